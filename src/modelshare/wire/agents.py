@@ -1,0 +1,123 @@
+"""Join keys, agents, deployments and grants."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from modelshare.wire.base import Request, Response, UnixSeconds
+from modelshare.wire.keys import Name
+
+
+class AgentState(StrEnum):
+    PENDING = "pending"
+    ACTIVE = "active"
+    DISCONNECTED = "disconnected"
+    SUSPENDED = "suspended"
+    REMOVED = "removed"
+
+
+class Phase(StrEnum):
+    """Where a deployment stands on its agent, in order."""
+
+    WAITING = "waiting"
+    PULLING = "pulling"
+    VERIFYING = "verifying"
+    CONVERTING = "converting"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class JoinKeyCreate(Request):
+    name: Name
+    expires_in: Annotated[int, Field(ge=1)] | None = 24 * 3600
+    """Seconds; None never expires."""
+    tiers: list[str] | None = None
+    """Platform join keys only: the shared tiers an agent that joins with this key serves."""
+
+
+class JoinKey(Response):
+    object: Literal["join_key"] = "join_key"
+    id: str
+    name: str
+    tiers: list[str] | None
+    created_at: UnixSeconds
+    expires_at: UnixSeconds | None
+    revoked_at: UnixSeconds | None
+
+
+class JoinKeyWithValue(JoinKey):
+    key: str
+    """`msj_...`, shown this once."""
+
+
+class Capabilities(Request):
+    """What a machine can run, as the agent found it."""
+
+    engines: list[str] = Field(default_factory=list)
+    accelerator: str = "cpu"
+    memory_bytes: int | None = None
+    disk_free_bytes: int | None = None
+    platform: str = ""
+    agent_version: str = ""
+
+
+class Enroll(Request):
+    join_key: str
+    name: Name
+    capabilities: Capabilities = Field(default_factory=Capabilities)
+
+
+class Enrolled(Response):
+    agent_id: str
+    token: str
+    """`msa_...`, the agent's own credential, shown this once."""
+
+
+class DeploymentReport(Response):
+    """One deployment on one agent, as the agent last said."""
+
+    id: str
+    model_name: str
+    version: str
+    phase: Phase
+    bytes_done: int
+    bytes_total: int
+    reason: str | None
+
+
+class Agent(Response):
+    object: Literal["agent"] = "agent"
+    id: str
+    name: str
+    state: AgentState
+    tiers: list[str] | None
+    """None for a private agent: it serves its project's self_hosted endpoints."""
+    capabilities: Capabilities
+    deployments: list[DeploymentReport] = Field(default_factory=list)
+    created_at: UnixSeconds
+    last_seen_at: UnixSeconds | None
+
+
+class AgentPatch(Request):
+    name: Name | None = None
+    suspended: bool | None = None
+
+
+class GrantFile(Response):
+    path: str
+    size: int
+    sha256: str
+    url: str
+    """Signed, Range-able, valid until the grant expires."""
+
+
+class Grant(Response):
+    """The right to fetch one deployment's files for a few minutes; ask again for a new one midway."""
+
+    object: Literal["grant"] = "grant"
+    deployment_id: str
+    manifest_digest: str
+    files: list[GrantFile]
+    expires_at: UnixSeconds

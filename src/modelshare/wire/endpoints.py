@@ -1,0 +1,79 @@
+"""Endpoints, and the answer to "why can't I deploy this?"."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from modelshare.wire.base import Request, Response, UnixSeconds
+from modelshare.wire.models import SEMVER_PATTERN
+
+EndpointSlug = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9])*$", min_length=1, max_length=63)]
+VersionChoice = Annotated[str, Field(pattern=rf"^latest$|{SEMVER_PATTERN}", max_length=64)]
+
+
+class EndpointStatus(StrEnum):
+    PROVISIONING = "provisioning"
+    ACTIVE = "active"
+    DEGRADED = "degraded"
+    """It has served, and no agent is ready now."""
+    INACTIVE = "inactive"
+    FAILED = "failed"
+
+
+class EndpointCreate(Request):
+    slug: EndpointSlug
+    model: str
+    """The model's id."""
+    tier: str
+    version: VersionChoice = "latest"
+
+
+class EndpointPatch(Request):
+    is_active: bool | None = None
+    tier: str | None = None
+    version: VersionChoice | None = None
+
+
+class EndpointProgress(Response):
+    """What the most advanced agent is doing for the endpoint."""
+
+    phase: str
+    bytes_done: int
+    bytes_total: int
+
+
+class Endpoint(Response):
+    object: Literal["endpoint"] = "endpoint"
+    id: str
+    slug: str
+    model: str | None
+    """The model's id; None after its owner deleted it."""
+    model_name: str | None
+    tier: str
+    version: str
+    """`latest` or a fixed version."""
+    resolved_version: str | None
+    status: EndpointStatus
+    status_reason: str | None
+    progress: EndpointProgress | None
+    is_active: bool
+    base_url: str
+    """For the OpenAI client."""
+    created_at: UnixSeconds
+
+
+class Reason(Response):
+    """One rule that stands in the way, in words, and what would make it possible."""
+
+    rule: str
+    message: str
+    fix: str
+
+
+class Explanation(Response):
+    object: Literal["endpoint.explanation"] = "endpoint.explanation"
+    possible: bool
+    reasons: list[Reason]
+    notes: list[str] = Field(default_factory=list)
+    """What is allowed but worth knowing, such as that shared tiers may evict a model."""

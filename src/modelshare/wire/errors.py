@@ -1,0 +1,45 @@
+"""The words of an error: `{"error": {"message", "type", "code", "param"}}` on every route, as OpenAI's API has it."""
+
+from enum import StrEnum
+
+from modelshare.wire.base import Response
+
+
+class ErrorType(StrEnum):
+    INVALID_REQUEST = "invalid_request_error"
+    AUTHENTICATION = "authentication_error"
+    PERMISSION = "permission_error"
+    NOT_FOUND = "not_found_error"
+    CONFLICT = "conflict_error"
+    RATE_LIMIT = "rate_limit_error"
+    SERVER = "server_error"
+
+
+class ErrorCode(StrEnum):
+    """Codes a program may branch on. Share and unshare carry none: there the message is the contract."""
+
+    PROJECT_NOT_FOUND = "project_not_found"
+    MODEL_NOT_FOUND = "model_not_found"
+    TIER_NOT_ALLOWED = "tier_not_allowed"
+    SLUG_TAKEN = "slug_taken"
+    MODEL_IN_USE = "model_in_use"
+    ENDPOINT_NOT_FOUND = "endpoint_not_found"
+    ENDPOINT_INACTIVE = "endpoint_inactive"
+    MODEL_LOADING = "model_loading"
+    CAPACITY_EXCEEDED = "capacity_exceeded"
+    RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
+    QUOTA_EXCEEDED = "quota_exceeded"
+    CHECKSUM_MISMATCH = "checksum_mismatch"
+    UPLOAD_NOT_OPEN = "upload_not_open"
+    STORAGE_FULL = "storage_full"
+
+
+class ErrorBody(Response):
+    message: str
+    type: ErrorType
+    code: str | None = None
+    param: str | None = None
+
+
+class ErrorEnvelope(Response):
+    error: ErrorBody

@@ -1,0 +1,76 @@
+"""Projects and their API keys."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, IPvAnyNetwork
+
+from modelshare.wire.base import Request, Response, UnixSeconds
+
+ProjectSlug = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9])*$", min_length=1, max_length=40)]
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class Scope(StrEnum):
+    """What a key may do. A key without scopes may do everything in its project."""
+
+    MODELS = "models"
+    ENDPOINTS = "endpoints"
+    AGENTS = "agents"
+    INFERENCE = "inference"
+    KEYS = "keys"
+
+
+class ProjectCreate(Request):
+    name: Name
+    slug: ProjectSlug
+    quota_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Most bytes of weights the project may store; None takes the platform's default."""
+
+
+class Project(Response):
+    object: Literal["project"] = "project"
+    id: str
+    """`proj_` and 12 hex digits."""
+    name: str
+    slug: str
+    quota_bytes: int | None = None
+    created_at: UnixSeconds
+
+
+class ProjectWithKey(Project):
+    api_key: str
+    """The project's first key, shown this once."""
+
+
+class KeyCreate(Request):
+    name: Name
+    scopes: list[Scope] = Field(default_factory=list)
+    """None given means all."""
+    expires_in: Annotated[int, Field(ge=1)] | None = None
+    """Seconds until the key ends."""
+    allowed_ips: list[IPvAnyNetwork] = Field(default_factory=list)
+    endpoint: str | None = None
+    """Slug of the only endpoint the key may call."""
+
+
+class Key(Response):
+    object: Literal["key"] = "key"
+    id: str
+    name: str
+    hint: str
+    """The value's first and last characters, enough to tell keys apart."""
+    scopes: list[Scope]
+    allowed_ips: list[str]
+    endpoint: str | None
+    created_at: UnixSeconds
+    expires_at: UnixSeconds | None
+    revoked_at: UnixSeconds | None
+    last_used_at: UnixSeconds | None
+
+
+class KeyWithValue(Key):
+    key: str
+    """The value, shown this once; only its SHA-256 is stored."""
+    old_value_valid_until: UnixSeconds | None = None
+    """After a rotation: until when the previous value still works."""

@@ -1,0 +1,183 @@
+"""Models, their versions, and the manifest that sharing exposes."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from modelshare.wire.base import Request, Response, UnixSeconds
+
+MODEL_NAME_PATTERN = r"^(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?$"
+"""The Hugging Face form: 1-96 of `[A-Za-z0-9_.-]`, a word character at both ends, no `--` and no `..`."""
+SEMVER_PATTERN = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.\-]+)?(\+[0-9A-Za-z.\-]+)?$"
+"""https://semver.org, version 2.0.0."""
+
+ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN, max_length=96)]
+SemVer = Annotated[str, Field(pattern=SEMVER_PATTERN, max_length=64)]
+
+
+class ModelStatus(StrEnum):
+    UPLOADING = "uploading"
+    PROCESSING = "processing"
+    READY = "ready"
+    ACTIVE = "active"
+    """Ready, and at least one active endpoint uses it."""
+    FAILED = "failed"
+
+
+class CatalogRole(StrEnum):
+    DEPLOYABLE = "deployable"
+    """In the catalog; anybody may select it on `self_hosted` only."""
+    SHARED = "shared"
+    """Anybody may select it on every tier."""
+
+
+class Model(Response):
+    """A model in OpenAI's list form."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: UnixSeconds
+    owned_by: str
+
+
+class ExtendedModel(Model):
+    """The owner's view. The sharing fields are None or zero while the model is not in the catalog."""
+
+    name: str
+    display_name: str | None
+    description: str | None
+    tags: list[str]
+    license: str | None
+    card: str | None = None
+    """Markdown; given when one model is read, left out of lists."""
+    status: ModelStatus
+    status_reason: str | None
+    """Why processing failed, as a sentence with the remedy."""
+    format: str | None
+    size_bytes: int | None
+    architecture: str | None
+    family: str | None
+    parameters: int | None
+    context_length: int | None
+    quantization: str | None
+    task: str | None
+    version: str | None
+    manifest_digest: str | None
+    is_shared: bool
+    catalog_role: CatalogRole | None
+    shared_at: UnixSeconds | None
+    deployment_count: int
+    featured: bool
+    warnings: list[str] = Field(default_factory=list)
+
+
+class ModelPatch(Request):
+    """Rename, or edit what people read; the manifest never changes."""
+
+    name: ModelName | None = None
+    display_name: Annotated[str, Field(max_length=200)] | None = None
+    description: Annotated[str, Field(max_length=2000)] | None = None
+    tags: Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=50)] | None = None
+    license: Annotated[str, Field(max_length=200)] | None = None
+    card: Annotated[str, Field(max_length=400_000)] | None = None
+
+
+class Version(Response):
+    object: Literal["model.version"] = "model.version"
+    version: str
+    status: ModelStatus
+    status_reason: str | None
+    is_latest: bool
+    size_bytes: int | None
+    manifest_digest: str | None
+    created_at: UnixSeconds
+
+
+class UnsharePreview(Response):
+    """What unsharing would do; nothing was changed."""
+
+    object: Literal["model.unshare_preview"] = "model.unshare_preview"
+    model: str
+    keeps_serving: int
+    """Active endpoints that go on serving, of all projects."""
+    keeps_serving_other_projects: int
+    stops_being_possible: list[str]
+    removed: list[str]
+    """Parts of the catalog footprint that go."""
+
+
+class DeployingProject(Response):
+    project: str
+    """Public name."""
+    endpoints: int
+
+
+class CatalogFootprint(Response):
+    """The owner's view of a model's footprint in the catalog."""
+
+    object: Literal["model.catalog"] = "model.catalog"
+    model: str
+    is_shared: bool
+    catalog_role: CatalogRole | None
+    shared_at: UnixSeconds | None
+    featured: bool
+    deployment_count: int
+    endpoints_by_tier: dict[str, int]
+    deploying_projects: list[DeployingProject]
+    tokens_served: int
+
+
+class ManifestFile(Response):
+    path: str
+    size: int
+    sha256: str
+
+
+class CatalogModel(Response):
+    """A card of the public catalog: the manifest's facts, never a place where weights lie."""
+
+    id: str
+    object: Literal["catalog.model"] = "catalog.model"
+    name: str
+    display_name: str | None
+    owner: str
+    """The owning project's slug."""
+    owner_name: str
+    description: str | None
+    tags: list[str]
+    license: str | None
+    architecture: str | None
+    family: str | None
+    format: str | None
+    parameters: int | None
+    context_length: int | None
+    quantization: str | None
+    task: str | None
+    size_bytes: int
+    version: str
+    catalog_role: CatalogRole
+    allowed_tiers: list[str]
+    deployment_count: int
+    featured: bool
+    shared_at: UnixSeconds
+
+
+class CatalogModelDetail(CatalogModel):
+    card: str | None
+    manifest: dict[str, Any]
+    manifest_digest: str
+    versions: list[Version]
+
+
+class FacetCount(Response):
+    value: str
+    count: int
+
+
+class CatalogPage(Response):
+    object: Literal["list"] = "list"
+    data: list[CatalogModel]
+    has_more: bool = False
+    next_cursor: str | None = None
+    facets: dict[str, list[FacetCount]] | None = None

@@ -1,0 +1,37 @@
+"""Service tiers: what a deployer may choose, and the limits each one enforces."""
+
+from enum import StrEnum
+from typing import Literal
+
+from modelshare.wire.base import Response
+
+SELF_HOSTED = "self_hosted"
+"""The one tier that runs on the deployer's own machines; every other tier is a shared tier."""
+
+
+class TierCategory(StrEnum):
+    FREE = "free"
+    COMPUTE = "compute"
+    SELF_HOSTED = "self_hosted"
+
+
+class Tier(Response):
+    """Limits are enforced per endpoint by the router; `None` means no limit."""
+
+    object: Literal["tier"] = "tier"
+    slug: str
+    name: str
+    category: TierCategory
+    accelerator: str | None = None
+    """`cpu`, `nvidia`, `amd`, `intel`, or None where the deployer's own machine decides."""
+    tokens_per_minute: int | None = None
+    requests_per_minute: int | None = None
+    burst_percent: int = 50
+    """How far requests may exceed `requests_per_minute` in one burst."""
+    max_concurrent_requests: int
+    request_timeout_seconds: int
+    stream_idle_timeout_seconds: int
+    max_model_bytes: int | None = None
+    price_per_million_tokens: float | None = None
+    may_evict: bool
+    """Shared tiers may evict a model for capacity; `self_hosted` never does."""

@@ -1,0 +1,96 @@
+"""Uploads: sessions that a client opens, fills part by part from any machine, and completes."""
+
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from modelshare.wire.base import Request, Response, UnixSeconds
+from modelshare.wire.models import ModelName, SemVer
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+MAX_FILES = 10_000
+
+
+class FileEntry(Request):
+    path: Annotated[str, Field(min_length=1, max_length=1024)]
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256 | None = None
+    """Given, the server can take over a file the project already stores, and nothing is sent."""
+
+
+class ArchiveEntry(Request):
+    filename: Annotated[str, Field(min_length=1, max_length=255)]
+    size: Annotated[int, Field(gt=0)]
+
+
+class UploadOpen(Request):
+    """Either `files` or `archive` (.tar, .tar.gz, .tar.bz2, .tar.zst)."""
+
+    name: ModelName
+    version: SemVer | None = None
+    """None takes the next patch version (1.0.0 for a new model)."""
+    make_latest: bool = True
+    files: Annotated[list[FileEntry], Field(min_length=1, max_length=MAX_FILES)] | None = None
+    archive: ArchiveEntry | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.files is None) == (self.archive is None):
+            msg = "Give either `files` or `archive`."
+            raise ValueError(msg)
+        return self
+
+
+class UploadState(StrEnum):
+    OPEN = "open"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class UploadFile(Response):
+    n: int
+    path: str
+    size: int
+    parts: int
+    """How many parts the file has; part k (from 0) covers bytes [k x part_size, (k + 1) x part_size)."""
+    parts_done: list[int]
+    """Which parts are there."""
+    reused: bool
+    """True where the project already stored the same bytes: nothing to send."""
+
+
+class Upload(Response):
+    object: Literal["upload"] = "upload"
+    id: str
+    model: str
+    """The model's id."""
+    name: str
+    version: str
+    state: UploadState
+    part_size: int
+    direct: bool
+    """True where parts go straight to a bucket by presigned URLs (`POST .../parts/{k}/url`)."""
+    files: list[UploadFile]
+    bytes_total: int
+    bytes_done: int
+    hash_candidates: list[str] = Field(default_factory=list)
+    """Paths whose size equals a stored file's: opening again with their sha256 may save sending them."""
+    created_at: UnixSeconds
+    expires_at: UnixSeconds
+
+
+class PartDone(Response):
+    object: Literal["upload.part"] = "upload.part"
+    n: int
+    k: int
+    size: int
+
+
+class PartUrl(Response):
+    """A presigned PUT to the owner's bucket: send the part's bytes with exactly these headers."""
+
+    url: str
+    headers: dict[str, str]
+    expires_at: UnixSeconds
