@@ -1,0 +1,182 @@
+"""The weights on this machine, addressed by content and shared between deployments.
+
+    weights/<sha256>                 a whole, verified file; `.part` and `.pieces` beside it while it is pulled
+    holdings/<deployment>.json       which digests a deployment holds: written before the first byte, removed first
+    views/<deployment>/<path>        the deployment's files under their names, as links, for engines
+    converted/<manifest digest>/     what engines made of the weights
+
+A file lives as long as a holding names it, so whatever a crash leaves is found by comparing: `sweep` removes the rest.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import msgspec
+
+from modelshare.agent.errors import DeploymentError, NoSpace
+from modelshare.agent.partfile import sync_folder
+from modelshare.wire.link import DeploymentFile
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class Holding(msgspec.Struct, frozen=True):
+    """What one deployment keeps alive."""
+
+    deployment_id: str
+    manifest_digest: str
+    files: list[DeploymentFile]
+
+
+class Cache:
+    """Methods block on the disk, on metadata only; `hold` and `release` exclude each other across threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._weights = folder / "weights"
+        self._holdings = folder / "holdings"
+        self._views = folder / "views"
+        self._converted = folder / "converted"
+        for part in (self._weights, self._holdings, self._views, self._converted):
+            part.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = threading.RLock()
+        self._pulling: dict[str, list[DeploymentFile]] = {}
+
+    def blob(self, sha256: str) -> Path:
+        """Where the file with this digest is, or will be."""
+        if not _DIGEST.fullmatch(sha256):
+            raise DeploymentError("The server named a file by something that is no SHA-256 digest.")
+        return self._weights / sha256
+
+    def has(self, file: DeploymentFile) -> bool:
+        """Is the file here, whole and verified?"""
+        with contextlib.suppress(FileNotFoundError):
+            return self.blob(file.sha256).stat().st_size == file.size
+        return False
+
+    def holdings(self) -> list[Holding]:
+        """What this machine holds, an earlier run's included."""
+        return [msgspec.json.decode(path.read_bytes(), type=Holding) for path in self._holdings.glob("*.json")]
+
+    def hold(self, holding: Holding) -> None:
+        """Keep these files from now on, whether they are here already or will be pulled."""
+        for file in holding.files:
+            self.blob(file.sha256)
+            _checked(file.path)
+        with self._lock:
+            write_atomically(self._holding(holding.deployment_id), msgspec.json.encode(holding))
+
+    @contextlib.contextmanager
+    def room_for(self, holding: Holding) -> Iterator[None]:
+        """While a deployment pulls: raises NoSpace when what all pulls still lack does not fit on the disk."""
+        with self._lock:
+            others = [file for files in self._pulling.values() for file in files]
+            needed = self._lacking(holding.files)
+            free = shutil.disk_usage(self.folder).free
+            if needed and self._lacking([*others, *holding.files]) > free:
+                raise NoSpace(needed=needed, free=max(0, free - self._lacking(others)), folder=self.folder)
+            self._pulling[holding.deployment_id] = holding.files
+        try:
+            yield
+        finally:
+            del self._pulling[holding.deployment_id]
+
+    def view(self, holding: Holding) -> Path:
+        """A folder with the deployment's files under their own names; all of them must be here."""
+        target = self._views / _name(holding.deployment_id)
+        fresh = target.with_name(target.name + ".new")
+        for leftover in (target, fresh):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        for file in holding.files:
+            place = fresh / _checked(file.path)
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _link(self.blob(file.sha256), place)
+        fresh.rename(target)
+        return target
+
+    def converted(self, manifest_digest: str) -> Path:
+        """A folder for what engines make of these weights; it goes when the last deployment of them does."""
+        folder = self._converted / _name(manifest_digest.removeprefix("sha256:"))
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    def discard(self, file: DeploymentFile) -> None:
+        """Forget one file, since it turned out to be damaged; it is pulled again."""
+        self.blob(file.sha256).unlink(missing_ok=True)
+
+    def release(self, deployment_id: str) -> None:
+        """Let go of a deployment, and delete every file that no other one holds."""
+        with self._lock:
+            self._holding(deployment_id).unlink(missing_ok=True)
+            sync_folder(self._holdings)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Delete whatever no holding names."""
+        with self._lock:
+            held = self.holdings()
+            keep = {file.sha256 for holding in held for file in holding.files}
+            for path in self._weights.iterdir():
+                if path.name.partition(".")[0] not in keep:
+                    path.unlink()
+            _keep_only(self._views, {holding.deployment_id for holding in held})
+            _keep_only(self._converted, {holding.manifest_digest.removeprefix("sha256:") for holding in held})
+
+    def _holding(self, deployment_id: str) -> Path:
+        return self._holdings / f"{_name(deployment_id)}.json"
+
+    def _lacking(self, files: Iterable[DeploymentFile]) -> int:
+        unique = {file.sha256: file for file in files}.values()
+        return sum(file.size - self._on_disk(file) for file in unique if not self.has(file))
+
+    def _on_disk(self, file: DeploymentFile) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            part = self.blob(file.sha256).with_name(file.sha256 + ".part")
+            return min(file.size, part.stat().st_blocks * 512)  # stat(2): blocks are of 512 bytes everywhere
+        return 0
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The file has either its old content or all of the new one, whatever happens; readable by its owner only."""
+    fresh = path.with_name(path.name + ".new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(path)
+    sync_folder(path.parent)
+
+
+def _name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise DeploymentError("The server named a deployment by something that cannot name a folder.")
+    return name
+
+
+def _checked(path: str) -> PurePosixPath:
+    parts = path.split("/")
+    if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
+        raise DeploymentError(f"The model holds a file whose path leads out of its folder: {path[:100]!r}.")
+    return PurePosixPath(*parts)
+
+
+def _link(source: Path, place: Path) -> None:
+    try:
+        place.hardlink_to(source)
+    except OSError:  # a file system without hard links, or too many of them
+        place.symlink_to(source)
+
+
+def _keep_only(folder: Path, names: set[str]) -> None:
+    for path in folder.iterdir():
+        if path.name not in names:
+            shutil.rmtree(path)

@@ -1,0 +1,146 @@
+"""One file from the owner's storage: its missing pieces, several at once, hashed as they arrive."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+
+from modelshare.agent.backoff import Backoff
+from modelshare.agent.errors import PullError
+from modelshare.agent.fetch import Body, Interrupted, Refused, Unusable, open_range
+from modelshare.agent.grants import SignedUrls
+from modelshare.agent.partfile import Hasher, PartFile
+from modelshare.agent.tasks import in_thread, together
+from modelshare.wire.link import DeploymentFile
+
+CONNECTIONS: Final = 8
+"""Requests at once, over all deployments of an agent."""
+
+_FLUSH: Final = 1 << 20
+_HASH_STEP: Final = 64 << 20
+_ATTEMPTS: Final = 8
+"""Tries of one request without a single new byte; with the default back-off they span about half a minute."""
+
+OnBytes = Callable[[int], None]
+"""Told how many bytes more are here; negative where bytes turned out to be wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What all downloads of an agent share."""
+
+    http: aiohttp.ClientSession
+    slots: asyncio.Semaphore
+    writers: Executor
+    hashers: Executor
+    stall_seconds: float = 20.0
+    """A connection without a byte for so long is given up, and its request made again."""
+    retry_first: float = 0.2
+    retry_cap: float = 10.0
+
+
+class Download:
+    """One attempt at one file; a second attempt on the same part file goes on where the first one was cut."""
+
+    def __init__(self, lane: Lane, file: DeploymentFile, part: PartFile, urls: SignedUrls, on_bytes: OnBytes) -> None:
+        self._lane = lane
+        self._file = file
+        self._part = part
+        self._urls = urls
+        self._on_bytes = on_bytes
+        self._grown = asyncio.Event()
+        self._knows_ranges = True
+
+    async def run(self) -> str:
+        """Fetch what is missing; returns the SHA-256 of the whole file as it is on the disk. Raises PullError."""
+        hasher = hashlib.sha256()
+        await together([self._fetch_missing(), self._follow(hasher)])
+        return hasher.hexdigest()
+
+    async def _fetch_missing(self) -> None:
+        pieces = self._part.missing()
+
+        async def one_after_another() -> None:
+            for piece in pieces:
+                await self._fetch(piece)
+
+        # The first piece alone tells whether the server knows ranges: one that does not sends the whole file with it.
+        if (first := next(pieces, None)) is not None:
+            await self._fetch(first)
+        await together(one_after_another() for _ in range(CONNECTIONS if self._knows_ranges else 1))
+
+    async def _follow(self, hasher: Hasher) -> None:
+        """Hash behind the frontier, from the disk: what is verified is what will be used."""
+        at = 0
+        while at < self._part.size:
+            while (there := self._part.frontier) == at:
+                self._grown.clear()
+                await self._grown.wait()
+            at = await in_thread(self._lane.hashers, self._part.feed, hasher, at, min(there, at + _HASH_STEP))
+
+    async def _fetch(self, piece: int) -> None:
+        backoff = Backoff(self._lane.retry_first, self._lane.retry_cap)
+        while (gap := self._part.gap(piece))[0] < gap[1]:
+            async with self._lane.slots:
+                url = await self._urls.get(self._file.path)
+                try:
+                    await self._request(url, *gap)
+                    continue
+                except Refused as refused:
+                    await self._urls.renew(self._file.path, url, str(refused))
+                    continue
+                except Unusable as unusable:
+                    raise PullError(f"The owner's storage does not give {self._file.path}: {unusable}.") from unusable
+                except Interrupted as interrupted:
+                    reason = interrupted
+            if self._part.gap(piece) != gap:
+                backoff.reset()
+            if backoff.failures >= _ATTEMPTS:
+                raise PullError(f"{self._file.path} cannot be pulled from the owner's storage: {reason}.") from reason
+            await asyncio.sleep(backoff.next())
+
+    async def _request(self, url: str, start: int, end: int) -> None:
+        lane = self._lane
+        async with open_range(
+            lane.http, url, start, end, size=self._file.size, stall_seconds=lane.stall_seconds
+        ) as body:
+            self._urls.accepted(self._file.path)
+            if body.start < start or body.end > end:
+                self._knows_ranges = False
+            at = start
+            async for data in _from(body, start):
+                self._on_bytes(await in_thread(lane.writers, self._part.write, at, data))
+                at += len(data)
+                self._grown.set()
+            if at < body.end:
+                raise Interrupted("the answer ended too early")
+
+
+async def _from(body: Body, start: int) -> AsyncIterator[bytearray]:
+    """The body's bytes from `start` on, gathered so that a write is worth its way to a thread.
+
+    What arrived before a cut is given too, before the error.
+    """
+    skip = start - body.start
+    left = body.end - body.start
+    gathered = bytearray()
+    try:
+        async for chunk in body.content.iter_any():
+            data = chunk[skip:left]
+            skip, left = max(0, skip - len(chunk)), left - len(chunk)
+            gathered += data
+            if len(gathered) >= _FLUSH:
+                yield gathered
+                gathered = bytearray()
+            if left <= 0:
+                break
+    except (aiohttp.ClientError, TimeoutError, ConnectionError):
+        if gathered:
+            yield gathered
+        raise
+    if gathered:
+        yield gathered

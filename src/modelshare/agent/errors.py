@@ -1,0 +1,47 @@
+"""What can go wrong on an agent. Every text is one sentence for the operator, and ends up as a deployment's reason.
+
+AgentError
+├── Stop                the agent cannot go on (removed, refused, its folder is taken): say it and exit
+└── DeploymentError     one deployment failed; it is tried again later
+    └── PullError       its files could not be brought here
+        ├── NoSpace
+        └── GrantGone   the server says that the deployment is no longer this agent's
+"""
+
+_KILO = 1000
+
+
+class AgentError(Exception):
+    """Base of all."""
+
+
+class Stop(AgentError):  # noqa: N818 - it ends the program, it is not a fault of it
+    """The agent cannot go on."""
+
+
+class DeploymentError(AgentError):
+    """One deployment failed."""
+
+
+class PullError(DeploymentError):
+    """A deployment's files could not be brought here."""
+
+
+class NoSpace(PullError):  # noqa: N818 - reads as what it is
+    """The disk has no room for the files."""
+
+    def __init__(self, *, needed: int, free: int, folder: object) -> None:
+        super().__init__(f"The weights need {human_bytes(needed)}, {human_bytes(free)} are free on {folder}.")
+
+
+class GrantGone(PullError):  # noqa: N818 - reads as what it is
+    """The server says that the deployment is no longer this agent's."""
+
+
+def human_bytes(count: int) -> str:
+    """`12.3 GB`: decimal units, as disks and the catalog give sizes."""
+    value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while round(value, 1) >= _KILO and len(units) > 1:
+        value /= _KILO
+        units.pop(0)
+    return f"{count} bytes" if units[0] == "bytes" else f"{value:.1f} {units[0]}"

@@ -1,0 +1,52 @@
+"""The signed URLs in force for one deployment, renewed when the storage no longer takes them."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from modelshare.agent.errors import PullError
+from modelshare.wire.agents import Grant
+
+_RENEWALS: Final = 3
+"""New grants in a row that the storage may refuse before it counts as an error."""
+
+GrantSource = Callable[[], Awaitable[Grant]]
+"""Asks the server for a fresh grant; raises PullError."""
+
+
+class SignedUrls:
+    """Shared by all requests of one pull: the first one that is refused renews the grant for the others."""
+
+    def __init__(self, source: GrantSource) -> None:
+        self._source = source
+        self._urls: dict[str, str] = {}
+        self._lock = asyncio.Lock()
+        self._refusals: Counter[str] = Counter()
+
+    async def get(self, path: str) -> str:
+        """The URL of the file at `path`."""
+        async with self._lock:
+            if not self._urls:
+                await self._load()
+        if (url := self._urls.get(path)) is None:
+            raise PullError(f"The server grants no link to {path}; the deployment's owner should push the model again.")
+        return url
+
+    def accepted(self, path: str) -> None:
+        """The storage took the link."""
+        self._refusals.pop(path, None)
+
+    async def renew(self, path: str, refused: str, answer: str) -> None:
+        """The storage refused this URL with this answer: get another grant, unless that has happened meanwhile."""
+        async with self._lock:
+            if self._urls.get(path) != refused:
+                return
+            self._refusals[path] += 1
+            if self._refusals[path] > _RENEWALS:
+                raise PullError(f"The owner's storage refuses every link to {path} ({answer}).")
+            await self._load()
+
+    async def _load(self) -> None:
+        grant = await self._source()
+        self._urls = {file.path: file.url for file in grant.files}

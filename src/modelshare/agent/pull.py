@@ -1,0 +1,82 @@
+"""Pulls a deployment's files straight from the owner's storage, under grants: in parallel, resumable, verified.
+
+Bytes go from the socket to their place on the disk; a thread hashes each file behind the growing frontier of bytes
+that are there, so that the digest is known shortly after the last byte. Only what is missing is fetched, and only a
+file whose digest is wrong is fetched again.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+from weakref import WeakValueDictionary
+
+import aiohttp
+
+from modelshare.agent.cache import Cache
+from modelshare.agent.download import CONNECTIONS, Download, Lane, OnBytes
+from modelshare.agent.errors import PullError
+from modelshare.agent.grants import GrantSource, SignedUrls
+from modelshare.agent.partfile import PartFile
+from modelshare.agent.tasks import in_thread, together
+from modelshare.wire.link import DeploymentFile
+
+_DOWNLOADS: Final = 3
+"""Downloads of a file whose digest keeps being wrong."""
+
+
+class Puller:
+    """One per agent; pulls of several deployments share its connections and never fetch the same file twice."""
+
+    def __init__(
+        self, cache: Cache, http: aiohttp.ClientSession, *, stall_seconds: float = 20.0, retry_first: float = 0.2
+    ) -> None:
+        self._cache = cache
+        self._lane = Lane(
+            http,
+            asyncio.Semaphore(CONNECTIONS),
+            ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="pull-write"),
+            ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="pull-hash"),
+            stall_seconds,
+            retry_first,
+        )
+        self._in_hand: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def close(self) -> None:
+        """Let the threads end; call it after the last pull."""
+        self._lane.writers.shutdown()
+        self._lane.hashers.shutdown()
+
+    async def pull(self, files: Iterable[DeploymentFile], grants: GrantSource, on_bytes: OnBytes) -> None:
+        """Bring every file into the cache, verified. Raises PullError with a reason that names the file."""
+        urls = SignedUrls(grants)
+        todo = iter({file.sha256: file for file in files}.values())
+
+        async def one_after_another() -> None:
+            for file in todo:
+                await self._file(file, urls, on_bytes)
+
+        try:
+            await together(one_after_another() for _ in range(CONNECTIONS))
+        except OSError as error:  # a full or broken disk
+            raise PullError(f"The weights cannot be written: {error.strerror or error}.") from error
+
+    async def _file(self, file: DeploymentFile, urls: SignedUrls, on_bytes: OnBytes) -> None:
+        lock = self._in_hand.setdefault(file.sha256, asyncio.Lock())
+        async with lock:
+            if self._cache.has(file):
+                on_bytes(file.size)
+                return
+            with PartFile(self._cache.blob(file.sha256), file.size) as part:
+                on_bytes(part.bytes_done)
+                for _ in range(_DOWNLOADS):
+                    if await Download(self._lane, file, part, urls, on_bytes).run() == file.sha256:
+                        await in_thread(self._lane.writers, part.publish)
+                        return
+                    on_bytes(-part.bytes_done)
+                    await in_thread(self._lane.writers, part.reset)
+        raise PullError(
+            f"{file.path} does not match its digest after {_DOWNLOADS} downloads; "
+            "the owner's storage holds other bytes than the manifest says."
+        )

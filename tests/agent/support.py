@@ -1,0 +1,144 @@
+"""A real storage to pull from, with the manners and misfortunes of the ones out there."""
+
+import asyncio
+import hashlib
+import random
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from modelshare.agent.cache import Cache, Holding
+from modelshare.agent.pull import Puller
+from modelshare.wire.agents import Grant, GrantFile
+from modelshare.wire.link import DeploymentFile
+
+MIB = 1 << 20
+
+
+def some_bytes(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+async def wait_until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what is waited for may be a file or another process
+            await asyncio.sleep(0.005)
+
+
+class Storage:
+    """Serves `files` under `/{secret}/{path}`; `answer` decides how a range is served."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.url = ""
+        self.secret = "0"
+        """Changes when signed URLs expire."""
+        self.manners = "206"
+        """`206`; `200+range` as rclone does; `whole` for servers that know no ranges."""
+        self.requests: list[str] = []
+        self.sent: Counter[str] = Counter()
+        self.cut_after: list[int] = []
+        """For the next requests: cut the connection after so many bytes."""
+        self.corrupt: Counter[str] = Counter()
+        """How many more answers for a path have a wrong byte."""
+        self.on_request: Callable[[str], Awaitable[None]] | None = None
+        self.stall = asyncio.Event()
+        self.stall_from: int | None = None
+        """Answers stop at this offset of the file until `stall` is set."""
+
+    def file(self, path: str) -> DeploymentFile:
+        data = self.files[path]
+        return DeploymentFile(path, len(data), hashlib.sha256(data).hexdigest())
+
+    def manifest(self) -> list[DeploymentFile]:
+        return [self.file(path) for path in self.files]
+
+    def holding(self, deployment_id: str = "dep_1") -> Holding:
+        return Holding(deployment_id, "sha256:" + "a" * 64, self.manifest())
+
+    async def grant(self) -> Grant:
+        files = [
+            GrantFile(path=file.path, size=file.size, sha256=file.sha256, url=f"{self.url}/{self.secret}/{file.path}")
+            for file in self.manifest()
+        ]
+        return Grant(deployment_id="dep_1", manifest_digest="sha256:" + "a" * 64, files=files, expires_at=0)
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        path = request.match_info["path"]
+        self.requests.append(path)
+        if self.on_request is not None:
+            await self.on_request(path)
+        if request.match_info["secret"] != self.secret:
+            return web.Response(status=403, text="<Error><Code>AccessDenied</Code></Error>")
+        data = self.files[path]
+        start, end, status, headers = self._extent(request.headers.get("Range"), len(data))
+        body = bytearray(data[start:end])
+        if self.corrupt[path] > 0 and body:
+            self.corrupt[path] -= 1
+            body[0] ^= 255
+        answer = web.StreamResponse(status=status, headers=headers | {"Content-Length": str(len(body))})
+        await answer.prepare(request)
+        await self._send(answer, request, path, start, bytes(body))
+        return answer
+
+    async def _send(self, answer: web.StreamResponse, request: web.Request, path: str, start: int, body: bytes) -> None:
+        cut = self.cut_after.pop(0) if self.cut_after else None
+        for at in range(0, len(body), 64 * 1024):
+            if cut is not None and at >= cut:
+                assert request.transport is not None
+                request.transport.abort()
+                return
+            if self.stall_from is not None and start + at >= self.stall_from:
+                await self.stall.wait()
+            piece = body[at : at + 64 * 1024]
+            await answer.write(piece)
+            self.sent[path] += len(piece)
+
+    def _extent(self, header: str | None, size: int) -> tuple[int, int, int, dict[str, str]]:
+        if header is None or self.manners == "whole":
+            return 0, size, 200, {}
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", header)
+        assert match
+        start, last = int(match[1]), int(match[2])
+        status = 206 if self.manners == "206" else 200
+        return start, last + 1, status, {"Content-Range": f"bytes {start}-{last}/{size}"}
+
+
+@asynccontextmanager
+async def serving(app: web.Application) -> AsyncIterator[str]:
+    """The app on a free loopback port; gives its base URL."""
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def storage_server() -> AsyncIterator[Storage]:
+    storage = Storage()
+    app = web.Application()
+    app.router.add_get("/{secret}/{path:.+}", storage.serve)
+    async with serving(app) as storage.url:
+        yield storage
+
+
+@asynccontextmanager
+async def pulling(folder: Path, *, stall_seconds: float = 20.0) -> AsyncIterator[tuple[Cache, Puller]]:
+    """A cache in `folder` and a puller into it that retries at once."""
+    cache = Cache(folder)
+    async with aiohttp.ClientSession() as http:
+        puller = Puller(cache, http, stall_seconds=stall_seconds, retry_first=0.001)
+        try:
+            yield cache, puller
+        finally:
+            puller.close()
