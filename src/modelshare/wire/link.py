@@ -9,6 +9,7 @@ A link lives while frames come: each side sends `Ping` after `HEARTBEAT_SECONDS`
 `DEAD_AFTER_SECONDS` without any frame.
 """
 
+from enum import IntEnum
 from typing import Final
 
 import msgspec
@@ -23,6 +24,26 @@ BODY_SLICE: Final = 256 << 10
 MAX_REQUEST_BODY: Final = 32 << 20
 INITIAL_CREDIT: Final = 1 << 20
 """Bytes an agent may send on a fresh stream before it waits for `Credit`."""
+
+
+class CloseCode(IntEnum):
+    """Why the server ended a link; the close frame's reason says it in words (RFC 6455 leaves 4000-4999 to applications).
+
+    A credential that is unknown gets no link at all: the handshake is answered with 403.
+    """
+
+    GOING_AWAY = 1001
+    """The server restarts: link again."""
+    PROTOCOL = 4400
+    """The agent broke the rules of this file, or speaks another version of them: update it."""
+    SUSPENDED = 4403
+    """Try again later; it may be resumed."""
+    SILENT = 4408
+    """No frame for `DEAD_AFTER_SECONDS`: link again."""
+    REPLACED = 4409
+    """A newer link of the same agent took over: another process runs with its credential."""
+    REMOVED = 4410
+    """The agent is no longer part of the fleet: delete what it holds and end."""
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
