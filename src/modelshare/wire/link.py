@@ -1,9 +1,12 @@
 """Frames of the link: the one WebSocket that an agent opens outwards to the server (`GET /v1/agent/link`).
 
 Every WebSocket message is one MessagePack-encoded frame, a tagged array (`[tag, field, ...]`). A request is a stream
-of its own, named by `stream`, an integer the server chooses, unique on the link. The agent may send at most as many body
-bytes on a stream as it was given credit for (`Request.credit`, then `Credit.bytes`); the other direction needs none,
-since request bodies are bounded by `MAX_REQUEST_BODY`.
+of its own, named by `stream`, an integer the server chooses, unique on the link. The agent may send at most as many
+body bytes on a stream as it was given credit for (`Request.credit`, then `Credit.bytes`); the other direction needs
+none, since request bodies are bounded by `MAX_REQUEST_BODY`.
+
+The server forgets what a link's end made uncertain: on a new link every deployment counts as `waiting` until the agent
+reports it, so it reports each one's present phase when the first `Desired` arrives.
 
 A link lives while frames come: each side sends `Ping` after `HEARTBEAT_SECONDS` of its own silence and closes after
 `DEAD_AFTER_SECONDS` without any frame.
@@ -27,7 +30,7 @@ INITIAL_CREDIT: Final = 1 << 20
 
 
 class CloseCode(IntEnum):
-    """Why the server ended a link; the close frame's reason says it in words (RFC 6455 leaves 4000-4999 to applications).
+    """Why the server ended a link; the close frame's reason says it in words. RFC 6455 leaves 4000-4999 to applications.
 
     A credential that is unknown gets no link at all: the handshake is answered with 403.
     """
