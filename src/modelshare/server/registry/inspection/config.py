@@ -1,0 +1,77 @@
+"""config.json, as Transformers writes it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelshare.server.registry.inspection.json_file import read_object
+from modelshare.server.registry.inspection.plain import plain_text, positive_integer
+from modelshare.server.registry.inspection.quantization import Scheme, scheme_of
+from modelshare.server.registry.inspection.reader import RangeReader
+
+# In order of preference; GPT-2 says n_positions, ChatGLM seq_length, MPT max_seq_len, Whisper max_target_positions.
+_CONTEXT_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_sequence_length",
+    "seq_length",
+    "max_seq_len",
+    "max_target_positions",
+)
+# The language part of models that also see or hear
+_TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
+# These count positions from pad_token_id + 1 = 2, so two of them hold no token (transformers, create_position_ids).
+_POSITIONS_FROM_TWO = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    architecture: str | None
+    model_type: str | None
+    context_length: int | None
+    vocabulary_size: int | None
+    dtype: str | None
+    scheme: Scheme | None
+    needs_own_code: bool  # auto_map: Transformers would import Python files of the repository
+
+
+def read_config(name: str, reader: RangeReader) -> Config:
+    """What config.json states; a missing or odd value is None. Raises `Refused` only for invalid JSON."""
+    config = read_object(name, reader)
+    parts = list(_parts(config))
+    architectures = config.get("architectures")
+    model_type = plain_text(config.get("model_type"), 100)
+    context_length = _first_integer(parts, _CONTEXT_KEYS)
+    if context_length and model_type in _POSITIONS_FROM_TWO:
+        context_length = max(1, context_length - 2)
+    return Config(
+        architecture=plain_text(architectures[0], 100) if isinstance(architectures, list) and architectures else None,
+        model_type=model_type,
+        context_length=context_length,
+        vocabulary_size=_first_integer(parts, ("vocab_size",)),
+        dtype=next((dtype for part in parts if (dtype := _dtype(part))), None),
+        scheme=next((scheme for part in parts if (scheme := scheme_of(part))), None),
+        needs_own_code=bool(config.get("auto_map")),
+    )
+
+
+def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The configuration and its language part, which may lie two levels deep (thinker_config.text_config)."""
+    yield config
+    for key in _TEXT_PARTS:
+        part = config.get(key)
+        if isinstance(part, dict):
+            yield part
+            inner = part.get("text_config")
+            if isinstance(inner, dict):
+                yield inner
+
+
+def _first_integer(parts: list[Mapping[str, Any]], keys: tuple[str, ...]) -> int | None:
+    values = (positive_integer(part.get(key)) for part in parts for key in keys)
+    return next((value for value in values if value), None)
+
+
+def _dtype(part: Mapping[str, Any]) -> str | None:
+    return plain_text(part.get("dtype") or part.get("torch_dtype"), 40)

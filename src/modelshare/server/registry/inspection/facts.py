@@ -1,0 +1,67 @@
+"""What inspection finds out about a model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+import msgspec
+
+
+class Format(StrEnum):
+    GGUF = "gguf"
+    SAFETENSORS = "safetensors"
+    PICKLE = "pickle"
+
+
+class Task(StrEnum):
+    """What an endpoint of the model can be asked for."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Derived facts; every text is printable and bounded, every number below 2^53. `None` or empty: not stated."""
+
+    format: Format
+    weights: tuple[str, ...]  # the files the facts are from, in order: an engine opens the first, or their folder
+    architecture: str | None  # LlamaForCausalLM; GGUF's own names are translated where one is known
+    model_type: str | None  # as written: config.json's model_type, GGUF's general.architecture
+    family: str | None
+    parameters: int  # 0: cannot be counted (pickle)
+    context_length: int | None  # tokens
+    quantization: str | None  # Q4_K_M, F32, BF16, fp8, awq-4bit
+    dtypes: Mapping[str, int] = field(default_factory=dict)  # stored elements by type
+    vocabulary_size: int | None = None
+    has_chat_template: bool = False
+    task: Task = Task.OTHER
+    pipeline_tag: str | None = None
+    library_name: str | None = None
+    license: str | None = None
+    tags: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    base_model: tuple[str, ...] = ()
+    description: str | None = None  # the card's first plain paragraph
+    card: str | None = None  # Markdown, without the front matter
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON without floats; `from_dict` reverses it."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        return msgspec.convert(fields, cls)
+
+    def for_manifest(self) -> dict[str, Any]:
+        """The part that never changes: without prose, which its owner may edit, and without the licence, which the
+        manifest states itself.
+        """
+        editable = {"card", "description", "warnings", "license"}
+        return {name: value for name, value in self.to_dict().items() if name not in editable}

@@ -1,0 +1,217 @@
+"""Headers of GGUF files, versions 2 and 3, checked as llama.cpp checks them, with tighter bounds.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modelshare.server.registry.inspection.gguf_types import SCALARS, TENSOR_TYPES, ValueType
+from modelshare.server.registry.inspection.reader import Cursor, RangeReader, head
+from modelshare.server.registry.refused import Refused, shown
+
+EXTENSION = ".gguf"
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_DEFAULT_ALIGNMENT = 32
+_MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+_MAX_TENSOR_NAME_BYTES = 64  # the format's limit
+_MAX_KEY_BYTES = 65_535  # the format's limit
+# Real headers hold up to about 25 MiB (a vocabulary of 260,000 tokens and its merges), 1,000 keys and 10,000 tensors.
+_MAX_HEADER_BYTES = 128 << 20
+_MAX_KEYS = 16_384
+_MAX_TENSORS = 200_000
+_MAX_ARRAY_ITEMS = 4_000_000  # of those that must be visited one by one: strings and arrays
+_MAX_ARRAY_DEPTH = 4
+_MAX_KEPT_TEXT_BYTES = 1 << 20
+_MAX_ALIGNMENT = 1 << 20
+
+_KEPT_KEYS = re.compile(
+    r"general\.\w+|split\.\w+|tokenizer\.chat_template|tokenizer\.ggml\.tokens|[\w.-]+\.(context_length|pooling_type)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayLength:
+    """What is kept of an array in the metadata."""
+
+    length: int
+
+
+Value = str | int | float | bool | ArrayLength
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    name: str
+    dtype: str
+    elements: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    metadata: Mapping[str, Value]  # only the keys that facts are read from
+    tensors: tuple[Tensor, ...]
+
+    def text(self, key: str) -> str | None:
+        value = self.metadata.get(key)
+        return value if isinstance(value, str) else None
+
+    def integer(self, key: str) -> int | None:
+        value = self.metadata.get(key)
+        return value if type(value) is int else None
+
+    def length(self, key: str) -> int | None:
+        value = self.metadata.get(key)
+        return value.length if isinstance(value, ArrayLength) else None
+
+
+def read_header(name: str, reader: RangeReader) -> Header:
+    """The file's metadata and tensors; raises `Refused` unless the header is whole and every tensor in the file."""
+    _check_version(name, reader)
+    return _HeaderReader(name, reader).read()
+
+
+def _check_version(name: str, reader: RangeReader) -> None:
+    if not reader.size:
+        raise Refused(f"{shown(name)} is empty; export it and push it again.")
+    start = head(reader, 8)
+    if start[:4] != _MAGIC:
+        raise Refused(
+            f"{shown(name)} does not start as a GGUF file does; export it with a current tool and push it again."
+        )
+    if int.from_bytes(start[4:], "little") in _VERSIONS:
+        return
+    if int.from_bytes(start[4:], "big") in _VERSIONS:
+        raise Refused(f"{shown(name)} is a big-endian GGUF file; export it in little-endian order.")
+    raise Refused(f"{shown(name)} is not of GGUF version 2 or 3; export it with a current tool and push it again.")
+
+
+class _HeaderReader:
+    """One pass over one header."""
+
+    def __init__(self, name: str, reader: RangeReader) -> None:
+        self._name = name
+        self._size = reader.size
+        self._cursor = Cursor(name, reader, _MAX_HEADER_BYTES)
+        self._items_left = _MAX_ARRAY_ITEMS
+
+    def read(self) -> Header:
+        self._cursor.skip(8)  # magic and version
+        tensor_count = self._count("tensors", _MAX_TENSORS)
+        key_count = self._count("metadata keys", _MAX_KEYS)
+        metadata = self._metadata(key_count)
+        alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+        if type(alignment) is not int or not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
+            raise self._damaged("its alignment is no power of two")
+        return Header(metadata, self._tensors(tensor_count, alignment))
+
+    def _count(self, what: str, limit: int) -> int:
+        count = self._cursor.u64()
+        if count > limit:
+            raise self._damaged(f"it claims {count:,} {what}")
+        return count
+
+    def _metadata(self, count: int) -> dict[str, Value]:
+        seen: set[bytes] = set()
+        kept: dict[str, Value] = {}
+        for _ in range(count):
+            key = self._cursor.take(self._string_length(_MAX_KEY_BYTES, "metadata key"))
+            if key in seen:
+                raise self._damaged(f"the key {shown(key.decode(errors='replace'))} appears twice")
+            seen.add(key)
+            text = key.decode(errors="replace")
+            value_type = self._value_type()
+            if _KEPT_KEYS.fullmatch(text):
+                kept[text] = self._value(value_type)
+            else:
+                self._skip_value(value_type)
+        return kept
+
+    def _value_type(self) -> ValueType:
+        number = self._cursor.u32()
+        try:
+            return ValueType(number)
+        except ValueError:
+            raise self._damaged(f"its metadata holds the unknown type {number}") from None
+
+    def _value(self, value_type: ValueType) -> Value:
+        if value_type is ValueType.STRING:
+            text = self._cursor.take(self._string_length(_MAX_KEPT_TEXT_BYTES, "text"))
+            return text.decode(errors="replace")
+        if value_type is ValueType.ARRAY:
+            return ArrayLength(self._skip_array())
+        return self._cursor.scalar(SCALARS[value_type])
+
+    def _skip_value(self, value_type: ValueType) -> None:
+        if value_type is ValueType.STRING:
+            self._cursor.skip(self._cursor.u64())
+        elif value_type is ValueType.ARRAY:
+            self._skip_array()
+        else:
+            self._cursor.skip(SCALARS[value_type].size)
+
+    def _skip_array(self, depth: int = 1) -> int:
+        item_type = self._value_type()
+        count = self._cursor.u64()
+        if layout := SCALARS.get(item_type):
+            self._cursor.skip(count * layout.size)
+            return count
+        self._items_left -= count
+        if self._items_left < 0 or depth > _MAX_ARRAY_DEPTH:
+            raise self._damaged("its metadata holds too large an array")
+        for _ in range(count):
+            if item_type is ValueType.STRING:
+                self._cursor.skip(self._cursor.u64())
+            else:
+                self._skip_array(depth + 1)
+        return count
+
+    def _tensors(self, count: int, alignment: int) -> tuple[Tensor, ...]:
+        tensors: dict[str, Tensor] = {}
+        data_end = 0  # bytes from the start of the data, without padding
+        for _ in range(count):
+            tensor, size = self._tensor_shape()
+            if tensor.name in tensors:
+                raise self._damaged(f"the tensor {shown(tensor.name)} appears twice")
+            tensors[tensor.name] = tensor
+            # llama.cpp loads tensors only where each starts at the first aligned byte after the one before
+            if self._cursor.u64() != _aligned(data_end, alignment):
+                raise self._damaged(f"the tensor {shown(tensor.name)} leaves a hole or overlaps another")
+            data_end = _aligned(data_end, alignment) + size
+        missing = _aligned(self._cursor.position, alignment) + data_end - self._size
+        if data_end and missing > 0:
+            raise Refused(f"{shown(self._name)} is cut short: {missing:,} bytes of tensors are missing; push it again.")
+        return tuple(tensors.values())
+
+    def _tensor_shape(self) -> tuple[Tensor, int]:
+        """The tensor described next, up to its offset, and its size in bytes."""
+        name = self._cursor.take(self._string_length(_MAX_TENSOR_NAME_BYTES, "tensor name")).decode(errors="replace")
+        dimension_count = self._cursor.u32()
+        if dimension_count > _MAX_DIMENSIONS:
+            raise self._damaged(f"the tensor {shown(name)} claims {dimension_count:,} dimensions")
+        shape = [self._cursor.u64() for _ in range(dimension_count)]
+        number = self._cursor.u32()
+        if number not in TENSOR_TYPES:
+            raise Refused(f"{shown(self._name)} uses tensor type {number}, unknown here; quantize it to a common type.")
+        dtype, block_elements, block_bytes = TENSOR_TYPES[number]
+        elements = math.prod(shape)
+        if (shape[0] if shape else 1) % block_elements:
+            raise self._damaged(f"the rows of tensor {shown(name)} are no whole blocks of {dtype}")
+        return Tensor(name, dtype, elements), elements // block_elements * block_bytes
+
+    def _string_length(self, limit: int, what: str) -> int:
+        length = self._cursor.u64()
+        if length > limit:
+            raise self._damaged(f"it claims a {what} of {length:,} bytes")
+        return length
+
+    def _damaged(self, what: str) -> Refused:
+        return Refused(f"{shown(self._name)} is not a valid GGUF file ({what}); export it and push it again.")
+
+
+def _aligned(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment

@@ -1,0 +1,45 @@
+"""GGUF models that come in several files: NAME-00001-of-00003.gguf, as llama-gguf-split writes them."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from modelshare.server.registry.inspection.gguf import Header
+from modelshare.server.registry.refused import Refused, shown
+
+_SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.IGNORECASE)
+
+
+def group_shards(headers: Mapping[str, Header]) -> list[tuple[str, ...]]:
+    """The files of each model, sorted, in shard order; raises `Refused` for a model that lacks a part."""
+    groups: dict[tuple[str, int], dict[int, str]] = {}
+    whole = []
+    for path, header in headers.items():
+        number, count = _place_in_split(path, header)
+        if shard := _SHARD.fullmatch(path):
+            groups.setdefault((shard["prefix"], count), {})[number] = path
+        else:
+            whole.append((path,))
+    split = [_complete(prefix, count, parts) for (prefix, count), parts in groups.items()]
+    return sorted([*whole, *split])
+
+
+def _place_in_split(path: str, header: Header) -> tuple[int, int]:
+    """Part number from 1, and count of parts; the name and the metadata must agree, for llama.cpp asks both."""
+    count = header.integer("split.count") or 1
+    number = (header.integer("split.no") or 0) + 1
+    shard = _SHARD.fullmatch(path)
+    named = (int(shard["number"]), int(shard["count"])) if shard else (1, 1)
+    if named != (number, count):
+        raise Refused(
+            f"{shown(path)} is part {number} of {count} by its metadata but not by its name; "
+            "push the parts under the names that llama-gguf-split gave them."
+        )
+    return named
+
+
+def _complete(prefix: str, count: int, parts: Mapping[int, str]) -> tuple[str, ...]:
+    missing: Iterable[int] = (number for number in range(1, count + 1) if number not in parts)
+    if (first := next(iter(missing), None)) is not None:
+        name = f"{prefix}-{first:05}-of-{count:05}.gguf"
+        raise Refused(f"{shown(name)} is missing, one of {count} parts of the model; push all of them.")
+    return tuple(parts[number] for number in sorted(parts))

@@ -1,0 +1,36 @@
+"""Values from files made safe to store and show: bounded, printable, and exact in JSON."""
+
+import unicodedata
+from collections.abc import Iterator
+
+_MAX_INTEGER = 2**53 - 1
+_KEPT_CONTROLS = frozenset("\n\t")
+
+
+def plain_text(value: object, limit: int = 200) -> str | None:
+    """`value` on one line without control characters, at most `limit` characters; None unless it is such a text."""
+    if not isinstance(value, str):
+        return None
+    return " ".join(plain_lines(value[: 4 * limit]).split())[:limit] or None
+
+
+def plain_texts(value: object, limit: int = 100) -> tuple[str, ...]:
+    """The distinct texts of a string or a list of strings, in order, at most `limit` of them."""
+    return tuple(dict.fromkeys(_texts(value)))[:limit]
+
+
+def plain_lines(value: str) -> str:
+    """`value` without control characters and unpaired surrogates; line ends become a newline."""
+    lines = value.replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(c for c in lines if c in _KEPT_CONTROLS or unicodedata.category(c) not in {"Cc", "Cs"})
+
+
+def positive_integer(value: object) -> int | None:
+    """`value` if it is a whole number from 1 to 2^53 - 1."""
+    return value if type(value) is int and 0 < value <= _MAX_INTEGER else None
+
+
+def _texts(value: object) -> Iterator[str]:
+    for item in value if isinstance(value, list) else [value]:
+        if (text := plain_text(item)) is not None:
+            yield text

@@ -1,0 +1,88 @@
+"""Reading pieces of files that may lie anywhere, never outside their bounds and never much at once."""
+
+import os
+import struct
+from pathlib import Path
+from typing import Protocol
+
+from modelshare.server.registry.refused import Refused, shown
+
+_WINDOW_BYTES = 1 << 20  # one request to an object store brings this much of a header
+
+
+class RangeReader(Protocol):
+    """A stored file. `read_at` returns exactly the bytes asked for, or raises `OSError`; callers stay within `size`."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read_at(self, offset: int, length: int) -> bytes: ...
+
+
+class FileReader:
+    """A local file; opened for each read, so that a model of 10,000 files holds no descriptor."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.size = path.stat().st_size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        with self._path.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), length, offset)
+        if len(data) != length:
+            raise OSError(f"read {len(data)} of {length} bytes at {offset}")
+        return data
+
+
+def head(reader: RangeReader, length: int) -> bytes:
+    """The first `length` bytes, or fewer where the file is shorter."""
+    return reader.read_at(0, min(length, reader.size)) if reader.size else b""
+
+
+class Cursor:
+    """Reads a header from its start, little-endian; refuses to pass the end of the file or `limit` bytes."""
+
+    def __init__(self, name: str, reader: RangeReader, limit: int) -> None:
+        self.position = 0
+        self._name = name
+        self._reader = reader
+        self._limit = limit
+        self._window = b""
+        self._window_start = 0
+
+    @property
+    def remaining(self) -> int:
+        return min(self._reader.size, self._limit) - self.position
+
+    def skip(self, length: int) -> None:
+        if length > self.remaining:
+            raise self._overrun()
+        self.position += length
+
+    def take(self, length: int) -> bytes:
+        if length > self.remaining:
+            raise self._overrun()
+        start = self.position - self._window_start
+        if start < 0 or start + length > len(self._window):
+            self._window = self._reader.read_at(self.position, min(max(length, _WINDOW_BYTES), self.remaining))
+            self._window_start, start = self.position, 0
+        self.position += length
+        return self._window[start : start + length]
+
+    def u32(self) -> int:
+        return int.from_bytes(self.take(4), "little")
+
+    def u64(self) -> int:
+        return int.from_bytes(self.take(8), "little")
+
+    def scalar(self, layout: struct.Struct) -> int | float | bool:
+        value: int | float | bool = layout.unpack(self.take(layout.size))[0]
+        return value
+
+    def _overrun(self) -> Refused:
+        if self._reader.size <= self._limit:
+            return Refused(f"{shown(self._name)} ends inside its header or is damaged; export it and push it again.")
+        return Refused(
+            f"{shown(self._name)} has a header of more than {self._limit >> 20} MiB, which no engine needs; "
+            "export it again with a current tool."
+        )

@@ -1,0 +1,144 @@
+"""Headers of safetensors files, checked as the format's own reader checks them.
+
+Format: https://github.com/huggingface/safetensors#format
+"""
+
+import math
+import posixpath
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelshare.server.registry.inspection.json_file import parse_object, read_object
+from modelshare.server.registry.inspection.reader import RangeReader
+from modelshare.server.registry.refused import Refused, shown
+
+EXTENSION = ".safetensors"
+INDEX_EXTENSION = ".safetensors.index.json"
+
+_MAX_HEADER_BYTES = 100_000_000  # MAX_HEADER_SIZE of the format's reader
+_MAX_DIMENSIONS = 64
+_LENGTH_BYTES = 8
+
+DTYPE_BITS = {
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int  # bytes from the end of the header
+    end: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+def read_header(name: str, reader: RangeReader) -> dict[str, Tensor]:
+    """The file's tensors by name; raises `Refused` unless header and data fit each other exactly."""
+    length = _header_length(name, reader)
+    header = parse_object(name, reader.read_at(_LENGTH_BYTES, length))
+    header.pop("__metadata__", None)
+    tensors = {key: _tensor(name, key, entry) for key, entry in header.items()}
+    if not tensors:
+        raise Refused(f"{shown(name)} holds no tensors; export the model again and push the file that has its weights.")
+    _check_layout(name, tensors.values(), data_bytes=reader.size - _LENGTH_BYTES - length)
+    return tensors
+
+
+def shards_of_index(
+    index: str, files: Mapping[str, RangeReader], headers: Mapping[str, Mapping[str, Tensor]]
+) -> tuple[str, ...]:
+    """The weight files an index names, sorted; raises `Refused` if one is missing or lacks a tensor mapped to it."""
+    weight_map = read_object(index, files[index], _MAX_HEADER_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise Refused(f"{shown(index)} has no weight_map; export the model again so that the index is complete.")
+    shards = set()
+    for tensor, shard in weight_map.items():
+        path = posixpath.join(posixpath.dirname(index), shard) if isinstance(shard, str) else ""
+        if path not in headers:
+            raise Refused(f"{shown(index)} names the file {shown(str(shard))}, which is missing; push it too.")
+        if tensor not in headers[path]:
+            raise Refused(
+                f"{shown(path)} lacks the tensor {shown(tensor)} that {shown(index)} places there; push both anew."
+            )
+        shards.add(path)
+    return tuple(sorted(shards))
+
+
+def _header_length(name: str, reader: RangeReader) -> int:
+    if reader.size <= _LENGTH_BYTES:
+        raise Refused(f"{shown(name)} is {'empty' if not reader.size else 'cut short'}; export it and push it again.")
+    length = int.from_bytes(reader.read_at(0, _LENGTH_BYTES), "little")
+    if length > _MAX_HEADER_BYTES:
+        raise Refused(
+            f"{shown(name)} claims a header of {length:,} bytes where the format allows {_MAX_HEADER_BYTES:,}; "
+            "it is damaged or not safetensors: export it and push it again."
+        )
+    if length > reader.size - _LENGTH_BYTES:
+        raise Refused(
+            f"{shown(name)} claims a header of {length:,} bytes but has only {reader.size:,}; "
+            "it is cut short: export it and push it again."
+        )
+    return length
+
+
+def _tensor(file: str, name: str, entry: Any) -> Tensor:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)], **rest} if not rest:
+            pass
+        case _:
+            raise _damaged(file, f"the entry of tensor {shown(name)} is malformed")
+    bits = DTYPE_BITS.get(dtype)
+    if bits is None:
+        raise Refused(
+            f"{shown(file)} uses the unknown type {shown(dtype)}; convert its tensors to a type of the format."
+        )
+    if len(shape) > _MAX_DIMENSIONS or not all(type(size) is int and 0 <= size < 1 << 63 for size in shape):
+        raise _damaged(file, f"the shape of tensor {shown(name)} is malformed")
+    if isinstance(start, bool) or isinstance(end, bool) or math.prod(shape) * bits != (end - start) * 8:
+        raise _damaged(file, f"the bytes of tensor {shown(name)} do not match its shape and type")
+    return Tensor(name, dtype, tuple(shape), start, end)
+
+
+def _check_layout(name: str, tensors: Iterable[Tensor], data_bytes: int) -> None:
+    expected = 0
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.end)):
+        if tensor.start != expected:
+            raise _damaged(name, f"tensor {shown(tensor.name)} leaves a hole or overlaps another")
+        expected = tensor.end
+    if expected > data_bytes:
+        raise Refused(
+            f"{shown(name)} is cut short: {expected - data_bytes:,} bytes of tensors are missing; push it again."
+        )
+    if expected < data_bytes:
+        raise _damaged(name, f"{data_bytes - expected:,} bytes at its end belong to no tensor")
+
+
+def _damaged(file: str, what: str) -> Refused:
+    return Refused(f"{shown(file)} is not a valid safetensors file ({what}); export it and push it again.")

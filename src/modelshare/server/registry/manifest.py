@@ -1,0 +1,120 @@
+"""The manifest: what is public about a model version, in one canonical form whose digest names it for ever."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import msgspec
+
+from modelshare.server.registry.paths import check_paths
+from modelshare.server.registry.refused import Refused
+
+SCHEMA_VERSION: Final = 1
+_MAX_INTEGER = 2**53 - 1  # beyond it JSON numbers lose digits in most readers, RFC 7493 section 2.2
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class InvalidManifestError(ValueError):
+    """The value or the bytes are no manifest in canonical form."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    path: str
+    size: int  # bytes
+    sha256: str  # 64 lower-case hex digits
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.size <= _MAX_INTEGER:
+            raise InvalidManifestError(f"the size of {self.path} is out of range")
+        if not _SHA256.fullmatch(self.sha256):
+            raise InvalidManifestError(f"the sha256 of {self.path} is not 64 lower-case hex digits")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One version of a model. Holds no URL, no bucket name and nothing secret, and never changes.
+
+    `facts` is JSON without floats, as `inspection.Facts.for_manifest` gives it; `created` is in Unix seconds.
+    """
+
+    name: str
+    version: str
+    files: tuple[ManifestFile, ...]  # sorted by path
+    facts: Mapping[str, Any]
+    license: str | None
+    created: int
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        paths = [file.path for file in self.files]
+        check_paths(paths)
+        if paths != sorted(paths):
+            raise InvalidManifestError("the files are not sorted by path")
+        if self.schema_version != SCHEMA_VERSION:
+            raise InvalidManifestError(f"schema version {self.schema_version} is not known here")
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        name: str,
+        version: str,
+        files: Iterable[ManifestFile],
+        facts: Mapping[str, Any],
+        license: str | None,  # noqa: A002 - the manifest's own word
+        created: int,
+    ) -> Self:
+        """A manifest of these files in any order; raises `Refused` for paths that cannot stand together."""
+        ordered = tuple(sorted(files, key=lambda file: file.path))
+        return cls(name=name, version=version, files=ordered, facts=facts, license=license, created=created)
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+def canonical_bytes(manifest: Manifest) -> bytes:
+    """The manifest's only byte form, after RFC 8785; raises `InvalidManifestError` for what that form cannot hold."""
+    return canonical_json({**msgspec.to_builtins(manifest), "total_bytes": manifest.total_bytes})
+
+
+def digest(data: bytes) -> str:
+    """`sha256:<hex>` of canonical bytes."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def parse(data: bytes) -> Manifest:
+    """The manifest these bytes stand for; raises `InvalidManifestError` unless they are its canonical bytes."""
+    try:
+        fields = json.loads(data)
+        manifest = msgspec.convert(fields, Manifest)
+    except (ValueError, RecursionError, Refused) as error:
+        raise InvalidManifestError(f"not a manifest: {error}") from error
+    if canonical_bytes(manifest) != data:
+        raise InvalidManifestError("not a manifest in canonical form")
+    return manifest
+
+
+def canonical_json(value: object) -> bytes:
+    """RFC 8785 for the part of JSON that manifests use: no floats, integers below 2^53, keys by UTF-16 code units."""
+    try:
+        return json.dumps(_ordered(value), ensure_ascii=False, separators=(",", ":")).encode()
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise InvalidManifestError(f"not representable in canonical JSON: {error}") from error
+
+
+def _ordered(value: object) -> object:
+    match value:
+        case None | bool() | str():
+            return value
+        case int() if abs(value) <= _MAX_INTEGER:
+            return value
+        case list() | tuple():
+            return [_ordered(item) for item in value]
+        case dict() if all(isinstance(key, str) for key in value):
+            return {key: _ordered(value[key]) for key in sorted(value, key=lambda key: key.encode("utf-16-be"))}
+    raise InvalidManifestError(f"canonical JSON cannot hold this {type(value).__name__}: {value!r:.80}")

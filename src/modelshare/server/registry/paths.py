@@ -1,0 +1,106 @@
+"""Which file paths a model may hold: those that every file system can store and that stay inside their folder."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from modelshare.server.registry.refused import Refused, shown
+
+MAX_FILES = 10_000
+MAX_PATH_BYTES = 1_024
+MAX_SEGMENT_BYTES = 255  # NAME_MAX of Linux, macOS and Windows file systems
+
+# Bidirectional overrides and line separators let a name read as another one.
+_DECEPTIVE = frozenset("\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# What Windows cannot store, https://learn.microsoft.com/windows/win32/fileio/naming-a-file
+_NOT_PORTABLE = frozenset('<>:"|?*')
+_WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+_VERSION_CONTROL = frozenset({".git", ".hg", ".svn"})
+
+
+def check_paths(paths: Iterable[str]) -> None:
+    """Raise `Refused` unless these paths can stand together as the files of one model."""
+    known = PathSet()
+    for path in paths:
+        known.add(path)
+
+
+class PathSet:
+    """Paths accepted so far; `add` refuses the first that is unfit by itself or beside the others."""
+
+    def __init__(self, max_files: int = MAX_FILES) -> None:
+        self._max_files = max_files
+        self._files: dict[str, str] = {}
+        self._folders: dict[str, str] = {}
+
+    def add(self, path: str) -> None:
+        check_path(path)
+        if len(self._files) >= self._max_files:
+            raise Refused(f"The model holds more than {self._max_files:,} files; push only the files an engine needs.")
+        folded = unicodedata.normalize("NFC", path.casefold())
+        if (twin := self._files.get(folded)) is not None:
+            how = "appears twice" if twin == path else f"differs from {shown(twin)} by upper and lower case only"
+            raise Refused(f"{shown(path)} {how}; keep one of them and push again.")
+        if (below := self._folders.get(folded)) is not None:
+            raise Refused(f"{shown(path)} is both a file and the folder of {shown(below)}; rename one of them.")
+        for folder in _folders_of(folded):
+            if (file := self._files.get(folder)) is not None:
+                raise Refused(f"{shown(file)} is both a file and the folder of {shown(path)}; rename one of them.")
+            self._folders.setdefault(folder, path)
+        self._files[folded] = path
+
+
+def check_path(path: str) -> None:
+    """Raise `Refused` unless `path` is a relative, portable, NFC-normalised file path with `/` between its parts."""
+    if not path:
+        raise Refused("A file has an empty path; give every file a name.")
+    if unfit := _unfit_characters(path):
+        raise Refused(f"{shown(path)} {unfit}; rename it and push again.")
+    if path.startswith("/"):
+        raise Refused(f"{shown(path)} is an absolute path; give it relative to the model's folder.")
+    if len(path.encode()) > MAX_PATH_BYTES:
+        raise Refused(f"{shown(path)} is longer than {MAX_PATH_BYTES:,} bytes; use a shorter path.")
+    if not unicodedata.is_normalized("NFC", path):
+        raise Refused(f"{shown(path)} is not written in Unicode's normal form C; rename it and push again.")
+    for segment in path.split("/"):
+        if unfit := _unfit_segment(segment):
+            raise Refused(f"{shown(path)} {unfit}.")
+
+
+def _unfit_characters(path: str) -> str | None:
+    for character in path:
+        if unicodedata.category(character) in {"Cc", "Cs"} or character in _DECEPTIVE:
+            return "holds a control character"
+        if character == "\\":
+            return "holds a backslash, where / separates folders"
+        if character in _NOT_PORTABLE:
+            return f"holds the character {character} that not every file system can store"
+    return None
+
+
+def _unfit_segment(segment: str) -> str | None:
+    rules = (
+        (not segment, "has an empty part (a doubled or trailing /); write it with single slashes"),
+        (
+            segment in {".", ".."},
+            f"holds the part {segment!r}, which could leave the model's folder; give the plain path",
+        ),
+        (segment.endswith((".", " ")), "has a part that ends in a dot or a space, which some systems drop; rename it"),
+        (
+            len(segment.encode()) > MAX_SEGMENT_BYTES,
+            f"has a part of over {MAX_SEGMENT_BYTES} bytes; use a shorter name",
+        ),
+        (
+            segment.casefold() in _VERSION_CONTROL,
+            f"lies in {segment}, which is no part of a model; leave that folder out",
+        ),
+        (_WINDOWS_DEVICE.fullmatch(segment), "has a part that is a device name on Windows; rename it"),
+    )
+    return next((problem for broken, problem in rules if broken), None)
+
+
+def _folders_of(path: str) -> Iterable[str]:
+    end = path.find("/")
+    while end != -1:
+        yield path[:end]
+        end = path.find("/", end + 1)
