@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -36,15 +36,13 @@ class Card:
     library_name: str | None = None
     description: str | None = None
     body: str | None = None
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
 
 def read_card(name: str, reader: RangeReader) -> Card:
     """The card in `name`; whatever is wrong with it becomes a warning, for a card is prose and stops no engine."""
     text = plain_lines(head(reader, _MAX_FILE_BYTES).decode(errors="replace").removeprefix("\ufeff"))
-    warnings = (
-        [f"{name} is longer than {_MAX_BODY:,} characters; the rest is not shown."] if len(text) > _MAX_BODY else []
-    )
+    warnings = []
     fields: dict[str, Any] = {}
     if front_matter := _FRONT_MATTER.match(text):
         text = text[front_matter.end() :]
@@ -52,6 +50,8 @@ def read_card(name: str, reader: RangeReader) -> Card:
             fields = _parse(front_matter[1] or "")
         except (yaml.YAMLError, ValueError, RecursionError):
             warnings.append(f"The front matter of {name} is not valid YAML, so its licence and tags are not shown.")
+    if len(text) > _MAX_BODY:
+        warnings.append(f"{name} is longer than {_MAX_BODY:,} characters; the rest is not shown.")
     return Card(
         license=_license(fields),
         tags=plain_texts(fields.get("tags"), _MAX_TAGS),

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from modelshare.server.registry.inspection.reader import RangeReader
+from modelshare.server.registry.inspection.reader import RangeReader, head
 from modelshare.server.registry.refused import Refused, shown
 
 # Each value but the first follows one of , [ { so their number bounds what parsing can allocate (about 0.2 GB).
@@ -18,7 +18,7 @@ def read_object(name: str, reader: RangeReader, max_bytes: int = _MAX_CONFIG_BYT
         raise Refused(
             f"{shown(name)} is larger than {max_bytes >> 20} MiB; push the model without it or make it smaller."
         )
-    return parse_object(name, reader.read_at(0, reader.size) if reader.size else b"")
+    return parse_object(name, head(reader, reader.size))
 
 
 def parse_object(name: str, data: bytes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ _WINDOW_BYTES = 1 << 20  # one request to an object store brings this much of a 
 
 
 class RangeReader(Protocol):
-    """A stored file. `read_at` returns exactly the bytes asked for, or raises `OSError`; callers stay within `size`."""
+    """A stored file. `read_at` returns exactly the bytes asked for, at least one and all within `size`, or raises."""
 
     @property
     def size(self) -> int: ...
@@ -36,7 +36,12 @@ class FileReader:
 
 def head(reader: RangeReader, length: int) -> bytes:
     """The first `length` bytes, or fewer where the file is shorter."""
-    return reader.read_at(0, min(length, reader.size)) if reader.size else b""
+    return piece(reader, 0, min(length, reader.size))
+
+
+def piece(reader: RangeReader, offset: int, length: int) -> bytes:
+    """`length` bytes at `offset`; none are not asked for, since object stores refuse empty ranges."""
+    return reader.read_at(offset, length) if length else b""
 
 
 class Cursor:
@@ -64,7 +69,7 @@ class Cursor:
             raise self._overrun()
         start = self.position - self._window_start
         if start < 0 or start + length > len(self._window):
-            self._window = self._reader.read_at(self.position, min(max(length, _WINDOW_BYTES), self.remaining))
+            self._window = piece(self._reader, self.position, min(max(length, _WINDOW_BYTES), self.remaining))
             self._window_start, start = self.position, 0
         self.position += length
         return self._window[start : start + length]

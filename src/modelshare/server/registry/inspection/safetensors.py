@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelshare.server.registry.inspection.json_file import parse_object, read_object
-from modelshare.server.registry.inspection.reader import RangeReader
+from modelshare.server.registry.inspection.reader import RangeReader, piece
 from modelshare.server.registry.refused import Refused, shown
 
 EXTENSION = ".safetensors"
@@ -62,7 +62,7 @@ class Tensor:
 def read_header(name: str, reader: RangeReader) -> dict[str, Tensor]:
     """The file's tensors by name; raises `Refused` unless header and data fit each other exactly."""
     length = _header_length(name, reader)
-    header = parse_object(name, reader.read_at(_LENGTH_BYTES, length))
+    header = parse_object(name, piece(reader, _LENGTH_BYTES, length))
     header.pop("__metadata__", None)
     tensors = {key: _tensor(name, key, entry) for key, entry in header.items()}
     if not tensors:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from modelshare.server.registry.inspection.json_file import read_object
-from modelshare.server.registry.inspection.reader import RangeReader
+from modelshare.server.registry.inspection.reader import RangeReader, head
 from modelshare.server.registry.refused import Refused, shown
 
 # The largest known, Gemma 3's, has 33 MB and 1.3 million values; a value costs up to 100 bytes of memory.
@@ -58,7 +58,7 @@ def _vocabulary_size(name: str, reader: RangeReader) -> int:
         raise Refused(
             f"{shown(name)} is larger than {_MAX_TOKENIZER_BYTES >> 20} MiB; push the model with a smaller one."
         )
-    data = reader.read_at(0, reader.size) if reader.size else b""
+    data = head(reader, reader.size)
     if data.count(b",") > _MAX_VALUES:
         raise Refused(f"{shown(name)} holds more than {_MAX_VALUES:,} values; push the model with a smaller one.")
     try:
