@@ -1,0 +1,74 @@
+"""Who may write a part of a file that is written in place: only the newest attempt to send it.
+
+A client that retries after a stall may race its own first request, which a proxy still holds. Both would write to the
+same bytes, so the older one must stop, and its last write must be over, before the newer one starts.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from modelshare.server.storage.base import PartReplaced
+
+Name = TypeVar("Name")
+
+
+class Attempt:
+    """Runs steps in a thread, one after the other, until a newer attempt takes over."""
+
+    def __init__(self, before: "Attempt | None") -> None:
+        self.replaced = False
+        self._step: asyncio.Future[None] | None = None
+        self._before = before.running if before is not None else None
+
+    @property
+    def running(self) -> asyncio.Future[None] | None:
+        """The step that may still be touching the file: this attempt's, or an older one's."""
+        step = self._step or self._before
+        return step if step is not None and not step.done() else None
+
+    async def start(self, step: Callable[[], None]) -> None:
+        """Starts `step` once the one before is over, whose error it raises. Raises PartReplaced."""
+        await self.settle()
+        if self.replaced:
+            raise PartReplaced
+        self._step = asyncio.get_running_loop().run_in_executor(None, step)
+
+    async def settle(self) -> None:
+        """Waits for the last step, an older attempt's included, and raises the error of this one's."""
+        if (running := self.running) is not None:
+            await asyncio.wait({running})  # unlike awaiting it, being cancelled here does not detach it
+        if self._step is not None:
+            self._step.result()
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` now, or when the last step is over. Nobody is left to hear of that step's error."""
+        if (running := self.running) is None:
+            callback()
+        else:
+            running.add_done_callback(asyncio.Future.exception)
+            running.add_done_callback(lambda _: callback())
+
+
+class Attempts(Generic[Name]):
+    """The newest attempt for each name."""
+
+    def __init__(self) -> None:
+        self._newest: dict[Name, Attempt] = {}
+
+    @contextlib.contextmanager
+    def newest(self, name: Name) -> Iterator[Attempt]:
+        """A new attempt, which replaces the one before; known until its last step is over."""
+        older = self._newest.get(name)
+        attempt = self._newest[name] = Attempt(older)
+        if older is not None:
+            older.replaced = True
+        try:
+            yield attempt
+        finally:
+            attempt.when_idle(lambda: self._forget(name, attempt))
+
+    def _forget(self, name: Name, attempt: Attempt) -> None:
+        if self._newest.get(name) is attempt:
+            del self._newest[name]

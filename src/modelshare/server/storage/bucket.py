@@ -1,0 +1,133 @@
+"""One bucket over boto3: where it is, its client, its errors in our words, and reading ranges of it."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import parse_qsl, urlsplit
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+
+from modelshare.server.storage.base import (
+    BlobNotFound,
+    MultipartNotFound,
+    StorageError,
+    StorageFull,
+    StorageSettingError,
+    StorageUnavailable,
+    check_key,
+)
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", re.ASCII)
+_FORM = "The storage must read s3://BUCKET/PREFIX?endpoint=URL&region=NAME&addressing=path|virtual."
+_READ_ATTEMPTS = 5
+_CODES: dict[str, type[BlobNotFound | MultipartNotFound | StorageFull]] = {
+    "404": BlobNotFound,  # HEAD has no body that could say more
+    "NoSuchKey": BlobNotFound,
+    "NoSuchUpload": MultipartNotFound,
+    "InsufficientStorage": StorageFull,
+    "QuotaExceeded": StorageFull,
+    "XMinioStorageFull": StorageFull,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class S3Options:
+    """Where the bucket is: `s3://bucket/prefix?endpoint=https://…&region=…&addressing=path|virtual`."""
+
+    bucket: str
+    prefix: str = ""
+    endpoint: str | None = None
+    """None is AWS."""
+    region: str | None = None
+    """None takes AWS_REGION or the profile's, else us-east-1."""
+    addressing: Literal["path", "virtual"] = "virtual"
+    """`path` (the default beside an endpoint) puts the bucket into the path instead of the host name."""
+
+    @classmethod
+    def parse(cls, url: str) -> "S3Options":
+        """Raises StorageSettingError."""
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        endpoint, region = query.pop("endpoint", None), query.pop("region", None)
+        addressing = query.pop("addressing", "path" if endpoint else "virtual")
+        if (
+            parts.scheme != "s3"
+            or not _BUCKET.fullmatch(parts.netloc)
+            or addressing not in {"path", "virtual"}
+            or query
+        ):
+            raise StorageSettingError(_FORM)
+        prefix = parts.path.strip("/")
+        if prefix:
+            check_key(prefix)
+        return cls(parts.netloc, prefix, endpoint, region, "path" if addressing == "path" else "virtual")
+
+
+def open_client(options: S3Options) -> Any:
+    """A boto3 client; threads may share it."""
+    config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": options.addressing},
+        # Newer checksums only where S3 itself demands them: other servers refuse what they do not know.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        retries={"mode": "standard", "total_max_attempts": 5},
+        connect_timeout=10,
+        read_timeout=60,
+        max_pool_connections=32,
+    )
+    with bucket_errors():
+        return boto3.client("s3", endpoint_url=options.endpoint, region_name=options.region, config=config)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectReader:
+    client: Any
+    bucket: str
+    name: str
+    size: int
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        wanted = range(offset, min(offset + length, self.size))
+        if not wanted:
+            return b""
+        for attempt in range(1, _READ_ATTEMPTS + 1):
+            try:
+                return self._read(wanted)
+            except (HTTPClientError, IncompleteReadError) as error:  # in the body, where botocore retries nothing
+                if attempt == _READ_ATTEMPTS:
+                    raise StorageUnavailable("The bucket breaks off its answers; try again later.") from error
+        raise AssertionError("the last attempt returns or raises")
+
+    def _read(self, wanted: range) -> bytes:
+        with bucket_errors():
+            answer = self.client.get_object(
+                Bucket=self.bucket, Key=self.name, Range=f"bytes={wanted.start}-{wanted.stop - 1}"
+            )
+        with contextlib.closing(answer["Body"]) as body:
+            if answer["ContentLength"] != len(wanted):
+                raise StorageUnavailable("The bucket does not answer ranges; check the storage setting's endpoint.")
+            content: bytes = body.read()
+        return content
+
+
+@contextlib.contextmanager
+def bucket_errors() -> Iterator[None]:
+    """Turns botocore's errors into ours. Their texts name buckets and hosts, so they stay inside, as the cause."""
+    try:
+        yield
+    except ClientError as error:
+        raise _known(error) from error
+    except (BotoCoreError, Boto3Error) as error:
+        raise StorageUnavailable("The bucket does not answer; try again later.") from error
+
+
+def _known(error: ClientError) -> StorageError:
+    if (known := _CODES.get(error.response["Error"]["Code"])) is not None:
+        return known()
+    return StorageUnavailable("The bucket refuses the server; the operator should check its name, keys and clock.")

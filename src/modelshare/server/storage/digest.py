@@ -1,0 +1,39 @@
+"""Hashing a stored blob in threads, reading ahead, with bounded memory."""
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+from modelshare.server.storage.base import RangeReader
+
+
+async def sha256_of(
+    reader: RangeReader, *, step: int, ahead: int, progress: Callable[[int], None] | None = None
+) -> tuple[str, int]:
+    """SHA-256 in hex and size. Holds at most `ahead + 1` chunks of `step` bytes; ends promptly when cancelled."""
+    hasher = hashlib.sha256()
+    done = 0
+    offsets = iter(range(0, reader.size, step))
+
+    def start(count: int) -> list[asyncio.Task[bytes]]:
+        return [
+            asyncio.create_task(asyncio.to_thread(reader.read_at, offset, step)) for offset in islice(offsets, count)
+        ]
+
+    reads = deque(start(ahead))
+    try:
+        while reads:
+            chunk = await reads[0]
+            reads.popleft()
+            reads.extend(start(1))
+            await asyncio.to_thread(hasher.update, chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress(done)
+    finally:
+        for read in reads:
+            read.cancel()
+        await asyncio.gather(*reads, return_exceptions=True)
+    return hasher.hexdigest(), done

@@ -1,0 +1,167 @@
+"""`GET|HEAD /blobs/<key>?expires=…&signature=…`: weights out of the folder store, as a plain ASGI app.
+
+A whole file goes out by the server's own file sending where it has that (ASGI extension `http.response.pathsend`, which
+knows no ranges); anything else in chunks read ahead by a thread.
+"""
+# ruff: noqa: N818 - names say what happened, as in the platform's error tree
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+from modelshare.server.errors import ApiError, NotFound, PermissionDenied, Unauthenticated
+from modelshare.server.storage.base import BlobNotFound, InvalidKey
+from modelshare.server.storage.links import PATH, LinkState
+from modelshare.server.storage.local import FolderStore
+from modelshare.server.storage.ranges import Unsatisfiable, parse_range
+from modelshare.wire.errors import ErrorType
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+CHUNK = 512 << 10
+"""Bytes per message of a ranged answer. A slow client makes the server hold about six of them."""
+_PATHSEND = "http.response.pathsend"
+
+
+class MethodNotAllowed(ApiError):
+    status: ClassVar[int] = 405
+    type: ClassVar[ErrorType] = ErrorType.INVALID_REQUEST
+
+    def headers(self) -> dict[str, str]:
+        return {"Allow": "GET, HEAD"}
+
+
+class RangeNotSatisfiable(ApiError):
+    status: ClassVar[int] = 416
+    type: ClassVar[ErrorType] = ErrorType.INVALID_REQUEST
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"The range starts behind the end of the file, which has {size} bytes.")
+        self.size = size
+
+    def headers(self) -> dict[str, str]:
+        return {"Content-Range": f"bytes */{self.size}"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    path: Path
+    size: int
+    etag: str
+    part: range | None
+    """None: the whole file."""
+
+    @property
+    def span(self) -> range:
+        return self.part if self.part is not None else range(self.size)
+
+    def start(self) -> dict[str, Any]:
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(len(self.span)),
+            "Content-Disposition": "attachment",
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "no-store",
+            "Accept-Ranges": "bytes",
+            "ETag": self.etag,
+        }
+        if self.part is None:
+            return _start(200, headers)
+        content_range = f"bytes {self.part.start}-{self.part.stop - 1}/{self.size}"
+        return _start(206, headers | {"Content-Range": content_range})
+
+
+class BlobFiles:
+    """The ASGI app."""
+
+    def __init__(self, store: FolderStore) -> None:
+        self._store = store
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            answer = await self._answer(scope)
+        except ApiError as error:
+            await _send_error(error, send)
+            return
+        await send(answer.start())
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body"})
+        elif len(answer.span) == answer.size and _PATHSEND in (scope.get("extensions") or {}):
+            await send({"type": _PATHSEND, "path": str(answer.path)})
+        else:
+            await _send_chunks(answer, receive, send)
+
+    async def _answer(self, scope: Scope) -> _Answer:
+        if scope["method"] not in {"GET", "HEAD"}:
+            raise MethodNotAllowed("A download link only answers GET and HEAD.")
+        path = self._path(scope)
+        status = await asyncio.to_thread(path.stat)
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+        wanted = headers.get(b"range") if headers.get(b"if-range", etag) == etag else None
+        try:
+            part = parse_range(wanted, status.st_size) if scope["method"] == "GET" else None
+        except Unsatisfiable:
+            raise RangeNotSatisfiable(status.st_size) from None
+        return _Answer(path, status.st_size, etag, part)
+
+    def _path(self, scope: Scope) -> Path:
+        key = scope["path"].partition(PATH)[2]
+        match self._store.check_link(key, scope["query_string"]):
+            case LinkState.UNSIGNED:
+                raise Unauthenticated("This link is not signed; ask for a grant and use its link as it is.")
+            case LinkState.FORGED:
+                raise PermissionDenied("This download link was changed; use the grant's link as it is.")
+            case LinkState.EXPIRED:
+                raise PermissionDenied("This download link has expired; ask for a new grant.")
+            case LinkState.VALID:
+                try:
+                    return self._store.path(key)
+                except (BlobNotFound, InvalidKey) as error:
+                    raise NotFound(str(BlobNotFound())) from error
+
+
+async def _send_chunks(answer: _Answer, receive: Receive, send: Send) -> None:
+    """Reads one chunk ahead of what the client takes, and stops when the client is gone."""
+    file = await asyncio.to_thread(os.open, answer.path, os.O_RDONLY)
+    reading = _read(file, answer.span, answer.span.start)
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        for following in [*range(answer.span.start, answer.span.stop, CHUNK)[1:], None]:
+            chunk = await reading
+            if gone.done():
+                return
+            if following is not None:
+                reading = _read(file, answer.span, following)
+            await send({"type": "http.response.body", "body": chunk, "more_body": following is not None})
+    finally:
+        gone.cancel()
+        reading.add_done_callback(lambda _: os.close(file))
+
+
+def _read(file: int, span: range, offset: int) -> "asyncio.Future[bytes]":
+    length = min(CHUNK, span.stop - offset)
+    return asyncio.get_running_loop().run_in_executor(None, os.pread, file, length, offset)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send_error(error: ApiError, send: Send) -> None:
+    body = json.dumps(error.body()).encode()
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Cache-Control": "no-store"}
+    await send(_start(error.status, headers | error.headers()))
+    await send({"type": "http.response.body", "body": body})
+
+
+def _start(status: int, headers: dict[str, str]) -> dict[str, Any]:
+    pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": pairs}

@@ -1,0 +1,195 @@
+"""Weights in a folder of this machine; one server process writes to it.
+
+<root>/blobs/<key>      finished files
+<root>/staging/<key>/   uploads in progress, see staging.py
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from modelshare.server.storage.attempts import Attempt, Attempts
+from modelshare.server.storage.base import (
+    BlobNotFound,
+    ChecksumMismatch,
+    InvalidKey,
+    Multipart,
+    MultipartNotFound,
+    Part,
+    SizeMismatch,
+    StorageFull,
+    check_key,
+)
+from modelshare.server.storage.digest import sha256_of
+from modelshare.server.storage.links import LinkState, check_link, signed_link
+from modelshare.server.storage.staging import PartWriter, Staging, move
+
+KEEP_FREE = 256 << 20
+"""Bytes that uploads leave free, so that the database beside them can still write."""
+_BATCH = 1 << 20
+"""Bytes handed to a thread at once; a part in flight holds at most two batches."""
+_HASH_STEP = 4 << 20
+
+
+class FolderStore:
+    direct: Literal[False] = False
+
+    def __init__(
+        self, root: Path, secret: bytes, *, keep_free: int = KEEP_FREE, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`secret` signs the download links."""
+        self._blobs = root.absolute() / "blobs"
+        self._staging = root.absolute() / "staging"
+        self._secret = secret
+        self._keep_free = keep_free
+        self._clock = clock
+        self._attempts: Attempts[tuple[str, int]] = Attempts()
+        for folder in (self._blobs, self._staging):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    async def begin(self, key: str, size: int, part_size: int) -> Multipart:
+        await self.require_space(size)
+        upload = Multipart(check_key(key), secrets.token_hex(16), size, part_size)
+        await asyncio.to_thread(self._staged(upload).create, size)
+        return upload
+
+    async def write_part(
+        self, upload: Multipart, number: int, chunks: AsyncIterator[bytes], sha256: str | None
+    ) -> Part:
+        offset, size = upload.span(number)
+        staged = self._staged(upload)
+        await self.require_space(size)
+        with self._attempts.newest((upload.id, number)) as attempt:
+            await attempt.settle()
+            file = await asyncio.to_thread(staged.open)
+            try:
+                # A part that is there and comes again is checked but not written: damaged on the way, it harms nothing.
+                repeated = sha256 is not None and await asyncio.to_thread(staged.mark, number) == sha256
+                writer = PartWriter(None if repeated else file, offset)
+                if not repeated:
+                    await attempt.start(lambda: staged.clear_mark(number))
+                await _receive(attempt, writer, chunks, size)
+                if sha256 is not None and writer.sha256 != sha256:
+                    raise ChecksumMismatch
+                if not repeated:
+                    await attempt.start(writer.sync)
+                    await attempt.start(lambda: staged.set_mark(number, writer.sha256))
+                    await attempt.settle()
+            finally:
+                attempt.when_idle(lambda: os.close(file))
+        return Part(number, size, writer.sha256)
+
+    async def list_parts(self, upload: Multipart) -> list[Part]:
+        return await asyncio.to_thread(self._staged(upload).parts, _sizes(upload))
+
+    async def finish(self, upload: Multipart) -> None:
+        await asyncio.to_thread(self._finish, upload)
+
+    async def abort(self, upload: Multipart) -> None:
+        await asyncio.to_thread(self._staged(upload).remove)
+
+    async def put_file(self, key: str, path: Path) -> None:
+        blob = self._blob(key)
+        await asyncio.to_thread(move, path, blob)
+
+    async def require_space(self, size: int) -> None:
+        usage = await asyncio.to_thread(shutil.disk_usage, self._blobs)
+        if usage.free - size < self._keep_free:
+            raise StorageFull
+
+    async def digest(self, key: str, *, progress: Callable[[int], None] | None = None) -> tuple[str, int]:
+        reader = await asyncio.to_thread(self.reader, key)
+        return await sha256_of(reader, step=_HASH_STEP, ahead=2, progress=progress)
+
+    def reader(self, key: str) -> "FileReader":
+        path = self.path(key)
+        return FileReader(path, path.stat().st_size)
+
+    @contextlib.asynccontextmanager
+    async def local_copy(self, key: str) -> AsyncIterator[Path]:
+        yield await asyncio.to_thread(self.path, key)
+
+    def get_url(self, key: str, *, expires_at: int, base_url: str) -> str:
+        return signed_link(base_url, check_key(key), expires_at, self._secret)
+
+    async def delete(self, key: str) -> None:
+        await asyncio.to_thread(self._blob(key).unlink, missing_ok=True)
+
+    async def delete_prefix(self, prefix: str) -> None:
+        check_key(prefix)
+        for folder in (self._blobs, self._staging):
+            await asyncio.to_thread(shutil.rmtree, folder / prefix, ignore_errors=True)
+
+    def check_link(self, key: str, query: bytes) -> LinkState:
+        """What a download link is worth now."""
+        return check_link(key, query, self._secret, self._clock())
+
+    def path(self, key: str) -> Path:
+        """Blocks. Where the blob lies. Raises BlobNotFound."""
+        path = self._blob(key)
+        if not path.is_file():
+            raise BlobNotFound
+        return path
+
+    def _blob(self, key: str) -> Path:
+        return self._blobs / check_key(key)
+
+    def _staged(self, upload: Multipart) -> Staging:
+        if "/" in upload.id:
+            raise InvalidKey("This is not the id of an upload.")
+        return Staging(self._staging / check_key(upload.key) / check_key(upload.id))
+
+    def _finish(self, upload: Multipart) -> None:
+        staged, blob = self._staged(upload), self._blob(upload.key)
+        try:
+            staged.publish(blob, _sizes(upload))
+        except MultipartNotFound:
+            # Published before, by a call whose answer was lost.
+            if not blob.is_file() or blob.stat().st_size != upload.size:
+                raise
+            staged.remove()
+
+
+@dataclass(frozen=True, slots=True)
+class FileReader:
+    path: Path
+    size: int
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                return os.pread(file.fileno(), length, offset)
+        except FileNotFoundError:
+            raise BlobNotFound from None
+
+
+async def _receive(attempt: Attempt, writer: PartWriter, chunks: AsyncIterator[bytes], size: int) -> None:
+    """Passes the chunks to the writer in batches: one is being written while the next arrives."""
+    received = 0
+    batch: list[bytes] = []
+    held = 0
+    async for chunk in chunks:
+        received += len(chunk)
+        if received > size:
+            raise SizeMismatch(size, more=True)
+        batch.append(chunk)
+        held += len(chunk)
+        if held >= _BATCH:
+            await attempt.start(partial(writer.write, batch))
+            batch, held = [], 0
+    if received < size:
+        raise SizeMismatch(size, more=False)
+    await attempt.start(partial(writer.write, batch))
+    await attempt.settle()
+
+
+def _sizes(upload: Multipart) -> list[int]:
+    return [upload.span(number)[1] for number in range(upload.count)]

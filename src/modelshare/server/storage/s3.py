@@ -1,0 +1,176 @@
+"""Weights in a bucket that speaks S3: AWS, MinIO, Cloudflare R2, Google Cloud Storage by its S3 API.
+
+Clients exchange bytes with the bucket itself, by presigned URLs; this server only signs, lists and re-reads. Keys and
+secrets come from where every AWS tool takes them (AWS_ACCESS_KEY_ID, profiles, instance roles). Why boto3 and nothing
+else: docs/decisions/0003-s3-client.md.
+"""
+
+import asyncio
+import base64
+import contextlib
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from modelshare.server.storage.base import (
+    BlobNotFound,
+    Multipart,
+    MultipartNotFound,
+    Part,
+    PartsMissing,
+    SignedPut,
+    check_key,
+)
+from modelshare.server.storage.bucket import ObjectReader, S3Options, bucket_errors, open_client
+from modelshare.server.storage.digest import sha256_of
+
+LONGEST_LINK = 7 * 24 * 3600
+"""Seconds; the most that Signature Version 4 allows (AWS, "Authenticating requests: using query parameters")."""
+_HASH_STEP = 8 << 20
+_HASH_AHEAD = 4
+"""One stream out of a bucket is far slower than a hash; four at once are not."""
+
+
+class S3Store:
+    direct: Literal[True] = True
+
+    def __init__(self, options: S3Options, *, scratch: Path, clock: Callable[[], float] = time.time) -> None:
+        """`scratch` is a folder for copies that need to be files."""
+        self._bucket = options.bucket
+        self._prefix = f"{options.prefix}/" if options.prefix else ""
+        self._scratch = scratch
+        self._clock = clock
+        self._client = open_client(options)
+
+    async def begin(self, key: str, size: int, part_size: int) -> Multipart:
+        answer = await self._call(
+            "create_multipart_upload", Key=self._name(key), ContentType="application/octet-stream"
+        )
+        return Multipart(key, answer["UploadId"], size, part_size)
+
+    def part_url(self, upload: Multipart, number: int, *, expires_at: int, md5: str | None = None) -> SignedPut:
+        _, size = upload.span(number)
+        params: dict[str, Any] = {
+            "Key": self._name(upload.key),
+            "UploadId": upload.id,
+            "PartNumber": number + 1,
+            "ContentLength": size,  # signed, so the bucket refuses any other length
+        }
+        headers = {"Content-Length": str(size)}
+        if md5 is not None:
+            params["ContentMD5"] = headers["Content-MD5"] = base64.b64encode(bytes.fromhex(md5)).decode()
+        return SignedPut(self._sign("upload_part", expires_at, **params), headers)
+
+    async def list_parts(self, upload: Multipart) -> list[Part]:
+        return await asyncio.to_thread(self._list_parts, upload)
+
+    async def finish(self, upload: Multipart) -> None:
+        await asyncio.to_thread(self._finish, upload)
+
+    async def abort(self, upload: Multipart) -> None:
+        await asyncio.to_thread(self._abort, upload)
+
+    async def put_file(self, key: str, path: Path) -> None:
+        await asyncio.to_thread(self._upload, self._name(key), path)
+        await asyncio.to_thread(path.unlink)
+
+    async def require_space(self, size: int) -> None:
+        """A bucket has no end."""
+
+    async def digest(self, key: str, *, progress: Callable[[int], None] | None = None) -> tuple[str, int]:
+        reader = await asyncio.to_thread(self.reader, key)
+        return await sha256_of(reader, step=_HASH_STEP, ahead=_HASH_AHEAD, progress=progress)
+
+    def reader(self, key: str) -> ObjectReader:
+        with bucket_errors():
+            head = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+        return ObjectReader(self._client, self._bucket, self._name(key), head["ContentLength"])
+
+    @contextlib.asynccontextmanager
+    async def local_copy(self, key: str) -> AsyncIterator[Path]:
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+            path = Path(folder) / "blob"
+            await asyncio.to_thread(self._download, self._name(key), path)
+            yield path
+
+    def get_url(self, key: str, *, expires_at: int, base_url: str) -> str:  # noqa: ARG002 - the bucket has its own address
+        return self._sign("get_object", expires_at, Key=self._name(key), ResponseContentDisposition="attachment")
+
+    async def delete(self, key: str) -> None:
+        await self._call("delete_object", Key=self._name(key))
+
+    async def delete_prefix(self, prefix: str) -> None:
+        await asyncio.to_thread(self._delete_prefix, f"{self._name(prefix)}/")
+
+    def _name(self, key: str) -> str:
+        return self._prefix + check_key(key)
+
+    def _sign(self, operation: str, expires_at: int, **params: Any) -> str:
+        seconds = min(max(1, expires_at - int(self._clock())), LONGEST_LINK)
+        with bucket_errors():
+            url: str = self._client.generate_presigned_url(
+                operation, Params={"Bucket": self._bucket, **params}, ExpiresIn=seconds
+            )
+        return url
+
+    async def _call(self, operation: str, **params: Any) -> Any:
+        with bucket_errors():
+            return await asyncio.to_thread(getattr(self._client, operation), Bucket=self._bucket, **params)
+
+    def _list_parts(self, upload: Multipart) -> list[Part]:
+        pages = self._client.get_paginator("list_parts").paginate(
+            Bucket=self._bucket, Key=self._name(upload.key), UploadId=upload.id
+        )
+        with bucket_errors():
+            found = [part for page in pages for part in page.get("Parts", ())]
+        parts = (Part(part["PartNumber"] - 1, part["Size"], part["ETag"]) for part in found)
+        return [part for part in parts if part.number < upload.count and part.size == upload.span(part.number)[1]]
+
+    def _finish(self, upload: Multipart) -> None:
+        try:
+            parts = self._list_parts(upload)
+        except MultipartNotFound:
+            # Finished before, by a call whose answer was lost.
+            with contextlib.suppress(BlobNotFound):
+                if self.reader(upload.key).size == upload.size:
+                    return
+            raise
+        there = {part.number for part in parts}
+        if missing := [number for number in range(upload.count) if number not in there]:
+            raise PartsMissing(missing)
+        where = {"Bucket": self._bucket, "Key": self._name(upload.key)}
+        with bucket_errors():
+            if not parts:  # S3 completes no upload without parts
+                self._client.put_object(**where, Body=b"")
+                self._client.abort_multipart_upload(**where, UploadId=upload.id)
+                return
+            listed = [{"PartNumber": part.number + 1, "ETag": part.etag} for part in parts]
+            self._client.complete_multipart_upload(**where, UploadId=upload.id, MultipartUpload={"Parts": listed})
+
+    def _abort(self, upload: Multipart) -> None:
+        with contextlib.suppress(MultipartNotFound), bucket_errors():
+            self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._name(upload.key), UploadId=upload.id)
+
+    def _upload(self, name: str, path: Path) -> None:
+        with bucket_errors():
+            self._client.upload_file(str(path), self._bucket, name)
+
+    def _download(self, name: str, path: Path) -> None:
+        with bucket_errors():
+            self._client.download_file(self._bucket, name, str(path))
+
+    def _delete_prefix(self, prefix: str) -> None:
+        where = {"Bucket": self._bucket, "Prefix": prefix}
+        with bucket_errors():
+            for page in self._client.get_paginator("list_multipart_uploads").paginate(**where):
+                for upload in page.get("Uploads", ()):
+                    self._client.abort_multipart_upload(
+                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+            # One by one: not every S3 (Google's) knows DeleteObjects, and a model has few files.
+            for page in self._client.get_paginator("list_objects_v2").paginate(**where):
+                for entry in page.get("Contents", ()):
+                    self._client.delete_object(Bucket=self._bucket, Key=entry["Key"])

@@ -1,0 +1,159 @@
+"""An upload in progress in the folder store: one sparse file written in place, and a small mark per part that is there.
+
+    <staging>/<key>/<id>/data          as long as the finished file from the start
+    <staging>/<key>/<id>/parts/<n>     the SHA-256 of part n, once it is on the disk
+
+A mark is written after the part is synced, and removed, for good, before the part is written anew; so a mark tells the
+truth whenever the process or the machine stops. A mark that was cut short counts as none.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from modelshare.server.storage.base import MultipartNotFound, Part, PartsMissing, StorageFull
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_sync_data = getattr(os, "fdatasync", os.fsync)
+"""macOS has no fdatasync."""
+
+
+class Staging:
+    """All of its methods block."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self._parts = folder / "parts"
+
+    def create(self, size: int) -> None:
+        with no_room():
+            self._parts.mkdir(parents=True)
+            with self.data.open("xb") as file:
+                file.truncate(size)
+
+    def open(self) -> int:
+        """A descriptor that writes to the file. Raises MultipartNotFound."""
+        try:
+            return os.open(self.data, os.O_WRONLY)
+        except FileNotFoundError:
+            raise MultipartNotFound from None
+
+    def mark(self, number: int) -> str | None:
+        """SHA-256 of the part, or None when it is not there."""
+        try:
+            text = (self._parts / str(number)).read_text(encoding="ascii")
+        except FileNotFoundError:
+            return None
+        return text if _SHA256.fullmatch(text) else None
+
+    def set_mark(self, number: int, sha256: str) -> None:
+        try:
+            with no_room():
+                (self._parts / str(number)).write_text(sha256, encoding="ascii")
+        except FileNotFoundError:
+            raise MultipartNotFound from None
+
+    def clear_mark(self, number: int) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            (self._parts / str(number)).unlink()
+            _sync(self._parts)
+
+    def parts(self, sizes: Sequence[int]) -> list[Part]:
+        """Those of the parts with these sizes that are there. Raises MultipartNotFound."""
+        if not self.data.exists():
+            raise MultipartNotFound
+        marks = ((number, size, self.mark(number)) for number, size in enumerate(sizes))
+        return [Part(number, size, mark) for number, size, mark in marks if mark is not None]
+
+    def publish(self, blob: Path, sizes: Sequence[int]) -> None:
+        """Moves the whole file to `blob`. Raises PartsMissing, MultipartNotFound."""
+        there = {part.number for part in self.parts(sizes)}
+        if missing := [number for number in range(len(sizes)) if number not in there]:
+            raise PartsMissing(missing)
+        move(self.data, blob)
+        self.remove()
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class PartWriter:
+    """Hashes one part and, unless `file` is None, writes it in place. `write` and `sync` block."""
+
+    def __init__(self, file: int | None, offset: int) -> None:
+        self._file = file
+        self._offset = offset
+        self._hash = hashlib.sha256()
+
+    def write(self, chunks: Sequence[bytes]) -> None:
+        for chunk in chunks:
+            self._hash.update(chunk)
+            if self._file is not None:
+                self._write_all(self._file, memoryview(chunk))
+
+    def sync(self) -> None:
+        if self._file is not None:
+            with no_room():
+                _sync_data(self._file)
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def _write_all(self, file: int, rest: memoryview) -> None:
+        with no_room():
+            while rest:
+                written = os.pwrite(file, rest, self._offset)
+                self._offset += written
+                rest = rest[written:]
+
+
+def move(source: Path, blob: Path) -> None:
+    """Makes `source` the blob, durably: by rename, or by a copy from another file system."""
+    with no_room():
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _sync(source)
+            source.replace(blob)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy(source, blob)
+            source.unlink()
+        _sync(blob.parent)
+
+
+@contextlib.contextmanager
+def no_room() -> Iterator[None]:
+    """Turns the system's ways of saying so into StorageFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFull from error
+        raise
+
+
+def _copy(source: Path, blob: Path) -> None:
+    partial = blob.with_name(f".{blob.name}.partial")  # no key has a segment that starts with a dot
+    try:
+        shutil.copyfile(source, partial)
+        _sync(partial)
+        partial.replace(blob)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

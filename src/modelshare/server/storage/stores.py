@@ -1,0 +1,28 @@
+"""The store that the settings name."""
+
+import importlib
+from pathlib import Path
+
+from modelshare.server.storage.base import BlobStore, DirectStore, StorageSettingError
+from modelshare.server.storage.local import FolderStore
+
+
+def open_store(url: str | None, *, data_dir: Path, secret: bytes) -> BlobStore:
+    """`url`: None for a folder in `data_dir`, or `s3://bucket/prefix?endpoint=…` (see bucket.py).
+
+    `secret` signs the folder's download links. Raises StorageSettingError.
+    """
+    if url is None:
+        return FolderStore(data_dir / "storage", secret)
+    return _open_bucket(url, data_dir / "scratch")
+
+
+def _open_bucket(url: str, scratch: Path) -> DirectStore:
+    # By name, because boto3 takes half a second to import and is only installed with the extra `s3`.
+    try:
+        bucket = importlib.import_module("modelshare.server.storage.bucket")
+        s3 = importlib.import_module("modelshare.server.storage.s3")
+    except ModuleNotFoundError as error:
+        raise StorageSettingError("Storage in a bucket needs boto3: pip install 'modelshare[server,s3]'.") from error
+    store: DirectStore = s3.S3Store(bucket.S3Options.parse(url), scratch=scratch)
+    return store

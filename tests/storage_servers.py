@@ -1,0 +1,87 @@
+"""Real servers for tests of storage: rclone's S3 server, which checks signatures, and granian around an ASGI app."""
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from granian.constants import Interfaces
+from granian.server.embed import Server
+
+_DEADLINE = 20
+"""Seconds that a server may take to answer."""
+
+
+@dataclass(frozen=True)
+class S3Server:
+    endpoint: str
+    bucket: str
+    access_key: str = "AKIAMODELSHARE000001"  # rclone refuses ids of fewer than 20 characters
+    secret_key: str = "secret-of-the-test-bucket"
+
+    @property
+    def url(self) -> str:
+        """For the setting `storage_url`, with a prefix, as an owner's bucket may be shared."""
+        return f"s3://{self.bucket}/weights?endpoint={self.endpoint}"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Where boto3 looks for the keys."""
+        return {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path) -> Iterator[S3Server]:
+    """An S3 server with one bucket, whose objects are files in `folder`."""
+    (folder / "models").mkdir(parents=True)
+    port = free_port()
+    server = S3Server(f"http://127.0.0.1:{port}", "models")
+    command = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
+    command += ["--auth-key", f"{server.access_key},{server.secret_key}", "--log-level", "CRITICAL", str(folder)]
+    with subprocess.Popen(command) as process:
+        try:
+            _await_port(port, process)
+            yield server
+        finally:
+            process.terminate()
+
+
+@contextlib.asynccontextmanager
+async def granian(app: Any) -> AsyncIterator[str]:
+    """The base URL at which granian serves `app`, in this process and loop."""
+    port = free_port()
+    server = Server(app, port=port, interface=Interfaces.ASGINL, log_enabled=False)
+    serving = asyncio.create_task(server.serve())
+    try:
+        while True:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                break
+            await asyncio.sleep(0.01)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop()  # type: ignore[no-untyped-call] # granian types this one not
+        await serving
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _DEADLINE
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.02)
+    raise RuntimeError("rclone's S3 server does not come up")
