@@ -30,7 +30,7 @@ INITIAL_CREDIT: Final = 1 << 20
 
 
 class CloseCode(IntEnum):
-    """Why the server ended a link; the close frame's reason says it in words. RFC 6455 leaves 4000-4999 to applications.
+    """Why the server ended a link; its reason says it in words. RFC 6455 leaves 4000-4999 to applications.
 
     A credential that is unknown gets no link at all: the handshake is answered with 403.
     """

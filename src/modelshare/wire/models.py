@@ -181,3 +181,9 @@ class CatalogPage(Response):
     has_more: bool = False
     next_cursor: str | None = None
     facets: dict[str, list[FacetCount]] | None = None
+
+
+class FeatureRequest(Request):
+    """Whether the platform features the model in its catalog."""
+
+    featured: bool

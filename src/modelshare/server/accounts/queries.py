@@ -1,0 +1,49 @@
+"""Every select on projects and keys."""
+
+import uuid
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import joinedload
+
+from modelshare.server.accounts.tables import KeyRow, KeyValueRow, ProjectRow
+from modelshare.server.db import owned
+
+
+async def key_value(session: AsyncSession, value_hash: str) -> KeyValueRow | None:
+    """A value with its key and project."""
+    return await session.get(KeyValueRow, value_hash, options=[joinedload(KeyValueRow.key).joinedload(KeyRow.project)])
+
+
+async def values_of(session: AsyncSession, key_id: uuid.UUID) -> list[KeyValueRow]:
+    return list(await session.scalars(select(KeyValueRow).where(KeyValueRow.key_id == key_id)))
+
+
+async def keys(session: AsyncSession, project_id: str, limit: int, after: uuid.UUID | None) -> list[KeyRow]:
+    """Newest first."""
+    statement = owned(KeyRow, project_id).order_by(KeyRow.id.desc()).limit(limit)
+    return list(await session.scalars(statement.where(KeyRow.id < after) if after else statement))
+
+
+async def key(session: AsyncSession, project_id: str, key_id: uuid.UUID) -> KeyRow | None:
+    return await session.scalar(owned(KeyRow, project_id).where(KeyRow.id == key_id))
+
+
+async def project(session: AsyncSession, project_id: str) -> ProjectRow | None:
+    return await session.get(ProjectRow, project_id)
+
+
+async def projects(session: AsyncSession, limit: int, after: tuple[int, str] | None) -> list[ProjectRow]:
+    """Oldest first."""
+    statement = select(ProjectRow).order_by(ProjectRow.created_at, ProjectRow.id).limit(limit)
+    if after:
+        created_at, project_id = after
+        statement = statement.where(
+            (ProjectRow.created_at > created_at)
+            | ((ProjectRow.created_at == created_at) & (ProjectRow.id > project_id))
+        )
+    return list(await session.scalars(statement))
+
+
+async def has_platform_key(session: AsyncSession) -> bool:
+    return await session.scalar(select(KeyRow.id).where(KeyRow.project_id.is_(None)).limit(1)) is not None

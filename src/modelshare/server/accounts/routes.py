@@ -1,0 +1,61 @@
+"""`/v1/keys` and `/v1/platform/projects`."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+
+from modelshare.server.accounts import service
+from modelshare.server.http import (
+    Caller,
+    PagingDep,
+    PlatformCaller,
+    PlatformDep,
+    ProjectRoute,
+    ReadSession,
+    WriteSession,
+    require,
+)
+from modelshare.wire.base import Page
+from modelshare.wire.keys import Key, KeyCreate, KeyWithValue, Project, ProjectCreate, ProjectWithKey, Scope
+
+router = APIRouter(route_class=ProjectRoute)
+KeysCaller = Annotated[Caller, Depends(require(Scope.KEYS))]
+
+
+@router.get("/v1/keys", tags=["keys"])
+async def list_keys(caller: KeysCaller, session: ReadSession, paging: PagingDep) -> Page[Key]:
+    """The project's keys, newest first; never their values."""
+    return await service.list_keys(session, caller, paging)
+
+
+@router.post("/v1/keys", status_code=201, tags=["keys"])
+async def create_key(caller: KeysCaller, session: WriteSession, platform: PlatformDep, body: KeyCreate) -> KeyWithValue:
+    """A new key. Its value is in this answer and nowhere else."""
+    return await service.create_key(session, caller, body, now=platform.now())
+
+
+@router.post("/v1/keys/{key_id}/rotate", tags=["keys"])
+async def rotate_key(caller: KeysCaller, session: WriteSession, platform: PlatformDep, key_id: str) -> KeyWithValue:
+    """A new value for the key; the old one works 24 hours more."""
+    grace = platform.settings.keys_rotation_grace_seconds
+    return await service.rotate_key(session, caller, key_id, now=platform.now(), grace_seconds=grace)
+
+
+@router.delete("/v1/keys/{key_id}", status_code=204, tags=["keys"])
+async def revoke_key(caller: KeysCaller, session: WriteSession, platform: PlatformDep, key_id: str) -> None:
+    """Ends the key with all its values, at once and on every process."""
+    await service.revoke_key(session, caller, key_id, now=platform.now())
+
+
+@router.get("/v1/platform/projects", tags=["platform"])
+async def list_projects(_: PlatformCaller, session: ReadSession, paging: PagingDep) -> Page[Project]:
+    """All projects, oldest first."""
+    return await service.list_projects(session, paging)
+
+
+@router.post("/v1/platform/projects", status_code=201, tags=["platform"])
+async def create_project(
+    caller: PlatformCaller, session: WriteSession, platform: PlatformDep, body: ProjectCreate
+) -> ProjectWithKey:
+    """A new project with its first key, whose value is in this answer and nowhere else."""
+    return await service.create_project(session, body, now=platform.now(), actor=caller.actor)

@@ -1,0 +1,59 @@
+"""Projects, their keys, and the values of those keys."""
+
+import uuid
+
+from sqlalchemy import ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from modelshare.server.db import Table
+from modelshare.server.ids import new_id, new_project_id
+
+
+class ProjectRow(Table):
+    """A tenant."""
+
+    __tablename__ = "projects"
+    __table_args__ = (UniqueConstraint("slug"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=new_project_id)
+    name: Mapped[str]
+    slug: Mapped[str]
+    quota_bytes: Mapped[int | None]
+    """None takes the platform's default."""
+    created_at: Mapped[int]
+
+
+class KeyRow(Table):
+    """A key; its values are rows of their own, since a rotated key has two for a day."""
+
+    __tablename__ = "keys"
+    __table_args__ = (Index("ix_keys_project_id", "project_id"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    """None: a platform key."""
+    name: Mapped[str]
+    hint: Mapped[str]
+    scopes: Mapped[list[str]]
+    allowed_ips: Mapped[list[str]]
+    endpoint: Mapped[str | None]
+    created_at: Mapped[int]
+    expires_at: Mapped[int | None]
+    revoked_at: Mapped[int | None]
+    last_used_at: Mapped[int | None]
+
+    project: Mapped[ProjectRow | None] = relationship(lazy="raise")
+
+
+class KeyValueRow(Table):
+    """One value of a key: its SHA-256, never the value."""
+
+    __tablename__ = "key_values"
+    __table_args__ = (Index("ix_key_values_key_id", "key_id"),)
+
+    hash: Mapped[str] = mapped_column(primary_key=True)
+    key_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("keys.id", ondelete="CASCADE"))
+    expires_at: Mapped[int | None]
+    """Set when the key is rotated: until when this old value works."""
+
+    key: Mapped[KeyRow] = relationship(lazy="raise")

@@ -1,0 +1,172 @@
+"""The only wiring: `create_app(settings)` puts the parts together and answers an ASGI application.
+
+Requests part ways here before any framework sees them: downloads under a signed link, an agent's link, inference, and
+everything else (FastAPI). `/{project_id}/v1/...` is `/v1/...` with the project named.
+"""
+
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from modelshare import __version__
+from modelshare.server import health, migrations
+from modelshare.server.accounts import routes as accounts_routes
+from modelshare.server.accounts import service as accounts
+from modelshare.server.audit import routes as audit_routes
+from modelshare.server.db import Database
+from modelshare.server.endpoints import routes as endpoints_routes
+from modelshare.server.endpoints.service import Terms
+from modelshare.server.errors import ApiError, install_handlers
+from modelshare.server.http import Caller, Platform
+from modelshare.server.ratelimit import TokenBuckets
+from modelshare.server.settings import Settings
+from modelshare.server.sharing import routes as sharing_routes
+from modelshare.server.sharing import tiers
+from modelshare.server.storage import links
+from modelshare.server.storage.files import BlobFiles
+from modelshare.server.storage.local import FolderStore
+from modelshare.wire.keys import Project
+from modelshare.wire.tiers import Tier
+
+_PROJECT_PATH = re.compile(r"/(proj_[0-9a-f]{12})(/v1(?:/.*)?)")
+
+
+class Application:
+    """The platform as one ASGI application."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        self.database = Database(settings.database)
+        self.platform = _platform(settings, self.database, clock)
+        self.api = _api(self.platform)
+        store = self.platform.store
+        self._files = BlobFiles(store) if isinstance(store, FolderStore) else None
+        self._running = AsyncExitStack()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        await self._route(scope)(scope, receive, send)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Application"]:
+        """Migrates, starts what works in the background, and stops it in the end."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.database.close)
+            await migrations.upgrade(self.database)
+            await self.database.start()
+            yield self
+
+    def _route(self, scope: Scope) -> ASGIApp:
+        if scope["type"] == "http":
+            if self._files is not None and scope["path"].startswith(links.PATH):
+                return self._files
+            named = _PROJECT_PATH.fullmatch(scope["path"])
+            if named:
+                scope["project_id"], scope["path"] = named.groups()
+                scope["raw_path"] = scope["path"].encode()
+        return self.api
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self._running.enter_async_context(self.running())
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._running.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def create_app(settings: Settings) -> Application:
+    """The whole platform for these settings; starts when its lifespan does."""
+    return Application(settings)
+
+
+def _platform(settings: Settings, database: Database, clock: Callable[[], float]) -> Platform:
+    keys = accounts.KeyRing(database, clock)
+    book = tiers.load(settings.tiers_file)
+
+    async def find_project(project_id: str) -> Project | None:
+        async with database.read() as session:
+            return await accounts.get_project(session, project_id)
+
+    async def record_refusal(caller: Caller, error: ApiError) -> None:
+        await accounts.record_refusal(database, caller, error, now=int(clock()))
+
+    platform = Platform(
+        settings=settings,
+        database=database,
+        store=FolderStore(settings.data_dir / "storage", settings.signing_secret(), clock=clock),
+        authenticate=keys.authenticate,
+        find_project=find_project,
+        record_refusal=record_refusal,
+        public_buckets=TokenBuckets(settings.public_requests_per_minute, clock),
+        clock=clock,
+    )
+    platform.parts[accounts.KeyRing] = keys
+    platform.parts[tiers.TierBook] = book
+    platform.parts[Terms] = Terms(book, promotion=settings.catalog_promotion == "on", capacity=_no_capacity)
+    return platform
+
+
+def _api(platform: Platform) -> FastAPI:
+    api = FastAPI(
+        title="modelshare",
+        version=__version__,
+        summary="Publish AI models into a public catalog without surrendering the weights.",
+        servers=[
+            {"url": "/", "description": "The key decides the project"},
+            {
+                "url": "/{project_id}",
+                "description": "The project is named",
+                "variables": {"project_id": {"default": "proj_000000000000"}},
+            },
+        ],
+    )
+    api.state.platform = platform
+    install_handlers(api)
+    for router in (
+        sharing_routes.public,
+        sharing_routes.router,
+        endpoints_routes.router,
+        accounts_routes.router,
+        audit_routes.router,
+        health.router,
+    ):
+        api.include_router(router)
+    api.add_middleware(RequestId)
+    return api
+
+
+async def _no_capacity(session: AsyncSession, caller: Caller, tier: Tier) -> list[str]:
+    return []
+
+
+class RequestId:
+    """Gives every answer an `X-Request-Id` to quote when something went wrong."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = uuid.uuid4().hex.encode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)

@@ -1,0 +1,73 @@
+"""The audit log: written in the transaction of the change it tells of."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.audit.tables import AuditRow
+from modelshare.server.db import owned
+from modelshare.server.http import Paging, decode_cursor, encode_cursor
+from modelshare.server.ids import parse_uuid
+from modelshare.wire.base import Page
+from modelshare.wire.usage import AuditEntry
+
+SYSTEM = "system"
+"""The actor of what the platform does by itself."""
+
+
+def record(
+    session: AsyncSession,
+    *,
+    project_id: str | None,
+    now: int,
+    actor: str,
+    action: str,
+    target: str,
+    reason: str | None = None,
+    refused: bool = False,
+    **details: Any,
+) -> None:
+    """Adds a row: `action` reads `subject.verb`, `target` reads `subject:<id>`."""
+    session.add(
+        AuditRow(
+            project_id=project_id,
+            at=now,
+            actor=actor,
+            action=action,
+            target=target,
+            outcome="refused" if refused else "done",
+            reason=reason,
+            details=details,
+        )
+    )
+
+
+async def page(session: AsyncSession, project_id: str | None, paging: Paging) -> Page[AuditEntry]:
+    """The newest entries first, of one project or (None) of the platform itself."""
+    if project_id is None:
+        statement = select(AuditRow).where(AuditRow.project_id.is_(None))
+    else:
+        statement = owned(AuditRow, project_id)
+    if paging.after:
+        (last,) = decode_cursor(paging.after, 1)
+        statement = statement.where(AuditRow.id < parse_uuid(str(last)))
+    rows = list(await session.scalars(statement.order_by(AuditRow.id.desc()).limit(paging.limit + 1)))
+    more = len(rows) > paging.limit
+    rows = rows[: paging.limit]
+    return Page(
+        data=[_entry(row) for row in rows], has_more=more, next_cursor=encode_cursor(str(rows[-1].id)) if more else None
+    )
+
+
+def _entry(row: AuditRow) -> AuditEntry:
+    return AuditEntry(
+        id=str(row.id),
+        at=row.at,
+        actor=row.actor,
+        action=row.action,
+        target=row.target,
+        outcome="refused" if row.outcome == "refused" else "done",
+        reason=row.reason,
+        details=row.details,
+    )

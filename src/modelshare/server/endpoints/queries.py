@@ -1,0 +1,81 @@
+"""Every select on endpoints and usage."""
+
+import uuid
+from collections.abc import Collection
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import joinedload
+
+from modelshare.server.accounts.tables import ProjectRow
+from modelshare.server.db import locked, owned
+from modelshare.server.endpoints.tables import EndpointRow, UsageRow
+from modelshare.server.registry.tables import ModelRow
+
+
+def _whole(statement: Select[EndpointRow]) -> Select[EndpointRow]:
+    model = joinedload(EndpointRow.model)
+    return statement.options(
+        joinedload(EndpointRow.project), model.joinedload(ModelRow.project), model.selectinload(ModelRow.versions)
+    )
+
+
+async def endpoint(session: AsyncSession, project_id: str, slug: str) -> EndpointRow | None:
+    """With its project, its model and the model's versions, as they are now."""
+    statement = _whole(owned(EndpointRow, project_id).where(EndpointRow.slug == slug))
+    return await session.scalar(statement.execution_options(populate_existing=True))
+
+
+async def lock_endpoint(session: AsyncSession, project_id: str, slug: str) -> EndpointRow | None:
+    """Locked, without what hangs on it. Lock its model first."""
+    return await session.scalar(locked(owned(EndpointRow, project_id).where(EndpointRow.slug == slug)))
+
+
+async def model_id_of(session: AsyncSession, project_id: str, slug: str) -> uuid.UUID | None:
+    statement = owned(EndpointRow, project_id).where(EndpointRow.slug == slug)
+    return await session.scalar(statement.with_only_columns(EndpointRow.model_id))
+
+
+async def page(session: AsyncSession, project_id: str, limit: int, after: uuid.UUID | None) -> list[EndpointRow]:
+    """Newest first."""
+    statement = _whole(owned(EndpointRow, project_id)).order_by(EndpointRow.id.desc()).limit(limit)
+    return list(await session.scalars(statement.where(EndpointRow.id < after) if after else statement))
+
+
+async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None) -> list[EndpointRow]:
+    """All active endpoints of all projects whose model is still there, or those of `ids`."""
+    statement = select(EndpointRow).where(EndpointRow.is_active, EndpointRow.model_id.is_not(None))
+    if ids is not None:
+        statement = statement.where(EndpointRow.id.in_(ids))
+    model = joinedload(EndpointRow.model)
+    statement = statement.options(model.joinedload(ModelRow.project), model.selectinload(ModelRow.versions))
+    return list(await session.scalars(statement.order_by(EndpointRow.id)))
+
+
+async def active_by_tier_and_project(session: AsyncSession, model_id: uuid.UUID) -> list[tuple[str, str, int]]:
+    """(tier, project id, active endpoints) of a model."""
+    statement = (
+        select(EndpointRow.tier, EndpointRow.project_id, func.count())
+        .where(EndpointRow.model_id == model_id, EndpointRow.is_active)
+        .group_by(EndpointRow.tier, EndpointRow.project_id)
+    )
+    return [(tier, project_id, count) for tier, project_id, count in await session.execute(statement)]
+
+
+async def deploying_projects(session: AsyncSession, model_id: uuid.UUID, most: int = 200) -> list[tuple[str, int]]:
+    """(public name, active endpoints) of the projects that deploy a model, those with most first."""
+    many = func.count()
+    statement = (
+        select(ProjectRow.name, many)
+        .join(EndpointRow, EndpointRow.project_id == ProjectRow.id)
+        .where(EndpointRow.model_id == model_id, EndpointRow.is_active)
+        .group_by(ProjectRow.id, ProjectRow.name)
+        .order_by(many.desc(), ProjectRow.name)
+        .limit(most)
+    )
+    return [(name, count) for name, count in await session.execute(statement)]
+
+
+async def tokens_served(session: AsyncSession, model_id: uuid.UUID) -> int:
+    total = func.coalesce(func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens), 0)
+    return int(await session.scalar(select(total).where(UsageRow.model_id == model_id)) or 0)

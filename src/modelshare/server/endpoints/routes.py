@@ -1,0 +1,98 @@
+"""`/v1/endpoints`, and the owner's view of who deploys a model."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+
+from modelshare.server.endpoints import service
+from modelshare.server.endpoints.service import Terms
+from modelshare.server.http import (
+    BaseUrl,
+    Caller,
+    ModelId,
+    PagingDep,
+    PlatformDep,
+    ProjectRoute,
+    ReadSession,
+    WriteSession,
+    require,
+)
+from modelshare.wire.base import Page
+from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation
+from modelshare.wire.keys import Scope
+from modelshare.wire.models import CatalogFootprint
+
+router = APIRouter(route_class=ProjectRoute, tags=["endpoints"])
+EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
+ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
+
+
+def _terms(request: Request) -> Terms:
+    terms: Terms = request.app.state.platform.parts[Terms]
+    return terms
+
+
+TermsDep = Annotated[Terms, Depends(_terms)]
+
+
+@router.get("/v1/endpoints")
+async def list_endpoints(
+    caller: EndpointsCaller, session: ReadSession, paging: PagingDep, base_url: BaseUrl
+) -> Page[Endpoint]:
+    """The project's endpoints, newest first."""
+    return service.listing(*await service.page(session, caller, paging), base_url)
+
+
+@router.post("/v1/endpoints", status_code=201)
+async def create_endpoint(
+    caller: EndpointsCaller,
+    session: WriteSession,
+    platform: PlatformDep,
+    terms: TermsDep,
+    base_url: BaseUrl,
+    body: EndpointCreate,
+) -> Endpoint:
+    """A new endpoint. A refusal says why and what would make it possible, as `explain` does."""
+    return service.view(await service.create(session, caller, body, terms, now=platform.now()), base_url)
+
+
+@router.post("/v1/endpoints/explain")
+async def explain_endpoint(
+    caller: EndpointsCaller, session: ReadSession, terms: TermsDep, body: EndpointCreate
+) -> Explanation:
+    """Whether this endpoint could be created now, and if not, why not and what would make it possible."""
+    return await service.explain(session, caller, body, terms)
+
+
+@router.get("/v1/endpoints/{slug}")
+async def get_endpoint(caller: EndpointsCaller, session: ReadSession, base_url: BaseUrl, slug: str) -> Endpoint:
+    """One endpoint of the project."""
+    return service.view(await service.get(session, caller, slug), base_url)
+
+
+@router.patch("/v1/endpoints/{slug}")
+async def change_endpoint(
+    caller: EndpointsCaller,
+    session: WriteSession,
+    platform: PlatformDep,
+    terms: TermsDep,
+    base_url: BaseUrl,
+    slug: str,
+    body: EndpointPatch,
+) -> Endpoint:
+    """Switches an endpoint on or off, moves it to another tier, or changes its version."""
+    return service.view(await service.change(session, caller, slug, body, terms, now=platform.now()), base_url)
+
+
+@router.delete("/v1/endpoints/{slug}", status_code=204)
+async def delete_endpoint(
+    caller: EndpointsCaller, session: WriteSession, platform: PlatformDep, terms: TermsDep, slug: str
+) -> None:
+    """Deletes an endpoint."""
+    await service.delete(session, caller, slug, terms, now=platform.now())
+
+
+@router.get("/v1/models/{model_id}/catalog", tags=["models"])
+async def get_footprint(caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> CatalogFootprint:
+    """The owner's view of a model's footprint: role, counts per tier, deploying projects, tokens served."""
+    return await service.footprint(session, caller, model_id)

@@ -1,0 +1,383 @@
+"""Endpoints: create, move, switch, delete, and explain why not.
+
+Changes lock the model first, then the endpoint, and keep the model's counts and role in the same transaction.
+"""
+
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.audit import service as audit
+from modelshare.server.db import is_unique_violation, notify
+from modelshare.server.endpoints import queries
+from modelshare.server.endpoints.rules import Intent, came_to_shared_tier, counts_as_new
+from modelshare.server.endpoints.tables import EndpointRow
+from modelshare.server.errors import ApiError, Conflict, InvalidRequest, NotFound, PermissionDenied, Refusal
+from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
+from modelshare.server.ids import parse_uuid
+from modelshare.server.registry import service as registry
+from modelshare.server.registry.service import EndpointCounts
+from modelshare.server.registry.tables import ModelRow
+from modelshare.server.sharing import rules
+from modelshare.server.sharing import service as sharing
+from modelshare.server.sharing.tiers import TierBook
+from modelshare.wire.base import Page
+from modelshare.wire.endpoints import (
+    Endpoint,
+    EndpointCreate,
+    EndpointPatch,
+    EndpointProgress,
+    EndpointStatus,
+    Explanation,
+    Reason,
+)
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.models import CatalogFootprint, DeployingProject
+from modelshare.wire.tiers import Tier
+
+ENDPOINTS_TOPIC = "endpoints"
+"""Notification that an endpoint changed; the subject is `<project id>/<slug>`."""
+MODEL_GONE = "The model was deleted by its owner. Delete this endpoint and create one with another model."
+
+
+class Capacity(Protocol):
+    """Says what a deployer should know of the machines behind a tier; the fleet answers."""
+
+    async def __call__(self, session: AsyncSession, caller: Caller, tier: Tier) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What decides beside the rows: the platform's tiers and whether endpoints promote."""
+
+    tiers: TierBook
+    promotion: bool
+    capacity: Capacity
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveEndpoint:
+    """An active endpoint, as the fleet needs it."""
+
+    id: uuid.UUID
+    project_id: str
+    slug: str
+    tier: str
+    model_id: uuid.UUID
+    served_name: str
+    """`{owner's slug}/{model name}`."""
+    version_id: uuid.UUID | None
+    """The version it wants now; None while that is not ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Assessment:
+    """What the rules say of a wish. `reasons` is empty when it is possible."""
+
+    model: ModelRow | None
+    reasons: list[Reason]
+
+
+async def explain(session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: Terms) -> Explanation:
+    """Whether the caller could create this endpoint now, and if not, why and what would make it possible."""
+    assessment = await _assess(session, caller, wish, terms, lock=False)
+    reasons = list(assessment.reasons)
+    if await queries.endpoint(session, caller.project, wish.slug) is not None:
+        reasons.append(_slug_taken(wish.slug))
+    tier = terms.tiers.get(wish.tier)
+    notes = []
+    if tier is not None and not reasons:
+        notes = rules.tier_notes(tier) + await terms.capacity(session, caller, tier)
+    return Explanation(possible=not reasons, reasons=reasons, notes=notes)
+
+
+async def create(session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: Terms, *, now: int) -> EndpointRow:
+    """A new endpoint; refused with the words of `explain`."""
+    assessment = await _assess(session, caller, wish, terms, lock=True)
+    model = assessment.model
+    if assessment.reasons or model is None:
+        raise _refused(assessment.reasons[0], Refusal("endpoint.create", f"model:{wish.model}"))
+    row = EndpointRow(
+        project_id=caller.project,
+        slug=wish.slug,
+        model_id=model.id,
+        tier=wish.tier,
+        version=None if wish.version == "latest" else wish.version,
+        is_active=True,
+        status=EndpointStatus.PROVISIONING,
+        created_at=now,
+    )
+    session.add(row)
+    try:
+        await session.flush()
+    except IntegrityError as error:
+        if not is_unique_violation(error):
+            raise
+        raise _refused(_slug_taken(wish.slug), None) from error
+    _record(session, caller, "endpoint.create", row, now, tier=row.tier, model=str(model.id))
+    await _changed(session, caller, model, row, None, Intent(row.tier, row.is_active), terms=terms, now=now)
+    return await get(session, caller, wish.slug)
+
+
+async def get(session: AsyncSession, caller: Caller, slug: str) -> EndpointRow:
+    """The caller's own endpoint; 404 otherwise."""
+    row = await queries.endpoint(session, caller.project, slug)
+    if row is None:
+        raise _absent()
+    return row
+
+
+async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[list[EndpointRow], str | None]:
+    """The caller's endpoints, newest first, and the cursor of the next page."""
+    after = parse_uuid(str(decode_cursor(paging.after, 1)[0])) if paging.after else None
+    rows = await queries.page(session, caller.project, paging.limit + 1, after)
+    more = len(rows) > paging.limit
+    rows = rows[: paging.limit]
+    return rows, encode_cursor(str(rows[-1].id)) if more else None
+
+
+async def change(
+    session: AsyncSession, caller: Caller, slug: str, patch: EndpointPatch, terms: Terms, *, now: int
+) -> EndpointRow:
+    """Switches, moves or re-versions an endpoint; what counts as new is refused as a new one would be."""
+    model, row = await _locked(session, caller, slug)
+    before = Intent(row.tier, row.is_active)
+    after = Intent(patch.tier or row.tier, row.is_active if patch.is_active is None else patch.is_active)
+    version = patch.version or row.version or "latest"
+    if counts_as_new(before, after) or patch.version is not None:
+        wish = EndpointCreate(slug=slug, model=str(row.model_id), tier=after.tier, version=version)
+        assessment = await _assess(session, caller, wish, terms, lock=True, keeps_tier=not counts_as_new(before, after))
+        if assessment.reasons:
+            raise _refused(assessment.reasons[0], Refusal("endpoint.change", f"endpoint:{row.id}"))
+    row.tier, row.version = after.tier, None if version == "latest" else version
+    if after.is_active != before.is_active:
+        row.is_active = after.is_active
+        row.status = EndpointStatus.PROVISIONING if after.is_active else EndpointStatus.INACTIVE
+        row.status_reason = row.progress = None
+    await session.flush()
+    if model is not None:
+        await _changed(session, caller, model, row, before, after, terms=terms, now=now)
+    _record(session, caller, "endpoint.change", row, now, **patch.model_dump(exclude_none=True))
+    return await get(session, caller, slug)
+
+
+async def delete(session: AsyncSession, caller: Caller, slug: str, terms: Terms, *, now: int) -> None:
+    """Deletes an endpoint; agents that held its model for nobody else delete the weights."""
+    model, row = await _locked(session, caller, slug)
+    before = Intent(row.tier, row.is_active)
+    await session.delete(row)
+    await session.flush()
+    if model is not None:
+        await _changed(session, caller, model, row, before, Intent(row.tier, is_active=False), terms=terms, now=now)
+    _record(session, caller, "endpoint.delete", row, now, slug=slug)
+
+
+async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None = None) -> list[ActiveEndpoint]:
+    """Active endpoints of all projects, for the fleet."""
+    return [_active(row) for row in await queries.active(session, ids)]
+
+
+async def observe(
+    session: AsyncSession,
+    endpoint_id: uuid.UUID,
+    *,
+    status: EndpointStatus,
+    reason: str | None,
+    progress: EndpointProgress | None,
+) -> None:
+    """Keeps what the fleet sees of an active endpoint; the owner's intent is not the fleet's to change."""
+    row = await session.get(EndpointRow, endpoint_id, with_for_update=True, populate_existing=True)
+    if row is None or not row.is_active:
+        return
+    new = (status.value, reason, progress.model_dump() if progress else None)
+    if (row.status, row.status_reason, row.progress) != new:
+        if row.status != status:
+            notify(session, ENDPOINTS_TOPIC, f"{row.project_id}/{row.slug}")
+        row.status, row.status_reason, row.progress = new
+
+
+async def footprint(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> CatalogFootprint:
+    """The owner's view of who deploys the model; projects by their public names, never what they ask it."""
+    model, share = await sharing.get(session, caller, model_id)
+    by_tier: dict[str, int] = {}
+    for tier, _, count in await queries.active_by_tier_and_project(session, model.id):
+        by_tier[tier] = by_tier.get(tier, 0) + count
+    return CatalogFootprint(
+        model=str(model.id),
+        is_shared=share is not None,
+        catalog_role=sharing.role_of(share),
+        shared_at=share.shared_at if share else None,
+        featured=share.featured if share else False,
+        deployment_count=share.deployment_count if share else 0,
+        endpoints_by_tier=by_tier,
+        deploying_projects=[
+            DeployingProject(project=name, endpoints=count)
+            for name, count in await queries.deploying_projects(session, model.id)
+        ],
+        tokens_served=await queries.tokens_served(session, model.id),
+    )
+
+
+def view(row: EndpointRow, base_url: str) -> Endpoint:
+    resolved = registry.resolve(row.model, row.version) if row.model else None
+    status, reason = EndpointStatus(row.status), row.status_reason
+    if row.model is None:
+        status, reason = EndpointStatus.FAILED, MODEL_GONE
+    return Endpoint(
+        id=str(row.id),
+        slug=row.slug,
+        model=str(row.model_id) if row.model_id else None,
+        model_name=_served_name(row.model) if row.model else None,
+        tier=row.tier,
+        version=row.version or "latest",
+        resolved_version=resolved.version if resolved else None,
+        status=status,
+        status_reason=reason,
+        progress=EndpointProgress.model_validate(row.progress) if row.progress else None,
+        is_active=row.is_active,
+        base_url=f"{base_url}/{row.project_id}/{row.slug}/v1",
+        created_at=row.created_at,
+    )
+
+
+async def _assess(
+    session: AsyncSession,
+    caller: Caller,
+    wish: EndpointCreate,
+    terms: Terms,
+    *,
+    lock: bool,
+    keeps_tier: bool = False,
+) -> _Assessment:
+    """Asks the rules. `keeps_tier`: only the version of an endpoint changes, so its place needs no new leave."""
+    model_id = parse_uuid(wish.model)
+    model = await registry.find_any(session, model_id, lock=lock) if model_id else None
+    facts = await sharing.facts(session, model) if model else None
+    if model is None or facts is None:
+        return _Assessment(None, [rules.invisible()])
+    relation = sharing.relation(caller, model)
+    tier = terms.tiers.get(wish.tier)
+    reasons: list[Reason] = []
+    if not keeps_tier:
+        if not rules.is_visible(relation, facts):
+            return _Assessment(None, [rules.invisible()])
+        if tier is None:
+            return _Assessment(model, [rules.unknown_tier(wish.tier, terms.tiers)])
+        reasons = rules.selection_reasons(relation, facts, tier)
+    if not reasons and registry.resolve(model, None if wish.version == "latest" else wish.version) is None:
+        ready = ", ".join(version.version for version in model.versions if version.manifest_digest)
+        reasons.append(
+            Reason(
+                rule="version",
+                message=f"The model has no ready version `{wish.version}`.",
+                fix=f"Choose `latest` or one of: {ready}.",
+            )
+        )
+    return _Assessment(model, reasons)
+
+
+async def _locked(session: AsyncSession, caller: Caller, slug: str) -> tuple[ModelRow | None, EndpointRow]:
+    model_id = await queries.model_id_of(session, caller.project, slug)
+    model = await registry.find_any(session, model_id, lock=True) if model_id else None
+    row = await queries.lock_endpoint(session, caller.project, slug)
+    if row is None:
+        raise _absent()
+    return model, row
+
+
+async def _changed(
+    session: AsyncSession,
+    caller: Caller,
+    model: ModelRow,
+    row: EndpointRow,
+    before: Intent | None,
+    after: Intent,
+    *,
+    terms: Terms,
+    now: int,
+) -> None:
+    """Counts the model's active endpoints anew and lets sharing draw the consequences."""
+    counted = await queries.active_by_tier_and_project(session, model.id)
+    counts = EndpointCounts(
+        total=sum(count for _, _, count in counted),
+        foreign=sum(count for _, project_id, count in counted if project_id != model.project_id),
+        on_shared_tiers=sum(count for tier, _, count in counted if rules.is_shared_tier(tier)),
+    )
+    await sharing.endpoints_changed(
+        session,
+        model,
+        counts,
+        came_to_shared_tier=came_to_shared_tier(before, after),
+        promotion=terms.promotion,
+        actor=caller.actor,
+        now=now,
+    )
+    notify(session, ENDPOINTS_TOPIC, f"{row.project_id}/{row.slug}")
+
+
+def _refused(reason: Reason, refusal: Refusal | None) -> ApiError:
+    """The error that says what `explain` says."""
+    text = f"{reason.message} {reason.fix}"
+    match reason.rule:
+        case "visibility":
+            return NotFound(text, code=ErrorCode.MODEL_NOT_FOUND, param="model", refusal=refusal)
+        case "tier" | "version":
+            return InvalidRequest(text, param=reason.rule, refusal=refusal)
+        case "slug":
+            return Conflict(text, code=ErrorCode.SLUG_TAKEN, param="slug")
+        case "status":
+            return Conflict(text, param="model", refusal=refusal)
+        case _:
+            return PermissionDenied(text, code=ErrorCode.TIER_NOT_ALLOWED, param="tier", refusal=refusal)
+
+
+def _slug_taken(slug: str) -> Reason:
+    return Reason(
+        rule="slug",
+        message=f"Your project has an endpoint `{slug}` already.",
+        fix="Choose another slug, or delete that endpoint.",
+    )
+
+
+def _absent() -> NotFound:
+    return NotFound(
+        "There is no such endpoint in your project. GET /v1/endpoints lists yours.", code=ErrorCode.ENDPOINT_NOT_FOUND
+    )
+
+
+def _active(row: EndpointRow) -> ActiveEndpoint:
+    assert row.model is not None  # noqa: S101 - the query asks for it
+    version = registry.resolve(row.model, row.version)
+    return ActiveEndpoint(
+        id=row.id,
+        project_id=row.project_id,
+        slug=row.slug,
+        tier=row.tier,
+        model_id=row.model.id,
+        served_name=_served_name(row.model),
+        version_id=version.id if version else None,
+    )
+
+
+def _served_name(model: ModelRow) -> str:
+    return f"{model.project.slug}/{model.name}"
+
+
+def _record(session: AsyncSession, caller: Caller, action: str, row: EndpointRow, now: int, **details: Any) -> None:
+    audit.record(
+        session,
+        project_id=row.project_id,
+        now=now,
+        actor=caller.actor,
+        action=action,
+        target=f"endpoint:{row.id}",
+        **details,
+    )
+
+
+def listing(rows: list[EndpointRow], cursor: str | None, base_url: str) -> Page[Endpoint]:
+    return Page(data=[view(row, base_url) for row in rows], has_more=cursor is not None, next_cursor=cursor)

@@ -1,0 +1,65 @@
+"""Endpoints, and what was used through them."""
+
+import uuid
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from modelshare.server.accounts.tables import ProjectRow
+from modelshare.server.db import JsonColumn, Table
+from modelshare.server.ids import new_id
+from modelshare.server.registry.tables import ModelRow
+
+
+class EndpointRow(Table):
+    """An endpoint: the deployer's intent, and what the fleet last observed of it."""
+
+    __tablename__ = "endpoints"
+    __table_args__ = (
+        UniqueConstraint("project_id", "slug"),
+        Index("ix_endpoints_model_id", "model_id", "is_active", "tier"),
+        Index("ix_endpoints_tier", "tier", "is_active"),
+        CheckConstraint("status IN ('provisioning', 'active', 'degraded', 'inactive', 'failed')", name="status"),
+        CheckConstraint("is_active OR status IN ('inactive', 'failed')", name="inactive_status"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    slug: Mapped[str]
+    model_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("models.id", ondelete="SET NULL"))
+    """None after the owner deleted the model."""
+    tier: Mapped[str]
+    version: Mapped[str | None]
+    """A fixed version, or None for the latest."""
+    is_active: Mapped[bool]
+    status: Mapped[str]
+    status_reason: Mapped[str | None]
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
+    """`wire.endpoints.EndpointProgress` of the most advanced agent."""
+    created_at: Mapped[int]
+
+    project: Mapped[ProjectRow] = relationship(lazy="raise")
+    model: Mapped[ModelRow | None] = relationship(lazy="raise")
+
+
+class UsageRow(Table):
+    """Requests and tokens of one day, endpoint and key. Ids, not references: usage outlives what it came through."""
+
+    __tablename__ = "usage"
+    __table_args__ = (
+        Index("ix_usage_project_id_day", "project_id", "day"),
+        Index("ix_usage_model_id", "model_id"),
+    )
+
+    day: Mapped[str] = mapped_column(primary_key=True)
+    """`YYYY-MM-DD`, UTC."""
+    endpoint_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    key_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    project_id: Mapped[str]
+    endpoint_slug: Mapped[str]
+    model_id: Mapped[uuid.UUID | None]
+    requests: Mapped[int]
+    errors: Mapped[int]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]

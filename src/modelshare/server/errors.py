@@ -1,0 +1,164 @@
+"""The errors a route may answer with, and the one handler.
+
+ApiError
+├── InvalidRequest 400
+├── Unauthenticated 401
+├── PermissionDenied 403
+├── NotFound 404
+├── Conflict 409
+├── PayloadTooLarge 413
+├── RateLimited 429
+├── StorageFull 507
+└── Unavailable 503
+
+Every other exception becomes a 500 that says nothing of the inside.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from modelshare.wire.errors import ErrorCode, ErrorType
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What the audit log keeps of a refused action."""
+
+    action: str
+    target: str
+
+
+class ApiError(Exception):
+    """An answer other than success. `message` is shown to people: one sentence that says what to do next."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[ErrorType] = ErrorType.SERVER
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: ErrorCode | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+        refusal: Refusal | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
+        self.refusal = refusal
+
+    def body(self) -> dict[str, object]:
+        return envelope(self.message, self.type, self.code, self.param)
+
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+
+class InvalidRequest(ApiError):
+    status = 400
+    type = ErrorType.INVALID_REQUEST
+
+
+class Unauthenticated(ApiError):
+    status = 401
+    type = ErrorType.AUTHENTICATION
+
+    def __init__(self, message: str = "Authentication required") -> None:
+        super().__init__(message)
+
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class PermissionDenied(ApiError):
+    status = 403
+    type = ErrorType.PERMISSION
+
+
+class NotFound(ApiError):
+    status = 404
+    type = ErrorType.NOT_FOUND
+
+
+class Conflict(ApiError):
+    status = 409
+    type = ErrorType.CONFLICT
+
+
+class PayloadTooLarge(ApiError):
+    status = 413
+    type = ErrorType.INVALID_REQUEST
+
+
+class RateLimited(ApiError):
+    status = 429
+    type = ErrorType.RATE_LIMIT
+
+
+class Unavailable(ApiError):
+    status = 503
+    type = ErrorType.SERVER
+
+
+class StorageFull(ApiError):
+    status = 507
+    type = ErrorType.SERVER
+
+
+def envelope(message: str, type_: ErrorType, code: str | None = None, param: str | None = None) -> dict[str, object]:
+    return {"error": {"message": message, "type": type_, "code": code, "param": param}}
+
+
+def install_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _api_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)  # noqa: S101 - narrows for the type checker; registered for this type only
+    return JSONResponse(error.body(), error.status, error.headers())
+
+
+async def _validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"})
+    message = first["msg"].removeprefix("Value error, ")
+    text = f"`{where}`: {message}." if where else f"{message}."
+    if first["type"] == "json_invalid":
+        text = "The body is not valid JSON. Send a JSON object with Content-Type: application/json."
+    return JSONResponse(envelope(text.replace("..", "."), ErrorType.INVALID_REQUEST, None, where or None), 400)
+
+
+_TYPES: Mapping[int, ErrorType] = {404: ErrorType.NOT_FOUND, 403: ErrorType.PERMISSION}
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - as above
+    message = str(error.detail)
+    if error.status_code == 404:  # noqa: PLR2004 - the status itself
+        message = f"There is no route {request.method} {request.url.path}. See /docs for the ones there are."
+    elif error.status_code == 405:  # noqa: PLR2004 - the status itself
+        message = f"{request.method} is not possible on {request.url.path}. See /docs for what is."
+    type_ = _TYPES.get(error.status_code, ErrorType.INVALID_REQUEST)
+    return JSONResponse(envelope(message, type_), error.status_code, dict(error.headers or {}))
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("request failed", path=request.url.path, method=request.method, exc_info=error)
+    message = "Something went wrong on our side. Try again; if it stays, tell the operator the X-Request-Id."
+    return JSONResponse(envelope(message, ErrorType.SERVER), 500)

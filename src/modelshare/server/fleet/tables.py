@@ -1,0 +1,91 @@
+"""Join keys, the agents that came by them, and what each agent holds."""
+
+import uuid
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from modelshare.server.db import JsonColumn, Table
+from modelshare.server.ids import new_id
+from modelshare.server.registry.tables import VersionRow
+
+
+class JoinKeyRow(Table):
+    """A join key. Revoking it keeps the agents that enrolled with it."""
+
+    __tablename__ = "join_keys"
+    __table_args__ = (UniqueConstraint("hash"), Index("ix_join_keys_project_id", "project_id"))
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    """None: the platform's, for shared agents."""
+    name: Mapped[str]
+    hash: Mapped[str]
+    tiers: Mapped[list[str] | None] = mapped_column(JsonColumn)
+    """Shared tiers an agent serves; None for a private agent."""
+    created_at: Mapped[int]
+    expires_at: Mapped[int | None]
+    revoked_at: Mapped[int | None]
+
+
+class AgentRow(Table):
+    """An enrolled agent."""
+
+    __tablename__ = "agents"
+    __table_args__ = (
+        UniqueConstraint("token_hash"),
+        Index("ix_agents_project_id", "project_id"),
+        CheckConstraint("state IN ('pending', 'active', 'disconnected', 'suspended', 'removed')", name="state"),
+        CheckConstraint("(project_id IS NULL) = (tiers IS NOT NULL)", name="private_or_shared"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    token_hash: Mapped[str]
+    tiers: Mapped[list[str] | None] = mapped_column(JsonColumn)
+    state: Mapped[str]
+    capabilities: Mapped[dict[str, Any]]
+    linked_to: Mapped[str | None]
+    """URL of the server process that holds its link, for the other processes."""
+    link_token: Mapped[uuid.UUID | None]
+    """Names the link, so that an old link's end does not disconnect a newer one."""
+    created_at: Mapped[int]
+    last_seen_at: Mapped[int | None]
+
+
+class DeploymentRow(Table):
+    """A model version that an agent is to hold, and how far it is. The row is the agent's right to the weights."""
+
+    __tablename__ = "deployments"
+    __table_args__ = (
+        UniqueConstraint("agent_id", "version_id"),
+        Index("ix_deployments_version_id", "version_id"),
+        CheckConstraint(
+            "phase IN ('waiting', 'pulling', 'verifying', 'converting', 'loading', 'ready', 'failed')", name="phase"
+        ),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    agent_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("agents.id", ondelete="CASCADE"))
+    version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id", ondelete="CASCADE"))
+    phase: Mapped[str]
+    bytes_done: Mapped[int] = mapped_column(default=0)
+    bytes_total: Mapped[int] = mapped_column(default=0)
+    reason: Mapped[str | None]
+    routes: Mapped[list[str]] = mapped_column(JsonColumn, default=list)
+    """What the engine serves when ready."""
+    created_at: Mapped[int]
+
+    agent: Mapped[AgentRow] = relationship(lazy="raise")
+    version: Mapped[VersionRow] = relationship(lazy="raise")
+
+
+class ServingRow(Table):
+    """The version that an active endpoint answers with, or did last. None yet: no row."""
+
+    __tablename__ = "serving"
+
+    endpoint_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("endpoints.id", ondelete="CASCADE"), primary_key=True)
+    version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id", ondelete="CASCADE"))

@@ -1,0 +1,242 @@
+"""What routes are made of: the platform's parts, the caller, sessions, paging, ids.
+
+`ProjectRoute` authenticates before anything else of the request is read, so that nobody learns from an error what a
+key would be needed to learn.
+"""
+
+import base64
+import binascii
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Protocol
+
+from fastapi import Depends, Query, Request, Response
+from fastapi.routing import APIRoute
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.db import Database
+from modelshare.server.errors import ApiError, InvalidRequest, NotFound, PermissionDenied, RateLimited, Unauthenticated
+from modelshare.server.ids import parse_uuid
+from modelshare.server.ratelimit import TokenBuckets
+from modelshare.server.settings import Settings
+from modelshare.server.storage.base import BlobStore
+from modelshare.wire.base import PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.keys import Project, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent the request, as the key says.
+
+    A platform key has no project of its own; on `/{project_id}/v1/...` it acts in that project.
+    """
+
+    key_id: uuid.UUID
+    project_id: str | None
+    project_slug: str | None
+    scopes: frozenset[Scope]
+    """Empty means all."""
+    endpoint: str | None = None
+    """Slug of the only endpoint the key may call."""
+    is_platform: bool = False
+
+    @property
+    def project(self) -> str:
+        """The project's id; a key that resolves to no project is as good as none."""
+        if self.project_id is None:
+            raise Unauthenticated
+        return self.project_id
+
+    @property
+    def actor(self) -> str:
+        """For the audit log."""
+        return f"key:{self.key_id}"
+
+    def allows(self, scope: Scope) -> bool:
+        return not self.scopes or scope in self.scopes
+
+
+class Authenticate(Protocol):
+    async def __call__(self, secret: str, address: str) -> Caller | None: ...
+
+
+class FindProject(Protocol):
+    async def __call__(self, project_id: str) -> Project | None: ...
+
+
+class RecordRefusal(Protocol):
+    async def __call__(self, caller: Caller, error: ApiError) -> None: ...
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The parts that routes use, wired once in `app.py`."""
+
+    settings: Settings
+    database: Database
+    store: BlobStore
+    authenticate: Authenticate
+    find_project: FindProject
+    record_refusal: RecordRefusal
+    public_buckets: TokenBuckets
+    clock: Callable[[], float] = time.time
+    parts: dict[type, Any] = field(default_factory=dict)
+    """What single domains keep while the process runs (links, snapshots), by type."""
+
+    def now(self) -> int:
+        """Unix seconds."""
+        return int(self.clock())
+
+
+class ProjectRoute(APIRoute):
+    """A route that needs a key."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def authenticated(request: Request) -> Response:
+            request.state.caller = await authenticate(request)
+            return await handle(request)
+
+        return authenticated
+
+
+def get_platform(request: Request) -> Platform:
+    platform: Platform = request.app.state.platform
+    return platform
+
+
+async def authenticate(request: Request) -> Caller:
+    """The caller, or 401; 404 when the path names a project that is not the key's own."""
+    platform = get_platform(request)
+    secret = bearer(request.headers.get("authorization"))
+    caller = await platform.authenticate(secret, client_address(request)) if secret else None
+    if caller is None:
+        raise Unauthenticated
+    named = request.scope.get("project_id")
+    if named is None or named == caller.project_id:
+        return caller
+    project = await platform.find_project(named) if caller.is_platform else None
+    if project is None:
+        raise NotFound(
+            "There is no such project, or this key is not one of its keys.", code=ErrorCode.PROJECT_NOT_FOUND
+        )
+    return replace(caller, project_id=project.id, project_slug=project.slug)
+
+
+def bearer(header: str | None) -> str | None:
+    """The credential of an Authorization header."""
+    scheme, _, secret = (header or "").partition(" ")
+    return secret.strip() or None if scheme.lower() == "bearer" else None
+
+
+def client_address(request: Request) -> str:
+    """The client's address; X-Forwarded-For counts only from a trusted proxy."""
+    address = request.client.host if request.client else ""
+    forwarded = request.headers.get("x-forwarded-for")
+    if forwarded and address in get_platform(request).settings.trusted_proxies:
+        return forwarded.rsplit(",", 1)[-1].strip()
+    return address
+
+
+def base_url(request: Request) -> str:
+    """How the client reaches the platform, without a slash at the end."""
+    return (get_platform(request).settings.public_url or f"{request.url.scheme}://{request.url.netloc}").rstrip("/")
+
+
+def require(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
+    """A dependency: the caller's project key with this scope."""
+
+    async def caller(request: Request) -> Caller:
+        found: Caller = request.state.caller
+        _ = found.project
+        if not found.allows(scope):
+            raise PermissionDenied(f"This key lacks the scope `{scope}`. Use a key that has it, or one without scopes.")
+        return found
+
+    return caller
+
+
+async def _platform_caller(request: Request) -> Caller:
+    found: Caller = request.state.caller
+    if not found.is_platform:
+        raise PermissionDenied("This route needs a platform key (scope `platform`): they start with `msp_`.")
+    return found
+
+
+async def _read_session(request: Request) -> AsyncIterator[AsyncSession]:
+    async with get_platform(request).database.read() as session:
+        yield session
+
+
+async def _write_session(request: Request) -> AsyncIterator[AsyncSession]:
+    platform = get_platform(request)
+    try:
+        async with platform.database.write() as session:
+            yield session
+    except ApiError as error:
+        if error.refusal is not None:
+            await platform.record_refusal(request.state.caller, error)
+        raise
+
+
+async def _model_id(model_id: str) -> uuid.UUID:
+    value = parse_uuid(model_id)
+    if value is None:
+        raise InvalidRequest("Invalid model ID")
+    return value
+
+
+async def public_rate_limit(request: Request) -> None:
+    """A dependency of routes without a key: so many requests a minute from one address."""
+    wait = get_platform(request).public_buckets.take(client_address(request))
+    if wait:
+        raise RateLimited(
+            f"Too many requests from your address. Try again in {wait} s.",
+            code=ErrorCode.RATE_LIMIT_EXCEEDED,
+            retry_after=wait,
+        )
+
+
+# The session's transaction ends before the response is sent, hence the scope.
+ReadSession = Annotated[AsyncSession, Depends(_read_session, scope="function")]
+WriteSession = Annotated[AsyncSession, Depends(_write_session, scope="function")]
+PlatformDep = Annotated[Platform, Depends(get_platform)]
+PlatformCaller = Annotated[Caller, Depends(_platform_caller)]
+ModelId = Annotated[uuid.UUID, Depends(_model_id)]
+BaseUrl = Annotated[str, Depends(base_url)]
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    limit: int
+    after: str | None
+
+
+async def _paging(
+    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = PAGE_LIMIT_DEFAULT, after: str | None = None
+) -> Paging:
+    return Paging(limit, after)
+
+
+PagingDep = Annotated[Paging, Depends(_paging)]
+
+
+def encode_cursor(*values: str | int | None) -> str:
+    """A cursor that carries the sort values of a page's last row."""
+    return base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, length: int) -> list[Any]:
+    """The values of `encode_cursor`; 400 for anything else."""
+    try:
+        values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError):
+        values = None
+    if not isinstance(values, list) or len(values) != length:
+        raise InvalidRequest("`after` is no cursor of this list. Take it from `next_cursor`.", param="after")
+    return values

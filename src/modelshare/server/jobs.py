@@ -1,0 +1,182 @@
+"""Work in the background: rows that say what is to be done, and leases that say who is doing it.
+
+A job is enqueued in the transaction of the change that wants it. A worker takes a lease (a token and an expiry), works
+outside any transaction, and finishes guarded by the token: a worker that was too slow, or was thought dead, changes
+nothing. A killed process's jobs are taken up again when their lease runs out, and at once when the process starts anew.
+"""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import Index, UniqueConstraint, delete, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+
+from modelshare.server.db import Database, Table, notify
+from modelshare.server.ids import new_id
+
+log = structlog.get_logger()
+
+TOPIC = "jobs"
+LEASE_SECONDS = 30
+"""A lease is renewed every third of this while its worker lives."""
+POLL_SECONDS = 5.0
+"""How often a worker looks without having been told."""
+MAX_ATTEMPTS = 5
+
+
+class JobRow(Table):
+    """One piece of work; the row is deleted when it is done."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (UniqueConstraint("kind", "subject"), Index("ix_jobs_run_after", "run_after"))
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    kind: Mapped[str]
+    subject: Mapped[str]
+    run_after: Mapped[int]
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_token: Mapped[uuid.UUID | None]
+    lease_until: Mapped[int | None]
+    lease_holder: Mapped[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on a job. `last` says that no further attempt follows a failure of this one."""
+
+    job_id: uuid.UUID
+    token: uuid.UUID
+    subject: str
+    last: bool
+
+
+Handler = Callable[[Lease], Awaitable[None]]
+"""Does the work; an exception means try again later."""
+
+
+async def enqueue(session: AsyncSession, kind: str, subject: str, *, now: int) -> None:
+    """Asks for the work, once: a job of the same kind and subject that is there already is run anew."""
+    row = await session.scalar(select(JobRow).where(JobRow.kind == kind, JobRow.subject == subject))
+    if row is None:
+        session.add(JobRow(kind=kind, subject=subject, run_after=now))
+    else:
+        row.run_after, row.attempts, row.lease_token, row.lease_until, row.lease_holder = now, 0, None, None, None
+    notify(session, TOPIC, kind)
+
+
+async def holds(session: AsyncSession, lease: Lease) -> bool:
+    """True while the lease is still this worker's; ask in the transaction that applies the work."""
+    statement = select(JobRow.id).where(JobRow.id == lease.job_id, JobRow.lease_token == lease.token)
+    return await session.scalar(statement.with_for_update()) is not None
+
+
+class Worker:
+    """Runs the jobs of one process, `parallel` at a time."""
+
+    def __init__(
+        self,
+        database: Database,
+        handlers: Mapping[str, Handler],
+        clock: Callable[[], float],
+        *,
+        holder: str,
+        parallel: int = 2,
+    ) -> None:
+        """`holder` names the process's place (its data folder and address), so that a restart knows its own leases."""
+        self._database = database
+        self._handlers = handlers
+        self._clock = clock
+        self._holder = holder
+        self._parallel = parallel
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        database.subscribe(TOPIC, lambda _: self._wake.set())
+
+    async def start(self) -> None:
+        """Frees what a process of the same place left behind, then works."""
+        async with self._database.write() as session:
+            await session.execute(
+                update(JobRow)
+                .where(JobRow.lease_holder == self._holder)
+                .values(lease_token=None, lease_until=None, lease_holder=None)
+            )
+        self._tasks = [asyncio.create_task(self._run()) for _ in range(self._parallel)]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                taken = await self._take()
+            except Exception as error:  # noqa: BLE001 - a worker outlives a database that is away for a while
+                log.warning("cannot look for jobs", error=str(error))
+                taken = None
+            if taken is not None:
+                await self._work(*taken)
+                continue
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
+
+    async def _take(self) -> tuple[str, Lease] | None:
+        now = int(self._clock())
+        free = or_(JobRow.lease_until.is_(None), JobRow.lease_until < now)
+        async with self._database.read() as session:
+            if await session.scalar(select(JobRow.id).where(JobRow.run_after <= now, free).limit(1)) is None:
+                return None
+        async with self._database.write() as session:
+            statement = select(JobRow).where(JobRow.run_after <= now, free, JobRow.kind.in_(self._handlers))
+            row = await session.scalar(
+                statement.order_by(JobRow.run_after, JobRow.id).limit(1).with_for_update(skip_locked=True)
+            )
+            if row is None:
+                return None
+            row.attempts += 1
+            row.lease_token, row.lease_until, row.lease_holder = uuid.uuid4(), now + LEASE_SECONDS, self._holder
+            return row.kind, Lease(row.id, row.lease_token, row.subject, row.attempts >= MAX_ATTEMPTS)
+
+    async def _work(self, kind: str, lease: Lease) -> None:
+        renewing = asyncio.create_task(self._renew(lease))
+        try:
+            await self._handlers[kind](lease)
+        except Exception as error:
+            log.warning("job failed", kind=kind, subject=lease.subject, last=lease.last, exc_info=error)
+            await self._give_back(lease)
+        else:
+            async with self._database.write() as session:
+                await session.execute(
+                    delete(JobRow).where(JobRow.id == lease.job_id, JobRow.lease_token == lease.token)
+                )
+        finally:
+            renewing.cancel()
+
+    async def _renew(self, lease: Lease) -> None:
+        while True:
+            await asyncio.sleep(LEASE_SECONDS / 3)
+            async with self._database.write() as session:
+                await session.execute(
+                    update(JobRow)
+                    .where(JobRow.id == lease.job_id, JobRow.lease_token == lease.token)
+                    .values(lease_until=int(self._clock()) + LEASE_SECONDS)
+                )
+
+    async def _give_back(self, lease: Lease) -> None:
+        async with self._database.write() as session:
+            row = await session.scalar(
+                select(JobRow).where(JobRow.id == lease.job_id, JobRow.lease_token == lease.token).with_for_update()
+            )
+            if row is None:
+                return
+            if lease.last:
+                await session.delete(row)
+            else:
+                row.run_after = int(self._clock()) + 2**row.attempts
+                row.lease_token = row.lease_until = row.lease_holder = None

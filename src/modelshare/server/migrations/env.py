@@ -1,0 +1,14 @@
+"""Alembic's entry: runs on the connection that `migrations.upgrade` hands in."""
+
+from alembic import context
+
+from modelshare.server.migrations.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    render_as_batch=True,
+    compare_server_default=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,59 @@
+"""Token buckets: so much per minute, with room for a burst. Pure; the clock is passed in."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Bucket:
+    """Holds up to `capacity` tokens and gains `per_minute` tokens a minute."""
+
+    per_minute: float
+    capacity: float
+    level: float
+    updated: float
+    """Seconds, monotonic."""
+
+    def refill(self, now: float) -> None:
+        self.level = min(self.capacity, self.level + (now - self.updated) * self.per_minute / 60)
+        self.updated = now
+
+    def take(self, amount: float, now: float) -> int:
+        """0 when the tokens were there (they are taken); else the whole seconds until they will be."""
+        self.refill(now)
+        if self.level >= amount:
+            self.level -= amount
+            return 0
+        return max(1, math.ceil((amount - self.level) * 60 / self.per_minute))
+
+    def charge(self, amount: float, now: float) -> None:
+        """Takes tokens that were already used, going below zero if need be."""
+        self.refill(now)
+        self.level -= amount
+
+
+class TokenBuckets:
+    """One bucket per subject; the least recently used are forgotten beyond `most`."""
+
+    def __init__(
+        self, per_minute: float, clock: Callable[[], float], *, burst: float = 0.5, most: int = 100_000
+    ) -> None:
+        self._per_minute = per_minute
+        self._capacity = per_minute * (1 + burst)
+        self._clock = clock
+        self._most = most
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def take(self, subject: str) -> int:
+        """0 when one more is allowed, else the seconds to wait."""
+        now = self._clock()
+        bucket = self._buckets.get(subject)
+        if bucket is None:
+            bucket = self._buckets[subject] = Bucket(self._per_minute, self._capacity, self._capacity, now)
+            if len(self._buckets) > self._most:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(subject)
+        return bucket.take(1, now)

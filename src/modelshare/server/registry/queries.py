@@ -1,0 +1,64 @@
+"""Every select on models and versions."""
+
+import uuid
+from collections.abc import Collection
+
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import joinedload, selectinload
+
+from modelshare.server.db import locked, owned
+from modelshare.server.registry.tables import BlobRow, FileRow, ModelRow, VersionRow
+
+
+def _whole(statement: Select[ModelRow]) -> Select[ModelRow]:
+    return statement.options(joinedload(ModelRow.project), selectinload(ModelRow.versions))
+
+
+async def model(session: AsyncSession, project_id: str, model_id: uuid.UUID) -> ModelRow | None:
+    """A model of this project, with its project and versions."""
+    return await session.scalar(_whole(owned(ModelRow, project_id).where(ModelRow.id == model_id)))
+
+
+async def model_named(session: AsyncSession, project_id: str, name: str) -> ModelRow | None:
+    return await session.scalar(_whole(owned(ModelRow, project_id).where(ModelRow.name == name)))
+
+
+async def lock_model(session: AsyncSession, model_id: uuid.UUID) -> bool:
+    """Locks the model for the transaction, whoever owns it; False when there is none.
+
+    All that changes a model's sharing or its endpoints takes this lock first.
+    """
+    return await session.scalar(locked(select(ModelRow).where(ModelRow.id == model_id))) is not None
+
+
+async def any_model(session: AsyncSession, model_id: uuid.UUID) -> ModelRow | None:
+    """A model of whatever project: for the rules, which decide who may see it."""
+    return await session.scalar(
+        _whole(select(ModelRow).where(ModelRow.id == model_id)).execution_options(populate_existing=True)
+    )
+
+
+async def models(session: AsyncSession, project_id: str, limit: int, after: uuid.UUID | None) -> list[ModelRow]:
+    """Newest first."""
+    statement = _whole(owned(ModelRow, project_id)).order_by(ModelRow.id.desc()).limit(limit)
+    return list(await session.scalars(statement.where(ModelRow.id < after) if after else statement))
+
+
+async def version(session: AsyncSession, version_id: uuid.UUID) -> VersionRow | None:
+    return await session.get(VersionRow, version_id)
+
+
+async def versions_of(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> list[VersionRow]:
+    return list(await session.scalars(select(VersionRow).where(VersionRow.model_id.in_(model_ids))))
+
+
+async def files_with_keys(session: AsyncSession, version_id: uuid.UUID) -> list[tuple[FileRow, str]]:
+    """A version's files by path, each with where in storage its bytes are."""
+    statement = (
+        select(FileRow, BlobRow.key)
+        .join(BlobRow, (BlobRow.project_id == FileRow.project_id) & (BlobRow.sha256 == FileRow.sha256))
+        .where(FileRow.version_id == version_id)
+        .order_by(FileRow.path)
+    )
+    return [(row, key) for row, key in await session.execute(statement)]

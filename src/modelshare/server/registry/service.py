@@ -1,0 +1,175 @@
+"""Models: read, edit, delete; what other domains ask of them.
+
+What the lists show of a model is its latest version, or the newest one while none is ready yet.
+"""
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.audit import service as audit
+from modelshare.server.db import is_unique_violation, notify
+from modelshare.server.errors import Conflict, InvalidRequest, NotFound
+from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
+from modelshare.server.ids import parse_uuid
+from modelshare.server.registry import queries
+from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.models import ModelPatch, ModelStatus, Version
+
+MODELS_TOPIC = "models"
+"""Notification that a model, its versions or its sharing changed; the subject is the model's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of a version and where in storage its bytes are."""
+
+    path: str
+    size: int
+    sha256: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointCounts:
+    """Active endpoints of a model."""
+
+    total: int
+    foreign: int
+    """Of other projects than the owner's."""
+    on_shared_tiers: int
+
+
+async def find(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> ModelRow | None:
+    """The caller's own model."""
+    return await queries.model(session, caller.project, model_id)
+
+
+async def get(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> ModelRow:
+    """The caller's own model; 404 otherwise."""
+    row = await find(session, caller, model_id)
+    if row is None:
+        raise NotFound(
+            "There is no such model in your project. GET /v1/models lists yours.", code=ErrorCode.MODEL_NOT_FOUND
+        )
+    return row
+
+
+async def get_locked(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> ModelRow:
+    """As `get`, locked for a change."""
+    await queries.lock_model(session, model_id)
+    return await get(session, caller, model_id)
+
+
+async def find_any(session: AsyncSession, model_id: uuid.UUID, *, lock: bool = False) -> ModelRow | None:
+    """A model of whatever project: whether the caller may see it is for `sharing.rules` to say."""
+    if lock and not await queries.lock_model(session, model_id):
+        return None
+    return await queries.any_model(session, model_id)
+
+
+async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[list[ModelRow], str | None]:
+    """The caller's models, newest first, and the cursor of the next page."""
+    after = parse_uuid(str(decode_cursor(paging.after, 1)[0])) if paging.after else None
+    rows = await queries.models(session, caller.project, paging.limit + 1, after)
+    more = len(rows) > paging.limit
+    rows = rows[: paging.limit]
+    return rows, encode_cursor(str(rows[-1].id)) if more else None
+
+
+async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch: ModelPatch, *, now: int) -> ModelRow:
+    """Renames, or edits what people read. 409 when the project has a model of that name."""
+    row = await get_locked(session, caller, model_id)
+    changes = patch.model_dump(exclude_unset=True)
+    if "name" in changes and changes["name"] is None:
+        raise InvalidRequest("`name`: A model needs a name; leave the field out to keep it.", param="name")
+    for field, value in changes.items():
+        setattr(row, field, value if value is not None or field != "tags" else [])
+    try:
+        await session.flush()
+    except IntegrityError as error:
+        if not is_unique_violation(error):
+            raise
+        raise Conflict(
+            f"Your project has a model `{patch.name}` already. Choose another name.", param="name"
+        ) from error
+    _record(session, caller, "model.edit", row, now, fields=sorted(changes))
+    notify(session, MODELS_TOPIC, str(row.id))
+    return row
+
+
+async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, now: int) -> None:
+    """Deletes the model with all versions. 409 while active endpoints of other projects use it."""
+    row = await get_locked(session, caller, model_id)
+    if row.foreign_endpoints:
+        many = "1 active endpoint" if row.foreign_endpoints == 1 else f"{row.foreign_endpoints} active endpoints"
+        raise Conflict(
+            f"{many} of other projects still use this model, so it cannot be deleted. "
+            "Unshare it so that nobody makes a new one; they go on serving until their owners end them.",
+            code=ErrorCode.MODEL_IN_USE,
+        )
+    _record(session, caller, "model.delete", row, now, name=row.name)
+    notify(session, MODELS_TOPIC, str(row.id))
+    await session.delete(row)
+
+
+async def stored_files(session: AsyncSession, version_id: uuid.UUID) -> list[StoredFile]:
+    return [
+        StoredFile(row.path, row.size, row.sha256, key)
+        for row, key in await queries.files_with_keys(session, version_id)
+    ]
+
+
+def set_usage(row: ModelRow, counts: EndpointCounts) -> None:
+    """Keeps how many active endpoints use the model; `row` is locked and the counts were made under that lock."""
+    row.active_endpoints = counts.total
+    row.foreign_endpoints = counts.foreign
+    row.shared_tier_endpoints = counts.on_shared_tiers
+
+
+def current(row: ModelRow) -> VersionRow | None:
+    """The version that stands for the model."""
+    latest = next((version for version in row.versions if version.is_latest), None)
+    return latest or (row.versions[-1] if row.versions else None)
+
+
+def resolve(row: ModelRow, wanted: str | None) -> VersionRow | None:
+    """The ready version that `wanted` names (None: the latest)."""
+    for version in row.versions:
+        if version.status == ModelStatus.READY and (version.is_latest if wanted is None else version.version == wanted):
+            return version
+    return None
+
+
+def version_view(row: VersionRow) -> Version:
+    return Version(
+        version=row.version,
+        status=ModelStatus(row.status),
+        status_reason=row.status_reason,
+        is_latest=row.is_latest,
+        size_bytes=row.size_bytes,
+        manifest_digest=row.manifest_digest,
+        created_at=row.created_at,
+    )
+
+
+def manifest_of(row: VersionRow) -> dict[str, Any]:
+    """The manifest of a ready version, as JSON."""
+    return dict(json.loads(row.manifest or b"{}"))
+
+
+def _record(session: AsyncSession, caller: Caller, action: str, row: ModelRow, now: int, **details: Any) -> None:
+    audit.record(
+        session,
+        project_id=caller.project,
+        now=now,
+        actor=caller.actor,
+        action=action,
+        target=f"model:{row.id}",
+        **details,
+    )

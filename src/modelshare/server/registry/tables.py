@@ -1,0 +1,179 @@
+"""Models, versions, the bytes they are made of, and the uploads those come by."""
+
+import uuid
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from modelshare.server.accounts.tables import ProjectRow
+from modelshare.server.db import JsonColumn, Table
+from modelshare.server.ids import new_id
+
+
+class ModelRow(Table):
+    """A model: what people read of it, and which of its versions is the latest."""
+
+    __tablename__ = "models"
+    __table_args__ = (
+        UniqueConstraint("project_id", "name"),
+        CheckConstraint("foreign_endpoints <= active_endpoints", name="foreign_endpoints"),
+        Index("ix_models_project_id_id", "project_id", "id"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    display_name: Mapped[str | None]
+    description: Mapped[str | None]
+    tags: Mapped[list[str]] = mapped_column(JsonColumn, default=list)
+    license: Mapped[str | None]
+    card: Mapped[str | None]
+    created_at: Mapped[int]
+    active_endpoints: Mapped[int] = mapped_column(default=0)
+    """Active endpoints of all projects; kept by `service.set_usage`, counted anew each time, never incremented."""
+    foreign_endpoints: Mapped[int] = mapped_column(default=0)
+    """Those of other projects than the owner's."""
+    shared_tier_endpoints: Mapped[int] = mapped_column(default=0)
+    """Those on shared tiers."""
+
+    project: Mapped[ProjectRow] = relationship(lazy="raise")
+    versions: Mapped[list["VersionRow"]] = relationship(
+        back_populates="model", lazy="raise", passive_deletes="all", order_by="VersionRow.id"
+    )
+
+
+class VersionRow(Table):
+    """One version: its manifest once it is ready, and where it stands until then."""
+
+    __tablename__ = "model_versions"
+    __table_args__ = (
+        UniqueConstraint("model_id", "version"),
+        # At most one latest version of a model.
+        Index(
+            "uq_model_versions_latest",
+            "model_id",
+            unique=True,
+            sqlite_where=text("is_latest"),
+            postgresql_where=text("is_latest"),
+        ),
+        CheckConstraint("status IN ('uploading', 'processing', 'ready', 'failed')", name="status"),
+        CheckConstraint("status <> 'ready' OR manifest IS NOT NULL", name="ready_has_manifest"),
+        CheckConstraint("NOT is_latest OR status = 'ready'", name="latest_is_ready"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    version: Mapped[str]
+    """Semantic version."""
+    status: Mapped[str]
+    status_reason: Mapped[str | None]
+    is_latest: Mapped[bool] = mapped_column(default=False)
+    make_latest: Mapped[bool] = mapped_column(default=True)
+    """Whether it becomes the latest when it is ready."""
+    manifest: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """The canonical bytes."""
+    manifest_digest: Mapped[str | None]
+    size_bytes: Mapped[int | None]
+    facts: Mapped[dict[str, Any]] = mapped_column(JsonColumn, default=dict)
+    """What inspection derived, `registry.inspection.Facts` as JSON; the columns below repeat what lists filter by."""
+    format: Mapped[str | None]
+    architecture: Mapped[str | None]
+    family: Mapped[str | None]
+    parameters: Mapped[int | None]
+    context_length: Mapped[int | None]
+    quantization: Mapped[str | None]
+    task: Mapped[str | None]
+    created_at: Mapped[int]
+
+    model: Mapped[ModelRow] = relationship(back_populates="versions", lazy="raise")
+    files: Mapped[list["FileRow"]] = relationship(lazy="raise", passive_deletes="all", order_by="FileRow.path")
+
+
+class BlobRow(Table):
+    """Bytes a project stores, by their digest. Never shared between projects: knowing a hash must not grant content."""
+
+    __tablename__ = "blobs"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    size: Mapped[int]
+    key: Mapped[str]
+    """Where in storage."""
+    created_at: Mapped[int]
+
+
+class FileRow(Table):
+    """A file of a version."""
+
+    __tablename__ = "version_files"
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "sha256"], ["blobs.project_id", "blobs.sha256"]),
+        Index("ix_version_files_blob", "project_id", "sha256"),
+    )
+
+    version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str]
+    sha256: Mapped[str]
+    size: Mapped[int]
+
+
+class UploadRow(Table):
+    """An upload session. It tells what became of it after its version is gone, hence the names beside the reference."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (
+        Index("ix_uploads_project_id_id", "project_id", "id"),
+        Index("ix_uploads_state_expires_at", "state", "expires_at"),
+        Index("ix_uploads_version_id", "version_id"),
+        CheckConstraint("state IN ('open', 'completed', 'cancelled', 'expired')", name="state"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    version_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("model_versions.id", ondelete="SET NULL"))
+    model_id: Mapped[uuid.UUID]
+    model_name: Mapped[str]
+    version_name: Mapped[str]
+    archive: Mapped[str | None]
+    """File name of the archive, None where files are sent one by one."""
+    state: Mapped[str]
+    part_size: Mapped[int]
+    bytes_total: Mapped[int]
+    created_at: Mapped[int]
+    expires_at: Mapped[int]
+
+    files: Mapped[list["UploadFileRow"]] = relationship(lazy="raise", passive_deletes="all", order_by="UploadFileRow.n")
+
+
+class UploadFileRow(Table):
+    """A file of a session: its bytes are gathering at `key`, or the project stores the same bytes already (`reused`).
+
+    The rows go when the bytes have become blobs or garbage. Which parts are there, the storage knows.
+    """
+
+    __tablename__ = "upload_files"
+
+    upload_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    path: Mapped[str]
+    size: Mapped[int]
+    sha256: Mapped[str | None]
+    """The client's claim; checked by processing."""
+    key: Mapped[str]
+    """Where in storage the bytes gather."""
+    multipart_id: Mapped[str] = mapped_column(default="")
+    """The storage's name for the upload of this file; empty until the first part comes."""
+    reused: Mapped[bool] = mapped_column(default=False)
+
+
+class GarbageRow(Table):
+    """Bytes that nothing refers to any more, until the collector has deleted them."""
+
+    __tablename__ = "garbage"
+    __table_args__ = (Index("ix_garbage_project_id", "project_id"),)
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    """A blob's key or, with `/` at its end, everything below."""
+    project_id: Mapped[str]

@@ -1,0 +1,139 @@
+"""Settings: one frozen object, read once from `modelshare.toml`, then `MODELSHARE_*`, then the command line.
+
+A setting `a_b` is `MODELSHARE_A_B` in the environment, `a_b = …` or `[a] b = …` in the file. `MODELSHARE_A_B_FILE`
+names a file that holds the value, for secrets.
+"""
+
+import os
+import secrets
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from modelshare.wire.link import MAX_REQUEST_BODY
+
+GIB = 1 << 30
+PREFIX = "MODELSHARE_"
+_NOT_SETTINGS = frozenset({"MODELSHARE_URL", "MODELSHARE_API_KEY", "MODELSHARE_CONFIG"})
+"""What the client reads; the server shares its prefix."""
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message names it and says what fits."""
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_dir: Path = Path("data")
+    """Where the embedded database and weights live, and the secret when none is set."""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    public_url: str | None = None
+    """How clients reach the platform, such as https://models.example.org; None takes each request's own address."""
+    database_url: str | None = None
+    """`postgresql://user:password@host/name`; None is SQLite in the data folder."""
+    storage_url: str | None = None
+    """`s3://bucket/prefix?endpoint=…`; None is a folder in the data folder."""
+    secret: SecretStr | None = None
+    """Signs download links. Processes behind one load balancer need the same; None makes one in the data folder."""
+    tiers_file: Path | None = None
+    """Replaces the tiers that come with the package."""
+
+    catalog_promotion: Literal["on", "off"] = "on"
+    """Off: nothing ever assigns the role `shared`."""
+    models_allow_pickle: bool = False
+    """On: pickle weights (.bin, .pt, .ckpt, .pkl) are accepted; they can run code where they are loaded."""
+    projects_quota_bytes: int = Field(default=512 * GIB, ge=0)
+    """Most bytes of weights a project may store, where it has no quota of its own."""
+    uploads_part_size: int = Field(default=64 << 20, ge=5 << 20, le=5 * GIB)
+    uploads_expire_seconds: int = Field(default=24 * 3600, ge=1)
+    """A session ends after this long without activity."""
+    grants_seconds: int = Field(default=600, ge=1)
+    """How long a grant's download links are valid."""
+    keys_rotation_grace_seconds: int = Field(default=24 * 3600, ge=0)
+    """How long the old value of a rotated key still works."""
+    public_requests_per_minute: int = Field(default=1200, ge=1)
+    """Per address, on routes that need no key."""
+    inference_max_body_bytes: int = Field(default=MAX_REQUEST_BODY, ge=1, le=MAX_REQUEST_BODY)
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses whose X-Forwarded-For is believed."""
+    log_format: Literal["text", "json"] = "text"
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL."""
+        if self.database_url is None:
+            return f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'modelshare.db'}"
+        scheme, _, rest = self.database_url.partition("://")
+        drivers = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
+        return f"{drivers.get(scheme, scheme)}://{rest}"
+
+    def signing_secret(self) -> bytes:
+        """The secret, or the one in the data folder, made on first use."""
+        if self.secret is not None:
+            return self.secret.get_secret_value().encode()
+        path = self.data_dir / "secret.key"
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return path.read_bytes()
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_hex(32).encode())
+        return path.read_bytes()
+
+
+def load(environ: Mapping[str, str], file: Path | None = None, **given: Any) -> Settings:
+    """Reads the settings; `given` (the command line) wins over the environment, the environment over the file.
+
+    Raises SettingsError with a sentence that names the setting.
+    """
+    values = {**_from_file(file), **_from_environment(environ)}
+    values.update({name: value for name, value in given.items() if value is not None})
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"The setting `{name}` is wrong: {first['msg']}.") from error
+
+
+def _from_file(file: Path | None) -> dict[str, Any]:
+    path = file or Path("modelshare.toml")
+    if not path.exists():
+        if file is not None:
+            raise SettingsError(f"The settings file {file} does not exist.")
+        return {}
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The settings file {path} is not valid TOML: {error}.") from error
+    values: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            values.update({f"{name}_{key}": inner for key, inner in value.items()})
+        else:
+            values[name] = value
+    return values
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS:
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name not in Settings.model_fields and name.endswith("_file"):
+            try:
+                values[name.removesuffix("_file")] = Path(value).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise SettingsError(f"{variable} names {value}, which cannot be read: {error.strerror}.") from error
+        elif name == "trusted_proxies":
+            values[name] = tuple(part.strip() for part in value.split(",") if part.strip())
+        else:
+            values[name] = value
+    return values

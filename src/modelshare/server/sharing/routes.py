@@ -1,0 +1,175 @@
+"""`/v1/models` with sharing, `/v1/catalog`, `/v1/tiers`."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field
+
+from modelshare.server.errors import NotFound
+from modelshare.server.http import (
+    Caller,
+    ModelId,
+    Paging,
+    PagingDep,
+    PlatformCaller,
+    PlatformDep,
+    ProjectRoute,
+    ReadSession,
+    WriteSession,
+    public_rate_limit,
+    require,
+)
+from modelshare.server.registry import service as registry
+from modelshare.server.sharing import catalog, service, views
+from modelshare.server.sharing.tiers import TierBook
+from modelshare.wire.base import Page
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.keys import Scope
+from modelshare.wire.models import (
+    CatalogModelDetail,
+    CatalogPage,
+    CatalogRole,
+    ExtendedModel,
+    FacetCount,
+    FeatureRequest,
+    Model,
+    ModelPatch,
+    UnsharePreview,
+)
+from modelshare.wire.tiers import Tier
+
+router = APIRouter(route_class=ProjectRoute, tags=["models"])
+public = APIRouter(dependencies=[Depends(public_rate_limit)])
+ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
+
+
+def _tiers(request: Request) -> TierBook:
+    book: TierBook = request.app.state.platform.parts[TierBook]
+    return book
+
+
+Tiers = Annotated[TierBook, Depends(_tiers)]
+
+
+@router.get("/v1/models")
+async def list_models(
+    caller: ModelsCaller, session: ReadSession, paging: PagingDep, *, extended: bool = False
+) -> Page[ExtendedModel] | Page[Model]:
+    """The project's models, newest first; `extended=true` tells all about each."""
+    rows, cursor = await service.page(session, caller, paging)
+    more = cursor is not None
+    if extended:
+        data = [views.extended_view(model, share, card=False) for model, share in rows]
+        return Page[ExtendedModel](data=data, has_more=more, next_cursor=cursor)
+    return Page[Model](data=[views.model_view(model) for model, _ in rows], has_more=more, next_cursor=cursor)
+
+
+@router.get("/v1/models/{model_id}")
+async def get_model(caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> ExtendedModel:
+    """One model of the project."""
+    return views.extended_view(*await service.get(session, caller, model_id))
+
+
+@router.patch("/v1/models/{model_id}")
+async def edit_model(
+    caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, body: ModelPatch
+) -> ExtendedModel:
+    """Renames a model or edits what people read of it; the manifest never changes."""
+    return views.extended_view(*await service.edit(session, caller, model_id, body, now=platform.now()))
+
+
+@router.delete("/v1/models/{model_id}", status_code=204)
+async def delete_model(caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep) -> None:
+    """Deletes a model with all its versions; 409 while active endpoints of other projects use it."""
+    await registry.delete(session, caller, model_id, now=platform.now())
+
+
+@router.post("/v1/models/{model_id}/share")
+async def share_model(
+    caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep
+) -> ExtendedModel:
+    """Puts the model into the public catalog: its manifest, never its weights."""
+    return views.extended_view(*await service.share(session, caller, model_id, now=platform.now()))
+
+
+@router.post("/v1/models/{model_id}/unshare")
+async def unshare_model(
+    caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, *, dry_run: bool = False
+) -> ExtendedModel | UnsharePreview:
+    """Takes the model out of the catalog; endpoints that exist go on serving.
+
+    `dry_run=true` changes nothing and says what would happen.
+    """
+    if dry_run:
+        return await service.unshare_preview(session, caller, model_id)
+    model = await service.unshare(session, caller, model_id, now=platform.now())
+    return views.extended_view(model, None)
+
+
+@router.post("/v1/platform/catalog/{model_id}/feature", tags=["platform"])
+async def feature_model(
+    caller: PlatformCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, body: FeatureRequest
+) -> FeatureRequest:
+    """Sets or clears the featured flag of a model in the catalog."""
+    share = await service.feature(session, caller, model_id, featured=body.featured, now=platform.now())
+    return FeatureRequest(featured=share.featured)
+
+
+@public.get("/v1/tiers", tags=["catalog"])
+async def list_tiers(tiers: Tiers) -> Page[Tier]:
+    """The service tiers and their limits."""
+    return Page(data=list(tiers))
+
+
+@public.get("/v1/catalog/models", tags=["catalog"])
+async def list_catalog(
+    session: ReadSession,
+    tiers: Tiers,
+    paging: PagingDep,
+    q: Annotated[str | None, Query(max_length=200)] = None,
+    family: str | None = None,
+    tag: str | None = None,
+    license: str | None = None,  # noqa: A002 - the contract's name
+    architecture: str | None = None,
+    format: str | None = None,  # noqa: A002 - the contract's name
+    role: CatalogRole | None = None,
+    min_parameters: Annotated[int, Field(ge=0, le=1 << 62)] | None = None,
+    max_parameters: Annotated[int, Field(ge=0, le=1 << 62)] | None = None,
+    min_context: Annotated[int, Field(ge=0, le=1 << 62)] | None = None,
+    sort: catalog.Sort = catalog.Sort.RELEVANCE,
+    *,
+    facets: bool = False,
+) -> CatalogPage:
+    """The public catalog. No key needed."""
+    filters = catalog.Filters(
+        q, family, tag, license, architecture, format, role, min_parameters, max_parameters, min_context
+    )
+    return await _catalog_page(session, tiers, filters, sort, paging, facets=facets)
+
+
+@public.get("/v1/catalog/models/{model_id}", tags=["catalog"])
+async def get_catalog_model(model_id: ModelId, session: ReadSession, tiers: Tiers) -> CatalogModelDetail:
+    """A model of the public catalog: card, facts, role, and its manifest. No key needed."""
+    found = await catalog.entry(session, model_id)
+    if found is None:
+        raise NotFound(
+            "There is no such model in the catalog; its owner may have unshared it.", code=ErrorCode.MODEL_NOT_FOUND
+        )
+    return views.catalog_detail(*found, tiers)
+
+
+async def _catalog_page(
+    session: ReadSession, tiers: TierBook, filters: catalog.Filters, sort: catalog.Sort, paging: Paging, *, facets: bool
+) -> CatalogPage:
+    entries, cursor = await catalog.search(session, filters, sort, paging.limit, paging.after)
+    counts = await catalog.facets(session, filters) if facets else None
+    return CatalogPage(
+        data=[views.catalog_view(*entry, tiers) for entry in entries],
+        has_more=cursor is not None,
+        next_cursor=cursor,
+        facets=None
+        if counts is None
+        else {
+            name: [FacetCount(value=value, count=count) for value, count in values] for name, values in counts.items()
+        },
+    )

@@ -1,0 +1,162 @@
+"""The rules of sharing: who sees a model, who may select it on which tier, and what that does to its role.
+
+Pure functions. Routes, lists, pages, explain and the router all ask here, so that they cannot disagree.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from modelshare.wire.endpoints import Reason
+from modelshare.wire.models import CatalogRole, ModelStatus
+from modelshare.wire.tiers import SELF_HOSTED, Tier
+
+
+class Relation(Enum):
+    """What a caller is to a model."""
+
+    OWNER = "owner"
+    DEPLOYER = "deployer"
+    PLATFORM = "platform"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the rules need to know of a model. `role` is None exactly while the model is not in the catalog."""
+
+    status: ModelStatus
+    role: CatalogRole | None
+    size_bytes: int
+
+    @property
+    def in_catalog(self) -> bool:
+        return self.role is not None
+
+
+SHAREABLE = frozenset({ModelStatus.READY, ModelStatus.ACTIVE})
+
+
+def is_shared_tier(tier: str) -> bool:
+    """Every tier but `self_hosted` is a shared tier."""
+    return tier != SELF_HOSTED
+
+
+def status_of(version_status: ModelStatus, active_endpoints: int) -> ModelStatus:
+    """`active` is ready and in use."""
+    return ModelStatus.ACTIVE if version_status is ModelStatus.READY and active_endpoints else version_status
+
+
+def is_visible(relation: Relation, facts: ModelFacts) -> bool:
+    """The owner and the platform always see a model; anybody else while it is in the catalog."""
+    return relation is not Relation.DEPLOYER or facts.in_catalog
+
+
+def share_refusal(facts: ModelFacts | None) -> str | None:
+    """Why the caller may not share the model, as one sentence; None when it may. No facts: it is not the caller's."""
+    if facts is None:
+        return "There is no such model in your project. Check the id with GET /v1/models."
+    if facts.status in SHAREABLE:
+        return None
+    if facts.status is ModelStatus.FAILED:
+        return (
+            "This model failed its checks and cannot be shared. GET /v1/models/{id} says why; push it again, mended."
+        )
+    return f"This model is still {facts.status.value}. Share it again when GET /v1/models/{{id}} says that it is ready."
+
+
+def role_on_share(current: CatalogRole | None) -> CatalogRole:
+    """A fresh share starts at `deployable`, whatever runs; sharing what is shared keeps its role."""
+    return current or CatalogRole.DEPLOYABLE
+
+
+def role_after_change(
+    current: CatalogRole | None, *, shared_tier_endpoints: int, came_to_shared_tier: bool, promotion: bool
+) -> CatalogRole | None:
+    """The role after an endpoint was created, moved, switched or deleted.
+
+    `shared_tier_endpoints`: active ones after the change. `came_to_shared_tier`: the change created an endpoint on a
+    shared tier, moved one there, or switched one on there. `promotion`: the setting `catalog.promotion`.
+    """
+    if current is None:
+        return None
+    if shared_tier_endpoints == 0:
+        return CatalogRole.DEPLOYABLE
+    if came_to_shared_tier and promotion:
+        return CatalogRole.SHARED
+    return current
+
+
+def allowed_tiers(role: CatalogRole, tiers: Iterable[Tier]) -> list[str]:
+    """The tiers on which anybody may select a model of this role from the catalog."""
+    return [tier.slug for tier in tiers if role is CatalogRole.SHARED or not is_shared_tier(tier.slug)]
+
+
+def selection_reasons(relation: Relation, facts: ModelFacts, tier: Tier) -> list[Reason]:
+    """Why this caller cannot select this model for a new endpoint on this tier; empty when it can.
+
+    "New" includes moving an endpoint to another tier and switching a deactivated one on again.
+    """
+    if not is_visible(relation, facts):
+        return [invisible()]
+    reasons = []
+    if relation is Relation.DEPLOYER and facts.role is CatalogRole.DEPLOYABLE and is_shared_tier(tier.slug):
+        reasons.append(
+            Reason(
+                rule="role",
+                message=f"The model's catalog role is `deployable`: it may be selected on `{SELF_HOSTED}` only, "
+                f"not on `{tier.slug}`.",
+                fix=f"Choose the tier `{SELF_HOSTED}` and run an agent of your own, or ask the owner to deploy the "
+                "model on a shared tier, which gives it the role `shared`.",
+            )
+        )
+    if facts.status not in SHAREABLE:
+        reasons.append(
+            Reason(
+                rule="status",
+                message=f"The model is not ready: its status is `{facts.status.value}`.",
+                fix="Wait until it is ready; if it failed, its owner sees why and can push it again.",
+            )
+        )
+    if tier.max_model_bytes is not None and facts.size_bytes > tier.max_model_bytes:
+        reasons.append(
+            Reason(
+                rule="size",
+                message=f"The model has {_gb(facts.size_bytes)}, and `{tier.slug}` takes at most "
+                f"{_gb(tier.max_model_bytes)}.",
+                fix="Choose a tier without this limit, or a smaller quantization of the model.",
+            )
+        )
+    return reasons
+
+
+def invisible() -> Reason:
+    """Absent and forbidden look alike."""
+    return Reason(
+        rule="visibility",
+        message="There is no such model that you can see.",
+        fix="Check the id in the catalog; its owner may have unshared it.",
+    )
+
+
+def unknown_tier(slug: str, tiers: Iterable[Tier]) -> Reason:
+    return Reason(
+        rule="tier",
+        message=f"There is no tier `{slug}`.",
+        fix=f"Choose one of: {', '.join(tier.slug for tier in tiers)}.",
+    )
+
+
+def tier_notes(tier: Tier) -> list[str]:
+    """What is worth knowing of an allowed tier."""
+    if tier.may_evict:
+        return [
+            f"`{tier.slug}` is a shared tier and may evict the model for capacity; "
+            f"if you need guaranteed availability, use `{SELF_HOSTED}`."
+        ]
+    return [
+        f"`{tier.slug}` runs on your own machines: it serves while an agent of yours is connected, and never evicts."
+    ]
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,47 @@
+"""The tiers of the platform, read from the package's TOML file or the operator's own."""
+
+import tomllib
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from modelshare.server.settings import SettingsError
+from modelshare.wire.tiers import SELF_HOSTED, Tier, TierCategory
+
+
+class TierBook:
+    """The tiers by slug, in the file's order. `self_hosted` is always among them, and the only one of its category."""
+
+    def __init__(self, tiers: list[Tier]) -> None:
+        self._tiers = {tier.slug: tier for tier in tiers}
+        own = [tier.slug for tier in tiers if tier.category is TierCategory.SELF_HOSTED]
+        if own != [SELF_HOSTED]:
+            raise SettingsError(
+                "The tiers file needs one tier of category `self_hosted`, and its slug is `self_hosted`."
+            )
+
+    def get(self, slug: str) -> Tier | None:
+        return self._tiers.get(slug)
+
+    def __iter__(self) -> Iterator[Tier]:
+        return iter(self._tiers.values())
+
+
+def load(file: Path | None) -> TierBook:
+    """Reads the tiers; SettingsError names what is wrong."""
+    try:
+        if file is None:
+            text = resources.files("modelshare.server.sharing").joinpath("tiers.toml").read_text(encoding="utf-8")
+        else:
+            text = file.read_text(encoding="utf-8")
+        content = tomllib.loads(text)
+        return TierBook([Tier(slug=slug, **fields) for slug, fields in content.items()])
+    except OSError as error:
+        raise SettingsError(f"The tiers file {file} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, TypeError) as error:
+        raise SettingsError(f"The tiers file {file} is not as it should be: {error}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"The tiers file is wrong at `{first['loc'][0]}`: {first['msg']}.") from error

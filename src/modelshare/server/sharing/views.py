@@ -1,0 +1,104 @@
+"""What people see of a model: the owner's view and the catalog's. Built from rows, no query of its own."""
+
+from modelshare.server.registry.service import current, manifest_of, version_view
+from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.server.sharing.rules import ModelFacts, allowed_tiers, status_of
+from modelshare.server.sharing.tables import ShareRow
+from modelshare.server.sharing.tiers import TierBook
+from modelshare.wire.models import (
+    CatalogModel,
+    CatalogModelDetail,
+    CatalogRole,
+    ExtendedModel,
+    Model,
+    ModelStatus,
+)
+
+
+def facts_of(model: ModelRow, share: ShareRow | None) -> ModelFacts:
+    """What the rules need to know."""
+    version = current(model)
+    status = ModelStatus(version.status) if version else ModelStatus.UPLOADING
+    return ModelFacts(
+        status=status_of(status, model.active_endpoints),
+        role=CatalogRole(share.role) if share else None,
+        size_bytes=(version.size_bytes or 0) if version else 0,
+    )
+
+
+def model_view(model: ModelRow) -> Model:
+    """OpenAI's list form."""
+    return Model(id=str(model.id), created=model.created_at, owned_by=model.project.slug)
+
+
+def extended_view(model: ModelRow, share: ShareRow | None, *, card: bool = True) -> ExtendedModel:
+    """The owner's view."""
+    version = current(model)
+    return ExtendedModel(
+        **model_view(model).model_dump(),
+        name=model.name,
+        display_name=model.display_name,
+        description=model.description,
+        tags=model.tags,
+        license=model.license,
+        card=model.card if card else None,
+        status=facts_of(model, share).status,
+        status_reason=version.status_reason if version else None,
+        format=version.format if version else None,
+        size_bytes=version.size_bytes if version else None,
+        architecture=version.architecture if version else None,
+        family=version.family if version else None,
+        parameters=version.parameters if version else None,
+        context_length=version.context_length if version else None,
+        quantization=version.quantization if version else None,
+        task=version.task if version else None,
+        version=version.version if version else None,
+        manifest_digest=version.manifest_digest if version else None,
+        is_shared=share is not None,
+        catalog_role=CatalogRole(share.role) if share else None,
+        shared_at=share.shared_at if share else None,
+        deployment_count=share.deployment_count if share else 0,
+        featured=share.featured if share else False,
+        warnings=list(version.facts.get("warnings", ())) if version else [],
+    )
+
+
+def catalog_view(share: ShareRow, model: ModelRow, version: VersionRow, tiers: TierBook) -> CatalogModel:
+    """A card of the public catalog."""
+    role = CatalogRole(share.role)
+    return CatalogModel(
+        id=str(model.id),
+        name=model.name,
+        display_name=model.display_name,
+        owner=model.project.slug,
+        owner_name=model.project.name,
+        description=model.description,
+        tags=model.tags,
+        license=model.license,
+        architecture=version.architecture,
+        family=version.family,
+        format=version.format,
+        parameters=version.parameters,
+        context_length=version.context_length,
+        quantization=version.quantization,
+        task=version.task,
+        size_bytes=version.size_bytes or 0,
+        version=version.version,
+        catalog_role=role,
+        allowed_tiers=allowed_tiers(role, tiers),
+        deployment_count=share.deployment_count,
+        featured=share.featured,
+        shared_at=share.shared_at,
+    )
+
+
+def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers: TierBook) -> CatalogModelDetail:
+    """A model's page: the manifest too, and the other versions that are ready."""
+    ready = [version_view(row) for row in reversed(model.versions) if row.status == ModelStatus.READY]
+    return CatalogModelDetail(
+        **catalog_view(share, model, version, tiers).model_dump(),
+        card=model.card,
+        manifest=manifest_of(version),
+        manifest_digest=version.manifest_digest or "",
+        versions=ready,
+    )

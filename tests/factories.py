@@ -1,0 +1,64 @@
+"""Makes rows that tests start from, as the platform itself would have left them."""
+
+import hashlib
+import uuid
+
+from modelshare.server.app import Application
+from modelshare.server.registry.tables import BlobRow, FileRow, ModelRow, VersionRow
+
+MANIFEST = b'{"files":[{"path":"model.gguf","sha256":"%s","size":1000}],"name":"tiny","schema_version":1}'
+
+
+async def make_model(
+    app: Application,
+    project_id: str,
+    *,
+    name: str = "tiny",
+    status: str = "ready",
+    size: int = 1000,
+    version: str = "1.0.0",
+    family: str = "llama",
+    parameters: int = 1_000_000,
+    tags: tuple[str, ...] = ("chat",),
+    license: str = "apache-2.0",  # noqa: A002 - the product's word
+) -> uuid.UUID:
+    """A model with one version and one file whose bytes are nowhere; its id."""
+    ready = status == "ready"
+    async with app.database.write() as session:
+        now = app.platform.now()
+        model = ModelRow(
+            project_id=project_id,
+            name=name,
+            tags=list(tags),
+            license=license,
+            created_at=now,
+            description=f"About {name}",
+        )
+        session.add(model)
+        await session.flush()
+        digest = hashlib.sha256(f"{model.id}".encode()).hexdigest()
+        row = VersionRow(
+            model_id=model.id,
+            version=version,
+            status=status,
+            status_reason="It holds no weights." if status == "failed" else None,
+            is_latest=ready,
+            manifest=MANIFEST % digest.encode() if ready else None,
+            manifest_digest=f"sha256:{digest}" if ready else None,
+            size_bytes=size,
+            format="gguf",
+            architecture="llama",
+            family=family,
+            parameters=parameters,
+            context_length=2048,
+            quantization="F32",
+            task="chat",
+            created_at=now,
+        )
+        session.add(row)
+        session.add(
+            BlobRow(project_id=project_id, sha256=digest, size=size, key=f"{project_id}/x/{name}", created_at=now)
+        )
+        await session.flush()
+        session.add(FileRow(version_id=row.id, path="model.gguf", project_id=project_id, sha256=digest, size=size))
+        return model.id

