@@ -76,6 +76,8 @@ class DeploymentRow(Table):
     reason: Mapped[str | None]
     routes: Mapped[list[str]] = mapped_column(JsonColumn, default=list)
     """What the engine serves when ready."""
+    max_concurrent: Mapped[int]
+    """Requests at once that the tiers of the endpoints behind it may send."""
     created_at: Mapped[int]
 
     agent: Mapped[AgentRow] = relationship(lazy="raise")

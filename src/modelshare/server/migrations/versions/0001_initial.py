@@ -341,6 +341,7 @@ def upgrade() -> None:
             ),
             nullable=False,
         ),
+        sa.Column("max_concurrent", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.CheckConstraint(
             "phase IN ('waiting', 'pulling', 'verifying', 'converting', 'loading', 'ready', 'failed')",

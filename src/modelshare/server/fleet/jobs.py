@@ -1,0 +1,201 @@
+"""Reconciling: what agents are to hold follows from endpoints and agents, over and over.
+
+Level-triggered: each round looks at everything there is and writes only what is not as it should be. A notification
+only makes the next round come sooner, so a lost one costs seconds. Several processes may do it at once: agents are
+locked before their deployments change, and a deployment exists once.
+"""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.db import Database, notify
+from modelshare.server.endpoints import service as endpoints
+from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
+from modelshare.server.fleet import presence, queries
+from modelshare.server.fleet.presence import DEPLOYMENTS_TOPIC
+from modelshare.server.fleet.rules import EndpointFacts, Fleet, Holding, Observation, Placement
+from modelshare.server.fleet.service import AGENTS_TOPIC, DESIRED_TOPIC, READY_TOPIC, facts_of
+from modelshare.server.fleet.tables import DeploymentRow, ServingRow
+from modelshare.server.registry.service import MODELS_TOPIC
+from modelshare.server.sharing.tiers import TierBook
+from modelshare.wire.agents import Phase
+from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
+
+log = structlog.get_logger()
+
+_ROUND_SECONDS = 3.0
+"""How often without having been told."""
+_REST = 3
+"""Rest after a round, in times of how long it took: reconciling takes at most a quarter of one core."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is not as it should be."""
+
+    place: Mapping[Placement, int]
+    """All that is to be held."""
+    existing: Mapping[Placement, DeploymentRow]
+    serving: Mapping[uuid.UUID, uuid.UUID | None]
+    """Changes of what endpoints answer with; None where an endpoint is not active any more."""
+    observed: Mapping[uuid.UUID, Observation]
+    """Endpoints whose state is to be written."""
+
+    @property
+    def agents(self) -> set[uuid.UUID]:
+        """Agents whose deployments change."""
+        changed = {placement.agent_id for placement in self.place.keys() ^ self.existing.keys()}
+        return changed | {
+            placement.agent_id
+            for placement, row in self.existing.items()
+            if placement in self.place and row.max_concurrent != self.place[placement]
+        }
+
+
+class Reconciler:
+    """Runs the rounds of one process."""
+
+    def __init__(self, database: Database, tiers: TierBook, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._tiers = tiers
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        for topic in (ENDPOINTS_TOPIC, MODELS_TOPIC, AGENTS_TOPIC, DEPLOYMENTS_TOPIC):
+            database.subscribe(topic, lambda _: self._wake.set())
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def reconcile(self) -> None:
+        """One round."""
+        now = int(self._clock())
+        async with self._database.read() as session:
+            stale = await queries.has_stale_agents(session, now - presence.STALE_SECONDS)
+            plan = await self._plan(session, now)
+        if stale:
+            async with self._database.write() as session:
+                await presence.forget_stale(session, now=now)
+        if plan.agents or plan.serving:
+            async with self._database.write() as session:
+                # Looked at again under the agents' locks: another process may have been faster.
+                await queries.lock_agents(session, plan.agents)
+                anew = await self._plan(session, now)
+                await _keep_serving(session, anew.serving)
+                await _place(session, anew, plan.agents, now)
+        if plan.observed:
+            async with self._database.write() as session:
+                for endpoint_id, seen in plan.observed.items():
+                    await endpoints.observe(
+                        session, endpoint_id, status=seen.status, reason=seen.reason, progress=seen.progress
+                    )
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._wake.clear()
+            started = loop.time()
+            try:
+                await self.reconcile()
+            except Exception as error:
+                log.warning("a round of reconciling failed", exc_info=error)
+            await asyncio.sleep((loop.time() - started) * _REST)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _ROUND_SECONDS)
+
+    async def _plan(self, session: AsyncSession, now: int) -> _Plan:
+        serving = {row.endpoint_id: row.version_id for row in await queries.servings(session)}
+        active = await self._endpoints(session, serving)
+        existing = {Placement(row.agent_id, row.version_id): row for row in await queries.deployments(session)}
+        agents = [facts_of(row) for row in await queries.present_agents(session)]
+        fleet = Fleet(agents, [_holding(placement, row) for placement, row in existing.items()], now=now)
+        seen = {endpoint.id: fleet.observe(endpoint) for endpoint in active}
+        written = await queries.observations(session)
+        changed: dict[uuid.UUID, uuid.UUID | None] = dict.fromkeys(serving.keys() - seen.keys())
+        changed.update(
+            (id_, observation.serving)
+            for id_, observation in seen.items()
+            if observation.serving is not None and observation.serving != serving.get(id_)
+        )
+        return _Plan(
+            place=fleet.place(active),
+            existing=existing,
+            serving=changed,
+            observed={
+                id_: observation for id_, observation in seen.items() if written.get(id_) != _written(observation)
+            },
+        )
+
+    async def _endpoints(self, session: AsyncSession, serving: Mapping[uuid.UUID, uuid.UUID]) -> list[EndpointFacts]:
+        found = []
+        for endpoint in await endpoints.active(session):
+            tier = self._tiers.get(endpoint.tier)
+            found.append(
+                EndpointFacts(
+                    id=endpoint.id,
+                    project_id=endpoint.project_id,
+                    tier=endpoint.tier,
+                    model_id=endpoint.model_id,
+                    wanted=endpoint.version_id,
+                    serving=serving.get(endpoint.id),
+                    max_concurrent=tier.max_concurrent_requests if tier else 1,
+                )
+            )
+        return found
+
+
+async def _keep_serving(session: AsyncSession, changed: Mapping[uuid.UUID, uuid.UUID | None]) -> None:
+    """Remembers which version answers, by endpoint; None forgets."""
+    for endpoint_id, version_id in changed.items():
+        if version_id is not None:
+            await session.merge(ServingRow(endpoint_id=endpoint_id, version_id=version_id))
+        elif (row := await queries.serving(session, endpoint_id)) is not None:
+            await session.delete(row)
+    await session.flush()
+
+
+async def _place(session: AsyncSession, plan: _Plan, agents: set[uuid.UUID], now: int) -> None:
+    """Brings the deployments of these agents, which are locked, to what they should be."""
+    for placement, most in plan.place.items():
+        row = plan.existing.get(placement)
+        if row is not None:
+            row.max_concurrent = most
+        elif placement.agent_id in agents:
+            session.add(
+                DeploymentRow(
+                    agent_id=placement.agent_id,
+                    version_id=placement.version_id,
+                    phase=Phase.WAITING,
+                    max_concurrent=most,
+                    created_at=now,
+                )
+            )
+    await session.flush()  # new rows wait for their versions' locks before old rows are locked by their deletion
+    for placement, row in plan.existing.items():
+        if placement.agent_id in agents and placement not in plan.place:
+            await session.delete(row)
+            notify(session, READY_TOPIC, str(placement.version_id))
+    for agent_id in agents:
+        notify(session, DESIRED_TOPIC, str(agent_id))
+    if agents:
+        # What was placed shows in the endpoints' states: look again.
+        notify(session, DEPLOYMENTS_TOPIC, "*")
+
+
+def _holding(placement: Placement, row: DeploymentRow) -> Holding:
+    return Holding(placement, Phase(row.phase), row.bytes_done, row.bytes_total, row.reason)
+
+
+def _written(seen: Observation) -> tuple[EndpointStatus, str | None, EndpointProgress | None]:
+    return seen.status, seen.reason, seen.progress

@@ -1,0 +1,135 @@
+"""What the database knows of links: which agents are here, what they are told to hold, and what they report."""
+
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.db import notify
+from modelshare.server.fleet import queries
+from modelshare.server.fleet.service import AGENTS_TOPIC, READY_TOPIC, served_name
+from modelshare.server.fleet.tables import AgentRow, DeploymentRow
+from modelshare.server.registry import service as registry
+from modelshare.wire.agents import AgentState, Capabilities, Phase
+from modelshare.wire.link import DeploymentFile, Hello, Report, Wanted
+
+STALE_SECONDS: Final = 45
+"""An agent whose link no process has vouched for this long is gone, and so is the process."""
+DEPLOYMENTS_TOPIC: Final = "deployments"
+"""Notification that an agent reported something; the subject is its id."""
+ROUTES: Final = frozenset({"chat/completions", "completions", "embeddings"})
+_MOST_REASON: Final = 500
+_MOST_BYTES: Final = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class LinkName:
+    """One link of one agent: the token tells it from the agent's other links, before and after."""
+
+    agent_id: uuid.UUID
+    token: uuid.UUID
+
+
+async def connect(session: AsyncSession, name: LinkName, hello: Hello, address: str, *, now: int) -> bool:
+    """Makes this the agent's link. False when the agent was suspended or removed meanwhile.
+
+    What it holds counts as `waiting` until it reports: nobody knows what happened while it was away.
+    """
+    row = await queries.lock_agent(session, name.agent_id)
+    if row is None or row.state in {AgentState.SUSPENDED, AgentState.REMOVED}:
+        return False
+    row.state, row.linked_to, row.link_token, row.last_seen_at = AgentState.ACTIVE, address, name.token, now
+    known = Capabilities.model_validate(row.capabilities)
+    row.capabilities = known.model_copy(
+        update={
+            "engines": hello.engines,
+            "accelerator": hello.accelerator,
+            "memory_bytes": hello.memory_bytes,
+            "disk_free_bytes": hello.disk_free_bytes,
+            "agent_version": hello.agent_version,
+        }
+    ).model_dump()
+    for deployment in await queries.deployments_of(session, [row.id]):
+        deployment.phase, deployment.reason, deployment.routes = Phase.WAITING, None, []
+        notify(session, READY_TOPIC, str(deployment.version_id))
+    notify(session, AGENTS_TOPIC, str(row.id))
+    return True
+
+
+async def disconnect(session: AsyncSession, name: LinkName, *, now: int) -> None:
+    """The link ended; nothing happens when the agent has a newer one."""
+    row = await queries.lock_agent(session, name.agent_id)
+    if row is not None and row.link_token == name.token:
+        await _gone(session, row, now)
+
+
+async def forget_links(session: AsyncSession, address: str, *, now: int) -> None:
+    """Ends what an earlier process at this address left behind."""
+    for row in await queries.agents_linked_to(session, address):
+        await _gone(session, row, now)
+
+
+async def forget_stale(session: AsyncSession, *, now: int) -> None:
+    """Ends the links of processes that died."""
+    for row in await queries.stale_agents(session, now - STALE_SECONDS):
+        await _gone(session, row, row.last_seen_at or now)
+
+
+async def vouch(session: AsyncSession, links: Collection[LinkName], *, now: int) -> set[uuid.UUID | None]:
+    """These links live. Answers the tokens of those that the database still knows."""
+    statement = update(AgentRow).where(AgentRow.link_token.in_([link.token for link in links]))
+    known = await session.scalars(statement.values(last_seen_at=now).returning(AgentRow.link_token))
+    return set(known)
+
+
+async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[Wanted]:
+    """What the agent is to hold."""
+    return [_wanted(row) for row in await queries.deployments_of(session, [agent_id])]
+
+
+async def apply(session: AsyncSession, reports: Mapping[tuple[uuid.UUID, str], Report]) -> None:
+    """Keeps reports, by (agent, deployment); those of deployments that are not the agent's any more fall away."""
+    by_id = {report.deployment_id: (agent_id, report) for (agent_id, _), report in reports.items()}
+    for row in await queries.deployments_of(session, {agent_id for agent_id, _ in reports}):
+        agent_id, report = by_id.get(str(row.id), (None, None))
+        if report is None or agent_id != row.agent_id:
+            continue
+        phase, routes = Phase(report.phase), sorted(set(report.routes) & ROUTES)
+        if Phase.READY in {row.phase, phase} and (row.phase != phase or row.routes != routes):
+            notify(session, READY_TOPIC, str(row.version_id))
+        row.phase, row.routes = phase, routes
+        row.bytes_done, row.bytes_total = (max(0, min(n, _MOST_BYTES)) for n in (report.bytes_done, report.bytes_total))
+        row.reason = report.reason[:_MOST_REASON] if report.reason else None
+        notify(session, DEPLOYMENTS_TOPIC, str(row.agent_id))
+
+
+async def _gone(session: AsyncSession, row: AgentRow, seen: int) -> None:
+    if row.state == AgentState.ACTIVE:
+        row.state = AgentState.DISCONNECTED
+    row.linked_to, row.link_token, row.last_seen_at = None, None, seen
+    for deployment in await queries.deployments_of(session, [row.id]):
+        notify(session, READY_TOPIC, str(deployment.version_id))
+    notify(session, AGENTS_TOPIC, str(row.id))
+
+
+def _wanted(row: DeploymentRow) -> Wanted:
+    version = row.version
+    return Wanted(
+        deployment_id=str(row.id),
+        manifest_digest=version.manifest_digest or "",
+        served_name=served_name(row),
+        version=version.version,
+        format=version.format or "",
+        architecture=version.architecture,
+        task=version.task or "",
+        context_length=version.context_length,
+        parameters=version.parameters,
+        files=[
+            DeploymentFile(path=file["path"], size=file["size"], sha256=file["sha256"])
+            for file in registry.manifest_of(version)["files"]
+        ],
+        max_concurrent=row.max_concurrent,
+    )

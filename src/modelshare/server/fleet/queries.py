@@ -1,0 +1,167 @@
+"""Every select on join keys, agents and deployments."""
+
+import uuid
+from collections.abc import Collection
+from typing import TypeVar
+
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import joinedload
+
+from modelshare.server.db import locked, owned
+from modelshare.server.endpoints.tables import EndpointRow
+from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow, ServingRow
+from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.wire.agents import AgentState, Phase
+from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
+
+Row = TypeVar("Row", JoinKeyRow, AgentRow)
+
+
+def _of(table: type[Row], project_id: str | None) -> Select[Row]:
+    """A project's rows, or (None) the platform's own."""
+    return select(table).where(table.project_id.is_(None)) if project_id is None else owned(table, project_id)
+
+
+async def join_key_by_hash(session: AsyncSession, value_hash: str) -> JoinKeyRow | None:
+    return await session.scalar(select(JoinKeyRow).where(JoinKeyRow.hash == value_hash))
+
+
+async def join_key(session: AsyncSession, project_id: str | None, key_id: uuid.UUID) -> JoinKeyRow | None:
+    return await session.scalar(_of(JoinKeyRow, project_id).where(JoinKeyRow.id == key_id))
+
+
+async def join_keys(
+    session: AsyncSession, project_id: str | None, limit: int, after: uuid.UUID | None
+) -> list[JoinKeyRow]:
+    """Newest first."""
+    statement = _of(JoinKeyRow, project_id).order_by(JoinKeyRow.id.desc()).limit(limit)
+    return list(await session.scalars(statement.where(JoinKeyRow.id < after) if after else statement))
+
+
+async def agent_by_token(session: AsyncSession, token_hash: str) -> AgentRow | None:
+    """The agent, unless it is removed: its token is dead."""
+    statement = select(AgentRow).where(AgentRow.token_hash == token_hash, AgentRow.state != AgentState.REMOVED)
+    return await session.scalar(statement)
+
+
+async def agent(session: AsyncSession, agent_id: uuid.UUID) -> AgentRow | None:
+    return await session.get(AgentRow, agent_id)
+
+
+async def lock_agent(session: AsyncSession, agent_id: uuid.UUID) -> AgentRow | None:
+    return await session.scalar(locked(select(AgentRow).where(AgentRow.id == agent_id)))
+
+
+async def own_agent(
+    session: AsyncSession, project_id: str | None, agent_id: uuid.UUID, *, lock: bool = False
+) -> AgentRow | None:
+    """A project's agent, or (None) a shared one; removed ones are gone."""
+    statement = _of(AgentRow, project_id).where(AgentRow.id == agent_id, AgentRow.state != AgentState.REMOVED)
+    return await session.scalar(locked(statement) if lock else statement)
+
+
+async def agents(session: AsyncSession, project_id: str | None, limit: int, after: uuid.UUID | None) -> list[AgentRow]:
+    """Newest first, without the removed ones."""
+    statement = _of(AgentRow, project_id).where(AgentRow.state != AgentState.REMOVED)
+    statement = statement.order_by(AgentRow.id.desc()).limit(limit)
+    return list(await session.scalars(statement.where(AgentRow.id < after) if after else statement))
+
+
+async def present_agents(session: AsyncSession) -> list[AgentRow]:
+    """All agents that are not removed."""
+    return list(await session.scalars(select(AgentRow).where(AgentRow.state != AgentState.REMOVED)))
+
+
+async def lock_agents(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> None:
+    """Locked in one order, so that two who place at once take turns."""
+    await session.scalars(locked(select(AgentRow).where(AgentRow.id.in_(agent_ids)).order_by(AgentRow.id)))
+
+
+def _stale(seen_before: int) -> Select[AgentRow]:
+    return select(AgentRow).where(AgentRow.state == AgentState.ACTIVE, AgentRow.last_seen_at < seen_before)
+
+
+async def has_stale_agents(session: AsyncSession, seen_before: int) -> bool:
+    return await session.scalar(_stale(seen_before).limit(1)) is not None
+
+
+async def stale_agents(session: AsyncSession, seen_before: int) -> list[AgentRow]:
+    """Agents whose link nobody has vouched for since: the process that held it is dead."""
+    return list(await session.scalars(locked(_stale(seen_before).order_by(AgentRow.id))))
+
+
+async def agents_linked_to(session: AsyncSession, address: str) -> list[AgentRow]:
+    statement = select(AgentRow).where(AgentRow.state == AgentState.ACTIVE, AgentRow.linked_to == address)
+    return list(await session.scalars(locked(statement.order_by(AgentRow.id))))
+
+
+async def linked_agents(session: AsyncSession, project_id: str | None) -> list[AgentRow]:
+    """Linked agents of a project, or (None) the shared ones."""
+    return list(await session.scalars(_of(AgentRow, project_id).where(AgentRow.state == AgentState.ACTIVE)))
+
+
+async def deployments(session: AsyncSession) -> list[DeploymentRow]:
+    return list(await session.scalars(select(DeploymentRow)))
+
+
+async def deployments_of(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> list[DeploymentRow]:
+    """With version, model and the model's project, oldest first."""
+    version = joinedload(DeploymentRow.version)
+    statement = (
+        select(DeploymentRow)
+        .where(DeploymentRow.agent_id.in_(agent_ids))
+        .options(version.joinedload(VersionRow.model).joinedload(ModelRow.project))
+        .order_by(DeploymentRow.id)
+    )
+    return list(await session.scalars(statement))
+
+
+async def deployment(session: AsyncSession, agent_id: uuid.UUID, deployment_id: uuid.UUID) -> DeploymentRow | None:
+    """A deployment of this agent, with version, model and the model's project."""
+    version = joinedload(DeploymentRow.version)
+    statement = (
+        select(DeploymentRow)
+        .where(DeploymentRow.id == deployment_id, DeploymentRow.agent_id == agent_id)
+        .options(version.joinedload(VersionRow.model).joinedload(ModelRow.project))
+    )
+    return await session.scalar(statement)
+
+
+async def ready_deployments(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[DeploymentRow]:
+    """Ready ones on linked agents, each with its agent."""
+    statement = (
+        select(DeploymentRow)
+        .join(DeploymentRow.agent)
+        .where(
+            DeploymentRow.version_id.in_(version_ids),
+            DeploymentRow.phase == Phase.READY,
+            AgentRow.state == AgentState.ACTIVE,
+        )
+        .options(joinedload(DeploymentRow.agent))
+    )
+    return list(await session.scalars(statement))
+
+
+async def active_endpoints_of(session: AsyncSession, model_id: uuid.UUID) -> list[uuid.UUID]:
+    statement = select(EndpointRow.id).where(EndpointRow.model_id == model_id, EndpointRow.is_active)
+    return list(await session.scalars(statement))
+
+
+async def observations(
+    session: AsyncSession,
+) -> dict[uuid.UUID, tuple[EndpointStatus, str | None, EndpointProgress | None]]:
+    """What is written of each active endpoint: status, reason, progress."""
+    statement = select(EndpointRow.id, EndpointRow.status, EndpointRow.status_reason, EndpointRow.progress)
+    return {
+        id_: (EndpointStatus(status), reason, EndpointProgress.model_validate(progress) if progress else None)
+        for id_, status, reason, progress in await session.execute(statement.where(EndpointRow.is_active))
+    }
+
+
+async def servings(session: AsyncSession) -> list[ServingRow]:
+    return list(await session.scalars(select(ServingRow)))
+
+
+async def serving(session: AsyncSession, endpoint_id: uuid.UUID) -> ServingRow | None:
+    return await session.get(ServingRow, endpoint_id)

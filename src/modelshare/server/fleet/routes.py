@@ -1,0 +1,178 @@
+"""`/v1/join-keys`, `/v1/agents`, `/v1/platform/...` of the same, `/v1/enroll`, and an agent's grants."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+
+from modelshare.server.errors import Unauthenticated
+from modelshare.server.fleet import service
+from modelshare.server.http import (
+    BaseUrl,
+    Caller,
+    PagingDep,
+    PlatformCaller,
+    PlatformDep,
+    ProjectRoute,
+    ReadSession,
+    WriteSession,
+    bearer,
+    get_platform,
+    public_rate_limit,
+    require,
+)
+from modelshare.server.sharing.tiers import TierBook
+from modelshare.wire.agents import (
+    Agent,
+    AgentPatch,
+    Enroll,
+    Enrolled,
+    Grant,
+    GrantFile,
+    JoinKey,
+    JoinKeyCreate,
+    JoinKeyWithValue,
+)
+from modelshare.wire.base import Page
+from modelshare.wire.keys import Scope
+
+router = APIRouter(route_class=ProjectRoute)
+public = APIRouter(tags=["agents"])
+"""Routes that take no key of a project: a join key or an agent's token is the credential."""
+AgentsCaller = Annotated[Caller, Depends(require(Scope.AGENTS))]
+
+
+def _tiers(request: Request) -> TierBook:
+    tiers: TierBook = get_platform(request).parts[TierBook]
+    return tiers
+
+
+TiersDep = Annotated[TierBook, Depends(_tiers)]
+
+
+@public.post("/v1/enroll", status_code=201, dependencies=[Depends(public_rate_limit)])
+async def enroll(session: WriteSession, platform: PlatformDep, body: Enroll) -> Enrolled:
+    """Turns a join key into an agent's own credential, which is in this answer and nowhere else."""
+    return await service.enroll(session, body, now=platform.now())
+
+
+@public.post("/v1/agent/deployments/{deployment_id}/grant")
+async def issue_grant(
+    request: Request, session: WriteSession, platform: PlatformDep, base_url: BaseUrl, deployment_id: str
+) -> Grant:
+    """One link per file of a deployment that the agent was told to hold, valid for minutes. Ask again for new ones."""
+    agent = await service.authenticate(session, bearer(request.headers.get("authorization")))
+    if agent is None:
+        raise Unauthenticated("This needs an agent's token (`msa_...`); enroll the agent to get one.")
+    granted = await service.issue_grant(
+        session, agent, deployment_id, now=platform.now(), seconds=platform.settings.grants_seconds
+    )
+    return Grant(
+        deployment_id=deployment_id,
+        manifest_digest=granted.manifest_digest,
+        files=[
+            GrantFile(
+                path=file.path,
+                size=file.size,
+                sha256=file.sha256,
+                url=platform.store.get_url(file.key, expires_at=granted.expires_at, base_url=base_url),
+            )
+            for file in granted.files
+        ],
+        expires_at=granted.expires_at,
+    )
+
+
+@router.get("/v1/join-keys", tags=["agents"])
+async def list_join_keys(caller: AgentsCaller, session: ReadSession, paging: PagingDep) -> Page[JoinKey]:
+    """The project's join keys, newest first; never their values."""
+    return await service.list_join_keys(session, caller, paging)
+
+
+@router.post("/v1/join-keys", status_code=201, tags=["agents"])
+async def create_join_key(
+    caller: AgentsCaller, session: WriteSession, platform: PlatformDep, tiers: TiersDep, body: JoinKeyCreate
+) -> JoinKeyWithValue:
+    """A join key for agents that serve the project's `self_hosted` endpoints. Its value is in this answer only."""
+    return await service.create_join_key(session, caller, body, tiers, now=platform.now())
+
+
+@router.delete("/v1/join-keys/{key_id}", status_code=204, tags=["agents"])
+async def revoke_join_key(caller: AgentsCaller, session: WriteSession, platform: PlatformDep, key_id: str) -> None:
+    """Nobody enrols with it any more; agents that did stay."""
+    await service.revoke_join_key(session, caller, key_id, now=platform.now())
+
+
+@router.get("/v1/agents", tags=["agents"])
+async def list_agents(caller: AgentsCaller, session: ReadSession, paging: PagingDep) -> Page[Agent]:
+    """The project's own machines, newest first, with what each one holds."""
+    return await service.list_agents(session, caller, paging)
+
+
+@router.get("/v1/agents/{agent_id}", tags=["agents"])
+async def get_agent(caller: AgentsCaller, session: ReadSession, agent_id: str) -> Agent:
+    """One machine of the project."""
+    return await service.get_agent(session, caller, agent_id)
+
+
+@router.patch("/v1/agents/{agent_id}", tags=["agents"])
+async def change_agent(
+    caller: AgentsCaller, session: WriteSession, platform: PlatformDep, agent_id: str, body: AgentPatch
+) -> Agent:
+    """Renames, suspends or resumes it."""
+    return await service.change_agent(session, caller, agent_id, body, now=platform.now())
+
+
+@router.delete("/v1/agents/{agent_id}", status_code=204, tags=["agents"])
+async def remove_agent(caller: AgentsCaller, session: WriteSession, platform: PlatformDep, agent_id: str) -> None:
+    """Ends its credential and its link; it lets go of its deployments and their weights."""
+    await service.remove_agent(session, caller, agent_id, now=platform.now())
+
+
+@router.get("/v1/platform/join-keys", tags=["platform"])
+async def list_platform_join_keys(caller: PlatformCaller, session: ReadSession, paging: PagingDep) -> Page[JoinKey]:
+    """Join keys for shared agents."""
+    return await service.list_join_keys(session, caller, paging)
+
+
+@router.post("/v1/platform/join-keys", status_code=201, tags=["platform"])
+async def create_platform_join_key(
+    caller: PlatformCaller, session: WriteSession, platform: PlatformDep, tiers: TiersDep, body: JoinKeyCreate
+) -> JoinKeyWithValue:
+    """A join key for agents that serve any project's endpoints on the shared tiers it names."""
+    return await service.create_join_key(session, caller, body, tiers, now=platform.now())
+
+
+@router.delete("/v1/platform/join-keys/{key_id}", status_code=204, tags=["platform"])
+async def revoke_platform_join_key(
+    caller: PlatformCaller, session: WriteSession, platform: PlatformDep, key_id: str
+) -> None:
+    """Nobody enrols with it any more; agents that did stay."""
+    await service.revoke_join_key(session, caller, key_id, now=platform.now())
+
+
+@router.get("/v1/platform/agents", tags=["platform"])
+async def list_platform_agents(caller: PlatformCaller, session: ReadSession, paging: PagingDep) -> Page[Agent]:
+    """The shared agents."""
+    return await service.list_agents(session, caller, paging)
+
+
+@router.get("/v1/platform/agents/{agent_id}", tags=["platform"])
+async def get_platform_agent(caller: PlatformCaller, session: ReadSession, agent_id: str) -> Agent:
+    """One shared agent."""
+    return await service.get_agent(session, caller, agent_id)
+
+
+@router.patch("/v1/platform/agents/{agent_id}", tags=["platform"])
+async def change_platform_agent(
+    caller: PlatformCaller, session: WriteSession, platform: PlatformDep, agent_id: str, body: AgentPatch
+) -> Agent:
+    """Renames, suspends or resumes a shared agent."""
+    return await service.change_agent(session, caller, agent_id, body, now=platform.now())
+
+
+@router.delete("/v1/platform/agents/{agent_id}", status_code=204, tags=["platform"])
+async def remove_platform_agent(
+    caller: PlatformCaller, session: WriteSession, platform: PlatformDep, agent_id: str
+) -> None:
+    """Ends a shared agent's credential and its link."""
+    await service.remove_agent(session, caller, agent_id, now=platform.now())

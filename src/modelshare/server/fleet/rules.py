@@ -1,0 +1,210 @@
+"""Which agent holds what, and what that makes of an endpoint. Pure.
+
+An agent is `eligible` for an endpoint by project or tier alone; `place` says which eligible agents are to hold its
+version; `observe` says how the endpoint stands. The router and the grants ask `eligible` too, so that they agree.
+"""
+
+import hashlib
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from modelshare.wire.agents import AgentState, Phase
+from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
+from modelshare.wire.tiers import SELF_HOSTED
+
+GRACE_SECONDS: Final = 60
+"""How long a disconnected agent's part on a shared tier waits for it before another agent takes over."""
+_PLACEABLE: Final = frozenset({AgentState.ACTIVE, AgentState.DISCONNECTED})
+_PHASES: Final = tuple(Phase)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFacts:
+    id: uuid.UUID
+    project_id: str | None
+    """None for a shared agent."""
+    tiers: frozenset[str]
+    """The shared tiers it serves; empty for a private agent."""
+    state: AgentState
+    last_seen_at: int | None
+
+    def is_available(self, now: int) -> bool:
+        """Linked, or gone for so short a time that it is expected back."""
+        return self.state is AgentState.ACTIVE or (
+            self.state is AgentState.DISCONNECTED and now - (self.last_seen_at or 0) < GRACE_SECONDS
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointFacts:
+    """An active endpoint."""
+
+    id: uuid.UUID
+    project_id: str
+    tier: str
+    model_id: uuid.UUID
+    wanted: uuid.UUID | None
+    """The version it is to serve; None while there is no such ready version."""
+    serving: uuid.UUID | None
+    """The version that it was last able to serve; None when it never was."""
+    max_concurrent: int = 1
+    """Requests at once that its tier allows."""
+
+
+class Placement(NamedTuple):
+    """A version on an agent: what a deployment is."""
+
+    agent_id: uuid.UUID
+    version_id: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A deployment that exists, as its agent last reported it."""
+
+    placement: Placement
+    phase: Phase
+    bytes_done: int = 0
+    bytes_total: int = 0
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    status: EndpointStatus
+    reason: str | None
+    progress: EndpointProgress | None
+    serving: uuid.UUID | None
+    """The version that answers now, or did last."""
+
+
+class Fleet:
+    """All agents and what they hold, at one moment."""
+
+    def __init__(self, agents: Iterable[AgentFacts], holdings: Iterable[Holding], *, now: int) -> None:
+        self._agents = {agent.id: agent for agent in agents if agent.state in _PLACEABLE}
+        self._holdings = {holding.placement: holding for holding in holdings}
+        self._now = now
+        self._pools: dict[tuple[str | None, str], list[AgentFacts]] = {}
+
+    def place(self, endpoints: Iterable[EndpointFacts]) -> dict[Placement, int]:
+        """What the agents are to hold, all of it, each with the requests at once that its endpoints may send.
+
+        On `self_hosted` every agent of the project holds the version. On a shared tier one agent does, found by
+        rendezvous hashing, so that agents that come and go move nothing but their own share. Those that rank before
+        it and cannot serve now keep what they hold: when one comes back, the weights are still there. While nobody
+        has the wanted version ready, what is there stays: a version never goes before its successor answers.
+        """
+        placed: Counter[Placement] = Counter()
+        for endpoint in endpoints:
+            held: set[Placement] = set()
+            if endpoint.wanted is not None:
+                held |= {Placement(agent_id, endpoint.wanted) for agent_id in self._homes(endpoint, endpoint.wanted)}
+            if not self._is_ready(endpoint, endpoint.wanted):
+                held |= set(self._stand_ins(endpoint))
+            placed.update(dict.fromkeys(held, endpoint.max_concurrent))
+        return dict(placed)
+
+    def observe(self, endpoint: EndpointFacts) -> Observation:
+        """How the endpoint stands."""
+        if self._is_ready(endpoint, endpoint.wanted):
+            return Observation(EndpointStatus.ACTIVE, None, None, endpoint.wanted)
+        best = self._most_advanced(endpoint)
+        failure = best.reason or "The model could not be started." if best and best.phase is Phase.FAILED else None
+        progress = (
+            EndpointProgress(phase=best.phase, bytes_done=best.bytes_done, bytes_total=best.bytes_total)
+            if best and not failure
+            else None
+        )
+        if self._is_ready(endpoint, endpoint.serving):
+            reason = (
+                f"The new version could not be started, the one before still answers: {failure}"
+                if failure
+                else "The new version is not ready yet, the one before still answers."
+            )
+            return Observation(EndpointStatus.ACTIVE, reason, progress, endpoint.serving)
+        if endpoint.serving is not None:
+            status = EndpointStatus.DEGRADED
+        else:
+            status = EndpointStatus.FAILED if failure or endpoint.wanted is None else EndpointStatus.PROVISIONING
+        return Observation(status, failure or (None if best else _nobody(endpoint)), progress, endpoint.serving)
+
+    def _pool(self, endpoint: EndpointFacts) -> list[AgentFacts]:
+        """The agents that may hold it. Equal for all endpoints of a tier, or of a project on `self_hosted`."""
+        key = (endpoint.project_id if endpoint.tier == SELF_HOSTED else None, endpoint.tier)
+        if key not in self._pools:
+            self._pools[key] = [
+                agent for agent in self._agents.values() if eligible(endpoint.tier, endpoint.project_id, agent)
+            ]
+        return self._pools[key]
+
+    def _homes(self, endpoint: EndpointFacts, version_id: uuid.UUID) -> Iterator[uuid.UUID]:
+        pool = self._pool(endpoint)
+        if endpoint.tier == SELF_HOSTED:
+            yield from (agent.id for agent in pool)
+            return
+        for agent in sorted(pool, key=lambda agent: _rendezvous(agent.id, endpoint.model_id), reverse=True):
+            yield agent.id
+            holding = self._holdings.get(Placement(agent.id, version_id))
+            if agent.is_available(self._now) and not (holding and holding.phase is Phase.FAILED):
+                return
+
+    def _stand_ins(self, endpoint: EndpointFacts) -> Iterator[Placement]:
+        for agent in self._pool(endpoint):
+            for version_id in (endpoint.wanted, endpoint.serving):
+                if version_id is not None and self._phase(agent.id, version_id) not in {None, Phase.FAILED}:
+                    yield Placement(agent.id, version_id)
+
+    def _is_ready(self, endpoint: EndpointFacts, version_id: uuid.UUID | None) -> bool:
+        """Some linked agent has it ready."""
+        return version_id is not None and any(
+            agent.state is AgentState.ACTIVE and self._phase(agent.id, version_id) is Phase.READY
+            for agent in self._pool(endpoint)
+        )
+
+    def _phase(self, agent_id: uuid.UUID, version_id: uuid.UUID) -> Phase | None:
+        holding = self._holdings.get(Placement(agent_id, version_id))
+        return holding.phase if holding else None
+
+    def _most_advanced(self, endpoint: EndpointFacts) -> Holding | None:
+        """Of what linked agents do for the wanted version; a failure counts only when there is nothing else."""
+        if endpoint.wanted is None:
+            return None
+        found = [
+            holding
+            for agent in self._pool(endpoint)
+            if agent.state is AgentState.ACTIVE
+            and (holding := self._holdings.get(Placement(agent.id, endpoint.wanted))) is not None
+        ]
+        return max(found, key=_advance, default=None)
+
+
+def eligible(tier: str, project_id: str, agent: AgentFacts) -> bool:
+    """True when the agent may serve endpoints of this project on this tier."""
+    if tier == SELF_HOSTED:
+        return agent.project_id == project_id
+    return agent.project_id is None and tier in agent.tiers
+
+
+def _rendezvous(agent_id: uuid.UUID, model_id: uuid.UUID) -> bytes:
+    """Highest random weight (Thaler and Ravishankar, 1998), by model: a new version goes where the old one is."""
+    return hashlib.blake2b(agent_id.bytes + model_id.bytes, digest_size=8).digest()
+
+
+def _advance(holding: Holding) -> tuple[int, int]:
+    rank = -1 if holding.phase is Phase.FAILED else _PHASES.index(holding.phase)
+    return rank, holding.bytes_done
+
+
+def _nobody(endpoint: EndpointFacts) -> str:
+    if endpoint.wanted is None:
+        return "The model has no ready version as this endpoint wants it. Choose another version, or ask its owner."
+    if endpoint.tier == SELF_HOSTED:
+        return (
+            "No agent of your project is connected. Create a join key with POST /v1/join-keys and run "
+            "`modelshare agent --join-key ...` on your machine."
+        )
+    return f"No agent of the tier `{endpoint.tier}` is connected now; the platform's operator has to bring one up."

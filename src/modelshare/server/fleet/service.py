@@ -1,0 +1,313 @@
+"""Join keys, agents, grants."""
+
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.audit import service as audit
+from modelshare.server.db import notify
+from modelshare.server.endpoints import service as endpoints
+from modelshare.server.errors import InvalidRequest, NotFound, Unauthenticated
+from modelshare.server.fleet import queries, rules
+from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow
+from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
+from modelshare.server.ids import new_secret, parse_uuid, secret_hash
+from modelshare.server.registry import service as registry
+from modelshare.server.registry.service import StoredFile
+from modelshare.server.sharing.tiers import TierBook
+from modelshare.wire.agents import (
+    Agent,
+    AgentPatch,
+    AgentState,
+    Capabilities,
+    DeploymentReport,
+    Enroll,
+    Enrolled,
+    JoinKey,
+    JoinKeyCreate,
+    JoinKeyWithValue,
+    Phase,
+)
+from modelshare.wire.base import Page
+from modelshare.wire.tiers import SELF_HOSTED, Tier
+
+AGENTS_TOPIC = "agents"
+"""Notification that an agent came, went or changed; the subject is its id."""
+DESIRED_TOPIC = "desired"
+"""Notification that what an agent is to hold changed; the subject is its id."""
+READY_TOPIC = "ready"
+"""Notification that a version is ready on another set of linked agents; the subject is the version's id."""
+
+
+async def create_join_key(
+    session: AsyncSession, caller: Caller, wish: JoinKeyCreate, tiers: TierBook, *, now: int
+) -> JoinKeyWithValue:
+    """A join key of the caller's project, or of the platform for shared agents. Its value is answered this once."""
+    _check_tiers(caller, wish.tiers, tiers)
+    secret = new_secret("msj")
+    row = JoinKeyRow(
+        project_id=caller.project_id,
+        name=wish.name,
+        hash=secret_hash(secret),
+        tiers=wish.tiers,
+        created_at=now,
+        expires_at=now + wish.expires_in if wish.expires_in else None,
+    )
+    session.add(row)
+    await session.flush()
+    _record(session, row.project_id, caller.actor, "join_key.create", f"join_key:{row.id}", now, name=row.name)
+    return JoinKeyWithValue(**_join_key_view(row).model_dump(), key=secret)
+
+
+async def list_join_keys(session: AsyncSession, caller: Caller, paging: Paging) -> Page[JoinKey]:
+    rows = await queries.join_keys(session, caller.project_id, paging.limit + 1, _after(paging))
+    shown = rows[: paging.limit]
+    return Page(data=[_join_key_view(row) for row in shown], **_more(rows, shown))
+
+
+async def revoke_join_key(session: AsyncSession, caller: Caller, key_id: str, *, now: int) -> None:
+    """Nobody enrols with it any more; agents that did stay."""
+    uid = parse_uuid(key_id)
+    row = await queries.join_key(session, caller.project_id, uid) if uid else None
+    if row is None:
+        raise NotFound("There is no such join key. The list of join keys (GET on this route) names those there are.")
+    if row.revoked_at is None:
+        row.revoked_at = now
+        _record(session, row.project_id, caller.actor, "join_key.revoke", f"join_key:{row.id}", now, name=row.name)
+
+
+async def enroll(session: AsyncSession, wish: Enroll, *, now: int) -> Enrolled:
+    """Turns a join key into an agent and its token. 401 when the key is unknown, over or revoked."""
+    key = await queries.join_key_by_hash(session, secret_hash(wish.join_key))
+    if key is None:
+        raise Unauthenticated("This join key is unknown. Create one with POST /v1/join-keys and copy it whole.")
+    if key.revoked_at is not None or (key.expires_at is not None and now >= key.expires_at):
+        over = "was revoked" if key.revoked_at is not None else "has expired"
+        raise Unauthenticated(f"This join key {over}. Create a new one with POST /v1/join-keys.")
+    token = new_secret("msa")
+    row = AgentRow(
+        project_id=key.project_id,
+        name=wish.name,
+        token_hash=secret_hash(token),
+        tiers=key.tiers,
+        state=AgentState.PENDING,
+        capabilities=wish.capabilities.model_dump(),
+        created_at=now,
+    )
+    session.add(row)
+    await session.flush()
+    _record(session, row.project_id, f"join_key:{key.id}", "agent.enroll", f"agent:{row.id}", now, name=row.name)
+    return Enrolled(agent_id=str(row.id), token=token)
+
+
+async def authenticate(session: AsyncSession, token: str | None) -> AgentRow | None:
+    """The agent whose token this is; None for an unknown one and for a removed agent's."""
+    return await queries.agent_by_token(session, secret_hash(token)) if token else None
+
+
+async def list_agents(session: AsyncSession, caller: Caller, paging: Paging) -> Page[Agent]:
+    rows = await queries.agents(session, caller.project_id, paging.limit + 1, _after(paging))
+    shown = rows[: paging.limit]
+    return Page(data=await _views(session, shown), **_more(rows, shown))
+
+
+async def get_agent(session: AsyncSession, caller: Caller, agent_id: str) -> Agent:
+    return (await _views(session, [await _own(session, caller, agent_id)]))[0]
+
+
+async def change_agent(session: AsyncSession, caller: Caller, agent_id: str, patch: AgentPatch, *, now: int) -> Agent:
+    """Renames, suspends or resumes. A suspended agent holds nothing, and its link is closed."""
+    row = await _own(session, caller, agent_id, lock=True)
+    if patch.name is not None and patch.name != row.name:
+        _record(session, row.project_id, caller.actor, "agent.rename", f"agent:{row.id}", now, before=row.name)
+        row.name = patch.name
+    suspended = row.state == AgentState.SUSPENDED
+    if patch.suspended is not None and patch.suspended != suspended:
+        if patch.suspended:
+            await _take_out(session, row, AgentState.SUSPENDED)
+        else:
+            row.state = AgentState.PENDING if row.last_seen_at is None else AgentState.DISCONNECTED
+        action = "agent.suspend" if patch.suspended else "agent.resume"
+        _record(session, row.project_id, caller.actor, action, f"agent:{row.id}", now, name=row.name)
+    notify(session, AGENTS_TOPIC, str(row.id))
+    await session.flush()
+    return (await _views(session, [row]))[0]
+
+
+async def remove_agent(session: AsyncSession, caller: Caller, agent_id: str, *, now: int) -> None:
+    """Ends its credential and its link; it lets go of its deployments."""
+    row = await _own(session, caller, agent_id, lock=True)
+    await _take_out(session, row, AgentState.REMOVED)
+    _record(session, row.project_id, caller.actor, "agent.remove", f"agent:{row.id}", now, name=row.name)
+    notify(session, AGENTS_TOPIC, str(row.id))
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What a grant is made of; the storage signs the links."""
+
+    manifest_digest: str
+    files: list[StoredFile]
+    expires_at: int
+
+
+async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str, *, now: int, seconds: int) -> Granted:
+    """The right to fetch a deployment's files for `seconds`; audited for the weights' owner and the agent's.
+
+    404 unless the deployment is this agent's, the agent is linked, and an active endpoint it may serve wants that
+    version now.
+    """
+    uid = parse_uuid(deployment_id)
+    row = await queries.deployment(session, agent.id, uid) if uid else None
+    if row is None or agent.state != AgentState.ACTIVE or not await _is_wanted(session, agent, row):
+        raise NotFound(
+            "This deployment is not, or no longer, this agent's to fetch; the link tells the agent what it is to hold."
+        )
+    expires_at = now + seconds
+    owner_id = row.version.model.project_id
+    for project_id in {owner_id, agent.project_id or owner_id}:
+        _record(
+            session,
+            project_id,
+            f"agent:{agent.id}",
+            "grant.issue",
+            f"deployment:{row.id}",
+            now,
+            model=str(row.version.model_id),
+            version=row.version.version,
+            expires_at=expires_at,
+        )
+    files = await registry.stored_files(session, row.version_id)
+    return Granted(row.version.manifest_digest or "", files, expires_at)
+
+
+async def capacity(session: AsyncSession, caller: Caller, tier: Tier) -> list[str]:
+    """What a deployer should know of the machines behind a tier: `endpoints.service.Capacity`."""
+    if tier.slug == SELF_HOSTED:
+        if await queries.linked_agents(session, caller.project_id):
+            return []
+        note = (
+            "No agent of your project is connected now: the endpoint waits until one is. Create a join key with "
+            "POST /v1/join-keys and run `modelshare agent --join-key ...` on your machine."
+        )
+        return [note]
+    if any(tier.slug in (agent.tiers or ()) for agent in await queries.linked_agents(session, None)):
+        return []
+    return [f"No agent of the tier `{tier.slug}` is connected now: the endpoint waits until one is."]
+
+
+def facts_of(row: AgentRow) -> rules.AgentFacts:
+    """The agent as the rules see it."""
+    return rules.AgentFacts(
+        id=row.id,
+        project_id=row.project_id,
+        tiers=frozenset(row.tiers or ()),
+        state=AgentState(row.state),
+        last_seen_at=row.last_seen_at,
+    )
+
+
+def _check_tiers(caller: Caller, wanted: list[str] | None, tiers: TierBook) -> None:
+    if not caller.is_platform:
+        if wanted is not None:
+            raise InvalidRequest(
+                "`tiers` is for the platform's join keys; an agent of your project serves its `self_hosted` endpoints. "
+                "Leave the field out.",
+                param="tiers",
+            )
+        return
+    shared = [tier.slug for tier in tiers if tier.slug != SELF_HOSTED]
+    if not wanted or not set(wanted) <= set(shared):
+        raise InvalidRequest(f"`tiers` has to name one or more shared tiers: {', '.join(shared)}.", param="tiers")
+
+
+async def _own(session: AsyncSession, caller: Caller, agent_id: str, *, lock: bool = False) -> AgentRow:
+    uid = parse_uuid(agent_id)
+    row = await queries.own_agent(session, caller.project_id, uid, lock=lock) if uid else None
+    if row is None:
+        raise NotFound("There is no such agent. The list of agents (GET without an id) names those there are.")
+    return row
+
+
+async def _take_out(session: AsyncSession, row: AgentRow, state: AgentState) -> None:
+    for deployment in await queries.deployments_of(session, [row.id]):
+        await session.delete(deployment)
+        notify(session, READY_TOPIC, str(deployment.version_id))
+    row.state, row.linked_to, row.link_token = state, None, None
+    await session.flush()
+
+
+async def _is_wanted(session: AsyncSession, agent: AgentRow, row: DeploymentRow) -> bool:
+    facts = facts_of(agent)
+    ids = await queries.active_endpoints_of(session, row.version.model_id)
+    return any(
+        endpoint.version_id == row.version_id and rules.eligible(endpoint.tier, endpoint.project_id, facts)
+        for endpoint in await endpoints.active(session, ids)
+    )
+
+
+async def _views(session: AsyncSession, rows: Iterable[AgentRow]) -> list[Agent]:
+    rows = list(rows)
+    held: dict[uuid.UUID, list[DeploymentReport]] = defaultdict(list)
+    for deployment in await queries.deployments_of(session, [row.id for row in rows]):
+        held[deployment.agent_id].append(_report(deployment))
+    return [
+        Agent(
+            id=str(row.id),
+            name=row.name,
+            state=AgentState(row.state),
+            tiers=row.tiers,
+            capabilities=Capabilities.model_validate(row.capabilities),
+            deployments=held[row.id],
+            created_at=row.created_at,
+            last_seen_at=row.last_seen_at,
+        )
+        for row in rows
+    ]
+
+
+def _report(row: DeploymentRow) -> DeploymentReport:
+    return DeploymentReport(
+        id=str(row.id),
+        model_name=served_name(row),
+        version=row.version.version,
+        phase=Phase(row.phase),
+        bytes_done=row.bytes_done,
+        bytes_total=row.bytes_total,
+        reason=row.reason,
+    )
+
+
+def served_name(row: DeploymentRow) -> str:
+    model = row.version.model
+    return f"{model.project.slug}/{model.name}"
+
+
+def _join_key_view(row: JoinKeyRow) -> JoinKey:
+    return JoinKey(
+        id=str(row.id),
+        name=row.name,
+        tiers=row.tiers,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )
+
+
+def _after(paging: Paging) -> uuid.UUID | None:
+    return parse_uuid(str(decode_cursor(paging.after, 1)[0])) if paging.after else None
+
+
+def _more(rows: list[JoinKeyRow] | list[AgentRow], shown: list[JoinKeyRow] | list[AgentRow]) -> dict[str, object]:
+    more = len(rows) > len(shown)
+    return {"has_more": more, "next_cursor": encode_cursor(str(shown[-1].id)) if more else None}
+
+
+def _record(
+    session: AsyncSession, project_id: str | None, actor: str, action: str, target: str, now: int, **details: Any
+) -> None:
+    audit.record(session, project_id=project_id, now=now, actor=actor, action=action, target=target, **details)
