@@ -1,0 +1,47 @@
+"""The Python SDK. `Client` waits, `AsyncClient` is for asyncio; both have the same resources and types.
+
+from modelshare.client import Client
+
+with Client() as client:
+    for model in client.models.list():
+        print(model.name, model.status)
+"""
+
+from modelshare.client.catalog import CatalogFilter
+from modelshare.client.client import AsyncClient, Client
+from modelshare.client.errors import (
+    ApiError,
+    AuthenticationError,
+    ConfigError,
+    ConflictError,
+    ConnectError,
+    InvalidRequestError,
+    ModelFailedError,
+    ModelshareError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    SourceError,
+    UnexpectedAnswerError,
+)
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "AuthenticationError",
+    "CatalogFilter",
+    "Client",
+    "ConfigError",
+    "ConflictError",
+    "ConnectError",
+    "InvalidRequestError",
+    "ModelFailedError",
+    "ModelshareError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "ServerError",
+    "SourceError",
+    "UnexpectedAnswerError",
+]

@@ -1,0 +1,32 @@
+"""`modelshare agent`."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelshare.cli.serve import optional_module
+from modelshare.client import config
+
+app = typer.Typer()
+
+
+@app.command()
+def agent(
+    join_key: Annotated[
+        str | None, typer.Option(help="`msj_...`; needed the first time, then the data folder knows the agent.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help=f"The platform; {config.DEFAULT_URL} if nothing names another.")
+    ] = None,
+    data_dir: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for weights and the agent's credential.")
+    ] = Path("agent"),
+    name: Annotated[str | None, typer.Option(help="What to call this agent; the machine's name if not given.")] = None,
+) -> None:
+    """Run models of your project on this machine. Connects outwards only: no port is opened to the network."""
+    where = config.load(os.environ, url=url).url
+    optional_module("modelshare.agent.main", extra="agent").run(
+        url=where, join_key=join_key, data_dir=data_dir, name=name
+    )

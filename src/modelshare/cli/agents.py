@@ -1,0 +1,75 @@
+"""`modelshare agents …`."""
+
+from typing import Annotated
+
+import typer
+
+from modelshare.cli.confirm import Yes, confirm
+from modelshare.cli.failures import CommandError
+from modelshare.cli.output import Json, print_json, print_table, say
+from modelshare.cli.words import when
+from modelshare.client import Client
+from modelshare.wire.agents import Agent, AgentPatch
+
+app = typer.Typer()
+AgentRef = Annotated[str, typer.Argument(metavar="AGENT", help="An agent's id or name.")]
+
+
+@app.command("list")
+def list_agents(json: Json = False) -> None:
+    """List the project's agents and what each one holds."""
+    with Client() as client:
+        agents = list(client.agents.list())
+    if json:
+        print_json(agents)
+        return
+    rows = (
+        (
+            agent.name,
+            agent.state,
+            ", ".join(f"{item.model_name} {item.phase}" for item in agent.deployments),
+            ", ".join(agent.capabilities.engines),
+            when(agent.last_seen_at),
+            agent.id,
+        )
+        for agent in agents
+    )
+    empty = "No agents yet. `modelshare join-keys create NAME` makes the key that one enrols with."
+    print_table(("AGENT", "STATE", "HOLDS", "ENGINES", "LAST SEEN (UTC)", "ID"), rows, empty=empty)
+
+
+@app.command()
+def remove(agent: AgentRef, yes: Yes = False, json: Json = False) -> None:
+    """Remove an agent: its credential ends, and it deletes the weights it holds."""
+    with Client() as client:
+        found = _agent(client, agent)
+        confirm(f"Remove the agent {found.name}?", yes=yes)
+        client.agents.remove(found.id)
+    if json:
+        print_json({"id": found.id, "removed": True})
+    else:
+        say(f"Removed {found.name}.")
+
+
+@app.command()
+def suspend(
+    agent: AgentRef,
+    resume: Annotated[bool, typer.Option("--resume", help="Let it work again instead.")] = False,
+    json: Json = False,
+) -> None:
+    """Keep an agent from serving until it is resumed."""
+    with Client() as client:
+        found = client.agents.update(_agent(client, agent).id, AgentPatch(suspended=not resume))
+    if json:
+        print_json(found)
+    else:
+        say(f"{found.name} is {found.state}.")
+
+
+def _agent(client: Client, text: str) -> Agent:
+    found = [agent for agent in client.agents.list() if text in {agent.id, agent.name}]
+    if not found:
+        raise CommandError(f"There is no agent `{text}`. `modelshare agents list` shows those there are.")
+    if len(found) > 1:
+        raise CommandError(f"{len(found)} agents are called `{text}`. Give the id: {', '.join(a.id for a in found)}.")
+    return found[0]

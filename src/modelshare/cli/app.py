@@ -1,0 +1,129 @@
+"""The program's root: which commands there are, and how every error ends.
+
+A command's module is imported when the command is used, so that `modelshare --help` is quick.
+"""
+
+import importlib
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+import modelshare
+from modelshare.cli.exits import ExitCode
+
+PUBLISH, RUN, ACCOUNT, OPERATE = "Publish models", "Run models", "Project", "Operate a platform"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command or group of commands: `modelshare.cli.<module>` holds it as `app`."""
+
+    name: str
+    module: str
+    panel: str
+    help: str
+
+
+ENTRIES = (
+    Entry("push", "push", PUBLISH, "Upload a model: a folder, a .gguf file or an archive. Goes on where it stopped."),
+    Entry("models", "models", PUBLISH, "List, show, rename, edit, delete and revalidate your models."),
+    Entry("share", "share", PUBLISH, "Show a model in the public catalog. The weights stay yours."),
+    Entry("unshare", "unshare", PUBLISH, "Take a model out of the catalog. Endpoints that exist go on serving."),
+    Entry("catalog", "catalog", RUN, "Search the public catalog. Needs no key."),
+    Entry("deploy", "deploy", RUN, "Make an endpoint that serves a model on a tier."),
+    Entry("endpoints", "endpoints", RUN, "List, show, explain, switch and delete your endpoints."),
+    Entry("chat", "chat", RUN, "Talk to an endpoint."),
+    Entry("tiers", "tiers", RUN, "List the service tiers, with limits and prices. Needs no key."),
+    Entry("agent", "agent", RUN, "Run models of your project on this machine."),
+    Entry("agents", "agents", RUN, "List, suspend and remove the machines that run your models."),
+    Entry("join-keys", "join_keys", RUN, "Create, list and revoke the keys that agents enrol with."),
+    Entry("login", "login", ACCOUNT, "Store the platform's address and your key for the other commands."),
+    Entry("keys", "keys", ACCOUNT, "Create, list, rotate and revoke your project's API keys."),
+    Entry("usage", "usage", ACCOUNT, "Show requests and tokens by day, endpoint, model and key."),
+    Entry("audit", "audit", ACCOUNT, "Show who did what in your project, newest first."),
+    Entry("serve", "serve", OPERATE, "Run the platform: API, pages and router in one process."),
+    Entry("demo", "demo", OPERATE, "Run the platform with two projects and a tiny model to try it out."),
+    Entry("db", "db", OPERATE, "Look after the platform's database."),
+)
+
+EPILOG = (
+    "Exit codes: 0 done; 1 refused by the server, or failed; 2 wrong usage; 3 the platform cannot be reached or does "
+    "not accept the key; 130 stopped by Ctrl-C.\n\n"
+    "MODELSHARE_URL and MODELSHARE_API_KEY say where the platform is and who you are; without them, the file that "
+    "`modelshare login` writes (MODELSHARE_CONFIG names another)."
+)
+
+
+class LazyGroup(TyperGroup):
+    """Knows its commands by name and help only, and loads the one that is used."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for entry in ENTRIES:
+            self.add_command(TyperCommand(entry.name, help=entry.help, rich_help_panel=entry.panel))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        entry = next((entry for entry in ENTRIES if entry.name == name), None)
+        return name, command if entry is None else load(entry), rest
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Runs the program. Always ends in SystemExit with one of `ExitCode`."""
+        try:
+            code = super().main(*args, **{**options, "standalone_mode": False})
+        except typer.TyperException as error:
+            code = _usage_error(error)
+        except typer.Abort:
+            code = ExitCode.INTERRUPTED
+        except Exception as error:  # noqa: BLE001 - a person reads a sentence, never a traceback
+            code = _failed(error)
+        sys.exit(code if isinstance(code, int) else ExitCode.DONE)
+
+
+app = typer.Typer(cls=LazyGroup, name="modelshare", epilog=EPILOG, pretty_exceptions_enable=False)
+
+
+def main() -> None:
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and end.")] = False,
+) -> None:
+    """Publish AI models into a public catalog without surrendering the weights."""
+    if version:
+        typer.echo(f"modelshare {modelshare.__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def load(entry: Entry) -> Any:
+    """The entry's command, with the help of the table above."""
+    # Imported by name: importing all command modules at start would make every call wait for the whole SDK.
+    module = importlib.import_module(f"modelshare.cli.{entry.module}")
+    command = typer.main.get_command(module.app)
+    command.name = entry.name
+    command.help = command.help or entry.help
+    return command
+
+
+def _usage_error(error: typer.TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    hint = "" if context is None else f" See `{context.command_path} --help`."
+    message = " ".join(error.format_message().split())
+    end = "" if message.endswith((".", "?")) else "."
+    typer.echo(f"Error: {message}{end}{hint}", err=True)
+    return error.exit_code
+
+
+def _failed(error: Exception) -> int:
+    # By name as above: what went wrong before the SDK was imported needs no word of the SDK's errors.
+    failures = importlib.import_module("modelshare.cli.failures")
+    failure = failures.describe(error)
+    typer.echo(f"Error: {failure.message}", err=True)
+    return int(failure.code)

@@ -1,0 +1,51 @@
+"""`modelshare catalog`."""
+
+from itertools import islice
+from typing import Annotated, get_args
+
+import typer
+
+from modelshare.cli.output import Json, print_json, print_table
+from modelshare.cli.words import number, size
+from modelshare.client import CatalogFilter, Client
+from modelshare.client.catalog import Sort
+from modelshare.wire.models import CatalogRole
+
+app = typer.Typer()
+
+
+@app.command()
+def catalog(  # noqa: PLR0917 - Typer hands options in by name
+    search: Annotated[str | None, typer.Argument(help="Words to look for.")] = None,
+    family: Annotated[str | None, typer.Option(help="Such as llama.")] = None,
+    tag: Annotated[str | None, typer.Option()] = None,
+    license: Annotated[str | None, typer.Option(help="Such as apache-2.0.")] = None,  # noqa: A002 - the option
+    format: Annotated[str | None, typer.Option(help="gguf or safetensors.")] = None,  # noqa: A002 - the option
+    role: Annotated[CatalogRole | None, typer.Option(help="Who may deploy it on which tiers.")] = None,
+    sort: Annotated[Sort | None, typer.Option(help=f"One of {', '.join(get_args(Sort))}.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most models to list.")] = 50,
+    json: Json = False,
+) -> None:
+    """Search the public catalog. Needs no key."""
+    where = CatalogFilter(q=search, family=family, tag=tag, license=license, format=format, role=role, sort=sort)
+    with Client() as client:
+        models = list(islice(client.catalog.list(where, limit=min(limit, 200)), limit))
+    if json:
+        print_json(models)
+        return
+    rows = (
+        (
+            f"{model.owner}/{model.name}",
+            model.version,
+            number(model.parameters),
+            model.format or "",
+            size(model.size_bytes),
+            model.license or "",
+            model.catalog_role,
+            str(model.deployment_count),
+            model.id,
+        )
+        for model in models
+    )
+    columns = ("MODEL", "VERSION", "PARAMETERS", "FORMAT", "SIZE", "LICENCE", "ROLE", "ENDPOINTS", "ID")
+    print_table(columns, rows, empty="No model in the catalog fits." if search else "The catalog is empty.")

@@ -1,0 +1,70 @@
+"""`modelshare chat`."""
+
+import sys
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from modelshare.cli.failures import describe
+from modelshare.cli.output import Json, print_json, say
+from modelshare.client import Client, ModelshareError
+from modelshare.client.chat import Message, stream_chat
+
+app = typer.Typer()
+
+
+@app.command()
+def chat(
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="An endpoint's slug, or a base URL.")],
+    text: Annotated[str | None, typer.Argument(help="What to say; without it, a conversation starts.")] = None,
+    system: Annotated[str | None, typer.Option(help="Instructions for the model.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
+    json: Json = False,
+) -> None:
+    """Talk to an endpoint: one question and its answer, or a conversation."""
+    messages: list[Message] = [] if system is None else [Message("system", system)]
+    if text is None and not sys.stdin.isatty():
+        text = sys.stdin.read()
+    with Client(_origin(endpoint)) as client:
+        base_url = endpoint.rstrip("/") if "://" in endpoint else client.endpoints.get(endpoint).base_url
+        if text is None:
+            _converse(client, base_url, messages, max_tokens)
+            return
+        answer = _answer(client, base_url, [*messages, Message("user", text)], max_tokens, quiet=json)
+    if json:
+        print_json({"endpoint": endpoint, "content": answer})
+
+
+def _origin(endpoint: str) -> str | None:
+    """The platform of a base URL, so that it decides which key is sent; None for a slug."""
+    parts = urlsplit(endpoint)
+    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else None
+
+
+def _converse(client: Client, base_url: str, messages: list[Message], max_tokens: int | None) -> None:
+    say("Type a message; Ctrl-D ends.")
+    while True:
+        try:
+            text = input("> ")
+        except EOFError:
+            say("")
+            return
+        if not text.strip():
+            continue
+        asked = [*messages, Message("user", text)]
+        try:
+            messages = [*asked, Message("assistant", _answer(client, base_url, asked, max_tokens, quiet=False))]
+        except ModelshareError as error:
+            say(describe(error).message)
+
+
+def _answer(client: Client, base_url: str, messages: list[Message], max_tokens: int | None, *, quiet: bool) -> str:
+    pieces = []
+    for piece in stream_chat(client, base_url, messages, max_tokens=max_tokens):
+        pieces.append(piece)
+        if not quiet:
+            typer.echo(piece, nl=False)
+    if not quiet:
+        typer.echo()
+    return "".join(pieces)

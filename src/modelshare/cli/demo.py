@@ -1,0 +1,13 @@
+"""`modelshare demo`."""
+
+import typer
+
+from modelshare.cli.serve import DataDir, Host, Port, run
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(host: Host = None, port: Port = None, data_dir: DataDir = None) -> None:
+    """Run the platform with two projects and a tiny model to try it out: the same as `modelshare serve --demo`."""
+    run(host=host, port=port, data_dir=data_dir, demo=True)

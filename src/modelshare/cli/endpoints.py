@@ -1,0 +1,125 @@
+"""`modelshare endpoints …`."""
+
+from typing import Annotated
+
+import typer
+
+from modelshare.cli.confirm import Yes, confirm
+from modelshare.cli.exits import ExitCode
+from modelshare.cli.output import Json, print_json, print_record, print_table, say
+from modelshare.cli.requests import endpoint_request
+from modelshare.cli.which import any_model
+from modelshare.cli.words import size, when
+from modelshare.client import Client
+from modelshare.wire.endpoints import Endpoint, Explanation
+
+app = typer.Typer()
+Slug = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's slug.")]
+
+
+@app.command("list")
+def list_endpoints(json: Json = False) -> None:
+    """List the project's endpoints."""
+    with Client() as client:
+        endpoints = list(client.endpoints.list())
+    if json:
+        print_json(endpoints)
+        return
+    rows = (
+        (item.slug, item.model_name or "(deleted)", item.resolved_version or item.version, item.tier, _state(item))
+        for item in endpoints
+    )
+    empty = "No endpoints yet. `modelshare deploy MODEL --tier self_hosted --slug NAME` makes one."
+    print_table(("ENDPOINT", "MODEL", "VERSION", "TIER", "STATUS"), rows, empty=empty)
+
+
+@app.command()
+def show(endpoint: Slug, json: Json = False) -> None:
+    """Show one endpoint: base URL, status with its reason, progress."""
+    with Client() as client:
+        found = client.endpoints.get(endpoint)
+    _print(found, json=json)
+
+
+@app.command()
+def explain(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id, your own model's name, or OWNER/NAME.")],
+    tier: Annotated[str, typer.Option(help="A tier of `modelshare tiers`.")],
+    slug: Annotated[str, typer.Option(help="The endpoint's name in its URL.")] = "endpoint",
+    version: Annotated[str, typer.Option(help="`latest`, or a fixed version.")] = "latest",
+    json: Json = False,
+) -> None:
+    """Say whether a model can be deployed on a tier; if not, why, and what would help. Ends with 1 if not."""
+    with Client() as client:
+        answer = client.endpoints.explain(endpoint_request(any_model(client, model), tier, slug, version))
+    if json:
+        print_json(answer)
+    else:
+        _print_explanation(answer)
+    if not answer.possible:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command()
+def deactivate(endpoint: Slug, json: Json = False) -> None:
+    """Switch an endpoint off. Its agents let go of the model."""
+    with Client() as client:
+        found = client.endpoints.deactivate(endpoint)
+    _print(found, json=json)
+
+
+@app.command()
+def activate(endpoint: Slug, json: Json = False) -> None:
+    """Switch an endpoint on again; the rules for a new one apply."""
+    with Client() as client:
+        found = client.endpoints.activate(endpoint)
+    _print(found, json=json)
+
+
+@app.command()
+def delete(endpoint: Slug, yes: Yes = False, json: Json = False) -> None:
+    """Delete an endpoint. Its URL stops answering at once."""
+    confirm(f"Delete the endpoint {endpoint}?", yes=yes)
+    with Client() as client:
+        client.endpoints.delete(endpoint)
+    if json:
+        print_json({"slug": endpoint, "deleted": True})
+    else:
+        say(f"Deleted {endpoint}.")
+
+
+def _print(endpoint: Endpoint, *, json: bool) -> None:
+    if json:
+        print_json(endpoint)
+        return
+    print_record(
+        (
+            ("endpoint", endpoint.slug),
+            ("base URL", endpoint.base_url),
+            ("status", _state(endpoint)),
+            ("reason", endpoint.status_reason),
+            ("model", endpoint.model_name),
+            ("model id", endpoint.model),
+            ("version", endpoint.version),
+            ("serving", endpoint.resolved_version),
+            ("tier", endpoint.tier),
+            ("created", when(endpoint.created_at)),
+        )
+    )
+
+
+def _state(endpoint: Endpoint) -> str:
+    progress = endpoint.progress
+    if progress is None:
+        return endpoint.status
+    if progress.bytes_total and progress.bytes_done < progress.bytes_total:
+        return f"{endpoint.status} ({progress.phase} {size(progress.bytes_done)} of {size(progress.bytes_total)})"
+    return f"{endpoint.status} ({progress.phase})"
+
+
+def _print_explanation(answer: Explanation) -> None:
+    typer.echo("Possible." if answer.possible else "Not possible:")
+    for reason in answer.reasons:
+        typer.echo(f"- {reason.message} {reason.fix}")
+    for note in answer.notes:
+        typer.echo(f"Note: {note}")

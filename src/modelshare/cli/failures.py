@@ -1,0 +1,59 @@
+"""What went wrong, in one line that says what to do, and the exit code for it."""
+
+import logging
+from dataclasses import dataclass
+
+from modelshare.cli.exits import ExitCode
+from modelshare.client.errors import (
+    ApiError,
+    AuthenticationError,
+    ConfigError,
+    ConnectError,
+    ModelshareError,
+    ServerError,
+    UnexpectedAnswerError,
+)
+
+log = logging.getLogger(__name__)
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked to; the message says why and what to do."""
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    message: str
+    code: ExitCode
+
+
+def describe(error: Exception) -> Failure:
+    """The line and the exit code for an error that ends a command."""
+    code = ExitCode.FAILED
+    match error:
+        case CommandError():
+            message, code = str(error), error.code
+        case AuthenticationError():
+            hint = "Run `modelshare login`, or set MODELSHARE_API_KEY to a key that works."
+            message, code = f"{error.message.rstrip('.')}. {hint}", ExitCode.UNREACHABLE
+        case ConnectError() | UnexpectedAnswerError():
+            message, code = error.message, ExitCode.UNREACHABLE
+        case ConfigError():
+            message, code = error.message, ExitCode.USAGE
+        case ServerError() if error.request_id:
+            message = f"{error.message} (request {error.request_id})"
+        case ApiError() if error.retry_after and "again in" not in error.message:
+            message = f"{error.message} Try again in {error.retry_after} s."
+        case ModelshareError():
+            message = error.message
+        case OSError() if error.strerror:
+            message = f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+        case _:
+            log.debug("unexpected error", exc_info=error)
+            what = f"{type(error).__name__}: {error}"
+            message = f"modelshare has a bug here ({what}). Please report it with the command you ran."
+    return Failure(" ".join(message.split()), code)

@@ -1,0 +1,62 @@
+"""`modelshare join-keys …`."""
+
+from typing import Annotated
+
+import typer
+
+from modelshare.cli.output import Json, print_json, print_table, say
+from modelshare.cli.requests import request
+from modelshare.cli.words import duration, when
+from modelshare.client import Client
+from modelshare.wire.agents import JoinKeyCreate
+
+app = typer.Typer()
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What to call it, such as the machine's name.")],
+    expires_in: Annotated[
+        int | None, typer.Option(parser=duration, metavar="DURATION", help="Such as 2h or 30d; 24h if not given.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Create a join key. It is shown this once."""
+    with Client() as client:
+        created = client.join_keys.create(request(JoinKeyCreate, name=name, expires_in=expires_in))
+        url = client.config.url
+    if json:
+        print_json(created)
+        return
+    say(f"This key is shown once{_until(created.expires_at)}:")
+    typer.echo(created.key)
+    say(f"Next: modelshare agent --url {url} --join-key {created.key} --data-dir ./agent")
+
+
+@app.command("list")
+def list_join_keys(json: Json = False) -> None:
+    """List the project's join keys, never their values."""
+    with Client() as client:
+        keys = list(client.join_keys.list())
+    if json:
+        print_json(keys)
+        return
+    rows = (
+        (key.name, when(key.created_at), when(key.expires_at) or "never", when(key.revoked_at), key.id) for key in keys
+    )
+    print_table(("NAME", "CREATED (UTC)", "EXPIRES", "REVOKED", "ID"), rows, empty="No join keys yet.")
+
+
+@app.command()
+def revoke(join_key: Annotated[str, typer.Argument(help="The join key's id.")], json: Json = False) -> None:
+    """End a join key. Agents that enrolled with it stay."""
+    with Client() as client:
+        client.join_keys.revoke(join_key)
+    if json:
+        print_json({"id": join_key, "revoked": True})
+    else:
+        say("Revoked. Agents that enrolled with it stay.")
+
+
+def _until(expires_at: int | None) -> str:
+    return "" if expires_at is None else f" and works until {when(expires_at)} UTC"

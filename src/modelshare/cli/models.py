@@ -1,0 +1,155 @@
+"""`modelshare models …`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelshare.cli.confirm import Yes, confirm
+from modelshare.cli.exits import ExitCode
+from modelshare.cli.failures import CommandError
+from modelshare.cli.output import Json, print_json, print_record, print_table, say
+from modelshare.cli.requests import request
+from modelshare.cli.which import own_model
+from modelshare.cli.words import number, size, when, yes
+from modelshare.client import Client
+from modelshare.wire.models import ExtendedModel, ModelPatch
+
+app = typer.Typer()
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id or name.")]
+
+
+@app.command("list")
+def list_models(json: Json = False) -> None:
+    """List the project's models."""
+    with Client() as client:
+        models = list(client.models.list())
+    if json:
+        print_json(models)
+        return
+    rows = (
+        (model.name, model.version or "", model.status, size(model.size_bytes), model.catalog_role or "no", model.id)
+        for model in models
+    )
+    print_table(
+        ("NAME", "VERSION", "STATUS", "SIZE", "SHARED", "ID"),
+        rows,
+        empty="No models yet. `modelshare push PATH` adds one.",
+    )
+
+
+@app.command()
+def show(model: Model, json: Json = False) -> None:
+    """Show one model: facts, status with its reason, sharing."""
+    with Client() as client:
+        found = client.models.get(own_model(client, model).id)
+    _print(found, json=json)
+
+
+@app.command()
+def rename(model: Model, name: Annotated[str, typer.Argument(help="The new name.")], json: Json = False) -> None:
+    """Give a model another name. Its id and its endpoints stay."""
+    _update(model, request(ModelPatch, name=name), json=json)
+
+
+@app.command()
+def edit(
+    model: Model,
+    display_name: Annotated[str | None, typer.Option(help="Name for people.")] = None,
+    description: Annotated[str | None, typer.Option(help="A few sentences.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="All tags, the option repeated for each.")] = None,
+    license: Annotated[str | None, typer.Option(help="Licence, such as apache-2.0.")] = None,  # noqa: A002 - the option
+    card: Annotated[Path | None, typer.Option(help="Markdown file that becomes the card.", exists=True)] = None,
+    json: Json = False,
+) -> None:
+    """Change what people read about a model. What is not named stays."""
+    changes = request(
+        ModelPatch,
+        display_name=display_name,
+        description=description,
+        tags=tag or None,
+        license=license,
+        card=card.read_text(encoding="utf-8") if card else None,
+    )
+    if not changes.model_fields_set:
+        raise CommandError("Nothing to change. Name at least one option, such as --description.", ExitCode.USAGE)
+    _update(model, changes, json=json)
+
+
+@app.command()
+def delete(model: Model, yes: Yes = False, json: Json = False) -> None:
+    """Delete a model with its weights. Refused while other projects' endpoints use it."""
+    with Client() as client:
+        found = own_model(client, model)
+        confirm(f"Delete {found.name} ({size(found.size_bytes) or 'no weights yet'}) for good?", yes=yes)
+        client.models.delete(found.id)
+    if json:
+        print_json({"id": found.id, "deleted": True})
+    else:
+        say(f"Deleted {found.name}.")
+
+
+@app.command()
+def revalidate(model: Model, json: Json = False) -> None:
+    """Have the server check a model's files again."""
+    with Client() as client:
+        found = client.models.revalidate(own_model(client, model).id)
+    _print(found, json=json)
+
+
+@app.command()
+def versions(model: Model, json: Json = False) -> None:
+    """List a model's versions."""
+    with Client() as client:
+        found = list(client.models.versions(own_model(client, model).id))
+    if json:
+        print_json(found)
+        return
+    rows = (
+        (
+            item.version,
+            "latest" if item.is_latest else "",
+            item.status,
+            size(item.size_bytes),
+            when(item.created_at),
+            item.manifest_digest or item.status_reason or "",
+        )
+        for item in found
+    )
+    print_table(("VERSION", "", "STATUS", "SIZE", "CREATED (UTC)", "MANIFEST"), rows, empty="No versions.")
+
+
+def _update(model: str, changes: ModelPatch, *, json: bool) -> None:
+    with Client() as client:
+        found = client.models.update(own_model(client, model).id, changes)
+    _print(found, json=json)
+
+
+def _print(model: ExtendedModel, *, json: bool) -> None:
+    if json:
+        print_json(model)
+        return
+    print_record(
+        (
+            ("name", model.name),
+            ("display name", model.display_name),
+            ("id", model.id),
+            ("status", model.status),
+            ("reason", model.status_reason),
+            ("version", model.version),
+            ("format", model.format),
+            ("architecture", model.architecture),
+            ("parameters", number(model.parameters)),
+            ("context", number(model.context_length)),
+            ("quantization", model.quantization),
+            ("size", size(model.size_bytes)),
+            ("licence", model.license),
+            ("tags", ", ".join(model.tags)),
+            ("description", model.description),
+            ("manifest", model.manifest_digest),
+            ("shared", yes(model.is_shared)),
+            ("role", model.catalog_role),
+            ("endpoints", str(model.deployment_count) if model.is_shared else None),
+            *(("warning", warning) for warning in model.warnings),
+        )
+    )

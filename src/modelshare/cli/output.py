@@ -1,0 +1,60 @@
+"""What commands print: results to stdout, words and progress to stderr, JSON alone on stdout with `--json`."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
+
+Printable = BaseModel | Sequence[BaseModel] | dict[str, object]
+
+
+def print_json(value: Printable) -> None:
+    typer.echo(json.dumps(to_jsonable_python(value), indent=2, ensure_ascii=False))
+
+
+def say(text: str) -> None:
+    """Words beside the result, for people; on stderr, so that a pipe carries results only."""
+    typer.echo(text, err=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
+    """A table; plain aligned columns where stdout is not a terminal. Without rows, `empty` is said instead."""
+    lines = [[_cell(cell) for cell in row] for row in rows]
+    if not lines:
+        say(empty)
+    elif sys.stdout.isatty():
+        table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        for line in lines:
+            table.add_row(*map(Text, line))
+        Console().print(table)
+    else:
+        _print_aligned([list(columns), *lines])
+
+
+def print_record(pairs: Iterable[tuple[str, str | None]]) -> None:
+    """Names and values, one a line; those without a value are left out."""
+    shown = [(name, value) for name, value in pairs if value not in {None, ""}]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        typer.echo(f"{name:<{width}}  {value}")
+
+
+def _print_aligned(lines: list[list[str]]) -> None:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(text: str) -> str:
+    """One line without control characters: what others named must not steer the terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)

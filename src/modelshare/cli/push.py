@@ -1,0 +1,54 @@
+"""`modelshare push`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelshare.cli.exits import ExitCode
+from modelshare.cli.failures import CommandError
+from modelshare.cli.output import Json, print_json, say
+from modelshare.cli.progress import PushProgress
+from modelshare.cli.words import size
+from modelshare.client import Client
+from modelshare.client.push import JOBS, Pushed, push_model
+from modelshare.wire.models import ModelStatus
+
+app = typer.Typer()
+
+
+@app.command()
+def push(
+    path: Annotated[Path, typer.Argument(exists=True, help="A model's folder, a .gguf file or an archive.")],
+    name: Annotated[str | None, typer.Option(help="The model's name; the path's own if not given.")] = None,
+    version: Annotated[str | None, typer.Option(help="Such as 1.2.0; the next patch version if not given.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the server has checked it.")] = True,
+    jobs: Annotated[int, typer.Option(min=1, max=32, help="Parts to send at once.")] = JOBS,
+    json: Json = False,
+) -> None:
+    """Upload a model: a folder as Hugging Face has it, a .gguf file, or an archive (.tar, .tar.gz, .tar.bz2, .tar.zst).
+
+    A push that was stopped goes on where it was when the same command runs again, from any machine. Files that the
+    project stores already are not sent again.
+    """
+    with Client() as client, PushProgress() as progress:
+        try:
+            pushed = push_model(client, path, name=name, version=version, wait=wait, jobs=jobs, progress=progress)
+        except KeyboardInterrupt as error:
+            raise CommandError(progress.farewell(), ExitCode.INTERRUPTED) from error
+    if json:
+        print_json(pushed.model)
+    else:
+        _print(pushed)
+
+
+def _print(pushed: Pushed) -> None:
+    model = pushed.model
+    kept = pushed.upload.bytes_total - pushed.bytes_sent
+    note = f", {size(kept)} were there already" if kept else ""
+    say(f"{model.name} {pushed.version} is {model.status}: {size(pushed.bytes_sent)} sent{note}.")
+    for warning in model.warnings:
+        say(f"Note: {warning}")
+    typer.echo(model.id)
+    ready = model.status in {ModelStatus.READY, ModelStatus.ACTIVE}
+    say(f"Next: modelshare {'share' if ready else 'models show'} {model.name}")

@@ -1,0 +1,41 @@
+"""`modelshare tiers`."""
+
+import typer
+
+from modelshare.cli.output import Json, print_json, print_table
+from modelshare.cli.words import size
+from modelshare.client import Client
+
+app = typer.Typer()
+
+
+@app.command()
+def tiers(json: Json = False) -> None:
+    """List the service tiers, with limits and prices. Needs no key."""
+    with Client() as client:
+        found = list(client.tiers.list())
+    if json:
+        print_json(found)
+        return
+    rows = (
+        (
+            tier.slug,
+            tier.accelerator or "your own",
+            _limit(tier.requests_per_minute),
+            _limit(tier.tokens_per_minute),
+            str(tier.max_concurrent_requests),
+            size(tier.max_model_bytes) or "no limit",
+            f"{tier.request_timeout_seconds} s",
+            "" if tier.price_per_million_tokens is None else f"{tier.price_per_million_tokens:g}",
+            "may evict" if tier.may_evict else "never evicts",
+        )
+        for tier in found
+    )
+    columns = (
+        "TIER", "RUNS ON", "REQUESTS/MIN", "TOKENS/MIN", "AT ONCE", "LARGEST MODEL", "TIMEOUT", "PRICE/M TOKENS", "",
+    )  # fmt: skip
+    print_table(columns, rows, empty="This platform has no tiers.")
+
+
+def _limit(count: int | None) -> str:
+    return "no limit" if count is None else f"{count:,}"

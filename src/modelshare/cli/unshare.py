@@ -1,0 +1,47 @@
+"""`modelshare unshare`."""
+
+from typing import Annotated
+
+import typer
+
+from modelshare.cli.output import Json, print_json, say
+from modelshare.cli.which import own_model
+from modelshare.client import Client
+from modelshare.wire.models import UnsharePreview
+
+app = typer.Typer()
+
+
+@app.command()
+def unshare(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id or name.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    json: Json = False,
+) -> None:
+    """Take a model out of the catalog. Endpoints that exist go on serving."""
+    with Client() as client:
+        found = own_model(client, model)
+        if dry_run:
+            preview = client.models.preview_unshare(found.id)
+            if json:
+                print_json(preview)
+            else:
+                _print_preview(found.name, preview)
+            return
+        unshared = client.models.unshare(found.id)
+    if json:
+        print_json(unshared)
+    else:
+        say(f"{unshared.name} is out of the catalog. Endpoints that exist go on serving; others can make no new one.")
+
+
+def _print_preview(name: str, preview: UnsharePreview) -> None:
+    typer.echo(
+        f"Unsharing {name} keeps {preview.keeps_serving} active endpoint(s) serving, "
+        f"{preview.keeps_serving_other_projects} of them of other projects."
+    )
+    for line in preview.stops_being_possible:
+        typer.echo(f"No longer possible: {line}")
+    if preview.removed:
+        typer.echo(f"Removed: {', '.join(preview.removed)}")
+    say("Nothing was changed.")

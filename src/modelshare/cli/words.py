@@ -1,0 +1,45 @@
+"""Numbers and times as people read them, and durations as they write them."""
+
+import re
+from datetime import UTC, datetime
+
+import typer
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+_STEP = 1000
+
+
+def size(count: int | None) -> str:
+    """Bytes in decimal units, as disks and model pages have them."""
+    return "" if count is None else f"{_scaled(count, ('B', 'kB', 'MB', 'GB', 'TB', 'PB'), ' ')}"
+
+
+def number(count: int | None) -> str:
+    """`7.2B` of parameters, `32.8K` of context."""
+    return "" if count is None else _scaled(count, ("", "K", "M", "B", "T"), "")
+
+
+def when(seconds: int | None) -> str:
+    """A point in time, UTC."""
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def duration(text: str) -> int:
+    """Seconds of `90s`, `15m`, `24h` or `30d`; an option's parser."""
+    match = re.fullmatch(r"([1-9]\d{0,8})([smhd])", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no duration; write one such as 90s, 15m, 24h or 30d.")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _scaled(count: int, units: tuple[str, ...], gap: str) -> str:
+    value, unit = float(count), units[0]
+    for bigger in units[1:]:
+        if round(value, 1) < _STEP:
+            break
+        value, unit = value / _STEP, bigger
+    return f"{value:.0f}{gap}{unit}".rstrip() if unit == units[0] else f"{value:.1f}{gap}{unit}"

@@ -1,0 +1,158 @@
+"""How a resource is written once and serves both clients.
+
+A method of a resource builds a `Call`: what to send and how to read the answer. The decorator `sent` makes it a method
+that sends the call, `listed` one that walks all pages; both return a value on `Client` and an awaitable (an async
+iterator) on `AsyncClient`, and type checkers see exactly that.
+"""
+
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+from urllib.parse import quote
+
+from pydantic import BaseModel
+
+Params = ParamSpec("Params")
+Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+Answer_co = TypeVar("Answer_co", covariant=True)
+Item_co = TypeVar("Item_co", covariant=True)
+Shape = TypeVar("Shape", bound=BaseModel)
+
+QueryValue = str | int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Answer_co]):
+    """One request, and how its answer is read."""
+
+    method: str
+    path: str
+    parse: Callable[[bytes], Answer_co]
+    query: Mapping[str, QueryValue] = field(default_factory=dict)
+    """None leaves a parameter out."""
+    body: BaseModel | None = None
+    repeatable: bool = False
+    """Sending it twice is the same as sending it once, so it may be tried again when the answer got lost."""
+
+    def params(self) -> dict[str, str]:
+        return {name: str(value) for name, value in self.query.items() if value is not None}
+
+    def content(self) -> bytes | None:
+        """The body as JSON; what the caller did not set is left to the server's defaults."""
+        return None if self.body is None else self.body.model_dump_json(exclude_unset=True).encode()
+
+
+def get(path: str, answer: type[Shape], **query: QueryValue) -> Call[Shape]:
+    return Call("GET", path, answer.model_validate_json, query, repeatable=True)
+
+
+def post(
+    path: str, answer: type[Shape], body: BaseModel | None = None, *, repeatable: bool = False, **query: QueryValue
+) -> Call[Shape]:
+    return Call("POST", path, answer.model_validate_json, query, body, repeatable)
+
+
+def patch(path: str, answer: type[Shape], body: BaseModel) -> Call[Shape]:
+    return Call("PATCH", path, answer.model_validate_json, body=body)
+
+
+def delete(path: str) -> Call[None]:
+    return Call("DELETE", path, _nothing)
+
+
+def at(base: str, *parts: str | int) -> str:
+    """The path `base/part/part`, each part quoted whole, so that a value never reaches another route."""
+    return "/".join((base, *(quote(str(part), safe="") for part in parts)))
+
+
+def flag(value: bool) -> str | None:
+    return "true" if value else None
+
+
+def _nothing(_: bytes) -> None:
+    return None
+
+
+class Paged(Protocol[Item_co]):
+    """Any list answer: `wire.base.Page`, `wire.models.CatalogPage`."""
+
+    @property
+    def data(self) -> Sequence[Item_co]: ...
+    @property
+    def next_cursor(self) -> str | None: ...
+
+
+class SyncTransport(Protocol):
+    def send(self, call: Call[Answer]) -> Answer: ...
+    def walk(self, call: Call[Paged[Item]]) -> Iterator[Item]: ...
+
+
+class AsyncTransport(Protocol):
+    async def send(self, call: Call[Answer]) -> Answer: ...
+    def walk(self, call: Call[Paged[Item]]) -> AsyncIterator[Item]: ...
+
+
+Transport = TypeVar("Transport", SyncTransport, AsyncTransport)
+
+
+class Resource(Generic[Transport]):
+    """The routes of one noun, over either transport."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport: Transport = transport
+
+
+class sent(Generic[Params, Answer]):  # noqa: N801 - used as a decorator
+    """Turns a method that builds a call into one that sends it."""
+
+    def __init__(self, build: Callable[Concatenate[Any, Params], Call[Answer]]) -> None:
+        self._build = build
+        self.__doc__ = build.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any]) -> Self: ...
+    @overload
+    def __get__(self, instance: Resource[SyncTransport], owner: type[Any]) -> Callable[Params, Answer]: ...
+    @overload
+    def __get__(self, instance: Resource[AsyncTransport], owner: type[Any]) -> Callable[Params, Awaitable[Answer]]: ...
+    def __get__(self, instance: Resource[Any] | None, owner: type[Any]) -> Any:
+        if instance is None:
+            return self
+
+        @functools.wraps(self._build)
+        def method(*args: Params.args, **kwargs: Params.kwargs) -> Any:
+            return instance._transport.send(self._build(instance, *args, **kwargs))  # noqa: SLF001 - a method of it
+
+        return method
+
+
+class listed(Generic[Params, Item]):  # noqa: N801 - used as a decorator
+    """Turns a method that builds the call of a first page into one that iterates over all items."""
+
+    def __init__(self, build: Callable[Concatenate[Any, Params], Call[Paged[Item]]]) -> None:
+        self._build = build
+        self.__doc__ = build.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any]) -> Self: ...
+    @overload
+    def __get__(self, instance: Resource[SyncTransport], owner: type[Any]) -> Callable[Params, Iterator[Item]]: ...
+    @overload
+    def __get__(
+        self, instance: Resource[AsyncTransport], owner: type[Any]
+    ) -> Callable[Params, AsyncIterator[Item]]: ...
+    def __get__(self, instance: Resource[Any] | None, owner: type[Any]) -> Any:
+        if instance is None:
+            return self
+
+        @functools.wraps(self._build)
+        def method(*args: Params.args, **kwargs: Params.kwargs) -> Any:
+            return instance._transport.walk(self._build(instance, *args, **kwargs))  # noqa: SLF001 - a method of it
+
+        return method
+
+
+def next_page(call: Call[Answer], cursor: str) -> Call[Answer]:
+    return replace(call, query={**call.query, "after": cursor})

@@ -1,0 +1,55 @@
+"""`/v1/catalog/models`: the public catalog. Needs no key."""
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, sent
+from modelshare.wire.base import PAGE_LIMIT_DEFAULT
+from modelshare.wire.models import CatalogModel, CatalogModelDetail, CatalogPage, CatalogRole
+
+BASE = "/v1/catalog/models"
+Sort = Literal["relevance", "recent", "deployments", "parameters", "name"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogFilter:
+    """What to look for; None leaves a condition out."""
+
+    q: str | None = None
+    family: str | None = None
+    tag: str | None = None
+    license: str | None = None
+    architecture: str | None = None
+    format: str | None = None
+    role: CatalogRole | None = None
+    min_parameters: int | None = None
+    max_parameters: int | None = None
+    min_context: int | None = None
+    sort: Sort | None = None
+
+
+EVERYTHING = CatalogFilter()
+
+
+class Catalog(Resource[Transport]):
+    @listed
+    def list(self, where: CatalogFilter = EVERYTHING, *, limit: int = PAGE_LIMIT_DEFAULT) -> Call[Paged[CatalogModel]]:
+        """All models that fit; `limit` is how many one request fetches."""
+        return get(BASE, CatalogPage, limit=limit, **asdict(where))
+
+    @sent
+    def page(
+        self,
+        where: CatalogFilter = EVERYTHING,
+        *,
+        limit: int = PAGE_LIMIT_DEFAULT,
+        after: str | None = None,
+        facets: bool = False,
+    ) -> Call[CatalogPage]:
+        """One page, with counts per value of each facet where asked for."""
+        return get(BASE, CatalogPage, limit=limit, after=after, facets="true" if facets else None, **asdict(where))
+
+    @sent
+    def get(self, model_id: str) -> Call[CatalogModelDetail]:
+        """Card, facts, manifest and its digest."""
+        return get(at(BASE, model_id), CatalogModelDetail)

@@ -1,0 +1,60 @@
+"""A streamed chat with an endpoint, for `modelshare chat`; programs use the official `openai` client."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import httpx
+
+from modelshare.client.client import Client
+from modelshare.client.errors import UnexpectedAnswerError, from_answer
+from modelshare.client.transport import cannot_reach
+
+_DATA = "data:"
+_END = "[DONE]"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+def stream_chat(
+    client: Client, base_url: str, messages: Sequence[Message], *, max_tokens: int | None = None
+) -> Iterator[str]:
+    """The answer to `messages`, piece by piece as the model makes it. Closing the iterator stops the model.
+
+    Raises ModelshareError.
+    """
+    body: dict[str, Any] = {"model": "", "stream": True, "messages": [asdict(message) for message in messages]}
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens
+    try:
+        with client.http.stream(f"{base_url}/chat/completions", body) as answer:
+            if not answer.is_success:
+                raise from_answer(answer.status_code, answer.headers, answer.read())
+            yield from _contents(answer)
+    except httpx.TransportError as error:
+        raise cannot_reach(client.config.url, error) from error
+
+
+def _contents(answer: httpx.Response) -> Iterator[str]:
+    for line in answer.iter_lines():
+        data = line.removeprefix(_DATA).strip() if line.startswith(_DATA) else ""
+        if data == _END:
+            return
+        if data:
+            yield from _pieces(data)
+
+
+def _pieces(data: str) -> Iterator[str]:
+    """The text of one event (OpenAI's `chat.completion.chunk`); an event may also carry an error that came midway."""
+    try:
+        event = json.loads(data)
+        if "error" in event:
+            raise from_answer(500, {}, data.encode())
+        yield from (choice["delta"].get("content") or "" for choice in event["choices"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnexpectedAnswerError("The endpoint's stream holds something that is no chat answer.") from error

@@ -1,0 +1,85 @@
+"""The two clients: the same resources over a transport that waits, or one for asyncio."""
+
+import os
+from types import TracebackType
+from typing import Generic, Self
+
+import httpx
+
+from modelshare.client import config
+from modelshare.client.agents import Agents
+from modelshare.client.audit import Audit
+from modelshare.client.call import AsyncTransport, SyncTransport, Transport
+from modelshare.client.catalog import Catalog
+from modelshare.client.endpoints import Endpoints
+from modelshare.client.join_keys import JoinKeys
+from modelshare.client.keys import Keys
+from modelshare.client.models import Models
+from modelshare.client.platform import Platform
+from modelshare.client.tiers import Tiers
+from modelshare.client.transport import AsyncHttpTransport, HttpTransport
+from modelshare.client.uploads import Uploads
+from modelshare.client.usage import Usage
+
+
+class _Resources(Generic[Transport]):
+    """What both clients offer."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.models: Models[Transport] = Models(transport)
+        self.uploads: Uploads[Transport] = Uploads(transport)
+        self.endpoints: Endpoints[Transport] = Endpoints(transport)
+        self.catalog: Catalog[Transport] = Catalog(transport)
+        self.tiers: Tiers[Transport] = Tiers(transport)
+        self.keys: Keys[Transport] = Keys(transport)
+        self.join_keys: JoinKeys[Transport] = JoinKeys(transport)
+        self.agents: Agents[Transport] = Agents(transport)
+        self.usage: Usage[Transport] = Usage(transport)
+        self.audit: Audit[Transport] = Audit(transport)
+        self.platform: Platform[Transport] = Platform(transport)
+
+
+class Client(_Resources[SyncTransport]):
+    """The platform, for code that waits. Close it, or use it in a `with` block; safe to use from several threads.
+
+    Without `url` and `api_key` it takes MODELSHARE_URL and MODELSHARE_API_KEY, or what `modelshare login` stored.
+    Raises ConfigError where these are not usable; each method raises a subclass of ModelshareError.
+    """
+
+    def __init__(
+        self, url: str | None = None, api_key: str | None = None, *, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self.config = config.load(os.environ, url=url, api_key=api_key)
+        self.http = HttpTransport(self.config, transport)
+        super().__init__(self.http)
+
+    def close(self) -> None:
+        self.http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class AsyncClient(_Resources[AsyncTransport]):
+    """The platform, for asyncio: every method of `Client` as an awaitable, every list as an async iterator."""
+
+    def __init__(
+        self, url: str | None = None, api_key: str | None = None, *, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.config = config.load(os.environ, url=url, api_key=api_key)
+        self.http = AsyncHttpTransport(self.config, transport)
+        super().__init__(self.http)
+
+    async def close(self) -> None:
+        await self.http.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,99 @@
+"""Where the platform is and which key to use: given values, then the environment, then the file that `login` writes."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ValidationError
+
+from modelshare.client.errors import ConfigError
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+"""Where `modelshare serve` listens when told nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    url: str
+    """Without a slash at the end."""
+    api_key: str | None = field(repr=False)
+
+
+class _Stored(BaseModel):
+    """The file's content."""
+
+    url: str
+    api_key: str | None
+
+
+def load(environ: Mapping[str, str], *, url: str | None = None, api_key: str | None = None) -> Config:
+    """The configuration in force: what is given wins over MODELSHARE_URL and MODELSHARE_API_KEY, these over the file.
+
+    The file's key goes only to the file's URL: naming another platform never sends it a key that is not its own.
+    Raises ConfigError.
+    """
+    stored = read(config_path(environ))
+    url = normalized_url(url or environ.get("MODELSHARE_URL") or (stored.url if stored else DEFAULT_URL))
+    key = api_key or environ.get("MODELSHARE_API_KEY")
+    if not key and stored and stored.url == url:
+        key = stored.api_key
+    return Config(url, checked_key(key) if key else None)
+
+
+def config_path(environ: Mapping[str, str]) -> Path:
+    """The file that `login` writes: MODELSHARE_CONFIG, or one in the user's configuration folder."""
+    if named := environ.get("MODELSHARE_CONFIG"):
+        return Path(named).expanduser()
+    base = environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "modelshare" / "config.json"
+
+
+def read(path: Path) -> Config | None:
+    """The file's configuration, or None where there is no file."""
+    try:
+        stored = _Stored.model_validate_json(path.read_bytes())
+        return Config(normalized_url(stored.url), stored.api_key)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
+    except (ValidationError, ConfigError) as error:
+        raise ConfigError(f"{path} is not what `modelshare login` writes. Run it again, or delete the file.") from error
+
+
+def save(path: Path, config: Config) -> None:
+    """Writes the file whole or not at all, readable by its owner only (mode 0600)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(_Stored(url=config.url, api_key=config.api_key).model_dump_json(indent=2) + "\n")
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+
+
+def normalized_url(url: str) -> str:
+    """`url` without a slash at the end; raises ConfigError where it is no http(s) URL."""
+    try:
+        parts = urlsplit(url.strip())
+        fine = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        fine = False
+    if not fine:
+        raise ConfigError(f"{url!r} is not a URL of a platform. Give one such as {DEFAULT_URL}.")
+    return url.strip().rstrip("/")
+
+
+def checked_key(key: str) -> str:
+    """`key` without blanks around it; raises ConfigError where it cannot be a key."""
+    key = key.strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError("The API key holds characters no key has. Copy it again: it starts with `ms_` or `msp_`.")
+    return key

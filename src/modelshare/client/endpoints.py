@@ -1,0 +1,44 @@
+"""`/v1/endpoints`: a model on a tier, with a base URL for the OpenAI client."""
+
+from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
+from modelshare.wire.base import PAGE_LIMIT_MAX, Page
+from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation
+
+BASE = "/v1/endpoints"
+
+
+class Endpoints(Resource[Transport]):
+    @listed
+    def list(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[Endpoint]]:
+        return get(BASE, Page[Endpoint], limit=limit)
+
+    @sent
+    def get(self, slug: str) -> Call[Endpoint]:
+        return get(at(BASE, slug), Endpoint)
+
+    @sent
+    def create(self, endpoint: EndpointCreate) -> Call[Endpoint]:
+        """PermissionDeniedError where the rules refuse it, in `explain`'s words; ConflictError for a taken slug."""
+        return post(BASE, Endpoint, endpoint)
+
+    @sent
+    def explain(self, endpoint: EndpointCreate) -> Call[Explanation]:
+        """Whether `create` would be possible; if not, which rules stand in the way and what would help."""
+        return post(at(BASE, "explain"), Explanation, endpoint, repeatable=True)
+
+    @sent
+    def update(self, slug: str, changes: EndpointPatch) -> Call[Endpoint]:
+        return patch(at(BASE, slug), Endpoint, changes)
+
+    @sent
+    def activate(self, slug: str) -> Call[Endpoint]:
+        """Switching on counts as new: the same rules apply as for `create`."""
+        return patch(at(BASE, slug), Endpoint, EndpointPatch(is_active=True))
+
+    @sent
+    def deactivate(self, slug: str) -> Call[Endpoint]:
+        return patch(at(BASE, slug), Endpoint, EndpointPatch(is_active=False))
+
+    @sent
+    def delete(self, slug: str) -> Call[None]:
+        return delete(at(BASE, slug))

@@ -1,0 +1,133 @@
+"""What can go wrong, as exceptions. Each message is one sentence or two that say what to do next.
+
+ModelshareError
+├── ConfigError                 the URL, the key or the file that `modelshare login` wrote is not usable
+├── ConnectError                no answer: nothing listens there, or the connection broke
+├── UnexpectedAnswerError       an answer that is not modelshare's
+├── SourceError                 what should be pushed cannot be (see modelshare.client.source)
+├── ModelFailedError            the server processed a pushed model and refused it
+└── ApiError                    the server said no; has status, type, code, param, request_id, retry_after
+    ├── InvalidRequestError     400, 413, 422
+    ├── AuthenticationError     401
+    ├── PermissionDeniedError   403
+    ├── NotFoundError           404
+    ├── ConflictError           409
+    ├── RateLimitError          429
+    └── ServerError             5xx
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from pydantic import ValidationError
+
+from modelshare.wire.errors import ErrorBody, ErrorEnvelope
+
+
+class ModelshareError(Exception):
+    """Base of every error that the client raises."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigError(ModelshareError):
+    pass
+
+
+class ConnectError(ModelshareError):
+    pass
+
+
+class UnexpectedAnswerError(ModelshareError):
+    pass
+
+
+class SourceError(ModelshareError):
+    pass
+
+
+class ModelFailedError(ModelshareError):
+    def __init__(self, model_id: str, reason: str) -> None:
+        super().__init__(reason)
+        self.model_id = model_id
+
+
+class ApiError(ModelshareError):
+    def __init__(
+        self, status: int, error: ErrorBody, *, request_id: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(error.message)
+        self.status = status
+        self.type = error.type
+        self.code = error.code
+        self.param = error.param
+        self.request_id = request_id
+        """Quote it to the platform's operator: it finds the request in the log."""
+        self.retry_after = retry_after
+        """Seconds after which the same request may succeed."""
+
+
+class InvalidRequestError(ApiError):
+    pass
+
+
+class AuthenticationError(ApiError):
+    pass
+
+
+class PermissionDeniedError(ApiError):
+    pass
+
+
+class NotFoundError(ApiError):
+    pass
+
+
+class ConflictError(ApiError):
+    pass
+
+
+class RateLimitError(ApiError):
+    pass
+
+
+class ServerError(ApiError):
+    pass
+
+
+_BY_STATUS: Mapping[int, type[ApiError]] = {
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    429: RateLimitError,
+}
+
+
+def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> ModelshareError:
+    """The exception for an answer that is not a success. `headers` ignores case, as httpx and http.client have it."""
+    try:
+        error = ErrorEnvelope.model_validate_json(body).error
+    except ValidationError:
+        return UnexpectedAnswerError(
+            f"The answer {status} {_phrase(status)} is not modelshare's: does something else listen at this URL, or "
+            "stand in front of the server?"
+        )
+    kind = _BY_STATUS.get(status, ServerError if status >= HTTPStatus.INTERNAL_SERVER_ERROR else InvalidRequestError)
+    return kind(
+        status, error, request_id=headers.get("x-request-id"), retry_after=parse_retry_after(headers.get("retry-after"))
+    )
+
+
+def parse_retry_after(value: str | None) -> int | None:
+    """Seconds of a Retry-After header; None without one, or where it is a date."""
+    return int(value) if value is not None and value.isascii() and value.isdigit() else None
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "(unknown status)"

@@ -1,0 +1,62 @@
+"""`/v1/models`: the project's models, their versions, and sharing."""
+
+from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
+from modelshare.wire.base import PAGE_LIMIT_MAX, Page
+from modelshare.wire.models import CatalogFootprint, ExtendedModel, ModelPatch, UnsharePreview, Version
+
+BASE = "/v1/models"
+
+
+class Models(Resource[Transport]):
+    @listed
+    def list(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[ExtendedModel]]:
+        """All models of the project; `limit` is how many one request fetches."""
+        return get(BASE, Page[ExtendedModel], extended="true", limit=limit)
+
+    @sent
+    def get(self, model_id: str) -> Call[ExtendedModel]:
+        return get(at(BASE, model_id), ExtendedModel)
+
+    @sent
+    def update(self, model_id: str, changes: ModelPatch) -> Call[ExtendedModel]:
+        """Renames it, or edits its card; what `changes` leaves out stays."""
+        return patch(at(BASE, model_id), ExtendedModel, changes)
+
+    @sent
+    def delete(self, model_id: str) -> Call[None]:
+        """ConflictError while active endpoints of other projects use it."""
+        return delete(at(BASE, model_id))
+
+    @sent
+    def revalidate(self, model_id: str) -> Call[ExtendedModel]:
+        """Runs the server's processing again."""
+        return post(at(BASE, model_id, "revalidate"), ExtendedModel)
+
+    @sent
+    def share(self, model_id: str) -> Call[ExtendedModel]:
+        """Makes its manifest visible in the public catalog. Sharing what is shared changes nothing."""
+        return post(at(BASE, model_id, "share"), ExtendedModel, repeatable=True)
+
+    @sent
+    def unshare(self, model_id: str) -> Call[ExtendedModel]:
+        """Takes it out of the catalog; endpoints that exist go on serving. NotFoundError where it is not shared."""
+        return post(at(BASE, model_id, "unshare"), ExtendedModel)
+
+    @sent
+    def preview_unshare(self, model_id: str) -> Call[UnsharePreview]:
+        """What unsharing would do; changes nothing."""
+        return post(at(BASE, model_id, "unshare"), UnsharePreview, repeatable=True, dry_run="true")
+
+    @sent
+    def footprint(self, model_id: str) -> Call[CatalogFootprint]:
+        """The owner's view of its catalog footprint: role, who deploys it and where, tokens served."""
+        return get(at(BASE, model_id, "catalog"), CatalogFootprint)
+
+    @listed
+    def versions(self, model_id: str, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[Version]]:
+        return get(at(BASE, model_id, "versions"), Page[Version], limit=limit)
+
+    @sent
+    def promote(self, model_id: str, version: str) -> Call[ExtendedModel]:
+        """Makes a ready version the latest one."""
+        return post(at(BASE, model_id, "versions", version, "promote"), ExtendedModel, repeatable=True)

@@ -1,0 +1,39 @@
+"""`/v1/platform`: what only the platform's operator may do, with a platform key (`msp_...`)."""
+
+from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, post, sent
+from modelshare.wire.agents import Agent, JoinKey, JoinKeyCreate, JoinKeyWithValue
+from modelshare.wire.base import PAGE_LIMIT_MAX, Page
+from modelshare.wire.keys import Project, ProjectCreate, ProjectWithKey
+from modelshare.wire.models import FeatureRequest
+
+BASE = "/v1/platform"
+
+
+class Platform(Resource[Transport]):
+    @listed
+    def projects(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[Project]]:
+        return get(f"{BASE}/projects", Page[Project], limit=limit)
+
+    @sent
+    def create_project(self, project: ProjectCreate) -> Call[ProjectWithKey]:
+        """The answer holds the project's first key, this once."""
+        return post(f"{BASE}/projects", ProjectWithKey, project)
+
+    @listed
+    def join_keys(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[JoinKey]]:
+        return get(f"{BASE}/join-keys", Page[JoinKey], limit=limit)
+
+    @sent
+    def create_join_key(self, join_key: JoinKeyCreate) -> Call[JoinKeyWithValue]:
+        """For shared agents: `tiers` names the shared tiers that such an agent serves."""
+        return post(f"{BASE}/join-keys", JoinKeyWithValue, join_key)
+
+    @listed
+    def agents(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[Agent]]:
+        return get(f"{BASE}/agents", Page[Agent], limit=limit)
+
+    @sent
+    def feature(self, model_id: str, *, featured: bool = True) -> Call[FeatureRequest]:
+        """Sets or clears the flag that puts a model of the catalog forward."""
+        body = FeatureRequest(featured=featured)
+        return post(at(f"{BASE}/catalog", model_id, "feature"), FeatureRequest, body, repeatable=True)

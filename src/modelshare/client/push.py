@@ -1,0 +1,198 @@
+"""Push: a directory, a `.gguf` file or an archive becomes a model on the platform.
+
+Find the session that an earlier push left, or open one; hash only files that the project may store already; send the
+parts that are missing, several at once; complete; wait until the server has processed it.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from modelshare.client.client import Client
+from modelshare.client.errors import ConnectError, ModelFailedError, ServerError, SourceError
+from modelshare.client.parts import PartSender, sha256_of
+from modelshare.client.plan import (
+    SMALL,
+    Part,
+    bytes_missing,
+    find_session,
+    missing_parts,
+    opening,
+    worth_hashing,
+)
+from modelshare.client.source import LocalFile, Source, read_source
+from modelshare.wire.models import ExtendedModel, ModelStatus, Version
+from modelshare.wire.uploads import Upload
+
+JOBS = 4
+"""Parts on their way at once."""
+LONGEST_POLL = 2.0
+"""Seconds between two questions whether the model is ready."""
+PATIENCE = 120.0
+"""Seconds that the server may be unreachable while the push waits for it, such as during its restart."""
+
+Item = TypeVar("Item")
+
+
+class Phase(StrEnum):
+    HASHING = "hashing"
+    SENDING = "sending"
+    PROCESSING = "processing"
+
+
+class Progress:
+    """Hears how a push gets on; override what you want to know. Calls may come from several threads."""
+
+    def phase(self, phase: Phase, total: int, done: int) -> None:
+        """A phase begins, with `done` of `total` bytes there already (both zero while processing)."""
+
+    def moved(self, size: int) -> None:
+        """So many bytes were hashed or sent; negative when a part has to start over."""
+
+    def session(self, upload: Upload, *, resumed: bool) -> None:
+        """The session that the parts go to; `resumed` where an earlier push opened it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    model: ExtendedModel
+    version: str
+    upload: Upload
+    """As it was before the first part of this push was sent."""
+    bytes_sent: int
+
+
+def push_model(
+    client: Client,
+    path: Path | str,
+    *,
+    name: str | None = None,
+    version: str | None = None,
+    make_latest: bool = True,
+    wait: bool = True,
+    jobs: int = JOBS,
+    progress: Progress | None = None,
+) -> Pushed:
+    """Pushes what lies at `path` as model `name` (by default the path's own name) and returns it, `ready` if `wait`.
+
+    Interrupt it and call it again, here or on another machine: it goes on where it was. Raises SourceError for what
+    cannot be pushed, ModelFailedError with the server's reason, or any other ModelshareError.
+    """
+    progress = progress or Progress()
+    source = read_source(Path(path))
+    name = name or source.name
+    if name is None:
+        raise SourceError(
+            f"{Path(path).name!r} cannot be a model's name. Give it a name of letters, digits and - _ . (`--name`)."
+        )
+    with _workers(jobs) as (pool, stop):
+        workers = _Workers(pool, stop, progress)
+        upload, digests = _session(client, source, name, version, make_latest, workers)
+        sent = _send(client, upload, source, digests, workers)
+    model = client.uploads.complete(upload.id)
+    if wait:
+        progress.phase(Phase.PROCESSING, 0, 0)
+        wait_until_ready(client, model.id, upload.version)
+        model = client.models.get(model.id)
+    return Pushed(model, upload.version, upload, sent)
+
+
+def wait_until_ready(client: Client, model_id: str, version: str) -> Version:
+    """Returns when the version is ready; raises ModelFailedError with the reason when the server refused it."""
+    interval, reachable_at = 0.1, time.monotonic()
+    while True:
+        try:
+            found = next((item for item in client.models.versions(model_id) if item.version == version), None)
+            reachable_at = time.monotonic()
+        except (ConnectError, ServerError):
+            if time.monotonic() - reachable_at > PATIENCE:
+                raise
+            found = None
+        if found is not None and found.status is ModelStatus.FAILED:
+            raise ModelFailedError(model_id, found.status_reason or "The server refused the model without a reason.")
+        if found is not None and found.status in {ModelStatus.READY, ModelStatus.ACTIVE}:
+            return found
+        time.sleep(interval)
+        interval = min(interval * 1.5, LONGEST_POLL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Workers:
+    """What the steps of one push share."""
+
+    pool: ThreadPoolExecutor
+    stop: threading.Event
+    progress: Progress
+
+    def all(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
+        """Does all items, and ends with the first that fails."""
+        for done in as_completed([self.pool.submit(work, item) for item in items]):
+            done.result()
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
+    """A thread pool that lets go at once when its block is left by an exception, Ctrl-C included."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(jobs, thread_name_prefix="push") as pool:
+        try:
+            yield pool, stop
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _session(
+    client: Client, source: Source, name: str, version: str | None, make_latest: bool, workers: _Workers
+) -> tuple[Upload, dict[str, str]]:
+    """The session to fill, and the digests of whole files known by now, by path."""
+    earlier = find_session(client.uploads.list(), source, name, version)
+    if earlier is not None:
+        upload = client.uploads.get(earlier.id)
+        workers.progress.session(upload, resumed=True)
+        return upload, {}
+    digests: dict[str, str] = {}
+    if not source.is_archive:
+        _hash([file for file in source.files if file.size <= SMALL], digests, workers)
+    upload = client.uploads.open(opening(source, name, version, make_latest=make_latest, digests=digests))
+    if candidates := worth_hashing(upload, source, digests):
+        client.uploads.cancel(upload.id)
+        _hash(candidates, digests, workers)
+        upload = client.uploads.open(opening(source, name, version, make_latest=make_latest, digests=digests))
+    workers.progress.session(upload, resumed=False)
+    return upload, digests
+
+
+def _hash(files: list[LocalFile], digests: dict[str, str], workers: _Workers) -> None:
+    workers.progress.phase(Phase.HASHING, sum(file.size for file in files), 0)
+
+    def work(file: LocalFile) -> None:
+        digests[file.path] = sha256_of(file, workers.stop, workers.progress.moved)
+
+    workers.all(work, files)
+
+
+def _send(client: Client, upload: Upload, source: Source, digests: dict[str, str], workers: _Workers) -> int:
+    """Sends what is missing; returns its bytes."""
+    by_path = {file.path: file for file in source.files}
+    missing = list(missing_parts(upload))
+    size = bytes_missing([part for _, part in missing])
+    workers.progress.phase(Phase.SENDING, source.size, source.size - size)
+    sender = PartSender(client, upload, workers.stop)
+
+    def work(item: tuple[str, Part, bool]) -> None:
+        path, part, whole = item
+        sender.send(by_path[path], part, digests.get(path) if whole else None, workers.progress.moved)
+
+    try:
+        workers.all(work, [(file.path, part, file.parts == 1) for file, part in missing])
+    finally:
+        sender.close()
+    return size

@@ -1,0 +1,43 @@
+"""`/v1/uploads`: sessions that are filled part by part. `modelshare.client.push` does all of it for a path on disk."""
+
+from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, post, sent
+from modelshare.wire.base import PAGE_LIMIT_MAX, Page
+from modelshare.wire.models import ExtendedModel
+from modelshare.wire.uploads import PartUrl, Upload, UploadOpen
+
+BASE = "/v1/uploads"
+
+
+class Uploads(Resource[Transport]):
+    @sent
+    def open(self, upload: UploadOpen) -> Call[Upload]:
+        return post(BASE, Upload, upload)
+
+    @listed
+    def list(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[Upload]]:
+        return get(BASE, Page[Upload], limit=limit)
+
+    @sent
+    def get(self, upload_id: str) -> Call[Upload]:
+        """Its state, and which parts of which files are there."""
+        return get(at(BASE, upload_id), Upload)
+
+    @sent
+    def part_url(self, upload_id: str, n: int, k: int) -> Call[PartUrl]:
+        """Where part `k` of file `n` goes, for a session whose `direct` is true."""
+        return post(at(BASE, upload_id, "files", n, "parts", k, "url"), PartUrl, repeatable=True)
+
+    @sent
+    def complete(self, upload_id: str) -> Call[ExtendedModel]:
+        """Hands the files over to processing."""
+        return post(at(BASE, upload_id, "complete"), ExtendedModel)
+
+    @sent
+    def cancel(self, upload_id: str) -> Call[Upload]:
+        """Drops the session and what was sent."""
+        return post(at(BASE, upload_id, "cancel"), Upload)
+
+
+def part_path(upload_id: str, n: int, k: int) -> str:
+    """Where the bytes of part `k` of file `n` are PUT, for a session whose `direct` is false."""
+    return at(BASE, upload_id, "files", n, "parts", k)
