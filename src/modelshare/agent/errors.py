@@ -1,7 +1,8 @@
 """What can go wrong on an agent. Every text is one sentence for the operator, and ends up as a deployment's reason.
 
 AgentError
-├── Stop                the agent cannot go on (removed, refused, its folder is taken): say it and exit
+├── Stop                the agent cannot go on (refused, replaced, its folder is taken): say it and exit
+│   └── Removed         it is no longer part of the fleet: delete what it holds, say it and exit
 └── DeploymentError     one deployment failed; it is tried again later
     └── PullError       its files could not be brought here
         ├── NoSpace
@@ -15,8 +16,12 @@ class AgentError(Exception):
     """Base of all."""
 
 
-class Stop(AgentError):  # noqa: N818 - it ends the program, it is not a fault of it
+class Stop(AgentError):
     """The agent cannot go on."""
+
+
+class Removed(Stop):
+    """The agent is no longer part of the fleet."""
 
 
 class DeploymentError(AgentError):
@@ -27,14 +32,14 @@ class PullError(DeploymentError):
     """A deployment's files could not be brought here."""
 
 
-class NoSpace(PullError):  # noqa: N818 - reads as what it is
+class NoSpace(PullError):
     """The disk has no room for the files."""
 
     def __init__(self, *, needed: int, free: int, folder: object) -> None:
         super().__init__(f"The weights need {human_bytes(needed)}, {human_bytes(free)} are free on {folder}.")
 
 
-class GrantGone(PullError):  # noqa: N818 - reads as what it is
+class GrantGone(PullError):
     """The server says that the deployment is no longer this agent's."""
 
 

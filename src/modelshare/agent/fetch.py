@@ -17,15 +17,15 @@ _READ_AHEAD: Final = 1 << 20
 """Bytes that may wait per connection while earlier ones are written."""
 
 
-class Refused(Exception):  # noqa: N818 - reads as what it is
+class Refused(Exception):
     """The signed URL is not, or no longer, accepted."""
 
 
-class Interrupted(Exception):  # noqa: N818 - reads as what it is
+class Interrupted(Exception):
     """The connection was cut or stalled, or the storage is busy: the same request may work in a moment."""
 
 
-class Unusable(Exception):  # noqa: N818 - reads as what it is
+class Unusable(Exception):
     """The storage answers, but not with this file."""
 
 

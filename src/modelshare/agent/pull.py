@@ -6,9 +6,12 @@ file whose digest is wrong is fetched again.
 """
 
 import asyncio
+import hashlib
+import logging
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -21,6 +24,8 @@ from modelshare.agent.grants import GrantSource, SignedUrls
 from modelshare.agent.partfile import PartFile
 from modelshare.agent.tasks import in_thread, together
 from modelshare.wire.link import DeploymentFile
+
+_log = logging.getLogger(__name__)
 
 _DOWNLOADS: Final = 3
 """Downloads of a file whose digest keeps being wrong."""
@@ -62,6 +67,14 @@ class Puller:
         except OSError as error:  # a full or broken disk
             raise PullError(f"The weights cannot be written: {error.strerror or error}.") from error
 
+    async def discard_damaged(self, files: Iterable[DeploymentFile]) -> None:
+        """Hash files from earlier, and forget those whose bytes have changed, so that they are pulled again."""
+        for file in files:
+            path = self._cache.blob(file.sha256)
+            if path.exists() and await in_thread(self._lane.hashers, _digest_of, path) != file.sha256:
+                _log.warning("%s was damaged on the disk; it will be pulled again.", file.path)
+                self._cache.discard(file)
+
     async def _file(self, file: DeploymentFile, urls: SignedUrls, on_bytes: OnBytes) -> None:
         lock = self._in_hand.setdefault(file.sha256, asyncio.Lock())
         async with lock:
@@ -80,3 +93,8 @@ class Puller:
             f"{file.path} does not match its digest after {_DOWNLOADS} downloads; "
             "the owner's storage holds other bytes than the manifest says."
         )
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

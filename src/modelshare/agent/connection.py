@@ -1,0 +1,114 @@
+"""One WebSocket to the server while it lasts: frames out through a bounded queue, heartbeats, the peer's death."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from modelshare.agent.errors import AgentError
+from modelshare.wire.link import (
+    DEAD_AFTER_SECONDS,
+    HEARTBEAT_SECONDS,
+    Frame,
+    FromServer,
+    Ping,
+    decode_from_server,
+    encode,
+)
+
+_QUEUE_BYTES: Final = 1 << 20
+"""Encoded frames that may wait for the socket before streams have to."""
+_ENDS: Final = {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR}
+
+
+class LinkLost(AgentError):
+    """The link ended; another one may be tried."""
+
+    def __init__(self, reason: str, close_code: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.close_code = close_code
+
+
+class Connection:
+    """Only `run` touches the socket, so that a cancelled stream can never leave half a frame or a stuck drain."""
+
+    def __init__(
+        self,
+        socket: aiohttp.ClientWebSocketResponse,
+        *,
+        heartbeat: float = HEARTBEAT_SECONDS,
+        dead_after: float = DEAD_AFTER_SECONDS,
+    ) -> None:
+        self._socket = socket
+        self._heartbeat = heartbeat
+        self._dead_after = dead_after
+        self._now = asyncio.get_running_loop().time
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._spoke = self._heard = self._now()
+
+    @property
+    def busy(self) -> bool:
+        """Frames wait to be sent."""
+        return self._queued > 0
+
+    def post(self, frame: Frame) -> None:
+        """Queue a small frame without waiting."""
+        data = encode(frame)
+        self._queue.append(data)
+        self._queued += len(data)
+        self._spoke = self._now()
+        self._wake.set()
+        if self._queued > _QUEUE_BYTES:
+            self._room.clear()
+
+    async def send(self, frame: Frame) -> None:
+        """Queue a frame with payload, once there is room."""
+        while self._queued > _QUEUE_BYTES:
+            await self._room.wait()
+        self.post(frame)
+
+    async def read(self, on_frame: Callable[[FromServer], None]) -> None:
+        """Hand every frame to `on_frame`; raises LinkLost at the end."""
+        while True:
+            message = await self._socket.receive()
+            self._heard = self._now()
+            if message.type is aiohttp.WSMsgType.BINARY:
+                try:
+                    frame = decode_from_server(message.data)
+                except msgspec.DecodeError as error:
+                    raise LinkLost(f"the server sent a frame that this agent cannot read ({error})") from error
+                on_frame(frame)
+            elif message.type in _ENDS:
+                code = self._socket.close_code
+                words = message.extra if message.type is aiohttp.WSMsgType.CLOSE else None
+                raise LinkLost(words or "the connection was cut", code)
+
+    async def write(self) -> None:
+        """Send what is queued, for ever."""
+        while True:
+            while self._queue:
+                data = self._queue.popleft()
+                await self._socket.send_bytes(data)
+                self._queued -= len(data)
+                if self._queued <= _QUEUE_BYTES:
+                    self._room.set()
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def beat(self) -> None:
+        """Keep the link alive, and notice when the other side is not; raises LinkLost then."""
+        while True:
+            now = self._now()
+            if now >= self._heard + self._dead_after:
+                raise LinkLost(f"the server was silent for {self._dead_after:g} s")
+            if now >= self._spoke + self._heartbeat:
+                self.post(Ping())
+            await asyncio.sleep(min(self._heard + self._dead_after, self._spoke + self._heartbeat) - now)

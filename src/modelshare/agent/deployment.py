@@ -1,0 +1,185 @@
+"""One deployment on this machine, from the first byte pulled to the engine that answers, and again after a failure."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from modelshare.agent.backoff import Backoff
+from modelshare.agent.cache import Cache, Holding
+from modelshare.agent.engines.base import Engine, EngineError
+from modelshare.agent.engines.relay_rules import RelayPolicy
+from modelshare.agent.errors import DeploymentError
+from modelshare.agent.pull import Puller
+from modelshare.wire.agents import Grant, Phase
+from modelshare.wire.link import Report, Wanted
+
+_log = logging.getLogger(__name__)
+
+RETRY_FIRST: Final = 2.0
+RETRY_CAP: Final = 300.0
+_REPORT_SECONDS: Final = 0.5
+"""Between two reports while bytes flow: the link allows two per second."""
+_STEADY_SECONDS: Final = 60.0
+"""An engine that served so long was well: its end is a new trouble, not the same one again."""
+
+
+class Engines(Protocol):
+    """Where engines come from."""
+
+    async def prepare(self, wanted: Wanted, weights: Path, scratch: Path, on_phase: Callable[[Phase], None]) -> Engine:
+        """An engine for these weights, not started yet; `scratch` keeps what has to be made of them first.
+
+        Raises DeploymentError.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """An engine that takes requests, and how they are changed on their way."""
+
+    engine: Engine
+    policy: RelayPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the deployments of an agent share."""
+
+    cache: Cache
+    puller: Puller
+    engines: Engines
+    grant: Callable[[str], Awaitable[Grant]]
+    """A fresh grant for a deployment's id."""
+    report: Callable[[Report], object]
+    pulls: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    loads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    """One at a time: engines that load together misjudge how much of the accelerator is free."""
+    retry_first: float = RETRY_FIRST
+
+
+class Deployment:
+    """Supervises one deployment until `end`."""
+
+    def __init__(self, wanted: Wanted, tools: Tools, *, after: asyncio.Task[None] | None = None) -> None:
+        self.wanted = wanted
+        self.serving: Serving | None = None
+        """There while requests are welcome."""
+        self._tools = tools
+        self._holding = Holding(wanted.deployment_id, wanted.manifest_digest, wanted.files)
+        self._phase = Phase.WAITING
+        self._reason: str | None = None
+        self._bytes_done = 0
+        self._bytes_total = sum(size for _, size in {(file.sha256, file.size) for file in wanted.files})
+        self._reported = 0.0
+        self._grace = 0.0
+        self._task = asyncio.create_task(self._run(after))
+
+    def report(self) -> Report:
+        """Where it stands."""
+        routes = [route.value for route in sorted(self.serving.engine.routes)] if self.serving is not None else []
+        return Report(self.wanted.deployment_id, self._phase, self._bytes_done, self._bytes_total, self._reason, routes)
+
+    def update(self, wanted: Wanted) -> None:
+        """Take facts that need no other engine."""
+        self.wanted = wanted
+        if self.serving is not None:
+            engine = self.serving.engine
+            self.serving = Serving(engine, engine.relay_for(wanted.served_name))
+
+    async def end(self, grace: float) -> None:
+        """Take no more requests, let those in progress finish for up to `grace` seconds, and stop the engine."""
+        self.serving = None
+        self._enter(Phase.WAITING, "It is being stopped.")
+        self._grace = grace
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _run(self, after: asyncio.Task[None] | None) -> None:
+        if after is not None:
+            await asyncio.wait([after])
+        backoff = Backoff(self._tools.retry_first, RETRY_CAP)
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            reason = await self._until_failure()
+            if loop.time() - started > _STEADY_SECONDS:
+                backoff.reset()
+            delay = backoff.next()
+            _log.error("%s failed: %s Trying again in %.0f s.", self.wanted.served_name, reason, delay)
+            self._enter(Phase.FAILED, reason)
+            await asyncio.sleep(delay)
+
+    async def _until_failure(self) -> str:
+        try:
+            return await self._hold()
+        except DeploymentError as error:
+            return str(error)
+        except OSError as error:
+            _log.debug("", exc_info=True)
+            return f"The agent's disk or network failed: {error.strerror or error}."
+        except Exception:  # noqa: BLE001 - logged, told and tried again: nothing may end a supervisor but `end`
+            _log.exception("Unexpected.")
+            return "The agent ran into an error of its own; its log has the details."
+
+    async def _hold(self) -> str:
+        """Everything from nothing to an engine that serves; returns why it stopped serving."""
+        tools = self._tools
+        self._enter(Phase.WAITING)
+        await asyncio.to_thread(tools.cache.hold, self._holding)
+        pulled = await self._pull()
+        weights = await asyncio.to_thread(tools.cache.view, self._holding)
+        scratch = tools.cache.converted(self._holding.manifest_digest)
+        async with tools.loads:
+            engine = await tools.engines.prepare(self.wanted, weights, scratch, self._enter)
+            self._enter(Phase.LOADING)
+            try:
+                await engine.start()
+            except EngineError:
+                if not pulled:  # the files are from earlier: are they still what they were?
+                    await tools.puller.discard_damaged(self._holding.files)
+                raise
+        try:
+            self.serving = Serving(engine, engine.relay_for(self.wanted.served_name))
+            self._enter(Phase.READY)
+            return await engine.died()
+        finally:
+            self.serving = None
+            await engine.stop(self._grace)
+
+    async def _pull(self) -> bool:
+        """Bring all files here; returns whether any byte had to come."""
+        tools, here = self._tools, True
+        for file in self._holding.files:
+            here = here and tools.cache.has(file)
+        self._bytes_done = self._bytes_total if here else 0
+        if here:
+            return False
+        async with tools.pulls:
+            with tools.cache.room_for(self._holding):
+                self._enter(Phase.PULLING)
+                await tools.puller.pull(
+                    self._holding.files, lambda: tools.grant(self.wanted.deployment_id), self._on_bytes
+                )
+        return True
+
+    def _on_bytes(self, count: int) -> None:
+        self._bytes_done += count
+        if self._bytes_done >= self._bytes_total:
+            self._enter(Phase.VERIFYING)
+        elif self._phase is Phase.VERIFYING:  # a digest was wrong: its bytes are coming again
+            self._enter(Phase.PULLING)
+        elif asyncio.get_running_loop().time() >= self._reported + _REPORT_SECONDS:
+            self._say()
+
+    def _enter(self, phase: Phase, reason: str | None = None) -> None:
+        if (phase, reason) != (self._phase, self._reason):
+            self._phase, self._reason = phase, reason
+            _log.info("%s: %s", self.wanted.served_name, phase)
+            self._say()
+
+    def _say(self) -> None:
+        self._reported = asyncio.get_running_loop().time()
+        self._tools.report(self.report())

@@ -1,0 +1,61 @@
+"""What this machine can run, as far as the operating system says it."""
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from modelshare import __version__
+from modelshare.wire.agents import Capabilities
+
+_ROOT: Final = Path("/")
+
+
+def capabilities(data_dir: Path, engines: Sequence[str]) -> Capabilities:
+    """The machine as it is now; `engines` are the kinds that can be started here."""
+    return Capabilities(
+        engines=list(engines),
+        accelerator=accelerator(),
+        memory_bytes=memory_bytes(),
+        disk_free_bytes=shutil.disk_usage(data_dir).free,
+        platform=f"{platform.system()} {platform.machine()}",
+        agent_version=__version__,
+    )
+
+
+def accelerator(root: Path = _ROOT, which: Callable[[str], str | None] = shutil.which) -> str:
+    """`nvidia`, `amd` or `intel` where a driver for computing is loaded, else `cpu`."""
+    if _any_entry(root / "proc/driver/nvidia/gpus"):
+        return "nvidia"
+    if _any_entry(root / "sys/class/kfd/kfd/topology/nodes", but=_cpu_node):
+        return "amd"
+    if which("xpu-smi") and _any_entry(root / "dev/dri"):
+        return "intel"
+    return "cpu"
+
+
+def memory_bytes(root: Path = _ROOT) -> int:
+    """The machine's memory, or the container's limit (cgroup v2) where that is smaller."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = (root / "sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return physical
+    return min(physical, int(limit)) if limit.isdecimal() else physical
+
+
+def _any_entry(folder: Path, *, but: Callable[[Path], bool] = lambda _: False) -> bool:
+    """Does the folder hold anything that counts?"""
+    entries: Iterable[Path] = folder.iterdir() if folder.is_dir() else ()
+    return any(not but(entry) for entry in entries)
+
+
+def _cpu_node(node: Path) -> bool:
+    """ROCm lists processors beside accelerators; a processor has no SIMD units (Linux, `kfd_topology.c`)."""
+    try:
+        lines = (node / "properties").read_text().splitlines()
+    except OSError:
+        return True
+    return "simd_count 0" in lines or not any(line.startswith("simd_count ") for line in lines)

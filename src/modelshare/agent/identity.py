@@ -1,0 +1,63 @@
+"""The agent's data folder: used by one agent at a time, and home of the identity that the server gave it."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from modelshare.agent.cache import write_atomically
+from modelshare.agent.errors import Stop
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who the agent is to the server."""
+
+    agent_id: str
+    token: str
+
+
+@contextlib.contextmanager
+def sole_user(data_dir: Path) -> Iterator[None]:
+    """While the agent runs. Raises Stop when another one runs on the same folder; a killed one holds nothing."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(data_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+            raise Stop(
+                f"Another agent (process {pid}) runs on {data_dir}; stop it, or give this one another --data-dir."
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def load_identity(data_dir: Path) -> Identity | None:
+    """The identity of an earlier enrollment. Raises Stop when it cannot be read."""
+    path = data_dir / _NAME
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Identity)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise Stop(f"{path} is damaged; delete it, and start the agent with a new join key.") from error
+
+
+def save_identity(data_dir: Path, identity: Identity) -> None:
+    """Keep it, readable by this user only."""
+    write_atomically(data_dir / _NAME, msgspec.json.encode(identity))
+
+
+def forget_identity(data_dir: Path) -> None:
+    """It is worth nothing any more."""
+    (data_dir / _NAME).unlink(missing_ok=True)
+
+
+_NAME = "identity.json"

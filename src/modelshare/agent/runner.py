@@ -1,0 +1,102 @@
+"""Turns the server's wish into deployments on this machine, and says what became of them."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from modelshare.agent.deployment import Deployment, Serving, Tools
+from modelshare.agent.desired import plan
+from modelshare.wire.link import Desired, Frame, Released, Wanted
+
+_log = logging.getLogger(__name__)
+
+DRAIN_SECONDS: Final = 30.0
+"""How long requests in progress may take when their deployment is to go."""
+
+
+class Runner:
+    """Holds one supervisor per wanted deployment. `say` gives False when a frame could not be sent."""
+
+    def __init__(self, tools: Tools, say: Callable[[Frame], bool], *, drain_seconds: float = DRAIN_SECONDS) -> None:
+        self._tools = tools
+        self._say = say
+        self._drain_seconds = drain_seconds
+        self._deployments: dict[str, Deployment] = {}
+        self._ending: dict[str, asyncio.Task[None]] = {}
+        self._left_over = {holding.deployment_id for holding in tools.cache.holdings()}
+        self._unsaid: set[str] = set()
+        tools.cache.sweep()
+
+    def serving(self, deployment_id: str) -> Serving | None:
+        """What takes requests for the deployment now."""
+        deployment = self._deployments.get(deployment_id)
+        return deployment.serving if deployment is not None else None
+
+    def reconcile(self, desired: Desired) -> None:
+        """Start and stop what the wish needs, then report all there is: the server may have forgotten."""
+        running = {name: deployment.wanted for name, deployment in self._deployments.items()}
+        todo = plan(running, self._left_over, desired.deployments)
+        for wanted in todo.restart:
+            self._end(wanted.deployment_id, release=False)
+        for wanted in (*todo.start, *todo.restart):
+            self._begin(wanted)
+        for wanted in todo.update:
+            self._deployments[wanted.deployment_id].update(wanted)
+        for deployment_id in todo.release:
+            self._end(deployment_id, release=True)
+        for deployment in self._deployments.values():
+            self._say(deployment.report())
+        self._unsaid = {name for name in self._unsaid if not self._say(Released(name))}
+
+    async def stop(self, grace: float) -> None:
+        """The program ends: drain everything for up to `grace` seconds, then stop all engines; weights stay."""
+        deployments = list(self._deployments.values())
+        self._deployments.clear()
+        await asyncio.gather(*(deployment.end(grace) for deployment in deployments), *self._ending.values())
+
+    async def remove_all(self) -> None:
+        """The agent is no longer part of the fleet: stop every engine now, delete all weights."""
+        for deployment_id in {*self._deployments, *self._left_over}:
+            self._end(deployment_id, release=True, grace=0)
+        await asyncio.gather(*self._ending.values())
+
+    def _begin(self, wanted: Wanted) -> None:
+        name = wanted.deployment_id
+        self._left_over.discard(name)
+        self._unsaid.discard(name)
+        self._deployments[name] = Deployment(wanted, self._tools, after=self._ending.get(name))
+
+    def _end(self, deployment_id: str, *, release: bool, grace: float | None = None) -> None:
+        self._left_over.discard(deployment_id)
+        deployment = self._deployments.pop(deployment_id, None)
+        before = self._ending.get(deployment_id)
+        seconds = self._drain_seconds if grace is None else grace
+        task = asyncio.create_task(self._finish(deployment_id, deployment, before, seconds, release=release))
+        self._ending[deployment_id] = task
+        task.add_done_callback(lambda done: self._ended(deployment_id, done))
+
+    async def _finish(
+        self,
+        deployment_id: str,
+        deployment: Deployment | None,
+        before: asyncio.Task[None] | None,
+        grace: float,
+        *,
+        release: bool,
+    ) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        if deployment is not None:
+            await deployment.end(grace)
+        if release:
+            await asyncio.to_thread(self._tools.cache.release, deployment_id)
+            _log.info("Deployment %s is gone, and weights that no other one uses are deleted.", deployment_id)
+            if deployment_id not in self._deployments and not self._say(Released(deployment_id)):
+                self._unsaid.add(deployment_id)
+
+    def _ended(self, deployment_id: str, task: asyncio.Task[None]) -> None:
+        if self._ending.get(deployment_id) is task:
+            del self._ending[deployment_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("Deployment %s could not be cleared away: %s", deployment_id, error)

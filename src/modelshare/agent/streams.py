@@ -1,0 +1,130 @@
+"""The requests in progress on one link: their bodies as they gather, their credit, their end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+from modelshare.wire.link import (
+    BODY_SLICE,
+    MAX_REQUEST_BODY,
+    Answer,
+    Body,
+    Cancel,
+    Chunk,
+    Credit,
+    End,
+    Frame,
+    Head,
+    Request,
+)
+
+Send = Callable[[Frame], Awaitable[None]]
+
+
+class Stream:
+    """One request and the way its answer goes back: `answer` at once, or `head`, `chunk`s and `end`."""
+
+    def __init__(self, request: Request, send: Send) -> None:
+        self.id: Final = request.stream
+        self.deployment_id: Final = request.deployment_id
+        self.route: Final = request.route
+        self.timeout: Final = request.timeout
+        self.body: bytes | bytearray = request.body
+        self.started = False
+        """The head is out: the status can no longer change."""
+        self._send = send
+        self._credit = request.credit
+        self._credited: asyncio.Event | None = None
+
+    async def answer(
+        self, status: int, content_type: str, data: bytes, prompt_tokens: int = 0, completion_tokens: int = 0
+    ) -> None:
+        """The whole answer, in one frame when it is small."""
+        self.started = True
+        if len(data) <= min(BODY_SLICE, self._credit):
+            await self._send(Answer(self.id, status, content_type, data, prompt_tokens, completion_tokens))
+            return
+        await self.head(status, content_type)
+        await self.chunk(data)
+        await self.end(None, prompt_tokens, completion_tokens)
+
+    async def head(self, status: int, content_type: str) -> None:
+        """Begin an answer of unknown length."""
+        self.started = True
+        await self._send(Head(self.id, status, content_type))
+
+    async def chunk(self, data: bytes) -> None:
+        """Part of the body; waits for credit, on this stream alone."""
+        view = memoryview(data)
+        while view:
+            while self._credit <= 0:
+                self._credited = asyncio.Event()
+                await self._credited.wait()
+            size = min(len(view), self._credit, BODY_SLICE)
+            self._credit -= size
+            await self._send(Chunk(self.id, data if size == len(data) else bytes(view[:size])))
+            view = view[size:]
+
+    async def end(self, error: str | None = None, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
+        """The answer is whole, or `error` says why it broke off."""
+        await self._send(End(self.id, error, prompt_tokens, completion_tokens))
+
+    def credit(self, count: int) -> None:
+        """The server has room for `count` more bytes."""
+        self._credit += count
+        if self._credited is not None:
+            self._credited.set()
+            self._credited = None
+
+
+class Streams:
+    """All streams of one link; they end with it."""
+
+    def __init__(self, send: Send, serve: Callable[[Stream], Coroutine[Any, Any, None]]) -> None:
+        self._send = send
+        self._serve = serve
+        self._open: dict[int, tuple[Stream, asyncio.Task[None] | None]] = {}
+
+    def on_frame(self, frame: Request | Body | Credit | Cancel) -> None:
+        """Frames of a stream that is gone are late, and ignored."""
+        if isinstance(frame, Request):
+            stream = Stream(frame, self._send)
+            if frame.more:
+                stream.body = bytearray(frame.body)
+                self._open[frame.stream] = stream, None
+            else:
+                self._start(stream)
+        elif (known := self._open.get(frame.stream)) is None:
+            pass
+        elif isinstance(frame, Credit):
+            known[0].credit(frame.bytes)
+        elif isinstance(frame, Body):
+            self._gather(known[0], frame)
+        else:
+            self._cancel(frame.stream)
+
+    async def close(self) -> None:
+        """The link is gone: nobody waits for the answers, so the engines stop working on them."""
+        tasks = [task for _, task in self._open.values() if task is not None]
+        for stream in list(self._open):
+            self._cancel(stream)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _gather(self, stream: Stream, frame: Body) -> None:
+        if not isinstance(stream.body, bytearray) or len(stream.body) + len(frame.data) > MAX_REQUEST_BODY:
+            self._cancel(stream.id)
+            return
+        stream.body += frame.data
+        if not frame.more:
+            stream.body = bytes(stream.body)
+            self._start(stream)
+
+    def _start(self, stream: Stream) -> None:
+        task = asyncio.create_task(self._serve(stream))
+        self._open[stream.id] = stream, task
+        task.add_done_callback(lambda _: self._open.pop(stream.id, None))
+
+    def _cancel(self, stream_id: int) -> None:
+        _, task = self._open.pop(stream_id)
+        if task is not None:
+            task.cancel()
