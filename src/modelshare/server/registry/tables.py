@@ -174,6 +174,7 @@ class GarbageRow(Table):
     __tablename__ = "garbage"
     __table_args__ = (Index("ix_garbage_project_id", "project_id"),)
 
-    key: Mapped[str] = mapped_column(primary_key=True)
-    """A blob's key or, with `/` at its end, everything below."""
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     project_id: Mapped[str]
+    key: Mapped[str]
+    """A blob's key or, with `/` at its end, everything below."""

@@ -33,9 +33,10 @@ def upgrade() -> None:
 
     op.create_table(
         "garbage",
-        sa.Column("key", sa.String(), nullable=False),
+        sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("project_id", sa.String(), nullable=False),
-        sa.PrimaryKeyConstraint("key", name=op.f("pk_garbage")),
+        sa.Column("key", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_garbage")),
     )
     with op.batch_alter_table("garbage", schema=None) as batch_op:
         batch_op.create_index("ix_garbage_project_id", ["project_id"], unique=False)
