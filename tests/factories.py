@@ -47,7 +47,7 @@ async def make_model(
             manifest_digest=f"sha256:{digest}" if ready else None,
             size_bytes=size,
             format="gguf",
-            architecture="llama",
+            architecture=family,
             family=family,
             parameters=parameters,
             context_length=2048,

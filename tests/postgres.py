@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,17 +45,23 @@ def _account() -> list[str]:
 
 
 @contextlib.contextmanager
-def postgres_server(folder: Path) -> Iterator[str]:
-    """Runs a server with its data in `folder`; yields `postgresql://postgres@127.0.0.1:PORT`. Durability is off."""
+def postgres_server() -> Iterator[str]:
+    """Runs a server with durability off; yields `postgresql://postgres@127.0.0.1:PORT`."""
+    # Not below pytest's own folder: that is closed to other accounts.
+    with tempfile.TemporaryDirectory(prefix="modelshare-postgres-") as folder:
+        Path(folder).chmod(0o755)
+        with _server(Path(folder)) as url:
+            yield url
+
+
+@contextlib.contextmanager
+def _server(folder: Path) -> Iterator[str]:
     binaries, account = _binaries(), _account()
     data = folder / "postgres"
     data.mkdir()
     if account:
         entry = pwd.getpwnam(account[1].partition("=")[2])
         os.chown(data, entry.pw_uid, entry.pw_gid)
-        for parent in (folder, *folder.parents):
-            if parent != Path("/") and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
     initdb = [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
     subprocess.run([*account, *map(str, initdb)], check=True, stdout=subprocess.DEVNULL, cwd="/")
     with socket.socket() as probe:

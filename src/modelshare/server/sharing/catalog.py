@@ -97,7 +97,9 @@ async def _counted(
     return [(str(value), count) for value, count in await session.execute(statement)]
 
 
-def _matching(session: AsyncSession, statement: Select[*Any], filters: Filters, *more: Any) -> Select[*Any]:
+def _matching(
+    session: AsyncSession, statement: Select[*tuple[Any, ...]], filters: Filters, *more: Any
+) -> Select[*tuple[Any, ...]]:
     statement = (
         statement.select_from(ShareRow)
         .join(ModelRow, ModelRow.id == ShareRow.model_id)

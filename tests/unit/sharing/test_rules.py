@@ -1,0 +1,102 @@
+"""The rules of sharing, as properties over every state there is."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelshare.server.sharing import rules, tiers
+from modelshare.server.sharing.rules import ModelFacts, Relation
+from modelshare.wire.models import CatalogRole, ModelStatus
+from modelshare.wire.tiers import SELF_HOSTED
+
+BOOK = tiers.load(None)
+facts = st.builds(
+    ModelFacts,
+    status=st.sampled_from(ModelStatus),
+    role=st.none() | st.sampled_from(CatalogRole),
+    size_bytes=st.integers(0, 10**12),
+)
+relations = st.sampled_from(Relation)
+any_tier = st.sampled_from(list(BOOK))
+
+
+@given(facts)
+def test_only_ready_and_active_can_be_shared(model: ModelFacts) -> None:
+    allowed = rules.share_refusal(model) is None
+    assert allowed == (model.status in {ModelStatus.READY, ModelStatus.ACTIVE})
+
+
+def test_what_is_not_the_callers_cannot_be_shared() -> None:
+    assert rules.share_refusal(None) is not None
+
+
+def test_a_fresh_share_starts_at_deployable_and_sharing_again_keeps_the_role() -> None:
+    assert rules.role_on_share(None) is CatalogRole.DEPLOYABLE
+    for role in CatalogRole:
+        assert rules.role_on_share(role) is role
+
+
+@given(facts, any_tier)
+def test_a_deployer_selects_only_from_the_catalog(model: ModelFacts, tier: rules.Tier) -> None:
+    reasons = rules.selection_reasons(Relation.DEPLOYER, model, tier)
+    if not model.in_catalog:
+        assert [reason.rule for reason in reasons] == ["visibility"]
+    if not reasons:
+        assert model.in_catalog
+        assert tier.slug == SELF_HOSTED or model.role is CatalogRole.SHARED
+
+
+@given(facts, any_tier)
+def test_the_role_binds_neither_owner_nor_platform(model: ModelFacts, tier: rules.Tier) -> None:
+    for relation in (Relation.OWNER, Relation.PLATFORM):
+        assert not {"role", "visibility"} & {r.rule for r in rules.selection_reasons(relation, model, tier)}
+
+
+@given(facts, relations, any_tier)
+def test_every_refusal_says_why_and_what_to_do(model: ModelFacts, relation: Relation, tier: rules.Tier) -> None:
+    for reason in rules.selection_reasons(relation, model, tier):
+        assert reason.message.endswith(".")
+        assert reason.fix.endswith(".")
+
+
+@given(facts, relations, any_tier)
+def test_a_model_larger_than_the_tier_takes_is_refused(model: ModelFacts, relation: Relation, tier: rules.Tier) -> None:
+    if not rules.is_visible(relation, model):
+        return
+    too_large = tier.max_model_bytes is not None and model.size_bytes > tier.max_model_bytes
+    assert ("size" in {r.rule for r in rules.selection_reasons(relation, model, tier)}) == too_large
+
+
+@given(st.none() | st.sampled_from(CatalogRole), st.integers(0, 3), st.booleans(), st.booleans())
+def test_what_a_change_of_endpoints_does_to_the_role(
+    role: CatalogRole | None, remaining: int, came: bool, promotion: bool
+) -> None:
+    after = rules.role_after_change(
+        role, shared_tier_endpoints=remaining, came_to_shared_tier=came, promotion=promotion
+    )
+    assert (after is None) == (role is None), "only share and unshare decide whether there is a role"
+    if after is CatalogRole.SHARED:
+        assert remaining > 0
+        assert role is CatalogRole.SHARED or (came and promotion), "nothing else promotes"
+    if role is not None and remaining and came and promotion:
+        assert after is CatalogRole.SHARED
+    if role is CatalogRole.DEPLOYABLE and not promotion:
+        assert after is CatalogRole.DEPLOYABLE, "with promotion off nothing assigns `shared`"
+
+
+@given(st.sampled_from(CatalogRole))
+def test_allowed_tiers_are_those_a_deployer_may_select(role: CatalogRole) -> None:
+    model = ModelFacts(ModelStatus.READY, role, 1)
+    selectable = [tier.slug for tier in BOOK if not rules.selection_reasons(Relation.DEPLOYER, model, tier)]
+    assert rules.allowed_tiers(role, BOOK) == selectable
+
+
+def test_active_is_ready_and_in_use() -> None:
+    assert rules.status_of(ModelStatus.READY, 0) is ModelStatus.READY
+    assert rules.status_of(ModelStatus.READY, 2) is ModelStatus.ACTIVE
+    assert rules.status_of(ModelStatus.PROCESSING, 2) is ModelStatus.PROCESSING
+
+
+def test_only_shared_tiers_may_evict_and_the_notes_say_so() -> None:
+    for tier in BOOK:
+        assert tier.may_evict == rules.is_shared_tier(tier.slug)
+        assert ("may evict" in rules.tier_notes(tier)[0]) == tier.may_evict
