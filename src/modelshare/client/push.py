@@ -95,12 +95,11 @@ def push_model(
         workers = _Workers(pool, stop, progress)
         upload, digests = _session(client, source, name, version, make_latest, workers)
         sent = _send(client, upload, source, digests, workers)
-    model = client.uploads.complete(upload.id)
+    client.uploads.complete(upload.id)
     if wait:
         progress.phase(Phase.PROCESSING, 0, 0)
-        wait_until_ready(client, model.id, upload.version)
-        model = client.models.get(model.id)
-    return Pushed(model, upload.version, upload, sent)
+        wait_until_ready(client, upload.model, upload.version)
+    return Pushed(client.models.get(upload.model), upload.version, upload, sent)
 
 
 def wait_until_ready(client: Client, model_id: str, version: str) -> Version:

@@ -2,7 +2,6 @@
 
 from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, post, sent
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
-from modelshare.wire.models import ExtendedModel
 from modelshare.wire.uploads import PartUrl, Upload, UploadOpen
 
 BASE = "/v1/uploads"
@@ -28,9 +27,9 @@ class Uploads(Resource[Transport]):
         return post(at(BASE, upload_id, "files", n, "parts", k, "url"), PartUrl, repeatable=True)
 
     @sent
-    def complete(self, upload_id: str) -> Call[ExtendedModel]:
+    def complete(self, upload_id: str) -> Call[Upload]:
         """Hands the files over to processing."""
-        return post(at(BASE, upload_id, "complete"), ExtendedModel)
+        return post(at(BASE, upload_id, "complete"), Upload)
 
     @sent
     def cancel(self, upload_id: str) -> Call[Upload]:

@@ -4,12 +4,14 @@ Requests part ways here before any framework sees them: downloads under a signed
 everything else (FastAPI). `/{project_id}/v1/...` is `/v1/...` with the project named.
 """
 
+import asyncio
 import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import structlog
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,7 +26,11 @@ from modelshare.server.endpoints import routes as endpoints_routes
 from modelshare.server.endpoints.service import Terms
 from modelshare.server.errors import ApiError, install_handlers
 from modelshare.server.http import Caller, Platform
+from modelshare.server.jobs import Worker
 from modelshare.server.ratelimit import TokenBuckets
+from modelshare.server.registry.processing.jobs import handlers
+from modelshare.server.registry.uploads import closing
+from modelshare.server.registry.uploads import routes as uploads_routes
 from modelshare.server.settings import Settings
 from modelshare.server.sharing import routes as sharing_routes
 from modelshare.server.sharing import tiers
@@ -34,6 +40,10 @@ from modelshare.server.storage.local import FolderStore
 from modelshare.wire.keys import Project
 from modelshare.wire.tiers import Tier
 
+log = structlog.get_logger()
+
+SWEEP_SECONDS = 60
+"""How often uploads that have expired are looked for."""
 _PROJECT_PATH = re.compile(r"/(proj_[0-9a-f]{12})(/v1(?:/.*)?)")
 
 
@@ -62,6 +72,16 @@ class Application:
             stack.push_async_callback(self.database.close)
             await migrations.upgrade(self.database)
             await self.database.start()
+            worker = Worker(
+                self.database,
+                handlers(self.platform),
+                self.platform.clock,
+                holder=f"{self.settings.data_dir.absolute()} {self.settings.host}:{self.settings.port}",
+            )
+            await worker.start()
+            stack.push_async_callback(worker.stop)
+            sweeping = asyncio.create_task(_sweep_uploads(self.platform))
+            stack.callback(sweeping.cancel)
             yield self
 
     def _route(self, scope: Scope) -> ASGIApp:
@@ -138,6 +158,7 @@ def _api(platform: Platform) -> FastAPI:
     for router in (
         sharing_routes.public,
         sharing_routes.router,
+        uploads_routes.router,
         endpoints_routes.router,
         accounts_routes.router,
         audit_routes.router,
@@ -146,6 +167,15 @@ def _api(platform: Platform) -> FastAPI:
         api.include_router(router)
     api.add_middleware(RequestId)
     return api
+
+
+async def _sweep_uploads(platform: Platform) -> None:
+    while True:
+        try:
+            await closing.sweep(platform)
+        except Exception as error:  # noqa: BLE001 - the next round may find the database back
+            log.warning("cannot end expired uploads", error=str(error))
+        await asyncio.sleep(SWEEP_SECONDS)
 
 
 async def _no_capacity(session: AsyncSession, caller: Caller, tier: Tier) -> list[str]:

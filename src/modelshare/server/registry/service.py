@@ -17,6 +17,7 @@ from modelshare.server.errors import Conflict, InvalidRequest, NotFound
 from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import queries
+from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelPatch, ModelStatus, Version
@@ -115,6 +116,7 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
         )
     _record(session, caller, "model.delete", row, now, name=row.name)
     notify(session, MODELS_TOPIC, str(row.id))
+    await release(session, caller.project, [version.id for version in row.versions], now=now)
     await session.delete(row)
 
 

@@ -20,6 +20,7 @@ from modelshare.server.http import (
     require,
 )
 from modelshare.server.registry import service as registry
+from modelshare.server.registry.processing import service as processing
 from modelshare.server.sharing import catalog, service, views
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.base import Page
@@ -82,6 +83,15 @@ async def edit_model(
 async def delete_model(caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep) -> None:
     """Deletes a model with all its versions; 409 while active endpoints of other projects use it."""
     await registry.delete(session, caller, model_id, now=platform.now())
+
+
+@router.post("/v1/models/{model_id}/revalidate")
+async def revalidate_model(
+    caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep
+) -> ExtendedModel:
+    """Reads every byte of the model anew and judges it again, in the background."""
+    await processing.revalidate(session, caller, model_id, now=platform.now())
+    return views.extended_view(*await service.get(session, caller, model_id))
 
 
 @router.post("/v1/models/{model_id}/share")

@@ -1,0 +1,46 @@
+"""The job that deletes what nobody refers to any more."""
+
+from sqlalchemy import delete
+
+from modelshare.server.http import Platform
+from modelshare.server.jobs import Lease
+from modelshare.server.registry.blobs import queries
+from modelshare.server.registry.blobs.disposal import discard
+from modelshare.server.registry.tables import BlobRow, GarbageRow
+from modelshare.server.storage.base import BlobStore
+
+_BATCH = 500
+
+
+async def collect(platform: Platform, lease: Lease) -> None:
+    """Turns the project's unused blobs into garbage, then deletes its garbage: the bytes first, then the note."""
+    project_id = lease.subject.partition("/")[0]
+    while await _let_go_of_unused(platform, project_id):
+        continue
+    while rows := await _garbage(platform, project_id):
+        for row in rows:
+            await _delete(platform.store, row.key)
+        async with platform.database.write() as session:
+            await session.execute(delete(GarbageRow).where(GarbageRow.id.in_([row.id for row in rows])))
+
+
+async def _let_go_of_unused(platform: Platform, project_id: str) -> int:
+    async with platform.database.write() as session:
+        await queries.lock_project(session, project_id)
+        rows: list[BlobRow] = await queries.unused_blobs(session, project_id, _BATCH)
+        discard(session, project_id, [row.key for row in rows])
+        for row in rows:
+            await session.delete(row)
+    return len(rows)
+
+
+async def _garbage(platform: Platform, project_id: str) -> list[GarbageRow]:
+    async with platform.database.read() as session:
+        return await queries.garbage(session, project_id, _BATCH)
+
+
+async def _delete(store: BlobStore, key: str) -> None:
+    if key.endswith("/"):
+        await store.delete_prefix(key.rstrip("/"))
+    else:
+        await store.delete(key)

@@ -1,0 +1,46 @@
+"""Bytes that nobody needs any more: noted in the transaction that lets go of them, deleted by a job afterwards."""
+
+import uuid
+from collections.abc import Collection, Iterable
+
+from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.ids import new_id
+from modelshare.server.jobs import enqueue
+from modelshare.server.registry.blobs import queries
+from modelshare.server.registry.blobs.staging import prefix
+from modelshare.server.registry.tables import GarbageRow, UploadFileRow, UploadRow
+from modelshare.wire.uploads import UploadState
+
+COLLECT = "registry.collect"
+"""The job that deletes; its subject is `<project id>/<anything>`."""
+
+
+async def release(session: AsyncSession, project_id: str, version_ids: Collection[uuid.UUID], *, now: int) -> None:
+    """Lets go of what these versions hold; call it, under the model's lock, in the transaction that deletes them."""
+    for upload in await queries.sessions_of(session, version_ids):
+        if upload.state == UploadState.OPEN:
+            upload.state = UploadState.CANCELLED
+        await discard_staged(session, upload)
+    await collect_later(session, project_id, now=now)
+
+
+async def discard_staged(session: AsyncSession, upload: UploadRow) -> None:
+    """Lets go of what a session brought, unless that has become blobs."""
+    there = await session.scalars(
+        delete(UploadFileRow).where(UploadFileRow.upload_id == upload.id).returning(UploadFileRow.n)
+    )
+    if there.first() is not None:
+        discard(session, upload.project_id, [prefix(upload.project_id, upload.id)])
+
+
+def discard(session: AsyncSession, project_id: str, keys: Iterable[str]) -> None:
+    """Notes bytes to delete. A key that ends in `/` stands for everything below it."""
+    session.add_all(GarbageRow(project_id=project_id, key=key) for key in keys)
+
+
+async def collect_later(session: AsyncSession, project_id: str, *, now: int) -> None:
+    """Has the project's garbage deleted once this transaction is committed, and blobs that no version refers to."""
+    # A subject of its own each time: two transactions that ask at once must not meet in one row.
+    await enqueue(session, COLLECT, f"{project_id}/{new_id()}", now=now)

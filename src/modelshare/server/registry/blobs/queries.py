@@ -1,0 +1,92 @@
+"""Every select on what a project stores."""
+
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
+
+from sqlalchemy import exists, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.accounts.tables import ProjectRow
+from modelshare.server.db import owned
+from modelshare.server.jobs import JobRow
+from modelshare.server.registry.tables import BlobRow, FileRow, GarbageRow, UploadFileRow, UploadRow
+
+Value = TypeVar("Value")
+_MOST_PARAMETERS = 5_000
+"""In one statement; SQLite takes 32,766 and PostgreSQL's protocol 65,535."""
+
+
+async def lock_project(session: AsyncSession, project_id: str) -> ProjectRow:
+    """Locks what the project stores for the transaction; rows that refer to the project can be written meanwhile.
+
+    Who takes up a stored blob for a version and who lets unused ones go holds this lock, so that a blob never goes
+    while it is being taken up. It comes before the model's.
+    """
+    statement = select(ProjectRow).where(ProjectRow.id == project_id).with_for_update(key_share=True)
+    return (await session.scalars(statement.execution_options(populate_existing=True))).one()
+
+
+async def project(session: AsyncSession, project_id: str) -> ProjectRow:
+    return await session.get_one(ProjectRow, project_id)
+
+
+async def stored_bytes(session: AsyncSession, project_id: str) -> int:
+    """Bytes of the project's blobs, and those that sessions hold or may still bring."""
+    blobs = await session.scalar(select(func.sum(BlobRow.size)).where(BlobRow.project_id == project_id))
+    staged = await session.scalar(
+        select(func.sum(UploadFileRow.size))
+        .join(UploadRow, UploadRow.id == UploadFileRow.upload_id)
+        .where(UploadRow.project_id == project_id, UploadFileRow.reused.is_(False))
+    )
+    return int(blobs or 0) + int(staged or 0)
+
+
+async def stored_blobs(session: AsyncSession, project_id: str, digests: Iterable[str]) -> dict[str, BlobRow]:
+    """Those of the digests that the project stores."""
+    found: dict[str, BlobRow] = {}
+    for batch in _batches(sorted(set(digests))):
+        rows = await session.scalars(owned(BlobRow, project_id).where(BlobRow.sha256.in_(batch)))
+        found.update((row.sha256, row) for row in rows)
+    return found
+
+
+async def stored_sizes(session: AsyncSession, project_id: str, sizes: Iterable[int]) -> set[int]:
+    """Those of the sizes that some blob of the project has."""
+    found: set[int] = set()
+    for batch in _batches(sorted(set(sizes))):
+        statement = select(BlobRow.size).where(BlobRow.project_id == project_id, BlobRow.size.in_(batch)).distinct()
+        found.update(await session.scalars(statement))
+    return found
+
+
+async def unused_blobs(session: AsyncSession, project_id: str, limit: int) -> list[BlobRow]:
+    """Those that no version has and no session takes up."""
+    in_version = exists().where(FileRow.project_id == BlobRow.project_id, FileRow.sha256 == BlobRow.sha256)
+    in_session = (
+        exists()
+        .where(UploadFileRow.reused, UploadFileRow.sha256 == BlobRow.sha256)
+        .where(UploadRow.id == UploadFileRow.upload_id, UploadRow.project_id == BlobRow.project_id)
+    )
+    return list(await session.scalars(owned(BlobRow, project_id).where(~in_version, ~in_session).limit(limit)))
+
+
+async def sessions_of(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[UploadRow]:
+    return list(await session.scalars(select(UploadRow).where(UploadRow.version_id.in_(version_ids))))
+
+
+async def garbage(session: AsyncSession, project_id: str, limit: int) -> list[GarbageRow]:
+    return list(await session.scalars(owned(GarbageRow, project_id).limit(limit)))
+
+
+async def projects_with_garbage(session: AsyncSession, job: str) -> list[str]:
+    """Projects whose garbage no `job` is about to collect."""
+    pending = exists().where(JobRow.kind == job, JobRow.subject.startswith(GarbageRow.project_id))
+    return list(await session.scalars(select(GarbageRow.project_id).where(~pending).distinct()))
+
+
+def _batches(values: Sequence[Value]) -> Iterator[list[Value]]:
+    rest = iter(values)
+    while batch := list(islice(rest, _MOST_PARAMETERS)):
+        yield batch

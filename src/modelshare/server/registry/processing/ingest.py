@@ -1,0 +1,49 @@
+"""From what a session brought to blobs: put together, unpacked, hashed anew, compared with what the client claimed.
+
+All or nothing: until the last step nothing but the session refers to the bytes, so each step can simply run again.
+"""
+
+from modelshare.server.http import Platform
+from modelshare.server.jobs import Lease
+from modelshare.server.registry.blobs.staging import multipart_of
+from modelshare.server.registry.concurrently import map_concurrently
+from modelshare.server.registry.processing.keeping import Arrived, keep
+from modelshare.server.registry.processing.unpacking import unpack
+from modelshare.server.registry.processing.work import Work
+from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.tables import UploadFileRow, UploadRow
+
+FILES_AT_ONCE = 2
+"""Hashed in parallel: SHA-256 runs at the speed of one core."""
+
+
+async def ingest(platform: Platform, lease: Lease, work: Work, upload: UploadRow) -> None:
+    """Makes blobs of the session's files and lists them as the version's. Raises Refused."""
+    for file in upload.files:
+        await _finish(platform, upload, file)
+    if upload.archive is not None:
+        arrived = await unpack(platform, upload, upload.files[0].key)
+    else:
+        arrived = await map_concurrently(lambda file: _arrive(platform, file), upload.files, most=FILES_AT_ONCE)
+    await keep(platform, lease, work, upload, arrived)
+
+
+async def _finish(platform: Platform, upload: UploadRow, file: UploadFileRow) -> None:
+    if file.reused:
+        return
+    multipart = multipart_of(upload, file)
+    if not multipart.id:  # an empty file has no part that would have begun it
+        multipart = await platform.store.begin(file.key, file.size, upload.part_size)
+    await platform.store.finish(multipart)
+
+
+async def _arrive(platform: Platform, file: UploadFileRow) -> Arrived:
+    if file.reused:
+        assert file.sha256 is not None  # noqa: S101 - a file is reused by its digest
+        return Arrived(file.path, file.size, file.sha256, key=None)
+    sha256, size = await platform.store.digest(file.key)
+    if file.sha256 not in {None, sha256}:
+        raise Refused(
+            f"{shown(file.path)} is not the file whose SHA-256 was announced: it has {sha256}. Push it again."
+        )
+    return Arrived(file.path, size, sha256, key=file.key)

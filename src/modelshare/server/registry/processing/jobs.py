@@ -1,0 +1,60 @@
+"""The jobs that make versions ready. Killed at any moment, each begins again and ends the same."""
+
+import uuid
+from collections.abc import Mapping
+from functools import partial
+
+from modelshare.server.http import Platform
+from modelshare.server.jobs import Handler, Lease
+from modelshare.server.registry.blobs.collecting import collect
+from modelshare.server.registry.blobs.disposal import COLLECT
+from modelshare.server.registry.processing import outcome
+from modelshare.server.registry.processing.ingest import ingest
+from modelshare.server.registry.processing.judging import judge, verify
+from modelshare.server.registry.processing.service import PROCESS, REVALIDATE
+from modelshare.server.registry.processing.work import Work, load, stored_files
+from modelshare.server.registry.refused import Refused
+from modelshare.server.storage.base import BlobNotFound, MultipartNotFound, PartsMissing
+from modelshare.wire.models import ModelStatus
+
+_GAVE_UP = (
+    "The server could not read or store this version's files. "
+    "Tell the platform's operator, then start again with `revalidate`."
+)
+_INCOMPLETE = "Some of this version's bytes are missing in storage. Push it again."
+
+
+def handlers(platform: Platform) -> Mapping[str, Handler]:
+    """For the process's worker."""
+    return {
+        PROCESS: partial(process, platform, anew=False),
+        REVALIDATE: partial(process, platform, anew=True),
+        COLLECT: partial(collect, platform),
+    }
+
+
+async def process(platform: Platform, lease: Lease, *, anew: bool) -> None:
+    """Brings a version to ready or failed. `anew`: it may be ready, and its blobs are read again."""
+    work = await load(platform.database, uuid.UUID(lease.subject))
+    if work is None or not (work.status == ModelStatus.PROCESSING or (anew and work.status == ModelStatus.READY)):
+        return
+    try:
+        await _steps(platform, lease, work, anew=anew)
+    except Refused as refused:
+        await outcome.failed(platform, lease, work, refused.reason)
+    except (PartsMissing, MultipartNotFound, BlobNotFound):
+        await outcome.failed(platform, lease, work, _INCOMPLETE)
+    except Exception:
+        if lease.last:
+            await outcome.failed(platform, lease, work, _GAVE_UP)
+        raise
+
+
+async def _steps(platform: Platform, lease: Lease, work: Work, *, anew: bool) -> None:
+    if work.staged is not None:
+        await ingest(platform, lease, work, work.staged)
+    files = await stored_files(platform.database, work.version_id)
+    if anew and work.staged is None:
+        await verify(platform, files)
+    facts = await judge(platform, files)
+    await outcome.ready(platform, lease, work, files, facts)

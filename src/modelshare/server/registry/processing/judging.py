@@ -1,0 +1,45 @@
+"""What the files of a version are, and whether they are still what they were."""
+
+import asyncio
+from collections.abc import Sequence
+
+from modelshare.server.http import Platform
+from modelshare.server.registry.concurrently import map_concurrently
+from modelshare.server.registry.inspection import Facts, inspect
+from modelshare.server.registry.processing.ingest import FILES_AT_ONCE
+from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.service import StoredFile
+from modelshare.server.storage.base import BlobNotFound, BlobStore
+
+
+async def verify(platform: Platform, files: Sequence[StoredFile]) -> None:
+    """Reads every byte anew; raises Refused for the first file that is not what it was."""
+
+    async def verify_file(file: StoredFile) -> None:
+        try:
+            found = await platform.store.digest(file.key)
+        except BlobNotFound as error:
+            raise _gone(file) from error
+        if found != (file.sha256, file.size):
+            raise Refused(f"{shown(file.path)} has been damaged in storage. Restore it there, or push it again.")
+
+    await map_concurrently(verify_file, files, most=FILES_AT_ONCE)
+
+
+async def judge(platform: Platform, files: Sequence[StoredFile]) -> Facts:
+    """The facts of the model that the files make up; raises Refused for one that must not be shared."""
+    return await asyncio.to_thread(_inspect, platform.store, files, platform.settings.models_allow_pickle)
+
+
+def _inspect(store: BlobStore, files: Sequence[StoredFile], allow_pickle: bool) -> Facts:
+    readers = {}
+    for file in files:
+        try:
+            readers[file.path] = store.reader(file.key)
+        except BlobNotFound as error:
+            raise _gone(file) from error
+    return inspect(readers, allow_pickle=allow_pickle)
+
+
+def _gone(file: StoredFile) -> Refused:
+    return Refused(f"{shown(file.path)} is no longer in storage. Restore it there, or push it again.")

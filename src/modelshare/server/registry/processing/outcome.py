@@ -1,0 +1,120 @@
+"""How processing ends: the version is ready, with its manifest, or it failed, with the reason."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.audit import service as audit
+from modelshare.server.db import notify
+from modelshare.server.http import Platform
+from modelshare.server.jobs import Lease, holds
+from modelshare.server.registry import manifest
+from modelshare.server.registry import service as registry
+from modelshare.server.registry.inspection import Facts
+from modelshare.server.registry.processing.work import Work
+from modelshare.server.registry.service import StoredFile
+from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.wire.models import ModelStatus
+
+_CARD_FIELDS = ("description", "tags", "license", "card")
+
+
+async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[StoredFile], facts: Facts) -> None:
+    """The version is ready; a manifest that it has already stays as it is."""
+    async with platform.database.write() as session:
+        locked = await _locked(session, lease, work)
+        if locked is None:
+            return
+        model, version = locked
+        if version.manifest is None:
+            _describe(version, model, files, facts)
+        version.status, version.status_reason = ModelStatus.READY, None
+        if version.make_latest and not _is_overtaken(model, version):
+            await _make_latest(session, model, version)
+        _record(session, platform, model, version, "model.ready", digest=version.manifest_digest)
+
+
+async def failed(platform: Platform, lease: Lease, work: Work, reason: str) -> None:
+    """The version failed. Its bytes stay until it is deleted or replaced, so that it can be judged again."""
+    async with platform.database.write() as session:
+        locked = await _locked(session, lease, work)
+        if locked is None:
+            return
+        model, version = locked
+        version.is_latest = False
+        version.status, version.status_reason = ModelStatus.FAILED, reason
+        _record(session, platform, model, version, "model.failed", reason=reason)
+
+
+async def _locked(session: AsyncSession, lease: Lease, work: Work) -> tuple[ModelRow, VersionRow] | None:
+    """The version and its model while both exist and the lease is still ours."""
+    model = await registry.find_any(session, work.model_id, lock=True)
+    if model is None or not await holds(session, lease):
+        return None
+    version = next((row for row in model.versions if row.id == work.version_id), None)
+    return None if version is None else (model, version)
+
+
+def _describe(version: VersionRow, model: ModelRow, files: Sequence[StoredFile], facts: Facts) -> None:
+    made = manifest.Manifest.of(
+        name=model.name,
+        version=version.version,
+        files=[manifest.ManifestFile(file.path, file.size, file.sha256) for file in files],
+        facts=facts.for_manifest(),
+        license=facts.license,
+        created=version.created_at,
+    )
+    version.manifest = manifest.canonical_bytes(made)
+    version.manifest_digest = manifest.digest(version.manifest)
+    version.size_bytes = made.total_bytes
+    version.facts = facts.to_dict()
+    version.format = facts.format
+    version.architecture = facts.architecture
+    version.family = facts.family
+    version.parameters = facts.parameters or None
+    version.context_length = facts.context_length
+    version.quantization = facts.quantization
+    version.task = facts.task
+
+
+def _is_overtaken(model: ModelRow, version: VersionRow) -> bool:
+    """Whether a version that was pushed later was ready sooner."""
+    return any(other.is_latest and other.id > version.id for other in model.versions)
+
+
+async def _make_latest(session: AsyncSession, model: ModelRow, version: VersionRow) -> None:
+    before: dict[str, Any] = {}
+    for other in model.versions:
+        if other.is_latest:
+            before = other.facts
+            other.is_latest = False
+    await session.flush()  # the database allows one latest version at any moment
+    version.is_latest = True
+    for field in _CARD_FIELDS:
+        # What its owner has edited no longer says what the version before said, and is left alone.
+        if (getattr(model, field) or None) == (before.get(field) or None):
+            setattr(model, field, version.facts.get(field))
+
+
+def _record(
+    session: AsyncSession,
+    platform: Platform,
+    model: ModelRow,
+    version: VersionRow,
+    action: str,
+    reason: str | None = None,
+    **details: Any,
+) -> None:
+    audit.record(
+        session,
+        project_id=model.project_id,
+        now=platform.now(),
+        actor=audit.SYSTEM,
+        action=action,
+        target=f"model:{model.id}",
+        reason=reason,
+        version=version.version,
+        **details,
+    )
+    notify(session, registry.MODELS_TOPIC, str(model.id))

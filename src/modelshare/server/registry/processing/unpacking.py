@@ -1,0 +1,47 @@
+"""An archive's files, unpacked beside the database and taken over by the storage one by one."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+from modelshare.server.http import Platform
+from modelshare.server.registry.archive import ExtractedFile, extract, kind_of
+from modelshare.server.registry.blobs import queries, staging
+from modelshare.server.registry.blobs.quota import quota_of
+from modelshare.server.registry.processing.keeping import Arrived
+from modelshare.server.registry.tables import UploadRow
+
+
+async def unpack(platform: Platform, upload: UploadRow, key: str) -> list[Arrived]:
+    """Unpacks the archive at `key` within the project's quota. Raises Refused for one that must not be unpacked."""
+    assert upload.archive is not None  # noqa: S101 - asked for archives only
+    room = await _room(platform, upload)
+    folder = platform.settings.data_dir.absolute() / "unpacking" / upload.id.hex
+    try:
+        async with platform.store.local_copy(key) as archive:
+            extracted = await asyncio.to_thread(_extract, archive, upload.archive, folder, room)
+        return [await _store(platform, upload, n, folder, file) for n, file in enumerate(extracted)]
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _extract(archive: Path, name: str, folder: Path, max_bytes: int) -> list[ExtractedFile]:
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
+    folder.mkdir(parents=True)
+    named = folder / name  # errors speak of the archive by the name its owner knows
+    named.symlink_to(archive)
+    return extract(named, kind_of(name), folder / "files", max_bytes=max_bytes)
+
+
+async def _store(platform: Platform, upload: UploadRow, n: int, folder: Path, file: ExtractedFile) -> Arrived:
+    key = staging.unpacked_key(upload.project_id, upload.id, n)
+    await platform.store.put_file(key, folder / "files" / file.path)
+    return Arrived(file.path, file.size, file.sha256, key=key)
+
+
+async def _room(platform: Platform, upload: UploadRow) -> int:
+    """Bytes that the project may still store; the archive itself goes afterwards."""
+    async with platform.database.read() as session:
+        project = await queries.project(session, upload.project_id)
+        used = await queries.stored_bytes(session, upload.project_id) - upload.bytes_total
+    return max(0, quota_of(project, platform.settings) - used)

@@ -1,0 +1,36 @@
+"""What a job has to work on, read in one go."""
+
+import uuid
+from dataclasses import dataclass
+
+from modelshare.server.db import Database
+from modelshare.server.registry import service as registry
+from modelshare.server.registry.processing import queries
+from modelshare.server.registry.tables import UploadRow
+from modelshare.wire.models import ModelStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    project_id: str
+    model_id: uuid.UUID
+    version_id: uuid.UUID
+    status: ModelStatus
+    staged: UploadRow | None
+    """The session whose bytes are not blobs yet, with its files."""
+
+
+async def load(database: Database, version_id: uuid.UUID) -> Work | None:
+    """None when the version is gone."""
+    async with database.read() as session:
+        version = await queries.version_with_model(session, version_id)
+        if version is None:
+            return None
+        staged = await queries.staged_upload(session, version_id)
+    return Work(version.model.project_id, version.model_id, version_id, ModelStatus(version.status), staged)
+
+
+async def stored_files(database: Database, version_id: uuid.UUID) -> list[registry.StoredFile]:
+    """The version's files as blobs."""
+    async with database.read() as session:
+        return await registry.stored_files(session, version_id)

@@ -1,0 +1,86 @@
+"""What opening a session would do, decided from what the project holds now. Changes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.errors import Conflict, PermissionDenied
+from modelshare.server.registry.blobs import queries as blobs
+from modelshare.server.registry.refused import shown
+from modelshare.server.registry.tables import ModelRow, UploadRow, VersionRow
+from modelshare.server.registry.uploads import queries
+from modelshare.server.registry.uploads.rules import Wanted, is_same_push, next_version, quota_refusal
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.models import ModelStatus
+from modelshare.wire.uploads import UploadOpen
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    model: ModelRow | None
+    """None: it is new."""
+    resumes: UploadRow | None
+    """The open session of the same push: go on with it."""
+    version: str
+    replaces: VersionRow | None
+    """A failed version whose number is taken over."""
+    reused: frozenset[str]
+    """Digests of files that the project stores already."""
+    candidates: tuple[str, ...]
+    """Paths without a digest, as long as some stored file."""
+    bytes_to_send: int
+
+
+async def plan_opening(
+    session: AsyncSession, project_id: str, quota: int, request: UploadOpen, files: Sequence[Wanted]
+) -> Plan:
+    """Locks the model. Raises Conflict for a version that exists, PermissionDenied where the quota does not suffice."""
+    model = await queries.lock_model_named(session, project_id, request.name)
+    resumes = await _same_push(session, model, request, files)
+    known = await blobs.stored_blobs(session, project_id, (file.sha256 for file in files if file.sha256))
+    reused = frozenset(file.sha256 for file in files if file.sha256 in known and known[file.sha256].size == file.size)
+    sizes = await blobs.stored_sizes(session, project_id, (file.size for file in files if not file.sha256))
+    candidates = tuple(file.path for file in files if file.sha256 is None and file.size and file.size in sizes)
+    if request.archive is not None:
+        candidates = ()
+    to_send = 0 if resumes else sum(file.size for file in files if file.sha256 not in reused)
+    stored = await blobs.stored_bytes(session, project_id) if to_send else 0
+    if refusal := quota_refusal(needed=to_send, stored=stored, quota=quota):
+        raise PermissionDenied(refusal, code=ErrorCode.QUOTA_EXCEEDED)
+    if resumes is not None:
+        return Plan(model, resumes, resumes.version_name, None, reused, candidates, to_send)
+    version, replaces = _version(model, request.version)
+    return Plan(model, None, version, replaces, reused, candidates, to_send)
+
+
+async def _same_push(
+    session: AsyncSession, model: ModelRow | None, request: UploadOpen, files: Sequence[Wanted]
+) -> UploadRow | None:
+    if model is None:
+        return None
+    archive = request.archive.filename if request.archive else None
+    for row in await queries.open_uploads_of(session, model.id):
+        known = {file.path: Wanted(file.path, file.size, file.sha256) for file in row.files}
+        same_version = request.version in {None, row.version_name}
+        if same_version and row.archive == archive and is_same_push(known, files):
+            return row
+    return None
+
+
+def _version(model: ModelRow | None, wanted: str | None) -> tuple[str, VersionRow | None]:
+    """The version's number, and the failed version that has it now: it was never ready, so nothing is lost with it."""
+    versions = {row.version: row for row in model.versions} if model else {}
+    failed = {name: row for name, row in versions.items() if row.status == ModelStatus.FAILED and row.manifest is None}
+    following = next_version(versions.keys() - failed.keys())
+    version = wanted or following
+    if version in versions and version not in failed:
+        if versions[version].status == ModelStatus.UPLOADING:
+            remedy = "Cancel the upload that is open for it, or push as another version"
+        else:
+            remedy = f"Leave `version` out to push it as {following}"
+        raise Conflict(
+            f"The model {shown(model.name if model else '')} has a version {version} already. {remedy}.",
+            param="version",
+        )
+    return version, failed.get(version)

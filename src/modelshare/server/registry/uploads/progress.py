@@ -1,0 +1,65 @@
+"""How far a session is. Which parts are there, only the storage knows."""
+
+from collections.abc import Sequence
+
+from modelshare.server.registry.blobs.staging import multipart_of
+from modelshare.server.registry.concurrently import map_concurrently
+from modelshare.server.registry.tables import UploadFileRow, UploadRow
+from modelshare.server.storage.base import BlobStore, MultipartNotFound
+from modelshare.wire.uploads import Upload, UploadFile, UploadState
+
+_MOST_QUESTIONS = 16
+"""To the storage at once."""
+
+
+async def view(store: BlobStore, row: UploadRow, candidates: Sequence[str] = ()) -> Upload:
+    """The session as its owner sees it. Asks the storage: call it outside of transactions."""
+    files = await file_views(store, row)
+    done = sum(_bytes_done(file, row.part_size) for file in files)
+    return Upload(
+        id=str(row.id),
+        model=str(row.model_id),
+        name=row.model_name,
+        version=row.version_name,
+        state=UploadState(row.state),
+        part_size=row.part_size,
+        direct=store.direct,
+        files=files,
+        bytes_total=row.bytes_total,
+        bytes_done=row.bytes_total if row.state == UploadState.COMPLETED else done,
+        hash_candidates=list(candidates),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+    )
+
+
+async def file_views(store: BlobStore, row: UploadRow) -> list[UploadFile]:
+    """The session's files, each with its parts that are there."""
+
+    async def view_file(file: UploadFileRow) -> UploadFile:
+        return UploadFile(
+            n=file.n,
+            path=file.path,
+            size=file.size,
+            parts=multipart_of(row, file).count,
+            parts_done=await _parts_done(store, row, file),
+            reused=file.reused,
+        )
+
+    return await map_concurrently(view_file, row.files, most=_MOST_QUESTIONS)
+
+
+async def _parts_done(store: BlobStore, row: UploadRow, file: UploadFileRow) -> list[int]:
+    whole = multipart_of(row, file)
+    if file.reused or row.state == UploadState.COMPLETED:
+        return list(range(whole.count))
+    if not file.multipart_id:
+        return []
+    try:
+        return [part.number for part in await store.list_parts(whole)]
+    except MultipartNotFound:
+        return []
+
+
+def _bytes_done(file: UploadFile, part_size: int) -> int:
+    return sum(min(part_size, file.size - k * part_size) for k in file.parts_done)

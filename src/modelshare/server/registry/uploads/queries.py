@@ -1,0 +1,73 @@
+"""Every select on upload sessions."""
+
+import uuid
+
+from sqlalchemy import Select, exists, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import selectinload
+
+from modelshare.server.db import locked, owned
+from modelshare.server.registry.tables import ModelRow, UploadFileRow, UploadRow, VersionRow
+from modelshare.wire.uploads import UploadState
+
+
+async def upload(session: AsyncSession, project_id: str, upload_id: uuid.UUID) -> UploadRow | None:
+    """A session of this project with its files."""
+    return await session.scalar(_with_files(owned(UploadRow, project_id).where(UploadRow.id == upload_id)))
+
+
+async def upload_and_file(
+    session: AsyncSession, project_id: str, upload_id: uuid.UUID, n: int
+) -> tuple[UploadRow, UploadFileRow | None] | None:
+    """A session of this project and its file `n`, if it has one."""
+    row = await session.scalar(owned(UploadRow, project_id).where(UploadRow.id == upload_id))
+    return None if row is None else (row, await session.get(UploadFileRow, (upload_id, n)))
+
+
+async def lock_upload(session: AsyncSession, upload_id: uuid.UUID) -> UploadRow:
+    return (await session.scalars(locked(select(UploadRow).where(UploadRow.id == upload_id)))).one()
+
+
+async def uploads(
+    session: AsyncSession,
+    project_id: str,
+    limit: int,
+    after: uuid.UUID | None = None,
+    state: UploadState | None = None,
+    name: str | None = None,
+) -> list[UploadRow]:
+    """Newest first."""
+    statement = _with_files(owned(UploadRow, project_id)).order_by(UploadRow.id.desc()).limit(limit)
+    if after is not None:
+        statement = statement.where(UploadRow.id < after)
+    if state is not None:
+        statement = statement.where(UploadRow.state == state)
+    if name is not None:
+        statement = statement.where(UploadRow.model_name == name)
+    return list(await session.scalars(statement))
+
+
+async def open_uploads_of(session: AsyncSession, model_id: uuid.UUID) -> list[UploadRow]:
+    """Newest first."""
+    statement = select(UploadRow).where(UploadRow.model_id == model_id, UploadRow.state == UploadState.OPEN)
+    return list(await session.scalars(_with_files(statement).order_by(UploadRow.id.desc())))
+
+
+async def expired(session: AsyncSession, now: int, limit: int) -> list[UploadRow]:
+    """Open sessions of all projects whose time is over."""
+    statement = select(UploadRow).where(UploadRow.state == UploadState.OPEN, UploadRow.expires_at <= now)
+    return list(await session.scalars(statement.order_by(UploadRow.expires_at).limit(limit)))
+
+
+async def lock_model_named(session: AsyncSession, project_id: str, name: str) -> ModelRow | None:
+    """A model of this project with its versions, locked."""
+    statement = locked(owned(ModelRow, project_id).where(ModelRow.name == name))
+    return await session.scalar(statement.options(selectinload(ModelRow.versions)))
+
+
+async def has_versions(session: AsyncSession, model_id: uuid.UUID) -> bool:
+    return bool(await session.scalar(select(exists().where(VersionRow.model_id == model_id))))
+
+
+def _with_files(statement: Select[UploadRow]) -> Select[UploadRow]:
+    return statement.options(selectinload(UploadRow.files))

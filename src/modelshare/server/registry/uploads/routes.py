@@ -1,0 +1,87 @@
+"""`/v1/uploads`."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
+from starlette.requests import ClientDisconnect
+
+from modelshare.server.errors import InvalidRequest
+from modelshare.server.http import Caller, PagingDep, PlatformDep, ProjectRoute, require
+from modelshare.server.registry.uploads import closing, parts, service
+from modelshare.wire.base import Page
+from modelshare.wire.keys import Scope
+from modelshare.wire.uploads import PartDone, PartUrl, Upload, UploadOpen, UploadState
+
+router = APIRouter(prefix="/v1/uploads", route_class=ProjectRoute, tags=["uploads"])
+UploadsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
+Number = Annotated[int, Path(ge=0, le=1 << 31)]
+_RAW_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.post("", status_code=201, responses={200: {"description": "The same push is open already: go on with it"}})
+async def open_upload(caller: UploadsCaller, platform: PlatformDep, body: UploadOpen, response: Response) -> Upload:
+    """Opens a session for a new version, after checking its paths, its version and the quota."""
+    upload, is_new = await service.open_upload(platform, caller, body)
+    response.status_code = 201 if is_new else 200
+    return upload
+
+
+@router.get("")
+async def list_uploads(
+    caller: UploadsCaller,
+    platform: PlatformDep,
+    paging: PagingDep,
+    state: UploadState | None = None,
+    name: str | None = None,
+) -> Page[Upload]:
+    """The project's sessions, newest first."""
+    return await service.page(platform, caller, paging, state=state, name=name)
+
+
+@router.get("/{upload_id}")
+async def get_upload(caller: UploadsCaller, platform: PlatformDep, upload_id: str) -> Upload:
+    """A session and which parts of which files are there: go on with it from any machine."""
+    return await service.get(platform, caller, upload_id)
+
+
+@router.put("/{upload_id}/files/{n}/parts/{k}", openapi_extra=_RAW_BODY)
+async def put_part(
+    caller: UploadsCaller,
+    platform: PlatformDep,
+    upload_id: str,
+    n: Number,
+    k: Number,
+    request: Request,
+    x_checksum_sha256: Annotated[str | None, Header(description="The part's SHA-256, 64 hex digits. Required.")] = None,
+) -> PartDone:
+    """One part of one file, both counted from 0; the body is its bytes and nothing else. Safe to repeat."""
+    declared = request.headers.get("content-length", "")
+    length = int(declared) if declared.isascii() and declared.isdigit() else None
+    chunks = request.stream()
+    try:
+        return await parts.receive(platform, caller, upload_id, n, k, chunks, sha256=x_checksum_sha256, length=length)
+    except ClientDisconnect as error:
+        raise InvalidRequest("The connection ended inside the part. Send it again.") from error
+
+
+@router.post("/{upload_id}/files/{n}/parts/{k}/url")
+async def sign_part(caller: UploadsCaller, platform: PlatformDep, upload_id: str, n: Number, k: Number) -> PartUrl:
+    """A presigned PUT of one part, where `direct` is true."""
+    return await parts.part_url(platform, caller, upload_id, n, k)
+
+
+@router.post("/{upload_id}/complete")
+async def complete_upload(caller: UploadsCaller, platform: PlatformDep, upload_id: str) -> Upload:
+    """Hands the files over to processing; the model is `processing` from then on. Safe to repeat."""
+    return await service.complete(platform, caller, upload_id)
+
+
+@router.post("/{upload_id}/cancel")
+async def cancel_upload(caller: UploadsCaller, platform: PlatformDep, upload_id: str) -> Upload:
+    """Drops the session and what was sent. Safe to repeat."""
+    return await closing.cancel(platform, caller, upload_id)

@@ -1,0 +1,61 @@
+"""What may be uploaded under which version. Pure."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from modelshare.wire.uploads import UploadOpen
+
+_CORE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+FIRST_VERSION = "1.0.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file that a client wants to send."""
+
+    path: str
+    size: int
+    sha256: str | None = None
+
+
+def wanted_files(request: UploadOpen) -> list[Wanted]:
+    """The files of a request; an archive is one file until it is unpacked."""
+    if request.archive is not None:
+        return [Wanted(request.archive.filename, request.archive.size)]
+    return [Wanted(file.path, file.size, file.sha256) for file in request.files or ()]
+
+
+def next_version(taken: Iterable[str]) -> str:
+    """The patch version after the highest of `taken`, whatever their pre-release labels say."""
+    cores = [tuple(map(int, match.groups())) for version in taken if (match := _CORE.match(version))]
+    if not cores:
+        return FIRST_VERSION
+    major, minor, patch = max(cores)
+    return f"{major}.{minor}.{patch + 1}"
+
+
+def is_same_push(session: Mapping[str, Wanted], again: Iterable[Wanted]) -> bool:
+    """Whether both name the same files: equal paths and sizes, and no digests that differ."""
+    files = list(again)
+    return len(files) == len(session) and all(
+        (known := session.get(file.path)) is not None
+        and known.size == file.size
+        and (known.sha256 is None or file.sha256 is None or known.sha256 == file.sha256)
+        for file in files
+    )
+
+
+def quota_refusal(*, needed: int, stored: int, quota: int) -> str | None:
+    """Why `needed` more bytes would be too many, or None."""
+    if stored + needed <= quota:
+        return None
+    left = max(0, quota - stored)
+    return (
+        f"This push needs {gigabytes(needed)}, but your project has {gigabytes(left)} of its {gigabytes(quota)} left. "
+        "Delete models you no longer need, or ask the platform's operator for a larger quota."
+    )
+
+
+def gigabytes(size: int) -> str:
+    return f"{size:,} bytes" if size < 10_000_000 else f"{size / 1e9:,.2f} GB"  # noqa: PLR2004 - below, 0.01 GB says little

@@ -1,0 +1,250 @@
+"""Upload sessions: open, look, complete. The bytes come by `parts`; `closing` ends a session early."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.audit import service as audit
+from modelshare.server.db import notify
+from modelshare.server.errors import Conflict, InvalidRequest, NotFound
+from modelshare.server.http import Caller, Paging, Platform, decode_cursor, encode_cursor
+from modelshare.server.ids import new_id, parse_uuid
+from modelshare.server.registry import queries as models
+from modelshare.server.registry.archive import kind_of
+from modelshare.server.registry.blobs import queries as blobs
+from modelshare.server.registry.blobs import staging
+from modelshare.server.registry.blobs.disposal import release
+from modelshare.server.registry.blobs.quota import quota_of
+from modelshare.server.registry.concurrently import map_concurrently
+from modelshare.server.registry.paths import check_paths
+from modelshare.server.registry.processing import service as processing
+from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.service import MODELS_TOPIC
+from modelshare.server.registry.tables import ModelRow, UploadFileRow, UploadRow, VersionRow
+from modelshare.server.registry.uploads import queries
+from modelshare.server.registry.uploads.failures import storage_answers
+from modelshare.server.registry.uploads.plan import Plan, plan_opening
+from modelshare.server.registry.uploads.progress import file_views, view
+from modelshare.server.registry.uploads.rules import Wanted, wanted_files
+from modelshare.server.storage.base import fit_part_size
+from modelshare.wire.base import Page
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.models import ModelStatus
+from modelshare.wire.uploads import Upload, UploadFile, UploadOpen, UploadState
+
+_MOST_SESSIONS = 4
+"""Looked at in the storage at once."""
+
+
+async def open_upload(platform: Platform, caller: Caller, request: UploadOpen) -> tuple[Upload, bool]:
+    """A new session, or the open one of the same push; and whether it is new.
+
+    Everything is checked before the first byte: paths, the version, the quota, the space in storage.
+    """
+    files = _checked_files(request)
+    async with platform.database.read() as session:
+        plan = await _plan(session, platform, caller, request, files)
+    with storage_answers():
+        await platform.store.require_space(plan.bytes_to_send)
+    async with platform.database.write() as session:
+        plan = await _plan(session, platform, caller, request, files)
+        if plan.resumes is not None:
+            row = _resume(plan.resumes, plan, files, platform)
+        else:
+            row = await _create(session, platform, caller, request, plan, files)
+    return await view(platform.store, row, plan.candidates), plan.resumes is None
+
+
+async def get(platform: Platform, caller: Caller, upload_id: str) -> Upload:
+    """A session of the caller's project; 404 otherwise."""
+    async with platform.database.read() as session:
+        row = await find(session, caller, upload_id)
+    with storage_answers():
+        return await view(platform.store, row)
+
+
+async def page(
+    platform: Platform, caller: Caller, paging: Paging, *, state: UploadState | None, name: str | None
+) -> Page[Upload]:
+    """The project's sessions, newest first."""
+    after = parse_uuid(str(decode_cursor(paging.after, 1)[0])) if paging.after else None
+    async with platform.database.read() as session:
+        rows = await queries.uploads(session, caller.project, paging.limit + 1, after, state, name)
+    more = len(rows) > paging.limit
+    rows = rows[: paging.limit]
+    with storage_answers():
+        data = await map_concurrently(lambda row: view(platform.store, row), rows, most=_MOST_SESSIONS)
+    return Page(data=data, has_more=more, next_cursor=encode_cursor(str(rows[-1].id)) if more else None)
+
+
+async def complete(platform: Platform, caller: Caller, upload_id: str) -> Upload:
+    """Hands the files over to processing. 409 while parts are missing; completing twice is completing once."""
+    async with platform.database.read() as session:
+        row = await find(session, caller, upload_id)
+    if row.state != UploadState.COMPLETED:
+        require_open(row)
+        with storage_answers():
+            _require_all_parts(await file_views(platform.store, row))
+        async with platform.database.write() as session:
+            await models.lock_model(session, row.model_id)
+            locked = await queries.lock_upload(session, row.id)
+            if locked.state != UploadState.COMPLETED:
+                require_open(locked)
+                await _hand_over(session, platform, caller, locked)
+        row.state = UploadState.COMPLETED
+    return await view(platform.store, row)
+
+
+async def find(session: AsyncSession, caller: Caller, upload_id: str) -> UploadRow:
+    """A session of the caller's project with its files; 404 otherwise."""
+    uid = parse_uuid(upload_id)
+    row = await queries.upload(session, caller.project, uid) if uid else None
+    if row is None:
+        raise no_such_upload()
+    return row
+
+
+def no_such_upload() -> NotFound:
+    return NotFound("There is no such upload in your project. GET /v1/uploads lists them.")
+
+
+def require_open(row: UploadRow) -> None:
+    """409 unless parts may still come."""
+    if row.state != UploadState.OPEN:
+        raise Conflict(f"This upload is {row.state}. Push again to open a new one.", code=ErrorCode.UPLOAD_NOT_OPEN)
+
+
+def _checked_files(request: UploadOpen) -> list[Wanted]:
+    files = wanted_files(request)
+    try:
+        check_paths(file.path for file in files)
+        if request.archive is not None:
+            _check_archive_name(request.archive.filename)
+    except Refused as refused:
+        raise InvalidRequest(refused.reason, param="archive" if request.archive else "files") from refused
+    return files
+
+
+def _check_archive_name(name: str) -> None:
+    kind_of(name)
+    if "/" in name:
+        raise Refused("The archive's file name holds a /; give the name without its folder.")
+
+
+async def _plan(
+    session: AsyncSession, platform: Platform, caller: Caller, request: UploadOpen, files: Sequence[Wanted]
+) -> Plan:
+    project = await blobs.lock_project(session, caller.project)
+    quota = quota_of(project, platform.settings)
+    return await plan_opening(session, caller.project, quota, request, files)
+
+
+def _resume(row: UploadRow, plan: Plan, files: Sequence[Wanted], platform: Platform) -> UploadRow:
+    """Goes on with the session, and takes up what the client has learnt of its files since."""
+    claims = {file.path: file.sha256 for file in files}
+    for file in row.files:
+        file.sha256 = file.sha256 or claims[file.path]
+        if file.sha256 in plan.reused and not file.multipart_id:
+            file.reused = True
+    row.expires_at = platform.now() + platform.settings.uploads_expire_seconds
+    return row
+
+
+async def _create(
+    session: AsyncSession,
+    platform: Platform,
+    caller: Caller,
+    request: UploadOpen,
+    plan: Plan,
+    files: Sequence[Wanted],
+) -> UploadRow:
+    now = platform.now()
+    model = plan.model or ModelRow(project_id=caller.project, name=request.name, tags=[], created_at=now)
+    session.add(model)
+    if plan.replaces is not None:
+        await release(session, caller.project, [plan.replaces.id], now=now)
+        await session.execute(delete(VersionRow).where(VersionRow.id == plan.replaces.id))
+    await session.flush()
+    version = VersionRow(
+        model_id=model.id,
+        version=plan.version,
+        status=ModelStatus.UPLOADING,
+        make_latest=request.make_latest,
+        created_at=now,
+    )
+    session.add(version)
+    await session.flush()
+    row = _session_row(platform, request, model, version, files)
+    row.files = [_file_row(row, n, file, reused=file.sha256 in plan.reused) for n, file in enumerate(files)]
+    session.add(row)
+    _record(session, caller, "upload.open", row, now, version=plan.version, bytes=row.bytes_total, files=len(files))
+    notify(session, MODELS_TOPIC, str(model.id))
+    return row
+
+
+def _session_row(
+    platform: Platform, request: UploadOpen, model: ModelRow, version: VersionRow, files: Sequence[Wanted]
+) -> UploadRow:
+    now = platform.now()
+    return UploadRow(
+        id=new_id(),
+        project_id=model.project_id,
+        version_id=version.id,
+        model_id=model.id,
+        model_name=model.name,
+        version_name=version.version,
+        archive=request.archive.filename if request.archive else None,
+        state=UploadState.OPEN,
+        part_size=fit_part_size(max(file.size for file in files), platform.settings.uploads_part_size),
+        bytes_total=sum(file.size for file in files),
+        created_at=now,
+        expires_at=now + platform.settings.uploads_expire_seconds,
+    )
+
+
+def _file_row(row: UploadRow, n: int, file: Wanted, *, reused: bool) -> UploadFileRow:
+    return UploadFileRow(
+        n=n,
+        path=file.path,
+        size=file.size,
+        sha256=file.sha256,
+        key=staging.file_key(row.project_id, row.id, n),
+        multipart_id="",
+        reused=reused,
+    )
+
+
+def _require_all_parts(files: Sequence[UploadFile]) -> None:
+    missing = [(file, k) for file in files for k in sorted(set(range(file.parts)) - set(file.parts_done))]
+    if missing:
+        file, k = missing[0]
+        others = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
+        raise Conflict(
+            f"Part {k} of {shown(file.path)}{others} is missing. Send it, then complete again.", param="files"
+        )
+
+
+async def _hand_over(session: AsyncSession, platform: Platform, caller: Caller, row: UploadRow) -> None:
+    assert row.version_id is not None  # noqa: S101 - an open session's version goes only with the session
+    version = await session.get_one(VersionRow, row.version_id)
+    row.state = UploadState.COMPLETED
+    version.status = ModelStatus.PROCESSING
+    await processing.request(session, version.id, now=platform.now())
+    _record(session, caller, "upload.complete", row, platform.now(), version=row.version_name)
+    notify(session, MODELS_TOPIC, str(row.model_id))
+
+
+def _record(session: AsyncSession, caller: Caller, action: str, row: UploadRow, now: int, **details: Any) -> None:
+    audit.record(
+        session,
+        project_id=row.project_id,
+        now=now,
+        actor=caller.actor,
+        action=action,
+        target=f"upload:{row.id}",
+        model=str(row.model_id),
+        name=row.model_name,
+        **details,
+    )
