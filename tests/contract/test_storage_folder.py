@@ -225,6 +225,22 @@ def test_memory_stays_bounded_while_one_gib_comes_in(tmp_path: Path) -> None:
     assert int(child.stdout) < 64 << 10  # KiB
 
 
+_OPEN_A_FOLDER = """
+import sys
+from pathlib import Path
+from modelshare.server.storage.stores import open_store
+open_store(None, data_dir=Path(sys.argv[1]), secret=b"")
+print([name for name in sys.modules if name in {"boto3", "botocore", "obstore"}])
+"""
+
+
+def test_a_folder_needs_no_boto3(tmp_path: Path) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", _OPEN_A_FOLDER, str(tmp_path)], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert child.stdout == "[]\n"
+
+
 async def finish_with_all_parts(store: FolderStore, upload: Multipart) -> None:
     for number in range(upload.count):
         await send(store, upload, number)

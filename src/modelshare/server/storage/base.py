@@ -22,7 +22,6 @@ StorageError
 
 Each message is one sentence fit for the person who sent the request.
 """
-# ruff: noqa: N818 - names say what happened, as in the platform's other error tree
 
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence

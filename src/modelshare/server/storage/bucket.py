@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-import boto3
 from boto3.exceptions import Boto3Error
+from boto3.session import Session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
 
 from modelshare.server.storage.base import (
     BlobNotFound,
@@ -82,7 +89,7 @@ def open_client(options: S3Options) -> Any:
         max_pool_connections=32,
     )
     with bucket_errors():
-        return boto3.client("s3", endpoint_url=options.endpoint, region_name=options.region, config=config)
+        return Session().client("s3", endpoint_url=options.endpoint, region_name=options.region, config=config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +130,8 @@ def bucket_errors() -> Iterator[None]:
         yield
     except ClientError as error:
         raise _known(error) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise StorageUnavailable("The server has no keys to its bucket; the operator should set them.") from error
     except (BotoCoreError, Boto3Error) as error:
         raise StorageUnavailable("The bucket does not answer; try again later.") from error
 

@@ -3,7 +3,6 @@
 A whole file goes out by the server's own file sending where it has that (ASGI extension `http.response.pathsend`, which
 knows no ranges); anything else in chunks read ahead by a thread.
 """
-# ruff: noqa: N818 - names say what happened, as in the platform's error tree
 
 import asyncio
 import json

@@ -5,7 +5,7 @@ import re
 _ONE_RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.ASCII | re.IGNORECASE)
 
 
-class Unsatisfiable(Exception):  # noqa: N818 - the RFC's word
+class Unsatisfiable(Exception):
     """The range starts behind the end: status 416."""
 
 
