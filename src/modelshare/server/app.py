@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 from fastapi import FastAPI
-from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelshare import __version__
@@ -25,6 +24,10 @@ from modelshare.server.db import Database
 from modelshare.server.endpoints import routes as endpoints_routes
 from modelshare.server.endpoints.service import Terms
 from modelshare.server.errors import ApiError, install_handlers
+from modelshare.server.fleet import routes as fleet_routes
+from modelshare.server.fleet import service as fleet
+from modelshare.server.fleet.jobs import Reconciler
+from modelshare.server.fleet.links import Links
 from modelshare.server.http import Caller, Platform
 from modelshare.server.jobs import Worker
 from modelshare.server.ratelimit import TokenBuckets
@@ -37,8 +40,9 @@ from modelshare.server.sharing import tiers
 from modelshare.server.storage import links
 from modelshare.server.storage.files import BlobFiles
 from modelshare.server.storage.local import FolderStore
+from modelshare.server.storage.stores import open_store
 from modelshare.wire.keys import Project
-from modelshare.wire.tiers import Tier
+from modelshare.wire.link import LINK_PATH
 
 log = structlog.get_logger()
 
@@ -57,6 +61,7 @@ class Application:
         self.api = _api(self.platform)
         store = self.platform.store
         self._files = BlobFiles(store) if isinstance(store, FolderStore) else None
+        self.links = Links(self.database, clock, address=settings.address)
         self._running = AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,6 +85,10 @@ class Application:
             )
             await worker.start()
             stack.push_async_callback(worker.stop)
+            reconciler = Reconciler(self.database, self.platform.parts[tiers.TierBook], self.platform.clock)
+            for part in (self.links, reconciler):
+                await part.start()
+                stack.push_async_callback(part.stop)
             sweeping = asyncio.create_task(_sweep_uploads(self.platform))
             stack.callback(sweeping.cancel)
             yield self
@@ -92,6 +101,8 @@ class Application:
             if named:
                 scope["project_id"], scope["path"] = named.groups()
                 scope["raw_path"] = scope["path"].encode()
+        elif scope["path"] == LINK_PATH:
+            return self.links.asgi
         return self.api
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -126,7 +137,7 @@ def _platform(settings: Settings, database: Database, clock: Callable[[], float]
     platform = Platform(
         settings=settings,
         database=database,
-        store=FolderStore(settings.data_dir / "storage", settings.signing_secret(), clock=clock),
+        store=open_store(settings.storage_url, data_dir=settings.data_dir, secret=settings.signing_secret()),
         authenticate=keys.authenticate,
         find_project=find_project,
         record_refusal=record_refusal,
@@ -135,7 +146,7 @@ def _platform(settings: Settings, database: Database, clock: Callable[[], float]
     )
     platform.parts[accounts.KeyRing] = keys
     platform.parts[tiers.TierBook] = book
-    platform.parts[Terms] = Terms(book, promotion=settings.catalog_promotion == "on", capacity=_no_capacity)
+    platform.parts[Terms] = Terms(book, promotion=settings.catalog_promotion == "on", capacity=fleet.capacity)
     return platform
 
 
@@ -160,6 +171,8 @@ def _api(platform: Platform) -> FastAPI:
         sharing_routes.router,
         uploads_routes.router,
         endpoints_routes.router,
+        fleet_routes.public,
+        fleet_routes.router,
         accounts_routes.router,
         audit_routes.router,
         health.router,
@@ -176,10 +189,6 @@ async def _sweep_uploads(platform: Platform) -> None:
         except Exception as error:  # noqa: BLE001 - the next round may find the database back
             log.warning("cannot end expired uploads", error=str(error))
         await asyncio.sleep(SWEEP_SECONDS)
-
-
-async def _no_capacity(session: AsyncSession, caller: Caller, tier: Tier) -> list[str]:
-    return []
 
 
 class RequestId:

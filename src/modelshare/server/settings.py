@@ -34,6 +34,8 @@ class Settings(BaseModel):
     port: int = Field(default=8000, ge=0, le=65535)
     public_url: str | None = None
     """How clients reach the platform, such as https://models.example.org; None takes each request's own address."""
+    process_url: str | None = None
+    """How the other processes behind one load balancer reach this one; None takes host and port."""
     database_url: str | None = None
     """`postgresql://user:password@host/name`; None is SQLite in the data folder."""
     storage_url: str | None = None
@@ -62,6 +64,11 @@ class Settings(BaseModel):
     trusted_proxies: tuple[str, ...] = ()
     """Addresses whose X-Forwarded-For is believed."""
     log_format: Literal["text", "json"] = "text"
+
+    @property
+    def address(self) -> str:
+        """This process's own URL."""
+        return self.process_url or f"http://{self.host}:{self.port}"
 
     @property
     def database(self) -> str:
