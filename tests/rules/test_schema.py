@@ -1,0 +1,47 @@
+"""Migrations and tables agree, on both databases, up and down."""
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect
+
+from modelshare.server import migrations
+from modelshare.server.db import Database
+from modelshare.server.migrations import tables
+from modelshare.server.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def database(settings: Settings) -> Database:
+    return Database(settings.database)
+
+
+async def test_migrations_make_the_tables_as_they_are(database: Database) -> None:
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), tables.metadata))
+
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await database.close()
+
+
+async def test_down_and_up_again(database: Database) -> None:
+    def names(connection: Connection) -> set[str]:
+        return set(inspect(connection).get_table_names())
+
+    await migrations.downgrade(database, "base")
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(names) <= {"alembic_version"}
+    await migrations.upgrade(database)
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(names) == {*tables.metadata.tables, "alembic_version"}
+    await database.close()
+
+
+async def test_head_is_the_newest_file(database: Database) -> None:
+    script = ScriptDirectory(str(migrations.__path__[0]))
+    assert script.get_heads() == [migrations.HEAD]
+    await database.close()

@@ -1,0 +1,121 @@
+"""The house's written rules, kept by reading the source."""
+
+import ast
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import modelshare
+
+ROOT = Path(modelshare.__file__).parent
+FILES = sorted(path for path in ROOT.rglob("*.py") if "versions" not in path.parts)
+SERVER = ROOT / "server"
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def functions(path: Path) -> Iterator[Function]:
+    return (node for node in ast.walk(tree(path)) if isinstance(node, Function))
+
+
+def test_no_import_of_ours_inside_a_function() -> None:
+    found = [
+        f"{name(path)}:{inner.lineno}"
+        for path in FILES
+        for function in functions(path)
+        for inner in ast.walk(function)
+        if (isinstance(inner, ast.ImportFrom) and (inner.module or "").startswith("modelshare"))
+        or (isinstance(inner, ast.Import) and any(alias.name.startswith("modelshare") for alias in inner.names))
+    ]
+    assert found == []
+
+
+def test_only_db_commits() -> None:
+    found = [
+        f"{name(path)}:{node.lineno}"
+        for path in FILES
+        if path != SERVER / "db.py"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in {"commit", "rollback"}
+    ]
+    assert found == []
+
+
+def test_no_function_over_a_hundred_lines_and_nearly_all_under_fifty() -> None:
+    lengths = {
+        f"{name(path)}:{function.name}": (function.end_lineno or function.lineno) - function.lineno + 1
+        for path in FILES
+        for function in functions(path)
+    }
+    assert {where: length for where, length in lengths.items() if length > 100} == {}
+    assert sum(length < 50 for length in lengths.values()) / len(lengths) >= 0.95
+
+
+def test_files_are_small() -> None:
+    lines = {name(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert {where: count for where, count in lines.items() if count > 420} == {}
+    assert statistics.median(count for count in lines.values() if count) < 130
+
+
+@pytest.mark.parametrize("banned", ["utils.py", "helpers.py", "misc.py", "common.py"])
+def test_no_drawer_for_everything(banned: str) -> None:
+    assert [name(path) for path in FILES if path.name == banned] == []
+
+
+def test_no_todo_without_an_issue() -> None:
+    words = ("TODO", "FIXME", "XXX")
+    found = [name(path) for path in FILES if any(word in path.read_text(encoding="utf-8") for word in words)]
+    assert found == []
+
+
+TENANT_TABLES = {"ModelRow", "EndpointRow", "KeyRow", "UploadRow", "JoinKeyRow"}
+
+
+def test_routes_and_services_do_not_select() -> None:
+    """`select(` on a tenant's table stands in a domain's queries, where the scoping helper is in sight."""
+    found = []
+    for path in SERVER.rglob("*.py"):
+        if path.name not in {"routes.py", "service.py", "rules.py"}:
+            continue
+        found += [
+            f"{name(path)}:{node.lineno}"
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in {"select", "update", "delete"}
+            and any(isinstance(arg, ast.Name) and arg.id in TENANT_TABLES for arg in node.args)
+        ]
+    assert found == []
+
+
+def test_every_route_but_the_public_ones_needs_a_key(tmp_path: Path) -> None:
+    public = {
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/v1/tiers",
+        "/v1/catalog/models",
+        "/v1/catalog/models/{model_id}",
+        "/v1/enroll",
+        "/v1/agent/deployments/{deployment_id}/grant",
+    }
+    from fastapi.routing import APIRoute  # noqa: PLC0415 - only this test needs the app
+
+    from modelshare.server.app import create_app  # noqa: PLC0415
+    from modelshare.server.http import ProjectRoute  # noqa: PLC0415
+    from modelshare.server.settings import Settings  # noqa: PLC0415
+
+    routes = create_app(Settings(data_dir=tmp_path)).api.routes
+    open_paths = {r.path for r in routes if isinstance(r, APIRoute) and not isinstance(r, ProjectRoute)}
+    assert open_paths <= public
