@@ -2,10 +2,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from agent.peer import Peer, peer_server
 from agent.support import Storage, storage_server
 
 
 @pytest.fixture
 async def storage() -> AsyncIterator[Storage]:
     async with storage_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    async with peer_server() as server:
         yield server

@@ -19,4 +19,5 @@ async def main(folder: str, url: str, size: str, sha256: str) -> None:
         await puller.pull([DeploymentFile(file.path, file.size, file.sha256)], grant, lambda _: None)
 
 
-asyncio.run(main(*sys.argv[1:]))
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import aiohttp
@@ -92,16 +93,17 @@ class Connection:
                 raise LinkLost(words or "the connection was cut", code)
 
     async def write(self) -> None:
-        """Send what is queued, for ever."""
-        while True:
-            while self._queue:
-                data = self._queue.popleft()
-                await self._socket.send_bytes(data)
-                self._queued -= len(data)
-                if self._queued <= _QUEUE_BYTES:
-                    self._room.set()
-            self._wake.clear()
-            await self._wake.wait()
+        """Send what is queued, until the connection breaks; `read` says why it did."""
+        with suppress(aiohttp.ClientError, ConnectionError):
+            while True:
+                while self._queue:
+                    data = self._queue.popleft()
+                    await self._socket.send_bytes(data)
+                    self._queued -= len(data)
+                    if self._queued <= _QUEUE_BYTES:
+                        self._room.set()
+                self._wake.clear()
+                await self._wake.wait()
 
     async def beat(self) -> None:
         """Keep the link alive, and notice when the other side is not; raises LinkLost then."""

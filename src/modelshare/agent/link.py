@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -38,6 +37,7 @@ _log = logging.getLogger(__name__)
 RETRY_FIRST: Final = 0.1
 RETRY_CAP: Final = 30.0
 _CONNECT_SECONDS: Final = 15.0
+_GOODBYE_SECONDS: Final = 1.0
 
 
 class Served(Protocol):
@@ -98,7 +98,6 @@ class Link:
                 await asyncio.sleep(delay)
 
     async def _once(self) -> None:
-        # A session of its own for each link: closing it cuts the connection, even to a peer that no longer reads.
         async with aiohttp.ClientSession(trust_env=True) as http:
             socket = await self._open(http)
             connection = Connection(socket, heartbeat=self._heartbeat, dead_after=self._dead_after)
@@ -108,14 +107,10 @@ class Link:
                 await together(
                     [connection.read(self._receiver(connection, streams)), connection.write(), connection.beat()]
                 )
-            except (aiohttp.ClientError, ConnectionError) as error:
-                raise LinkLost("the connection was cut") from error
-            except asyncio.CancelledError:
-                await _say_goodbye(socket)
-                raise
             finally:
                 self._connection = None
                 await streams.close()
+                await _close(socket)
 
     def _receiver(self, connection: Connection, streams: Streams) -> Callable[[FromServer], None]:
         def receive(frame: FromServer) -> None:
@@ -162,7 +157,9 @@ def _stop_if_final(lost: LinkLost) -> None:
         raise Removed("This agent was removed from the server: the weights it held are deleted.") from lost
 
 
-async def _say_goodbye(socket: aiohttp.ClientWebSocketResponse) -> None:
-    with suppress(TimeoutError, asyncio.CancelledError, aiohttp.ClientError, ConnectionError):
-        async with asyncio.timeout(1):
-            await socket.close(code=aiohttp.WSCloseCode.GOING_AWAY)
+async def _close(socket: aiohttp.ClientWebSocketResponse) -> None:
+    """Say goodbye, but not for long: the peer may be dead, and the buffer before it full."""
+    closing = asyncio.create_task(socket.close(code=aiohttp.WSCloseCode.GOING_AWAY))
+    await asyncio.wait([closing], timeout=_GOODBYE_SECONDS)
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)

@@ -1,0 +1,147 @@
+"""The server's end of the link, driven by a test: real WebSocket, real frames."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import aiohttp
+from aiohttp import web
+
+from modelshare.agent.link import Link, Served
+from modelshare.agent.streams import Stream
+from modelshare.wire.link import (
+    INITIAL_CREDIT,
+    MAX_FRAME,
+    PROTOCOL,
+    Desired,
+    Frame,
+    FromAgent,
+    Hello,
+    Request,
+    Wanted,
+    Welcome,
+    decode_from_agent,
+    encode,
+)
+
+TOKEN = "msa_test"
+F = TypeVar("F", bound=FromAgent)
+
+
+class Peer:
+    """Frames of the agent gather in `frames`, links are counted in `links`."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.links = 0
+        self.refuse_with: int | None = None
+        self.protocol = PROTOCOL
+        self.reads = True
+        self.frames: list[FromAgent] = []
+        self.socket: web.WebSocketResponse | None = None
+        self._arrived = asyncio.Condition()
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        if self.refuse_with is not None:
+            return web.Response(status=self.refuse_with)
+        assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+        socket = web.WebSocketResponse(max_msg_size=MAX_FRAME)
+        await socket.prepare(request)
+        self.links += 1
+        self.socket = socket
+        await socket.send_bytes(encode(Welcome(self.protocol, "agent_1", "box")))
+        async for message in socket:
+            if message.type is aiohttp.WSMsgType.BINARY:
+                async with self._arrived:
+                    self.frames.append(decode_from_agent(message.data))
+                    self._arrived.notify_all()
+        return socket
+
+    async def send(self, frame: Frame) -> None:
+        assert self.socket is not None
+        await self.socket.send_bytes(encode(frame))
+
+    async def expect(self, kind: type[F], where: Callable[[F], bool] = lambda _: True) -> F:
+        """The first frame of this kind, waited for and taken out."""
+
+        def found() -> F | None:
+            return next((frame for frame in self.frames if isinstance(frame, kind) and where(frame)), None)
+
+        async with asyncio.timeout(20), self._arrived:
+            await self._arrived.wait_for(lambda: found() is not None)
+            frame = found()
+            assert frame is not None
+            self.frames.remove(frame)
+            return frame
+
+    async def want(self, *deployments: Wanted, revision: int = 1) -> None:
+        await self.send(Desired(revision, list(deployments)))
+
+    async def ask(
+        self,
+        body: bytes,
+        *,
+        stream: int = 1,
+        deployment: str = "dep_1",
+        route: str = "chat/completions",
+        timeout: float = 20,  # noqa: ASYNC109 - a field of the frame
+        credit: int = INITIAL_CREDIT,
+    ) -> None:
+        await self.send(Request(stream, deployment, route, body, more=False, timeout=timeout, credit=credit))
+
+
+class Recorder:
+    """What a link serves, here: it remembers wishes, and answers as `respond` says."""
+
+    def __init__(self) -> None:
+        self.wishes: list[Desired] = []
+        self.respond: Callable[[Stream], Awaitable[None]] = self._echo
+        self.cancelled: list[int] = []
+
+    def hello(self) -> Hello:
+        return Hello(PROTOCOL, "0.0", ["llamacpp"], "cpu", 1, 2)
+
+    def desired(self, desired: Desired) -> None:
+        self.wishes.append(desired)
+
+    async def serve(self, stream: Stream) -> None:
+        try:
+            await self.respond(stream)
+        except asyncio.CancelledError:
+            self.cancelled.append(stream.id)
+            raise
+
+    async def _echo(self, stream: Stream) -> None:
+        await stream.answer(200, "application/json", bytes(stream.body), 3, 4)
+
+
+@asynccontextmanager
+async def peer_server() -> AsyncIterator[Peer]:
+    peer = Peer()
+    app = web.Application()
+    app.router.add_get("/v1/agent/link", peer.serve)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    peer.url = "http://{}:{}".format(*runner.addresses[0][:2])
+    try:
+        yield peer
+    finally:
+        if peer.socket is not None:
+            await peer.socket.close()
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def linked(peer: Peer, served: Served, **options: float) -> AsyncIterator[Link]:
+    """A link to the peer that runs meanwhile."""
+    link = Link(peer.url, TOKEN, served, retry_first=0.01, **options)
+    running = asyncio.create_task(link.run())
+    try:
+        if not options:
+            await peer.expect(Hello)
+        yield link
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
