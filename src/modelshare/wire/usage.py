@@ -7,8 +7,8 @@ from modelshare.wire.base import Response, UnixSeconds
 
 class UsageRow(Response):
     object: Literal["usage"] = "usage"
-    day: str
-    """`YYYY-MM-DD`, UTC."""
+    day: str | None
+    """`YYYY-MM-DD`, UTC. None, like the next three, where it was not grouped by it."""
     endpoint: str | None
     model: str | None
     key: str | None

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
 from modelshare.server.endpoints import service as endpoints
+from modelshare.server.endpoints.service import ActiveEndpoint
 from modelshare.server.errors import InvalidRequest, NotFound, Unauthenticated
 from modelshare.server.fleet import queries, rules
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow
@@ -183,6 +184,40 @@ async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str
         )
     files = await registry.stored_files(session, row.version_id)
     return Granted(row.version.manifest_digest or "", files, expires_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A deployment that can answer an endpoint's requests now."""
+
+    deployment_id: str
+    agent_id: uuid.UUID
+    address: str
+    """URL of the server process that holds the agent's link."""
+    routes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Who can answer for an endpoint."""
+
+    versions: frozenset[str] = frozenset()
+    """Ids of the versions that may answer: the one wanted, and the one before while that is not ready."""
+    targets: tuple[Target, ...] = ()
+
+
+async def answering(session: AsyncSession, endpoint: ActiveEndpoint) -> Answering:
+    """The linked agents that can answer for the endpoint: with the version it wants, else with the one before."""
+    serving = await queries.serving(session, endpoint.id)
+    versions = [version_id for version_id in (endpoint.version_id, serving and serving.version_id) if version_id]
+    found: dict[uuid.UUID, list[Target]] = defaultdict(list)
+    for row in await queries.ready_deployments(session, versions):
+        agent = row.agent
+        if rules.eligible(endpoint.tier, endpoint.project_id, facts_of(agent)):
+            target = Target(str(row.id), agent.id, agent.linked_to or "", frozenset(row.routes))
+            found[row.version_id].append(target)
+    targets = next((found[version_id] for version_id in versions if found[version_id]), [])
+    return Answering(frozenset(map(str, versions)), tuple(targets))
 
 
 async def capacity(session: AsyncSession, caller: Caller, tier: Tier) -> list[str]:

@@ -1,0 +1,155 @@
+"""A request from the process that a client reached to the one that holds the agent's link, over HTTP.
+
+`POST /internal/v1/streams/{agent_id}/{deployment_id}/{route}` answers the frames of the stream, each preceded by its
+length in four bytes. Only a process that knows the platform's secret can ask: the request is signed, for half a minute.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import struct
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import aiohttp
+import msgspec
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from modelshare.server.fleet.link import AnswerFrame, StreamBrokenError
+from modelshare.server.fleet.links import Links
+from modelshare.server.fleet.service import Target
+from modelshare.server.router.errors import ClientGoneError
+from modelshare.server.router.relay import read_body
+from modelshare.wire.link import MAX_REQUEST_BODY, Answer, Chunk, End, Head, encode
+
+log = structlog.get_logger()
+
+PREFIX: Final = "/internal/v1/streams/"
+_PATH: Final = re.compile(r"/internal/v1/streams/([0-9a-f-]{36})/([0-9a-f-]{36})/([a-z/]+)")
+_VALID_SECONDS: Final = 30
+_LENGTH: Final = struct.Struct(">I")
+_decode = msgspec.msgpack.Decoder(Head | Chunk | End | Answer).decode
+
+
+class Forwarder:
+    """Both ends: asking another process, and answering one."""
+
+    def __init__(self, links: Links, secret: bytes, clock: Callable[[], float]) -> None:
+        self._links = links
+        self._secret = hmac.digest(secret, b"modelshare internal streams 1", "sha256")
+        self._clock = clock
+        self._http: aiohttp.ClientSession | None = None
+
+    async def stop(self) -> None:
+        if self._http is not None:
+            await self._http.close()
+
+    @asynccontextmanager
+    async def request(self, target: Target, route: str, body: bytes, timeout: float) -> AsyncIterator["RemoteStream"]:  # noqa: ASYNC109 - the agent's time limit, sent to it
+        """Asks the process that holds the link. Leaving closes the connection, which cancels the work."""
+        path = f"{PREFIX}{target.agent_id}/{target.deployment_id}/{route}"
+        headers = {"x-modelshare-timeout": str(timeout), **self._signature(path, body)}
+        try:
+            answer = await self._session().post(target.address + path, data=body, headers=headers)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise StreamBrokenError(f"{target.address} cannot be reached.") from error
+        stream = RemoteStream(answer.content)
+        try:
+            if answer.status != 200:  # noqa: PLR2004 - the status itself
+                raise StreamBrokenError(f"{target.address} answered {answer.status}.")
+            yield stream
+        finally:
+            stream.close()
+            answer.close()
+
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers another process: 404 for everybody else, and when the link is not here."""
+        headers = dict(scope["headers"])
+        named = _PATH.fullmatch(scope["path"])
+        link = self._links.get(uuid.UUID(named[1])) if named else None
+        body = await read_body(receive, MAX_REQUEST_BODY, 0)
+        if named is None or link is None or not self._is_signed(scope["path"], headers, body):
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        gone = asyncio.ensure_future(receive())
+        try:
+            async with link.request(named[2], named[3], body, float(headers[b"x-modelshare-timeout"])) as stream:
+                gone.add_done_callback(lambda _: stream.fail(ClientGoneError()))
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                more = True
+                while more:
+                    frame = await stream.next()
+                    data = encode(frame)
+                    more = isinstance(frame, Head | Chunk)
+                    await send(
+                        {"type": "http.response.body", "body": _LENGTH.pack(len(data)) + data, "more_body": more}
+                    )
+        except ClientGoneError:
+            log.debug("the asking process went away")
+        finally:
+            gone.cancel()
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=2),
+                read_bufsize=1 << 20,
+            )
+        return self._http
+
+    def _signature(self, path: str, body: bytes) -> dict[str, str]:
+        now = str(int(self._clock()))
+        return {"x-modelshare-time": now, "x-modelshare-signature": self._sign(path, now, body)}
+
+    def _is_signed(self, path: str, headers: dict[bytes, bytes], body: bytes) -> bool:
+        time = headers.get(b"x-modelshare-time", b"").decode("latin-1")
+        given = headers.get(b"x-modelshare-signature", b"").decode("latin-1")
+        return (
+            time.isdecimal()
+            and abs(self._clock() - int(time)) <= _VALID_SECONDS
+            and hmac.compare_digest(given.encode("latin-1"), self._sign(path, time, body).encode())
+        )
+
+    def _sign(self, path: str, time: str, body: bytes) -> str:
+        text = f"{path}\n{time}\n{hashlib.sha256(body).hexdigest()}"
+        return hmac.new(self._secret, text.encode(), "sha256").hexdigest()
+
+
+class RemoteStream:
+    """The frames of a stream on another process's link. Its connection is read as far as frames are asked for."""
+
+    def __init__(self, content: aiohttp.StreamReader) -> None:
+        self._content = content
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def next(self) -> AnswerFrame:
+        reading = asyncio.ensure_future(self._read())
+        try:
+            await asyncio.wait((reading, self._failed), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                self._failed.result()  # raises what it was given
+            return await reading
+        finally:
+            reading.cancel()
+
+    def fail(self, error: Exception) -> None:
+        if not self._failed.done():
+            self._failed.set_exception(error)
+            self._failed.exception()  # looked at: it may well be that nobody asks for another frame
+
+    def close(self) -> None:
+        self._failed.cancel()
+
+    async def _read(self) -> AnswerFrame:
+        try:
+            (length,) = _LENGTH.unpack(await self._content.readexactly(_LENGTH.size))
+            frame: AnswerFrame = _decode(await self._content.readexactly(length))
+        except (aiohttp.ClientError, asyncio.IncompleteReadError, msgspec.DecodeError, OSError) as error:
+            raise StreamBrokenError("The process that holds the link broke off.") from error
+        return frame

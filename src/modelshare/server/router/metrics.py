@@ -1,0 +1,41 @@
+"""What the inference path tells Prometheus. Few labels, none that a tenant can invent."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class RouterMetrics:
+    """The metrics of one process, in the registry that `/metrics` shows."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "modelshare_inference_requests",
+            "Inference requests by route and status.",
+            ("route", "status"),
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "modelshare_inference_seconds",
+            "From request to the answer's end.",
+            ("route",),
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self._tokens = Counter("modelshare_inference_tokens", "Tokens by kind.", ("kind",), registry=registry)
+        self.under_way = Gauge("modelshare_inference_under_way", "Inference requests under way.", registry=registry)
+        self._prompt = self._tokens.labels("prompt")
+        self._completion = self._tokens.labels("completion")
+
+    def observe(self, route: str, status: int, seconds: float) -> None:
+        """One request that is over."""
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def tokens(self, prompt: int, completion: int) -> None:
+        if prompt:
+            self._prompt.inc(prompt)
+        if completion:
+            self._completion.inc(completion)

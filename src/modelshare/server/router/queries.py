@@ -1,0 +1,50 @@
+"""Every select on what the router looks up and counts."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.db import owned
+from modelshare.server.endpoints.tables import EndpointRow, UsageRow
+
+COLUMNS = {
+    "day": UsageRow.day,
+    "endpoint": UsageRow.endpoint_slug,
+    "model": UsageRow.model_id,
+    "key": UsageRow.key_id,
+}
+"""What usage can be grouped by."""
+Names = dict[str, str | None]
+"""What a group stands for; ids as text."""
+Counts = tuple[int, int, int, int]
+"""Requests, errors, prompt tokens, completion tokens."""
+
+
+async def endpoint(session: AsyncSession, project_id: str, slug: str) -> EndpointRow | None:
+    return await session.scalar(owned(EndpointRow, project_id).where(EndpointRow.slug == slug))
+
+
+async def usage(
+    session: AsyncSession, project_id: str, group_by: Sequence[str], days: tuple[str, str], *, limit: int, offset: int
+) -> list[tuple[Names, Counts]]:
+    """Sums by group, the newest day first. `days`: the first and the last, both included."""
+    columns = [COLUMNS[name] for name in group_by]
+    sums = [
+        func.sum(column)
+        for column in (UsageRow.requests, UsageRow.errors, UsageRow.prompt_tokens, UsageRow.completion_tokens)
+    ]
+    statement = (
+        select(*columns, *sums)
+        .where(UsageRow.project_id == project_id, UsageRow.day.between(*days))
+        .group_by(*columns)
+        .order_by(*(column.desc() if name == "day" else column for name, column in zip(group_by, columns, strict=True)))
+        .limit(limit)
+        .offset(offset)
+    )
+    found: list[tuple[Names, Counts]] = []
+    for row in await session.execute(statement):
+        names = [None if value is None else str(value) for value in row[: len(columns)]]
+        requests, errors, prompt_tokens, completion_tokens = (int(count or 0) for count in row[len(columns) :])
+        found.append((dict(zip(group_by, names, strict=True)), (requests, errors, prompt_tokens, completion_tokens)))
+    return found

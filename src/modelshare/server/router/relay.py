@@ -1,0 +1,163 @@
+"""One inference request: to an agent that can answer it, and the answer back to the client."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol
+
+from starlette.types import Receive
+
+from modelshare.server.errors import PayloadTooLarge, Unavailable
+from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
+from modelshare.server.fleet.service import Target
+from modelshare.server.router.errors import BadGateway, ClientGoneError
+from modelshare.server.router.metering import Usage
+from modelshare.server.router.reply import Reply
+from modelshare.wire.link import Answer, Chunk, End, Head
+
+_EVENTS: Final = "text/event-stream"
+_GATHERED: Final = 8 << 20
+"""Bytes of an answer that is no stream, kept until it is whole so that a break can still be told as an error. Longer
+ones go out as they come."""
+_BYTES_PER_TOKEN: Final = 4
+"""For the prompt of an answer that was cut short, whose tokens nobody counted: about right for English text."""
+LONGEST_STREAM: Final = 24 * 3600.0
+"""Seconds the agent is told; the limits of the tier are kept here, where a stream is told from a whole answer."""
+
+
+class Ways(Protocol):
+    """How a request gets to a target."""
+
+    def best(self, targets: Sequence[Target]) -> Target | None:
+        """The least busy one that can be reached."""
+        ...
+
+    def request(
+        self, target: Target, route: str, body: bytes, timeout: float
+    ) -> AbstractAsyncContextManager[AnswerStream]:
+        """Sends a request. Raises StreamBrokenError when the way is not there."""
+        ...
+
+
+async def read_body(receive: Receive, most: int, announced: int) -> bytes:
+    """The request's body. 413 when it is, or says it is, longer than `most` bytes."""
+    parts: list[bytes] = []
+    size = announced
+    while True:
+        if size > most:
+            raise PayloadTooLarge(f"The request's body is longer than {most} bytes, the most this platform takes.")
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        size = max(size, sum(map(len, parts)))
+
+
+class Relay:
+    """One request, once its body is here."""
+
+    def __init__(self, ways: Ways, reply: Reply, timer: asyncio.Timeout, idle_seconds: float) -> None:
+        """`timer` ends the request; a stream puts it off by `idle_seconds` with every chunk."""
+        self._ways = ways
+        self._reply = reply
+        self._timer = timer
+        self._idle_seconds = idle_seconds
+        self._loop = asyncio.get_running_loop()
+        self._stream: AnswerStream | None = None
+        self._is_gone = False
+        self._events = 0
+        self._usage: Usage | None = None
+        self._prompt_bytes = 0
+
+    @property
+    def usage(self) -> Usage:
+        """The engine's own count, or an estimate for an answer that was cut short."""
+        if self._usage is not None or not self._reply.started:
+            return self._usage or Usage()
+        return Usage(self._prompt_bytes // _BYTES_PER_TOKEN, self._events)
+
+    def client_gone(self) -> None:
+        """The client left: the engine's work is cancelled."""
+        self._is_gone = True
+        if self._stream is not None:
+            self._stream.fail(ClientGoneError())
+
+    async def run(self, targets: Sequence[Target], route: str, body: bytes) -> None:
+        """Relays. While nothing was answered, a way that breaks is replaced by another one."""
+        self._prompt_bytes = len(body)
+        left = list(targets)
+        while (target := self._ways.best(left)) is not None:
+            left.remove(target)
+            try:
+                async with self._ways.request(target, route, body, LONGEST_STREAM) as stream:
+                    self._stream = stream
+                    if self._is_gone:
+                        raise ClientGoneError
+                    await self._pass(stream)
+                    return
+            except StreamBrokenError as error:
+                if self._reply.started:
+                    raise BadGateway("The connection to the machine that runs the model broke; try again.") from error
+        raise Unavailable("The machine that runs the model is not connected at this moment; try again.", retry_after=2)
+
+    async def _pass(self, stream: AnswerStream) -> None:
+        head = await stream.next()
+        match head:
+            case Answer():
+                self._count(head)
+                await self._reply.whole(head.status, head.content_type.encode(), head.data)
+            case Head() if head.content_type.startswith(_EVENTS):
+                await self._pass_events(stream, head)
+            case Head():
+                await self._pass_whole(stream, head)
+            case _:
+                raise BadGateway("The engine gave no answer; try again.")
+
+    async def _pass_events(self, stream: AnswerStream, head: Head) -> None:
+        # The first chunk is waited for before the status goes out: a failure until then is told by its status.
+        frame = await self._next(stream)
+        if frame is not None:
+            await self._reply.start(head.status, head.content_type.encode(), events=True)
+        while frame is not None:
+            self._timer.reschedule(self._loop.time() + self._idle_seconds)
+            self._events += frame.data.count(b"data:")
+            await self._reply.write(frame.data)
+            frame = await self._next(stream)
+        if not self._reply.started:
+            await self._reply.start(head.status, head.content_type.encode(), events=True)
+        await self._reply.end()
+
+    async def _pass_whole(self, stream: AnswerStream, head: Head) -> None:
+        gathered: list[bytes] = []
+        size = 0
+        while (frame := await self._next(stream)) is not None:
+            if self._reply.started:
+                await self._reply.write(frame.data)
+                continue
+            gathered.append(frame.data)
+            size += len(frame.data)
+            if size > _GATHERED:
+                await self._reply.start(head.status, head.content_type.encode(), events=False)
+                await self._reply.write(b"".join(gathered))
+        if self._reply.started:
+            await self._reply.end()
+        else:
+            await self._reply.whole(head.status, head.content_type.encode(), b"".join(gathered))
+
+    async def _next(self, stream: AnswerStream) -> Chunk | None:
+        """The next chunk, or None at the answer's good end. Raises BadGateway at a bad one."""
+        frame = await stream.next()
+        if isinstance(frame, Chunk):
+            return frame
+        if isinstance(frame, End):
+            self._count(frame)
+            if frame.error is None:
+                return None
+            raise BadGateway(f"The engine broke off its answer: {frame.error}")
+        raise BadGateway("The machine that runs the model answered out of turn; try again.")
+
+    def _count(self, frame: Answer | End) -> None:
+        if isinstance(frame, Answer) or frame.error is None or frame.prompt_tokens or frame.completion_tokens:
+            self._usage = Usage(frame.prompt_tokens, frame.completion_tokens)

@@ -1,0 +1,75 @@
+"""`/v1/usage`."""
+
+import datetime as dt
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Query
+
+from modelshare.server.errors import InvalidRequest
+from modelshare.server.http import (
+    Caller,
+    PagingDep,
+    PlatformDep,
+    ProjectRoute,
+    ReadSession,
+    decode_cursor,
+    encode_cursor,
+    require,
+)
+from modelshare.server.router import queries
+from modelshare.wire.base import Page
+from modelshare.wire.keys import Scope
+from modelshare.wire.usage import UsageRow
+
+router = APIRouter(route_class=ProjectRoute, tags=["usage"])
+EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
+_DAYS: Final = 30
+"""What is shown when no first day is named."""
+
+
+def _group_by(
+    group_by: Annotated[
+        str, Query(description="Any of day, endpoint, model, key; by commas.")
+    ] = "day,endpoint,model,key",
+) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in group_by.split(",") if name.strip()))
+    if not names or not set(names) <= queries.COLUMNS.keys():
+        raise InvalidRequest("`group_by` takes day, endpoint, model and key, with commas between.", param="group_by")
+    return names
+
+
+@router.get("/v1/usage")
+async def list_usage(
+    caller: EndpointsCaller,
+    session: ReadSession,
+    platform: PlatformDep,
+    paging: PagingDep,
+    group_by: Annotated[list[str], Depends(_group_by)],
+    first: Annotated[dt.date | None, Query(alias="from")] = None,
+    last: Annotated[dt.date | None, Query(alias="to")] = None,
+) -> Page[UsageRow]:
+    """Requests and tokens, summed by what `group_by` names; the newest day first. Days are UTC, both ends included."""
+    today = dt.datetime.fromtimestamp(platform.now(), dt.UTC).date()
+    days = ((first or today - dt.timedelta(_DAYS)).isoformat(), (last or today).isoformat())
+    offset = int(decode_cursor(paging.after, 1)[0]) if paging.after else 0
+    rows = await queries.usage(session, caller.project, group_by, days, limit=paging.limit + 1, offset=offset)
+    more = len(rows) > paging.limit
+    return Page(
+        data=[_row(names, counts) for names, counts in rows[: paging.limit]],
+        has_more=more,
+        next_cursor=encode_cursor(offset + paging.limit) if more else None,
+    )
+
+
+def _row(names: queries.Names, counts: queries.Counts) -> UsageRow:
+    requests, errors, prompt_tokens, completion_tokens = counts
+    return UsageRow(
+        day=names.get("day"),
+        endpoint=names.get("endpoint"),
+        model=names.get("model"),
+        key=names.get("key"),
+        requests=requests,
+        errors=errors,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+    )

@@ -1,0 +1,65 @@
+"""What keeps an endpoint from answering, in words. Pure."""
+
+from collections.abc import Collection
+from typing import Final
+
+from modelshare.server.errors import ApiError, NotFound, Unavailable
+from modelshare.wire.agents import Phase
+from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
+from modelshare.wire.errors import ErrorCode
+
+_WORK: Final = {
+    Phase.WAITING: "is about to be fetched by its machine",
+    Phase.PULLING: "is being fetched by its machine",
+    Phase.VERIFYING: "is being verified on its machine",
+    Phase.CONVERTING: "is being converted for its engine",
+    Phase.LOADING: "is being loaded by its engine",
+    Phase.READY: "is about to be ready",
+}
+_LOADING: Final = ErrorCode.MODEL_LOADING
+_SOON, _LATER, _LONG = 2, 10, 60
+"""Seconds until another try makes sense."""
+
+
+def unavailable(status: EndpointStatus, reason: str | None, progress: EndpointProgress | None) -> ApiError:
+    """Why an endpoint without a place to answer it does not answer."""
+    if status is EndpointStatus.INACTIVE:
+        return Unavailable(
+            "This endpoint is switched off. Its project switches it on with PATCH /v1/endpoints/{slug} and "
+            '{"is_active": true}.',
+            code=ErrorCode.ENDPOINT_INACTIVE,
+            retry_after=_LONG,
+        )
+    if status is EndpointStatus.FAILED:
+        return Unavailable(f"This endpoint cannot serve: {reason}", retry_after=_LONG)
+    if progress is not None:
+        wait = _LATER if progress.phase == Phase.PULLING else _SOON
+        return Unavailable(f"The model {_words(progress)}. Try again in a while.", code=_LOADING, retry_after=wait)
+    if status is EndpointStatus.PROVISIONING:
+        return Unavailable(reason or "The model is being placed. Try again.", code=_LOADING, retry_after=_LATER)
+    return Unavailable(
+        reason or "The machine that runs the model is not connected at this moment; try again.", retry_after=_SOON
+    )
+
+
+def not_served(route: str, served: Collection[str]) -> ApiError:
+    """The model's engine does not do that."""
+    return NotFound(f"This model serves {', '.join(sorted(served)) or 'no route'}, not {route}.")
+
+
+def _words(progress: EndpointProgress) -> str:
+    words = _WORK.get(Phase(progress.phase), "is being prepared")
+    if progress.phase != Phase.PULLING or not progress.bytes_total:
+        return words
+    percent = 100 * progress.bytes_done // progress.bytes_total
+    return f"{words}: {_size(progress.bytes_done)} of {_size(progress.bytes_total)} ({percent} %)"
+
+
+def _size(count: int) -> str:
+    """`12.3 GB`, in decimal units."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000:  # noqa: PLR2004 - a kilo
+            return f"{count} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

@@ -1,0 +1,242 @@
+"""The inference path: authenticate, admit, choose, relay, meter. Raw ASGI, on snapshots, without the database.
+
+`/{project_id}/{endpoint_slug}/v1/` and one of `chat/completions`, `completions`, `embeddings`, `models`. OpenAI's
+shapes pass through unchanged; of a request nothing is read but its size, of an answer nothing but its content type.
+"""
+
+import asyncio
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+from starlette.types import Receive, Scope, Send
+
+from modelshare.server.db import Database
+from modelshare.server.errors import ApiError, NotFound, PermissionDenied, Unauthenticated
+from modelshare.server.fleet.links import Links
+from modelshare.server.http import Authenticate, Caller, bearer
+from modelshare.server.router import rules
+from modelshare.server.router.admission import Admission, Gate
+from modelshare.server.router.errors import ClientGoneError, GatewayTimeout, MethodNotAllowed
+from modelshare.server.router.forward import PREFIX, Forwarder
+from modelshare.server.router.metering import Meter, Usage
+from modelshare.server.router.metrics import RouterMetrics
+from modelshare.server.router.relay import Relay, read_body
+from modelshare.server.router.reply import Reply
+from modelshare.server.router.snapshots import Snapshot, Snapshots
+from modelshare.server.router.ways import LinkWays
+from modelshare.server.settings import Settings
+from modelshare.server.sharing.tiers import TierBook
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.keys import Scope as KeyScope
+from modelshare.wire.tiers import Tier
+
+log = structlog.get_logger()
+
+_PATH: Final = re.compile(r"/(proj_[0-9a-f]{12})/([^/]+)/v1/(.+)")
+_MODELS: Final = "models"
+_ROUTES: Final = {"chat/completions": "POST", "completions": "POST", "embeddings": "POST", _MODELS: "GET"}
+_SERVER_ERROR: Final = 500
+_CLIENT_GONE: Final = 499
+"""What metrics call a request whose client left before there was a status (nginx's word)."""
+
+
+class Router:
+    """The inference path of one process."""
+
+    def __init__(self, parts: "RouterParts") -> None:
+        self._settings = parts.settings
+        self._authenticate = parts.authenticate
+        self._metrics = RouterMetrics(parts.registry)
+        self._meter = Meter(parts.database, parts.clock)
+        self._snapshots = Snapshots(parts.database, parts.tiers, time.monotonic)
+        self._admission = Admission()
+        self._forwarder = Forwarder(parts.links, parts.settings.signing_secret(), parts.clock)
+        self._ways = LinkWays(parts.links, self._forwarder)
+
+    async def start(self) -> None:
+        await self._meter.start()
+
+    async def stop(self) -> None:
+        """Writes what was counted; call it when no request comes any more."""
+        await self._meter.stop()
+        await self._forwarder.stop()
+
+    @staticmethod
+    def takes(path: str) -> bool:
+        """True for the paths that are the router's."""
+        return _PATH.fullmatch(path) is not None or path.startswith(PREFIX)
+
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        named = _PATH.fullmatch(scope["path"])
+        if named is None:
+            await self._forwarder.asgi(scope, receive, send)
+            return
+        started = time.monotonic()
+        project_id, slug, route = named.groups()
+        reply = Reply(send, uuid.uuid4().hex.encode())
+        self._metrics.under_way.inc()
+        try:
+            await self._answer(_Ask(scope, project_id, slug, route), receive, reply)
+        except ApiError as error:
+            await (reply.break_off(error) if reply.started else reply.error(error))
+        except ClientGoneError:
+            log.debug("client gone", request_id=reply.request_id.decode())
+        except Exception as error:
+            log.error("request failed", request_id=reply.request_id.decode(), path=scope["path"], exc_info=error)  # noqa: TRY400 - with more to say
+            if reply.started:
+                raise  # the server drops the connection: nobody takes the part for the whole
+            await reply.error(_Unexpected())
+        finally:
+            self._metrics.under_way.dec()
+            known = route if route in _ROUTES else "other"
+            self._metrics.observe(known, reply.status or _CLIENT_GONE, time.monotonic() - started)
+
+    async def _answer(self, ask: "_Ask", receive: Receive, reply: Reply) -> None:
+        caller = await self._caller(ask)
+        endpoint = await self._snapshots.get(ask.project_id, ask.slug)
+        _check(ask, caller, endpoint)
+        assert endpoint is not None  # noqa: S101 - narrows for the type checker; `_check` refuses it
+        if ask.route == _MODELS:
+            await reply.whole(200, b"application/json", _model_list(endpoint))
+            return
+        gate = self._admission.gate(endpoint.id, endpoint.tier)
+        try:
+            gate.enter()
+        finally:
+            reply.headers = gate.headers()
+        try:
+            await self._relay(ask, caller, endpoint, gate, receive, reply)
+        finally:
+            gate.leave()
+
+    async def _relay(
+        self, ask: "_Ask", caller: Caller, endpoint: Snapshot, gate: Gate, receive: Receive, reply: Reply
+    ) -> None:
+        tier = endpoint.tier
+        usage, failed = Usage(), True
+        try:
+            async with asyncio.timeout(tier.request_timeout_seconds) as timer:
+                body = await read_body(receive, self._settings.inference_max_body_bytes, ask.content_length)
+                gone = asyncio.ensure_future(receive())
+                relay = Relay(self._ways, reply, timer, tier.stream_idle_timeout_seconds)
+                gone.add_done_callback(lambda _: relay.client_gone())
+                try:
+                    await relay.run(endpoint.targets, ask.route, body)
+                    failed = reply.status >= _SERVER_ERROR
+                finally:
+                    gone.cancel()
+                    usage = relay.usage
+        except TimeoutError as error:
+            raise _too_slow(endpoint.tier, in_stream=reply.started) from error
+        except ClientGoneError:
+            failed = False
+            raise
+        finally:
+            gate.charge(usage.prompt_tokens + usage.completion_tokens)
+            self._meter.add(endpoint, caller.key_id, usage, failed=failed)
+            self._metrics.tokens(usage.prompt_tokens, usage.completion_tokens)
+
+    async def _caller(self, ask: "_Ask") -> Caller:
+        secret = bearer(ask.headers.get(b"authorization", b"").decode("latin-1"))
+        caller = await self._authenticate(secret, self._address(ask)) if secret else None
+        if caller is None:
+            raise Unauthenticated
+        return caller
+
+    def _address(self, ask: "_Ask") -> str:
+        """The client's address; X-Forwarded-For counts only from a trusted proxy."""
+        forwarded = ask.headers.get(b"x-forwarded-for")
+        if forwarded and ask.peer in self._settings.trusted_proxies:
+            return forwarded.decode("latin-1").rsplit(",", 1)[-1].strip()
+        return ask.peer
+
+
+@dataclass(frozen=True, slots=True)
+class RouterParts:
+    """What the router is made of."""
+
+    settings: Settings
+    database: Database
+    tiers: TierBook
+    links: Links
+    authenticate: Authenticate
+    registry: CollectorRegistry
+    clock: Callable[[], float]
+    """Unix seconds."""
+
+
+class _Ask:
+    """What the path and the headers say."""
+
+    __slots__ = ("headers", "method", "peer", "project_id", "route", "slug")
+
+    def __init__(self, scope: Scope, project_id: str, slug: str, route: str) -> None:
+        self.project_id = project_id
+        self.slug = slug
+        self.route = route
+        self.method: str = scope["method"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.peer: str = scope["client"][0] if scope.get("client") else ""
+
+    @property
+    def content_length(self) -> int:
+        """0 when it is not announced."""
+        announced = self.headers.get(b"content-length", b"")
+        return int(announced) if announced.isdigit() else 0
+
+
+class _Unexpected(ApiError):
+    def __init__(self) -> None:
+        super().__init__(
+            "Something went wrong on our side. Try again; if it stays, tell the operator the X-Request-Id."
+        )
+
+
+def _check(ask: _Ask, caller: Caller, endpoint: Snapshot | None) -> None:
+    """Raises what the caller is to be told unless the endpoint can answer this route for him."""
+    if caller.project_id != ask.project_id:
+        raise NotFound(
+            "There is no such project, or this key is not one of its keys.", code=ErrorCode.PROJECT_NOT_FOUND
+        )
+    if not caller.allows(KeyScope.INFERENCE):
+        raise PermissionDenied(
+            f"This key lacks the scope `{KeyScope.INFERENCE}`. Use a key that has it, or one without scopes."
+        )
+    if caller.endpoint is not None and caller.endpoint != ask.slug:
+        raise PermissionDenied(f"This key may only call the endpoint `{caller.endpoint}`.")
+    if endpoint is None:
+        raise NotFound(
+            "There is no such endpoint in your project. GET /v1/endpoints lists yours.",
+            code=ErrorCode.ENDPOINT_NOT_FOUND,
+        )
+    method = _ROUTES.get(ask.route)
+    if method is None:
+        raise NotFound(f"An endpoint has no route {ask.route}. It has {', '.join(_ROUTES)}.")
+    if ask.method != method:
+        raise MethodNotAllowed(f"{ask.method} is not possible here. Use {method}.", method)
+    if not endpoint.targets:
+        raise rules.unavailable(endpoint.status, endpoint.reason, endpoint.progress)
+    served = frozenset[str]().union(*(target.routes for target in endpoint.targets))
+    if ask.route != _MODELS and ask.route not in served:
+        raise rules.not_served(ask.route, served)
+
+
+def _model_list(endpoint: Snapshot) -> bytes:
+    """OpenAI's list of models, with the one that is served."""
+    owner, _, _ = (endpoint.served_name or "").partition("/")
+    model = {"id": endpoint.served_name, "object": "model", "created": endpoint.created_at, "owned_by": owner}
+    return json.dumps({"object": "list", "data": [model]}).encode()
+
+
+def _too_slow(tier: Tier, *, in_stream: bool) -> GatewayTimeout:
+    seconds = tier.stream_idle_timeout_seconds if in_stream else tier.request_timeout_seconds
+    what = "paused for" if in_stream else "took longer than"
+    return GatewayTimeout(f"The model {what} {seconds} s, the limit of the tier `{tier.slug}`.")

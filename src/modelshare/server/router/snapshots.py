@@ -1,0 +1,133 @@
+"""Endpoints as the router sees them: frozen, at most a second old, forgotten as soon as a change is heard of."""
+
+import asyncio
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from modelshare.server.db import Database
+from modelshare.server.endpoints import service as endpoints
+from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
+from modelshare.server.fleet import service as fleet
+from modelshare.server.fleet.service import READY_TOPIC, Answering, Target
+from modelshare.server.registry.service import MODELS_TOPIC
+from modelshare.server.router import queries
+from modelshare.server.sharing.tiers import TierBook
+from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
+from modelshare.wire.tiers import Tier
+
+CACHE_SECONDS: Final = 1.0
+"""The longest a process may go by what it remembers of an endpoint, should a notification be lost."""
+_MOST: Final = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An endpoint that exists."""
+
+    id: uuid.UUID
+    project_id: str
+    slug: str
+    tier: Tier
+    created_at: int
+    model_id: uuid.UUID | None
+    served_name: str | None
+    """The public `model` name; None, like its id, unless the endpoint is active and its model there."""
+    status: EndpointStatus
+    reason: str | None
+    progress: EndpointProgress | None
+    versions: frozenset[str]
+    """Ids of the versions it may be answered with."""
+    targets: tuple[Target, ...]
+    """Where it can be answered now. Empty unless the endpoint is active."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    loaded: float
+    snapshot: Snapshot | None
+
+
+class Snapshots:
+    """What this process remembers."""
+
+    def __init__(self, database: Database, tiers: TierBook, clock: Callable[[], float]) -> None:
+        """`clock` is monotonic, in seconds."""
+        self._database = database
+        self._tiers = tiers
+        self._clock = clock
+        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        self._loading: dict[tuple[str, str], asyncio.Task[Snapshot | None]] = {}
+        database.subscribe(ENDPOINTS_TOPIC, self._endpoint_changed)
+        database.subscribe(MODELS_TOPIC, self._model_changed)
+        database.subscribe(READY_TOPIC, self._ready_changed)
+
+    async def get(self, project_id: str, slug: str) -> Snapshot | None:
+        """The endpoint, or None when there is none. Those who ask at once share one look."""
+        key = (project_id, slug)
+        known = self._known.get(key)
+        if known is not None and self._clock() - known.loaded < CACHE_SECONDS:
+            return known.snapshot
+        task = self._loading.get(key)
+        if task is None:
+            started = self._clock()
+            task = self._loading[key] = asyncio.ensure_future(self._load(key))
+            task.add_done_callback(lambda done: self._loaded(key, started, done))
+        return await asyncio.shield(task)
+
+    async def _load(self, key: tuple[str, str]) -> Snapshot | None:
+        async with self._database.read() as session:
+            row = await queries.endpoint(session, *key)
+            tier = self._tiers.get(row.tier) if row else None
+            if row is None or tier is None:
+                return None
+            active = await endpoints.active(session, [row.id]) if row.is_active else []
+            answering = await fleet.answering(session, active[0]) if active else Answering()
+        gone = row.is_active and not active
+        return Snapshot(
+            id=row.id,
+            project_id=row.project_id,
+            slug=row.slug,
+            tier=tier,
+            created_at=row.created_at,
+            model_id=active[0].model_id if active else None,
+            served_name=active[0].served_name if active else None,
+            status=EndpointStatus.FAILED if gone else EndpointStatus(row.status),
+            reason=endpoints.MODEL_GONE if gone else row.status_reason,
+            progress=EndpointProgress.model_validate(row.progress) if row.progress else None,
+            versions=answering.versions,
+            targets=answering.targets,
+        )
+
+    def _loaded(self, key: tuple[str, str], started: float, task: asyncio.Task[Snapshot | None]) -> None:
+        if self._loading.get(key) is not task:
+            return  # something changed while it was read: whoever asks next looks again
+        del self._loading[key]
+        if task.cancelled() or task.exception() is not None:
+            return
+        self._known[key] = _Known(started, task.result())
+        self._known.move_to_end(key)
+        if len(self._known) > _MOST:
+            self._known.popitem(last=False)
+
+    def _endpoint_changed(self, subject: str) -> None:
+        if subject == "*":
+            self._forget(lambda _: True)
+            return
+        project_id, _, slug = subject.partition("/")
+        self._known.pop((project_id, slug), None)
+        self._loading.pop((project_id, slug), None)
+
+    def _model_changed(self, subject: str) -> None:
+        self._forget(lambda snapshot: subject in {"*", str(snapshot.model_id)})
+
+    def _ready_changed(self, subject: str) -> None:
+        self._forget(lambda snapshot: subject == "*" or subject in snapshot.versions)
+
+    def _forget(self, concerns: Callable[[Snapshot], bool]) -> None:
+        self._loading.clear()
+        for key, known in list(self._known.items()):
+            if known.snapshot is None or concerns(known.snapshot):
+                del self._known[key]
