@@ -40,7 +40,12 @@ ENTRIES = (
     Entry("agent", "agent", RUN, "Run models of your project on this machine."),
     Entry("agents", "agents", RUN, "List, suspend and remove the machines that run your models."),
     Entry("join-keys", "join_keys", RUN, "Create, list and revoke the keys that agents enrol with."),
-    Entry("login", "login", ACCOUNT, "Store the platform's address and your key for the other commands."),
+    Entry(
+        "login",
+        "login",
+        ACCOUNT,
+        "Store the platform's address and your key for the other commands, once it accepts them.",
+    ),
     Entry("keys", "keys", ACCOUNT, "Create, list, rotate and revoke your project's API keys."),
     Entry("usage", "usage", ACCOUNT, "Show requests and tokens by day, endpoint, model and key."),
     Entry("audit", "audit", ACCOUNT, "Show who did what in your project, newest first."),

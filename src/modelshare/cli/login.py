@@ -25,7 +25,7 @@ def login(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Store the platform's address and your key for the other commands, once the platform accepted them."""
+    """Store the platform's address and your key for the other commands, once it accepts them."""
     where = config.load(os.environ, url=url, api_key="-").url
     key = config.checked_key(api_key or os.environ.get("MODELSHARE_API_KEY") or _ask(where))
     with Client(where, key) as client:

@@ -46,7 +46,7 @@ def print_record(pairs: Iterable[tuple[str, str | None]]) -> None:
     shown = [(name, value) for name, value in pairs if value not in {None, ""}]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        typer.echo(f"{name:<{width}}  {value}")
+        typer.echo(f"{name:<{width}}  {_cell(value or '')}")
 
 
 def _print_aligned(lines: list[list[str]]) -> None:

@@ -66,8 +66,8 @@ class PushProgress(Progress):
         if self._task is not None:
             self._bars.advance(self._task, size)
 
-    def session(self, upload: Upload, *, resumed: bool) -> None:
-        if resumed:
+    def session(self, upload: Upload) -> None:
+        if any(file.parts_done and not file.reused for file in upload.files):
             say(f"Going on with the push of {upload.name} {upload.version}: {size(upload.bytes_done)} are there.")
 
     def farewell(self) -> str:

@@ -24,8 +24,8 @@ from modelshare.wire.uploads import Upload
 
 SLICE = 1 << 20
 """Bytes read, hashed or sent at once."""
-ATTEMPTS = 6
-"""Of one part; with growing pauses they outlast a restart of the server."""
+ATTEMPTS = 9
+"""Of one part; with their growing pauses, 25 seconds, they outlast a restart of the server."""
 Moved = Callable[[int], None]
 """Hears how many bytes went out; fewer than none when a part starts over."""
 

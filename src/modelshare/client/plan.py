@@ -1,10 +1,10 @@
-"""Which session a push goes on with, which files are worth hashing, and which parts are missing. Pure."""
+"""What a push asks for, which files are worth hashing, and which parts are missing. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from modelshare.client.source import LocalFile, Source
-from modelshare.wire.uploads import ArchiveEntry, FileEntry, Upload, UploadFile, UploadOpen, UploadState
+from modelshare.wire.uploads import ArchiveEntry, FileEntry, Upload, UploadFile, UploadOpen
 
 SMALL = 64 << 20
 """Bytes. A file up to this size is one part, whose checksum is the file's: hashing it at once costs nothing twice."""
@@ -12,6 +12,8 @@ SMALL = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Part:
+    """Part `k` of file `n`, both counted from 0."""
+
     n: int
     k: int
     offset: int
@@ -30,34 +32,32 @@ def opening(
     return UploadOpen(name=name, version=version, make_latest=make_latest, files=files)
 
 
-def find_session(uploads: Iterable[Upload], source: Source, name: str, version: str | None) -> Upload | None:
-    """The open session that the same push began, from this machine or another: same name, version, paths and sizes."""
-    wanted = sorted((file.path, file.size) for file in source.files)
-    for upload in uploads:
-        if upload.state is not UploadState.OPEN or upload.name != name or version not in {None, upload.version}:
-            continue
-        if sorted((file.path, file.size) for file in upload.files) == wanted:
-            return upload
-    return None
-
-
 def worth_hashing(upload: Upload, source: Source, digests: Mapping[str, str]) -> list[LocalFile]:
-    """Files whose size equals that of a stored one, and whose digest is not known yet."""
-    candidates = set(upload.hash_candidates) - digests.keys()
+    """Files that the project may store already, by their size; not those that an earlier push began to send."""
+    begun = {file.path for file in upload.files if file.parts_done}
+    candidates = set(upload.hash_candidates) - digests.keys() - begun
     return [file for file in source.files if file.path in candidates]
 
 
-def missing_parts(upload: Upload) -> Iterator[tuple[UploadFile, Part]]:
-    """The parts that are not there yet, in the order they lie on disk."""
+def parts_to_compare(upload: Upload) -> Iterator[tuple[str, Part, str]]:
+    """Parts that an earlier push sent, each with its file's path and the SHA-256 that the server has."""
     for file in upload.files:
-        if file.reused:
-            continue
+        for k, digest in sorted(file.parts_sha256.items()):
+            yield file.path, _part(upload, file, k), digest
+
+
+def missing_parts(upload: Upload, changed: Collection[tuple[int, int]] = ()) -> Iterator[tuple[str, Part]]:
+    """The parts to send, each with its file's path, in the order they lie on disk.
+
+    `changed` are those (file, part) that are there but hold other bytes than the file does now.
+    """
+    for file in upload.files:
         done = set(file.parts_done)
-        for k in range(file.parts):
-            if k not in done:
-                offset = k * upload.part_size
-                yield file, Part(file.n, k, offset, max(0, min(upload.part_size, file.size - offset)))
+        for k in range(0 if file.reused else file.parts):
+            if k not in done or (file.n, k) in changed:
+                yield file.path, _part(upload, file, k)
 
 
-def bytes_missing(parts: Sequence[Part]) -> int:
-    return sum(part.size for part in parts)
+def _part(upload: Upload, file: UploadFile, k: int) -> Part:
+    offset = k * upload.part_size
+    return Part(file.n, k, offset, min(upload.part_size, file.size - offset))

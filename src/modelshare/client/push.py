@@ -1,7 +1,7 @@
 """Push: a directory, a `.gguf` file or an archive becomes a model on the platform.
 
-Find the session that an earlier push left, or open one; hash only files that the project may store already; send the
-parts that are missing, several at once; complete; wait until the server has processed it.
+Open a session, or go on with the one that an earlier push left; hash only files that the project may store already;
+send the parts that are missing, several at once; complete; wait until the server has processed it.
 """
 
 import threading
@@ -20,10 +20,9 @@ from modelshare.client.parts import PartSender, sha256_of
 from modelshare.client.plan import (
     SMALL,
     Part,
-    bytes_missing,
-    find_session,
     missing_parts,
     opening,
+    parts_to_compare,
     worth_hashing,
 )
 from modelshare.client.source import LocalFile, Source, read_source
@@ -42,6 +41,8 @@ Item = TypeVar("Item")
 
 class Phase(StrEnum):
     HASHING = "hashing"
+    COMPARING = "comparing"
+    """Whether what an earlier push sent is still the same."""
     SENDING = "sending"
     PROCESSING = "processing"
 
@@ -55,8 +56,8 @@ class Progress:
     def moved(self, size: int) -> None:
         """So many bytes were hashed or sent; negative when a part has to start over."""
 
-    def session(self, upload: Upload, *, resumed: bool) -> None:
-        """The session that the parts go to; `resumed` where an earlier push opened it."""
+    def session(self, upload: Upload) -> None:
+        """The session that the parts go to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Pushed:
     model: ExtendedModel
     version: str
     upload: Upload
-    """As it was before the first part of this push was sent."""
+    """As it was before this push sent its first part."""
     bytes_sent: int
 
 
@@ -94,6 +95,7 @@ def push_model(
     with _workers(jobs) as (pool, stop):
         workers = _Workers(pool, stop, progress)
         upload, digests = _session(client, source, name, version, make_latest, workers)
+        progress.session(upload)
         sent = _send(client, upload, source, digests, workers)
     client.uploads.complete(upload.id)
     if wait:
@@ -152,20 +154,17 @@ def _session(
     client: Client, source: Source, name: str, version: str | None, make_latest: bool, workers: _Workers
 ) -> tuple[Upload, dict[str, str]]:
     """The session to fill, and the digests of whole files known by now, by path."""
-    earlier = find_session(client.uploads.list(), source, name, version)
-    if earlier is not None:
-        upload = client.uploads.get(earlier.id)
-        workers.progress.session(upload, resumed=True)
-        return upload, {}
     digests: dict[str, str] = {}
+
+    def opened() -> Upload:
+        return client.uploads.open(opening(source, name, version, make_latest=make_latest, digests=digests))
+
     if not source.is_archive:
         _hash([file for file in source.files if file.size <= SMALL], digests, workers)
-    upload = client.uploads.open(opening(source, name, version, make_latest=make_latest, digests=digests))
+    upload = opened()
     if candidates := worth_hashing(upload, source, digests):
-        client.uploads.cancel(upload.id)
         _hash(candidates, digests, workers)
-        upload = client.uploads.open(opening(source, name, version, make_latest=make_latest, digests=digests))
-    workers.progress.session(upload, resumed=False)
+        upload = opened()  # the server goes on with the same session, and takes over what it stores already
     return upload, digests
 
 
@@ -178,20 +177,38 @@ def _hash(files: list[LocalFile], digests: dict[str, str], workers: _Workers) ->
     workers.all(work, files)
 
 
+def _changed(upload: Upload, source: Source, workers: _Workers) -> set[tuple[int, int]]:
+    """Parts that an earlier push sent of a file that is another one now, as (file, part)."""
+    by_path = {file.path: file for file in source.files}
+    there = list(parts_to_compare(upload))
+    changed: set[tuple[int, int]] = set()
+    if there:
+        workers.progress.phase(Phase.COMPARING, sum(part.size for _, part, _ in there), 0)
+
+    def work(item: tuple[str, Part, str]) -> None:
+        path, part, digest = item
+        if sha256_of(by_path[path], workers.stop, workers.progress.moved, part) != digest:
+            changed.add((part.n, part.k))
+
+    workers.all(work, there)
+    return changed
+
+
 def _send(client: Client, upload: Upload, source: Source, digests: dict[str, str], workers: _Workers) -> int:
     """Sends what is missing; returns its bytes."""
     by_path = {file.path: file for file in source.files}
-    missing = list(missing_parts(upload))
-    size = bytes_missing([part for _, part in missing])
+    missing = list(missing_parts(upload, _changed(upload, source, workers)))
+    size = sum(part.size for _, part in missing)
     workers.progress.phase(Phase.SENDING, source.size, source.size - size)
     sender = PartSender(client, upload, workers.stop)
 
-    def work(item: tuple[str, Part, bool]) -> None:
-        path, part, whole = item
-        sender.send(by_path[path], part, digests.get(path) if whole else None, workers.progress.moved)
+    def work(item: tuple[str, Part]) -> None:
+        path, part = item
+        is_whole = part.size == by_path[path].size
+        sender.send(by_path[path], part, digests.get(path) if is_whole else None, workers.progress.moved)
 
     try:
-        workers.all(work, [(file.path, part, file.parts == 1) for file, part in missing])
+        workers.all(work, missing)
     finally:
         sender.close()
     return size

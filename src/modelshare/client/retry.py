@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 MAX_ATTEMPTS = 4
-FIRST_PAUSE = 0.25
+FIRST_PAUSE = 0.1
 """Seconds; doubles with each attempt, and varies by half so that clients that failed together come back apart."""
 LONGEST_PAUSE = 30.0
 """Seconds. A server that asks for more is reported instead of waited for."""

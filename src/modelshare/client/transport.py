@@ -31,7 +31,11 @@ class HttpTransport:
         """`transport` replaces the network, such as by an application in the same process."""
         self.config = config
         self._http = httpx.Client(
-            base_url=config.url, headers=default_headers(config), timeout=TIMEOUT, transport=transport
+            base_url=config.url,
+            headers=default_headers(config),
+            timeout=TIMEOUT,
+            transport=transport,
+            verify=_uses_tls(config),
         )
 
     def send(self, call: Call[Answer]) -> Answer:
@@ -77,7 +81,11 @@ class AsyncHttpTransport:
     def __init__(self, config: Config, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.config = config
         self._http = httpx.AsyncClient(
-            base_url=config.url, headers=default_headers(config), timeout=TIMEOUT, transport=transport
+            base_url=config.url,
+            headers=default_headers(config),
+            timeout=TIMEOUT,
+            transport=transport,
+            verify=_uses_tls(config),
         )
 
     async def send(self, call: Call[Answer]) -> Answer:
@@ -124,6 +132,11 @@ def cannot_reach(url: str, error: Exception) -> ConnectError:
     if isinstance(error, httpx.TimeoutException | TimeoutError):
         return ConnectError(f"{url} took too long to answer. Try again in a moment.")
     return ConnectError(f"The connection to {url} broke ({error or type(error).__name__}). Try again.")
+
+
+def _uses_tls(config: Config) -> bool:
+    """Reading the certificates takes longer than most commands; redirects are not followed, so http stays http."""
+    return config.url.startswith("https://")
 
 
 def _headers(call: Call[Answer]) -> dict[str, str]:

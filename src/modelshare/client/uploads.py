@@ -2,7 +2,7 @@
 
 from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, post, sent
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
-from modelshare.wire.uploads import PartUrl, Upload, UploadOpen
+from modelshare.wire.uploads import PartUrl, Upload, UploadOpen, UploadState
 
 BASE = "/v1/uploads"
 
@@ -10,11 +10,15 @@ BASE = "/v1/uploads"
 class Uploads(Resource[Transport]):
     @sent
     def open(self, upload: UploadOpen) -> Call[Upload]:
-        return post(BASE, Upload, upload)
+        """A new session, or the open one of the same push."""
+        return post(BASE, Upload, upload, repeatable=True)
 
     @listed
-    def list(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[Upload]]:
-        return get(BASE, Page[Upload], limit=limit)
+    def list(
+        self, *, state: UploadState | None = None, name: str | None = None, limit: int = PAGE_LIMIT_MAX
+    ) -> Call[Paged[Upload]]:
+        """Newest first."""
+        return get(BASE, Page[Upload], state=state, name=name, limit=limit)
 
     @sent
     def get(self, upload_id: str) -> Call[Upload]:
@@ -29,12 +33,12 @@ class Uploads(Resource[Transport]):
     @sent
     def complete(self, upload_id: str) -> Call[Upload]:
         """Hands the files over to processing."""
-        return post(at(BASE, upload_id, "complete"), Upload)
+        return post(at(BASE, upload_id, "complete"), Upload, repeatable=True)
 
     @sent
     def cancel(self, upload_id: str) -> Call[Upload]:
         """Drops the session and what was sent."""
-        return post(at(BASE, upload_id, "cancel"), Upload)
+        return post(at(BASE, upload_id, "cancel"), Upload, repeatable=True)
 
 
 def part_path(upload_id: str, n: int, k: int) -> str:

@@ -3,7 +3,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.client.plan import find_session, missing_parts, opening, worth_hashing
+from modelshare.client.plan import missing_parts, opening, parts_to_compare, worth_hashing
 from modelshare.client.source import LocalFile, Source
 from modelshare.wire.uploads import Upload, UploadFile, UploadState
 
@@ -54,31 +54,37 @@ def test_what_is_there_and_what_is_sent_is_every_byte_once(files: list[UploadFil
         assert edges == [*(start for start, _ in sorted(spans + there)), file.size]
 
 
+@given(session_files(), st.data())
+def test_a_part_that_changed_is_sent_again(files: list[UploadFile], data: st.DataObject) -> None:
+    there = [(file.n, k) for file in files if not file.reused for k in file.parts_done]
+    changed = data.draw(st.sets(st.sampled_from(there))) if there else set()
+    usual = {(part.n, part.k) for _, part in missing_parts(upload(files))}
+    again = {(part.n, part.k) for _, part in missing_parts(upload(files), changed)}
+    assert again - usual == changed
+    assert usual <= again
+
+
+def test_what_is_there_is_compared_where_the_server_knows_it() -> None:
+    files = [
+        UploadFile(n=0, path="a", size=25, parts=3, parts_done=[0, 2], parts_sha256={2: "cc", 0: "aa"}, reused=False),
+        session_file(1, "b", 10, [0]),
+    ]
+    compared = [
+        (path, part.k, part.offset, part.size, digest) for path, part, digest in parts_to_compare(upload(files))
+    ]
+    assert compared == [("a", 0, 0, 10, "aa"), ("a", 2, 20, 5, "cc")]
+
+
 @given(session_files())
 def test_parts_come_in_the_order_they_lie_on_disk(files: list[UploadFile]) -> None:
     order = [(part.n, part.offset) for _, part in missing_parts(upload(files))]
     assert order == sorted(order)
 
 
-def test_a_push_goes_on_with_its_own_session_only() -> None:
-    mine = source(("a", 5), ("b", 12))
-    files = [session_file(0, "b", 12, [1]), session_file(1, "a", 5)]
-    fits = upload(files)
-    others = [
-        upload(files, name="other"),
-        upload(files, version="2.0.0"),
-        upload(files, state=UploadState.COMPLETED),
-        upload(files[:1]),
-        upload([session_file(0, "b", 13), files[1]]),
-    ]
-    assert find_session([*others, fits], mine, "chat", "1.0.0") is fits
-    assert find_session(others, mine, "chat", "1.0.0") is None
-    assert find_session([fits], mine, "chat", None) is fits
-
-
 def test_only_files_that_may_be_stored_already_are_hashed() -> None:
-    opened = upload([], hash_candidates=["a", "b"])
-    assert worth_hashing(opened, source(("a", 1), ("b", 1), ("c", 1)), {"b": "0" * 64}) == [local("a", 1)]
+    opened = upload([session_file(3, "d", 1, [0])], hash_candidates=["a", "b", "d"])
+    mine = source(("a", 1), ("b", 1), ("c", 1), ("d", 1))
+    assert worth_hashing(opened, mine, {"b": "0" * 64}) == [local("a", 1)]
 
 
 def test_the_request_of_a_directory_and_of_an_archive() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from modelshare.server.registry.blobs.staging import multipart_of
 from modelshare.server.registry.concurrently import map_concurrently
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
-from modelshare.server.storage.base import BlobStore, MultipartNotFound
+from modelshare.server.storage.base import BlobStore, Multipart, MultipartNotFound, Part
 from modelshare.wire.uploads import Upload, UploadFile, UploadState
 
 _MOST_QUESTIONS = 16
@@ -37,26 +37,28 @@ async def file_views(store: BlobStore, row: UploadRow) -> list[UploadFile]:
     """The session's files, each with its parts that are there."""
 
     async def view_file(file: UploadFileRow) -> UploadFile:
+        whole = multipart_of(row, file)
+        is_complete = file.reused or row.state == UploadState.COMPLETED
+        parts = [] if is_complete else await _parts(store, whole, file)
         return UploadFile(
             n=file.n,
             path=file.path,
             size=file.size,
-            parts=multipart_of(row, file).count,
-            parts_done=await _parts_done(store, row, file),
+            parts=whole.count,
+            parts_done=list(range(whole.count)) if is_complete else [part.number for part in parts],
+            parts_sha256={} if store.direct else {part.number: part.etag for part in parts},
             reused=file.reused,
         )
 
     return await map_concurrently(view_file, row.files, most=_MOST_QUESTIONS)
 
 
-async def _parts_done(store: BlobStore, row: UploadRow, file: UploadFileRow) -> list[int]:
-    whole = multipart_of(row, file)
-    if file.reused or row.state == UploadState.COMPLETED:
-        return list(range(whole.count))
+async def _parts(store: BlobStore, whole: Multipart, file: UploadFileRow) -> list[Part]:
+    """Those that are there."""
     if not file.multipart_id:
         return []
     try:
-        return [part.number for part in await store.list_parts(whole)]
+        return await store.list_parts(whole)
     except MultipartNotFound:
         return []
 

@@ -1,0 +1,34 @@
+import json
+
+import pytest
+
+from modelshare.cli.output import print_json, print_record, print_table
+from modelshare.wire.models import FacetCount
+
+
+def test_a_table_that_is_no_terminals_is_plain_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("NAME", "SIZE"), [("a" * 200, "1 B"), ("b", "")], empty="None.")
+    out = capsys.readouterr().out.splitlines()
+    assert out == ["NAME" + " " * 198 + "SIZE", "a" * 200 + "  1 B", "b"]
+
+
+def test_a_table_without_rows_leaves_stdout_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("NAME",), [], empty="No models yet.")
+    assert capsys.readouterr() == ("", "No models yet.\n")
+
+
+def test_what_others_named_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("NAME",), [("\x1b[2J\nfake  row",)], empty="")
+    assert capsys.readouterr().out == "NAME\n [2J fake  row\n"
+    print_record([("description", "one\x1b]0;title\x07\ntwo")])
+    assert capsys.readouterr().out == "description  one ]0;title  two\n"
+
+
+def test_a_record_leaves_out_what_has_no_value(capsys: pytest.CaptureFixture[str]) -> None:
+    print_record([("id", "1"), ("reason", None), ("licence", ""), ("version", "1.0.0")])
+    assert capsys.readouterr().out == "id       1\nversion  1.0.0\n"
+
+
+def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json([FacetCount(value="ä", count=1)])
+    assert json.loads(capsys.readouterr().out) == [{"value": "ä", "count": 1}]
