@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelshare import __version__
@@ -34,6 +35,8 @@ from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing.jobs import handlers
 from modelshare.server.registry.uploads import closing
 from modelshare.server.registry.uploads import routes as uploads_routes
+from modelshare.server.router import routes as router_routes
+from modelshare.server.router.service import Router, RouterParts
 from modelshare.server.settings import Settings
 from modelshare.server.sharing import routes as sharing_routes
 from modelshare.server.sharing import tiers
@@ -62,6 +65,17 @@ class Application:
         store = self.platform.store
         self._files = BlobFiles(store) if isinstance(store, FolderStore) else None
         self.links = Links(self.database, clock, address=settings.address)
+        self._router = Router(
+            RouterParts(
+                settings=settings,
+                database=self.database,
+                tiers=self.platform.parts[tiers.TierBook],
+                links=self.links,
+                authenticate=self.platform.authenticate,
+                registry=self.platform.parts[CollectorRegistry],
+                clock=clock,
+            )
+        )
         self._running = AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +100,7 @@ class Application:
             await worker.start()
             stack.push_async_callback(worker.stop)
             reconciler = Reconciler(self.database, self.platform.parts[tiers.TierBook], self.platform.clock)
-            for part in (self.links, reconciler):
+            for part in (self._router, self.links, reconciler):
                 await part.start()
                 stack.push_async_callback(part.stop)
             sweeping = asyncio.create_task(_sweep_uploads(self.platform))
@@ -97,6 +111,8 @@ class Application:
         if scope["type"] == "http":
             if self._files is not None and scope["path"].startswith(links.PATH):
                 return self._files
+            if Router.takes(scope["path"]):
+                return self._router.asgi
             named = _PROJECT_PATH.fullmatch(scope["path"])
             if named:
                 scope["project_id"], scope["path"] = named.groups()
@@ -146,6 +162,7 @@ def _platform(settings: Settings, database: Database, clock: Callable[[], float]
     )
     platform.parts[accounts.KeyRing] = keys
     platform.parts[tiers.TierBook] = book
+    platform.parts[CollectorRegistry] = CollectorRegistry()
     platform.parts[Terms] = Terms(book, promotion=settings.catalog_promotion == "on", capacity=fleet.capacity)
     return platform
 
@@ -173,6 +190,8 @@ def _api(platform: Platform) -> FastAPI:
         endpoints_routes.router,
         fleet_routes.public,
         fleet_routes.router,
+        router_routes.public,
+        router_routes.router,
         accounts_routes.router,
         audit_routes.router,
         health.router,

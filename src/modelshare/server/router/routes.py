@@ -1,9 +1,10 @@
-"""`/v1/usage`."""
+"""`/v1/usage`, and `/metrics` for Prometheus."""
 
 import datetime as dt
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from modelshare.server.errors import InvalidRequest
 from modelshare.server.http import (
@@ -22,6 +23,7 @@ from modelshare.wire.keys import Scope
 from modelshare.wire.usage import UsageRow
 
 router = APIRouter(route_class=ProjectRoute, tags=["usage"])
+public = APIRouter(tags=["health"])
 EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
 _DAYS: Final = 30
 """What is shown when no first day is named."""
@@ -59,6 +61,12 @@ async def list_usage(
         has_more=more,
         next_cursor=encode_cursor(offset + paging.limit) if more else None,
     )
+
+
+@public.get("/metrics", response_class=Response)
+async def metrics(platform: PlatformDep) -> Response:
+    """What this process counts, in Prometheus' text form."""
+    return Response(generate_latest(platform.parts[CollectorRegistry]), media_type=CONTENT_TYPE_LATEST)
 
 
 def _row(names: queries.Names, counts: queries.Counts) -> UsageRow:
