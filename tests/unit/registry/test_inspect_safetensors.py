@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save_file
 
 from modelshare.server.registry.inspection import FileReader, Format, Refused, Task, inspect
@@ -293,7 +296,10 @@ def test_incomplete_shards_are_refused(files: dict[str, bytes], because: str) ->
         (WEIGHTS[:50], "cut short"),
         (WEIGHTS[:-1], "cut short: 1 bytes of tensors are missing"),
         (WEIGHTS + b"\0", "1 bytes at its end belong to no tensor"),
-        ((2**60).to_bytes(8, "little") + b"{}" * 50, "claims a header of 1,152,921,504,606,846,976 bytes"),
+        (
+            (2**60).to_bytes(8, "little") + b"{}" * 50,
+            "claims a header of 1,152,921,504,606,846,976 bytes where the format allows 100,000,000",
+        ),
         ((2**64 - 1).to_bytes(8, "little") + b"{}", "claims a header"),
         ((1000).to_bytes(8, "little") + b"{}", "claims a header of 1,000 bytes but has only 10"),
         (safetensors_from({}), "holds no tensors"),
@@ -362,3 +368,30 @@ def test_header_of_100_megabytes_is_judged_quickly() -> None:
 def test_own_code_is_warned_of() -> None:
     facts = inspect_bytes(model(LLAMA | {"auto_map": {"AutoModel": "modeling.Model"}}))
     assert "auto_map" in facts.warnings[0]
+
+
+LIBRARY_SAMPLE = safetensors_file(
+    {"a": ("F32", [2, 3]), "bb": ("BF16", [4]), "c": ("I64", [1])}, metadata={"format": "pt"}
+)
+EDIT = st.tuples(
+    st.integers(0, len(LIBRARY_SAMPLE) - 1),
+    st.integers(0, 2),
+    st.sampled_from([b"", *(bytes([c]) for c in b'0128-[]{},:" '), b"\xff"]),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(EDIT, max_size=3))
+def test_verdict_is_that_of_the_safetensors_library(edits: list[tuple[int, int, bytes]]) -> None:
+    data = bytearray(LIBRARY_SAMPLE)
+    for position, length, replacement in edits:
+        data[position : position + length] = replacement
+    try:
+        taken = bool(deserialize(bytes(data)))  # type: ignore[no-untyped-call] # the library has no types
+    except SafetensorError:
+        taken = False
+    try:
+        ours = inspect_bytes({"model.safetensors": bytes(data)}).parameters >= 0
+    except Refused:
+        ours = False
+    assert ours == taken

@@ -3,7 +3,7 @@
 _SHOWN_CHARACTERS = 120
 
 
-class Refused(Exception):  # noqa: N818 - a verdict on what was sent, not a fault of the program
+class Refused(Exception):
     """The content cannot be accepted; `reason` is one sentence that names the file and says what to do."""
 
     def __init__(self, reason: str) -> None:

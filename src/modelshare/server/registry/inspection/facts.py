@@ -51,8 +51,8 @@ class Facts:
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON without floats; `from_dict` reverses it."""
-        fields: dict[str, Any] = msgspec.to_builtins(self)
+        """JSON without floats, lists for tuples; `from_dict` reverses it."""
+        fields: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return fields
 
     @classmethod
