@@ -83,6 +83,15 @@ async def test_other_bytes_replace_a_part(store: FolderStore) -> None:
     await finish_with_all_parts(store, upload)
 
 
+async def test_a_part_half_replaced_does_not_count(store: FolderStore) -> None:
+    upload = await store.begin(KEY, len(CONTENT), PART)
+    await send(store, upload, 0)
+    with pytest.raises(ChecksumMismatch):
+        await store.write_part(upload, 0, chunks(b"?" * PART), sha256(b"other bytes"))
+    assert await store.list_parts(upload) == []
+    await finish_with_all_parts(store, upload)
+
+
 async def test_a_client_that_leaves_midway_costs_only_that_part(store: FolderStore) -> None:
     upload = await store.begin(KEY, len(CONTENT), PART)
     await send(store, upload, 1)
