@@ -1,0 +1,98 @@
+"""An engine's processes, as one thing: started together, heard, and ended without remainder."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Final, Self
+
+from modelshare.agent.engines.base import EngineError
+from modelshare.agent.engines.leftovers import EngineRecord, kill
+
+_LOG_LINES: Final = 200
+_LINE_BYTES: Final = 2000
+_POLL: Final = 0.05
+_GONE_SECONDS: Final = 10.0
+_LAST_WORDS_SECONDS: Final = 1.0
+_OWN_PREFIXES: Final = ("MODELSHARE_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+class Child:
+    """A process in a session of its own. Its standard input stays open for as long as the agent lives."""
+
+    def __init__(self, process: Process, record: EngineRecord, record_file: Path) -> None:
+        self.log: deque[str] = deque(maxlen=_LOG_LINES)
+        self._process = process
+        self._record = record
+        self._record_file = record_file
+        self._reader = asyncio.create_task(self._read())
+
+    @classmethod
+    async def spawn(cls, argv: Sequence[str], env: Mapping[str, str], state_dir: Path) -> Self:
+        """Raises EngineError when the program cannot be started. The agent's own secrets are kept from it."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OWN_PREFIXES)}
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv, stdin=PIPE, stdout=PIPE, stderr=STDOUT, env={**inherited, **env}, start_new_session=True
+            )
+        except OSError as error:
+            raise EngineError(f"{argv[0]} cannot be started: {error.strerror}; check the engine's path.") from error
+        record = EngineRecord.of(process.pid)
+        return cls(process, record, record.save(state_dir))
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    async def exited(self) -> int:
+        """Returns the exit code once the process has ended and its last words are in `log`."""
+        # Neither Process.wait() nor the end of the log will do: a descendant may hold the pipe open.
+        while self._process.returncode is None:  # noqa: ASYNC110  asyncio has no event for it
+            await asyncio.sleep(_POLL)
+        await asyncio.wait([self._reader], timeout=_LAST_WORDS_SECONDS)
+        return self._process.returncode
+
+    async def destroy(self, term_seconds: float) -> None:
+        """SIGTERM, then SIGKILL after `term_seconds` to whatever is left. Raises EngineError if that is no help."""
+        try:
+            self._signal_group(signal.SIGTERM)
+            if not await self._gone(term_seconds):
+                kill(self._record.members())
+                if not await self._gone(_GONE_SECONDS):
+                    pids = ", ".join(str(process.pid) for process in self._record.members())
+                    raise EngineError(f"The engine's processes do not end, not even by SIGKILL: {pids}.")
+            self._record_file.unlink(missing_ok=True)
+        finally:
+            self._reader.cancel()
+            if self._process.stdin:
+                self._process.stdin.close()
+
+    async def _gone(self, within: float) -> bool:
+        deadline = monotonic() + within
+        while self._process.returncode is None or self._record.members():
+            if monotonic() >= deadline:
+                return False
+            await asyncio.sleep(_POLL)
+        return True
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._record.pid, number)
+
+    async def _read(self) -> None:
+        assert self._process.stdout  # noqa: S101  it was made with a pipe
+        rest = b""
+        while chunk := await self._process.stdout.read(1 << 16):
+            # Progress bars rewrite one line by carriage returns.
+            *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+            self._keep(lines)
+            rest = rest[:_LINE_BYTES]
+        self._keep([rest])
+
+    def _keep(self, lines: Sequence[bytes]) -> None:
+        self.log.extend(line[:_LINE_BYTES].decode("utf-8", "replace") for line in lines if line)

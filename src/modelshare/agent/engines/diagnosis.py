@@ -1,0 +1,85 @@
+"""Why an engine ended, read from its last words. Pure."""
+
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    reason: str
+    """One sentence for the operator."""
+    port_taken: bool = False
+    """Another port will do."""
+
+
+# The first that matches decides: an engine that runs out of memory also says that it could not load.
+_SIGNATURES: Final = [
+    (
+        r"address already in use|errno 98\b|couldn't bind (?:http )?server socket|failed to bind",
+        "Another program took the port that the engine was given.",
+    ),
+    (
+        r"out of memory|cannot allocate memory|memoryerror|bad_alloc|failed to allocate|unable to allocate|"
+        r"no available memory for the cache blocks|not enough memory",
+        "The model does not fit into the memory of this machine; use a smaller or more quantized model, "
+        "a shorter context, or a larger machine.",
+    ),
+    (
+        r"modulenotfounderror: no module named '([\w.]+)'|importerror: .*no module named '?([\w.]+)",
+        "The engine lacks the Python package {0}; install it on this machine.",
+    ),
+    (
+        r"missing dependencies for serving",
+        "The engine is not installed completely; pip install 'transformers[serving]'.",
+    ),
+    (r"^(\S+) cannot be started: (.+)$", "{0} cannot be started: {1}; check the engine's path."),
+    (
+        r"unknown model architecture: '?([\w.-]+)|model architectures \['?([\w.-]+)'?\] (?:are|is) not supported|"
+        r"unrecognized model|does not recognize this architecture",
+        "This version of the engine does not know the model's architecture {0}; update the engine or choose another.",
+    ),
+    (
+        r"unknown pre-tokenizer type: '?([\w.-]+)",
+        "This version of the engine does not know the model's tokenizer {0}; update the engine or choose another.",
+    ),
+    (
+        r"safetensorerror|metadataincompletebuffer|headertoolarge|invalid magic|not within the file bounds|"
+        r"corrupted or incomplete|failed to read|tensor '.*' not found|missing tensor|does not appear to have a file|"
+        r"failed to load model|error loading model",
+        "The engine cannot read the model's files; they may be damaged or not meant for it.",
+    ),
+]
+_PATTERNS: Final = [(re.compile(pattern, re.IGNORECASE | re.MULTILINE), text) for pattern, text in _SIGNATURES]
+_LONGEST: Final = 300
+
+
+def diagnose(log: Sequence[str], returncode: int | None) -> Diagnosis:
+    """`returncode` as `subprocess` gives it: negative for a signal, None for an engine that has not ended."""
+    text = "\n".join(log)
+    for index, (pattern, sentence) in enumerate(_PATTERNS):
+        if found := pattern.search(text):
+            named = [group for group in found.groups() if group]
+            return Diagnosis(_filled(sentence, named), port_taken=index == 0)
+    if returncode in {-signal.SIGKILL, 128 + signal.SIGKILL}:
+        return Diagnosis("The system killed the engine, most likely because memory ran out.")
+    last = next((line.strip() for line in reversed(log) if line.strip()), "")
+    said = f" Its last words: {last[:_LONGEST]}" if last else ""
+    if returncode is None:
+        return Diagnosis(f"The engine does not answer.{said}")
+    return Diagnosis(f"The engine ended with {_how(returncode)}.{said}")
+
+
+def _filled(sentence: str, named: Sequence[str]) -> str:
+    if not named:  # the signature names nothing: drop the gap too
+        return re.sub(r" ?\{\d\}", "", sentence)
+    return sentence.format(*named)
+
+
+def _how(returncode: int) -> str:
+    number = -returncode if returncode < 0 else returncode - 128
+    if number in {one.value for one in signal.Signals}:
+        return f"signal {signal.Signals(number).name}"
+    return f"exit code {returncode}"

@@ -1,0 +1,37 @@
+"""Runs another program and takes it along when the agent dies: `python -m modelshare.agent.engines.launch -- CMD…`.
+
+For engines that are not ours and would go on without the agent. The whole process group, which the agent made for
+this engine, is killed when the agent dies. Exits as the program does.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from modelshare.agent.engines import lifeline
+
+
+def wrapped(command: Sequence[str]) -> tuple[str, ...]:
+    """The command that runs `command` under this launcher."""
+    return (sys.executable, "-P", "-m", "modelshare.agent.engines.launch", "--", *command)
+
+
+def main(command: Sequence[str]) -> int:
+    signal.signal(lifeline.SIGNAL, lambda *_: os.killpg(os.getpgrp(), signal.SIGKILL))
+    # SIGTERM goes to the whole group: the program gets its own, and its exit ends us.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    lifeline.attach()
+    try:
+        program = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603  the agent's own recipe
+    except OSError as error:
+        print(f"{command[0]} cannot be started: {error.strerror}", flush=True)  # noqa: T201  the agent reads it
+        return 127
+    returncode = program.wait()
+    return 128 - returncode if returncode < 0 else returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[sys.argv.index("--") + 1 :]))

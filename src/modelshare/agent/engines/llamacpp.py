@@ -1,0 +1,48 @@
+"""llama.cpp through the wheel `xllamacpp`: the default for GGUF, and for safetensors once converted."""
+
+import sys
+from pathlib import Path
+from typing import Final
+
+from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKind, EngineSpec, Task
+from modelshare.agent.engines.gguf_files import model_file
+from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, start_seconds, weights_size
+from modelshare.agent.engines.relay_rules import RelayPolicy
+
+DEFAULT_CONTEXT: Final = 8192
+"""Tokens per request where the operator says nothing: the whole length of a long model would fill the memory."""
+
+
+def recipe(spec: EngineSpec) -> Recipe:
+    """Raises EngineError when there is no GGUF model at `spec.path`."""
+    file = model_file(spec.path)
+    if file is None:
+        raise EngineError("There is no GGUF model among the files; push one, or choose another engine.")
+    return Recipe(
+        kind=EngineKind.LLAMACPP,
+        spec=spec,
+        routes=ROUTES_OF_TASK[spec.task],
+        relay=RelayPolicy(
+            public_name=spec.served_name,
+            request_model=spec.served_name,
+            private=(str(file), str(spec.path)),
+        ),
+        command=lambda port, key: Command(_argv(spec, file, port), {"ENGINE_API_KEY": key}),
+        metrics=LoadMetrics("llamacpp:requests_processing", "llamacpp:requests_deferred"),
+        start_seconds=start_seconds(weights_size(spec), base=60),
+    )
+
+
+def _argv(spec: EngineSpec, file: Path, port: int) -> tuple[str, ...]:
+    options = spec.options
+    context = options.context or min(spec.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    argv = [sys.executable, "-P", "-m", "modelshare.agent.engines.llamacpp_server"]
+    argv += ["--model", str(file), "--alias", spec.served_name, "--port", str(port)]
+    argv += ["--parallel", str(options.parallel), "--context", str(context)]
+    if options.threads:
+        argv += ["--threads", str(options.threads)]
+    if options.gpu:
+        argv += ["--gpu"]
+    if spec.task is Task.EMBEDDING:
+        argv += ["--embedding"]
+    return (*argv, *options.extra_args)

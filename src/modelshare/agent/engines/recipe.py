@@ -1,0 +1,53 @@
+"""How to run one engine for one model, as plain data: what differs between engines, and nothing else."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from modelshare.agent.engines.base import EngineKind, EngineSpec, Route
+from modelshare.agent.engines.relay_rules import RelayPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    """Added to the agent's own environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadMetrics:
+    """Names of the gauges of `/metrics` that count requests."""
+
+    running: str
+    waiting: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    kind: EngineKind
+    spec: EngineSpec
+    routes: frozenset[Route]
+    relay: RelayPolicy
+    command: Callable[[int, str], Command]
+    """The command for a port and a secret."""
+    has_key: bool = True
+    health_path: str = "/health"
+    health_seconds: float = 5.0
+    """How long the health route may take."""
+    metrics: LoadMetrics | None = None
+    start_seconds: float
+    """Until the first answer, for this size of model."""
+    stop_seconds: float = 15.0
+    """From SIGTERM to SIGKILL."""
+
+
+def start_seconds(size: int, *, base: float) -> float:
+    """A deadline for `size` bytes of weights: 50 MB/s is slower than any disk that is fit for the job."""
+    return base + size / 50e6
+
+
+def weights_size(spec: EngineSpec) -> int:
+    """Bytes of all files of the model."""
+    if spec.path.is_file():
+        return spec.path.stat().st_size
+    return sum(path.stat().st_size for path in spec.path.rglob("*") if path.is_file())

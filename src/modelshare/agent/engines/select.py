@@ -1,0 +1,101 @@
+"""Which engine serves a model on this machine, and why the others do not. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from modelshare.agent.engines.base import EngineKind, Format, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the operator's machine has."""
+
+    installed: frozenset[EngineKind]
+    """External: a server is configured."""
+    gpu: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    engine: EngineKind | None
+    """None: no engine of this machine can serve the model."""
+    converts: bool
+    """The weights become GGUF first."""
+    why_not: Mapping[EngineKind, str]
+    """A sentence for each engine that cannot."""
+
+    @property
+    def explanation(self) -> str:
+        """All the reasons, in one line."""
+        return " ".join(f"{kind.value}: {reason}" for kind, reason in self.why_not.items())
+
+
+_INSTALL: Final = {
+    EngineKind.LLAMACPP: "xllamacpp is not installed; pip install 'modelshare[agent]'.",
+    EngineKind.TRANSFORMERS: "it is not installed; pip install 'modelshare[transformers]'.",
+    EngineKind.VLLM: "it is not installed; install vllm, or name its executable in the settings.",
+    EngineKind.SGLANG: "it is not installed; install sglang, or name its executable in the settings.",
+    EngineKind.EXTERNAL: "no external server is configured.",
+}
+
+
+def choose(
+    format_: Format,
+    task: Task,
+    machine: Machine,
+    *,
+    unconvertible: str | None,
+    preference: EngineKind | None = None,
+) -> Selection:
+    """The preferred engine if it can, else the fastest that can.
+
+    `unconvertible` says why safetensors cannot become GGUF; None when they can.
+    """
+    why_not = {
+        kind: reason
+        for kind in EngineKind
+        if (reason := _why_not(kind, format_, task, machine, unconvertible, preferred=kind is preference))
+    }
+    order = [EngineKind.VLLM, EngineKind.SGLANG] if machine.gpu else []
+    order += [EngineKind.LLAMACPP, EngineKind.TRANSFORMERS]
+    if preference:
+        order.insert(0, preference)
+    engine = next((kind for kind in order if kind not in why_not), None)
+    return Selection(engine, engine is EngineKind.LLAMACPP and format_ is not Format.GGUF, why_not)
+
+
+def _why_not(
+    kind: EngineKind, format_: Format, task: Task, machine: Machine, unconvertible: str | None, *, preferred: bool
+) -> str | None:
+    if task is Task.OTHER:
+        return "the model neither chats, nor completes text, nor embeds it."
+    if kind not in machine.installed:
+        return _INSTALL[kind]
+    match kind:
+        case EngineKind.LLAMACPP:
+            return _not_by_llamacpp(format_, unconvertible)
+        case EngineKind.TRANSFORMERS:
+            return _not_by_transformers(format_, task)
+        case EngineKind.VLLM | EngineKind.SGLANG:
+            return _not_by_gpu_engine(format_, machine, preferred=preferred)
+        case EngineKind.EXTERNAL:
+            return None if preferred else "it is used only where it is preferred."
+
+
+def _not_by_llamacpp(format_: Format, unconvertible: str | None) -> str | None:
+    if format_ is Format.PICKLE:
+        return "it reads GGUF, and pickles are not converted; push the model as safetensors or GGUF."
+    return unconvertible if format_ is Format.SAFETENSORS else None
+
+
+def _not_by_transformers(format_: Format, task: Task) -> str | None:
+    if format_ is Format.GGUF:
+        return "GGUF is served by llama.cpp."
+    return "it has no embeddings route." if task is Task.EMBEDDING else None
+
+
+def _not_by_gpu_engine(format_: Format, machine: Machine, *, preferred: bool) -> str | None:
+    if format_ is Format.GGUF:
+        return "GGUF is served by llama.cpp."
+    return None if machine.gpu or preferred else "it needs a GPU, and none was found."

@@ -1,0 +1,35 @@
+"""SGLang: safetensors on GPUs. Options as of 0.5.23, https://docs.sglang.ai/advanced_features/server_arguments.html."""
+
+from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKind, EngineSpec, Task
+from modelshare.agent.engines.launch import wrapped
+from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, start_seconds, weights_size
+from modelshare.agent.engines.relay_rules import RelayPolicy
+
+
+def recipe(spec: EngineSpec, executable: str) -> Recipe:
+    """Raises EngineError for a name that it cannot serve under."""
+    if ":" in spec.served_name:
+        raise EngineError("SGLang cannot serve a model whose name has a colon; choose another engine.")
+    return Recipe(
+        kind=EngineKind.SGLANG,
+        spec=spec,
+        routes=ROUTES_OF_TASK[spec.task],
+        relay=RelayPolicy(public_name=spec.served_name, request_model=spec.served_name, private=(str(spec.path),)),
+        command=lambda port, key: Command(wrapped(_argv(spec, executable, port, key)), {"HF_HUB_OFFLINE": "1"}),
+        health_seconds=30.0,  # it generates a token, and gives itself 20 s for that
+        metrics=LoadMetrics("sglang:num_running_reqs", "sglang:num_queue_reqs"),
+        start_seconds=start_seconds(weights_size(spec), base=900),
+        stop_seconds=45,
+    )
+
+
+def _argv(spec: EngineSpec, executable: str, port: int, key: str) -> tuple[str, ...]:
+    argv = [executable, "serve", "--model-path", str(spec.path), "--host", "127.0.0.1", "--port", str(port)]
+    argv += ["--served-model-name", spec.served_name]
+    argv += ["--api-key", key]  # there is no variable for it: users of this machine can see it
+    argv += ["--enable-metrics"]
+    if spec.task is Task.EMBEDDING:
+        argv += ["--is-embedding"]
+    if spec.options.context:
+        argv += ["--context-length", str(spec.options.context)]
+    return (*argv, *spec.options.extra_args)

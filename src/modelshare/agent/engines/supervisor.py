@@ -1,0 +1,211 @@
+"""Starts an engine's process, waits for its first real answer, watches it, and ends it without remainder."""
+
+import asyncio
+import secrets
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+from modelshare.agent.engines.base import Activity, EngineError, Load
+from modelshare.agent.engines.child import Child
+from modelshare.agent.engines.diagnosis import diagnose
+from modelshare.agent.engines.probe import Probe
+from modelshare.agent.engines.recipe import Recipe
+from modelshare.agent.engines.relay_rules import RelayPolicy
+
+_PORTS: Final = 5
+"""Tries when others are quicker to take the port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds, unless said otherwise."""
+
+    watch: float = 5.0
+    """Between two looks at a running engine."""
+    recent: float = 30.0
+    """A success so long ago counts as healthy: a busy engine may be slow to tell its health."""
+    idle_probe: float = 60.0
+    """An engine without requests for so long is asked a small one."""
+    probe_timeout: float = 60.0
+    strikes: int = 3
+    """Failed looks in a row before the engine counts as hung."""
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has now; somebody may before the engine does."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class ProcessEngine:
+    """An `Engine` that the agent runs. One life: after `died` or a failed `start`, make a new one."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        state_dir: Path,
+        *,
+        timing: Timing | None = None,
+        pick_port: Callable[[], int] = free_port,
+    ) -> None:
+        self.kind = recipe.kind
+        self.routes = recipe.routes
+        self.activity = Activity()
+        self._recipe = recipe
+        self._state_dir = state_dir
+        self._timing = timing or Timing()
+        self._pick_port = pick_port
+        self._origin = ""
+        self._key = ""
+        self._child: Child | None = None
+        self._probe: Probe | None = None
+        self._resources = AsyncExitStack()
+        self._log: Sequence[str] = ()
+
+    @property
+    def base_url(self) -> str:
+        return f"{self._origin}/v1"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._key}"} if self._recipe.has_key else {}
+
+    @property
+    def log_tail(self) -> Sequence[str]:
+        return [line.replace(self._key, "***") if self._key else line for line in self._log]
+
+    def relay_for(self, public_name: str) -> RelayPolicy:
+        return self._recipe.relay.under(public_name)
+
+    async def start(self) -> None:
+        for attempt in range(1, _PORTS + 1):
+            try:
+                await self._start_once()
+            except _PortTaken as error:
+                await self.stop()
+                if attempt == _PORTS:
+                    raise EngineError(str(error)) from error
+            except BaseException:
+                await self.stop()
+                raise
+            else:
+                return
+
+    async def died(self) -> str:
+        assert self._child  # noqa: S101  started
+        watch = asyncio.create_task(self._until_hung())
+        exited = asyncio.create_task(self._child.exited())
+        try:
+            await asyncio.wait({watch, exited}, return_when=asyncio.FIRST_COMPLETED)
+            return diagnose(self.log_tail, self._child.returncode).reason
+        finally:
+            watch.cancel()
+            exited.cancel()
+            await asyncio.gather(watch, exited, return_exceptions=True)
+
+    async def health(self) -> bool:
+        return self._probe is not None and await self._probe.is_up(
+            self._recipe.health_path, self._recipe.health_seconds
+        )
+
+    async def load(self) -> Load | None:
+        if self._probe is None or self._recipe.metrics is None:
+            return None
+        return await self._probe.load(self._recipe.metrics, self._recipe.health_seconds)
+
+    async def stop(self, grace: float = 0.0) -> None:
+        if grace:
+            await self.activity.drained(grace)
+        await self._resources.aclose()
+        self._probe = None
+        child, self._child = self._child, None
+        if child is not None:
+            # Cancelling must not leave the engine behind.
+            await _to_the_end(child.destroy(self._recipe.stop_seconds))
+
+    async def _start_once(self) -> None:
+        port = self._pick_port()
+        self._origin = f"http://127.0.0.1:{port}"
+        self._key = secrets.token_urlsafe(32)
+        command = self._recipe.command(port, self._key)
+        self._child = await Child.spawn(command.argv, command.env, self._state_dir)
+        self._log = self._child.log
+        self._probe = await self._resources.enter_async_context(Probe(self._origin, self.headers))
+        try:
+            async with asyncio.timeout(self._recipe.start_seconds):
+                await self._ready(self._child, self._probe)
+        except TimeoutError as error:
+            minutes = self._recipe.start_seconds / 60
+            raise EngineError(f"The engine was not ready after {minutes:.0f} minutes.") from error
+
+    async def _ready(self, child: Child, probe: Probe) -> None:
+        deadline = monotonic() + self._recipe.start_seconds
+        pause = 0.02
+        while not await probe.is_up(self._recipe.health_path, self._recipe.health_seconds):
+            await self._check_alive(child)
+            await asyncio.sleep(pause)
+            pause = min(1.0, pause * 1.3)
+        try:
+            await probe.ask(self._recipe.spec.task, self._recipe.relay.request_model, deadline - monotonic())
+        except EngineError:
+            await self._check_alive(child)
+            raise
+        # Whoever took our port may have answered for the engine, which ends then.
+        await self._check_alive(child)
+        self.activity.succeeded()
+
+    async def _check_alive(self, child: Child) -> None:
+        if child.returncode is not None:
+            diagnosis = diagnose(self.log_tail, await child.exited())
+            raise _PortTaken(diagnosis.reason) if diagnosis.port_taken else EngineError(diagnosis.reason)
+
+    async def _until_hung(self) -> None:
+        strikes = 0
+        while strikes < self._timing.strikes:
+            await asyncio.sleep(self._timing.watch)
+            strikes = 0 if await self._is_well() else strikes + 1
+
+    async def _is_well(self) -> bool:
+        silence = monotonic() - self.activity.last_success
+        if silence < self._timing.recent:
+            return True
+        if not await self.health():
+            return False
+        if silence < self._timing.idle_probe or self.activity.running or not await self._is_idle():
+            return True
+        return await self._answers()
+
+    async def _is_idle(self) -> bool:
+        """A probe waits in the same queue as users' requests: it must not judge an engine that is merely busy."""
+        load = await self.load()
+        return load is None or not (load.running or load.waiting)
+
+    async def _answers(self) -> bool:
+        if self._probe is None:
+            return False
+        try:
+            await self._probe.ask(self._recipe.spec.task, self._recipe.relay.request_model, self._timing.probe_timeout)
+        except EngineError:
+            return False
+        self.activity.succeeded()
+        return True
+
+
+class _PortTaken(EngineError):
+    pass
+
+
+async def _to_the_end(job: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.ensure_future(job)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

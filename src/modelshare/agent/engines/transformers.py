@@ -1,0 +1,49 @@
+"""`transformers serve`, pinned to one model: for generative architectures that are not converted.
+
+An optional extra, and slow on CPUs. It has no embeddings route, no key, and ends streams without `[DONE]`.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKind, EngineSpec, Route
+from modelshare.agent.engines.launch import wrapped
+from modelshare.agent.engines.recipe import Command, Recipe, start_seconds, weights_size
+from modelshare.agent.engines.relay_rules import RelayPolicy
+
+_FULL_PRECISION_BYTES: Final = 4 << 30
+"""Up to this size float32 is used on CPUs: as fast as bfloat16 in generation, at twice the memory."""
+
+
+def recipe(spec: EngineSpec, executable: str, private_home: Path) -> Recipe:
+    """Raises EngineError for a path it would misread."""
+    if "@" in str(spec.path):
+        raise EngineError("transformers reads '@' in a path as a revision; choose a data folder without it.")
+    size = weights_size(spec)
+    env = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HOME": str(private_home)}
+    return Recipe(
+        kind=EngineKind.TRANSFORMERS,
+        spec=spec,
+        routes=ROUTES_OF_TASK[spec.task] - {Route.EMBEDDINGS},
+        relay=RelayPolicy(
+            public_name=spec.served_name,
+            request_model=None,  # it refuses any other name than the path with a revision
+            names_itself=False,
+            ends_streams=False,
+            usage_on_request=False,
+            private=(f"{spec.path}@main", str(spec.path)),
+        ),
+        command=lambda port, _: Command(wrapped(_argv(spec, executable, size, port)), env),
+        has_key=False,
+        start_seconds=start_seconds(size, base=180),
+        stop_seconds=10,  # it waits for open streams without limit
+    )
+
+
+def _argv(spec: EngineSpec, executable: str, size: int, port: int) -> tuple[str, ...]:
+    argv = [executable, "serve", str(spec.path), "--host", "127.0.0.1", "--port", str(port)]
+    if spec.options.gpu:
+        argv += ["--device", "auto", "--dtype", "bfloat16"]
+    else:
+        argv += ["--device", "cpu", "--dtype", "float32" if size <= _FULL_PRECISION_BYTES else "bfloat16"]
+    return (*argv, *spec.options.extra_args)

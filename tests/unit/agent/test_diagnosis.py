@@ -1,0 +1,55 @@
+import pytest
+
+from modelshare.agent.engines.diagnosis import diagnose
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "does not fit into the memory"),
+        ("ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 1", "does not fit into"),
+        ("ModuleNotFoundError: No module named 'flash_attn'", "lacks the Python package flash_attn;"),
+        ("error loading model: unknown model architecture: 'mamba9'", "does not know the model's architecture mamba9;"),
+        ("Model architectures ['FooForCausalLM'] are not supported for now.", "architecture FooForCausalLM;"),
+        ("error loading model vocabulary: unknown pre-tokenizer type: 'x-1'", "tokenizer x-1;"),
+        ("gguf_init_from_reader: invalid magic characters: 'hell', expected 'GGUF'", "cannot read the model's files"),
+        ("safetensors_rust.SafetensorError: Error while deserializing header", "cannot read the model's files"),
+        ("vllm cannot be started: Permission denied", "vllm cannot be started: Permission denied;"),
+    ],
+)
+def test_known_last_words(line: str, reason: str) -> None:
+    diagnosis = diagnose(["loading", line, "exiting"], 1)
+
+    assert reason in diagnosis.reason
+    assert not diagnosis.port_taken
+    assert "{" not in diagnosis.reason
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ERROR: [Errno 98] error while attempting to bind on address ('127.0.0.1', 1): address already in use",
+        "srv start: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 40001",
+    ],
+)
+def test_a_taken_port_is_told_apart(line: str) -> None:
+    assert diagnose([line], 1).port_taken
+
+
+@pytest.mark.parametrize(
+    ("returncode", "reason"),
+    [
+        (-9, "The system killed the engine, most likely because memory ran out."),
+        (137, "The system killed the engine, most likely because memory ran out."),
+        (-11, "The engine ended with signal SIGSEGV. Its last words: so long"),
+        (139, "The engine ended with signal SIGSEGV. Its last words: so long"),
+        (3, "The engine ended with exit code 3. Its last words: so long"),
+        (None, "The engine does not answer. Its last words: so long"),
+    ],
+)
+def test_unknown_last_words_are_passed_on(returncode: int | None, reason: str) -> None:
+    assert diagnose(["so long", ""], returncode).reason == reason
+
+
+def test_nothing_said() -> None:
+    assert diagnose([], 1).reason == "The engine ended with exit code 1."

@@ -1,0 +1,102 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from modelshare.agent.engines import llamacpp, sglang, transformers, vllm
+from modelshare.agent.engines.base import EngineError, EngineOptions, EngineSpec, Format, Load, Route, Task
+from modelshare.agent.engines.launch import wrapped
+from modelshare.agent.engines.probe import load_in
+from modelshare.agent.engines.recipe import LoadMetrics
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> EngineSpec:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    return EngineSpec(path=tmp_path, served_name="acme/tiny", format=Format.SAFETENSORS, task=Task.CHAT)
+
+
+def test_vllm(spec: EngineSpec) -> None:
+    command = vllm.recipe(spec, "vllm").command(4000, "secret")
+
+    assert command.argv == wrapped(
+        f"vllm serve {spec.path} --host 127.0.0.1 --port 4000 --served-model-name acme/tiny "
+        "--shutdown-timeout 30 --disable-fastapi-docs".split()
+    )
+    assert command.env["VLLM_API_KEY"] == "secret"
+    assert command.env["HF_HUB_OFFLINE"] == "1"
+
+
+def test_vllm_embeds_and_limits_the_context(spec: EngineSpec) -> None:
+    options = EngineOptions(context=512, extra_args=("--enforce-eager",))
+    recipe = vllm.recipe(replace(spec, task=Task.EMBEDDING, options=options), "vllm")
+
+    expected = ("--runner", "pooling", "--max-model-len", "512", "--enforce-eager")
+    assert recipe.command(1, "k").argv[-5:] == expected
+    assert recipe.routes == {Route.EMBEDDINGS}
+
+
+def test_sglang(spec: EngineSpec) -> None:
+    recipe = sglang.recipe(spec, "sglang")
+
+    assert recipe.command(4000, "secret").argv == wrapped(
+        f"sglang serve --model-path {spec.path} --host 127.0.0.1 --port 4000 --served-model-name acme/tiny "
+        "--api-key secret --enable-metrics".split()
+    )
+    assert recipe.health_seconds >= 25
+
+
+def test_sglang_refuses_a_name_with_a_colon(spec: EngineSpec) -> None:
+    with pytest.raises(EngineError, match="colon"):
+        sglang.recipe(replace(spec, served_name="a:b"), "sglang")
+
+
+def test_transformers(spec: EngineSpec, tmp_path: Path) -> None:
+    recipe = transformers.recipe(spec, "transformers", tmp_path / "home")
+    command = recipe.command(4000, "unused")
+
+    assert command.argv == wrapped(
+        f"transformers serve {spec.path} --host 127.0.0.1 --port 4000 --device cpu --dtype float32".split()
+    )
+    assert command.env == {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HOME": str(tmp_path / "home"),
+    }
+    assert recipe.relay.request_model is None
+
+
+def test_transformers_refuses_a_path_that_it_would_misread(spec: EngineSpec, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="'@'"):
+        transformers.recipe(replace(spec, path=tmp_path / "a@b"), "transformers", tmp_path)
+
+
+def test_llamacpp_opens_the_model_and_not_its_projector(spec: EngineSpec) -> None:
+    def gguf(name: str, architecture: bytes) -> None:
+        key = b"general.architecture"
+        head = b"GGUF" + bytes(20) + len(key).to_bytes(8, "little") + key + (8).to_bytes(4, "little")
+        (spec.path / name).write_bytes(head + len(architecture).to_bytes(8, "little") + architecture)
+
+    gguf("a-mmproj.gguf", b"clip")
+    gguf("b-00002-of-00002.gguf", b"llama")
+    gguf("b-00001-of-00002.gguf", b"llama")
+
+    argv = llamacpp.recipe(spec).command(4000, "secret").argv
+    assert argv[argv.index("--model") + 1] == str(spec.path / "b-00001-of-00002.gguf")
+    assert "secret" not in argv
+
+
+def test_llamacpp_needs_a_model(spec: EngineSpec) -> None:
+    with pytest.raises(EngineError, match="no GGUF model"):
+        llamacpp.recipe(spec)
+
+
+def test_the_secret_is_no_option_where_the_engine_takes_it_otherwise(spec: EngineSpec) -> None:
+    assert "secret" not in vllm.recipe(spec, "vllm").command(1, "secret").argv
+
+
+def test_load_is_added_up_over_labels() -> None:
+    text = '# TYPE r gauge\nr{engine="0"} 2.0\nr{engine="1"} 1.0\nr_total 9\nw 4\n'
+
+    assert load_in(text, LoadMetrics("r", "w")) == Load(3, 4)
+    assert load_in(text, LoadMetrics("r", "absent")) is None
