@@ -24,9 +24,22 @@ def agent(
         Path, typer.Option(file_okay=False, help="Folder for weights and the agent's credential.")
     ] = Path("agent"),
     name: Annotated[str | None, typer.Option(help="What to call this agent; the machine's name if not given.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Use this engine only: llamacpp, vllm, sglang, transformers or external.")
+    ] = None,
+    external_url: Annotated[
+        str | None, typer.Option(help="Base URL of an OpenAI-compatible engine that runs already.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Write the log as JSON lines.")] = False,
 ) -> None:
     """Run models of your project on this machine. Connects outwards only: no port is opened to the network."""
-    where = config.load(os.environ, url=url).url
-    optional_module("modelshare.agent.main", extra="agent").run(
-        url=where, join_key=join_key, data_dir=data_dir, name=name
+    code = optional_module("modelshare.agent.main", extra="agent").run(
+        url=config.load(os.environ, url=url).url,
+        join_key=join_key,
+        data_dir=data_dir,
+        name=name,
+        engine=engine,
+        external_url=external_url,
+        json_logs=json,
     )
+    raise typer.Exit(code)

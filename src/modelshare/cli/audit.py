@@ -8,6 +8,7 @@ import typer
 from modelshare.cli.output import Json, print_json, print_table
 from modelshare.cli.words import when
 from modelshare.client import Client
+from modelshare.wire.base import PAGE_LIMIT_MAX
 
 app = typer.Typer()
 
@@ -19,7 +20,7 @@ def audit(
 ) -> None:
     """Show who did what in your project, newest first."""
     with Client() as client:
-        entries = list(islice(client.audit.list(limit=min(limit, 200)), limit))
+        entries = list(islice(client.audit.list(limit=min(limit, PAGE_LIMIT_MAX)), limit))
     if json:
         print_json(entries)
         return

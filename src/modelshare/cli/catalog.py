@@ -9,6 +9,7 @@ from modelshare.cli.output import Json, print_json, print_table
 from modelshare.cli.words import number, size
 from modelshare.client import CatalogFilter, Client
 from modelshare.client.catalog import Sort
+from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.models import CatalogRole
 
 app = typer.Typer()
@@ -29,7 +30,7 @@ def catalog(  # noqa: PLR0917 - Typer hands options in by name
     """Search the public catalog. Needs no key."""
     where = CatalogFilter(q=search, family=family, tag=tag, license=license, format=format, role=role, sort=sort)
     with Client() as client:
-        models = list(islice(client.catalog.list(where, limit=min(limit, 200)), limit))
+        models = list(islice(client.catalog.list(where, limit=min(limit, PAGE_LIMIT_MAX)), limit))
     if json:
         print_json(models)
         return

@@ -1,11 +1,13 @@
 """`modelshare db …`."""
 
-from typing import Annotated
+import asyncio
+from typing import Annotated, Any
 
 import typer
 
-from modelshare.cli.output import say
-from modelshare.cli.serve import DataDir, server_module
+from modelshare.cli.failures import CommandError
+from modelshare.cli.output import Json, print_json, say
+from modelshare.cli.serve import DataDir, load_settings, server_module
 
 app = typer.Typer()
 
@@ -19,7 +21,23 @@ def db() -> None:
 def upgrade(
     data_dir: DataDir = None,
     database_url: Annotated[str | None, typer.Option(help="`postgresql://user:password@host/name`.")] = None,
+    json: Json = False,
 ) -> None:
     """Bring the database to this version's schema. `serve` does it too; this is for doing it beforehand."""
-    server_module("serve").upgrade_database(data_dir=data_dir, database_url=database_url)
-    say("The database is up to date.")
+    settings = load_settings(data_dir=data_dir, database_url=database_url)
+    migrations = server_module("migrations")
+    try:
+        asyncio.run(_upgrade(server_module("db").Database(settings.database), migrations))
+    except migrations.SchemaTooNewError as error:
+        raise CommandError(str(error)) from error
+    if json:
+        print_json({"revision": migrations.HEAD})
+    else:
+        say(f"The database is at revision {migrations.HEAD}.")
+
+
+async def _upgrade(database: Any, migrations: Any) -> None:
+    try:
+        await migrations.upgrade(database)
+    finally:
+        await database.close()

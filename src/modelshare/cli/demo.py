@@ -2,12 +2,13 @@
 
 import typer
 
+from modelshare.cli.output import Json
 from modelshare.cli.serve import DataDir, Host, Port, run
 
 app = typer.Typer()
 
 
 @app.command()
-def demo(host: Host = None, port: Port = None, data_dir: DataDir = None) -> None:
+def demo(host: Host = None, port: Port = None, data_dir: DataDir = None, json: Json = False) -> None:
     """Run the platform with two projects and a tiny model to try it out: the same as `modelshare serve --demo`."""
-    run(host=host, port=port, data_dir=data_dir, demo=True)
+    run(host=host, port=port, data_dir=data_dir, demo=True, json=json)

@@ -24,9 +24,10 @@ from modelshare.client.push import Phase, Progress
 from modelshare.wire.uploads import Upload
 
 _WORDS = {
-    Phase.HASHING: "Looking for known files",
+    Phase.HASHING: "Looking for files that are stored already",
+    Phase.COMPARING: "Comparing what is there",
     Phase.SENDING: "Sending",
-    Phase.PROCESSING: "Server checks the files",
+    Phase.PROCESSING: "The server checks the files",
 }
 
 

@@ -1,18 +1,25 @@
 """`modelshare serve`, and the only place in the client's half of the package that names the server."""
 
 import importlib
+import os
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from modelshare.cli.exits import ExitCode
 from modelshare.cli.failures import CommandError
+from modelshare.cli.output import Json, print_json, print_record, say
 
 app = typer.Typer()
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if not set.")]
-Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 8000 if not set.")]
+Port = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for a free one; 8000 if not set.")
+]
 DataDir = Annotated[
     Path | None, typer.Option(file_okay=False, help="Folder of the database and the weights; ./data if not set.")
 ]
@@ -24,18 +31,37 @@ def serve(
     port: Port = None,
     data_dir: DataDir = None,
     demo: Annotated[bool, typer.Option("--demo", help="Add two projects and a tiny model to try it out.")] = False,
+    json: Json = False,
 ) -> None:
     """Run the platform: API, pages and router in one process.
 
     Settings come from modelshare.toml and MODELSHARE_*; these options win. An empty data folder gets a database, a
     platform key and a first project, whose keys are printed once.
     """
-    run(host=host, port=port, data_dir=data_dir, demo=demo)
+    run(host=host, port=port, data_dir=data_dir, demo=demo, json=json)
 
 
-def run(*, host: str | None, port: int | None, data_dir: Path | None, demo: bool) -> None:
-    """Runs until it is stopped. None leaves a setting to the file and the environment."""
-    server_module("serve").run(host=host, port=port, data_dir=data_dir, demo=demo)
+def run(*, host: str | None, port: int | None, data_dir: Path | None, demo: bool, json: bool) -> None:
+    """Serves until it is stopped; None leaves a setting to the file and the environment."""
+    settings = load_settings(host=host, port=port, data_dir=data_dir)
+    greet = _greeting(json=json)
+    if demo:
+        play = optional_module("modelshare.demo.run", extra="server,agent")
+        greet = partial(play.started, greet=greet, folder=settings.data_dir / "demo", say=say)
+    with_settings_errors(lambda: server_module("serve").run(settings, greet))
+
+
+def load_settings(**given: Any) -> Any:
+    """The server's settings, `given` winning over environment and file. Raises CommandError."""
+    return with_settings_errors(lambda: server_module("settings").load(os.environ, **given))
+
+
+def with_settings_errors(work: Callable[[], Any]) -> Any:
+    """Does it; a wrong setting is wrong usage."""
+    try:
+        return work()
+    except server_module("settings").SettingsError as error:
+        raise CommandError(str(error), ExitCode.USAGE) from error
 
 
 def server_module(name: str) -> ModuleType:
@@ -54,3 +80,20 @@ def optional_module(name: str, *, extra: str) -> ModuleType:
         raise CommandError(
             f"This needs more than the client: `pip install 'modelshare[{extra}]'` ({error.name} is missing)."
         ) from error
+
+
+def _greeting(*, json: bool) -> Callable[[str, Any], Awaitable[None]]:
+    """What is printed once the platform answers; `first` holds the keys of an empty platform, this once."""
+
+    async def started(url: str, first: Any) -> None:
+        keys = () if first is None else ("platform_key", "project_id", "project_slug", "project_key")
+        if json:
+            print_json({"url": url, **{name: getattr(first, name) for name in keys}})
+            return
+        say(f"modelshare answers at {url} (pages there, API at {url}/docs). Ctrl-C ends it.")
+        if first is not None:
+            say("\nThe platform is new. These keys are shown this once, so keep them:\n")
+            print_record((name.replace("_", " "), getattr(first, name)) for name in keys)
+            say(f"\nNext: modelshare login --url {url}   (with the project key), then modelshare push PATH")
+
+    return started

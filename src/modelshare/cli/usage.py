@@ -1,5 +1,6 @@
 """`modelshare usage`."""
 
+from datetime import datetime
 from itertools import islice
 from typing import Annotated
 
@@ -7,27 +8,36 @@ import typer
 
 from modelshare.cli.output import Json, print_json, print_table
 from modelshare.client import Client
+from modelshare.client.usage import ALL_COLUMNS
+from modelshare.wire.base import PAGE_LIMIT_MAX
 
 app = typer.Typer()
+DAY = "%Y-%m-%d"
 
 
 @app.command()
 def usage(
+    by: Annotated[
+        str, typer.Option(help=f"What to sum by, with commas between: {', '.join(ALL_COLUMNS)}.")
+    ] = "day,endpoint",
+    first: Annotated[datetime | None, typer.Option("--from", formats=[DAY], help="First day, UTC.")] = None,
+    last: Annotated[datetime | None, typer.Option("--to", formats=[DAY], help="Last day, UTC.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most rows to show.")] = 100,
     json: Json = False,
 ) -> None:
     """Show requests and tokens by day, endpoint, model and key."""
+    columns = [name for name in ALL_COLUMNS if name in {part.strip() for part in by.split(",")}]
     with Client() as client:
-        rows = list(islice(client.usage.list(limit=min(limit, 200)), limit))
+        found = client.usage.list(
+            group_by=columns, first=first and first.date(), last=last and last.date(), limit=min(limit, PAGE_LIMIT_MAX)
+        )
+        rows = list(islice(found, limit))
     if json:
         print_json(rows)
         return
     lines = (
         (
-            row.day,
-            row.endpoint or "",
-            row.model or "",
-            row.key or "",
+            *(getattr(row, name) or "" for name in columns),
             f"{row.requests:,}",
             f"{row.errors:,}",
             f"{row.prompt_tokens:,}",
@@ -35,5 +45,5 @@ def usage(
         )
         for row in rows
     )
-    columns = ("DAY (UTC)", "ENDPOINT", "MODEL", "KEY", "REQUESTS", "ERRORS", "PROMPT TOKENS", "COMPLETION TOKENS")
-    print_table(columns, lines, empty="No usage yet.")
+    counts = ("REQUESTS", "ERRORS", "PROMPT TOKENS", "COMPLETION TOKENS")
+    print_table((*(name.upper() for name in columns), *counts), lines, empty="No usage yet.")

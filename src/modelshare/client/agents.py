@@ -1,26 +1,28 @@
-"""`/v1/agents`: the project's own machines."""
+"""`/v1/agents`: the project's own machines. The platform has its own, which serve shared tiers."""
 
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
 from modelshare.wire.agents import Agent, AgentPatch, Enroll, Enrolled
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 
-BASE = "/v1/agents"
-
 
 class Agents(Resource[Transport]):
     @listed
     def list(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[Agent]]:
-        return get(BASE, Page[Agent], limit=limit)
+        return get(f"{self._prefix}/agents", Page[Agent], limit=limit)
+
+    @sent
+    def get(self, agent_id: str) -> Call[Agent]:
+        return get(at(self._prefix, "agents", agent_id), Agent)
 
     @sent
     def update(self, agent_id: str, changes: AgentPatch) -> Call[Agent]:
         """Renames, suspends or resumes it."""
-        return patch(at(BASE, agent_id), Agent, changes)
+        return patch(at(self._prefix, "agents", agent_id), Agent, changes)
 
     @sent
     def remove(self, agent_id: str) -> Call[None]:
         """Ends its credential; it lets go of its deployments and their weights."""
-        return delete(at(BASE, agent_id))
+        return delete(at(self._prefix, "agents", agent_id))
 
     @sent
     def enroll(self, request: Enroll) -> Call[Enrolled]:

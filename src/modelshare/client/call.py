@@ -100,8 +100,10 @@ Transport = TypeVar("Transport", SyncTransport, AsyncTransport)
 class Resource(Generic[Transport]):
     """The routes of one noun, over either transport."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, prefix: str = "/v1") -> None:
+        """`prefix` is for nouns that the project and the platform have alike."""
         self._transport: Transport = transport
+        self._prefix = prefix
 
 
 class sent(Generic[Params, Answer]):  # noqa: N801 - used as a decorator

@@ -1,7 +1,8 @@
 """`/v1/platform`: what only the platform's operator may do, with a platform key (`msp_...`)."""
 
+from modelshare.client.agents import Agents
 from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, post, sent
-from modelshare.wire.agents import Agent, JoinKey, JoinKeyCreate, JoinKeyWithValue
+from modelshare.client.join_keys import JoinKeys
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.keys import Project, ProjectCreate, ProjectWithKey
 from modelshare.wire.models import FeatureRequest
@@ -19,21 +20,18 @@ class Platform(Resource[Transport]):
         """The answer holds the project's first key, this once."""
         return post(f"{BASE}/projects", ProjectWithKey, project)
 
-    @listed
-    def join_keys(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[JoinKey]]:
-        return get(f"{BASE}/join-keys", Page[JoinKey], limit=limit)
-
-    @sent
-    def create_join_key(self, join_key: JoinKeyCreate) -> Call[JoinKeyWithValue]:
-        """For shared agents: `tiers` names the shared tiers that such an agent serves."""
-        return post(f"{BASE}/join-keys", JoinKeyWithValue, join_key)
-
-    @listed
-    def agents(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[Agent]]:
-        return get(f"{BASE}/agents", Page[Agent], limit=limit)
-
     @sent
     def feature(self, model_id: str, *, featured: bool = True) -> Call[FeatureRequest]:
         """Sets or clears the flag that puts a model of the catalog forward."""
         body = FeatureRequest(featured=featured)
         return post(at(f"{BASE}/catalog", model_id, "feature"), FeatureRequest, body, repeatable=True)
+
+    @property
+    def join_keys(self) -> JoinKeys[Transport]:
+        """For shared agents: `tiers` names the shared tiers that such an agent serves."""
+        return JoinKeys(self._transport, BASE)
+
+    @property
+    def agents(self) -> Agents[Transport]:
+        """The shared agents."""
+        return Agents(self._transport, BASE)

@@ -1,11 +1,27 @@
 """`/v1/usage`: requests and tokens by day, endpoint, model and key."""
 
+from collections.abc import Sequence
+from datetime import date
+from typing import Literal
+
 from modelshare.client.call import Call, Paged, Resource, Transport, get, listed
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.usage import UsageRow
 
+Column = Literal["day", "endpoint", "model", "key"]
+ALL_COLUMNS: tuple[Column, ...] = ("day", "endpoint", "model", "key")
+
 
 class Usage(Resource[Transport]):
     @listed
-    def list(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[UsageRow]]:
-        return get("/v1/usage", Page[UsageRow], limit=limit)
+    def list(
+        self,
+        *,
+        group_by: Sequence[Column] = ALL_COLUMNS,
+        first: date | None = None,
+        last: date | None = None,
+        limit: int = PAGE_LIMIT_MAX,
+    ) -> Call[Paged[UsageRow]]:
+        """Sums for each group, the newest day first. Days are UTC, both included; the last 30 when none is named."""
+        days = {"from": first.isoformat() if first else None, "to": last.isoformat() if last else None}
+        return get("/v1/usage", Page[UsageRow], group_by=",".join(group_by), limit=limit, **days)

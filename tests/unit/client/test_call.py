@@ -128,14 +128,11 @@ def test_a_value_never_reaches_another_route() -> None:
     assert at("/v1/models", "a?b#c") == "/v1/models/a%3Fb%23c"
 
 
-def test_every_method_of_a_resource_is_sent_or_listed_and_told_apart() -> None:
+def test_every_method_of_a_resource_is_sent_or_listed() -> None:
     """A resource's method that forgets its decorator would answer a `Call` instead of sending it."""
     with Client(URL) as waiting:
         resources = [value for name, value in vars(waiting).items() if name not in {"http", "config"}]
     assert len(resources) == 11
     for resource in resources:
-        methods = {name: value for name, value in vars(type(resource)).items() if not name.startswith("_")}
-        assert methods
-        assert {name for name, value in methods.items() if not isinstance(value, sent | listed)} == set()
-        for name in methods:
-            assert inspect.isfunction(getattr(resource, name))
+        assert [name for name, value in vars(type(resource)).items() if inspect.isfunction(value)] == []
+        assert any(isinstance(value, sent | listed) for value in vars(type(resource)).values())
