@@ -10,6 +10,8 @@ from aiohttp import web
 
 from modelshare.agent.link import Link, Served
 from modelshare.agent.streams import Stream
+from modelshare.wire.agents import Enroll, Enrolled, Grant
+from modelshare.wire.errors import ErrorBody, ErrorEnvelope, ErrorType
 from modelshare.wire.link import (
     INITIAL_CREDIT,
     MAX_FRAME,
@@ -40,6 +42,9 @@ class Peer:
         self.reads = True
         self.frames: list[FromAgent] = []
         self.socket: web.WebSocketResponse | None = None
+        self.join_keys = {"msj_good"}
+        self.enrolled: list[Enroll] = []
+        self.grant: Callable[[], Awaitable[Grant]] | None = None
         self._arrived = asyncio.Condition()
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -57,6 +62,19 @@ class Peer:
                     self.frames.append(decode_from_agent(message.data))
                     self._arrived.notify_all()
         return socket
+
+    async def enroll(self, request: web.Request) -> web.Response:
+        body = Enroll.model_validate_json(await request.read())
+        if body.join_key not in self.join_keys:
+            error = ErrorBody(message="The join key was revoked.", type=ErrorType.AUTHENTICATION)
+            return web.json_response(text=ErrorEnvelope(error=error).model_dump_json(), status=401)
+        self.enrolled.append(body)
+        return web.json_response(text=Enrolled(agent_id="agent_1", token=TOKEN).model_dump_json(), status=201)
+
+    async def issue_grant(self, _: web.Request) -> web.Response:
+        if self.grant is None:
+            return web.Response(status=404)
+        return web.json_response(text=(await self.grant()).model_dump_json())
 
     async def send(self, frame: Frame) -> None:
         assert self.socket is not None
@@ -121,6 +139,8 @@ async def peer_server() -> AsyncIterator[Peer]:
     peer = Peer()
     app = web.Application()
     app.router.add_get("/v1/agent/link", peer.serve)
+    app.router.add_post("/v1/enroll", peer.enroll)
+    app.router.add_post("/v1/agent/deployments/{deployment}/grant", peer.issue_grant)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -1,0 +1,132 @@
+"""The agent program: `run` until a signal, or until the server wants no more of it."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+
+from modelshare.agent.control import Control
+from modelshare.agent.engine_source import EngineSource
+from modelshare.agent.engines.external import ExternalServer
+from modelshare.agent.engines.leftovers import reap_leftovers
+from modelshare.agent.errors import Removed, Stop
+from modelshare.agent.hardware import capabilities
+from modelshare.agent.identity import Identity, forget_identity, load_identity, save_identity, sole_user
+from modelshare.agent.logs import log_to_stderr
+from modelshare.agent.relay import engine_session
+from modelshare.agent.wiring import Agent
+from modelshare.wire.agents import Enroll
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+def run(
+    *,
+    url: str,
+    join_key: str | None,
+    data_dir: Path,
+    name: str | None = None,
+    engine: str | None = None,
+    external_url: str | None = None,
+    json_logs: bool = False,
+) -> int:
+    """Run the agent; returns the program's exit code: 0 after SIGTERM or SIGINT, 1 when it cannot go on.
+
+    `url` is the server's address. `join_key` (`msj_...`) is needed for the first start on a data folder only. `name`
+    is the machine's name if not given. `engine` is the only one to use, else it is chosen by model; `external_url` is
+    the OpenAI base URL of an engine that runs already.
+    """
+    log_to_stderr(as_json=json_logs)
+    options = Options(url, join_key, data_dir.resolve(), name or socket.gethostname(), engine, external_url)
+    try:
+        with sole_user(options.data_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_main(options))
+    except Stop as stop:
+        _log.error("%s", stop)
+        return 1
+    return 0
+
+
+async def _main(options: "Options") -> None:
+    stopping = _stop_on_signals()
+    reap_leftovers(options.data_dir)
+    external = ExternalServer(options.external_url) if options.external_url else None
+    engines = EngineSource(options.data_dir, options.engine, external)
+    async with aiohttp.ClientSession(trust_env=True) as http, engine_session() as engine_http:
+        if (identity := await _unless(stopping, _identity(options, http, engines))) is None:
+            return
+        agent = Agent(options.url, identity.token, options.data_dir, engines, http, engine_http)
+        linking = asyncio.create_task(agent.link.run())
+        try:
+            await _unless(stopping, asyncio.shield(linking))
+            _log.info("Stopping: requests in progress may finish.")
+        except Removed:
+            await agent.remove_all()
+            forget_identity(options.data_dir)
+            raise
+        finally:
+            await agent.stop()
+            linking.cancel()
+            await asyncio.wait([linking])
+
+
+async def _identity(options: "Options", http: aiohttp.ClientSession, engines: EngineSource) -> Identity:
+    if (known := load_identity(options.data_dir)) is not None:
+        return known
+    if not options.join_key:
+        raise Stop("This data folder holds no enrolled agent yet: give a join key (--join-key msj_...).")
+    machine = capabilities(options.data_dir, engines.kinds())
+    request = Enroll(join_key=options.join_key, name=options.name, capabilities=machine)
+    enrolled = await Control(http, options.url).enroll(request)
+    identity = Identity(enrolled.agent_id, enrolled.token)
+    save_identity(options.data_dir, identity)
+    _log.info("Enrolled as agent %s. The join key is not needed any more.", identity.agent_id)
+    return identity
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `run` was told."""
+
+    url: str
+    join_key: str | None
+    data_dir: Path
+    name: str
+    engine: str | None
+    external_url: str | None
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    return stopping
+
+
+async def _unless(stopping: asyncio.Event, work: Awaitable[T]) -> T | None:
+    """The work's result, or None when the program is to stop first."""
+    job, stop = asyncio.ensure_future(work), asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({job, stop}, return_when=asyncio.FIRST_COMPLETED)
+        return job.result() if job.done() else None
+    finally:
+        stop.cancel()
+        job.cancel()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed: half the time per relayed request."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,77 @@
+"""The parts of a running agent, put together."""
+
+from pathlib import Path
+
+import aiohttp
+
+from modelshare.agent.cache import Cache
+from modelshare.agent.control import Control
+from modelshare.agent.deployment import Serving, Tools
+from modelshare.agent.engine_source import EngineSource
+from modelshare.agent.hardware import capabilities
+from modelshare.agent.link import Link
+from modelshare.agent.pull import Puller
+from modelshare.agent.relay import Relay
+from modelshare.agent.runner import DRAIN_SECONDS, Runner
+from modelshare.agent.streams import Stream
+from modelshare.wire.link import PROTOCOL, Desired, Hello
+
+
+class Agent:
+    """What the link serves. `link.run()` is its life, `stop` its end."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        data_dir: Path,
+        engines: EngineSource,
+        http: aiohttp.ClientSession,
+        engine_http: aiohttp.ClientSession,
+    ) -> None:
+        self.link = Link(url, token, self)
+        self._data_dir = data_dir
+        self._engines = engines
+        self._stopping = False
+        cache = Cache(data_dir)
+        self._puller = Puller(cache, http)
+        tools = Tools(cache, self._puller, engines, Control(http, url, token).grant, self.link.post)
+        self._runner = Runner(tools, self.link.post)
+        self._relay = Relay(engine_http, self._runner.serving)
+
+    def hello(self) -> Hello:
+        """See `link.Served`."""
+        machine = capabilities(self._data_dir, self._engines.kinds())
+        return Hello(
+            PROTOCOL,
+            machine.agent_version,
+            machine.engines,
+            machine.accelerator,
+            machine.memory_bytes or 0,
+            machine.disk_free_bytes or 0,
+        )
+
+    def desired(self, desired: Desired) -> None:
+        """See `link.Served`."""
+        if not self._stopping:
+            self._runner.reconcile(desired)
+
+    async def serve(self, stream: Stream) -> None:
+        """See `link.Served`."""
+        await self._relay.serve(stream)
+
+    def serving(self, deployment_id: str) -> Serving | None:
+        """What takes requests for the deployment now."""
+        return self._runner.serving(deployment_id)
+
+    async def stop(self, grace: float = DRAIN_SECONDS) -> None:
+        """Finish what is in progress, over the link that is still there, and stop every engine; weights stay."""
+        self._stopping = True
+        await self._runner.stop(grace)
+        await self.link.flush()
+        self._puller.close()
+
+    async def remove_all(self) -> None:
+        """Stop every engine now and delete all weights."""
+        self._stopping = True
+        await self._runner.remove_all()

@@ -1,0 +1,108 @@
+"""Whole agents, in this process and in one of their own, with a real engine and a tiny real model."""
+
+import asyncio
+import functools
+import json
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from agent.peer import TOKEN, Peer
+from agent.support import Storage
+from modelshare.agent.engine_source import EngineSource
+from modelshare.agent.relay import engine_session
+from modelshare.agent.wiring import Agent
+from modelshare.demo.tiny_model import write_gguf
+from modelshare.wire.agents import Phase
+from modelshare.wire.link import Chunk, End, Hello, Report, Wanted
+
+MAIN = """
+import sys
+from pathlib import Path
+from modelshare.agent.main import run
+url, join_key, folder = sys.argv[1:4]
+sys.exit(run(url=url, join_key=join_key or None, data_dir=Path(folder)))
+"""
+QUESTION = json.dumps({"model": "anything", "messages": [{"role": "user", "content": "Hi"}]}).encode()
+
+
+def ask(**fields: Any) -> bytes:
+    return json.dumps(json.loads(QUESTION) | fields).encode()
+
+
+@functools.cache
+def tiny_gguf(*, loop: bool) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.gguf"
+        write_gguf(file, loop=loop)
+        return file.read_bytes()
+
+
+def wanted(storage: Storage, deployment_id: str = "dep_1", served_name: str = "acme/tiny", digest: str = "a") -> Wanted:
+    files = storage.manifest()
+    return Wanted(
+        deployment_id, "sha256:" + digest * 64, served_name, "1.0.0", "gguf", "LlamaForCausalLM", "chat", 2048, None,
+        files, 4,
+    )  # fmt: skip
+
+
+async def ready(peer: Peer, deployment_id: str = "dep_1") -> Report:
+    """Wait until the deployment serves; what was reported before is taken out too."""
+    report = await peer.expect(Report, lambda one: one.deployment_id == deployment_id and one.phase == Phase.READY)
+    peer.frames = [one for one in peer.frames if not (isinstance(one, Report) and one.deployment_id == deployment_id)]
+    return report
+
+
+async def read_stream(peer: Peer, stream: int = 1) -> tuple[bytes, End]:
+    """A streamed answer, whole."""
+    end = await peer.expect(End, lambda one: one.stream == stream)
+    chunks = [one.data for one in peer.frames if isinstance(one, Chunk) and one.stream == stream]
+    return b"".join(chunks), end
+
+
+@asynccontextmanager
+async def running_agent(peer: Peer, storage: Storage, folder: Path) -> AsyncIterator[Agent]:
+    """An enrolled agent in this process, linked to the peer."""
+    peer.grant = storage.grant
+    async with aiohttp.ClientSession() as http, engine_session() as engine_http:
+        agent = Agent(peer.url, TOKEN, folder, EngineSource(folder, None, None), http, engine_http)
+        linking = asyncio.create_task(agent.link.run())
+        try:
+            await peer.expect(Hello)
+            yield agent
+        finally:
+            await agent.stop(grace=0)
+            linking.cancel()
+            await asyncio.wait([linking])
+
+
+@asynccontextmanager
+async def agent_process(peer: Peer, folder: Path, join_key: str = "msj_good") -> AsyncIterator[Process]:
+    """An agent in a process of its own; killed at the end if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", MAIN, peer.url, join_key, str(folder), stderr=PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def ends_with(process: Process) -> tuple[int, str]:
+    """Its exit code, and what it wrote."""
+    _, said = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+def pids_under(folder: Path) -> Sequence[int]:
+    """First processes of the engines that an agent on this folder runs, by its own records."""
+    return [json.loads(path.read_bytes())["pid"] for path in (folder / "engines").glob("*.json")]

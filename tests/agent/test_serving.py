@@ -1,0 +1,194 @@
+"""A whole agent with the real llama.cpp engine: from the wish to the answer, and to the deletion."""
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from agent.agents import ask, pids_under, read_stream, ready, running_agent, tiny_gguf, wanted
+from agent.peer import Peer
+from agent.support import Storage, wait_until
+from modelshare.demo.tiny_model import REPLY
+from modelshare.wire.agents import Phase
+from modelshare.wire.link import Answer, Cancel, Chunk, Head, Released, Report
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def storage(storage: Storage) -> Storage:
+    storage.files["model.gguf"] = tiny_gguf(loop=False)
+    return storage
+
+
+async def test_from_the_wish_to_the_answer_to_the_deletion(peer: Peer, storage: Storage, tmp_path: Path) -> None:
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(wanted(storage))
+        report = await peer.expect(Report, lambda one: one.phase == Phase.READY)
+        seen = [one.phase for one in peer.frames if isinstance(one, Report)]
+        assert list(dict.fromkeys(seen)) == [Phase.WAITING, Phase.PULLING, Phase.VERIFYING, Phase.LOADING]
+        assert report.routes == ["chat/completions", "completions"]
+        assert report.bytes_done == report.bytes_total == len(storage.files["model.gguf"])
+
+        await peer.ask(ask(), stream=1)
+        answer = await peer.expect(Answer)
+        body = json.loads(answer.data)
+        assert (answer.status, answer.content_type, body["model"]) == (200, "application/json", "acme/tiny")
+        assert body["choices"][0]["message"]["content"] == REPLY
+        assert (answer.prompt_tokens, answer.completion_tokens) == tuple(
+            body["usage"][key] for key in ("prompt_tokens", "completion_tokens")
+        )
+
+        await peer.ask(ask(stream=True), stream=2)
+        streamed, end = await read_stream(peer, 2)
+        assert (await peer.expect(Head)).content_type == "text/event-stream; charset=utf-8"
+        assert streamed.endswith(b"data: [DONE]\n\n")
+        deltas = [json.loads(line[6:]) for line in streamed.decode().splitlines() if line.startswith("data: {")]
+        assert "".join(one["choices"][0]["delta"].get("content") or "" for one in deltas) == REPLY
+        assert (end.error, end.completion_tokens) == (None, answer.completion_tokens)
+
+        await peer.want(revision=2)
+        await peer.expect(Released)
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+        await peer.ask(ask(), stream=3)
+        refused = await peer.expect(Answer)
+        assert (refused.status, json.loads(refused.data)["error"]["code"]) == (503, "model_loading")
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "status", "words"),
+    [
+        ("embeddings", ask(input="x"), 404, "This model serves chat/completions, completions, not embeddings."),
+        ("../../metrics", b"{}", 404, "not ../../metrics"),
+        ("chat/completions", b"[1]", 400, "must be a JSON object"),
+        ("chat/completions", b'{"messages": 5}', 400, ""),
+    ],
+)
+async def test_what_cannot_be_answered_is_refused_in_words(
+    peer: Peer, storage: Storage, tmp_path: Path, route: str, body: bytes, status: int, words: str
+) -> None:
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(wanted(storage))
+        await ready(peer)
+        await peer.ask(body, route=route)
+        answer = await peer.expect(Answer)
+        error = json.loads(answer.data)["error"]
+        assert (answer.status, error["type"] != "") == (status, True)
+        assert words in error["message"]
+        assert str(tmp_path) not in error["message"]
+
+
+async def test_cancel_frees_the_engine_at_once(peer: Peer, storage: Storage, tmp_path: Path) -> None:
+    storage.files["model.gguf"] = tiny_gguf(loop=True)
+    async with running_agent(peer, storage, tmp_path) as agent:
+        await peer.want(wanted(storage))
+        await ready(peer)
+        await peer.ask(ask(stream=True, max_tokens=2000), credit=400)
+        await peer.expect(Chunk)
+        serving = agent.serving("dep_1")
+        assert serving is not None
+        await peer.send(Cancel(1))
+        await wait_until(lambda: serving.engine.activity.running == 0)
+        async with asyncio.timeout(10):
+            while (load := await serving.engine.load()) is None or load.running:  # noqa: ASYNC110 - the engine's own account
+                await asyncio.sleep(0.02)
+
+
+async def test_a_request_out_of_time_is_answered(peer: Peer, storage: Storage, tmp_path: Path) -> None:
+    storage.files["model.gguf"] = tiny_gguf(loop=True)
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(wanted(storage))
+        await ready(peer)
+        await peer.ask(ask(max_tokens=2000), stream=1, timeout=0.02)
+        answer = await peer.expect(Answer)
+        assert (answer.status, json.loads(answer.data)["error"]["type"]) == (504, "server_error")
+        await peer.ask(ask(max_tokens=2000, stream=True), stream=2, timeout=0.2, credit=100)
+        _, end = await read_stream(peer, 2)
+        assert end.error == "No whole answer came within 0.2 s."
+
+
+async def test_a_killed_engine_is_told_and_comes_back(peer: Peer, storage: Storage, tmp_path: Path) -> None:
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(wanted(storage))
+        await ready(peer)
+        (pid,) = pids_under(tmp_path)
+        os.kill(pid, signal.SIGKILL)
+        failed = await peer.expect(Report, lambda one: one.phase == Phase.FAILED)
+        assert failed.reason
+        await ready(peer)
+        await peer.ask(ask())
+        assert (await peer.expect(Answer)).status == 200
+    assert storage.requests == ["model.gguf"]
+    assert pids_under(tmp_path) == []
+
+
+async def test_a_new_version_serves_before_the_old_one_goes(peer: Peer, storage: Storage, tmp_path: Path) -> None:
+    old = wanted(storage, "dep_1")
+    new = wanted(storage, "dep_2", digest="b")
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(old)
+        await ready(peer, "dep_1")
+        await peer.want(old, new, revision=2)
+        await ready(peer, "dep_2")
+        await peer.want(new, revision=3)
+        await peer.expect(Released, lambda one: one.deployment_id == "dep_1")
+        await peer.ask(ask(), deployment="dep_2")
+        assert (await peer.expect(Answer)).status == 200
+    assert storage.requests == ["model.gguf"]  # the same bytes: pulled once, and kept for the new one
+
+
+async def test_a_renamed_model_keeps_its_engine(peer: Peer, storage: Storage, tmp_path: Path) -> None:
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(wanted(storage))
+        await ready(peer)
+        before = pids_under(tmp_path)
+        await peer.want(wanted(storage, served_name="acme/renamed"), revision=2)
+        await ready(peer)
+        await peer.ask(ask())
+        assert json.loads((await peer.expect(Answer)).data)["model"] == "acme/renamed"
+        assert pids_under(tmp_path) == before
+
+
+async def test_a_request_in_progress_ends_well_when_its_deployment_goes(
+    peer: Peer, storage: Storage, tmp_path: Path
+) -> None:
+    storage.files["model.gguf"] = tiny_gguf(loop=True)
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(wanted(storage))
+        await ready(peer)
+        await peer.ask(ask(stream=True, max_tokens=200))
+        await peer.expect(Chunk)
+        await peer.want(revision=2)
+        await peer.expect(Report, lambda one: one.phase == Phase.WAITING)
+        streamed, end = await read_stream(peer)
+        assert end.error is None
+        assert streamed.endswith(b"data: [DONE]\n\n")
+        await peer.expect(Released)
+
+
+async def test_weights_damaged_on_the_disk_are_found_and_pulled_again(
+    peer: Peer, storage: Storage, tmp_path: Path
+) -> None:
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(wanted(storage))
+        await ready(peer)
+    blob = tmp_path / "weights" / storage.file("model.gguf").sha256
+    blob.chmod(0o600)
+    with blob.open("r+b") as file:
+        file.write(b"XXXX")
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(wanted(storage))
+        await ready(peer)
+    assert storage.requests == ["model.gguf"] * 2
+
+
+async def test_a_deployment_that_cannot_be_says_why(peer: Peer, storage: Storage, tmp_path: Path) -> None:
+    storage.files = {"model.gguf": b"GGUF but not really"}
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(wanted(storage))
+        failed = await peer.expect(Report, lambda one: one.phase == Phase.FAILED)
+        assert failed.reason
+        assert str(tmp_path) not in failed.reason
