@@ -120,6 +120,33 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
     await session.delete(row)
 
 
+async def promote(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> ModelRow:
+    """Makes a ready version the latest; endpoints on `latest` follow."""
+    row = await get_locked(session, caller, model_id)
+    wanted = resolve(row, version)
+    if wanted is None:
+        ready = ", ".join(each.version for each in row.versions if each.status == ModelStatus.READY)
+        raise NotFound(f"There is no ready version `{version}` of this model. Ready: {ready or 'none'}.")
+    await _make_latest(session, caller, row, wanted, "model.promote", now)
+    return row
+
+
+async def roll_back(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> ModelRow:
+    """Takes the latest version, named to be sure, back: the ready one made before it becomes the latest."""
+    row = await get_locked(session, caller, model_id)
+    latest = resolve(row, None)
+    if latest is None or latest.version != version:
+        name = latest.version if latest else "none"
+        raise Conflict(
+            f"`{version}` is not the latest version of this model, {name} is. Name that one to take it back."
+        )
+    earlier = [each for each in row.versions if each.status == ModelStatus.READY and each.id < latest.id]
+    if not earlier:
+        raise Conflict(f"There is no ready version before `{version}` to go back to.")
+    await _make_latest(session, caller, row, earlier[-1], "model.rollback", now)
+    return row
+
+
 async def stored_files(session: AsyncSession, version_id: uuid.UUID) -> list[StoredFile]:
     return [
         StoredFile(row.path, row.size, row.sha256, key)
@@ -163,6 +190,20 @@ def version_view(row: VersionRow) -> Version:
 def manifest_of(row: VersionRow) -> dict[str, Any]:
     """The manifest of a ready version, as JSON."""
     return dict(json.loads(row.manifest or b"{}"))
+
+
+async def _make_latest(
+    session: AsyncSession, caller: Caller, row: ModelRow, wanted: VersionRow, action: str, now: int
+) -> None:
+    before = resolve(row, None)
+    if before is wanted:
+        return
+    if before is not None:
+        before.is_latest = False
+        await session.flush()  # there is at most one at any instant, the database sees to that
+    wanted.is_latest = True
+    _record(session, caller, action, row, now, version=wanted.version, before=before.version if before else None)
+    notify(session, MODELS_TOPIC, str(row.id))
 
 
 def _record(session: AsyncSession, caller: Caller, action: str, row: ModelRow, now: int, **details: Any) -> None:

@@ -21,6 +21,7 @@ from modelshare.server.http import (
 )
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.processing import service as processing
+from modelshare.server.registry.service import version_view
 from modelshare.server.sharing import catalog, service, views
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.base import Page
@@ -36,6 +37,7 @@ from modelshare.wire.models import (
     Model,
     ModelPatch,
     UnsharePreview,
+    Version,
 )
 from modelshare.wire.tiers import Tier
 
@@ -91,6 +93,31 @@ async def revalidate_model(
 ) -> ExtendedModel:
     """Reads every byte of the model anew and judges it again, in the background."""
     await processing.revalidate(session, caller, model_id, now=platform.now())
+    return views.extended_view(*await service.get(session, caller, model_id))
+
+
+@router.get("/v1/models/{model_id}/versions")
+async def list_versions(caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> Page[Version]:
+    """The model's versions, newest first."""
+    model, _ = await service.get(session, caller, model_id)
+    return Page(data=[version_view(row) for row in reversed(model.versions)])
+
+
+@router.post("/v1/models/{model_id}/versions/{version}/promote")
+async def promote_version(
+    caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, version: str
+) -> ExtendedModel:
+    """Makes a ready version the latest; endpoints on `latest` follow."""
+    await registry.promote(session, caller, model_id, version, now=platform.now())
+    return views.extended_view(*await service.get(session, caller, model_id))
+
+
+@router.post("/v1/models/{model_id}/versions/{version}/rollback")
+async def roll_back_version(
+    caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, version: str
+) -> ExtendedModel:
+    """Takes the latest version back: the ready one before it becomes the latest."""
+    await registry.roll_back(session, caller, model_id, version, now=platform.now())
     return views.extended_view(*await service.get(session, caller, model_id))
 
 

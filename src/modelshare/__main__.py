@@ -1,0 +1,5 @@
+"""`python -m modelshare` is the command `modelshare`."""
+
+from modelshare.cli import main
+
+main()
