@@ -28,11 +28,11 @@ def main() -> None:
     try:
         server = xllamacpp.Server(_params(arguments))  # returns when the model is loaded
     except RuntimeError as error:
-        print(f"The model does not load: {error}", flush=True)  # noqa: T201  the agent reads it
-        os._exit(1)
+        # A plain exit, so that llama.cpp's log, which says why, is written to its end.
+        raise SystemExit(f"The model does not load: {error}") from error
     for number in (signal.SIGTERM, signal.SIGINT):  # after Server(), which installs handlers of its own
         signal.signal(number, lambda *_: stop.set())
-    print("READY", server.listening_address, flush=True)  # noqa: T201  likewise
+    print("READY", server.listening_address, flush=True)  # noqa: T201  for people who run it by hand
     stop.wait()
     _drain(server, arguments.grace)
     os._exit(0)  # destroying a Server with an open stream blocks for half a minute
@@ -49,7 +49,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=_usable_cores())
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--embedding", action="store_true")
-    parser.add_argument("--grace", type=float, default=5.0)
+    parser.add_argument("--grace", type=float, default=1.0)
     return parser.parse_args()
 
 

@@ -19,6 +19,7 @@ from modelshare.agent.engines.relay_rules import RelayPolicy
 
 _PORTS: Final = 5
 """Tries when others are quicker to take the port."""
+_ENDING_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,38 +134,38 @@ class ProcessEngine:
     async def _start_once(self) -> None:
         port = self._pick_port()
         self._origin = f"http://127.0.0.1:{port}"
-        self._key = secrets.token_urlsafe(32)
+        self._key = secrets.token_hex(32)  # never begins with a dash, as an option does
         command = self._recipe.command(port, self._key)
         self._child = await Child.spawn(command.argv, command.env, self._state_dir)
         self._log = self._child.log
         self._probe = await self._resources.enter_async_context(Probe(self._origin, self.headers))
-        try:
-            async with asyncio.timeout(self._recipe.start_seconds):
-                await self._ready(self._child, self._probe)
-        except TimeoutError as error:
-            minutes = self._recipe.start_seconds / 60
-            raise EngineError(f"The engine was not ready after {minutes:.0f} minutes.") from error
-
-    async def _ready(self, child: Child, probe: Probe) -> None:
-        deadline = monotonic() + self._recipe.start_seconds
-        pause = 0.02
-        while not await probe.is_up(self._recipe.health_path, self._recipe.health_seconds):
-            await self._check_alive(child)
-            await asyncio.sleep(pause)
-            pause = min(1.0, pause * 1.3)
-        try:
-            await probe.ask(self._recipe.spec.task, self._recipe.relay.request_model, deadline - monotonic())
-        except EngineError:
-            await self._check_alive(child)
-            raise
-        # Whoever took our port may have answered for the engine, which ends then.
-        await self._check_alive(child)
+        await self._ready_or_ended(self._child, self._probe)
         self.activity.succeeded()
 
-    async def _check_alive(self, child: Child) -> None:
-        if child.returncode is not None:
-            diagnosis = diagnose(self.log_tail, await child.exited())
-            raise _PortTaken(diagnosis.reason) if diagnosis.port_taken else EngineError(diagnosis.reason)
+    async def _ready_or_ended(self, child: Child, probe: Probe) -> None:
+        ready = asyncio.create_task(self._ready(probe))
+        ended = asyncio.create_task(child.exited())
+        try:
+            await asyncio.wait({ready, ended}, timeout=self._recipe.start_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if ready.done() and ready.exception():  # perhaps because it is ending
+                await asyncio.wait({ended}, timeout=_ENDING_SECONDS)
+            if ended.done():
+                diagnosis = diagnose(self.log_tail, ended.result())
+                raise _PortTaken(diagnosis.reason) if diagnosis.port_taken else EngineError(diagnosis.reason)
+            if not ready.done():
+                raise EngineError(f"The engine was not ready after {self._recipe.start_seconds / 60:.0f} minutes.")
+            ready.result()
+        finally:
+            ready.cancel()
+            ended.cancel()
+            await asyncio.gather(ready, ended, return_exceptions=True)
+
+    async def _ready(self, probe: Probe) -> None:
+        pause = 0.02
+        while not await probe.is_up(self._recipe.health_path, self._recipe.health_seconds):
+            await asyncio.sleep(pause)
+            pause = min(1.0, pause * 1.3)
+        await probe.ask(self._recipe.spec.task, self._recipe.relay.request_model, self._recipe.start_seconds)
 
     async def _until_hung(self) -> None:
         strikes = 0

@@ -1,0 +1,13 @@
+import psutil
+
+
+def living(pids: set[int]) -> set[int]:
+    """Those that still run; who waits for them to be collected does not."""
+    return {pid for pid in pids if _is_alive(pid)}
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,129 @@
+"""vLLM and SGLang, each by a stand-in that takes the same options and behaves as they do."""
+
+import asyncio
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent.engines.conftest import Started
+from agent.engines.processes import living
+from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
+from modelshare.agent.engines import sglang, vllm
+from modelshare.agent.engines.base import EngineError, EngineSpec, Format, Load, Route, Task
+from modelshare.agent.engines.recipe import Recipe
+from modelshare.agent.engines.relay_rules import StreamRewriter, Usage
+from modelshare.agent.engines.supervisor import ProcessEngine, Timing
+
+pytestmark = pytest.mark.anyio
+
+RECIPES = {"vllm": vllm.recipe, "sglang": sglang.recipe}
+
+
+@pytest.fixture(params=RECIPES)
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def recipe_for(kind: str, folder: Path, model: Path, task: Task = Task.CHAT) -> Recipe:
+    program = folder / kind
+    program.write_text(f"#!{sys.executable}\n" + Path(__file__).with_name("stand_in.py").read_text())
+    program.chmod(0o755)
+    spec = EngineSpec(path=model, served_name=PUBLIC_NAME, format=Format.SAFETENSORS, task=task)
+    return replace(RECIPES[kind](spec, str(program)), stop_seconds=0.5)
+
+
+async def test_serves(kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path, started: Started) -> None:
+    engine = await started(ProcessEngine(recipe_for(kind, tmp_path, chat_hf), state_dir))
+
+    answer, usage = await ask(engine, **HELLO)
+    rewriter = StreamRewriter(engine.relay_for(PUBLIC_NAME), hide_usage=True)
+    events = b"".join([piece async for piece in stream(engine, rewriter, **HELLO)])
+
+    assert answer["choices"][0]["message"]["content"] == "Hello."
+    assert usage == rewriter.usage == Usage(1, 2)
+    assert said(events) == "Hello."
+    assert await engine.load() == Load(2, 1)
+    assert await engine.health()
+
+
+async def test_embeds(kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path, started: Started) -> None:
+    recipe = recipe_for(kind, tmp_path, chat_hf, Task.EMBEDDING)
+    engine = await started(ProcessEngine(recipe, state_dir))
+
+    assert (await ask(engine, Route.EMBEDDINGS, input="x"))[0]["data"]
+
+
+async def test_stopping_ends_the_process_that_would_keep_the_gpu(
+    kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path
+) -> None:
+    engine = ProcessEngine(recipe_for(kind, tmp_path, chat_hf), state_dir)
+    await engine.start()
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    assert len(before) >= 3  # the launcher, the engine, and what holds the GPU
+
+    await engine.stop()
+
+    assert not living(before)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ("out of memory", "does not fit into the memory of this machine"),
+        ("no answer", "answers a first request with status 500"),
+    ],
+)
+async def test_a_failed_start_is_told_in_words_and_leaves_nothing(
+    trouble: str,
+    reason: str,
+    kind: str,
+    tmp_path: Path,
+    chat_hf: Path,
+    state_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STAND_IN_TROUBLE", trouble)
+
+    with pytest.raises(EngineError, match=reason):
+        await ProcessEngine(recipe_for(kind, tmp_path, chat_hf), state_dir).start()
+
+    assert not list((state_dir / "engines").iterdir())
+
+
+async def test_an_engine_that_hangs_is_found_out(
+    kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_TROUBLE", "hangs")
+    monkeypatch.chdir(tmp_path)
+    recipe = replace(recipe_for(kind, tmp_path, chat_hf), health_seconds=0.2)
+    timing = Timing(watch=0.05, recent=0.0, strikes=2)
+    engine = await started(ProcessEngine(recipe, state_dir, timing=timing))
+    died = asyncio.create_task(engine.died())
+    assert not (await asyncio.wait({died}, timeout=0.5))[0]
+
+    (tmp_path / "hang").touch()
+
+    assert (await asyncio.wait_for(died, 10)).startswith("The engine does not answer.")
+
+
+async def test_a_slow_start_has_an_end(kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path) -> None:
+    recipe = replace(recipe_for(kind, tmp_path, chat_hf), health_path="/never", start_seconds=1.0)
+
+    with pytest.raises(EngineError, match="was not ready after"):
+        await ProcessEngine(recipe, state_dir).start()
+
+
+async def test_giving_up_a_start_leaves_nothing(kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path) -> None:
+    engine = ProcessEngine(replace(recipe_for(kind, tmp_path, chat_hf), health_path="/never"), state_dir)
+    start = asyncio.create_task(engine.start())
+    await asyncio.wait({start}, timeout=0.5)
+
+    start.cancel()
+    await asyncio.wait({start})
+
+    assert start.cancelled()
+    assert not psutil.Process().children(recursive=True)

@@ -1,0 +1,188 @@
+"""llama.cpp itself, on the tiny models."""
+
+import asyncio
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+
+from agent.engines.conftest import Started, gguf_spec
+from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
+from modelshare.agent.engines import llamacpp
+from modelshare.agent.engines.base import Engine, EngineError, EngineOptions, Load, Route, Task
+from modelshare.agent.engines.relay_rules import StreamRewriter, Usage
+from modelshare.agent.engines.supervisor import ProcessEngine, free_port
+from modelshare.demo.tiny_model import REPLY
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_answers(chat_engine: Engine) -> None:
+    answer, usage = await ask(chat_engine, **HELLO)
+
+    assert answer["choices"][0]["message"]["content"] == REPLY
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert answer["model"] == PUBLIC_NAME
+    assert usage == Usage(answer["usage"]["prompt_tokens"], 8)
+
+
+async def test_streams(chat_engine: Engine) -> None:
+    rewriter = StreamRewriter(chat_engine.relay_for(PUBLIC_NAME), hide_usage=True)
+
+    events = b"".join([piece async for piece in stream(chat_engine, rewriter, **HELLO)])
+
+    assert said(events) == REPLY
+    assert rewriter.usage.completion_tokens == 8
+    assert rewriter.usage.prompt_tokens > 0
+
+
+async def test_completes_text(chat_engine: Engine) -> None:
+    answer, usage = await ask(chat_engine, Route.COMPLETIONS, prompt="one two", max_tokens=3, temperature=0)
+
+    assert answer["model"] == PUBLIC_NAME
+    assert usage.completion_tokens == 3
+
+
+async def test_four_at_once(chat_engine: Engine) -> None:
+    answers = await asyncio.gather(*(ask(chat_engine, **HELLO) for _ in range(4)))
+
+    assert [answer["choices"][0]["message"]["content"] for answer, _ in answers] == [REPLY] * 4
+
+
+async def test_nobody_gets_in_without_the_secret(chat_engine: Engine) -> None:
+    url = f"{chat_engine.base_url}/{Route.CHAT}"
+    async with aiohttp.ClientSession() as http:
+        for headers in ({}, {"Authorization": "Bearer wrong"}):
+            async with http.post(url, json=HELLO, headers=headers | {"Origin": "http://elsewhere"}) as answer:
+                assert answer.status == 401
+                assert not answer.headers.get("Access-Control-Allow-Origin")
+
+
+async def test_is_reached_from_this_machine_only(chat_engine: Engine) -> None:
+    port = int(chat_engine.base_url.removesuffix("/v1").rpartition(":")[2])
+    listening = [
+        connection.laddr.ip
+        for process in psutil.Process().children()
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+    ]
+
+    assert listening == ["127.0.0.1"]
+
+
+async def test_a_stream_that_is_given_up_frees_the_engine(loop_engine: Engine) -> None:
+    rewriter = StreamRewriter(loop_engine.relay_for(PUBLIC_NAME), hide_usage=True)
+    endless = stream(loop_engine, rewriter, **HELLO, max_tokens=100_000)
+    text = b""
+    while b"three" not in text:
+        text += await anext(endless)
+    assert await loop_engine.load() == Load(1, 0)
+
+    await endless.aclose()
+
+    await until_load(loop_engine, Load(0, 0))
+
+
+async def test_stopping_lets_a_request_end(loop_gguf: Path, state_dir: Path) -> None:
+    engine = ProcessEngine(llamacpp.recipe(gguf_spec(loop_gguf)), state_dir)
+    await engine.start()
+    rewriter = StreamRewriter(engine.relay_for(PUBLIC_NAME), hide_usage=True)
+    running = stream(engine, rewriter, **HELLO, max_tokens=300)
+    with engine.activity.request():
+        text = await anext(running)
+        stopping = asyncio.create_task(engine.stop(grace=30))
+        text += b"".join([piece async for piece in running])
+    await stopping
+
+    assert said(text).startswith("one two three")
+    assert rewriter.usage.completion_tokens == 300
+    assert not await engine.health()
+
+
+async def test_a_request_beyond_the_grace_is_cut(loop_gguf: Path, state_dir: Path) -> None:
+    spec = replace(gguf_spec(loop_gguf), options=EngineOptions(threads=1, parallel=1, context=200_000))
+    engine = ProcessEngine(llamacpp.recipe(spec), state_dir)
+    await engine.start()
+    rewriter = StreamRewriter(engine.relay_for(PUBLIC_NAME), hide_usage=True)
+    endless = stream(engine, rewriter, **HELLO, max_tokens=1_000_000)
+    with engine.activity.request():
+        await anext(endless)
+        await engine.stop(grace=0.1)
+
+        with pytest.raises(aiohttp.ClientError):
+            async for _ in endless:
+                pass
+
+
+async def test_a_taken_port_is_no_failure(chat_gguf: Path, state_dir: Path, started: Started) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = iter([taken.getsockname()[1], free_port()])
+        engine = await started(
+            ProcessEngine(llamacpp.recipe(gguf_spec(chat_gguf)), state_dir, pick_port=lambda: next(ports))
+        )
+
+        assert (await ask(engine, **HELLO))[0]["choices"]
+
+
+@pytest.mark.parametrize("damage", ["no GGUF at all", "cut"])
+async def test_a_bad_file_is_told_in_words(damage: str, chat_gguf: Path, tmp_path: Path, state_dir: Path) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(chat_gguf.read_bytes()[:200_000] if damage == "cut" else b"no GGUF at all")
+    engine = ProcessEngine(llamacpp.recipe(gguf_spec(bad)), state_dir)
+
+    with pytest.raises(EngineError, match="cannot read the model's files"):
+        await engine.start()
+
+    assert any("bad.gguf" in line for line in engine.log_tail)
+    assert not list((state_dir / "engines").iterdir())
+
+
+async def test_a_death_is_noticed_and_told(chat_engine: Engine) -> None:
+    died = asyncio.create_task(chat_engine.died())
+    psutil.Process(engine_process().pid).kill()
+
+    assert await asyncio.wait_for(died, 10) == "The system killed the engine, most likely because memory ran out."
+
+
+async def test_the_secret_is_neither_an_argument_nor_in_the_log(chat_engine: Engine) -> None:
+    secret = chat_engine.headers["Authorization"].removeprefix("Bearer ")
+
+    assert len(secret) >= 40
+    assert not any(secret in argument for argument in engine_process().cmdline())
+    assert not any(secret in line for line in chat_engine.log_tail)
+
+
+async def test_the_agents_own_secrets_are_kept_from_it(
+    chat_gguf: Path, state_dir: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELSHARE_API_KEY", "ms_secret")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    await started(ProcessEngine(llamacpp.recipe(gguf_spec(chat_gguf)), state_dir))
+
+    assert {"MODELSHARE_API_KEY", "HF_TOKEN"}.isdisjoint(engine_process().environ())
+
+
+async def test_a_model_without_pooling_does_not_embed(chat_gguf: Path, state_dir: Path) -> None:
+    with pytest.raises(EngineError, match="status 400"):
+        await ProcessEngine(llamacpp.recipe(gguf_spec(chat_gguf, Task.EMBEDDING)), state_dir).start()
+
+
+def engine_process() -> psutil.Process:
+    (process,) = psutil.Process().children()
+    return process
+
+
+async def until_load(engine: Engine, wanted: Load) -> None:
+    seen: list[Any] = []
+
+    async def look() -> None:
+        while not seen or seen[-1] != wanted:
+            seen.append(await engine.load())
+
+    await asyncio.wait_for(look(), 10)

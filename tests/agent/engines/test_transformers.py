@@ -1,0 +1,37 @@
+"""`transformers serve` itself, on the tiny model. One start for all, since it takes seconds."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agent.engines.conftest import Started
+from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
+from modelshare.agent.engines import transformers
+from modelshare.agent.engines.base import EngineKind, EngineSpec, Format, Route, Task
+from modelshare.agent.engines.machine import find_program
+from modelshare.agent.engines.relay_rules import StreamRewriter, Usage
+from modelshare.agent.engines.supervisor import ProcessEngine
+from modelshare.demo.tiny_model import REPLY
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.skipif(not find_program(EngineKind.TRANSFORMERS, None), reason="the extra [transformers] is not installed")
+async def test_serves(chat_hf: Path, state_dir: Path, started: Started) -> None:
+    spec = EngineSpec(path=chat_hf, served_name=PUBLIC_NAME, format=Format.SAFETENSORS, task=Task.CHAT)
+    program = find_program(EngineKind.TRANSFORMERS, None)
+    assert program
+    engine = await started(ProcessEngine(transformers.recipe(spec, program, state_dir / "home"), state_dir))
+    assert engine.routes == {Route.CHAT, Route.COMPLETIONS}
+
+    answer, usage = await ask(engine, **HELLO, max_tokens=20)
+    assert answer["choices"][0]["message"]["content"] == REPLY
+    assert answer["model"] == PUBLIC_NAME
+    assert usage == Usage(answer["usage"]["prompt_tokens"], 8)
+    assert str(chat_hf) not in json.dumps(answer)
+
+    rewriter = StreamRewriter(engine.relay_for(PUBLIC_NAME), hide_usage=False)
+    events = b"".join([piece async for piece in stream(engine, rewriter, **HELLO, max_tokens=20)])
+    assert said(events) == REPLY
+    assert rewriter.usage == usage
