@@ -8,6 +8,7 @@ compile() {
   uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
     --no-emit-index-url --no-emit-find-links --output-file "$output" "$@"
 }
-compile requirements/run.txt pyproject.toml requirements/build.in --extra server --extra agent --extra s3
+compile requirements/run.txt pyproject.toml requirements/build.in --extra server --extra agent --extra s3 \
+  --extra demo
 compile requirements/test.txt pyproject.toml requirements/build.in --constraint requirements/run.txt \
-  --extra server --extra agent --extra s3 --extra test --extra lint
+  --extra server --extra agent --extra s3 --extra demo --extra test --extra lint

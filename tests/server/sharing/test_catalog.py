@@ -2,9 +2,9 @@
 
 import httpx
 import pytest
+
 from conftest import Tenant
 from factories import make_model
-
 from modelshare.server.app import Application
 
 pytestmark = pytest.mark.anyio

@@ -4,9 +4,9 @@ import uuid
 from collections.abc import AsyncIterator
 
 import pytest
+
 from conftest import Tenant, new_tenant
 from factories import make_model
-
 from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings
 

@@ -4,9 +4,9 @@ import uuid
 
 import httpx
 import pytest
+
 from conftest import Tenant, client_of
 from factories import make_model
-
 from modelshare.server.app import Application
 from modelshare.wire.models import ModelStatus
 
