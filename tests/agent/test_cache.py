@@ -111,3 +111,9 @@ def test_a_file_is_replaced_as_a_whole_and_private(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_damaged_record_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    Cache(tmp_path).hold(Holding("dep_1", DIGEST, []))
+    (tmp_path / "holdings" / "dep_2.json").write_text("{")
+    assert [one.deployment_id for one in Cache(tmp_path).holdings()] == ["dep_1"]

@@ -1,5 +1,6 @@
 """The program itself, in a process of its own: enrolling, signals, kill -9, removal, and the lines it ends with."""
 
+import asyncio
 import signal
 from pathlib import Path
 
@@ -67,6 +68,28 @@ async def test_a_signal_lets_requests_finish_and_leaves_no_engine(
         assert code == 0, said
         assert not psutil.pid_exists(engine)
     assert (tmp_path / "weights" / storage.file("model.gguf").sha256).exists()
+
+
+async def test_a_second_signal_cuts_requests_off(peer: Peer, storage: Storage, tmp_path: Path) -> None:
+    async with agent_process(peer, tmp_path) as agent:
+        await peer.expect(Hello)
+        await peer.want(wanted(storage))
+        await ready(peer)
+        await peer.ask(ask(stream=True, max_tokens=2000), credit=100)  # waits for credit that never comes
+        await peer.expect(Chunk)
+        agent.send_signal(signal.SIGINT)
+        await peer.expect(Report, lambda one: one.phase == Phase.WAITING)
+        agent.send_signal(signal.SIGINT)
+        code, said = await asyncio.wait_for(ends_with(agent), 15)
+        assert code == 0, said
+
+
+async def test_a_folder_that_cannot_be_used_is_told(peer: Peer, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    async with agent_process(peer, tmp_path / "file") as agent:
+        code, said = await ends_with(agent)
+    assert code == 1
+    assert "cannot be used" in said
 
 
 async def test_a_removed_agent_deletes_everything_and_says_so(peer: Peer, storage: Storage, tmp_path: Path) -> None:

@@ -63,7 +63,13 @@ class Cache:
 
     def holdings(self) -> list[Holding]:
         """What this machine holds, an earlier run's included."""
-        return [msgspec.json.decode(path.read_bytes(), type=Holding) for path in self._holdings.glob("*.json")]
+        found = []
+        for path in self._holdings.glob("*.json"):
+            try:
+                found.append(msgspec.json.decode(path.read_bytes(), type=Holding))
+            except msgspec.DecodeError:  # damaged, or of another release: what it held is pulled again if wanted
+                path.unlink()
+        return found
 
     def hold(self, holding: Holding) -> None:
         """Keep these files from now on, whether they are here already or will be pulled."""

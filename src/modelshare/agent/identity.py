@@ -22,8 +22,11 @@ class Identity(msgspec.Struct, frozen=True):
 @contextlib.contextmanager
 def sole_user(data_dir: Path) -> Iterator[None]:
     """While the agent runs. Raises Stop when another one runs on the same folder; a killed one holds nothing."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(data_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(data_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Stop(f"{data_dir} cannot be used: {error.strerror}; choose another --data-dir.") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -56,7 +56,7 @@ def run(
 
 
 async def _main(options: "Options") -> None:
-    stopping = _stop_on_signals()
+    stopping, at_once = _on_signals()
     reap_leftovers(options.data_dir)
     external = ExternalServer(options.external_url) if options.external_url else None
     engines = EngineSource(options.data_dir, options.engine, external)
@@ -67,15 +67,16 @@ async def _main(options: "Options") -> None:
         linking = asyncio.create_task(agent.link.run())
         try:
             await _unless(stopping, asyncio.shield(linking))
-            _log.info("Stopping: requests in progress may finish.")
+            _log.info("Stopping: requests in progress may finish; a second signal cuts them off.")
         except Removed:
             await agent.remove_all()
             forget_identity(options.data_dir)
             raise
         finally:
-            await agent.stop()
-            linking.cancel()
-            await asyncio.wait([linking])
+            ending = asyncio.create_task(agent.stop())
+            await _unless(at_once, asyncio.shield(ending))
+            linking.cancel()  # and with the link all requests, so that the engines have nothing left to finish
+            await asyncio.wait([linking, ending])
 
 
 async def _identity(options: "Options", http: aiohttp.ClientSession, engines: EngineSource) -> Identity:
@@ -104,12 +105,16 @@ class Options:
     external_url: str | None
 
 
-def _stop_on_signals() -> asyncio.Event:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
+def _on_signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Set by the first signal, and by the second."""
+    first, second = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (second if first.is_set() else first).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    return stopping
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    return first, second
 
 
 async def _unless(stopping: asyncio.Event, work: Awaitable[T]) -> T | None:

@@ -96,8 +96,8 @@ class Relay:
         headers = _HEADERS | engine.headers
         async with self._http.post(url, data=prepared.body, headers=headers, allow_redirects=False) as answer:
             if answer.status != HTTPStatus.OK:
-                body = rewrite_error(answer.status, await answer.read(), policy)
-                await stream.answer(_status_to_pass(answer.status), _JSON, body)
+                status = _status_to_pass(answer.status)
+                await stream.answer(status, _JSON, rewrite_error(status, await answer.read(), policy))
             elif answer.content_type == _EVENTS:
                 rewriter = StreamRewriter(policy, hide_usage=prepared.hide_usage)
                 await _pass_events(stream, answer.content, rewriter, engine.activity)

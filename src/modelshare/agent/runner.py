@@ -91,7 +91,8 @@ class Runner:
             await deployment.end(grace)
         if release:
             await asyncio.to_thread(self._tools.cache.release, deployment_id)
-            _log.info("Deployment %s is gone, and weights that no other one uses are deleted.", deployment_id)
+            name = deployment.wanted.served_name if deployment is not None else "A deployment of an earlier run"
+            _log.info("%s is gone, and the weights that nothing else uses are deleted.", name)
             if deployment_id not in self._deployments and not self._say(Released(deployment_id)):
                 self._unsaid.add(deployment_id)
 
