@@ -357,6 +357,12 @@ def test_json_too_large_is_refused_unread() -> None:
         inspect({"config.json": HugeReader(b"{", 1 << 40), "model.safetensors": HugeReader(WEIGHTS, len(WEIGHTS))})
 
 
+def test_tokenizer_of_too_many_values_is_refused() -> None:
+    tokenizer = b'{"model":{"vocab":[' + b"0," * 4_000_001 + b"0]}}"
+    with pytest.raises(Refused, match="holds more than 4,000,000 values"):
+        inspect_bytes(model(**{"tokenizer.json": tokenizer}))
+
+
 def test_header_of_100_megabytes_is_judged_quickly() -> None:
     reader = HugeReader((100_000_000).to_bytes(8, "little") + b'{"a":' + b"[" * 10_000_000, 200_000_000)
     started = time.process_time()
