@@ -31,8 +31,8 @@ log = structlog.get_logger()
 
 _ROUND_SECONDS = 3.0
 """How often without having been told."""
-_REST = 3
-"""Rest after a round, in times of how long it took: reconciling takes at most a quarter of one core."""
+_REST = 1
+"""Rest after a round, in times of how long it took: reconciling takes at most half of one core."""
 
 
 @dataclass(frozen=True, slots=True)

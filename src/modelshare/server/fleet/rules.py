@@ -95,15 +95,15 @@ class Fleet:
 
         On `self_hosted` every agent of the project holds the version. On a shared tier one agent does, found by
         rendezvous hashing, so that agents that come and go move nothing but their own share. Those that rank before
-        it and cannot serve now keep what they hold: when one comes back, the weights are still there. While nobody
-        has the wanted version ready, what is there stays: a version never goes before its successor answers.
+        it and cannot serve now keep what they hold: when one comes back, the weights are still there. Until a version
+        answers from where it is to be, what is elsewhere stays: nothing goes before its successor answers.
         """
         placed: Counter[Placement] = Counter()
         for endpoint in endpoints:
             held: set[Placement] = set()
             if endpoint.wanted is not None:
                 held |= {Placement(agent_id, endpoint.wanted) for agent_id in self._homes(endpoint, endpoint.wanted)}
-            if not self._is_ready(endpoint, endpoint.wanted):
+            if not any(self._answers(placement) for placement in held):
                 held |= set(self._stand_ins(endpoint))
             placed.update(dict.fromkeys(held, endpoint.max_concurrent))
         return dict(placed)
@@ -155,19 +155,22 @@ class Fleet:
     def _stand_ins(self, endpoint: EndpointFacts) -> Iterator[Placement]:
         for agent in self._pool(endpoint):
             for version_id in (endpoint.wanted, endpoint.serving):
-                if version_id is not None and self._phase(agent.id, version_id) not in {None, Phase.FAILED}:
-                    yield Placement(agent.id, version_id)
+                if version_id is not None:
+                    placement = Placement(agent.id, version_id)
+                    holding = self._holdings.get(placement)
+                    if holding is not None and holding.phase is not Phase.FAILED:
+                        yield placement
 
     def _is_ready(self, endpoint: EndpointFacts, version_id: uuid.UUID | None) -> bool:
-        """Some linked agent has it ready."""
+        """Some linked agent that may serve the endpoint has it ready."""
         return version_id is not None and any(
-            agent.state is AgentState.ACTIVE and self._phase(agent.id, version_id) is Phase.READY
-            for agent in self._pool(endpoint)
+            self._answers(Placement(agent.id, version_id)) for agent in self._pool(endpoint)
         )
 
-    def _phase(self, agent_id: uuid.UUID, version_id: uuid.UUID) -> Phase | None:
-        holding = self._holdings.get(Placement(agent_id, version_id))
-        return holding.phase if holding else None
+    def _answers(self, placement: Placement) -> bool:
+        holding = self._holdings.get(placement)
+        ready = holding is not None and holding.phase is Phase.READY
+        return ready and self._agents[placement.agent_id].state is AgentState.ACTIVE
 
     def _most_advanced(self, endpoint: EndpointFacts) -> Holding | None:
         """Of what linked agents do for the wanted version; a failure counts only when there is nothing else."""

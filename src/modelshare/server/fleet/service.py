@@ -65,7 +65,7 @@ async def create_join_key(
 
 
 async def list_join_keys(session: AsyncSession, caller: Caller, paging: Paging) -> Page[JoinKey]:
-    rows = await queries.join_keys(session, caller.project_id, paging.limit + 1, _after(paging))
+    rows = await queries.join_keys(session, caller.project_id, paging.limit + 1, paging.after_id)
     shown = rows[: paging.limit]
     return Page(data=[_join_key_view(row) for row in shown], **_more(rows, shown))
 
@@ -111,7 +111,7 @@ async def authenticate(session: AsyncSession, token: str | None) -> AgentRow | N
 
 
 async def list_agents(session: AsyncSession, caller: Caller, paging: Paging) -> Page[Agent]:
-    rows = await queries.agents(session, caller.project_id, paging.limit + 1, _after(paging))
+    rows = await queries.agents(session, caller.project_id, paging.limit + 1, paging.after_id)
     shown = rows[: paging.limit]
     return Page(data=await _views(session, shown), **_more(rows, shown))
 
@@ -331,10 +331,6 @@ def _join_key_view(row: JoinKeyRow) -> JoinKey:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
     )
-
-
-def _after(paging: Paging) -> uuid.UUID | None:
-    return parse_uuid(str(decode_cursor(paging.after, 1)[0])) if paging.after else None
 
 
 def _more(rows: list[JoinKeyRow] | list[AgentRow], shown: list[JoinKeyRow] | list[AgentRow]) -> dict[str, object]:

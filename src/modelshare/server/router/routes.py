@@ -53,7 +53,7 @@ async def list_usage(
     """Requests and tokens, summed by what `group_by` names; the newest day first. Days are UTC, both ends included."""
     today = dt.datetime.fromtimestamp(platform.now(), dt.UTC).date()
     days = ((first or today - dt.timedelta(_DAYS)).isoformat(), (last or today).isoformat())
-    offset = int(decode_cursor(paging.after, 1)[0]) if paging.after else 0
+    offset = max(0, decode_cursor(paging.after, int)[0]) if paging.after else 0
     rows = await queries.usage(session, caller.project, group_by, days, limit=paging.limit + 1, offset=offset)
     more = len(rows) > paging.limit
     return Page(

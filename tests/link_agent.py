@@ -1,0 +1,170 @@
+"""An agent's side of the link without an engine: it says what a test tells it to, over a real WebSocket."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import httpx
+
+from modelshare.wire.agents import Phase
+from modelshare.wire.link import (
+    LINK_PATH,
+    PROTOCOL,
+    Answer,
+    Body,
+    Cancel,
+    Chunk,
+    Credit,
+    Desired,
+    End,
+    Frame,
+    FromAgent,
+    FromServer,
+    Head,
+    Hello,
+    Ping,
+    Report,
+    Request,
+    Wanted,
+    Welcome,
+    decode_from_server,
+    encode,
+)
+from served import wait_until
+
+ALL_ROUTES = ["chat/completions", "completions", "embeddings"]
+Handler = Callable[["LinkAgent", Request, bytes], Awaitable[None]]
+
+
+@dataclass
+class LinkAgent:
+    """One link. Requests go to `handler` if there is one, else they wait in `requests`."""
+
+    socket: aiohttp.ClientWebSocketResponse
+    agent_id: str
+    handler: Handler | None = None
+    desired: Desired | None = None
+    requests: asyncio.Queue[tuple[Request, bytes]] = field(default_factory=asyncio.Queue)
+    cancelled: list[int] = field(default_factory=list)
+    credit: dict[int, int] = field(default_factory=dict)
+    pings: int = 0
+    closed: tuple[int | None, str] | None = None
+    _bodies: dict[int, tuple[Request, bytearray]] = field(default_factory=dict)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def send(self, frame: FromAgent) -> None:
+        await self.socket.send_bytes(encode(frame))
+
+    async def report(self, deployment_id: str, phase: Phase, routes: list[str] = ALL_ROUTES, **progress: Any) -> None:
+        figures = {"bytes_done": 0, "bytes_total": 0, **progress}
+        await self.send(Report(deployment_id, phase, routes=routes if phase is Phase.READY else [], **figures))
+
+    async def wanted(self, count: int = 1) -> list[Wanted]:
+        """What it is to hold, once that is `count` deployments."""
+
+        async def look() -> Desired | None:
+            return self.desired if self.desired and len(self.desired.deployments) == count else None
+
+        desired = await wait_until(look)
+        assert desired is not None
+        return desired.deployments
+
+    async def make_ready(self, count: int = 1, routes: list[str] = ALL_ROUTES) -> list[Wanted]:
+        """Reports everything it is to hold as ready, once that is `count` deployments."""
+        wanted = await self.wanted(count)
+        for one in wanted:
+            await self.report(one.deployment_id, Phase.READY, routes)
+        return wanted
+
+    async def request(self) -> tuple[Request, bytes]:
+        """The next request with its whole body."""
+        return await asyncio.wait_for(self.requests.get(), 10)
+
+    async def end(self) -> tuple[int | None, str]:
+        """Close code and reason, once the server ended the link."""
+
+        async def look() -> tuple[int | None, str] | None:
+            return self.closed
+
+        return await wait_until(look, 30)
+
+    async def run(self) -> None:
+        while (message := await self.socket.receive()).type is aiohttp.WSMsgType.BINARY:
+            self._receive(decode_from_server(message.data))
+        self.closed = self.socket.close_code, str(message.extra or "")
+
+    def _receive(self, frame: FromServer) -> None:
+        match frame:
+            case Desired():
+                self.desired = frame
+            case Request():
+                self._bodies[frame.stream] = frame, bytearray(frame.body)
+                self._whole(frame.stream, more=frame.more)
+            case Body():
+                self._bodies[frame.stream][1].extend(frame.data)
+                self._whole(frame.stream, more=frame.more)
+            case Cancel():
+                self.cancelled.append(frame.stream)
+            case Credit():
+                self.credit[frame.stream] = self.credit.get(frame.stream, 0) + frame.bytes
+            case Ping():
+                self.pings += 1
+            case Welcome():
+                pass
+
+    def _whole(self, stream: int, *, more: bool) -> None:
+        if more:
+            return
+        request, body = self._bodies.pop(stream)
+        if self.handler is None:
+            self.requests.put_nowait((request, bytes(body)))
+            return
+        task = asyncio.ensure_future(self.handler(self, request, bytes(body)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def enroll(http: httpx.AsyncClient, *, name: str = "box", tiers: list[str] | None = None) -> tuple[str, str]:
+    """Makes a join key with the caller's own key and enrols with it: the agent's id and token."""
+    path = "/v1/platform/join-keys" if tiers else "/v1/join-keys"
+    made = await http.post(path, json={"name": name, "tiers": tiers} if tiers else {"name": name})
+    assert made.status_code == 201, made.text
+    answer = await http.post("/v1/enroll", json={"join_key": made.json()["key"], "name": name})
+    assert answer.status_code == 201, answer.text
+    return answer.json()["agent_id"], answer.json()["token"]
+
+
+@asynccontextmanager
+async def linked(
+    url: str, token: str, *, agent_id: str = "", handler: Handler | None = None, hello: Frame | None = None
+) -> AsyncIterator[LinkAgent]:
+    """A link to the server at `url`, open as long as the block."""
+    async with aiohttp.ClientSession() as http:
+        headers = {"Authorization": f"Bearer {token}"}
+        async with http.ws_connect(url + LINK_PATH, headers=headers, max_msg_size=0) as socket:
+            agent = LinkAgent(socket, agent_id, handler)
+            await socket.send_bytes(encode(hello or Hello(PROTOCOL, "0.1.0", ["llamacpp"], "cpu", 1 << 34, 1 << 40)))
+            running = asyncio.ensure_future(agent.run())
+            try:
+                yield agent
+            finally:
+                running.cancel()
+                await asyncio.gather(running, *agent._tasks, return_exceptions=True)
+
+
+def answer(request: Request, data: bytes, *, status: int = 200, tokens: tuple[int, int] = (3, 8)) -> Answer:
+    """A whole JSON answer."""
+    return Answer(request.stream, status, "application/json", data, *tokens)
+
+
+async def answer_events(
+    agent: LinkAgent, request: Request, events: list[bytes], *, tokens: tuple[int, int] = (3, 8)
+) -> None:
+    """A streamed answer of these events."""
+    await agent.send(Head(request.stream, 200, "text/event-stream; charset=utf-8"))
+    for event in events:
+        await agent.send(Chunk(request.stream, b"data: " + event + b"\n\n"))
+    await agent.send(End(request.stream, None, *tokens))

@@ -1,0 +1,157 @@
+"""`GET /v1/agent/link`: who may link, one link per agent, what goes over it, how it ends."""
+
+from typing import Any
+
+import aiohttp
+import pytest
+
+from conftest import Tenant
+from factories import make_model
+from link_agent import enroll, linked
+from modelshare.server.app import Application
+from modelshare.wire.agents import Phase
+from modelshare.wire.link import PROTOCOL, Chunk, CloseCode, Hello, Ping
+from served import serving, wait_until
+
+pytestmark = pytest.mark.anyio
+
+
+async def agent_of(tenant: Tenant) -> dict[str, Any]:
+    (agent,) = (await tenant.http.get("/v1/agents")).json()["data"]
+    return dict(agent)
+
+
+async def wait_state(tenant: Tenant, expected: str) -> None:
+    async def look() -> bool:
+        return (await agent_of(tenant))["state"] == expected
+
+    await wait_until(look)
+
+
+@pytest.mark.parametrize("token", ["", "msa_nonsense", "ms_acme_nonsense"])
+async def test_an_unknown_credential_gets_no_link(url: str, token: str) -> None:
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        async with linked(url, token):
+            pass
+    assert refused.value.status == 403
+
+
+async def test_a_projects_key_is_no_agents_token(url: str, deployer: Tenant) -> None:
+    with pytest.raises(aiohttp.WSServerHandshakeError):
+        async with linked(url, deployer.project.api_key):
+            pass
+
+
+async def test_state_follows_the_link_and_hello_is_kept(url: str, deployer: Tenant) -> None:
+    _, token = await enroll(deployer.http)
+    async with linked(url, token):
+        await wait_state(deployer, "active")
+        agent = await agent_of(deployer)
+        assert agent["last_seen_at"] is not None
+        assert agent["capabilities"]["accelerator"] == "cpu"
+    await wait_state(deployer, "disconnected")
+
+
+async def test_a_newer_link_takes_over(url: str, deployer: Tenant) -> None:
+    _, token = await enroll(deployer.http)
+    async with linked(url, token) as older:
+        await wait_state(deployer, "active")
+        async with linked(url, token) as newer:
+            assert (await older.end())[0] == CloseCode.REPLACED
+            await newer.wanted(0)
+            await wait_state(deployer, "active")
+
+
+async def test_another_protocol_is_told_to_update(url: str, deployer: Tenant) -> None:
+    _, token = await enroll(deployer.http)
+    async with linked(url, token, hello=Hello(PROTOCOL + 1, "9", [], "cpu", 0, 0)) as agent:
+        code, reason = await agent.end()
+        assert code == CloseCode.PROTOCOL
+        assert "update" in reason
+    async with linked(url, token, hello=Ping()) as agent:
+        assert (await agent.end())[0] == CloseCode.PROTOCOL
+
+
+async def test_what_is_no_frame_ends_the_link(url: str, deployer: Tenant) -> None:
+    _, token = await enroll(deployer.http)
+    async with linked(url, token) as agent:
+        await agent.socket.send_bytes(b"\xc1 no MessagePack")
+        assert (await agent.end())[0] == CloseCode.PROTOCOL
+    async with linked(url, token) as agent:
+        await agent.report("x", "no phase")  # type: ignore[arg-type]
+        assert (await agent.end())[0] == CloseCode.PROTOCOL
+
+
+async def test_frames_of_unknown_streams_and_deployments_fall_away(url: str, deployer: Tenant) -> None:
+    _, token = await enroll(deployer.http)
+    async with linked(url, token) as agent:
+        await agent.wanted(0)
+        await agent.send(Chunk(77, b"late"))
+        await agent.report("0190a6f0-0000-7000-8000-000000000000", Phase.READY)
+        await agent.report("nonsense", Phase.READY)
+        await wait_state(deployer, "active")
+
+
+async def test_desired_state_is_what_endpoints_ask_for(
+    app: Application, url: str, owner: Tenant, deployer: Tenant
+) -> None:
+    _, token = await enroll(deployer.http)
+    model_id = await make_model(app, owner.project.id)
+    await owner.http.post(f"/v1/models/{model_id}/share")
+    async with linked(url, token) as agent:
+        await agent.wanted(0)
+        wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+        assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+        (wanted,) = await agent.wanted(1)
+        assert (wanted.served_name, wanted.version, wanted.format) == ("acme/tiny", "1.0.0", "gguf")
+        assert wanted.max_concurrent == 100
+        assert [file.path for file in wanted.files] == ["model.gguf"]
+        await agent.report(wanted.deployment_id, Phase.PULLING, bytes_done=300, bytes_total=1000)
+
+        async def look() -> bool:
+            endpoint = (await deployer.http.get("/v1/endpoints/chat")).json()
+            return bool(endpoint["progress"] == {"phase": "pulling", "bytes_done": 300, "bytes_total": 1000})
+
+        await wait_until(look)
+        (report,) = (await agent_of(deployer))["deployments"]
+        assert (report["model_name"], report["phase"], report["bytes_done"]) == ("acme/tiny", "pulling", 300)
+        assert (await deployer.http.delete("/v1/endpoints/chat")).status_code == 204
+        await agent.wanted(0)
+
+
+async def test_what_it_held_counts_as_waiting_on_a_new_link(
+    app: Application, url: str, owner: Tenant, deployer: Tenant
+) -> None:
+    _, token = await enroll(deployer.http)
+    model_id = await make_model(app, owner.project.id)
+    wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+    await owner.http.post(f"/v1/models/{model_id}/share")
+    await deployer.http.post("/v1/endpoints", json=wish)
+
+    async def status() -> str:
+        return str((await deployer.http.get("/v1/endpoints/chat")).json()["status"])
+
+    async def is_(expected: str) -> None:
+        async def look() -> bool:
+            return await status() == expected
+
+        await wait_until(look)
+
+    async with linked(url, token) as agent:
+        await agent.make_ready()
+        await is_("active")
+    await is_("degraded")
+    async with linked(url, token) as agent:
+        await agent.wanted(1)
+        assert await status() == "degraded"
+        await agent.make_ready()
+        await is_("active")
+
+
+async def test_a_server_that_stops_says_so_and_forgets_nobody(app: Application, deployer: Tenant) -> None:
+    _, token = await enroll(deployer.http)
+    async with serving(app) as url, linked(url, token) as agent:
+        await wait_state(deployer, "active")
+        await app.links.stop()
+        assert (await agent.end())[0] == CloseCode.GOING_AWAY
+        await wait_state(deployer, "disconnected")

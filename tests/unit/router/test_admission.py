@@ -1,0 +1,130 @@
+"""The limits of a tier, with a clock that the test turns."""
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelshare.server.errors import RateLimited
+from modelshare.server.router.admission import Admission, Gate
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.tiers import Tier, TierCategory
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def tier(slug: str = "free", *, requests: int | None = 60, tokens: int | None = 1000, concurrent: int = 5) -> Tier:
+    return Tier(
+        slug=slug,
+        name=slug,
+        category=TierCategory.FREE,
+        requests_per_minute=requests,
+        tokens_per_minute=tokens,
+        max_concurrent_requests=concurrent,
+        request_timeout_seconds=30,
+        stream_idle_timeout_seconds=120,
+        may_evict=True,
+    )
+
+
+def passes(gate: Gate, times: int) -> int:
+    """How many of so many requests, one after another, are let in."""
+    let_in = 0
+    for _ in range(times):
+        try:
+            gate.enter()
+        except RateLimited:
+            continue
+        gate.leave()
+        let_in += 1
+    return let_in
+
+
+def test_requests_may_burst_by_half_and_then_come_at_their_rate() -> None:
+    clock = Clock()
+    gate = Gate(tier(), clock)
+    assert passes(gate, 200) == 90
+    clock.now += 10
+    assert passes(gate, 200) == 10
+
+
+def test_too_many_requests_say_when_to_come_back() -> None:
+    clock = Clock()
+    gate = Gate(tier(requests=6), clock)
+    passes(gate, 9)
+    with pytest.raises(RateLimited, match="6 requests a minute") as refused:
+        gate.enter()
+    assert (refused.value.code, refused.value.retry_after) == (ErrorCode.RATE_LIMIT_EXCEEDED, 10)
+
+
+def test_at_most_so_many_at_once() -> None:
+    gate = Gate(tier(concurrent=2), Clock())
+    gate.enter()
+    gate.enter()
+    with pytest.raises(RateLimited) as refused:
+        gate.enter()
+    assert (refused.value.code, refused.value.retry_after) == (ErrorCode.CAPACITY_EXCEEDED, 1)
+    gate.leave()
+    gate.enter()
+
+
+def test_tokens_are_charged_afterwards_and_paid_off_by_time() -> None:
+    clock = Clock()
+    gate = Gate(tier(tokens=600), clock)
+    gate.enter()
+    gate.charge(1200)
+    with pytest.raises(RateLimited, match="600 tokens a minute") as refused:
+        gate.enter()
+    assert refused.value.retry_after == 60
+    clock.now += 60
+    gate.enter()
+
+
+def test_headers_as_openai_has_them() -> None:
+    clock = Clock()
+    gate = Gate(tier(requests=60, tokens=600), clock)
+    for _ in range(60):
+        gate.enter()
+        gate.leave()
+    gate.charge(700)
+    assert dict(gate.headers()) == {
+        b"x-ratelimit-limit-requests": b"60",
+        b"x-ratelimit-remaining-requests": b"30",
+        b"x-ratelimit-reset-requests": b"1m0s",
+        b"x-ratelimit-limit-tokens": b"600",
+        b"x-ratelimit-remaining-tokens": b"0",
+        b"x-ratelimit-reset-tokens": b"1m10s",
+    }
+
+
+def test_no_limit_no_header() -> None:
+    gate = Gate(tier(requests=None, tokens=None, concurrent=1000), Clock())
+    assert passes(gate, 500) == 500
+    assert gate.headers() == []
+
+
+def test_an_endpoint_has_its_own_gate_until_it_moves() -> None:
+    admission = Admission(Clock())
+    one, two = uuid.uuid4(), uuid.uuid4()
+    free = tier()
+    gate = admission.gate(one, free)
+    assert admission.gate(one, free) is gate
+    assert admission.gate(two, free) is not gate
+    assert admission.gate(one, tier("cpu")) is not gate
+
+
+@given(st.lists(st.tuples(st.floats(0, 30), st.integers(0, 40)), max_size=40))
+def test_never_more_than_the_burst_and_the_rate(steps: list[tuple[float, int]]) -> None:
+    clock = Clock()
+    gate = Gate(tier(requests=60, tokens=None), clock)
+    let_in = 0
+    for seconds, times in steps:
+        clock.now += seconds
+        let_in += passes(gate, times)
+    assert let_in <= 90 + clock.now + 1e-6
