@@ -92,10 +92,9 @@ class Worker:
         self._handlers = handlers
         self._clock = clock
         self._holder = holder
-        self._parallel = parallel
-        self._wake = asyncio.Event()
+        self._wakes = [asyncio.Event() for _ in range(parallel)]
         self._tasks: list[asyncio.Task[None]] = []
-        database.subscribe(TOPIC, lambda _: self._wake.set())
+        database.subscribe(TOPIC, self._wake)
 
     async def start(self) -> None:
         """Frees what a process of the same place left behind, then works."""
@@ -105,15 +104,20 @@ class Worker:
                 .where(JobRow.lease_holder == self._holder)
                 .values(lease_token=None, lease_until=None, lease_holder=None)
             )
-        self._tasks = [asyncio.create_task(self._run()) for _ in range(self._parallel)]
+        self._tasks = [asyncio.create_task(self._run(wake)) for wake in self._wakes]
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self) -> None:
+    def _wake(self, _kind: str) -> None:
+        for wake in self._wakes:
+            wake.set()
+
+    async def _run(self, wake: asyncio.Event) -> None:
         while True:
+            wake.clear()  # before looking: a job that comes meanwhile is not missed
             try:
                 taken = await self._take()
             except Exception as error:  # noqa: BLE001 - a worker outlives a database that is away for a while
@@ -122,9 +126,8 @@ class Worker:
             if taken is not None:
                 await self._work(*taken)
                 continue
-            self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
+                await asyncio.wait_for(wake.wait(), POLL_SECONDS)
 
     async def _take(self) -> tuple[str, Lease] | None:
         now = int(self._clock())

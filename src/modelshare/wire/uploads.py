@@ -10,18 +10,20 @@ from modelshare.wire.models import ModelName, SemVer
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MAX_FILES = 10_000
+MAX_SIZE = 2**53 - 1
+"""Bytes; beyond it JSON numbers lose digits in most readers (RFC 7493, section 2.2)."""
 
 
 class FileEntry(Request):
     path: Annotated[str, Field(min_length=1, max_length=1024)]
-    size: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=0, le=MAX_SIZE)]
     sha256: Sha256 | None = None
     """Given, the server can take over a file the project already stores, and nothing is sent."""
 
 
 class ArchiveEntry(Request):
     filename: Annotated[str, Field(min_length=1, max_length=255)]
-    size: Annotated[int, Field(gt=0)]
+    size: Annotated[int, Field(gt=0, le=MAX_SIZE)]
 
 
 class UploadOpen(Request):

@@ -8,6 +8,7 @@ from modelshare.wire.uploads import UploadOpen
 
 _CORE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 FIRST_VERSION = "1.0.0"
+_SMALL = 10_000_000  # bytes: below 0.01 GB, gigabytes say little
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +59,7 @@ def quota_refusal(*, needed: int, stored: int, quota: int) -> str | None:
 
 
 def gigabytes(size: int) -> str:
-    return f"{size:,} bytes" if size < 10_000_000 else f"{size / 1e9:,.2f} GB"  # noqa: PLR2004 - below, 0.01 GB says little
+    """For people; small sizes are exact."""
+    if size == 1:
+        return "1 byte"
+    return f"{size:,} bytes" if size < _SMALL else f"{size / 1e9:,.2f} GB"

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
 from modelshare.server.errors import Conflict, InvalidRequest, NotFound
-from modelshare.server.http import Caller, Paging, Platform, decode_cursor, encode_cursor
+from modelshare.server.http import Caller, Paging, Platform, encode_cursor
 from modelshare.server.ids import new_id, parse_uuid
 from modelshare.server.registry import queries as models
 from modelshare.server.registry.archive import kind_of
@@ -69,9 +69,8 @@ async def page(
     platform: Platform, caller: Caller, paging: Paging, *, state: UploadState | None, name: str | None
 ) -> Page[Upload]:
     """The project's sessions, newest first."""
-    after = parse_uuid(str(decode_cursor(paging.after, 1)[0])) if paging.after else None
     async with platform.database.read() as session:
-        rows = await queries.uploads(session, caller.project, paging.limit + 1, after, state, name)
+        rows = await queries.uploads(session, caller.project, paging.limit + 1, paging.after_id, state, name)
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]
     with storage_answers():

@@ -1,0 +1,71 @@
+"""POST /v1/uploads/{id}/complete."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from conftest import Tenant
+from uploading import error_of, missing, open_upload, processed, push, pushed, put, send, tiny_model
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_hands_the_files_over(owner: Tenant) -> None:
+    upload = await push(owner.http, tiny_model())
+    assert (upload["state"], upload["bytes_done"]) == ("completed", upload["bytes_total"])
+    model = await processed(owner.http, upload)
+    assert (model["status"], model["version"]) == ("ready", "1.0.0")
+    actions = [entry["action"] for entry in (await owner.http.get("/v1/audit")).json()["data"]]
+    assert actions[:3] == ["model.ready", "upload.complete", "upload.open"]
+
+
+async def test_completing_again_changes_nothing(owner: Tenant) -> None:
+    upload = await push(owner.http, tiny_model())
+    answers = await asyncio.gather(*(owner.http.post(f"/v1/uploads/{upload['id']}/complete") for _ in range(3)))
+    assert [answer.status_code for answer in answers] == [200] * 3
+    await processed(owner.http, upload)
+    assert (await owner.http.post(f"/v1/uploads/{upload['id']}/complete")).json()["state"] == "completed"
+    actions = [entry["action"] for entry in (await owner.http.get("/v1/audit")).json()["data"]]
+    assert (actions.count("upload.complete"), actions.count("model.ready")) == (1, 1)
+
+
+async def test_names_the_first_part_that_is_missing(owner: Tenant) -> None:
+    files = tiny_model()
+    upload = await open_upload(owner.http, files)
+    answer = await owner.http.post(f"/v1/uploads/{upload['id']}/complete")
+    assert error_of(answer, 409) == ("Part 0 of config.json (and 2 more) is missing. Send it, then complete again.")
+    for n, k, data in list(missing(upload, files))[:2]:
+        await put(owner.http, upload, n, k, data)
+    answer = await owner.http.post(f"/v1/uploads/{upload['id']}/complete")
+    assert error_of(answer, 409) == "Part 0 of README.md is missing. Send it, then complete again."
+    assert (await owner.http.get(f"/v1/models/{upload['model']}")).json()["status"] == "uploading"
+    await send(owner.http, (await owner.http.get(f"/v1/uploads/{upload['id']}")).json(), files)
+    assert (await owner.http.post(f"/v1/uploads/{upload['id']}/complete")).status_code == 200
+
+
+async def test_an_empty_file_has_nothing_to_send(owner: Tenant) -> None:
+    files = tiny_model() | {"empty.txt": b"", "also-empty.txt": b""}
+    upload = await open_upload(owner.http, files)
+    assert [file["parts"] for file in upload["files"]] == [1, 1, 1, 0, 0]
+    model = await pushed(owner.http, files)
+    assert model["status"] == "ready"
+    again = await pushed(owner.http, files | {"README.md": b"changed"}, claims=True)
+    assert (again["status"], again["version"]) == ("ready", "1.0.1")
+
+
+async def test_not_after_cancel(owner: Tenant) -> None:
+    upload = await open_upload(owner.http, tiny_model())
+    await owner.http.post(f"/v1/uploads/{upload['id']}/cancel")
+    answer = await owner.http.post(f"/v1/uploads/{upload['id']}/complete")
+    assert error_of(answer, 409) == "This upload is cancelled. Push again to open a new one."
+
+
+async def test_other_projects_find_nothing(owner: Tenant, deployer: Tenant, anonymous: httpx.AsyncClient) -> None:
+    files = tiny_model()
+    upload = await open_upload(owner.http, files)
+    await send(owner.http, upload, files)
+    error_of(await deployer.http.post(f"/v1/uploads/{upload['id']}/complete"), 404)
+    error_of(await owner.http.post("/v1/uploads/x/complete"), 404)
+    error_of(await anonymous.post(f"/v1/uploads/{upload['id']}/complete"), 401)
+    assert (await owner.http.get(f"/v1/uploads/{upload['id']}")).json()["state"] == "open"

@@ -1,0 +1,90 @@
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelshare.server.registry.uploads.rules import (
+    Wanted,
+    gigabytes,
+    is_same_push,
+    next_version,
+    quota_refusal,
+    wanted_files,
+)
+from modelshare.wire.uploads import ArchiveEntry, FileEntry, UploadOpen
+
+
+@pytest.mark.parametrize(
+    ("taken", "following"),
+    [
+        ([], "1.0.0"),
+        (["1.0.0"], "1.0.1"),
+        (["1.0.9", "1.0.10"], "1.0.11"),
+        (["2.0.0", "1.9.9"], "2.0.1"),
+        (["1.1.0-rc.1", "1.0.7"], "1.1.1"),
+        (["1.0.0+build.5"], "1.0.1"),
+    ],
+)
+def test_next_version(taken: Sequence[str], following: str) -> None:
+    assert next_version(taken) == following
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 10**6)] * 3), min_size=1))
+def test_next_version_is_above_all(cores: list[tuple[int, int, int]]) -> None:
+    following = next_version(f"{a}.{b}.{c}" for a, b, c in cores)
+    assert tuple(map(int, following.split("."))) > max(cores)
+
+
+def session(*files: Wanted) -> dict[str, Wanted]:
+    return {file.path: file for file in files}
+
+
+A, B = "a" * 64, "b" * 64
+
+
+@pytest.mark.parametrize(
+    ("again", "same"),
+    [
+        ([Wanted("x", 1, A), Wanted("y", 2)], True),
+        ([Wanted("y", 2), Wanted("x", 1)], True),
+        ([Wanted("y", 2, B), Wanted("x", 1, A)], True),
+        ([Wanted("x", 1, B), Wanted("y", 2)], False),
+        ([Wanted("x", 1, A), Wanted("y", 3)], False),
+        ([Wanted("x", 1, A)], False),
+        ([Wanted("x", 1, A), Wanted("z", 2)], False),
+        ([Wanted("x", 1, A), Wanted("y", 2), Wanted("z", 3)], False),
+    ],
+)
+def test_is_same_push(again: list[Wanted], same: bool) -> None:
+    assert is_same_push(session(Wanted("x", 1, A), Wanted("y", 2)), again) is same
+
+
+def test_quota_is_a_limit_one_may_reach() -> None:
+    assert quota_refusal(needed=40, stored=60, quota=100) is None
+    assert quota_refusal(needed=0, stored=200, quota=200) is None
+
+
+def test_quota_refusal_has_the_numbers() -> None:
+    refusal = quota_refusal(needed=30_000_000_000, stored=90_000_000_000, quota=100_000_000_000)
+    assert refusal is not None
+    assert refusal.startswith("This push needs 30.00 GB, but your project has 10.00 GB of its 100.00 GB left.")
+
+
+def test_quota_refusal_where_the_quota_was_lowered() -> None:
+    refusal = quota_refusal(needed=1, stored=200, quota=100)
+    assert refusal is not None
+    assert "has 0 bytes of its 100 bytes left" in refusal
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 bytes"), (1, "1 byte"), (9_999_999, "9,999,999 bytes"), (10_000_000, "0.01 GB")]
+)
+def test_gigabytes(size: int, text: str) -> None:
+    assert gigabytes(size) == text
+
+
+def test_wanted_files() -> None:
+    request = UploadOpen(name="m", files=[FileEntry(path="a", size=1, sha256=A), FileEntry(path="b", size=0)])
+    assert wanted_files(request) == [Wanted("a", 1, A), Wanted("b", 0, None)]
+    assert wanted_files(UploadOpen(name="m", archive=ArchiveEntry(filename="m.tar", size=5))) == [Wanted("m.tar", 5)]
