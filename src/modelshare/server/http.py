@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, cast
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.routing import APIRoute
@@ -90,6 +90,10 @@ class Platform:
     def now(self) -> int:
         """Unix seconds."""
         return int(self.clock())
+
+
+_LARGEST = 2**63 - 1
+"""What the databases take for a number."""
 
 
 class ProjectRoute(APIRoute):
@@ -216,6 +220,11 @@ class Paging:
     limit: int
     after: str | None
 
+    @property
+    def after_id(self) -> uuid.UUID | None:
+        """The last page's last row, of a list that is ordered by id."""
+        return decode_cursor(self.after, uuid.UUID)[0] if self.after else None
+
 
 async def _paging(
     limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = PAGE_LIMIT_DEFAULT, after: str | None = None
@@ -231,12 +240,20 @@ def encode_cursor(*values: str | int | None) -> str:
     return base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str, length: int) -> list[Any]:
-    """The values of `encode_cursor`; 400 for anything else."""
+def decode_cursor(cursor: str, *kinds: type[int | str | uuid.UUID]) -> list[Any]:
+    """The values of `encode_cursor`, which must be of these kinds; 400 for anything else."""
     try:
         values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (binascii.Error, ValueError):
-        values = None
-    if not isinstance(values, list) or len(values) != length:
-        raise InvalidRequest("`after` is no cursor of this list. Take it from `next_cursor`.", param="after")
-    return values
+        if not isinstance(values, list):
+            raise TypeError(values)  # noqa: TRY301 - one way out for all that is no cursor
+        return [_of_kind(value, kind) for value, kind in zip(values, kinds, strict=True)]
+    except (binascii.Error, ValueError, TypeError, RecursionError) as error:
+        raise InvalidRequest("`after` is no cursor of this list. Take it from `next_cursor`.", param="after") from error
+
+
+def _of_kind(value: Any, kind: type[int | str | uuid.UUID]) -> int | str | uuid.UUID:
+    if kind is uuid.UUID and isinstance(value, str):
+        return uuid.UUID(value)
+    if type(value) is not kind or (isinstance(value, int) and abs(value) > _LARGEST):
+        raise TypeError(value)
+    return cast("int | str", value)

@@ -132,8 +132,7 @@ async def create_key(session: AsyncSession, caller: Caller, request: KeyCreate, 
 
 
 async def list_keys(session: AsyncSession, caller: Caller, paging: Paging) -> Page[Key]:
-    after = parse_uuid(str(decode_cursor(paging.after, 1)[0])) if paging.after else None
-    rows = await queries.keys(session, caller.project, paging.limit + 1, after)
+    rows = await queries.keys(session, caller.project, paging.limit + 1, paging.after_id)
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]
     return Page(
@@ -174,8 +173,8 @@ async def revoke_key(session: AsyncSession, caller: Caller, key_id: str, *, now:
 async def list_projects(session: AsyncSession, paging: Paging) -> Page[Project]:
     after = None
     if paging.after:
-        created_at, project_id = decode_cursor(paging.after, 2)
-        after = (int(created_at), str(project_id))
+        created_at, project_id = decode_cursor(paging.after, int, str)
+        after = (created_at, project_id)
     rows = await queries.projects(session, paging.limit + 1, after)
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]

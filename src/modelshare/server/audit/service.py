@@ -7,8 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.tables import AuditRow
 from modelshare.server.db import owned
-from modelshare.server.http import Paging, decode_cursor, encode_cursor
-from modelshare.server.ids import parse_uuid
+from modelshare.server.http import Paging, encode_cursor
 from modelshare.wire.base import Page
 from modelshare.wire.usage import AuditEntry
 
@@ -49,9 +48,8 @@ async def page(session: AsyncSession, project_id: str | None, paging: Paging) ->
         statement = select(AuditRow).where(AuditRow.project_id.is_(None))
     else:
         statement = owned(AuditRow, project_id)
-    if paging.after:
-        (last,) = decode_cursor(paging.after, 1)
-        statement = statement.where(AuditRow.id < parse_uuid(str(last)))
+    if paging.after_id:
+        statement = statement.where(AuditRow.id < paging.after_id)
     rows = list(await session.scalars(statement.order_by(AuditRow.id.desc()).limit(paging.limit + 1)))
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]

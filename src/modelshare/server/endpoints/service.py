@@ -17,7 +17,7 @@ from modelshare.server.endpoints import queries
 from modelshare.server.endpoints.rules import Intent, came_to_shared_tier, counts_as_new
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.errors import ApiError, Conflict, InvalidRequest, NotFound, PermissionDenied, Refusal
-from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
+from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import EndpointCounts
@@ -133,8 +133,7 @@ async def get(session: AsyncSession, caller: Caller, slug: str) -> EndpointRow:
 
 async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[list[EndpointRow], str | None]:
     """The caller's endpoints, newest first, and the cursor of the next page."""
-    after = parse_uuid(str(decode_cursor(paging.after, 1)[0])) if paging.after else None
-    rows = await queries.page(session, caller.project, paging.limit + 1, after)
+    rows = await queries.page(session, caller.project, paging.limit + 1, paging.after_id)
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]
     return rows, encode_cursor(str(rows[-1].id)) if more else None

@@ -15,7 +15,7 @@ from modelshare.server.endpoints.service import ActiveEndpoint
 from modelshare.server.errors import InvalidRequest, NotFound, Unauthenticated
 from modelshare.server.fleet import queries, rules
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow
-from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
+from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import StoredFile

@@ -14,8 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import Conflict, InvalidRequest, NotFound
-from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
-from modelshare.server.ids import parse_uuid
+from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.server.registry import queries
 from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.tables import ModelRow, VersionRow
@@ -76,8 +75,7 @@ async def find_any(session: AsyncSession, model_id: uuid.UUID, *, lock: bool = F
 
 async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[list[ModelRow], str | None]:
     """The caller's models, newest first, and the cursor of the next page."""
-    after = parse_uuid(str(decode_cursor(paging.after, 1)[0])) if paging.after else None
-    rows = await queries.models(session, caller.project, paging.limit + 1, after)
+    rows = await queries.models(session, caller.project, paging.limit + 1, paging.after_id)
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]
     return rows, encode_cursor(str(rows[-1].id)) if more else None

@@ -51,7 +51,8 @@ async def search(
     keys = [column for column, _ in order]
     statement = _matching(session, select(ShareRow, ModelRow, VersionRow, *keys), filters)
     if after:
-        statement = statement.where(_beyond(order, decode_cursor(after, len(order))))
+        kinds = [_kind(column, sort) for column in keys]
+        statement = statement.where(_beyond(order, decode_cursor(after, *kinds)))
     statement = statement.order_by(*(column.desc() if falling else column.asc() for column, falling in order))
     rows = (await session.execute(statement.options(contains_eager(ModelRow.project)).limit(limit + 1))).all()
     more = len(rows) > limit
@@ -162,11 +163,18 @@ def _order(sort: Sort, q: str | None) -> Sequence[tuple[Any, bool]]:
     return [(rank, True), (ShareRow.deployment_count, True), by_id]
 
 
+def _kind(column: Any, sort: Sort) -> type[int | str | uuid.UUID]:
+    """What a cursor holds of this column."""
+    if column is ShareRow.model_id:
+        return uuid.UUID
+    return str if sort is Sort.NAME else int
+
+
 def _beyond(order: Sequence[tuple[Any, bool]], values: list[Any]) -> ColumnElement[bool]:
     """The rows after the one with these sort values: keyset paging, so a page costs the same wherever it is."""
     alternatives = []
     for position, (column, falling) in enumerate(order):
-        value = uuid.UUID(str(values[position])) if column is ShareRow.model_id else values[position]
+        value = values[position]
         same = [before == values[i] for i, (before, _) in enumerate(order[:position])]
         alternatives.append(and_(*same, column < value if falling else column > value))
     return or_(*alternatives)
