@@ -1,6 +1,7 @@
 """`modelshare serve --demo`, used as its own words say."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -93,6 +94,25 @@ def test_the_openai_client_streams_and_unshare_leaves_the_endpoint_alone(demo: D
         with pytest.raises(NotFoundError, match="unshared"):
             deployer.endpoints.create(EndpointCreate(slug="second", model=model.id, tier="self_hosted"))
         owner.models.share(model.id)
+
+
+def test_the_readmes_tour_works_as_it_stands(demo: Demo, tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    found = re.search(r"<!-- tour: .*?-->\n```bash\n(.*?)```", readme, re.DOTALL)
+    assert found
+    script = found[1].replace("http://127.0.0.1:8000", demo.url).replace("source .venv/bin/activate\n", "")
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "ACME": demo.owner_key,
+        "BOREALIS": demo.deployer_key,
+    }
+    done = subprocess.run(
+        ["bash", "-e", "-c", script], check=False, capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(SENTENCE) == 2, "before and after unsharing"
+    assert "catalog role is `deployable`" in done.stdout + done.stderr, "explain says why not"
 
 
 def test_another_projects_key_learns_nothing(demo: Demo) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from modelshare.server.sharing import rules, tiers
 from modelshare.server.sharing.rules import ModelFacts, Relation
 from modelshare.wire.models import CatalogRole, ModelStatus
-from modelshare.wire.tiers import SELF_HOSTED
+from modelshare.wire.tiers import SELF_HOSTED, Tier
 
 BOOK = tiers.load(None)
 facts = st.builds(
@@ -36,7 +36,7 @@ def test_a_fresh_share_starts_at_deployable_and_sharing_again_keeps_the_role() -
 
 
 @given(facts, any_tier)
-def test_a_deployer_selects_only_from_the_catalog(model: ModelFacts, tier: rules.Tier) -> None:
+def test_a_deployer_selects_only_from_the_catalog(model: ModelFacts, tier: Tier) -> None:
     reasons = rules.selection_reasons(Relation.DEPLOYER, model, tier)
     if not model.in_catalog:
         assert [reason.rule for reason in reasons] == ["visibility"]
@@ -46,20 +46,20 @@ def test_a_deployer_selects_only_from_the_catalog(model: ModelFacts, tier: rules
 
 
 @given(facts, any_tier)
-def test_the_role_binds_neither_owner_nor_platform(model: ModelFacts, tier: rules.Tier) -> None:
+def test_the_role_binds_neither_owner_nor_platform(model: ModelFacts, tier: Tier) -> None:
     for relation in (Relation.OWNER, Relation.PLATFORM):
         assert not {"role", "visibility"} & {r.rule for r in rules.selection_reasons(relation, model, tier)}
 
 
 @given(facts, relations, any_tier)
-def test_every_refusal_says_why_and_what_to_do(model: ModelFacts, relation: Relation, tier: rules.Tier) -> None:
+def test_every_refusal_says_why_and_what_to_do(model: ModelFacts, relation: Relation, tier: Tier) -> None:
     for reason in rules.selection_reasons(relation, model, tier):
         assert reason.message.endswith(".")
         assert reason.fix.endswith(".")
 
 
 @given(facts, relations, any_tier)
-def test_a_model_larger_than_the_tier_takes_is_refused(model: ModelFacts, relation: Relation, tier: rules.Tier) -> None:
+def test_a_model_larger_than_the_tier_takes_is_refused(model: ModelFacts, relation: Relation, tier: Tier) -> None:
     if not rules.is_visible(relation, model):
         return
     too_large = tier.max_model_bytes is not None and model.size_bytes > tier.max_model_bytes
