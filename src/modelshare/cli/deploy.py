@@ -1,18 +1,22 @@
 """`modelshare deploy`."""
 
+import time
 from typing import Annotated
 
 import typer
 
+from modelshare.cli.failures import CommandError
 from modelshare.cli.output import Json, print_json, say
-from modelshare.cli.requests import endpoint_request
+from modelshare.cli.requests import request
 from modelshare.cli.which import any_model
 from modelshare.client import Client, PermissionDeniedError
 from modelshare.wire.agents import AgentState
-from modelshare.wire.endpoints import Endpoint
+from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointStatus
 from modelshare.wire.tiers import SELF_HOSTED
 
 app = typer.Typer()
+FIRST_POLL, LONGEST_POLL = 0.1, 2.0
+"""Seconds between two looks at the endpoint."""
 
 
 @app.command()
@@ -21,33 +25,54 @@ def deploy(
     tier: Annotated[str, typer.Option(help="A tier of `modelshare tiers`.")],
     slug: Annotated[str, typer.Option(help="The endpoint's name in its URL, such as chat.")],
     version: Annotated[str, typer.Option(help="`latest`, or a fixed version.")] = "latest",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until an agent serves it.")] = False,
     json: Json = False,
 ) -> None:
     """Make an endpoint that serves a model on a tier."""
     with Client() as client:
-        endpoint = client.endpoints.create(endpoint_request(any_model(client, model), tier, slug, version))
-        needs_agent = tier == SELF_HOSTED and not json and not _has_agent(client)
-        url = client.config.url
+        endpoint = client.endpoints.create(
+            request(EndpointCreate, model=any_model(client, model), tier=tier, slug=slug, version=version)
+        )
+        if tier == SELF_HOSTED and not _has_agent(client):
+            say(_how_to_run_an_agent(client.config.url))
+        if wait:
+            endpoint = _until_active(client, endpoint)
     if json:
         print_json(endpoint)
         return
     say(f"Endpoint {endpoint.slug} is {endpoint.status}. Give its base URL to the OpenAI client:")
     typer.echo(endpoint.base_url)
-    say(_next_step(endpoint, url, needs_agent=needs_agent))
+    say(f"Next: modelshare chat {endpoint.slug}")
 
 
 def _has_agent(client: Client) -> bool:
     try:
         return any(agent.state is AgentState.ACTIVE for agent in client.agents.list())
     except PermissionDeniedError:  # the key may deploy and not see agents
-        return False
+        return True
 
 
-def _next_step(endpoint: Endpoint, url: str, *, needs_agent: bool) -> str:
-    if not needs_agent:
-        return f"Next: modelshare chat {endpoint.slug}"
+def _how_to_run_an_agent(url: str) -> str:
     return (
         "No agent of your project is connected. On the machine that should run the model:\n"
         "  modelshare join-keys create my-machine\n"
         f"  modelshare agent --url {url} --join-key msj_... --data-dir ./agent"
     )
+
+
+def _until_active(client: Client, endpoint: Endpoint) -> Endpoint:
+    """The endpoint once an agent serves it; says what happens meanwhile. Raises CommandError when it failed."""
+    interval, said = FIRST_POLL, ""
+    while endpoint.status is not EndpointStatus.ACTIVE:
+        if endpoint.status in {EndpointStatus.FAILED, EndpointStatus.INACTIVE}:
+            raise CommandError(
+                f"Endpoint {endpoint.slug} is {endpoint.status}: {endpoint.status_reason or 'no reason'}"
+            )
+        words = endpoint.progress.phase if endpoint.progress else endpoint.status_reason or endpoint.status
+        if words != said:
+            say(f"{endpoint.slug}: {words}")
+            said = words
+        time.sleep(interval)
+        interval = min(interval * 1.5, LONGEST_POLL)
+        endpoint = client.endpoints.get(endpoint.slug)
+    return endpoint

@@ -7,11 +7,11 @@ import typer
 from modelshare.cli.confirm import Yes, confirm
 from modelshare.cli.exits import ExitCode
 from modelshare.cli.output import Json, print_json, print_record, print_table, say
-from modelshare.cli.requests import endpoint_request
+from modelshare.cli.requests import request
 from modelshare.cli.which import any_model
 from modelshare.cli.words import size, when
 from modelshare.client import Client
-from modelshare.wire.endpoints import Endpoint, Explanation
+from modelshare.wire.endpoints import Endpoint, EndpointCreate, Explanation
 
 app = typer.Typer()
 Slug = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's slug.")]
@@ -51,7 +51,9 @@ def explain(
 ) -> None:
     """Say whether a model can be deployed on a tier; if not, why, and what would help. Ends with 1 if not."""
     with Client() as client:
-        answer = client.endpoints.explain(endpoint_request(any_model(client, model), tier, slug, version))
+        answer = client.endpoints.explain(
+            request(EndpointCreate, model=any_model(client, model), tier=tier, slug=slug, version=version)
+        )
     if json:
         print_json(answer)
     else:

@@ -2,6 +2,9 @@
 
 import logging
 from dataclasses import dataclass
+from http import HTTPStatus
+
+from pydantic import ValidationError
 
 from modelshare.cli.exits import ExitCode
 from modelshare.client.errors import (
@@ -44,12 +47,14 @@ def describe(error: Exception) -> Failure:
             message, code = error.message, ExitCode.UNREACHABLE
         case ConfigError():
             message, code = error.message, ExitCode.USAGE
-        case ServerError() if error.request_id:
+        case ServerError() if error.status == HTTPStatus.INTERNAL_SERVER_ERROR and error.request_id:
             message = f"{error.message} (request {error.request_id})"
         case ApiError() if error.retry_after and "again in" not in error.message:
             message = f"{error.message} Try again in {error.retry_after} s."
         case ModelshareError():
             message = error.message
+        case ValidationError():  # of a request: an answer that does not fit is an UnexpectedAnswerError
+            message, code = _does_not_fit(error), ExitCode.USAGE
         case OSError() if error.strerror:
             message = f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
         case _:
@@ -57,3 +62,18 @@ def describe(error: Exception) -> Failure:
             what = f"{type(error).__name__}: {error}"
             message = f"modelshare has a bug here ({what}). Please report it with the command you ran."
     return Failure(" ".join(message.split()), code)
+
+
+_FORMS = {
+    "name": "up to 96 letters, digits, - _ and ., a letter or digit at both ends, no -- and no ..",
+    "slug": "up to 63 small letters, digits and -, a letter or digit at both ends, no --",
+    "version": "a semantic version such as 1.2.0",
+}
+"""What fits, in place of a regular expression."""
+
+
+def _does_not_fit(error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), "the request")
+    form = _FORMS.get(field) if first["type"] == "string_pattern_mismatch" else None
+    return f"{first['input']!r} does not fit `{field}`: {form or first['msg']}."

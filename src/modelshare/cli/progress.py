@@ -60,8 +60,9 @@ class PushProgress(Progress):
             self._bars.remove_task(self._task)
         self._phase = phase
         self._task = self._bars.add_task(_WORDS[phase], total=total or None, completed=done)
-        if not self._on_terminal:
-            say(f"{_WORDS[phase]}: {size(total - done)}." if total else f"{_WORDS[phase]}.")
+        nothing_to_send = phase is Phase.SENDING and total == done
+        if not self._on_terminal and not nothing_to_send:
+            say(f"{_WORDS[phase]}: {size(total - done)}." if total > done else f"{_WORDS[phase]}.")
 
     def moved(self, size: int) -> None:
         if self._task is not None:

@@ -22,6 +22,7 @@ def push(
     path: Annotated[Path, typer.Argument(exists=True, help="A model's folder, a .gguf file or an archive.")],
     name: Annotated[str | None, typer.Option(help="The model's name; the path's own if not given.")] = None,
     version: Annotated[str | None, typer.Option(help="Such as 1.2.0; the next patch version if not given.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Drop what earlier pushes of this name left.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the server has checked it.")] = True,
     jobs: Annotated[int, typer.Option(min=1, max=32, help="Parts to send at once.")] = JOBS,
     json: Json = False,
@@ -33,7 +34,9 @@ def push(
     """
     with Client() as client, PushProgress() as progress:
         try:
-            pushed = push_model(client, path, name=name, version=version, wait=wait, jobs=jobs, progress=progress)
+            pushed = push_model(
+                client, path, name=name, version=version, restart=restart, wait=wait, jobs=jobs, progress=progress
+            )
         except KeyboardInterrupt as error:
             raise CommandError(progress.farewell(), ExitCode.INTERRUPTED) from error
     if json:

@@ -53,10 +53,16 @@ class Models(Resource[Transport]):
         return get(at(BASE, model_id, "catalog"), CatalogFootprint)
 
     @listed
-    def versions(self, model_id: str, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[Version]]:
-        return get(at(BASE, model_id, "versions"), Page[Version], limit=limit)
+    def versions(self, model_id: str) -> Call[Paged[Version]]:
+        """Newest first."""
+        return get(at(BASE, model_id, "versions"), Page[Version])
 
     @sent
     def promote(self, model_id: str, version: str) -> Call[ExtendedModel]:
         """Makes a ready version the latest one."""
         return post(at(BASE, model_id, "versions", version, "promote"), ExtendedModel, repeatable=True)
+
+    @sent
+    def rollback(self, model_id: str, version: str) -> Call[ExtendedModel]:
+        """Takes `version`, the latest one, back: the ready one before it becomes the latest."""
+        return post(at(BASE, model_id, "versions", version, "rollback"), ExtendedModel)

@@ -27,7 +27,7 @@ from modelshare.client.plan import (
 )
 from modelshare.client.source import LocalFile, Source, read_source
 from modelshare.wire.models import ExtendedModel, ModelStatus, Version
-from modelshare.wire.uploads import Upload
+from modelshare.wire.uploads import Upload, UploadState
 
 JOBS = 4
 """Parts on their way at once."""
@@ -76,14 +76,16 @@ def push_model(
     name: str | None = None,
     version: str | None = None,
     make_latest: bool = True,
+    restart: bool = False,
     wait: bool = True,
     jobs: int = JOBS,
     progress: Progress | None = None,
 ) -> Pushed:
     """Pushes what lies at `path` as model `name` (by default the path's own name) and returns it, `ready` if `wait`.
 
-    Interrupt it and call it again, here or on another machine: it goes on where it was. Raises SourceError for what
-    cannot be pushed, ModelFailedError with the server's reason, or any other ModelshareError.
+    Interrupt it and call it again, here or on another machine: it goes on where it was, unless `restart` drops what
+    earlier pushes of that name left. Raises SourceError for what cannot be pushed, ModelFailedError with the server's
+    reason, or any other ModelshareError.
     """
     progress = progress or Progress()
     source = read_source(Path(path))
@@ -92,6 +94,8 @@ def push_model(
         raise SourceError(
             f"{Path(path).name!r} cannot be a model's name. Give it a name of letters, digits and - _ . (`--name`)."
         )
+    if restart:
+        _drop_earlier(client, name)
     with _workers(jobs) as (pool, stop):
         workers = _Workers(pool, stop, progress)
         upload, digests = _session(client, source, name, version, make_latest, workers)
@@ -148,6 +152,11 @@ def _workers(jobs: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _drop_earlier(client: Client, name: str) -> None:
+    for upload in list(client.uploads.list(state=UploadState.OPEN, name=name)):
+        client.uploads.cancel(upload.id)
 
 
 def _session(

@@ -116,7 +116,7 @@ def test_every_command_says_when_the_platform_is_not_there(command: tuple[str, .
             "does not fit `slug`",
         ),
         (["models", "edit", "m"], "Nothing to change"),
-        (["models", "rename", "m", "../evil"], "does not fit `name`"),
+        (["models", "rename", "m", "../evil"], "'../evil' does not fit `name`: up to 96 letters"),
         (["keys", "create", "k", "--allow-ip", "nowhere"], "does not fit `allowed_ips`"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",

@@ -16,6 +16,7 @@ def api_error(status: int, **headers: str) -> Exception:
         (api_error(401), ExitCode.UNREACHABLE, "Authentication required. Run `modelshare login`"),
         (api_error(403), ExitCode.FAILED, "Authentication required"),
         (api_error(500, x_request_id="abc"), ExitCode.FAILED, "(request abc)"),
+        (api_error(507, x_request_id="abc"), ExitCode.FAILED, "Authentication required"),
         (api_error(429, retry_after="9"), ExitCode.FAILED, "Try again in 9 s."),
         (from_answer(502, {}, b""), ExitCode.UNREACHABLE, "502"),
         (ConnectError("No one there."), ExitCode.UNREACHABLE, "No one there."),
