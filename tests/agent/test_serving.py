@@ -192,3 +192,15 @@ async def test_a_deployment_that_cannot_be_says_why(peer: Peer, storage: Storage
         failed = await peer.expect(Report, lambda one: one.phase == Phase.FAILED)
         assert failed.reason
         assert str(tmp_path) not in failed.reason
+
+
+async def test_progress_is_told_at_most_twice_a_second(peer: Peer, storage: Storage, tmp_path: Path) -> None:
+    storage.files["extra.bin"] = os.urandom(100 << 20)
+    async with running_agent(peer, storage, tmp_path):
+        started = asyncio.get_running_loop().time()
+        await peer.want(wanted(storage))
+        await peer.expect(Report, lambda one: one.phase == Phase.VERIFYING)
+        elapsed = asyncio.get_running_loop().time() - started
+        told = [one.bytes_done for one in peer.frames if isinstance(one, Report) and one.phase == Phase.PULLING]
+        assert 1 <= len(told) <= 2 + 2 * elapsed
+        assert told == sorted(told)

@@ -33,14 +33,17 @@ class Refusal(AgentError):
 class Control:
     """The server's routes for agents."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str, token: str | None = None) -> None:
+    def __init__(
+        self, http: aiohttp.ClientSession, url: str, token: str | None = None, *, retry_first: float = _RETRY_FIRST
+    ) -> None:
         self._http = http
         self._url = url.rstrip("/")
+        self._retry_first = retry_first
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def enroll(self, request: Enroll) -> Enrolled:
         """Trade a join key for an identity, however long the server takes to be there. Raises Stop when refused."""
-        backoff = Backoff(_RETRY_FIRST, _RETRY_CAP)
+        backoff = Backoff(self._retry_first, _RETRY_CAP)
         while True:
             try:
                 return Enrolled.model_validate_json(await self._post("/v1/enroll", request))
@@ -58,7 +61,7 @@ class Control:
 
     async def grant(self, deployment_id: str) -> Grant:
         """Signed URLs for a deployment's files. Raises PullError."""
-        backoff = Backoff(_RETRY_FIRST, _RETRY_CAP)
+        backoff = Backoff(self._retry_first, _RETRY_CAP)
         while True:
             try:
                 return Grant.model_validate_json(await self._post(f"/v1/agent/deployments/{deployment_id}/grant"))

@@ -84,10 +84,10 @@ class Relay:
         prepared = prepare_request(bytes(stream.body), serving.policy)
         try:
             await self._ask(stream, serving, prepared)
-        except aiohttp.ServerDisconnectedError:
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             if stream.started:
                 raise
-            # A kept connection that the engine closed just now: nothing was answered, so a new one may be asked.
+            # A kept connection that the engine closed just now: nothing was answered, so it may be asked anew.
             await self._ask(stream, serving, prepared)
 
     async def _ask(self, stream: Stream, serving: Serving, prepared: PreparedRequest) -> None:
