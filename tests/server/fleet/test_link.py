@@ -23,7 +23,7 @@ async def agent_of(tenant: Tenant) -> dict[str, Any]:
 
 async def wait_state(tenant: Tenant, expected: str) -> None:
     async def look() -> bool:
-        return (await agent_of(tenant))["state"] == expected
+        return bool((await agent_of(tenant))["state"] == expected)
 
     await wait_until(look)
 
