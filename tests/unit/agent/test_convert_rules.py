@@ -1,0 +1,110 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelshare.agent.convert.pretokenizers import adds_space_prefix, byte_level_name
+from modelshare.agent.convert.rules import why_not
+from modelshare.agent.convert.source import Source
+
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+AFTER_SPLIT = BYTE_LEVEL | {"use_regex": False}
+
+
+def split(expression: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
+
+
+def bpe(*steps: dict[str, Any], normalizer: dict[str, Any] | None = None, **model: Any) -> dict[str, Any]:
+    pre_tokenizer = {"type": "Sequence", "pretokenizers": list(steps)} if steps else None
+    return {"pre_tokenizer": pre_tokenizer, "normalizer": normalizer, "model": {"type": "BPE", **model}}
+
+
+def source(tokenizer: dict[str, Any] | None = None, pooling: Any = None, modules: Any = (), **config: Any) -> Source:
+    config = {"architectures": ["LlamaForCausalLM"], **config}
+    return Source(Path(), config, bpe(BYTE_LEVEL) if tokenizer is None else tokenizer, {}, {}, pooling or {}, modules)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "name"),
+    [
+        ({"pre_tokenizer": BYTE_LEVEL, "model": {}}, "gpt-2"),
+        (bpe({"type": "Digits", "individual_digits": True}, BYTE_LEVEL), "smollm"),
+        (bpe(split(LLAMA3), AFTER_SPLIT, ignore_merges=True), "llama-bpe"),
+        (bpe(split(LLAMA3), AFTER_SPLIT), "smaug-bpe"),
+        (bpe(split(LLAMA3.replace("{1,3}", "")), AFTER_SPLIT, ignore_merges=False), "qwen2"),
+        (bpe(split(LLAMA3 + "x"), AFTER_SPLIT), None),
+        (bpe(split(LLAMA3), BYTE_LEVEL), None),
+        (bpe(BYTE_LEVEL | {"add_prefix_space": True}), None),
+        (bpe({"type": "Whitespace"}), None),
+        (bpe(), None),
+    ],
+)
+def test_byte_level_tokenizers_are_known_by_their_expressions(tokenizer: dict[str, Any], name: str | None) -> None:
+    assert byte_level_name(tokenizer) == name
+
+
+PREPEND = {"type": "Prepend", "prepend": "▁"}
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "adds"),
+    [
+        (bpe(normalizer={"type": "Sequence", "normalizers": [PREPEND, REPLACE]}, byte_fallback=True), True),
+        (bpe(normalizer=REPLACE, byte_fallback=True), False),
+        (bpe(METASPACE, byte_fallback=True), True),
+        (bpe(METASPACE | {"prepend_scheme": "never"}, byte_fallback=True), False),
+        (bpe(METASPACE), None),
+        (bpe(byte_fallback=True), None),
+        (bpe({"type": "Whitespace"}, byte_fallback=True), None),
+    ],
+)
+def test_sentencepiece_tokenizers_say_whether_they_put_a_space_first(tokenizer: Any, adds: bool | None) -> None:
+    assert adds_space_prefix(tokenizer) is adds
+
+
+WORD_PIECE = {"model": {"type": "WordPiece"}, "normalizer": {"lowercase": True, "strip_accents": None}}
+BERT = {"architectures": ["BertModel"], "hidden_act": "gelu"}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        source(),
+        source(rope_scaling={"rope_type": "llama3", "factor": 8.0}),
+        source(rope_parameters={"rope_type": "default", "rope_theta": 1e6}, hidden_act="silu"),
+        source(WORD_PIECE, {"pooling_mode_mean_tokens": True}, ("Transformer", "Pooling", "Normalize"), **BERT),
+    ],
+)
+def test_what_is_converted(model: Source) -> None:
+    assert why_not(model) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (source(architectures=["FalconForCausalLM"]), "FalconForCausalLM is not converted to GGUF"),
+        (source(architectures=None), "an architecture that config.json does not name"),
+        (source(quantization_config={"quant_method": "gptq"}), "quantized (gptq)"),
+        (source(rope_scaling={"type": "longrope"}), "scaled by 'longrope'"),
+        (source(rope_scaling={"type": "yarn", "attention_factor": 0.5}), "attention factor"),
+        (source(partial_rotary_factor=0.5), "only a part of each head"),
+        (source(hidden_act="gelu"), "its activation is 'gelu', where llama.cpp computes 'silu'"),
+        (source({}), "no tokenizer.json"),
+        (source({"model": {"type": "Unigram"}}), "of type Unigram"),
+        (source(bpe()), "splits text in a way"),
+        (source(modules=("Transformer", "Pooling", "Dense")), "ends in a Dense layer"),
+        (source(pooling={"pooling_mode_max_tokens": True}), "neither mean"),
+        (source(bpe(BYTE_LEVEL), **BERT), "not WordPiece"),
+        (source({**WORD_PIECE, "normalizer": {"lowercase": False}}, **BERT), "keeps capitals"),
+        (source(WORD_PIECE, **BERT, position_embedding_type="relative_key"), "not absolute"),
+    ],
+)
+def test_what_is_not_says_why(model: Source, reason: str) -> None:
+    assert reason in (why_not(model) or "")
