@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from modelshare.agent.convert.cache import to_gguf, unconvertible
+from modelshare.agent.convert.cache import converted_file, to_gguf, unconvertible
 from modelshare.agent.engines import llamacpp, sglang, transformers, vllm
 from modelshare.agent.engines.base import Engine, EngineError, EngineKind, EngineOptions, EngineSpec, Format, Task
 from modelshare.agent.engines.external import ExternalEngine, ExternalServer
@@ -46,7 +46,8 @@ class EngineSource:
             raise EngineError(f"No engine of this machine can serve the model. {choice.explanation}")
         path = weights
         if choice.converts:
-            on_phase(Phase.CONVERTING)
+            if not converted_file(scratch, _CONVERTED_TYPE).exists():
+                on_phase(Phase.CONVERTING)
             path = await to_gguf(weights, scratch, _CONVERTED_TYPE, self._state_dir)
         spec = EngineSpec(
             path=path,

@@ -1,0 +1,71 @@
+"""Which engine a deployment gets on this machine, and what is said when it gets none."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.agents import ask, ready, running_agent, wanted
+from agent.peer import Peer
+from agent.support import Storage
+from modelshare.agent.engine_source import EngineSource
+from modelshare.agent.engines.external import ExternalServer
+from modelshare.agent.errors import DeploymentError, Stop
+from modelshare.demo.tiny_model import REPLY, write_hf
+from modelshare.wire.agents import Phase
+from modelshare.wire.link import Answer, Report, Wanted
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def safetensors(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Wanted:
+    folder = tmp_path_factory.mktemp("hf")
+    write_hf(folder)
+    storage.files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return msgspec.structs.replace(wanted(storage), format="safetensors")
+
+
+async def test_safetensors_are_converted_once_and_answer_the_same(
+    peer: Peer, storage: Storage, tmp_path: Path, safetensors: Wanted
+) -> None:
+    converting = []
+    for _ in range(2):
+        async with running_agent(peer, storage, tmp_path):
+            await peer.want(safetensors)
+            await peer.expect(Report, lambda one: one.phase == Phase.LOADING)
+            converting.append(any(isinstance(one, Report) and one.phase == Phase.CONVERTING for one in peer.frames))
+            await ready(peer)
+            await peer.ask(ask())
+            answer = json.loads((await peer.expect(Answer)).data)
+            assert answer["choices"][0]["message"]["content"] == REPLY
+    assert converting == [True, False]
+
+
+async def test_a_model_that_no_engine_here_serves_is_told_for_each_engine(tmp_path: Path, safetensors: Wanted) -> None:
+    source = EngineSource(tmp_path, None, None)
+    pickle = msgspec.structs.replace(safetensors, format="pickle", task="embedding")
+    with pytest.raises(DeploymentError, match=r"No engine of this machine can serve the model\. .*llamacpp: .*vllm: "):
+        await source.prepare(pickle, tmp_path, tmp_path, lambda _: None)
+
+
+@pytest.mark.parametrize("change", [{"format": "onnx"}, {"task": "juggling"}])
+async def test_words_of_a_newer_server_are_told(tmp_path: Path, safetensors: Wanted, change: dict[str, str]) -> None:
+    with pytest.raises(DeploymentError, match=r"This agent does not know the .*; update it"):
+        await EngineSource(tmp_path, None, None).prepare(
+            msgspec.structs.replace(safetensors, **change), tmp_path, tmp_path, lambda _: None
+        )
+
+
+def test_an_external_server_is_used_where_one_is_given(tmp_path: Path) -> None:
+    assert "external" in EngineSource(tmp_path, None, ExternalServer("http://127.0.0.1:9")).kinds()
+    assert "external" not in EngineSource(tmp_path, None, None).kinds()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("lama", "There is no engine lama; choose one of llamacpp"), ("sglang", "is not installed")]
+)
+def test_an_engine_that_cannot_be_had_is_told_at_the_start(tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(Stop, match=words):
+        EngineSource(tmp_path, name, None)
