@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 TROUBLE = os.environ.get("STAND_IN_TROUBLE", "")
+NOW = Path(os.environ.get("STAND_IN_TROUBLE_FROM", "never"))
+"""Troubles of a running engine begin when this file is there."""
 
 
 def vllm_options(arguments: list[str]) -> tuple[argparse.Namespace, str]:
@@ -50,11 +52,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/health":
-            if TROUBLE == "hangs" and Path("hang").exists():
+            if TROUBLE == "hangs" and NOW.exists():
                 time.sleep(3600)
             self.reply(200, "")
         elif self.path == "/metrics":
-            self.reply(200, f'{self.gauges[0]}{{engine="0"}} 2.0\n{self.gauges[1]}{{engine="0"}} 1.0\n')
+            running, waiting = (0, 0) if TROUBLE == "falls silent" else (2, 1)
+            self.reply(200, f'{self.gauges[0]}{{engine="0"}} {running}\n{self.gauges[1]}{{engine="0"}} {waiting}\n')
         else:
             self.reply(404, "")
 
@@ -62,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.headers.get("Authorization") != f"Bearer {self.key}":
             self.reply(401, "")
-        elif TROUBLE == "no answer":
+        elif TROUBLE == "no answer" or (TROUBLE == "falls silent" and NOW.exists()):
             self.reply(500, json.dumps({"error": {"message": "CUDA error"}}))
         elif body["model"] != self.name:
             self.reply(404, json.dumps({"error": {"message": f"no model {body['model']}"}}))

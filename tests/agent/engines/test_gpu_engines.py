@@ -94,20 +94,42 @@ async def test_a_failed_start_is_told_in_words_and_leaves_nothing(
     assert not list((state_dir / "engines").iterdir())
 
 
-async def test_an_engine_that_hangs_is_found_out(
-    kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("trouble", ["hangs", "falls silent"])
+async def test_an_engine_that_does_not_answer_any_more_is_found_out(
+    trouble: str,
+    kind: str,
+    tmp_path: Path,
+    chat_hf: Path,
+    state_dir: Path,
+    started: Started,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("STAND_IN_TROUBLE", "hangs")
-    monkeypatch.chdir(tmp_path)
-    recipe = replace(recipe_for(kind, tmp_path, chat_hf), health_seconds=0.2)
-    timing = Timing(watch=0.05, recent=0.0, strikes=2)
+    monkeypatch.setenv("STAND_IN_TROUBLE", trouble)
+    monkeypatch.setenv("STAND_IN_TROUBLE_FROM", str(tmp_path / "now"))
+    recipe = replace(recipe_for(kind, tmp_path, chat_hf), health_seconds=1.0)
+    timing = Timing(watch=0.05, recent=0.0, idle_probe=0.0, strikes=2)
     engine = await started(ProcessEngine(recipe, state_dir, timing=timing))
     died = asyncio.create_task(engine.died())
     assert not (await asyncio.wait({died}, timeout=0.5))[0]
 
-    (tmp_path / "hang").touch()
+    (tmp_path / "now").touch()
 
-    assert (await asyncio.wait_for(died, 10)).startswith("The engine does not answer.")
+    assert (await asyncio.wait_for(died, 20)).startswith("The engine does not answer.")
+
+
+async def test_a_busy_engine_is_not_asked_for_more(
+    kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_TROUBLE", "falls silent")
+    monkeypatch.setenv("STAND_IN_TROUBLE_FROM", str(tmp_path / "now"))
+    timing = Timing(watch=0.02, recent=0.0, idle_probe=0.0, strikes=1)
+    engine = await started(ProcessEngine(recipe_for(kind, tmp_path, chat_hf), state_dir, timing=timing))
+    (tmp_path / "now").touch()
+
+    with engine.activity.request():
+        died = asyncio.create_task(engine.died())
+        assert not (await asyncio.wait({died}, timeout=0.5))[0]
+    await asyncio.wait_for(died, 20)
 
 
 async def test_a_slow_start_has_an_end(kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path) -> None:

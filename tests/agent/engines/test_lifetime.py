@@ -183,3 +183,18 @@ async def test_the_launcher_says_what_it_cannot_start(state_dir: Path) -> None:
 
     assert list(child.log) == ["/nonexistent/vllm cannot be started: No such file or directory"]
     await child.destroy(0.0)
+
+
+async def test_the_agents_end_is_noticed_while_the_interpreter_is_held() -> None:
+    """As it is for minutes while llama.cpp loads a large model."""
+    held = "import re; from modelshare.agent.engines import lifeline; lifeline.attach(); print('up', flush=True);"
+    busy = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", held + "re.match('(a+)+b', 'a' * 60)", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert busy.stdin
+    assert busy.stdout
+    assert await busy.stdout.readline() == b"up\n"
+
+    busy.stdin.close()
+
+    assert await asyncio.wait_for(busy.wait(), 10) == -signal.SIGIO
