@@ -6,6 +6,7 @@ everything else (FastAPI). `/{project_id}/v1/...` is `/v1/...` with the project 
 
 import asyncio
 import re
+import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -91,12 +92,7 @@ class Application:
             stack.push_async_callback(self.database.close)
             await migrations.upgrade(self.database)
             await self.database.start()
-            worker = Worker(
-                self.database,
-                handlers(self.platform),
-                self.platform.clock,
-                holder=f"{self.settings.data_dir.absolute()} {self.settings.host}:{self.settings.port}",
-            )
+            worker = Worker(self.database, handlers(self.platform), self.platform.clock, holder=self._place())
             await worker.start()
             stack.push_async_callback(worker.stop)
             reconciler = Reconciler(self.database, self.platform.parts[tiers.TierBook], self.platform.clock)
@@ -106,6 +102,12 @@ class Application:
             sweeping = asyncio.create_task(_sweep_uploads(self.platform))
             stack.callback(sweeping.cancel)
             yield self
+
+    def _place(self) -> str:
+        """What tells this process from others on the same database, and is the same after a restart."""
+        if self.database.is_sqlite:
+            return "the only one"
+        return f"{socket.gethostname()} {self.settings.data_dir.absolute()} {self.settings.host}:{self.settings.port}"
 
     def _route(self, scope: Scope) -> ASGIApp:
         if scope["type"] == "http":
