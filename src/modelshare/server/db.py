@@ -16,6 +16,10 @@ import asyncpg
 import structlog
 from sqlalchemy import JSON, BigInteger, MetaData, Select, TableValuedAlias, event, func, select, text
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -159,6 +163,11 @@ def locked(statement: Select[Row]) -> Select[Row]:
 def owned(table: type[Row], project_id: str) -> Select[Row]:
     """The only way to a tenant's rows: those of `project_id`, so that absent and forbidden look alike."""
     return select(table).where(table.project_id == project_id)  # type: ignore[attr-defined] # every tenant's table has it
+
+
+def upsert(session: AsyncSession, table: type[Table]) -> SqliteInsert | PostgresInsert:
+    """An INSERT that can say ON CONFLICT DO UPDATE: one statement, so that nobody comes between look and write."""
+    return (sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgres_insert)(table)
 
 
 def json_values(session: AsyncSession, column: InstrumentedAttribute[list[str]]) -> TableValuedAlias:

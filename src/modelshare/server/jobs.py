@@ -10,13 +10,14 @@ import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from sqlalchemy import Index, UniqueConstraint, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
-from modelshare.server.db import Database, Table, notify
+from modelshare.server.db import Database, Table, notify, upsert
 from modelshare.server.ids import new_id
 
 log = structlog.get_logger()
@@ -47,12 +48,23 @@ class JobRow(Table):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to work on a job. `last` says that no further attempt follows a failure of this one."""
+    """The right to work on a job."""
 
     job_id: uuid.UUID
     token: uuid.UUID
     subject: str
-    last: bool
+    attempt: int
+    """Counts from 1."""
+
+    @property
+    def last(self) -> bool:
+        """No further attempt follows a failure of this one."""
+        return self.attempt >= MAX_ATTEMPTS
+
+    @property
+    def hopeless(self) -> bool:
+        """The last attempt ended with its process. Give up instead of working: the job may be what ends processes."""
+        return self.attempt > MAX_ATTEMPTS
 
 
 Handler = Callable[[Lease], Awaitable[None]]
@@ -61,11 +73,9 @@ Handler = Callable[[Lease], Awaitable[None]]
 
 async def enqueue(session: AsyncSession, kind: str, subject: str, *, now: int) -> None:
     """Asks for the work, once: a job of the same kind and subject that is there already is run anew."""
-    row = await session.scalar(select(JobRow).where(JobRow.kind == kind, JobRow.subject == subject))
-    if row is None:
-        session.add(JobRow(kind=kind, subject=subject, run_after=now))
-    else:
-        row.run_after, row.attempts, row.lease_token, row.lease_until, row.lease_holder = now, 0, None, None, None
+    fresh = {"run_after": now, "attempts": 0, "lease_token": None, "lease_until": None, "lease_holder": None}
+    statement = upsert(session, JobRow).values(id=new_id(), kind=kind, subject=subject, **fresh)
+    await session.execute(statement.on_conflict_do_update(index_elements=["kind", "subject"], set_=fresh))
     notify(session, TOPIC, kind)
 
 
@@ -120,12 +130,11 @@ class Worker:
             wake.clear()  # before looking: a job that comes meanwhile is not missed
             try:
                 taken = await self._take()
+                if taken is not None:
+                    await self._work(*taken)
+                    continue
             except Exception as error:  # noqa: BLE001 - a worker outlives a database that is away for a while
-                log.warning("cannot look for jobs", error=str(error))
-                taken = None
-            if taken is not None:
-                await self._work(*taken)
-                continue
+                log.warning("cannot take or finish a job", error=str(error))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(wake.wait(), POLL_SECONDS)
 
@@ -144,42 +153,51 @@ class Worker:
                 return None
             row.attempts += 1
             row.lease_token, row.lease_until, row.lease_holder = uuid.uuid4(), now + LEASE_SECONDS, self._holder
-            return row.kind, Lease(row.id, row.lease_token, row.subject, row.attempts >= MAX_ATTEMPTS)
+            return row.kind, Lease(row.id, row.lease_token, row.subject, row.attempts)
 
     async def _work(self, kind: str, lease: Lease) -> None:
         renewing = asyncio.create_task(self._renew(lease))
         try:
             await self._handlers[kind](lease)
+        except asyncio.CancelledError:  # the process ends in good order: that is no attempt
+            await self._give_back(lease, attempts=lease.attempt - 1, after=0)
+            raise
         except Exception as error:
             log.warning("job failed", kind=kind, subject=lease.subject, last=lease.last, exc_info=error)
-            await self._give_back(lease)
+            if lease.last:
+                await self._finish(lease)
+            else:
+                await self._give_back(lease, attempts=lease.attempt, after=2**lease.attempt)
         else:
-            async with self._database.write() as session:
-                await session.execute(
-                    delete(JobRow).where(JobRow.id == lease.job_id, JobRow.lease_token == lease.token)
-                )
+            await self._finish(lease)
         finally:
             renewing.cancel()
 
     async def _renew(self, lease: Lease) -> None:
         while True:
             await asyncio.sleep(LEASE_SECONDS / 3)
-            async with self._database.write() as session:
-                await session.execute(
-                    update(JobRow)
-                    .where(JobRow.id == lease.job_id, JobRow.lease_token == lease.token)
-                    .values(lease_until=int(self._clock()) + LEASE_SECONDS)
-                )
+            try:
+                await self._update(lease, lease_until=int(self._clock()) + LEASE_SECONDS)
+            except Exception as error:  # noqa: BLE001 - as above
+                log.warning("cannot renew a lease", subject=lease.subject, error=str(error))
 
-    async def _give_back(self, lease: Lease) -> None:
+    async def _give_back(self, lease: Lease, *, attempts: int, after: int) -> None:
+        """Leaves the job to whoever takes it next, `after` seconds from now at the earliest."""
+        await self._update(
+            lease,
+            attempts=attempts,
+            run_after=int(self._clock()) + after,
+            lease_token=None,
+            lease_until=None,
+            lease_holder=None,
+        )
+
+    async def _finish(self, lease: Lease) -> None:
         async with self._database.write() as session:
-            row = await session.scalar(
-                select(JobRow).where(JobRow.id == lease.job_id, JobRow.lease_token == lease.token).with_for_update()
-            )
-            if row is None:
-                return
-            if lease.last:
-                await session.delete(row)
-            else:
-                row.run_after = int(self._clock()) + 2**row.attempts
-                row.lease_token = row.lease_until = row.lease_holder = None
+            await session.execute(delete(JobRow).where(JobRow.id == lease.job_id, JobRow.lease_token == lease.token))
+
+    async def _update(self, lease: Lease, **values: Any) -> None:
+        """Changes nothing when the lease is another's by now."""
+        mine = (JobRow.id == lease.job_id, JobRow.lease_token == lease.token)
+        async with self._database.write() as session:
+            await session.execute(update(JobRow).where(*mine).values(**values))

@@ -38,6 +38,9 @@ async def process(platform: Platform, lease: Lease, *, anew: bool) -> None:
     work = await load(platform.database, uuid.UUID(lease.subject))
     if work is None or not (work.status == ModelStatus.PROCESSING or (anew and work.status == ModelStatus.READY)):
         return
+    if lease.hopeless:
+        await outcome.failed(platform, lease, work, _GAVE_UP)
+        return
     try:
         await _steps(platform, lease, work, anew=anew)
     except Refused as refused:

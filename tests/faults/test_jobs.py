@@ -1,0 +1,265 @@
+"""Leases: a job is worked on by one worker at a time, and is not lost with the worker that had it."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, text
+from structlog.testing import capture_logs
+
+from conftest import Tenant
+from factories import make_model
+from modelshare.server.app import Application
+from modelshare.server.db import Database, notify
+from modelshare.server.jobs import LEASE_SECONDS, MAX_ATTEMPTS, TOPIC, Handler, JobRow, Lease, Worker, enqueue, holds
+from modelshare.server.registry import queries as registry_queries
+from modelshare.server.registry.processing.service import PROCESS
+from modelshare.server.settings import Settings
+from served import wait_until
+
+pytestmark = pytest.mark.anyio
+CHILD = Path(__file__).with_name("worker_child.py")
+
+
+class Clock:
+    """Unix seconds that pass when told."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    database = Database(settings.database)
+    await database.start()
+    yield database
+    await database.close()
+
+
+@asynccontextmanager
+async def working(
+    database: Database, clock: Callable[[], float], handler: Handler, *, holder: str = "here", parallel: int = 1
+) -> AsyncIterator[Worker]:
+    worker = Worker(database, {"work": handler}, clock, holder=holder, parallel=parallel)
+    await worker.start()
+    yield worker
+    await worker.stop()
+
+
+async def ask(database: Database, *subjects: str, now: float) -> None:
+    async with database.write() as session:
+        for subject in subjects:
+            await enqueue(session, "work", subject, now=int(now))
+
+
+async def wake(database: Database) -> None:
+    """Makes workers look now instead of at their next round."""
+    async with database.write() as session:
+        notify(session, TOPIC, "work")
+
+
+async def jobs(database: Database) -> list[JobRow]:
+    async with database.read() as session:
+        return list(await session.scalars(select(JobRow)))
+
+
+async def none_left(database: Database) -> bool:
+    return not await jobs(database)
+
+
+async def never(_: Lease) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_two_workers_take_each_job_once(settings: Settings, database: Database, clock: Clock) -> None:
+    wanted = [f"job {number:02}" for number in range(20)]
+    await ask(database, *wanted, now=clock())
+    done: list[str] = []
+
+    async def work(lease: Lease) -> None:
+        await asyncio.sleep(0)
+        done.append(lease.subject)
+
+    other = Database(settings.database)
+    async with working(database, clock, work, parallel=2), working(other, clock, work, holder="there", parallel=2):
+        await wait_until(lambda: none_left(database))
+    await other.close()
+    assert sorted(done) == wanted
+
+
+@pytest.mark.parametrize("came_back", [True, False])
+async def test_a_killed_processs_job_is_taken_up_again(
+    settings: Settings, database: Database, clock: Clock, came_back: bool
+) -> None:
+    """At once when the process of the same place is back, else when its lease has run out."""
+    await ask(database, "unlucky", now=clock())
+    command = [sys.executable, str(CHILD), settings.database, "there"]
+    child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert child.stdout is not None
+    assert (await child.stdout.readline()).decode().strip() == "unlucky"
+    child.kill()
+    await child.wait()
+
+    attempts: list[int] = []
+
+    async def work(lease: Lease) -> None:
+        attempts.append(lease.attempt)
+
+    async with working(database, clock, work, holder="there" if came_back else "here"):
+        if not came_back:
+            await wake(database)
+            assert attempts == [], "the lease still holds"
+            clock.now = time.time() + LEASE_SECONDS + 1
+            await wake(database)
+        await wait_until(lambda: none_left(database))
+    assert attempts == [2]
+
+
+async def test_a_job_that_fails_is_tried_again_and_given_up_in_the_end(database: Database, clock: Clock) -> None:
+    seen: list[tuple[int, bool]] = []
+
+    async def fail(lease: Lease) -> None:
+        seen.append((lease.attempt, lease.last))
+        raise RuntimeError("not today")
+
+    await ask(database, "hopeless", now=clock())
+    async with working(database, clock, fail):
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+
+            async def over(attempt: int = attempt) -> bool:
+                rows = await jobs(database)
+                return len(seen) == attempt and all(row.lease_token is None for row in rows)
+
+            await wait_until(over)
+            assert len(seen) == attempt, "not before its time"
+            clock.now += 2**attempt
+            await wake(database)
+        await wait_until(lambda: none_left(database))
+    assert seen == [(1, False), (2, False), (3, False), (4, False), (5, True)]
+
+
+async def test_a_slow_workers_token_no_longer_applies(settings: Settings, database: Database, clock: Clock) -> None:
+    leases: dict[str, Lease] = {}
+    go: dict[str, asyncio.Event] = {"slow": asyncio.Event(), "second": asyncio.Event()}
+
+    def work_as(name: str) -> Handler:
+        async def work(lease: Lease) -> None:
+            leases[name] = lease
+            await go[name].wait()
+
+        return work
+
+    async def has(name: str) -> bool:
+        return name in leases
+
+    async def valid(name: str) -> bool:
+        async with database.write() as session:
+            return await holds(session, leases[name])
+
+    await ask(database, "contested", now=clock())
+    other = Database(settings.database)
+    async with working(database, clock, work_as("slow")) as slow:
+        await wait_until(lambda: has("slow"))
+        assert await valid("slow")
+        clock.now += LEASE_SECONDS + 1
+        async with working(other, clock, work_as("second"), holder="there"):
+            await wait_until(lambda: has("second"))
+            assert (await valid("slow"), await valid("second")) == (False, True)
+            go["slow"].set()
+            await slow.stop()
+            (row,) = await jobs(database)
+            assert row.lease_token == leases["second"].token, "the slow one's end changed nothing"
+            go["second"].set()
+            await wait_until(lambda: none_left(database))
+    await other.close()
+
+
+async def test_asked_for_again_while_it_runs_it_runs_anew(database: Database, clock: Clock) -> None:
+    runs: list[bool] = []
+
+    async def work(lease: Lease) -> None:
+        if not runs:
+            await ask(database, "again", now=clock())
+        async with database.write() as session:
+            runs.append(await holds(session, lease))
+
+    await ask(database, "again", now=clock())
+    async with working(database, clock, work):
+        await wait_until(lambda: none_left(database))
+    assert runs == [False, True], "what the first run found out no longer counts"
+
+
+async def test_asked_for_by_many_at_once_it_is_one_job(database: Database, clock: Clock) -> None:
+    await asyncio.gather(*(ask(database, "popular", now=clock()) for _ in range(10)))
+    assert [row.subject for row in await jobs(database)] == ["popular"]
+
+
+async def test_a_stop_in_good_order_is_no_attempt(database: Database, clock: Clock) -> None:
+    await ask(database, "long", now=clock())
+    async with working(database, clock, never):
+
+        async def taken() -> bool:
+            return [row.attempts for row in await jobs(database)] == [1]
+
+        await wait_until(taken)
+    (row,) = await jobs(database)
+    assert (row.attempts, row.lease_token, row.lease_holder) == (0, None, None)
+
+
+async def test_a_worker_outlives_a_database_that_is_away(database: Database, clock: Clock) -> None:
+    runs: list[int] = []
+
+    async def work(lease: Lease) -> None:
+        runs.append(lease.attempt)
+        if len(runs) == 1:
+            await rename(database, "jobs", "away")
+
+    await ask(database, "patient", now=clock())
+    with capture_logs() as logs:
+        async with working(database, clock, work):
+
+            async def failed() -> bool:
+                return any(entry["event"] == "cannot take or finish a job" for entry in logs)
+
+            await wait_until(failed)
+            await rename(database, "away", "jobs")
+            clock.now += LEASE_SECONDS + 1
+
+            async def finished() -> bool:
+                await wake(database)
+                return await none_left(database)
+
+            await wait_until(finished)
+    assert runs == [1, 2]
+
+
+async def test_a_job_that_ends_its_process_each_time_is_given_up(app: Application, owner: Tenant) -> None:
+    model = await make_model(app, owner.project.id, status="processing")
+    async with app.database.write() as session:
+        (version,) = await registry_queries.versions_of(session, [model])
+        session.add(JobRow(kind=PROCESS, subject=str(version.id), run_after=app.platform.now(), attempts=MAX_ATTEMPTS))
+        notify(session, TOPIC, PROCESS)
+
+    async def failed() -> str | None:
+        body = (await owner.http.get(f"/v1/models/{model}")).json()
+        return body["status_reason"] if body["status"] == "failed" else None
+
+    assert "revalidate" in await wait_until(failed)
+    await wait_until(lambda: none_left(app.database))
+
+
+async def rename(database: Database, old: str, new: str) -> None:
+    async with database.write() as session:
+        await session.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
