@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -170,7 +171,7 @@ def _platform(settings: Settings, database: Database, clock: Callable[[], float]
 
 
 def _api(platform: Platform) -> FastAPI:
-    api = FastAPI(
+    api = FastAPIOffline(  # /docs without a request to anybody else
         title="modelshare",
         version=__version__,
         summary="Publish AI models into a public catalog without surrendering the weights.",

@@ -22,6 +22,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
 from modelshare.wire.errors import ErrorCode, ErrorType
@@ -125,6 +126,8 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(DBAPIError, _database_error)
+    app.add_exception_handler(OverflowError, _unstorable)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -156,6 +159,17 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
         message = f"{request.method} is not possible on {request.url.path}. See /docs for what is."
     type_ = _TYPES.get(error.status_code, ErrorType.INVALID_REQUEST)
     return JSONResponse(envelope(message, type_), error.status_code, dict(error.headers or {}))
+
+
+async def _database_error(request: Request, error: Exception) -> JSONResponse:
+    """PostgreSQL's class 22, "data exception": the request held what no column takes, and no rule of ours caught it."""
+    state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+    return await (_unstorable if state.startswith("22") else _unexpected)(request, error)
+
+
+async def _unstorable(_: Request, __: Exception) -> JSONResponse:
+    message = "A value in the request is out of range: numbers have at most 64 bits, and text holds no NUL character."
+    return JSONResponse(envelope(message, ErrorType.INVALID_REQUEST), 400)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

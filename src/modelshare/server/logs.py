@@ -9,10 +9,11 @@ import structlog
 
 def configure(form: Literal["text", "json"]) -> None:
     """Sets up structlog for the process; library warnings come out the same way."""
-    colours = sys.stderr.isatty()
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer(colors=colours)
+    # Plain tracebacks: the pretty ones print local variables, and with them keys and what people ask their models.
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer() if form == "json" else console
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -1,8 +1,8 @@
 """What every wire type shares: strict requests, tolerant responses, the list envelope."""
 
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Item = TypeVar("Item")
 
@@ -17,6 +17,22 @@ class Request(BaseModel):
     """A body that a client sends: an unknown field is an error, so that a typing slip is never silently ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), regex_engine="python-re")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_nul(cls, values: Any) -> Any:
+        """PostgreSQL stores no NUL character in a text, and nobody means one."""
+        if isinstance(values, dict):
+            for name, value in values.items():
+                if _holds_nul(value):
+                    raise ValueError(f"`{name}` holds a NUL character; leave it out")
+        return values
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    return isinstance(value, list) and any(_holds_nul(item) for item in value)
 
 
 class Response(BaseModel):
