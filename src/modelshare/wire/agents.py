@@ -1,11 +1,11 @@
 """Join keys, agents, deployments and grants."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from modelshare.wire.base import Request, Response, UnixSeconds
+from modelshare.wire.base import Request, Response, Seconds, UnixSeconds
 from modelshare.wire.keys import Name
 
 
@@ -31,7 +31,7 @@ class Phase(StrEnum):
 
 class JoinKeyCreate(Request):
     name: Name
-    expires_in: Annotated[int, Field(ge=1)] | None = 24 * 3600
+    expires_in: Seconds | None = 24 * 3600
     """Seconds; None never expires."""
     tiers: list[str] | None = None
     """Platform join keys only: the shared tiers an agent that joins with this key serves."""

@@ -1,6 +1,6 @@
 """What every wire type shares: strict requests, tolerant responses, the list envelope."""
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -11,6 +11,13 @@ UnixSeconds = int
 
 PAGE_LIMIT_DEFAULT = 50
 PAGE_LIMIT_MAX = 200
+
+
+Seconds = Annotated[int, Field(ge=1, le=100 * 365 * 24 * 3600)]
+"""A span of time, at most a hundred years."""
+SLUG_PATTERN = r"^[a-z0-9](-?[a-z0-9])*$(?!\n)"
+"""`$` alone would let a line break at the end pass."""
+EndpointSlug = Annotated[str, Field(pattern=SLUG_PATTERN, min_length=1, max_length=63)]
 
 
 class Request(BaseModel):

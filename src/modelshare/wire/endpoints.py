@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from modelshare.wire.base import Request, Response, UnixSeconds
+from modelshare.wire.base import EndpointSlug, Request, Response, UnixSeconds
 from modelshare.wire.models import SEMVER_PATTERN
 
-EndpointSlug = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9])*$", min_length=1, max_length=63)]
-VersionChoice = Annotated[str, Field(pattern=rf"^latest$|{SEMVER_PATTERN}", max_length=64)]
+TierSlug = Annotated[str, Field(max_length=100)]
+VersionChoice = Annotated[str, Field(pattern=rf"^latest$(?!\n)|{SEMVER_PATTERN}", max_length=64)]
 
 
 class EndpointStatus(StrEnum):
@@ -23,15 +23,15 @@ class EndpointStatus(StrEnum):
 
 class EndpointCreate(Request):
     slug: EndpointSlug
-    model: str
+    model: Annotated[str, Field(max_length=100)]
     """The model's id."""
-    tier: str
+    tier: TierSlug
     version: VersionChoice = "latest"
 
 
 class EndpointPatch(Request):
     is_active: bool | None = None
-    tier: str | None = None
+    tier: TierSlug | None = None
     version: VersionChoice | None = None
 
 

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, IPvAnyNetwork
 
-from modelshare.wire.base import Request, Response, UnixSeconds
+from modelshare.wire.base import SLUG_PATTERN, EndpointSlug, Request, Response, Seconds, UnixSeconds
 
-ProjectSlug = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9])*$", min_length=1, max_length=40)]
+ProjectSlug = Annotated[str, Field(pattern=SLUG_PATTERN, min_length=1, max_length=40)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 
 
@@ -24,7 +24,7 @@ class Scope(StrEnum):
 class ProjectCreate(Request):
     name: Name
     slug: ProjectSlug
-    quota_bytes: Annotated[int, Field(ge=0)] | None = None
+    quota_bytes: Annotated[int, Field(ge=0, le=1 << 62)] | None = None
     """Most bytes of weights the project may store; None takes the platform's default."""
 
 
@@ -47,10 +47,11 @@ class KeyCreate(Request):
     name: Name
     scopes: list[Scope] = Field(default_factory=list)
     """None given means all."""
-    expires_in: Annotated[int, Field(ge=1)] | None = None
+    expires_in: Seconds | None = None
     """Seconds until the key ends."""
-    allowed_ips: list[IPvAnyNetwork] = Field(default_factory=list)
-    endpoint: str | None = None
+    allowed_ips: Annotated[list[IPvAnyNetwork], Field(max_length=100)] = Field(default_factory=list)
+    """Networks the key may be used from, such as `10.0.0.0/8`; none given means all."""
+    endpoint: EndpointSlug | None = None
     """Slug of the only endpoint the key may call."""
 
 

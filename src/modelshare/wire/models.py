@@ -7,9 +7,9 @@ from pydantic import Field
 
 from modelshare.wire.base import Request, Response, UnixSeconds
 
-MODEL_NAME_PATTERN = r"^(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?$"
+MODEL_NAME_PATTERN = r"^(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?$(?!\n)"
 """The Hugging Face form: 1-96 of `[A-Za-z0-9_.-]`, a word character at both ends, no `--` and no `..`."""
-SEMVER_PATTERN = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.\-]+)?(\+[0-9A-Za-z.\-]+)?$"
+SEMVER_PATTERN = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.\-]+)?(\+[0-9A-Za-z.\-]+)?$(?!\n)"
 """https://semver.org, version 2.0.0."""
 
 ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN, max_length=96)]
