@@ -9,7 +9,7 @@ import typer
 from modelshare.cli.serve import optional_module
 from modelshare.client import config
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

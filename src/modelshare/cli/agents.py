@@ -11,7 +11,7 @@ from modelshare.cli.words import when
 from modelshare.client import Client
 from modelshare.wire.agents import Agent, AgentPatch
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 AgentRef = Annotated[str, typer.Argument(metavar="AGENT", help="An agent's id or name.")]
 
 

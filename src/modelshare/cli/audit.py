@@ -10,7 +10,7 @@ from modelshare.cli.words import when
 from modelshare.client import Client
 from modelshare.wire.base import PAGE_LIMIT_MAX
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

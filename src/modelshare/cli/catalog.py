@@ -12,7 +12,7 @@ from modelshare.client.catalog import Sort
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.models import CatalogRole
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

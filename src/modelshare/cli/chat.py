@@ -11,7 +11,7 @@ from modelshare.cli.output import Json, print_json, say
 from modelshare.client import Client, ModelshareError
 from modelshare.client.chat import Message, stream_chat
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

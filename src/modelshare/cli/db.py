@@ -9,7 +9,7 @@ from modelshare.cli.failures import CommandError
 from modelshare.cli.output import Json, print_json, say
 from modelshare.cli.serve import DataDir, load_settings, server_module
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.callback()

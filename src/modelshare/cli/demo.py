@@ -5,7 +5,7 @@ import typer
 from modelshare.cli.output import Json
 from modelshare.cli.serve import DataDir, Host, Port, run
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

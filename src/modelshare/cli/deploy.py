@@ -14,7 +14,7 @@ from modelshare.wire.agents import AgentState
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointStatus
 from modelshare.wire.tiers import SELF_HOSTED
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 FIRST_POLL, LONGEST_POLL = 0.1, 2.0
 """Seconds between two looks at the endpoint."""
 

@@ -13,7 +13,7 @@ from modelshare.cli.words import size, when
 from modelshare.client import Client
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, Explanation
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 Slug = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's slug.")]
 
 

@@ -1,6 +1,6 @@
 """What went wrong, in one line that says what to do, and the exit code for it."""
 
-import logging
+import traceback
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -16,8 +16,6 @@ from modelshare.client.errors import (
     ServerError,
     UnexpectedAnswerError,
 )
-
-log = logging.getLogger(__name__)
 
 
 class CommandError(Exception):
@@ -58,10 +56,14 @@ def describe(error: Exception) -> Failure:
         case OSError() if error.strerror:
             message = f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
         case _:
-            log.debug("unexpected error", exc_info=error)
-            what = f"{type(error).__name__}: {error}"
-            message = f"modelshare has a bug here ({what}). Please report it with the command you ran."
+            message = f"modelshare has a bug ({_where_and_what(error)}). Please report it with the command you ran."
     return Failure(" ".join(message.split()), code)
+
+
+def _where_and_what(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}:{frames[-1].lineno}, " if frames else ""
+    return f"{where}{type(error).__name__}: {error}"
 
 
 _FORMS = {

@@ -10,7 +10,7 @@ from modelshare.cli.words import duration, when
 from modelshare.client import Client
 from modelshare.wire.agents import JoinKeyCreate
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from modelshare.cli.words import duration, when
 from modelshare.client import Client
 from modelshare.wire.keys import KeyCreate, KeyWithValue, Scope
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 KeyId = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, as `modelshare keys list` shows it.")]
 
 

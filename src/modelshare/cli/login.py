@@ -11,7 +11,7 @@ from modelshare.cli.failures import CommandError
 from modelshare.cli.output import Json, print_json, say
 from modelshare.client import Client, PermissionDeniedError, config
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 PLATFORM_KEY = "msp_"
 
 

@@ -15,8 +15,9 @@ from modelshare.cli.words import number, size, when, yes
 from modelshare.client import Client
 from modelshare.wire.models import ExtendedModel, ModelPatch
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id or name.")]
+VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="Such as 1.2.0.")]
 
 
 @app.command("list")
@@ -117,6 +118,22 @@ def versions(model: Model, json: Json = False) -> None:
         for item in found
     )
     print_table(("VERSION", "", "STATUS", "SIZE", "CREATED (UTC)", "MANIFEST"), rows, empty="No versions.")
+
+
+@app.command()
+def promote(model: Model, version: VersionArgument, json: Json = False) -> None:
+    """Make a ready version the latest one. Endpoints on `latest` follow."""
+    with Client() as client:
+        found = client.models.promote(own_model(client, model).id, version)
+    _print(found, json=json)
+
+
+@app.command()
+def rollback(model: Model, version: VersionArgument, json: Json = False) -> None:
+    """Take the latest version, named to be sure, back: the ready one before it becomes the latest."""
+    with Client() as client:
+        found = client.models.rollback(own_model(client, model).id, version)
+    _print(found, json=json)
 
 
 def _update(model: str, changes: ModelPatch, *, json: bool) -> None:

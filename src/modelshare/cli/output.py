@@ -33,7 +33,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
     if not lines:
         say(empty)
     elif sys.stdout.isatty():
-        table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        for index, column in enumerate(columns):
+            table.add_column(column, no_wrap=index == 0 or column == "ID", overflow="fold")
         for line in lines:
             table.add_row(*map(Text, line))
         Console().print(table)

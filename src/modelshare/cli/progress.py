@@ -1,6 +1,5 @@
 """A push as people watch it: bars on a terminal, a line per phase where stderr goes elsewhere."""
 
-import sys
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +16,7 @@ from rich.progress import (
 from rich.progress import (
     Progress as Bars,
 )
+from rich.status import Status
 
 from modelshare.cli.output import say
 from modelshare.cli.words import size
@@ -33,39 +33,32 @@ _WORDS = {
 
 class PushProgress(Progress):
     def __init__(self) -> None:
-        self._on_terminal = sys.stderr.isatty()
-        self._bars = Bars(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not self._on_terminal,
-        )
-        self._task: TaskID | None = None
+        self._console = Console(stderr=True)
         self._phase: Phase | None = None
+        self._bars: Bars | None = None
+        self._task: TaskID | None = None
+        self._shown: Bars | Status | None = None
 
     def __enter__(self) -> Self:
-        self._bars.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._bars.stop()
+        self._show(None)
 
     def phase(self, phase: Phase, total: int, done: int) -> None:
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-        self._phase = phase
-        self._task = self._bars.add_task(_WORDS[phase], total=total or None, completed=done)
-        nothing_to_send = phase is Phase.SENDING and total == done
-        if not self._on_terminal and not nothing_to_send:
-            say(f"{_WORDS[phase]}: {size(total - done)}." if total > done else f"{_WORDS[phase]}.")
+        self._phase, self._task = phase, None
+        if not self._console.is_terminal:
+            if total > done or phase is Phase.PROCESSING:
+                say(f"{_WORDS[phase]}: {size(total - done)}." if total else f"{_WORDS[phase]}.")
+        elif phase is Phase.PROCESSING:
+            self._show(self._console.status(_WORDS[phase]))
+        else:
+            self._bars = _bars(self._console)
+            self._task = self._bars.add_task(_WORDS[phase], total=total, completed=done)
+            self._show(self._bars)
 
     def moved(self, size: int) -> None:
-        if self._task is not None:
+        if self._bars is not None and self._task is not None:
             self._bars.advance(self._task, size)
 
     def session(self, upload: Upload) -> None:
@@ -77,3 +70,15 @@ class PushProgress(Progress):
         if self._phase is Phase.PROCESSING:
             return "Stopped waiting; the server goes on. `modelshare models list` shows the status."
         return "Stopped. The same command goes on where it was, within 24 hours."
+
+    def _show(self, what: Bars | Status | None) -> None:
+        if self._shown is not None:
+            self._shown.stop()
+        self._shown = what
+        if what is not None:
+            what.start()
+
+
+def _bars(console: Console) -> Bars:
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Bars(SpinnerColumn(), TextColumn("{task.description}"), *columns, console=console, transient=True)

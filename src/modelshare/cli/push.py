@@ -14,7 +14,7 @@ from modelshare.client import Client
 from modelshare.client.push import JOBS, Pushed, push_model
 from modelshare.wire.models import ModelStatus
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()
@@ -29,8 +29,9 @@ def push(
 ) -> None:
     """Upload a model: a folder as Hugging Face has it, a .gguf file, or an archive (.tar, .tar.gz, .tar.bz2, .tar.zst).
 
-    A push that was stopped goes on where it was when the same command runs again, from any machine. Files that the
-    project stores already are not sent again.
+    A push that was stopped goes on where it was when the same command runs again, from any machine.
+
+    Files that the project stores already are not sent again.
     """
     with Client() as client, PushProgress() as progress:
         try:

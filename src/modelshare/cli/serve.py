@@ -14,7 +14,7 @@ from modelshare.cli.exits import ExitCode
 from modelshare.cli.failures import CommandError
 from modelshare.cli.output import Json, print_json, print_record, say
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if not set.")]
 Port = Annotated[
@@ -35,8 +35,9 @@ def serve(
 ) -> None:
     """Run the platform: API, pages and router in one process.
 
-    Settings come from modelshare.toml and MODELSHARE_*; these options win. An empty data folder gets a database, a
-    platform key and a first project, whose keys are printed once.
+    Settings come from modelshare.toml and MODELSHARE_*; these options win.
+
+    An empty data folder gets a database, a platform key and a first project, whose keys are printed once.
     """
     run(host=host, port=port, data_dir=data_dir, demo=demo, json=json)
 
@@ -90,7 +91,7 @@ def _greeting(*, json: bool) -> Callable[[str, Any], Awaitable[None]]:
         if json:
             print_json({"url": url, **{name: getattr(first, name) for name in keys}})
             return
-        say(f"modelshare answers at {url} (pages there, API at {url}/docs). Ctrl-C ends it.")
+        say(f"modelshare answers at {url}; its API is described at {url}/docs. Ctrl-C ends it.")
         if first is not None:
             say("\nThe platform is new. These keys are shown this once, so keep them:\n")
             print_record((name.replace("_", " "), getattr(first, name)) for name in keys)

@@ -9,7 +9,7 @@ from modelshare.cli.which import own_model
 from modelshare.client import Client
 from modelshare.wire.models import CatalogRole, ExtendedModel
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()
@@ -19,7 +19,7 @@ def share(
     """Show a model in the public catalog. The weights stay yours."""
     with Client() as client:
         shared = client.models.share(own_model(client, model).id)
-        page = f"{client.config.url}/models/catalog/{shared.id}"
+        page = f"{client.config.url}/v1/catalog/models/{shared.id}"
     if json:
         print_json(shared)
         return

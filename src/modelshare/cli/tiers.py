@@ -6,7 +6,7 @@ from modelshare.cli.output import Json, print_json, print_table
 from modelshare.cli.words import size
 from modelshare.client import Client
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()
@@ -27,13 +27,11 @@ def tiers(json: Json = False) -> None:
             size(tier.max_model_bytes) or "no limit",
             f"{tier.request_timeout_seconds} s",
             "" if tier.price_per_million_tokens is None else f"{tier.price_per_million_tokens:g}",
-            "may evict" if tier.may_evict else "never evicts",
+            "may" if tier.may_evict else "never",
         )
         for tier in found
     )
-    columns = (
-        "TIER", "RUNS ON", "REQUESTS/MIN", "TOKENS/MIN", "AT ONCE", "LARGEST MODEL", "TIMEOUT", "PRICE/M TOKENS", "",
-    )  # fmt: skip
+    columns = ("TIER", "RUNS ON", "REQS/MIN", "TOKENS/MIN", "AT ONCE", "LARGEST MODEL", "TIMEOUT", "PRICE/M", "EVICTS")
     print_table(columns, rows, empty="This platform has no tiers.")
 
 

@@ -9,7 +9,7 @@ from modelshare.cli.which import own_model
 from modelshare.client import Client
 from modelshare.wire.models import UnsharePreview
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from modelshare.client import Client
 from modelshare.client.usage import ALL_COLUMNS
 from modelshare.wire.base import PAGE_LIMIT_MAX
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 DAY = "%Y-%m-%d"
 
 

@@ -36,7 +36,9 @@ def any_model(client: Client, text: str) -> str:
 
 def _only(models: list[CatalogModel], text: str) -> str:
     if not models:
-        raise CommandError(f"There is no model `{text}` in your project or the catalog. `modelshare catalog` shows it.")
+        raise CommandError(
+            f"There is no model `{text}` in your project or the catalog. `modelshare catalog` shows what there is."
+        )
     return models[0].id
 
 

@@ -13,11 +13,19 @@ from itertools import count
 import httpx
 
 from modelshare.client.client import Client
-from modelshare.client.errors import ApiError, ModelshareError, SourceError, from_answer, parse_retry_after
+from modelshare.client.errors import (
+    ApiError,
+    ConnectError,
+    ModelshareError,
+    SourceError,
+    UnexpectedAnswerError,
+    from_answer,
+    parse_retry_after,
+)
 from modelshare.client.plan import Part
 from modelshare.client.retry import Attempt, Outcome, pause
 from modelshare.client.source import LocalFile
-from modelshare.client.transport import cannot_reach
+from modelshare.client.transport import cannot_reach, outcome_of
 from modelshare.client.uploads import part_path
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.uploads import Upload
@@ -89,15 +97,24 @@ class PartSender:
         try:
             answer = self._put(file, part, digest, moved)
         except httpx.TransportError as error:
-            unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-            outcome = Outcome.NOT_SENT if unsent else Outcome.LOST
-            return cannot_reach(self._client.config.url, error), Attempt(number, outcome, repeatable=True)
+            refused: ModelshareError = cannot_reach(self._client.config.url, error)
+            return refused, Attempt(number, outcome_of(error), repeatable=True)
+        except ConnectError as error:  # no presigned URL yet
+            return error, Attempt(number, Outcome.NOT_SENT, repeatable=True)
         if answer.is_success:
             return None, Attempt(number, Outcome.ANSWERED, repeatable=True)
-        refused = from_answer(answer.status_code, answer.headers, answer.content)
+        refused = self._refusal(answer)
         outcome = Outcome.BUSY if _may_pass(answer.status_code, refused) else Outcome.ANSWERED
         retry_after = parse_retry_after(answer.headers.get("retry-after"))
         return refused, Attempt(number, outcome, repeatable=True, retry_after=retry_after)
+
+    def _refusal(self, answer: httpx.Response) -> ModelshareError:
+        if self._bucket is None:
+            return from_answer(answer.status_code, answer.headers, answer.content)
+        return UnexpectedAnswerError(
+            f"The storage bucket refused a part ({answer.status_code} {answer.reason_phrase}). Push again; if it stays "
+            "so, tell the platform's operator."
+        )
 
     def _put(self, file: LocalFile, part: Part, digest: str, moved: Moved) -> httpx.Response:
         body = _counted(_slices(file, part.offset, part.size, self._stop), moved)

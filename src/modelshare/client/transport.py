@@ -134,6 +134,12 @@ def cannot_reach(url: str, error: Exception) -> ConnectError:
     return ConnectError(f"The connection to {url} broke ({error or type(error).__name__}). Try again.")
 
 
+def outcome_of(error: httpx.TransportError) -> Outcome:
+    """Whether the request may have reached the server."""
+    unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    return Outcome.NOT_SENT if unsent else Outcome.LOST
+
+
 def _uses_tls(config: Config) -> bool:
     """Reading the certificates takes longer than most commands; redirects are not followed, so http stays http."""
     return config.url.startswith("https://")
@@ -144,10 +150,8 @@ def _headers(call: Call[Answer]) -> dict[str, str]:
 
 
 def _attempt(call: Call[Answer], result: Result, number: int) -> Attempt:
-    if isinstance(result, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
-        return Attempt(number, Outcome.NOT_SENT, call.repeatable)
     if isinstance(result, httpx.TransportError):
-        return Attempt(number, Outcome.LOST, call.repeatable)
+        return Attempt(number, outcome_of(result), call.repeatable)
     outcome = Outcome.BUSY if result.status_code in _BUSY else Outcome.ANSWERED
     return Attempt(number, outcome, call.repeatable, errors.parse_retry_after(result.headers.get("retry-after")))
 
