@@ -53,7 +53,7 @@ log = structlog.get_logger()
 
 SWEEP_SECONDS = 60
 """How often uploads that have expired are looked for."""
-_PROJECT_PATH = re.compile(r"/(proj_[0-9a-f]{12})(/v1(?:/.*)?)")
+_PROJECT_PATH = re.compile(r"/(proj_[^/]+)(/v1(?:/.*)?)")
 
 
 class Application:
@@ -64,8 +64,9 @@ class Application:
         self.database = Database(settings.database)
         self.platform = _platform(settings, self.database, clock)
         self.api = _api(self.platform)
+        self._api = RequestId(self.api)
         store = self.platform.store
-        self._files = BlobFiles(store) if isinstance(store, FolderStore) else None
+        self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
         self.links = Links(self.database, clock, address=settings.address)
         self._router = Router(
             RouterParts(
@@ -122,7 +123,7 @@ class Application:
                 scope["raw_path"] = scope["path"].encode()
         elif scope["path"] == LINK_PATH:
             return self.links.asgi
-        return self.api
+        return self._api
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -200,7 +201,6 @@ def _api(platform: Platform) -> FastAPI:
         health.router,
     ):
         api.include_router(router)
-    api.add_middleware(RequestId)
     return api
 
 
@@ -214,7 +214,7 @@ async def _sweep_uploads(platform: Platform) -> None:
 
 
 class RequestId:
-    """Gives every answer an `X-Request-Id` to quote when something went wrong."""
+    """Gives every answer an `X-Request-Id` to quote when something went wrong; log lines of the request carry it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -223,11 +223,12 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = uuid.uuid4().hex.encode()
+        request_id = uuid.uuid4().hex
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._app(scope, receive, send_with_id)

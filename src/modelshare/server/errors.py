@@ -19,15 +19,22 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import structlog
+from asyncpg import PostgresError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from modelshare.wire.base import SLUG_PATTERN
+from modelshare.wire.endpoints import VERSION_CHOICE_PATTERN
 from modelshare.wire.errors import ErrorCode, ErrorType
+from modelshare.wire.models import MODEL_NAME_PATTERN, SEMVER_PATTERN
 
 log = structlog.get_logger()
+
+_RETRY_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,12 @@ class StorageFull(ApiError):
 
 
 def envelope(message: str, type_: ErrorType, code: str | None = None, param: str | None = None) -> dict[str, object]:
-    return {"error": {"message": message, "type": type_, "code": code, "param": param}}
+    return {"error": {"message": _sendable(message), "type": type_, "code": code, "param": param and _sendable(param)}}
+
+
+def _sendable(text: str) -> str:
+    """JSON may escape half a surrogate pair, and an answer that quotes it could not be encoded."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -128,6 +140,8 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(DBAPIError, _database_error)
     app.add_exception_handler(OverflowError, _unstorable)
+    for away in (ConnectionError, PostgresError, PoolTimeout):  # a connection could not be had
+        app.add_exception_handler(away, _away)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -136,11 +150,21 @@ async def _api_error(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error.body(), error.status, error.headers())
 
 
+_FITTING: Mapping[str, str] = {
+    SLUG_PATTERN: "lower-case letters and digits, with single hyphens between them",
+    MODEL_NAME_PATTERN: "1 to 96 letters, digits, `_`, `.` and `-`; no `.` or `-` at an end, no `..` and no `--`",
+    SEMVER_PATTERN: "a semantic version, such as 1.0.0",
+    VERSION_CHOICE_PATTERN: "`latest` or a semantic version, such as 1.0.0",
+}
+"""What a pattern takes, in words."""
+
+
 async def _validation_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"})
-    message = first["msg"].removeprefix("Value error, ")
+    fitting = _FITTING.get(first.get("ctx", {}).get("pattern", ""))
+    message = f"Use {fitting}" if fitting else first["msg"].removeprefix("Value error, ")
     text = f"`{where}`: {message}." if where else f"{message}."
     if first["type"] == "json_invalid":
         text = "The body is not valid JSON. Send a JSON object with Content-Type: application/json."
@@ -163,8 +187,17 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _database_error(request: Request, error: Exception) -> JSONResponse:
     """PostgreSQL's class 22, "data exception": the request held what no column takes, and no rule of ours caught it."""
-    state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+    assert isinstance(error, DBAPIError)  # noqa: S101 - as above
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if error.connection_invalidated or "database is locked" in str(error.orig):
+        return await _away(request, error)
     return await (_unstorable if state.startswith("22") else _unexpected)(request, error)
+
+
+async def _away(request: Request, error: Exception) -> JSONResponse:
+    log.warning("no database", path=request.url.path, error=str(error))
+    away = Unavailable("The platform's database does not answer. Try again in a moment.", retry_after=_RETRY_SECONDS)
+    return await _api_error(request, away)
 
 
 async def _unstorable(_: Request, __: Exception) -> JSONResponse:

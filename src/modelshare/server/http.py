@@ -42,6 +42,9 @@ class Caller:
     """Empty means all."""
     endpoint: str | None = None
     """Slug of the only endpoint the key may call."""
+    allowed_ips: tuple[str, ...] = ()
+    """Networks the key may be used from; empty means all."""
+    expires_at: int | None = None
     is_platform: bool = False
 
     @property
@@ -58,6 +61,11 @@ class Caller:
 
     def allows(self, scope: Scope) -> bool:
         return not self.scopes or scope in self.scopes
+
+    def check(self, scope: Scope) -> None:
+        """403 unless the key has this scope."""
+        if not self.allows(scope):
+            raise PermissionDenied(f"This key lacks the scope `{scope}`. Use a key that has it, or one without scopes.")
 
 
 class Authenticate(Protocol):
@@ -158,8 +166,7 @@ def require(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
     async def caller(request: Request) -> Caller:
         found: Caller = request.state.caller
         _ = found.project
-        if not found.allows(scope):
-            raise PermissionDenied(f"This key lacks the scope `{scope}`. Use a key that has it, or one without scopes.")
+        found.check(scope)
         return found
 
     return caller

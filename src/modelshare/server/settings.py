@@ -1,7 +1,7 @@
 """Settings: one frozen object, read once from `modelshare.toml`, then `MODELSHARE_*`, then the command line.
 
 A setting `a_b` is `MODELSHARE_A_B` in the environment, `a_b = …` or `[a] b = …` in the file. `MODELSHARE_A_B_FILE`
-names a file that holds the value, for secrets.
+names a file that holds the value, for secrets. An empty variable counts as none.
 """
 
 import os
@@ -117,6 +117,8 @@ def _from_file(file: Path | None) -> dict[str, Any]:
         return {}
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"The settings file {path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"The settings file {path} is not valid TOML: {error}.") from error
     values: dict[str, Any] = {}
@@ -131,16 +133,26 @@ def _from_file(file: Path | None) -> dict[str, Any]:
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for variable, value in environ.items():
-        if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS:
+        if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS or not value:
             continue
         name = variable.removeprefix(PREFIX).lower()
         if name not in Settings.model_fields and name.endswith("_file"):
-            try:
-                values[name.removesuffix("_file")] = Path(value).read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise SettingsError(f"{variable} names {value}, which cannot be read: {error.strerror}.") from error
-        elif name == "trusted_proxies":
-            values[name] = tuple(part.strip() for part in value.split(",") if part.strip())
-        else:
-            values[name] = value
+            name = name.removesuffix("_file")
+            if environ.get(variable.removesuffix("_FILE")):
+                raise SettingsError(f"Set {variable.removesuffix('_FILE')} or {variable}, not both.")
+            value = _content(variable, value)  # noqa: PLW2901 - what the variable means
+        values[name] = _addresses(value) if name == "trusted_proxies" else value
     return values
+
+
+def _content(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{variable} names {path}, which cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{variable} names {path}, which is no text in UTF-8.") from error
+
+
+def _addresses(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())

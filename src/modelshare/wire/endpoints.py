@@ -9,7 +9,8 @@ from modelshare.wire.base import EndpointSlug, Request, Response, UnixSeconds
 from modelshare.wire.models import SEMVER_PATTERN
 
 TierSlug = Annotated[str, Field(max_length=100)]
-VersionChoice = Annotated[str, Field(pattern=rf"^latest$(?!\n)|{SEMVER_PATTERN}", max_length=64)]
+VERSION_CHOICE_PATTERN = rf"^latest$(?!\n)|{SEMVER_PATTERN}"
+VersionChoice = Annotated[str, Field(pattern=VERSION_CHOICE_PATTERN, max_length=64)]
 
 
 class EndpointStatus(StrEnum):

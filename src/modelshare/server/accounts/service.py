@@ -1,14 +1,14 @@
 """Projects and keys: create, authenticate, rotate, revoke."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import queries
-from modelshare.server.accounts.rules import hint, is_allowed_from, is_valid, may_hand_out
+from modelshare.server.accounts.rules import Reach, beyond, hint, is_allowed_from, is_valid
 from modelshare.server.accounts.tables import KeyRow, KeyValueRow, ProjectRow
 from modelshare.server.audit import service as audit
 from modelshare.server.db import Database, is_unique_violation, notify
@@ -31,8 +31,6 @@ class _Known:
 
     loaded: float
     caller: Caller | None
-    allowed_ips: tuple[str, ...] = ()
-    expires_at: int | None = None
     revoked_at: int | None = None
     value_expires_at: int | None = None
 
@@ -45,6 +43,8 @@ class KeyRing:
         self._clock = clock
         self._most = most
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._forgotten = 0
+        """How often something was forgotten: what was read before that is not remembered."""
         database.subscribe(KEYS_TOPIC, self._forget)
 
     async def authenticate(self, secret: str, address: str) -> Caller | None:
@@ -54,18 +54,24 @@ class KeyRing:
         known = self._known.get(value_hash)
         if known is None or now - known.loaded >= CACHE_SECONDS:
             known = await self._load(value_hash, now)
+        caller = known.caller
+        if caller is None:
+            return None
         good = is_valid(
             now=int(now),
-            expires_at=known.expires_at,
+            expires_at=caller.expires_at,
             revoked_at=known.revoked_at,
             value_expires_at=known.value_expires_at,
         )
-        return known.caller if good and is_allowed_from(address, known.allowed_ips) else None
+        return caller if good and is_allowed_from(address, caller.allowed_ips) else None
 
     async def _load(self, value_hash: str, now: float) -> _Known:
+        forgotten = self._forgotten
         async with self._database.read() as session:
             value = await queries.key_value(session, value_hash)
         known = _Known(now, None) if value is None else _known(value, now)
+        if forgotten != self._forgotten:
+            return known
         self._known[value_hash] = known
         self._known.move_to_end(value_hash)
         if len(self._known) > self._most:
@@ -73,6 +79,7 @@ class KeyRing:
         return known
 
     def _forget(self, subject: str) -> None:
+        self._forgotten += 1
         for value_hash, known in list(self._known.items()):
             if subject == "*" or (known.caller and str(known.caller.key_id) == subject):
                 del self._known[value_hash]
@@ -123,7 +130,8 @@ async def has_platform_key(session: AsyncSession) -> bool:
 
 
 async def create_key(session: AsyncSession, caller: Caller, request: KeyCreate, *, now: int) -> KeyWithValue:
-    _check_scopes(caller, request.scopes)
+    networks = tuple(str(network) for network in request.allowed_ips)
+    _check_reach(caller, Reach(set(request.scopes), request.endpoint, networks, _end(request, now)))
     project = await queries.project(session, caller.project)
     assert project is not None  # noqa: S101 - the caller's key refers to it
     row, secret = await _new_key(session, project, request, now=now)
@@ -145,7 +153,9 @@ async def rotate_key(
 ) -> KeyWithValue:
     """A new value; the newest old one works for `grace_seconds` more, older ones end now."""
     row = await _own_key(session, caller, key_id)
-    _check_scopes(caller, [Scope(scope) for scope in row.scopes])
+    _check_reach(
+        caller, Reach({Scope(each) for each in row.scopes}, row.endpoint, tuple(row.allowed_ips), row.expires_at)
+    )
     if row.revoked_at is not None:
         raise Conflict("This key is revoked. Create a new one with POST /v1/keys.")
     until = now + grace_seconds
@@ -221,7 +231,7 @@ async def _new_key(session: AsyncSession, project: ProjectRow, request: KeyCreat
         allowed_ips=[str(network) for network in request.allowed_ips],
         endpoint=request.endpoint,
         created_at=now,
-        expires_at=now + request.expires_in if request.expires_in else None,
+        expires_at=_end(request, now),
     )
     session.add(row)
     await session.flush()
@@ -238,10 +248,14 @@ async def _own_key(session: AsyncSession, caller: Caller, key_id: str) -> KeyRow
     return row
 
 
-def _check_scopes(caller: Caller, wanted: Iterable[Scope]) -> None:
-    if not may_hand_out(caller.scopes, set(wanted)):
-        own = ", ".join(sorted(caller.scopes))
-        raise PermissionDenied(f"A key can only hand out scopes it has itself: {own}. Name some of these in `scopes`.")
+def _check_reach(caller: Caller, wanted: Reach) -> None:
+    refusal = beyond(Reach(caller.scopes, caller.endpoint, caller.allowed_ips, caller.expires_at), wanted)
+    if refusal is not None:
+        raise PermissionDenied(refusal)
+
+
+def _end(request: KeyCreate, now: int) -> int | None:
+    return now + request.expires_in if request.expires_in else None
 
 
 def _record(session: AsyncSession, caller: Caller, action: str, row: KeyRow, now: int) -> None:
@@ -279,6 +293,8 @@ def _known(value: KeyValueRow, now: float) -> _Known:
         project_slug=key.project.slug if key.project else None,
         scopes=frozenset(Scope(scope) for scope in key.scopes),
         endpoint=key.endpoint,
+        allowed_ips=tuple(key.allowed_ips),
+        expires_at=key.expires_at,
         is_platform=key.project_id is None,
     )
-    return _Known(now, caller, tuple(key.allowed_ips), key.expires_at, key.revoked_at, value.expires_at)
+    return _Known(now, caller, key.revoked_at, value.expires_at)

@@ -5,7 +5,7 @@ Changes lock the model first, then the endpoint, and keep the model's counts and
 
 import uuid
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from sqlalchemy.exc import IntegrityError
@@ -259,15 +259,16 @@ async def _assess(
     if model is None or facts is None:
         return _Assessment(None, [rules.invisible()])
     relation = sharing.relation(caller, model)
+    if not keeps_tier and not rules.is_visible(relation, facts):
+        return _Assessment(None, [rules.invisible()])
     tier = terms.tiers.get(wish.tier)
-    reasons: list[Reason] = []
-    if not keeps_tier:
-        if not rules.is_visible(relation, facts):
-            return _Assessment(None, [rules.invisible()])
-        if tier is None:
-            return _Assessment(model, [rules.unknown_tier(wish.tier, terms.tiers)])
-        reasons = rules.selection_reasons(relation, facts, tier)
-    if not reasons and registry.resolve(model, None if wish.version == "latest" else wish.version) is None:
+    if tier is None:
+        return _Assessment(model, [rules.unknown_tier(wish.tier, terms.tiers)])
+    wanted = registry.resolve(model, None if wish.version == "latest" else wish.version)
+    if wanted is not None:
+        facts = replace(facts, size_bytes=wanted.size_bytes or 0)
+    reasons = rules.size_reasons(facts, tier) if keeps_tier else rules.selection_reasons(relation, facts, tier)
+    if not reasons and wanted is None:
         ready = ", ".join(version.version for version in model.versions if version.manifest_digest)
         reasons.append(
             Reason(
@@ -285,6 +286,8 @@ async def _locked(session: AsyncSession, caller: Caller, slug: str) -> tuple[Mod
     row = await queries.lock_endpoint(session, caller.project, slug)
     if row is None:
         raise _absent()
+    if row.model_id != (model.id if model else None):
+        raise Conflict(f"The endpoint `{slug}` was made anew at this moment. Look at it, then try again.")
     return model, row
 
 

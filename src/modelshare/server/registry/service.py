@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
-from modelshare.server.errors import Conflict, InvalidRequest, NotFound
+from modelshare.server.errors import Conflict, InvalidRequest, NotFound, Refusal
 from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.server.registry import queries
 from modelshare.server.registry.blobs.disposal import release
@@ -111,6 +111,7 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
             f"{many} of other projects still use this model, so it cannot be deleted. "
             "Unshare it so that nobody makes a new one; they go on serving until their owners end them.",
             code=ErrorCode.MODEL_IN_USE,
+            refusal=Refusal("model.delete", f"model:{row.id}"),
         )
     _record(session, caller, "model.delete", row, now, name=row.name)
     notify(session, MODELS_TOPIC, str(row.id))

@@ -27,6 +27,7 @@ class ModelFacts:
     status: ModelStatus
     role: CatalogRole | None
     size_bytes: int
+    """Of the version that is wanted."""
 
     @property
     def in_catalog(self) -> bool:
@@ -115,16 +116,21 @@ def selection_reasons(relation: Relation, facts: ModelFacts, tier: Tier) -> list
                 fix="Wait until it is ready; if it failed, its owner sees why and can push it again.",
             )
         )
-    if tier.max_model_bytes is not None and facts.size_bytes > tier.max_model_bytes:
-        reasons.append(
-            Reason(
-                rule="size",
-                message=f"The model has {_gb(facts.size_bytes)}, and `{tier.slug}` takes at most "
-                f"{_gb(tier.max_model_bytes)}.",
-                fix="Choose a tier without this limit, or a smaller quantization of the model.",
-            )
+    return reasons + size_reasons(facts, tier)
+
+
+def size_reasons(facts: ModelFacts, tier: Tier) -> list[Reason]:
+    """Why a model of this size does not fit the tier: asked for a new endpoint, and when one changes its version."""
+    if tier.max_model_bytes is None or facts.size_bytes <= tier.max_model_bytes:
+        return []
+    return [
+        Reason(
+            rule="size",
+            message=f"The model has {_gb(facts.size_bytes)}, and `{tier.slug}` takes at most "
+            f"{_gb(tier.max_model_bytes)}.",
+            fix="Choose a tier without this limit, or a smaller quantization of the model.",
         )
-    return reasons
+    ]
 
 
 def invisible() -> Reason:
