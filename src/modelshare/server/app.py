@@ -33,6 +33,7 @@ from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import Links
 from modelshare.server.http import Caller, Platform
 from modelshare.server.jobs import Worker
+from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing.jobs import handlers
 from modelshare.server.registry.uploads import closing
@@ -176,6 +177,7 @@ def _api(platform: Platform) -> FastAPI:
         title="modelshare",
         version=__version__,
         summary="Publish AI models into a public catalog without surrendering the weights.",
+        responses=ERRORS,
         servers=[
             {"url": "/", "description": "The key decides the project"},
             {
@@ -187,6 +189,7 @@ def _api(platform: Platform) -> FastAPI:
     )
     api.state.platform = platform
     install_handlers(api)
+    complete(api)
     for router in (
         sharing_routes.public,
         sharing_routes.router,

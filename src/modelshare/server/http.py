@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.db import Database
 from modelshare.server.errors import ApiError, InvalidRequest, NotFound, PermissionDenied, RateLimited, Unauthenticated
 from modelshare.server.ids import parse_uuid
+from modelshare.server.openapi import KEYED
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.settings import Settings
 from modelshare.server.storage.base import BlobStore
@@ -106,6 +107,10 @@ _LARGEST = 2**63 - 1
 
 class ProjectRoute(APIRoute):
     """A route that needs a key."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        options["openapi_extra"] = {**(options.get("openapi_extra") or {}), **KEYED}
+        super().__init__(*args, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

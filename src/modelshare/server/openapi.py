@@ -1,0 +1,65 @@
+"""The OpenAPI description: what FastAPI cannot see of errors, of the key, and of the routes that inference takes."""
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+from modelshare.wire.errors import ErrorEnvelope
+
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    "4XX": {"model": ErrorEnvelope, "description": "Refused; the message says why and what to do"},
+    "5XX": {"model": ErrorEnvelope, "description": "Not the client's fault; `Retry-After` says when to try again"},
+}
+"""What every route may answer beside success."""
+KEYED: Final[dict[str, Any]] = {"security": [{"key": []}]}
+"""What a route that needs a key adds to its description."""
+_INFERENCE: Final = {
+    "chat/completions": ("post", "The next message of a conversation"),
+    "completions": ("post", "The continuation of a text"),
+    "embeddings": ("post", "Vectors of texts"),
+    "models": ("get", "The model behind the endpoint, as a list of one"),
+}
+_JSON: Final = {"application/json": {"schema": {"type": "object"}}}
+
+
+def complete(api: FastAPI) -> None:
+    """Has `api` describe the whole of the wire."""
+    describe = api.openapi
+
+    def openapi() -> dict[str, Any]:
+        if api.openapi_schema is None:
+            schema = describe()
+            schema["components"]["securitySchemes"] = {
+                "key": {"type": "http", "scheme": "bearer", "description": "A key of the project, or a platform key"}
+            }
+            for route, (method, summary) in _INFERENCE.items():
+                schema["paths"][f"/{{project_id}}/{{endpoint_slug}}/v1/{route}"] = _inference(route, method, summary)
+        return api.openapi_schema or {}
+
+    api.openapi = openapi  # type: ignore[method-assign] # FastAPI's own way to extend it
+
+
+def _inference(route: str, method: str, summary: str) -> dict[str, Any]:
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorEnvelope"}}}
+    answer = _JSON if method == "get" else {**_JSON, "text/event-stream": {"schema": {"type": "string"}}}
+    operation: dict[str, Any] = {
+        "tags": ["inference"],
+        "summary": summary,
+        "operationId": f"inference_{route.replace('/', '_')}",
+        "description": "OpenAI's shapes pass through unchanged, streaming included; the endpoint decides the model.",
+        "responses": {
+            "200": {"description": "The engine's answer", "content": answer},
+            **{code: {"description": words["description"], "content": error} for code, words in ERRORS.items()},
+        },
+        **KEYED,
+    }
+    if method == "post":
+        operation["requestBody"] = {"required": True, "content": _JSON}
+    return {
+        "servers": [{"url": "/"}],
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in ("project_id", "endpoint_slug")
+        ],
+        method: operation,
+    }
