@@ -54,8 +54,10 @@ async def working(
 ) -> AsyncIterator[Worker]:
     worker = Worker(database, {"work": handler}, clock, holder=holder, parallel=parallel)
     await worker.start()
-    yield worker
-    await worker.stop()
+    try:
+        yield worker
+    finally:
+        await worker.stop()
 
 
 async def ask(database: Database, *subjects: str, now: float) -> None:
