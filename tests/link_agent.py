@@ -52,11 +52,22 @@ class LinkAgent:
     credit: dict[int, int] = field(default_factory=dict)
     pings: int = 0
     closed: tuple[int | None, str] | None = None
+    _sent: dict[int, int] = field(default_factory=dict)
     _bodies: dict[int, tuple[Request, bytearray]] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def send(self, frame: FromAgent) -> None:
         await self.socket.send_bytes(encode(frame))
+
+    async def chunk(self, request: Request, data: bytes) -> None:
+        """Part of an answer's body, once there is credit for it."""
+        self._sent[request.stream] = self._sent.get(request.stream, 0) + len(data)
+
+        async def allowed() -> bool:
+            return self._sent[request.stream] <= request.credit + self.credit.get(request.stream, 0)
+
+        await wait_until(allowed)
+        await self.send(Chunk(request.stream, data))
 
     async def report(self, deployment_id: str, phase: Phase, routes: list[str] = ALL_ROUTES, **progress: Any) -> None:
         figures = {"bytes_done": 0, "bytes_total": 0, **progress}
@@ -94,7 +105,7 @@ class LinkAgent:
     async def run(self) -> None:
         while (message := await self.socket.receive()).type is aiohttp.WSMsgType.BINARY:
             self._receive(decode_from_server(message.data))
-        self.closed = self.socket.close_code, str(message.extra or "")
+        self.closed = (message.data if message.type is aiohttp.WSMsgType.CLOSE else None), str(message.extra or "")
 
     def _receive(self, frame: FromServer) -> None:
         match frame:
@@ -151,8 +162,10 @@ async def linked(
             try:
                 yield agent
             finally:
-                running.cancel()
-                await asyncio.gather(running, *agent._tasks, return_exceptions=True)
+                tasks = [running, *agent._tasks]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def answer(request: Request, data: bytes, *, status: int = 200, tokens: tuple[int, int] = (3, 8)) -> Answer:
