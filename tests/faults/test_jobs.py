@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select, text
 from structlog.testing import capture_logs
 
+from clock import Clock
 from conftest import Tenant
 from factories import make_model
 from modelshare.server.app import Application
@@ -23,16 +24,6 @@ from served import wait_until
 
 pytestmark = pytest.mark.anyio
 CHILD = Path(__file__).with_name("worker_child.py")
-
-
-class Clock:
-    """Unix seconds that pass when told."""
-
-    def __init__(self) -> None:
-        self.now = time.time()
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -1,0 +1,11 @@
+"""Unix seconds that pass when told."""
+
+import time
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
