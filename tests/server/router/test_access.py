@@ -54,6 +54,13 @@ async def test_no_such_endpoint(anybody: httpx.AsyncClient, endpoint: Endpoint) 
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "endpoint_not_found")
 
 
+@pytest.mark.parametrize("slug", ["%00", "A", "a--b", "%ED%A0%80", "x" * 5000])
+async def test_what_is_no_slug_is_no_endpoint(anybody: httpx.AsyncClient, endpoint: Endpoint, slug: str) -> None:
+    path = f"/{endpoint.tenant.project.id}/{slug}/v1/chat/completions"
+    refused = await ask(anybody, path, endpoint.tenant.project.api_key)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "endpoint_not_found")
+
+
 async def test_scope_and_lock(anybody: httpx.AsyncClient, endpoint: Endpoint, ready: LinkAgent, path: str) -> None:
     ready.handler = serve
     for wish, status, words in (

@@ -9,9 +9,8 @@ import hashlib
 import hmac
 import re
 import struct
-import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 import aiohttp
@@ -19,9 +18,11 @@ import msgspec
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from modelshare.server.fleet.link import AnswerFrame, StreamBrokenError
+from modelshare.server.errors import PayloadTooLarge
+from modelshare.server.fleet.link import AnswerFrame, AnswerStream, StreamBrokenError
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
+from modelshare.server.ids import parse_uuid
 from modelshare.server.router.errors import ClientGoneError
 from modelshare.server.router.relay import read_body
 from modelshare.wire.link import MAX_REQUEST_BODY, Answer, Chunk, End, Head, encode
@@ -31,7 +32,13 @@ log = structlog.get_logger()
 PREFIX: Final = "/internal/v1/streams/"
 _PATH: Final = re.compile(r"/internal/v1/streams/([0-9a-f-]{36})/([0-9a-f-]{36})/([a-z/]+)")
 _VALID_SECONDS: Final = 30
+_TIME: Final = "x-modelshare-time"
+_TIMEOUT: Final = "x-modelshare-timeout"
+_DIGEST: Final = "x-modelshare-digest"
+_SIGNATURE: Final = "x-modelshare-signature"
 _LENGTH: Final = struct.Struct(">I")
+_NOTHING_YET: Final = _LENGTH.pack(0)
+"""Sent first, so that the asking process hears at once that its request is here."""
 _decode = msgspec.msgpack.Decoder(Head | Chunk | End | Answer).decode
 
 
@@ -52,7 +59,7 @@ class Forwarder:
     async def request(self, target: Target, route: str, body: bytes, timeout: float) -> AsyncIterator["RemoteStream"]:  # noqa: ASYNC109 - the agent's time limit, sent to it
         """Asks the process that holds the link. Leaving closes the connection, which cancels the work."""
         path = f"{PREFIX}{target.agent_id}/{target.deployment_id}/{route}"
-        headers = {"x-modelshare-timeout": str(timeout), **self._signature(path, body)}
+        headers = self._signed(path, timeout, hashlib.sha256(body).hexdigest())
         try:
             answer = await self._session().post(target.address + path, data=body, headers=headers)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -68,19 +75,17 @@ class Forwarder:
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers another process: 404 for everybody else, and when the link is not here."""
-        headers = dict(scope["headers"])
-        named = _PATH.fullmatch(scope["path"])
-        link = self._links.get(uuid.UUID(named[1])) if named else None
-        body = await read_body(receive, MAX_REQUEST_BODY, 0)
-        if named is None or link is None or not self._is_signed(scope["path"], headers, body):
+        asked = await self._asked(scope, receive)
+        if asked is None:
             await send({"type": "http.response.start", "status": 404, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
         gone = asyncio.ensure_future(receive())
         try:
-            async with link.request(named[2], named[3], body, float(headers[b"x-modelshare-timeout"])) as stream:
+            async with asked as stream:
                 gone.add_done_callback(lambda _: stream.fail(ClientGoneError()))
                 await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send({"type": "http.response.body", "body": _NOTHING_YET, "more_body": True})
                 more = True
                 while more:
                     frame = await stream.next()
@@ -94,6 +99,24 @@ class Forwarder:
         finally:
             gone.cancel()
 
+    async def _asked(self, scope: Scope, receive: Receive) -> AbstractAsyncContextManager[AnswerStream] | None:
+        """What another process asks for. None for what is not signed, and for an agent that is not linked here."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        named = _PATH.fullmatch(scope["path"])
+        if named is None or not self._is_signed(scope["path"], headers):
+            return None
+        agent_id = parse_uuid(named[1])
+        link = self._links.get(agent_id) if agent_id else None
+        if link is None:
+            return None
+        try:
+            body = await read_body(receive, MAX_REQUEST_BODY, 0)
+        except (ClientGoneError, PayloadTooLarge):
+            return None
+        if hashlib.sha256(body).hexdigest() != headers[_DIGEST]:
+            return None
+        return link.request(named[2], named[3], body, float(headers[_TIMEOUT]))
+
     def _session(self) -> aiohttp.ClientSession:
         if self._http is None:
             self._http = aiohttp.ClientSession(
@@ -103,21 +126,19 @@ class Forwarder:
             )
         return self._http
 
-    def _signature(self, path: str, body: bytes) -> dict[str, str]:
-        now = str(int(self._clock()))
-        return {"x-modelshare-time": now, "x-modelshare-signature": self._sign(path, now, body)}
+    def _signed(self, path: str, timeout: float, digest: str) -> dict[str, str]:
+        headers = {_TIME: str(int(self._clock())), _TIMEOUT: str(timeout), _DIGEST: digest}
+        return {**headers, _SIGNATURE: self._signature(path, headers)}
 
-    def _is_signed(self, path: str, headers: dict[bytes, bytes], body: bytes) -> bool:
-        time = headers.get(b"x-modelshare-time", b"").decode("latin-1")
-        given = headers.get(b"x-modelshare-signature", b"").decode("latin-1")
-        return (
-            time.isdecimal()
-            and abs(self._clock() - int(time)) <= _VALID_SECONDS
-            and hmac.compare_digest(given.encode("latin-1"), self._sign(path, time, body).encode())
-        )
+    def _is_signed(self, path: str, headers: Mapping[str, str]) -> bool:
+        """Looked at before the body is read: strangers send none."""
+        given = headers.get(_SIGNATURE, "")
+        if not hmac.compare_digest(given.encode(), self._signature(path, headers).encode()):
+            return False
+        return abs(self._clock() - int(headers[_TIME])) <= _VALID_SECONDS
 
-    def _sign(self, path: str, time: str, body: bytes) -> str:
-        text = f"{path}\n{time}\n{hashlib.sha256(body).hexdigest()}"
+    def _signature(self, path: str, headers: Mapping[str, str]) -> str:
+        text = "\n".join([path, *(headers.get(name, "") for name in (_TIME, _TIMEOUT, _DIGEST))])
         return hmac.new(self._secret, text.encode(), "sha256").hexdigest()
 
 
@@ -148,7 +169,9 @@ class RemoteStream:
 
     async def _read(self) -> AnswerFrame:
         try:
-            (length,) = _LENGTH.unpack(await self._content.readexactly(_LENGTH.size))
+            length = 0
+            while not length:
+                (length,) = _LENGTH.unpack(await self._content.readexactly(_LENGTH.size))
             frame: AnswerFrame = _decode(await self._content.readexactly(length))
         except (aiohttp.ClientError, asyncio.IncompleteReadError, msgspec.DecodeError, OSError) as error:
             raise StreamBrokenError("The process that holds the link broke off.") from error

@@ -42,17 +42,18 @@ class Ways(Protocol):
 async def read_body(receive: Receive, most: int, announced: int) -> bytes:
     """The request's body. 413 when it is, or says it is, longer than `most` bytes."""
     parts: list[bytes] = []
-    size = announced
+    size = 0
     while True:
-        if size > most:
+        if max(size, announced) > most:
             raise PayloadTooLarge(f"The request's body is longer than {most} bytes, the most this platform takes.")
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
-        parts.append(message.get("body", b""))
+        part: bytes = message.get("body", b"")
+        parts.append(part)
+        size += len(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
-        size = max(size, sum(map(len, parts)))
 
 
 class Relay:

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
+from asyncpg import PostgresError
 from prometheus_client import CollectorRegistry
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import Receive, Scope, Send
 
 from modelshare.server.db import Database
-from modelshare.server.errors import ApiError, NotFound, PermissionDenied, Unauthenticated
+from modelshare.server.errors import ApiError, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from modelshare.server.fleet.links import Links
 from modelshare.server.http import Authenticate, Caller, bearer
 from modelshare.server.router import rules
@@ -33,6 +35,7 @@ from modelshare.server.router.snapshots import Snapshot, Snapshots
 from modelshare.server.router.ways import LinkWays
 from modelshare.server.settings import Settings
 from modelshare.server.sharing.tiers import TierBook
+from modelshare.wire.base import SLUG_PATTERN
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import Scope as KeyScope
 from modelshare.wire.tiers import Tier
@@ -43,6 +46,8 @@ _PATH: Final = re.compile(r"/(proj_[0-9a-f]{12})/([^/]+)/v1/(.+)")
 _MODELS: Final = "models"
 _ROUTES: Final = {"chat/completions": "POST", "completions": "POST", "embeddings": "POST", _MODELS: "GET"}
 _SERVER_ERROR: Final = 500
+_SLUG: Final = re.compile(SLUG_PATTERN)
+_RETRY_SECONDS: Final = 5
 _CLIENT_GONE: Final = 499
 """What metrics call a request whose client left before there was a status (nginx's word)."""
 
@@ -100,8 +105,13 @@ class Router:
             self._metrics.observe(known, reply.status or _CLIENT_GONE, time.monotonic() - started)
 
     async def _answer(self, ask: "_Ask", receive: Receive, reply: Reply) -> None:
-        caller = await self._caller(ask)
-        endpoint = await self._snapshots.get(ask.project_id, ask.slug)
+        try:
+            caller = await self._caller(ask)
+            endpoint = await self._snapshots.get(ask.project_id, ask.slug) if _SLUG.fullmatch(ask.slug) else None
+        except (SQLAlchemyError, PostgresError, OSError) as error:
+            raise Unavailable(
+                "The platform's database does not answer. Try again in a moment.", retry_after=_RETRY_SECONDS
+            ) from error
         _check(ask, caller, endpoint)
         assert endpoint is not None  # noqa: S101 - narrows for the type checker; `_check` refuses it
         if ask.route == _MODELS:

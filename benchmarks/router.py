@@ -1,0 +1,295 @@
+"""The inference path: client -> granian -> router -> WebSocket -> agent -> engine, against the same engine directly.
+
+    python benchmarks/router.py [--seconds 4] [--streams 100] [--port 18431]
+
+The engine answers the same small chat at once, so what is measured is the way. nginx as a proxy is the second yardstick
+where it is installed. Everything is real: `modelshare serve`, a pushed model, `modelshare agent` with the external
+engine, which is why the engine is one more process here.
+Targets: added median at concurrency 1 at most 1 ms; no error at 256; no stream stalls.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import uvloop
+
+import modelshare.server.sharing
+from modelshare.client import Client
+from modelshare.client.push import push_model
+from modelshare.demo.tiny_model import write_gguf
+from modelshare.wire.agents import JoinKeyCreate
+from modelshare.wire.endpoints import EndpointCreate, EndpointStatus
+from modelshare.wire.keys import ProjectCreate
+
+Found = TypeVar("Found")
+CHAT = b'{"model": "m", "messages": [{"role": "user", "content": "Say hello to the tiny test model, please."}]}'
+STREAM = CHAT[:-1] + b', "stream": true}'
+ANSWER = (
+    b'{"id": "c-1", "object": "chat.completion", "created": 1, "model": "m", "choices": [{"index": 0, "message": '
+    b'{"role": "assistant", "content": "Hello from the fixed answer."}, "finish_reason": "stop"}], '
+    b'"usage": {"prompt_tokens": 9, "completion_tokens": 6, "total_tokens": 15}}'
+)
+EVENT = (
+    b'data: {"id": "c-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": '
+    b'[{"index": 0, "delta": {"content": "word "}, "finish_reason": null}]}\n\n'
+)
+TOKENS_PER_SECOND = 50
+TOKENS = 100
+CONCURRENCIES = (1, 50, 256)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    arguments.add_argument("--streams", type=int, default=100)
+    arguments.add_argument("--port", type=int, default=18431, help="the first of three")
+    arguments.add_argument("--engine", action="store_true", help=argparse.SUPPRESS)
+    given = arguments.parse_args()
+    if given.engine:
+        uvloop.run(engine(given.port))
+        return
+    with tempfile.TemporaryDirectory() as name, platform(Path(name), given.port) as targets:
+        uvloop.run(measure(targets, given.seconds, given.streams))
+
+
+async def measure(targets: list["Target"], seconds: float, streams: int) -> None:
+    for concurrency in CONCURRENCIES:
+        print(f"\nwhole answers, {concurrency} at once")
+        figures = {}
+        for target in targets:
+            await load(target, concurrency, min(1.0, seconds))  # warm
+            figures[target.name] = seen = await load(target, concurrency, seconds)
+            times = f"median {seen.median:7.3f} ms   p99 {seen.p99:8.3f} ms"
+            print(f"  {target.name:12} {seen.rate:9.0f} req/s   {times}   errors {seen.errors}")
+        direct, ours = figures["engine"], figures["modelshare"]
+        print(f"  added median {ours.median - direct.median:.3f} ms; {ours.rate / direct.rate:.3f} x the engine's rate")
+    print(f"\n{streams} streams of {TOKENS} tokens at {TOKENS_PER_SECOND}/s")
+    first = {}
+    for target in targets:
+        streamed = await asyncio.gather(*(stream(target) for _ in range(streams)))
+        first[target.name] = times = sorted(one.first * 1000 for one in streamed)
+        pause = max(one.longest_gap for one in streamed) * 1000
+        quantiles = f"median {statistics.median(times):7.2f} ms   p99 {p99(times):7.2f} ms"
+        print(f"  {target.name:12} first token {quantiles}   longest pause {pause:6.1f} ms")
+    direct_first, our_first = first["engine"], first["modelshare"]
+    added = statistics.median(our_first) - statistics.median(direct_first)
+    print(f"  added to the first token: median {added:.2f} ms, p99 {p99(our_first) - p99(direct_first):.2f} ms")
+
+
+@dataclass(frozen=True)
+class Target:
+    name: str
+    port: int
+    path: str
+    key: str = "none"
+
+    def request(self, body: bytes) -> bytes:
+        head = (
+            f"POST {self.path}/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\n"
+            f"authorization: Bearer {self.key}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
+
+
+@dataclass
+class Load:
+    seconds: float
+    latencies: list[float] = field(default_factory=list)
+    errors: int = 0
+
+    @property
+    def rate(self) -> float:
+        return len(self.latencies) / self.seconds
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.latencies) * 1000
+
+    @property
+    def p99(self) -> float:
+        return p99(sorted(self.latencies)) * 1000
+
+
+async def load(target: Target, concurrency: int, seconds: float) -> Load:
+    found = Load(seconds)
+    ends = time.perf_counter() + seconds
+    request = target.request(CHAT)
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
+        while (started := time.perf_counter()) < ends:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+            body = await reader.readexactly(int(length[1])) if length else b""
+            if head[9:12] == b"200" and body.startswith(b'{"id":'):
+                found.latencies.append(time.perf_counter() - started)
+            else:
+                found.errors += 1
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(concurrency)))
+    return found
+
+
+@dataclass(frozen=True)
+class Streamed:
+    first: float
+    longest_gap: float
+
+
+async def stream(target: Target) -> Streamed:
+    reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
+    await asyncio.sleep(0.5 * (id(writer) % 997) / 997)  # not all in step
+    started = time.perf_counter()
+    writer.write(target.request(STREAM))
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head[9:12] == b"200", head
+    first, last, gap, seen = 0.0, 0.0, 0.0, 0
+    while seen < TOKENS:
+        data = await reader.read(1 << 16)
+        assert data, "the stream broke off"
+        now = time.perf_counter()
+        first = first or now - started
+        gap, last = max(gap, now - last if last else 0.0), now
+        seen += data.count(b"word ")
+    writer.close()
+    return Streamed(first, gap)
+
+
+def p99(ordered: list[float]) -> float:
+    return ordered[int(len(ordered) * 0.99)] if ordered else float("nan")
+
+
+@contextmanager
+def platform(folder: Path, port: int) -> Iterator[list[Target]]:
+    """The engine, nginx before it, and the whole platform before it."""
+    engine_port, nginx_port = port + 1, port + 2
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            process(folder / "engine.log", sys.executable, __file__, "--engine", "--port", str(engine_port))
+        )
+        targets = [Target("engine", engine_port, "/v1")]
+        if shutil.which("nginx"):
+            stack.enter_context(nginx(folder, nginx_port, engine_port))
+            targets.append(Target("nginx", nginx_port, "/v1"))
+        tiers = folder / "tiers.toml"
+        shipped = Path(modelshare.server.sharing.__file__).with_name("tiers.toml").read_text(encoding="utf-8")
+        tiers.write_text(re.sub(r"max_concurrent_requests = \d+", "max_concurrent_requests = 1000", shipped))
+        command = [sys.executable, "-m", "modelshare"]
+        serve = [*command, "serve", "--data-dir", str(folder / "data"), "--port", str(port)]
+        log = folder / "serve.log"
+        stack.enter_context(process(log, *serve, MODELSHARE_TIERS_FILE=str(tiers)))
+        platform_key = wait_for(lambda: re.search(r"msp_\S+", log.read_text(encoding="utf-8")))[0]
+        url = f"http://127.0.0.1:{port}"
+        with Client(url, platform_key) as operator:
+            project = operator.platform.create_project(ProjectCreate(name="Benchmark", slug="bench"))
+        with Client(url, project.api_key) as client:
+            write_gguf(folder / "tiny.gguf", name="tiny")
+            model = push_model(client, folder / "tiny.gguf", name="tiny").model
+            client.endpoints.create(EndpointCreate(slug="chat", model=model.id, tier="self_hosted"))
+            join_key = client.join_keys.create(JoinKeyCreate(name="box")).key
+            agent = [*command, "agent", "--url", url, "--join-key", join_key, "--data-dir", str(folder / "agent")]
+            external = ["--engine", "external", "--external-url", f"http://127.0.0.1:{engine_port}"]
+            stack.enter_context(process(folder / "agent.log", *agent, *external))
+            wait_for(lambda: client.endpoints.get("chat").status is EndpointStatus.ACTIVE)
+        yield [*targets, Target("modelshare", port, f"/{project.id}/chat/v1", project.api_key)]
+
+
+@contextmanager
+def process(log: Path, *command: str, **environment: str) -> Iterator[None]:
+    with log.open("wb") as output:
+        started = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **environment})
+        try:
+            yield
+        except BaseException:
+            print(log.read_text(encoding="utf-8")[-3000:], file=sys.stderr)
+            raise
+        finally:
+            started.terminate()
+            started.wait(20)
+
+
+@contextmanager
+def nginx(folder: Path, port: int, engine_port: int) -> Iterator[None]:
+    settings = folder / "nginx.conf"
+    settings.write_text(
+        f"daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.err; events {{ worker_connections 4096; }}\n"
+        f"http {{ access_log off; upstream engine {{ server 127.0.0.1:{engine_port}; keepalive 512; }}\n"
+        f"server {{ listen 127.0.0.1:{port}; keepalive_requests 1000000; location / {{ proxy_pass http://engine;\n"
+        f'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }} }} }}\n'
+    )
+    with process(folder / "nginx.log", "nginx", "-c", str(settings)):
+        yield
+
+
+def wait_for(look: Callable[[], Found], seconds: float = 60.0) -> Found:
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nothing after {seconds:g} s")
+        time.sleep(0.05)
+    return found
+
+
+async def engine(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(FixedAnswer, "127.0.0.1", port, backlog=1024)
+    await server.serve_forever()
+
+
+class FixedAnswer(asyncio.Protocol):
+    """As much of an engine as the way needs: the same answer to every chat, whole or at a steady pace."""
+
+    WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(ANSWER), ANSWER)
+    EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while b"\r\n\r\n" in self._buffer:
+            head, _, rest = self._buffer.partition(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+            size = int(length[1]) if length else 0
+            if len(rest) < size:
+                return
+            body, self._buffer = rest[:size], rest[size:]
+            if b'"stream": true' in body or b'"stream":true' in body:
+                self._transport.write(self.EVENTS)
+                self._task = asyncio.ensure_future(self._stream())
+            else:
+                self._transport.write(self.WHOLE)
+
+    async def _stream(self) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        for number in range(TOKENS):
+            self._write_chunk(EVENT)
+            await asyncio.sleep(started + (number + 1) / TOKENS_PER_SECOND - loop.time())
+        self._write_chunk(b"data: [DONE]\n\n")
+        self._write_chunk(b"")
+
+    def _write_chunk(self, data: bytes) -> None:
+        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+
+if __name__ == "__main__":
+    main()

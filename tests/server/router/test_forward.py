@@ -1,0 +1,188 @@
+"""Two processes on one database: a client reaches one, the agent is linked to the other."""
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from conftest import Tenant
+from factories import make_model
+from link_agent import LinkAgent, answer, enroll, linked
+from modelshare.server.app import Application, create_app
+from modelshare.server.router.forward import PREFIX
+from modelshare.server.settings import Settings
+from modelshare.wire.link import Chunk, End, Head, Request
+from served import free_port, serving, wait_until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def processes(settings: Settings) -> AsyncIterator[tuple[Application, str, str]]:
+    """The first process, its URL and the second one's."""
+    if settings.database.startswith("sqlite"):
+        pytest.skip("one process per SQLite database")
+    ports = free_port(), free_port()
+    first, second = (
+        create_app(settings.model_copy(update={"process_url": f"http://127.0.0.1:{port}"})) for port in ports
+    )
+    async with first.running(), second.running(), serving(first, ports[0]) as one, serving(second, ports[1]) as two:
+        yield first, one, two
+
+
+@pytest.fixture
+def app(processes: tuple[Application, str, str]) -> Application:
+    return processes[0]
+
+
+@pytest.fixture
+async def agent(processes: tuple[Application, str, str], deployer: Tenant) -> AsyncIterator[LinkAgent]:
+    """The deployer's machine, linked to the second process, its endpoint `chat` ready."""
+    app, _, second = processes
+    model_id = await make_model(app, deployer.project.id)
+    agent_id, token = await enroll(deployer.http)
+    await deployer.http.post("/v1/endpoints", json={"slug": "chat", "model": str(model_id), "tier": "self_hosted"})
+    async with linked(second, token, agent_id=agent_id) as link:
+        await link.make_ready()
+
+        async def active() -> bool:
+            return bool((await deployer.http.get("/v1/endpoints/chat")).json()["status"] == "active")
+
+        await wait_until(active)
+        yield link
+
+
+@pytest.fixture
+async def client(processes: tuple[Application, str, str], deployer: Tenant) -> AsyncIterator[httpx.AsyncClient]:
+    """Calls the endpoint on the first process."""
+    base_url = f"{processes[1]}/{deployer.project.id}/chat/v1"
+    headers = {"Authorization": f"Bearer {deployer.project.api_key}"}
+    async with httpx.AsyncClient(base_url=base_url, headers=headers, timeout=20) as http:
+        yield http
+
+
+async def test_a_whole_answer(agent: LinkAgent, client: httpx.AsyncClient) -> None:
+    asked = asyncio.ensure_future(client.post("/chat/completions", content=b"x" * 1_000_000))
+    request, body = await agent.request()
+    assert body == b"x" * 1_000_000
+    await agent.send(answer(request, b'{"choices": []}'))
+    answered = await asked
+    assert (answered.status_code, answered.content) == (200, b'{"choices": []}')
+
+
+async def test_a_stream_and_its_cancel(agent: LinkAgent, client: httpx.AsyncClient) -> None:
+    async def ask() -> httpx.Response:
+        return await client.send(client.build_request("POST", "/chat/completions", content=b"{}"), stream=True)
+
+    asked = asyncio.ensure_future(ask())
+    request, _ = await agent.request()
+    await agent.send(Head(request.stream, 200, "text/event-stream"))
+    await agent.send(Chunk(request.stream, b"data: 1\n\n"))
+    streamed = await asked
+    assert await anext(streamed.aiter_raw()) == b"data: 1\n\n"
+    await streamed.aclose()
+    await cancelled(agent, request)
+
+
+async def test_a_client_that_goes_before_the_answer(agent: LinkAgent, client: httpx.AsyncClient) -> None:
+    asked = asyncio.ensure_future(client.post("/chat/completions", content=b"{}"))
+    request, _ = await agent.request()
+    asked.cancel()
+    await cancelled(agent, request)
+
+
+async def test_a_slow_client_holds_the_agent_back(agent: LinkAgent, client: httpx.AsyncClient) -> None:
+    sent = 0
+
+    async def serve(link: LinkAgent, request: Request, body: bytes) -> None:
+        nonlocal sent
+        await link.send(Head(request.stream, 200, "text/event-stream"))
+        while True:
+            await link.chunk(request, b"data: " + b"x" * 65_528 + b"\n\n")
+            sent += 65_536
+
+    agent.handler = serve
+    streamed = await client.send(client.build_request("POST", "/completions", content=b"{}"), stream=True)
+
+    async def holds() -> bool:
+        before = sent
+        await asyncio.sleep(0.5)
+        return sent == before
+
+    await wait_until(holds)
+    assert sent < 32 << 20
+    await streamed.aclose()
+
+
+async def test_a_break_on_the_other_process_is_told(agent: LinkAgent, client: httpx.AsyncClient) -> None:
+    async def serve(link: LinkAgent, request: Request, body: bytes) -> None:
+        await link.send(Head(request.stream, 200, "text/event-stream"))
+        await link.send(Chunk(request.stream, b"data: 1\n\n"))
+        await link.socket.close()
+
+    agent.handler = serve
+    answered = await client.post("/chat/completions", content=b"{}")
+    assert b'"error"' in answered.content
+
+
+async def test_usage_is_counted_where_the_client_came_in(
+    agent: LinkAgent, client: httpx.AsyncClient, deployer: Tenant
+) -> None:
+    async def serve(link: LinkAgent, request: Request, body: bytes) -> None:
+        await link.send(Head(request.stream, 200, "application/json"))
+        await link.send(Chunk(request.stream, b"{}"))
+        await link.send(End(request.stream, None, 3, 8))
+
+    agent.handler = serve
+    assert (await client.post("/chat/completions", content=b"{}")).status_code == 200
+
+    async def counted() -> bool:
+        rows = (await deployer.http.get("/v1/usage")).json()["data"]
+        return [(row["requests"], row["completion_tokens"]) for row in rows] == [(1, 8)]
+
+    await wait_until(counted)
+
+
+async def test_a_link_moves_to_another_process(
+    processes: tuple[Application, str, str], agent: LinkAgent, client: httpx.AsyncClient, deployer: Tenant
+) -> None:
+    _, token = await enroll(deployer.http, name="other")
+    async with linked(processes[1], token, handler=_answers) as here:
+        await here.make_ready()
+        async with linked(processes[2], token, handler=_answers) as there:
+            await here.end()
+            await there.make_ready()
+            await agent.socket.close()
+
+            async def answered() -> bool:
+                return (await client.post("/chat/completions", content=b"{}")).status_code == 200
+
+            await wait_until(answered)
+
+
+async def test_strangers_get_nothing(processes: tuple[Application, str, str], agent: LinkAgent) -> None:
+    assert agent.desired is not None
+    path = f"{PREFIX}{agent.agent_id}/{agent.desired.deployments[0].deployment_id}/chat/completions"
+    forged = {
+        "x-modelshare-time": "1000",
+        "x-modelshare-timeout": "30",
+        "x-modelshare-digest": "0" * 64,
+        "x-modelshare-signature": hmac.new(b"guess", b"", "sha256").hexdigest(),
+    }
+    async with httpx.AsyncClient(base_url=processes[2]) as http:
+        for headers in ({}, forged, {**forged, "x-modelshare-time": "now"}):
+            assert (await http.post(path, content=b"{}", headers=headers)).status_code == 404
+    assert agent.requests.empty()
+
+
+async def _answers(link: LinkAgent, request: Request, body: bytes) -> None:
+    await link.send(answer(request, b"{}"))
+
+
+async def cancelled(agent: LinkAgent, request: Request) -> None:
+    async def heard() -> bool:
+        return request.stream in agent.cancelled
+
+    await wait_until(heard)
