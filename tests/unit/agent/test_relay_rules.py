@@ -84,6 +84,13 @@ class TestRequest:
         with pytest.raises(BadRequest, match="must be a JSON object"):
             prepare_request(body, FAITHFUL)
 
+    @pytest.mark.parametrize(
+        "body", [b'{"messages":' + b"[" * 100_000, b'{"stream":true,"stream_options":' + b"[" * 100_000]
+    )
+    def test_what_is_nested_without_end_is_refused(self, body: bytes) -> None:
+        with pytest.raises(BadRequest, match="nested too deeply"):
+            prepare_request(body, FAITHFUL)
+
 
 class TestAnswer:
     def test_bytes_pass_where_the_engine_knows_its_public_name(self) -> None:

@@ -59,6 +59,8 @@ def prepare_request(body: bytes, policy: RelayPolicy) -> PreparedRequest:
         fields = _decode_fields(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest("The request body must be a JSON object.") from error
+    except RecursionError as error:
+        raise BadRequest("The request body is nested too deeply.") from error
     if policy.request_model is None:
         fields.pop("model", None)
     else:

@@ -27,10 +27,26 @@ def parse_object(name: str, data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{shown(name)} is not valid JSON ({shown(str(error))}); repair it and push again.") from error
+        raise Refused(f"{shown(name)} is not valid JSON ({_fault(error)}); repair it and push again.") from error
     if not isinstance(value, dict):
         raise Refused(f"{shown(name)} is valid JSON but not an object; repair it and push again.")
     return value
+
+
+class _DuplicateKeyError(ValueError):
+    pass
+
+
+def _fault(error: ValueError | RecursionError) -> str:
+    match error:
+        case RecursionError():
+            return "it is nested too deeply"
+        case UnicodeDecodeError():
+            return "it is not UTF-8"
+        case json.JSONDecodeError() | _DuplicateKeyError():
+            return shown(str(error))
+        case _:  # what is left of json's own: https://docs.python.org/3/library/stdtypes.html#int-max-str-digits
+            return "a number in it has too many digits"
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -38,5 +54,5 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(twice)} appears twice")
+        raise _DuplicateKeyError(f"the key {shown(twice)} appears twice")
     return fields
