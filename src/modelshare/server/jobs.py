@@ -135,8 +135,10 @@ class Worker:
                     continue
             except Exception as error:  # noqa: BLE001 - a worker outlives a database that is away for a while
                 log.warning("cannot take or finish a job", error=str(error))
+            # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this worker would never stop.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), POLL_SECONDS)
+                async with asyncio.timeout(POLL_SECONDS):
+                    await wake.wait()
 
     async def _take(self) -> tuple[str, Lease] | None:
         now = int(self._clock())

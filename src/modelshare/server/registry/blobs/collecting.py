@@ -14,7 +14,7 @@ _BATCH = 500
 
 async def collect(platform: Platform, lease: Lease) -> None:
     """Turns the project's unused blobs into garbage, then deletes its garbage: the bytes first, then the note."""
-    project_id = lease.subject.partition("/")[0]
+    project_id = lease.subject
     while await _let_go_of_unused(platform, project_id):
         continue
     while rows := await _garbage(platform, project_id):

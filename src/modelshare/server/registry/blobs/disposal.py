@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.ids import new_id
 from modelshare.server.jobs import enqueue
 from modelshare.server.registry.blobs import queries
 from modelshare.server.registry.blobs.staging import prefix
@@ -14,7 +13,7 @@ from modelshare.server.registry.tables import GarbageRow, UploadFileRow, UploadR
 from modelshare.wire.uploads import UploadState
 
 COLLECT = "registry.collect"
-"""The job that deletes; its subject is `<project id>/<anything>`."""
+"""The job that deletes; its subject is the project's id."""
 
 
 async def release(session: AsyncSession, project_id: str, version_ids: Collection[uuid.UUID], *, now: int) -> None:
@@ -42,5 +41,4 @@ def discard(session: AsyncSession, project_id: str, keys: Iterable[str]) -> None
 
 async def collect_later(session: AsyncSession, project_id: str, *, now: int) -> None:
     """Has the project's garbage deleted once this transaction is committed, and blobs that no version refers to."""
-    # A subject of its own each time: two transactions that ask at once must not meet in one row.
-    await enqueue(session, COLLECT, f"{project_id}/{new_id()}", now=now)
+    await enqueue(session, COLLECT, project_id, now=now)

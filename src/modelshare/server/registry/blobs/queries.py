@@ -82,7 +82,7 @@ async def garbage(session: AsyncSession, project_id: str, limit: int) -> list[Ga
 
 async def projects_with_garbage(session: AsyncSession, job: str) -> list[str]:
     """Projects whose garbage no `job` is about to collect."""
-    pending = exists().where(JobRow.kind == job, JobRow.subject.startswith(GarbageRow.project_id))
+    pending = exists().where(JobRow.kind == job, JobRow.subject == GarbageRow.project_id)
     return list(await session.scalars(select(GarbageRow.project_id).where(~pending).distinct()))
 
 

@@ -39,7 +39,7 @@ async def process(platform: Platform, lease: Lease, *, anew: bool) -> None:
     if work is None or not (work.status == ModelStatus.PROCESSING or (anew and work.status == ModelStatus.READY)):
         return
     if lease.hopeless:
-        await outcome.failed(platform, lease, work, _GAVE_UP)
+        await _give_up(platform, lease, work)
         return
     try:
         await _steps(platform, lease, work, anew=anew)
@@ -49,8 +49,14 @@ async def process(platform: Platform, lease: Lease, *, anew: bool) -> None:
         await outcome.failed(platform, lease, work, _INCOMPLETE)
     except Exception:
         if lease.last:
-            await outcome.failed(platform, lease, work, _GAVE_UP)
+            await _give_up(platform, lease, work)
         raise
+
+
+async def _give_up(platform: Platform, lease: Lease, work: Work) -> None:
+    """A version that is ready stays so: that its bytes could not be read now says nothing against them."""
+    if work.status == ModelStatus.PROCESSING:
+        await outcome.failed(platform, lease, work, _GAVE_UP)
 
 
 async def _steps(platform: Platform, lease: Lease, work: Work, *, anew: bool) -> None:
