@@ -118,25 +118,22 @@ async def test_a_key_hands_out_no_more_than_it_has(
     assert allowed.status_code == 201, allowed.text
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({}, "name"),
-        ({"name": ""}, "name"),
-        ({"name": "x" * 101}, "name"),
-        ({"name": "a\0b"}, "name"),
-        ({"name": "x", "scopes": ["everything"]}, "scopes.0"),
-        ({"name": "x", "expires_in": 0}, "expires_in"),
-        ({"name": "x", "expires_in": 10**30}, "expires_in"),
-        ({"name": "x", "allowed_ips": ["not an address"]}, "allowed_ips.0"),
-        ({"name": "x", "endpoint": "No Slug"}, "endpoint"),
-        ({"name": "x", "scope": ["models"]}, "scope"),
-    ],
-)
-async def test_bad_input(owner: Tenant, body: dict[str, Any], param: str) -> None:
-    answer = await owner.http.post("/v1/keys", json=body)
-    assert problem(answer) == (400, "invalid_request_error", None)
-    assert param in message(answer)
+async def test_bad_input(owner: Tenant) -> None:
+    cases: list[tuple[str, Any, str]] = [
+        ("name", "", "name"),
+        ("name", "x" * 101, "name"),
+        ("name", "a\0b", "name"),
+        ("scopes", ["everything"], "scopes.0"),
+        ("expires_in", 0, "expires_in"),
+        ("expires_in", 10**30, "expires_in"),
+        ("allowed_ips", ["not an address"], "allowed_ips.0"),
+        ("endpoint", "No Slug", "endpoint"),
+        ("scope", ["models"], "scope"),
+    ]
+    for field, value, where in cases:
+        answer = await owner.http.post("/v1/keys", json={"name": "x", field: value})
+        assert problem(answer) == (400, "invalid_request_error", None)
+        assert f"`{where}" in message(answer)
     assert [key["name"] for key in (await owner.http.get("/v1/keys")).json()["data"]] == ["first key"]
 
 

@@ -33,24 +33,23 @@ async def test_a_taken_slug(operator: httpx.AsyncClient, owner: Tenant) -> None:
     assert problem(answer) == (409, "conflict_error", "slug_taken")
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"name": "x"},
-        {"name": "x", "slug": "No"},
-        {"name": "x", "slug": "a--b"},
-        {"name": "x", "slug": "-a"},
-        {"name": "x", "slug": "a\n"},
-        {"name": "x", "slug": "a" * 41},
-        {"name": "x", "slug": "a", "quota_bytes": -1},
-        {"name": "x", "slug": "a", "quota_bytes": 2**70},
-        {"name": "x", "slug": "a", "owner": "me"},
-    ],
-)
-async def test_bad_input(operator: httpx.AsyncClient, body: dict[str, Any]) -> None:
-    answer = await operator.post("/v1/platform/projects", json=body)
-    assert problem(answer) == (400, "invalid_request_error", None)
+async def test_bad_input(operator: httpx.AsyncClient) -> None:
+    sound = {"name": "x", "slug": "x"}
+    for field, value in (
+        ("name", ""),
+        ("slug", "No"),
+        ("slug", "a--b"),
+        ("slug", "-a"),
+        ("slug", "a\n"),
+        ("slug", "a" * 41),
+        ("quota_bytes", -1),
+        ("quota_bytes", 2**70),
+        ("owner", "me"),
+    ):
+        answer = await operator.post("/v1/platform/projects", json={**sound, field: value})
+        assert problem(answer) == (400, "invalid_request_error", None)
+        assert f"`{field}`" in message(answer)
+    assert (await operator.get("/v1/platform/projects")).json()["data"] == []
 
 
 async def test_pages(operator: httpx.AsyncClient, owner: Tenant, deployer: Tenant) -> None:

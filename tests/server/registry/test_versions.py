@@ -14,9 +14,7 @@ from modelshare.server.registry.tables import VersionRow
 pytestmark = pytest.mark.anyio
 
 
-async def add_version(
-    app: Application, model: uuid.UUID, version: str, status: str = "ready", size: int = 1000
-) -> None:
+async def add_version(app: Application, model: uuid.UUID, version: str, status: str = "ready") -> None:
     """A further version that is not the latest."""
     ready = status == "ready"
     async with app.database.write() as session:
@@ -27,7 +25,7 @@ async def add_version(
                 status=status,
                 manifest=MANIFEST % version.encode() if ready else None,
                 manifest_digest=f"sha256:{version}" if ready else None,
-                size_bytes=size,
+                size_bytes=1000,
                 format="gguf",
                 created_at=app.platform.now(),
             )
