@@ -28,6 +28,42 @@ async def test_migrations_make_the_tables_as_they_are(database: Database) -> Non
     await database.close()
 
 
+def shape(connection: Connection) -> dict[str, object]:
+    """Everything that makes up the schema."""
+    there = inspect(connection)
+    return {
+        table: {
+            "columns": [(c["name"], str(c["type"]), c["nullable"]) for c in there.get_columns(table)],
+            "primary key": there.get_pk_constraint(table),
+            "foreign keys": sorted(there.get_foreign_keys(table), key=str),
+            "unique": sorted(there.get_unique_constraints(table), key=str),
+            "checks": sorted(there.get_check_constraints(table), key=str),
+            "indexes": sorted(
+                (
+                    index["name"],
+                    index["column_names"],
+                    index["unique"],
+                    {name: str(option) for name, option in index.get("dialect_options", {}).items()},
+                )
+                for index in there.get_indexes(table)
+            ),
+        }
+        for table in there.get_table_names()
+        if table != "alembic_version"
+    }
+
+
+async def test_a_new_database_has_what_the_migrations_make(database: Database) -> None:
+    async with database.engine.connect() as connection:
+        new = await connection.run_sync(shape)
+    await migrations.downgrade(database, "base")
+    await migrations.upgrade(database)
+    async with database.engine.connect() as connection:
+        migrated = await connection.run_sync(shape)
+    await database.close()
+    assert migrated == new
+
+
 async def test_down_and_up_again(database: Database) -> None:
     def names(connection: Connection) -> set[str]:
         return set(inspect(connection).get_table_names())

@@ -7,8 +7,9 @@ with Client() as client:
         print(model.name, model.status)
 """
 
-from modelshare.client.catalog import CatalogFilter
-from modelshare.client.client import AsyncClient, Client
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from modelshare.client.errors import (
     ApiError,
     AuthenticationError,
@@ -25,6 +26,10 @@ from modelshare.client.errors import (
     SourceError,
     UnexpectedAnswerError,
 )
+
+if TYPE_CHECKING:
+    from modelshare.client.catalog import CatalogFilter
+    from modelshare.client.client import AsyncClient, Client
 
 __all__ = [
     "ApiError",
@@ -45,3 +50,16 @@ __all__ = [
     "SourceError",
     "UnexpectedAnswerError",
 ]
+
+_LATE = {
+    "AsyncClient": "modelshare.client.client",
+    "CatalogFilter": "modelshare.client.catalog",
+    "Client": "modelshare.client.client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when it is used (PEP 562): the command line wants errors before it knows whether it needs a client."""
+    if name in _LATE:
+        return getattr(importlib.import_module(_LATE[name]), name)
+    raise AttributeError(name)

@@ -1,0 +1,43 @@
+"""`make bench`: runs every benchmark and writes `benchmarks/RESULTS.md` with machine, date and commit."""
+
+import datetime as dt
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ALL = {
+    "cold_start.py": "Cold start",
+    "push.py": "Push",
+    "pull.py": "Pull",
+    "router.py": "Inference path",
+    "storage_local.py": "Folder store",
+}
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(ALL)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=HERE
+    ).stdout.strip()
+    lines = [
+        "# Results",
+        "",
+        f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC, commit {commit or 'unknown'}, {os.cpu_count()} cores, "
+        f"{platform.machine()}, {platform.system()} {platform.release()}, Python {platform.python_version()}.",
+        "",
+        "Each figure is a ratio to a yardstick of the same run. `make bench` writes this page anew.",
+    ]
+    for name in names:
+        print(f"== {name}", flush=True)
+        done = subprocess.run([sys.executable, HERE / name], capture_output=True, text=True, check=False)
+        output = done.stdout.strip() or done.stderr.strip()
+        print(output, flush=True)
+        lines += ["", f"## {ALL[name]}", "", f"`python benchmarks/{name}`", "", "```", output, "```"]
+    (HERE / "RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
