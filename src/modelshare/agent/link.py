@@ -94,7 +94,12 @@ class Link:
             except LinkLost as lost:
                 _stop_if_final(lost)
                 delay = RETRY_CAP if lost.close_code == CloseCode.SUSPENDED else self._backoff.next()
-                _log.warning("No link to %s: %s. Trying again in %.1f s.", self._url.origin(), lost.reason, delay)
+                _log.warning(
+                    "No link to %s: %s. Trying again in %.1f s.",
+                    self._url.origin(),
+                    lost.reason.removesuffix("."),
+                    delay,
+                )
                 await asyncio.sleep(delay)
 
     async def _once(self) -> None:

@@ -18,6 +18,7 @@ from modelshare.agent.engines.relay_rules import (
     BadRequest,
     PreparedRequest,
     StreamRewriter,
+    check_length,
     prepare_request,
     rewrite_answer,
     rewrite_error,
@@ -96,8 +97,9 @@ class Relay:
         headers = _HEADERS | engine.headers
         async with self._http.post(url, data=prepared.body, headers=headers, allow_redirects=False) as answer:
             if answer.status != HTTPStatus.OK:
-                status = _status_to_pass(answer.status)
-                await stream.answer(status, _JSON, rewrite_error(status, await answer.read(), policy))
+                status, said = _status_to_pass(answer.status), await answer.read()
+                check_length(said, policy)
+                await stream.answer(status, _JSON, rewrite_error(status, said, policy))
             elif answer.content_type == _EVENTS:
                 rewriter = StreamRewriter(policy, hide_usage=prepared.hide_usage)
                 await _pass_events(stream, answer.content, rewriter, engine.activity)

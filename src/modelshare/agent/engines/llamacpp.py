@@ -26,6 +26,7 @@ def recipe(spec: EngineSpec) -> Recipe:
             public_name=spec.served_name,
             request_model=spec.served_name,
             private=(str(file), str(spec.path)),
+            too_long=b"is too large to process",  # its answer, with 500, to an embedding's input beyond the batch
         ),
         command=lambda port, key: Command(_argv(spec, file, port), {"ENGINE_API_KEY": key}),
         metrics=LoadMetrics("llamacpp:requests_processing", "llamacpp:requests_deferred"),

@@ -31,6 +31,8 @@ class RelayPolicy:
     """Its streams tell their usage only when `stream_options.include_usage` asks for it."""
     private: tuple[str, ...] = ()
     """Texts of this machine, such as the model's path, that must not reach a client in an error."""
+    too_long: bytes | None = None
+    """By what its failures tell that the input was too long, where their status says that it failed itself."""
 
     def under(self, public_name: str) -> "RelayPolicy":
         """The policy after the model was renamed, the engine having been started under its former name."""
@@ -80,6 +82,12 @@ def rewrite_answer(body: bytes, policy: RelayPolicy) -> tuple[bytes, Usage]:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return body, usage
     return (_encode(fields) if _rename(fields, policy) else body), usage
+
+
+def check_length(body: bytes, policy: RelayPolicy) -> None:
+    """Raises BadRequest when an engine's failure says that the input was too long."""
+    if policy.too_long is not None and policy.too_long in body:
+        raise BadRequest("The input is longer than the model takes at once; send a shorter one, or several.")
 
 
 def rewrite_error(status: int, body: bytes, policy: RelayPolicy) -> bytes:
