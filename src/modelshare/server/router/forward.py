@@ -24,7 +24,7 @@ from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
 from modelshare.server.ids import parse_uuid
 from modelshare.server.router.errors import ClientGoneError
-from modelshare.server.router.relay import read_body
+from modelshare.server.router.relay import read_body, watched
 from modelshare.wire.link import MAX_REQUEST_BODY, Answer, Chunk, End, Head, encode
 
 log = structlog.get_logger()
@@ -80,24 +80,12 @@ class Forwarder:
             await send({"type": "http.response.start", "status": 404, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
-        gone = asyncio.ensure_future(receive())
         try:
             async with asked as stream:
-                gone.add_done_callback(lambda _: stream.fail(ClientGoneError()))
-                await send({"type": "http.response.start", "status": 200, "headers": []})
-                await send({"type": "http.response.body", "body": _NOTHING_YET, "more_body": True})
-                more = True
-                while more:
-                    frame = await stream.next()
-                    data = encode(frame)
-                    more = isinstance(frame, Head | Chunk)
-                    await send(
-                        {"type": "http.response.body", "body": _LENGTH.pack(len(data)) + data, "more_body": more}
-                    )
+                with watched(receive, lambda: stream.fail(ClientGoneError())):
+                    await _pass_frames(stream, send)
         except ClientGoneError:
             log.debug("the asking process went away")
-        finally:
-            gone.cancel()
 
     async def _asked(self, scope: Scope, receive: Receive) -> AbstractAsyncContextManager[AnswerStream] | None:
         """What another process asks for. None for what is not signed, and for an agent that is not linked here."""
@@ -140,6 +128,17 @@ class Forwarder:
     def _signature(self, path: str, headers: Mapping[str, str]) -> str:
         text = "\n".join([path, *(headers.get(name, "") for name in (_TIME, _TIMEOUT, _DIGEST))])
         return hmac.new(self._secret, text.encode(), "sha256").hexdigest()
+
+
+async def _pass_frames(stream: AnswerStream, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": _NOTHING_YET, "more_body": True})
+    more = True
+    while more:
+        frame = await stream.next()
+        data = encode(frame)
+        more = isinstance(frame, Head | Chunk)
+        await send({"type": "http.response.body", "body": _LENGTH.pack(len(data)) + data, "more_body": more})
 
 
 class RemoteStream:

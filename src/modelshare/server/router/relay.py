@@ -1,9 +1,9 @@
 """One inference request: to an agent that can answer it, and the answer back to the client."""
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Any, Final, Protocol
 
 from starlette.types import Receive
 
@@ -19,6 +19,7 @@ _EVENTS: Final = "text/event-stream"
 _GATHERED: Final = 8 << 20
 """Bytes of an answer that is no stream, kept until it is whole so that a break can still be told as an error. Longer
 ones go out as they come."""
+_LOOK_SECONDS: Final = 0.02
 _BYTES_PER_TOKEN: Final = 4
 """For the prompt of an answer that was cut short, whose tokens nobody counted: about right for English text."""
 LONGEST_STREAM: Final = 24 * 3600.0
@@ -54,6 +55,27 @@ async def read_body(receive: Receive, most: int, announced: int) -> bytes:
         size += len(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+@contextmanager
+def watched(receive: Receive, gone: Callable[[], None]) -> Iterator[None]:
+    """Calls `gone` when the client leaves within the block, whose request's body was read.
+
+    It looks only after a moment: quick answers are over by then, and each look costs two threads a wake-up.
+    """
+    looking: list[asyncio.Future[Any]] = []
+
+    def look() -> None:
+        looking.append(asyncio.ensure_future(receive()))
+        looking[0].add_done_callback(lambda _: gone())
+
+    timer = asyncio.get_running_loop().call_later(_LOOK_SECONDS, look)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for future in looking:
+            future.cancel()
 
 
 class Relay:

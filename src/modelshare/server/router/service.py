@@ -29,7 +29,7 @@ from modelshare.server.router.errors import ClientGoneError, GatewayTimeout, Met
 from modelshare.server.router.forward import PREFIX, Forwarder
 from modelshare.server.router.metering import Meter, Usage
 from modelshare.server.router.metrics import RouterMetrics
-from modelshare.server.router.relay import Relay, read_body
+from modelshare.server.router.relay import Relay, read_body, watched
 from modelshare.server.router.reply import Reply
 from modelshare.server.router.snapshots import Snapshot, Snapshots
 from modelshare.server.router.ways import LinkWays
@@ -135,14 +135,12 @@ class Router:
         try:
             async with asyncio.timeout(tier.request_timeout_seconds) as timer:
                 body = await read_body(receive, self._settings.inference_max_body_bytes, ask.content_length)
-                gone = asyncio.ensure_future(receive())
                 relay = Relay(self._ways, reply, timer, tier.stream_idle_timeout_seconds)
-                gone.add_done_callback(lambda _: relay.client_gone())
                 try:
-                    await relay.run(endpoint.targets, ask.route, body)
+                    with watched(receive, relay.client_gone):
+                        await relay.run(endpoint.targets, ask.route, body)
                     failed = reply.status >= _SERVER_ERROR
                 finally:
-                    gone.cancel()
                     usage = relay.usage
         except TimeoutError as error:
             raise _too_slow(endpoint.tier, in_stream=reply.started) from error
