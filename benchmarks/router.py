@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import uvloop
 
@@ -194,7 +194,7 @@ def platform(folder: Path, port: int) -> Iterator[list[Target]]:
         serve = [*command, "serve", "--data-dir", str(folder / "data"), "--port", str(port)]
         log = folder / "serve.log"
         stack.enter_context(process(log, *serve, MODELSHARE_TIERS_FILE=str(tiers)))
-        platform_key = wait_for(lambda: re.search(r"msp_\S+", log.read_text(encoding="utf-8")))[0]
+        platform_key = wait_for(lambda: re.findall(r"msp_\S+", log.read_text(encoding="utf-8")))[0]
         url = f"http://127.0.0.1:{port}"
         with Client(url, platform_key) as operator:
             project = operator.platform.create_project(ProjectCreate(name="Benchmark", slug="bench"))
@@ -228,7 +228,8 @@ def process(log: Path, *command: str, **environment: str) -> Iterator[None]:
 def nginx(folder: Path, port: int, engine_port: int) -> Iterator[None]:
     settings = folder / "nginx.conf"
     settings.write_text(
-        f"daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.err; events {{ worker_connections 4096; }}\n"
+        f"daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.err;\n"
+        "events { worker_connections 4096; }\n"
         f"http {{ access_log off; upstream engine {{ server 127.0.0.1:{engine_port}; keepalive 512; }}\n"
         f"server {{ listen 127.0.0.1:{port}; keepalive_requests 1000000; location / {{ proxy_pass http://engine;\n"
         f'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }} }} }}\n'
@@ -261,7 +262,7 @@ class FixedAnswer(asyncio.Protocol):
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
