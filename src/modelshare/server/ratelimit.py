@@ -14,10 +14,11 @@ class Bucket:
     capacity: float
     level: float
     updated: float
-    """Seconds, monotonic."""
+    """Seconds."""
 
     def refill(self, now: float) -> None:
-        self.level = min(self.capacity, self.level + (now - self.updated) * self.per_minute / 60)
+        passed = max(0.0, now - self.updated)  # a clock may be set back
+        self.level = min(self.capacity, self.level + passed * self.per_minute / 60)
         self.updated = now
 
     def take(self, amount: float, now: float) -> int:

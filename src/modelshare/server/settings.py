@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from modelshare.wire.link import MAX_REQUEST_BODY
 
@@ -19,6 +19,9 @@ GIB = 1 << 30
 PREFIX = "MODELSHARE_"
 _NOT_SETTINGS = frozenset({"MODELSHARE_URL", "MODELSHARE_API_KEY", "MODELSHARE_CONFIG"})
 """What the client reads; the server shares its prefix."""
+
+
+_DRIVERS = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
 
 
 class SettingsError(Exception):
@@ -65,6 +68,13 @@ class Settings(BaseModel):
     """Addresses whose X-Forwarded-For is believed."""
     log_format: Literal["text", "json"] = "text"
 
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, url: str | None) -> str | None:
+        if url is not None and url.partition("://")[0] not in _DRIVERS:
+            raise ValueError("use postgresql://user:password@host/name, or leave it out for SQLite")
+        return url
+
     @property
     def address(self) -> str:
         """This process's own URL."""
@@ -76,8 +86,7 @@ class Settings(BaseModel):
         if self.database_url is None:
             return f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'modelshare.db'}"
         scheme, _, rest = self.database_url.partition("://")
-        drivers = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
-        return f"{drivers.get(scheme, scheme)}://{rest}"
+        return f"{_DRIVERS[scheme]}://{rest}"
 
     def signing_secret(self) -> bytes:
         """The secret, or the one in the data folder, made on first use."""
@@ -106,7 +115,7 @@ def load(environ: Mapping[str, str], file: Path | None = None, **given: Any) -> 
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"The setting `{name}` is wrong: {first['msg']}.") from error
+        raise SettingsError(f"The setting `{name}` is wrong: {first['msg'].removeprefix('Value error, ')}.") from error
 
 
 def _from_file(file: Path | None) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""Which routes answer without a key: those listed here, and no other. Read from the API's own description."""
+
+import httpx
+import pytest
+
+from answers import ANONYMOUS, problem
+from conftest import Tenant
+from modelshare.server.app import Application
+
+pytestmark = pytest.mark.anyio
+PUBLIC = {
+    ("get", "/healthz"),
+    ("get", "/readyz"),
+    ("get", "/metrics"),
+    ("get", "/v1/tiers"),
+    ("get", "/v1/catalog/models"),
+    ("get", "/v1/catalog/models/{model_id}"),
+    ("post", "/v1/enroll"),
+    ("post", "/v1/agent/deployments/{deployment_id}/grant"),
+}
+"""The last two take a join key and an agent's token instead."""
+
+
+def operations(app: Application) -> dict[tuple[str, str], bool]:
+    """Every operation, and whether its description says that it needs a key."""
+    paths = app.api.openapi()["paths"]
+    methods = {"get", "post", "put", "patch", "delete"}
+    return {
+        (method, path): "security" in operation
+        for path, item in paths.items()
+        for method, operation in item.items()
+        if method in methods
+    }
+
+
+async def test_every_other_route_needs_a_key(app: Application, owner: Tenant, anonymous: httpx.AsyncClient) -> None:
+    found = operations(app)
+    assert {operation for operation, keyed in found.items() if not keyed} == PUBLIC
+    assert len(found) > 50
+    for (method, path), keyed in found.items():
+        if keyed:
+            url = path.replace("{project_id}", owner.project.id).replace("{", "").replace("}", "")
+            assert problem(await anonymous.request(method, url)) == ANONYMOUS, path
+            named = f"/{owner.project.id}{url}"
+            if path.startswith("/v1/"):
+                assert problem(await anonymous.request(method, named)) == ANONYMOUS, path
+
+
+async def test_platform_routes_take_no_projects_key(app: Application, owner: Tenant) -> None:
+    platform = [each for each in operations(app) if "/platform/" in each[1]]
+    assert platform
+    for method, path in platform:
+        url = path.replace("{", "").replace("}", "")
+        body: dict[str, str] | None = {} if method in {"post", "patch"} else None
+        answer = await owner.http.request(method, url, json=body)
+        assert answer.status_code in {400, 403}, path
+        if body is None:
+            assert problem(answer) == (403, "permission_error", None), path

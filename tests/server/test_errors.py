@@ -1,0 +1,179 @@
+"""One form for every error, and nothing of the inside in it."""
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+from structlog.testing import capture_logs
+
+from answers import ANONYMOUS, message, problem
+from conftest import Tenant, client_of, new_tenant
+from modelshare.server.app import Application, create_app
+from modelshare.server.settings import Settings
+from postgres import postgres_server
+
+pytestmark = pytest.mark.anyio
+JSON = {"Content-Type": "application/json"}
+
+
+async def test_no_such_route(owner: Tenant, anonymous: httpx.AsyncClient) -> None:
+    for http in (owner.http, anonymous):
+        for path in ("/v1/nothing", "/nothing", "/v1", f"/{owner.project.id}/v1/nothing"):
+            answer = await http.get(path)
+            assert problem(answer) == (404, "not_found_error", None)
+            assert "/docs" in message(answer)
+
+
+async def test_no_such_method(owner: Tenant) -> None:
+    answer = await owner.http.put("/v1/tiers")
+    assert problem(answer) == (405, "invalid_request_error", None)
+    assert answer.headers["allow"] == "GET"
+
+
+async def test_bad_bodies(owner: Tenant) -> None:
+    for body in (
+        b"",
+        b"{",
+        b"not json",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"\xff\xfe",
+        b'{"name": "\xff"}',
+        b"[" * 100_000,
+        b'{"name": NaN}',
+        b'{"name": ' + b"9" * 10_000 + b"}",
+        rb'{"name": "\ud800"}',
+        rb'{"\ud800": 1, "name": "x"}',
+        rb'{"name": "x\u0000"}',
+    ):
+        answer = await owner.http.post("/v1/keys", content=body, headers=JSON)
+        assert problem(answer) == (400, "invalid_request_error", None), body[:20]
+
+
+async def test_validation_names_the_field(owner: Tenant) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({}, "name"),
+        ({"name": 7}, "name"),
+        ({"name": "x", "surprise": 1}, "surprise"),
+        ({"name": "x", "scopes": ["models", "x"]}, "scopes.1"),
+    ]
+    for body, param in cases:
+        error = (await owner.http.post("/v1/keys", json=body)).json()["error"]
+        assert error["param"] == param
+        assert error["message"].startswith(f"`{param}`: ")
+        assert error["message"].endswith(".")
+
+
+async def test_strange_paths_and_queries(owner: Tenant) -> None:
+    for path in (
+        "/v1/endpoints/%00",
+        "/v1/endpoints/%F0%9F%A6%99",
+        "/v1/endpoints/" + "x" * 3000,
+        "/v1/keys/%00",
+        "/v1/catalog/models?q=%00",
+        "/v1/catalog/models?min_parameters=99999999999999999999999",
+        "/proj_%00/v1/models",
+    ):
+        answer = await owner.http.get(path)
+        assert answer.status_code < 500, path
+
+
+async def test_every_answer_has_a_request_id_of_its_own(owner: Tenant, anonymous: httpx.AsyncClient) -> None:
+    answers = [
+        await anonymous.get("/healthz"),
+        await anonymous.get("/v1/tiers"),
+        await anonymous.get("/nothing"),
+        await anonymous.get("/v1/models"),
+        await owner.http.get("/v1/models"),
+        await owner.http.post(f"/{owner.project.id}/none/v1/chat/completions", json={}),
+        await anonymous.get("/openapi.json"),
+        await anonymous.get("/docs"),
+    ]
+    ids = [answer.headers.get_list("x-request-id") for answer in answers]
+    assert all(len(each) == 1 for each in ids)
+    assert len({each[0] for each in ids}) == len(answers)
+
+
+async def test_a_500_tells_nothing_of_the_inside(app: Application, owner: Tenant) -> None:
+    async with app.database.write() as session:
+        await session.execute(text("ALTER TABLE audit_log RENAME TO lost"))
+    with capture_logs() as logs:
+        answer = await owner.http.get("/v1/audit")
+    assert problem(answer) == (500, "server_error", None)
+    for inside in ("audit_log", "SELECT", "Traceback", "sqlite", "asyncpg", "/"):
+        assert inside not in answer.text.replace("application/json", "")
+    (entry,) = [entry for entry in logs if entry["event"] == "request failed"]
+    assert entry["path"] == "/v1/audit"
+    async with app.database.write() as session:
+        await session.execute(text("ALTER TABLE lost RENAME TO audit_log"))
+
+
+async def test_a_500_outside_the_database(app: Application, owner: Tenant) -> None:
+    """A route that breaks in a way nobody foresaw, as the real server answers it."""
+
+    @app.api.get("/break")
+    async def break_() -> None:
+        raise RuntimeError("secret words of the inside")
+
+    with capture_logs() as logs:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://modelshare.test"
+        ) as http:
+            answer = await http.get("/break")
+    assert problem(answer) == (500, "server_error", None)
+    assert "secret words" not in answer.text
+    assert [entry["event"] for entry in logs] == ["request failed"]
+
+
+async def test_unauthenticated_says_how(anonymous: httpx.AsyncClient) -> None:
+    for header in (None, "Bearer", "Bearer ", "Basic YTpi", "Bearer ms_acme_wrong", "ms_acme_wrong"):
+        answer = await anonymous.get("/v1/models", headers={"Authorization": header} if header else {})
+        assert problem(answer) == ANONYMOUS
+        assert message(answer) == "Authentication required"
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.fixture
+async def strict(settings: Settings) -> AsyncIterator[Application]:
+    limited = settings.model_copy(update={"public_requests_per_minute": 4, "trusted_proxies": ("127.0.0.1",)})
+    now = iter(range(1_000_000, 2_000_000))
+    application = Application(limited, lambda: next(now) / 1000)
+    async with application.running():
+        yield application
+
+
+async def test_public_routes_are_limited_per_address(strict: Application) -> None:
+    """4 a minute and half as many more at once."""
+    tenant = await new_tenant(strict, "acme")
+    async with client_of(strict) as http, tenant.http:
+
+        async def status(address: str) -> int:
+            return (await http.get("/v1/catalog/models", headers={"X-Forwarded-For": address})).status_code
+
+        assert [await status("10.0.0.1") for _ in range(8)] == [200] * 6 + [429] * 2
+        assert await status("10.0.0.2") == 200
+        refused = await http.get("/v1/tiers", headers={"X-Forwarded-For": "10.0.0.1"})
+        assert problem(refused) == (429, "rate_limit_error", "rate_limit_exceeded")
+        assert 1 <= int(refused.headers["retry-after"]) <= 15
+        assert [(await tenant.http.get("/v1/models")).status_code for _ in range(8)] == [200] * 8
+
+
+async def test_while_the_database_is_away(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(postgres_server())
+        app = create_app(Settings(data_dir=tmp_path, database_url=f"{server}/postgres"))
+        async with app.running():
+            tenant = await new_tenant(app, "acme")
+            async with tenant.http as http, client_of(app) as anonymous:
+                assert (await http.get("/v1/models")).status_code == 200
+                stack.close()
+                for path in ("/v1/models", "/readyz"):
+                    answer = await http.get(path)
+                    assert problem(answer) == (503, "server_error", None)
+                    assert "5432" not in answer.text
+                assert (await anonymous.get("/healthz")).status_code == 200, "the process lives"
