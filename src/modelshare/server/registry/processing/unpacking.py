@@ -10,6 +10,7 @@ from modelshare.server.registry.blobs import queries, staging
 from modelshare.server.registry.blobs.quota import quota_of
 from modelshare.server.registry.processing.keeping import Arrived
 from modelshare.server.registry.tables import UploadRow
+from modelshare.server.storage.local import KEEP_FREE
 
 
 async def unpack(platform: Platform, upload: UploadRow, key: str) -> list[Arrived]:
@@ -40,8 +41,9 @@ async def _store(platform: Platform, upload: UploadRow, n: int, folder: Path, fi
 
 
 async def _room(platform: Platform, upload: UploadRow) -> int:
-    """Bytes that the project may still store; the archive itself goes afterwards."""
+    """Bytes that the project may still store, as far as the disk has room; the archive itself goes afterwards."""
     async with platform.database.read() as session:
         project = await queries.project(session, upload.project_id)
         used = await queries.stored_bytes(session, upload.project_id) - upload.bytes_total
-    return max(0, quota_of(project, platform.settings) - used)
+    disk = await asyncio.to_thread(shutil.disk_usage, platform.settings.data_dir)
+    return max(0, min(quota_of(project, platform.settings) - used, disk.free - KEEP_FREE))
