@@ -86,7 +86,7 @@ def test_a_digest_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_too_much_for_the_disk_is_refused_in_words(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     huge = Holding("dep_1", DIGEST, [DeploymentFile("model.gguf", 10**18, "0" * 64)])
-    with pytest.raises(NoSpace, match=r"The weights need 1000000\.0 TB, .* are free on"), cache.room_for(huge):
+    with pytest.raises(NoSpace, match=r"The weights need 1000000\.0 TB, and .* are free on"), cache.room_for(huge):
         pass
 
 

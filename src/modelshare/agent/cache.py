@@ -87,7 +87,7 @@ class Cache:
             needed = self._lacking(holding.files)
             free = shutil.disk_usage(self.folder).free
             if needed and self._lacking([*others, *holding.files]) > free:
-                raise NoSpace(needed=needed, free=max(0, free - self._lacking(others)), folder=self.folder)
+                raise NoSpace(needed=needed, free=max(0, free - self._lacking(others)))
             self._pulling[holding.deployment_id] = holding.files
         try:
             yield

@@ -33,10 +33,13 @@ class PullError(DeploymentError):
 
 
 class NoSpace(PullError):
-    """The disk has no room for the files."""
+    """The disk has no room for the files. Tenants may read it: it tells no path of the machine."""
 
-    def __init__(self, *, needed: int, free: int, folder: object) -> None:
-        super().__init__(f"The weights need {human_bytes(needed)}, {human_bytes(free)} are free on {folder}.")
+    def __init__(self, *, needed: int, free: int) -> None:
+        super().__init__(
+            f"The weights need {human_bytes(needed)}, and {human_bytes(free)} are free on the agent's disk; "
+            "it goes on once there is room."
+        )
 
 
 class GrantGone(PullError):
