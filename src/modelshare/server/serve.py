@@ -11,8 +11,9 @@ import structlog
 from granian.constants import Interfaces
 from granian.server.embed import Server
 
+from modelshare.server import starting
 from modelshare.server.accounts import service as accounts
-from modelshare.server.app import Application, create_app
+from modelshare.server.app import Application
 from modelshare.server.logs import configure
 from modelshare.server.settings import Settings, SettingsError
 from modelshare.wire.keys import ProjectCreate
@@ -54,8 +55,7 @@ async def serve(settings: Settings, started: Started) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    application = create_app(settings)
-    async with application.running():
+    async with starting.started(settings) as application:
         first_run = await first_credentials(application)
         server = Server(
             application,

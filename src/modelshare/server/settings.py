@@ -115,6 +115,8 @@ def load(environ: Mapping[str, str], file: Path | None = None, **given: Any) -> 
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise SettingsError(f"There is no setting `{name}`. docs/settings.md lists all of them.") from error
         raise SettingsError(f"The setting `{name}` is wrong: {first['msg'].removeprefix('Value error, ')}.") from error
 
 

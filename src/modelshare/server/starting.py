@@ -1,0 +1,63 @@
+"""What can keep a server from starting, said as the setting to look at."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator
+
+from asyncpg import PostgresError
+from sqlalchemy.exc import DBAPIError
+
+from modelshare.server.app import Application, create_app
+from modelshare.server.settings import Settings, SettingsError
+from modelshare.server.storage.base import StorageSettingError
+
+
+@contextlib.asynccontextmanager
+async def started(settings: Settings) -> AsyncIterator[Application]:
+    """The platform while it runs. SettingsError when its folder is in use, or its database or storage is not there."""
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_sole_user(settings))
+        try:
+            application = create_app(settings)
+        except StorageSettingError as error:
+            raise SettingsError(f"The setting `storage_url` is wrong: {error}") from error
+        try:
+            await stack.enter_async_context(application.running())
+        except (OSError, DBAPIError, PostgresError) as error:
+            where = application.database.url.render_as_string(hide_password=True)
+            raise SettingsError(
+                f"The database {where} cannot be used ({_brief(error)}). Start it, or set `database_url` to another."
+            ) from error
+        yield application
+
+
+@contextlib.contextmanager
+def _sole_user(settings: Settings) -> Iterator[None]:
+    """SQLite is for one process: two would not hear of each other's changes. A killed one holds nothing."""
+    if not settings.database.startswith("sqlite"):
+        yield
+        return
+    folder = settings.data_dir
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SettingsError(f"{folder} cannot be used: {error.strerror}. Choose another --data-dir.") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(
+                f"Another modelshare serves from {folder}. Stop it, or choose another --data-dir; "
+                "for several processes on the same data set `database_url` to a PostgreSQL."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _brief(error: OSError | DBAPIError | PostgresError) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    said = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
+    return said.splitlines()[0].rstrip(".") if said else type(cause).__name__
