@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ RETRY_FIRST: Final = 2.0
 RETRY_CAP: Final = 300.0
 _REPORT_SECONDS: Final = 0.5
 """Between two reports while bytes flow: the link allows two per second."""
+_FOLDERS = re.compile(r"(?<![\w/:.])/(?:[^\s/:'\",]+/)*")
+"""The folders of an absolute path; a URL has none, since a colon or a name stands before its slashes."""
 _STEADY_SECONDS: Final = 60.0
 """An engine that served so long was well: its end is a new trouble, not the same one again."""
 
@@ -109,7 +112,7 @@ class Deployment:
                 backoff.reset()
             delay = backoff.next()
             _log.error("%s failed: %s Trying again in %.0f s.", self.wanted.served_name, reason, delay)
-            self._enter(Phase.FAILED, reason)
+            self._enter(Phase.FAILED, without_folders(reason))
             await asyncio.sleep(delay)
 
     async def _until_failure(self) -> str:
@@ -183,3 +186,8 @@ class Deployment:
     def _say(self) -> None:
         self._reported = asyncio.get_running_loop().time()
         self._tools.report(self.report())
+
+
+def without_folders(reason: str) -> str:
+    """A reason as tenants may read it: of this machine's paths only the last name is left. The log has them whole."""
+    return _FOLDERS.sub("", reason)

@@ -15,7 +15,11 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def agent(
     join_key: Annotated[
-        str | None, typer.Option(help="`msj_...`; needed the first time, then the data folder knows the agent.")
+        str | None,
+        typer.Option(
+            envvar="MODELSHARE_JOIN_KEY",
+            help="`msj_...`; needed the first time, then the data folder knows the agent.",
+        ),
     ] = None,
     url: Annotated[
         str | None, typer.Option(help=f"The platform; {config.DEFAULT_URL} if nothing names another.")

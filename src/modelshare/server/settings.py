@@ -17,8 +17,8 @@ from modelshare.wire.link import MAX_REQUEST_BODY
 
 GIB = 1 << 30
 PREFIX = "MODELSHARE_"
-_NOT_SETTINGS = frozenset({"MODELSHARE_URL", "MODELSHARE_API_KEY", "MODELSHARE_CONFIG"})
-"""What the client reads; the server shares its prefix."""
+_NOT_SETTINGS = frozenset({"MODELSHARE_URL", "MODELSHARE_API_KEY", "MODELSHARE_CONFIG", "MODELSHARE_JOIN_KEY"})
+"""What client and agent read; the server shares their prefix."""
 
 
 _DRIVERS = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}

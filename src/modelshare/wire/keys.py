@@ -46,7 +46,7 @@ class ProjectWithKey(Project):
 class KeyCreate(Request):
     name: Name
     scopes: list[Scope] = Field(default_factory=list)
-    """None given means all."""
+    """None given means all; with `endpoint`, none given means `inference`."""
     expires_in: Seconds | None = None
     """Seconds until the key ends."""
     allowed_ips: Annotated[list[IPvAnyNetwork], Field(max_length=100)] = Field(default_factory=list)

@@ -60,8 +60,8 @@ class UploadFile(Response):
     parts_done: list[int]
     """Which parts are there."""
     parts_sha256: dict[int, str] = Field(default_factory=dict)
-    """SHA-256 of parts that are there, where the storage knows it: by it a client that goes on with an earlier push sees
-    whether its file is still the same."""
+    """SHA-256 of parts that are there, where the storage knows it: by it a client that goes on with an earlier push
+    sees whether its file is still the same."""
     reused: bool
     """True where the project already stored the same bytes: nothing to send."""
 

@@ -94,13 +94,19 @@ async def test_scopes(client_with: ClientWith, owner: Tenant, scope: Scope) -> N
             assert f"`{needed}`" in message(answer)
 
 
+async def test_a_key_locked_to_an_endpoint_manages_nothing(client_with: ClientWith) -> None:
+    http = await client_with(endpoint="chat")
+    for path in ("/v1/models", "/v1/endpoints", "/v1/keys", "/v1/agents"):
+        assert problem(await http.get(path)) == (403, "permission_error", None)
+
+
 @pytest.mark.parametrize(
     ("own", "wish", "missing"),
     [
         ({"scopes": ["keys", "models"]}, {"scopes": ["endpoints"]}, "scopes"),
         ({"scopes": ["keys", "models"]}, {}, "scopes"),
-        ({"endpoint": "chat"}, {}, "endpoint"),
-        ({"endpoint": "chat"}, {"endpoint": "other"}, "endpoint"),
+        ({"endpoint": "chat", "scopes": ["keys"]}, {"scopes": ["keys"]}, "endpoint"),
+        ({"endpoint": "chat", "scopes": ["keys"]}, {"scopes": ["keys"], "endpoint": "other"}, "endpoint"),
         ({"allowed_ips": ["127.0.0.0/8"]}, {}, "allowed_ips"),
         ({"allowed_ips": ["127.0.0.0/8"]}, {"allowed_ips": ["127.0.0.0/8", "10.0.0.0/8"]}, "allowed_ips"),
         ({"expires_in": 60}, {}, "expires_in"),

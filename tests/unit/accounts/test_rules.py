@@ -50,3 +50,9 @@ def test_a_hint_gives_nothing_away() -> None:
     assert hint.startswith("ms_acme-labs_")
     assert secret[-rules.RANDOM_LENGTH + 4 : -4] not in hint
     assert len(secrets.token_urlsafe(32)) == rules.RANDOM_LENGTH
+
+
+@given(scopes)
+def test_a_key_locked_to_an_endpoint_only_calls_it_unless_it_was_given_more(given_scopes: set[Scope]) -> None:
+    assert rules.effective_scopes(given_scopes, None) == given_scopes
+    assert rules.effective_scopes(given_scopes, "hello") == (given_scopes or {Scope.INFERENCE})

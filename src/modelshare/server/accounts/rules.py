@@ -64,6 +64,12 @@ def beyond(own: Reach, wanted: Reach) -> str | None:
     return None
 
 
+def effective_scopes(scopes: Iterable[str], endpoint: str | None) -> frozenset[Scope]:
+    """What a key may do. One locked to an endpoint and given no scopes calls that endpoint, and nothing else."""
+    given = frozenset(Scope(scope) for scope in scopes)
+    return given or (frozenset({Scope.INFERENCE}) if endpoint else given)
+
+
 def may_hand_out(own: AbstractSet[Scope], wanted: AbstractSet[Scope]) -> bool:
     """A key hands out no more than it may do itself; an empty set means every scope."""
     return not own or bool(wanted and wanted <= own)
