@@ -81,9 +81,9 @@ async def measure(targets: list["Target"], seconds: float, streams: int) -> None
     first = {}
     for target in targets:
         streamed = await asyncio.gather(*(stream(target) for _ in range(streams)))
-        first[target.name] = times = sorted(one.first * 1000 for one in streamed)
+        first[target.name] = ordered = sorted(one.first * 1000 for one in streamed)
         pause = max(one.longest_gap for one in streamed) * 1000
-        quantiles = f"median {statistics.median(times):7.2f} ms   p99 {p99(times):7.2f} ms"
+        quantiles = f"median {statistics.median(ordered):7.2f} ms   p99 {p99(ordered):7.2f} ms"
         print(f"  {target.name:12} first token {quantiles}   longest pause {pause:6.1f} ms")
     direct_first, our_first = first["engine"], first["modelshare"]
     added = statistics.median(our_first) - statistics.median(direct_first)

@@ -129,9 +129,7 @@ class Links:
             if not await presence.connect(session, name, hello, self.address, now=self._now()):
                 yield None
                 return
-        older = self._linked.get(name.agent_id)
-        if older is not None:
-            older.link.close(_REPLACED)
+        # An older link, here or elsewhere, hears of it by the notification and ends itself.
         linked = self._linked[name.agent_id] = _Linked(name, link)
         log.info("agent linked", agent=str(name.agent_id))
         try:
