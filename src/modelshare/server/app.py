@@ -52,8 +52,8 @@ from modelshare.wire.link import LINK_PATH
 
 log = structlog.get_logger()
 
-SWEEP_SECONDS = 60
-"""How often uploads that have expired are looked for."""
+TEND_SECONDS = 60
+"""How often uploads that have expired are looked for, and the use of keys is noted."""
 _PROJECT_PATH = re.compile(r"/(proj_[^/]+)(/v1(?:/.*)?)")
 
 
@@ -102,8 +102,9 @@ class Application:
             for part in (self._router, self.links, reconciler):
                 await part.start()
                 stack.push_async_callback(part.stop)
-            sweeping = asyncio.create_task(_sweep_uploads(self.platform))
-            stack.callback(sweeping.cancel)
+            stack.push_async_callback(_tend, self.platform)
+            tending = asyncio.create_task(_keep_tending(self.platform))
+            stack.callback(tending.cancel)
             yield self
 
     def _place(self) -> str:
@@ -207,13 +208,19 @@ def _api(platform: Platform) -> FastAPI:
     return api
 
 
-async def _sweep_uploads(platform: Platform) -> None:
+async def _keep_tending(platform: Platform) -> None:
     while True:
-        try:
-            await closing.sweep(platform)
-        except Exception as error:  # noqa: BLE001 - the next round may find the database back
-            log.warning("cannot end expired uploads", error=str(error))
-        await asyncio.sleep(SWEEP_SECONDS)
+        await _tend(platform)
+        await asyncio.sleep(TEND_SECONDS)
+
+
+async def _tend(platform: Platform) -> None:
+    """What is done now and then: expired uploads end, and when keys were last used is written down."""
+    try:
+        await platform.parts[accounts.KeyRing].note_use()
+        await closing.sweep(platform)
+    except Exception as error:  # noqa: BLE001 - the next round may find the database back
+        log.warning("cannot end expired uploads or note the use of keys", error=str(error))
 
 
 class RequestId:

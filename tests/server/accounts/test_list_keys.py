@@ -4,7 +4,10 @@ import httpx
 import pytest
 
 from answers import ANONYMOUS, problem
-from conftest import Tenant
+from clock import Clock
+from conftest import Tenant, client_of
+from modelshare.server.accounts.service import KeyRing
+from modelshare.server.app import Application
 
 pytestmark = pytest.mark.anyio
 
@@ -28,6 +31,20 @@ async def test_a_hint_tells_keys_apart(owner: Tenant) -> None:
     assert "key" not in key
     value = owner.project.api_key
     assert key["hint"] == f"ms_acme_{value[-43:-39]}…{value[-4:]}"
+
+
+async def test_when_a_key_was_last_used(app: Application, owner: Tenant, clock: Clock) -> None:
+    made = (await owner.http.post("/v1/keys", json={"name": "unused"})).json()
+    clock.now += 100
+    await owner.http.get("/v1/models")
+    await app.platform.parts[KeyRing].note_use()
+    used = {key["name"]: key["last_used_at"] for key in (await owner.http.get("/v1/keys")).json()["data"]}
+    assert used == {"unused": None, "first key": int(clock())}
+    async with client_of(app, made["key"]) as http:
+        await http.get("/v1/models")
+    await app.platform.parts[KeyRing].note_use()
+    used = {key["name"]: key["last_used_at"] for key in (await owner.http.get("/v1/keys")).json()["data"]}
+    assert used["unused"] == int(clock())
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,13 @@ async def test_a_lesser_key_cannot_take_over_a_greater_one(
     app: Application, owner: Tenant, client_with: Callable[..., Awaitable[httpx.AsyncClient]]
 ) -> None:
     key = await made_key(owner)
-    for own in ({"scopes": ["keys"]}, {"endpoint": "chat"}, {"expires_in": 60}, {"allowed_ips": ["127.0.0.1/32"]}):
+    every = ["models", "endpoints", "agents", "inference", "keys"]
+    for own in (
+        {"scopes": ["keys"]},
+        {"endpoint": "chat", "scopes": every},
+        {"expires_in": 60},
+        {"allowed_ips": ["127.0.0.1/32"]},
+    ):
         lesser = await client_with(**own)
         assert problem(await lesser.post(f"/v1/keys/{key['id']}/rotate")) == (403, "permission_error", None)
     assert await works(app, key["key"])

@@ -1,5 +1,6 @@
 """Projects and keys: create, authenticate, rotate, revoke."""
 
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import queries
-from modelshare.server.accounts.rules import Reach, beyond, hint, is_allowed_from, is_valid
+from modelshare.server.accounts.rules import Reach, beyond, effective_scopes, hint, is_allowed_from, is_valid
 from modelshare.server.accounts.tables import KeyRow, KeyValueRow, ProjectRow
 from modelshare.server.audit import service as audit
 from modelshare.server.db import Database, is_unique_violation, notify
@@ -45,6 +46,8 @@ class KeyRing:
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._forgotten = 0
         """How often something was forgotten: what was read before that is not remembered."""
+        self._used = dict[uuid.UUID, int]()
+        """When keys were last good, since `note_use`."""
         database.subscribe(KEYS_TOPIC, self._forget)
 
     async def authenticate(self, secret: str, address: str) -> Caller | None:
@@ -63,7 +66,22 @@ class KeyRing:
             revoked_at=known.revoked_at,
             value_expires_at=known.value_expires_at,
         )
-        return caller if good and is_allowed_from(address, caller.allowed_ips) else None
+        if not good or not is_allowed_from(address, caller.allowed_ips):
+            return None
+        self._used[caller.key_id] = int(now)
+        return caller
+
+    async def note_use(self) -> None:
+        """Writes down when keys were last used; call it now and then. What cannot be written waits for another time."""
+        used, self._used = self._used, {}
+        if not used:
+            return
+        try:
+            async with self._database.write() as session:
+                await queries.set_last_used(session, used)
+        except Exception:
+            self._used = used | self._used
+            raise
 
     async def _load(self, value_hash: str, now: float) -> _Known:
         forgotten = self._forgotten
@@ -131,7 +149,10 @@ async def has_platform_key(session: AsyncSession) -> bool:
 
 async def create_key(session: AsyncSession, caller: Caller, request: KeyCreate, *, now: int) -> KeyWithValue:
     networks = tuple(str(network) for network in request.allowed_ips)
-    _check_reach(caller, Reach(set(request.scopes), request.endpoint, networks, _end(request, now)))
+    _check_reach(
+        caller,
+        Reach(effective_scopes(request.scopes, request.endpoint), request.endpoint, networks, _end(request, now)),
+    )
     project = await queries.project(session, caller.project)
     assert project is not None  # noqa: S101 - the caller's key refers to it
     row, secret = await _new_key(session, project, request, now=now)
@@ -154,7 +175,7 @@ async def rotate_key(
     """A new value; the newest old one works for `grace_seconds` more, older ones end now."""
     row = await _own_key(session, caller, key_id)
     _check_reach(
-        caller, Reach({Scope(each) for each in row.scopes}, row.endpoint, tuple(row.allowed_ips), row.expires_at)
+        caller, Reach(effective_scopes(row.scopes, row.endpoint), row.endpoint, tuple(row.allowed_ips), row.expires_at)
     )
     if row.revoked_at is not None:
         raise Conflict("This key is revoked. Create a new one with POST /v1/keys.")
@@ -291,7 +312,7 @@ def _known(value: KeyValueRow, now: float) -> _Known:
         key_id=key.id,
         project_id=key.project_id,
         project_slug=key.project.slug if key.project else None,
-        scopes=frozenset(Scope(scope) for scope in key.scopes),
+        scopes=effective_scopes(key.scopes, key.endpoint),
         endpoint=key.endpoint,
         allowed_ips=tuple(key.allowed_ips),
         expires_at=key.expires_at,
