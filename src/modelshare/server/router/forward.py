@@ -7,13 +7,13 @@ length in four bytes. Only a process that knows the platform's secret can ask: t
 import asyncio
 import hashlib
 import hmac
+import importlib
 import re
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-import aiohttp
 import msgspec
 import structlog
 from starlette.types import Receive, Scope, Send
@@ -26,6 +26,9 @@ from modelshare.server.ids import parse_uuid
 from modelshare.server.router.errors import ClientGoneError
 from modelshare.server.router.relay import read_body, watched
 from modelshare.wire.link import MAX_REQUEST_BODY, Answer, Chunk, End, Head, encode
+
+if TYPE_CHECKING:
+    import aiohttp
 
 log = structlog.get_logger()
 
@@ -62,7 +65,7 @@ class Forwarder:
         headers = self._signed(path, timeout, hashlib.sha256(body).hexdigest())
         try:
             answer = await self._session().post(target.address + path, data=body, headers=headers)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (_aiohttp().ClientError, TimeoutError, OSError) as error:
             raise StreamBrokenError(f"{target.address} cannot be reached.") from error
         stream = RemoteStream(answer.content)
         try:
@@ -105,11 +108,12 @@ class Forwarder:
             return None
         return link.request(named[2], named[3], body, float(headers[_TIMEOUT]))
 
-    def _session(self) -> aiohttp.ClientSession:
+    def _session(self) -> "aiohttp.ClientSession":
         if self._http is None:
-            self._http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=2),
+            http = _aiohttp()
+            self._http = http.ClientSession(
+                connector=http.TCPConnector(limit=0),
+                timeout=http.ClientTimeout(total=None, sock_connect=2),
                 read_bufsize=1 << 20,
             )
         return self._http
@@ -144,7 +148,7 @@ async def _pass_frames(stream: AnswerStream, send: Send) -> None:
 class RemoteStream:
     """The frames of a stream on another process's link. Its connection is read as far as frames are asked for."""
 
-    def __init__(self, content: aiohttp.StreamReader) -> None:
+    def __init__(self, content: "aiohttp.StreamReader") -> None:
         self._content = content
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -172,6 +176,11 @@ class RemoteStream:
             while not length:
                 (length,) = _LENGTH.unpack(await self._content.readexactly(_LENGTH.size))
             frame: AnswerFrame = _decode(await self._content.readexactly(length))
-        except (aiohttp.ClientError, asyncio.IncompleteReadError, msgspec.DecodeError, OSError) as error:
+        except (_aiohttp().ClientError, asyncio.IncompleteReadError, msgspec.DecodeError, OSError) as error:
             raise StreamBrokenError("The process that holds the link broke off.") from error
         return frame
+
+
+def _aiohttp() -> Any:
+    # Imported when it is used: it costs a tenth of the start, and one process alone never forwards.
+    return importlib.import_module("aiohttp")
