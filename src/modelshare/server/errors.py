@@ -126,12 +126,7 @@ class StorageFull(ApiError):
 
 
 def envelope(message: str, type_: ErrorType, code: str | None = None, param: str | None = None) -> dict[str, object]:
-    return {"error": {"message": _sendable(message), "type": type_, "code": code, "param": param and _sendable(param)}}
-
-
-def _sendable(text: str) -> str:
-    """JSON may escape half a surrogate pair, and an answer that quotes it could not be encoded."""
-    return text.encode("utf-8", "replace").decode()
+    return {"error": {"message": message, "type": type_, "code": code, "param": param}}
 
 
 def install_handlers(app: FastAPI) -> None:

@@ -93,6 +93,8 @@ async def test_every_circumstance(
             explanation = await service.explain(session, caller, wish, terms)
             assert (explanation.possible, explanation.reasons) == (not reasons, reasons)
             assert bool(explanation.notes) == explanation.possible
+            if reasons and not promotion:
+                continue  # what is refused is refused with promotion on as well
             async with undone(session):
                 await creates_as_explained(session, caller, wish, terms, reasons, circumstance.facts, tier)
     assert seen == {"visibility", "role", "status", "size"}
