@@ -111,8 +111,10 @@ class Reconciler:
             except Exception as error:
                 log.warning("a round of reconciling failed", exc_info=error)
             await asyncio.sleep((loop.time() - started) * _REST)
+            # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this would never stop.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _ROUND_SECONDS)
+                async with asyncio.timeout(_ROUND_SECONDS):
+                    await self._wake.wait()
 
     async def _plan(self, session: AsyncSession, now: int) -> _Plan:
         serving = {row.endpoint_id: row.version_id for row in await queries.servings(session)}

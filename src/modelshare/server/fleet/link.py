@@ -256,7 +256,8 @@ class Link:
             if now - self._spoke >= HEARTBEAT_SECONDS:
                 try:
                     # A peer that takes nothing any more must not keep us from noticing that it is silent.
-                    await asyncio.wait_for(self.send(Ping()), HEARTBEAT_SECONDS)
+                    async with asyncio.timeout(HEARTBEAT_SECONDS):
+                        await self.send(Ping())
                 except (TimeoutError, StreamBrokenError):
                     log.info("a link takes no ping")
             await asyncio.sleep(HEARTBEAT_SECONDS / 5)

@@ -169,8 +169,10 @@ class Links:
 
     async def _write_reports(self) -> None:
         while True:
+            # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this would never stop.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._reported.wait(), _REPORTS_SECONDS)
+                async with asyncio.timeout(_REPORTS_SECONDS):
+                    await self._reported.wait()
             self._reported.clear()
             if not self._reports:
                 continue
