@@ -19,7 +19,7 @@ _EVENTS: Final = "text/event-stream"
 _GATHERED: Final = 8 << 20
 """Bytes of an answer that is no stream, kept until it is whole so that a break can still be told as an error. Longer
 ones go out as they come."""
-_LOOK_SECONDS: Final = 0.02
+_LOOK_SECONDS: Final = 0.1
 _BYTES_PER_TOKEN: Final = 4
 """For the prompt of an answer that was cut short, whose tokens nobody counted: about right for English text."""
 LONGEST_STREAM: Final = 24 * 3600.0
