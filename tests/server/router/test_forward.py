@@ -16,14 +16,13 @@ from modelshare.server.settings import Settings
 from modelshare.wire.link import Chunk, End, Head, Request
 from served import free_port, serving, wait_until
 
-pytestmark = pytest.mark.anyio
+# One process has a SQLite database to itself.
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["postgres"], indirect=True)]
 
 
 @pytest.fixture
 async def processes(settings: Settings) -> AsyncIterator[tuple[Application, str, str]]:
     """The first process, its URL and the second one's."""
-    if settings.database.startswith("sqlite"):
-        pytest.skip("one process per SQLite database")
     ports = free_port(), free_port()
     first, second = (
         create_app(settings.model_copy(update={"process_url": f"http://127.0.0.1:{port}"})) for port in ports
