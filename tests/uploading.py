@@ -24,7 +24,7 @@ def tiny_model(*, seed: int = 0, pad: int = 0) -> dict[str, bytes]:
     """The least that inspection takes for a model; another `seed` makes other weights of the same size."""
     import numpy  # noqa: PLC0415, ICN001 - only these tests need it
 
-    weights = {"weight": numpy.full((4, 4), seed, dtype=numpy.float32)}
+    weights: dict[str, Any] = {"weight": numpy.full((4, 4), seed, dtype=numpy.float32)}
     if pad:
         weights["padding"] = numpy.random.default_rng(seed).integers(0, 255, pad, dtype=numpy.uint8)
     return {

@@ -38,7 +38,7 @@ class Site:
     key: str = ""
 
     def serving(self) -> Any:
-        return serving(self.folder, platform_key="known", **self.settings)
+        return serving(self.folder, platform_key="known", port=0, **self.settings)
 
     def http(self, server: Server) -> httpx.Client:
         if not self.key:

@@ -71,7 +71,7 @@ async def test_a_lesser_key_cannot_take_over_a_greater_one(
     assert await works(app, key["key"])
 
 
-@pytest.mark.parametrize("key_id", [str(uuid.uuid4()), "no-id", "%00"])
+@pytest.mark.parametrize("key_id", [str(uuid.UUID(int=7)), "no-id", "%00"])
 async def test_no_such_key(owner: Tenant, key_id: str) -> None:
     assert problem(await owner.http.post(f"/v1/keys/{key_id}/rotate")) == (404, "not_found_error", None)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -71,7 +72,7 @@ async def test_a_wrong_checksum_harms_nothing(owner: Tenant) -> None:
 @pytest.mark.parametrize("digest", [None, "", "xyz", "0" * 63, "é"])
 async def test_the_checksum_is_required(owner: Tenant, digest: str | None) -> None:
     upload = await open_upload(owner.http, FILES)
-    headers = {} if digest is None else {"X-Checksum-SHA256": digest.encode()}
+    headers = httpx.Headers({} if digest is None else {b"X-Checksum-SHA256": digest.encode()})
     answer = await owner.http.put(f"/v1/uploads/{upload['id']}/files/0/parts/0", content=part(0), headers=headers)
     assert "X-Checksum-SHA256" in error_of(answer, 400)
     assert (await _get(owner, upload["id"]))["bytes_done"] == 0
@@ -150,7 +151,7 @@ async def test_other_projects_find_nothing(owner: Tenant, deployer: Tenant, anon
     assert (await _get(owner, upload["id"]))["bytes_done"] == 0
 
 
-async def _get(owner: Tenant, upload_id: str) -> dict[str, object]:
+async def _get(owner: Tenant, upload_id: str) -> dict[str, Any]:
     answer = await owner.http.get(f"/v1/uploads/{upload_id}")
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
