@@ -16,7 +16,7 @@ async def _manifest(app: Application, digest: str) -> dict[str, object]:
     async with app.database.read() as session:
         rows = await session.connection()
         found = (await rows.exec_driver_sql("SELECT manifest, manifest_digest FROM model_versions")).all()
-    [manifest] = [bytes(row[0]) for row in found if row[1] == digest]
+    [manifest] = [bytes(manifest) for manifest, known in map(tuple, found) if known == digest]
     assert f"sha256:{hashlib.sha256(manifest).hexdigest()}" == digest
     return dict(json.loads(manifest))
 
