@@ -6,6 +6,7 @@ from modelshare.client.join_keys import JoinKeys
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.keys import Project, ProjectCreate, ProjectWithKey
 from modelshare.wire.models import FeatureRequest
+from modelshare.wire.tiers import Tier
 
 BASE = "/v1/platform"
 
@@ -19,6 +20,10 @@ class Platform(Resource[Transport]):
     def create_project(self, project: ProjectCreate) -> Call[ProjectWithKey]:
         """The answer holds the project's first key, this once."""
         return post(f"{BASE}/projects", ProjectWithKey, project)
+
+    @listed
+    def tiers(self) -> Call[Paged[Tier]]:
+        return get(f"{BASE}/tiers", Page[Tier])
 
     @sent
     def feature(self, model_id: str, *, featured: bool = True) -> Call[FeatureRequest]:

@@ -106,3 +106,11 @@ async def test_tiers_are_public(anonymous: httpx.AsyncClient) -> None:
     ]
     assert tiers["free"]["tokens_per_minute"] == 10_000
     assert tiers["self_hosted"]["requests_per_minute"] is None
+
+
+async def test_the_operator_sees_the_tiers_and_nobody_else_by_that_route(
+    operator: httpx.AsyncClient, owner: Tenant, anonymous: httpx.AsyncClient
+) -> None:
+    assert (await operator.get("/v1/platform/tiers")).json() == (await anonymous.get("/v1/tiers")).json()
+    assert (await owner.http.get("/v1/platform/tiers")).status_code == 403
+    assert (await anonymous.get("/v1/platform/tiers")).status_code == 401

@@ -152,6 +152,12 @@ async def feature_model(
     return FeatureRequest(featured=share.featured)
 
 
+@router.get("/v1/platform/tiers", tags=["platform"])
+async def list_platform_tiers(_: PlatformCaller, tiers: Tiers) -> Page[Tier]:
+    """The platform's tiers, as its tiers file has them."""
+    return Page(data=list(tiers))
+
+
 @public.get("/v1/tiers", tags=["catalog"])
 async def list_tiers(tiers: Tiers) -> Page[Tier]:
     """The service tiers and their limits."""
