@@ -58,6 +58,14 @@ def test_nobody_is_there() -> None:
     assert "`free`" in seen.reason
 
 
+@pytest.mark.parametrize(
+    ("state", "words"), [(AgentState.DISCONNECTED, "comes back by itself"), (AgentState.SUSPENDED, "suspended")]
+)
+def test_an_agent_that_is_away_is_not_told_as_none(state: AgentState, words: str) -> None:
+    agent = AgentFacts(uuid.UUID(int=3), "proj_a", frozenset(), state, 0)
+    assert words in (observe(agents=(agent,)).reason or "")
+
+
 @pytest.mark.parametrize("agents", [(), (AWAY,)])
 def test_what_has_served_and_does_not_is_degraded(agents: tuple[AgentFacts, ...]) -> None:
     seen = observe(holds(AWAY, NEW, Phase.READY), agents=agents, serving=NEW)

@@ -130,7 +130,7 @@ class Fleet:
             status = EndpointStatus.DEGRADED
         else:
             status = EndpointStatus.FAILED if failure or endpoint.wanted is None else EndpointStatus.PROVISIONING
-        return Observation(status, failure or (None if best else _nobody(endpoint)), progress, endpoint.serving)
+        return Observation(status, failure or (None if best else self._nobody(endpoint)), progress, endpoint.serving)
 
     def _pool(self, endpoint: EndpointFacts) -> list[AgentFacts]:
         """The agents that may hold it. Equal for all endpoints of a tier, or of a project on `self_hosted`."""
@@ -184,6 +184,27 @@ class Fleet:
         ]
         return max(found, key=_advance, default=None)
 
+    def _nobody(self, endpoint: EndpointFacts) -> str:
+        """Why no agent does anything for it, and what would help."""
+        if endpoint.wanted is None:
+            return "The model has no ready version as this endpoint wants it. Choose another version, or ask its owner."
+        if endpoint.tier != SELF_HOSTED:
+            return (
+                f"No agent of the tier `{endpoint.tier}` is connected now; the platform's operator has to bring one up."
+            )
+        states = {agent.state for agent in self._pool(endpoint)}
+        if AgentState.DISCONNECTED in states:
+            return (
+                "Your project's agent is not connected now. It comes back by itself while `modelshare agent` runs "
+                "on its machine; if it does not, start it there again."
+            )
+        if AgentState.SUSPENDED in states:
+            return "Your project's agents are suspended. Resume one with `modelshare agents suspend --resume`."
+        return (
+            "No agent of your project is connected. Create a join key with POST /v1/join-keys and run "
+            "`modelshare agent --join-key ...` on your machine."
+        )
+
 
 def eligible(tier: str, project_id: str, agent: AgentFacts) -> bool:
     """True when the agent may serve endpoints of this project on this tier."""
@@ -200,14 +221,3 @@ def _rendezvous(agent_id: uuid.UUID, model_id: uuid.UUID) -> bytes:
 def _advance(holding: Holding) -> tuple[int, int]:
     rank = -1 if holding.phase is Phase.FAILED else _PHASES.index(holding.phase)
     return rank, holding.bytes_done
-
-
-def _nobody(endpoint: EndpointFacts) -> str:
-    if endpoint.wanted is None:
-        return "The model has no ready version as this endpoint wants it. Choose another version, or ask its owner."
-    if endpoint.tier == SELF_HOSTED:
-        return (
-            "No agent of your project is connected. Create a join key with POST /v1/join-keys and run "
-            "`modelshare agent --join-key ...` on your machine."
-        )
-    return f"No agent of the tier `{endpoint.tier}` is connected now; the platform's operator has to bring one up."
