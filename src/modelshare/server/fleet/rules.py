@@ -192,14 +192,11 @@ class Fleet:
             return (
                 f"No agent of the tier `{endpoint.tier}` is connected now; the platform's operator has to bring one up."
             )
-        states = {agent.state for agent in self._pool(endpoint)}
-        if AgentState.DISCONNECTED in states:
+        if any(agent.state is AgentState.DISCONNECTED for agent in self._pool(endpoint)):
             return (
                 "Your project's agent is not connected now. It comes back by itself while `modelshare agent` runs "
                 "on its machine; if it does not, start it there again."
             )
-        if AgentState.SUSPENDED in states:
-            return "Your project's agents are suspended. Resume one with `modelshare agents suspend --resume`."
         return (
             "No agent of your project is connected. Create a join key with POST /v1/join-keys and run "
             "`modelshare agent --join-key ...` on your machine."
