@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.script import Script
+from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection
 
 from modelshare.server import migrations
@@ -20,8 +20,6 @@ from modelshare.server.db import Database
 async def main(revision: str, message: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         database = Database(f"sqlite+aiosqlite:///{folder}/new.db")
-        if revision != "0001":
-            await migrations.upgrade(database)
         async with database.engine.begin() as connection:
             await connection.run_sync(_write, revision, message)
         await database.close()
@@ -32,6 +30,8 @@ def _write(connection: Connection, revision: str, message: str) -> None:
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     config.attributes["connection"] = connection
     config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
+    if ScriptDirectory.from_config(config).get_heads():
+        command.upgrade(config, "head")
     script = command.revision(config, message, autogenerate=True, rev_id=revision)
     assert isinstance(script, Script)
     path = Path(script.path)

@@ -1,18 +1,21 @@
-"""The audit log: written in the transaction of the change it tells of."""
+"""The audit log and the outbox: written in the transaction of the change they tell of."""
 
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit.tables import AuditRow
-from modelshare.server.db import owned
+from modelshare.server.audit import events
+from modelshare.server.audit.tables import AuditRow, OutboxRow
+from modelshare.server.db import notify, owned
 from modelshare.server.http import Paging, encode_cursor
 from modelshare.wire.base import Page
 from modelshare.wire.usage import AuditEntry
 
 SYSTEM = "system"
 """The actor of what the platform does by itself."""
+OUTBOX_TOPIC = "outbox"
+"""Notification that events wait for their deliveries to be written."""
 
 
 def record(
@@ -27,7 +30,10 @@ def record(
     refused: bool = False,
     **details: Any,
 ) -> None:
-    """Adds a row: `action` reads `subject.verb`, `target` reads `subject:<id>`."""
+    """Adds a row: `action` reads `subject.verb`, `target` reads `subject:<id>`.
+
+    What was done is an event too, where `events.OF_ACTIONS` has a name for it.
+    """
     session.add(
         AuditRow(
             project_id=project_id,
@@ -40,6 +46,15 @@ def record(
             details=details,
         )
     )
+    event = None if refused else events.OF_ACTIONS.get(action)
+    if event is not None and project_id is not None:
+        emit(session, project_id=project_id, now=now, event=event, data=events.data_of(target, reason, details))
+
+
+def emit(session: AsyncSession, *, project_id: str, now: int, event: str, data: dict[str, Any]) -> None:
+    """Tells the project's webhooks of something, once and only if this transaction commits."""
+    session.add(OutboxRow(project_id=project_id, type=event, at=now, data=data))
+    notify(session, OUTBOX_TOPIC, "*")
 
 
 async def page(session: AsyncSession, project_id: str | None, paging: Paging) -> Page[AuditEntry]:

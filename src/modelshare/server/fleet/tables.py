@@ -91,3 +91,22 @@ class ServingRow(Table):
 
     endpoint_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("endpoints.id", ondelete="CASCADE"), primary_key=True)
     version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id", ondelete="CASCADE"))
+
+
+class ReleaseRow(Table):
+    """A deployment that an agent is to let go of, and whether it said that the weights are deleted.
+
+    Ids, not references: it tells what became of the weights after deployment, version and model are gone.
+    """
+
+    __tablename__ = "releases"
+    __table_args__ = (Index("ix_releases_model_id", "model_id"), Index("ix_releases_agent_id", "agent_id"))
+
+    deployment_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    agent_id: Mapped[uuid.UUID]
+    project_id: Mapped[str | None]
+    """Whose agent; None for a shared one."""
+    model_id: Mapped[uuid.UUID]
+    version: Mapped[str]
+    asked_at: Mapped[int]
+    confirmed_at: Mapped[int | None]

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, text
 from modelshare.server.db import Database
 from modelshare.server.migrations.tables import metadata
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision; a test compares it with the files."""
 _LOCK = 0x6D6F64656C  # "model": the advisory lock under which one process migrates and the others wait
 

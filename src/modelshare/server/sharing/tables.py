@@ -1,11 +1,13 @@
-"""The catalog footprint of a model: the row is there exactly while the model is in the catalog."""
+"""The catalog footprint of a model, to whom it shows, and recalls."""
 
 import uuid
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import Table
+from modelshare.server.ids import new_id
 from modelshare.server.registry.tables import ModelRow
 
 
@@ -16,6 +18,10 @@ class ShareRow(Table):
     __table_args__ = (
         CheckConstraint("role IN ('deployable', 'shared')", name="role"),
         CheckConstraint("role <> 'shared' OR shared_tier_endpoints > 0", name="shared_role_in_use"),
+        CheckConstraint("shared_tier_endpoints >= 0", name="shared_tier_endpoints"),
+        CheckConstraint("deployment_count >= shared_tier_endpoints", name="deployment_count"),
+        CheckConstraint("audience IN ('public', 'targeted')", name="audience"),
+        CheckConstraint("audience = 'public' OR NOT featured", name="featured_is_public"),
         Index("ix_shares_recent", "shared_at", "model_id"),
         Index("ix_shares_deployments", "deployment_count", "model_id"),
     )
@@ -28,5 +34,55 @@ class ShareRow(Table):
     """Active endpoints of all projects."""
     shared_tier_endpoints: Mapped[int]
     """Active endpoints on shared tiers."""
+    audience: Mapped[str] = mapped_column(server_default="public")
+    """`public`: anybody. `targeted`: the projects of `share_projects`, and nobody learns of it otherwise."""
 
     model: Mapped[ModelRow] = relationship(lazy="raise")
+
+
+class ShareLinkRow(Table):
+    """A claim link of a targeted share: whoever holds it adds his project to those that see the model."""
+
+    __tablename__ = "share_links"
+    __table_args__ = (
+        UniqueConstraint("hash"),
+        Index("ix_share_links_model_id", "model_id"),
+        CheckConstraint("uses >= 0 AND (max_uses IS NULL OR uses <= max_uses)", name="uses"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("shares.model_id", ondelete="CASCADE"))
+    hash: Mapped[str]
+    expires_at: Mapped[int | None]
+    max_uses: Mapped[int | None]
+    """Projects that may claim; None sets no limit."""
+    uses: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[int]
+
+
+class ShareProjectRow(Table):
+    """A project to which a targeted share is visible."""
+
+    __tablename__ = "share_projects"
+    __table_args__ = (Index("ix_share_projects_project_id", "project_id"),)
+
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("shares.model_id", ondelete="CASCADE"), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
+    link_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("share_links.id", ondelete="SET NULL"))
+    """The link it was claimed by; None where the owner named the project."""
+    added_at: Mapped[int]
+
+    project: Mapped[ProjectRow] = relationship(lazy="raise")
+
+
+class RecallRow(Table):
+    """The owner calls the model back: other projects' endpoints stop at the deadline. Gone when it is cancelled."""
+
+    __tablename__ = "recalls"
+
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    deadline: Mapped[int]
+    reason: Mapped[str]
+    created_at: Mapped[int]
+    stopped_at: Mapped[int | None]
+    """When the endpoints were stopped; None until then."""

@@ -1,0 +1,40 @@
+"""Which changes others can hear of, and by which name. Pure."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+OF_ACTIONS: Final[Mapping[str, str]] = {
+    "model.ready": "model.ready",
+    "model.failed": "model.failed",
+    "model.share": "model.shared",
+    "model.unshare": "model.unshared",
+    "model.role_change": "model.role_changed",
+    "model.promote": "model.promoted",
+    "model.rollback": "model.rolled_back",
+    "model.delete": "model.deleted",
+    "model.recall": "model.recalled",
+    "model.recall_cancel": "model.recall_cancelled",
+    "endpoint.create": "endpoint.created",
+    "endpoint.change": "endpoint.changed",
+    "endpoint.delete": "endpoint.deleted",
+    "endpoint.recall": "endpoint.recalled",
+    "endpoint.recall_cancel": "endpoint.recall_cancelled",
+    "endpoint.stop": "endpoint.stopped",
+    "agent.enroll": "agent.enrolled",
+    "agent.suspend": "agent.suspended",
+    "agent.resume": "agent.resumed",
+    "agent.remove": "agent.removed",
+    "agent.release": "agent.released",
+}
+"""Events by the action of their audit row."""
+ENDPOINT_STATUS: Final = "endpoint.status_changed"
+AGENT_CONNECTED: Final = "agent.connected"
+AGENT_DISCONNECTED: Final = "agent.disconnected"
+TYPES: Final = tuple(sorted({*OF_ACTIONS.values(), ENDPOINT_STATUS, AGENT_CONNECTED, AGENT_DISCONNECTED}))
+"""Everything a webhook can hear of."""
+
+
+def data_of(target: str, reason: str | None, details: Mapping[str, Any]) -> dict[str, Any]:
+    """What an event says: `{"model": "<uuid>", ...}` for the target `model:<uuid>`."""
+    subject, _, id_ = target.partition(":")
+    return {subject: id_, **({"reason": reason} if reason else {}), **details}

@@ -1,0 +1,57 @@
+"""Webhooks, and what was or is to be delivered to each."""
+
+import uuid
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from modelshare.server.db import JsonColumn, Table
+from modelshare.server.ids import new_id
+
+
+class WebhookRow(Table):
+    """An address of a project that hears of events."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (Index("ix_webhooks_project_id_id", "project_id", "id"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    url: Mapped[str]
+    events: Mapped[list[str]] = mapped_column(JsonColumn)
+    """Types, or `endpoint.*` for all of a kind; empty means all."""
+    is_active: Mapped[bool] = mapped_column(default=True)
+    failures: Mapped[int] = mapped_column(default=0)
+    """Attempts that failed since the last good one."""
+    retry_at: Mapped[int | None]
+    """Nothing is sent before: the last attempt failed."""
+    created_at: Mapped[int]
+
+
+class DeliveryRow(Table):
+    """One event for one webhook."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("ix_webhook_deliveries_webhook_id_id", "webhook_id", "id"),
+        Index("ix_webhook_deliveries_created_at", "created_at"),
+        CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    webhook_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    event_id: Mapped[uuid.UUID]
+    """The same whenever, and to whomever, the event is delivered."""
+    type: Mapped[str]
+    body: Mapped[str]
+    """The JSON that is sent, byte for byte the same at every attempt."""
+    state: Mapped[str]
+    attempts: Mapped[int] = mapped_column(default=0)
+    status: Mapped[int | None]
+    """HTTP status of the last attempt; None when none came."""
+    error: Mapped[str | None]
+    created_at: Mapped[int]
+    attempted_at: Mapped[int | None]
+    next_attempt_at: Mapped[int | None]
+
+    webhook: Mapped[WebhookRow] = relationship(lazy="raise")
