@@ -7,6 +7,7 @@ from pydantic import Field
 
 from modelshare.wire.base import EndpointSlug, Request, Response, UnixSeconds
 from modelshare.wire.models import SEMVER_PATTERN
+from modelshare.wire.sharing import RecallNotice
 
 TierSlug = Annotated[str, Field(max_length=100)]
 VERSION_CHOICE_PATTERN = rf"^latest$(?!\n)|{SEMVER_PATTERN}"
@@ -61,6 +62,8 @@ class Endpoint(Response):
     is_active: bool
     base_url: str
     """For the OpenAI client."""
+    recall: RecallNotice | None = None
+    """The model's owner calls it back: the endpoint stops at the deadline."""
     created_at: UnixSeconds
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from modelshare.wire.base import Request, Response, UnixSeconds
+from modelshare.wire.sharing import Audience, AudienceProject, RecallNotice, ShareLink, ShareLinkWithToken
 
 MODEL_NAME_PATTERN = r"^(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?$(?!\n)"
 """The Hugging Face form: 1-96 of `[A-Za-z0-9_.-]`, a word character at both ends, no `--` and no `..`."""
@@ -65,11 +66,20 @@ class ExtendedModel(Model):
     version: str | None
     manifest_digest: str | None
     is_shared: bool
+    audience: Audience | None = None
     catalog_role: CatalogRole | None
     shared_at: UnixSeconds | None
     deployment_count: int
     featured: bool
+    recall: RecallNotice | None = None
     warnings: list[str] = Field(default_factory=list)
+
+
+class SharedModel(ExtendedModel):
+    """The answer to sharing."""
+
+    link: ShareLinkWithToken | None = None
+    """The claim link that was asked for; its token is in this answer and nowhere else."""
 
 
 class ModelPatch(Request):
@@ -119,6 +129,11 @@ class CatalogFootprint(Response):
     object: Literal["model.catalog"] = "model.catalog"
     model: str
     is_shared: bool
+    audience: Audience | None = None
+    projects: list[AudienceProject] = Field(default_factory=list)
+    """To whom a targeted share shows."""
+    links: list[ShareLink] = Field(default_factory=list)
+    """Its claim links, newest first."""
     catalog_role: CatalogRole | None
     shared_at: UnixSeconds | None
     featured: bool
@@ -156,6 +171,8 @@ class CatalogModel(Response):
     task: str | None
     size_bytes: int
     version: str
+    audience: Audience = Audience.PUBLIC
+    """`targeted`: you see it because it was shared with your project; the public does not."""
     catalog_role: CatalogRole
     allowed_tiers: list[str]
     deployment_count: int

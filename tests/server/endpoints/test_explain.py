@@ -22,6 +22,7 @@ from modelshare.server.sharing.rules import ModelFacts, Relation
 from modelshare.server.sharing.tables import ShareRow
 from modelshare.wire.endpoints import EndpointCreate, Reason
 from modelshare.wire.models import CatalogRole, ModelStatus
+from modelshare.wire.sharing import Audience
 from modelshare.wire.tiers import Tier
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +51,7 @@ async def circumstances(app: Application, owner: Tenant) -> list[Circumstance]:
             async with app.database.write() as session:
                 row = ShareRow(model_id=model, role=role, shared_at=0, deployment_count=1, shared_tier_endpoints=1)
                 session.add(row)
-        made.append(Circumstance(ModelFacts(status, role, size), model))
+        made.append(Circumstance(ModelFacts(status, role, size, Audience.PUBLIC if role else None), model))
     return made
 
 

@@ -1,19 +1,25 @@
 """The rules of sharing, as properties over every state there is."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modelshare.server.sharing import rules, tiers
 from modelshare.server.sharing.rules import ModelFacts, Relation
 from modelshare.wire.models import CatalogRole, ModelStatus
+from modelshare.wire.sharing import Audience
 from modelshare.wire.tiers import SELF_HOSTED, Tier
 
 BOOK = tiers.load(None)
+footprints = st.just((None, None)) | st.tuples(st.sampled_from(CatalogRole), st.sampled_from(Audience))
+"""Role and audience: both there, or neither."""
 facts = st.builds(
-    ModelFacts,
-    status=st.sampled_from(ModelStatus),
-    role=st.none() | st.sampled_from(CatalogRole),
-    size_bytes=st.integers(0, 10**12),
+    lambda status, footprint, size, recalled: ModelFacts(status, footprint[0], size, footprint[1], recalled),
+    st.sampled_from(ModelStatus),
+    footprints,
+    st.integers(0, 10**12),
+    st.booleans(),
 )
 relations = st.sampled_from(Relation)
 any_tier = st.sampled_from(list(BOOK))
@@ -22,7 +28,7 @@ any_tier = st.sampled_from(list(BOOK))
 @given(facts)
 def test_only_ready_and_active_can_be_shared(model: ModelFacts) -> None:
     allowed = rules.share_refusal(model) is None
-    assert allowed == (model.status in {ModelStatus.READY, ModelStatus.ACTIVE})
+    assert allowed == (model.status in {ModelStatus.READY, ModelStatus.ACTIVE} and not model.is_recalled)
 
 
 def test_what_is_not_the_callers_cannot_be_shared() -> None:
@@ -38,11 +44,38 @@ def test_a_fresh_share_starts_at_deployable_and_sharing_again_keeps_the_role() -
 @given(facts, any_tier)
 def test_a_deployer_selects_only_from_the_catalog(model: ModelFacts, tier: Tier) -> None:
     reasons = rules.selection_reasons(Relation.DEPLOYER, model, tier)
-    if not model.in_catalog:
+    if model.audience is not Audience.PUBLIC:
         assert [reason.rule for reason in reasons] == ["visibility"]
     if not reasons:
         assert model.in_catalog
         assert tier.slug == SELF_HOSTED or model.role is CatalogRole.SHARED
+
+
+@given(facts, any_tier)
+def test_whoever_is_invited_selects_as_anybody_does_of_a_public_model(model: ModelFacts, tier: Tier) -> None:
+    public = replace(model, audience=Audience.PUBLIC if model.in_catalog else None)
+    invited = rules.selection_reasons(Relation.INVITED, model, tier)
+    assert invited == rules.selection_reasons(Relation.DEPLOYER, public, tier)
+
+
+@given(facts)
+def test_only_those_see_it_who_may(model: ModelFacts) -> None:
+    seen = {relation for relation in Relation if rules.is_visible(relation, model)}
+    always = {Relation.OWNER, Relation.PLATFORM}
+    assert (
+        seen - always
+        == {
+            None: set(),
+            Audience.TARGETED: {Relation.INVITED},
+            Audience.PUBLIC: {Relation.INVITED, Relation.DEPLOYER},
+        }[model.audience]
+    )
+    assert always <= seen
+
+
+@given(st.booleans(), st.sampled_from(Audience))
+def test_only_what_is_public_is_featured(featured: bool, audience: Audience) -> None:
+    assert rules.featured_after(featured=featured, audience=audience) == (featured and audience is Audience.PUBLIC)
 
 
 @given(facts, any_tier)
@@ -85,7 +118,7 @@ def test_what_a_change_of_endpoints_does_to_the_role(
 
 @given(st.sampled_from(CatalogRole))
 def test_allowed_tiers_are_those_a_deployer_may_select(role: CatalogRole) -> None:
-    model = ModelFacts(ModelStatus.READY, role, 1)
+    model = ModelFacts(ModelStatus.READY, role, 1, Audience.PUBLIC)
     selectable = [tier.slug for tier in BOOK if not rules.selection_reasons(Relation.DEPLOYER, model, tier)]
     assert rules.allowed_tiers(role, BOOK) == selectable
 

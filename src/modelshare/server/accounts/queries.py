@@ -1,7 +1,7 @@
 """Every select on projects and keys."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -37,6 +37,12 @@ async def set_last_used(session: AsyncSession, used: Mapping[uuid.UUID, int]) ->
 
 async def project(session: AsyncSession, project_id: str) -> ProjectRow | None:
     return await session.get(ProjectRow, project_id)
+
+
+async def projects_named(session: AsyncSession, names: Collection[str]) -> list[ProjectRow]:
+    """Those whose slug or id is among `names`."""
+    statement = select(ProjectRow).where(ProjectRow.slug.in_(names) | ProjectRow.id.in_(names))
+    return list(await session.scalars(statement))
 
 
 async def projects(session: AsyncSession, limit: int, after: tuple[int, str] | None) -> list[ProjectRow]:

@@ -2,7 +2,7 @@
 
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from sqlalchemy.exc import IntegrityError
@@ -219,6 +219,13 @@ async def list_projects(session: AsyncSession, paging: Paging) -> Page[Project]:
 async def get_project(session: AsyncSession, project_id: str) -> Project | None:
     row = await queries.project(session, project_id)
     return None if row is None else project_view(row)
+
+
+async def find_projects(session: AsyncSession, names: Collection[str]) -> dict[str, ProjectRow]:
+    """Projects by those of `names` that are the slug or the id of one."""
+    rows = await queries.projects_named(session, names)
+    by_name = {row.slug: row for row in rows} | {row.id: row for row in rows}
+    return {name: by_name[name] for name in names if name in by_name}
 
 
 async def record_refusal(database: Database, caller: Caller, error: ApiError, *, now: int) -> None:

@@ -22,7 +22,7 @@ from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import EndpointCounts
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing import rules
+from modelshare.server.sharing import audience, rules
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.base import Page
@@ -37,6 +37,7 @@ from modelshare.wire.endpoints import (
 )
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import CatalogFootprint, DeployingProject
+from modelshare.wire.sharing import Audience
 from modelshare.wire.tiers import Tier
 
 ENDPOINTS_TOPIC = "endpoints"
@@ -201,13 +202,17 @@ async def observe(
 
 async def footprint(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> CatalogFootprint:
     """The owner's view of who deploys the model; projects by their public names, never what they ask it."""
-    model, share = await sharing.get(session, caller, model_id)
+    own = await sharing.get(session, caller, model_id)
+    model, share = own.model, own.share
     by_tier: dict[str, int] = {}
     for tier, _, count in await queries.active_by_tier_and_project(session, model.id):
         by_tier[tier] = by_tier.get(tier, 0) + count
     return CatalogFootprint(
         model=str(model.id),
         is_shared=share is not None,
+        audience=Audience(share.audience) if share else None,
+        projects=await audience.shown_to(session, model.id),
+        links=await audience.links(session, model.id),
         catalog_role=sharing.role_of(share),
         shared_at=share.shared_at if share else None,
         featured=share.featured if share else False,
@@ -255,10 +260,9 @@ async def _assess(
     """Asks the rules. `keeps_tier`: only the version of an endpoint changes, so its place needs no new leave."""
     model_id = parse_uuid(wish.model)
     model = await registry.find_any(session, model_id, lock=lock) if model_id else None
-    facts = await sharing.facts(session, model) if model else None
-    if model is None or facts is None:
+    if model is None:
         return _Assessment(None, [rules.invisible()])
-    relation = sharing.relation(caller, model)
+    relation, facts = await sharing.standing(session, caller, model)
     if not keeps_tier and not rules.is_visible(relation, facts):
         return _Assessment(None, [rules.invisible()])
     tier = terms.tiers.get(wish.tier)

@@ -1,4 +1,4 @@
-"""The catalog: filters, sorts, pages and counts over the models that are shared."""
+"""The catalog: filters, sorts, pages and counts over the models that are shared, as far as the viewer may see them."""
 
 import uuid
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import json_values
 from modelshare.server.http import decode_cursor, encode_cursor
 from modelshare.server.registry.tables import ModelRow, VersionRow
-from modelshare.server.sharing.tables import ShareRow
+from modelshare.server.sharing.tables import ShareProjectRow, ShareRow
+from modelshare.wire.sharing import Audience
 
 Entry = tuple[ShareRow, ModelRow, VersionRow]
 
@@ -25,6 +26,18 @@ class Sort(StrEnum):
     DEPLOYMENTS = "deployments"
     PARAMETERS = "parameters"
     NAME = "name"
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who looks: what is shared to certain projects exists for nobody else, in no list, search or count."""
+
+    project_id: str | None = None
+    """None: somebody without a key."""
+    sees_all: bool = False
+
+
+ANYBODY = Viewer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +57,12 @@ class Filters:
 
 
 async def search(
-    session: AsyncSession, filters: Filters, sort: Sort, limit: int, after: str | None
+    session: AsyncSession, viewer: Viewer, filters: Filters, sort: Sort, limit: int, after: str | None
 ) -> tuple[list[Entry], str | None]:
     """A page of the catalog and the cursor of the next one."""
     order = _order(sort, filters.q)
     keys = [column for column, _ in order]
-    statement = _matching(session, select(ShareRow, ModelRow, VersionRow, *keys), filters)
+    statement = _matching(session, viewer, select(ShareRow, ModelRow, VersionRow, *keys), filters)
     if after:
         kinds = [_kind(column, sort) for column in keys]
         statement = statement.where(_beyond(order, decode_cursor(after, *kinds)))
@@ -61,9 +74,9 @@ async def search(
     return [(row[0], row[1], row[2]) for row in rows], cursor
 
 
-async def entry(session: AsyncSession, model_id: uuid.UUID) -> Entry | None:
+async def entry(session: AsyncSession, viewer: Viewer, model_id: uuid.UUID) -> Entry | None:
     """One model of the catalog with all its versions."""
-    statement = _matching(session, select(ShareRow, ModelRow, VersionRow), Filters())
+    statement = _matching(session, viewer, select(ShareRow, ModelRow, VersionRow), Filters())
     statement = statement.where(ShareRow.model_id == model_id)
     row = (
         await session.execute(statement.options(contains_eager(ModelRow.project), selectinload(ModelRow.versions)))
@@ -71,7 +84,9 @@ async def entry(session: AsyncSession, model_id: uuid.UUID) -> Entry | None:
     return None if row is None else (row[0], row[1], row[2])
 
 
-async def facets(session: AsyncSession, filters: Filters, most: int = 50) -> dict[str, list[tuple[str, int]]]:
+async def facets(
+    session: AsyncSession, viewer: Viewer, filters: Filters, most: int = 50
+) -> dict[str, list[tuple[str, int]]]:
     """How many of the matching models have each value, most frequent first."""
     columns: dict[str, InstrumentedAttribute[Any]] = {
         "family": VersionRow.family,
@@ -82,11 +97,11 @@ async def facets(session: AsyncSession, filters: Filters, most: int = 50) -> dic
     }
     counts = {}
     for name, column in columns.items():
-        statement = _matching(session, select(column, func.count()), filters).where(column.is_not(None))
+        statement = _matching(session, viewer, select(column, func.count()), filters).where(column.is_not(None))
         counts[name] = await _counted(session, statement, column, most)
     tags = json_values(session, ModelRow.tags)
     tag = tags.c.value
-    statement = _matching(session, select(tag, func.count()), filters, tags)
+    statement = _matching(session, viewer, select(tag, func.count()), filters, tags)
     counts["tag"] = await _counted(session, statement, tag, most)
     return counts
 
@@ -99,7 +114,7 @@ async def _counted(
 
 
 def _matching(
-    session: AsyncSession, statement: Select[*tuple[Any, ...]], filters: Filters, *more: Any
+    session: AsyncSession, viewer: Viewer, statement: Select[*tuple[Any, ...]], filters: Filters, *more: Any
 ) -> Select[*tuple[Any, ...]]:
     statement = (
         statement.select_from(ShareRow)
@@ -117,6 +132,8 @@ def _matching(
         ShareRow.role: filters.role,
     }
     wanted: list[ColumnElement[bool]] = [column == value for column, value in equal.items() if value is not None]
+    if not viewer.sees_all:
+        wanted.append(_shows_to(viewer.project_id))
     if filters.min_parameters is not None:
         wanted.append(VersionRow.parameters >= filters.min_parameters)
     if filters.max_parameters is not None:
@@ -128,6 +145,17 @@ def _matching(
         wanted.append(select(tags.c.value).where(tags.c.value == filters.tag).exists())
     wanted.extend(_has_word(word) for word in (filters.q or "").lower().split()[:10])
     return statement.where(*wanted)
+
+
+def _shows_to(project_id: str | None) -> ColumnElement[bool]:
+    """`rules.is_visible` as a condition, for models that are in the catalog."""
+    public = ShareRow.audience == Audience.PUBLIC
+    if project_id is None:
+        return public
+    named = select(ShareProjectRow.model_id).where(
+        ShareProjectRow.model_id == ShareRow.model_id, ShareProjectRow.project_id == project_id
+    )
+    return or_(public, ModelRow.project_id == project_id, named.exists())
 
 
 def _has_word(word: str) -> ColumnElement[bool]:

@@ -1,12 +1,13 @@
-"""Every select on shares; the catalog's own are in `catalog.py`."""
+"""Every select on shares, their audiences and recalls; the catalog's own are in `catalog.py`."""
 
 import uuid
 from collections.abc import Collection
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import joinedload
 
-from modelshare.server.sharing.tables import ShareRow
+from modelshare.server.sharing.tables import RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
 
 
 async def share(session: AsyncSession, model_id: uuid.UUID) -> ShareRow | None:
@@ -17,3 +18,46 @@ async def share(session: AsyncSession, model_id: uuid.UUID) -> ShareRow | None:
 async def shares(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, ShareRow]:
     rows = await session.scalars(select(ShareRow).where(ShareRow.model_id.in_(model_ids)))
     return {row.model_id: row for row in rows}
+
+
+async def recall(session: AsyncSession, model_id: uuid.UUID) -> RecallRow | None:
+    """Ask under the model's lock when it is to be changed."""
+    return await session.get(RecallRow, model_id, populate_existing=True)
+
+
+async def recalls(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, RecallRow]:
+    rows = await session.scalars(select(RecallRow).where(RecallRow.model_id.in_(model_ids)))
+    return {row.model_id: row for row in rows}
+
+
+async def is_shown_to(session: AsyncSession, model_id: uuid.UUID, project_id: str) -> bool:
+    """Whether a targeted share names the project."""
+    return await session.get(ShareProjectRow, (model_id, project_id)) is not None
+
+
+async def shown_to(session: AsyncSession, model_id: uuid.UUID) -> list[ShareProjectRow]:
+    """With their projects, those first that see it longest."""
+    statement = (
+        select(ShareProjectRow)
+        .where(ShareProjectRow.model_id == model_id)
+        .options(joinedload(ShareProjectRow.project))
+        .order_by(ShareProjectRow.added_at, ShareProjectRow.project_id)
+    )
+    return list(await session.scalars(statement))
+
+
+async def links(session: AsyncSession, model_id: uuid.UUID) -> list[ShareLinkRow]:
+    """Newest first."""
+    statement = select(ShareLinkRow).where(ShareLinkRow.model_id == model_id).order_by(ShareLinkRow.id.desc())
+    return list(await session.scalars(statement))
+
+
+async def link(session: AsyncSession, model_id: uuid.UUID, link_id: uuid.UUID) -> ShareLinkRow | None:
+    statement = select(ShareLinkRow).where(ShareLinkRow.model_id == model_id, ShareLinkRow.id == link_id)
+    return await session.scalar(statement)
+
+
+async def link_by_hash(session: AsyncSession, token_hash: str) -> ShareLinkRow | None:
+    """As it is now, whatever the session read before."""
+    statement = select(ShareLinkRow).where(ShareLinkRow.hash == token_hash)
+    return await session.scalar(statement.execution_options(populate_existing=True))

@@ -1,8 +1,9 @@
-"""`/v1/models` with sharing, `/v1/catalog`, `/v1/tiers`."""
+"""`/v1/models` with sharing, `/v1/catalog` with claims, `/v1/tiers`."""
 
+import uuid
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Body, Depends, Query, Request
 from pydantic import Field
 
 from modelshare.server.errors import NotFound
@@ -16,14 +17,17 @@ from modelshare.server.http import (
     ProjectRoute,
     ReadSession,
     WriteSession,
+    authenticate,
     public_rate_limit,
     require,
 )
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.processing import service as processing
 from modelshare.server.registry.service import version_view
-from modelshare.server.sharing import catalog, service, views
+from modelshare.server.sharing import audience, catalog, service, views
+from modelshare.server.sharing.catalog import ANYBODY, Viewer
 from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.views import OwnModel
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import Scope
@@ -36,14 +40,17 @@ from modelshare.wire.models import (
     FeatureRequest,
     Model,
     ModelPatch,
+    SharedModel,
     UnsharePreview,
     Version,
 )
+from modelshare.wire.sharing import Claim, ShareRequest
 from modelshare.wire.tiers import Tier
 
 router = APIRouter(route_class=ProjectRoute, tags=["models"])
 public = APIRouter(dependencies=[Depends(public_rate_limit)])
 ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
+EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
 
 
 def _tiers(request: Request) -> TierBook:
@@ -51,7 +58,22 @@ def _tiers(request: Request) -> TierBook:
     return book
 
 
+async def _viewer(request: Request) -> Viewer:
+    """Who looks at the catalog. A key is not needed, but one that is sent has to be good.
+
+    One that may neither manage models nor endpoints (it calls one endpoint, say) sees what everybody sees.
+    """
+    if request.headers.get("authorization") is None:
+        return ANYBODY
+    caller = await authenticate(request)
+    if caller.is_platform:
+        return Viewer(sees_all=True)
+    knows = caller.allows(Scope.MODELS) or caller.allows(Scope.ENDPOINTS)
+    return Viewer(caller.project_id) if knows else ANYBODY
+
+
 Tiers = Annotated[TierBook, Depends(_tiers)]
+ViewerDep = Annotated[Viewer, Depends(_viewer)]
 
 
 @router.get("/v1/models")
@@ -62,15 +84,15 @@ async def list_models(
     rows, cursor = await service.page(session, caller, paging)
     more = cursor is not None
     if extended:
-        data = [views.extended_view(model, share, card=False) for model, share in rows]
+        data = [views.extended_view(own, card=False) for own in rows]
         return Page[ExtendedModel](data=data, has_more=more, next_cursor=cursor)
-    return Page[Model](data=[views.model_view(model) for model, _ in rows], has_more=more, next_cursor=cursor)
+    return Page[Model](data=[views.model_view(own.model) for own in rows], has_more=more, next_cursor=cursor)
 
 
 @router.get("/v1/models/{model_id}")
 async def get_model(caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> ExtendedModel:
     """One model of the project."""
-    return views.extended_view(*await service.get(session, caller, model_id))
+    return views.extended_view(await service.get(session, caller, model_id))
 
 
 @router.patch("/v1/models/{model_id}")
@@ -78,7 +100,7 @@ async def edit_model(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, body: ModelPatch
 ) -> ExtendedModel:
     """Renames a model or edits what people read of it; the manifest never changes."""
-    return views.extended_view(*await service.edit(session, caller, model_id, body, now=platform.now()))
+    return views.extended_view(await service.edit(session, caller, model_id, body, now=platform.now()))
 
 
 @router.delete("/v1/models/{model_id}", status_code=204)
@@ -93,14 +115,14 @@ async def revalidate_model(
 ) -> ExtendedModel:
     """Reads every byte of the model anew and judges it again, in the background."""
     await processing.revalidate(session, caller, model_id, now=platform.now())
-    return views.extended_view(*await service.get(session, caller, model_id))
+    return views.extended_view(await service.get(session, caller, model_id))
 
 
 @router.get("/v1/models/{model_id}/versions")
 async def list_versions(caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> Page[Version]:
     """The model's versions, newest first."""
-    model, _ = await service.get(session, caller, model_id)
-    return Page(data=[version_view(row) for row in reversed(model.versions)])
+    own = await service.get(session, caller, model_id)
+    return Page(data=[version_view(row) for row in reversed(own.model.versions)])
 
 
 @router.post("/v1/models/{model_id}/versions/{version}/promote")
@@ -109,7 +131,7 @@ async def promote_version(
 ) -> ExtendedModel:
     """Makes a ready version the latest; endpoints on `latest` follow."""
     await registry.promote(session, caller, model_id, version, now=platform.now())
-    return views.extended_view(*await service.get(session, caller, model_id))
+    return views.extended_view(await service.get(session, caller, model_id))
 
 
 @router.post("/v1/models/{model_id}/versions/{version}/rollback")
@@ -118,15 +140,23 @@ async def roll_back_version(
 ) -> ExtendedModel:
     """Takes the latest version back: the ready one before it becomes the latest."""
     await registry.roll_back(session, caller, model_id, version, now=platform.now())
-    return views.extended_view(*await service.get(session, caller, model_id))
+    return views.extended_view(await service.get(session, caller, model_id))
 
 
 @router.post("/v1/models/{model_id}/share")
 async def share_model(
-    caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep
-) -> ExtendedModel:
-    """Puts the model into the public catalog: its manifest, never its weights."""
-    return views.extended_view(*await service.share(session, caller, model_id, now=platform.now()))
+    caller: ModelsCaller,
+    model_id: ModelId,
+    session: WriteSession,
+    platform: PlatformDep,
+    body: Annotated[ShareRequest, Body(default_factory=ShareRequest)],
+) -> SharedModel:
+    """Puts the model into the catalog: its manifest, never its weights.
+
+    For everybody, where nothing else is said; or for certain projects, or whoever claims a link, and nobody else.
+    """
+    own, link = await service.share(session, caller, model_id, body.audience, now=platform.now())
+    return SharedModel(**views.extended_view(own).model_dump(), link=link)
 
 
 @router.post("/v1/models/{model_id}/unshare")
@@ -140,7 +170,25 @@ async def unshare_model(
     if dry_run:
         return await service.unshare_preview(session, caller, model_id)
     model = await service.unshare(session, caller, model_id, now=platform.now())
-    return views.extended_view(model, None)
+    return views.extended_view(OwnModel(model))
+
+
+@router.delete("/v1/models/{model_id}/links/{link_id}", status_code=204)
+async def end_link(
+    caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, link_id: str
+) -> None:
+    """Ends a claim link; projects that claimed by it still see the model."""
+    await audience.end_link(session, caller, model_id, link_id, now=platform.now())
+
+
+@router.post("/v1/catalog/claims", tags=["catalog"])
+async def claim_link(
+    caller: EndpointsCaller, session: WriteSession, platform: PlatformDep, tiers: Tiers, body: Claim
+) -> CatalogModelDetail:
+    """Claims a link: the model shows in the project's view of the catalog from now on."""
+    model_id = await audience.claim(session, caller, body.token, now=platform.now())
+    await session.flush()
+    return await _catalog_model(session, Viewer(caller.project), model_id, tiers)
 
 
 @router.post("/v1/platform/catalog/{model_id}/feature", tags=["platform"])
@@ -166,6 +214,7 @@ async def list_tiers(tiers: Tiers) -> Page[Tier]:
 
 @public.get("/v1/catalog/models", tags=["catalog"])
 async def list_catalog(
+    viewer: ViewerDep,
     session: ReadSession,
     tiers: Tiers,
     paging: PagingDep,
@@ -183,17 +232,25 @@ async def list_catalog(
     *,
     facets: bool = False,
 ) -> CatalogPage:
-    """The public catalog. No key needed."""
+    """The catalog. No key needed; with one, what is shared with its project is there too."""
     filters = catalog.Filters(
         q, family, tag, license, architecture, format, role, min_parameters, max_parameters, min_context
     )
-    return await _catalog_page(session, tiers, filters, sort, paging, facets=facets)
+    return await _catalog_page(session, viewer, tiers, filters, sort, paging, facets=facets)
 
 
 @public.get("/v1/catalog/models/{model_id}", tags=["catalog"])
-async def get_catalog_model(model_id: ModelId, session: ReadSession, tiers: Tiers) -> CatalogModelDetail:
-    """A model of the public catalog: card, facts, role, and its manifest. No key needed."""
-    found = await catalog.entry(session, model_id)
+async def get_catalog_model(
+    viewer: ViewerDep, model_id: ModelId, session: ReadSession, tiers: Tiers
+) -> CatalogModelDetail:
+    """A model of the catalog: card, facts, role, and its manifest. No key needed for what is shared with everybody."""
+    return await _catalog_model(session, viewer, model_id, tiers)
+
+
+async def _catalog_model(
+    session: ReadSession, viewer: Viewer, model_id: uuid.UUID, tiers: TierBook
+) -> CatalogModelDetail:
+    found = await catalog.entry(session, viewer, model_id)
     if found is None:
         raise NotFound(
             "There is no such model in the catalog; its owner may have unshared it.", code=ErrorCode.MODEL_NOT_FOUND
@@ -202,10 +259,17 @@ async def get_catalog_model(model_id: ModelId, session: ReadSession, tiers: Tier
 
 
 async def _catalog_page(
-    session: ReadSession, tiers: TierBook, filters: catalog.Filters, sort: catalog.Sort, paging: Paging, *, facets: bool
+    session: ReadSession,
+    viewer: Viewer,
+    tiers: TierBook,
+    filters: catalog.Filters,
+    sort: catalog.Sort,
+    paging: Paging,
+    *,
+    facets: bool,
 ) -> CatalogPage:
-    entries, cursor = await catalog.search(session, filters, sort, paging.limit, paging.after)
-    counts = await catalog.facets(session, filters) if facets else None
+    entries, cursor = await catalog.search(session, viewer, filters, sort, paging.limit, paging.after)
+    counts = await catalog.facets(session, viewer, filters) if facets else None
     return CatalogPage(
         data=[views.catalog_view(*entry, tiers) for entry in entries],
         has_more=cursor is not None,

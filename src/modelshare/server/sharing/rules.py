@@ -9,6 +9,7 @@ from enum import Enum
 
 from modelshare.wire.endpoints import Reason
 from modelshare.wire.models import CatalogRole, ModelStatus
+from modelshare.wire.sharing import Audience
 from modelshare.wire.tiers import SELF_HOSTED, Tier
 
 
@@ -16,18 +17,23 @@ class Relation(Enum):
     """What a caller is to a model."""
 
     OWNER = "owner"
+    INVITED = "invited"
+    """Another project, to which the model's targeted share shows."""
     DEPLOYER = "deployer"
+    """Any other project."""
     PLATFORM = "platform"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the rules need to know of a model. `role` is None exactly while the model is not in the catalog."""
+    """What the rules need to know of a model. `role` and `audience` are None exactly while it is not in the catalog."""
 
     status: ModelStatus
     role: CatalogRole | None
     size_bytes: int
     """Of the version that is wanted."""
+    audience: Audience | None
+    is_recalled: bool = False
 
     @property
     def in_catalog(self) -> bool:
@@ -48,14 +54,26 @@ def status_of(version_status: ModelStatus, active_endpoints: int) -> ModelStatus
 
 
 def is_visible(relation: Relation, facts: ModelFacts) -> bool:
-    """The owner and the platform always see a model; anybody else while it is in the catalog."""
-    return relation is not Relation.DEPLOYER or facts.in_catalog
+    """The owner and the platform always see a model; those invited while it is in the catalog; others while it is
+    there for everybody."""
+    match relation:
+        case Relation.OWNER | Relation.PLATFORM:
+            return True
+        case Relation.INVITED:
+            return facts.in_catalog
+        case Relation.DEPLOYER:
+            return facts.audience is Audience.PUBLIC
 
 
 def share_refusal(facts: ModelFacts | None) -> str | None:
     """Why the caller may not share the model, as one sentence; None when it may. No facts: it is not the caller's."""
     if facts is None:
         return "There is no such model in your project. Check the id with GET /v1/models."
+    if facts.is_recalled:
+        return (
+            "This model is being recalled and cannot be shared. "
+            'Cancel the recall first: POST /v1/models/{id}/recall with {{"deadline": null}}.'
+        )
     if facts.status in SHAREABLE:
         return None
     if facts.status is ModelStatus.FAILED:
@@ -85,6 +103,11 @@ def role_after_change(
     return current
 
 
+def featured_after(*, featured: bool, audience: Audience) -> bool:
+    """Featured is for everybody to see, so a model that is not for everybody is not featured."""
+    return featured and audience is Audience.PUBLIC
+
+
 def allowed_tiers(role: CatalogRole, tiers: Iterable[Tier]) -> list[str]:
     """The tiers on which anybody may select a model of this role from the catalog."""
     return [tier.slug for tier in tiers if role is CatalogRole.SHARED or not is_shared_tier(tier.slug)]
@@ -98,7 +121,8 @@ def selection_reasons(relation: Relation, facts: ModelFacts, tier: Tier) -> list
     if not is_visible(relation, facts):
         return [invisible()]
     reasons = []
-    if relation is Relation.DEPLOYER and facts.role is CatalogRole.DEPLOYABLE and is_shared_tier(tier.slug):
+    bound = relation in {Relation.DEPLOYER, Relation.INVITED}
+    if bound and facts.role is CatalogRole.DEPLOYABLE and is_shared_tier(tier.slug):
         reasons.append(
             Reason(
                 rule="role",
@@ -139,6 +163,15 @@ def invisible() -> Reason:
         rule="visibility",
         message="There is no such model that you can see.",
         fix="Check the id in the catalog; its owner may have unshared it.",
+    )
+
+
+def recalled(reason: str) -> Reason:
+    """Why an endpoint that a recall stopped, or is about to, cannot be moved or switched on."""
+    return Reason(
+        rule="recall",
+        message=f"The model was recalled by its owner: {reason.rstrip('.')}.",
+        fix="Delete this endpoint and create one with another model.",
     )
 
 

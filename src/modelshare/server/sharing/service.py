@@ -1,4 +1,4 @@
-"""Share, unshare, feature; and what a change of endpoints does to a model's role.
+"""Share, unshare, recall, feature; and what a change of endpoints does to a model's role.
 
 Every change here happens under the model's lock.
 """
@@ -10,72 +10,82 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
-from modelshare.server.errors import InvalidRequest, NotFound, Refusal
+from modelshare.server.errors import Conflict, InvalidRequest, NotFound, Refusal
 from modelshare.server.http import Caller, Paging
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import MODELS_TOPIC, EndpointCounts
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing import queries, rules
+from modelshare.server.sharing import audience, queries, rules
+from modelshare.server.sharing.audience import Changed
 from modelshare.server.sharing.rules import ModelFacts, Relation
-from modelshare.server.sharing.tables import ShareRow
-from modelshare.server.sharing.views import facts_of
+from modelshare.server.sharing.tables import RecallRow, ShareRow
+from modelshare.server.sharing.views import OwnModel, facts_of
 from modelshare.wire.models import CatalogRole, ModelPatch, UnsharePreview
+from modelshare.wire.sharing import Audience, AudienceChoice, ShareLinkWithToken
 
 NOT_SHARED = "Model not found or not shared"
 """The contract's words for every unshare that cannot be."""
 
 
-async def get(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> tuple[ModelRow, ShareRow | None]:
-    """The caller's own model and its footprint; 404 when it is not the caller's."""
-    model = await registry.get(session, caller, model_id)
-    return model, await queries.share(session, model.id)
+async def get(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> OwnModel:
+    """The caller's own model; 404 when it is not the caller's."""
+    return await _own(session, await registry.get(session, caller, model_id))
 
 
-async def page(
-    session: AsyncSession, caller: Caller, paging: Paging
-) -> tuple[list[tuple[ModelRow, ShareRow | None]], str | None]:
-    """The caller's models with their footprints, newest first, and the cursor of the next page."""
+async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[list[OwnModel], str | None]:
+    """The caller's models, newest first, and the cursor of the next page."""
     rows, cursor = await registry.page(session, caller, paging)
-    shares = await queries.shares(session, [row.id for row in rows])
-    return [(row, shares.get(row.id)) for row in rows], cursor
+    ids = [row.id for row in rows]
+    shares, recalls = await queries.shares(session, ids), await queries.recalls(session, ids)
+    return [OwnModel(row, shares.get(row.id), recalls.get(row.id)) for row in rows], cursor
 
 
-async def edit(
-    session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch: ModelPatch, *, now: int
-) -> tuple[ModelRow, ShareRow | None]:
+async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch: ModelPatch, *, now: int) -> OwnModel:
     """Renames, or edits what people read; the catalog shows it at once."""
-    model = await registry.edit(session, caller, model_id, patch, now=now)
-    return model, await queries.share(session, model.id)
+    return await _own(session, await registry.edit(session, caller, model_id, patch, now=now))
 
 
-async def share(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, now: int) -> tuple[ModelRow, ShareRow]:
-    """Puts the model into the catalog; sharing what is shared changes nothing. 400 says what to do when it may not."""
+async def share(
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, choice: AudienceChoice = "public", *, now: int
+) -> tuple[OwnModel, ShareLinkWithToken | None]:
+    """Puts the model into the catalog, for whom the choice says; the claim link, where that asks for one.
+
+    Sharing what is shared to the same audience changes nothing; another audience keeps role, count and time. 400 says
+    what to do when it may not be shared.
+    """
     await registry.find_any(session, model_id, lock=True)
     model = await registry.find(session, caller, model_id)
-    found = await queries.share(session, model_id) if model else None
-    refusal = rules.share_refusal(facts_of(model, found) if model else None)
-    if model is None or refusal is not None:
+    own = await _own(session, model) if model else None
+    refusal = rules.share_refusal(facts_of(own) if own else None)
+    if own is None or refusal is not None:
         raise InvalidRequest((refusal or "").format(id=model_id), refusal=Refusal("model.share", f"model:{model_id}"))
+    model, found, _ = own
+    projects = await audience.named(session, model, choice)
+    before = Audience(found.audience) if found else None
     if found is None:
         found = ShareRow(
             model_id=model.id,
             role=rules.role_on_share(None),
+            audience=audience.kind_of(choice),
             featured=False,
             shared_at=now,
             deployment_count=model.active_endpoints,
             shared_tier_endpoints=model.shared_tier_endpoints,
         )
         session.add(found)
-        _record(session, model, "model.share", caller.actor, now, role=found.role)
-    return model, found
+        await session.flush()
+        _record(session, model, "model.share", caller.actor, now, role=found.role, audience=found.audience)
+    found.featured = rules.featured_after(featured=found.featured, audience=audience.kind_of(choice))
+    changed = await audience.choose(session, model, found, choice, projects, actor=caller.actor, now=now)
+    _record_audience(session, model, found, before, changed, caller.actor, now)
+    return OwnModel(model, found), changed.link
 
 
 async def unshare(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, now: int) -> ModelRow:
     """Removes the catalog footprint; endpoints go on. 404 when there is nothing of the caller's to unshare."""
     await registry.find_any(session, model_id, lock=True)
     model, found = await _shared(session, caller, model_id)
-    _record(session, model, "model.unshare", caller.actor, now, role=found.role, deployments=found.deployment_count)
-    await session.delete(found)
+    await _unshare(session, model, found, caller.actor, now)
     return model
 
 
@@ -83,6 +93,9 @@ async def unshare_preview(session: AsyncSession, caller: Caller, model_id: uuid.
     """What `unshare` would do, without doing it."""
     model, found = await _shared(session, caller, model_id)
     removed = ["catalog listing", f"deployment count ({found.deployment_count})", f"catalog role ({found.role})"]
+    if found.audience == Audience.TARGETED:
+        shown_to, links = await audience.shown_to(session, model.id), await audience.links(session, model.id)
+        removed += [f"projects it is shown to ({len(shown_to)})", f"claim links ({len(links)})"]
     return UnsharePreview(
         model=str(model.id),
         keeps_serving=model.active_endpoints,
@@ -101,14 +114,55 @@ async def feature(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *,
     found = await queries.share(session, model_id)
     if model is None or found is None:
         raise NotFound(NOT_SHARED)
+    if featured and not rules.featured_after(featured=True, audience=Audience(found.audience)):
+        raise Conflict("This model is shared to certain projects only. What is featured has to be public.")
     if found.featured != featured:
         found.featured = featured
         _record(session, model, "model.feature" if featured else "model.unfeature", caller.actor, now)
     return found
 
 
-async def facts(session: AsyncSession, model: ModelRow) -> ModelFacts:
-    return facts_of(model, await queries.share(session, model.id))
+async def recall(
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, deadline: int, reason: str, now: int
+) -> OwnModel:
+    """Announces that endpoints of other projects stop at the deadline, or changes what was announced; unshares now."""
+    model, found, announced = await _own(session, await registry.get_locked(session, caller, model_id))
+    if found is not None:
+        await _unshare(session, model, found, caller.actor, now)
+    if announced is None:
+        announced = RecallRow(model_id=model.id, deadline=deadline, reason=reason, created_at=now)
+        session.add(announced)
+    announced.deadline, announced.reason = deadline, reason
+    _record(session, model, "model.recall", caller.actor, now, deadline=deadline, why=reason)
+    await session.flush()
+    return OwnModel(model, None, announced)
+
+
+async def cancel_recall(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, now: int) -> OwnModel:
+    """Ends a recall, if there is one. The model stays out of the catalog until it is shared again."""
+    own = await _own(session, await registry.get_locked(session, caller, model_id))
+    if own.recall is not None:
+        await session.delete(own.recall)
+        await session.flush()
+        _record(session, own.model, "model.recall_cancel", caller.actor, now, deadline=own.recall.deadline)
+    return own
+
+
+async def find_recall(session: AsyncSession, model_id: uuid.UUID) -> RecallRow | None:
+    """A recall of whatever project's model."""
+    return await queries.recall(session, model_id)
+
+
+async def standing(session: AsyncSession, caller: Caller, model: ModelRow) -> tuple[Relation, ModelFacts]:
+    """What the caller is to the model, and what the rules need to know of that."""
+    facts = facts_of(await _own(session, model))
+    if caller.is_platform:
+        return Relation.PLATFORM, facts
+    if caller.project_id == model.project_id:
+        return Relation.OWNER, facts
+    if facts.audience is Audience.TARGETED and await queries.is_shown_to(session, model.id, caller.project):
+        return Relation.INVITED, facts
+    return Relation.DEPLOYER, facts
 
 
 async def endpoints_changed(
@@ -146,13 +200,14 @@ def role_of(share: ShareRow | None) -> CatalogRole | None:
     return CatalogRole(share.role) if share else None
 
 
-def relation(caller: Caller | None, model: ModelRow) -> Relation:
-    """What the caller is to the model."""
-    if caller is not None and caller.is_platform:
-        return Relation.PLATFORM
-    if caller is not None and caller.project_id == model.project_id:
-        return Relation.OWNER
-    return Relation.DEPLOYER
+async def _own(session: AsyncSession, model: ModelRow) -> OwnModel:
+    return OwnModel(model, await queries.share(session, model.id), await queries.recall(session, model.id))
+
+
+async def _unshare(session: AsyncSession, model: ModelRow, found: ShareRow, actor: str, now: int) -> None:
+    _record(session, model, "model.unshare", actor, now, role=found.role, deployments=found.deployment_count)
+    await session.delete(found)
+    await session.flush()
 
 
 async def _shared(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> tuple[ModelRow, ShareRow]:
@@ -161,6 +216,27 @@ async def _shared(session: AsyncSession, caller: Caller, model_id: uuid.UUID) ->
     if model is None or found is None:
         raise NotFound(NOT_SHARED, refusal=Refusal("model.unshare", f"model:{model_id}"))
     return model, found
+
+
+def _record_audience(
+    session: AsyncSession,
+    model: ModelRow,
+    share: ShareRow,
+    before: Audience | None,
+    changed: Changed,
+    actor: str,
+    now: int,
+) -> None:
+    """What was said beside that the model is shared: to whom it shows now and did not, and the other way round."""
+    told = {
+        "added": list(changed.added),
+        "removed": list(changed.removed),
+        "link": changed.link.id if changed.link else None,
+        "ended_links": changed.ended_links,
+    }
+    details = {name: value for name, value in told.items() if value}
+    if details or before not in {None, share.audience}:
+        _record(session, model, "model.audience", actor, now, before=before, audience=share.audience, **details)
 
 
 def _record(session: AsyncSession, model: ModelRow, action: str, actor: str, now: int, **details: Any) -> None:

@@ -1,9 +1,11 @@
 """What people see of a model: the owner's view and the catalog's. Built from rows, no query of its own."""
 
+from typing import NamedTuple
+
 from modelshare.server.registry.service import current, manifest_of, version_view
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.rules import ModelFacts, allowed_tiers, status_of
-from modelshare.server.sharing.tables import ShareRow
+from modelshare.server.sharing.tables import RecallRow, ShareRow
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.models import (
     CatalogModel,
@@ -13,16 +15,28 @@ from modelshare.wire.models import (
     Model,
     ModelStatus,
 )
+from modelshare.wire.sharing import Audience, RecallNotice
 
 
-def facts_of(model: ModelRow, share: ShareRow | None) -> ModelFacts:
+class OwnModel(NamedTuple):
+    """A model as its owner sees it."""
+
+    model: ModelRow
+    share: ShareRow | None = None
+    recall: RecallRow | None = None
+
+
+def facts_of(own: OwnModel) -> ModelFacts:
     """What the rules need to know."""
+    model, share, recall = own
     version = current(model)
     status = ModelStatus(version.status) if version else ModelStatus.UPLOADING
     return ModelFacts(
         status=status_of(status, model.active_endpoints),
         role=CatalogRole(share.role) if share else None,
         size_bytes=(version.size_bytes or 0) if version else 0,
+        audience=Audience(share.audience) if share else None,
+        is_recalled=recall is not None,
     )
 
 
@@ -31,8 +45,19 @@ def model_view(model: ModelRow) -> Model:
     return Model(id=str(model.id), created=model.created_at, owned_by=model.project.slug)
 
 
-def extended_view(model: ModelRow, share: ShareRow | None, *, card: bool = True) -> ExtendedModel:
+def notice(recall: RecallRow) -> RecallNotice:
+    """What people are told of a recall."""
+    return RecallNotice(
+        deadline=recall.deadline,
+        reason=recall.reason,
+        announced_at=recall.created_at,
+        stopped_at=recall.stopped_at,
+    )
+
+
+def extended_view(own: OwnModel, *, card: bool = True) -> ExtendedModel:
     """The owner's view."""
+    model, share, recall = own
     version = current(model)
     return ExtendedModel(
         **model_view(model).model_dump(),
@@ -42,7 +67,7 @@ def extended_view(model: ModelRow, share: ShareRow | None, *, card: bool = True)
         tags=model.tags,
         license=model.license,
         card=model.card if card else None,
-        status=facts_of(model, share).status,
+        status=facts_of(own).status,
         status_reason=version.status_reason if version else None,
         format=version.format if version else None,
         size_bytes=version.size_bytes if version else None,
@@ -55,10 +80,12 @@ def extended_view(model: ModelRow, share: ShareRow | None, *, card: bool = True)
         version=version.version if version else None,
         manifest_digest=version.manifest_digest if version else None,
         is_shared=share is not None,
+        audience=Audience(share.audience) if share else None,
         catalog_role=CatalogRole(share.role) if share else None,
         shared_at=share.shared_at if share else None,
         deployment_count=share.deployment_count if share else 0,
         featured=share.featured if share else False,
+        recall=notice(recall) if recall else None,
         warnings=list(version.facts.get("warnings", ())) if version else [],
     )
 
@@ -84,6 +111,7 @@ def catalog_view(share: ShareRow, model: ModelRow, version: VersionRow, tiers: T
         task=version.task,
         size_bytes=version.size_bytes or 0,
         version=version.version,
+        audience=Audience(share.audience),
         catalog_role=role,
         allowed_tiers=allowed_tiers(role, tiers),
         deployment_count=share.deployment_count,

@@ -1,0 +1,206 @@
+"""To whom a model is shared: everybody, projects that its owner names, whoever claims a link.
+
+Every change here happens under the model's lock, on a model that is in the catalog.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.accounts import service as accounts
+from modelshare.server.accounts.tables import ProjectRow
+from modelshare.server.audit import service as audit
+from modelshare.server.db import notify
+from modelshare.server.errors import InvalidRequest, NotFound
+from modelshare.server.http import Caller
+from modelshare.server.ids import new_secret, parse_uuid, secret_hash
+from modelshare.server.registry import service as registry
+from modelshare.server.registry.service import MODELS_TOPIC
+from modelshare.server.registry.tables import ModelRow
+from modelshare.server.sharing import queries
+from modelshare.server.sharing.tables import ShareLinkRow, ShareProjectRow, ShareRow
+from modelshare.wire.sharing import (
+    Audience,
+    AudienceChoice,
+    AudienceProject,
+    LinkTerms,
+    ShareLink,
+    ShareLinkWithToken,
+    ToLink,
+    ToProjects,
+)
+
+Projects = Mapping[str, ProjectRow]
+"""By id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What choosing an audience did."""
+
+    link: ShareLinkWithToken | None = None
+    added: tuple[str, ...] = ()
+    """Slugs of projects to which the model shows now."""
+    removed: tuple[str, ...] = ()
+    ended_links: int = 0
+
+
+def kind_of(choice: AudienceChoice) -> Audience:
+    return Audience.TARGETED if isinstance(choice, ToProjects | ToLink) else Audience.PUBLIC
+
+
+async def named(session: AsyncSession, model: ModelRow, choice: AudienceChoice) -> Projects:
+    """The projects that a choice names, without the model's own. 400 names those that do not exist."""
+    if not isinstance(choice, ToProjects):
+        return {}
+    found = await accounts.find_projects(session, choice.projects)
+    unknown = [name for name in choice.projects if name not in found]
+    if unknown:
+        raise InvalidRequest(
+            f"There is no project {', '.join(f'`{name}`' for name in unknown[:5])}. "
+            "Name projects by their slug or their id (`proj_...`).",
+            param="audience",
+        )
+    return {row.id: row for row in found.values() if row.id != model.project_id}
+
+
+async def choose(
+    session: AsyncSession,
+    model: ModelRow,
+    share: ShareRow,
+    choice: AudienceChoice,
+    projects: Projects,
+    *,
+    actor: str,
+    now: int,
+) -> Changed:
+    """Shows the model to whom the choice says; `projects` are those that it names, and they are told."""
+    share.audience = kind_of(choice)
+    if isinstance(choice, ToLink):
+        return Changed(link=await _new_link(session, model, choice.link, now))
+    changed = await _show_to(session, model, projects, now)
+    for project in projects.values():
+        if project.slug in changed.added:
+            audit.record(
+                session,
+                project_id=project.id,
+                now=now,
+                actor=actor,
+                action="model.invite",
+                target=f"model:{model.id}",
+                model=f"{model.project.slug}/{model.name}",
+            )
+    await session.flush()
+    return changed
+
+
+async def claim(session: AsyncSession, caller: Caller, token: str, *, now: int) -> uuid.UUID:
+    """Adds the caller's project to those that see the link's model, whose id is answered.
+
+    Whoever sees it already uses nothing up. 404 for a link that is unknown, ended, expired or used up.
+    """
+    link = await queries.link_by_hash(session, secret_hash(token))
+    model = await registry.find_any(session, link.model_id, lock=True) if link else None
+    link = await queries.link_by_hash(session, secret_hash(token)) if model else None  # as it is under the lock
+    if link is None or model is None:
+        raise NotFound("There is no such link, or its owner has ended it. Check that you copied it whole.")
+    if caller.project == model.project_id or await queries.is_shown_to(session, model.id, caller.project):
+        return model.id
+    if link.expires_at is not None and now >= link.expires_at:
+        raise NotFound("This link has expired. Ask the model's owner for a new one.")
+    if link.max_uses is not None and link.uses >= link.max_uses:
+        raise NotFound("This link was claimed as often as it may be. Ask the model's owner for a new one.")
+    link.uses += 1
+    session.add(ShareProjectRow(model_id=model.id, project_id=caller.project, link_id=link.id, added_at=now))
+    for project_id in (model.project_id, caller.project):
+        audit.record(
+            session,
+            project_id=project_id,
+            now=now,
+            actor=caller.actor,
+            action="model.claim",
+            target=f"model:{model.id}",
+            link=str(link.id),
+            project=caller.project_slug,
+            model=f"{model.project.slug}/{model.name}",
+        )
+    notify(session, MODELS_TOPIC, str(model.id))
+    return model.id
+
+
+async def end_link(session: AsyncSession, caller: Caller, model_id: uuid.UUID, link_id: str, *, now: int) -> None:
+    """Nobody claims by the link any more; projects that did stay. 404 when it is no link of the caller's model."""
+    model = await registry.get_locked(session, caller, model_id)
+    uid = parse_uuid(link_id)
+    link = await queries.link(session, model.id, uid) if uid else None
+    if link is None:
+        raise NotFound("There is no such link. GET /v1/models/{id}/catalog lists the model's links.")
+    await session.delete(link)
+    audit.record(
+        session,
+        project_id=model.project_id,
+        now=now,
+        actor=caller.actor,
+        action="model.end_link",
+        target=f"model:{model.id}",
+        link=str(link.id),
+        uses=link.uses,
+    )
+
+
+async def shown_to(session: AsyncSession, model_id: uuid.UUID) -> list[AudienceProject]:
+    """The projects of a targeted share, those first that see it longest."""
+    return [
+        AudienceProject(
+            slug=row.project.slug,
+            name=row.project.name,
+            link=str(row.link_id) if row.link_id else None,
+            added_at=row.added_at,
+        )
+        for row in await queries.shown_to(session, model_id)
+    ]
+
+
+async def links(session: AsyncSession, model_id: uuid.UUID) -> list[ShareLink]:
+    """The claim links, newest first."""
+    return [_link_view(row) for row in await queries.links(session, model_id)]
+
+
+async def _show_to(session: AsyncSession, model: ModelRow, projects: Projects, now: int) -> Changed:
+    """To exactly these projects; claim links end."""
+    before = {row.project_id: row for row in await queries.shown_to(session, model.id)}
+    for project_id, row in before.items():
+        if project_id not in projects:
+            await session.delete(row)
+    added = [project for project_id, project in projects.items() if project_id not in before]
+    session.add_all(ShareProjectRow(model_id=model.id, project_id=project.id, added_at=now) for project in added)
+    ended = await queries.links(session, model.id)
+    for link in ended:
+        await session.delete(link)
+    return Changed(
+        added=tuple(sorted(project.slug for project in added)),
+        removed=tuple(sorted(row.project.slug for id_, row in before.items() if id_ not in projects)),
+        ended_links=len(ended),
+    )
+
+
+async def _new_link(session: AsyncSession, model: ModelRow, terms: LinkTerms, now: int) -> ShareLinkWithToken:
+    token = new_secret("msl")
+    row = ShareLinkRow(
+        model_id=model.id,
+        hash=secret_hash(token),
+        expires_at=now + terms.expires_in if terms.expires_in else None,
+        max_uses=terms.max_uses,
+        created_at=now,
+    )
+    session.add(row)
+    await session.flush()
+    return ShareLinkWithToken(**_link_view(row).model_dump(), token=token)
+
+
+def _link_view(row: ShareLinkRow) -> ShareLink:
+    return ShareLink(
+        id=str(row.id), expires_at=row.expires_at, max_uses=row.max_uses, uses=row.uses, created_at=row.created_at
+    )

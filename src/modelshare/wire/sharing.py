@@ -1,0 +1,139 @@
+"""To whom a model is shared, claim links, and recalls."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from modelshare.wire.base import Request, Response, Seconds, UnixSeconds
+
+
+class Audience(StrEnum):
+    """Who sees a model in the catalog."""
+
+    PUBLIC = "public"
+    TARGETED = "targeted"
+    """The projects that its owner named or that claimed a link; nobody else learns of it."""
+
+
+class LinkTerms(Request):
+    expires_in: Seconds | None = None
+    """Seconds until nobody can claim by the link any more; those that did stay."""
+    max_uses: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Projects that may claim by it."""
+
+
+class ToProjects(Request):
+    """Exactly these projects: others that saw it no longer do, and its claim links end."""
+
+    projects: Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(min_length=1, max_length=1000)]
+    """Slugs or ids (`proj_...`)."""
+
+
+class ToLink(Request):
+    """Whoever claims a new link, beside the projects that a targeted share shows to already."""
+
+    link: LinkTerms
+
+
+def _kind(value: Any) -> str | None:
+    if value == Audience.PUBLIC:
+        return "public"
+    for kind, shape in (("projects", ToProjects), ("link", ToLink)):
+        if isinstance(value, shape) or (isinstance(value, dict) and kind in value):
+            return kind
+    return None
+
+
+AudienceChoice = Annotated[
+    Annotated[Literal["public"], Tag("public")]
+    | Annotated[ToProjects, Tag("projects")]
+    | Annotated[ToLink, Tag("link")],
+    Discriminator(
+        _kind,
+        custom_error_type="audience",
+        custom_error_message='Use "public", {"projects": ["slug"]} or {"link": {"expires_in": seconds, "max_uses": 1}}',
+    ),
+]
+
+
+class ShareRequest(Request):
+    """To whom; nothing said is everybody."""
+
+    audience: AudienceChoice = "public"
+
+
+class ShareLink(Response):
+    """A claim link, as its owner sees it later."""
+
+    object: Literal["share.link"] = "share.link"
+    id: str
+    expires_at: UnixSeconds | None
+    max_uses: int | None
+    uses: int
+    created_at: UnixSeconds
+
+
+class ShareLinkWithToken(ShareLink):
+    token: str
+    """`msl_...`: what another project claims by; shown this once."""
+
+
+class Claim(Request):
+    token: Annotated[str, Field(min_length=1, max_length=200)]
+    """The claim link's `msl_...`."""
+
+
+class AudienceProject(Response):
+    """A project to which a targeted share shows."""
+
+    slug: str
+    name: str
+    link: str | None
+    """Id of the link it claimed by; None where the owner named it."""
+    added_at: UnixSeconds
+
+
+class RecallRequest(Request):
+    """Calls a model back, or (`deadline` null) cancels that."""
+
+    deadline: Annotated[int, Field(ge=0, le=1 << 40)] | None
+    """When the endpoints of other projects stop, in Unix seconds; one that is past stops them now."""
+    reason: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    """What every deployer is told; needed with a deadline."""
+
+
+class RecallNotice(Response):
+    """What a deployer is told of a recall."""
+
+    deadline: UnixSeconds
+    reason: str
+    announced_at: UnixSeconds
+    stopped_at: UnixSeconds | None
+    """When the endpoints of other projects were stopped; None until then."""
+
+
+class WeightsRelease(Response):
+    """A machine that was told to delete the weights."""
+
+    deployment: str
+    version: str
+    project: str | None
+    """Public name of the project whose machine it is; None for a shared machine of the platform."""
+    asked_at: UnixSeconds
+    confirmed_at: UnixSeconds | None
+    """When it said that they are deleted."""
+
+
+class Recall(Response):
+    """Where a recall stands. Without `notice` there is none, or it was cancelled."""
+
+    object: Literal["model.recall"] = "model.recall"
+    model: str
+    notice: RecallNotice | None
+    endpoints_serving: int
+    """Active endpoints of other projects."""
+    machines_holding: int
+    """Machines that hold the weights for them still."""
+    releases: list[WeightsRelease]
+    """Machines told to delete the weights since the recall was announced, the newest first."""
