@@ -13,7 +13,7 @@ from agent.peer import Peer
 from agent.support import Storage, wait_until
 from modelshare.demo.tiny_model import REPLY
 from modelshare.wire.agents import Phase
-from modelshare.wire.link import Answer, Cancel, Chunk, Head, Released, Report
+from modelshare.wire.link import Answer, Cancel, Chunk, Desired, Head, Released, Report
 
 pytestmark = pytest.mark.anyio
 
@@ -56,6 +56,18 @@ async def test_from_the_wish_to_the_answer_to_the_deletion(peer: Peer, storage: 
         await peer.ask(ask(), stream=3)
         refused = await peer.expect(Answer)
         assert (refused.status, json.loads(refused.data)["error"]["code"]) == (503, "model_loading")
+
+        await peer.send(Desired(3, [], unconfirmed=["dep_1", "dep_of_an_earlier_run"]))
+        assert {(await peer.expect(Released)).deployment_id for _ in range(2)} == {"dep_1", "dep_of_an_earlier_run"}
+
+
+async def test_what_is_still_here_is_not_said_to_be_deleted(peer: Peer, storage: Storage, tmp_path: Path) -> None:
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(wanted(storage))
+        await peer.expect(Report, lambda one: one.phase == Phase.READY)
+        await peer.send(Desired(2, [wanted(storage)], unconfirmed=["dep_1", "gone"]))
+        assert (await peer.expect(Released)).deployment_id == "gone"
+        assert not [frame for frame in peer.frames if isinstance(frame, Released)]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from modelshare.agent.deployment import Deployment, Serving, Tools
@@ -48,6 +48,7 @@ class Runner:
         for deployment in self._deployments.values():
             self._say(deployment.report())
         self._unsaid = {name for name in self._unsaid if not self._say(Released(name))}
+        self._say_gone(desired.unconfirmed)
 
     async def stop(self, grace: float) -> None:
         """The program ends: drain everything for up to `grace` seconds, then stop all engines; weights stay."""
@@ -60,6 +61,15 @@ class Runner:
         for deployment_id in {*self._deployments, *self._left_over}:
             self._end(deployment_id, release=True, grace=0)
         await asyncio.gather(*self._ending.values())
+
+    def _say_gone(self, deployment_ids: Sequence[str]) -> None:
+        """Says again that weights are deleted, where they are: the server may not have heard it."""
+        if not deployment_ids:
+            return
+        here = {holding.deployment_id for holding in self._tools.cache.holdings()} | self._deployments.keys()
+        for name in deployment_ids:
+            if name not in here and name not in self._ending:
+                self._say(Released(name))
 
     def _begin(self, wanted: Wanted) -> None:
         name = wanted.deployment_id

@@ -30,9 +30,16 @@ class Entry:
 ENTRIES = (
     Entry("push", "push", PUBLISH, "Upload a model: a folder, a .gguf file or an archive. Goes on where it stopped."),
     Entry("models", "models", PUBLISH, "List, show, rename, edit, delete and revalidate your models."),
-    Entry("share", "share", PUBLISH, "Show a model in the public catalog. The weights stay yours."),
+    Entry("share", "share", PUBLISH, "Show a model in the catalog, to everybody or to some. The weights stay yours."),
     Entry("unshare", "unshare", PUBLISH, "Take a model out of the catalog. Endpoints that exist go on serving."),
+    Entry(
+        "recall",
+        "recall",
+        PUBLISH,
+        "Call a model back: unshare it, stop other projects at a deadline, have the weights deleted.",
+    ),
     Entry("catalog", "catalog", RUN, "Search the public catalog. Needs no key."),
+    Entry("claim", "claim", RUN, "Claim a link: its model shows in your view of the catalog from now on."),
     Entry("deploy", "deploy", RUN, "Make an endpoint that serves a model on a tier."),
     Entry("endpoints", "endpoints", RUN, "List, show, explain, switch and delete your endpoints."),
     Entry("chat", "chat", RUN, "Talk to an endpoint."),

@@ -6,7 +6,7 @@ import typer
 
 from modelshare.cli.confirm import Yes, confirm
 from modelshare.cli.exits import ExitCode
-from modelshare.cli.output import Json, print_json, print_record, print_table, say
+from modelshare.cli.output import Json, one_line, print_json, print_record, print_table, say
 from modelshare.cli.requests import request
 from modelshare.cli.which import any_model
 from modelshare.cli.words import size, when
@@ -31,6 +31,8 @@ def list_endpoints(json: Json = False) -> None:
     )
     empty = "No endpoints yet. `modelshare deploy MODEL --tier self_hosted --slug NAME` makes one."
     print_table(("ENDPOINT", "MODEL", "VERSION", "TIER", "STATUS"), rows, empty=empty)
+    for item in endpoints:
+        _say_recall(item)
 
 
 @app.command()
@@ -94,6 +96,7 @@ def _print(endpoint: Endpoint, *, json: bool) -> None:
     if json:
         print_json(endpoint)
         return
+    _say_recall(endpoint)
     print_record(
         (
             ("endpoint", endpoint.slug),
@@ -108,6 +111,15 @@ def _print(endpoint: Endpoint, *, json: bool) -> None:
             ("created", when(endpoint.created_at)),
         )
     )
+
+
+def _say_recall(endpoint: Endpoint) -> None:
+    notice = endpoint.recall
+    if notice is None:
+        return
+    stops = f"it stops at {when(notice.deadline)} UTC" if notice.stopped_at is None else "it was stopped"
+    model, reason = endpoint.model_name or "its model", one_line(notice.reason)
+    say(f"! {endpoint.slug}: {model} was recalled by its owner, {stops}. {reason}")
 
 
 def _state(endpoint: Endpoint) -> str:

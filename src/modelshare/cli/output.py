@@ -29,7 +29,7 @@ def say(text: str) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
     """A table; plain aligned columns where stdout is not a terminal. Without rows, `empty` is said instead."""
-    lines = [[_cell(cell) for cell in row] for row in rows]
+    lines = [[one_line(cell) for cell in row] for row in rows]
     if not lines:
         say(empty)
     elif sys.stdout.isatty():
@@ -48,7 +48,7 @@ def print_record(pairs: Iterable[tuple[str, str | None]]) -> None:
     shown = [(name, value) for name, value in pairs if value not in {None, ""}]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        typer.echo(f"{name:<{width}}  {_cell(value or '')}")
+        typer.echo(f"{name:<{width}}  {one_line(value or '')}")
 
 
 def _print_aligned(lines: list[list[str]]) -> None:
@@ -57,6 +57,6 @@ def _print_aligned(lines: list[list[str]]) -> None:
         typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _cell(text: str) -> str:
-    """One line without control characters: what others named must not steer the terminal."""
+def one_line(text: str) -> str:
+    """The text without line breaks and control characters: what others wrote must not steer the terminal."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -4,28 +4,71 @@ from typing import Annotated
 
 import typer
 
+from modelshare.cli.exits import ExitCode
+from modelshare.cli.failures import CommandError
 from modelshare.cli.output import Json, print_json, say
+from modelshare.cli.requests import request
 from modelshare.cli.which import own_model
+from modelshare.cli.words import duration, when
 from modelshare.client import Client
 from modelshare.wire.models import CatalogRole, ExtendedModel
+from modelshare.wire.sharing import LinkTerms, ShareLinkWithToken, ShareRequest, ToLink, ToProjects
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def share(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id or name.")], json: Json = False
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id or name.")],
+    to: Annotated[
+        list[str] | None, typer.Option(metavar="PROJECT", help="Only to this project; repeat it for more.")
+    ] = None,
+    link: Annotated[bool, typer.Option("--link", help="Only to whoever claims a link, which is shown once.")] = False,
+    expires_in: Annotated[
+        int | None, typer.Option(parser=duration, metavar="DURATION", help="With --link: such as 2h or 30d.")
+    ] = None,
+    max_uses: Annotated[int | None, typer.Option(min=1, help="With --link: projects that may claim it.")] = None,
+    json: Json = False,
 ) -> None:
-    """Show a model in the public catalog. The weights stay yours."""
+    """Show a model in the catalog, to everybody or to some. The weights stay yours."""
+    wish = _wish(to, link=link, expires_in=expires_in, max_uses=max_uses)
     with Client() as client:
-        shared = client.models.share(own_model(client, model).id)
+        shared = client.models.share(own_model(client, model).id, wish)
         page = f"{client.config.url}/v1/catalog/models/{shared.id}"
     if json:
         print_json(shared)
-        return
-    say(f"{shared.name} is in the public catalog: anybody sees its card and manifest, nobody its weights.")
-    say(_who_may_deploy(shared))
-    typer.echo(page)
+    elif shared.link is not None:
+        _print_link(shared, shared.link)
+    else:
+        say(_to_whom(shared, to or []))
+        say(_who_may_deploy(shared))
+        typer.echo(page)
+
+
+def _wish(to: list[str] | None, *, link: bool, expires_in: int | None, max_uses: int | None) -> ShareRequest:
+    if link and to:
+        raise CommandError(
+            "Say --to or --link, not both: a link comes beside those who see it already.", ExitCode.USAGE
+        )
+    if not link and (expires_in or max_uses):
+        raise CommandError("--expires-in and --max-uses are of a link: add --link.", ExitCode.USAGE)
+    if link:
+        return ShareRequest(audience=ToLink(link=request(LinkTerms, expires_in=expires_in, max_uses=max_uses)))
+    return ShareRequest(audience=request(ToProjects, projects=to) if to else "public")
+
+
+def _print_link(model: ExtendedModel, link: ShareLinkWithToken) -> None:
+    until = f" until {when(link.expires_at)} UTC" if link.expires_at else ""
+    often = f", by {link.max_uses} project(s)" if link.max_uses else ""
+    say(f"{model.name} shows to whoever claims this link{until}{often}. It is shown once:")
+    typer.echo(link.token)
+    say(f"They run: modelshare claim {link.token}")
+
+
+def _to_whom(model: ExtendedModel, to: list[str]) -> str:
+    if to:
+        return f"{model.name} is in the catalog for {', '.join(to)} and nobody else. The weights stay yours."
+    return f"{model.name} is in the public catalog: anybody sees its card and manifest, nobody its weights."
 
 
 def _who_may_deploy(model: ExtendedModel) -> str:

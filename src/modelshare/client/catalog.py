@@ -1,11 +1,12 @@
-"""`/v1/catalog/models`: the public catalog. Needs no key."""
+"""`/v1/catalog`: the public catalog, which needs no key, and with one what is shared with its project."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, sent
+from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, post, sent
 from modelshare.wire.base import PAGE_LIMIT_DEFAULT
 from modelshare.wire.models import CatalogModel, CatalogModelDetail, CatalogPage, CatalogRole
+from modelshare.wire.sharing import Claim
 
 BASE = "/v1/catalog/models"
 Sort = Literal["relevance", "recent", "deployments", "parameters", "name"]
@@ -53,3 +54,8 @@ class Catalog(Resource[Transport]):
     def get(self, model_id: str) -> Call[CatalogModelDetail]:
         """Card, facts, manifest and its digest."""
         return get(at(BASE, model_id), CatalogModelDetail)
+
+    @sent
+    def claim(self, token: str) -> Call[CatalogModelDetail]:
+        """Claims a link (`msl_...`): its model shows in the project's view of the catalog from now on."""
+        return post("/v1/catalog/claims", CatalogModelDetail, Claim(token=token), repeatable=True)

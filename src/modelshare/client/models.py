@@ -2,9 +2,11 @@
 
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
-from modelshare.wire.models import CatalogFootprint, ExtendedModel, ModelPatch, UnsharePreview, Version
+from modelshare.wire.models import CatalogFootprint, ExtendedModel, ModelPatch, SharedModel, UnsharePreview, Version
+from modelshare.wire.sharing import Recall, RecallRequest, ShareRequest, ToLink
 
 BASE = "/v1/models"
+EVERYBODY = ShareRequest()
 
 
 class Models(Resource[Transport]):
@@ -33,9 +35,27 @@ class Models(Resource[Transport]):
         return post(at(BASE, model_id, "revalidate"), ExtendedModel)
 
     @sent
-    def share(self, model_id: str) -> Call[ExtendedModel]:
-        """Makes its manifest visible in the public catalog. Sharing what is shared changes nothing."""
-        return post(at(BASE, model_id, "share"), ExtendedModel, repeatable=True)
+    def share(self, model_id: str, to: ShareRequest = EVERYBODY) -> Call[SharedModel]:
+        """Makes its manifest visible: to everybody, to named projects, or to whoever claims the link in the answer.
+
+        Sharing what is shared to the same audience changes nothing; each time a link is asked for there is a new one.
+        """
+        return post(at(BASE, model_id, "share"), SharedModel, to, repeatable=not isinstance(to.audience, ToLink))
+
+    @sent
+    def end_link(self, model_id: str, link_id: str) -> Call[None]:
+        """Nobody claims by it any more; projects that did still see the model."""
+        return delete(at(BASE, model_id, "links", link_id))
+
+    @sent
+    def recall(self, model_id: str, request: RecallRequest) -> Call[Recall]:
+        """Unshares it now and stops the endpoints of other projects at the deadline; a deadline of None cancels."""
+        return post(at(BASE, model_id, "recall"), Recall, request)
+
+    @sent
+    def recall_state(self, model_id: str) -> Call[Recall]:
+        """Where a recall stands: who serves still, and which machines have deleted the weights."""
+        return get(at(BASE, model_id, "recall"), Recall)
 
     @sent
     def unshare(self, model_id: str) -> Call[ExtendedModel]:

@@ -24,9 +24,11 @@ from modelshare.server.accounts import routes as accounts_routes
 from modelshare.server.accounts import service as accounts
 from modelshare.server.audit import routes as audit_routes
 from modelshare.server.db import Database
+from modelshare.server.endpoints import jobs as endpoints_jobs
 from modelshare.server.endpoints import routes as endpoints_routes
 from modelshare.server.endpoints.service import Terms
 from modelshare.server.errors import ApiError, install_handlers
+from modelshare.server.fleet import releases
 from modelshare.server.fleet import routes as fleet_routes
 from modelshare.server.fleet import service as fleet
 from modelshare.server.fleet.jobs import Reconciler
@@ -35,7 +37,7 @@ from modelshare.server.http import Caller, Platform
 from modelshare.server.jobs import Worker
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
-from modelshare.server.registry.processing.jobs import handlers
+from modelshare.server.registry.processing import jobs as processing_jobs
 from modelshare.server.registry.uploads import closing
 from modelshare.server.registry.uploads import routes as uploads_routes
 from modelshare.server.router import routes as router_routes
@@ -95,7 +97,8 @@ class Application:
             stack.push_async_callback(self.database.close)
             await migrations.upgrade(self.database)
             await self.database.start()
-            worker = Worker(self.database, handlers(self.platform), self.platform.clock, holder=self._place())
+            handlers = {**processing_jobs.handlers(self.platform), **endpoints_jobs.handlers(self.platform)}
+            worker = Worker(self.database, handlers, self.platform.clock, holder=self._place())
             await worker.start()
             stack.push_async_callback(worker.stop)
             reconciler = Reconciler(self.database, self.platform.parts[tiers.TierBook], self.platform.clock)
@@ -169,7 +172,9 @@ def _platform(settings: Settings, database: Database, clock: Callable[[], float]
     platform.parts[accounts.KeyRing] = keys
     platform.parts[tiers.TierBook] = book
     platform.parts[CollectorRegistry] = CollectorRegistry()
-    platform.parts[Terms] = Terms(book, promotion=settings.catalog_promotion == "on", capacity=fleet.capacity)
+    platform.parts[Terms] = Terms(
+        book, promotion=settings.catalog_promotion == "on", capacity=fleet.capacity, weights=releases.weights
+    )
     return platform
 
 

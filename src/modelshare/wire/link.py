@@ -160,6 +160,8 @@ class Desired(Frame, frozen=True, tag="desired"):
 
     revision: int
     deployments: list[Wanted]
+    unconfirmed: list[str] = []
+    """Deployments that the agent was told to let go of: it says `Released` again of each that is gone."""
 
 
 class Request(Frame, frozen=True, tag="request"):

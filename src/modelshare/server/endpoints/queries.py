@@ -16,7 +16,10 @@ from modelshare.server.registry.tables import ModelRow
 def _whole(statement: Select[EndpointRow]) -> Select[EndpointRow]:
     model = joinedload(EndpointRow.model)
     return statement.options(
-        joinedload(EndpointRow.project), model.joinedload(ModelRow.project), model.selectinload(ModelRow.versions)
+        joinedload(EndpointRow.project),
+        joinedload(EndpointRow.model_recall),
+        model.joinedload(ModelRow.project),
+        model.selectinload(ModelRow.versions),
     )
 
 
@@ -48,8 +51,20 @@ async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None) -> li
     if ids is not None:
         statement = statement.where(EndpointRow.id.in_(ids))
     model = joinedload(EndpointRow.model)
-    statement = statement.options(model.joinedload(ModelRow.project), model.selectinload(ModelRow.versions))
+    statement = statement.options(
+        joinedload(EndpointRow.model_recall),
+        model.joinedload(ModelRow.project),
+        model.selectinload(ModelRow.versions),
+    )
     return list(await session.scalars(statement.order_by(EndpointRow.id)))
+
+
+async def lock_active_of_others(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -> list[EndpointRow]:
+    """Active endpoints of a model that are not its owner's, locked in one order. Lock the model first."""
+    statement = select(EndpointRow).where(
+        EndpointRow.model_id == model_id, EndpointRow.is_active, EndpointRow.project_id != owner_id
+    )
+    return list(await session.scalars(locked(statement.order_by(EndpointRow.id))))
 
 
 async def active_by_tier_and_project(session: AsyncSession, model_id: uuid.UUID) -> list[tuple[str, str, int]]:

@@ -1,10 +1,10 @@
-"""`/v1/endpoints`, and the owner's view of who deploys a model."""
+"""`/v1/endpoints`, the owner's view of who deploys a model, and recalls."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 
-from modelshare.server.endpoints import service
+from modelshare.server.endpoints import recalls, service, views
 from modelshare.server.endpoints.service import Terms
 from modelshare.server.http import (
     BaseUrl,
@@ -21,6 +21,7 @@ from modelshare.wire.base import Page
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation
 from modelshare.wire.keys import Scope
 from modelshare.wire.models import CatalogFootprint
+from modelshare.wire.sharing import Recall, RecallRequest
 
 router = APIRouter(route_class=ProjectRoute, tags=["endpoints"])
 EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
@@ -40,7 +41,7 @@ async def list_endpoints(
     caller: EndpointsCaller, session: ReadSession, paging: PagingDep, base_url: BaseUrl
 ) -> Page[Endpoint]:
     """The project's endpoints, newest first."""
-    return service.listing(*await service.page(session, caller, paging), base_url)
+    return views.listing(*await service.page(session, caller, paging), base_url)
 
 
 @router.post("/v1/endpoints", status_code=201)
@@ -53,7 +54,7 @@ async def create_endpoint(
     body: EndpointCreate,
 ) -> Endpoint:
     """A new endpoint. A refusal says why and what would make it possible, as `explain` does."""
-    return service.view(await service.create(session, caller, body, terms, now=platform.now()), base_url)
+    return views.view(await service.create(session, caller, body, terms, now=platform.now()), base_url)
 
 
 @router.post("/v1/endpoints/explain")
@@ -67,7 +68,7 @@ async def explain_endpoint(
 @router.get("/v1/endpoints/{slug}")
 async def get_endpoint(caller: EndpointsCaller, session: ReadSession, base_url: BaseUrl, slug: str) -> Endpoint:
     """One endpoint of the project."""
-    return service.view(await service.get(session, caller, slug), base_url)
+    return views.view(await service.get(session, caller, slug), base_url)
 
 
 @router.patch("/v1/endpoints/{slug}")
@@ -81,7 +82,7 @@ async def change_endpoint(
     body: EndpointPatch,
 ) -> Endpoint:
     """Switches an endpoint on or off, moves it to another tier, or changes its version."""
-    return service.view(await service.change(session, caller, slug, body, terms, now=platform.now()), base_url)
+    return views.view(await service.change(session, caller, slug, body, terms, now=platform.now()), base_url)
 
 
 @router.delete("/v1/endpoints/{slug}", status_code=204)
@@ -96,3 +97,26 @@ async def delete_endpoint(
 async def get_footprint(caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> CatalogFootprint:
     """The owner's view of a model's footprint: role, counts per tier, deploying projects, tokens served."""
     return await service.footprint(session, caller, model_id)
+
+
+@router.post("/v1/models/{model_id}/recall", tags=["models"])
+async def recall_model(
+    caller: ModelsCaller,
+    model_id: ModelId,
+    session: WriteSession,
+    platform: PlatformDep,
+    terms: TermsDep,
+    body: RecallRequest,
+) -> Recall:
+    """Calls a model back, for a licence or for safety: unshares it now, and stops other projects at the deadline.
+
+    Until then their endpoints serve, and they are told. Then machines delete the weights and say so. A `deadline` of
+    null cancels; the model stays out of the catalog until it is shared again.
+    """
+    return await recalls.request(session, caller, model_id, body, terms, now=platform.now())
+
+
+@router.get("/v1/models/{model_id}/recall", tags=["models"])
+async def get_recall(caller: ModelsCaller, model_id: ModelId, session: ReadSession, terms: TermsDep) -> Recall:
+    """Where a recall stands: who serves still, and which machines have deleted the weights."""
+    return await recalls.state(session, caller, model_id, terms)

@@ -16,6 +16,7 @@ from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.endpoints import queries
 from modelshare.server.endpoints.rules import Intent, came_to_shared_tier, counts_as_new
 from modelshare.server.endpoints.tables import EndpointRow
+from modelshare.server.endpoints.views import served_name
 from modelshare.server.errors import ApiError, Conflict, InvalidRequest, NotFound, PermissionDenied, Refusal
 from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.server.ids import parse_uuid
@@ -25,9 +26,7 @@ from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import audience, rules
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.tiers import TierBook
-from modelshare.wire.base import Page
 from modelshare.wire.endpoints import (
-    Endpoint,
     EndpointCreate,
     EndpointPatch,
     EndpointProgress,
@@ -37,12 +36,11 @@ from modelshare.wire.endpoints import (
 )
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import CatalogFootprint, DeployingProject
-from modelshare.wire.sharing import Audience
+from modelshare.wire.sharing import Audience, WeightsRelease
 from modelshare.wire.tiers import Tier
 
 ENDPOINTS_TOPIC = "endpoints"
 """Notification that an endpoint changed; the subject is `<project id>/<slug>`."""
-MODEL_GONE = "The model was deleted by its owner. Delete this endpoint and create one with another model."
 
 
 class Capacity(Protocol):
@@ -51,13 +49,23 @@ class Capacity(Protocol):
     async def __call__(self, session: AsyncSession, caller: Caller, tier: Tier) -> list[str]: ...
 
 
+class Weights(Protocol):
+    """Says how many machines that are not the owner's hold a model's weights, and which machines were told to delete
+    them since then (None: never, so no machine was); the fleet answers."""
+
+    async def __call__(
+        self, session: AsyncSession, model: ModelRow, *, since: int | None
+    ) -> tuple[int, list[WeightsRelease]]: ...
+
+
 @dataclass(frozen=True)
 class Terms:
-    """What decides beside the rows: the platform's tiers and whether endpoints promote."""
+    """What decides beside the rows: the platform's tiers and whether endpoints promote; and what the fleet knows."""
 
     tiers: TierBook
     promotion: bool
     capacity: Capacity
+    weights: Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,8 @@ class ActiveEndpoint:
     """`{owner's slug}/{model name}`."""
     version_id: uuid.UUID | None
     """The version it wants now; None while that is not ready."""
+    ends_at: int | None
+    """When a recall stops it, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +162,9 @@ async def change(
         wish = EndpointCreate(slug=slug, model=str(row.model_id), tier=after.tier, version=version)
         assessment = await _assess(session, caller, wish, terms, lock=True, keeps_tier=not counts_as_new(before, after))
         if assessment.reasons:
-            raise _refused(assessment.reasons[0], Refusal("endpoint.change", f"endpoint:{row.id}"))
+            raise _refused(
+                await _why_not(session, row, assessment.reasons[0]), Refusal("endpoint.change", f"endpoint:{row.id}")
+            )
     row.tier, row.version = after.tier, None if version == "latest" else version
     if after.is_active != before.is_active:
         row.is_active = after.is_active
@@ -179,6 +191,27 @@ async def delete(session: AsyncSession, caller: Caller, slug: str, terms: Terms,
 async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None = None) -> list[ActiveEndpoint]:
     """Active endpoints of all projects, for the fleet."""
     return [_active(row) for row in await queries.active(session, ids)]
+
+
+async def recount(
+    session: AsyncSession, model: ModelRow, *, came_to_shared_tier: bool, terms: Terms, actor: str, now: int
+) -> None:
+    """Counts the model's active endpoints anew, under its lock, and lets sharing draw the consequences."""
+    counted = await queries.active_by_tier_and_project(session, model.id)
+    counts = EndpointCounts(
+        total=sum(count for _, _, count in counted),
+        foreign=sum(count for _, project_id, count in counted if project_id != model.project_id),
+        on_shared_tiers=sum(count for tier, _, count in counted if rules.is_shared_tier(tier)),
+    )
+    await sharing.endpoints_changed(
+        session,
+        model,
+        counts,
+        came_to_shared_tier=came_to_shared_tier,
+        promotion=terms.promotion,
+        actor=actor,
+        now=now,
+    )
 
 
 async def observe(
@@ -223,28 +256,6 @@ async def footprint(session: AsyncSession, caller: Caller, model_id: uuid.UUID) 
             for name, count in await queries.deploying_projects(session, model.id)
         ],
         tokens_served=await queries.tokens_served(session, model.id),
-    )
-
-
-def view(row: EndpointRow, base_url: str) -> Endpoint:
-    resolved = registry.resolve(row.model, row.version) if row.model else None
-    status, reason = EndpointStatus(row.status), row.status_reason
-    if row.model is None:
-        status, reason = EndpointStatus.FAILED, MODEL_GONE
-    return Endpoint(
-        id=str(row.id),
-        slug=row.slug,
-        model=str(row.model_id) if row.model_id else None,
-        model_name=_served_name(row.model) if row.model else None,
-        tier=row.tier,
-        version=row.version or "latest",
-        resolved_version=resolved.version if resolved else None,
-        status=status,
-        status_reason=reason,
-        progress=EndpointProgress.model_validate(row.progress) if row.progress else None,
-        is_active=row.is_active,
-        base_url=f"{base_url}/{row.project_id}/{row.slug}/v1",
-        created_at=row.created_at,
     )
 
 
@@ -306,23 +317,15 @@ async def _changed(
     terms: Terms,
     now: int,
 ) -> None:
-    """Counts the model's active endpoints anew and lets sharing draw the consequences."""
-    counted = await queries.active_by_tier_and_project(session, model.id)
-    counts = EndpointCounts(
-        total=sum(count for _, _, count in counted),
-        foreign=sum(count for _, project_id, count in counted if project_id != model.project_id),
-        on_shared_tiers=sum(count for tier, _, count in counted if rules.is_shared_tier(tier)),
-    )
-    await sharing.endpoints_changed(
-        session,
-        model,
-        counts,
-        came_to_shared_tier=came_to_shared_tier(before, after),
-        promotion=terms.promotion,
-        actor=caller.actor,
-        now=now,
-    )
+    came = came_to_shared_tier(before, after)
+    await recount(session, model, came_to_shared_tier=came, terms=terms, actor=caller.actor, now=now)
     notify(session, ENDPOINTS_TOPIC, f"{row.project_id}/{row.slug}")
+
+
+async def _why_not(session: AsyncSession, row: EndpointRow, reason: Reason) -> Reason:
+    """That a model cannot be seen any more is told to a project that deploys it as the recall that it knows of."""
+    recall = await sharing.find_recall(session, row.model_id) if row.model_id else None
+    return rules.recalled(recall.reason) if recall and reason.rule == "visibility" else reason
 
 
 def _refused(reason: Reason, refusal: Refusal | None) -> ApiError:
@@ -337,6 +340,8 @@ def _refused(reason: Reason, refusal: Refusal | None) -> ApiError:
             return Conflict(text, code=ErrorCode.SLUG_TAKEN, param="slug")
         case "status":
             return Conflict(text, param="model", refusal=refusal)
+        case "recall":
+            return PermissionDenied(text, code=ErrorCode.MODEL_RECALLED, param="model", refusal=refusal)
         case _:
             return PermissionDenied(text, code=ErrorCode.TIER_NOT_ALLOWED, param="tier", refusal=refusal)
 
@@ -364,13 +369,10 @@ def _active(row: EndpointRow) -> ActiveEndpoint:
         slug=row.slug,
         tier=row.tier,
         model_id=row.model.id,
-        served_name=_served_name(row.model),
+        served_name=served_name(row.model),
         version_id=version.id if version else None,
+        ends_at=row.recall.deadline if row.recall else None,
     )
-
-
-def _served_name(model: ModelRow) -> str:
-    return f"{model.project.slug}/{model.name}"
 
 
 def _record(session: AsyncSession, caller: Caller, action: str, row: EndpointRow, now: int, **details: Any) -> None:
@@ -383,7 +385,3 @@ def _record(session: AsyncSession, caller: Caller, action: str, row: EndpointRow
         target=f"endpoint:{row.id}",
         **details,
     )
-
-
-def listing(rows: list[EndpointRow], cursor: str | None, base_url: str) -> Page[Endpoint]:
-    return Page(data=[view(row, base_url) for row in rows], has_more=cursor is not None, next_cursor=cursor)

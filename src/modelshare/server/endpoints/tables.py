@@ -4,12 +4,13 @@ import uuid
 from typing import Any
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, foreign, mapped_column, relationship
 
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import JsonColumn, Table
 from modelshare.server.ids import new_id
 from modelshare.server.registry.tables import ModelRow
+from modelshare.server.sharing.tables import RecallRow
 
 
 class EndpointRow(Table):
@@ -41,6 +42,15 @@ class EndpointRow(Table):
 
     project: Mapped[ProjectRow] = relationship(lazy="raise")
     model: Mapped[ModelRow | None] = relationship(lazy="raise")
+    model_recall: Mapped[RecallRow | None] = relationship(
+        primaryjoin=lambda: foreign(EndpointRow.model_id) == RecallRow.model_id, viewonly=True, lazy="raise"
+    )
+
+    @property
+    def recall(self) -> RecallRow | None:
+        """The recall that this endpoint is under; the owner's own endpoints never are. Needs `model_recall` loaded."""
+        is_owners = self.model is not None and self.model.project_id == self.project_id
+        return None if is_owners else self.model_recall
 
 
 class UsageRow(Table):

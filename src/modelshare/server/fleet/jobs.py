@@ -17,11 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.db import Database, notify
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
-from modelshare.server.fleet import presence, queries
-from modelshare.server.fleet.presence import DEPLOYMENTS_TOPIC
+from modelshare.server.fleet import presence, queries, releases
 from modelshare.server.fleet.rules import EndpointFacts, Fleet, Holding, Observation, Placement
-from modelshare.server.fleet.service import AGENTS_TOPIC, DESIRED_TOPIC, READY_TOPIC, facts_of
+from modelshare.server.fleet.service import facts_of
 from modelshare.server.fleet.tables import DeploymentRow, ServingRow
+from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC, DESIRED_TOPIC
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.agents import Phase
@@ -184,10 +184,10 @@ async def _place(session: AsyncSession, plan: _Plan, agents: set[uuid.UUID], now
                 )
             )
     await session.flush()  # new rows wait for their versions' locks before old rows are locked by their deletion
-    for placement, row in plan.existing.items():
-        if placement.agent_id in agents and placement not in plan.place:
-            await session.delete(row)
-            notify(session, READY_TOPIC, str(placement.version_id))
+    over = [
+        row for placement, row in plan.existing.items() if placement.agent_id in agents and placement not in plan.place
+    ]
+    await releases.let_go(session, over, now=now)
     for agent_id in agents:
         notify(session, DESIRED_TOPIC, str(agent_id))
     if agents:

@@ -14,11 +14,12 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from modelshare.server.db import Database
-from modelshare.server.fleet import presence, queries, service
+from modelshare.server.fleet import presence, queries, releases, service
 from modelshare.server.fleet.link import ClosedError, Link, StreamBrokenError
 from modelshare.server.fleet.presence import LinkName
-from modelshare.server.fleet.service import AGENTS_TOPIC, DESIRED_TOPIC
+from modelshare.server.fleet.topics import AGENTS_TOPIC, DESIRED_TOPIC
 from modelshare.server.http import bearer
+from modelshare.server.ids import parse_uuid
 from modelshare.wire.agents import AgentState, Phase
 from modelshare.wire.link import PROTOCOL, CloseCode, Desired, Hello, Released, Report, Wanted, Welcome
 
@@ -54,6 +55,8 @@ class Links:
         self._clock = clock
         self._linked: dict[uuid.UUID, _Linked] = {}
         self._reports: dict[tuple[uuid.UUID, str], Report] = {}
+        self._released_ids: set[tuple[uuid.UUID, uuid.UUID]] = set()
+        """(agent, deployment) whose weights are deleted, until that is written."""
         self._reported = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._sessions: set[asyncio.Task[Any]] = set()
@@ -151,9 +154,10 @@ class Links:
             linked.changed.clear()
             async with self._database.read() as session:
                 wanted = await presence.wanted(session, linked.name.agent_id)
+                unconfirmed = await releases.unconfirmed(session, linked.name.agent_id)
             if wanted != sent:
                 revision += 1
-                await linked.link.send(Desired(revision, wanted))
+                await linked.link.send(Desired(revision, wanted, unconfirmed))
                 sent = wanted
 
     def _report(self, name: LinkName, report: Report) -> None:
@@ -165,7 +169,12 @@ class Links:
             self._reported.set()
 
     def _released(self, name: LinkName, released: Released) -> None:
+        deployment_id = parse_uuid(released.deployment_id)
+        if deployment_id is None:
+            raise ClosedError(CloseCode.PROTOCOL, f"`{released.deployment_id}` is no deployment's id.")
         log.info("agent deleted weights", agent=str(name.agent_id), deployment=released.deployment_id)
+        self._released_ids.add((name.agent_id, deployment_id))
+        self._reported.set()
 
     async def _write_reports(self) -> None:
         while True:
@@ -174,15 +183,18 @@ class Links:
                 async with asyncio.timeout(_REPORTS_SECONDS):
                     await self._reported.wait()
             self._reported.clear()
-            if not self._reports:
+            if not self._reports and not self._released_ids:
                 continue
             reports, self._reports = self._reports, {}
+            released, self._released_ids = self._released_ids, set()
             try:
                 async with self._database.write() as session:
                     await presence.apply(session, reports)
+                    await releases.confirm(session, released, now=self._now())
             except Exception as error:  # noqa: BLE001 - the database may be away for a while; newer reports win
                 log.warning("cannot write reports", error=str(error))
                 self._reports = {**reports, **self._reports}
+                self._released_ids |= released
                 await asyncio.sleep(_REPORTS_SECONDS)
 
     async def _vouch(self) -> None:

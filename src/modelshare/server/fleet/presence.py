@@ -10,16 +10,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.db import notify
 from modelshare.server.fleet import queries
-from modelshare.server.fleet.service import AGENTS_TOPIC, READY_TOPIC, served_name
+from modelshare.server.fleet.service import served_name
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow
+from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC, READY_TOPIC
 from modelshare.server.registry import service as registry
 from modelshare.wire.agents import AgentState, Capabilities, Phase
 from modelshare.wire.link import DeploymentFile, Hello, Report, Wanted
 
 STALE_SECONDS: Final = 45
 """An agent whose link no process has vouched for this long is gone, and so is the process."""
-DEPLOYMENTS_TOPIC: Final = "deployments"
-"""Notification that an agent reported something; the subject is its id."""
 ROUTES: Final = frozenset({"chat/completions", "completions", "embeddings"})
 _MOST_REASON: Final = 500
 _MOST_BYTES: Final = 2**53

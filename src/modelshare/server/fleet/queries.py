@@ -4,13 +4,13 @@ import uuid
 from collections.abc import Collection
 from typing import TypeVar
 
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import joinedload
+from sqlalchemy.orm import InstrumentedAttribute, joinedload
 
 from modelshare.server.db import locked, owned
 from modelshare.server.endpoints.tables import EndpointRow
-from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow, ServingRow
+from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow, ReleaseRow, ServingRow
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.wire.agents import AgentState, Phase
 from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
@@ -126,6 +126,55 @@ async def deployment(session: AsyncSession, agent_id: uuid.UUID, deployment_id: 
         .options(version.joinedload(VersionRow.model).joinedload(ModelRow.project))
     )
     return await session.scalar(statement)
+
+
+async def with_agent_and_version(session: AsyncSession, deployment_ids: Collection[uuid.UUID]) -> list[DeploymentRow]:
+    """These deployments, in one order, each with its agent and its version."""
+    statement = (
+        select(DeploymentRow)
+        .where(DeploymentRow.id.in_(deployment_ids))
+        .options(joinedload(DeploymentRow.agent), joinedload(DeploymentRow.version))
+        .order_by(DeploymentRow.id)
+    )
+    return list(await session.scalars(statement))
+
+
+async def releases_named(session: AsyncSession, deployment_ids: Collection[uuid.UUID]) -> list[ReleaseRow]:
+    """In one order, locked."""
+    statement = select(ReleaseRow).where(ReleaseRow.deployment_id.in_(deployment_ids))
+    return list(await session.scalars(locked(statement.order_by(ReleaseRow.deployment_id))))
+
+
+async def unconfirmed_releases(session: AsyncSession, agent_id: uuid.UUID) -> list[uuid.UUID]:
+    """Ids of deployments."""
+    statement = select(ReleaseRow.deployment_id).where(
+        ReleaseRow.agent_id == agent_id, ReleaseRow.confirmed_at.is_(None)
+    )
+    return list(await session.scalars(statement))
+
+
+def _not_of(owner_id: str, project_id: InstrumentedAttribute[str | None]) -> ColumnElement[bool]:
+    """Machines of other projects and the platform's."""
+    return or_(project_id.is_(None), project_id != owner_id)
+
+
+async def releases(session: AsyncSession, model_id: uuid.UUID, owner_id: str, since: int) -> list[ReleaseRow]:
+    """What machines that are not the owner's were told to delete, the newest first."""
+    statement = select(ReleaseRow).where(
+        ReleaseRow.model_id == model_id, _not_of(owner_id, ReleaseRow.project_id), ReleaseRow.asked_at >= since
+    )
+    return list(await session.scalars(statement.order_by(ReleaseRow.asked_at.desc(), ReleaseRow.deployment_id)))
+
+
+async def machines_holding(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -> int:
+    """Machines that are not the owner's and hold a version of the model."""
+    statement = (
+        select(func.count(DeploymentRow.agent_id.distinct()))
+        .join(DeploymentRow.agent)
+        .join(DeploymentRow.version)
+        .where(VersionRow.model_id == model_id, _not_of(owner_id, AgentRow.project_id))
+    )
+    return await session.scalar(statement) or 0
 
 
 async def ready_deployments(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[DeploymentRow]:

@@ -1,5 +1,6 @@
 """Join keys, agents, grants."""
 
+import math
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,8 +14,9 @@ from modelshare.server.db import notify
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ActiveEndpoint
 from modelshare.server.errors import InvalidRequest, NotFound, Unauthenticated
-from modelshare.server.fleet import queries, rules
+from modelshare.server.fleet import queries, releases, rules
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow
+from modelshare.server.fleet.topics import AGENTS_TOPIC
 from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.server.registry import service as registry
@@ -35,13 +37,6 @@ from modelshare.wire.agents import (
 )
 from modelshare.wire.base import Page
 from modelshare.wire.tiers import SELF_HOSTED, Tier
-
-AGENTS_TOPIC = "agents"
-"""Notification that an agent came, went or changed; the subject is its id."""
-DESIRED_TOPIC = "desired"
-"""Notification that what an agent is to hold changed; the subject is its id."""
-READY_TOPIC = "ready"
-"""Notification that a version is ready on another set of linked agents; the subject is the version's id."""
 
 
 async def create_join_key(
@@ -129,7 +124,7 @@ async def change_agent(session: AsyncSession, caller: Caller, agent_id: str, pat
     suspended = row.state == AgentState.SUSPENDED
     if patch.suspended is not None and patch.suspended != suspended:
         if patch.suspended:
-            await _take_out(session, row, AgentState.SUSPENDED)
+            await _take_out(session, row, AgentState.SUSPENDED, now=now)
         else:
             row.state = AgentState.PENDING if row.last_seen_at is None else AgentState.DISCONNECTED
         action = "agent.suspend" if patch.suspended else "agent.resume"
@@ -142,7 +137,7 @@ async def change_agent(session: AsyncSession, caller: Caller, agent_id: str, pat
 async def remove_agent(session: AsyncSession, caller: Caller, agent_id: str, *, now: int) -> None:
     """Ends its credential and its link; it lets go of its deployments."""
     row = await _own(session, caller, agent_id, lock=True)
-    await _take_out(session, row, AgentState.REMOVED)
+    await _take_out(session, row, AgentState.REMOVED, now=now)
     _record(session, row.project_id, caller.actor, "agent.remove", f"agent:{row.id}", now, name=row.name)
     notify(session, AGENTS_TOPIC, str(row.id))
 
@@ -160,15 +155,16 @@ async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str
     """The right to fetch a deployment's files for `seconds`; audited for the weights' owner and the agent's.
 
     404 unless the deployment is this agent's, the agent is linked, and an active endpoint it may serve wants that
-    version now.
+    version now. A recall's deadline ends it.
     """
     uid = parse_uuid(deployment_id)
     row = await queries.deployment(session, agent.id, uid) if uid else None
-    if row is None or agent.state != AgentState.ACTIVE or not await _is_wanted(session, agent, row):
+    wanted_until = await _wanted_until(session, agent, row) if row and agent.state == AgentState.ACTIVE else None
+    if row is None or wanted_until is None or now >= wanted_until:
         raise NotFound(
             "This deployment is not, or no longer, this agent's to fetch; the link tells the agent what it is to hold."
         )
-    expires_at = now + seconds
+    expires_at = int(min(now + seconds, wanted_until))
     owner_id = row.version.model.project_id
     for project_id in {owner_id, agent.project_id or owner_id}:
         _record(
@@ -268,21 +264,22 @@ async def _own(session: AsyncSession, caller: Caller, agent_id: str, *, lock: bo
     return row
 
 
-async def _take_out(session: AsyncSession, row: AgentRow, state: AgentState) -> None:
-    for deployment in await queries.deployments_of(session, [row.id]):
-        await session.delete(deployment)
-        notify(session, READY_TOPIC, str(deployment.version_id))
+async def _take_out(session: AsyncSession, row: AgentRow, state: AgentState, *, now: int) -> None:
+    await releases.let_go(session, await queries.deployments_of(session, [row.id]), now=now)
     row.state, row.linked_to, row.link_token = state, None, None
     await session.flush()
 
 
-async def _is_wanted(session: AsyncSession, agent: AgentRow, row: DeploymentRow) -> bool:
+async def _wanted_until(session: AsyncSession, agent: AgentRow, row: DeploymentRow) -> float | None:
+    """Until when endpoints that the agent may serve want the deployment, in Unix seconds; None when none does."""
     facts = facts_of(agent)
     ids = await queries.active_endpoints_of(session, row.version.model_id)
-    return any(
-        endpoint.version_id == row.version_id and rules.eligible(endpoint.tier, endpoint.project_id, facts)
+    ends = [
+        math.inf if endpoint.ends_at is None else endpoint.ends_at
         for endpoint in await endpoints.active(session, ids)
-    )
+        if endpoint.version_id == row.version_id and rules.eligible(endpoint.tier, endpoint.project_id, facts)
+    ]
+    return max(ends, default=None)
 
 
 async def _views(session: AsyncSession, rows: Iterable[AgentRow]) -> list[Agent]:

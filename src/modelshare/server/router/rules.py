@@ -24,12 +24,8 @@ _SOON, _LATER, _LONG = 2, 10, 60
 def unavailable(status: EndpointStatus, reason: str | None, progress: EndpointProgress | None) -> ApiError:
     """Why an endpoint without a place to answer it does not answer."""
     if status is EndpointStatus.INACTIVE:
-        return Unavailable(
-            "This endpoint is switched off. Its project switches it on with PATCH /v1/endpoints/{slug} and "
-            '{"is_active": true}.',
-            code=ErrorCode.ENDPOINT_INACTIVE,
-            retry_after=_LONG,
-        )
+        how = 'Its project switches it on with PATCH /v1/endpoints/{slug} and {"is_active": true}.'
+        return _inactive(f"This endpoint is switched off. {reason or how}")
     if status is EndpointStatus.FAILED:
         return Unavailable(f"This endpoint cannot serve: {reason}", retry_after=_LONG)
     if progress is not None:
@@ -42,9 +38,18 @@ def unavailable(status: EndpointStatus, reason: str | None, progress: EndpointPr
     )
 
 
+def recalled() -> ApiError:
+    """An endpoint whose model's recall has come due, whether or not it was switched off for that already."""
+    return _inactive("This endpoint has stopped: the model was recalled by its owner.")
+
+
 def not_served(route: str, served: Collection[str]) -> ApiError:
     """The model's engine does not do that."""
     return NotFound(f"This model serves {', '.join(sorted(served)) or 'no route'}, not {route}.")
+
+
+def _inactive(message: str) -> ApiError:
+    return Unavailable(message, code=ErrorCode.ENDPOINT_INACTIVE, retry_after=_LONG)
 
 
 def _words(progress: EndpointProgress) -> str:

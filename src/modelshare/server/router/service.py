@@ -58,6 +58,7 @@ class Router:
     def __init__(self, parts: "RouterParts") -> None:
         self._settings = parts.settings
         self._authenticate = parts.authenticate
+        self._clock = parts.clock
         self._metrics = RouterMetrics(parts.registry)
         self._meter = Meter(parts.database, parts.clock)
         self._snapshots = Snapshots(parts.database, parts.tiers, time.monotonic)
@@ -112,7 +113,7 @@ class Router:
             raise Unavailable(
                 "The platform's database does not answer. Try again in a moment.", retry_after=_RETRY_SECONDS
             ) from error
-        _check(ask, caller, endpoint)
+        _check(ask, caller, endpoint, self._clock())
         assert endpoint is not None  # noqa: S101 - narrows for the type checker; `_check` refuses it
         if ask.route == _MODELS:
             await reply.whole(200, b"application/json", _model_list(endpoint))
@@ -208,7 +209,7 @@ class _Unexpected(ApiError):
         )
 
 
-def _check(ask: _Ask, caller: Caller, endpoint: Snapshot | None) -> None:
+def _check(ask: _Ask, caller: Caller, endpoint: Snapshot | None, now: float) -> None:
     """Raises what the caller is to be told unless the endpoint can answer this route for him."""
     if caller.project_id != ask.project_id:
         raise NotFound(
@@ -230,6 +231,8 @@ def _check(ask: _Ask, caller: Caller, endpoint: Snapshot | None) -> None:
         raise NotFound(f"An endpoint has no route {ask.route}. It has {', '.join(_ROUTES)}.")
     if ask.method != method:
         raise MethodNotAllowed(f"{ask.method} is not possible here. Use {method}.", method)
+    if endpoint.ends_at is not None and now >= endpoint.ends_at:
+        raise rules.recalled()
     if not endpoint.targets:
         raise rules.unavailable(endpoint.status, endpoint.reason, endpoint.progress)
     served = frozenset[str]().union(*(target.routes for target in endpoint.targets))

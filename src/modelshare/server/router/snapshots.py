@@ -10,8 +10,10 @@ from typing import Final
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
+from modelshare.server.endpoints.views import MODEL_GONE
 from modelshare.server.fleet import service as fleet
-from modelshare.server.fleet.service import READY_TOPIC, Answering, Target
+from modelshare.server.fleet.service import Answering, Target
+from modelshare.server.fleet.topics import READY_TOPIC
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.router import queries
 from modelshare.server.sharing.tiers import TierBook
@@ -42,6 +44,8 @@ class Snapshot:
     """Ids of the versions it may be answered with."""
     targets: tuple[Target, ...]
     """Where it can be answered now. Empty unless the endpoint is active."""
+    ends_at: int | None
+    """When a recall stops it, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +99,11 @@ class Snapshots:
             model_id=active[0].model_id if active else None,
             served_name=active[0].served_name if active else None,
             status=EndpointStatus.FAILED if gone else EndpointStatus(row.status),
-            reason=endpoints.MODEL_GONE if gone else row.status_reason,
+            reason=MODEL_GONE if gone else row.status_reason,
             progress=EndpointProgress.model_validate(row.progress) if row.progress else None,
             versions=answering.versions,
             targets=answering.targets,
+            ends_at=active[0].ends_at if active else None,
         )
 
     def _loaded(self, key: tuple[str, str], started: float, task: asyncio.Task[Snapshot | None]) -> None:

@@ -1,0 +1,77 @@
+"""`modelshare recall`."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from modelshare.cli.confirm import Yes, confirm
+from modelshare.cli.exits import ExitCode
+from modelshare.cli.failures import CommandError
+from modelshare.cli.output import Json, one_line, print_json, print_table, say
+from modelshare.cli.requests import request
+from modelshare.cli.which import own_model
+from modelshare.cli.words import duration, when
+from modelshare.client import Client
+from modelshare.wire.sharing import Recall, RecallRequest
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def recall(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id or name.")],
+    within: Annotated[
+        int | None,
+        typer.Option("--in", parser=duration, metavar="DURATION", help="When endpoints stop, such as 15m or 7d."),
+    ] = None,
+    now: Annotated[bool, typer.Option("--now", help="Stop endpoints now.")] = False,
+    reason: Annotated[str | None, typer.Option(help="What every deployer is told.")] = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Call the recall off.")] = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Call a model back: unshare it, stop other projects at a deadline, have the weights deleted.
+
+    Without --in, --now or --cancel, show where a recall stands.
+    """
+    if sum((within is not None, now, cancel)) > 1:
+        raise CommandError("Say one of --in, --now and --cancel.", ExitCode.USAGE)
+    with Client() as client:
+        found = own_model(client, model)
+        if cancel:
+            state = client.models.recall(found.id, RecallRequest(deadline=None))
+        elif now or within is not None:
+            if not reason:
+                raise CommandError("A recall needs a reason, which deployers are told: --reason TEXT.", ExitCode.USAGE)
+            confirm(f"Recall {found.name}? Endpoints of other projects will stop.", yes=yes)
+            deadline = int(time.time()) + (within or 0)
+            state = client.models.recall(found.id, request(RecallRequest, deadline=deadline, reason=reason))
+        else:
+            state = client.models.recall_state(found.id)
+    if json:
+        print_json(state)
+    else:
+        _print(found.name, state)
+
+
+def _print(name: str, state: Recall) -> None:
+    notice = state.notice
+    if notice is None:
+        say(f"{name} is not being recalled. It is in the catalog only if you share it.")
+        return
+    stops = f"stop at {when(notice.deadline)}" if notice.stopped_at is None else f"stopped at {when(notice.stopped_at)}"
+    say(f"{name} is recalled: endpoints of other projects {stops} UTC. {one_line(notice.reason)}")
+    say(f"{state.endpoints_serving} of their endpoints serve, {state.machines_holding} machines hold the weights.")
+    rows = (
+        (
+            release.project or "(a shared machine)",
+            release.version,
+            when(release.asked_at),
+            when(release.confirmed_at) or "not yet",
+        )
+        for release in state.releases
+    )
+    print_table(
+        ("MACHINE OF", "VERSION", "TOLD TO DELETE (UTC)", "CONFIRMED"), rows, empty="No machine was told to delete yet."
+    )

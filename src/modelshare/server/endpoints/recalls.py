@@ -1,0 +1,120 @@
+"""Recalls: a model's owner calls it back, and the endpoints of other projects stop at the deadline.
+
+Deployers are other projects; the owner's own endpoints go on, and so does what the owner may do with the model.
+"""
+
+import uuid
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.audit import service as audit
+from modelshare.server.db import notify
+from modelshare.server.endpoints import queries
+from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, Terms, recount
+from modelshare.server.endpoints.tables import EndpointRow
+from modelshare.server.errors import Conflict, InvalidRequest
+from modelshare.server.http import Caller, Platform
+from modelshare.server.jobs import Lease, enqueue, holds
+from modelshare.server.registry import service as registry
+from modelshare.server.sharing import rules
+from modelshare.server.sharing import service as sharing
+from modelshare.server.sharing.views import OwnModel, notice
+from modelshare.wire.endpoints import EndpointStatus
+from modelshare.wire.sharing import Recall, RecallRequest
+
+STOP = "endpoints.recall"
+"""The job that stops endpoints at the deadline; its subject is the model's id."""
+
+
+async def request(
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, wish: RecallRequest, terms: Terms, *, now: int
+) -> Recall:
+    """Announces a recall, changes one that was announced, or cancels it, and tells every deployer."""
+    if wish.deadline is None:
+        own = await _cancel(session, caller, model_id, now=now)
+    else:
+        own = await _announce(session, caller, model_id, max(wish.deadline, now), wish.reason, now=now)
+    return await _state(session, own, terms)
+
+
+async def state(session: AsyncSession, caller: Caller, model_id: uuid.UUID, terms: Terms) -> Recall:
+    """Where a recall of the caller's own model stands."""
+    return await _state(session, await sharing.get(session, caller, model_id), terms)
+
+
+async def stop(platform: Platform, terms: Terms, lease: Lease) -> None:
+    """The job: ends the endpoints of other projects, unless the recall was cancelled or put off meanwhile."""
+    model_id, now = uuid.UUID(lease.subject), platform.now()
+    async with platform.database.write() as session:
+        model = await registry.find_any(session, model_id, lock=True)
+        recall = await sharing.find_recall(session, model_id)
+        if model is None or recall is None or recall.stopped_at is not None or recall.deadline > now:
+            return
+        if not await holds(session, lease):
+            return
+        for row in await queries.lock_active_of_others(session, model.id, model.project_id):
+            row.is_active, row.progress = False, None
+            row.status, row.status_reason = EndpointStatus.INACTIVE, rules.recalled(recall.reason).message
+            _tell(session, row, "endpoint.stop", audit.SYSTEM, row.status_reason, now)
+        recall.stopped_at = now
+        await session.flush()
+        await recount(session, model, came_to_shared_tier=False, terms=terms, actor=audit.SYSTEM, now=now)
+
+
+async def _announce(
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, deadline: int, reason: str | None, *, now: int
+) -> OwnModel:
+    if reason is None:
+        raise InvalidRequest("`reason`: A recall needs a reason, which every deployer is told.", param="reason")
+    before = await sharing.find_recall(session, model_id)
+    if before is not None and before.stopped_at is not None:
+        raise Conflict('This recall is over: the endpoints were stopped. {"deadline": null} ends it.')
+    own = await sharing.recall(session, caller, model_id, deadline=deadline, reason=reason, now=now)
+    await _tell_all(session, own, "endpoint.recall", caller, reason, now=now, deadline=deadline)
+    await enqueue(session, STOP, str(model_id), now=deadline)
+    return own
+
+
+async def _cancel(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, now: int) -> OwnModel:
+    own = await sharing.cancel_recall(session, caller, model_id, now=now)
+    if own.recall is not None and own.recall.stopped_at is None:
+        await _tell_all(session, own, "endpoint.recall_cancel", caller, None, now=now)
+    return own._replace(recall=None)
+
+
+async def _tell_all(
+    session: AsyncSession, own: OwnModel, action: str, caller: Caller, reason: str | None, *, now: int, **details: Any
+) -> None:
+    for row in await queries.lock_active_of_others(session, own.model.id, own.model.project_id):
+        _tell(session, row, action, caller.actor, reason, now, **details)
+
+
+def _tell(
+    session: AsyncSession, row: EndpointRow, action: str, actor: str, reason: str | None, now: int, **details: Any
+) -> None:
+    """In the log of the endpoint's project, and to its webhooks."""
+    audit.record(
+        session,
+        project_id=row.project_id,
+        now=now,
+        actor=actor,
+        action=action,
+        target=f"endpoint:{row.id}",
+        reason=reason,
+        slug=row.slug,
+        **details,
+    )
+    notify(session, ENDPOINTS_TOPIC, f"{row.project_id}/{row.slug}")
+
+
+async def _state(session: AsyncSession, own: OwnModel, terms: Terms) -> Recall:
+    model, _, recall = own
+    holding, releases = await terms.weights(session, model, since=recall.created_at if recall else None)
+    return Recall(
+        model=str(model.id),
+        notice=notice(recall) if recall else None,
+        endpoints_serving=model.foreign_endpoints,
+        machines_holding=holding,
+        releases=releases,
+    )

@@ -1,0 +1,43 @@
+"""What people see of endpoints. Built from rows, no query of its own."""
+
+from modelshare.server.endpoints.tables import EndpointRow
+from modelshare.server.registry import service as registry
+from modelshare.server.registry.tables import ModelRow
+from modelshare.server.sharing.views import notice
+from modelshare.wire.base import Page
+from modelshare.wire.endpoints import Endpoint, EndpointProgress, EndpointStatus
+
+MODEL_GONE = "The model was deleted by its owner. Delete this endpoint and create one with another model."
+
+
+def view(row: EndpointRow, base_url: str) -> Endpoint:
+    """An endpoint as its project sees it; `base_url` is how the client reaches the platform."""
+    resolved = registry.resolve(row.model, row.version) if row.model else None
+    status, reason = EndpointStatus(row.status), row.status_reason
+    if row.model is None:
+        status, reason = EndpointStatus.FAILED, MODEL_GONE
+    return Endpoint(
+        id=str(row.id),
+        slug=row.slug,
+        model=str(row.model_id) if row.model_id else None,
+        model_name=served_name(row.model) if row.model else None,
+        tier=row.tier,
+        version=row.version or "latest",
+        resolved_version=resolved.version if resolved else None,
+        status=status,
+        status_reason=reason,
+        progress=EndpointProgress.model_validate(row.progress) if row.progress else None,
+        is_active=row.is_active,
+        base_url=f"{base_url}/{row.project_id}/{row.slug}/v1",
+        recall=notice(row.recall) if row.recall else None,
+        created_at=row.created_at,
+    )
+
+
+def listing(rows: list[EndpointRow], cursor: str | None, base_url: str) -> Page[Endpoint]:
+    return Page(data=[view(row, base_url) for row in rows], has_more=cursor is not None, next_cursor=cursor)
+
+
+def served_name(model: ModelRow) -> str:
+    """The public `model` name in requests and answers."""
+    return f"{model.project.slug}/{model.name}"

@@ -1,0 +1,261 @@
+"""`/v1/models/{id}/recall`: unshared now, told to every deployer, stopped at the deadline, deleted and confirmed."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from answers import ANONYMOUS, message, problem
+from conftest import Tenant
+from factories import make_model
+from link_agent import LinkAgent, enroll, linked
+from modelshare.server.app import Application
+from modelshare.server.endpoints.recalls import STOP
+from modelshare.server.jobs import JobRow
+from modelshare.wire.link import Released
+from served import serving, wait_until
+
+pytestmark = pytest.mark.anyio
+REASON = "The licence of the training data was withdrawn."
+
+
+@pytest.fixture
+async def url(app: Application) -> AsyncIterator[str]:
+    async with serving(app) as served:
+        yield served
+
+
+@pytest.fixture
+async def model(app: Application, owner: Tenant) -> str:
+    """Shared."""
+    model = str(await make_model(app, owner.project.id))
+    assert (await owner.http.post(f"/v1/models/{model}/share")).status_code == 200
+    return model
+
+
+@pytest.fixture
+async def deployed(deployer: Tenant, model: str) -> str:
+    """The deployer's endpoint; its slug."""
+    wish = {"slug": "chat", "model": model, "tier": "self_hosted"}
+    assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+    return "chat"
+
+
+@pytest.fixture
+async def machine(url: str, deployer: Tenant, deployed: str) -> AsyncIterator[LinkAgent]:
+    """The deployer's machine, with the endpoint's model ready."""
+    agent_id, token = await enroll(deployer.http)
+    async with linked(url, token, agent_id=agent_id) as link:
+        await link.make_ready()
+        await endpoint_is(deployer, "active")
+        yield link
+
+
+async def endpoint_is(tenant: Tenant, status: str) -> dict[str, Any]:
+    async def look() -> dict[str, Any] | None:
+        endpoint = (await tenant.http.get("/v1/endpoints/chat")).json()
+        return dict(endpoint) if endpoint["status"] == status else None
+
+    return await wait_until(look)
+
+
+async def recall(tenant: Tenant, model: str, seconds: float | None, reason: str | None = REASON) -> httpx.Response:
+    deadline = None if seconds is None else int(time.time() + seconds)
+    return await tenant.http.post(f"/v1/models/{model}/recall", json={"deadline": deadline, "reason": reason})
+
+
+async def due(app: Application) -> int | None:
+    """When the job that stops endpoints runs; None when there is none."""
+    async with app.database.read() as session:
+        return await session.scalar(select(JobRow.run_after).where(JobRow.kind == STOP))
+
+
+async def actions(tenant: Tenant) -> list[str]:
+    return [entry["action"] for entry in (await tenant.http.get("/v1/audit")).json()["data"]]
+
+
+async def test_it_unshares_now_and_endpoints_serve_until_the_deadline(
+    owner: Tenant, deployer: Tenant, anonymous: httpx.AsyncClient, model: str, deployed: str
+) -> None:
+    answer = await recall(owner, model, 3600)
+    assert answer.status_code == 200, answer.text
+    state = answer.json()
+    assert (state["object"], state["endpoints_serving"], state["notice"]["reason"]) == ("model.recall", 1, REASON)
+    assert (await anonymous.get(f"/v1/catalog/models/{model}")).status_code == 404
+    endpoint = (await deployer.http.get("/v1/endpoints")).json()["data"][0]
+    assert (endpoint["is_active"], endpoint["recall"]) == (True, state["notice"])
+    own = (await owner.http.get(f"/v1/models/{model}")).json()
+    assert (own["is_shared"], own["catalog_role"], own["recall"]) == (False, None, state["notice"])
+    assert (await actions(deployer))[0] == "endpoint.recall"
+    assert (await actions(owner))[:2] == ["model.recall", "model.unshare"]
+
+
+async def test_while_it_lasts_nobody_else_selects_it_and_it_cannot_be_shared(
+    owner: Tenant, deployer: Tenant, model: str, deployed: str
+) -> None:
+    await recall(owner, model, 3600)
+    refused = await owner.http.post(f"/v1/models/{model}/share")
+    assert problem(refused) == (400, "invalid_request_error", None)
+    assert "Cancel the recall first" in message(refused)
+    wish = {"slug": "another", "model": model, "tier": "self_hosted"}
+    assert problem(await deployer.http.post("/v1/endpoints", json=wish))[2] == "model_not_found"
+    await deployer.http.patch("/v1/endpoints/chat", json={"is_active": False})
+    again = await deployer.http.patch("/v1/endpoints/chat", json={"is_active": True})
+    assert problem(again) == (403, "permission_error", "model_recalled")
+    assert REASON in message(again)
+    assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201, "the owner is not bound"
+
+
+async def test_cancelled_everything_goes_on_but_unshared_it_stays(
+    app: Application, owner: Tenant, deployer: Tenant, model: str, deployed: str
+) -> None:
+    await recall(owner, model, 1)
+    cancelled = await recall(owner, model, None, None)
+    assert (cancelled.status_code, cancelled.json()["notice"]) == (200, None)
+    assert (await recall(owner, model, None, None)).status_code == 200, "nothing to cancel is no error"
+
+    async def has_run() -> bool:
+        return await due(app) is None
+
+    await wait_until(has_run)
+    endpoint = (await deployer.http.get("/v1/endpoints/chat")).json()
+    assert (endpoint["is_active"], endpoint["recall"]) == (True, None)
+    assert (await actions(deployer))[:2] == ["endpoint.recall_cancel", "endpoint.recall"]
+    assert (await owner.http.get(f"/v1/models/{model}")).json()["is_shared"] is False
+    assert (await owner.http.post(f"/v1/models/{model}/share")).status_code == 200
+
+
+async def test_at_the_deadline_endpoints_stop_and_machines_delete(
+    owner: Tenant, deployer: Tenant, model: str, machine: LinkAgent, url: str
+) -> None:
+    (held,) = await machine.wanted()
+    await recall(owner, model, 2)
+    assert (await owner.http.get(f"/v1/models/{model}/recall")).json()["machines_holding"] == 1
+    stopped = await endpoint_is(deployer, "inactive")
+    assert REASON in stopped["status_reason"]
+    assert stopped["recall"]["stopped_at"] >= stopped["recall"]["deadline"]
+    assert await machine.wanted(0) == []
+
+    async def released() -> list[dict[str, Any]] | None:
+        state = (await owner.http.get(f"/v1/models/{model}/recall")).json()
+        assert state["endpoints_serving"] == 0
+        return state["releases"] if state["machines_holding"] == 0 else None
+
+    (release,) = await wait_until(released)
+    assert (release["deployment"], release["project"]) == (held.deployment_id, deployer.project.name)
+    assert release["confirmed_at"] is None
+    await machine.send(Released(held.deployment_id))
+
+    async def confirmed() -> bool:
+        return bool((await owner.http.get(f"/v1/models/{model}/recall")).json()["releases"][0]["confirmed_at"])
+
+    await wait_until(confirmed)
+    assert (await actions(owner))[0] == "agent.release"
+    assert (await actions(deployer))[:2] == ["agent.release", "endpoint.stop"]
+
+
+async def test_the_router_and_grants_end_at_the_deadline(
+    owner: Tenant, deployer: Tenant, model: str, machine: LinkAgent, url: str
+) -> None:
+    (held,) = await machine.wanted()
+    headers = {"Authorization": f"Bearer {deployer.project.api_key}"}
+    deadline = int(time.time()) + 2
+    await owner.http.post(f"/v1/models/{model}/recall", json={"deadline": deadline, "reason": REASON})
+    async with httpx.AsyncClient(base_url=f"{url}/{deployer.project.id}/chat/v1", headers=headers) as http:
+        assert (await http.get("/models")).status_code == 200
+
+        async def refused() -> httpx.Response | None:
+            answer = await http.get("/models")
+            return answer if answer.status_code != 200 else None
+
+        answer = await wait_until(refused)
+    assert deadline <= time.time() < deadline + 1
+    assert problem(answer) == (503, "server_error", "endpoint_inactive")
+    assert "recalled by its owner" in message(answer)
+    assert held.deployment_id
+
+
+async def test_a_grant_lives_no_longer_than_the_recall_lets_it(
+    app: Application, owner: Tenant, deployer: Tenant, model: str, url: str, deployed: str
+) -> None:
+    agent_id, token = await enroll(deployer.http)
+    async with linked(url, token, agent_id=agent_id) as link:
+        (held,) = await link.wanted()
+        deadline = int(time.time()) + 60
+        await owner.http.post(f"/v1/models/{model}/recall", json={"deadline": deadline, "reason": REASON})
+        async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}) as http:
+            grant = await http.post(f"/v1/agent/deployments/{held.deployment_id}/grant")
+            assert grant.json()["expires_at"] == deadline
+            await recall(owner, model, -1)
+            await endpoint_is(deployer, "inactive")
+            assert (await http.post(f"/v1/agent/deployments/{held.deployment_id}/grant")).status_code == 404
+
+
+async def test_the_owners_own_endpoints_go_on(
+    app: Application, owner: Tenant, deployer: Tenant, model: str, deployed: str
+) -> None:
+    wish = {"slug": "own", "model": model, "tier": "free"}
+    assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
+    await recall(owner, model, 0)
+    await endpoint_is(deployer, "inactive")
+    own = (await owner.http.get("/v1/endpoints/own")).json()
+    assert (own["is_active"], own["recall"]) == (True, None)
+    assert (await owner.http.get(f"/v1/models/{model}")).json()["status"] == "active"
+
+
+async def test_put_off_and_brought_forward(
+    app: Application, owner: Tenant, deployer: Tenant, model: str, deployed: str
+) -> None:
+    await recall(owner, model, 1)
+    later = (await recall(owner, model, 3600, "A second thought.")).json()["notice"]
+    assert later["reason"] == "A second thought."
+    assert await due(app) == later["deadline"]
+    await recall(owner, model, 0)
+    await endpoint_is(deployer, "inactive")
+    over = await recall(owner, model, 3600)
+    assert problem(over) == (409, "conflict_error", None)
+
+
+async def test_after_it_the_model_can_be_deleted(owner: Tenant, deployer: Tenant, model: str, deployed: str) -> None:
+    await recall(owner, model, 3600)
+    assert (await owner.http.delete(f"/v1/models/{model}")).status_code == 409
+    await recall(owner, model, 0)
+    await endpoint_is(deployer, "inactive")
+    assert (await owner.http.delete(f"/v1/models/{model}")).status_code == 204
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"deadline": "soon", "reason": REASON},
+        {"deadline": -1, "reason": REASON},
+        {"deadline": 2**63, "reason": REASON},
+        {"deadline": 1},
+        {"deadline": 1, "reason": ""},
+        {"deadline": 1, "reason": "x" * 1001},
+        {"deadline": 1, "reason": REASON, "why": 1},
+    ],
+)
+async def test_rubbish(owner: Tenant, model: str, body: dict[str, Any]) -> None:
+    assert problem(await owner.http.post(f"/v1/models/{model}/recall", json=body))[0] == 400
+    assert (await owner.http.get(f"/v1/models/{model}")).json()["is_shared"] is True
+
+
+async def test_nobody_else(deployer: Tenant, anonymous: httpx.AsyncClient, owner: Tenant, model: str) -> None:
+    body = {"deadline": 1, "reason": REASON}
+    assert problem(await anonymous.post(f"/v1/models/{model}/recall", json=body)) == ANONYMOUS
+    for method in ("GET", "POST"):
+        path = f"/v1/models/{model}/recall"
+        refused = await deployer.http.request(method, path, json=body if method == "POST" else None)
+        absent = await owner.http.request(
+            method, f"/v1/models/{uuid.uuid4()}/recall", json=body if method == "POST" else None
+        )
+        assert problem(refused) == problem(absent) == (404, "not_found_error", "model_not_found")
+    bad = await owner.http.post("/v1/models/nonsense/recall", json=body)
+    assert message(bad) == "Invalid model ID"
+    assert (await owner.http.get(f"/v1/models/{model}")).json()["is_shared"] is True
