@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
@@ -83,28 +85,7 @@ class Snapshots:
 
     async def _load(self, key: tuple[str, str]) -> Snapshot | None:
         async with self._database.read() as session:
-            row = await queries.endpoint(session, *key)
-            tier = self._tiers.get(row.tier) if row else None
-            if row is None or tier is None:
-                return None
-            active = await endpoints.active(session, [row.id]) if row.is_active else []
-            answering = await fleet.answering(session, active[0]) if active else Answering()
-        gone = row.is_active and not active
-        return Snapshot(
-            id=row.id,
-            project_id=row.project_id,
-            slug=row.slug,
-            tier=tier,
-            created_at=row.created_at,
-            model_id=active[0].model_id if active else None,
-            served_name=active[0].served_name if active else None,
-            status=EndpointStatus.FAILED if gone else EndpointStatus(row.status),
-            reason=MODEL_GONE if gone else row.status_reason,
-            progress=EndpointProgress.model_validate(row.progress) if row.progress else None,
-            versions=answering.versions,
-            targets=answering.targets,
-            ends_at=active[0].ends_at if active else None,
-        )
+            return await look(session, self._tiers, *key)
 
     def _loaded(self, key: tuple[str, str], started: float, task: asyncio.Task[Snapshot | None]) -> None:
         if self._loading.get(key) is not task:
@@ -136,3 +117,29 @@ class Snapshots:
         for key, known in list(self._known.items()):
             if known.snapshot is None or concerns(known.snapshot):
                 del self._known[key]
+
+
+async def look(session: AsyncSession, tiers: TierBook, project_id: str, slug: str) -> Snapshot | None:
+    """The endpoint as it is in the database now, or None when there is none."""
+    row = await queries.endpoint(session, project_id, slug)
+    tier = tiers.get(row.tier) if row else None
+    if row is None or tier is None:
+        return None
+    active = await endpoints.active(session, [row.id]) if row.is_active else []
+    answering = await fleet.answering(session, active[0]) if active else Answering()
+    gone = row.is_active and not active
+    return Snapshot(
+        id=row.id,
+        project_id=row.project_id,
+        slug=row.slug,
+        tier=tier,
+        created_at=row.created_at,
+        model_id=active[0].model_id if active else None,
+        served_name=active[0].served_name if active else None,
+        status=EndpointStatus.FAILED if gone else EndpointStatus(row.status),
+        reason=MODEL_GONE if gone else row.status_reason,
+        progress=EndpointProgress.model_validate(row.progress) if row.progress else None,
+        versions=answering.versions,
+        targets=answering.targets,
+        ends_at=active[0].ends_at if active else None,
+    )
