@@ -25,6 +25,8 @@ _REPORT_SECONDS: Final = 0.5
 """Between two reports while bytes flow: the link allows two per second."""
 _FOLDERS = re.compile(r"(?<![\w/:.])/(?:[^\s/:'\",]+/)*")
 """The folders of an absolute path; a URL has none, since a colon or a name stands before its slashes."""
+_LOOK_SECONDS: Final = 1.0
+"""Between two looks at how long a drain may still take."""
 _STEADY_SECONDS: Final = 60.0
 """An engine that served so long was well: its end is a new trouble, not the same one again."""
 
@@ -77,7 +79,8 @@ class Deployment:
         self._bytes_done = 0
         self._bytes_total = sum(size for _, size in {(file.sha256, file.size) for file in wanted.files})
         self._reported = 0.0
-        self._grace = 0.0
+        self._leave_by = 0.0
+        """When requests in progress have had their time, by the loop's clock."""
         self._task = asyncio.create_task(self._run(after))
 
     def report(self) -> Report:
@@ -93,11 +96,18 @@ class Deployment:
             self.serving = Serving(engine, engine.relay_for(wanted.served_name))
 
     async def end(self, grace: float) -> None:
-        """Take no more requests, let those in progress finish for up to `grace` seconds, and stop the engine."""
-        self.serving = None
-        self._enter(Phase.WAITING, "It is being stopped.")
-        self._grace = grace
-        self._task.cancel()
+        """Take no more requests, let those in progress finish for up to `grace` seconds, and stop the engine.
+
+        Called again meanwhile, with less patience, it takes no longer than that.
+        """
+        leave_by = asyncio.get_running_loop().time() + grace
+        if self._task.cancelling():
+            self._leave_by = min(self._leave_by, leave_by)
+        else:
+            self.serving = None
+            self._enter(Phase.WAITING, "It is being stopped.")
+            self._leave_by = leave_by
+            self._task.cancel()
         await asyncio.wait([self._task])
 
     async def _run(self, after: asyncio.Task[None] | None) -> None:
@@ -150,7 +160,14 @@ class Deployment:
             return await engine.died()
         finally:
             self.serving = None
-            await engine.stop(self._grace)
+            await self._drain(engine)
+            await engine.stop()
+
+    async def _drain(self, engine: Engine) -> None:
+        loop = asyncio.get_running_loop()
+        while (left := self._leave_by - loop.time()) > 0:
+            if await engine.activity.drained(min(left, _LOOK_SECONDS)):
+                return
 
     async def _pull(self) -> bool:
         """Bring all files here; returns whether any byte had to come."""

@@ -3,6 +3,7 @@
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.models import CatalogFootprint, ExtendedModel, ModelPatch, UnsharePreview, Version
+from modelshare.wire.uploads import Upload, VersionOpen
 
 BASE = "/v1/models"
 
@@ -56,6 +57,11 @@ class Models(Resource[Transport]):
     def versions(self, model_id: str) -> Call[Paged[Version]]:
         """Newest first."""
         return get(at(BASE, model_id, "versions"), Page[Version])
+
+    @sent
+    def open_version(self, model_id: str, version: VersionOpen) -> Call[Upload]:
+        """A new upload session for a version of this model, or the open one of the same push; see `uploads`."""
+        return post(at(BASE, model_id, "versions"), Upload, version, repeatable=True)
 
     @sent
     def promote(self, model_id: str, version: str) -> Call[ExtendedModel]:
