@@ -281,7 +281,12 @@ async def test_an_agent_that_links_anew_midway_keeps_the_old_version_until_the_n
         both = {one.version: one.deployment_id for one in await link.wanted(2)}
         await link.report(both[NEW], Phase.LOADING)
         await link.report(both[OLD], Phase.READY)
-        await endpoint.is_("active")
+
+        async def is_back() -> bool:
+            agents = (await deployer.http.get("/v1/agents")).json()["data"]
+            return "ready" in [one["phase"] for one in agents[0]["deployments"]]
+
+        await wait_until(is_back)
         asked = asyncio.ensure_future(endpoint.chat())
         request, _ = await link.request()
         assert request.deployment_id == both[OLD]
