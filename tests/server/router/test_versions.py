@@ -48,7 +48,7 @@ class Machine:
             for gone in self.ready.keys() - desired.keys():
                 del self.ready[gone]
             for new in desired.keys() - self.ready.keys():
-                await asyncio.sleep(random.uniform(0, 0.03))  # noqa: S311 - an engine that starts
+                await asyncio.sleep(random.uniform(0, 0.03))
                 if desired[new].version in self.fails:
                     await self.link.report(new, Phase.FAILED, reason="It needs 80 GB.")
                     continue
@@ -62,7 +62,7 @@ class Machine:
             self.refused += 1
             await link.send(refusal(request))
             return
-        await asyncio.sleep(random.uniform(0, 0.02))  # noqa: S311 - an engine that works
+        await asyncio.sleep(random.uniform(0, 0.02))
         if json.loads(body)["stream"]:
             await answer_events(link, request, [json.dumps({"version": version}).encode(), b"[DONE]"])
         else:
@@ -128,7 +128,10 @@ class Traffic:
             self.answered.setdefault(slug, Counter())[json.loads(said)["version"]] += 1
 
 
-async def deploy(tenant: Tenant, model: uuid.UUID, slug: str, version: str = "latest", tier: str = "self_hosted") -> None:
+async def deploy(
+    tenant: Tenant, model: uuid.UUID, slug: str, version: str = "latest", tier: str = "self_hosted"
+) -> None:
+    """An endpoint that answers."""
     wish = {"slug": slug, "model": str(model), "tier": tier, "version": version}
     assert (await tenant.http.post("/v1/endpoints", json=wish)).status_code == 201
 
@@ -153,7 +156,7 @@ async def changes(tenant: Tenant, model: uuid.UUID, traffic: Traffic, slug: str,
     for _ in range(quick):
         for action in ("promote", "rollback"):
             await change(tenant, model, action)
-            await asyncio.sleep(random.uniform(0, 0.05))  # noqa: S311 - at any moment of the change before
+            await asyncio.sleep(random.uniform(0, 0.05))
     await change(tenant, model, "promote")
     await wait_until(traffic.reaches(slug, NEW))
 
@@ -199,9 +202,7 @@ async def test_nor_where_several_processes_serve(settings: Settings, *, pinned: 
         tenant = await stack.enter_async_context(_tenant(apps[0]))
         model = await make_model(apps[0], tenant.project.id)
         await add_version(apps[0], model, NEW)
-        machines = [
-            await stack.enter_async_context(machine(url, (await enroll(tenant.http))[1])) for url in urls[:2]
-        ]
+        machines = [await stack.enter_async_context(machine(url, (await enroll(tenant.http))[1])) for url in urls[:2]]
         await deploy(tenant, model, "follows")
         if pinned:
             await deploy(tenant, model, "stays", OLD)
