@@ -178,6 +178,24 @@ async def test_an_agent_that_stops_waits_no_longer_for_what_it_has_let_go_of(
         assert pids_under(tmp_path) == []
 
 
+async def test_a_model_that_does_not_fit_beside_one_that_serves_waits(
+    peer: Peer, storage: Storage, tmp_path: Path
+) -> None:
+    old, new = wanted(storage, "dep_1"), wanted(storage, "dep_2", digest="b")
+    async with running_agent(peer, storage, tmp_path) as agent:
+        agent._runner._tools.memory._total = len(storage.files["model.gguf"]) * 3 // 2
+        await peer.want(old)
+        await ready(peer, "dep_1")
+        await peer.want(old, new, revision=2)
+        failed = await peer.expect(Report, lambda one: one.phase == Phase.FAILED)
+        assert failed.deployment_id == "dep_2"
+        assert "The model takes 531.2 kB of memory" in (failed.reason or "")
+        await peer.ask(ask(), deployment="dep_1")
+        assert (await peer.expect(Answer)).status == 200
+        await peer.want(new, revision=3)
+        await ready(peer, "dep_2")
+
+
 async def test_a_renamed_model_keeps_its_engine(peer: Peer, storage: Storage, tmp_path: Path) -> None:
     async with running_agent(peer, storage, tmp_path):
         await peer.want(wanted(storage))

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -13,6 +14,7 @@ from modelshare.agent.cache import Cache, Holding
 from modelshare.agent.engines.base import Engine, EngineError
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.errors import DeploymentError
+from modelshare.agent.memory import Memory
 from modelshare.agent.pull import Puller
 from modelshare.wire.agents import Grant, Phase
 from modelshare.wire.link import Report, Wanted
@@ -56,6 +58,7 @@ class Tools:
     cache: Cache
     puller: Puller
     engines: Engines
+    memory: Memory
     grant: Callable[[str], Awaitable[Grant]]
     """A fresh grant for a deployment's id."""
     report: Callable[[Report], object]
@@ -145,15 +148,20 @@ class Deployment:
         pulled = await self._pull()
         weights = await asyncio.to_thread(tools.cache.view, self._holding)
         scratch = tools.cache.converted(self._holding.manifest_digest)
-        async with tools.loads:
-            engine = await tools.engines.prepare(self.wanted, weights, scratch, self._enter)
-            self._enter(Phase.LOADING)
-            try:
-                await engine.start()
-            except EngineError:
-                if not pulled:  # the files are from earlier: are they still what they were?
-                    await tools.puller.discard_damaged(self._holding.files)
-                raise
+        with ExitStack() as life:
+            async with tools.loads:
+                engine = await tools.engines.prepare(self.wanted, weights, scratch, self._enter)
+                life.enter_context(tools.memory.room_for(engine.mapped_bytes))
+                self._enter(Phase.LOADING)
+                try:
+                    await engine.start()
+                except EngineError:
+                    if not pulled:  # the files are from earlier: are they still what they were?
+                        await tools.puller.discard_damaged(self._holding.files)
+                    raise
+            return await self._serve(engine)
+
+    async def _serve(self, engine: Engine) -> str:
         try:
             self.serving = Serving(engine, engine.relay_for(self.wanted.served_name))
             self._enter(Phase.READY)
