@@ -62,3 +62,22 @@ async def make_model(
         await session.flush()
         session.add(FileRow(version_id=row.id, path="model.gguf", project_id=project_id, sha256=digest, size=size))
         return model.id
+
+
+async def add_version(app: Application, model: uuid.UUID, version: str, status: str = "ready") -> None:
+    """A further version that is not the latest; of no files."""
+    ready = status == "ready"
+    async with app.database.write() as session:
+        session.add(
+            VersionRow(
+                model_id=model,
+                version=version,
+                status=status,
+                manifest=MANIFEST % hashlib.sha256(version.encode()).hexdigest().encode() if ready else None,
+                manifest_digest=f"sha256:{version}" if ready else None,
+                size_bytes=1000,
+                format="gguf",
+                task="chat",
+                created_at=app.platform.now(),
+            )
+        )

@@ -173,6 +173,12 @@ def answer(request: Request, data: bytes, *, status: int = 200, tokens: tuple[in
     return Answer(request.stream, status, "application/json", data, *tokens)
 
 
+def refusal(request: Request) -> Answer:
+    """What an agent says that does not serve the deployment (any more)."""
+    error = b'{"error": {"message": "Not here.", "type": "server_error", "code": "model_loading", "param": null}}'
+    return Answer(request.stream, 503, "application/json", error, refused=True)
+
+
 async def answer_events(
     agent: LinkAgent, request: Request, events: list[bytes], *, tokens: tuple[int, int] = (3, 8)
 ) -> None:

@@ -13,7 +13,7 @@ from agent.peer import Peer
 from agent.support import Storage, wait_until
 from modelshare.demo.tiny_model import REPLY
 from modelshare.wire.agents import Phase
-from modelshare.wire.link import Answer, Cancel, Chunk, Desired, Head, Released, Report
+from modelshare.wire.link import Answer, Cancel, Chunk, Credit, Desired, Head, Released, Report
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +55,7 @@ async def test_from_the_wish_to_the_answer_to_the_deletion(peer: Peer, storage: 
         assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
         await peer.ask(ask(), stream=3)
         refused = await peer.expect(Answer)
-        assert (refused.status, json.loads(refused.data)["error"]["code"]) == (503, "model_loading")
+        assert (refused.status, refused.refused) == (503, True)
 
         await peer.send(Desired(3, [], unconfirmed=["dep_1", "dep_of_an_earlier_run"]))
         assert {(await peer.expect(Released)).deployment_id for _ in range(2)} == {"dep_1", "dep_of_an_earlier_run"}
@@ -150,6 +150,62 @@ async def test_a_new_version_serves_before_the_old_one_goes(peer: Peer, storage:
         await peer.ask(ask(), deployment="dep_2")
         assert (await peer.expect(Answer)).status == 200
     assert storage.requests == ["model.gguf"]  # the same bytes: pulled once, and kept for the new one
+
+
+async def test_a_stream_outlives_its_deployment(peer: Peer, storage: Storage, tmp_path: Path) -> None:
+    """What is in progress ends as it would have; what comes now is refused, so that it can go elsewhere."""
+    storage.files["model.gguf"] = tiny_gguf(loop=True)
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(wanted(storage))
+        await ready(peer)
+        await peer.ask(ask(stream=True, max_tokens=1500), stream=1, credit=400)
+        await peer.expect(Head)
+        await peer.want(revision=2)
+        await peer.expect(Report, lambda one: one.phase == Phase.WAITING)
+        await peer.ask(ask(), stream=2)
+        late = await peer.expect(Answer)
+        assert (late.status, late.refused, json.loads(late.data)["error"]["code"]) == (503, True, "model_loading")
+        assert pids_under(tmp_path), "the engine works on"
+        await peer.send(Credit(1, 1 << 20))
+        streamed, end = await read_stream(peer)
+        assert streamed.endswith(b"data: [DONE]\n\n")
+        assert (end.error, end.completion_tokens) == (None, 1500)
+        await peer.expect(Released)
+    assert pids_under(tmp_path) == []
+
+
+async def test_an_agent_that_stops_waits_no_longer_for_what_it_has_let_go_of(
+    peer: Peer, storage: Storage, tmp_path: Path
+) -> None:
+    storage.files["model.gguf"] = tiny_gguf(loop=True)
+    async with running_agent(peer, storage, tmp_path) as agent:
+        await peer.want(wanted(storage))
+        await ready(peer)
+        await peer.ask(ask(stream=True, max_tokens=1500), stream=1, credit=400)
+        await peer.expect(Head)
+        await peer.want(revision=2)
+        await peer.expect(Report, lambda one: one.phase == Phase.WAITING)
+        async with asyncio.timeout(15):
+            await agent.stop(grace=0.1)
+        assert pids_under(tmp_path) == []
+
+
+async def test_a_model_that_does_not_fit_beside_one_that_serves_waits(
+    peer: Peer, storage: Storage, tmp_path: Path
+) -> None:
+    old, new = wanted(storage, "dep_1"), wanted(storage, "dep_2", digest="b")
+    async with running_agent(peer, storage, tmp_path) as agent:
+        agent._runner._tools.memory._total = len(storage.files["model.gguf"]) * 3 // 2
+        await peer.want(old)
+        await ready(peer, "dep_1")
+        await peer.want(old, new, revision=2)
+        failed = await peer.expect(Report, lambda one: one.phase == Phase.FAILED)
+        assert failed.deployment_id == "dep_2"
+        assert "The model takes 531.2 kB of memory" in (failed.reason or "")
+        await peer.ask(ask(), deployment="dep_1")
+        assert (await peer.expect(Answer)).status == 200
+        await peer.want(new, revision=3)
+        await ready(peer, "dep_2")
 
 
 async def test_a_renamed_model_keeps_its_engine(peer: Peer, storage: Storage, tmp_path: Path) -> None:

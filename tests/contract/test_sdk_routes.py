@@ -22,7 +22,7 @@ from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
 from modelshare.wire.keys import KeyCreate, ProjectCreate
 from modelshare.wire.models import CatalogRole, ModelPatch
 from modelshare.wire.sharing import RecallRequest, ShareRequest
-from modelshare.wire.uploads import ArchiveEntry, UploadOpen, UploadState
+from modelshare.wire.uploads import ArchiveEntry, UploadOpen, UploadState, VersionOpen
 
 EXAMPLES: dict[Any, Any] = {
     str: "text", int: 7, bool: True, date: date(2026, 1, 2), UploadState: UploadState.OPEN,
@@ -32,6 +32,7 @@ EXAMPLES: dict[Any, Any] = {
     ProjectCreate: ProjectCreate(name="x", slug="x"),
     UploadOpen: UploadOpen(name="x", archive=ArchiveEntry(filename="x.tar", size=1)),
     ShareRequest: ShareRequest(), RecallRequest: RecallRequest(deadline=None),
+    VersionOpen: VersionOpen(archive=ArchiveEntry(filename="x.tar", size=1)),
     CatalogFilter: CatalogFilter(
         q="x", family="x", tag="x", license="x", architecture="x", format="x", role=CatalogRole.SHARED,
         min_parameters=1, max_parameters=2, min_context=1, sort="name",

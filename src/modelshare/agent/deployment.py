@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -13,6 +14,7 @@ from modelshare.agent.cache import Cache, Holding
 from modelshare.agent.engines.base import Engine, EngineError
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.errors import DeploymentError
+from modelshare.agent.memory import Memory
 from modelshare.agent.pull import Puller
 from modelshare.wire.agents import Grant, Phase
 from modelshare.wire.link import Report, Wanted
@@ -25,6 +27,8 @@ _REPORT_SECONDS: Final = 0.5
 """Between two reports while bytes flow: the link allows two per second."""
 _FOLDERS = re.compile(r"(?<![\w/:.])/(?:[^\s/:'\",]+/)*")
 """The folders of an absolute path; a URL has none, since a colon or a name stands before its slashes."""
+_LOOK_SECONDS: Final = 1.0
+"""Between two looks at how long a drain may still take."""
 _STEADY_SECONDS: Final = 60.0
 """An engine that served so long was well: its end is a new trouble, not the same one again."""
 
@@ -54,6 +58,7 @@ class Tools:
     cache: Cache
     puller: Puller
     engines: Engines
+    memory: Memory
     grant: Callable[[str], Awaitable[Grant]]
     """A fresh grant for a deployment's id."""
     report: Callable[[Report], object]
@@ -77,7 +82,8 @@ class Deployment:
         self._bytes_done = 0
         self._bytes_total = sum(size for _, size in {(file.sha256, file.size) for file in wanted.files})
         self._reported = 0.0
-        self._grace = 0.0
+        self._leave_by = 0.0
+        """When requests in progress have had their time, by the loop's clock."""
         self._task = asyncio.create_task(self._run(after))
 
     def report(self) -> Report:
@@ -93,11 +99,18 @@ class Deployment:
             self.serving = Serving(engine, engine.relay_for(wanted.served_name))
 
     async def end(self, grace: float) -> None:
-        """Take no more requests, let those in progress finish for up to `grace` seconds, and stop the engine."""
-        self.serving = None
-        self._enter(Phase.WAITING, "It is being stopped.")
-        self._grace = grace
-        self._task.cancel()
+        """Take no more requests, let those in progress finish for up to `grace` seconds, and stop the engine.
+
+        Called again meanwhile, with less patience, it takes no longer than that.
+        """
+        leave_by = asyncio.get_running_loop().time() + grace
+        if self._task.cancelling():
+            self._leave_by = min(self._leave_by, leave_by)
+        else:
+            self.serving = None
+            self._enter(Phase.WAITING, "It is being stopped.")
+            self._leave_by = leave_by
+            self._task.cancel()
         await asyncio.wait([self._task])
 
     async def _run(self, after: asyncio.Task[None] | None) -> None:
@@ -135,22 +148,34 @@ class Deployment:
         pulled = await self._pull()
         weights = await asyncio.to_thread(tools.cache.view, self._holding)
         scratch = tools.cache.converted(self._holding.manifest_digest)
-        async with tools.loads:
-            engine = await tools.engines.prepare(self.wanted, weights, scratch, self._enter)
-            self._enter(Phase.LOADING)
-            try:
-                await engine.start()
-            except EngineError:
-                if not pulled:  # the files are from earlier: are they still what they were?
-                    await tools.puller.discard_damaged(self._holding.files)
-                raise
+        with ExitStack() as life:
+            async with tools.loads:
+                engine = await tools.engines.prepare(self.wanted, weights, scratch, self._enter)
+                life.enter_context(tools.memory.room_for(engine.mapped_bytes))
+                self._enter(Phase.LOADING)
+                try:
+                    await engine.start()
+                except EngineError:
+                    if not pulled:  # the files are from earlier: are they still what they were?
+                        await tools.puller.discard_damaged(self._holding.files)
+                    raise
+            return await self._serve(engine)
+
+    async def _serve(self, engine: Engine) -> str:
         try:
             self.serving = Serving(engine, engine.relay_for(self.wanted.served_name))
             self._enter(Phase.READY)
             return await engine.died()
         finally:
             self.serving = None
-            await engine.stop(self._grace)
+            await self._drain(engine)
+            await engine.stop()
+
+    async def _drain(self, engine: Engine) -> None:
+        loop = asyncio.get_running_loop()
+        while (left := self._leave_by - loop.time()) > 0:
+            if await engine.activity.drained(min(left, _LOOK_SECONDS)):
+                return
 
     async def _pull(self) -> bool:
         """Bring all files here; returns whether any byte had to come."""

@@ -4,6 +4,7 @@ AgentError
 ├── Stop                the agent cannot go on (refused, replaced, its folder is taken): say it and exit
 │   └── Removed         it is no longer part of the fleet: delete what it holds, say it and exit
 └── DeploymentError     one deployment failed; it is tried again later
+    ├── NoMemory
     └── PullError       its files could not be brought here
         ├── NoSpace
         └── GrantGone   the server says that the deployment is no longer this agent's
@@ -26,6 +27,17 @@ class Removed(Stop):
 
 class DeploymentError(AgentError):
     """One deployment failed."""
+
+
+class NoMemory(DeploymentError):
+    """The memory does not hold the model beside those that are served already, which go on being served."""
+
+    def __init__(self, *, needed: int, taken: int, total: int) -> None:
+        super().__init__(
+            f"The model takes {human_bytes(needed)} of memory, and the models that the agent's machine serves already "
+            f"take {human_bytes(taken)} of its {human_bytes(total)}. They go on; use a smaller model or a larger "
+            "machine, or end what is no longer needed there."
+        )
 
 
 class PullError(DeploymentError):

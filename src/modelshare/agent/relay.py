@@ -57,18 +57,19 @@ class Relay:
         """Answer one request, whatever happens; raises only when cancelled."""
         serving = self._find(stream.deployment_id)
         if serving is None:
-            await _refuse(stream, HTTPStatus.SERVICE_UNAVAILABLE, _LOADING, ErrorCode.MODEL_LOADING)
+            status = HTTPStatus.SERVICE_UNAVAILABLE
+            await stream.refuse(status, _JSON, _envelope(status, _LOADING, ErrorCode.MODEL_LOADING))
             return
         if stream.route not in serving.engine.routes:
             served = ", ".join(sorted(serving.engine.routes)) or "no route"
-            await _refuse(stream, HTTPStatus.NOT_FOUND, f"This model serves {served}, not {stream.route}.")
+            await _fail(stream, HTTPStatus.NOT_FOUND, f"This model serves {served}, not {stream.route}.")
             return
         try:
             async with asyncio.timeout(stream.timeout):
                 with serving.engine.activity.request():
                     await self._relay(stream, serving)
         except BadRequest as bad:
-            await _refuse(stream, HTTPStatus.BAD_REQUEST, str(bad))
+            await _fail(stream, HTTPStatus.BAD_REQUEST, str(bad))
         except TimeoutError:
             await _break_off(stream, HTTPStatus.GATEWAY_TIMEOUT, f"No whole answer came within {stream.timeout:g} s.")
         except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError):
@@ -139,10 +140,10 @@ async def _break_off(stream: Stream, status: HTTPStatus, message: str, code: Err
     if stream.started:
         await stream.end(message)
     else:
-        await _refuse(stream, status, message, code)
+        await _fail(stream, status, message, code)
 
 
-async def _refuse(stream: Stream, status: HTTPStatus, message: str, code: ErrorCode | None = None) -> None:
+async def _fail(stream: Stream, status: HTTPStatus, message: str, code: ErrorCode | None = None) -> None:
     await stream.answer(status, _JSON, _envelope(status, message, code))
 
 

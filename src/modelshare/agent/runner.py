@@ -12,17 +12,21 @@ from modelshare.wire.link import Desired, Frame, Released, Wanted
 _log = logging.getLogger(__name__)
 
 DRAIN_SECONDS: Final = 30.0
-"""How long requests in progress may take when their deployment is to go."""
+"""How long requests in progress may take when the program is to end."""
+RELEASE_SECONDS: Final = 1800.0
+"""How long when their deployment is to go, as it does when a new version has taken over: as long as any tier lets a
+request take. It ends at once when the last of them does, and the server cancels those that nobody waits for."""
 
 
 class Runner:
     """Holds one supervisor per wanted deployment. `say` gives False when a frame could not be sent."""
 
-    def __init__(self, tools: Tools, say: Callable[[Frame], bool], *, drain_seconds: float = DRAIN_SECONDS) -> None:
+    def __init__(self, tools: Tools, say: Callable[[Frame], bool], *, release_seconds: float = RELEASE_SECONDS) -> None:
         self._tools = tools
         self._say = say
-        self._drain_seconds = drain_seconds
+        self._release_seconds = release_seconds
         self._deployments: dict[str, Deployment] = {}
+        self._leaving: set[Deployment] = set()
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._left_over = {holding.deployment_id for holding in tools.cache.holdings()}
         self._unsaid: set[str] = set()
@@ -38,7 +42,7 @@ class Runner:
         running = {name: deployment.wanted for name, deployment in self._deployments.items()}
         todo = plan(running, self._left_over, desired.deployments)
         for wanted in todo.restart:
-            self._end(wanted.deployment_id, release=False)
+            self._end(wanted.deployment_id, release=False, grace=DRAIN_SECONDS)
         for wanted in (*todo.start, *todo.restart):
             self._begin(wanted)
         for wanted in todo.update:
@@ -52,7 +56,7 @@ class Runner:
 
     async def stop(self, grace: float) -> None:
         """The program ends: drain everything for up to `grace` seconds, then stop all engines; weights stay."""
-        deployments = list(self._deployments.values())
+        deployments = [*self._deployments.values(), *self._leaving]
         self._deployments.clear()
         await asyncio.gather(*(deployment.end(grace) for deployment in deployments), *self._ending.values())
 
@@ -81,7 +85,7 @@ class Runner:
         self._left_over.discard(deployment_id)
         deployment = self._deployments.pop(deployment_id, None)
         before = self._ending.get(deployment_id)
-        seconds = self._drain_seconds if grace is None else grace
+        seconds = self._release_seconds if grace is None else grace
         task = asyncio.create_task(self._finish(deployment_id, deployment, before, seconds, release=release))
         self._ending[deployment_id] = task
         task.add_done_callback(lambda done: self._ended(deployment_id, done))
@@ -98,13 +102,20 @@ class Runner:
         if before is not None:
             await asyncio.wait([before])
         if deployment is not None:
-            await deployment.end(grace)
+            await self._leave(deployment, grace)
         if release:
             await asyncio.to_thread(self._tools.cache.release, deployment_id)
             name = deployment.wanted.served_name if deployment is not None else "A deployment of an earlier run"
             _log.info("%s is gone, and the weights that nothing else uses are deleted.", name)
             if deployment_id not in self._deployments and not self._say(Released(deployment_id)):
                 self._unsaid.add(deployment_id)
+
+    async def _leave(self, deployment: Deployment, grace: float) -> None:
+        self._leaving.add(deployment)
+        try:
+            await deployment.end(grace)
+        finally:
+            self._leaving.discard(deployment)
 
     def _ended(self, deployment_id: str, task: asyncio.Task[None]) -> None:
         if self._ending.get(deployment_id) is task:

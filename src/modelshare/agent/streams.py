@@ -22,7 +22,7 @@ Send = Callable[[Frame], Awaitable[None]]
 
 
 class Stream:
-    """One request and the way its answer goes back: `answer` at once, or `head`, `chunk`s and `end`."""
+    """One request and the way its answer goes back: `answer` or `refuse` at once, or `head`, `chunk`s and `end`."""
 
     def __init__(self, request: Request, send: Send) -> None:
         self.id: Final = request.stream
@@ -47,6 +47,11 @@ class Stream:
         await self.head(status, content_type)
         await self.chunk(data)
         await self.end(None, prompt_tokens, completion_tokens)
+
+    async def refuse(self, status: int, content_type: str, data: bytes) -> None:
+        """Nothing of the request was taken: the server may send it elsewhere, or else pass this small answer on."""
+        self.started = True
+        await self._send(Answer(self.id, status, content_type, data, refused=True))
 
     async def head(self, status: int, content_type: str) -> None:
         """Begin an answer of unknown length."""

@@ -8,8 +8,9 @@ from modelshare.agent.cache import Cache
 from modelshare.agent.control import Control
 from modelshare.agent.deployment import Serving, Tools
 from modelshare.agent.engine_source import EngineSource
-from modelshare.agent.hardware import capabilities
+from modelshare.agent.hardware import capabilities, memory_bytes
 from modelshare.agent.link import Link
+from modelshare.agent.memory import Memory
 from modelshare.agent.pull import Puller
 from modelshare.agent.relay import Relay
 from modelshare.agent.runner import DRAIN_SECONDS, Runner
@@ -35,7 +36,8 @@ class Agent:
         self._stopping = False
         cache = Cache(data_dir)
         self._puller = Puller(cache, http)
-        tools = Tools(cache, self._puller, engines, Control(http, url, token).grant, self.link.post)
+        memory = Memory(memory_bytes())
+        tools = Tools(cache, self._puller, engines, memory, Control(http, url, token).grant, self.link.post)
         self._runner = Runner(tools, self.link.post)
         self._relay = Relay(engine_http, self._runner.serving)
 

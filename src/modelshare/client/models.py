@@ -4,6 +4,7 @@ from modelshare.client.call import Call, Paged, Resource, Transport, at, delete,
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.models import CatalogFootprint, ExtendedModel, ModelPatch, SharedModel, UnsharePreview, Version
 from modelshare.wire.sharing import Recall, RecallRequest, ShareRequest, ToLink
+from modelshare.wire.uploads import Upload, VersionOpen
 
 BASE = "/v1/models"
 EVERYBODY = ShareRequest()
@@ -76,6 +77,11 @@ class Models(Resource[Transport]):
     def versions(self, model_id: str) -> Call[Paged[Version]]:
         """Newest first."""
         return get(at(BASE, model_id, "versions"), Page[Version])
+
+    @sent
+    def open_version(self, model_id: str, version: VersionOpen) -> Call[Upload]:
+        """A new upload session for a version of this model, or the open one of the same push; see `uploads`."""
+        return post(at(BASE, model_id, "versions"), Upload, version, repeatable=True)
 
     @sent
     def promote(self, model_id: str, version: str) -> Call[ExtendedModel]:

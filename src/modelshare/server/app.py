@@ -200,6 +200,7 @@ def _api(platform: Platform) -> FastAPI:
         sharing_routes.public,
         sharing_routes.router,
         uploads_routes.router,
+        uploads_routes.versions,
         endpoints_routes.router,
         fleet_routes.public,
         fleet_routes.router,

@@ -3,7 +3,7 @@
 A unit of work is `async with database.write() as session`: it commits when the block ends, rolls back when it raises.
 On SQLite a write takes the write lock at its start (BEGIN IMMEDIATE) on the one writing connection: two writers never
 deadlock. On PostgreSQL it runs at READ COMMITTED and takes row locks by `locked`, in one order: model, endpoint, agent,
-then anything else.
+then anything else. A read sees one state of the data from its first statement to its last, on both.
 """
 
 import asyncio
@@ -62,7 +62,9 @@ class Database:
             self._reader = _sqlite_engine(self.url, "BEGIN", pool_size=4)
             self._writer = _sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
         else:
-            self._reader = self._writer = create_async_engine(self.url, pool_size=8, max_overflow=8, pool_pre_ping=True)
+            self._writer = create_async_engine(self.url, pool_size=8, max_overflow=8, pool_pre_ping=True)
+            # The same pool. At READ COMMITTED each statement of a read would see a state of its own.
+            self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._read_session = async_sessionmaker(self._reader, expire_on_commit=False)
         self._write_session = async_sessionmaker(self._writer, expire_on_commit=False)
         self._listeners: dict[str, list[Listener]] = defaultdict(list)
@@ -75,7 +77,7 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """A session that sees one state of the data and changes nothing."""
+        """A session that sees one state of the data, changes nothing and takes no locks."""
         async with self._read_session() as session:
             yield session
 

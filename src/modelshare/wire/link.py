@@ -136,6 +136,9 @@ class Answer(Frame, frozen=True, tag="answer"):
     data: bytes
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    refused: bool = False
+    """The agent does not serve the deployment (any more) and took nothing of the request, so that it may go elsewhere
+    (in HTTP/2's words REFUSED_STREAM). The rest is the error for a client for whom there is nowhere else."""
 
 
 class Released(Frame, frozen=True, tag="released"):

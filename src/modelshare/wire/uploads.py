@@ -26,10 +26,9 @@ class ArchiveEntry(Request):
     size: Annotated[int, Field(gt=0, le=MAX_SIZE)]
 
 
-class UploadOpen(Request):
-    """Either `files` or `archive` (.tar, .tar.gz, .tar.bz2, .tar.zst)."""
+class VersionOpen(Request):
+    """A new version of a model: either `files` or `archive` (.tar, .tar.gz, .tar.bz2, .tar.zst)."""
 
-    name: ModelName
     version: SemVer | None = None
     """None takes the next patch version (1.0.0 for a new model)."""
     make_latest: bool = True
@@ -42,6 +41,12 @@ class UploadOpen(Request):
             msg = "Give either `files` or `archive`."
             raise ValueError(msg)
         return self
+
+
+class UploadOpen(VersionOpen):
+    """A new version of the project's model of this name, which may be new itself."""
+
+    name: ModelName
 
 
 class UploadState(StrEnum):

@@ -12,11 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agent.engines.conftest import gguf_spec
 from agent.engines.processes import living
 from agent.support import wait_until
+from modelshare.agent.engines import llamacpp
 from modelshare.agent.engines.child import Child
 from modelshare.agent.engines.launch import wrapped
 from modelshare.agent.engines.leftovers import EngineRecord, reap_leftovers
+from modelshare.agent.engines.supervisor import ProcessEngine
 
 pytestmark = pytest.mark.anyio
 
@@ -33,6 +36,7 @@ while True:
 AGENT = """
 import asyncio, json, sys
 from pathlib import Path
+from modelshare.agent.engines import llamacpp
 from modelshare.agent.engines import llamacpp
 from modelshare.agent.engines.child import Child
 from modelshare.agent.engines.supervisor import ProcessEngine
@@ -198,3 +202,19 @@ async def test_the_agents_end_is_noticed_while_the_interpreter_is_held() -> None
     busy.stdin.close()
 
     assert await asyncio.wait_for(busy.wait(), 10) == -signal.SIGIO
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone is told whom to end when memory runs out")
+async def test_an_engine_that_loads_is_the_first_to_go_when_memory_runs_out(chat_gguf: Path, tmp_path: Path) -> None:
+    def score(pid: int | str) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    def engines() -> list[int]:
+        return [json.loads(path.read_bytes())["pid"] for path in (tmp_path / "engines").glob("*.json")]
+
+    engine = ProcessEngine(llamacpp.recipe(gguf_spec(chat_gguf)), tmp_path)
+    starting = asyncio.ensure_future(engine.start())
+    await wait_until(lambda: any(score(pid) > score("self") for pid in engines()))
+    await starting
+    assert [score(pid) for pid in engines()] == [score("self")]
+    await engine.stop()

@@ -7,29 +7,10 @@ import pytest
 
 from answers import message, problem
 from conftest import Tenant
-from factories import MANIFEST, make_model
+from factories import add_version, make_model
 from modelshare.server.app import Application
-from modelshare.server.registry.tables import VersionRow
 
 pytestmark = pytest.mark.anyio
-
-
-async def add_version(app: Application, model: uuid.UUID, version: str, status: str = "ready") -> None:
-    """A further version that is not the latest."""
-    ready = status == "ready"
-    async with app.database.write() as session:
-        session.add(
-            VersionRow(
-                model_id=model,
-                version=version,
-                status=status,
-                manifest=MANIFEST % version.encode() if ready else None,
-                manifest_digest=f"sha256:{version}" if ready else None,
-                size_bytes=1000,
-                format="gguf",
-                created_at=app.platform.now(),
-            )
-        )
 
 
 async def latest(owner: Tenant, model: uuid.UUID) -> str:

@@ -100,3 +100,14 @@ def test_load_is_added_up_over_labels() -> None:
 
     assert load_in(text, LoadMetrics("r", "w")) == Load(3, 4)
     assert load_in(text, LoadMetrics("r", "absent")) is None
+
+
+def test_llamacpp_maps_the_model_it_opens_in_all_its_parts(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"model-0000{number}-of-00002.gguf").write_bytes(b"GGUF" * number)
+    (tmp_path / "other-quantization.gguf").write_bytes(b"GGUF" * 100)
+    spec = EngineSpec(path=tmp_path, served_name="acme/tiny", format=Format.GGUF, task=Task.CHAT)
+    assert llamacpp.recipe(spec).mapped_bytes == 12
+    assert llamacpp.recipe(replace(spec, options=EngineOptions(gpu=True))).mapped_bytes == 0
+    single = replace(spec, path=tmp_path / "other-quantization.gguf")
+    assert llamacpp.recipe(single).mapped_bytes == 400

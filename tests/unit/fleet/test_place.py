@@ -3,7 +3,7 @@
 import uuid
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelshare.server.fleet.rules import (
@@ -217,6 +217,80 @@ def test_an_agent_that_leaves_moves_only_its_own_share(count: int, models: int, 
     endpoints = [endpoint(model=model, wanted=model + 100, number=model) for model in range(50, models)]
     before, after = place(endpoints, agents), place(endpoints, [agent for agent in agents if agent is not gone])
     assert {one for one in before if one[0] != gone.id} <= after
+
+
+VERSIONS = (100, 101)
+events = st.lists(
+    st.one_of(
+        st.tuples(st.just("wants"), st.sampled_from(VERSIONS)),
+        st.tuples(st.sampled_from(["ready", "fails", "loads"]), st.integers(0, 1), st.sampled_from(VERSIONS)),
+        st.tuples(st.sampled_from(["leaves", "links"]), st.integers(0, 1)),
+    ),
+    min_size=3,
+    max_size=30,
+)
+
+
+class History:
+    """One endpoint and two agents, round after round, as the reconciler goes about it."""
+
+    def __init__(self, tier: str) -> None:
+        self.agents = [private(n) if tier == SELF_HOSTED else shared(n) for n in (1, 2)]
+        self.endpoint = endpoint(tier)
+        self.holdings: dict[Placement, Phase] = {}
+
+    def happens(self, what: str, *details: int) -> None:
+        match what:
+            case "wants":
+                self.endpoint = replace(self.endpoint, wanted=uid(details[0]))
+            case "leaves" | "links":
+                agent = self.agents[details[0]]
+                state = AgentState.ACTIVE if what == "links" else AgentState.DISCONNECTED
+                self.agents[details[0]] = replace(agent, state=state)
+                for placement in self.of(agent) if what == "links" else []:
+                    self.holdings[placement] = Phase.WAITING  # nobody knows what happened while it was away
+            case _:
+                placement = Placement(self.agents[details[0]].id, uid(details[1]))
+                if placement in self.holdings and self.agents[details[0]].state is AgentState.ACTIVE:
+                    phases = {"ready": Phase.READY, "fails": Phase.FAILED, "loads": Phase.LOADING}
+                    self.holdings[placement] = phases[what]
+
+    def round(self) -> None:
+        fleet = Fleet(self.agents, [Holding(one, phase) for one, phase in self.holdings.items()], now=NOW)
+        seen, placed = fleet.observe(self.endpoint), fleet.place([self.endpoint])
+        self.endpoint = replace(self.endpoint, serving=seen.serving)
+        self.holdings = {one: self.holdings.get(one, Phase.WAITING) for one in placed}
+
+    def of(self, agent: AgentFacts) -> set[Placement]:
+        return {one for one in self.holdings if one.agent_id == agent.id}
+
+    def answering(self, version: uuid.UUID | None) -> set[Placement]:
+        linked = {agent.id for agent in self.agents if agent.state is AgentState.ACTIVE}
+        return {
+            one
+            for one, phase in self.holdings.items()
+            if one.version_id == version and phase is Phase.READY and one.agent_id in linked
+        }
+
+
+@settings(max_examples=500)
+@given(st.sampled_from([SELF_HOSTED, "free"]), events)
+def test_along_any_history_what_serves_stays_until_its_successor_answers(
+    tier: str, happening: list[tuple[str, int]]
+) -> None:
+    history = History(tier)
+    history.round()
+    for event in happening:
+        history.happens(*event)
+        serving = {one for one in history.holdings if one.version_id == history.endpoint.serving}
+        before, answers = history.answering(history.endpoint.serving), history.answering(history.endpoint.wanted)
+        history.round()
+        if not answers:
+            assert before <= history.holdings.keys(), "what answers stays"
+            if history.endpoint.serving != history.endpoint.wanted:
+                assert serving <= history.holdings.keys(), "and what has failed may come back"
+        if before or answers:
+            assert history.answering(history.endpoint.serving), "there was an answer, and there is one"
 
 
 def ranked(agents: list[AgentFacts]) -> list[AgentFacts]:

@@ -144,6 +144,8 @@ class Engine(Protocol):
     kind: EngineKind
     routes: frozenset[Route]
     activity: Activity
+    mapped_bytes: int
+    """Of weights that it maps into the main memory; 0 where they are allocated, or lie elsewhere."""
 
     @property
     def base_url(self) -> str:

@@ -19,6 +19,9 @@ _LINE_BYTES: Final = 2000
 _POLL: Final = 0.05
 _GONE_SECONDS: Final = 10.0
 _LAST_WORDS_SECONDS: Final = 1.0
+_EXPENDABLE: Final = 500
+_FIRST_TO_GO: Final = 1000
+"""Of `oom_score_adj`: the largest (proc(5))."""
 _OWN_PREFIXES: Final = ("MODELSHARE_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
@@ -48,6 +51,14 @@ class Child:
     @property
     def returncode(self) -> int | None:
         return self._process.returncode
+
+    def set_expendable(self, *, yes: bool) -> None:
+        """Whether the system, should memory run out, ends this engine before any other process (Linux)."""
+        with contextlib.suppress(OSError):
+            usual = int(Path("/proc/self/oom_score_adj").read_text())
+            score = min(usual + _EXPENDABLE, _FIRST_TO_GO) if yes else usual
+            for process in self._record.members():
+                Path(f"/proc/{process.pid}/oom_score_adj").write_text(str(score))
 
     async def exited(self) -> int:
         """Returns the exit code once the process has ended and its last words are in `log`."""

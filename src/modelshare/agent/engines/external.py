@@ -26,6 +26,7 @@ class ExternalEngine:
     """An `Engine` without a process."""
 
     kind = EngineKind.EXTERNAL
+    mapped_bytes = 0
 
     def __init__(self, server: ExternalServer, spec: EngineSpec, *, timing: Timing | None = None) -> None:
         self.routes = ROUTES_OF_TASK[spec.task]

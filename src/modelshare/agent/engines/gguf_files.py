@@ -1,11 +1,14 @@
 """Which of a model's files llama.cpp is to open."""
 
+import glob
+import re
 from pathlib import Path
 from typing import Final
 
 _FIRST_KEY: Final = b"general.architecture"
 _COMPANIONS: Final = frozenset({"clip", "wavtokenizer-dec"})  # projectors and decoders that a model is loaded with
 _HEAD_BYTES: Final = 256
+_FIRST_PART: Final = re.compile(r"(.+)-00001-of-(\d{5})\.gguf")
 
 
 def model_file(path: Path) -> Path | None:
@@ -15,6 +18,13 @@ def model_file(path: Path) -> Path | None:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".gguf" and file.is_file())
     models = [file for file in files if _architecture(file) not in _COMPANIONS]
     return next(iter(models or files), None)
+
+
+def model_size(file: Path) -> int:
+    """Bytes of the model that begins with this file: of all its parts, where it is split."""
+    named = _FIRST_PART.fullmatch(file.name)
+    parts = file.parent.glob(f"{glob.escape(named[1])}-?????-of-{named[2]}.gguf") if named else (file,)
+    return sum(part.stat().st_size for part in parts)
 
 
 def _architecture(file: Path) -> str | None:

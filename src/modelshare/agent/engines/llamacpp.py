@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKind, EngineSpec, Task
-from modelshare.agent.engines.gguf_files import model_file
+from modelshare.agent.engines.gguf_files import model_file, model_size
 from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
 
@@ -30,6 +30,7 @@ def recipe(spec: EngineSpec) -> Recipe:
         ),
         command=lambda port, key: Command(_argv(spec, file, port), {"ENGINE_API_KEY": key}),
         metrics=LoadMetrics("llamacpp:requests_processing", "llamacpp:requests_deferred"),
+        mapped_bytes=0 if spec.options.gpu else model_size(file),
         start_seconds=start_seconds(weights_size(spec), base=60),
     )
 

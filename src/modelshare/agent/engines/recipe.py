@@ -35,6 +35,8 @@ class Recipe:
     health_seconds: float = 5.0
     """How long the health route may take."""
     metrics: LoadMetrics | None = None
+    mapped_bytes: int = 0
+    """See `Engine`."""
     start_seconds: float
     """Until the first answer, for this size of model."""
     stop_seconds: float = 15.0

@@ -59,6 +59,7 @@ class ProcessEngine:
         self.kind = recipe.kind
         self.routes = recipe.routes
         self.activity = Activity()
+        self.mapped_bytes = recipe.mapped_bytes
         self._recipe = recipe
         self._state_dir = state_dir
         self._timing = timing or Timing()
@@ -138,8 +139,10 @@ class ProcessEngine:
         command = self._recipe.command(port, self._key)
         self._child = await Child.spawn(command.argv, command.env, self._state_dir)
         self._log = self._child.log
+        self._child.set_expendable(yes=True)  # while it loads: what it is to join or to replace serves already
         self._probe = await self._resources.enter_async_context(Probe(self._origin, self.headers))
         await self._ready_or_ended(self._child, self._probe)
+        self._child.set_expendable(yes=False)
         self.activity.succeeded()
 
     async def _ready_or_ended(self, child: Child, probe: Probe) -> None:

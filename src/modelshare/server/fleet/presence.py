@@ -99,9 +99,19 @@ async def apply(session: AsyncSession, reports: Mapping[tuple[uuid.UUID, str], R
         phase, routes = Phase(report.phase), sorted(set(report.routes) & ROUTES)
         if Phase.READY in {row.phase, phase} and (row.phase != phase or row.routes != routes):
             notify(session, READY_TOPIC, str(row.version_id))
-        row.phase, row.routes = phase, routes
-        row.bytes_done, row.bytes_total = (max(0, min(n, _MOST_BYTES)) for n in (report.bytes_done, report.bytes_total))
-        row.reason = report.reason[:_MOST_REASON] if report.reason else None
+        # A statement of its own: the deployment may go at this moment, which must not keep the other reports.
+        await session.execute(
+            update(DeploymentRow)
+            .where(DeploymentRow.id == row.id)
+            .values(
+                phase=phase,
+                routes=routes,
+                bytes_done=max(0, min(report.bytes_done, _MOST_BYTES)),
+                bytes_total=max(0, min(report.bytes_total, _MOST_BYTES)),
+                reason=report.reason[:_MOST_REASON] if report.reason else None,
+            )
+            .execution_options(synchronize_session=False)
+        )
         notify(session, DEPLOYMENTS_TOPIC, str(row.agent_id))
 
 

@@ -96,7 +96,8 @@ class Fleet:
         On `self_hosted` every agent of the project holds the version. On a shared tier one agent does, found by
         rendezvous hashing, so that agents that come and go move nothing but their own share. Those that rank before
         it and cannot serve now keep what they hold: when one comes back, the weights are still there. Until a version
-        answers from where it is to be, what is elsewhere stays: nothing goes before its successor answers.
+        answers from where it is to be, what is elsewhere stays: nothing goes before its successor answers, and an
+        engine of the version before that failed, and may well be on its way back, does not go either.
         """
         placed: Counter[Placement] = Counter()
         for endpoint in endpoints:
@@ -158,7 +159,8 @@ class Fleet:
                 if version_id is not None:
                     placement = Placement(agent.id, version_id)
                     holding = self._holdings.get(placement)
-                    if holding is not None and holding.phase is not Phase.FAILED:
+                    is_before = version_id != endpoint.wanted
+                    if holding is not None and (is_before or holding.phase is not Phase.FAILED):
                         yield placement
 
     def _is_ready(self, endpoint: EndpointFacts, version_id: uuid.UUID | None) -> bool:

@@ -1,18 +1,19 @@
 """One inference request: to an agent that can answer it, and the answer back to the client."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Final, Protocol
 
 from starlette.types import Receive
 
 from modelshare.server.errors import PayloadTooLarge, Unavailable
-from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
+from modelshare.server.fleet.link import AnswerFrame, AnswerStream, StreamBrokenError
 from modelshare.server.fleet.service import Target
 from modelshare.server.router.errors import BadGateway, ClientGoneError
 from modelshare.server.router.metering import Usage
 from modelshare.server.router.reply import Reply
+from modelshare.wire.errors import ErrorCode
 from modelshare.wire.link import Answer, Chunk, End, Head
 
 _EVENTS: Final = "text/event-stream"
@@ -20,8 +21,11 @@ _GATHERED: Final = 8 << 20
 """Bytes of an answer that is no stream, kept until it is whole so that a break can still be told as an error. Longer
 ones go out as they come."""
 _LOOK_SECONDS: Final = 0.1
+_RETRY_SECONDS: Final = 2
 _BYTES_PER_TOKEN: Final = 4
 """For the prompt of an answer that was cut short, whose tokens nobody counted: about right for English text."""
+_LOOKS: Final = 3
+"""At where an endpoint is answered, for one request: versions may change again while it is on its way."""
 LONGEST_STREAM: Final = 24 * 3600.0
 """Seconds the agent is told; the limits of the tier are kept here, where a stream is told from a whole answer."""
 
@@ -89,6 +93,7 @@ class Relay:
         self._idle_seconds = idle_seconds
         self._loop = asyncio.get_running_loop()
         self._stream: AnswerStream | None = None
+        self._refused: set[str] = set()
         self._is_gone = False
         self._events = 0
         self._usage: Usage | None = None
@@ -107,26 +112,48 @@ class Relay:
         if self._stream is not None:
             self._stream.fail(ClientGoneError())
 
-    async def run(self, targets: Sequence[Target], route: str, body: bytes) -> None:
-        """Relays. While nothing was answered, a way that breaks is replaced by another one."""
-        self._prompt_bytes = len(body)
-        left = list(targets)
-        while (target := self._ways.best(left)) is not None:
-            left.remove(target)
-            try:
-                async with self._ways.request(target, route, body, LONGEST_STREAM) as stream:
-                    self._stream = stream
-                    if self._is_gone:
-                        raise ClientGoneError
-                    await self._pass(stream)
-                    return
-            except StreamBrokenError as error:
-                if self._reply.started:
-                    raise BadGateway("The connection to the machine that runs the model broke; try again.") from error
-        raise Unavailable("The machine that runs the model is not connected at this moment; try again.", retry_after=2)
+    async def run(self, look: Callable[[], Awaitable[Sequence[Target]]], route: str, body: bytes) -> None:
+        """Relays. While nothing was answered, a way that breaks or an agent that refuses is replaced by another one.
 
-    async def _pass(self, stream: AnswerStream) -> None:
-        head = await stream.next()
+        `look` says where the endpoint is answered; asked again, it looks anew: an agent hears of a change of versions
+        sooner than this process may, and lets go of a deployment that requests are still on their way to.
+        """
+        self._prompt_bytes = len(body)
+        for _ in range(_LOOKS):
+            left = [target for target in await look() if target.deployment_id not in self._refused]
+            while (target := self._ways.best(left)) is not None:
+                left.remove(target)
+                if await self._by(target, route, body):
+                    return
+        if self._refused:
+            raise Unavailable(
+                "The model is being loaded on its machine; try again in a moment.",
+                code=ErrorCode.MODEL_LOADING,
+                retry_after=_RETRY_SECONDS,
+            )
+        raise Unavailable(
+            "The machine that runs the model is not connected at this moment; try again.", retry_after=_RETRY_SECONDS
+        )
+
+    async def _by(self, target: Target, route: str, body: bytes) -> bool:
+        """Relays by this target. False, with nothing answered, when another one is to be tried."""
+        try:
+            async with self._ways.request(target, route, body, LONGEST_STREAM) as stream:
+                self._stream = stream
+                if self._is_gone:
+                    raise ClientGoneError
+                head = await stream.next()
+                if isinstance(head, Answer) and head.refused:
+                    self._refused.add(target.deployment_id)
+                    return False
+                await self._pass(head, stream)
+        except StreamBrokenError as error:
+            if self._reply.started:
+                raise BadGateway("The connection to the machine that runs the model broke; try again.") from error
+            return False
+        return True
+
+    async def _pass(self, head: AnswerFrame, stream: AnswerStream) -> None:
         match head:
             case Answer():
                 self._count(head)

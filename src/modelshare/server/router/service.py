@@ -9,7 +9,8 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from modelshare.server.db import Database
 from modelshare.server.errors import ApiError, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from modelshare.server.fleet.links import Links
+from modelshare.server.fleet.service import Target
 from modelshare.server.http import Authenticate, Caller, bearer
 from modelshare.server.router import rules
 from modelshare.server.router.admission import Admission, Gate
@@ -106,15 +108,11 @@ class Router:
             self._metrics.observe(known, reply.status or _CLIENT_GONE, time.monotonic() - started)
 
     async def _answer(self, ask: "_Ask", receive: Receive, reply: Reply) -> None:
-        try:
+        with _database_answers():
             caller = await self._caller(ask)
-            endpoint = await self._snapshots.get(ask.project_id, ask.slug) if _SLUG.fullmatch(ask.slug) else None
-        except (SQLAlchemyError, PostgresError, OSError) as error:
-            raise Unavailable(
-                "The platform's database does not answer. Try again in a moment.", retry_after=_RETRY_SECONDS
-            ) from error
-        _check(ask, caller, endpoint, self._clock())
-        assert endpoint is not None  # noqa: S101 - narrows for the type checker; `_check` refuses it
+            found = await self._snapshots.get(ask.project_id, ask.slug) if _SLUG.fullmatch(ask.slug) else None
+        _check(ask, caller)
+        endpoint = _answering(ask, found, self._clock())
         if ask.route == _MODELS:
             await reply.whole(200, b"application/json", _model_list(endpoint))
             return
@@ -139,7 +137,7 @@ class Router:
                 relay = Relay(self._ways, reply, timer, tier.stream_idle_timeout_seconds)
                 try:
                     with watched(receive, relay.client_gone):
-                        await relay.run(endpoint.targets, ask.route, body)
+                        await relay.run(self._looks(ask, endpoint), ask.route, body)
                     failed = reply.status >= _SERVER_ERROR
                 finally:
                     usage = relay.usage
@@ -152,6 +150,21 @@ class Router:
             gate.charge(usage.prompt_tokens + usage.completion_tokens)
             self._meter.add(endpoint, caller.key_id, usage, failed=failed)
             self._metrics.tokens(usage.prompt_tokens, usage.completion_tokens)
+
+    def _looks(self, ask: "_Ask", endpoint: Snapshot) -> Callable[[], Awaitable[Sequence[Target]]]:
+        """Where the endpoint is answered: first as this snapshot has it, then as it is at that moment."""
+        first = True
+
+        async def look() -> Sequence[Target]:
+            nonlocal first
+            if first:
+                first = False
+                return endpoint.targets
+            with _database_answers():
+                anew = await self._snapshots.get(ask.project_id, ask.slug, since=time.monotonic())
+            return _answering(ask, anew, self._clock()).targets
+
+        return look
 
     async def _caller(self, ask: "_Ask") -> Caller:
         secret = bearer(ask.headers.get(b"authorization", b"").decode("latin-1"))
@@ -209,8 +222,19 @@ class _Unexpected(ApiError):
         )
 
 
-def _check(ask: _Ask, caller: Caller, endpoint: Snapshot | None, now: float) -> None:
-    """Raises what the caller is to be told unless the endpoint can answer this route for him."""
+@contextmanager
+def _database_answers() -> Iterator[None]:
+    """503 where the database does not."""
+    try:
+        yield
+    except (SQLAlchemyError, PostgresError, OSError) as error:
+        raise Unavailable(
+            "The platform's database does not answer. Try again in a moment.", retry_after=_RETRY_SECONDS
+        ) from error
+
+
+def _check(ask: _Ask, caller: Caller) -> None:
+    """Raises what the caller is to be told unless he may call the endpoint."""
     if caller.project_id != ask.project_id:
         raise NotFound(
             "There is no such project, or this key is not one of its keys.", code=ErrorCode.PROJECT_NOT_FOUND
@@ -221,6 +245,10 @@ def _check(ask: _Ask, caller: Caller, endpoint: Snapshot | None, now: float) -> 
         )
     if caller.endpoint is not None and caller.endpoint != ask.slug:
         raise PermissionDenied(f"This key may only call the endpoint `{caller.endpoint}`.")
+
+
+def _answering(ask: _Ask, endpoint: Snapshot | None, now: float) -> Snapshot:
+    """The endpoint. Raises what the caller is to be told unless it can answer this route now."""
     if endpoint is None:
         raise NotFound(
             "There is no such endpoint in your project. GET /v1/endpoints lists yours.",
@@ -238,6 +266,7 @@ def _check(ask: _Ask, caller: Caller, endpoint: Snapshot | None, now: float) -> 
     served = frozenset[str]().union(*(target.routes for target in endpoint.targets))
     if ask.route != _MODELS and ask.route not in served:
         raise rules.not_served(ask.route, served)
+    return endpoint
 
 
 def _model_list(endpoint: Snapshot) -> bytes:

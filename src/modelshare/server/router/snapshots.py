@@ -1,6 +1,7 @@
 """Endpoints as the router sees them: frozen, at most a second old, forgotten as soon as a change is heard of."""
 
 import asyncio
+import math
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
@@ -52,8 +53,17 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    loaded: float
+    started: float
+    """When it was looked for, not when it was found: it may be as old as that."""
     snapshot: Snapshot | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A snapshot that is being read."""
+
+    started: float
+    task: asyncio.Task[Snapshot | None]
 
 
 class Snapshots:
@@ -65,35 +75,43 @@ class Snapshots:
         self._tiers = tiers
         self._clock = clock
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
-        self._loading: dict[tuple[str, str], asyncio.Task[Snapshot | None]] = {}
+        self._looking: dict[tuple[str, str], _Look] = {}
         database.subscribe(ENDPOINTS_TOPIC, self._endpoint_changed)
         database.subscribe(MODELS_TOPIC, self._model_changed)
         database.subscribe(READY_TOPIC, self._ready_changed)
 
-    async def get(self, project_id: str, slug: str) -> Snapshot | None:
-        """The endpoint, or None when there is none. Those who ask at once share one look."""
+    async def get(self, project_id: str, slug: str, *, since: float = -math.inf) -> Snapshot | None:
+        """The endpoint, or None when there is none. Those who ask at once share one look.
+
+        `since`, by the clock: what was read before then is too old.
+        """
         key = (project_id, slug)
         known = self._known.get(key)
-        if known is not None and self._clock() - known.loaded < CACHE_SECONDS:
+        if known is not None and known.started >= max(since, self._clock() - CACHE_SECONDS):
             return known.snapshot
-        task = self._loading.get(key)
-        if task is None:
-            started = self._clock()
-            task = self._loading[key] = asyncio.ensure_future(self._load(key))
-            task.add_done_callback(lambda done: self._loaded(key, started, done))
-        return await asyncio.shield(task)
+        while True:
+            look = self._looking.get(key) or self._look(key)
+            snapshot = await asyncio.shield(look.task)
+            if look.started >= since:
+                return snapshot
+
+    def _look(self, key: tuple[str, str]) -> _Look:
+        task = asyncio.ensure_future(self._load(key))
+        look = self._looking[key] = _Look(self._clock(), task)
+        task.add_done_callback(lambda _: self._looked(key, look))
+        return look
 
     async def _load(self, key: tuple[str, str]) -> Snapshot | None:
         async with self._database.read() as session:
             return await look(session, self._tiers, *key)
 
-    def _loaded(self, key: tuple[str, str], started: float, task: asyncio.Task[Snapshot | None]) -> None:
-        if self._loading.get(key) is not task:
+    def _looked(self, key: tuple[str, str], look: _Look) -> None:
+        if self._looking.get(key) is not look:
             return  # something changed while it was read: whoever asks next looks again
-        del self._loading[key]
-        if task.cancelled() or task.exception() is not None:
+        del self._looking[key]
+        if look.task.cancelled() or look.task.exception() is not None:
             return
-        self._known[key] = _Known(started, task.result())
+        self._known[key] = _Known(look.started, look.task.result())
         self._known.move_to_end(key)
         if len(self._known) > _MOST:
             self._known.popitem(last=False)
@@ -104,7 +122,7 @@ class Snapshots:
             return
         project_id, _, slug = subject.partition("/")
         self._known.pop((project_id, slug), None)
-        self._loading.pop((project_id, slug), None)
+        self._looking.pop((project_id, slug), None)
 
     def _model_changed(self, subject: str) -> None:
         self._forget(lambda snapshot: subject in {"*", str(snapshot.model_id)})
@@ -113,7 +131,7 @@ class Snapshots:
         self._forget(lambda snapshot: subject == "*" or subject in snapshot.versions)
 
     def _forget(self, concerns: Callable[[Snapshot], bool]) -> None:
-        self._loading.clear()
+        self._looking.clear()
         for key, known in list(self._known.items()):
             if known.snapshot is None or concerns(known.snapshot):
                 del self._known[key]

@@ -13,7 +13,7 @@ from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.rules import Wanted, is_same_push, next_version, quota_refusal
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelStatus
-from modelshare.wire.uploads import UploadOpen
+from modelshare.wire.uploads import VersionOpen
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,14 @@ class Plan:
 
 
 async def plan_opening(
-    session: AsyncSession, project_id: str, quota: int, request: UploadOpen, files: Sequence[Wanted]
+    session: AsyncSession,
+    project_id: str,
+    model: ModelRow | None,
+    quota: int,
+    request: VersionOpen,
+    files: Sequence[Wanted],
 ) -> Plan:
-    """Locks the model. Raises Conflict for a version that exists, PermissionDenied where the quota does not suffice."""
-    model = await queries.lock_model_named(session, project_id, request.name)
+    """For a locked model. Raises Conflict for a version that exists, PermissionDenied where the quota is too small."""
     resumes = await _same_push(session, model, request, files)
     known = await blobs.stored_blobs(session, project_id, (file.sha256 for file in files if file.sha256))
     reused = frozenset(file.sha256 for file in files if file.sha256 in known and known[file.sha256].size == file.size)
@@ -55,7 +59,7 @@ async def plan_opening(
 
 
 async def _same_push(
-    session: AsyncSession, model: ModelRow | None, request: UploadOpen, files: Sequence[Wanted]
+    session: AsyncSession, model: ModelRow | None, request: VersionOpen, files: Sequence[Wanted]
 ) -> UploadRow | None:
     if model is None:
         return None

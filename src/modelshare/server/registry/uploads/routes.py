@@ -1,19 +1,21 @@
-"""`/v1/uploads`."""
+"""`/v1/uploads`, and the uploads of new versions of a model."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from starlette.requests import ClientDisconnect
 
 from modelshare.server.errors import InvalidRequest
-from modelshare.server.http import Caller, PagingDep, PlatformDep, ProjectRoute, require
+from modelshare.server.http import Caller, ModelId, PagingDep, PlatformDep, ProjectRoute, require
 from modelshare.server.registry.uploads import closing, parts, service
 from modelshare.wire.base import Page
 from modelshare.wire.keys import Scope
-from modelshare.wire.uploads import PartDone, PartUrl, Upload, UploadOpen, UploadState
+from modelshare.wire.uploads import PartDone, PartUrl, Upload, UploadOpen, UploadState, VersionOpen
 
 router = APIRouter(prefix="/v1/uploads", route_class=ProjectRoute, tags=["uploads"])
+versions = APIRouter(prefix="/v1/models", route_class=ProjectRoute, tags=["models"])
 UploadsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
+_RESUMED: dict[int | str, dict[str, Any]] = {200: {"description": "The same push is open already: go on with it"}}
 Number = Annotated[int, Path(ge=0, le=1 << 31)]
 _RAW_BODY = {
     "requestBody": {
@@ -23,10 +25,20 @@ _RAW_BODY = {
 }
 
 
-@router.post("", status_code=201, responses={200: {"description": "The same push is open already: go on with it"}})
+@router.post("", status_code=201, responses=_RESUMED)
 async def open_upload(caller: UploadsCaller, platform: PlatformDep, body: UploadOpen, response: Response) -> Upload:
     """Opens a session for a new version, after checking its paths, its version and the quota."""
     upload, is_new = await service.open_upload(platform, caller, body)
+    response.status_code = 201 if is_new else 200
+    return upload
+
+
+@versions.post("/{model_id}/versions", status_code=201, responses=_RESUMED)
+async def open_version(
+    caller: UploadsCaller, model_id: ModelId, platform: PlatformDep, body: VersionOpen, response: Response
+) -> Upload:
+    """Opens a session for a new version of this model, as POST /v1/uploads does for the model of a name."""
+    upload, is_new = await service.open_version(platform, caller, model_id, body)
     response.status_code = 201 if is_new else 200
     return upload
 

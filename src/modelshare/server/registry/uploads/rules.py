@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from modelshare.wire.uploads import UploadOpen
+from modelshare.wire.uploads import VersionOpen
 
 _CORE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 FIRST_VERSION = "1.0.0"
@@ -20,7 +20,7 @@ class Wanted:
     sha256: str | None = None
 
 
-def wanted_files(request: UploadOpen) -> list[Wanted]:
+def wanted_files(request: VersionOpen) -> list[Wanted]:
     """The files of a request; an archive is one file until it is unpacked."""
     if request.archive is not None:
         return [Wanted(request.archive.filename, request.archive.size)]

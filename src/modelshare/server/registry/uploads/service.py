@@ -1,6 +1,8 @@
 """Upload sessions: open, look, complete. The bytes come by `parts`; `closing` ends a session early."""
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete
@@ -12,6 +14,7 @@ from modelshare.server.errors import Conflict, InvalidRequest, NotFound
 from modelshare.server.http import Caller, Paging, Platform, encode_cursor
 from modelshare.server.ids import new_id, parse_uuid
 from modelshare.server.registry import queries as models
+from modelshare.server.registry import service as registry
 from modelshare.server.registry.archive import kind_of
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.blobs import staging
@@ -32,7 +35,7 @@ from modelshare.server.storage.base import fit_part_size
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelStatus
-from modelshare.wire.uploads import Upload, UploadFile, UploadOpen, UploadState
+from modelshare.wire.uploads import Upload, UploadFile, UploadOpen, UploadState, VersionOpen
 
 _MOST_SESSIONS = 4
 """Looked at in the storage at once."""
@@ -43,18 +46,22 @@ async def open_upload(platform: Platform, caller: Caller, request: UploadOpen) -
 
     Everything is checked before the first byte: paths, the version, the quota, the space in storage.
     """
-    files = _checked_files(request)
-    async with platform.database.read() as session:
-        plan = await _plan(session, platform, caller, request, files)
-    with storage_answers():
-        await platform.store.require_space(plan.bytes_to_send)
-    async with platform.database.write() as session:
-        plan = await _plan(session, platform, caller, request, files)
-        if plan.resumes is not None:
-            row = _resume(plan.resumes, plan, files, platform)
-        else:
-            row = await _create(session, platform, caller, request, plan, files)
-    return await view(platform.store, row, plan.candidates), plan.resumes is None
+
+    def lock(session: AsyncSession) -> Awaitable[ModelRow | None]:
+        return queries.lock_model_named(session, caller.project, request.name)
+
+    return await _open(_Opening(platform, caller, request, _checked_files(request), lock, request.name))
+
+
+async def open_version(
+    platform: Platform, caller: Caller, model_id: uuid.UUID, request: VersionOpen
+) -> tuple[Upload, bool]:
+    """As `open_upload`, for a model that exists; 404 when it is not the caller's."""
+
+    def lock(session: AsyncSession) -> Awaitable[ModelRow]:
+        return registry.get_locked(session, caller, model_id)
+
+    return await _open(_Opening(platform, caller, request, _checked_files(request), lock))
 
 
 async def get(platform: Platform, caller: Caller, upload_id: str) -> Upload:
@@ -115,7 +122,36 @@ def require_open(row: UploadRow) -> None:
         raise Conflict(f"This upload is {row.state}. Push again to open a new one.", code=ErrorCode.UPLOAD_NOT_OPEN)
 
 
-def _checked_files(request: UploadOpen) -> list[Wanted]:
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """What is asked for, by whom."""
+
+    platform: Platform
+    caller: Caller
+    request: VersionOpen
+    files: Sequence[Wanted]
+    lock_model: Callable[[AsyncSession], Awaitable[ModelRow | None]]
+    """Finds the model and locks it; None: it is new."""
+    name: str = ""
+    """Of a new model."""
+
+
+async def _open(opening: _Opening) -> tuple[Upload, bool]:
+    platform = opening.platform
+    async with platform.database.write() as session:  # changes nothing, but looks under the locks of what follows
+        plan = await _plan(session, opening)
+    with storage_answers():
+        await platform.store.require_space(plan.bytes_to_send)
+    async with platform.database.write() as session:
+        plan = await _plan(session, opening)
+        if plan.resumes is not None:
+            row = _resume(plan.resumes, plan, opening)
+        else:
+            row = await _create(session, opening, plan)
+    return await view(platform.store, row, plan.candidates), plan.resumes is None
+
+
+def _checked_files(request: VersionOpen) -> list[Wanted]:
     files = wanted_files(request)
     try:
         check_paths(file.path for file in files)
@@ -132,17 +168,17 @@ def _check_archive_name(name: str) -> None:
         raise Refused("The archive's file name holds a /; give the name without its folder.")
 
 
-async def _plan(
-    session: AsyncSession, platform: Platform, caller: Caller, request: UploadOpen, files: Sequence[Wanted]
-) -> Plan:
-    project = await blobs.lock_project(session, caller.project)
-    quota = quota_of(project, platform.settings)
-    return await plan_opening(session, caller.project, quota, request, files)
+async def _plan(session: AsyncSession, opening: _Opening) -> Plan:
+    project = await blobs.lock_project(session, opening.caller.project)
+    quota = quota_of(project, opening.platform.settings)
+    model = await opening.lock_model(session)
+    return await plan_opening(session, project.id, model, quota, opening.request, opening.files)
 
 
-def _resume(row: UploadRow, plan: Plan, files: Sequence[Wanted], platform: Platform) -> UploadRow:
+def _resume(row: UploadRow, plan: Plan, opening: _Opening) -> UploadRow:
     """Goes on with the session, and takes up what the client has learnt of its files since."""
-    claims = {file.path: file.sha256 for file in files}
+    platform = opening.platform
+    claims = {file.path: file.sha256 for file in opening.files}
     for file in row.files:
         file.sha256 = file.sha256 or claims[file.path]
         if file.sha256 in plan.reused and not file.multipart_id:
@@ -151,16 +187,9 @@ def _resume(row: UploadRow, plan: Plan, files: Sequence[Wanted], platform: Platf
     return row
 
 
-async def _create(
-    session: AsyncSession,
-    platform: Platform,
-    caller: Caller,
-    request: UploadOpen,
-    plan: Plan,
-    files: Sequence[Wanted],
-) -> UploadRow:
-    now = platform.now()
-    model = plan.model or ModelRow(project_id=caller.project, name=request.name, tags=[], created_at=now)
+async def _create(session: AsyncSession, opening: _Opening, plan: Plan) -> UploadRow:
+    caller, files, now = opening.caller, opening.files, opening.platform.now()
+    model = plan.model or ModelRow(project_id=caller.project, name=opening.name, tags=[], created_at=now)
     session.add(model)
     if plan.replaces is not None:
         await release(session, caller.project, [plan.replaces.id], now=now)
@@ -170,12 +199,12 @@ async def _create(
         model_id=model.id,
         version=plan.version,
         status=ModelStatus.UPLOADING,
-        make_latest=request.make_latest,
+        make_latest=opening.request.make_latest,
         created_at=now,
     )
     session.add(version)
     await session.flush()
-    row = _session_row(platform, request, model, version, files)
+    row = _session_row(opening, model, version)
     row.files = [_file_row(row, n, file, reused=file.sha256 in plan.reused) for n, file in enumerate(files)]
     session.add(row)
     _record(session, caller, "upload.open", row, now, version=plan.version, bytes=row.bytes_total, files=len(files))
@@ -183,10 +212,8 @@ async def _create(
     return row
 
 
-def _session_row(
-    platform: Platform, request: UploadOpen, model: ModelRow, version: VersionRow, files: Sequence[Wanted]
-) -> UploadRow:
-    now = platform.now()
+def _session_row(opening: _Opening, model: ModelRow, version: VersionRow) -> UploadRow:
+    settings, now, archive = opening.platform.settings, opening.platform.now(), opening.request.archive
     return UploadRow(
         id=new_id(),
         project_id=model.project_id,
@@ -194,12 +221,12 @@ def _session_row(
         model_id=model.id,
         model_name=model.name,
         version_name=version.version,
-        archive=request.archive.filename if request.archive else None,
+        archive=archive.filename if archive else None,
         state=UploadState.OPEN,
-        part_size=fit_part_size(max(file.size for file in files), platform.settings.uploads_part_size),
-        bytes_total=sum(file.size for file in files),
+        part_size=fit_part_size(max(file.size for file in opening.files), settings.uploads_part_size),
+        bytes_total=sum(file.size for file in opening.files),
         created_at=now,
-        expires_at=now + platform.settings.uploads_expire_seconds,
+        expires_at=now + settings.uploads_expire_seconds,
     )
 
 
