@@ -4,12 +4,13 @@ import asyncio
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
+from modelshare.server.errors import Unavailable
 from modelshare.server.fleet import service as fleet
 from modelshare.server.fleet.service import READY_TOPIC, Answering, Target
 from modelshare.server.registry.service import MODELS_TOPIC
@@ -21,6 +22,8 @@ from modelshare.wire.tiers import Tier
 CACHE_SECONDS: Final = 1.0
 """The longest a process may go by what it remembers of an endpoint, should a notification be lost."""
 _MOST: Final = 50_000
+_LOOKS: Final = 5
+"""How often an endpoint is looked at that changes again while it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +47,29 @@ class Snapshot:
     """Where it can be answered now. Empty unless the endpoint is active."""
 
 
+Concerns = Callable[[Snapshot], bool]
+"""Whether a change is one of this endpoint."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     loaded: float
     snapshot: Snapshot | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One look at the database, shared by those who ask meanwhile."""
+
+    task: asyncio.Task[Snapshot | None]
+    heard: list[Concerns] = field(default_factory=list)
+    """Changes heard of since it began."""
+
+    @property
+    def is_stale(self) -> bool:
+        """What it found may be from before a change that was heard of."""
+        snapshot = self.task.result()
+        return any(snapshot is None or concerns(snapshot) for concerns in self.heard)
 
 
 class Snapshots:
@@ -59,7 +81,7 @@ class Snapshots:
         self._tiers = tiers
         self._clock = clock
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
-        self._loading: dict[tuple[str, str], asyncio.Task[Snapshot | None]] = {}
+        self._looks: dict[tuple[str, str], _Look] = {}
         database.subscribe(ENDPOINTS_TOPIC, self._endpoint_changed)
         database.subscribe(MODELS_TOPIC, self._model_changed)
         database.subscribe(READY_TOPIC, self._ready_changed)
@@ -67,15 +89,21 @@ class Snapshots:
     async def get(self, project_id: str, slug: str) -> Snapshot | None:
         """The endpoint, or None when there is none. Those who ask at once share one look."""
         key = (project_id, slug)
-        known = self._known.get(key)
-        if known is not None and self._clock() - known.loaded < CACHE_SECONDS:
-            return known.snapshot
-        task = self._loading.get(key)
-        if task is None:
-            started = self._clock()
-            task = self._loading[key] = asyncio.ensure_future(self._load(key))
-            task.add_done_callback(lambda done: self._loaded(key, started, done))
-        return await asyncio.shield(task)
+        for _ in range(_LOOKS):
+            known = self._known.get(key)
+            if known is not None and self._clock() - known.loaded < CACHE_SECONDS:
+                return known.snapshot
+            look = self._looks.get(key) or self._look(key)
+            snapshot = await asyncio.shield(look.task)
+            if not look.is_stale:
+                return snapshot
+        raise Unavailable("This endpoint is being changed at this moment. Try again.", retry_after=1)
+
+    def _look(self, key: tuple[str, str]) -> _Look:
+        started = self._clock()
+        look = self._looks[key] = _Look(asyncio.ensure_future(self._load(key)))
+        look.task.add_done_callback(lambda _: self._looked(key, started, look))
+        return look
 
     async def _load(self, key: tuple[str, str]) -> Snapshot | None:
         async with self._database.read() as session:
@@ -101,13 +129,11 @@ class Snapshots:
             targets=answering.targets,
         )
 
-    def _loaded(self, key: tuple[str, str], started: float, task: asyncio.Task[Snapshot | None]) -> None:
-        if self._loading.get(key) is not task:
-            return  # something changed while it was read: whoever asks next looks again
-        del self._loading[key]
-        if task.cancelled() or task.exception() is not None:
+    def _looked(self, key: tuple[str, str], started: float, look: _Look) -> None:
+        del self._looks[key]
+        if look.task.cancelled() or look.task.exception() is not None or look.is_stale:
             return
-        self._known[key] = _Known(started, task.result())
+        self._known[key] = _Known(started, look.task.result())
         self._known.move_to_end(key)
         if len(self._known) > _MOST:
             self._known.popitem(last=False)
@@ -118,7 +144,9 @@ class Snapshots:
             return
         project_id, _, slug = subject.partition("/")
         self._known.pop((project_id, slug), None)
-        self._loading.pop((project_id, slug), None)
+        look = self._looks.get((project_id, slug))
+        if look is not None:
+            look.heard.append(lambda _: True)
 
     def _model_changed(self, subject: str) -> None:
         self._forget(lambda snapshot: subject in {"*", str(snapshot.model_id)})
@@ -126,8 +154,9 @@ class Snapshots:
     def _ready_changed(self, subject: str) -> None:
         self._forget(lambda snapshot: subject == "*" or subject in snapshot.versions)
 
-    def _forget(self, concerns: Callable[[Snapshot], bool]) -> None:
-        self._loading.clear()
+    def _forget(self, concerns: Concerns) -> None:
+        for look in self._looks.values():
+            look.heard.append(concerns)
         for key, known in list(self._known.items()):
             if known.snapshot is None or concerns(known.snapshot):
                 del self._known[key]
