@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from modelshare.server.db import Database
@@ -61,15 +61,10 @@ class _Known:
 class _Look:
     """One look at the database, shared by those who ask meanwhile."""
 
-    task: asyncio.Task[Snapshot | None]
-    heard: list[Concerns] = field(default_factory=list)
+    task: asyncio.Task[_Known | None]
+    """None: what it found may be from before a change that was heard of."""
+    heard: list[Concerns]
     """Changes heard of since it began."""
-
-    @property
-    def is_stale(self) -> bool:
-        """What it found may be from before a change that was heard of."""
-        snapshot = self.task.result()
-        return any(snapshot is None or concerns(snapshot) for concerns in self.heard)
 
 
 class Snapshots:
@@ -94,16 +89,31 @@ class Snapshots:
             if known is not None and self._clock() - known.loaded < CACHE_SECONDS:
                 return known.snapshot
             look = self._looks.get(key) or self._look(key)
-            snapshot = await asyncio.shield(look.task)
-            if not look.is_stale:
-                return snapshot
+            known = await asyncio.shield(look.task)
+            if known is not None:
+                return known.snapshot
         raise Unavailable("This endpoint is being changed at this moment. Try again.", retry_after=1)
 
     def _look(self, key: tuple[str, str]) -> _Look:
-        started = self._clock()
-        look = self._looks[key] = _Look(asyncio.ensure_future(self._load(key)))
-        look.task.add_done_callback(lambda _: self._looked(key, started, look))
+        heard: list[Concerns] = []
+        look = self._looks[key] = _Look(asyncio.ensure_future(self._find(key, heard)), heard)
+        # Whoever waited may have left: nobody else would take notice of an error.
+        look.task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return look
+
+    async def _find(self, key: tuple[str, str], heard: list[Concerns]) -> _Known | None:
+        started = self._clock()
+        try:
+            snapshot = await self._load(key)
+        finally:
+            del self._looks[key]
+        if any(snapshot is None or concerns(snapshot) for concerns in heard):
+            return None
+        known = self._known[key] = _Known(started, snapshot)
+        self._known.move_to_end(key)
+        if len(self._known) > _MOST:
+            self._known.popitem(last=False)
+        return known
 
     async def _load(self, key: tuple[str, str]) -> Snapshot | None:
         async with self._database.read() as session:
@@ -128,15 +138,6 @@ class Snapshots:
             versions=answering.versions,
             targets=answering.targets,
         )
-
-    def _looked(self, key: tuple[str, str], started: float, look: _Look) -> None:
-        del self._looks[key]
-        if look.task.cancelled() or look.task.exception() is not None or look.is_stale:
-            return
-        self._known[key] = _Known(started, look.task.result())
-        self._known.move_to_end(key)
-        if len(self._known) > _MOST:
-            self._known.popitem(last=False)
 
     def _endpoint_changed(self, subject: str) -> None:
         if subject == "*":
