@@ -7,6 +7,7 @@ from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.keys import Project, ProjectCreate, ProjectWithKey
 from modelshare.wire.models import FeatureRequest
 from modelshare.wire.tiers import Tier
+from modelshare.wire.usage import Process
 
 BASE = "/v1/platform"
 
@@ -24,6 +25,11 @@ class Platform(Resource[Transport]):
     @listed
     def tiers(self) -> Call[Paged[Tier]]:
         return get(f"{BASE}/tiers", Page[Tier])
+
+    @listed
+    def processes(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[Process]]:
+        """The server processes that run, oldest first."""
+        return get(f"{BASE}/processes", Page[Process], limit=limit)
 
     @sent
     def feature(self, model_id: str, *, featured: bool = True) -> Call[FeatureRequest]:

@@ -22,7 +22,10 @@ from modelshare import __version__
 from modelshare.server import health, migrations
 from modelshare.server.accounts import routes as accounts_routes
 from modelshare.server.accounts import service as accounts
+from modelshare.server.accounts.keyring import KeyRing
 from modelshare.server.audit import routes as audit_routes
+from modelshare.server.audit.confirming import routes as confirming_routes
+from modelshare.server.audit.confirming.service import Confirmer
 from modelshare.server.db import Database
 from modelshare.server.endpoints import jobs as endpoints_jobs
 from modelshare.server.endpoints import routes as endpoints_routes
@@ -71,13 +74,14 @@ class Application:
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
         self.links = Links(self.database, clock, address=settings.address)
+        self._confirmer = Confirmer(self.database, address=settings.address)
         self._router = Router(
             RouterParts(
                 settings=settings,
                 database=self.database,
                 tiers=self.platform.parts[tiers.TierBook],
                 links=self.links,
-                authenticate=self.platform.authenticate,
+                keys=self.platform.parts[KeyRing],
                 registry=self.platform.parts[CollectorRegistry],
                 clock=clock,
             )
@@ -97,6 +101,8 @@ class Application:
             stack.push_async_callback(self.database.close)
             await migrations.upgrade(self.database)
             await self.database.start()
+            await self._confirmer.start()
+            stack.push_async_callback(self._confirmer.stop)
             handlers = {**processing_jobs.handlers(self.platform), **endpoints_jobs.handlers(self.platform)}
             worker = Worker(self.database, handlers, self.platform.clock, holder=self._place())
             await worker.start()
@@ -149,7 +155,7 @@ def create_app(settings: Settings) -> Application:
 
 
 def _platform(settings: Settings, database: Database, clock: Callable[[], float]) -> Platform:
-    keys = accounts.KeyRing(database, clock)
+    keys = KeyRing(database, clock)
     book = tiers.load(settings.tiers_file)
 
     async def find_project(project_id: str) -> Project | None:
@@ -169,7 +175,7 @@ def _platform(settings: Settings, database: Database, clock: Callable[[], float]
         public_buckets=TokenBuckets(settings.public_requests_per_minute, clock),
         clock=clock,
     )
-    platform.parts[accounts.KeyRing] = keys
+    platform.parts[KeyRing] = keys
     platform.parts[tiers.TierBook] = book
     platform.parts[CollectorRegistry] = CollectorRegistry()
     platform.parts[Terms] = Terms(
@@ -208,6 +214,7 @@ def _api(platform: Platform) -> FastAPI:
         router_routes.router,
         accounts_routes.router,
         audit_routes.router,
+        confirming_routes.router,
         health.router,
     ):
         api.include_router(router)
@@ -223,7 +230,7 @@ async def _keep_tending(platform: Platform) -> None:
 async def _tend(platform: Platform) -> None:
     """What is done now and then: expired uploads end, and when keys were last used is written down."""
     try:
-        await platform.parts[accounts.KeyRing].note_use()
+        await platform.parts[KeyRing].note_use()
         await closing.sweep(platform)
     except Exception as error:  # noqa: BLE001 - the next round may find the database back
         log.warning("cannot end expired uploads or note the use of keys", error=str(error))

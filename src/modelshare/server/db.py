@@ -9,12 +9,25 @@ then anything else. A read sees one state of the data from its first statement t
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import asyncpg
 import structlog
-from sqlalchemy import JSON, BigInteger, MetaData, Select, TableValuedAlias, event, func, select, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    MetaData,
+    Select,
+    TableValuedAlias,
+    cast,
+    event,
+    extract,
+    func,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
@@ -27,11 +40,16 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 
 log = structlog.get_logger()
 Row = TypeVar("Row")
-Listener = Callable[[str], None]
+Listener = Callable[[str], Awaitable[object] | None]
+"""Drops what is remembered; answers the rest of that work where it takes a moment. Neither may fail."""
 
 CHANNEL = "modelshare"
 """The one PostgreSQL NOTIFY channel; payloads read `topic:subject`."""
+CONFIRM_TOPIC = "confirm"
+"""Told last of a transaction: whoever hears it has been told everything else. The subject is an audit entry's id."""
 _PENDING = "notifications"
+_UNIX_EPOCH_DAY = 2_440_587.5
+"""1970 as SQLite's julianday has it."""
 
 JsonColumn = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
@@ -68,6 +86,7 @@ class Database:
         self._read_session = async_sessionmaker(self._reader, expire_on_commit=False)
         self._write_session = async_sessionmaker(self._writer, expire_on_commit=False)
         self._listeners: dict[str, list[Listener]] = defaultdict(list)
+        self._dropping = set[asyncio.Future[object]]()
         self._listening: asyncio.Task[None] | None = None
 
     @property
@@ -88,6 +107,7 @@ class Database:
             pending: list[tuple[str, str]] = []
             session.info[_PENDING] = pending
             yield session
+            pending.sort(key=lambda told: told[0] == CONFIRM_TOPIC)
             if not self.is_sqlite:
                 for topic, subject in pending:
                     await session.execute(
@@ -105,6 +125,16 @@ class Database:
         """
         self._listeners[topic].append(listener)
 
+    def drop_everything(self) -> None:
+        """Has every listener drop what is remembered, as notifications may have been lost."""
+        for topic in self._listeners.keys() - {CONFIRM_TOPIC}:
+            self._dispatch(topic, "*")
+
+    async def dropped(self) -> None:
+        """Waits until everybody who was told something so far has dropped what that concerns."""
+        if self._dropping:
+            await asyncio.wait(self._dropping)
+
     async def start(self) -> None:
         """Starts listening to the other processes (PostgreSQL)."""
         if not self.is_sqlite:
@@ -117,33 +147,43 @@ class Database:
             self._listening.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._listening
+        for work in self._dropping:
+            work.cancel()
+        await asyncio.gather(*self._dropping, return_exceptions=True)
         await self._writer.dispose()
         await self._reader.dispose()
 
     def _dispatch(self, topic: str, subject: str) -> None:
         for listener in self._listeners.get(topic, ()):
-            listener(subject)
+            rest = listener(subject)
+            if rest is not None:
+                work = asyncio.ensure_future(rest)
+                self._dropping.add(work)
+                work.add_done_callback(self._dropping.discard)
 
     async def _listen(self, ready: asyncio.Event) -> None:
         dsn = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
         while True:
-            lost = asyncio.Event()
             try:
                 connection = await asyncpg.connect(dsn)
-            except (OSError, asyncpg.PostgresError) as error:
+                try:
+                    await self._hear(connection, ready)
+                finally:
+                    connection.terminate()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 log.warning("cannot listen to the database", error=str(error))
                 await asyncio.sleep(1)
-                continue
-            try:
-                connection.add_termination_listener(lambda _, lost=lost: lost.set())
-                await connection.add_listener(CHANNEL, self._received)
-                if ready.is_set():
-                    for topic in list(self._listeners):
-                        self._dispatch(topic, "*")
-                ready.set()
-                await lost.wait()
-            finally:
-                connection.terminate()
+
+    async def _hear(self, connection: asyncpg.Connection, ready: asyncio.Event) -> None:
+        """Until the connection is lost."""
+        lost = asyncio.Event()
+        connection.add_termination_listener(lambda _: lost.set())
+        await connection.add_listener(CHANNEL, self._received)
+        if ready.is_set():
+            self.drop_everything()
+            self._dispatch(CONFIRM_TOPIC, "*")
+        ready.set()
+        await lost.wait()
 
     def _received(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         topic, _, subject = str(payload).partition(":")
@@ -177,6 +217,13 @@ def json_values(session: AsyncSession, column: InstrumentedAttribute[list[str]])
     if session.get_bind().dialect.name == "sqlite":
         return func.json_each(column).table_valued("value")
     return func.jsonb_array_elements_text(column).table_valued("value")
+
+
+def now_ms(session: AsyncSession) -> ColumnElement[int]:
+    """Unix milliseconds of the database's own clock, the one that all processes share; goes on within a transaction."""
+    if session.get_bind().dialect.name == "sqlite":
+        return cast((func.julianday("now") - _UNIX_EPOCH_DAY) * 86_400_000, BigInteger)
+    return cast(extract("epoch", func.clock_timestamp()) * 1000, BigInteger)
 
 
 def is_unique_violation(error: DBAPIError) -> bool:

@@ -61,6 +61,8 @@ class Settings(BaseModel):
     """How long a grant's download links are valid."""
     keys_rotation_grace_seconds: int = Field(default=24 * 3600, ge=0)
     """How long the old value of a rotated key still works."""
+    keys_cut_streams: Literal["on", "off"] = "on"
+    """Off: a request that is under way when its key is revoked, replaced or expires may end."""
     public_requests_per_minute: int = Field(default=1200, ge=1)
     """Per address, on routes that need no key."""
     inference_max_body_bytes: int = Field(default=MAX_REQUEST_BODY, ge=1, le=MAX_REQUEST_BODY)

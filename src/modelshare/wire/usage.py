@@ -1,6 +1,8 @@
-"""Usage by day, and the audit log."""
+"""Usage by day, the audit log, and the processes that confirm what it tells of."""
 
 from typing import Any, Literal
+
+from pydantic import Field
 
 from modelshare.wire.base import Response, UnixSeconds
 
@@ -18,6 +20,14 @@ class UsageRow(Response):
     completion_tokens: int
 
 
+class Confirmation(Response):
+    """A server process goes by the change: nothing that it remembered from before is in use any more."""
+
+    process: str
+    after_ms: int
+    """Milliseconds from the change until then, both by the database's clock."""
+
+
 class AuditEntry(Response):
     object: Literal["audit.entry"] = "audit.entry"
     id: str
@@ -31,3 +41,20 @@ class AuditEntry(Response):
     outcome: Literal["done", "refused"]
     reason: str | None
     details: dict[str, Any]
+    confirmations: list[Confirmation] = Field(default_factory=list)
+    """Of changes that take effect on every process: who has confirmed, the first one first. Empty for others."""
+    pending: list[str] = Field(default_factory=list)
+    """Names of running processes that have not confirmed yet."""
+
+
+class Process(Response):
+    """A server process of the platform, as its operator sees it."""
+
+    object: Literal["process"] = "process"
+    name: str
+    """As the audit log has it."""
+    address: str
+    """How the other processes reach it."""
+    started_at: UnixSeconds
+    seen_at: UnixSeconds
+    """When it last said that it runs."""

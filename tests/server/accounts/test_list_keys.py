@@ -6,7 +6,7 @@ import pytest
 from answers import ANONYMOUS, problem
 from clock import Clock
 from conftest import Tenant, client_of
-from modelshare.server.accounts.service import KeyRing
+from modelshare.server.accounts.keyring import KeyRing
 from modelshare.server.app import Application
 
 pytestmark = pytest.mark.anyio

@@ -13,7 +13,13 @@ from modelshare.server.db import owned
 
 async def key_value(session: AsyncSession, value_hash: str) -> KeyValueRow | None:
     """A value with its key and project."""
-    return await session.get(KeyValueRow, value_hash, options=[joinedload(KeyValueRow.key).joinedload(KeyRow.project)])
+    return next(iter(await key_values(session, [value_hash])), None)
+
+
+async def key_values(session: AsyncSession, hashes: Collection[str]) -> list[KeyValueRow]:
+    """Values with their keys and projects."""
+    statement = select(KeyValueRow).where(KeyValueRow.hash.in_(hashes))
+    return list(await session.scalars(statement.options(joinedload(KeyValueRow.key).joinedload(KeyRow.project))))
 
 
 async def values_of(session: AsyncSession, key_id: uuid.UUID) -> list[KeyValueRow]:

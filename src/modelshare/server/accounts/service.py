@@ -1,15 +1,13 @@
-"""Projects and keys: create, authenticate, rotate, revoke."""
+"""Projects and keys: create, rotate, revoke."""
 
-import uuid
-from collections import OrderedDict
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import queries
-from modelshare.server.accounts.rules import Reach, beyond, effective_scopes, hint, is_allowed_from, is_valid
+from modelshare.server.accounts.keyring import KEYS_TOPIC
+from modelshare.server.accounts.rules import Reach, beyond, effective_scopes, hint
 from modelshare.server.accounts.tables import KeyRow, KeyValueRow, ProjectRow
 from modelshare.server.audit import service as audit
 from modelshare.server.db import Database, is_unique_violation, notify
@@ -19,88 +17,6 @@ from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import Key, KeyCreate, KeyWithValue, Project, ProjectCreate, ProjectWithKey, Scope
-
-KEYS_TOPIC = "keys"
-"""Notification that a key changed; the subject is its id."""
-CACHE_SECONDS = 1.0
-"""The longest a process may go by what it remembers of a key, should a notification be lost."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What a process remembers of one value."""
-
-    loaded: float
-    caller: Caller | None
-    revoked_at: int | None = None
-    value_expires_at: int | None = None
-
-
-class KeyRing:
-    """Authenticates values of keys; remembers them for a second, and forgets at once what a notification names."""
-
-    def __init__(self, database: Database, clock: Callable[[], float], most: int = 50_000) -> None:
-        self._database = database
-        self._clock = clock
-        self._most = most
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._forgotten = 0
-        """How often something was forgotten: what was read before that is not remembered."""
-        self._used = dict[uuid.UUID, int]()
-        """When keys were last good, since `note_use`."""
-        database.subscribe(KEYS_TOPIC, self._forget)
-
-    async def authenticate(self, secret: str, address: str) -> Caller | None:
-        """The caller whose key this is, or None when the value is unknown, over, revoked or used from elsewhere."""
-        value_hash = secret_hash(secret)
-        now = self._clock()
-        known = self._known.get(value_hash)
-        if known is None or now - known.loaded >= CACHE_SECONDS:
-            known = await self._load(value_hash, now)
-        caller = known.caller
-        if caller is None:
-            return None
-        good = is_valid(
-            now=int(now),
-            expires_at=caller.expires_at,
-            revoked_at=known.revoked_at,
-            value_expires_at=known.value_expires_at,
-        )
-        if not good or not is_allowed_from(address, caller.allowed_ips):
-            return None
-        self._used[caller.key_id] = int(now)
-        return caller
-
-    async def note_use(self) -> None:
-        """Writes down when keys were last used; call it now and then. What cannot be written waits for another time."""
-        used, self._used = self._used, {}
-        if not used:
-            return
-        try:
-            async with self._database.write() as session:
-                await queries.set_last_used(session, used)
-        except Exception:
-            self._used = used | self._used
-            raise
-
-    async def _load(self, value_hash: str, now: float) -> _Known:
-        forgotten = self._forgotten
-        async with self._database.read() as session:
-            value = await queries.key_value(session, value_hash)
-        known = _Known(now, None) if value is None else _known(value, now)
-        if forgotten != self._forgotten:
-            return known
-        self._known[value_hash] = known
-        self._known.move_to_end(value_hash)
-        if len(self._known) > self._most:
-            self._known.popitem(last=False)
-        return known
-
-    def _forget(self, subject: str) -> None:
-        self._forgotten += 1
-        for value_hash, known in list(self._known.items()):
-            if subject == "*" or (known.caller and str(known.caller.key_id) == subject):
-                del self._known[value_hash]
 
 
 async def create_project(session: AsyncSession, request: ProjectCreate, *, now: int, actor: str) -> ProjectWithKey:
@@ -311,18 +227,3 @@ def _view(row: KeyRow) -> Key:
         revoked_at=row.revoked_at,
         last_used_at=row.last_used_at,
     )
-
-
-def _known(value: KeyValueRow, now: float) -> _Known:
-    key = value.key
-    caller = Caller(
-        key_id=key.id,
-        project_id=key.project_id,
-        project_slug=key.project.slug if key.project else None,
-        scopes=effective_scopes(key.scopes, key.endpoint),
-        endpoint=key.endpoint,
-        allowed_ips=tuple(key.allowed_ips),
-        expires_at=key.expires_at,
-        is_platform=key.project_id is None,
-    )
-    return _Known(now, caller, key.revoked_at, value.expires_at)

@@ -6,11 +6,14 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import events
+from modelshare.server.audit.confirming import queries as confirming
+from modelshare.server.audit.confirming.rules import ACTIONS
 from modelshare.server.audit.tables import AuditRow, OutboxRow
-from modelshare.server.db import notify, owned
+from modelshare.server.db import CONFIRM_TOPIC, notify, now_ms, owned
 from modelshare.server.http import Paging, encode_cursor
+from modelshare.server.ids import new_id
 from modelshare.wire.base import Page
-from modelshare.wire.usage import AuditEntry
+from modelshare.wire.usage import AuditEntry, Confirmation
 
 SYSTEM = "system"
 """The actor of what the platform does by itself."""
@@ -32,10 +35,14 @@ def record(
 ) -> None:
     """Adds a row: `action` reads `subject.verb`, `target` reads `subject:<id>`.
 
-    What was done is an event too, where `events.OF_ACTIONS` has a name for it.
+    What was done is an event too, where `events.OF_ACTIONS` has a name for it; and every process confirms that it goes
+    by it, where `confirming.rules.ACTIONS` has it.
     """
+    entry_id = new_id()
+    confirmed = not refused and action in ACTIONS
     session.add(
         AuditRow(
+            id=entry_id,
             project_id=project_id,
             at=now,
             actor=actor,
@@ -44,8 +51,11 @@ def record(
             outcome="refused" if refused else "done",
             reason=reason,
             details=details,
+            changed_ms=now_ms(session) if confirmed else None,
         )
     )
+    if confirmed:
+        notify(session, CONFIRM_TOPIC, str(entry_id))
     event = None if refused else events.OF_ACTIONS.get(action)
     if event is not None and project_id is not None:
         emit(session, project_id=project_id, now=now, event=event, data=events.data_of(target, reason, details))
@@ -68,12 +78,15 @@ async def page(session: AsyncSession, project_id: str | None, paging: Paging) ->
     rows = list(await session.scalars(statement.order_by(AuditRow.id.desc()).limit(paging.limit + 1)))
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]
+    answers = await confirming.answers(session, [row.id for row in rows if row.changed_ms is not None])
     return Page(
-        data=[_entry(row) for row in rows], has_more=more, next_cursor=encode_cursor(str(rows[-1].id)) if more else None
+        data=[_entry(row, answers.get(row.id, {})) for row in rows],
+        has_more=more,
+        next_cursor=encode_cursor(str(rows[-1].id)) if more else None,
     )
 
 
-def _entry(row: AuditRow) -> AuditEntry:
+def _entry(row: AuditRow, answers: confirming.Answers) -> AuditEntry:
     return AuditEntry(
         id=str(row.id),
         at=row.at,
@@ -83,4 +96,10 @@ def _entry(row: AuditRow) -> AuditEntry:
         outcome="refused" if row.outcome == "refused" else "done",
         reason=row.reason,
         details=row.details,
+        confirmations=[
+            Confirmation(process=process, after_ms=max(0, at_ms - (row.changed_ms or 0)))
+            for process, at_ms in answers.items()
+            if at_ms is not None
+        ],
+        pending=[process for process, at_ms in answers.items() if at_ms is None],
     )

@@ -154,6 +154,10 @@ class Link:
         """Requests under way."""
         return len(self._streams)
 
+    @property
+    def is_over(self) -> bool:
+        return self._end.done()
+
     async def receive(self) -> FromAgent:
         """The agent's next frame. Raises ClosedError at the end of the link, and for what is no frame."""
         message = await self._receive()

@@ -7,7 +7,7 @@ whatever process that is. What an agent is to hold goes out when it changes; wha
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -28,6 +28,7 @@ log = structlog.get_logger()
 _HELLO_SECONDS = 10.0
 _REPORTS_SECONDS = 0.5
 """The longest that reports gather before they are written."""
+_RETRY_SECONDS = 1.0
 _VOUCH_SECONDS = presence.STALE_SECONDS / 3
 _SUSPENDED = ClosedError(CloseCode.SUSPENDED, "This agent is suspended. Its owner can resume it.")
 _REMOVED = ClosedError(CloseCode.REMOVED, "This agent was removed. Enroll it anew with a join key to use it again.")
@@ -136,6 +137,7 @@ class Links:
         linked = self._linked[name.agent_id] = _Linked(name, link)
         log.info("agent linked", agent=str(name.agent_id))
         try:
+            await self._check(linked)  # what changed a moment ago was heard before the link stood here
             yield linked
         finally:
             link.close(_REPLACED)
@@ -211,24 +213,35 @@ class Links:
                 if each.name.token not in known:
                     await self._check(each)
 
-    def _agent_changed(self, subject: str) -> None:
+    def _agent_changed(self, subject: str) -> Awaitable[object] | None:
         """An agent changed: end its link here if it is not to have one any more."""
-        for linked in self._subjects(subject):
-            task = asyncio.ensure_future(self._check(linked))
-            self._sessions.add(task)
-            task.add_done_callback(self._sessions.discard)
+        linked = self._subjects(subject)
+        return asyncio.gather(*map(self._check, linked)) if linked else None
 
     async def _check(self, linked: _Linked) -> None:
+        """Ends the link if the agent is not to have it any more; asks until the database answers."""
+        while not linked.link.is_over:
+            try:
+                why = await self._over(linked.name)
+            except Exception as error:  # noqa: BLE001 - as above: the database may be away for a while
+                log.warning("cannot look at a linked agent", error=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            if why is not None:
+                linked.link.close(why)
+            return
+
+    async def _over(self, name: LinkName) -> ClosedError | None:
+        """Why the agent is not to have this link any more, if so."""
         async with self._database.read() as session:
-            agent = await queries.agent(session, linked.name.agent_id)
+            agent = await queries.agent(session, name.agent_id)
         if agent is None or agent.state == AgentState.REMOVED:
-            linked.link.close(_REMOVED)
-        elif agent.state == AgentState.SUSPENDED:
-            linked.link.close(_SUSPENDED)
-        elif agent.link_token is None:
-            linked.link.close(ClosedError(CloseCode.GOING_AWAY, "The server took this link for dead: link again."))
-        elif agent.link_token != linked.name.token:
-            linked.link.close(_REPLACED)
+            return _REMOVED
+        if agent.state == AgentState.SUSPENDED:
+            return _SUSPENDED
+        if agent.link_token is None:
+            return ClosedError(CloseCode.GOING_AWAY, "The server took this link for dead: link again.")
+        return None if agent.link_token == name.token else _REPLACED
 
     def _desired_changed(self, subject: str) -> None:
         for linked in self._subjects(subject):

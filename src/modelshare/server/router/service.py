@@ -10,7 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,11 +20,13 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import Receive, Scope, Send
 
+from modelshare.server.accounts.keyring import KeyRing, KeyUse
 from modelshare.server.db import Database
 from modelshare.server.errors import ApiError, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
-from modelshare.server.http import Authenticate, Caller, bearer
+from modelshare.server.http import Caller, bearer
+from modelshare.server.ids import secret_hash
 from modelshare.server.router import rules
 from modelshare.server.router.admission import Admission, Gate
 from modelshare.server.router.errors import ClientGoneError, GatewayTimeout, MethodNotAllowed
@@ -33,6 +35,7 @@ from modelshare.server.router.metering import Meter, Usage
 from modelshare.server.router.metrics import RouterMetrics
 from modelshare.server.router.relay import Relay, read_body, watched
 from modelshare.server.router.reply import Reply
+from modelshare.server.router.running import RunningKeys
 from modelshare.server.router.snapshots import Snapshot, Snapshots
 from modelshare.server.router.ways import LinkWays
 from modelshare.server.settings import Settings
@@ -50,6 +53,7 @@ _ROUTES: Final = {"chat/completions": "POST", "completions": "POST", "embeddings
 _SERVER_ERROR: Final = 500
 _SLUG: Final = re.compile(SLUG_PATTERN)
 _RETRY_SECONDS: Final = 5
+"""What is raised while the database is away."""
 _CLIENT_GONE: Final = 499
 """What metrics call a request whose client left before there was a status (nginx's word)."""
 
@@ -59,7 +63,8 @@ class Router:
 
     def __init__(self, parts: "RouterParts") -> None:
         self._settings = parts.settings
-        self._authenticate = parts.authenticate
+        self._keys = parts.keys
+        self._running = RunningKeys(parts.database, parts.keys)
         self._clock = parts.clock
         self._metrics = RouterMetrics(parts.registry)
         self._meter = Meter(parts.database, parts.clock)
@@ -70,9 +75,11 @@ class Router:
 
     async def start(self) -> None:
         await self._meter.start()
+        await self._running.start()
 
     async def stop(self) -> None:
         """Writes what was counted; call it when no request comes any more."""
+        await self._running.stop()
         await self._meter.stop()
         await self._forwarder.stop()
 
@@ -109,7 +116,12 @@ class Router:
 
     async def _answer(self, ask: "_Ask", receive: Receive, reply: Reply) -> None:
         with _database_answers():
-            caller = await self._caller(ask)
+            caller, use = await self._caller(ask)
+        async with self._cut_with(use):
+            await self._answer_to(caller, ask, receive, reply)
+
+    async def _answer_to(self, caller: Caller, ask: "_Ask", receive: Receive, reply: Reply) -> None:
+        with _database_answers():
             found = await self._snapshots.get(ask.project_id, ask.slug) if _SLUG.fullmatch(ask.slug) else None
         _check(ask, caller)
         endpoint = _answering(ask, found, self._clock())
@@ -166,12 +178,17 @@ class Router:
 
         return look
 
-    async def _caller(self, ask: "_Ask") -> Caller:
+    async def _caller(self, ask: "_Ask") -> tuple[Caller, KeyUse]:
         secret = bearer(ask.headers.get(b"authorization", b"").decode("latin-1"))
-        caller = await self._authenticate(secret, self._address(ask)) if secret else None
-        if caller is None:
+        address = self._address(ask)
+        caller = await self._keys.authenticate(secret, address) if secret else None
+        if secret is None or caller is None:
             raise Unauthenticated
-        return caller
+        return caller, KeyUse(secret_hash(secret), address)
+
+    def _cut_with(self, use: KeyUse) -> AbstractAsyncContextManager[None]:
+        """The block ends when the key does, unless the setting lets it end by itself."""
+        return self._running.running(use) if self._settings.keys_cut_streams == "on" else nullcontext()
 
     def _address(self, ask: "_Ask") -> str:
         """The client's address; X-Forwarded-For counts only from a trusted proxy."""
@@ -189,7 +206,7 @@ class RouterParts:
     database: Database
     tiers: TierBook
     links: Links
-    authenticate: Authenticate
+    keys: KeyRing
     registry: CollectorRegistry
     clock: Callable[[], float]
     """Unix seconds."""

@@ -14,6 +14,7 @@ from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
 from modelshare.server.endpoints.views import MODEL_GONE
+from modelshare.server.errors import Unavailable
 from modelshare.server.fleet import service as fleet
 from modelshare.server.fleet.service import Answering, Target
 from modelshare.server.fleet.topics import READY_TOPIC
@@ -26,6 +27,8 @@ from modelshare.wire.tiers import Tier
 CACHE_SECONDS: Final = 1.0
 """The longest a process may go by what it remembers of an endpoint, should a notification be lost."""
 _MOST: Final = 50_000
+_LOOKS: Final = 5
+"""How often an endpoint is looked at that changes again while it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,10 @@ class Snapshot:
     """When a recall stops it, in Unix seconds."""
 
 
+Concerns = Callable[[Snapshot | None], bool]
+"""Whether a change is one of this endpoint, or (None) may have made one that was not there."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     started: float
@@ -60,10 +67,12 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """A snapshot that is being read."""
+    """One look at the database, shared by those who ask meanwhile."""
 
-    started: float
-    task: asyncio.Task[Snapshot | None]
+    task: asyncio.Task[_Known | None]
+    """None: what it found may be from before a change that was heard of."""
+    heard: list[Concerns]
+    """Changes heard of since it began."""
 
 
 class Snapshots:
@@ -75,7 +84,7 @@ class Snapshots:
         self._tiers = tiers
         self._clock = clock
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
-        self._looking: dict[tuple[str, str], _Look] = {}
+        self._looks: dict[tuple[str, str], _Look] = {}
         database.subscribe(ENDPOINTS_TOPIC, self._endpoint_changed)
         database.subscribe(MODELS_TOPIC, self._model_changed)
         database.subscribe(READY_TOPIC, self._ready_changed)
@@ -86,35 +95,40 @@ class Snapshots:
         `since`, by the clock: what was read before then is too old.
         """
         key = (project_id, slug)
-        known = self._known.get(key)
-        if known is not None and known.started >= max(since, self._clock() - CACHE_SECONDS):
-            return known.snapshot
-        while True:
-            look = self._looking.get(key) or self._look(key)
-            snapshot = await asyncio.shield(look.task)
-            if look.started >= since:
-                return snapshot
+        for _ in range(_LOOKS):
+            known = self._known.get(key)
+            if known is not None and known.started >= max(since, self._clock() - CACHE_SECONDS):
+                return known.snapshot
+            look = self._looks.get(key) or self._look(key)
+            known = await asyncio.shield(look.task)
+            if known is not None and known.started >= since:
+                return known.snapshot
+        raise Unavailable("This endpoint is being changed at this moment. Try again.", retry_after=1)
 
     def _look(self, key: tuple[str, str]) -> _Look:
-        task = asyncio.ensure_future(self._load(key))
-        look = self._looking[key] = _Look(self._clock(), task)
-        task.add_done_callback(lambda _: self._looked(key, look))
+        heard: list[Concerns] = []
+        look = self._looks[key] = _Look(asyncio.ensure_future(self._find(key, heard)), heard)
+        # Whoever waited may have left: nobody else would take notice of an error.
+        look.task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return look
+
+    async def _find(self, key: tuple[str, str], heard: list[Concerns]) -> _Known | None:
+        started = self._clock()
+        try:
+            snapshot = await self._load(key)
+        finally:
+            del self._looks[key]
+        if any(concerns(snapshot) for concerns in heard):
+            return None
+        known = self._known[key] = _Known(started, snapshot)
+        self._known.move_to_end(key)
+        if len(self._known) > _MOST:
+            self._known.popitem(last=False)
+        return known
 
     async def _load(self, key: tuple[str, str]) -> Snapshot | None:
         async with self._database.read() as session:
             return await look(session, self._tiers, *key)
-
-    def _looked(self, key: tuple[str, str], look: _Look) -> None:
-        if self._looking.get(key) is not look:
-            return  # something changed while it was read: whoever asks next looks again
-        del self._looking[key]
-        if look.task.cancelled() or look.task.exception() is not None:
-            return
-        self._known[key] = _Known(look.started, look.task.result())
-        self._known.move_to_end(key)
-        if len(self._known) > _MOST:
-            self._known.popitem(last=False)
 
     def _endpoint_changed(self, subject: str) -> None:
         if subject == "*":
@@ -122,18 +136,21 @@ class Snapshots:
             return
         project_id, _, slug = subject.partition("/")
         self._known.pop((project_id, slug), None)
-        self._looking.pop((project_id, slug), None)
+        look = self._looks.get((project_id, slug))
+        if look is not None:
+            look.heard.append(lambda _: True)
 
     def _model_changed(self, subject: str) -> None:
-        self._forget(lambda snapshot: subject in {"*", str(snapshot.model_id)})
+        self._forget(lambda seen: subject == "*" or (seen is not None and subject == str(seen.model_id)))
 
     def _ready_changed(self, subject: str) -> None:
-        self._forget(lambda snapshot: subject == "*" or subject in snapshot.versions)
+        self._forget(lambda seen: subject == "*" or (seen is not None and subject in seen.versions))
 
-    def _forget(self, concerns: Callable[[Snapshot], bool]) -> None:
-        self._looking.clear()
+    def _forget(self, concerns: Concerns) -> None:
+        for look in self._looks.values():
+            look.heard.append(concerns)
         for key, known in list(self._known.items()):
-            if known.snapshot is None or concerns(known.snapshot):
+            if concerns(known.snapshot):
                 del self._known[key]
 
 

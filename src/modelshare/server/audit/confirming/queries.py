@@ -1,0 +1,101 @@
+"""Every statement on processes and their confirmations."""
+
+import uuid
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    SQLColumnExpression,
+    and_,
+    delete,
+    exists,
+    literal,
+    null,
+    select,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.audit.tables import AuditRow, ConfirmationRow, ProcessRow
+from modelshare.server.db import now_ms, upsert
+
+Answers = dict[str, int | None]
+"""By process: when it confirmed (milliseconds of the database's clock), None while it has not."""
+
+
+async def answers(session: AsyncSession, audit_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Answers]:
+    """Who has confirmed these changes, the first one first; then those who run since before and have not."""
+    if not audit_ids:
+        return {}
+    given = select(ConfirmationRow.audit_id, ConfirmationRow.process, ConfirmationRow.at_ms)
+    owing = select(AuditRow.id, ProcessRow.name, null()).join(ProcessRow, _owes(ProcessRow.name, ProcessRow.started_ms))
+    statement: CompoundSelect[uuid.UUID, str, int | None] = union_all(
+        given.where(ConfirmationRow.audit_id.in_(audit_ids)), owing.where(AuditRow.id.in_(audit_ids))
+    )
+    found: dict[uuid.UUID, Answers] = defaultdict(dict)
+    rows = (await session.execute(statement)).all()
+    for audit_id, process, at_ms in sorted(rows, key=lambda row: (row[2] is None, row[2], row[1])):
+        found[audit_id][process] = at_ms
+    return found
+
+
+async def owed(
+    session: AsyncSession, process: str, *, started_ms: int, earliest: uuid.UUID, overdue_ms: int
+) -> Sequence[uuid.UUID]:
+    """Changes from `earliest` on that the process should have confirmed `overdue_ms` ago."""
+    return (
+        await session.scalars(
+            select(AuditRow.id).where(
+                AuditRow.id >= earliest,
+                AuditRow.changed_ms <= now_ms(session) - overdue_ms,
+                _owes(literal(process), literal(started_ms)),
+            )
+        )
+    ).all()
+
+
+async def confirm(session: AsyncSession, process: str, audit_ids: Collection[uuid.UUID]) -> None:
+    """The process goes by these changes; the first time it says so counts."""
+    names = ["audit_id", "process", "at_ms"]
+    heard = select(AuditRow.id, literal(process), now_ms(session)).where(AuditRow.id.in_(audit_ids))
+    await session.execute(upsert(session, ConfirmationRow).from_select(names, heard).on_conflict_do_nothing())
+
+
+async def see(session: AsyncSession, process: str, address: str, started_ms: int | None) -> int:
+    """The process runs. None: it starts now. Answers when it started, in milliseconds of the database's clock."""
+    now = now_ms(session)
+    statement = upsert(session, ProcessRow).values(
+        name=process, address=address, started_ms=now if started_ms is None else started_ms, seen_ms=now
+    )
+    statement = statement.on_conflict_do_update(index_elements=["name"], set_={"seen_ms": now})
+    return (await session.execute(statement.returning(ProcessRow.started_ms))).scalar_one()
+
+
+async def forget_dead(session: AsyncSession, dead_ms: int) -> None:
+    """Those that were not seen for so long."""
+    await session.execute(delete(ProcessRow).where(ProcessRow.seen_ms < now_ms(session) - dead_ms))
+
+
+async def forget_place(session: AsyncSession, address: str) -> None:
+    """What an earlier process at this address left behind."""
+    await session.execute(delete(ProcessRow).where(ProcessRow.address == address))
+
+
+async def forget(session: AsyncSession, process: str) -> None:
+    await session.execute(delete(ProcessRow).where(ProcessRow.name == process))
+
+
+async def processes(session: AsyncSession, limit: int, after: tuple[int, str] | None) -> list[ProcessRow]:
+    """Oldest first."""
+    order = (ProcessRow.started_ms, ProcessRow.name)
+    statement = select(ProcessRow).order_by(*order).limit(limit)
+    return list(await session.scalars(statement.where(tuple_(*order) > tuple_(*after)) if after else statement))
+
+
+def _owes(process: SQLColumnExpression[str], started_ms: SQLColumnExpression[int]) -> ColumnElement[bool]:
+    """The process ran when the audit row's change was made, and has not confirmed it."""
+    confirmed = exists().where(ConfirmationRow.audit_id == AuditRow.id, ConfirmationRow.process == process)
+    return and_(AuditRow.changed_ms >= started_ms, ~confirmed)
