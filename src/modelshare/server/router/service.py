@@ -53,7 +53,6 @@ _ROUTES: Final = {"chat/completions": "POST", "completions": "POST", "embeddings
 _SERVER_ERROR: Final = 500
 _SLUG: Final = re.compile(SLUG_PATTERN)
 _RETRY_SECONDS: Final = 5
-"""What is raised while the database is away."""
 _CLIENT_GONE: Final = 499
 """What metrics call a request whose client left before there was a status (nginx's word)."""
 
