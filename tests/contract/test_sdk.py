@@ -21,6 +21,7 @@ from modelshare.wire.agents import JoinKeyCreate
 from modelshare.wire.endpoints import EndpointCreate
 from modelshare.wire.keys import KeyCreate, ProjectCreate, Scope
 from modelshare.wire.models import CatalogRole, ModelPatch
+from modelshare.wire.uploads import FileEntry, UploadState, VersionOpen
 
 pytestmark = pytest.mark.anyio
 
@@ -48,6 +49,10 @@ async def test_a_model_from_one_project_to_another(
     model = await mine.models.update(model_id, ModelPatch(display_name="Tiny", tags=["demo"]))
     assert (model.name, model.display_name, model.tags) == ("tiny", "Tiny", ["demo"])
     assert [version.version async for version in mine.models.versions(model_id)] == ["1.0.0"]
+
+    upload = await mine.models.open_version(model_id, VersionOpen(files=[FileEntry(path="model.gguf", size=1)]))
+    assert (upload.model, upload.version) == (model_id, "1.0.1")
+    assert (await mine.uploads.cancel(upload.id)).state is UploadState.CANCELLED
 
     wanted = EndpointCreate(slug="chat", model=model_id, tier="self_hosted")
     with pytest.raises(NotFoundError):

@@ -10,7 +10,7 @@ import pytest
 import modelshare
 
 ROOT = Path(modelshare.__file__).parent
-FILES = sorted(path for path in ROOT.rglob("*.py") if "versions" not in path.parts)
+FILES = sorted(path for path in ROOT.rglob("*.py") if "versions" not in path.relative_to(ROOT).parts)
 SERVER = ROOT / "server"
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

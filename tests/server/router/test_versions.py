@@ -152,13 +152,13 @@ async def changes(tenant: Tenant, model: uuid.UUID, traffic: Traffic, slug: str,
     for _ in range(slow):
         for action, version in (("promote", NEW), ("rollback", OLD)):
             await change(tenant, model, action)
-            await wait_until(traffic.reaches(slug, version))
+            await wait_until(traffic.reaches(slug, version), 30)
     for _ in range(quick):
         for action in ("promote", "rollback"):
             await change(tenant, model, action)
             await asyncio.sleep(random.uniform(0, 0.05))
     await change(tenant, model, "promote")
-    await wait_until(traffic.reaches(slug, NEW))
+    await wait_until(traffic.reaches(slug, NEW), 30)
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ async def test_nor_where_several_processes_serve(settings: Settings, *, pinned: 
         if pinned:
             await deploy(tenant, model, "stays", OLD)
         async with traffic.on(tenant, urls, ["follows", "stays"] if pinned else ["follows"]):
-            await changes(tenant, model, traffic, "follows", slow=5, quick=20)
+            await changes(tenant, model, traffic, "follows", slow=4, quick=15)
     print(traffic.answered, "refused:", sum(one.refused for one in machines))  # noqa: T201 - shown by -s
     assert traffic.failed == []
     assert not pinned or set(traffic.answered["stays"]) == {OLD}
