@@ -15,6 +15,7 @@ from conftest import Tenant, client_of
 from factories import make_model
 from link_agent import LinkAgent, enroll, linked
 from modelshare.server.app import Application, create_app
+from modelshare.server.router import running
 from modelshare.server.settings import Settings
 from modelshare.wire.link import Chunk, Head, Request
 from postgres import run_sql
@@ -112,8 +113,9 @@ def error_of(body: bytes) -> dict[str, Any]:
 
 
 async def test_all_streams_of_a_revoked_key_are_cut_within_a_second(
-    processes: list[Process], agent: LinkAgent, deployer: Tenant, key: dict[str, str]
+    processes: list[Process], agent: LinkAgent, deployer: Tenant, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(running, "LOOK_SECONDS", 60)  # by the notification, not by the net below
     async with streams(processes[1].url, deployer, key["key"], STREAMS) as (_, begun):
         began = time.monotonic()
         assert (await deployer.http.delete(f"/v1/keys/{key['id']}")).status_code == 204
