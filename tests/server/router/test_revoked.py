@@ -96,17 +96,19 @@ async def test_an_unanswered_request_is_refused(caller: Caller, ready: LinkAgent
 
 
 async def test_a_request_whose_body_is_still_coming_is_refused(caller: Caller, ready: LinkAgent) -> None:
-    coming = asyncio.Event()
-
-    async def body() -> AsyncIterator[bytes]:
-        yield b"{"
-        coming.set()
-        await asyncio.Event().wait()
-
-    asked = asyncio.ensure_future(caller.http.post("/chat/completions", content=body()))
-    await coming.wait()
+    request = caller.http.build_request("POST", "/chat/completions", content=b"{}")
+    reader, writer = await asyncio.open_connection(request.url.host, request.url.port)
+    head = f"POST {request.url.path} HTTP/1.1\r\nhost: test\r\nauthorization: {request.headers['authorization']}\r\n"
+    writer.write(f"{head}content-length: 1000\r\n\r\n{{".encode())
+    await wait_until(lambda: _runs(caller))
     await caller.revoke()
-    assert (await asked).status_code == 401
+    assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 401")
+    writer.close()
+
+
+async def _runs(caller: Caller) -> bool:
+    text = (await caller.http.get(httpx.URL(caller.endpoint.base_url).join("/metrics"))).text
+    return "modelshare_inference_under_way 1.0" in text
 
 
 async def test_others_go_on(caller: Caller, endpoint: Endpoint, ready: LinkAgent) -> None:

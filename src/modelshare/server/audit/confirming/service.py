@@ -105,8 +105,9 @@ class Confirmer:
             self._missed.clear()
             try:
                 async with self._database.write() as session:
-                    await queries.see(session, self.name, self._address, self._started_ms)
+                    # In this order: who holds its own row and wants another's might wait for one who does the same.
                     await queries.forget_dead(session, _DEAD_MS)
+                    await queries.see(session, self.name, self._address, self._started_ms)
                 await self._catch_up(overdue_ms)
             except Exception as error:  # noqa: BLE001 - as above: the next beat finds what was missed
                 log.warning("cannot say that this process runs", error=str(error))

@@ -1,0 +1,179 @@
+"""Three processes on one database: what one takes away, all of them refuse, and say when."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from conftest import Tenant, client_of
+from factories import make_model
+from link_agent import LinkAgent, enroll, linked
+from modelshare.server.app import Application, create_app
+from modelshare.server.router import running
+from modelshare.server.settings import Settings
+from modelshare.wire.link import Chunk, Head, Request
+from postgres import run_sql
+from served import free_port, serving, wait_until
+
+# One process has a SQLite database to itself.
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["postgres"], indirect=True)]
+STREAMS = 50
+
+
+@dataclass(frozen=True)
+class Process:
+    app: Application
+    url: str
+
+
+@pytest.fixture
+async def processes(settings: Settings) -> AsyncIterator[list[Process]]:
+    async with contextlib.AsyncExitStack() as stack:
+        found = []
+        for _ in range(3):
+            port = free_port()
+            app = create_app(settings.model_copy(update={"process_url": f"http://127.0.0.1:{port}"}))
+            await stack.enter_async_context(app.running())
+            found.append(Process(app, await stack.enter_async_context(serving(app, port))))
+        yield found
+
+
+@pytest.fixture
+def app(processes: list[Process]) -> Application:
+    """The process that tenants' clients reach."""
+    return processes[0].app
+
+
+@pytest.fixture
+async def key(deployer: Tenant) -> dict[str, str]:
+    made = await deployer.http.post("/v1/keys", json={"name": "app"})
+    return dict(made.json())
+
+
+@pytest.fixture
+async def agent(processes: list[Process], deployer: Tenant) -> AsyncIterator[LinkAgent]:
+    """The deployer's machine, linked to the third process, its endpoint `chat` ready; it begins streams, no more."""
+
+    async def begin(link: LinkAgent, request: Request, body: bytes) -> None:
+        await link.send(Head(request.stream, 200, "text/event-stream"))
+        await link.send(Chunk(request.stream, b"data: 1\n\n"))
+
+    model_id = await make_model(processes[0].app, deployer.project.id)
+    agent_id, token = await enroll(deployer.http)
+    await deployer.http.post("/v1/endpoints", json={"slug": "chat", "model": str(model_id), "tier": "self_hosted"})
+    async with linked(processes[2].url, token, agent_id=agent_id, handler=begin) as link:
+        await link.make_ready()
+
+        async def active() -> bool:
+            return bool((await deployer.http.get("/v1/endpoints/chat")).json()["status"] == "active")
+
+        await wait_until(active)
+        yield link
+
+
+async def confirmed(tenant: Tenant, action: str) -> dict[str, Any]:
+    """The newest entry of this action, once all three processes have confirmed it."""
+
+    async def look() -> dict[str, Any] | None:
+        entries = (await tenant.http.get("/v1/audit")).json()["data"]
+        entry: dict[str, Any] = next(entry for entry in entries if entry["action"] == action)
+        return entry if len(entry["confirmations"]) == 3 and not entry["pending"] else None
+
+    found = await wait_until(look)
+    assert found is not None
+    return found
+
+
+@contextlib.asynccontextmanager
+async def streams(
+    url: str, tenant: Tenant, key: str, count: int = 1
+) -> AsyncIterator[tuple[httpx.AsyncClient, list[httpx.Response]]]:
+    """A client of the endpoint on the process at `url`, and streams that have begun."""
+    async with httpx.AsyncClient(
+        base_url=f"{url}/{tenant.project.id}/chat/v1",
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=20,
+        limits=httpx.Limits(max_connections=count + 1),
+    ) as http:
+        requests = [http.build_request("POST", "/chat/completions", content=b"{}") for _ in range(count)]
+        begun = await asyncio.gather(*(http.send(request, stream=True) for request in requests))
+        assert {one.status_code for one in begun} == {200}
+        yield http, begun
+        await asyncio.gather(*(one.aclose() for one in begun))
+
+
+def error_of(body: bytes) -> dict[str, Any]:
+    return dict(json.loads(body.strip().rsplit(b"data: ", 1)[-1])["error"])
+
+
+async def test_all_streams_of_a_revoked_key_are_cut_within_a_second(
+    processes: list[Process], agent: LinkAgent, deployer: Tenant, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "LOOK_SECONDS", 60)  # by the notification, not by the net below
+    async with streams(processes[1].url, deployer, key["key"], STREAMS) as (_, begun):
+        began = time.monotonic()
+        assert (await deployer.http.delete(f"/v1/keys/{key['id']}")).status_code == 204
+        bodies = await asyncio.gather(*(one.aread() for one in begun))
+        assert time.monotonic() - began < 1
+        assert {error_of(body)["type"] for body in bodies} == {"authentication_error"}
+
+        async def all_cancelled() -> bool:
+            return len(set(agent.cancelled)) == STREAMS
+
+        await wait_until(all_cancelled)
+    entry = await confirmed(deployer, "key.revoke")
+    assert max(one["after_ms"] for one in entry["confirmations"]) < 1000
+
+
+async def test_an_agent_that_is_suspended_elsewhere_breaks_its_streams(
+    processes: list[Process], agent: LinkAgent, deployer: Tenant
+) -> None:
+    async with streams(processes[1].url, deployer, deployer.project.api_key) as (http, (streamed,)):
+        patch = {"suspended": True}
+        assert (await deployer.http.patch(f"/v1/agents/{agent.agent_id}", json=patch)).status_code == 200
+        assert error_of(await streamed.aread())["type"] == "server_error"
+        await confirmed(deployer, "agent.suspend")
+        assert (await http.post("/chat/completions", content=b"{}")).status_code == 503
+
+
+async def test_an_endpoint_that_is_deactivated_elsewhere_refuses(
+    processes: list[Process], agent: LinkAgent, deployer: Tenant
+) -> None:
+    async with streams(processes[1].url, deployer, deployer.project.api_key) as (http, _):
+        await deployer.http.patch("/v1/endpoints/chat", json={"is_active": False})
+        await confirmed(deployer, "endpoint.change")
+        refused = await http.post("/chat/completions", content=b"{}")
+        assert refused.json()["error"]["code"] == "endpoint_inactive"
+
+
+async def test_a_process_that_hears_nothing_refuses_within_a_second_and_confirms_later(
+    processes: list[Process], deployer: Tenant, key: dict[str, str], database_url: str
+) -> None:
+    server, _, name = database_url.rpartition("/")
+    other = client_of(processes[1].app, key["key"])
+    async with other:
+        assert (await other.get("/v1/models")).status_code == 200
+        allow = f"ALTER DATABASE {name} ALLOW_CONNECTIONS"
+        listening = f"datname = '{name}' AND query LIKE 'LISTEN%'"
+        run_sql(f"{server}/postgres", f"{allow} false")  # what is open stays, nobody can listen anew
+        try:
+            run_sql(f"{server}/postgres", f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {listening}")
+            began = time.monotonic()
+            assert (await deployer.http.delete(f"/v1/keys/{key['id']}")).status_code == 204
+
+            async def refused() -> bool:
+                return (await other.get("/v1/models")).status_code == 401
+
+            await wait_until(refused)
+            assert time.monotonic() - began < 1.5
+            pending = (await deployer.http.get("/v1/audit")).json()["data"][0]["pending"]
+            assert processes[1].app._confirmer.name in pending
+        finally:
+            run_sql(f"{server}/postgres", f"{allow} true")
+        await confirmed(deployer, "key.revoke")
