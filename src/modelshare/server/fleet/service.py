@@ -269,7 +269,7 @@ async def _own(session: AsyncSession, caller: Caller, agent_id: str, *, lock: bo
 
 
 async def _take_out(session: AsyncSession, row: AgentRow, state: AgentState) -> None:
-    for deployment in await queries.deployments_of(session, [row.id]):
+    for deployment in await queries.deployments_to_change(session, [row.id]):
         await session.delete(deployment)
         notify(session, READY_TOPIC, str(deployment.version_id))
     row.state, row.linked_to, row.link_token = state, None, None

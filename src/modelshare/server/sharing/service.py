@@ -50,8 +50,7 @@ async def edit(
 
 async def share(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, now: int) -> tuple[ModelRow, ShareRow]:
     """Puts the model into the catalog; sharing what is shared changes nothing. 400 says what to do when it may not."""
-    await registry.find_any(session, model_id, lock=True)
-    model = await registry.find(session, caller, model_id)
+    model = await registry.find(session, caller, model_id, lock=True)
     found = await queries.share(session, model_id) if model else None
     refusal = rules.share_refusal(facts_of(model, found) if model else None)
     if model is None or refusal is not None:
@@ -72,8 +71,7 @@ async def share(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, n
 
 async def unshare(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, now: int) -> ModelRow:
     """Removes the catalog footprint; endpoints go on. 404 when there is nothing of the caller's to unshare."""
-    await registry.find_any(session, model_id, lock=True)
-    model, found = await _shared(session, caller, model_id)
+    model, found = await _shared(session, caller, model_id, lock=True)
     _record(session, model, "model.unshare", caller.actor, now, role=found.role, deployments=found.deployment_count)
     await session.delete(found)
     return model
@@ -155,8 +153,10 @@ def relation(caller: Caller | None, model: ModelRow) -> Relation:
     return Relation.DEPLOYER
 
 
-async def _shared(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> tuple[ModelRow, ShareRow]:
-    model = await registry.find(session, caller, model_id)
+async def _shared(
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, lock: bool = False
+) -> tuple[ModelRow, ShareRow]:
+    model = await registry.find(session, caller, model_id, lock=lock)
     found = await queries.share(session, model_id) if model else None
     if model is None or found is None:
         raise NotFound(NOT_SHARED, refusal=Refusal("model.unshare", f"model:{model_id}"))
