@@ -42,7 +42,7 @@ UNIQUE = {
 REFERENCES = {
     "no share without a model": "UPDATE shares SET model_id = (SELECT id FROM endpoints LIMIT 1)",
     "no endpoint without a project": "UPDATE endpoints SET project_id = 'proj_none'",
-    "no version without a model": "UPDATE model_versions SET model_id = (SELECT id FROM endpoints LIMIT 1) WHERE version = '1.0.1'",
+    "no version without a model": "UPDATE model_versions SET model_id = (SELECT id FROM endpoints LIMIT 1) WHERE NOT is_latest",
 }
 PRESENT = {
     "no share without a role": "UPDATE shares SET role = NULL",
