@@ -43,7 +43,7 @@ async def orphans(database: Database, owner: str) -> int:
 
 
 async def roles_told(session: AsyncSession) -> dict[str, str | None]:
-    """The role of each model by `model:<id>` as the audit log tells it; each change has to follow from the one before."""
+    """Each model's role, by `model:<id>`, as the audit log tells it; a change has to follow from the one before."""
     roles: dict[str, str | None] = {}
     rows = await session.scalars(
         select(AuditRow).where(AuditRow.outcome == "done", AuditRow.action.in_(_TOLD)).order_by(AuditRow.id)

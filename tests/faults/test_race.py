@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import random
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ CLIENTS, BURSTS, ACTIONS = 32, 4, 5
 MODELS = ("m0", "m1", "m2")
 SLUGS = ("e0", "e1", "e2")
 TIERS = (SELF_HOSTED, "free", "gpu_nvidia_shared")
+PHASES = (Phase.LOADING, Phase.READY, Phase.FAILED)
 EXPECTED = {
     "share": {200, 400},
     "unshare": {200, 404},
@@ -90,7 +90,11 @@ async def site(settings: Settings, tmp_path: Path) -> AsyncIterator[Site]:
     owner, *others = [await new_tenant(app, slug) for slug in ("acme", "borg", "cyan")]
     async with app.database.write() as session:
         platform_key = await accounts.create_platform_key(session, "operator", now=app.platform.now())
-    shared = {"database_url": str(settings.database_url), "secret": "s" * 32, "public_requests_per_minute": "1000000"}
+    shared: dict[str, Any] = {
+        "database_url": str(settings.database_url),
+        "secret": "s" * 32,
+        "public_requests_per_minute": "1000000",
+    }
     with contextlib.ExitStack() as stack:
         count = 1 if app.database.is_sqlite else 3
         servers = [stack.enter_context(serving(tmp_path / f"server{n}", **shared)) for n in range(count)]
@@ -157,9 +161,7 @@ async def play(server: Server, token: str, dice: random.Random) -> None:
             async with linked(server.url, token) as agent:
                 while agent.closed is None:
                     for wanted in agent.desired.deployments if agent.desired else []:
-                        await agent.report(
-                            wanted.deployment_id, dice.choice([Phase.LOADING, Phase.READY, Phase.FAILED])
-                        )
+                        await agent.report(wanted.deployment_id, dice.choice(PHASES))
                     await asyncio.sleep(0.02)
         await asyncio.sleep(0.02)
 
@@ -219,7 +221,6 @@ async def test_bursts(site: Site, run: int) -> None:
         asyncio.create_task(play(site.servers[n % len(site.servers)], token, random.Random(f"{run} agent {n}")))
         for n, (_, token) in enumerate(site.agents)
     ]
-    began = time.monotonic()
     for burst in range(BURSTS):
         working = asyncio.gather(*(work(site, n, random.Random(f"{run} {burst} {n}")) for n in range(CLIENTS)))
         while not working.done():
@@ -227,7 +228,6 @@ async def test_bursts(site: Site, run: int) -> None:
             await asyncio.sleep(0.02)
         await working
         await check(site)
-    print(f"{sum(site.answers.values())} actions in {time.monotonic() - began:.1f} s: {dict(site.answers)}")
     for task in agents:
         task.cancel()
     await asyncio.gather(*agents, return_exceptions=True)

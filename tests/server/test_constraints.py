@@ -42,7 +42,9 @@ UNIQUE = {
 REFERENCES = {
     "no share without a model": "UPDATE shares SET model_id = (SELECT id FROM endpoints LIMIT 1)",
     "no endpoint without a project": "UPDATE endpoints SET project_id = 'proj_none'",
-    "no version without a model": "UPDATE model_versions SET model_id = (SELECT id FROM endpoints LIMIT 1) WHERE NOT is_latest",
+    "no version without a model": (
+        "UPDATE model_versions SET model_id = (SELECT id FROM endpoints LIMIT 1) WHERE NOT is_latest"
+    ),
 }
 PRESENT = {
     "no share without a role": "UPDATE shares SET role = NULL",
