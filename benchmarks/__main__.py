@@ -8,17 +8,21 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+TESTS = HERE.parent / "tests"
+"""Some benchmarks start their servers by what the tests start theirs by."""
 ALL = {
     "cold_start.py": "Cold start",
     "push.py": "Push",
     "pull.py": "Pull",
     "router.py": "Inference path",
+    "sharing.py": "Share and unshare",
     "storage_local.py": "Folder store",
 }
 
 
 def main() -> None:
     names = sys.argv[1:] or list(ALL)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=HERE
     ).stdout.strip()
@@ -32,7 +36,7 @@ def main() -> None:
     ]
     for name in names:
         print(f"== {name}", flush=True)
-        done = subprocess.run([sys.executable, HERE / name], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, HERE / name], capture_output=True, text=True, check=False, env=env)
         output = done.stdout.strip() or done.stderr.strip()
         print(output, flush=True)
         lines += ["", f"## {ALL[name]}", "", f"`python benchmarks/{name}`", "", "```", output, "```"]
