@@ -22,7 +22,7 @@ from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelPatch, ModelStatus, Version
 
 MODELS_TOPIC = "models"
-"""Notification that a model, its versions or its sharing changed; the subject is the model's id."""
+"""Notification that a model or its versions changed; the subject is the model's id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from modelshare.server.db import notify
 from modelshare.server.errors import InvalidRequest, NotFound, Refusal
 from modelshare.server.http import Caller, Paging
 from modelshare.server.registry import service as registry
-from modelshare.server.registry.service import MODELS_TOPIC, EndpointCounts
+from modelshare.server.registry.service import EndpointCounts
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import queries, rules
 from modelshare.server.sharing.rules import ModelFacts, Relation
@@ -21,6 +21,9 @@ from modelshare.server.sharing.tables import ShareRow
 from modelshare.server.sharing.views import facts_of
 from modelshare.wire.models import CatalogRole, ModelPatch, UnsharePreview
 
+SHARES_TOPIC = "shares"
+"""Notification that a model's catalog footprint changed, which concerns no endpoint that exists; the subject is its id.
+"""
 NOT_SHARED = "Model not found or not shared"
 """The contract's words for every unshare that cannot be."""
 
@@ -137,7 +140,7 @@ async def endpoints_changed(
         found.role = after
         why = "the first endpoint came to a shared tier" if after is CatalogRole.SHARED else "none is left on one"
         _record(session, model, "model.role_change", actor, now, before=before, after=after, why=why)
-    notify(session, MODELS_TOPIC, str(model.id))
+    notify(session, SHARES_TOPIC, str(model.id))
 
 
 def role_of(share: ShareRow | None) -> CatalogRole | None:
@@ -173,4 +176,4 @@ def _record(session: AsyncSession, model: ModelRow, action: str, actor: str, now
         target=f"model:{model.id}",
         **details,
     )
-    notify(session, MODELS_TOPIC, str(model.id))
+    notify(session, SHARES_TOPIC, str(model.id))
