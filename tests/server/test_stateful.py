@@ -26,6 +26,7 @@ from modelshare.server.app import Application, create_app
 from modelshare.server.endpoints.service import Terms
 from modelshare.server.jobs import JobRow, Lease
 from modelshare.server.registry.inspection import Facts
+from modelshare.server.registry.inspection.facts import Format
 from modelshare.server.registry.processing import outcome
 from modelshare.server.registry.processing.work import Work
 from modelshare.server.registry.tables import VersionRow
@@ -40,7 +41,16 @@ MODELS = ("m0", "m1")
 SLUGS = ("a", "b")
 TIERS = (SELF_HOSTED, "free", "gpu_nvidia_shared")
 EXAMPLE = itertools.count()
-FACTS = Facts("gguf", (), None, None, None, 0, None, None)
+FACTS = Facts(
+    format=Format.GGUF,
+    weights=(),
+    architecture=None,
+    model_type=None,
+    family=None,
+    parameters=0,
+    context_length=None,
+    quantization=None,
+)
 """Of no consequence: the versions have their manifests already."""
 
 
