@@ -85,17 +85,21 @@ async def load(targets: Sequence[Target], clients: int, seconds: float) -> Count
     answered: Counter[tuple[str, int]] = Counter()
     ends = asyncio.get_running_loop().time() + seconds
 
-    async def work(target: Target) -> None:
+    async def work(number: int) -> None:
+        target = targets[number % len(targets)]
+        actions = list(target.requests)
+        if number // len(targets) % 2:  # half of them begin with the other action: in step, all would want the same
+            actions.reverse()
         reader, writer = await asyncio.open_connection(*target.address)
         while asyncio.get_running_loop().time() < ends:
-            for action, request in target.requests.items():
-                writer.write(request)
+            for action in actions:
+                writer.write(target.requests[action])
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
                 answered[action, int(head[9:12])] += 1
         writer.close()
 
-    await asyncio.gather(*(work(targets[number % len(targets)]) for number in range(clients)))
+    await asyncio.gather(*(work(number) for number in range(clients)))
     return answered
 
 

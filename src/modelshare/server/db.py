@@ -32,6 +32,7 @@ Listener = Callable[[str], None]
 CHANNEL = "modelshare"
 """The one PostgreSQL NOTIFY channel; payloads read `topic:subject`."""
 _PENDING = "notifications"
+_NOTIFY = text("SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload")
 
 JsonColumn = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
@@ -86,12 +87,9 @@ class Database:
             pending: list[tuple[str, str]] = []
             session.info[_PENDING] = pending
             yield session
-            if not self.is_sqlite:
-                for topic, subject in pending:
-                    await session.execute(
-                        text("SELECT pg_notify(:channel, :payload)"),
-                        {"channel": CHANNEL, "payload": f"{topic}:{subject}"},
-                    )
+            if pending and not self.is_sqlite:
+                payloads = [f"{topic}:{subject}" for topic, subject in pending]
+                await session.execute(_NOTIFY, {"channel": CHANNEL, "payloads": payloads})
             await session.commit()
         for topic, subject in pending:
             self._dispatch(topic, subject)
