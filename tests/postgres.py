@@ -10,11 +10,12 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 DEBIAN = Path("/usr/lib/postgresql")
+_QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
 
 _EMPTY = """
@@ -82,17 +83,17 @@ def _account() -> list[str]:
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[str]:
-    """Runs a server with durability off; yields `postgresql://postgres@127.0.0.1:PORT`."""
+def postgres_server(*, durable: bool = False) -> Iterator[str]:
+    """Runs a server, with durability off unless it is asked for; yields `postgresql://postgres@127.0.0.1:PORT`."""
     # Not below pytest's own folder: that is closed to other accounts.
     with tempfile.TemporaryDirectory(prefix="modelshare-postgres-") as folder:
         Path(folder).chmod(0o755)
-        with _server(Path(folder)) as url:
+        with _server(Path(folder), () if durable else _QUICK) as url:
             yield url
 
 
 @contextlib.contextmanager
-def _server(folder: Path) -> Iterator[str]:
+def _server(folder: Path, more: Iterable[str]) -> Iterator[str]:
     binaries, account = _binaries(), _account()
     data = folder / "postgres"
     data.mkdir()
@@ -104,15 +105,10 @@ def _server(folder: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    options = ["-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={data}"]
-    quick = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200"]
+    options = ["listen_addresses=127.0.0.1", f"unix_socket_directories={data}", "max_connections=200", *more]
+    words = ["-D", str(data), "-p", str(port), *(word for option in options for word in ("-c", option))]
     with (folder / "postgres.log").open("wb") as log:
-        server = subprocess.Popen(
-            [*account, binaries / "postgres", "-D", data, *options, *(word for q in quick for word in ("-c", q))],
-            stdout=log,
-            stderr=log,
-            cwd="/",
-        )
+        server = subprocess.Popen([*account, binaries / "postgres", *words], stdout=log, stderr=log, cwd="/")
     try:
         deadline = time.monotonic() + 30
         ready = [str(binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]

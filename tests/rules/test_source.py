@@ -52,6 +52,19 @@ def test_only_db_commits() -> None:
     assert found == []
 
 
+def test_only_db_locks_rows() -> None:
+    """All kinds of row locks stand beside the order in which they are taken."""
+    found = [
+        f"{name(path)}:{node.lineno}"
+        for path in SERVER.rglob("*.py")
+        if path != SERVER / "db.py"
+        for node in ast.walk(tree(path))
+        if (isinstance(node, ast.Attribute) and node.attr == "with_for_update")
+        or (isinstance(node, ast.keyword) and node.arg == "with_for_update")
+    ]
+    assert found == []
+
+
 def test_no_function_over_a_hundred_lines_and_nearly_all_under_fifty() -> None:
     lengths = {
         f"{name(path)}:{function.name}": (function.end_lineno or function.lineno) - function.lineno + 1

@@ -1,5 +1,6 @@
 """One form for every error, and nothing of the inside in it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,14 +8,17 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from structlog.testing import capture_logs
 
 from answers import ANONYMOUS, message, problem
 from conftest import Tenant, client_of, new_tenant
+from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.app import Application, create_app
+from modelshare.server.db import locked
+from modelshare.server.http import WriteSession
 from modelshare.server.settings import Settings
-from postgres import postgres_server
+from postgres import postgres_server, run_sql
 
 pytestmark = pytest.mark.anyio
 JSON = {"Content-Type": "application/json"}
@@ -161,6 +165,28 @@ async def test_public_routes_are_limited_per_address(strict: Application) -> Non
         assert problem(refused) == (429, "rate_limit_error", "rate_limit_exceeded")
         assert 1 <= int(refused.headers["retry-after"]) <= 15
         assert [(await tenant.http.get("/v1/models")).status_code for _ in range(8)] == [200] * 8
+
+
+async def test_a_deadlock(tmp_path: Path, postgres: str) -> None:
+    """Two requests that want each other's row: the database undoes one of them, which can be sent again."""
+    run_sql(f"{postgres}/postgres", "CREATE DATABASE deadlock")
+    app = create_app(Settings(data_dir=tmp_path, database_url=f"{postgres}/deadlock"))
+    both_hold_one = asyncio.Barrier(2)
+
+    @app.api.post("/take/{first}/{second}")
+    async def take(session: WriteSession, first: str, second: str) -> None:
+        await session.scalar(locked(select(ProjectRow.id).where(ProjectRow.slug == first)))
+        await both_hold_one.wait()
+        await session.scalar(locked(select(ProjectRow.id).where(ProjectRow.slug == second)))
+
+    async with app.running(), client_of(app) as http:
+        for slug in ("acme", "borg"):
+            await (await new_tenant(app, slug)).http.aclose()
+        answers = await asyncio.gather(http.post("/take/acme/borg"), http.post("/take/borg/acme"))
+    done, undone = sorted(answers, key=lambda answer: answer.status_code)
+    assert done.status_code == 200
+    assert problem(undone) == (503, "server_error", None)
+    assert message(undone) == "Somebody else changed the same at this moment. Try again."
 
 
 async def test_while_the_database_is_away(tmp_path: Path) -> None:

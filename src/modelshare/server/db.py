@@ -2,8 +2,9 @@
 
 A unit of work is `async with database.write() as session`: it commits when the block ends, rolls back when it raises.
 On SQLite a write takes the write lock at its start (BEGIN IMMEDIATE) on the one writing connection: two writers never
-deadlock. On PostgreSQL it runs at READ COMMITTED and takes row locks by `locked`, in one order: model, endpoint, agent,
-then anything else. A read sees one state of the data from its first statement to its last, on both.
+deadlock. On PostgreSQL it runs at READ COMMITTED and takes row locks, by `locked` and its like below, in one order:
+project, model, endpoint, agent, then anything else; several rows of one table by their ids. A read
+sees one state of the data from its first statement to its last, on both.
 """
 
 import asyncio
@@ -50,6 +51,7 @@ CONFIRM_TOPIC = "confirm"
 _PENDING = "notifications"
 _UNIX_EPOCH_DAY = 2_440_587.5
 """1970 as SQLite's julianday has it."""
+_NOTIFY = text("SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload")
 
 JsonColumn = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
@@ -108,12 +110,9 @@ class Database:
             session.info[_PENDING] = pending
             yield session
             pending.sort(key=lambda told: told[0] == CONFIRM_TOPIC)
-            if not self.is_sqlite:
-                for topic, subject in pending:
-                    await session.execute(
-                        text("SELECT pg_notify(:channel, :payload)"),
-                        {"channel": CHANNEL, "payload": f"{topic}:{subject}"},
-                    )
+            if pending and not self.is_sqlite:
+                payloads = [f"{topic}:{subject}" for topic, subject in pending]
+                await session.execute(_NOTIFY, {"channel": CHANNEL, "payloads": payloads})
             await session.commit()
         for topic, subject in pending:
             self._dispatch(topic, subject)
@@ -197,9 +196,27 @@ def notify(session: AsyncSession, topic: str, subject: str) -> None:
         pending.append((topic, subject))
 
 
-def locked(statement: Select[Row]) -> Select[Row]:
-    """The rows, locked until the transaction ends and read anew; on SQLite a write holds the only lock anyway."""
-    return statement.with_for_update().execution_options(populate_existing=True)
+def locked(statement: Select[Row], of: type[Table] | None = None) -> Select[Row]:
+    """The rows, locked until the transaction ends and read anew; on SQLite a write holds the only lock anyway.
+
+    Rows that refer to them can be written meanwhile: a foreign key's check waits for a deletion, not for a change.
+    `of`: the table whose rows are locked, where the statement joins others.
+    """
+    return statement.with_for_update(key_share=True, of=of).execution_options(populate_existing=True)
+
+
+def kept(statement: Select[Row], of: type[Table] | None = None, *, wait: bool = True) -> Select[Row]:
+    """The rows, kept from deletion until the transaction ends, as by a foreign key that refers to them.
+
+    What hangs on a row goes with it, in an order of the database's own: whoever writes several such rows keeps the one
+    above first. `wait=False` leaves out those that are being deleted, and so may come after any other lock.
+    """
+    return statement.with_for_update(read=True, key_share=True, of=of, skip_locked=not wait)
+
+
+def unclaimed(statement: Select[Row]) -> Select[Row]:
+    """Those of the rows that nobody else has locked, locked: for queues whose workers take different rows."""
+    return statement.with_for_update(key_share=True, skip_locked=True)
 
 
 def owned(table: type[Row], project_id: str) -> Select[Row]:

@@ -35,6 +35,8 @@ from modelshare.wire.models import MODEL_NAME_PATTERN, SEMVER_PATTERN
 log = structlog.get_logger()
 
 _RETRY_SECONDS = 5
+_COLLISIONS = frozenset({"40P01", "40001"})
+"""PostgreSQL's deadlock_detected and serialization_failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +183,24 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _database_error(request: Request, error: Exception) -> JSONResponse:
-    """PostgreSQL's class 22, "data exception": the request held what no column takes, and no rule of ours caught it."""
+    """Collisions and lost connections can be tried again.
+
+    PostgreSQL's class 22, "data exception": the request held what no column takes, and no rule of ours caught it.
+    """
     assert isinstance(error, DBAPIError)  # noqa: S101 - as above
     state = getattr(error.orig, "sqlstate", None) or ""
+    if state in _COLLISIONS:
+        return await _collided(request, error)
     if error.connection_invalidated or "database is locked" in str(error.orig):
         return await _away(request, error)
     return await (_unstorable if state.startswith("22") else _unexpected)(request, error)
+
+
+async def _collided(request: Request, error: Exception) -> JSONResponse:
+    """The database undid this request for the sake of another, so it can be sent again as it is."""
+    log.warning("transactions collided", path=request.url.path, error=str(error))
+    collided = Unavailable("Somebody else changed the same at this moment. Try again.", retry_after=1)
+    return await _api_error(request, collided)
 
 
 async def _away(request: Request, error: Exception) -> JSONResponse:

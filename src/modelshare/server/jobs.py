@@ -17,7 +17,7 @@ from sqlalchemy import Index, UniqueConstraint, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
-from modelshare.server.db import Database, Table, notify, upsert
+from modelshare.server.db import Database, Table, locked, notify, unclaimed, upsert
 from modelshare.server.ids import new_id
 
 log = structlog.get_logger()
@@ -82,7 +82,7 @@ async def enqueue(session: AsyncSession, kind: str, subject: str, *, now: int) -
 async def holds(session: AsyncSession, lease: Lease) -> bool:
     """True while the lease is still this worker's; ask in the transaction that applies the work."""
     statement = select(JobRow.id).where(JobRow.id == lease.job_id, JobRow.lease_token == lease.token)
-    return await session.scalar(statement.with_for_update()) is not None
+    return await session.scalar(locked(statement)) is not None
 
 
 class Worker:
@@ -148,9 +148,7 @@ class Worker:
                 return None
         async with self._database.write() as session:
             statement = select(JobRow).where(JobRow.run_after <= now, free, JobRow.kind.in_(self._handlers))
-            row = await session.scalar(
-                statement.order_by(JobRow.run_after, JobRow.id).limit(1).with_for_update(skip_locked=True)
-            )
+            row = await session.scalar(unclaimed(statement.order_by(JobRow.run_after, JobRow.id).limit(1)))
             if row is None:
                 return None
             row.attempts += 1

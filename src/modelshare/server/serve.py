@@ -14,6 +14,7 @@ from granian.server.embed import Server
 from modelshare.server import starting
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import Application
+from modelshare.server.errors import Conflict
 from modelshare.server.logs import configure
 from modelshare.server.settings import Settings, SettingsError
 from modelshare.wire.keys import ProjectCreate
@@ -79,12 +80,15 @@ async def serve(settings: Settings, started: Started) -> None:
 async def first_credentials(application: Application) -> FirstRun | None:
     """Makes a platform key and a first project on an empty platform; None on any other."""
     now = application.platform.now()
-    async with application.database.write() as session:
-        if await accounts.has_platform_key(session):
-            return None
-        platform_key = await accounts.create_platform_key(session, "first platform key", now=now)
-        request = ProjectCreate(name="First project", slug="first")
-        project = await accounts.create_project(session, request, now=now, actor="system")
+    try:
+        async with application.database.write() as session:
+            if await accounts.has_platform_key(session):
+                return None
+            platform_key = await accounts.create_platform_key(session, "first platform key", now=now)
+            request = ProjectCreate(name="First project", slug="first")
+            project = await accounts.create_project(session, request, now=now, actor="system")
+    except Conflict:  # another process, started at the same moment, was first
+        return None
     return FirstRun(platform_key, project.id, project.slug, project.api_key)
 
 

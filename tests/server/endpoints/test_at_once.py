@@ -8,31 +8,14 @@ from contextlib import AsyncExitStack
 
 import httpx
 import pytest
-from sqlalchemy import text
 
 from conftest import Tenant, client_of
 from factories import make_model
+from invariants import contradictions
 from modelshare.server.app import Application
 from modelshare.server.settings import Settings
 
 pytestmark = pytest.mark.anyio
-BROKEN = text("""
-    SELECT count(*) FROM models m
-    LEFT JOIN shares s ON s.model_id = m.id
-    LEFT JOIN (
-        SELECT e.model_id, count(*) AS total,
-            sum(CASE WHEN e.tier <> 'self_hosted' THEN 1 ELSE 0 END) AS on_shared,
-            sum(CASE WHEN e.project_id <> o.project_id THEN 1 ELSE 0 END) AS foreigners
-        FROM endpoints e JOIN models o ON o.id = e.model_id WHERE e.is_active GROUP BY e.model_id
-    ) e ON e.model_id = m.id
-    WHERE m.active_endpoints <> coalesce(e.total, 0)
-        OR m.shared_tier_endpoints <> coalesce(e.on_shared, 0)
-        OR m.foreign_endpoints <> coalesce(e.foreigners, 0)
-        OR s.deployment_count <> coalesce(e.total, 0)
-        OR s.shared_tier_endpoints <> coalesce(e.on_shared, 0)
-        OR (s.role = 'shared' AND coalesce(e.on_shared, 0) = 0)
-""")
-"""Models whose counts or role contradict their endpoints: one statement, so one moment."""
 
 
 @pytest.fixture
@@ -41,11 +24,6 @@ async def processes(app: Application, settings: Settings) -> AsyncIterator[list[
     async with AsyncExitStack() as stack:
         other = Application(settings.model_copy(update={"data_dir": settings.data_dir / "other"}))
         yield [app] if app.database.is_sqlite else [app, await stack.enter_async_context(other.running())]
-
-
-async def broken(app: Application) -> int:
-    async with app.database.read() as session:
-        return int(await session.scalar(BROKEN) or 0)
 
 
 async def act(http: httpx.AsyncClient, model: uuid.UUID, dice: random.Random, slug: str) -> httpx.Response:
@@ -80,9 +58,9 @@ async def test_twenty_at_once(processes: list[Application], owner: Tenant, deplo
 
     working = asyncio.gather(*(work(number) for number in range(20)))
     while not working.done():
-        assert await broken(processes[0]) == 0
+        assert await contradictions(processes[0].database) == 0
     await working
-    assert await broken(processes[0]) == 0
+    assert await contradictions(processes[0].database) == 0
     assert [answer.text for answer in answers if answer.status_code >= 500] == []
     assert {answer.status_code for answer in answers} >= {200, 201, 204}, "something was done"
 
@@ -96,7 +74,7 @@ async def test_the_same_slug_at_once_is_made_once(processes: list[Application], 
             return (await http.post("/v1/endpoints", json=body)).status_code
 
     assert sorted(await asyncio.gather(*(create(number) for number in range(8)))) == [201] + [409] * 7
-    assert await broken(processes[0]) == 0
+    assert await contradictions(processes[0].database) == 0
 
 
 async def test_delete_and_deploy_at_once(processes: list[Application], owner: Tenant, deployer: Tenant) -> None:
@@ -110,4 +88,4 @@ async def test_delete_and_deploy_at_once(processes: list[Application], owner: Te
                 http.post("/v1/endpoints", json=body), owner.http.delete(f"/v1/models/{model}")
             )
         assert (made.status_code, deleted.status_code) in {(201, 409), (404, 204)}
-    assert await broken(processes[0]) == 0
+    assert await contradictions(processes[0].database) == 0

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
 from modelshare.server.accounts.tables import KeyRow, KeyValueRow, ProjectRow
-from modelshare.server.db import owned
+from modelshare.server.db import locked, owned
 
 
 async def key_value(session: AsyncSession, value_hash: str) -> KeyValueRow | None:
@@ -32,8 +32,9 @@ async def keys(session: AsyncSession, project_id: str, limit: int, after: uuid.U
     return list(await session.scalars(statement.where(KeyRow.id < after) if after else statement))
 
 
-async def key(session: AsyncSession, project_id: str, key_id: uuid.UUID) -> KeyRow | None:
-    return await session.scalar(owned(KeyRow, project_id).where(KeyRow.id == key_id))
+async def lock_key(session: AsyncSession, project_id: str, key_id: uuid.UUID) -> KeyRow | None:
+    """Locked, so that of two who rotate it at once the second finds the value of the first."""
+    return await session.scalar(locked(owned(KeyRow, project_id).where(KeyRow.id == key_id)))
 
 
 async def set_last_used(session: AsyncSession, used: Mapping[uuid.UUID, int]) -> None:

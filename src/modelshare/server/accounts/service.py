@@ -186,7 +186,7 @@ async def _new_key(session: AsyncSession, project: ProjectRow, request: KeyCreat
 
 async def _own_key(session: AsyncSession, caller: Caller, key_id: str) -> KeyRow:
     uid = parse_uuid(key_id)
-    row = await queries.key(session, caller.project, uid) if uid else None
+    row = await queries.lock_key(session, caller.project, uid) if uid else None
     if row is None:
         raise NotFound("There is no such key in your project. GET /v1/keys lists them.")
     return row

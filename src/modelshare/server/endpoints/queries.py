@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import locked, owned
+from modelshare.server.db import kept, locked, owned
 from modelshare.server.endpoints.tables import EndpointRow, UsageRow
 from modelshare.server.registry.tables import ModelRow
 
@@ -32,6 +32,13 @@ async def endpoint(session: AsyncSession, project_id: str, slug: str) -> Endpoin
 async def lock_endpoint(session: AsyncSession, project_id: str, slug: str) -> EndpointRow | None:
     """Locked, without what hangs on it. Lock its model first."""
     return await session.scalar(locked(owned(EndpointRow, project_id).where(EndpointRow.slug == slug)))
+
+
+async def lock_endpoints(session: AsyncSession, ids: Collection[uuid.UUID]) -> None:
+    """Locks endpoints of whatever projects, and keeps their models: a model's deletion writes its endpoints too."""
+    models = select(EndpointRow.model_id).where(EndpointRow.id.in_(ids))
+    await session.scalars(kept(select(ModelRow.id).where(ModelRow.id.in_(models)).order_by(ModelRow.id)))
+    await session.scalars(locked(select(EndpointRow).where(EndpointRow.id.in_(ids)).order_by(EndpointRow.id)))
 
 
 async def model_id_of(session: AsyncSession, project_id: str, slug: str) -> uuid.UUID | None:

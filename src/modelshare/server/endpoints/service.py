@@ -214,6 +214,11 @@ async def recount(
     )
 
 
+async def lock(session: AsyncSession, ids: Collection[uuid.UUID]) -> None:
+    """Locks endpoints of whatever projects in one order, for the fleet: before it keeps what it observes of several."""
+    await queries.lock_endpoints(session, ids)
+
+
 async def observe(
     session: AsyncSession,
     endpoint_id: uuid.UUID,
@@ -222,8 +227,8 @@ async def observe(
     reason: str | None,
     progress: EndpointProgress | None,
 ) -> None:
-    """Keeps what the fleet sees of an active endpoint; the owner's intent is not the fleet's to change."""
-    row = await session.get(EndpointRow, endpoint_id, with_for_update=True, populate_existing=True)
+    """Keeps what the fleet sees of an active endpoint, which it has locked; the owner's intent is not its to change."""
+    row = await session.get(EndpointRow, endpoint_id)
     if row is None or not row.is_active:
         return
     new = (status.value, reason, progress.model_dump() if progress else None)

@@ -23,6 +23,7 @@ class EndpointRow(Table):
         Index("ix_endpoints_tier", "tier", "is_active"),
         CheckConstraint("status IN ('provisioning', 'active', 'degraded', 'inactive', 'failed')", name="status"),
         CheckConstraint("is_active OR status IN ('inactive', 'failed')", name="inactive_status"),
+        CheckConstraint("NOT is_active OR status <> 'inactive'", name="active_status"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)

@@ -2,14 +2,14 @@
 
 Level-triggered: each round looks at everything there is and writes only what is not as it should be. A notification
 only makes the next round come sooner, so a lost one costs seconds. Several processes may do it at once: agents are
-locked before their deployments change, and a deployment exists once.
+locked before their deployments change, and a deployment exists once. What is being deleted meanwhile is left alone.
 """
 
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -20,7 +20,7 @@ from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
 from modelshare.server.fleet import presence, queries, releases
 from modelshare.server.fleet.rules import EndpointFacts, Fleet, Holding, Observation, Placement
 from modelshare.server.fleet.service import facts_of
-from modelshare.server.fleet.tables import DeploymentRow, ServingRow
+from modelshare.server.fleet.tables import DeploymentRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC, DESIRED_TOPIC
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.sharing.tiers import TierBook
@@ -42,20 +42,55 @@ class _Plan:
     place: Mapping[Placement, int]
     """All that is to be held."""
     existing: Mapping[Placement, DeploymentRow]
+    answered: Mapping[uuid.UUID, uuid.UUID]
+    """What endpoints answer with."""
     serving: Mapping[uuid.UUID, uuid.UUID | None]
     """Changes of what endpoints answer with; None where an endpoint is not active any more."""
     observed: Mapping[uuid.UUID, Observation]
     """Endpoints whose state is to be written."""
 
     @property
-    def agents(self) -> set[uuid.UUID]:
-        """Agents whose deployments change."""
-        changed = {placement.agent_id for placement in self.place.keys() ^ self.existing.keys()}
-        return changed | {
-            placement.agent_id
+    def changed(self) -> set[Placement]:
+        """Deployments to add, to remove, or to change."""
+        return (self.place.keys() ^ self.existing.keys()) | {
+            placement
             for placement, row in self.existing.items()
             if placement in self.place and row.max_concurrent != self.place[placement]
         }
+
+    @property
+    def agents(self) -> set[uuid.UUID]:
+        """Agents whose deployments change."""
+        return {placement.agent_id for placement in self.changed}
+
+    @property
+    def versions(self) -> set[uuid.UUID]:
+        """Versions whose deployments or endpoints change."""
+        answers = (self._answers(endpoint_id) for endpoint_id in self.serving)
+        return {placement.version_id for placement in self.changed}.union(*answers)
+
+    def within(
+        self, endpoints: Collection[uuid.UUID], agents: Collection[uuid.UUID], versions: Collection[uuid.UUID]
+    ) -> "_Plan":
+        """Nothing but what concerns these."""
+
+        def inside(placement: Placement) -> bool:
+            return placement.agent_id in agents and placement.version_id in versions
+
+        return replace(
+            self,
+            place={placement: most for placement, most in self.place.items() if inside(placement)},
+            existing={placement: row for placement, row in self.existing.items() if inside(placement)},
+            serving={
+                id_: version_id
+                for id_, version_id in self.serving.items()
+                if id_ in endpoints and self._answers(id_) <= set(versions)
+            },
+        )
+
+    def _answers(self, endpoint_id: uuid.UUID) -> set[uuid.UUID]:
+        """The versions an endpoint whose answer changes has and gets."""
+        return {version for version in (self.answered.get(endpoint_id), self.serving[endpoint_id]) if version}
 
 
 class Reconciler:
@@ -89,13 +124,17 @@ class Reconciler:
                 await presence.forget_stale(session, now=now)
         if plan.agents or plan.serving:
             async with self._database.write() as session:
-                # Looked at again under the agents' locks: another process may have been faster.
+                endpoint_ids = await queries.keep_endpoints(session, plan.serving)
                 await queries.lock_agents(session, plan.agents)
-                anew = await self._plan(session, now)
-                await _keep_serving(session, anew.serving)
-                await _place(session, anew, plan.agents, now)
+                versions = await queries.keep_versions(session, plan.versions)
+                # Looked at again under the locks: another process may have been faster.
+                anew = (await self._plan(session, now)).within(endpoint_ids, plan.agents, versions)
+                await queries.keep_serving(session, anew.serving)
+                await _place(session, anew, now)
+                _tell(session, plan.agents)
         if plan.observed:
             async with self._database.write() as session:
+                await endpoints.lock(session, plan.observed)
                 for endpoint_id, seen in plan.observed.items():
                     await endpoints.observe(
                         session, endpoint_id, status=seen.status, reason=seen.reason, progress=seen.progress
@@ -133,6 +172,7 @@ class Reconciler:
         return _Plan(
             place=fleet.place(active),
             existing=existing,
+            answered=serving,
             serving=changed,
             observed={
                 id_: observation for id_, observation in seen.items() if written.get(id_) != _written(observation)
@@ -157,23 +197,13 @@ class Reconciler:
         return found
 
 
-async def _keep_serving(session: AsyncSession, changed: Mapping[uuid.UUID, uuid.UUID | None]) -> None:
-    """Remembers which version answers, by endpoint; None forgets."""
-    for endpoint_id, version_id in changed.items():
-        if version_id is not None:
-            await session.merge(ServingRow(endpoint_id=endpoint_id, version_id=version_id))
-        elif (row := await queries.serving(session, endpoint_id)) is not None:
-            await session.delete(row)
-    await session.flush()
-
-
-async def _place(session: AsyncSession, plan: _Plan, agents: set[uuid.UUID], now: int) -> None:
-    """Brings the deployments of these agents, which are locked, to what they should be."""
+async def _place(session: AsyncSession, plan: _Plan, now: int) -> None:
+    """Brings deployments, whose agents are locked, to what they should be."""
     for placement, most in plan.place.items():
         row = plan.existing.get(placement)
         if row is not None:
             row.max_concurrent = most
-        elif placement.agent_id in agents:
+        else:
             session.add(
                 DeploymentRow(
                     agent_id=placement.agent_id,
@@ -183,11 +213,11 @@ async def _place(session: AsyncSession, plan: _Plan, agents: set[uuid.UUID], now
                     created_at=now,
                 )
             )
-    await session.flush()  # new rows wait for their versions' locks before old rows are locked by their deletion
-    over = [
-        row for placement, row in plan.existing.items() if placement.agent_id in agents and placement not in plan.place
-    ]
+    over = [row for placement, row in plan.existing.items() if placement not in plan.place]
     await releases.let_go(session, over, now=now)
+
+
+def _tell(session: AsyncSession, agents: Collection[uuid.UUID]) -> None:
     for agent_id in agents:
         notify(session, DESIRED_TOPIC, str(agent_id))
     if agents:

@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.db import notify
@@ -51,7 +50,7 @@ async def connect(session: AsyncSession, name: LinkName, hello: Hello, address: 
             "agent_version": hello.agent_version,
         }
     ).model_dump()
-    for deployment in await queries.deployments_of(session, [row.id]):
+    for deployment in await queries.deployments_to_change(session, [row.id]):
         deployment.phase, deployment.reason, deployment.routes = Phase.WAITING, None, []
         notify(session, READY_TOPIC, str(deployment.version_id))
     notify(session, AGENTS_TOPIC, str(row.id))
@@ -79,9 +78,7 @@ async def forget_stale(session: AsyncSession, *, now: int) -> None:
 
 async def vouch(session: AsyncSession, links: Collection[LinkName], *, now: int) -> set[uuid.UUID | None]:
     """These links live. Answers the tokens of those that the database still knows."""
-    statement = update(AgentRow).where(AgentRow.link_token.in_([link.token for link in links]))
-    known = await session.scalars(statement.values(last_seen_at=now).returning(AgentRow.link_token))
-    return set(known)
+    return await queries.vouch(session, [link.token for link in links], now=now)
 
 
 async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[Wanted]:
@@ -92,26 +89,18 @@ async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[Wanted]:
 async def apply(session: AsyncSession, reports: Mapping[tuple[uuid.UUID, str], Report]) -> None:
     """Keeps reports, by (agent, deployment); those of deployments that are not the agent's any more fall away."""
     by_id = {report.deployment_id: (agent_id, report) for (agent_id, _), report in reports.items()}
-    for row in await queries.deployments_of(session, {agent_id for agent_id, _ in reports}):
+    agent_ids = {agent_id for agent_id, _ in reports}
+    await queries.lock_agents(session, agent_ids)
+    for row in await queries.deployments_to_change(session, agent_ids):
         agent_id, report = by_id.get(str(row.id), (None, None))
         if report is None or agent_id != row.agent_id:
             continue
         phase, routes = Phase(report.phase), sorted(set(report.routes) & ROUTES)
         if Phase.READY in {row.phase, phase} and (row.phase != phase or row.routes != routes):
             notify(session, READY_TOPIC, str(row.version_id))
-        # A statement of its own: the deployment may go at this moment, which must not keep the other reports.
-        await session.execute(
-            update(DeploymentRow)
-            .where(DeploymentRow.id == row.id)
-            .values(
-                phase=phase,
-                routes=routes,
-                bytes_done=max(0, min(report.bytes_done, _MOST_BYTES)),
-                bytes_total=max(0, min(report.bytes_total, _MOST_BYTES)),
-                reason=report.reason[:_MOST_REASON] if report.reason else None,
-            )
-            .execution_options(synchronize_session=False)
-        )
+        row.phase, row.routes = phase, routes
+        row.bytes_done, row.bytes_total = (max(0, min(n, _MOST_BYTES)) for n in (report.bytes_done, report.bytes_total))
+        row.reason = report.reason[:_MOST_REASON] if report.reason else None
         notify(session, DEPLOYMENTS_TOPIC, str(row.agent_id))
 
 

@@ -1,14 +1,14 @@
 """Every select on join keys, agents and deployments."""
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import ColumnElement, Select, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, joinedload
 
-from modelshare.server.db import locked, owned
+from modelshare.server.db import kept, locked, owned, upsert
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow, ReleaseRow, ServingRow
 from modelshare.server.registry.tables import ModelRow, VersionRow
@@ -74,8 +74,27 @@ async def present_agents(session: AsyncSession) -> list[AgentRow]:
 
 
 async def lock_agents(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> None:
-    """Locked in one order, so that two who place at once take turns."""
+    """Locked in one order. Who changes deployments holds their agents' locks."""
     await session.scalars(locked(select(AgentRow).where(AgentRow.id.in_(agent_ids)).order_by(AgentRow.id)))
+
+
+async def keep_endpoints(session: AsyncSession, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Those of the endpoints that are there; they stay until the transaction ends."""
+    statement = select(EndpointRow.id).where(EndpointRow.id.in_(ids)).order_by(EndpointRow.id)
+    return set(await session.scalars(kept(statement)))
+
+
+async def keep_versions(session: AsyncSession, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Those of the versions whose models are there and not being deleted; they stay until the transaction ends."""
+    statement = select(VersionRow.id).join(VersionRow.model).where(VersionRow.id.in_(ids))
+    return set(await session.scalars(kept(statement, of=ModelRow, wait=False)))
+
+
+async def vouch(session: AsyncSession, tokens: Collection[uuid.UUID], *, now: int) -> set[uuid.UUID | None]:
+    """Notes that the links of these tokens were alive; answers the tokens that agents still have."""
+    linked = locked(select(AgentRow.id).where(AgentRow.link_token.in_(tokens)).order_by(AgentRow.id))
+    statement = update(AgentRow).where(AgentRow.id.in_(linked)).values(last_seen_at=now)
+    return set(await session.scalars(statement.returning(AgentRow.link_token)))
 
 
 def _stale(seen_before: int) -> Select[AgentRow]:
@@ -115,6 +134,13 @@ async def deployments_of(session: AsyncSession, agent_ids: Collection[uuid.UUID]
         .order_by(DeploymentRow.id)
     )
     return list(await session.scalars(statement))
+
+
+async def deployments_to_change(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> list[DeploymentRow]:
+    """Those of these agents, which are locked, oldest first. What is being deleted with its model is left to that."""
+    statement = select(DeploymentRow).join(DeploymentRow.version).join(VersionRow.model)
+    statement = statement.where(DeploymentRow.agent_id.in_(agent_ids)).order_by(DeploymentRow.id)
+    return list(await session.scalars(kept(statement, of=ModelRow, wait=False)))
 
 
 async def deployment(session: AsyncSession, agent_id: uuid.UUID, deployment_id: uuid.UUID) -> DeploymentRow | None:
@@ -210,6 +236,18 @@ async def observations(
 
 async def servings(session: AsyncSession) -> list[ServingRow]:
     return list(await session.scalars(select(ServingRow)))
+
+
+async def keep_serving(session: AsyncSession, changed: Mapping[uuid.UUID, uuid.UUID | None]) -> None:
+    """Remembers which version answers, by endpoint; None forgets. In one order for all processes."""
+    for endpoint_id, version_id in sorted(changed.items()):
+        if version_id is None:
+            await session.execute(delete(ServingRow).where(ServingRow.endpoint_id == endpoint_id))
+        else:
+            fresh = upsert(session, ServingRow).values(endpoint_id=endpoint_id, version_id=version_id)
+            await session.execute(
+                fresh.on_conflict_do_update(index_elements=["endpoint_id"], set_={"version_id": version_id})
+            )
 
 
 async def serving(session: AsyncSession, endpoint_id: uuid.UUID) -> ServingRow | None:

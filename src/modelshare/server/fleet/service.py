@@ -265,7 +265,7 @@ async def _own(session: AsyncSession, caller: Caller, agent_id: str, *, lock: bo
 
 
 async def _take_out(session: AsyncSession, row: AgentRow, state: AgentState, *, now: int) -> None:
-    await releases.let_go(session, await queries.deployments_of(session, [row.id]), now=now)
+    await releases.let_go(session, await queries.deployments_to_change(session, [row.id]), now=now)
     row.state, row.linked_to, row.link_token = state, None, None
     await session.flush()
 

@@ -1,10 +1,13 @@
 """The schema's history. `upgrade` brings a database to `HEAD`; one that is there starts without importing Alembic."""
 
 import importlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from modelshare.server.db import Database
 from modelshare.server.migrations.tables import metadata
@@ -18,18 +21,20 @@ class SchemaTooNewError(Exception):
     """The database was made by a newer modelshare."""
 
 
+class BrokenReferencesError(Exception):
+    """A migration would leave rows that refer to nothing; it is undone."""
+
+
 async def upgrade(database: Database, revision: str = HEAD) -> None:
     """Brings the schema to `revision`, if it is not there. Processes that start at once wait for each other."""
-    async with database.engine.begin() as connection:
-        if not database.is_sqlite:
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    async with _transaction(database) as connection:
         await connection.run_sync(_upgrade, revision)
 
 
 async def downgrade(database: Database, revision: str) -> None:
     """Takes the schema back to `revision` (`base`: nothing is left)."""
-    async with database.engine.begin() as connection:
-        await connection.run_sync(lambda sync: _alembic().downgrade(_config(sync), revision))
+    async with _transaction(database) as connection:
+        await connection.run_sync(_step, "downgrade", revision)
 
 
 def current(connection: Connection) -> str | None:
@@ -38,6 +43,28 @@ def current(connection: Connection) -> str | None:
         return None
     found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
     return found
+
+
+@asynccontextmanager
+async def _transaction(database: Database) -> AsyncIterator[AsyncConnection]:
+    """One for a whole migration, alone with the schema.
+
+    SQLite alters many a table by making it anew, and dropping the old one would take along whatever refers to it:
+    foreign keys are off meanwhile, and checked before the end (https://www.sqlite.org/lang_altertable.html#otheralter).
+    """
+    async with database.engine.connect() as connection:
+        if not database.is_sqlite:
+            async with connection.begin():
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+                yield connection
+            return
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        await driver.execute("PRAGMA foreign_keys=OFF")  # has no effect inside a transaction
+        try:
+            async with connection.begin():
+                yield connection
+        finally:
+            await driver.execute("PRAGMA foreign_keys=ON")
 
 
 def _upgrade(connection: Connection, revision: str) -> None:
@@ -51,7 +78,7 @@ def _upgrade(connection: Connection, revision: str) -> None:
     if revision == HEAD and not inspect(connection).has_table("alembic_version"):
         _create(connection)
     else:
-        _alembic().upgrade(_config(connection), revision)
+        _step(connection, "upgrade", revision)
 
 
 def _create(connection: Connection) -> None:
@@ -61,13 +88,14 @@ def _create(connection: Connection) -> None:
     connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
 
 
-def _alembic() -> Any:
+def _step(connection: Connection, direction: str, revision: str) -> None:
+    """Has Alembic go up or down to `revision`."""
     # Imported late: it costs a third of a second, and only a change of schema needs it.
-    return importlib.import_module("alembic.command")
-
-
-def _config(connection: Connection) -> Any:
     config = importlib.import_module("alembic.config").Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection
-    return config
+    getattr(importlib.import_module("alembic.command"), direction)(config, revision)
+    if connection.dialect.name == "sqlite" and (broken := connection.execute(text("PRAGMA foreign_key_check")).all()):
+        raise BrokenReferencesError(
+            f"Rows of these tables would refer to nothing: {sorted({row[0] for row in broken})}."
+        )

@@ -15,9 +15,10 @@ def _whole(statement: Select[ModelRow]) -> Select[ModelRow]:
     return statement.options(joinedload(ModelRow.project), selectinload(ModelRow.versions))
 
 
-async def model(session: AsyncSession, project_id: str, model_id: uuid.UUID) -> ModelRow | None:
+async def model(session: AsyncSession, project_id: str, model_id: uuid.UUID, *, lock: bool = False) -> ModelRow | None:
     """A model of this project, with its project and versions."""
-    return await session.scalar(_whole(owned(ModelRow, project_id).where(ModelRow.id == model_id)))
+    statement = _whole(owned(ModelRow, project_id).where(ModelRow.id == model_id))
+    return await session.scalar(locked(statement, of=ModelRow) if lock else statement)
 
 
 async def model_named(session: AsyncSession, project_id: str, name: str) -> ModelRow | None:
@@ -32,11 +33,10 @@ async def lock_model(session: AsyncSession, model_id: uuid.UUID) -> bool:
     return await session.scalar(locked(select(ModelRow).where(ModelRow.id == model_id))) is not None
 
 
-async def any_model(session: AsyncSession, model_id: uuid.UUID) -> ModelRow | None:
+async def any_model(session: AsyncSession, model_id: uuid.UUID, *, lock: bool = False) -> ModelRow | None:
     """A model of whatever project: for the rules, which decide who may see it."""
-    return await session.scalar(
-        _whole(select(ModelRow).where(ModelRow.id == model_id)).execution_options(populate_existing=True)
-    )
+    statement = _whole(select(ModelRow).where(ModelRow.id == model_id)).execution_options(populate_existing=True)
+    return await session.scalar(locked(statement, of=ModelRow) if lock else statement)
 
 
 async def models(session: AsyncSession, project_id: str, limit: int, after: uuid.UUID | None) -> list[ModelRow]:

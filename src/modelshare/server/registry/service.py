@@ -22,7 +22,7 @@ from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelPatch, ModelStatus, Version
 
 MODELS_TOPIC = "models"
-"""Notification that a model, its versions or its sharing changed; the subject is the model's id."""
+"""Notification that a model or its versions changed; the subject is the model's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,14 @@ class EndpointCounts:
     on_shared_tiers: int
 
 
-async def find(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> ModelRow | None:
+async def find(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, lock: bool = False) -> ModelRow | None:
     """The caller's own model."""
-    return await queries.model(session, caller.project, model_id)
+    return await queries.model(session, caller.project, model_id, lock=lock)
 
 
-async def get(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> ModelRow:
+async def get(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, lock: bool = False) -> ModelRow:
     """The caller's own model; 404 otherwise."""
-    row = await find(session, caller, model_id)
+    row = await find(session, caller, model_id, lock=lock)
     if row is None:
         raise NotFound(
             "There is no such model in your project. GET /v1/models lists yours.", code=ErrorCode.MODEL_NOT_FOUND
@@ -62,15 +62,12 @@ async def get(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> Mod
 
 async def get_locked(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> ModelRow:
     """As `get`, locked for a change."""
-    await queries.lock_model(session, model_id)
-    return await get(session, caller, model_id)
+    return await get(session, caller, model_id, lock=True)
 
 
 async def find_any(session: AsyncSession, model_id: uuid.UUID, *, lock: bool = False) -> ModelRow | None:
     """A model of whatever project: whether the caller may see it is for `sharing.rules` to say."""
-    if lock and not await queries.lock_model(session, model_id):
-        return None
-    return await queries.any_model(session, model_id)
+    return await queries.any_model(session, model_id, lock=lock)
 
 
 async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[list[ModelRow], str | None]:

@@ -18,6 +18,8 @@ class ModelRow(Table):
     __table_args__ = (
         UniqueConstraint("project_id", "name"),
         CheckConstraint("foreign_endpoints <= active_endpoints", name="foreign_endpoints"),
+        CheckConstraint("foreign_endpoints >= 0", name="foreign_endpoints_count"),
+        CheckConstraint("shared_tier_endpoints BETWEEN 0 AND active_endpoints", name="shared_tier_endpoints"),
         Index("ix_models_project_id_id", "project_id", "id"),
     )
 

@@ -12,12 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.audit import service as audit
-from modelshare.server.db import notify
 from modelshare.server.errors import InvalidRequest, NotFound
 from modelshare.server.http import Caller
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.server.registry import service as registry
-from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import queries
 from modelshare.server.sharing.tables import ShareLinkRow, ShareProjectRow, ShareRow
@@ -126,7 +124,6 @@ async def claim(session: AsyncSession, caller: Caller, token: str, *, now: int) 
             project=caller.project_slug,
             model=f"{model.project.slug}/{model.name}",
         )
-    notify(session, MODELS_TOPIC, str(model.id))
     return model.id
 
 

@@ -9,11 +9,10 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import service as audit
-from modelshare.server.db import notify
 from modelshare.server.errors import Conflict, InvalidRequest, NotFound, Refusal
 from modelshare.server.http import Caller, Paging
 from modelshare.server.registry import service as registry
-from modelshare.server.registry.service import MODELS_TOPIC, EndpointCounts
+from modelshare.server.registry.service import EndpointCounts
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import audience, queries, rules
 from modelshare.server.sharing.audience import Changed
@@ -53,8 +52,7 @@ async def share(
     Sharing what is shared to the same audience changes nothing; another audience keeps role, count and time. 400 says
     what to do when it may not be shared.
     """
-    await registry.find_any(session, model_id, lock=True)
-    model = await registry.find(session, caller, model_id)
+    model = await registry.find(session, caller, model_id, lock=True)
     own = await _own(session, model) if model else None
     refusal = rules.share_refusal(facts_of(own) if own else None)
     if own is None or refusal is not None:
@@ -83,8 +81,7 @@ async def share(
 
 async def unshare(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, now: int) -> ModelRow:
     """Removes the catalog footprint; endpoints go on. 404 when there is nothing of the caller's to unshare."""
-    await registry.find_any(session, model_id, lock=True)
-    model, found = await _shared(session, caller, model_id)
+    model, found = await _shared(session, caller, model_id, lock=True)
     await _unshare(session, model, found, caller.actor, now)
     return model
 
@@ -193,7 +190,6 @@ async def endpoints_changed(
         found.role = after
         why = "the first endpoint came to a shared tier" if after is CatalogRole.SHARED else "none is left on one"
         _record(session, model, "model.role_change", actor, now, before=before, after=after, why=why)
-    notify(session, MODELS_TOPIC, str(model.id))
 
 
 def role_of(share: ShareRow | None) -> CatalogRole | None:
@@ -210,8 +206,10 @@ async def _unshare(session: AsyncSession, model: ModelRow, found: ShareRow, acto
     await session.flush()
 
 
-async def _shared(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> tuple[ModelRow, ShareRow]:
-    model = await registry.find(session, caller, model_id)
+async def _shared(
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, lock: bool = False
+) -> tuple[ModelRow, ShareRow]:
+    model = await registry.find(session, caller, model_id, lock=lock)
     found = await queries.share(session, model_id) if model else None
     if model is None or found is None:
         raise NotFound(NOT_SHARED, refusal=Refusal("model.unshare", f"model:{model_id}"))
@@ -249,4 +247,3 @@ def _record(session: AsyncSession, model: ModelRow, action: str, actor: str, now
         target=f"model:{model.id}",
         **details,
     )
-    notify(session, MODELS_TOPIC, str(model.id))

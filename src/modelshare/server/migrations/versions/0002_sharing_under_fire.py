@@ -6,21 +6,29 @@ from sqlalchemy.dialects import postgresql
 
 revision = "0002"
 down_revision = "0001"
-SHARES_CHECKS = {
-    "audience": "audience IN ('public', 'targeted')",
-    "deployment_count": "deployment_count >= shared_tier_endpoints",
-    "featured_is_public": "audience = 'public' OR NOT featured",
-    "shared_tier_endpoints": "shared_tier_endpoints >= 0",
+CHECKS = {
+    "endpoints": {"active_status": "NOT is_active OR status <> 'inactive'"},
+    "models": {
+        "foreign_endpoints_count": "foreign_endpoints >= 0",
+        "shared_tier_endpoints": "shared_tier_endpoints BETWEEN 0 AND active_endpoints",
+    },
+    "shares": {
+        "audience": "audience IN ('public', 'targeted')",
+        "deployment_count": "deployment_count >= shared_tier_endpoints",
+        "featured_is_public": "audience = 'public' OR NOT featured",
+        "shared_tier_endpoints": "shared_tier_endpoints >= 0",
+    },
 }
 
 
 def upgrade() -> None:
     op.add_column("audit_log", sa.Column("changed_ms", sa.BigInteger(), nullable=True))
-    # Before anything refers to it: SQLite makes this table anew.
-    with op.batch_alter_table("shares", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("audience", sa.String(), server_default="public", nullable=False))
-        for name, rule in SHARES_CHECKS.items():
-            batch_op.create_check_constraint(op.f(f"ck_shares_{name}"), rule)
+    for table, checks in CHECKS.items():
+        with op.batch_alter_table(table, schema=None) as batch_op:
+            if table == "shares":
+                batch_op.add_column(sa.Column("audience", sa.String(), server_default="public", nullable=False))
+            for name, rule in checks.items():
+                batch_op.create_check_constraint(op.f(f"ck_{table}_{name}"), rule)
 
     op.create_table(
         "outbox",
@@ -180,8 +188,10 @@ def downgrade() -> None:
     op.drop_table("outbox")
     # What was never meant for everybody does not become public by going back.
     op.execute("DELETE FROM shares WHERE audience <> 'public'")
-    with op.batch_alter_table("shares", schema=None) as batch_op:
-        for name in SHARES_CHECKS:
-            batch_op.drop_constraint(op.f(f"ck_shares_{name}"), type_="check")
-        batch_op.drop_column("audience")
+    for table, checks in CHECKS.items():
+        with op.batch_alter_table(table, schema=None) as batch_op:
+            for name in checks:
+                batch_op.drop_constraint(op.f(f"ck_{table}_{name}"), type_="check")
+            if table == "shares":
+                batch_op.drop_column("audience")
     op.drop_column("audit_log", "changed_ms")

@@ -9,7 +9,7 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import owned
+from modelshare.server.db import locked, owned
 from modelshare.server.jobs import JobRow
 from modelshare.server.registry.tables import BlobRow, FileRow, GarbageRow, UploadFileRow, UploadRow
 
@@ -19,13 +19,12 @@ _MOST_PARAMETERS = 5_000
 
 
 async def lock_project(session: AsyncSession, project_id: str) -> ProjectRow:
-    """Locks what the project stores for the transaction; rows that refer to the project can be written meanwhile.
+    """Locks what the project stores for the transaction.
 
     Who takes up a stored blob for a version and who lets unused ones go holds this lock, so that a blob never goes
     while it is being taken up. It comes before the model's.
     """
-    statement = select(ProjectRow).where(ProjectRow.id == project_id).with_for_update(key_share=True)
-    return (await session.scalars(statement.execution_options(populate_existing=True))).one()
+    return (await session.scalars(locked(select(ProjectRow).where(ProjectRow.id == project_id)))).one()
 
 
 async def project(session: AsyncSession, project_id: str) -> ProjectRow:
@@ -81,9 +80,10 @@ async def garbage(session: AsyncSession, project_id: str, limit: int) -> list[Ga
 
 
 async def projects_with_garbage(session: AsyncSession, job: str) -> list[str]:
-    """Projects whose garbage no `job` is about to collect."""
+    """Projects whose garbage no `job` is about to collect, in the order in which their jobs are written."""
     pending = exists().where(JobRow.kind == job, JobRow.subject == GarbageRow.project_id)
-    return list(await session.scalars(select(GarbageRow.project_id).where(~pending).distinct()))
+    statement = select(GarbageRow.project_id).where(~pending).distinct()
+    return list(await session.scalars(statement.order_by(GarbageRow.project_id)))
 
 
 def _batches(values: Sequence[Value]) -> Iterator[list[Value]]:

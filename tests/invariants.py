@@ -1,0 +1,65 @@
+"""What 2-rules calls always true, asked of the database itself."""
+
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.audit.tables import AuditRow
+from modelshare.server.db import Database
+from modelshare.server.registry.tables import ModelRow
+from modelshare.server.sharing.tables import ShareRow
+
+CONTRADICTIONS = text("""
+    SELECT count(*) FROM models m
+    LEFT JOIN shares s ON s.model_id = m.id
+    LEFT JOIN (
+        SELECT e.model_id, count(*) AS total,
+            sum(CASE WHEN e.tier <> 'self_hosted' THEN 1 ELSE 0 END) AS on_shared,
+            sum(CASE WHEN e.project_id <> o.project_id THEN 1 ELSE 0 END) AS foreigners
+        FROM endpoints e JOIN models o ON o.id = e.model_id WHERE e.is_active GROUP BY e.model_id
+    ) e ON e.model_id = m.id
+    WHERE m.active_endpoints <> coalesce(e.total, 0)
+        OR m.shared_tier_endpoints <> coalesce(e.on_shared, 0)
+        OR m.foreign_endpoints <> coalesce(e.foreigners, 0)
+        OR s.deployment_count <> coalesce(e.total, 0)
+        OR s.shared_tier_endpoints <> coalesce(e.on_shared, 0)
+        OR (s.role = 'shared' AND coalesce(e.on_shared, 0) = 0)
+""")
+"""Models whose counts or role contradict their endpoints: one statement, so one moment."""
+ORPHANS = text("""
+    SELECT count(*) FROM endpoints WHERE model_id IS NULL AND is_active AND project_id <> :owner
+""")
+"""Active endpoints of other projects whose model was deleted all the same, where `owner` owned all models."""
+_TOLD = ("model.share", "model.unshare", "model.role_change")
+
+
+async def contradictions(database: Database) -> int:
+    async with database.read() as session:
+        return int(await session.scalar(CONTRADICTIONS) or 0)
+
+
+async def orphans(database: Database, owner: str) -> int:
+    async with database.read() as session:
+        return int(await session.scalar(ORPHANS, {"owner": owner}) or 0)
+
+
+async def roles_told(session: AsyncSession) -> dict[str, str | None]:
+    """Each model's role, by `model:<id>`, as the audit log tells it; a change has to follow from the one before."""
+    roles: dict[str, str | None] = {}
+    rows = await session.scalars(
+        select(AuditRow).where(AuditRow.outcome == "done", AuditRow.action.in_(_TOLD)).order_by(AuditRow.id)
+    )
+    for row in rows:
+        before = roles.get(row.target)
+        after = {"model.share": "role", "model.role_change": "after"}.get(row.action)
+        told = None if row.action == "model.share" else row.details["before" if after else "role"]
+        assert told == before, f"{row.action} of {row.target} tells of {told}, and it was {before}"
+        roles[row.target] = row.details[after] if after else None
+    return roles
+
+
+async def lost_updates(database: Database) -> list[str]:
+    """Models whose role is not what the audit log tells."""
+    async with database.read() as session:
+        told = await roles_told(session)
+        statement = select(ModelRow.id, ShareRow.role).join(ShareRow, ShareRow.model_id == ModelRow.id, isouter=True)
+        return [f"model:{id_}" for id_, role in await session.execute(statement) if told.get(f"model:{id_}") != role]

@@ -1,0 +1,190 @@
+"""The rules of sharing once more, as a plain model to compare the platform with.
+
+Written from the rules' text alone, and on purpose not from the platform's own rules. A further reason why somebody may
+not select a model goes into `OBSTACLES`, a further way to see one into `Reference.sees`.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+SELF_HOSTED = "self_hosted"
+NOT_SHARED = "Model not found or not shared"
+Status = Literal["ready", "failed"]
+
+
+class Answer(NamedTuple):
+    """What the platform has to say; None where the contract leaves the words open."""
+
+    status: int
+    code: str | None = None
+    message: str | None = None
+
+
+@dataclass
+class Share:
+    role: Literal["deployable", "shared"] = "deployable"
+    featured: bool = False
+
+
+@dataclass
+class Model:
+    owner: str
+    status: Status = "ready"
+    share: Share | None = None
+
+
+@dataclass
+class Endpoint:
+    model: str | None
+    """None after the model was deleted."""
+    tier: str
+    is_active: bool = True
+
+
+class Wish(NamedTuple):
+    """An endpoint that somebody would like to have."""
+
+    project: str
+    is_platform: bool
+    """The platform acts in the project."""
+    model: str
+    tier: str
+
+
+@dataclass
+class Reference:
+    """Everything that the rules speak of."""
+
+    models: dict[str, Model] = field(default_factory=dict)
+    endpoints: dict[tuple[str, str], Endpoint] = field(default_factory=dict)
+    """By project and slug."""
+    promotion: bool = True
+
+    def share(self, project: str, name: str) -> Answer:
+        model = self._own(project, name)
+        if model is None or model.status != "ready":
+            return Answer(400)
+        model.share = model.share or Share()
+        return Answer(200)
+
+    def unshare(self, project: str, name: str) -> Answer:
+        model = self._own(project, name)
+        if model is None or model.share is None:
+            return Answer(404, None, NOT_SHARED)
+        model.share = None
+        return Answer(200)
+
+    def feature(self, name: str, *, featured: bool) -> Answer:
+        model = self.models.get(name)
+        if model is None or model.share is None:
+            return Answer(404, None, NOT_SHARED)
+        model.share.featured = featured
+        return Answer(200)
+
+    def delete_model(self, project: str, name: str) -> Answer:
+        if self._own(project, name) is None:
+            return Answer(404, "model_not_found")
+        if any(user != project for user, endpoint in self._active(name)):
+            return Answer(409, "model_in_use")
+        del self.models[name]
+        for endpoint in self.endpoints.values():
+            if endpoint.model == name:
+                endpoint.model = None
+        return Answer(204)
+
+    def create(self, wish: Wish, slug: str) -> Answer:
+        rules = self.explain(wish, slug)
+        if rules:
+            return _REFUSALS[rules[0]]
+        endpoint = self.endpoints[wish.project, slug] = Endpoint(wish.model, wish.tier)
+        self._changed(endpoint, came=True)
+        return Answer(201)
+
+    def move(self, project: str, slug: str, tier: str, *, is_platform: bool) -> Answer:
+        return self._change(project, slug, tier, None, is_platform=is_platform)
+
+    def switch(self, project: str, slug: str, *, on: bool, is_platform: bool) -> Answer:
+        return self._change(project, slug, None, on, is_platform=is_platform)
+
+    def delete(self, project: str, slug: str) -> Answer:
+        endpoint = self.endpoints.pop((project, slug), None)
+        if endpoint is None:
+            return Answer(404, "endpoint_not_found")
+        self._changed(endpoint, came=False)
+        return Answer(204)
+
+    def explain(self, wish: Wish, slug: str) -> list[str]:
+        """Names of the rules that stand in the way of a new endpoint, the first of which is why it is refused."""
+        taken = ["slug"] if (wish.project, slug) in self.endpoints else []
+        return self._obstacles(wish) + taken
+
+    def sees(self, wish: Wish) -> bool:
+        model = self.models.get(wish.model)
+        return model is not None and (wish.is_platform or wish.project == model.owner or model.share is not None)
+
+    def counts(self, name: str) -> dict[str, int]:
+        """Active endpoints by tier."""
+        return dict(Counter(endpoint.tier for _, endpoint in self._active(name)))
+
+    def listed(self) -> dict[str, Share]:
+        """The catalog. A model that failed has no version to show, and keeps its footprint."""
+        return {name: model.share for name, model in self.models.items() if model.share and model.status == "ready"}
+
+    def _change(self, project: str, slug: str, tier: str | None, on: bool | None, *, is_platform: bool) -> Answer:
+        endpoint = self.endpoints.get((project, slug))
+        if endpoint is None:
+            return Answer(404, "endpoint_not_found")
+        moves = tier is not None and tier != endpoint.tier
+        wakes = on is True and not endpoint.is_active
+        if moves or wakes:  # counts as new
+            wish = Wish(project, is_platform, endpoint.model or "", tier or endpoint.tier)
+            if rules := self._obstacles(wish):
+                return _REFUSALS[rules[0]]
+        endpoint.tier = tier or endpoint.tier
+        endpoint.is_active = endpoint.is_active if on is None else on
+        self._changed(endpoint, came=moves or wakes)
+        return Answer(200)
+
+    def _obstacles(self, wish: Wish) -> list[str]:
+        if not self.sees(wish):
+            return ["visibility"]
+        return [rule for rule, stands in OBSTACLES.items() if stands(self.models[wish.model], wish)]
+
+    def _changed(self, endpoint: Endpoint, *, came: bool) -> None:
+        """Promotion and demotion."""
+        share = self.models[endpoint.model].share if endpoint.model else None
+        if share is None or endpoint.model is None:
+            return
+        if not any(used.tier != SELF_HOSTED for _, used in self._active(endpoint.model)):
+            share.role = "deployable"
+        elif came and endpoint.is_active and endpoint.tier != SELF_HOSTED and self.promotion:
+            share.role = "shared"
+
+    def _own(self, project: str, name: str) -> Model | None:
+        model = self.models.get(name)
+        return model if model is not None and model.owner == project else None
+
+    def _active(self, name: str) -> list[tuple[str, Endpoint]]:
+        """Active endpoints of the model, each with its project."""
+        return [(key[0], used) for key, used in self.endpoints.items() if used.model == name and used.is_active]
+
+
+def _is_bound_by_role(model: Model, wish: Wish) -> bool:
+    free = wish.is_platform or wish.project == model.owner or wish.tier == SELF_HOSTED
+    return not free and model.share is not None and model.share.role == "deployable"
+
+
+def _is_not_ready(model: Model, _: Wish) -> bool:
+    return model.status != "ready"
+
+
+OBSTACLES: dict[str, Callable[[Model, Wish], bool]] = {"role": _is_bound_by_role, "status": _is_not_ready}
+"""Rules that may stand in the way of whoever sees the model, in the order in which they are told."""
+_REFUSALS = {
+    "visibility": Answer(404, "model_not_found"),
+    "role": Answer(403, "tier_not_allowed"),
+    "status": Answer(409),
+    "slug": Answer(409, "slug_taken"),
+}

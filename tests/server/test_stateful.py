@@ -1,0 +1,351 @@
+"""Random sequences of what changes sharing and endpoints, each step compared with a small model of the rules.
+
+`STATEFUL_EXAMPLES=500 pytest tests/server/test_stateful.py` runs other and more sequences than the usual ones.
+"""
+
+import asyncio
+import itertools
+import os
+import uuid
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as budget
+from hypothesis import strategies as st
+from sqlalchemy import select
+
+from conftest import Tenant, client_of, new_tenant
+from factories import make_model
+from invariants import contradictions, lost_updates
+from modelshare.server.accounts import service as accounts
+from modelshare.server.app import Application, create_app
+from modelshare.server.endpoints.service import Terms
+from modelshare.server.jobs import JobRow, Lease
+from modelshare.server.registry.inspection import Facts
+from modelshare.server.registry.inspection.facts import Format
+from modelshare.server.registry.processing import outcome
+from modelshare.server.registry.processing.work import Work
+from modelshare.server.registry.tables import VersionRow
+from modelshare.server.settings import Settings
+from modelshare.wire.models import ModelStatus
+from reference import SELF_HOSTED, Answer, Model, Reference, Status, Wish
+
+EXAMPLES = int(os.environ.get("STATEFUL_EXAMPLES", "0"))
+STEPS = 24
+PROJECTS = ("owner", "other")
+MODELS = ("m0", "m1")
+SLUGS = ("a", "b")
+TIERS = (SELF_HOSTED, "free", "gpu_nvidia_shared")
+EXAMPLE = itertools.count()
+FACTS = Facts(
+    format=Format.GGUF,
+    weights=(),
+    architecture=None,
+    model_type=None,
+    family=None,
+    parameters=0,
+    context_length=None,
+    quantization=None,
+)
+"""Of no consequence: the versions have their manifests already."""
+
+
+@dataclass
+class World:
+    """An example's own projects and models, in the platform and in the reference."""
+
+    app: Application
+    tenants: dict[str, Tenant]
+    operator: httpx.AsyncClient
+    public: httpx.AsyncClient
+    family: str
+    """Of the example's models: finds them in the catalog."""
+    ids: dict[str, uuid.UUID]
+    versions: dict[str, uuid.UUID]
+    reference: Reference
+
+    def endpoints(self, project: str, *, is_platform: bool) -> tuple[httpx.AsyncClient, str]:
+        """Whom to ask, and where, for the project's endpoints."""
+        tenant = self.tenants[project]
+        return (self.operator, f"/{tenant.project.id}/v1/endpoints") if is_platform else (tenant.http, "/v1/endpoints")
+
+    def body(self, wish: Wish, slug: str) -> dict[str, str]:
+        return {"slug": slug, "model": str(self.ids[wish.model]), "tier": wish.tier}
+
+
+class Step:
+    """Something that happens: to the platform, and to the reference."""
+
+    async def act(self, world: World) -> httpx.Response | None:
+        raise NotImplementedError
+
+    def expect(self, reference: Reference) -> Answer | None:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ShareStep(Step):
+    action: str
+    project: str
+    model: str
+
+    async def act(self, world: World) -> httpx.Response:
+        return await world.tenants[self.project].http.post(f"/v1/models/{world.ids[self.model]}/{self.action}")
+
+    def expect(self, reference: Reference) -> Answer:
+        change = reference.share if self.action == "share" else reference.unshare
+        return change(self.project, self.model)
+
+
+@dataclass(frozen=True)
+class DeleteModel(Step):
+    project: str
+    model: str
+
+    async def act(self, world: World) -> httpx.Response:
+        return await world.tenants[self.project].http.delete(f"/v1/models/{world.ids[self.model]}")
+
+    def expect(self, reference: Reference) -> Answer:
+        return reference.delete_model(self.project, self.model)
+
+
+@dataclass(frozen=True)
+class Feature(Step):
+    model: str
+    featured: bool
+
+    async def act(self, world: World) -> httpx.Response:
+        path = f"/v1/platform/catalog/{world.ids[self.model]}/feature"
+        return await world.operator.post(path, json={"featured": self.featured})
+
+    def expect(self, reference: Reference) -> Answer:
+        return reference.feature(self.model, featured=self.featured)
+
+
+@dataclass(frozen=True)
+class Create(Step):
+    """Asks for an explanation first, which has to say the same."""
+
+    wish: Wish
+    slug: str
+
+    async def act(self, world: World) -> httpx.Response:
+        http, path = world.endpoints(self.wish.project, is_platform=self.wish.is_platform)
+        body = world.body(self.wish, self.slug)
+        explained = (await http.post(f"{path}/explain", json=body)).json()
+        rules = world.reference.explain(self.wish, self.slug)
+        assert [reason["rule"] for reason in explained["reasons"]] == rules
+        assert explained["possible"] == (not rules)
+        answer = await http.post(path, json=body)
+        if rules:
+            first = explained["reasons"][0]
+            assert answer.json()["error"]["message"] == f"{first['message']} {first['fix']}"
+        return answer
+
+    def expect(self, reference: Reference) -> Answer:
+        return reference.create(self.wish, self.slug)
+
+
+@dataclass(frozen=True)
+class Change(Step):
+    project: str
+    slug: str
+    is_platform: bool
+    tier: str | None
+    on: bool | None
+
+    async def act(self, world: World) -> httpx.Response:
+        http, path = world.endpoints(self.project, is_platform=self.is_platform)
+        body = {"is_active": self.on} if self.tier is None else {"tier": self.tier}
+        return await http.patch(f"{path}/{self.slug}", json=body)
+
+    def expect(self, reference: Reference) -> Answer:
+        if self.tier is not None:
+            return reference.move(self.project, self.slug, self.tier, is_platform=self.is_platform)
+        return reference.switch(self.project, self.slug, on=bool(self.on), is_platform=self.is_platform)
+
+
+@dataclass(frozen=True)
+class Delete(Step):
+    project: str
+    slug: str
+
+    async def act(self, world: World) -> httpx.Response:
+        http, path = world.endpoints(self.project, is_platform=False)
+        return await http.delete(f"{path}/{self.slug}")
+
+    def expect(self, reference: Reference) -> Answer:
+        return reference.delete(self.project, self.slug)
+
+
+@dataclass(frozen=True)
+class Promotion(Step):
+    """The platform's setting changes."""
+
+    on: bool
+
+    async def act(self, world: World) -> None:
+        parts = world.app.platform.parts
+        parts[Terms] = replace(parts[Terms], promotion=self.on)
+
+    def expect(self, reference: Reference) -> None:
+        reference.promotion = self.on
+
+
+@dataclass(frozen=True)
+class Judged(Step):
+    """Processing ends, once more, with this outcome."""
+
+    model: str
+    status: Status
+
+    async def act(self, world: World) -> None:
+        owner, platform = world.tenants["owner"].project.id, world.app.platform
+        work = Work(owner, world.ids[self.model], world.versions[self.model], ModelStatus.PROCESSING, None)
+        async with world.app.database.write() as session:
+            job = JobRow(kind="test", subject=str(uuid.uuid4()), run_after=2**40, lease_token=uuid.uuid4())
+            session.add(job)
+            await session.flush()
+        assert job.lease_token is not None
+        lease = Lease(job.id, job.lease_token, job.subject, 1)
+        if self.status == "ready":
+            await outcome.ready(platform, lease, work, [], FACTS)
+        else:
+            await outcome.failed(platform, lease, work, "Its bytes were damaged.")
+
+    def expect(self, reference: Reference) -> None:
+        if self.model in reference.models:
+            reference.models[self.model].status = self.status
+
+
+project, model, slug, tier = (st.sampled_from(names) for names in (PROJECTS, MODELS, SLUGS, TIERS))
+is_platform = st.sampled_from([False, False, False, True])
+wish = st.builds(Wish, project, is_platform, model, tier)
+STEP: st.SearchStrategy[Step] = st.one_of(
+    st.builds(ShareStep, st.just("share"), st.just("owner"), model),
+    st.builds(ShareStep, st.sampled_from(["share", "unshare"]), project, model),
+    st.builds(Create, wish, slug),
+    st.builds(Create, wish, slug),
+    st.builds(Change, project, slug, is_platform, tier, st.none()),
+    st.builds(Change, project, slug, is_platform, st.none(), st.booleans()),
+    st.builds(Delete, project, slug),
+    st.builds(Feature, model, st.booleans()),
+    st.builds(Promotion, st.booleans()),
+    st.builds(Judged, model, st.sampled_from(["ready", "ready", "failed"])),
+    st.builds(DeleteModel, project, model),
+)
+
+
+def answered(response: httpx.Response, expected: Answer) -> None:
+    assert response.status_code == expected.status, response.text
+    if expected.code is not None:
+        assert response.json()["error"]["code"] == expected.code
+    if expected.message is not None:
+        error = response.json()["error"]
+        assert (error["message"], error["code"]) == (expected.message, None)
+
+
+async def compare(world: World) -> None:
+    """What the platform shows is what the reference holds."""
+    reference, owner = world.reference, world.tenants["owner"]
+    names = {str(id_): name for name, id_ in world.ids.items()}
+    shown = (await owner.http.get("/v1/models?extended=true")).json()["data"]
+    assert {names[one["id"]] for one in shown} == set(reference.models)
+    for one in shown:
+        await compare_model(world, names[one["id"]], one)
+    catalog = (await world.public.get(f"/v1/catalog/models?family={world.family}")).json()["data"]
+    listed = {
+        name: (share.role, share.featured, sum(reference.counts(name).values()))
+        for name, share in reference.listed().items()
+    }
+    entries = [(names[one["id"]], one["catalog_role"], one["featured"], one["deployment_count"]) for one in catalog]
+    assert {name: rest for name, *rest in entries} == {name: list(rest) for name, rest in listed.items()}
+    for name, tenant in world.tenants.items():
+        endpoints = (await tenant.http.get("/v1/endpoints")).json()["data"]
+        assert {
+            one["slug"]: (names[one["model"]] if one["model"] else None, one["tier"], one["is_active"])
+            for one in endpoints
+        } == {
+            slug: (used.model, used.tier, used.is_active)
+            for (project, slug), used in reference.endpoints.items()
+            if project == name
+        }
+
+
+async def compare_model(world: World, name: str, shown: dict[str, Any]) -> None:
+    model, counts = world.reference.models[name], world.reference.counts(name)
+    footprint = (await world.tenants["owner"].http.get(f"/v1/models/{world.ids[name]}/catalog")).json()
+    assert footprint["endpoints_by_tier"] == counts
+    share = model.share
+    expected = {
+        "is_shared": share is not None,
+        "catalog_role": share.role if share else None,
+        "featured": bool(share and share.featured),
+        "deployment_count": sum(counts.values()) if share else 0,
+    }
+    assert {key: shown[key] for key in expected} == {key: footprint[key] for key in expected} == expected
+    assert shown["status"] == ("active" if counts and model.status == "ready" else model.status)
+
+
+async def play(app: Application, operator: httpx.AsyncClient, steps: list[Step]) -> None:
+    number = next(EXAMPLE)
+    family = f"family{number}"
+    async with AsyncExitStack() as stack:
+        tenants = {name: await new_tenant(app, f"{name}{number}") for name in PROJECTS}
+        public = await stack.enter_async_context(client_of(app))
+        for tenant in tenants.values():
+            await stack.enter_async_context(tenant.http)
+        ids = {name: await make_model(app, tenants["owner"].project.id, name=name, family=family) for name in MODELS}
+        versions = {name: await version_of(app, id_) for name, id_ in ids.items()}
+        reference = Reference({name: Model("owner") for name in MODELS})
+        world = World(app, tenants, operator, public, family, ids, versions, reference)
+        await Promotion(on=True).act(world)
+        for step in steps:
+            response = await step.act(world)
+            expected = step.expect(reference)
+            if response is not None and expected is not None:
+                answered(response, expected)
+            await compare(world)
+        assert await contradictions(app.database) == 0
+        assert await lost_updates(app.database) == []
+
+
+async def version_of(app: Application, model_id: uuid.UUID) -> uuid.UUID:
+    """Of a model with one."""
+    async with app.database.read() as session:
+        return (await session.scalars(select(VersionRow.id).where(VersionRow.model_id == model_id))).one()
+
+
+@pytest.mark.usefixtures("anyio_backend")
+@pytest.mark.timeout(3600 if EXAMPLES else 180)
+def test_the_platform_does_what_the_rules_say(settings: Settings) -> None:
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        app = runner.run(stack.enter_async_context(create_app(settings).running()))
+        operator = runner.run(stack.enter_async_context(runner.run(platform_client(app))))
+
+        @budget(
+            max_examples=EXAMPLES or 20,
+            derandomize=not EXAMPLES,
+            print_blob=True,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(st.lists(STEP, min_size=STEPS // 2, max_size=STEPS))
+        def run(steps: list[Step]) -> None:
+            runner.run(play(app, operator, steps))
+
+        try:
+            run()
+        finally:
+            runner.run(stack.aclose())
+
+
+async def platform_client(app: Application) -> httpx.AsyncClient:
+    async with app.database.write() as session:
+        return client_of(app, await accounts.create_platform_key(session, "operator", now=app.platform.now()))
