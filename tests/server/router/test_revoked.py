@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -74,10 +73,8 @@ async def cancelled(agent: LinkAgent, request: Request) -> None:
 
 async def test_a_stream_is_cut_with_an_error(caller: Caller, ready: LinkAgent) -> None:
     streamed, request = await started(caller, ready)
-    began = time.monotonic()
     await caller.revoke()
     body = await streamed.aread()
-    assert time.monotonic() - began < 1
     assert body.startswith(b"data: 1\n\n")
     assert error_of(body)["type"] == "authentication_error"
     assert "revoked" in error_of(body)["message"]

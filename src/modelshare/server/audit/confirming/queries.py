@@ -22,6 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.audit.tables import AuditRow, ConfirmationRow, ProcessRow
 from modelshare.server.db import now_ms, upsert
 
+_BATCH = 1000
+"""Ids of one statement, below the databases' limit of variables."""
 Answers = dict[str, int | None]
 """By process: when it confirmed (milliseconds of the database's clock), None while it has not."""
 
@@ -59,9 +61,11 @@ async def owed(
 
 async def confirm(session: AsyncSession, process: str, audit_ids: Collection[uuid.UUID]) -> None:
     """The process goes by these changes; the first time it says so counts."""
-    names = ["audit_id", "process", "at_ms"]
-    heard = select(AuditRow.id, literal(process), now_ms(session)).where(AuditRow.id.in_(audit_ids))
-    await session.execute(upsert(session, ConfirmationRow).from_select(names, heard).on_conflict_do_nothing())
+    names, ids = ["audit_id", "process", "at_ms"], list(audit_ids)
+    for offset in range(0, len(ids), _BATCH):
+        these = AuditRow.id.in_(ids[offset : offset + _BATCH])
+        heard = select(AuditRow.id, literal(process), now_ms(session)).where(these)
+        await session.execute(upsert(session, ConfirmationRow).from_select(names, heard).on_conflict_do_nothing())
 
 
 async def see(session: AsyncSession, process: str, address: str, started_ms: int | None) -> int:
