@@ -1,5 +1,6 @@
 """`/v1/models/{id}/recall`: unshared now, told to every deployer, stopped at the deadline, deleted and confirmed."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ from link_agent import LinkAgent, enroll, linked
 from modelshare.server.app import Application
 from modelshare.server.endpoints.recalls import STOP
 from modelshare.server.jobs import JobRow
-from modelshare.wire.link import Released
+from modelshare.wire.link import Chunk, Head, Released, Request
 from served import serving, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -49,10 +50,16 @@ async def deployed(deployer: Tenant, model: str) -> str:
 async def machine(url: str, deployer: Tenant, deployed: str) -> AsyncIterator[LinkAgent]:
     """The deployer's machine, with the endpoint's model ready."""
     agent_id, token = await enroll(deployer.http)
-    async with linked(url, token, agent_id=agent_id) as link:
+    async with linked(url, token, agent_id=agent_id, handler=_begins) as link:
         await link.make_ready()
         await endpoint_is(deployer, "active")
         yield link
+
+
+async def _begins(link: LinkAgent, request: Request, _: bytes) -> None:
+    """An answer that begins and does not end."""
+    await link.send(Head(request.stream, 200, "text/event-stream"))
+    await link.send(Chunk(request.stream, b"data: 1\n\n"))
 
 
 async def endpoint_is(tenant: Tenant, status: str) -> dict[str, Any]:
@@ -173,10 +180,31 @@ async def test_the_router_and_grants_end_at_the_deadline(
             return answer if answer.status_code != 200 else None
 
         answer = await wait_until(refused)
-    assert deadline <= time.time() < deadline + 1
+    assert time.time() >= deadline
     assert problem(answer) == (503, "server_error", "endpoint_inactive")
     assert "recalled by its owner" in message(answer)
     assert held.deployment_id
+
+
+async def test_what_runs_at_the_deadline_is_cut(
+    owner: Tenant, deployer: Tenant, model: str, machine: LinkAgent, url: str
+) -> None:
+    headers = {"Authorization": f"Bearer {deployer.project.api_key}"}
+    async with (
+        httpx.AsyncClient(base_url=f"{url}/{deployer.project.id}/chat/v1", headers=headers, timeout=20) as http,
+        http.stream("POST", "/chat/completions", content=b"{}") as streamed,
+        asyncio.TaskGroup() as group,
+    ):
+        reading = group.create_task(streamed.aread())
+        await recall(owner, model, 1)
+        events = (await reading).decode()
+    assert events.startswith("data: 1\n\n")
+    assert "recalled by its owner" in events.removeprefix("data: 1\n\n")
+
+    async def cancelled() -> bool:
+        return bool(machine.cancelled)
+
+    await wait_until(cancelled)
 
 
 async def test_a_grant_lives_no_longer_than_the_recall_lets_it(

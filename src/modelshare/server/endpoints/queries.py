@@ -11,6 +11,7 @@ from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import kept, locked, owned
 from modelshare.server.endpoints.tables import EndpointRow, UsageRow
 from modelshare.server.registry.tables import ModelRow
+from modelshare.server.sharing.tables import RecallRow
 
 
 def _whole(statement: Select[EndpointRow]) -> Select[EndpointRow]:
@@ -64,6 +65,17 @@ async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None) -> li
         model.selectinload(ModelRow.versions),
     )
     return list(await session.scalars(statement.order_by(EndpointRow.id)))
+
+
+async def recalled(session: AsyncSession, ids: Collection[uuid.UUID], now: int) -> set[uuid.UUID]:
+    """Those under a recall whose deadline has passed; the owner's own endpoints never are."""
+    statement = (
+        select(EndpointRow.id)
+        .join(EndpointRow.model)
+        .join(RecallRow, RecallRow.model_id == ModelRow.id)
+        .where(EndpointRow.id.in_(ids), EndpointRow.project_id != ModelRow.project_id, RecallRow.deadline <= now)
+    )
+    return set(await session.scalars(statement))
 
 
 async def lock_active_of_others(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -> list[EndpointRow]:

@@ -130,7 +130,7 @@ async def create(session: AsyncSession, caller: Caller, wish: EndpointCreate, te
             raise
         raise _refused(_slug_taken(wish.slug), None) from error
     _record(session, caller, "endpoint.create", row, now, tier=row.tier, model=str(model.id))
-    await _changed(session, caller, model, row, None, Intent(row.tier, row.is_active), terms=terms, now=now)
+    await _changed(session, caller, model, None, Intent(row.tier, row.is_active), terms=terms, now=now)
     return await get(session, caller, wish.slug)
 
 
@@ -172,7 +172,7 @@ async def change(
         row.status_reason = row.progress = None
     await session.flush()
     if model is not None:
-        await _changed(session, caller, model, row, before, after, terms=terms, now=now)
+        await _changed(session, caller, model, before, after, terms=terms, now=now)
     _record(session, caller, "endpoint.change", row, now, **patch.model_dump(exclude_none=True))
     return await get(session, caller, slug)
 
@@ -184,13 +184,18 @@ async def delete(session: AsyncSession, caller: Caller, slug: str, terms: Terms,
     await session.delete(row)
     await session.flush()
     if model is not None:
-        await _changed(session, caller, model, row, before, Intent(row.tier, is_active=False), terms=terms, now=now)
+        await _changed(session, caller, model, before, Intent(row.tier, is_active=False), terms=terms, now=now)
     _record(session, caller, "endpoint.delete", row, now, slug=slug)
 
 
 async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None = None) -> list[ActiveEndpoint]:
     """Active endpoints of all projects, for the fleet."""
     return [_active(row) for row in await queries.active(session, ids)]
+
+
+async def recalled(session: AsyncSession, ids: Collection[uuid.UUID], *, now: int) -> set[uuid.UUID]:
+    """Those of these endpoints, of whatever projects, whose model's recall has come due."""
+    return await queries.recalled(session, ids, now)
 
 
 async def recount(
@@ -315,7 +320,6 @@ async def _changed(
     session: AsyncSession,
     caller: Caller,
     model: ModelRow,
-    row: EndpointRow,
     before: Intent | None,
     after: Intent,
     *,
@@ -324,7 +328,6 @@ async def _changed(
 ) -> None:
     came = came_to_shared_tier(before, after)
     await recount(session, model, came_to_shared_tier=came, terms=terms, actor=caller.actor, now=now)
-    notify(session, ENDPOINTS_TOPIC, f"{row.project_id}/{row.slug}")
 
 
 async def _why_not(session: AsyncSession, row: EndpointRow, reason: Reason) -> Reason:
@@ -381,6 +384,7 @@ def _active(row: EndpointRow) -> ActiveEndpoint:
 
 
 def _record(session: AsyncSession, caller: Caller, action: str, row: EndpointRow, now: int, **details: Any) -> None:
+    notify(session, ENDPOINTS_TOPIC, f"{row.project_id}/{row.slug}")
     audit.record(
         session,
         project_id=row.project_id,

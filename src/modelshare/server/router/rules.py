@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Final
 
-from modelshare.server.errors import ApiError, NotFound, Unavailable
+from modelshare.server.errors import ApiError, NotFound, Unauthenticated, Unavailable
 from modelshare.wire.agents import Phase
 from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
 from modelshare.wire.errors import ErrorCode
@@ -35,6 +35,13 @@ def unavailable(status: EndpointStatus, reason: str | None, progress: EndpointPr
         return Unavailable(reason or "The model is being placed. Try again.", code=_LOADING, retry_after=_LATER)
     return Unavailable(
         reason or "The machine that runs the model is not connected at this moment; try again.", retry_after=_SOON
+    )
+
+
+def key_over() -> ApiError:
+    """A key that ended while its request ran."""
+    return Unauthenticated(
+        "The key of this request was revoked, replaced or has expired while the request ran. Use another key."
     )
 
 

@@ -1,35 +1,37 @@
-"""Requests under way, by the key they came with: cut as soon as that key would be refused.
+"""Requests under way, by what can end them: cut as soon as that is over.
 
-A notification that a key changed has all of them looked at, in one query; so does every half second that passes, which
-finds keys that expire, a rotation whose grace is over, and what a lost notification did not tell.
+A notification that keys changed has all of them looked at, in one query; so does every half second that passes, which
+finds keys that expire, a rotation whose grace is over, recalls that come due, and what a lost notification did not
+tell.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import structlog
 
-from modelshare.server.accounts.keyring import KEYS_TOPIC, KeyRing, KeyUse
-from modelshare.server.db import Database
-from modelshare.server.errors import Unauthenticated
+from modelshare.server.errors import ApiError
 
 log = structlog.get_logger()
+Ground = TypeVar("Ground", bound=Hashable)
 
 LOOK_SECONDS: Final = 0.5
-"""How often running keys are looked at without having been told: half of the second that they have."""
-_CUT: Final = "The key of this request was revoked, replaced or has expired while the request ran. Use another key."
+"""How often grounds are looked at without having been told: half of the second that a revocation has."""
 
 
-class RunningKeys:
-    """The keys of one process's requests."""
+class Running(Generic[Ground]):
+    """One process's requests, by the ground each stands on: the key it came with, the endpoint it goes to."""
 
-    def __init__(self, database: Database, keys: KeyRing) -> None:
-        self._keys = keys
-        self._running: dict[KeyUse, set[asyncio.Timeout]] = {}
+    def __init__(
+        self, over: Callable[[Collection[Ground]], Awaitable[Collection[Ground]]], error: Callable[[], ApiError]
+    ) -> None:
+        """`over` answers which grounds are no more, and `error` is what their requests end with."""
+        self._over = over
+        self._error = error
+        self._running: dict[Ground, set[asyncio.Timeout]] = {}
         self._task: asyncio.Task[None] | None = None
-        database.subscribe(KEYS_TOPIC, lambda _: self._cut_over() if self._running else None)
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run())
@@ -40,45 +42,46 @@ class RunningKeys:
             await asyncio.gather(self._task, return_exceptions=True)
 
     @asynccontextmanager
-    async def running(self, use: KeyUse) -> AsyncIterator[None]:
-        """The block ends with Unauthenticated as soon as this use of a key would be refused.
+    async def on(self, ground: Ground) -> AsyncIterator[None]:
+        """The block ends with the error as soon as the ground is over.
 
-        To be entered right after the key was found good: nothing else runs between, so no change slips through.
+        To be entered right after the ground was found good: nothing else runs between, so no change slips through.
         """
         try:
             async with asyncio.timeout(None) as timer:
-                self._running.setdefault(use, set()).add(timer)
+                self._running.setdefault(ground, set()).add(timer)
                 try:
                     yield
                 finally:
-                    self._leave(use, timer)
+                    self._leave(ground, timer)
         except TimeoutError as error:
             if timer.expired():
-                raise Unauthenticated(_CUT) from error
+                raise self._error() from error
             raise
 
-    def _leave(self, use: KeyUse, timer: asyncio.Timeout) -> None:
-        timers = self._running.get(use, set())
+    async def look(self) -> None:
+        """Ends what runs on a ground that is over; asks until the database answers."""
+        while self._running:
+            try:
+                over = await self._over(list(self._running))
+                break
+            except Exception as error:  # noqa: BLE001 - the database may be away for a while
+                log.warning("cannot look at what running requests stand on", error=str(error))
+                await asyncio.sleep(LOOK_SECONDS)
+        else:
+            return
+        now = asyncio.get_running_loop().time()
+        for ground in over:
+            for timer in self._running.pop(ground, ()):
+                timer.reschedule(now)
+
+    def _leave(self, ground: Ground, timer: asyncio.Timeout) -> None:
+        timers = self._running.get(ground, set())
         timers.discard(timer)
         if not timers:
-            self._running.pop(use, None)
+            self._running.pop(ground, None)
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if self._running:
-                await self._cut_over()
-
-    async def _cut_over(self) -> None:
-        """Ends what runs with a key that is over; asks until the database answers."""
-        while True:
-            try:
-                over = await self._keys.over(list(self._running))
-                break
-            except Exception as error:  # noqa: BLE001 - the database may be away for a while
-                log.warning("cannot look at the keys of running requests", error=str(error))
-                await asyncio.sleep(LOOK_SECONDS)
-        now = asyncio.get_running_loop().time()
-        for use in over:
-            for timer in self._running.pop(use, ()):
-                timer.reschedule(now)
+            await self.look()

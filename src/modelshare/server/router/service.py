@@ -9,7 +9,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
@@ -20,8 +20,9 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import Receive, Scope, Send
 
-from modelshare.server.accounts.keyring import KeyRing, KeyUse
+from modelshare.server.accounts.keyring import KEYS_TOPIC, KeyRing, KeyUse
 from modelshare.server.db import Database
+from modelshare.server.endpoints import service as endpoints
 from modelshare.server.errors import ApiError, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
@@ -35,7 +36,7 @@ from modelshare.server.router.metering import Meter, Usage
 from modelshare.server.router.metrics import RouterMetrics
 from modelshare.server.router.relay import Relay, read_body, watched
 from modelshare.server.router.reply import Reply
-from modelshare.server.router.running import RunningKeys
+from modelshare.server.router.running import Running
 from modelshare.server.router.snapshots import Snapshot, Snapshots
 from modelshare.server.router.ways import LinkWays
 from modelshare.server.settings import Settings
@@ -63,7 +64,10 @@ class Router:
     def __init__(self, parts: "RouterParts") -> None:
         self._settings = parts.settings
         self._keys = parts.keys
-        self._running = RunningKeys(parts.database, parts.keys)
+        self._database = parts.database
+        self._running_keys = Running[KeyUse](parts.keys.over, rules.key_over)
+        self._running_endpoints = Running[uuid.UUID](self._recalled, rules.recalled)
+        parts.database.subscribe(KEYS_TOPIC, lambda _: self._running_keys.look())
         self._clock = parts.clock
         self._metrics = RouterMetrics(parts.registry)
         self._meter = Meter(parts.database, parts.clock)
@@ -74,11 +78,13 @@ class Router:
 
     async def start(self) -> None:
         await self._meter.start()
-        await self._running.start()
+        await self._running_keys.start()
+        await self._running_endpoints.start()
 
     async def stop(self) -> None:
         """Writes what was counted; call it when no request comes any more."""
-        await self._running.stop()
+        await self._running_keys.stop()
+        await self._running_endpoints.stop()
         await self._meter.stop()
         await self._forwarder.stop()
 
@@ -133,7 +139,8 @@ class Router:
         finally:
             reply.headers = gate.headers()
         try:
-            await self._relay(ask, caller, endpoint, gate, receive, reply)
+            async with self._running_endpoints.on(endpoint.id):
+                await self._relay(ask, caller, endpoint, gate, receive, reply)
         finally:
             gate.leave()
 
@@ -187,7 +194,12 @@ class Router:
 
     def _cut_with(self, use: KeyUse) -> AbstractAsyncContextManager[None]:
         """The block ends when the key does, unless the setting lets it end by itself."""
-        return self._running.running(use) if self._settings.keys_cut_streams == "on" else nullcontext()
+        return self._running_keys.on(use) if self._settings.keys_cut_streams == "on" else nullcontext()
+
+    async def _recalled(self, endpoint_ids: Collection[uuid.UUID]) -> Collection[uuid.UUID]:
+        """Those whose model's recall has come due: what runs there is not waited for."""
+        async with self._database.read() as session:
+            return await endpoints.recalled(session, endpoint_ids, now=int(self._clock()))
 
     def _address(self, ask: "_Ask") -> str:
         """The client's address; X-Forwarded-For counts only from a trusted proxy."""
