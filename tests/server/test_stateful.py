@@ -240,14 +240,15 @@ STEPS: dict[str, list[Step]] = {
     "delete model": [DeleteModel(*one) for one in itertools.product(PROJECTS, MODELS)],
 }
 """All that can happen, by kind."""
-KINDS = [*STEPS, "share", "share", *["create"] * 6, *["move"] * 4, *["switch"] * 4, "delete"]
+WEIGHTS = {"share": 5, "create": 10, "move": 8, "switch": 8, "delete": 4, "feature": 2, "judged": 2}
+KINDS = [kind for kind in STEPS for _ in range(WEIGHTS.get(kind, 1))]
 
 
 def roll(dice: random.Random, reference: Reference) -> Step:
     """Any step of some kind; mostly one that changes something, since most of all there are would be refused."""
     steps = STEPS[dice.choice(KINDS)]
     effective = [step for step in steps if changes(reference, step)]
-    return dice.choice(steps if not effective or dice.random() < 0.25 else effective)
+    return dice.choice(steps if not effective or dice.random() < 0.35 else effective)
 
 
 def changes(reference: Reference, step: Step) -> bool:
@@ -349,7 +350,7 @@ def test_the_platform_does_what_the_rules_say(settings: Settings) -> None:
         operator = runner.run(stack.enter_async_context(runner.run(platform_client(app))))
 
         @budget(
-            max_examples=EXAMPLES or 14,
+            max_examples=EXAMPLES or 16,
             derandomize=not EXAMPLES,
             print_blob=True,
             deadline=None,
