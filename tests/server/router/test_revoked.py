@@ -157,8 +157,9 @@ async def _stands_still(agent: LinkAgent, request: Request) -> bool:
     return before > 0 and agent.credit[request.stream] == before
 
 
-@pytest.mark.parametrize("key", [{"expires_in": 2}])
-async def test_a_key_that_expires(key: object, caller: Caller, ready: LinkAgent) -> None:
+@pytest.mark.parametrize("key", [{"expires_in": 4}])
+async def test_a_key_that_expires(key: object, ready: LinkAgent, caller: Caller) -> None:
+    """The key is made last: it begins to run out then."""
     streamed, request = await started(caller, ready)
     assert error_of(await streamed.aread())["type"] == "authentication_error"
     await cancelled(ready, request)
