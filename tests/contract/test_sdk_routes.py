@@ -22,6 +22,7 @@ from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
 from modelshare.wire.keys import KeyCreate, ProjectCreate
 from modelshare.wire.models import CatalogRole, ModelPatch
 from modelshare.wire.uploads import ArchiveEntry, UploadOpen, UploadState
+from modelshare.wire.webhooks import DeliveryState, WebhookCreate, WebhookPatch
 
 EXAMPLES: dict[Any, Any] = {
     str: "text", int: 7, bool: True, date: date(2026, 1, 2), UploadState: UploadState.OPEN,
@@ -29,6 +30,7 @@ EXAMPLES: dict[Any, Any] = {
     EndpointCreate: EndpointCreate(slug="x", model="m", tier="free"), KeyCreate: KeyCreate(name="x"),
     JoinKeyCreate: JoinKeyCreate(name="x"), Enroll: Enroll(join_key="x", name="x"),
     ProjectCreate: ProjectCreate(name="x", slug="x"),
+    WebhookCreate: WebhookCreate(url="x"), WebhookPatch: WebhookPatch(url="x"), DeliveryState: DeliveryState.FAILED,
     UploadOpen: UploadOpen(name="x", archive=ArchiveEntry(filename="x.tar", size=1)),
     CatalogFilter: CatalogFilter(
         q="x", family="x", tag="x", license="x", architecture="x", format="x", role=CatalogRole.SHARED,

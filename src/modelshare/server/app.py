@@ -23,6 +23,11 @@ from modelshare.server import health, migrations
 from modelshare.server.accounts import routes as accounts_routes
 from modelshare.server.accounts import service as accounts
 from modelshare.server.audit import routes as audit_routes
+from modelshare.server.audit.webhooks import jobs as webhook_jobs
+from modelshare.server.audit.webhooks import routes as webhooks_routes
+from modelshare.server.audit.webhooks import service as webhooks
+from modelshare.server.audit.webhooks.dispatch import Dispatcher
+from modelshare.server.audit.webhooks.sending import Sender
 from modelshare.server.db import Database
 from modelshare.server.endpoints import routes as endpoints_routes
 from modelshare.server.endpoints.service import Terms
@@ -95,17 +100,27 @@ class Application:
             stack.push_async_callback(self.database.close)
             await migrations.upgrade(self.database)
             await self.database.start()
-            worker = Worker(self.database, handlers(self.platform), self.platform.clock, holder=self._place())
-            await worker.start()
-            stack.push_async_callback(worker.stop)
+            sender = Sender(self.platform.clock, allow_private=self.settings.webhooks_allow_private)
+            stack.push_async_callback(sender.close)
+            dispatcher = Dispatcher(self.database, self.platform.clock)
             reconciler = Reconciler(self.database, self.platform.parts[tiers.TierBook], self.platform.clock)
-            for part in (self._router, self.links, reconciler):
+            for part in (*self._workers(sender), dispatcher, self._router, self.links, reconciler):
                 await part.start()
                 stack.push_async_callback(part.stop)
             stack.push_async_callback(_tend, self.platform)
             tending = asyncio.create_task(_keep_tending(self.platform))
             stack.callback(tending.cancel)
             yield self
+
+    def _workers(self, sender: Sender) -> tuple[Worker, Worker]:
+        """Two, so that no webhook waits until weights are hashed."""
+        secret, clock, place = self.settings.signing_secret(), self.platform.clock, self._place()
+        deliverer = webhook_jobs.Deliverer(self.database, sender, secret, clock)
+        delivering = {webhook_jobs.DELIVER: deliverer.deliver}
+        return (
+            Worker(self.database, handlers(self.platform), clock, holder=place),
+            Worker(self.database, delivering, clock, holder=place, parallel=webhook_jobs.PARALLEL),
+        )
 
     def _place(self) -> str:
         """What tells this process from others on the same database, and is the same after a restart."""
@@ -202,6 +217,7 @@ def _api(platform: Platform) -> FastAPI:
         router_routes.router,
         accounts_routes.router,
         audit_routes.router,
+        webhooks_routes.router,
         health.router,
     ):
         api.include_router(router)
@@ -215,12 +231,14 @@ async def _keep_tending(platform: Platform) -> None:
 
 
 async def _tend(platform: Platform) -> None:
-    """What is done now and then: expired uploads end, and when keys were last used is written down."""
+    """What is done now and then: expired uploads end, old deliveries go, when keys were last used is written down."""
     try:
         await platform.parts[accounts.KeyRing].note_use()
         await closing.sweep(platform)
+        async with platform.database.write() as session:
+            await webhooks.forget_old(session, now=platform.now())
     except Exception as error:  # noqa: BLE001 - the next round may find the database back
-        log.warning("cannot end expired uploads or note the use of keys", error=str(error))
+        log.warning("cannot end expired uploads, forget old deliveries or note the use of keys", error=str(error))
 
 
 class RequestId:

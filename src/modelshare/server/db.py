@@ -160,6 +160,11 @@ def locked(statement: Select[Row]) -> Select[Row]:
     return statement.with_for_update().execution_options(populate_existing=True)
 
 
+def unclaimed(statement: Select[Row]) -> Select[Row]:
+    """Those of the rows that no other transaction holds, `locked`: who works off a queue takes what others do not."""
+    return statement.with_for_update(skip_locked=True).execution_options(populate_existing=True)
+
+
 def owned(table: type[Row], project_id: str) -> Select[Row]:
     """The only way to a tenant's rows: those of `project_id`, so that absent and forbidden look alike."""
     return select(table).where(table.project_id == project_id)  # type: ignore[attr-defined] # every tenant's table has it

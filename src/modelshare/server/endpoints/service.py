@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from modelshare.server.audit import events
 from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.endpoints import queries
@@ -172,7 +173,7 @@ async def delete(session: AsyncSession, caller: Caller, slug: str, terms: Terms,
     await session.flush()
     if model is not None:
         await _changed(session, caller, model, row, before, Intent(row.tier, is_active=False), terms=terms, now=now)
-    _record(session, caller, "endpoint.delete", row, now, slug=slug)
+    _record(session, caller, "endpoint.delete", row, now)
 
 
 async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None = None) -> list[ActiveEndpoint]:
@@ -187,6 +188,7 @@ async def observe(
     status: EndpointStatus,
     reason: str | None,
     progress: EndpointProgress | None,
+    now: int,
 ) -> None:
     """Keeps what the fleet sees of an active endpoint; the owner's intent is not the fleet's to change."""
     row = await session.get(EndpointRow, endpoint_id, with_for_update=True, populate_existing=True)
@@ -196,6 +198,9 @@ async def observe(
     if (row.status, row.status_reason, row.progress) != new:
         if row.status != status:
             notify(session, ENDPOINTS_TOPIC, f"{row.project_id}/{row.slug}")
+            told = {"slug": row.slug, "status": status.value, "before": row.status}
+            data = events.data_of(f"endpoint:{row.id}", reason, told)
+            audit.emit(session, project_id=row.project_id, now=now, event=events.ENDPOINT_STATUS, data=data)
         row.status, row.status_reason, row.progress = new
 
 
@@ -377,6 +382,7 @@ def _record(session: AsyncSession, caller: Caller, action: str, row: EndpointRow
         actor=caller.actor,
         action=action,
         target=f"endpoint:{row.id}",
+        slug=row.slug,
         **details,
     )
 

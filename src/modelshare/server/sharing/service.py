@@ -171,6 +171,7 @@ def _record(session: AsyncSession, model: ModelRow, action: str, actor: str, now
         actor=actor,
         action=action,
         target=f"model:{model.id}",
+        name=model.name,
         **details,
     )
     notify(session, MODELS_TOPIC, str(model.id))

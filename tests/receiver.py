@@ -1,0 +1,85 @@
+"""A real HTTP server that webhooks are delivered to."""
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Received:
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def event(self) -> dict[str, Any]:
+        return dict(json.loads(self.body))
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int = 204
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+Answering = Callable[[Received], Reply]
+
+
+class Receiver:
+    """What arrived, in order; `answer` decides what is answered and may be exchanged at any time."""
+
+    def __init__(self) -> None:
+        self.received: list[Received] = []
+        self.answer: Answering = lambda _: Reply()
+        self.url = ""
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [received.event for received in list(self.received)]
+
+    def take(self, received: Received) -> Reply:
+        self.received.append(received)
+        return self.answer(received)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def handle_error(self, *_: object) -> None:
+        """A sender that was killed is part of the tests."""
+
+
+@contextlib.contextmanager
+def receiving(port: int = 0) -> Iterator[Receiver]:
+    receiver = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            reply = receiver.take(Received(self.path, dict(self.headers), body))
+            self.send_response(reply.status)
+            for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(reply.body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = _Server(("127.0.0.1", port), Handler)
+    receiver.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
