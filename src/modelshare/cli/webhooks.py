@@ -95,8 +95,8 @@ def delete(webhook: WebhookId, yes: Yes = False, json: Json = False) -> None:
         say("Deleted.")
 
 
-@app.command()
-def test(webhook: WebhookId, json: Json = False) -> None:
+@app.command("test")
+def send_test(webhook: WebhookId, json: Json = False) -> None:
     """Send a `webhook.test` event."""
     with Client() as client:
         sent = client.webhooks.test(webhook)

@@ -1,18 +1,15 @@
 """The platform that may deliver to this machine, with a clock that the test turns, and a receiver."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from clock import Clock
 from conftest import Tenant
+from hooks import Hook, new_hook
 from modelshare.server.app import Application
 from modelshare.server.settings import Settings
 from receiver import Receiver, receiving
-from served import wait_until
-
-Look = Callable[[], Awaitable[Any]]
 
 
 @pytest.fixture
@@ -36,44 +33,6 @@ async def app(settings: Settings, clock: Clock) -> AsyncIterator[Application]:
 def receiver() -> Iterator[Receiver]:
     with receiving() as server:
         yield server
-
-
-class Hook:
-    """A webhook of a tenant."""
-
-    def __init__(self, tenant: Tenant, made: dict[str, Any]) -> None:
-        self.http = tenant.http
-        self.id: str = made["id"]
-        self.secret: str = made["secret"]
-        self.path = f"/v1/webhooks/{self.id}"
-
-    async def shown(self) -> dict[str, Any]:
-        return dict((await self.http.get(self.path)).json())
-
-    async def deliveries(self, query: str = "") -> list[dict[str, Any]]:
-        answer = await self.http.get(f"{self.path}/deliveries{query}")
-        assert answer.status_code == 200, answer.text
-        return list(answer.json()["data"])
-
-    async def delivery(self, **fields: Any) -> dict[str, Any]:
-        """The newest delivery, as soon as its fields are these."""
-
-        async def look() -> dict[str, Any] | None:
-            found = await self.deliveries()
-            return found[0] if found and fields.items() <= found[0].items() else None
-
-        return await wait_until(look)
-
-    async def test(self) -> dict[str, Any]:
-        answer = await self.http.post(f"{self.path}/test")
-        assert answer.status_code == 200, answer.text
-        return dict(answer.json())
-
-
-async def new_hook(tenant: Tenant, url: str, *events: str) -> Hook:
-    answer = await tenant.http.post("/v1/webhooks", json={"url": url, "events": list(events)})
-    assert answer.status_code == 201, answer.text
-    return Hook(tenant, answer.json())
 
 
 @pytest.fixture
