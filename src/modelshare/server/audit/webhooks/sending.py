@@ -139,10 +139,10 @@ class Sender:
             return rules.not_public(host)
         if isinstance(error, TimeoutError):
             return f"`{host}` did not answer within {self._seconds:g} s."
+        if isinstance(error, http.ClientSSLError):
+            return f"`{host}` offers no TLS connection that can be trusted. Check its certificate."
         if isinstance(error, http.ClientConnectorDNSError | ValueError):
             return f"The name `{host}` leads to no address."
-        if isinstance(error, http.ClientSSLError | http.ClientConnectorCertificateError):
-            return f"`{host}` has no valid TLS certificate for its name."
         if isinstance(error, http.ClientConnectorError):
             why = os.strerror(cause.errno) if cause is not None and cause.errno else "it cannot be reached"
             return f"No connection to `{host}`: {why}."
