@@ -14,6 +14,7 @@ ALL = {
     "pull.py": "Pull",
     "router.py": "Inference path",
     "storage_local.py": "Folder store",
+    "webhooks.py": "Webhooks",
 }
 
 

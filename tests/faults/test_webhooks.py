@@ -103,13 +103,13 @@ async def test_killed_between_commit_and_delivery(site: Site, receiver: Receiver
     """Each round ends right after an answer, with the outbox and the deliveries as they happen to be."""
     with site.serving() as server:
         site.prepare(server, receiver.url)
-    for times in (1, 2, 5, 12):
+    for times in (1, 4, 12):
         with site.serving() as server, site.http(server) as http:
             site.change(http, times)
             kill(server)
     with site.serving() as server, site.http(server) as http:
         wait_until(lambda: len(distinct(receiver)) == site.committed(http), "every event has arrived")
-        assert site.committed(http) == 20
+        assert site.committed(http) == 17
     bodies = {received.body for received in receiver.received}
     assert len(bodies) == len({received.event["id"] for received in receiver.received}), "the same bytes each time"
 
@@ -143,7 +143,7 @@ async def test_what_was_never_committed_is_never_told(site: Site, receiver: Rece
     """Requests are cut off by the kill: the log and the webhook agree on which of them happened."""
     with site.serving() as server:
         site.prepare(server, receiver.url)
-    for _ in range(3):
+    for _ in range(2):
         with site.serving() as server, site.http(server) as http:
             threads = [threading.Thread(target=_change_until_cut, args=(site, http)) for _ in range(4)]
             for thread in threads:
@@ -156,7 +156,7 @@ async def test_what_was_never_committed_is_never_told(site: Site, receiver: Rece
     with site.serving() as server, site.http(server) as http:
         wait_until(lambda: len(distinct(receiver)) >= site.committed(http), "every event has arrived")
         marker = len(receiver.received)
-        site.change(http, 1)
+        site.change(http, 2)  # one of them at least changes something, whatever the agent is now
         wait_until(lambda: len(receiver.received) > marker, "another event has arrived")
         wait_until(lambda: len(distinct(receiver)) == site.committed(http), "and not one more than was done")
 

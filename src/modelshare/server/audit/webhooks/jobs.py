@@ -82,16 +82,16 @@ class Deliverer:
                 return []
             if outcomes:
                 await self._apply(session, webhook, outcomes, now)
-            due = await queries.next_due(session, webhook.id) if webhook.is_active else None
-            if due is None:
+            at_once = 1 if webhook.failures else _AT_ONCE
+            rows = await queries.pending(session, webhook.id, at_once) if webhook.is_active else []
+            if not rows:
                 await finish(session, lease)
                 return []
-            start = max(due, webhook.retry_at or 0)
+            start = max(rows[0].next_attempt_at or 0, webhook.retry_at or 0)
             if start > now:
                 await postpone(session, lease, start)
                 return []
-            rows = await queries.due(session, webhook.id, now, 1 if webhook.failures else _AT_ONCE)
-            return [self._message(webhook, row) for row in rows]
+            return [self._message(webhook, row) for row in rows if (row.next_attempt_at or 0) <= now]
 
     async def _apply(self, session: AsyncSession, webhook: WebhookRow, outcomes: Sequence[Outcome], now: int) -> None:
         rows = await queries.deliveries_by_id(session, [outcome.delivery_id for outcome in outcomes])

@@ -78,17 +78,12 @@ async def deliveries_by_id(session: AsyncSession, ids: Collection[uuid.UUID]) ->
     return {row.id: row for row in await session.scalars(select(DeliveryRow).where(DeliveryRow.id.in_(ids)))}
 
 
-async def due(session: AsyncSession, webhook_id: uuid.UUID, now: int, limit: int) -> list[DeliveryRow]:
-    """Deliveries whose time has come, the one that waits longest first."""
-    statement = select(DeliveryRow).where(DeliveryRow.webhook_id == webhook_id, DeliveryRow.next_attempt_at <= now)
-    return list(await session.scalars(statement.order_by(DeliveryRow.next_attempt_at, DeliveryRow.id).limit(limit)))
-
-
-async def next_due(session: AsyncSession, webhook_id: uuid.UUID) -> int | None:
-    """When the next delivery's time comes; None when none is pending."""
-    return await session.scalar(
-        select(func.min(DeliveryRow.next_attempt_at)).where(DeliveryRow.webhook_id == webhook_id)
+async def pending(session: AsyncSession, webhook_id: uuid.UUID, limit: int) -> list[DeliveryRow]:
+    """Those whose time comes first, or came longest ago."""
+    statement = select(DeliveryRow).where(
+        DeliveryRow.webhook_id == webhook_id, DeliveryRow.next_attempt_at.is_not(None)
     )
+    return list(await session.scalars(statement.order_by(DeliveryRow.next_attempt_at, DeliveryRow.id).limit(limit)))
 
 
 async def give_up_older(session: AsyncSession, webhook_id: uuid.UUID, created_before: int, error: str) -> None:
