@@ -1,6 +1,8 @@
 """What webhooks hear of, how deliveries are signed, and when they are tried again."""
 
+import re
 import uuid
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,10 +11,11 @@ from hypothesis import strategies as st
 from modelshare.client import WebhookSignatureError, verify_webhook
 from modelshare.server.audit import events
 from modelshare.server.audit.webhooks import rules
-from modelshare.wire.webhooks import SIGNATURE_HEADER, TIMESTAMP_HEADER, signature
+from modelshare.wire.webhooks import SIGNATURE_HEADER, TEST_EVENT, TIMESTAMP_HEADER, signature
 
 types = st.sampled_from(events.TYPES)
 BODY = b'{"id":"1","type":"model.ready","created":1,"project":"proj_0","data":{}}'
+DOCS = Path(__file__).parents[3] / "docs" / "webhooks.md"
 NOW = 1_800_000_000
 
 
@@ -33,6 +36,12 @@ def test_without_events_it_hears_of_all(type_: str, others: list[str]) -> None:
 def test_unknown_events_are_those_that_nothing_is_called(names: list[str]) -> None:
     kinds = {"model.*", "endpoint.*", "agent.*"}
     assert rules.unknown_events(names) == [name for name in names if name not in kinds and name not in events.TYPES]
+
+
+def test_every_event_is_documented() -> None:
+    named = set(re.findall(r"`([a-z]+\.[a-z_*]+)`", DOCS.read_text(encoding="utf-8")))
+    kinds = {"model.*", "endpoint.*", "agent.*"}
+    assert named == {*events.TYPES, *kinds, TEST_EVENT}
 
 
 @given(st.text() | st.from_regex(r"https?://[!-~]*", fullmatch=True), st.booleans())

@@ -7,6 +7,7 @@ webhook's lock, so that none is left behind.
 
 import asyncio
 import random
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -26,12 +27,12 @@ log = structlog.get_logger()
 
 DELIVER: Final = "webhook.deliver"
 """Kind of the job; its subject is the webhook's id."""
-PARALLEL: Final = 16
-"""Webhooks that one process serves at the same time."""
+PARALLEL: Final = 64
+"""Webhooks that one process serves at the same time; nearly all of their time they wait for answers."""
 _AT_ONCE: Final = 8
 """Deliveries that a webhook gets at the same time; one while its address fails."""
-_TURNS: Final = 20
-"""After so many the job lets others have its slot."""
+_SLOT_SECONDS: Final = 10.0
+"""After so long the job lets others have its slot, if any wait: an address may be slow on purpose."""
 _AFTER_TROUBLE_SECONDS: Final = 10
 
 
@@ -56,8 +57,9 @@ class Deliverer:
     async def deliver(self, lease: Lease) -> None:
         """Sends what is due until nothing is. It is never given up: what happens to a delivery is in its row."""
         outcomes: Sequence[Outcome] = ()
+        end = time.monotonic() + _SLOT_SECONDS
         try:
-            for _ in range(_TURNS):
+            while time.monotonic() < end:
                 messages = await self._advance(lease, outcomes)
                 if not messages:
                     return

@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import load_only
 
 from modelshare.server.audit.tables import OutboxRow
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
@@ -100,6 +101,7 @@ async def give_up_older(session: AsyncSession, webhook_id: uuid.UUID, created_be
 
 
 async def delete_deliveries(session: AsyncSession, created_before: int, limit: int) -> None:
-    """The oldest ones, so many at most."""
-    old = select(DeliveryRow.id).where(DeliveryRow.created_at < created_before).order_by(DeliveryRow.created_at)
-    await session.execute(delete(DeliveryRow).where(DeliveryRow.id.in_(old.limit(limit))))
+    """The oldest ones, so many at most; those that another process is at are left to it."""
+    old = select(DeliveryRow).where(DeliveryRow.created_at < created_before).order_by(DeliveryRow.created_at)
+    ids = [row.id for row in await session.scalars(unclaimed(old.options(load_only(DeliveryRow.id)).limit(limit)))]
+    await session.execute(delete(DeliveryRow).where(DeliveryRow.id.in_(ids)))

@@ -24,7 +24,7 @@ from modelshare.wire.webhooks import (
     WebhookWithSecret,
 )
 
-_MOST_FORGOTTEN: Final = 5000
+_MOST_FORGOTTEN: Final = 1000
 """Old deliveries that go in one transaction."""
 
 
