@@ -9,7 +9,8 @@ from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
+from structlog.testing import capture_logs
 
 from answers import message, problem
 from clock import Clock
@@ -123,6 +124,28 @@ async def test_what_was_rolled_back_is_never_told(
     await emit(app, owner, "done")
     await arrive(receiver, 1)
     assert names(receiver) == ["done"]
+
+
+async def test_an_event_is_moved_whole_or_not_at_all(
+    app: Application, owner: Tenant, hook: Hook, receiver: Receiver
+) -> None:
+    """Asking for the job is the last step, and cannot be done here: the event is still in the outbox."""
+    async with app.database.write() as session:
+        await session.execute(text("ALTER TABLE jobs RENAME TO away"))
+    with capture_logs() as logs:
+        await emit(app, owner, "a")
+
+        async def failed() -> bool:
+            return any(entry["event"] == "cannot move events from the outbox" for entry in logs)
+
+        await wait_until(failed)
+    assert not await outbox_is_empty(app)
+    assert await hook.deliveries() == []
+    async with app.database.write() as session:
+        await session.execute(text("ALTER TABLE away RENAME TO jobs"))
+        notify(session, audit.OUTBOX_TOPIC, "*")
+    await hook.delivery(state="delivered")
+    assert names(receiver) == ["a"]
 
 
 async def test_what_failed_is_sent_again_byte_for_byte(
