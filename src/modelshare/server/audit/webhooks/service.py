@@ -1,5 +1,6 @@
 """Webhooks of a project, and what was delivered to them."""
 
+import uuid
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -86,7 +87,7 @@ async def send_test(session: AsyncSession, caller: Caller, webhook_id: str, *, n
     row = await _own(session, caller, webhook_id, lock=True)
     event_id = new_id()
     body = rules.body(event_id, TEST_EVENT, created=now, project_id=row.project_id, data={"webhook": str(row.id)})
-    return await _deliver(session, row, DeliveryRow(event_id=event_id, type=TEST_EVENT, body=body), now)
+    return await _send_now(session, row, _new_delivery(row, event_id, TEST_EVENT, body, now), now)
 
 
 async def deliveries(
@@ -115,8 +116,8 @@ async def redeliver(session: AsyncSession, caller: Caller, webhook_id: str, deli
     webhook = await _own(session, caller, webhook_id, lock=True)
     row = await _delivery_of(session, webhook, delivery_id)
     if row.state != DeliveryState.PENDING:
-        row = DeliveryRow(event_id=row.event_id, type=row.type, body=row.body)
-    return await _deliver(session, webhook, row, now)
+        row = _new_delivery(webhook, row.event_id, row.type, row.body, now)
+    return await _send_now(session, webhook, row, now)
 
 
 async def forget_old(session: AsyncSession, *, now: int) -> None:
@@ -150,14 +151,23 @@ def _check(url: str | None, events: list[str] | tuple[()], settings: Settings) -
         raise InvalidRequest(f"There are no events {named}. Choose from: {rules.known_events()}.", param="events")
 
 
-async def _deliver(session: AsyncSession, webhook: WebhookRow, row: DeliveryRow, now: int) -> Delivery:
+def _new_delivery(webhook: WebhookRow, event_id: uuid.UUID, type_: str, body: str, now: int) -> DeliveryRow:
+    return DeliveryRow(
+        webhook_id=webhook.id,
+        event_id=event_id,
+        type=type_,
+        body=body,
+        state=DeliveryState.PENDING,
+        created_at=now,
+    )
+
+
+async def _send_now(session: AsyncSession, webhook: WebhookRow, row: DeliveryRow, now: int) -> Delivery:
     """Has it sent at once, whatever happened before: somebody is waiting to see it."""
     if not webhook.is_active:
         raise Conflict('This webhook is switched off. Switch it on first: PATCH it with {"is_active": true}.')
-    if row.id is None:
-        row.id, row.webhook_id, row.state, row.attempts, row.created_at = new_id(), webhook.id, "pending", 0, now
-        session.add(row)
     row.next_attempt_at = now
+    session.add(row)
     await _retry_now(session, webhook, now)
     return Delivery(**_delivery_fields(row))
 
