@@ -18,6 +18,7 @@ ALL = {
     "revocation.py": "Revocation",
     "sharing.py": "Share and unshare",
     "storage_local.py": "Folder store",
+    "webhooks.py": "Webhooks",
 }
 
 

@@ -77,6 +77,9 @@ async def known_ids(app: Application, owner: Tenant) -> dict[str, str]:
     endpoint = {"slug": "known", "model": str(model), "tier": "free"}
     assert (await owner.http.post("/v1/endpoints", json=endpoint)).status_code == 201
     key = (await owner.http.post("/v1/keys", json={"name": "known"})).json()
+    # Names below `invalid` lead nowhere (RFC 6761).
+    webhook = (await owner.http.post("/v1/webhooks", json={"url": "https://hooks.invalid/"})).json()
+    delivery = (await owner.http.post(f"/v1/webhooks/{webhook['id']}/test")).json()
     upload = (await owner.http.post("/v1/uploads", json={"name": "u", "files": [{"path": "a.gguf", "size": 9}]})).json()
     return {
         "model_id": str(model),
@@ -86,6 +89,8 @@ async def known_ids(app: Application, owner: Tenant) -> dict[str, str]:
         "project_id": owner.project.id,
         "key_id": key["id"],
         "upload_id": upload["id"],
+        "webhook_id": webhook["id"],
+        "delivery_id": delivery["id"],
         "n": "0",
         "k": "0",
         "agent_id": str(uuid.uuid4()),

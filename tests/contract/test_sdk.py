@@ -22,6 +22,7 @@ from modelshare.wire.endpoints import EndpointCreate
 from modelshare.wire.keys import KeyCreate, ProjectCreate, Scope
 from modelshare.wire.models import CatalogRole, ModelPatch
 from modelshare.wire.uploads import FileEntry, UploadState, VersionOpen
+from modelshare.wire.webhooks import DeliveryState, WebhookCreate, WebhookEvent, WebhookPatch
 
 pytestmark = pytest.mark.anyio
 
@@ -121,6 +122,24 @@ async def test_join_keys_tiers_and_usage(mine: AsyncClient) -> None:
     assert "self_hosted" in [tier.slug async for tier in mine.tiers.list()]
     assert [row async for row in mine.usage.list(group_by=["model"])] == []
     assert [agent async for agent in mine.agents.list()] == []
+
+
+async def test_webhooks(mine: AsyncClient, theirs: AsyncClient) -> None:
+    made = await mine.webhooks.create(WebhookCreate(url="https://hooks.invalid/", events=["model.*"]))
+    assert made.secret.startswith("whsec_")
+    assert [hook.id async for hook in mine.webhooks.list()] == [made.id]
+    assert (await mine.webhooks.update(made.id, WebhookPatch(events=[]))).events == []
+    sent = await mine.webhooks.test(made.id)
+    assert [item.id async for item in mine.webhooks.deliveries(made.id)] == [sent.id]
+    assert sent.id not in [item.id async for item in mine.webhooks.deliveries(made.id, state=DeliveryState.DELIVERED)]
+    event = WebhookEvent.model_validate_json((await mine.webhooks.delivery(made.id, sent.id)).body)
+    assert (event.id, event.type, event.data) == (sent.event, "webhook.test", {"webhook": made.id})
+    assert (await mine.webhooks.redeliver(made.id, sent.id)).event == sent.event
+    with pytest.raises(NotFoundError):
+        await theirs.webhooks.get(made.id)
+    await mine.webhooks.delete(made.id)
+    with pytest.raises(NotFoundError):
+        await mine.webhooks.get(made.id)
 
 
 async def test_the_platforms_operator(app: Application, operator: httpx.AsyncClient) -> None:

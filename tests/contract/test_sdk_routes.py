@@ -23,6 +23,7 @@ from modelshare.wire.keys import KeyCreate, ProjectCreate
 from modelshare.wire.models import CatalogRole, ModelPatch
 from modelshare.wire.sharing import RecallRequest, ShareRequest
 from modelshare.wire.uploads import ArchiveEntry, UploadOpen, UploadState, VersionOpen
+from modelshare.wire.webhooks import DeliveryState, WebhookCreate, WebhookPatch
 
 EXAMPLES: dict[Any, Any] = {
     str: "text", int: 7, bool: True, date: date(2026, 1, 2), UploadState: UploadState.OPEN,
@@ -30,6 +31,7 @@ EXAMPLES: dict[Any, Any] = {
     EndpointCreate: EndpointCreate(slug="x", model="m", tier="free"), KeyCreate: KeyCreate(name="x"),
     JoinKeyCreate: JoinKeyCreate(name="x"), Enroll: Enroll(join_key="x", name="x"),
     ProjectCreate: ProjectCreate(name="x", slug="x"),
+    WebhookCreate: WebhookCreate(url="x"), WebhookPatch: WebhookPatch(url="x"), DeliveryState: DeliveryState.FAILED,
     UploadOpen: UploadOpen(name="x", archive=ArchiveEntry(filename="x.tar", size=1)),
     ShareRequest: ShareRequest(), RecallRequest: RecallRequest(deadline=None),
     VersionOpen: VersionOpen(archive=ArchiveEntry(filename="x.tar", size=1)),

@@ -92,7 +92,7 @@ def test_no_todo_without_an_issue() -> None:
     assert found == []
 
 
-TENANT_TABLES = {"ModelRow", "EndpointRow", "KeyRow", "UploadRow", "JoinKeyRow"}
+TENANT_TABLES = {"ModelRow", "EndpointRow", "KeyRow", "UploadRow", "JoinKeyRow", "WebhookRow", "DeliveryRow"}
 
 
 def test_routes_and_services_do_not_select() -> None:

@@ -36,6 +36,14 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/v1/uploads", {"json": {"name": "x", "archive": {"filename": "\0.tar", "size": 1}}}),
     ("POST", "/v1/enroll", {"json": {"join_key": "\0", "name": "a"}}),
     ("POST", "/v1/join-keys", {"json": {"name": "a\0"}}),
+    ("POST", "/v1/webhooks", {"json": {"url": "https://a\0.example"}}),
+    ("POST", "/v1/webhooks", {"json": {"url": "https://[::1"}}),
+    ("POST", "/v1/webhooks", {"json": {"url": "https://a.example:99999"}}),
+    ("POST", "/v1/webhooks", {"json": {"url": "https://a.example", "events": ["\0"]}}),
+    ("POST", "/v1/webhooks", {"json": {"url": "https://a.example", "events": "model.ready"}}),
+    ("POST", "/v1/webhooks/%00/test", {}),
+    ("PATCH", "/v1/webhooks/%ff", {"json": {"is_active": True}}),
+    ("GET", "/v1/webhooks/%00/deliveries?state=lost", {}),
 ]
 
 

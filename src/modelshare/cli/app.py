@@ -56,6 +56,7 @@ ENTRIES = (
     Entry("keys", "keys", ACCOUNT, "Create, list, rotate and revoke your project's API keys."),
     Entry("usage", "usage", ACCOUNT, "Show requests and tokens by day, endpoint, model and key."),
     Entry("audit", "audit", ACCOUNT, "Show who did what in your project, newest first."),
+    Entry("webhooks", "webhooks", ACCOUNT, "Have your own programs told of events; look at what was delivered."),
     Entry("serve", "serve", OPERATE, "Run the platform: API, pages and router in one process."),
     Entry("demo", "demo", OPERATE, "Run the platform with two projects and a tiny model to try it out."),
     Entry("db", "db", OPERATE, "Look after the platform's database."),

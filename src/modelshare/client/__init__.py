@@ -25,11 +25,13 @@ from modelshare.client.errors import (
     ServerError,
     SourceError,
     UnexpectedAnswerError,
+    WebhookSignatureError,
 )
 
 if TYPE_CHECKING:
     from modelshare.client.catalog import CatalogFilter
     from modelshare.client.client import AsyncClient, Client
+    from modelshare.client.webhooks import verify_webhook
 
 __all__ = [
     "ApiError",
@@ -49,12 +51,15 @@ __all__ = [
     "ServerError",
     "SourceError",
     "UnexpectedAnswerError",
+    "WebhookSignatureError",
+    "verify_webhook",
 ]
 
 _LATE = {
     "AsyncClient": "modelshare.client.client",
     "CatalogFilter": "modelshare.client.catalog",
     "Client": "modelshare.client.client",
+    "verify_webhook": "modelshare.client.webhooks",
 }
 
 

@@ -20,6 +20,7 @@ from modelshare.client.tiers import Tiers
 from modelshare.client.transport import AsyncHttpTransport, HttpTransport
 from modelshare.client.uploads import Uploads
 from modelshare.client.usage import Usage
+from modelshare.client.webhooks import Webhooks
 
 
 class _Resources(Generic[Transport]):
@@ -36,6 +37,7 @@ class _Resources(Generic[Transport]):
         self.agents: Agents[Transport] = Agents(transport)
         self.usage: Usage[Transport] = Usage(transport)
         self.audit: Audit[Transport] = Audit(transport)
+        self.webhooks: Webhooks[Transport] = Webhooks(transport)
         self.platform: Platform[Transport] = Platform(transport)
 
 

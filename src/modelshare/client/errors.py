@@ -6,6 +6,7 @@ ModelshareError
 ├── UnexpectedAnswerError       an answer that is not modelshare's
 ├── SourceError                 what should be pushed cannot be (see modelshare.client.source)
 ├── ModelFailedError            the server processed a pushed model and refused it
+├── WebhookSignatureError       what arrived at a webhook is not of the platform, or is old
 └── ApiError                    the server said no; has status, type, code, param, request_id, retry_after
     ├── InvalidRequestError     400, 413, 422
     ├── AuthenticationError     401
@@ -52,6 +53,10 @@ class ModelFailedError(ModelshareError):
     def __init__(self, model_id: str, reason: str) -> None:
         super().__init__(reason)
         self.model_id = model_id
+
+
+class WebhookSignatureError(ModelshareError):
+    pass
 
 
 class ApiError(ModelshareError):

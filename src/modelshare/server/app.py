@@ -9,7 +9,7 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
@@ -26,8 +26,14 @@ from modelshare.server.accounts.keyring import KeyRing
 from modelshare.server.audit import routes as audit_routes
 from modelshare.server.audit.confirming import routes as confirming_routes
 from modelshare.server.audit.confirming.service import Confirmer
+from modelshare.server.audit.webhooks import jobs as webhook_jobs
+from modelshare.server.audit.webhooks import routes as webhooks_routes
+from modelshare.server.audit.webhooks import service as webhooks
+from modelshare.server.audit.webhooks.dispatch import Dispatcher
+from modelshare.server.audit.webhooks.sending import Sender
 from modelshare.server.db import Database
 from modelshare.server.endpoints import jobs as endpoints_jobs
+from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints import routes as endpoints_routes
 from modelshare.server.endpoints.service import Terms
 from modelshare.server.errors import ApiError, install_handlers
@@ -103,18 +109,26 @@ class Application:
             await self.database.start()
             await self._confirmer.start()
             stack.push_async_callback(self._confirmer.stop)
-            handlers = {**processing_jobs.handlers(self.platform), **endpoints_jobs.handlers(self.platform)}
-            worker = Worker(self.database, handlers, self.platform.clock, holder=self._place())
-            await worker.start()
-            stack.push_async_callback(worker.stop)
+            sender = Sender(self.platform.clock, allow_private=self.settings.webhooks_allow_private)
+            stack.push_async_callback(sender.close)
+            dispatcher = Dispatcher(self.database, self.platform.clock)
             reconciler = Reconciler(self.database, self.platform.parts[tiers.TierBook], self.platform.clock)
-            for part in (self._router, self.links, reconciler):
+            for part in (*self._workers(sender), dispatcher, self._router, self.links, reconciler):
                 await part.start()
                 stack.push_async_callback(part.stop)
             stack.push_async_callback(_tend, self.platform)
             tending = asyncio.create_task(_keep_tending(self.platform))
             stack.callback(tending.cancel)
             yield self
+
+    def _workers(self, sender: Sender) -> Iterator[Worker]:
+        """Three, so that no webhook waits until weights are hashed, and no recall for a webhook's address."""
+        secret, clock, place = self.settings.signing_secret(), self.platform.clock, self._place()
+        deliverer = webhook_jobs.Deliverer(self.database, sender, secret, clock)
+        delivering = {webhook_jobs.DELIVER: deliverer.deliver}
+        yield Worker(self.database, processing_jobs.handlers(self.platform), clock, holder=place)
+        yield Worker(self.database, endpoints_jobs.handlers(self.platform), clock, holder=place, parallel=1)
+        yield Worker(self.database, delivering, clock, holder=place, parallel=webhook_jobs.PARALLEL)
 
     def _place(self) -> str:
         """What tells this process from others on the same database, and is the same after a restart."""
@@ -215,6 +229,7 @@ def _api(platform: Platform) -> FastAPI:
         accounts_routes.router,
         audit_routes.router,
         confirming_routes.router,
+        webhooks_routes.router,
         health.router,
     ):
         api.include_router(router)
@@ -228,12 +243,18 @@ async def _keep_tending(platform: Platform) -> None:
 
 
 async def _tend(platform: Platform) -> None:
-    """What is done now and then: expired uploads end, and when keys were last used is written down."""
+    """What is done now and then: expired uploads end, old deliveries go, when keys were last used is written down.
+
+    A recall whose job was given up is taken up again.
+    """
     try:
         await platform.parts[KeyRing].note_use()
         await closing.sweep(platform)
+        async with platform.database.write() as session:
+            await webhooks.forget_old(session, now=platform.now())
+            await recalls.resume_overdue(session, now=platform.now())
     except Exception as error:  # noqa: BLE001 - the next round may find the database back
-        log.warning("cannot end expired uploads or note the use of keys", error=str(error))
+        log.warning("cannot end expired uploads, forget old deliveries or note the use of keys", error=str(error))
 
 
 class RequestId:

@@ -215,8 +215,8 @@ def kept(statement: Select[Row], of: type[Table] | None = None, *, wait: bool = 
 
 
 def unclaimed(statement: Select[Row]) -> Select[Row]:
-    """Those of the rows that nobody else has locked, locked: for queues whose workers take different rows."""
-    return statement.with_for_update(key_share=True, skip_locked=True)
+    """Those of the rows that no other transaction holds, `locked`: who works off a queue takes what others do not."""
+    return statement.with_for_update(key_share=True, skip_locked=True).execution_options(populate_existing=True)
 
 
 def owned(table: type[Row], project_id: str) -> Select[Row]:

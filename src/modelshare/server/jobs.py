@@ -8,12 +8,12 @@ nothing. A killed process's jobs are taken up again when their lease runs out, a
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import Index, UniqueConstraint, delete, or_, select, update
+from sqlalchemy import ColumnElement, Index, UniqueConstraint, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -26,8 +26,10 @@ TOPIC = "jobs"
 LEASE_SECONDS = 30
 """A lease is renewed every third of this while its worker lives."""
 POLL_SECONDS = 5.0
-"""How often a worker looks without having been told."""
+"""How often a worker looks without having been told, and without knowing of a job that becomes due."""
 MAX_ATTEMPTS = 5
+_REST_SECONDS = 0.5
+"""Between tries to reach a database that is away."""
 
 
 class JobRow(Table):
@@ -67,22 +69,70 @@ class Lease:
         return self.attempt > MAX_ATTEMPTS
 
 
+class TryAgain(Exception):
+    """Raised by a handler: the job is to be run `after` seconds from now, and this was no attempt."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__(f"again after {after} s")
+        self.after = after
+
+
 Handler = Callable[[Lease], Awaitable[None]]
 """Does the work; an exception means try again later."""
 
 
-async def enqueue(session: AsyncSession, kind: str, subject: str, *, now: int) -> None:
-    """Asks for the work, once: a job of the same kind and subject that is there already is run anew."""
-    fresh = {"run_after": now, "attempts": 0, "lease_token": None, "lease_until": None, "lease_holder": None}
+async def enqueue(session: AsyncSession, kind: str, subject: str, *, now: int, after: int | None = None) -> None:
+    """Asks for the work, once: a job of the same kind and subject that is there already is run anew.
+
+    It is run at the second `after` (Unix time), or at once.
+    """
+    due = now if after is None else after
+    fresh = {"run_after": due, "attempts": 0, "lease_token": None, "lease_until": None, "lease_holder": None}
     statement = upsert(session, JobRow).values(id=new_id(), kind=kind, subject=subject, **fresh)
     await session.execute(statement.on_conflict_do_update(index_elements=["kind", "subject"], set_=fresh))
     notify(session, TOPIC, kind)
 
 
+async def ensure(session: AsyncSession, kind: str, subjects: Collection[str], *, now: int, hurry: bool = False) -> None:
+    """Asks for jobs that look for their work themselves: one that is there, waiting or running, is left alone.
+
+    `hurry`: one that waits for its second waits no longer.
+    """
+    if not subjects:
+        return
+    rows = [{"id": new_id(), "kind": kind, "subject": subject, "run_after": now, "attempts": 0} for subject in subjects]
+    statement = upsert(session, JobRow).values(rows)
+    there = ["kind", "subject"]
+    await session.execute(
+        statement.on_conflict_do_update(index_elements=there, set_={"run_after": now})
+        if hurry
+        else statement.on_conflict_do_nothing(index_elements=there)
+    )
+    notify(session, TOPIC, kind)
+
+
 async def holds(session: AsyncSession, lease: Lease) -> bool:
     """True while the lease is still this worker's; ask in the transaction that applies the work."""
-    statement = select(JobRow.id).where(JobRow.id == lease.job_id, JobRow.lease_token == lease.token)
+    statement = select(JobRow).where(*_held(lease))
     return await session.scalar(locked(statement)) is not None
+
+
+async def finish(session: AsyncSession, lease: Lease) -> None:
+    """Ends the job, if the lease is still this worker's. A handler that saw that no work is left may do it itself, in
+    the transaction in which it saw that.
+    """
+    await session.execute(delete(JobRow).where(*_held(lease)))
+
+
+async def postpone(session: AsyncSession, lease: Lease, until: int) -> None:
+    """Gives the job back, to be run at the second `until`, if the lease is still this worker's. For handlers, as
+    `finish` is; this was no attempt.
+    """
+    await session.execute(
+        update(JobRow)
+        .where(*_held(lease))
+        .values(run_after=until, attempts=0, lease_token=None, lease_until=None, lease_holder=None)
+    )
 
 
 class Worker:
@@ -102,52 +152,68 @@ class Worker:
         self._handlers = handlers
         self._clock = clock
         self._holder = holder
-        self._wakes = [asyncio.Event() for _ in range(parallel)]
+        self._parallel = parallel
+        self._wake = asyncio.Event()
+        self._looking = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
-        database.subscribe(TOPIC, self._wake)
+        database.subscribe(TOPIC, self._told)
 
     async def start(self) -> None:
         """Frees what a process of the same place left behind, then works."""
         async with self._database.write() as session:
             await session.execute(
                 update(JobRow)
-                .where(JobRow.lease_holder == self._holder)
+                .where(JobRow.lease_holder == self._holder, JobRow.kind.in_(self._handlers))
                 .values(lease_token=None, lease_until=None, lease_holder=None)
             )
-        self._tasks = [asyncio.create_task(self._run(wake)) for wake in self._wakes]
+        self._tasks = [asyncio.create_task(self._run()) for _ in range(self._parallel)]
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _wake(self, _kind: str) -> None:
-        for wake in self._wakes:
-            wake.set()
+    def _told(self, kind: str) -> None:
+        if kind == "*" or kind in self._handlers:
+            self._wake.set()
 
-    async def _run(self, wake: asyncio.Event) -> None:
+    async def _run(self) -> None:
         while True:
-            wake.clear()  # before looking: a job that comes meanwhile is not missed
             try:
-                taken = await self._take()
-                if taken is not None:
-                    await self._work(*taken)
-                    continue
+                async with self._looking:  # one looks and waits; the others work, or queue up to be the next
+                    taken = await self._next()
+                await self._work(*taken)
+                self._wake.set()  # it may have left a job for later, and whoever waits does not know of its time
             except Exception as error:  # noqa: BLE001 - a worker outlives a database that is away for a while
                 log.warning("cannot take or finish a job", error=str(error))
+                await asyncio.sleep(_REST_SECONDS)
+
+    async def _next(self) -> tuple[str, Lease]:
+        while True:
+            self._wake.clear()  # before looking: a job that comes meanwhile is not missed
+            wait = await self._due_in()
+            if wait <= 0:
+                taken = await self._take()
+                if taken is not None:
+                    return taken
+                wait = _REST_SECONDS / 10  # another worker has it under its hand
             # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this worker would never stop.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
-                    await wake.wait()
+                async with asyncio.timeout(min(wait, POLL_SECONDS)):
+                    await self._wake.wait()
+
+    async def _due_in(self) -> float:
+        """Seconds until a job of this worker's is due, as far as is known now."""
+        free = _free(int(self._clock()))
+        statement = select(func.min(JobRow.run_after)).where(free, JobRow.kind.in_(self._handlers))
+        async with self._database.read() as session:
+            due = await session.scalar(statement)
+        return POLL_SECONDS if due is None else due - self._clock()
 
     async def _take(self) -> tuple[str, Lease] | None:
         now = int(self._clock())
-        free = or_(JobRow.lease_until.is_(None), JobRow.lease_until < now)
-        async with self._database.read() as session:
-            if await session.scalar(select(JobRow.id).where(JobRow.run_after <= now, free).limit(1)) is None:
-                return None
+        statement = select(JobRow).where(JobRow.run_after <= now, _free(now), JobRow.kind.in_(self._handlers))
         async with self._database.write() as session:
-            statement = select(JobRow).where(JobRow.run_after <= now, free, JobRow.kind.in_(self._handlers))
             row = await session.scalar(unclaimed(statement.order_by(JobRow.run_after, JobRow.id).limit(1)))
             if row is None:
                 return None
@@ -162,6 +228,8 @@ class Worker:
         except asyncio.CancelledError:  # the process ends in good order: that is no attempt
             await self._give_back(lease, attempts=lease.attempt - 1, after=0)
             raise
+        except TryAgain as again:
+            await self._give_back(lease, attempts=lease.attempt - 1, after=again.after)
         except Exception as error:
             log.warning("job failed", kind=kind, subject=lease.subject, last=lease.last, exc_info=error)
             if lease.last:
@@ -194,10 +262,18 @@ class Worker:
 
     async def _finish(self, lease: Lease) -> None:
         async with self._database.write() as session:
-            await session.execute(delete(JobRow).where(JobRow.id == lease.job_id, JobRow.lease_token == lease.token))
+            await finish(session, lease)
 
     async def _update(self, lease: Lease, **values: Any) -> None:
         """Changes nothing when the lease is another's by now."""
-        mine = (JobRow.id == lease.job_id, JobRow.lease_token == lease.token)
         async with self._database.write() as session:
-            await session.execute(update(JobRow).where(*mine).values(**values))
+            await session.execute(update(JobRow).where(*_held(lease)).values(**values))
+
+
+def _held(lease: Lease) -> tuple[ColumnElement[bool], ...]:
+    return JobRow.id == lease.job_id, JobRow.lease_token == lease.token
+
+
+def _free(now: int) -> ColumnElement[bool]:
+    """Nobody works on it."""
+    return or_(JobRow.lease_until.is_(None), JobRow.lease_until < now)

@@ -68,6 +68,8 @@ class Settings(BaseModel):
     inference_max_body_bytes: int = Field(default=MAX_REQUEST_BODY, ge=1, le=MAX_REQUEST_BODY)
     trusted_proxies: tuple[str, ...] = ()
     """Addresses whose X-Forwarded-For is believed."""
+    webhooks_allow_private: bool = False
+    """On: webhooks may use http and reach private addresses, this machine's included."""
     log_format: Literal["text", "json"] = "text"
 
     @field_validator("database_url")

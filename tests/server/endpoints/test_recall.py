@@ -8,15 +8,17 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select, update
 
 from answers import ANONYMOUS, message, problem
 from conftest import Tenant
 from factories import make_model
 from link_agent import LinkAgent, enroll, linked
 from modelshare.server.app import Application
+from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints.recalls import STOP
 from modelshare.server.jobs import JobRow
+from modelshare.server.sharing.tables import RecallRow
 from modelshare.wire.link import Chunk, Head, Released, Request
 from served import serving, wait_until
 
@@ -163,6 +165,17 @@ async def test_at_the_deadline_endpoints_stop_and_machines_delete(
     await wait_until(confirmed)
     assert (await actions(owner))[0] == "agent.release"
     assert (await actions(deployer))[:2] == ["agent.release", "endpoint.stop"]
+
+
+async def test_a_job_that_was_given_up_is_taken_up_again(
+    app: Application, owner: Tenant, deployer: Tenant, model: str, deployed: str
+) -> None:
+    await recall(owner, model, 3600)
+    async with app.database.write() as session:
+        await session.execute(delete(JobRow).where(JobRow.kind == STOP))
+        await session.execute(update(RecallRow).values(deadline=1))
+        await recalls.resume_overdue(session, now=app.platform.now())
+    await endpoint_is(deployer, "inactive")
 
 
 async def test_the_router_and_grants_end_at_the_deadline(

@@ -130,8 +130,8 @@ async def test_pushes_and_deletions_at_once(app: Application, owner: Tenant) -> 
 async def test_a_worker_stops_even_if_a_job_comes_just_then(app: Application) -> None:
     worker = Worker(app.database, {}, app.platform.clock, holder="test")
     await worker.start()
-    await wait_until(lambda: all(wake._waiters for wake in worker._wakes))
-    worker._wake("any")
+    await wait_until(lambda: bool(worker._wake._waiters))
+    worker._told("*")
     await asyncio.sleep(0)
     async with asyncio.timeout(10):
         await worker.stop()

@@ -88,6 +88,9 @@ ARGUMENTS = {
     "endpoints show": ["e"], "endpoints deactivate": ["e"], "endpoints activate": ["e"],
     "endpoints delete": ["e", "-y"],
     "agents remove": ["a", "-y"], "agents suspend": ["a"], "join-keys create": ["j"], "join-keys revoke": ["j"],
+    "webhooks create": ["https://w.example"], "webhooks show": ["w"], "webhooks update": ["w", "--on"],
+    "webhooks delete": ["w", "-y"], "webhooks test": ["w"], "webhooks deliveries": ["w"],
+    "webhooks redeliver": ["w", "d"],
     "keys create": ["k"], "keys rotate": ["k"], "keys revoke": ["k"], "chat": ["e", "hello"],
 }  # fmt: skip
 OFFLINE = {"serve", "demo", "db", "agent", "push", "login"}

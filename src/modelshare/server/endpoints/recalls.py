@@ -15,7 +15,7 @@ from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, Terms, recount
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.errors import Conflict, InvalidRequest
 from modelshare.server.http import Caller, Platform
-from modelshare.server.jobs import Lease, enqueue, holds
+from modelshare.server.jobs import Lease, enqueue, ensure, holds
 from modelshare.server.registry import service as registry
 from modelshare.server.sharing import rules
 from modelshare.server.sharing import service as sharing
@@ -62,6 +62,12 @@ async def stop(platform: Platform, terms: Terms, lease: Lease) -> None:
         await recount(session, model, came_to_shared_tier=False, terms=terms, actor=audit.SYSTEM, now=now)
 
 
+async def resume_overdue(session: AsyncSession, *, now: int) -> None:
+    """Asks again for jobs that should have run: one that failed too often, while the database was away, was given up."""
+    overdue = await sharing.overdue_recalls(session, now)
+    await ensure(session, STOP, [str(model_id) for model_id in overdue], now=now)
+
+
 async def _announce(
     session: AsyncSession, caller: Caller, model_id: uuid.UUID, deadline: int, reason: str | None, *, now: int
 ) -> OwnModel:
@@ -72,7 +78,7 @@ async def _announce(
         raise Conflict('This recall is over: the endpoints were stopped. {"deadline": null} ends it.')
     own = await sharing.recall(session, caller, model_id, deadline=deadline, reason=reason, now=now)
     await _tell_all(session, own, "endpoint.recall", caller, reason, now=now, deadline=deadline)
-    await enqueue(session, STOP, str(model_id), now=deadline)
+    await enqueue(session, STOP, str(model_id), now=now, after=deadline)
     return own
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from modelshare.server.audit import events
 from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.endpoints import queries
@@ -185,7 +186,7 @@ async def delete(session: AsyncSession, caller: Caller, slug: str, terms: Terms,
     await session.flush()
     if model is not None:
         await _changed(session, caller, model, before, Intent(row.tier, is_active=False), terms=terms, now=now)
-    _record(session, caller, "endpoint.delete", row, now, slug=slug)
+    _record(session, caller, "endpoint.delete", row, now)
 
 
 async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None = None) -> list[ActiveEndpoint]:
@@ -231,6 +232,7 @@ async def observe(
     status: EndpointStatus,
     reason: str | None,
     progress: EndpointProgress | None,
+    now: int,
 ) -> None:
     """Keeps what the fleet sees of an active endpoint, which it has locked; the owner's intent is not its to change."""
     row = await session.get(EndpointRow, endpoint_id)
@@ -240,6 +242,9 @@ async def observe(
     if (row.status, row.status_reason, row.progress) != new:
         if row.status != status:
             notify(session, ENDPOINTS_TOPIC, f"{row.project_id}/{row.slug}")
+            told = {"slug": row.slug, "status": status.value, "before": row.status}
+            data = events.data_of(f"endpoint:{row.id}", reason, told)
+            audit.emit(session, project_id=row.project_id, now=now, event=events.ENDPOINT_STATUS, data=data)
         row.status, row.status_reason, row.progress = new
 
 
@@ -392,5 +397,6 @@ def _record(session: AsyncSession, caller: Caller, action: str, row: EndpointRow
         actor=caller.actor,
         action=action,
         target=f"endpoint:{row.id}",
+        slug=row.slug,
         **details,
     )

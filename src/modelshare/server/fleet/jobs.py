@@ -137,7 +137,7 @@ class Reconciler:
                 await endpoints.lock(session, plan.observed)
                 for endpoint_id, seen in plan.observed.items():
                     await endpoints.observe(
-                        session, endpoint_id, status=seen.status, reason=seen.reason, progress=seen.progress
+                        session, endpoint_id, status=seen.status, reason=seen.reason, progress=seen.progress, now=now
                     )
 
     async def _run(self) -> None:

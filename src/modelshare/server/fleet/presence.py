@@ -7,6 +7,8 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from modelshare.server.audit import events
+from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
 from modelshare.server.fleet import queries
 from modelshare.server.fleet.service import served_name
@@ -39,6 +41,8 @@ async def connect(session: AsyncSession, name: LinkName, hello: Hello, address: 
     row = await queries.lock_agent(session, name.agent_id)
     if row is None or row.state in {AgentState.SUSPENDED, AgentState.REMOVED}:
         return False
+    if row.state != AgentState.ACTIVE:
+        _tell(session, events.AGENT_CONNECTED, row, now)
     row.state, row.linked_to, row.link_token, row.last_seen_at = AgentState.ACTIVE, address, name.token, now
     known = Capabilities.model_validate(row.capabilities)
     row.capabilities = known.model_copy(
@@ -61,19 +65,19 @@ async def disconnect(session: AsyncSession, name: LinkName, *, now: int) -> None
     """The link ended; nothing happens when the agent has a newer one."""
     row = await queries.lock_agent(session, name.agent_id)
     if row is not None and row.link_token == name.token:
-        await _gone(session, row, now)
+        await _gone(session, row, seen=now, now=now)
 
 
 async def forget_links(session: AsyncSession, address: str, *, now: int) -> None:
     """Ends what an earlier process at this address left behind."""
     for row in await queries.agents_linked_to(session, address):
-        await _gone(session, row, now)
+        await _gone(session, row, seen=now, now=now)
 
 
 async def forget_stale(session: AsyncSession, *, now: int) -> None:
     """Ends the links of processes that died."""
     for row in await queries.stale_agents(session, now - STALE_SECONDS):
-        await _gone(session, row, row.last_seen_at or now)
+        await _gone(session, row, seen=row.last_seen_at or now, now=now)
 
 
 async def vouch(session: AsyncSession, links: Collection[LinkName], *, now: int) -> set[uuid.UUID | None]:
@@ -104,13 +108,21 @@ async def apply(session: AsyncSession, reports: Mapping[tuple[uuid.UUID, str], R
         notify(session, DEPLOYMENTS_TOPIC, str(row.agent_id))
 
 
-async def _gone(session: AsyncSession, row: AgentRow, seen: int) -> None:
+async def _gone(session: AsyncSession, row: AgentRow, *, seen: int, now: int) -> None:
     if row.state == AgentState.ACTIVE:
         row.state = AgentState.DISCONNECTED
+        _tell(session, events.AGENT_DISCONNECTED, row, now)
     row.linked_to, row.link_token, row.last_seen_at = None, None, seen
     for deployment in await queries.deployments_of(session, [row.id]):
         notify(session, READY_TOPIC, str(deployment.version_id))
     notify(session, AGENTS_TOPIC, str(row.id))
+
+
+def _tell(session: AsyncSession, event: str, row: AgentRow, now: int) -> None:
+    """The agent's project hears of it; shared agents are the platform's."""
+    if row.project_id is not None:
+        data = events.data_of(f"agent:{row.id}", None, {"name": row.name})
+        audit.emit(session, project_id=row.project_id, now=now, event=event, data=data)
 
 
 def _wanted(row: DeploymentRow) -> Wanted:

@@ -110,7 +110,7 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
             code=ErrorCode.MODEL_IN_USE,
             refusal=Refusal("model.delete", f"model:{row.id}"),
         )
-    _record(session, caller, "model.delete", row, now, name=row.name)
+    _record(session, caller, "model.delete", row, now)
     notify(session, MODELS_TOPIC, str(row.id))
     await release(session, caller.project, [version.id for version in row.versions], now=now)
     await session.delete(row)
@@ -210,5 +210,6 @@ def _record(session: AsyncSession, caller: Caller, action: str, row: ModelRow, n
         actor=caller.actor,
         action=action,
         target=f"model:{row.id}",
+        name=row.name,
         **details,
     )

@@ -30,6 +30,11 @@ async def recalls(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> di
     return {row.model_id: row for row in rows}
 
 
+async def overdue_recalls(session: AsyncSession, now: int) -> list[uuid.UUID]:
+    statement = select(RecallRow.model_id).where(RecallRow.stopped_at.is_(None), RecallRow.deadline <= now)
+    return list(await session.scalars(statement.order_by(RecallRow.model_id)))
+
+
 async def is_shown_to(session: AsyncSession, model_id: uuid.UUID, project_id: str) -> bool:
     """Whether a targeted share names the project."""
     return await session.get(ShareProjectRow, (model_id, project_id)) is not None

@@ -150,6 +150,11 @@ async def find_recall(session: AsyncSession, model_id: uuid.UUID) -> RecallRow |
     return await queries.recall(session, model_id)
 
 
+async def overdue_recalls(session: AsyncSession, now: int) -> list[uuid.UUID]:
+    """Ids of models whose recall has come due and has not been carried out."""
+    return await queries.overdue_recalls(session, now)
+
+
 async def standing(session: AsyncSession, caller: Caller, model: ModelRow) -> tuple[Relation, ModelFacts]:
     """What the caller is to the model, and what the rules need to know of that."""
     facts = facts_of(await _own(session, model))
@@ -245,5 +250,6 @@ def _record(session: AsyncSession, model: ModelRow, action: str, actor: str, now
         actor=actor,
         action=action,
         target=f"model:{model.id}",
+        name=model.name,
         **details,
     )

@@ -3,7 +3,7 @@
 import uuid
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column
 
 from modelshare.server.db import JsonColumn, Table
 from modelshare.server.ids import new_id
@@ -22,9 +22,9 @@ class WebhookRow(Table):
     """Types, or `endpoint.*` for all of a kind; empty means all."""
     is_active: Mapped[bool] = mapped_column(default=True)
     failures: Mapped[int] = mapped_column(default=0)
-    """Attempts that failed since the last good one."""
+    """Tries that failed since the last good one; deliveries that are sent at once are one try."""
     retry_at: Mapped[int | None]
-    """Nothing is sent before: the last attempt failed."""
+    """Nothing is sent before: the last try failed."""
     created_at: Mapped[int]
 
 
@@ -34,6 +34,7 @@ class DeliveryRow(Table):
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
         Index("ix_webhook_deliveries_webhook_id_id", "webhook_id", "id"),
+        Index("ix_webhook_deliveries_webhook_id_next_attempt_at", "webhook_id", "next_attempt_at"),
         Index("ix_webhook_deliveries_created_at", "created_at"),
         CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state"),
     )
@@ -53,5 +54,4 @@ class DeliveryRow(Table):
     created_at: Mapped[int]
     attempted_at: Mapped[int | None]
     next_attempt_at: Mapped[int | None]
-
-    webhook: Mapped[WebhookRow] = relationship(lazy="raise")
+    """None unless it is pending."""

@@ -135,6 +135,9 @@ def upgrade() -> None:
     with op.batch_alter_table("webhook_deliveries", schema=None) as batch_op:
         batch_op.create_index("ix_webhook_deliveries_created_at", ["created_at"], unique=False)
         batch_op.create_index("ix_webhook_deliveries_webhook_id_id", ["webhook_id", "id"], unique=False)
+        batch_op.create_index(
+            "ix_webhook_deliveries_webhook_id_next_attempt_at", ["webhook_id", "next_attempt_at"], unique=False
+        )
 
     op.create_table(
         "share_links",

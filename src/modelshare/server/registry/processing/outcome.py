@@ -114,6 +114,7 @@ def _record(
         action=action,
         target=f"model:{model.id}",
         reason=reason,
+        name=model.name,
         version=version.version,
         **details,
     )

@@ -1,0 +1,163 @@
+"""`modelshare webhooks …`."""
+
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+from modelshare.cli.confirm import Yes, confirm
+from modelshare.cli.output import Json, print_json, print_record, print_table, say
+from modelshare.cli.requests import request
+from modelshare.cli.words import when
+from modelshare.cli.words import yes as yes_or_no
+from modelshare.client import Client
+from modelshare.wire.base import PAGE_LIMIT_MAX
+from modelshare.wire.webhooks import Delivery, DeliveryState, Webhook, WebhookCreate, WebhookPatch
+
+app = typer.Typer(add_completion=False)
+WebhookId = Annotated[
+    str, typer.Argument(metavar="WEBHOOK", help="The webhook's id, as `modelshare webhooks list` shows it.")
+]
+DeliveryId = Annotated[
+    str, typer.Argument(metavar="DELIVERY", help="The delivery's id, as `modelshare webhooks deliveries` shows it.")
+]
+Events = Annotated[
+    list[str] | None,
+    typer.Option("--event", metavar="EVENT", help="Such as model.ready or endpoint.*; repeat for more."),
+]
+
+
+@app.command("list")
+def list_webhooks(json: Json = False) -> None:
+    """List the project's webhooks, never their secrets."""
+    with Client() as client:
+        webhooks = list(client.webhooks.list())
+    if json:
+        print_json(webhooks)
+        return
+    rows = ((item.url, ", ".join(item.events) or "all", _state(item), item.id) for item in webhooks)
+    empty = "No webhooks yet. `modelshare webhooks create URL` makes one."
+    print_table(("URL", "EVENTS", "STATE", "ID"), rows, empty=empty)
+
+
+@app.command()
+def create(
+    url: Annotated[str, typer.Argument(help="Where events are sent, such as https://example.org/hooks/modelshare.")],
+    event: Events = None,
+    json: Json = False,
+) -> None:
+    """Create a webhook, for every event unless some are given. Its secret is shown this once."""
+    with Client() as client:
+        created = client.webhooks.create(request(WebhookCreate, url=url, events=event))
+    if json:
+        print_json(created)
+        return
+    say("This secret signs what is sent, and is shown once:")
+    typer.echo(created.secret)
+    say(f"Next: modelshare webhooks test {created.id}")
+
+
+@app.command()
+def show(webhook: WebhookId, json: Json = False) -> None:
+    """Show one webhook: where it points, what it hears of, whether its address answers."""
+    with Client() as client:
+        found = client.webhooks.get(webhook)
+    _print(found, json=json)
+
+
+@app.command()
+def update(
+    webhook: WebhookId,
+    url: Annotated[str | None, typer.Option(help="A new address.")] = None,
+    event: Events = None,
+    all_events: Annotated[bool, typer.Option("--all-events", help="Hear of every event.")] = False,
+    on: Annotated[
+        bool | None, typer.Option("--on/--off", help="Send, or send nothing. Switched on, it starts afresh.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Change a webhook's address or events, or switch it off and on. Its secret stays."""
+    changes = request(WebhookPatch, url=url, events=[] if all_events else event, is_active=on)
+    with Client() as client:
+        found = client.webhooks.update(webhook, changes)
+    _print(found, json=json)
+
+
+@app.command()
+def delete(webhook: WebhookId, yes: Yes = False, json: Json = False) -> None:
+    """Delete a webhook with its deliveries."""
+    confirm(f"Delete the webhook {webhook}?", yes=yes)
+    with Client() as client:
+        client.webhooks.delete(webhook)
+    if json:
+        print_json({"id": webhook, "deleted": True})
+    else:
+        say("Deleted.")
+
+
+@app.command("test")
+def send_test(webhook: WebhookId, json: Json = False) -> None:
+    """Send a `webhook.test` event."""
+    with Client() as client:
+        sent = client.webhooks.test(webhook)
+    _print_sent(sent, json=json)
+
+
+@app.command()
+def deliveries(
+    webhook: WebhookId,
+    state: Annotated[DeliveryState | None, typer.Option(help="Only those in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most deliveries to show.")] = 50,
+    json: Json = False,
+) -> None:
+    """Show what was or is to be delivered in the last 30 days, newest first."""
+    with Client() as client:
+        listed = client.webhooks.deliveries(webhook, state=state, limit=min(limit, PAGE_LIMIT_MAX))
+        found = list(islice(listed, limit))
+    if json:
+        print_json(found)
+        return
+    rows = (
+        (when(item.created_at), item.type, item.state, str(item.attempts), item.error or "", item.id) for item in found
+    )
+    columns = ("TIME (UTC)", "EVENT", "STATE", "ATTEMPTS", "ERROR", "ID")
+    print_table(columns, rows, empty="Nothing was to be delivered.")
+
+
+@app.command()
+def redeliver(webhook: WebhookId, delivery: DeliveryId, json: Json = False) -> None:
+    """Deliver an event once more."""
+    with Client() as client:
+        sent = client.webhooks.redeliver(webhook, delivery)
+    _print_sent(sent, json=json)
+
+
+def _print(webhook: Webhook, *, json: bool) -> None:
+    if json:
+        print_json(webhook)
+        return
+    print_record(
+        (
+            ("webhook", webhook.id),
+            ("URL", webhook.url),
+            ("events", ", ".join(webhook.events) or "all"),
+            ("on", yes_or_no(webhook.is_active)),
+            ("failures", str(webhook.failures) if webhook.failures else None),
+            ("next try", when(webhook.retry_at)),
+            ("created", when(webhook.created_at)),
+        )
+    )
+
+
+def _print_sent(delivery: Delivery, *, json: bool) -> None:
+    if json:
+        print_json(delivery)
+        return
+    typer.echo(delivery.id)
+    say(f"On its way. How it went: modelshare webhooks deliveries {delivery.webhook}")
+
+
+def _state(webhook: Webhook) -> str:
+    if not webhook.is_active:
+        return "off"
+    return f"failing, next try {when(webhook.retry_at)} UTC" if webhook.retry_at else "on"

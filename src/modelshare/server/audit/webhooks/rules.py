@@ -1,0 +1,131 @@
+"""What webhooks hear of, where they may point, how they are signed, and when is tried again. Pure."""
+
+import base64
+import hmac
+import json
+import re
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Final
+from urllib.parse import SplitResult, urlsplit
+
+from modelshare.server.audit.events import TYPES
+from modelshare.server.audit.webhooks.addresses import is_public
+
+MOST_WEBHOOKS: Final = 20
+"""Of one project."""
+MOST_ATTEMPTS: Final = 12
+"""With the delays below, over about a day."""
+GIVE_UP_SECONDS: Final = 30 * 3600
+"""A delivery that is older is given up when its address fails, even if others had all the attempts."""
+KEEP_SECONDS: Final = 30 * 24 * 3600
+"""How long deliveries can be looked at and redelivered."""
+_FIRST_DELAY: Final = 10
+_DELAY_FACTOR: Final = 3.0
+_MOST_DELAY: Final = 6 * 3600
+_MOST_PAUSE: Final = 3600
+_JITTER: Final = 0.2
+_KINDS: Final = tuple(sorted({f"{name.partition('.')[0]}.*" for name in TYPES}))
+_URL: Final = re.compile(r"[!-~]+")
+_NOT_IN_URLS: Final = frozenset('\\"<>^`{|}')
+_NUMBER: Final = re.compile(r"\d+|0x[0-9a-f]*")
+"""The last part of a host that stands for an IPv4 address, in whatever way it is written (WHATWG URL)."""
+
+
+def unknown_events(events: Collection[str]) -> list[str]:
+    """Those that are neither a type nor a kind."""
+    return [event for event in events if event not in TYPES and event not in _KINDS]
+
+
+def known_events() -> str:
+    """All that a webhook can hear of, to be read by people."""
+    return ", ".join((*_KINDS, *TYPES))
+
+
+def hears_of(events: Collection[str], type_: str) -> bool:
+    """Whether a webhook with these events hears of this type; one without events hears of all."""
+    return not events or type_ in events or f"{type_.partition('.')[0]}.*" in events
+
+
+def url_refusal(url: str, *, allow_private: bool) -> str | None:
+    """Why a webhook cannot point there, as far as its text tells; the address itself is looked at when it is used."""
+    if not _URL.fullmatch(url) or _NOT_IN_URLS & set(url):
+        return "Write the URL in plain ASCII without spaces: an international name as `xn--…`, the rest as `%XX`."
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "This is no URL. Give one such as https://example.org/hooks/modelshare."
+    if parts.scheme not in ({"http", "https"} if allow_private else {"https"}):
+        return "Use an https:// URL, such as https://example.org/hooks/modelshare."
+    if not parts.hostname or port == 0:
+        return "The URL names no host. Give one such as https://example.org/hooks/modelshare."
+    if "@" in parts.netloc or parts.fragment:
+        return "Leave user name, password and `#…` out of the URL. What is sent is signed; check that instead."
+    return _host_refusal(parts, allow_private=allow_private)
+
+
+def _host_refusal(parts: SplitResult, *, allow_private: bool) -> str | None:
+    host = parts.hostname or ""
+    if ":" not in host and not _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
+        return None
+    try:
+        address = str(IPv6Address(host) if ":" in host else IPv4Address(host))
+    except ValueError:
+        return "Write an IP address in its usual form, such as 203.0.113.7."
+    if not allow_private and not is_public(address):
+        return not_public(host)
+    return None
+
+
+def not_public(host: str) -> str:
+    """Words for an address that webhooks do not reach. They do not tell where a name leads."""
+    return f"`{host}` is not a public address, and webhooks reach no other. Give it one that is public."
+
+
+def secret(platform_secret: bytes, webhook_id: uuid.UUID) -> str:
+    """What signs a webhook's deliveries. It follows from the platform's secret, so that none needs to be stored."""
+    derived = hmac.digest(platform_secret, f"modelshare webhook 1 {webhook_id}".encode(), "sha256")
+    return "whsec_" + base64.urlsafe_b64encode(derived).decode().rstrip("=")
+
+
+def body(event_id: uuid.UUID, type_: str, *, created: int, project_id: str, data: dict[str, Any]) -> str:
+    """What is sent. Made once, so that every attempt sends the same bytes."""
+    event = {"id": str(event_id), "type": type_, "created": created, "project": project_id, "data": data}
+    return json.dumps(event, separators=(",", ":"))
+
+
+def retry_delay(attempts: int, uniform: Callable[[float, float], float]) -> int:
+    """Seconds until a delivery that failed so many times is tried again."""
+    return _delay(attempts, _MOST_DELAY, uniform)
+
+
+def pause(failures: int, uniform: Callable[[float, float], float]) -> int:
+    """Seconds for which nothing at all is sent to an address that failed so many times in a row.
+
+    Shorter than the delays of a delivery become: an address that is back is noticed within the hour.
+    """
+    return _delay(failures, _MOST_PAUSE, uniform)
+
+
+def _delay(failures: int, most: int, uniform: Callable[[float, float], float]) -> int:
+    whole = min(most, _FIRST_DELAY * _DELAY_FACTOR ** min(failures - 1, 20))
+    return round(whole * uniform(1 - _JITTER, 1 + _JITTER))
+
+
+def is_given_up(attempts: int, *, age: int) -> bool:
+    """Whether a delivery whose attempt just failed is not tried again."""
+    return attempts >= MOST_ATTEMPTS or age > GIVE_UP_SECONDS
+
+
+def readable(text: bytes, most: int = 200) -> str:
+    """The beginning of what somebody answered, as one line without control characters."""
+    decoded = text.decode("utf-8", "replace")
+    line = " ".join("".join(character if character.isprintable() else " " for character in decoded).split())
+    return line if len(line) <= most else f"{line[:most]}…"
+
+
+def sorted_events(events: Sequence[str]) -> list[str]:
+    """As they are stored: each once."""
+    return sorted(set(events))

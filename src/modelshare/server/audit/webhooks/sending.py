@@ -1,0 +1,175 @@
+"""One attempt to deliver: an HTTP request to a tenant's address, which must be a public one.
+
+The check is made on the very address that the connection goes to, for every connection: what a name led to before, or
+leads to elsewhere, does not matter.
+"""
+
+import importlib
+import os
+import socket
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from modelshare import __version__
+from modelshare.server.audit.webhooks import rules
+from modelshare.server.audit.webhooks.addresses import is_public
+from modelshare.wire.webhooks import (
+    DELIVERY_HEADER,
+    EVENT_HEADER,
+    EVENT_ID_HEADER,
+    SIGNATURE_HEADER,
+    TIMESTAMP_HEADER,
+    signature,
+)
+
+if TYPE_CHECKING:
+    import aiohttp
+    from aiohttp.abc import AbstractResolver
+
+SECONDS: Final = 10.0
+"""For one attempt, from resolving the name to the answer."""
+_CONNECT_SECONDS: Final = 5.0
+_MOST_READ: Final = 400
+"""Bytes of an answer that are looked at, to say what went wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is sent, and where."""
+
+    delivery_id: uuid.UUID
+    event_id: uuid.UUID
+    type: str
+    body: str
+    url: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended. `error` is None when it was delivered; `status` is None when no answer came."""
+
+    delivery_id: uuid.UUID
+    status: int | None
+    error: str | None
+
+    @property
+    def is_gone(self) -> bool:
+        """The address wants to hear nothing any more."""
+        return self.status == HTTPStatus.GONE
+
+
+class NotPublicError(OSError):
+    """A connection to an address that is not public."""
+
+
+class Sender:
+    """Sends from this process. Every delivery has a connection of its own: none is sent on one that is about to close,
+    and none on one that was not checked.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        allow_private: bool,
+        seconds: float = SECONDS,
+        resolver: "AbstractResolver | None" = None,
+    ) -> None:
+        self._clock = clock
+        self._allow_private = allow_private
+        self._seconds = seconds
+        self._resolver = resolver
+        self._http: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._http is not None:
+            await self._http.close()
+
+    async def send(self, message: Message) -> Outcome:
+        """Never raises for what the address does or is."""
+        body, timestamp = message.body.encode(), int(self._clock())
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"modelshare-webhooks/{__version__}",
+            "Accept-Encoding": "identity",
+            EVENT_HEADER: message.type,
+            EVENT_ID_HEADER: str(message.event_id),
+            DELIVERY_HEADER: str(message.delivery_id),
+            TIMESTAMP_HEADER: str(timestamp),
+            SIGNATURE_HEADER: signature(message.secret, timestamp, body),
+        }
+        refusal = rules.url_refusal(message.url, allow_private=self._allow_private)
+        if refusal is not None:  # the platform has become stricter since
+            return Outcome(message.delivery_id, None, refusal)
+        try:
+            async with self._session().post(message.url, data=body, headers=headers, allow_redirects=False) as answer:
+                return Outcome(message.delivery_id, answer.status, await _complaint(answer))
+        except (_aiohttp().ClientError, OSError, ValueError, RuntimeError) as error:
+            return Outcome(message.delivery_id, None, self._words(urlsplit(message.url).hostname or "", error))
+
+    def _session(self) -> "aiohttp.ClientSession":
+        if self._http is None:
+            http = _aiohttp()
+            self._http = http.ClientSession(
+                connector=http.TCPConnector(
+                    limit=0,
+                    force_close=True,
+                    use_dns_cache=False,
+                    resolver=self._resolver,
+                    socket_factory=None if self._allow_private else _public_socket,
+                ),
+                timeout=http.ClientTimeout(total=self._seconds, sock_connect=_CONNECT_SECONDS),
+                cookie_jar=http.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                read_bufsize=_MOST_READ,
+            )
+        return self._http
+
+    def _words(self, host: str, error: Exception) -> str:
+        """Why no answer came, for the webhook's owner: never where the host's name leads."""
+        http = _aiohttp()
+        cause = getattr(error, "os_error", None)
+        if isinstance(cause, NotPublicError):
+            return rules.not_public(host)
+        if isinstance(error, TimeoutError):
+            return f"`{host}` did not answer within {self._seconds:g} s."
+        if isinstance(error, http.ClientSSLError):
+            return f"`{host}` offers no TLS connection that can be trusted. Check its certificate."
+        if isinstance(error, http.ClientConnectorDNSError | ValueError):
+            return f"The name `{host}` leads to no address."
+        if isinstance(error, http.ClientConnectorError):
+            why = os.strerror(cause.errno) if cause is not None and cause.errno else "it cannot be reached"
+            return f"No connection to `{host}`: {why}."
+        return f"`{host}` broke the connection off before it answered."
+
+
+def _public_socket(info: tuple[Any, ...]) -> socket.socket:
+    """A socket for the address that is about to be connected to. Raises NotPublicError unless that is public."""
+    family, kind, protocol, _, address = info
+    if not is_public(address[0]):
+        raise NotPublicError("not a public address")
+    return socket.socket(family, kind, protocol)
+
+
+async def _complaint(answer: "aiohttp.ClientResponse") -> str | None:
+    """Why the answer is not a success; None when it is one."""
+    if answer.ok and answer.status < HTTPStatus.MULTIPLE_CHOICES:
+        return None
+    if answer.status < HTTPStatus.BAD_REQUEST:
+        return f"It answered {answer.status}, a redirect, which is not followed. Give the webhook the final address."
+    try:
+        said = rules.readable(await answer.content.read(_MOST_READ))
+    except (_aiohttp().ClientError, OSError):
+        said = ""
+    return f"It answered {answer.status}: {said}" if said else f"It answered {answer.status}."
+
+
+def _aiohttp() -> Any:
+    # Imported when it is used, as the router does: it costs a tenth of the start.
+    return importlib.import_module("aiohttp")

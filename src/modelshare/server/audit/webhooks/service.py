@@ -1,0 +1,218 @@
+"""Webhooks of a project, and what was delivered to them."""
+
+import uuid
+from typing import Any, Final
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.audit import service as audit
+from modelshare.server.audit.webhooks import queries, rules
+from modelshare.server.audit.webhooks.dispatch import ask_for
+from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
+from modelshare.server.errors import Conflict, InvalidRequest, NotFound
+from modelshare.server.http import Caller, Paging, encode_cursor
+from modelshare.server.ids import new_id, parse_uuid
+from modelshare.server.settings import Settings
+from modelshare.wire.base import Page
+from modelshare.wire.webhooks import (
+    TEST_EVENT,
+    Delivery,
+    DeliveryState,
+    DeliveryWithBody,
+    Webhook,
+    WebhookCreate,
+    WebhookPatch,
+    WebhookWithSecret,
+)
+
+_MOST_FORGOTTEN: Final = 1000
+"""Old deliveries that go in one transaction."""
+
+
+async def create(
+    session: AsyncSession, caller: Caller, wish: WebhookCreate, settings: Settings, *, now: int
+) -> WebhookWithSecret:
+    """A new webhook. Its secret is answered this once."""
+    _check(wish.url, wish.events, settings)
+    if await queries.count_alone(session, caller.project) >= rules.MOST_WEBHOOKS:
+        raise Conflict(f"Your project has {rules.MOST_WEBHOOKS} webhooks, the most there can be. Delete one first.")
+    row = WebhookRow(
+        id=new_id(), project_id=caller.project, url=wish.url, events=rules.sorted_events(wish.events), created_at=now
+    )
+    session.add(row)
+    await session.flush()
+    _record(session, caller, "webhook.create", row, now, url=row.url, events=row.events)
+    secret = rules.secret(settings.signing_secret(), row.id)
+    return WebhookWithSecret(**_view(row).model_dump(), secret=secret)
+
+
+async def page(session: AsyncSession, caller: Caller, paging: Paging) -> Page[Webhook]:
+    """Newest first."""
+    rows = await queries.webhooks(session, caller.project, paging.limit + 1, paging.after_id)
+    more = len(rows) > paging.limit
+    rows = rows[: paging.limit]
+    return Page(
+        data=[_view(row) for row in rows], has_more=more, next_cursor=encode_cursor(str(rows[-1].id)) if more else None
+    )
+
+
+async def get(session: AsyncSession, caller: Caller, webhook_id: str) -> Webhook:
+    return _view(await _own(session, caller, webhook_id))
+
+
+async def change(
+    session: AsyncSession, caller: Caller, webhook_id: str, patch: WebhookPatch, settings: Settings, *, now: int
+) -> Webhook:
+    """What is left of an address's failures is forgotten when it changes, or is switched on (again)."""
+    row = await _own(session, caller, webhook_id, lock=True)
+    _check(patch.url, patch.events or (), settings)
+    row.url = patch.url or row.url
+    row.events = row.events if patch.events is None else rules.sorted_events(patch.events)
+    row.is_active = row.is_active if patch.is_active is None else patch.is_active
+    if patch.url is not None or patch.is_active:
+        await _retry_now(session, row, now)
+    _record(session, caller, "webhook.change", row, now, **patch.model_dump(exclude_none=True))
+    return _view(row)
+
+
+async def delete(session: AsyncSession, caller: Caller, webhook_id: str, *, now: int) -> None:
+    """Ends the webhook with all its deliveries, pending ones included."""
+    row = await _own(session, caller, webhook_id, lock=True)
+    await session.delete(row)
+    _record(session, caller, "webhook.delete", row, now, url=row.url)
+
+
+async def send_test(session: AsyncSession, caller: Caller, webhook_id: str, *, now: int) -> Delivery:
+    """A `webhook.test` event for this webhook alone, sent as any other but at once."""
+    row = await _own(session, caller, webhook_id, lock=True)
+    event_id = new_id()
+    body = rules.body(event_id, TEST_EVENT, created=now, project_id=row.project_id, data={"webhook": str(row.id)})
+    return await _send_now(session, row, _new_delivery(row, event_id, TEST_EVENT, body, now), now)
+
+
+async def deliveries(
+    session: AsyncSession, caller: Caller, webhook_id: str, state: DeliveryState | None, paging: Paging
+) -> Page[Delivery]:
+    """Newest first."""
+    webhook = await _own(session, caller, webhook_id)
+    rows = await queries.deliveries(session, webhook.id, state, paging.limit + 1, paging.after_id)
+    more = len(rows) > paging.limit
+    rows = rows[: paging.limit]
+    return Page(
+        data=[Delivery(**_delivery_fields(row)) for row in rows],
+        has_more=more,
+        next_cursor=encode_cursor(str(rows[-1].id)) if more else None,
+    )
+
+
+async def delivery(session: AsyncSession, caller: Caller, webhook_id: str, delivery_id: str) -> DeliveryWithBody:
+    webhook = await _own(session, caller, webhook_id)
+    row = await _delivery_of(session, webhook, delivery_id)
+    return DeliveryWithBody(**_delivery_fields(row), body=row.body)
+
+
+async def redeliver(session: AsyncSession, caller: Caller, webhook_id: str, delivery_id: str, *, now: int) -> Delivery:
+    """The same event once more, by a new delivery; one that is pending is tried at once instead."""
+    webhook = await _own(session, caller, webhook_id, lock=True)
+    row = await _delivery_of(session, webhook, delivery_id)
+    if row.state != DeliveryState.PENDING:
+        row = _new_delivery(webhook, row.event_id, row.type, row.body, now)
+    return await _send_now(session, webhook, row, now)
+
+
+async def forget_old(session: AsyncSession, *, now: int) -> None:
+    """Deletes deliveries that have been kept long enough."""
+    await queries.delete_deliveries(session, now - rules.KEEP_SECONDS, _MOST_FORGOTTEN)
+
+
+async def _own(session: AsyncSession, caller: Caller, webhook_id: str, *, lock: bool = False) -> WebhookRow:
+    uid = parse_uuid(webhook_id)
+    row = await queries.webhook(session, caller.project, uid, lock=lock) if uid else None
+    if row is None:
+        raise NotFound("There is no such webhook in your project. GET /v1/webhooks lists yours.")
+    return row
+
+
+async def _delivery_of(session: AsyncSession, webhook: WebhookRow, delivery_id: str) -> DeliveryRow:
+    uid = parse_uuid(delivery_id)
+    row = await queries.delivery(session, webhook.id, uid) if uid else None
+    if row is None:
+        raise NotFound("There is no such delivery of this webhook. They are kept for 30 days.")
+    return row
+
+
+def _check(url: str | None, events: list[str] | tuple[()], settings: Settings) -> None:
+    refusal = rules.url_refusal(url, allow_private=settings.webhooks_allow_private) if url is not None else None
+    if refusal is not None:
+        raise InvalidRequest(refusal, param="url")
+    unknown = rules.unknown_events(events)
+    if unknown:
+        named = ", ".join(f"`{name}`" for name in unknown)
+        raise InvalidRequest(f"There are no events {named}. Choose from: {rules.known_events()}.", param="events")
+
+
+def _new_delivery(webhook: WebhookRow, event_id: uuid.UUID, type_: str, body: str, now: int) -> DeliveryRow:
+    return DeliveryRow(
+        webhook_id=webhook.id,
+        event_id=event_id,
+        type=type_,
+        body=body,
+        state=DeliveryState.PENDING,
+        created_at=now,
+    )
+
+
+async def _send_now(session: AsyncSession, webhook: WebhookRow, row: DeliveryRow, now: int) -> Delivery:
+    """Has it sent at once, whatever happened before: somebody is waiting to see it."""
+    if not webhook.is_active:
+        raise Conflict('This webhook is switched off. Switch it on first: PATCH it with {"is_active": true}.')
+    row.next_attempt_at = now
+    session.add(row)
+    await _retry_now(session, webhook, now)
+    return Delivery(**_delivery_fields(row))
+
+
+async def _retry_now(session: AsyncSession, webhook: WebhookRow, now: int) -> None:
+    webhook.failures, webhook.retry_at = 0, None
+    await session.flush()
+    await ask_for(session, {webhook}, now)
+
+
+def _record(session: AsyncSession, caller: Caller, action: str, row: WebhookRow, now: int, **details: Any) -> None:
+    audit.record(
+        session,
+        project_id=row.project_id,
+        now=now,
+        actor=caller.actor,
+        action=action,
+        target=f"webhook:{row.id}",
+        **details,
+    )
+
+
+def _view(row: WebhookRow) -> Webhook:
+    return Webhook(
+        id=str(row.id),
+        url=row.url,
+        events=row.events,
+        is_active=row.is_active,
+        failures=row.failures,
+        retry_at=row.retry_at,
+        created_at=row.created_at,
+    )
+
+
+def _delivery_fields(row: DeliveryRow) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "webhook": str(row.webhook_id),
+        "event": str(row.event_id),
+        "type": row.type,
+        "state": row.state,
+        "attempts": row.attempts,
+        "status": row.status,
+        "error": row.error,
+        "created_at": row.created_at,
+        "attempted_at": row.attempted_at,
+        "next_attempt_at": row.next_attempt_at,
+    }

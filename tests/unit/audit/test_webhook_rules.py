@@ -1,0 +1,120 @@
+"""What webhooks hear of, how deliveries are signed, and when they are tried again."""
+
+import re
+import uuid
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelshare.client import WebhookSignatureError, verify_webhook
+from modelshare.server.audit import events
+from modelshare.server.audit.webhooks import rules
+from modelshare.wire.webhooks import SIGNATURE_HEADER, TEST_EVENT, TIMESTAMP_HEADER, signature
+
+types = st.sampled_from(events.TYPES)
+BODY = b'{"id":"1","type":"model.ready","created":1,"project":"proj_0","data":{}}'
+DOCS = Path(__file__).parents[3] / "docs" / "webhooks.md"
+NOW = 1_800_000_000
+
+
+def signed(secret: str = "whsec_x", body: bytes = BODY, timestamp: int = NOW) -> dict[str, str]:
+    return {TIMESTAMP_HEADER: str(timestamp), SIGNATURE_HEADER: signature(secret, timestamp, body)}
+
+
+@given(types, st.lists(types))
+def test_without_events_it_hears_of_all(type_: str, others: list[str]) -> None:
+    assert rules.hears_of([], type_)
+    assert rules.hears_of([*others, type_], type_)
+    assert rules.hears_of([f"{type_.partition('.')[0]}.*"], type_)
+    if others:
+        assert rules.hears_of(others, type_) == (type_ in others)
+
+
+@given(st.lists(st.text() | types))
+def test_unknown_events_are_those_that_nothing_is_called(names: list[str]) -> None:
+    kinds = {"model.*", "endpoint.*", "agent.*"}
+    assert rules.unknown_events(names) == [name for name in names if name not in kinds and name not in events.TYPES]
+
+
+def test_every_event_is_documented() -> None:
+    named = set(re.findall(r"`([a-z]+\.[a-z_*]+)`", DOCS.read_text(encoding="utf-8")))
+    kinds = {"model.*", "endpoint.*", "agent.*"}
+    assert named == {*events.TYPES, *kinds, TEST_EVENT}
+
+
+@given(st.text() | st.from_regex(r"https?://[!-~]*", fullmatch=True), st.booleans())
+def test_every_url_is_taken_or_refused_in_words(url: str, allow_private: bool) -> None:
+    refusal = rules.url_refusal(url, allow_private=allow_private)
+    if refusal is None:
+        assert url.lower().startswith(("https://", "http://") if allow_private else "https://")
+        assert url.isascii()
+        assert "@" not in url.split("/")[2]
+    else:
+        assert refusal.endswith(".")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a.example", "https://a.example:8443/x?token=1", "https://8.8.8.8/", "https://[2606:4700::1111]/"]
+)
+def test_urls_that_are_fine(url: str) -> None:
+    assert rules.url_refusal(url, allow_private=False) is None
+
+
+@given(st.integers(1, 10_000), st.sampled_from([0.8, 1.0, 1.2]))
+def test_delays_grow_up_to_a_bound(failures: int, jitter: float) -> None:
+    delays = [rules.retry_delay(number, lambda *_: jitter) for number in range(1, failures + 1)][-2:]
+    assert delays == sorted(delays)
+    assert 8 <= delays[-1] <= 6 * 3600 * 1.2
+    assert rules.pause(failures, lambda *_: jitter) <= min(3600 * 1.2, delays[-1])
+
+
+def test_the_attempts_are_over_about_a_day() -> None:
+    delays = [rules.retry_delay(number, lambda *_: 1.0) for number in range(1, rules.MOST_ATTEMPTS)]
+    assert delays[:4] == [10, 30, 90, 270]
+    assert 20 * 3600 < sum(delays) < rules.GIVE_UP_SECONDS
+    assert rules.is_given_up(rules.MOST_ATTEMPTS, age=0)
+    assert not rules.is_given_up(rules.MOST_ATTEMPTS - 1, age=rules.GIVE_UP_SECONDS)
+    assert rules.is_given_up(1, age=rules.GIVE_UP_SECONDS + 1)
+
+
+@given(st.binary(), st.integers(1, 50))
+def test_what_was_answered_is_one_printable_line(text: bytes, most: int) -> None:
+    line = rules.readable(text, most)
+    assert line.isprintable()
+    assert len(line) <= most + 1
+
+
+@given(st.uuids(), st.uuids(), st.binary(min_size=1))
+def test_each_webhook_has_a_secret_of_its_own(one: uuid.UUID, other: uuid.UUID, platform: bytes) -> None:
+    assert rules.secret(platform, one) == rules.secret(platform, one)
+    assert (rules.secret(platform, one) == rules.secret(platform, other)) == (one == other)
+    assert rules.secret(platform + b"!", one) != rules.secret(platform, one)
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_a_signature_that_is_right(lower: bool) -> None:
+    headers = {name.lower() if lower else name: value for name, value in signed().items()}
+    assert verify_webhook("whsec_x", headers, BODY, now=NOW + 299).type == "model.ready"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "now"),
+    [
+        (signed("whsec_y"), BODY, NOW),
+        (signed(), BODY + b" ", NOW),
+        (signed(), BODY, NOW + 301),
+        (signed(), BODY, NOW - 301),
+        (signed() | {TIMESTAMP_HEADER: str(NOW + 1)}, BODY, NOW),
+        (signed() | {TIMESTAMP_HEADER: "soon"}, BODY, NOW),
+        (signed() | {TIMESTAMP_HEADER: "9" * 5000}, BODY, NOW),
+        (signed() | {SIGNATURE_HEADER: "v1="}, BODY, NOW),
+        (signed() | {SIGNATURE_HEADER: "v1=käse\ud800"}, BODY, NOW),
+        ({}, BODY, NOW),
+        (signed(body=b"[]"), b"[]", NOW),
+    ],
+)
+def test_what_is_not_of_the_platform_is_refused(headers: dict[str, str], body: bytes, now: int) -> None:
+    with pytest.raises(WebhookSignatureError):
+        verify_webhook("whsec_x", headers, body, now=now)
