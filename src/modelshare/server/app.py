@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Protocol
 
 import structlog
 from fastapi import FastAPI
@@ -68,6 +69,13 @@ TEND_SECONDS = 60
 _PROJECT_PATH = re.compile(r"/(proj_[^/]+)(/v1(?:/.*)?)")
 
 
+class Part(Protocol):
+    """What works in the background while the platform runs."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
 class Application:
     """The platform as one ASGI application."""
 
@@ -113,7 +121,8 @@ class Application:
             stack.push_async_callback(sender.close)
             dispatcher = Dispatcher(self.database, self.platform.clock)
             reconciler = Reconciler(self.database, self.platform.parts[tiers.TierBook], self.platform.clock)
-            for part in (*self._workers(sender), dispatcher, self._router, self.links, reconciler):
+            parts: list[Part] = [*self._workers(sender), dispatcher, self._router, self.links, reconciler]
+            for part in parts:
                 await part.start()
                 stack.push_async_callback(part.stop)
             stack.push_async_callback(_tend, self.platform)

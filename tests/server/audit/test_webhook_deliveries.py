@@ -76,7 +76,7 @@ async def test_a_change_arrives_signed(app: Application, owner: Tenant, hook: Ho
     (received,) = receiver.received
     event = verify_webhook(hook.secret, received.headers, received.body, now=app.platform.clock())
     assert (event.type, event.project) == ("model.shared", owner.project.id)
-    assert event.data == {"model": str(model), "name": "tiny", "role": "deployable"}
+    assert event.data == {"model": str(model), "name": "tiny", "role": "deployable", "audience": "public"}
     assert event.created == app.platform.now()
     headers = received.headers
     assert (headers["X-Modelshare-Event"], headers["X-Modelshare-Event-Id"]) == (event.type, event.id)

@@ -63,7 +63,7 @@ async def stop(platform: Platform, terms: Terms, lease: Lease) -> None:
 
 
 async def resume_overdue(session: AsyncSession, *, now: int) -> None:
-    """Asks again for jobs that should have run: one that failed too often, while the database was away, was given up."""
+    """Asks again for jobs that should have run: one that failed too often, such as without a database, was given up."""
     overdue = await sharing.overdue_recalls(session, now)
     await ensure(session, STOP, [str(model_id) for model_id in overdue], now=now)
 
