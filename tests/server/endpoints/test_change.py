@@ -67,7 +67,8 @@ async def test_a_change_is_in_the_audit_log(app: Application, owner: Tenant, dep
     await deploy(app, owner, deployer)
     await change(deployer, version="1.0.0", is_active=False)
     entry = (await deployer.http.get("/v1/audit")).json()["data"][0]
-    assert (entry["action"], entry["details"]) == ("endpoint.change", {"version": "1.0.0", "is_active": False})
+    assert entry["action"] == "endpoint.change"
+    assert entry["details"] == {"slug": "chat", "version": "1.0.0", "is_active": False}
 
 
 async def test_bad_input(app: Application, owner: Tenant, deployer: Tenant) -> None:

@@ -46,7 +46,7 @@ async def test_a_rename_keeps_everything_else(app: Application, owner: Tenant, a
     assert (entry["action"], entry["target"], entry["details"]) == (
         "model.edit",
         f"model:{model}",
-        {"fields": ["name"]},
+        {"name": "Tiny_2.0", "fields": ["name"]},
     )
 
 

@@ -45,7 +45,8 @@ async def test_promote(app: Application, owner: Tenant, anonymous: httpx.AsyncCl
     resolved = {e["slug"]: e["resolved_version"] for e in (await owner.http.get("/v1/endpoints")).json()["data"]}
     assert resolved == {"follows": "2.0.0", "stays": "1.0.0"}
     entry = (await owner.http.get("/v1/audit")).json()["data"][0]
-    assert (entry["action"], entry["details"]) == ("model.promote", {"version": "2.0.0", "before": "1.0.0"})
+    assert entry["action"] == "model.promote"
+    assert entry["details"] == {"name": "tiny", "version": "2.0.0", "before": "1.0.0"}
     again = await owner.http.post(f"/v1/models/{model}/versions/2.0.0/promote")
     assert (again.status_code, await latest(owner, model)) == (200, "2.0.0")
 
