@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 
-from modelshare.server.endpoints import recalls, service, views
+from modelshare.server.endpoints import footprints, recalls, service, views
 from modelshare.server.endpoints.service import Terms
 from modelshare.server.http import (
     BaseUrl,
@@ -96,7 +96,7 @@ async def delete_endpoint(
 @router.get("/v1/models/{model_id}/catalog", tags=["models"])
 async def get_footprint(caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> CatalogFootprint:
     """The owner's view of a model's footprint: role, counts per tier, deploying projects, tokens served."""
-    return await service.footprint(session, caller, model_id)
+    return await footprints.footprint(session, caller, model_id)
 
 
 @router.post("/v1/models/{model_id}/recall", tags=["models"])
