@@ -1,5 +1,6 @@
 """`GET /v1/agent/link`: who may link, one link per agent, what goes over it, how it ends."""
 
+import asyncio
 from typing import Any
 
 import aiohttp
@@ -146,6 +147,31 @@ async def test_what_it_held_counts_as_waiting_on_a_new_link(
         assert await status() == "degraded"
         await agent.make_ready()
         await is_("active")
+
+
+async def test_a_link_that_is_gone_leaves_nothing_running(url: str, deployer: Tenant) -> None:
+    """An agent comes and goes for months: what stays of each time would add up."""
+    _, token = await enroll(deployer.http)
+
+    for _ in range(3):
+        async with linked(url, token):
+            await wait_state(deployer, "active")
+
+    async def none_is_left() -> bool:
+        return not any(map(_serves_links, asyncio.all_tasks()))
+
+    await wait_until(none_is_left)
+
+
+def _serves_links(task: "asyncio.Task[Any]") -> bool:
+    """Whether the task is at work in `Links.asgi`, however deep."""
+    at: Any = task.get_coro()
+    while at is not None:
+        code = getattr(at, "cr_code", None)
+        if code is not None and code.co_qualname == "Links.asgi":
+            return True
+        at = getattr(at, "cr_await", None)
+    return False
 
 
 async def test_a_server_that_stops_says_so_and_forgets_nobody(app: Application, deployer: Tenant) -> None:

@@ -26,6 +26,7 @@ from modelshare.wire.link import PROTOCOL, CloseCode, Desired, Hello, Released, 
 log = structlog.get_logger()
 
 _HELLO_SECONDS = 10.0
+_GOODBYE_SECONDS = 1.0
 _REPORTS_SECONDS = 0.5
 """The longest that reports gather before they are written."""
 _RETRY_SECONDS = 1.0
@@ -101,8 +102,10 @@ class Links:
             self._sessions.add(task)
             task.add_done_callback(self._sessions.discard)
             why = await task
-        with contextlib.suppress(Exception):  # the socket may be gone: servers differ in what they raise then
-            await send({"type": "websocket.close", "code": int(why.code), "reason": str(why)[:120]})
+        # The socket may be gone: servers differ in what they raise then, and one never answers.
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await send({"type": "websocket.close", "code": int(why.code), "reason": str(why)[:120]})
 
     async def _serve(self, name: LinkName, agent_name: str, link: Link) -> ClosedError:
         try:
