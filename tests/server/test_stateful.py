@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, note
+from hypothesis import HealthCheck, Phase, given, note
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 from sqlalchemy import select
@@ -353,6 +353,7 @@ def test_the_platform_does_what_the_rules_say(settings: Settings) -> None:
             max_examples=EXAMPLES or 16,
             derandomize=not EXAMPLES,
             print_blob=True,
+            phases=list(Phase) if EXAMPLES else [Phase.generate],  # shrinking takes minutes
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
