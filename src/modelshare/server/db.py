@@ -9,6 +9,7 @@ sees one state of the data from its first statement to its last, on both.
 
 import asyncio
 import contextlib
+import sqlite3
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
@@ -248,10 +249,23 @@ def is_unique_violation(error: DBAPIError) -> bool:
     return "UNIQUE constraint failed" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "23505"
 
 
+class _SqliteConnection(sqlite3.Connection):
+    """A connection that gives up its lock when it is closed.
+
+    One that is closed while a statement is unfinished, as after a cancellation, lives on until the garbage collector
+    finds that statement (https://www.sqlite.org/c3ref/close.html), and so does its transaction with the write lock.
+    """
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if self.in_transaction:
+                self.rollback()
+        super().close()
+
+
 def _sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
-    engine = create_async_engine(
-        url, pool_size=pool_size, max_overflow=0, pool_timeout=60, connect_args={"timeout": 30}
-    )
+    connecting = {"timeout": 30, "factory": _SqliteConnection}
+    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=60, connect_args=connecting)
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connect(connection: Any, _record: object) -> None:

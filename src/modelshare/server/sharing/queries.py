@@ -7,12 +7,26 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
+from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing.tables import RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
 
 
 async def share(session: AsyncSession, model_id: uuid.UUID) -> ShareRow | None:
     """Ask under the model's lock when it is to be changed."""
     return await session.get(ShareRow, model_id, populate_existing=True)
+
+
+async def share_and_recall(session: AsyncSession, model_id: uuid.UUID) -> tuple[ShareRow | None, RecallRow | None]:
+    """Both in one look, as they are now. Ask under the model's lock when one is to be changed."""
+    statement = (
+        select(ShareRow, RecallRow)
+        .select_from(ModelRow)
+        .outerjoin(ShareRow, ShareRow.model_id == ModelRow.id)
+        .outerjoin(RecallRow, RecallRow.model_id == ModelRow.id)
+        .where(ModelRow.id == model_id)
+    )
+    found = (await session.execute(statement.execution_options(populate_existing=True))).one_or_none()
+    return (None, None) if found is None else (found[0], found[1])
 
 
 async def shares(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, ShareRow]:

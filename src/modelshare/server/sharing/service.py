@@ -74,6 +74,8 @@ async def share(
         await session.flush()
         _record(session, model, "model.share", caller.actor, now, role=found.role, audience=found.audience)
     found.featured = rules.featured_after(featured=found.featured, audience=audience.kind_of(choice))
+    if Audience.TARGETED not in {before, audience.kind_of(choice)}:
+        return OwnModel(model, found), None  # public and to stay so: there is nobody to add or remove
     changed = await audience.choose(session, model, found, choice, projects, actor=caller.actor, now=now)
     _record_audience(session, model, found, before, changed, caller.actor, now)
     return OwnModel(model, found), changed.link
@@ -202,7 +204,7 @@ def role_of(share: ShareRow | None) -> CatalogRole | None:
 
 
 async def _own(session: AsyncSession, model: ModelRow) -> OwnModel:
-    return OwnModel(model, await queries.share(session, model.id), await queries.recall(session, model.id))
+    return OwnModel(model, *await queries.share_and_recall(session, model.id))
 
 
 async def _unshare(session: AsyncSession, model: ModelRow, found: ShareRow, actor: str, now: int) -> None:

@@ -20,6 +20,8 @@ log = structlog.get_logger()
 
 _ROUND_SECONDS: Final = 5.0
 """How often without having been told."""
+_REST_SECONDS: Final = 0.03
+"""After moving some: what comes meanwhile is moved together, and the other processes get their turn."""
 _BATCH: Final = 200
 """Events of one transaction."""
 
@@ -42,19 +44,24 @@ class Dispatcher:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def move(self) -> None:
-        """Moves all there is. Killed at any moment, an event is in the outbox or has its deliveries, never neither."""
+    async def move(self) -> bool:
+        """Moves all there is; whether there was any.
+
+        Killed at any moment, an event is in the outbox or has its deliveries, never neither.
+        """
         async with self._database.read() as session:
-            more = await queries.has_events(session)
+            any_there = more = await queries.has_events(session)
         while more:
             async with self._database.write() as session:
                 more = await _move_some(session, int(self._clock())) == _BATCH
+        return any_there
 
     async def _run(self) -> None:
         while True:
             self._wake.clear()
             try:
-                await self.move()
+                if await self.move():
+                    await asyncio.sleep(_REST_SECONDS)
             except Exception as error:  # noqa: BLE001 - the next round may find the database back
                 log.warning("cannot move events from the outbox", error=str(error))
             # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this would never stop.
