@@ -57,7 +57,7 @@ def cut(
     owner: Shell, client: Client, path: Path, how: signal.Signals
 ) -> tuple[Upload, subprocess.CompletedProcess[str]]:
     """Pushes until a few parts are there, then sends the signal; the session as it is left."""
-    words = [*MODELSHARE, "push", str(path), "--name", "large", "--jobs", "2"]
+    words = [*MODELSHARE, "push", str(path), "--name", "large", "--jobs", "1"]
     process = subprocess.Popen(
         words, env=owner.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=owner.folder
     )

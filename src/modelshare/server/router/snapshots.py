@@ -14,7 +14,6 @@ from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
 from modelshare.server.endpoints.views import MODEL_GONE
-from modelshare.server.errors import Unavailable
 from modelshare.server.fleet import service as fleet
 from modelshare.server.fleet.service import Answering, Target
 from modelshare.server.fleet.topics import READY_TOPIC
@@ -63,14 +62,15 @@ class _Known:
     started: float
     """When it was looked for, not when it was found: it may be as old as that."""
     snapshot: Snapshot | None
+    is_outdated: bool = False
+    """It may be from before a change that was heard of while it was looked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
     """One look at the database, shared by those who ask meanwhile."""
 
-    task: asyncio.Task[_Known | None]
-    """None: what it found may be from before a change that was heard of."""
+    task: asyncio.Task[_Known]
     heard: list[Concerns]
     """Changes heard of since it began."""
 
@@ -100,10 +100,11 @@ class Snapshots:
             if known is not None and known.started >= max(since, self._clock() - CACHE_SECONDS):
                 return known.snapshot
             look = self._looks.get(key) or self._look(key)
-            known = await asyncio.shield(look.task)
-            if known is not None and known.started >= since:
-                return known.snapshot
-        raise Unavailable("This endpoint is being changed at this moment. Try again.", retry_after=1)
+            found = await asyncio.shield(look.task)
+            if found.started >= since and not found.is_outdated:
+                break
+        # One that changes all the time: this look began after it was asked for, and that is all that can be had.
+        return found.snapshot
 
     def _look(self, key: tuple[str, str]) -> _Look:
         heard: list[Concerns] = []
@@ -112,14 +113,14 @@ class Snapshots:
         look.task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return look
 
-    async def _find(self, key: tuple[str, str], heard: list[Concerns]) -> _Known | None:
+    async def _find(self, key: tuple[str, str], heard: list[Concerns]) -> _Known:
         started = self._clock()
         try:
             snapshot = await self._load(key)
         finally:
             del self._looks[key]
         if any(concerns(snapshot) for concerns in heard):
-            return None
+            return _Known(started, snapshot, is_outdated=True)
         known = self._known[key] = _Known(started, snapshot)
         self._known.move_to_end(key)
         if len(self._known) > _MOST:
