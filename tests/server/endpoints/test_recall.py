@@ -259,6 +259,7 @@ async def test_put_off_and_brought_forward(
     await endpoint_is(deployer, "inactive")
     over = await recall(owner, model, 3600)
     assert problem(over) == (409, "conflict_error", None)
+    assert problem(await recall(deployer, model, 3600))[2] == "model_not_found", "which only its owner is told"
 
 
 async def test_after_it_the_model_can_be_deleted(owner: Tenant, deployer: Tenant, model: str, deployed: str) -> None:
