@@ -165,18 +165,18 @@ async def with_agent_and_version(session: AsyncSession, deployment_ids: Collecti
     return list(await session.scalars(statement))
 
 
-async def releases_named(session: AsyncSession, deployment_ids: Collection[uuid.UUID]) -> list[ReleaseRow]:
-    """In one order, locked."""
-    statement = select(ReleaseRow).where(ReleaseRow.deployment_id.in_(deployment_ids))
-    return list(await session.scalars(locked(statement.order_by(ReleaseRow.deployment_id))))
+def _unconfirmed(agent_ids: Collection[uuid.UUID]) -> Select[ReleaseRow]:
+    return select(ReleaseRow).where(ReleaseRow.agent_id.in_(agent_ids), ReleaseRow.confirmed_at.is_(None))
+
+
+async def lock_unconfirmed_releases(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> list[ReleaseRow]:
+    """What these agents have not confirmed, in one order."""
+    return list(await session.scalars(locked(_unconfirmed(agent_ids).order_by(ReleaseRow.deployment_id))))
 
 
 async def unconfirmed_releases(session: AsyncSession, agent_id: uuid.UUID) -> list[uuid.UUID]:
     """Ids of deployments."""
-    statement = select(ReleaseRow.deployment_id).where(
-        ReleaseRow.agent_id == agent_id, ReleaseRow.confirmed_at.is_(None)
-    )
-    return list(await session.scalars(statement))
+    return list(await session.scalars(_unconfirmed([agent_id]).with_only_columns(ReleaseRow.deployment_id)))
 
 
 def _not_of(owner_id: str, project_id: InstrumentedAttribute[str | None]) -> ColumnElement[bool]:
