@@ -185,9 +185,13 @@ def _not_of(owner_id: str, project_id: InstrumentedAttribute[str | None]) -> Col
 
 
 async def releases(session: AsyncSession, model_id: uuid.UUID, owner_id: str, since: int) -> list[ReleaseRow]:
-    """What machines that are not the owner's were told to delete, the newest first."""
+    """What machines that are not the owner's were told to delete, the newest first: since then, or before and they
+    have not said that they did.
+    """
     statement = select(ReleaseRow).where(
-        ReleaseRow.model_id == model_id, _not_of(owner_id, ReleaseRow.project_id), ReleaseRow.asked_at >= since
+        ReleaseRow.model_id == model_id,
+        _not_of(owner_id, ReleaseRow.project_id),
+        or_(ReleaseRow.asked_at >= since, ReleaseRow.confirmed_at.is_(None)),
     )
     return list(await session.scalars(statement.order_by(ReleaseRow.asked_at.desc(), ReleaseRow.deployment_id)))
 
