@@ -51,6 +51,20 @@ def test_weights_go_with_the_last_deployment_that_holds_them(tmp_path: Path) -> 
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_weights_that_could_not_be_deleted_count_as_held(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    held = Holding("dep_1", DIGEST, [file("a", b"stubborn")])
+    cache.hold(held)
+    obstacle = cache.blob(held.files[0].sha256)
+    obstacle.mkdir()  # what is no file cannot be deleted as one
+    with pytest.raises(OSError, match=obstacle.name):
+        cache.release("dep_1")
+    assert cache.holdings() == [held]
+    obstacle.rmdir()
+    cache.release("dep_1")
+    assert cache.holdings() == []
+
+
 def test_what_a_crash_left_is_swept_and_what_is_held_stays(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     held = Holding("dep_1", DIGEST, [file("a", b"half pulled")])

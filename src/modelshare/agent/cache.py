@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -119,22 +119,27 @@ class Cache:
         self.blob(file.sha256).unlink(missing_ok=True)
 
     def release(self, deployment_id: str) -> None:
-        """Let go of a deployment, and delete every file that no other one holds."""
+        """Let go of a deployment, and delete every file that no other one holds.
+
+        It counts as held until its files are gone: should that fail, nobody takes them for deleted.
+        """
         with self._lock:
+            self._delete_all_but([held for held in self.holdings() if held.deployment_id != deployment_id])
             self._holding(deployment_id).unlink(missing_ok=True)
             sync_folder(self._holdings)
-            self.sweep()
 
     def sweep(self) -> None:
         """Delete whatever no holding names."""
         with self._lock:
-            held = self.holdings()
-            keep = {file.sha256 for holding in held for file in holding.files}
-            for path in self._weights.iterdir():
-                if path.name.partition(".")[0] not in keep:
-                    path.unlink()
-            _keep_only(self._views, {holding.deployment_id for holding in held})
-            _keep_only(self._converted, {holding.manifest_digest.removeprefix("sha256:") for holding in held})
+            self._delete_all_but(self.holdings())
+
+    def _delete_all_but(self, held: Collection[Holding]) -> None:
+        keep = {file.sha256 for holding in held for file in holding.files}
+        for path in self._weights.iterdir():
+            if path.name.partition(".")[0] not in keep:
+                path.unlink()
+        _keep_only(self._views, {holding.deployment_id for holding in held})
+        _keep_only(self._converted, {holding.manifest_digest.removeprefix("sha256:") for holding in held})
 
     def _holding(self, deployment_id: str) -> Path:
         return self._holdings / f"{_name(deployment_id)}.json"

@@ -136,4 +136,5 @@ class Recall(Response):
     machines_holding: int
     """Machines that hold the weights for them still."""
     releases: list[WeightsRelease]
-    """Machines told to delete the weights since the recall was announced, the newest first."""
+    """Machines told to delete the weights since the recall was announced, or before and that have not said that they
+    did; the newest first."""

@@ -419,3 +419,14 @@ async def test_events_are_json_in_ascii(app: Application, owner: Tenant, hook: H
     parsed: dict[str, Any] = json.loads(body)
     assert list(parsed) == ["id", "type", "created", "project", "data"]
     assert uuid.UUID(parsed["id"]).version == 7
+
+
+async def test_a_model_of_another_project_is_named_by_id_and_by_its_owner(
+    app: Application, owner: Tenant, deployer: Tenant, receiver: Receiver
+) -> None:
+    model = str(await make_model(app, owner.project.id))
+    hook = await new_hook(deployer, receiver.url, "model.invited")
+    await owner.http.post(f"/v1/models/{model}/share", json={"audience": {"projects": ["borg"]}})
+    told = await hook.delivery(type="model.invited")
+    shown = (await deployer.http.get(f"{hook.path}/deliveries/{told['id']}")).json()
+    assert json.loads(shown["body"])["data"] == {"model": model, "name": "acme/tiny"}

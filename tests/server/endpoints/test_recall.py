@@ -17,6 +17,7 @@ from link_agent import LinkAgent, enroll, linked
 from modelshare.server.app import Application
 from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints.recalls import STOP
+from modelshare.server.fleet.tables import ReleaseRow
 from modelshare.server.jobs import JobRow
 from modelshare.server.sharing.tables import RecallRow
 from modelshare.wire.link import Chunk, Head, Released, Request
@@ -167,6 +168,19 @@ async def test_at_the_deadline_endpoints_stop_and_machines_delete(
     assert (await actions(deployer))[:2] == ["agent.release", "endpoint.stop"]
 
 
+async def test_a_machine_that_left_before_and_has_not_confirmed_is_shown(
+    app: Application, owner: Tenant, deployer: Tenant, model: str, url: str, deployed: str
+) -> None:
+    agent_id, token = await enroll(deployer.http)
+    async with linked(url, token, agent_id=agent_id) as link:
+        (held,) = await link.wanted()
+        assert (await deployer.http.patch(f"/v1/agents/{agent_id}", json={"suspended": True})).status_code == 200
+    async with app.database.write() as session:
+        await session.execute(update(ReleaseRow).values(asked_at=1))
+    state = (await recall(owner, model, 3600)).json()
+    assert [(row["deployment"], row["confirmed_at"]) for row in state["releases"]] == [(held.deployment_id, None)]
+
+
 async def test_a_job_that_was_given_up_is_taken_up_again(
     app: Application, owner: Tenant, deployer: Tenant, model: str, deployed: str
 ) -> None:
@@ -259,6 +273,7 @@ async def test_put_off_and_brought_forward(
     await endpoint_is(deployer, "inactive")
     over = await recall(owner, model, 3600)
     assert problem(over) == (409, "conflict_error", None)
+    assert problem(await recall(deployer, model, 3600))[2] == "model_not_found", "which only its owner is told"
 
 
 async def test_after_it_the_model_can_be_deleted(owner: Tenant, deployer: Tenant, model: str, deployed: str) -> None:

@@ -9,8 +9,8 @@ from conftest import Tenant
 from factories import make_model
 from link_agent import enroll, linked
 from modelshare.server.app import Application
-from modelshare.server.fleet import presence
-from modelshare.server.fleet.tables import DeploymentRow
+from modelshare.server.fleet import presence, releases
+from modelshare.server.fleet.tables import DeploymentRow, ReleaseRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import Report
@@ -43,3 +43,25 @@ async def test_a_deployment_that_goes_with_its_model_keeps_no_other_report(
     async with app.database.read() as session:
         phases = {str(row.id): row.phase for row in await session.scalars(select(DeploymentRow))}
     assert phases == {stays: Phase.READY}
+
+
+@pytest.mark.parametrize("lend", ["postgres"], indirect=True)
+async def test_what_one_agent_says_keeps_no_other_from_being_heard(app: Application, url: str, owner: Tenant) -> None:
+    """SQLite takes any text and any number of ids."""
+    model = await make_model(app, owner.project.id)
+    wish = {"slug": "e", "model": str(model), "tier": "self_hosted"}
+    assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
+    agent_id, token = await enroll(owner.http)
+    async with linked(url, token) as link:
+        (held,) = await link.wanted()
+    agent, released = uuid.UUID(agent_id), uuid.UUID(held.deployment_id)
+    report = Report(held.deployment_id, Phase.FAILED, 0, 0, reason="no \0 room")
+    async with app.database.write() as session:
+        await presence.apply(session, {(agent, held.deployment_id): report})
+    assert (await owner.http.get(f"/v1/agents/{agent_id}")).json()["deployments"][0]["reason"] == "no  room"
+    assert (await owner.http.patch(f"/v1/agents/{agent_id}", json={"suspended": True})).status_code == 200
+    nonsense = {(agent, uuid.uuid4()) for _ in range(40_000)}
+    async with app.database.write() as session:
+        await releases.confirm(session, {*nonsense, (agent, released)}, now=1)
+    async with app.database.read() as session:
+        assert [row.confirmed_at for row in await session.scalars(select(ReleaseRow))] == [1]

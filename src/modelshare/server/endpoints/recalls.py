@@ -13,7 +13,7 @@ from modelshare.server.db import notify
 from modelshare.server.endpoints import queries
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, Terms, recount
 from modelshare.server.endpoints.tables import EndpointRow
-from modelshare.server.errors import Conflict, InvalidRequest
+from modelshare.server.errors import InvalidRequest
 from modelshare.server.http import Caller, Platform
 from modelshare.server.jobs import Lease, enqueue, ensure, holds
 from modelshare.server.registry import service as registry
@@ -73,9 +73,6 @@ async def _announce(
 ) -> OwnModel:
     if reason is None:
         raise InvalidRequest("`reason`: A recall needs a reason, which every deployer is told.", param="reason")
-    before = await sharing.find_recall(session, model_id)
-    if before is not None and before.stopped_at is not None:
-        raise Conflict('This recall is over: the endpoints were stopped. {"deadline": null} ends it.')
     own = await sharing.recall(session, caller, model_id, deadline=deadline, reason=reason, now=now)
     await _tell_all(session, own, "endpoint.recall", caller, reason, now=now, deadline=deadline)
     await enqueue(session, STOP, str(model_id), now=now, after=deadline)

@@ -51,7 +51,7 @@ class Capacity(Protocol):
 
 class Weights(Protocol):
     """Says how many machines that are not the owner's hold a model's weights, and which machines were told to delete
-    them since then (None: never, so no machine was); the fleet answers."""
+    them since then, or before and have not confirmed it (None: no machine at all); the fleet answers."""
 
     async def __call__(
         self, session: AsyncSession, model: ModelRow, *, since: int | None

@@ -104,7 +104,7 @@ async def apply(session: AsyncSession, reports: Mapping[tuple[uuid.UUID, str], R
             notify(session, READY_TOPIC, str(row.version_id))
         row.phase, row.routes = phase, routes
         row.bytes_done, row.bytes_total = (max(0, min(n, _MOST_BYTES)) for n in (report.bytes_done, report.bytes_total))
-        row.reason = report.reason[:_MOST_REASON] if report.reason else None
+        row.reason = report.reason.replace("\0", "")[:_MOST_REASON] if report.reason else None
         notify(session, DEPLOYMENTS_TOPIC, str(row.agent_id))
 
 

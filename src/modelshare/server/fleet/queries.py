@@ -165,18 +165,18 @@ async def with_agent_and_version(session: AsyncSession, deployment_ids: Collecti
     return list(await session.scalars(statement))
 
 
-async def releases_named(session: AsyncSession, deployment_ids: Collection[uuid.UUID]) -> list[ReleaseRow]:
-    """In one order, locked."""
-    statement = select(ReleaseRow).where(ReleaseRow.deployment_id.in_(deployment_ids))
-    return list(await session.scalars(locked(statement.order_by(ReleaseRow.deployment_id))))
+def _unconfirmed(agent_ids: Collection[uuid.UUID]) -> Select[ReleaseRow]:
+    return select(ReleaseRow).where(ReleaseRow.agent_id.in_(agent_ids), ReleaseRow.confirmed_at.is_(None))
+
+
+async def lock_unconfirmed_releases(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> list[ReleaseRow]:
+    """What these agents have not confirmed, in one order."""
+    return list(await session.scalars(locked(_unconfirmed(agent_ids).order_by(ReleaseRow.deployment_id))))
 
 
 async def unconfirmed_releases(session: AsyncSession, agent_id: uuid.UUID) -> list[uuid.UUID]:
     """Ids of deployments."""
-    statement = select(ReleaseRow.deployment_id).where(
-        ReleaseRow.agent_id == agent_id, ReleaseRow.confirmed_at.is_(None)
-    )
-    return list(await session.scalars(statement))
+    return list(await session.scalars(_unconfirmed([agent_id]).with_only_columns(ReleaseRow.deployment_id)))
 
 
 def _not_of(owner_id: str, project_id: InstrumentedAttribute[str | None]) -> ColumnElement[bool]:
@@ -185,9 +185,13 @@ def _not_of(owner_id: str, project_id: InstrumentedAttribute[str | None]) -> Col
 
 
 async def releases(session: AsyncSession, model_id: uuid.UUID, owner_id: str, since: int) -> list[ReleaseRow]:
-    """What machines that are not the owner's were told to delete, the newest first."""
+    """What machines that are not the owner's were told to delete, the newest first: since then, or before and they
+    have not said that they did.
+    """
     statement = select(ReleaseRow).where(
-        ReleaseRow.model_id == model_id, _not_of(owner_id, ReleaseRow.project_id), ReleaseRow.asked_at >= since
+        ReleaseRow.model_id == model_id,
+        _not_of(owner_id, ReleaseRow.project_id),
+        or_(ReleaseRow.asked_at >= since, ReleaseRow.confirmed_at.is_(None)),
     )
     return list(await session.scalars(statement.order_by(ReleaseRow.asked_at.desc(), ReleaseRow.deployment_id)))
 

@@ -36,8 +36,9 @@ async def let_go(session: AsyncSession, deployments: Collection[DeploymentRow], 
 async def confirm(session: AsyncSession, released: Collection[tuple[uuid.UUID, uuid.UUID]], *, now: int) -> None:
     """Agents say that the weights of deployments are deleted: (agent, deployment). Told to the weights' owner and to
     the agent's project, once."""
-    for row in await queries.releases_named(session, [deployment_id for _, deployment_id in released]):
-        if row.confirmed_at is not None or (row.agent_id, row.deployment_id) not in released:
+    # By agent, not by what they say: that may be anything, and any number of things.
+    for row in await queries.lock_unconfirmed_releases(session, {agent_id for agent_id, _ in released}):
+        if (row.agent_id, row.deployment_id) not in released:
             continue
         row.confirmed_at = now
         model = await registry.find_any(session, row.model_id)

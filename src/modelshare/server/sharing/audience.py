@@ -88,7 +88,7 @@ async def choose(
                 actor=actor,
                 action="model.invite",
                 target=f"model:{model.id}",
-                model=f"{model.project.slug}/{model.name}",
+                name=f"{model.project.slug}/{model.name}",
             )
     await session.flush()
     return changed
@@ -122,7 +122,7 @@ async def claim(session: AsyncSession, caller: Caller, token: str, *, now: int) 
             target=f"model:{model.id}",
             link=str(link.id),
             project=caller.project_slug,
-            model=f"{model.project.slug}/{model.name}",
+            name=f"{model.project.slug}/{model.name}",
         )
     return model.id
 

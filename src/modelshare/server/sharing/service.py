@@ -124,8 +124,13 @@ async def feature(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *,
 async def recall(
     session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, deadline: int, reason: str, now: int
 ) -> OwnModel:
-    """Announces that endpoints of other projects stop at the deadline, or changes what was announced; unshares now."""
+    """Announces that endpoints of other projects stop at the deadline, or changes what was announced; unshares now.
+
+    409 when they were stopped already.
+    """
     model, found, announced = await _own(session, await registry.get_locked(session, caller, model_id))
+    if announced is not None and announced.stopped_at is not None:
+        raise Conflict('This recall is over: the endpoints were stopped. {"deadline": null} ends it.')
     if found is not None:
         await _unshare(session, model, found, caller.actor, now)
     if announced is None:
