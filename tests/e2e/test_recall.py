@@ -32,8 +32,9 @@ def test_from_the_claim_to_the_deletion(tmp_path: Path) -> None:
             reason = ("--reason", "Its licence was withdrawn.")
             refused = owner.refused("recall", "tiny", "--in", "1h", code=ExitCode.USAGE)
             assert "--reason" in refused
+            assert "--in DURATION, or --now" in owner.refused("recall", "tiny", *reason, code=ExitCode.USAGE)
             said = owner.says("recall", "tiny", "--in", "1h", *reason, "--yes")
-            assert "1 of their endpoints serve, 1 machines hold the weights" in said
+            assert "endpoints that serve: 1. Machines with the weights: 1." in said
             assert deployer.json("catalog") == []
             assert REPLY in deployer.says("chat", "chat", "hello"), "until the deadline it serves"
             assert "! chat: acme/tiny was recalled by its owner, it stops at" in deployer.says("endpoints", "list")

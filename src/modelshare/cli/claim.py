@@ -12,7 +12,9 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def claim(
-    link: Annotated[str, typer.Argument(metavar="LINK", help="What the model's owner gave you: msl_...")],
+    link: Annotated[
+        str, typer.Argument(metavar="LINK", help="What `modelshare share --link` showed its owner: msl_...")
+    ],
     json: Json = False,
 ) -> None:
     """Claim a link: its model shows in your view of the catalog from now on."""

@@ -37,6 +37,8 @@ def recall(
     """
     if sum((within is not None, now, cancel)) > 1:
         raise CommandError("Say one of --in, --now and --cancel.", ExitCode.USAGE)
+    if reason and within is None and not now:
+        raise CommandError("Say when endpoints are to stop: --in DURATION, or --now.", ExitCode.USAGE)
     with Client() as client:
         found = own_model(client, model)
         if cancel:
@@ -62,7 +64,7 @@ def _print(name: str, state: Recall) -> None:
         return
     stops = f"stop at {when(notice.deadline)}" if notice.stopped_at is None else f"stopped at {when(notice.stopped_at)}"
     say(f"{name} is recalled: endpoints of other projects {stops} UTC. {one_line(notice.reason)}")
-    say(f"{state.endpoints_serving} of their endpoints serve, {state.machines_holding} machines hold the weights.")
+    say(f"Their endpoints that serve: {state.endpoints_serving}. Machines with the weights: {state.machines_holding}.")
     rows = (
         (
             release.project or "(a shared machine)",

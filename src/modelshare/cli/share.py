@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from modelshare.cli.confirm import Yes, confirm
 from modelshare.cli.exits import ExitCode
 from modelshare.cli.failures import CommandError
 from modelshare.cli.output import Json, print_json, say
@@ -12,7 +13,7 @@ from modelshare.cli.which import own_model
 from modelshare.cli.words import duration, when
 from modelshare.client import Client
 from modelshare.wire.models import CatalogRole, ExtendedModel
-from modelshare.wire.sharing import LinkTerms, ShareLinkWithToken, ShareRequest, ToLink, ToProjects
+from modelshare.wire.sharing import Audience, LinkTerms, ShareLinkWithToken, ShareRequest, ToLink, ToProjects
 
 app = typer.Typer(add_completion=False)
 
@@ -28,12 +29,16 @@ def share(
         int | None, typer.Option(parser=duration, metavar="DURATION", help="With --link: such as 2h or 30d.")
     ] = None,
     max_uses: Annotated[int | None, typer.Option(min=1, help="With --link: projects that may claim it.")] = None,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Show a model in the catalog, to everybody or to some. The weights stay yours."""
     wish = _wish(to, link=link, expires_in=expires_in, max_uses=max_uses)
     with Client() as client:
-        shared = client.models.share(own_model(client, model).id, wish)
+        found = own_model(client, model)
+        if found.audience is Audience.TARGETED and wish.audience == "public":
+            confirm(f"{found.name} shows to certain projects only. Show it to everybody?", yes=yes)
+        shared = client.models.share(found.id, wish)
         page = f"{client.config.url}/v1/catalog/models/{shared.id}"
     if json:
         print_json(shared)

@@ -60,6 +60,10 @@ class Caller:
         """For the audit log."""
         return f"key:{self.key_id}"
 
+    def actor_in(self, project_id: str) -> str:
+        """For the audit log of that project: another's learns who it was, not by which key."""
+        return self.actor if self.project_id in {None, project_id} else f"project:{self.project_slug}"
+
     def allows(self, scope: Scope) -> bool:
         return not self.scopes or scope in self.scopes
 

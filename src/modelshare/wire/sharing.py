@@ -134,7 +134,7 @@ class Recall(Response):
     endpoints_serving: int
     """Active endpoints of other projects."""
     machines_holding: int
-    """Machines that hold the weights for them still."""
+    """Machines that are not the owner's and hold the weights: for them, or on a shared tier for the owner."""
     releases: list[WeightsRelease]
     """Machines told to delete the weights since the recall was announced, or before and that have not said that they
     did; the newest first."""

@@ -33,7 +33,7 @@ class AuditEntry(Response):
     id: str
     at: UnixSeconds
     actor: str
-    """`key:<id>`, `agent:<id>` or `system`."""
+    """`key:<id>`, `agent:<id>`, `project:<slug>` for another project, or `system`."""
     action: str
     """`subject.verb`, such as `model.share`."""
     target: str

@@ -15,10 +15,11 @@ from conftest import Tenant
 from factories import make_model
 from link_agent import LinkAgent, enroll, linked
 from modelshare.server.app import Application
+from modelshare.server.db import notify
 from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints.recalls import STOP
 from modelshare.server.fleet.tables import ReleaseRow
-from modelshare.server.jobs import JobRow
+from modelshare.server.jobs import TOPIC, JobRow
 from modelshare.server.sharing.tables import RecallRow
 from modelshare.wire.link import Chunk, Head, Released, Request
 from served import serving, wait_until
@@ -123,10 +124,13 @@ async def test_while_it_lasts_nobody_else_selects_it_and_it_cannot_be_shared(
 async def test_cancelled_everything_goes_on_but_unshared_it_stays(
     app: Application, owner: Tenant, deployer: Tenant, model: str, deployed: str
 ) -> None:
-    await recall(owner, model, 1)
+    await recall(owner, model, 3600)
     cancelled = await recall(owner, model, None, None)
     assert (cancelled.status_code, cancelled.json()["notice"]) == (200, None)
     assert (await recall(owner, model, None, None)).status_code == 200, "nothing to cancel is no error"
+    async with app.database.write() as session:  # the deadline that was has come
+        await session.execute(update(JobRow).where(JobRow.kind == STOP).values(run_after=0))
+        notify(session, TOPIC, STOP)
 
     async def has_run() -> bool:
         return await due(app) is None
@@ -192,10 +196,9 @@ async def test_a_job_that_was_given_up_is_taken_up_again(
     await endpoint_is(deployer, "inactive")
 
 
-async def test_the_router_and_grants_end_at_the_deadline(
+async def test_the_router_refuses_at_the_deadline(
     owner: Tenant, deployer: Tenant, model: str, machine: LinkAgent, url: str
 ) -> None:
-    (held,) = await machine.wanted()
     headers = {"Authorization": f"Bearer {deployer.project.api_key}"}
     deadline = int(time.time()) + 2
     await owner.http.post(f"/v1/models/{model}/recall", json={"deadline": deadline, "reason": REASON})
@@ -210,7 +213,6 @@ async def test_the_router_and_grants_end_at_the_deadline(
     assert time.time() >= deadline
     assert problem(answer) == (503, "server_error", "endpoint_inactive")
     assert "recalled by its owner" in message(answer)
-    assert held.deployment_id
 
 
 async def test_what_runs_at_the_deadline_is_cut(
@@ -262,10 +264,28 @@ async def test_the_owners_own_endpoints_go_on(
     assert (await owner.http.get(f"/v1/models/{model}")).json()["status"] == "active"
 
 
+async def test_the_platform_makes_no_new_one_for_another_project(
+    app: Application, owner: Tenant, deployer: Tenant, operator: httpx.AsyncClient, model: str
+) -> None:
+    await recall(owner, model, 3600)
+    wish = {"slug": "new", "model": model, "tier": "self_hosted"}
+    refused = await operator.post(f"/{deployer.project.id}/v1/endpoints", json=wish)
+    assert problem(refused) == (403, "permission_error", "model_recalled")
+    assert (await operator.post(f"/{owner.project.id}/v1/endpoints", json=wish)).status_code == 201
+
+
+async def test_another_projects_log_names_no_key_of_the_owner(
+    owner: Tenant, deployer: Tenant, model: str, deployed: str
+) -> None:
+    await recall(owner, model, 3600)
+    entry = (await deployer.http.get("/v1/audit")).json()["data"][0]
+    assert (entry["action"], entry["actor"], entry["reason"]) == ("endpoint.recall", "project:acme", REASON)
+
+
 async def test_put_off_and_brought_forward(
     app: Application, owner: Tenant, deployer: Tenant, model: str, deployed: str
 ) -> None:
-    await recall(owner, model, 1)
+    await recall(owner, model, 60)
     later = (await recall(owner, model, 3600, "A second thought.")).json()["notice"]
     assert later["reason"] == "A second thought."
     assert await due(app) == later["deadline"]

@@ -51,9 +51,10 @@ async def stop(platform: Platform, terms: Terms, lease: Lease) -> None:
         recall = await sharing.find_recall(session, model_id)
         if model is None or recall is None or recall.stopped_at is not None or recall.deadline > now:
             return
+        stopping = await queries.lock_active_of_others(session, model.id, model.project_id)
         if not await holds(session, lease):
             return
-        for row in await queries.lock_active_of_others(session, model.id, model.project_id):
+        for row in stopping:
             row.is_active, row.progress = False, None
             row.status, row.status_reason = EndpointStatus.INACTIVE, rules.recalled(recall.reason).message
             _tell(session, row, "endpoint.stop", audit.SYSTEM, row.status_reason, now)
@@ -90,7 +91,7 @@ async def _tell_all(
     session: AsyncSession, own: OwnModel, action: str, caller: Caller, reason: str | None, *, now: int, **details: Any
 ) -> None:
     for row in await queries.lock_active_of_others(session, own.model.id, own.model.project_id):
-        _tell(session, row, action, caller.actor, reason, now, **details)
+        _tell(session, row, action, caller.actor_in(row.project_id), reason, now, **details)
 
 
 def _tell(

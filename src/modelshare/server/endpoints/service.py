@@ -305,7 +305,9 @@ async def _changed(
     now: int,
 ) -> None:
     came = came_to_shared_tier(before, after)
-    await recount(session, model, came_to_shared_tier=came, terms=terms, actor=caller.actor, now=now)
+    await recount(
+        session, model, came_to_shared_tier=came, terms=terms, actor=caller.actor_in(model.project_id), now=now
+    )
 
 
 async def _why_not(session: AsyncSession, row: EndpointRow, reason: Reason) -> Reason:

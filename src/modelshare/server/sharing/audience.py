@@ -71,7 +71,6 @@ async def choose(
     choice: AudienceChoice,
     projects: Projects,
     *,
-    actor: str,
     now: int,
 ) -> Changed:
     """Shows the model to whom the choice says; `projects` are those that it names, and they are told."""
@@ -85,7 +84,7 @@ async def choose(
                 session,
                 project_id=project.id,
                 now=now,
-                actor=actor,
+                actor=f"project:{model.project.slug}",
                 action="model.invite",
                 target=f"model:{model.id}",
                 name=f"{model.project.slug}/{model.name}",
@@ -99,9 +98,9 @@ async def claim(session: AsyncSession, caller: Caller, token: str, *, now: int) 
 
     Whoever sees it already uses nothing up. 404 for a link that is unknown, ended, expired or used up.
     """
-    link = await queries.link_by_hash(session, secret_hash(token))
-    model = await registry.find_any(session, link.model_id, lock=True) if link else None
-    link = await queries.link_by_hash(session, secret_hash(token)) if model else None  # as it is under the lock
+    found = await queries.link_by_hash(session, secret_hash(token))  # says which model to lock, and no more
+    model = await registry.find_any(session, found.model_id, lock=True) if found else None
+    link = await queries.link_by_hash(session, secret_hash(token)) if model else None
     if link is None or model is None:
         raise NotFound("There is no such link, or its owner has ended it. Check that you copied it whole.")
     if caller.project == model.project_id or await queries.is_shown_to(session, model.id, caller.project):
@@ -117,7 +116,7 @@ async def claim(session: AsyncSession, caller: Caller, token: str, *, now: int) 
             session,
             project_id=project_id,
             now=now,
-            actor=caller.actor,
+            actor=caller.actor_in(project_id),
             action="model.claim",
             target=f"model:{model.id}",
             link=str(link.id),

@@ -120,6 +120,8 @@ def selection_reasons(relation: Relation, facts: ModelFacts, tier: Tier) -> list
     """
     if not is_visible(relation, facts):
         return [invisible()]
+    if facts.is_recalled and relation is not Relation.OWNER:
+        return [recalled()]
     reasons = []
     bound = relation in {Relation.DEPLOYER, Relation.INVITED}
     if bound and facts.role is CatalogRole.DEPLOYABLE and is_shared_tier(tier.slug):
@@ -166,13 +168,10 @@ def invisible() -> Reason:
     )
 
 
-def recalled(reason: str) -> Reason:
-    """Why an endpoint that a recall stopped, or is about to, cannot be moved or switched on."""
-    return Reason(
-        rule="recall",
-        message=f"The model was recalled by its owner: {reason.rstrip('.')}.",
-        fix="Delete this endpoint and create one with another model.",
-    )
+def recalled(reason: str | None = None) -> Reason:
+    """Why nobody but the owner makes, moves or switches on an endpoint of a model that is called back."""
+    said = f": {reason.rstrip('.')}" if reason else ""
+    return Reason(rule="recall", message=f"The model was recalled by its owner{said}.", fix="Deploy another model.")
 
 
 def unknown_tier(slug: str, tiers: Iterable[Tier]) -> Reason:

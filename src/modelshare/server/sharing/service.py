@@ -76,7 +76,7 @@ async def share(
     found.featured = rules.featured_after(featured=found.featured, audience=audience.kind_of(choice))
     if Audience.TARGETED not in {before, audience.kind_of(choice)}:
         return OwnModel(model, found), None  # public and to stay so: there is nobody to add or remove
-    changed = await audience.choose(session, model, found, choice, projects, actor=caller.actor, now=now)
+    changed = await audience.choose(session, model, found, choice, projects, now=now)
     _record_audience(session, model, found, before, changed, caller.actor, now)
     return OwnModel(model, found), changed.link
 
@@ -137,7 +137,7 @@ async def recall(
         announced = RecallRow(model_id=model.id, deadline=deadline, reason=reason, created_at=now)
         session.add(announced)
     announced.deadline, announced.reason = deadline, reason
-    _record(session, model, "model.recall", caller.actor, now, deadline=deadline, why=reason)
+    _record(session, model, "model.recall", caller.actor, now, deadline=deadline, reason=reason)
     await session.flush()
     return OwnModel(model, None, announced)
 
@@ -165,10 +165,10 @@ async def overdue_recalls(session: AsyncSession, now: int) -> list[uuid.UUID]:
 async def standing(session: AsyncSession, caller: Caller, model: ModelRow) -> tuple[Relation, ModelFacts]:
     """What the caller is to the model, and what the rules need to know of that."""
     facts = facts_of(await _own(session, model))
-    if caller.is_platform:
-        return Relation.PLATFORM, facts
     if caller.project_id == model.project_id:
         return Relation.OWNER, facts
+    if caller.is_platform:
+        return Relation.PLATFORM, facts
     if facts.audience is Audience.TARGETED and await queries.is_shown_to(session, model.id, caller.project):
         return Relation.INVITED, facts
     return Relation.DEPLOYER, facts

@@ -9,6 +9,7 @@ ACTIONS: Final = frozenset(
         "model.share",
         "model.audience",
         "model.unshare",
+        "model.recall",
         "model.delete",
         "endpoint.change",
         "endpoint.stop",
