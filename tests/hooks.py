@@ -2,7 +2,16 @@
 
 from typing import Any
 
+from sqlalchemy import select
+
 from conftest import Tenant
+from modelshare.server.app import Application
+from modelshare.server.audit import service as audit
+from modelshare.server.audit.webhooks import queries
+from modelshare.server.audit.webhooks.jobs import DELIVER
+from modelshare.server.db import notify
+from modelshare.server.jobs import TOPIC, JobRow
+from receiver import Received, Receiver, Reply
 from served import wait_until
 
 
@@ -47,3 +56,42 @@ async def new_hook(tenant: Tenant, url: str, *events: str) -> Hook:
     answer = await tenant.http.post("/v1/webhooks", json={"url": url, "events": list(events)})
     assert answer.status_code == 201, answer.text
     return Hook(tenant, answer.json())
+
+
+async def emit(app: Application, tenant: Tenant, *names: str, type_: str = "model.ready") -> None:
+    """Events as a change would emit them, in one transaction."""
+    async with app.database.write() as session:
+        for name in names:
+            audit.emit(session, project_id=tenant.project.id, now=app.platform.now(), event=type_, data={"name": name})
+
+
+async def wake(app: Application) -> None:
+    """Makes the worker look at the clock now instead of at its next round."""
+    async with app.database.write() as session:
+        notify(session, TOPIC, DELIVER)
+
+
+async def idle(app: Application) -> bool:
+    """Nobody is delivering, so that no lease runs out when the clock is turned."""
+    async with app.database.read() as session:
+        return await session.scalar(select(JobRow).where(JobRow.lease_token.is_not(None))) is None
+
+
+async def outbox_is_empty(app: Application) -> bool:
+    async with app.database.read() as session:
+        return not await queries.has_events(session)
+
+
+async def arrive(receiver: Receiver, count: int) -> None:
+    async def there() -> bool:
+        return len(receiver.received) >= count
+
+    await wait_until(there)
+
+
+def names(receiver: Receiver) -> list[str]:
+    return [event["data"]["name"] for event in receiver.events]
+
+
+def failing(_: Received) -> Reply:
+    return Reply(500, body=b"out of order")
