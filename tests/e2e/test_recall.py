@@ -21,6 +21,7 @@ def test_from_the_claim_to_the_deletion(tmp_path: Path) -> None:
         assert "acme/tiny is in your catalog now" in deployer.says("claim", link)
         assert "as often as it may be" in stranger.refused("claim", link)
         assert stranger.json("catalog") == []
+        assert "Show it to everybody? Add --yes" in owner.refused("share", "tiny", code=ExitCode.USAGE)
 
         join_key = deployer.json("join-keys", "create", "box")["key"]
         box = tmp_path / "box"

@@ -173,9 +173,9 @@ def _change_until_cut(site: Site, http: httpx.Client) -> None:
         pass
 
 
+@pytest.mark.parametrize("lend", ["postgres"], indirect=True)
 async def test_two_processes_tell_each_event_once(site: Site, receiver: Receiver) -> None:
-    if site.database_url.startswith("sqlite"):
-        pytest.skip("a SQLite folder has one process")
+    """A SQLite folder has one process."""
     with site.serving() as one, site.http(one) as first:
         site.prepare(one, receiver.url)
         with site.serving("two") as two, site.http(two) as second:
