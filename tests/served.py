@@ -26,7 +26,7 @@ async def serving(app: Application, port: int | None = None) -> AsyncIterator[st
     await task
 
 
-async def wait_until(look: Callable[[], Awaitable[Value | None]], seconds: float = 10.0) -> Value:
+async def wait_until(look: Callable[[], Awaitable[Value | None]], seconds: float = 30.0) -> Value:
     """What `look` finds, as soon as that is something; fails when it stays nothing."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not (found := await look()):

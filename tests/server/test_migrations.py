@@ -9,6 +9,7 @@ from sqlalchemy import Connection, MetaData, delete, select, update
 
 from conftest import client_of
 from modelshare.server import migrations
+from modelshare.server.accounts.tables import InvitationRow, MemberRow, PersonRow, SessionRow
 from modelshare.server.app import create_app
 from modelshare.server.audit.tables import AuditRow, ConfirmationRow, OutboxRow, ProcessRow
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
@@ -194,7 +195,18 @@ async def add_what_is_new(database: Database) -> None:
                 ReleaseRow(deployment_id=uid(42), agent_id=uid(41), model_id=SHARED, version="1.0.0", asked_at=9),
             ]
         )
+        person = {"email": "ada@example.org", "name": "Ada", "password_hash": "$argon2id$"}
+        session.add(PersonRow(id=uid(94), **person, is_admin=True, created_at=9))
         await session.flush()
+        session.add_all(
+            [
+                SessionRow(hash="sh", person_id=uid(94), created_at=9, expires_at=10),
+                MemberRow(project_id="proj_acme", person_id=uid(94), role="owner", added_at=9),
+                InvitationRow(
+                    id=uid(95), project_id="proj_acme", hash="ih", role="member", created_at=9, expires_at=10
+                ),
+            ]
+        )
         event = {"event_id": uid(92), "type": "model.shared", "body": "{}", "state": "pending", "created_at": 9}
         session.add_all(
             [

@@ -67,7 +67,9 @@ async def agent(processes: list[Process], deployer: Tenant) -> AsyncIterator[Lin
 
     model_id = await make_model(processes[0].app, deployer.project.id)
     agent_id, token = await enroll(deployer.http)
-    await deployer.http.post("/v1/endpoints", json={"slug": "chat", "model": str(model_id), "tier": "self_hosted"})
+    body = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+    created = await deployer.http.post("/v1/endpoints", json=body)
+    assert created.status_code == 201, created.text
     async with linked(processes[2].url, token, agent_id=agent_id, handler=begin) as link:
         await link.make_ready()
 

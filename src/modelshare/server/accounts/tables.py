@@ -1,8 +1,8 @@
-"""Projects, their keys, and the values of those keys."""
+"""Projects, their keys and the values of those keys; people, their sessions, and what they are in projects."""
 
 import uuid
 
-from sqlalchemy import ForeignKey, Index, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from modelshare.server.db import Table
@@ -57,3 +57,72 @@ class KeyValueRow(Table):
     """Set when the key is rotated: until when this old value works."""
 
     key: Mapped[KeyRow] = relationship(lazy="raise")
+
+
+class PersonRow(Table):
+    """Somebody who signs in."""
+
+    __tablename__ = "people"
+    __table_args__ = (UniqueConstraint("email"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    email: Mapped[str]
+    """In lower case."""
+    name: Mapped[str]
+    password_hash: Mapped[str]
+    """argon2id, in its PHC string form."""
+    is_admin: Mapped[bool] = mapped_column(default=False)
+    """May do on the dashboard what a platform key may."""
+    created_at: Mapped[int]
+
+
+class SessionRow(Table):
+    """A browser that somebody signed in with: the SHA-256 of its cookie, never the cookie."""
+
+    __tablename__ = "sessions"
+    __table_args__ = (Index("ix_sessions_person_id", "person_id"), Index("ix_sessions_expires_at", "expires_at"))
+
+    hash: Mapped[str] = mapped_column(primary_key=True)
+    person_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("people.id", ondelete="CASCADE"))
+    created_at: Mapped[int]
+    expires_at: Mapped[int]
+
+    person: Mapped[PersonRow] = relationship(lazy="raise")
+
+
+class MemberRow(Table):
+    """What somebody is in a project."""
+
+    __tablename__ = "members"
+    __table_args__ = (
+        CheckConstraint("role IN ('owner', 'member')", name="role"),
+        Index("ix_members_person_id", "person_id"),
+    )
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
+    person_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("people.id", ondelete="CASCADE"), primary_key=True)
+    role: Mapped[str]
+    added_at: Mapped[int]
+
+    project: Mapped[ProjectRow] = relationship(lazy="raise")
+    person: Mapped[PersonRow] = relationship(lazy="raise")
+
+
+class InvitationRow(Table):
+    """A link by which one person becomes a member; the row is deleted when it is used or ended."""
+
+    __tablename__ = "invitations"
+    __table_args__ = (
+        UniqueConstraint("hash"),
+        CheckConstraint("role IN ('owner', 'member')", name="role"),
+        Index("ix_invitations_project_id", "project_id"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    hash: Mapped[str]
+    role: Mapped[str]
+    created_at: Mapped[int]
+    expires_at: Mapped[int]
+
+    project: Mapped[ProjectRow] = relationship(lazy="raise")
