@@ -59,6 +59,10 @@ from modelshare.server.storage import links
 from modelshare.server.storage.files import BlobFiles
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
+from modelshare.server.web import account as account_pages
+from modelshare.server.web import static_files
+from modelshare.server.web.live import Live
+from modelshare.server.web.pages import error_page
 from modelshare.wire.keys import Project
 from modelshare.wire.link import LINK_PATH
 
@@ -122,6 +126,7 @@ class Application:
             dispatcher = Dispatcher(self.database, self.platform.clock)
             reconciler = Reconciler(self.database, self.platform.parts[tiers.TierBook], self.platform.clock)
             parts: list[Part] = [*self._workers(sender), dispatcher, self._router, self.links, reconciler]
+            parts.append(self.platform.parts[Live])
             for part in parts:
                 await part.start()
                 stack.push_async_callback(part.stop)
@@ -201,6 +206,7 @@ def _platform(settings: Settings, database: Database, clock: Callable[[], float]
     platform.parts[KeyRing] = keys
     platform.parts[tiers.TierBook] = book
     platform.parts[CollectorRegistry] = CollectorRegistry()
+    platform.parts[Live] = Live(database)
     platform.parts[Terms] = Terms(
         book, promotion=settings.catalog_promotion == "on", capacity=fleet.capacity, weights=releases.weights
     )
@@ -223,7 +229,7 @@ def _api(platform: Platform) -> FastAPI:
         ],
     )
     api.state.platform = platform
-    install_handlers(api)
+    install_handlers(api, page=error_page)
     complete(api)
     for router in (
         sharing_routes.public,
@@ -240,6 +246,8 @@ def _api(platform: Platform) -> FastAPI:
         confirming_routes.router,
         webhooks_routes.router,
         health.router,
+        static_files.router,
+        account_pages.router,
     ):
         api.include_router(router)
     return api

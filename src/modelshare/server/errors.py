@@ -14,15 +14,15 @@ ApiError
 Every other exception becomes a 500 that says nothing of the inside.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import structlog
 from asyncpg import PostgresError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
@@ -131,7 +131,13 @@ def envelope(message: str, type_: ErrorType, code: str | None = None, param: str
     return {"error": {"message": message, "type": type_, "code": code, "param": param}}
 
 
-def install_handlers(app: FastAPI) -> None:
+ErrorPage = Callable[[Request, ApiError], Awaitable[Response]]
+"""Says an error to a person in a browser."""
+
+
+def install_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
+    """Answers every error with the envelope; with `page` where a person asked for a page."""
+    app.state.error_page = page
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -142,9 +148,21 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-async def _api_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ApiError)  # noqa: S101 - narrows for the type checker; registered for this type only
+def answer_with_pages(request: Request) -> None:
+    """Has an error of this request be said by a page."""
+    request.scope["error_page"] = True
+
+
+async def _respond(request: Request, error: ApiError) -> Response:
+    page: ErrorPage | None = request.app.state.error_page
+    if page is not None and request.scope.get("error_page"):
+        return await page(request, error)
     return JSONResponse(error.body(), error.status, error.headers())
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)  # noqa: S101 - narrows for the type checker; registered for this type only
+    return await _respond(request, error)
 
 
 _FITTING: Mapping[str, str] = {
@@ -156,25 +174,32 @@ _FITTING: Mapping[str, str] = {
 """What a pattern takes, in words."""
 
 
-async def _validation_error(_: Request, error: Exception) -> JSONResponse:
+async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"})
-    fitting = _FITTING.get(first.get("ctx", {}).get("pattern", ""))
-    message = f"Use {fitting}" if fitting else first["msg"].removeprefix("Value error, ")
+    return await _respond(request, refusal_of(error.errors()[0]))
+
+
+def refusal_of(problem: Mapping[str, Any]) -> InvalidRequest:
+    """What pydantic finds wrong, in words."""
+    where = ".".join(str(part) for part in problem["loc"] if part not in {"body", "query", "path"})
+    fitting = _FITTING.get(problem.get("ctx", {}).get("pattern", ""))
+    message = f"Use {fitting}" if fitting else problem["msg"].removeprefix("Value error, ")
     text = f"`{where}`: {message}." if where else f"{message}."
-    if first["type"] == "json_invalid":
+    if problem["type"] == "json_invalid":
         text = "The body is not valid JSON. Send a JSON object with Content-Type: application/json."
-    return JSONResponse(envelope(text.replace("..", "."), ErrorType.INVALID_REQUEST, None, where or None), 400)
+    return InvalidRequest(text.replace("..", "."), param=where or None)
 
 
 _TYPES: Mapping[int, ErrorType] = {404: ErrorType.NOT_FOUND, 403: ErrorType.PERMISSION}
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
     message = str(error.detail)
     if error.status_code == 404:  # noqa: PLR2004 - the status itself
+        if _is_from_browser(request):
+            answer_with_pages(request)
+            return await _respond(request, NotFound("There is no such page. It may have moved, or its link is incomplete."))
         message = f"There is no route {request.method} {request.url.path}. See /docs for the ones there are."
     elif error.status_code == 405:  # noqa: PLR2004 - the status itself
         message = f"{request.method} is not possible on {request.url.path}. See /docs for what is."
@@ -182,7 +207,11 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(envelope(message, type_), error.status_code, dict(error.headers or {}))
 
 
-async def _database_error(request: Request, error: Exception) -> JSONResponse:
+def _is_from_browser(request: Request) -> bool:
+    return request.method == "GET" and "text/html" in request.headers.get("accept", "")
+
+
+async def _database_error(request: Request, error: Exception) -> Response:
     """Collisions and lost connections can be tried again.
 
     PostgreSQL's class 22, "data exception": the request held what no column takes, and no rule of ours caught it.
@@ -196,25 +225,24 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
     return await (_unstorable if state.startswith("22") else _unexpected)(request, error)
 
 
-async def _collided(request: Request, error: Exception) -> JSONResponse:
+async def _collided(request: Request, error: Exception) -> Response:
     """The database undid this request for the sake of another, so it can be sent again as it is."""
     log.warning("transactions collided", path=request.url.path, error=str(error))
-    collided = Unavailable("Somebody else changed the same at this moment. Try again.", retry_after=1)
-    return await _api_error(request, collided)
+    return await _respond(request, Unavailable("Somebody else changed the same at this moment. Try again.", retry_after=1))
 
 
-async def _away(request: Request, error: Exception) -> JSONResponse:
+async def _away(request: Request, error: Exception) -> Response:
     log.warning("no database", path=request.url.path, error=str(error))
-    away = Unavailable("The platform's database does not answer. Try again in a moment.", retry_after=_RETRY_SECONDS)
-    return await _api_error(request, away)
+    message = "The platform's database does not answer. Try again in a moment."
+    return await _respond(request, Unavailable(message, retry_after=_RETRY_SECONDS))
 
 
-async def _unstorable(_: Request, __: Exception) -> JSONResponse:
+async def _unstorable(request: Request, _: Exception) -> Response:
     message = "A value in the request is out of range: numbers have at most 64 bits, and text holds no NUL character."
-    return JSONResponse(envelope(message, ErrorType.INVALID_REQUEST), 400)
+    return await _respond(request, InvalidRequest(message))
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("request failed", path=request.url.path, method=request.method, exc_info=error)
     message = "Something went wrong on our side. Try again; if it stays, tell the operator the X-Request-Id."
-    return JSONResponse(envelope(message, ErrorType.SERVER), 500)
+    return await _respond(request, ApiError(message))

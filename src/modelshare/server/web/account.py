@@ -1,0 +1,196 @@
+"""Pages of people: sign up and in, the account, projects, invitations and claim links."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Form, Query, Request, Response
+
+from modelshare.server.accounts import invitations, members, people, sessions
+from modelshare.server.accounts.sessions import SessionBook
+from modelshare.server.accounts.signing_in import SignIn
+from modelshare.server.errors import NotFound
+from modelshare.server.http import PlatformDep, ReadSession, WriteSession, client_address
+from modelshare.server.sharing import audience
+from modelshare.server.web.pages import PageRoute, done, render
+from modelshare.server.web.visitor import SignedIn, VisitorDep, own_path, sign_in_as, sign_out
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.keys import Scope
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+Text = Annotated[str, Form(max_length=4096)]
+Token = Annotated[str, Query(max_length=200)]
+_DASHBOARD = "/dashboard"
+
+
+async def _sign_in(platform: PlatformDep) -> SignIn:
+    found: SignIn = platform.parts[SignIn]
+    return found
+
+
+SignInDep = Annotated[SignIn, Depends(_sign_in)]
+
+
+@router.get("/")
+async def home(request: Request) -> Response:
+    return render(request, "home.html")
+
+
+@router.get("/sign-in")
+async def sign_in_page(request: Request, visitor: VisitorDep, next: str = _DASHBOARD) -> Response:  # noqa: A002 - its name in the URL
+    target = own_path(next, _DASHBOARD)
+    return done(request, target) if visitor.person else render(request, "account/sign_in.html", next=target)
+
+
+@router.post("/sign-in")
+async def sign_in(request: Request, sign_in: SignInDep, email: Text, password: Text, next: Text = _DASHBOARD) -> Response:  # noqa: A002 - as above
+    _, token = await sign_in.sign_in(email=email, password=password, address=client_address(request))
+    response = done(request, own_path(next, _DASHBOARD))
+    sign_in_as(request, response, token)
+    return response
+
+
+@router.get("/sign-up")
+async def sign_up_page(
+    request: Request,
+    session: ReadSession,
+    platform: PlatformDep,
+    invitation: Token = "",
+    next: str = _DASHBOARD,  # noqa: A002 - as above
+) -> Response:
+    first = not await people.are_there(session)
+    invited = await invitations.invitation(session, invitation, now=platform.now()) if invitation else None
+    return render(
+        request,
+        "account/sign_up.html",
+        next=own_path(next, _DASHBOARD),
+        first=first,
+        invitation=invited,
+        token=invitation if invited else None,
+        closed=platform.settings.accounts_sign_up == "invited",
+    )
+
+
+@router.post("/sign-up")
+async def sign_up(
+    request: Request,
+    sign_in: SignInDep,
+    name: Text,
+    email: Text,
+    password: Text,
+    invitation: Text = "",
+    next: Text = _DASHBOARD,  # noqa: A002 - as above
+) -> Response:
+    person, token = await sign_in.sign_up(
+        email=email, name=name, password=password, invitation=invitation or None, address=client_address(request)
+    )
+    response = done(request, own_path(next, _DASHBOARD), f"Welcome, {person.name}.")
+    sign_in_as(request, response, token)
+    return response
+
+
+@router.post("/sign-out")
+async def sign_out_here(request: Request, visitor: VisitorDep, session: WriteSession) -> Response:
+    if visitor.token:
+        await sessions.close_session(session, visitor.token)
+    response = done(request, "/")
+    sign_out(response)
+    return response
+
+
+@router.get("/dashboard")
+async def projects(request: Request, person: SignedIn, session: ReadSession) -> Response:
+    """The person's projects; straight into it where there is one."""
+    memberships = await members.memberships(session, person)
+    if len(memberships) == 1 and not person.is_admin:
+        return done(request, f"/dashboard/{memberships[0].slug}/models")
+    return render(request, "account/projects.html", memberships=memberships)
+
+
+@router.get("/dashboard/-/new")
+async def new_project_page(request: Request, _: SignedIn) -> Response:
+    return render(request, "account/new_project.html")
+
+
+@router.post("/dashboard/-/new")
+async def new_project(
+    request: Request, person: SignedIn, session: WriteSession, platform: PlatformDep, name: Text, slug: Text
+) -> Response:
+    most = platform.settings.accounts_projects_per_person
+    project = await members.create_project(session, person, name=name, slug=slug, most=most, now=platform.now())
+    return done(request, f"/dashboard/{project.slug}/models", f"The project {project.name} is there.")
+
+
+@router.get("/dashboard/-/account")
+async def account(request: Request, _: SignedIn) -> Response:
+    return render(request, "account/account.html")
+
+
+@router.post("/dashboard/-/account/name")
+async def rename(request: Request, person: SignedIn, session: WriteSession, name: Text) -> Response:
+    await people.rename(session, person, name)
+    return done(request, "/dashboard/-/account", "Saved.")
+
+
+@router.post("/dashboard/-/account/password")
+async def change_password(
+    request: Request,
+    person: SignedIn,
+    visitor: VisitorDep,
+    sign_in: SignInDep,
+    current: Text,
+    new: Text,
+    username: Text = "",
+) -> Response:
+    """`username` is there for password managers."""
+    await sign_in.change_password(
+        person, old=current, new=new, token=visitor.token or "", address=client_address(request)
+    )
+    return done(request, "/dashboard/-/account", "The password is changed, and all other browsers are signed out.")
+
+
+@router.post("/dashboard/-/account/sign-out-others")
+async def sign_out_others(
+    request: Request, person: SignedIn, visitor: VisitorDep, session: WriteSession
+) -> Response:
+    await sessions.close_all(session, person.id, except_token=visitor.token)
+    return done(request, "/dashboard/-/account", "All other browsers are signed out.")
+
+
+@router.get("/join")
+async def invitation_page(request: Request, session: ReadSession, platform: PlatformDep, token: Token) -> Response:
+    invited = await invitations.invitation(session, token, now=platform.now())
+    if invited is None:
+        raise NotFound("This invitation is used or over. Ask a project's owner for a new link.")
+    return render(request, "account/invitation.html", invitation=invited, token=token)
+
+
+@router.post("/join")
+async def join(request: Request, person: SignedIn, session: WriteSession, platform: PlatformDep, token: Text) -> Response:
+    await invitations.accept(session, person, token, now=platform.now())
+    return done(request, _DASHBOARD, "You are in.")
+
+
+@router.get("/claim")
+async def claim_page(request: Request, person: SignedIn, session: ReadSession, token: Token = "") -> Response:
+    memberships = await members.memberships(session, person)
+    options = [(each.project_id, f"{each.name} ({each.slug})") for each in memberships]
+    return render(request, "account/claim.html", token=token, memberships=memberships, options=options)
+
+
+@router.post("/claim")
+async def claim(
+    request: Request,
+    _: SignedIn,
+    visitor: VisitorDep,
+    session: WriteSession,
+    platform: PlatformDep,
+    project: Text,
+    token: Text,
+) -> Response:
+    book: SessionBook = platform.parts[SessionBook]
+    caller: Any = await book.caller(visitor.token or "", project)
+    if caller is None:
+        raise NotFound("There is no such project, or you are not in it.", code=ErrorCode.PROJECT_NOT_FOUND)
+    request.state.caller = caller
+    caller.check(Scope.ENDPOINTS)
+    model_id = await audience.claim(session, caller, token, now=platform.now())
+    return done(request, f"/models/catalog/{model_id}?as={caller.project_slug}", "Claimed: your project sees it now.")

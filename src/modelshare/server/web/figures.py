@@ -1,0 +1,82 @@
+"""Numbers, sizes and times as people read them. Pure."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+_STEPS: Final = ("", "k", "M", "G", "T", "P", "E")
+_BILLION: Final = 1_000_000_000
+_AGO: Final = ((31_557_600, "year"), (2_629_800, "month"), (86_400, "day"), (3_600, "hour"), (60, "minute"))
+
+
+def size(count: int | None) -> str:
+    """Bytes, in powers of 1000 as disks are sold: `4.1 GB`."""
+    return "–" if count is None else f"{_short(count, ' ')}B"
+
+
+def short(count: int | None) -> str:
+    """A count: `1.2k`, `3M`."""
+    return "–" if count is None else _short(count, "")
+
+
+def parameters(count: int | None) -> str:
+    """Of a model: `7.2B`, `22M`."""
+    if count is None:
+        return "–"
+    return f"{_digits(count / _BILLION)}B" if count >= _BILLION else _short(count, "")
+
+
+def context(tokens: int | None) -> str:
+    """A context length in tokens: `8K` is 8192, as models are named; `40,000` where it is no such step."""
+    if tokens is None:
+        return "–"
+    whole, rest = divmod(tokens, 1024)
+    return f"{whole}K" if whole and not rest else f"{tokens:,}"
+
+
+def whole(count: int) -> str:
+    """All digits, in groups: `1,234,567`."""
+    return f"{count:,}"
+
+
+def date(seconds: int) -> str:
+    """Unix seconds as `2026-11-24 23:10 UTC`."""
+    return _moment(seconds).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def iso(seconds: int) -> str:
+    """Unix seconds as HTML's `datetime` has it."""
+    return _moment(seconds).isoformat()
+
+
+def ago(seconds: int, now: int) -> str:
+    """How long before (or after) `now`, roughly: `3 days ago`, `in 2 hours`."""
+    distance = abs(now - seconds)
+    for length, unit in _AGO:
+        if distance >= length:
+            count = distance // length
+            words = f"{count} {unit}{'s' if count > 1 else ''}"
+            return f"{words} ago" if seconds <= now else f"in {words}"
+    return "just now" if seconds <= now else "in a moment"
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """`1 endpoint`, `2 endpoints`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _short(count: int, space: str) -> str:
+    value, step = float(count), 0
+    while abs(value) >= 999.5 and step < len(_STEPS) - 1:
+        value /= 1000
+        step += 1
+    return f"{_digits(value)}{space}{_STEPS[step]}"
+
+
+def _digits(value: float) -> str:
+    """One digit behind the point where it tells something."""
+    return f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.1f}".removesuffix(".0")
+
+
+def _moment(seconds: int) -> datetime:
+    """Years that a calendar does not have are held at its ends."""
+    return datetime.fromtimestamp(min(max(seconds, 0), 253_402_300_799), UTC)

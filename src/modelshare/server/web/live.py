@@ -1,0 +1,76 @@
+"""Parts of pages that stay up to date: server-sent events, each the part's HTML anew.
+
+A part is rendered again when the database says that something changed, and sent when it is not what was sent before.
+The stream ends when its person may not see the part any more, and when the process stops; browsers come back by themselves.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+from starlette.responses import StreamingResponse
+
+from modelshare.server.db import Database
+from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
+from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC
+from modelshare.server.registry.service import MODELS_TOPIC
+
+_TOPICS: Final = (MODELS_TOPIC, ENDPOINTS_TOPIC, AGENTS_TOPIC, DEPLOYMENTS_TOPIC)
+_REST_SECONDS: Final = 0.25
+"""Between two looks, however much changes."""
+_LOOK_SECONDS: Final = 10.0
+"""Looks without having been told, should a notification be lost; also keeps proxies from closing a silent stream."""
+
+Part = Callable[[], Awaitable[str | None]]
+"""Renders the part; None when it may not be seen any more."""
+
+
+class Live:
+    """All such streams of one process."""
+
+    def __init__(self, database: Database) -> None:
+        self._waiting = set[asyncio.Event]()
+        self._stopping = False
+        for topic in _TOPICS:
+            database.subscribe(topic, lambda _: self._wake())
+
+    async def start(self) -> None:
+        self._stopping = False
+
+    async def stop(self) -> None:
+        """Ends all streams."""
+        self._stopping = True
+        self._wake()
+
+    def stream(self, part: Part) -> StreamingResponse:
+        """An answer that goes on."""
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(self._events(part), media_type="text/event-stream", headers=headers)
+
+    async def _events(self, part: Part) -> AsyncIterator[str]:
+        changed = asyncio.Event()
+        self._waiting.add(changed)
+        sent: str | None = None
+        try:
+            while not self._stopping:
+                changed.clear()
+                html = await part()
+                if html is None:
+                    return
+                yield ":\n\n" if html == sent else _event(html)
+                sent = html
+                await asyncio.sleep(_REST_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await changed.wait()
+        finally:
+            self._waiting.discard(changed)
+
+    def _wake(self) -> None:
+        for changed in self._waiting:
+            changed.set()
+
+
+def _event(html: str) -> str:
+    return "".join(f"data: {line}\n" for line in html.splitlines()) + "\n"

@@ -1,0 +1,70 @@
+"""Model cards: Markdown by strangers, as HTML that can do no harm.
+
+CommonMark with tables (markdown-it-py), then an allow-list of tags and attributes (nh3): no script, style, form or
+frame, and nothing that a browser would fetch from elsewhere – an image becomes a link to it.
+"""
+
+import functools
+import re
+from typing import Any, Final
+
+import nh3
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup
+
+MOST_CHARACTERS: Final = 60_000
+"""Of a card are rendered; the rest is in the file, which is listed."""
+_TAGS: Final = frozenset(
+    "a abbr b blockquote br code dd del details dl dt em h2 h3 h4 h5 h6 hr i kbd li ol p pre q s samp strong sub "
+    "summary sup table tbody td th thead tr ul var".split()
+)
+_ATTRIBUTES: Final[dict[str, set[str]]] = {
+    "a": {"href", "title"},
+    "abbr": {"title"},
+    "code": {"class"},
+    "ol": {"start"},
+    "td": {"align", "colspan", "rowspan"},
+    "th": {"align", "colspan", "rowspan"},
+}
+_FRONT_MATTER: Final = re.compile(r"\A---[ \t]*\r?\n.*?^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
+_SCHEMES: Final = {"http", "https", "mailto"}
+
+
+@functools.lru_cache(maxsize=256)
+def card(text: str) -> Markup:
+    """The card as HTML, its YAML header left out; headings begin at the second level, under the page's own."""
+    html = _parser().render(_FRONT_MATTER.sub("", text[:MOST_CHARACTERS], count=1))
+    return Markup(  # noqa: S704 - what nh3 lets pass is safe, and that is all there is
+        nh3.clean(
+            html,
+            tags=set(_TAGS),
+            attributes=_ATTRIBUTES,
+            url_schemes=_SCHEMES,
+            link_rel="nofollow noopener noreferrer ugc",
+            clean_content_tags={"script", "style", "title", "textarea", "noscript", "iframe", "svg", "math"},
+        )
+    )
+
+
+@functools.cache
+def _parser() -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    parser.core.ruler.push("headings", _lower_headings)
+    parser.add_render_rule("image", _image)
+    return parser
+
+
+def _lower_headings(state: Any) -> None:
+    for token in state.tokens:
+        if token.type in {"heading_open", "heading_close"}:
+            token.tag = f"h{min(int(token.tag[1]) + 1, 6)}"
+
+
+def _image(_: object, tokens: list[Token], index: int, *__: object) -> str:
+    """A link, so that opening a page tells nobody of its reader; words alone where it is in a link already."""
+    token = tokens[index]
+    words = Markup.escape(token.content or "image")
+    if sum(each.nesting for each in tokens[:index] if each.type in {"link_open", "link_close"}):
+        return str(words)
+    return str(Markup('<a href="{}">{} ↗</a>').format(token.attrs.get("src", ""), words))

@@ -1,0 +1,178 @@
+"""What every page is made of: templates, headers that keep a browser safe, messages, and errors that people can read.
+
+Pages work without scripts. Where htmx sends a form, only the answer's part goes into the page: `done` and `once` say
+the same thing both ways.
+"""
+
+import functools
+import gzip
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import BaseModel, ValidationError
+from starlette.responses import HTMLResponse, RedirectResponse
+
+from modelshare.server.errors import ApiError, answer_with_pages, refusal_of
+from modelshare.server.http import Caller, check_same_origin, get_platform
+from modelshare.server.web import figures, flash, markdown, marks, plots, static_files
+from modelshare.server.web.visitor import ANONYMOUS, SignInNeeded, Visitor, sign_in_url, visitor_of
+from modelshare.wire.keys import Project, Scope
+
+_SECURITY: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'{connect}; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_COMPRESSED_FROM: Final = 1024
+"""Bytes."""
+_LEVEL: Final = 5
+
+
+Form = TypeVar("Form", bound=BaseModel)
+
+
+class PageRoute(APIRoute):
+    """A route that answers a person: who it is, forms from this site only, and errors as pages."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def page(request: Request) -> Response:
+            answer_with_pages(request)
+            check_same_origin(request, get_platform(request).settings)
+            request.state.visitor = await visitor_of(request)
+            return await handle(request)
+
+        return page
+
+
+def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
+    """A page; what it needs beside `context` is added. Compressed where that gives away nothing of a signed-in person."""
+    visitor: Visitor = getattr(request.state, "visitor", ANONYMOUS)
+    message = flash.read(request)
+    html = _environment().get_template(template).render(
+        {
+            "request": request,
+            "path": request.url.path,
+            "visitor": visitor,
+            "now": get_platform(request).now(),
+            "flash": message,
+            **_of_project(request),
+            **context,
+        }
+    )
+    response: Response = HTMLResponse(html, status)
+    if visitor.person is None:
+        response = _compressed(request, response)
+    secure(request, response)
+    if message is not None:
+        flash.clear(response)
+    return response
+
+
+def fragment(template: str, **context: Any) -> str:
+    """Part of a page, for what comes by events."""
+    return _environment().get_template(template).render(**context)
+
+
+def secure(request: Request, response: Response) -> None:
+    """Headers of a page. Nothing is kept where somebody else could find it."""
+    origins = "".join(f" {origin}" for origin in getattr(request.state, "connect_to", ()))
+    response.headers.update(_SECURITY)
+    response.headers["Content-Security-Policy"] = _POLICY.format(connect=origins)
+    visitor: Visitor = getattr(request.state, "visitor", ANONYMOUS)
+    response.headers["Cache-Control"] = "no-store" if visitor.person or request.method != "GET" else "no-cache"
+    response.headers["Vary"] = "Cookie, HX-Request, Accept-Encoding"
+
+
+def is_htmx(request: Request) -> bool:
+    """Whether a script takes the answer, for part of the page that is there."""
+    return request.headers.get("hx-request") == "true"
+
+
+def parsed(kind: type[Form], /, **values: Any) -> Form:
+    """What a form sent, as a type of the wire; empty fields were not sent. 400 with a sentence for what does not fit."""
+    given = {name: value for name, value in values.items() if value is not None and value != ""}
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        raise refusal_of(error.errors()[0]) from error
+
+
+def done(request: Request, url: str, message: str | None = None) -> Response:
+    """Goes on to `url` after a form was good; the next page says `message`."""
+    response = Response(headers={"HX-Redirect": url}) if is_htmx(request) else RedirectResponse(url, 303)
+    if message is not None:
+        flash.write(request, response, message)
+    return response
+
+
+def once(request: Request, template: str, **context: Any) -> Response:
+    """What is shown this once (a key's value): in the page's `#once` where htmx asked, else as a page of its own."""
+    response = render(request, template, in_page=is_htmx(request), **context)
+    if is_htmx(request):
+        response.headers.update({"HX-Retarget": "#once", "HX-Reswap": "innerHTML show:#once:top"})
+    return response
+
+
+async def error_page(request: Request, error: ApiError) -> Response:
+    """For `errors.install_handlers`."""
+    if not hasattr(request.state, "visitor"):  # no page's path: nobody has asked yet
+        request.state.visitor = await visitor_of(request)
+    if isinstance(error, SignInNeeded):
+        return done(request, sign_in_url(request))
+    if is_htmx(request):
+        response = render(request, "parts/error.html", error.status, error=error)
+        response.headers.update(error.headers())
+        return response
+    return render(request, "error.html", error.status, error=error)
+
+
+def _of_project(request: Request) -> dict[str, Any]:
+    """What the pages of a project need: where they begin, and whether the person owns it."""
+    project: Project | None = getattr(request.state, "project", None)
+    if project is None:
+        return {}
+    caller: Caller = request.state.caller
+    return {"project": project, "root": f"/dashboard/{project.slug}", "owner": caller.allows(Scope.KEYS)}
+
+
+def _compressed(request: Request, response: Response) -> Response:
+    if len(response.body) < _COMPRESSED_FROM or "gzip" not in request.headers.get("accept-encoding", ""):
+        return response
+    body = gzip.compress(bytes(response.body), _LEVEL, mtime=0)
+    return Response(body, response.status_code, {"Content-Encoding": "gzip"}, media_type="text/html; charset=utf-8")
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(static=static_files.url, mark=marks.mark, plots=plots)
+    environment.filters.update(
+        size=figures.size,
+        short=figures.short,
+        whole=figures.whole,
+        parameters=figures.parameters,
+        context=figures.context,
+        date=figures.date,
+        iso=figures.iso,
+        ago=figures.ago,
+        plural=figures.plural,
+        card=markdown.card,
+    )
+    return environment

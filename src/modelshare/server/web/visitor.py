@@ -1,0 +1,126 @@
+"""Who looks at a page, and in which project he acts."""
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+from urllib.parse import quote, urlsplit
+
+from fastapi import Depends, Request, Response
+
+from modelshare.server.accounts import people
+from modelshare.server.accounts.sessions import SessionBook
+from modelshare.server.accounts.views import Person
+from modelshare.server.errors import NotFound, PermissionDenied, Unauthenticated
+from modelshare.server.http import SESSION_COOKIE, Caller, base_url, get_platform
+from modelshare.wire.keys import Project, Scope
+
+
+class SignInNeeded(Unauthenticated):
+    """The page is for people who are signed in: errors of this kind lead there and back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Whoever looks. `token` is the session that says so."""
+
+    person: Person | None = None
+    token: str | None = None
+
+
+ANONYMOUS: Final = Visitor()
+
+
+async def visitor_of(request: Request) -> Visitor:
+    """By the session's cookie."""
+    token = request.cookies.get(SESSION_COOKIE)
+    person = await _book(request).person(token) if token else None
+    return Visitor(person, token) if person else ANONYMOUS
+
+
+def sign_in_url(request: Request) -> str:
+    """Where to sign in, and to come back from."""
+    url = request.url
+    here = url.path + (f"?{url.query}" if url.query else "")
+    return f"/sign-in?next={quote(here if request.method == 'GET' else '/dashboard')}"
+
+
+def own_path(url: str | None, fallback: str) -> str:
+    """`url` where it is a path of this site; anything else could lead a person elsewhere."""
+    if not url or not url.startswith("/") or url.startswith("//") or "\\" in url or any(ord(char) < 33 for char in url):
+        return fallback
+    parts = urlsplit(url)
+    return fallback if parts.scheme or parts.netloc else url
+
+
+def sign_in_as(request: Request, response: Response, token: str) -> None:
+    """Keeps the session in the browser."""
+    days = get_platform(request).settings.accounts_session_days
+    secure = base_url(request).startswith("https:")
+    response.set_cookie(SESSION_COOKIE, token, days * 86_400, httponly=True, samesite="lax", secure=secure)
+
+
+def sign_out(response: Response) -> None:
+    response.delete_cookie(SESSION_COOKIE)
+
+
+async def visitor(request: Request) -> Visitor:
+    found: Visitor = request.state.visitor
+    return found
+
+
+async def signed_in(found: Annotated[Visitor, Depends(visitor)]) -> Person:
+    """Sends others to sign in."""
+    if found.person is None:
+        raise SignInNeeded
+    return found.person
+
+
+async def project_caller(request: Request, project: str, person: Annotated[Person, Depends(signed_in)]) -> Caller:
+    """The person in the project that the path names; 404 for anybody who is not in it."""
+    platform = get_platform(request)
+    token = request.state.visitor.token
+    caller = await _book(request).caller(token, project) if token else None
+    named = await platform.find_project(caller.project) if caller else None
+    if caller is None or named is None:
+        raise NotFound("There is no such project, or you are not a member of it.")
+    request.state.caller = caller
+    request.state.project = named
+    return caller
+
+
+def in_project(scope: Scope | None = None):  # noqa: ANN201 - what FastAPI takes for a dependency
+    """A dependency: the person in the path's project, with this scope."""
+
+    async def caller(found: Annotated[Caller, Depends(project_caller)]) -> Caller:
+        if scope is not None and not found.allows(scope):
+            raise PermissionDenied("Only owners of the project may do this. Ask one of them.")
+        return found
+
+    return caller
+
+
+async def platform_admin(person: Annotated[Person, Depends(signed_in)]) -> Caller:
+    """The person as who runs the platform; for others there is no such page."""
+    if not person.is_admin:
+        raise NotFound("There is no such page.")
+    return people.platform_caller(person)
+
+
+async def project(request: Request, _: Annotated[Caller, Depends(project_caller)]) -> Project:
+    found: Project = request.state.project
+    return found
+
+
+def _book(request: Request) -> SessionBook:
+    found: SessionBook = get_platform(request).parts[SessionBook]
+    return found
+
+
+VisitorDep = Annotated[Visitor, Depends(visitor)]
+SignedIn = Annotated[Person, Depends(signed_in)]
+ProjectDep = Annotated[Project, Depends(project)]
+MemberCaller = Annotated[Caller, Depends(in_project())]
+ModelsCaller = Annotated[Caller, Depends(in_project(Scope.MODELS))]
+EndpointsCaller = Annotated[Caller, Depends(in_project(Scope.ENDPOINTS))]
+AgentsCaller = Annotated[Caller, Depends(in_project(Scope.AGENTS))]
+AdminCaller = Annotated[Caller, Depends(platform_admin)]
+OwnerCaller = Annotated[Caller, Depends(in_project(Scope.KEYS))]
