@@ -23,7 +23,10 @@ from modelshare import __version__
 from modelshare.server import health, migrations
 from modelshare.server.accounts import routes as accounts_routes
 from modelshare.server.accounts import service as accounts
+from modelshare.server.accounts import sessions as accounts_sessions
 from modelshare.server.accounts.keyring import KeyRing
+from modelshare.server.accounts.sessions import SessionBook
+from modelshare.server.accounts.signing_in import SignIn
 from modelshare.server.audit import routes as audit_routes
 from modelshare.server.audit.confirming import routes as confirming_routes
 from modelshare.server.audit.confirming.service import Confirmer
@@ -100,6 +103,7 @@ class Application:
                 tiers=self.platform.parts[tiers.TierBook],
                 links=self.links,
                 keys=self.platform.parts[KeyRing],
+                sessions=self.platform.parts[SessionBook],
                 registry=self.platform.parts[CollectorRegistry],
                 clock=clock,
             )
@@ -184,6 +188,7 @@ def create_app(settings: Settings) -> Application:
 
 def _platform(settings: Settings, database: Database, clock: Callable[[], float]) -> Platform:
     keys = KeyRing(database, clock)
+    sessions = SessionBook(database, clock)
     book = tiers.load(settings.tiers_file)
 
     async def find_project(project_id: str) -> Project | None:
@@ -198,12 +203,15 @@ def _platform(settings: Settings, database: Database, clock: Callable[[], float]
         database=database,
         store=open_store(settings.storage_url, data_dir=settings.data_dir, secret=settings.signing_secret()),
         authenticate=keys.authenticate,
+        authenticate_person=sessions.authenticate,
         find_project=find_project,
         record_refusal=record_refusal,
         public_buckets=TokenBuckets(settings.public_requests_per_minute, clock),
         clock=clock,
     )
     platform.parts[KeyRing] = keys
+    platform.parts[SessionBook] = sessions
+    platform.parts[SignIn] = SignIn(database, settings, clock)
     platform.parts[tiers.TierBook] = book
     platform.parts[CollectorRegistry] = CollectorRegistry()
     platform.parts[Live] = Live(database)
@@ -260,7 +268,7 @@ async def _keep_tending(platform: Platform) -> None:
 
 
 async def _tend(platform: Platform) -> None:
-    """What is done now and then: expired uploads end, old deliveries go, when keys were last used is written down.
+    """What is done now and then: expired uploads and sessions end, old deliveries go, uses of keys are written down.
 
     A recall whose job was given up is taken up again.
     """
@@ -268,10 +276,11 @@ async def _tend(platform: Platform) -> None:
         await platform.parts[KeyRing].note_use()
         await closing.sweep(platform)
         async with platform.database.write() as session:
+            await accounts_sessions.sweep(session, now=platform.now())
             await webhooks.forget_old(session, now=platform.now())
             await recalls.resume_overdue(session, now=platform.now())
     except Exception as error:  # noqa: BLE001 - the next round may find the database back
-        log.warning("cannot end expired uploads, forget old deliveries or note the use of keys", error=str(error))
+        log.warning("cannot end what has expired, forget old deliveries or note the use of keys", error=str(error))
 
 
 class RequestId:

@@ -225,6 +225,12 @@ def owned(table: type[Row], project_id: str) -> Select[Row]:
     return select(table).where(table.project_id == project_id)  # type: ignore[attr-defined] # every tenant's table has it
 
 
+async def alone(session: AsyncSession, what: str) -> None:
+    """Until the transaction ends, nobody else is at `what`, on any process; on SQLite a write is alone anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        await session.execute(select(func.pg_advisory_xact_lock(func.hashtext(what))))
+
+
 def upsert(session: AsyncSession, table: type[Table]) -> SqliteInsert | PostgresInsert:
     """An INSERT that can say ON CONFLICT DO UPDATE: one statement, so that nobody comes between look and write."""
     return (sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgres_insert)(table)

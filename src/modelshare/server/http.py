@@ -11,7 +11,8 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, Final, Protocol, cast
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.routing import APIRoute
@@ -31,12 +32,13 @@ from modelshare.wire.keys import Project, Scope
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent the request, as the key says.
+    """Who sent the request, as the key or the session says.
 
     A platform key has no project of its own; on `/{project_id}/v1/...` it acts in that project.
     """
 
-    key_id: uuid.UUID
+    key_id: uuid.UUID | None
+    """None: a person."""
     project_id: str | None
     project_slug: str | None
     scopes: frozenset[Scope]
@@ -47,6 +49,15 @@ class Caller:
     """Networks the key may be used from; empty means all."""
     expires_at: int | None = None
     is_platform: bool = False
+    person_id: uuid.UUID | None = None
+    """None: a key."""
+
+    @property
+    def id(self) -> uuid.UUID:
+        """The key's or the person's."""
+        found = self.key_id or self.person_id
+        assert found is not None  # noqa: S101 - a caller is one of the two
+        return found
 
     @property
     def project(self) -> str:
@@ -58,23 +69,30 @@ class Caller:
     @property
     def actor(self) -> str:
         """For the audit log."""
-        return f"key:{self.key_id}"
+        return f"key:{self.key_id}" if self.key_id else f"person:{self.person_id}"
 
     def actor_in(self, project_id: str) -> str:
-        """For the audit log of that project: another's learns who it was, not by which key."""
+        """For the audit log of that project: another's learns which project it was, no more."""
         return self.actor if self.project_id in {None, project_id} else f"project:{self.project_slug}"
 
     def allows(self, scope: Scope) -> bool:
         return not self.scopes or scope in self.scopes
 
     def check(self, scope: Scope) -> None:
-        """403 unless the key has this scope."""
-        if not self.allows(scope):
-            raise PermissionDenied(f"This key lacks the scope `{scope}`. Use a key that has it, or one without scopes.")
+        """403 unless the key, or the person's role, has this scope."""
+        if self.allows(scope):
+            return
+        if self.key_id is None:
+            raise PermissionDenied("Only an owner of this project may do that. Ask one of them.")
+        raise PermissionDenied(f"This key lacks the scope `{scope}`. Use a key that has it, or one without scopes.")
 
 
 class Authenticate(Protocol):
     async def __call__(self, secret: str, address: str) -> Caller | None: ...
+
+
+class AuthenticatePerson(Protocol):
+    async def __call__(self, token: str, project_id: str) -> Caller: ...
 
 
 class FindProject(Protocol):
@@ -93,6 +111,7 @@ class Platform:
     database: Database
     store: BlobStore
     authenticate: Authenticate
+    authenticate_person: AuthenticatePerson
     find_project: FindProject
     record_refusal: RecordRefusal
     public_buckets: TokenBuckets
@@ -105,6 +124,11 @@ class Platform:
         return int(self.clock())
 
 
+SESSION_COOKIE: Final = "modelshare_session"
+"""Who somebody is that signed in with a browser."""
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Those that change nothing (RFC 9110 section 9.2.1)."""
+_PORTS: Final = {"http": 80, "https": 443}
 _LARGEST = 2**63 - 1
 """What the databases take for a number."""
 
@@ -132,13 +156,15 @@ def get_platform(request: Request) -> Platform:
 
 
 async def authenticate(request: Request) -> Caller:
-    """The caller, or 401; 404 when the path names a project that is not the key's own."""
+    """The caller, or 401; 404 when the path names a project that is not the key's own, or the person is not in."""
     platform = get_platform(request)
+    named: str | None = request.scope.get("project_id")
+    if named is not None and (token := session_token(request, platform.settings)):
+        return await platform.authenticate_person(token, named)
     secret = bearer(request.headers.get("authorization"))
     caller = await platform.authenticate(secret, client_address(request)) if secret else None
     if caller is None:
         raise Unauthenticated
-    named = request.scope.get("project_id")
     if named is None or named == caller.project_id:
         return caller
     project = await platform.find_project(named) if caller.is_platform else None
@@ -164,9 +190,47 @@ def client_address(request: Request) -> str:
     return address
 
 
-def base_url(request: Request) -> str:
+def session_token(request: Request, settings: Settings) -> str | None:
+    """The session's cookie, where it counts: beside an Authorization header it does not.
+
+    403 for what may change something and does not come from a page of the platform.
+    """
+    token = request.cookies.get(SESSION_COOKIE)
+    if not token or "authorization" in request.headers:
+        return None
+    check_same_origin(request, settings)
+    return token
+
+
+def check_same_origin(request: Request, settings: Settings) -> None:
+    """403 unless the request only reads, or a page of the platform sent it: a browser adds cookies to any."""
+    if request.method in SAFE_METHODS:
+        return
+    headers = request.headers
+    own = own_url(request, settings)
+    if not is_same_origin(site=headers.get("sec-fetch-site"), origin=headers.get("origin"), own_url=own):
+        raise PermissionDenied(
+            "This request comes from another site. Reload the page and try again, or send a key: `Authorization: "
+            "Bearer …`."
+        )
+
+
+def is_same_origin(*, site: str | None, origin: str | None, own_url: str) -> bool:
+    """What a browser says of where a request comes from: by `Sec-Fetch-Site`, else by `Origin`. Pure."""
+    if site is not None:
+        return site == "same-origin"
+    given = _origin(origin or "")
+    return given is not None and given == _origin(own_url)
+
+
+def own_url(request: Request, settings: Settings) -> str:
     """How the client reaches the platform, without a slash at the end."""
-    return (get_platform(request).settings.public_url or f"{request.url.scheme}://{request.url.netloc}").rstrip("/")
+    return (settings.public_url or f"{request.url.scheme}://{request.url.netloc}").rstrip("/")
+
+
+def base_url(request: Request) -> str:
+    """As `own_url`, for routes."""
+    return own_url(request, get_platform(request).settings)
 
 
 def require(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
@@ -179,6 +243,16 @@ def require(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
         return found
 
     return caller
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None] | None:
+    """Scheme, host and port of a URL (RFC 6454); None where it has none, as `null`."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    return (parts.scheme, parts.hostname, port) if parts.scheme in _PORTS and parts.hostname else None
 
 
 async def _platform_caller(request: Request) -> Caller:

@@ -63,6 +63,12 @@ class Settings(BaseModel):
     """How long the old value of a rotated key still works."""
     keys_cut_streams: Literal["on", "off"] = "on"
     """Off: a request that is under way when its key is revoked, replaced or expires may end."""
+    accounts_sign_up: Literal["open", "invited"] = "open"
+    """Invited: after the first person, only those sign up who were invited into a project."""
+    accounts_projects_per_person: int = Field(default=10, ge=0)
+    """Most projects that a person may own by making them; the platform's admins may make any number."""
+    accounts_session_days: int = Field(default=30, ge=1, le=3650)
+    """How long somebody stays signed in."""
     public_requests_per_minute: int = Field(default=1200, ge=1)
     """Per address, on routes that need no key."""
     inference_max_body_bytes: int = Field(default=MAX_REQUEST_BODY, ge=1, le=MAX_REQUEST_BODY)

@@ -14,6 +14,7 @@ class UsageRow(Response):
     endpoint: str | None
     model: str | None
     key: str | None
+    """The key's id, or `person:<id>` for requests from the dashboard."""
     requests: int
     errors: int
     prompt_tokens: int
@@ -33,7 +34,7 @@ class AuditEntry(Response):
     id: str
     at: UnixSeconds
     actor: str
-    """`key:<id>`, `agent:<id>`, `project:<slug>` for another project, or `system`."""
+    """`key:<id>`, `person:<id>`, `agent:<id>`, `project:<slug>` for another project, or `system`."""
     action: str
     """`subject.verb`, such as `model.share`."""
     target: str

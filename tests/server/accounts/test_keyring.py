@@ -8,7 +8,8 @@ import pytest
 from clock import Clock
 from conftest import Tenant
 from modelshare.server.accounts import service as accounts
-from modelshare.server.accounts.keyring import CACHE_SECONDS, KEYS_TOPIC, KeyRing, KeyUse
+from modelshare.server.accounts.keyring import KEYS_TOPIC, KeyRing, KeyUse
+from modelshare.server.accounts.memory import CACHE_SECONDS
 from modelshare.server.app import Application
 from modelshare.server.db import Database, notify
 from modelshare.server.http import Caller

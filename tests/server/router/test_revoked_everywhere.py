@@ -14,7 +14,7 @@ import pytest
 from conftest import Tenant, client_of
 from factories import make_model
 from link_agent import LinkAgent, enroll, linked
-from modelshare.server.accounts.keyring import CACHE_SECONDS
+from modelshare.server.accounts.memory import CACHE_SECONDS
 from modelshare.server.app import Application, create_app
 from modelshare.server.router import running
 from modelshare.server.settings import Settings

@@ -1,12 +1,12 @@
 """Who a key's value stands for: remembered for a second, and looked at again as soon as the key changes."""
 
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from modelshare.server.accounts import queries
+from modelshare.server.accounts.memory import Memory
 from modelshare.server.accounts.rules import effective_scopes, is_allowed_from, is_valid
 from modelshare.server.accounts.tables import KeyValueRow
 from modelshare.server.db import Database
@@ -15,20 +15,19 @@ from modelshare.server.ids import secret_hash
 
 KEYS_TOPIC = "keys"
 """Notification that a key changed; the subject is its id."""
-CACHE_SECONDS = 1.0
-"""The longest a process may go by what it remembers of a key, should a notification be lost."""
-_LOOKS: Final = 5
-"""How often a key is looked at that changes again while it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
     """What a process remembers of one value."""
 
-    loaded: float
     caller: Caller | None
     revoked_at: int | None = None
     value_expires_at: int | None = None
+
+    @property
+    def subject(self) -> str | None:
+        return str(self.caller.id) if self.caller else None
 
     def good(self, now: float, address: str) -> Caller | None:
         """The caller, unless the value is unknown, over, revoked or used from elsewhere."""
@@ -57,24 +56,18 @@ class KeyRing:
     def __init__(self, database: Database, clock: Callable[[], float], most: int = 50_000) -> None:
         self._database = database
         self._clock = clock
-        self._most = most
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._looking: list[set[str]] = []
-        """For each look at the database under way: which keys were heard to have changed meanwhile."""
+        self._memory = Memory[str, _Known](self._look, clock, most)
         self._used = dict[uuid.UUID, int]()
         """When keys were last good, since `note_use`."""
-        database.subscribe(KEYS_TOPIC, self._forget)
+        database.subscribe(KEYS_TOPIC, self._memory.forget)
 
     async def authenticate(self, secret: str, address: str) -> Caller | None:
         """The caller whose key this is, or None when the value is unknown, over, revoked or used from elsewhere."""
-        value_hash = secret_hash(secret)
         now = self._clock()
-        known = self._known.get(value_hash)
-        if known is None or now - known.loaded >= CACHE_SECONDS:
-            known = await self._load(value_hash, now)
+        known = await self._memory.get(secret_hash(secret))
         caller = known.good(now, address)
         if caller is not None:
-            self._used[caller.key_id] = int(now)
+            self._used[caller.id] = int(now)
         return caller
 
     async def over(self, uses: Collection[KeyUse]) -> set[KeyUse]:
@@ -82,7 +75,7 @@ class KeyRing:
         now = self._clock()
         async with self._database.read() as session:
             values = await queries.key_values(session, {use.value_hash for use in uses})
-        known = {value.hash: _known(value, now) for value in values}
+        known = {value.hash: _known(value) for value in values}
         return {use for use in uses if use.value_hash not in known or not known[use.value_hash].good(now, use.address)}
 
     async def note_use(self) -> None:
@@ -97,37 +90,13 @@ class KeyRing:
             self._used = used | self._used
             raise
 
-    async def _load(self, value_hash: str, now: float) -> _Known:
-        for _ in range(_LOOKS):
-            changed = set[str]()
-            self._looking.append(changed)
-            try:
-                async with self._database.read() as session:
-                    value = await queries.key_value(session, value_hash)
-            finally:
-                self._looking = [each for each in self._looking if each is not changed]
-            known = _Known(now, None) if value is None else _known(value, now)
-            if value is None or changed.isdisjoint({"*", str(value.key_id)}):
-                self._remember(value_hash, known)
-                break
-        # One that changes all the time: this look began after it was asked for, and that is all that can be had.
-        return known
-
-    def _remember(self, value_hash: str, known: _Known) -> None:
-        self._known[value_hash] = known
-        self._known.move_to_end(value_hash)
-        if len(self._known) > self._most:
-            self._known.popitem(last=False)
-
-    def _forget(self, subject: str) -> None:
-        for changed in self._looking:
-            changed.add(subject)
-        for value_hash, known in list(self._known.items()):
-            if subject == "*" or (known.caller and str(known.caller.key_id) == subject):
-                del self._known[value_hash]
+    async def _look(self, value_hash: str) -> _Known:
+        async with self._database.read() as session:
+            value = await queries.key_value(session, value_hash)
+        return _Known(None) if value is None else _known(value)
 
 
-def _known(value: KeyValueRow, now: float) -> _Known:
+def _known(value: KeyValueRow) -> _Known:
     key = value.key
     caller = Caller(
         key_id=key.id,
@@ -139,4 +108,4 @@ def _known(value: KeyValueRow, now: float) -> _Known:
         expires_at=key.expires_at,
         is_platform=key.project_id is None,
     )
-    return _Known(now, caller, key.revoked_at, value.expires_at)
+    return _Known(caller, key.revoked_at, value.expires_at)

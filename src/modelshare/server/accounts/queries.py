@@ -1,13 +1,22 @@
-"""Every select on projects and keys."""
+"""Every select on projects, keys, people, sessions, members and invitations."""
 
 import uuid
 from collections.abc import Collection, Mapping
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import joinedload
+from sqlalchemy.orm import contains_eager, joinedload
 
-from modelshare.server.accounts.tables import KeyRow, KeyValueRow, ProjectRow
+from modelshare.server.accounts.rules import MemberRole
+from modelshare.server.accounts.tables import (
+    InvitationRow,
+    KeyRow,
+    KeyValueRow,
+    MemberRow,
+    PersonRow,
+    ProjectRow,
+    SessionRow,
+)
 from modelshare.server.db import locked, owned
 
 
@@ -66,3 +75,118 @@ async def projects(session: AsyncSession, limit: int, after: tuple[int, str] | N
 
 async def has_platform_key(session: AsyncSession) -> bool:
     return await session.scalar(select(KeyRow.id).where(KeyRow.project_id.is_(None)).limit(1)) is not None
+
+
+async def lock_project(session: AsyncSession, project_id: str) -> None:
+    """Who counts a project's owners does so alone."""
+    await session.execute(locked(select(ProjectRow).where(ProjectRow.id == project_id)))
+
+
+async def has_people(session: AsyncSession) -> bool:
+    return await session.scalar(select(PersonRow.id).limit(1)) is not None
+
+
+async def person(session: AsyncSession, person_id: uuid.UUID) -> PersonRow | None:
+    return await session.get(PersonRow, person_id)
+
+
+async def lock_person(session: AsyncSession, person_id: uuid.UUID) -> PersonRow | None:
+    return await session.scalar(locked(select(PersonRow).where(PersonRow.id == person_id)))
+
+
+async def person_by_email(session: AsyncSession, email: str) -> PersonRow | None:
+    return await session.scalar(select(PersonRow).where(PersonRow.email == email))
+
+
+async def people(session: AsyncSession, limit: int, after: uuid.UUID | None) -> list[PersonRow]:
+    """Newest first."""
+    statement = select(PersonRow).order_by(PersonRow.id.desc()).limit(limit)
+    return list(await session.scalars(statement.where(PersonRow.id < after) if after else statement))
+
+
+async def names(session: AsyncSession, person_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    rows = await session.execute(select(PersonRow.id, PersonRow.name).where(PersonRow.id.in_(person_ids)))
+    return {row.id: row.name for row in rows}
+
+
+async def admins(session: AsyncSession) -> int:
+    return await session.scalar(select(func.count()).where(PersonRow.is_admin)) or 0
+
+
+async def sessions(session: AsyncSession, hashes: Collection[str]) -> list[SessionRow]:
+    """Sessions with their people."""
+    statement = select(SessionRow).where(SessionRow.hash.in_(hashes)).options(joinedload(SessionRow.person))
+    return list(await session.scalars(statement))
+
+
+async def end_session(session: AsyncSession, token_hash: str) -> uuid.UUID | None:
+    """Whose it was."""
+    ended = delete(SessionRow).where(SessionRow.hash == token_hash).returning(SessionRow.person_id)
+    return await session.scalar(ended)
+
+
+async def end_sessions(session: AsyncSession, person_id: uuid.UUID, except_hash: str | None) -> None:
+    statement = delete(SessionRow).where(SessionRow.person_id == person_id)
+    await session.execute(statement if except_hash is None else statement.where(SessionRow.hash != except_hash))
+
+
+async def end_expired(session: AsyncSession, now: int) -> None:
+    """Sessions and invitations that are over."""
+    await session.execute(delete(SessionRow).where(SessionRow.expires_at <= now))
+    await session.execute(delete(InvitationRow).where(InvitationRow.expires_at <= now))
+
+
+async def project_as_seen_by(
+    session: AsyncSession, person_id: uuid.UUID, project: str
+) -> tuple[ProjectRow, MemberRole | None] | None:
+    """The project with this slug or id, and what the person is there."""
+    is_here = and_(MemberRow.project_id == ProjectRow.id, MemberRow.person_id == person_id)
+    statement = select(ProjectRow, MemberRow.role).outerjoin(MemberRow, is_here)
+    row = (await session.execute(statement.where((ProjectRow.slug == project) | (ProjectRow.id == project)))).first()
+    return (row[0], MemberRole(row[1]) if row[1] else None) if row else None
+
+
+async def memberships(session: AsyncSession, person_ids: Collection[uuid.UUID]) -> list[MemberRow]:
+    """With their projects, by the projects' names."""
+    statement = select(MemberRow).where(MemberRow.person_id.in_(person_ids)).join(MemberRow.project)
+    ordered = statement.order_by(func.lower(ProjectRow.name), ProjectRow.id)
+    return list(await session.scalars(ordered.options(contains_eager(MemberRow.project))))
+
+
+async def members(session: AsyncSession, project_id: str) -> list[MemberRow]:
+    """With the people, those who were added first."""
+    statement = owned(MemberRow, project_id).order_by(MemberRow.added_at, MemberRow.person_id)
+    return list(await session.scalars(statement.options(joinedload(MemberRow.person))))
+
+
+async def member(session: AsyncSession, project_id: str, person_id: uuid.UUID) -> MemberRow | None:
+    return await session.scalar(owned(MemberRow, project_id).where(MemberRow.person_id == person_id))
+
+
+async def owners(session: AsyncSession, project_id: str) -> int:
+    statement = select(func.count()).where(MemberRow.project_id == project_id, MemberRow.role == MemberRole.OWNER)
+    return await session.scalar(statement) or 0
+
+
+async def invitations(session: AsyncSession, project_id: str, now: int) -> list[InvitationRow]:
+    """Those that are good, newest first."""
+    statement = owned(InvitationRow, project_id).where(InvitationRow.expires_at > now)
+    return list(await session.scalars(statement.order_by(InvitationRow.id.desc())))
+
+
+async def invitation_by_hash(session: AsyncSession, token_hash: str, now: int) -> InvitationRow | None:
+    """With its project."""
+    statement = select(InvitationRow).where(InvitationRow.hash == token_hash, InvitationRow.expires_at > now)
+    return await session.scalar(statement.options(joinedload(InvitationRow.project)))
+
+
+async def take_invitation(session: AsyncSession, token_hash: str, now: int) -> InvitationRow | None:
+    """The invitation, deleted: of two who use it at once one gets it."""
+    good = InvitationRow.hash == token_hash, InvitationRow.expires_at > now
+    return await session.scalar(delete(InvitationRow).where(*good).returning(InvitationRow))
+
+
+async def end_invitation(session: AsyncSession, project_id: str, invitation_id: uuid.UUID) -> bool:
+    """False when the project has no such invitation."""
+    these = InvitationRow.project_id == project_id, InvitationRow.id == invitation_id
+    return await session.scalar(delete(InvitationRow).where(*these).returning(InvitationRow.id)) is not None

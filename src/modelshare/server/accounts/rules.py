@@ -1,9 +1,12 @@
-"""When a key's value is good. Pure."""
+"""When a key's value is good, what a member may do, and which e-mails, names and passwords will do. Pure."""
 
 import ipaddress
+import unicodedata
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
 
 from modelshare.wire.keys import Scope
 
@@ -11,6 +14,66 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 RANDOM_LENGTH = 43
 """Characters of 256 random bits in URL-safe base64."""
+EMAIL_LENGTH: Final = 254
+"""Characters of the longest address that mail takes (RFC 5321, with its errata)."""
+NAME_LENGTH: Final = 200
+PASSWORD_LENGTHS: Final = range(10, 257)
+"""Length is all that is asked for, as NIST SP 800-63B section 3.1.1 has it."""
+_TURNING: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Turn the direction of whatever text comes after; Hebrew and Arabic read right without."""
+
+
+class MemberRole(StrEnum):
+    """What somebody is in a project."""
+
+    OWNER = "owner"
+    MEMBER = "member"
+
+
+_SCOPES: Final = {
+    MemberRole.OWNER: frozenset[Scope](),
+    MemberRole.MEMBER: frozenset({Scope.MODELS, Scope.ENDPOINTS, Scope.AGENTS, Scope.INFERENCE}),
+}
+
+
+def scopes_of(role: MemberRole) -> frozenset[Scope]:
+    """What the role may do; as for a key, empty is everything."""
+    return _SCOPES[role]
+
+
+def clean_email(text: str) -> str:
+    """The address in lower case. ValueError with a sentence where it is none."""
+    email = text.strip().lower()
+    local, at, domain = email.partition("@")
+    if not local or not at or not domain or "@" in domain or len(email) > EMAIL_LENGTH or not _is_plain(email):
+        raise ValueError("This is no e-mail address. Use one such as ada@example.org.")
+    return email
+
+
+def clean_name(text: str) -> str:
+    """What somebody is called, without space around it. ValueError with a sentence where nobody is called so."""
+    name = text.strip()
+    if not name or len(name) > NAME_LENGTH:
+        raise ValueError(f"A name has 1 to {NAME_LENGTH} characters.")
+    if not all(_is_shown(character) for character in name):
+        raise ValueError("A name holds no control characters. Use letters, spaces and the like.")
+    return name
+
+
+def normal_password(text: str) -> str:
+    """The same for all the ways in which keyboards write the same characters (NFKC)."""
+    return unicodedata.normalize("NFKC", text)
+
+
+def check_password(text: str, email: str) -> None:
+    """ValueError with a sentence where this is no good password for the person with this e-mail."""
+    password = normal_password(text[: 4 * PASSWORD_LENGTHS.stop])
+    if len(password) not in PASSWORD_LENGTHS or len(text) > 4 * PASSWORD_LENGTHS.stop:
+        raise ValueError(f"A password has {PASSWORD_LENGTHS.start} to {PASSWORD_LENGTHS.stop - 1} characters.")
+    if password.casefold() == email.casefold():
+        raise ValueError("Your e-mail address is no secret. Choose another password.")
+    if any(unicodedata.category(character) == "Cs" for character in password):
+        raise ValueError("This password holds what is no character. Choose another one.")
 
 
 def is_valid(*, now: int, expires_at: int | None, revoked_at: int | None, value_expires_at: int | None) -> bool:
@@ -94,3 +157,13 @@ def hint(secret: str) -> str:
     """Enough of a value to tell keys apart: `ms_acme_Ab12…wxyz`."""
     head, random = secret[:-RANDOM_LENGTH], secret[-RANDOM_LENGTH:]
     return f"{head}{random[:4]}…{random[-4:]}"
+
+
+def _is_plain(text: str) -> bool:
+    """True without spaces, controls and what turns text around."""
+    return all(character.isprintable() and not character.isspace() for character in text)
+
+
+def _is_shown(character: str) -> bool:
+    """False for controls, line ends, halves of characters, and what turns the text after it around."""
+    return unicodedata.category(character) not in {"Cc", "Cs", "Zl", "Zp"} and character not in _TURNING

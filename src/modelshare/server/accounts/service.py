@@ -21,6 +21,13 @@ from modelshare.wire.keys import Key, KeyCreate, KeyWithValue, Project, ProjectC
 
 async def create_project(session: AsyncSession, request: ProjectCreate, *, now: int, actor: str) -> ProjectWithKey:
     """A project and its first key, which has every scope. 409 when the slug is taken."""
+    project = await new_project(session, request, now=now, actor=actor)
+    _, secret = await _new_key(session, project, KeyCreate(name="first key"), now=now)
+    return ProjectWithKey(**project_view(project).model_dump(), api_key=secret)
+
+
+async def new_project(session: AsyncSession, request: ProjectCreate, *, now: int, actor: str) -> ProjectRow:
+    """A project without a key. 409 when the slug is taken."""
     project = ProjectRow(name=request.name, slug=request.slug, quota_bytes=request.quota_bytes, created_at=now)
     session.add(project)
     try:
@@ -33,7 +40,6 @@ async def create_project(session: AsyncSession, request: ProjectCreate, *, now: 
             code=ErrorCode.SLUG_TAKEN,
             param="slug",
         ) from error
-    _, secret = await _new_key(session, project, KeyCreate(name="first key"), now=now)
     audit.record(
         session,
         project_id=project.id,
@@ -43,7 +49,7 @@ async def create_project(session: AsyncSession, request: ProjectCreate, *, now: 
         target=f"project:{project.id}",
         slug=project.slug,
     )
-    return ProjectWithKey(**project_view(project).model_dump(), api_key=secret)
+    return project
 
 
 async def create_platform_key(session: AsyncSession, name: str, *, now: int) -> str:

@@ -19,6 +19,7 @@ Names = dict[str, str | None]
 """What a group stands for; ids as text."""
 Counts = tuple[int, int, int, int]
 """Requests, errors, prompt tokens, completion tokens."""
+Row = tuple[Names, Counts]
 
 
 async def endpoint(session: AsyncSession, project_id: str, slug: str) -> EndpointRow | None:
@@ -27,7 +28,7 @@ async def endpoint(session: AsyncSession, project_id: str, slug: str) -> Endpoin
 
 async def usage(
     session: AsyncSession, project_id: str, group_by: Sequence[str], days: tuple[str, str], *, limit: int, offset: int
-) -> list[tuple[Names, Counts]]:
+) -> list[Row]:
     """Sums by group, the newest day first. `days`: the first and the last, both included."""
     columns = [COLUMNS[name] for name in group_by]
     sums = [
@@ -42,7 +43,7 @@ async def usage(
         .limit(limit)
         .offset(offset)
     )
-    found: list[tuple[Names, Counts]] = []
+    found: list[Row] = []
     for row in await session.execute(statement):
         names = [None if value is None else str(value) for value in row[: len(columns)]]
         requests, errors, prompt_tokens, completion_tokens = (int(count or 0) for count in row[len(columns) :])

@@ -1,11 +1,15 @@
 """`/v1/usage`, and `/metrics` for Prometheus."""
 
 import datetime as dt
+import uuid
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from modelshare.server.accounts import people
 from modelshare.server.errors import InvalidRequest
 from modelshare.server.http import (
     Caller,
@@ -56,8 +60,9 @@ async def list_usage(
     offset = max(0, decode_cursor(paging.after, int)[0]) if paging.after else 0
     rows = await queries.usage(session, caller.project, group_by, days, limit=paging.limit + 1, offset=offset)
     more = len(rows) > paging.limit
+    rows = await _with_people(session, rows[: paging.limit])
     return Page(
-        data=[_row(names, counts) for names, counts in rows[: paging.limit]],
+        data=[_row(names, counts) for names, counts in rows],
         has_more=more,
         next_cursor=encode_cursor(offset + paging.limit) if more else None,
     )
@@ -67,6 +72,16 @@ async def list_usage(
 async def metrics(platform: PlatformDep) -> Response:
     """What this process counts, in Prometheus' text form."""
     return Response(generate_latest(platform.parts[CollectorRegistry]), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _with_people(session: AsyncSession, rows: Sequence[queries.Row]) -> list[queries.Row]:
+    """What people did in a browser is counted by their ids, as by keys'; here they are told apart."""
+    ids = [uuid.UUID(key) for key in {names.get("key") for names, _ in rows} if key]
+    found = {str(person_id) for person_id in await people.names(session, ids)}
+    return [
+        ({**names, "key": f"person:{names['key']}"} if names.get("key") in found else names, counts)
+        for names, counts in rows
+    ]
 
 
 def _row(names: queries.Names, counts: queries.Counts) -> UsageRow:

@@ -45,6 +45,11 @@ def key_over() -> ApiError:
     )
 
 
+def session_over() -> ApiError:
+    """A session, or a membership, that ended while its request ran."""
+    return Unauthenticated("Your session, or your membership in this project, ended while the request ran. Sign in.")
+
+
 def recalled() -> ApiError:
     """An endpoint whose model's recall has come due, whether or not it was switched off for that already."""
     return _inactive("This endpoint has stopped: the model was recalled by its owner.")

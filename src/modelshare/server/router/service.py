@@ -18,15 +18,17 @@ import structlog
 from asyncpg import PostgresError
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from modelshare.server.accounts.keyring import KEYS_TOPIC, KeyRing, KeyUse
+from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionBook, SessionUse
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.errors import ApiError, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
-from modelshare.server.http import Caller, bearer
+from modelshare.server.http import Caller, bearer, session_token
 from modelshare.server.ids import secret_hash
 from modelshare.server.router import rules
 from modelshare.server.router.admission import Admission, Gate
@@ -65,9 +67,12 @@ class Router:
         self._settings = parts.settings
         self._keys = parts.keys
         self._database = parts.database
+        self._sessions = parts.sessions
         self._running_keys = Running[KeyUse](parts.keys.over, rules.key_over)
+        self._running_sessions = Running[SessionUse](parts.sessions.over, rules.session_over)
         self._running_endpoints = Running[uuid.UUID](self._recalled, rules.recalled)
         parts.database.subscribe(KEYS_TOPIC, lambda _: self._running_keys.look())
+        parts.database.subscribe(PEOPLE_TOPIC, lambda _: self._running_sessions.look())
         self._clock = parts.clock
         self._metrics = RouterMetrics(parts.registry)
         self._meter = Meter(parts.database, parts.clock)
@@ -79,11 +84,13 @@ class Router:
     async def start(self) -> None:
         await self._meter.start()
         await self._running_keys.start()
+        await self._running_sessions.start()
         await self._running_endpoints.start()
 
     async def stop(self) -> None:
         """Writes what was counted; call it when no request comes any more."""
         await self._running_keys.stop()
+        await self._running_sessions.stop()
         await self._running_endpoints.stop()
         await self._meter.stop()
         await self._forwarder.stop()
@@ -166,7 +173,7 @@ class Router:
             raise
         finally:
             gate.charge(usage.prompt_tokens + usage.completion_tokens)
-            self._meter.add(endpoint, caller.key_id, usage, failed=failed)
+            self._meter.add(endpoint, caller.id, usage, failed=failed)
             self._metrics.tokens(usage.prompt_tokens, usage.completion_tokens)
 
     def _looks(self, ask: "_Ask", endpoint: Snapshot) -> Callable[[], Awaitable[Sequence[Target]]]:
@@ -184,7 +191,11 @@ class Router:
 
         return look
 
-    async def _caller(self, ask: "_Ask") -> tuple[Caller, KeyUse]:
+    async def _caller(self, ask: "_Ask") -> tuple[Caller, KeyUse | SessionUse]:
+        token = session_token(ask.request, self._settings)
+        if token is not None:
+            person = await self._sessions.authenticate(token, ask.project_id)
+            return person, SessionUse(secret_hash(token), ask.project_id)
         secret = bearer(ask.headers.get(b"authorization", b"").decode("latin-1"))
         address = self._address(ask)
         caller = await self._keys.authenticate(secret, address) if secret else None
@@ -192,9 +203,11 @@ class Router:
             raise Unauthenticated
         return caller, KeyUse(secret_hash(secret), address)
 
-    def _cut_with(self, use: KeyUse) -> AbstractAsyncContextManager[None]:
-        """The block ends when the key does, unless the setting lets it end by itself."""
-        return self._running_keys.on(use) if self._settings.keys_cut_streams == "on" else nullcontext()
+    def _cut_with(self, use: KeyUse | SessionUse) -> AbstractAsyncContextManager[None]:
+        """The block ends when the key or the session does, unless the setting lets it end by itself."""
+        if self._settings.keys_cut_streams == "off":
+            return nullcontext()
+        return self._running_keys.on(use) if isinstance(use, KeyUse) else self._running_sessions.on(use)
 
     async def _recalled(self, endpoint_ids: Collection[uuid.UUID]) -> Collection[uuid.UUID]:
         """Those whose model's recall has come due: what runs there is not waited for."""
@@ -218,6 +231,7 @@ class RouterParts:
     tiers: TierBook
     links: Links
     keys: KeyRing
+    sessions: SessionBook
     registry: CollectorRegistry
     clock: Callable[[], float]
     """Unix seconds."""
@@ -226,12 +240,13 @@ class RouterParts:
 class _Ask:
     """What the path and the headers say."""
 
-    __slots__ = ("headers", "method", "peer", "project_id", "route", "slug")
+    __slots__ = ("headers", "method", "peer", "project_id", "request", "route", "slug")
 
     def __init__(self, scope: Scope, project_id: str, slug: str, route: str) -> None:
         self.project_id = project_id
         self.slug = slug
         self.route = route
+        self.request = Request(scope)
         self.method: str = scope["method"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.peer: str = scope["client"][0] if scope.get("client") else ""
@@ -267,10 +282,7 @@ def _check(ask: _Ask, caller: Caller) -> None:
         raise NotFound(
             "There is no such project, or this key is not one of its keys.", code=ErrorCode.PROJECT_NOT_FOUND
         )
-    if not caller.allows(KeyScope.INFERENCE):
-        raise PermissionDenied(
-            f"This key lacks the scope `{KeyScope.INFERENCE}`. Use a key that has it, or one without scopes."
-        )
+    caller.check(KeyScope.INFERENCE)
     if caller.endpoint is not None and caller.endpoint != ask.slug:
         raise PermissionDenied(f"This key may only call the endpoint `{caller.endpoint}`.")
 

@@ -6,6 +6,8 @@ ACTIONS: Final = frozenset(
     {
         "key.rotate",
         "key.revoke",
+        "member.role",
+        "member.remove",
         "model.share",
         "model.audience",
         "model.unshare",

@@ -1,0 +1,112 @@
+"""Who belongs to a project, and as what."""
+
+import uuid
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.accounts import queries, service
+from modelshare.server.accounts.rules import MemberRole
+from modelshare.server.accounts.sessions import PEOPLE_TOPIC
+from modelshare.server.accounts.tables import MemberRow
+from modelshare.server.accounts.views import Membership, MemberView, Person, member_view, membership_view
+from modelshare.server.audit import service as audit
+from modelshare.server.db import is_unique_violation, notify
+from modelshare.server.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
+from modelshare.server.http import Caller
+from modelshare.wire.keys import Project, ProjectCreate
+
+
+async def memberships(session: AsyncSession, person: Person) -> list[Membership]:
+    """The person's projects, by name."""
+    return [membership_view(row) for row in await queries.memberships(session, [person.id])]
+
+
+async def create_project(
+    session: AsyncSession, person: Person, *, name: str, slug: str, most: int, now: int
+) -> Project:
+    """A project that the person owns; without a key. `most`: how many projects somebody may own by making them."""
+    try:
+        request = ProjectCreate(name=name.strip(), slug=slug)
+    except ValidationError as error:
+        wrong = str(error.errors()[0]["loc"][0])
+        fits = "1 to 100 characters" if wrong == "name" else "1 to 40 lower-case letters, digits and single hyphens"
+        raise InvalidRequest(f"A project's {wrong} has {fits}. Choose another one.", param=wrong) from error
+    await queries.lock_person(session, person.id)  # so that two at once are counted
+    if not person.is_admin:
+        owned = sum(row.role == MemberRole.OWNER for row in await queries.memberships(session, [person.id]))
+        if owned >= most:
+            raise PermissionDenied(f"You own {owned} projects, and {most} are the most here. Ask the platform's admin.")
+    project = await service.new_project(session, request, now=now, actor=person.actor)
+    await add(session, project.id, person, MemberRole.OWNER, now=now)
+    return service.project_view(project)
+
+
+async def add(session: AsyncSession, project_id: str, person: Person, role: MemberRole, *, now: int) -> None:
+    """The person becomes a member. 409 for who is one already."""
+    session.add(MemberRow(project_id=project_id, person_id=person.id, role=role.value, added_at=now))
+    try:
+        await session.flush()
+    except IntegrityError as error:
+        if not is_unique_violation(error):
+            raise
+        raise Conflict("You are a member of this project already.") from error
+    _record(session, person.actor, "member.add", project_id, person.id, now, role=role.value)
+
+
+async def members(session: AsyncSession, caller: Caller) -> list[MemberView]:
+    """Those who were added first come first."""
+    return [member_view(row) for row in await queries.members(session, caller.project)]
+
+
+async def change_role(
+    session: AsyncSession, caller: Caller, person_id: uuid.UUID, role: MemberRole, *, now: int
+) -> None:
+    """For owners. 409 for the last one's own role."""
+    check_owner(caller)
+    row = await _lock(session, caller, person_id)
+    if row.role == role:
+        return
+    await _check_not_last(session, row)
+    row.role = role.value
+    _record(session, caller.actor, "member.role", row.project_id, person_id, now, role=role.value)
+
+
+async def remove(session: AsyncSession, caller: Caller, person_id: uuid.UUID, *, now: int) -> None:
+    """For owners, and for who leaves. 409 for the last owner."""
+    if caller.person_id != person_id:
+        check_owner(caller)
+    row = await _lock(session, caller, person_id)
+    await _check_not_last(session, row)
+    await session.delete(row)
+    _record(session, caller.actor, "member.remove", row.project_id, person_id, now)
+
+
+def check_owner(caller: Caller) -> None:
+    """403 for who is no owner of the project."""
+    if caller.scopes:
+        raise PermissionDenied("Only an owner of this project may do that. Ask one of them.")
+
+
+async def _lock(session: AsyncSession, caller: Caller, person_id: uuid.UUID) -> MemberRow:
+    await queries.lock_project(session, caller.project)
+    row = await queries.member(session, caller.project, person_id)
+    if row is None:
+        raise NotFound("There is no such member in this project.")
+    return row
+
+
+async def _check_not_last(session: AsyncSession, row: MemberRow) -> None:
+    if row.role == MemberRole.OWNER and await queries.owners(session, row.project_id) == 1:
+        raise Conflict("A project has at least one owner, and this is the last one. Make somebody else an owner first.")
+
+
+def _record(
+    session: AsyncSession, actor: str, action: str, project_id: str, person_id: uuid.UUID, now: int, **details: Any
+) -> None:
+    audit.record(
+        session, project_id=project_id, now=now, actor=actor, action=action, target=f"person:{person_id}", **details
+    )
+    notify(session, PEOPLE_TOPIC, str(person_id))

@@ -1,0 +1,197 @@
+"""People: sign up, their names and passwords, and who looks after the platform."""
+
+import uuid
+from collections.abc import Callable, Collection
+from typing import Any, Final, Literal
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.accounts import invitations, queries, sessions
+from modelshare.server.accounts.rules import clean_email, clean_name
+from modelshare.server.accounts.sessions import PEOPLE_TOPIC
+from modelshare.server.accounts.tables import PersonRow
+from modelshare.server.accounts.views import Person, person_view
+from modelshare.server.audit import service as audit
+from modelshare.server.db import alone, is_unique_violation, notify
+from modelshare.server.errors import Conflict, InvalidRequest, NotFound, PermissionDenied, Unauthenticated
+from modelshare.server.http import Caller, Paging, encode_cursor
+from modelshare.wire.base import Page
+
+_ADMINS: Final = "admins"
+"""Who counts admins, or is the first of them, does so alone."""
+
+
+async def sign_up(
+    session: AsyncSession,
+    *,
+    email: str,
+    name: str,
+    password_hash: str,
+    invitation: str | None,
+    policy: Literal["open", "invited"],
+    now: int,
+) -> Person:
+    """A new person, a member of the project that the invitation (its token) is of.
+
+    The first person is the platform's admin. 409 when the e-mail is taken; 403 where nobody else signs up uninvited.
+    """
+    is_first = await _is_first(session)
+    if policy == "invited" and not is_first and not invitation:
+        raise PermissionDenied("Here people sign up by invitation. Ask an owner of your project for a link.")
+    row = PersonRow(
+        email=checked(clean_email, email, "email"),
+        name=checked(clean_name, name, "name"),
+        password_hash=password_hash,
+        is_admin=is_first,
+        created_at=now,
+    )
+    session.add(row)
+    try:
+        await session.flush()
+    except IntegrityError as error:
+        if not is_unique_violation(error):
+            raise
+        raise Conflict(f"There is somebody with the e-mail {row.email} already. Sign in.", param="email") from error
+    person = person_view(row)
+    _record(session, person.actor, "person.sign_up", person.id, now)
+    if is_first:
+        _record(session, audit.SYSTEM, "person.admin", person.id, now, is_admin=True)
+    if invitation:
+        await _accept(session, person, invitation, policy, now)
+    return person
+
+
+async def are_there(session: AsyncSession) -> bool:
+    """False on a new platform: whoever signs up next is its admin."""
+    return await queries.has_people(session)
+
+
+async def credentials(session: AsyncSession, email: str) -> tuple[Person, str] | None:
+    """The person with this e-mail, and the hash of their password."""
+    try:
+        row = await queries.person_by_email(session, clean_email(email))
+    except ValueError:
+        return None
+    return None if row is None else (person_view(row), row.password_hash)
+
+
+async def replace_hash(session: AsyncSession, person_id: uuid.UUID, old_hash: str, new_hash: str | None) -> None:
+    """Has it be `new_hash` (None: as it is). 401 when `old_hash` is not the password's any more."""
+    row = await queries.lock_person(session, person_id)
+    if row is None or row.password_hash != old_hash:
+        raise Unauthenticated("The password was changed at this moment. Sign in again.")
+    if new_hash is not None:
+        row.password_hash = new_hash
+
+
+async def change_password(
+    session: AsyncSession, person: Person, *, old_hash: str, new_hash: str, token: str, now: int
+) -> None:
+    """Signs the person out everywhere but in the session with this token."""
+    await replace_hash(session, person.id, old_hash, new_hash)
+    await sessions.close_all(session, person.id, except_token=token)
+    _record(session, person.actor, "person.password", person.id, now)
+
+
+async def reset_password(session: AsyncSession, email: str, new_hash: str, *, now: int) -> Person:
+    """The operator's way back in for somebody: signs them out everywhere. 404 for nobody."""
+    found = await credentials(session, email)
+    if found is None:
+        raise NotFound("There is nobody with this e-mail on this platform.")
+    person, old_hash = found
+    await replace_hash(session, person.id, old_hash, new_hash)
+    await sessions.close_all(session, person.id)
+    _record(session, audit.SYSTEM, "person.password", person.id, now)
+    return person
+
+
+async def rename(session: AsyncSession, person: Person, name: str) -> Person:
+    row = await _own(session, person.id)
+    row.name = checked(clean_name, name, "name")
+    notify(session, PEOPLE_TOPIC, str(person.id))
+    return person_view(row)
+
+
+async def names(session: AsyncSession, person_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """What those of them who are people are called."""
+    return await queries.names(session, person_ids) if person_ids else {}
+
+
+async def people(session: AsyncSession, caller: Caller, paging: Paging) -> Page[Person]:
+    """For the platform's admins: everybody, the newest first."""
+    _check_platform(caller)
+    rows = await queries.people(session, paging.limit + 1, paging.after_id)
+    more = len(rows) > paging.limit
+    rows = rows[: paging.limit]
+    return Page(
+        data=[person_view(row) for row in rows],
+        has_more=more,
+        next_cursor=encode_cursor(str(rows[-1].id)) if more else None,
+    )
+
+
+async def set_admin(session: AsyncSession, caller: Caller, person_id: uuid.UUID, *, is_admin: bool, now: int) -> Person:
+    """For the platform's admins. 409 for the last of them."""
+    _check_platform(caller)
+    await alone(session, _ADMINS)
+    row = await _own(session, person_id)
+    if row.is_admin == is_admin:
+        return person_view(row)
+    if not is_admin and await queries.admins(session) == 1:
+        raise Conflict("The platform has at least one admin, and this is the last one. Make somebody else one first.")
+    row.is_admin = is_admin
+    _record(session, caller.actor, "person.admin", person_id, now, is_admin=is_admin)
+    notify(session, PEOPLE_TOPIC, str(person_id))
+    return person_view(row)
+
+
+def platform_caller(person: Person) -> Caller:
+    """The person as who looks after the platform: in no project, as with a platform key. 403 for others."""
+    if not person.is_admin:
+        raise PermissionDenied("Only the platform's admins may do that. Ask one of them.")
+    return Caller(
+        key_id=None, person_id=person.id, project_id=None, project_slug=None, scopes=frozenset(), is_platform=True
+    )
+
+
+def checked(clean: Callable[[str], str], text: str, param: str) -> str:
+    """What the rule makes of it. 400 with its sentence where it takes it not."""
+    try:
+        return clean(text)
+    except ValueError as error:
+        raise InvalidRequest(str(error), param=param) from error
+
+
+async def _is_first(session: AsyncSession) -> bool:
+    """True for one: of two who come first at once, the other waits here until that one is there."""
+    if await queries.has_people(session):
+        return False
+    await alone(session, _ADMINS)
+    return not await queries.has_people(session)
+
+
+async def _accept(session: AsyncSession, person: Person, token: str, policy: str, now: int) -> None:
+    try:
+        await invitations.accept(session, person, token, now=now)
+    except NotFound as error:
+        if policy == "open":
+            raise
+        raise PermissionDenied(error.message) from error
+
+
+async def _own(session: AsyncSession, person_id: uuid.UUID) -> PersonRow:
+    row = await queries.lock_person(session, person_id)
+    if row is None:
+        raise NotFound("There is no such person on this platform.")
+    return row
+
+
+def _check_platform(caller: Caller) -> None:
+    if not caller.is_platform:
+        raise PermissionDenied("Only the platform's admins may do that. Ask one of them.")
+
+
+def _record(session: AsyncSession, actor: str, action: str, person_id: uuid.UUID, now: int, **details: Any) -> None:
+    target = f"person:{person_id}"
+    audit.record(session, project_id=None, now=now, actor=actor, action=action, target=target, **details)
