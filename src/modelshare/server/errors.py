@@ -199,7 +199,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404:  # noqa: PLR2004 - the status itself
         if _is_from_browser(request):
             answer_with_pages(request)
-            return await _respond(request, NotFound("There is no such page. It may have moved, or its link is incomplete."))
+            return await _respond(
+                request, NotFound("There is no such page. It may have moved, or its link is incomplete.")
+            )
         message = f"There is no route {request.method} {request.url.path}. See /docs for the ones there are."
     elif error.status_code == 405:  # noqa: PLR2004 - the status itself
         message = f"{request.method} is not possible on {request.url.path}. See /docs for what is."
@@ -228,7 +230,9 @@ async def _database_error(request: Request, error: Exception) -> Response:
 async def _collided(request: Request, error: Exception) -> Response:
     """The database undid this request for the sake of another, so it can be sent again as it is."""
     log.warning("transactions collided", path=request.url.path, error=str(error))
-    return await _respond(request, Unavailable("Somebody else changed the same at this moment. Try again.", retry_after=1))
+    return await _respond(
+        request, Unavailable("Somebody else changed the same at this moment. Try again.", retry_after=1)
+    )
 
 
 async def _away(request: Request, error: Exception) -> Response:

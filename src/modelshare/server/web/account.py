@@ -18,6 +18,8 @@ from modelshare.wire.keys import Scope
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 Text = Annotated[str, Form(max_length=4096)]
 Token = Annotated[str, Query(max_length=200)]
+OnwardField = Annotated[str, Form(alias="next")]
+OnwardQuery = Annotated[str, Query(alias="next")]
 _DASHBOARD = "/dashboard"
 
 
@@ -35,15 +37,17 @@ async def home(request: Request) -> Response:
 
 
 @router.get("/sign-in")
-async def sign_in_page(request: Request, visitor: VisitorDep, next: str = _DASHBOARD) -> Response:  # noqa: A002 - its name in the URL
-    target = own_path(next, _DASHBOARD)
+async def sign_in_page(request: Request, visitor: VisitorDep, onward: OnwardQuery = _DASHBOARD) -> Response:
+    target = own_path(onward, _DASHBOARD)
     return done(request, target) if visitor.person else render(request, "account/sign_in.html", next=target)
 
 
 @router.post("/sign-in")
-async def sign_in(request: Request, sign_in: SignInDep, email: Text, password: Text, next: Text = _DASHBOARD) -> Response:  # noqa: A002 - as above
+async def sign_in(
+    request: Request, sign_in: SignInDep, email: Text, password: Text, onward: OnwardField = _DASHBOARD
+) -> Response:
     _, token = await sign_in.sign_in(email=email, password=password, address=client_address(request))
-    response = done(request, own_path(next, _DASHBOARD))
+    response = done(request, own_path(onward, _DASHBOARD))
     sign_in_as(request, response, token)
     return response
 
@@ -54,14 +58,14 @@ async def sign_up_page(
     session: ReadSession,
     platform: PlatformDep,
     invitation: Token = "",
-    next: str = _DASHBOARD,  # noqa: A002 - as above
+    onward: OnwardQuery = _DASHBOARD,
 ) -> Response:
     first = not await people.are_there(session)
     invited = await invitations.invitation(session, invitation, now=platform.now()) if invitation else None
     return render(
         request,
         "account/sign_up.html",
-        next=own_path(next, _DASHBOARD),
+        next=own_path(onward, _DASHBOARD),
         first=first,
         invitation=invited,
         token=invitation if invited else None,
@@ -77,12 +81,12 @@ async def sign_up(
     email: Text,
     password: Text,
     invitation: Text = "",
-    next: Text = _DASHBOARD,  # noqa: A002 - as above
+    onward: OnwardField = _DASHBOARD,
 ) -> Response:
     person, token = await sign_in.sign_up(
         email=email, name=name, password=password, invitation=invitation or None, address=client_address(request)
     )
-    response = done(request, own_path(next, _DASHBOARD), f"Welcome, {person.name}.")
+    response = done(request, own_path(onward, _DASHBOARD), f"Welcome, {person.name}.")
     sign_in_as(request, response, token)
     return response
 
@@ -138,9 +142,7 @@ async def change_password(
     sign_in: SignInDep,
     current: Text,
     new: Text,
-    username: Text = "",
 ) -> Response:
-    """`username` is there for password managers."""
     await sign_in.change_password(
         person, old=current, new=new, token=visitor.token or "", address=client_address(request)
     )
@@ -148,9 +150,7 @@ async def change_password(
 
 
 @router.post("/dashboard/-/account/sign-out-others")
-async def sign_out_others(
-    request: Request, person: SignedIn, visitor: VisitorDep, session: WriteSession
-) -> Response:
+async def sign_out_others(request: Request, person: SignedIn, visitor: VisitorDep, session: WriteSession) -> Response:
     await sessions.close_all(session, person.id, except_token=visitor.token)
     return done(request, "/dashboard/-/account", "All other browsers are signed out.")
 
@@ -164,7 +164,9 @@ async def invitation_page(request: Request, session: ReadSession, platform: Plat
 
 
 @router.post("/join")
-async def join(request: Request, person: SignedIn, session: WriteSession, platform: PlatformDep, token: Text) -> Response:
+async def join(
+    request: Request, person: SignedIn, session: WriteSession, platform: PlatformDep, token: Text
+) -> Response:
     await invitations.accept(session, person, token, now=platform.now())
     return done(request, _DASHBOARD, "You are in.")
 

@@ -3,32 +3,36 @@
 from datetime import UTC, datetime
 from typing import Final
 
+UNKNOWN: Final = "–"  # noqa: RUF001 - the dash that is meant
 _STEPS: Final = ("", "k", "M", "G", "T", "P", "E")
+_STEP: Final = 1000
 _BILLION: Final = 1_000_000_000
+_EXACT: Final = 100
+"""From here on no digit behind the point is shown."""
 _AGO: Final = ((31_557_600, "year"), (2_629_800, "month"), (86_400, "day"), (3_600, "hour"), (60, "minute"))
 
 
 def size(count: int | None) -> str:
     """Bytes, in powers of 1000 as disks are sold: `4.1 GB`."""
-    return "–" if count is None else f"{_short(count, ' ')}B"
+    return UNKNOWN if count is None else f"{_short(count, ' ')}B"
 
 
 def short(count: int | None) -> str:
     """A count: `1.2k`, `3M`."""
-    return "–" if count is None else _short(count, "")
+    return UNKNOWN if count is None else _short(count, "")
 
 
 def parameters(count: int | None) -> str:
     """Of a model: `7.2B`, `22M`."""
     if count is None:
-        return "–"
+        return UNKNOWN
     return f"{_digits(count / _BILLION)}B" if count >= _BILLION else _short(count, "")
 
 
 def context(tokens: int | None) -> str:
     """A context length in tokens: `8K` is 8192, as models are named; `40,000` where it is no such step."""
     if tokens is None:
-        return "–"
+        return UNKNOWN
     whole, rest = divmod(tokens, 1024)
     return f"{whole}K" if whole and not rest else f"{tokens:,}"
 
@@ -66,15 +70,15 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 
 def _short(count: int, space: str) -> str:
     value, step = float(count), 0
-    while abs(value) >= 999.5 and step < len(_STEPS) - 1:
-        value /= 1000
+    while abs(value) >= _STEP - 0.5 and step < len(_STEPS) - 1:
+        value /= _STEP
         step += 1
     return f"{_digits(value)}{space}{_STEPS[step]}"
 
 
 def _digits(value: float) -> str:
     """One digit behind the point where it tells something."""
-    return f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.1f}".removesuffix(".0")
+    return f"{value:.0f}" if value >= _EXACT or value == int(value) else f"{value:.1f}".removesuffix(".0")
 
 
 def _moment(seconds: int) -> datetime:

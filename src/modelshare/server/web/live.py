@@ -1,7 +1,7 @@
 """Parts of pages that stay up to date: server-sent events, each the part's HTML anew.
 
 A part is rendered again when the database says that something changed, and sent when it is not what was sent before.
-The stream ends when its person may not see the part any more, and when the process stops; browsers come back by themselves.
+The stream ends when its person may not see the part any more, and when the process stops; browsers come back then.
 """
 
 import asyncio

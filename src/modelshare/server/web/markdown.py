@@ -1,7 +1,7 @@
 """Model cards: Markdown by strangers, as HTML that can do no harm.
 
 CommonMark with tables (markdown-it-py), then an allow-list of tags and attributes (nh3): no script, style, form or
-frame, and nothing that a browser would fetch from elsewhere – an image becomes a link to it.
+frame, and nothing that a browser would fetch from elsewhere: an image becomes a link to it.
 """
 
 import functools
@@ -15,10 +15,27 @@ from markupsafe import Markup
 
 MOST_CHARACTERS: Final = 60_000
 """Of a card are rendered; the rest is in the file, which is listed."""
-_TAGS: Final = frozenset(
-    "a abbr b blockquote br code dd del details dl dt em h2 h3 h4 h5 h6 hr i kbd li ol p pre q s samp strong sub "
-    "summary sup table tbody td th thead tr ul var".split()
-)
+_TEXT: Final = {
+    "a",
+    "abbr",
+    "b",
+    "br",
+    "code",
+    "del",
+    "em",
+    "i",
+    "kbd",
+    "q",
+    "s",
+    "samp",
+    "strong",
+    "sub",
+    "sup",
+    "var",
+}
+_BLOCKS: Final = {"blockquote", "dd", "details", "dl", "dt", "hr", "li", "ol", "p", "pre", "summary", "ul"}
+_HEADINGS: Final = {"h2", "h3", "h4", "h5", "h6"}
+_TABLES: Final = {"table", "tbody", "td", "th", "thead", "tr"}
 _ATTRIBUTES: Final[dict[str, set[str]]] = {
     "a": {"href", "title"},
     "abbr": {"title"},
@@ -38,7 +55,7 @@ def card(text: str) -> Markup:
     return Markup(  # noqa: S704 - what nh3 lets pass is safe, and that is all there is
         nh3.clean(
             html,
-            tags=set(_TAGS),
+            tags=_TEXT | _BLOCKS | _HEADINGS | _TABLES,
             attributes=_ATTRIBUTES,
             url_schemes=_SCHEMES,
             link_rel="nofollow noopener noreferrer ugc",

@@ -56,19 +56,23 @@ class PageRoute(APIRoute):
 
 
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
-    """A page; what it needs beside `context` is added. Compressed where that gives away nothing of a signed-in person."""
+    """A page; what all pages need is added. Compressed where that gives away nothing of somebody signed in."""
     visitor: Visitor = getattr(request.state, "visitor", ANONYMOUS)
     message = flash.read(request)
-    html = _environment().get_template(template).render(
-        {
-            "request": request,
-            "path": request.url.path,
-            "visitor": visitor,
-            "now": get_platform(request).now(),
-            "flash": message,
-            **_of_project(request),
-            **context,
-        }
+    html = (
+        _environment()
+        .get_template(template)
+        .render(
+            {
+                "request": request,
+                "path": request.url.path,
+                "visitor": visitor,
+                "now": get_platform(request).now(),
+                "flash": message,
+                **_of_project(request),
+                **context,
+            }
+        )
     )
     response: Response = HTMLResponse(html, status)
     if visitor.person is None:
@@ -100,7 +104,7 @@ def is_htmx(request: Request) -> bool:
 
 
 def parsed(kind: type[Form], /, **values: Any) -> Form:
-    """What a form sent, as a type of the wire; empty fields were not sent. 400 with a sentence for what does not fit."""
+    """What a form sent, as a type of the wire; empty fields count as not sent. 400 for what does not fit."""
     given = {name: value for name, value in values.items() if value is not None and value != ""}
     try:
         return kind(**given)

@@ -1,4 +1,4 @@
-"""Plots as SVG: bars by day. No script, no inline style; the numbers stand beside as a table for who cannot see them."""
+"""Plots as SVG: bars by day. No script, no inline style; pages give the numbers as a table too."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -50,6 +50,6 @@ def bars(data: Sequence[Bar], title: str) -> Markup:
 
 
 def _line(y: float, label: str) -> Markup:
-    return Markup('<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/><text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
-        _LEFT, _WIDTH, y, y, _LEFT - 6, y + 4, label
-    )
+    return Markup(
+        '<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/><text x="{}" y="{:.1f}" text-anchor="end">{}</text>'
+    ).format(_LEFT, _WIDTH, y, y, _LEFT - 6, y + 4, label)

@@ -1,5 +1,6 @@
 """Who looks at a page, and in which project he acts."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Final
 from urllib.parse import quote, urlsplit
@@ -45,7 +46,7 @@ def sign_in_url(request: Request) -> str:
 
 def own_path(url: str | None, fallback: str) -> str:
     """`url` where it is a path of this site; anything else could lead a person elsewhere."""
-    if not url or not url.startswith("/") or url.startswith("//") or "\\" in url or any(ord(char) < 33 for char in url):
+    if not url or not url.startswith("/") or url.startswith("//") or "\\" in url or not url.isprintable() or " " in url:
         return fallback
     parts = urlsplit(url)
     return fallback if parts.scheme or parts.netloc else url
@@ -74,7 +75,7 @@ async def signed_in(found: Annotated[Visitor, Depends(visitor)]) -> Person:
     return found.person
 
 
-async def project_caller(request: Request, project: str, person: Annotated[Person, Depends(signed_in)]) -> Caller:
+async def project_caller(request: Request, project: str, _: Annotated[Person, Depends(signed_in)]) -> Caller:
     """The person in the project that the path names; 404 for anybody who is not in it."""
     platform = get_platform(request)
     token = request.state.visitor.token
@@ -87,7 +88,7 @@ async def project_caller(request: Request, project: str, person: Annotated[Perso
     return caller
 
 
-def in_project(scope: Scope | None = None):  # noqa: ANN201 - what FastAPI takes for a dependency
+def in_project(scope: Scope | None = None) -> Callable[..., Awaitable[Caller]]:
     """A dependency: the person in the path's project, with this scope."""
 
     async def caller(found: Annotated[Caller, Depends(project_caller)]) -> Caller:
