@@ -9,12 +9,13 @@ DATA ?= data
 # Two test processes: the suite is written for two cores.
 WORKERS ?= 2
 
-.PHONY: run test lint format lock bench clean
+.PHONY: run test lint format lock bench screenshots clean
 
 run: $(VENV)/.run
 	$(BIN)/modelshare serve --demo --host $(HOST) --port $(PORT) --data-dir $(DATA)
 
 test: $(VENV)/.test
+	@scripts/chromium.sh
 	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
 lint: $(VENV)/.test
@@ -32,6 +33,11 @@ lock:
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks
+
+# Every page, in both themes and two widths, into build/screenshots; the README shows two of them.
+screenshots: $(VENV)/.test
+	@scripts/chromium.sh
+	$(BIN)/python scripts/screenshots.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis

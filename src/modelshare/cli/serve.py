@@ -95,6 +95,7 @@ def _greeting(*, json: bool) -> Callable[[str, Any], Awaitable[None]]:
         if first is not None:
             say("\nThe platform is new. These keys are shown this once, so keep them:\n")
             print_record((name.replace("_", " "), getattr(first, name)) for name in keys)
-            say(f"\nNext: modelshare login --url {url}   (with the project key), then modelshare push PATH")
+            say(f"\nNext: open {url}/sign-up in a browser (whoever signs up first becomes the platform's admin),")
+            say(f"or: modelshare login --url {url}   (with the project key), then modelshare push PATH")
 
     return started

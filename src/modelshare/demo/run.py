@@ -157,6 +157,9 @@ The demo is ready. These keys are shown this once:
   acme      owns the model       {cast.owner.api_key}
   borealis  runs the endpoint    {key}
 
+In a browser: {url}
+Sign up there: whoever does so first becomes the platform's admin, who may open every project's dashboard.
+
 Copy any of these:
 
   # 1. The public catalog
