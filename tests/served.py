@@ -22,6 +22,7 @@ async def serving(app: Application, port: int | None = None) -> AsyncIterator[st
     task = asyncio.create_task(server.serve())
     await wait_until(lambda: _answers(port))
     yield f"http://127.0.0.1:{port}"
+    await app.end_streams()
     server.stop()  # type: ignore[no-untyped-call]
     await task
 

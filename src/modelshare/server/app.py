@@ -130,14 +130,18 @@ class Application:
             dispatcher = Dispatcher(self.database, self.platform.clock)
             reconciler = Reconciler(self.database, self.platform.parts[tiers.TierBook], self.platform.clock)
             parts: list[Part] = [*self._workers(sender), dispatcher, self._router, self.links, reconciler]
-            parts.append(self.platform.parts[Live])
             for part in parts:
                 await part.start()
                 stack.push_async_callback(part.stop)
             stack.push_async_callback(_tend, self.platform)
+            stack.push_async_callback(self.end_streams)
             tending = asyncio.create_task(_keep_tending(self.platform))
             stack.callback(tending.cancel)
             yield self
+
+    async def end_streams(self) -> None:
+        """Ends answers that go on for as long as somebody listens; an HTTP server that stops waits for them."""
+        await self.platform.parts[Live].stop()
 
     def _workers(self, sender: Sender) -> Iterator[Worker]:
         """Three, so that no webhook waits until weights are hashed, and no recall for a webhook's address."""

@@ -73,6 +73,7 @@ async def serve(settings: Settings, started: Started) -> None:
         greeting.cancel()
         stopping.cancel()
         await asyncio.gather(greeting, stopping, return_exceptions=True)
+        await application.end_streams()
         server.stop()  # type: ignore[no-untyped-call]
         await serving
 

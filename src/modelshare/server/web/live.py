@@ -35,9 +35,6 @@ class Live:
         for topic in _TOPICS:
             database.subscribe(topic, lambda _: self._wake())
 
-    async def start(self) -> None:
-        self._stopping = False
-
     async def stop(self) -> None:
         """Ends all streams."""
         self._stopping = True
