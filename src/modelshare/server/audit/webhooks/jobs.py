@@ -34,6 +34,8 @@ _AT_ONCE: Final = 8
 _SLOT_SECONDS: Final = 10.0
 """After so long the job lets others have its slot, if any wait: an address may be slow on purpose."""
 _AFTER_TROUBLE_SECONDS: Final = 10
+_UNIFORM: Final = random.SystemRandom().uniform
+"""The system's own: processes that were started alike do not try again in step."""
 
 
 class Deliverer:
@@ -46,7 +48,7 @@ class Deliverer:
         platform_secret: bytes,
         clock: Callable[[], float],
         *,
-        uniform: Callable[[float, float], float] = random.uniform,
+        uniform: Callable[[float, float], float] = _UNIFORM,
     ) -> None:
         self._database = database
         self._sender = sender
