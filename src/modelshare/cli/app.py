@@ -60,6 +60,7 @@ ENTRIES = (
     Entry("serve", "serve", OPERATE, "Run the platform: API, pages and router in one process."),
     Entry("demo", "demo", OPERATE, "Run the platform with two projects and a tiny model to try it out."),
     Entry("db", "db", OPERATE, "Look after the platform's database."),
+    Entry("admin", "admin", OPERATE, "Help people of the platform, on the server's machine."),
 )
 
 EPILOG = (

@@ -93,7 +93,7 @@ ARGUMENTS = {
     "webhooks redeliver": ["w", "d"],
     "keys create": ["k"], "keys rotate": ["k"], "keys revoke": ["k"], "chat": ["e", "hello"],
 }  # fmt: skip
-OFFLINE = {"serve", "demo", "db", "agent", "push", "login"}
+OFFLINE = {"serve", "demo", "db", "admin", "agent", "push", "login"}
 ONLINE = [command for command in LEAVES if command[0] not in OFFLINE]
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import queries, service
-from modelshare.server.accounts.rules import MemberRole
+from modelshare.server.accounts.rules import MemberRole, clean_name
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC
 from modelshare.server.accounts.tables import MemberRow
 from modelshare.server.accounts.views import Membership, MemberView, Person, member_view, membership_view
@@ -29,11 +29,13 @@ async def create_project(
 ) -> Project:
     """A project that the person owns; without a key. `most`: how many projects somebody may own by making them."""
     try:
-        request = ProjectCreate(name=name.strip(), slug=slug)
+        request = ProjectCreate(name=clean_name(name), slug=slug)
     except ValidationError as error:
-        wrong = str(error.errors()[0]["loc"][0])
+        wrong = "name" if error.errors()[0]["loc"] == ("name",) else "slug"
         fits = "1 to 100 characters" if wrong == "name" else "1 to 40 lower-case letters, digits and single hyphens"
         raise InvalidRequest(f"A project's {wrong} has {fits}. Choose another one.", param=wrong) from error
+    except ValueError as error:
+        raise InvalidRequest(str(error), param="name") from error
     await queries.lock_person(session, person.id)  # so that two at once are counted
     if not person.is_admin:
         owned = sum(row.role == MemberRole.OWNER for row in await queries.memberships(session, [person.id]))

@@ -2,13 +2,14 @@
 
 import uuid
 from collections.abc import Callable, Collection
-from typing import Any, Final, Literal
+from functools import partial
+from typing import Any, Final, Literal, TypeVar
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import invitations, queries, sessions
-from modelshare.server.accounts.rules import clean_email, clean_name
+from modelshare.server.accounts.rules import check_password, clean_email, clean_name
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC
 from modelshare.server.accounts.tables import PersonRow
 from modelshare.server.accounts.views import Person, person_view
@@ -18,6 +19,7 @@ from modelshare.server.errors import Conflict, InvalidRequest, NotFound, Permiss
 from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.wire.base import Page
 
+Value = TypeVar("Value")
 _ADMINS: Final = "admins"
 """Who counts admins, or is the first of them, does so alone."""
 
@@ -40,8 +42,8 @@ async def sign_up(
     if policy == "invited" and not is_first and not invitation:
         raise PermissionDenied("Here people sign up by invitation. Ask an owner of your project for a link.")
     row = PersonRow(
-        email=checked(clean_email, email, "email"),
-        name=checked(clean_name, name, "name"),
+        email=_checked(clean_email, email, "email"),
+        name=_checked(clean_name, name, "name"),
         password_hash=password_hash,
         is_admin=is_first,
         created_at=now,
@@ -108,7 +110,7 @@ async def reset_password(session: AsyncSession, email: str, new_hash: str, *, no
 
 async def rename(session: AsyncSession, person: Person, name: str) -> Person:
     row = await _own(session, person.id)
-    row.name = checked(clean_name, name, "name")
+    row.name = _checked(clean_name, name, "name")
     notify(session, PEOPLE_TOPIC, str(person.id))
     return person_view(row)
 
@@ -155,12 +157,9 @@ def platform_caller(person: Person) -> Caller:
     )
 
 
-def checked(clean: Callable[[str], str], text: str, param: str) -> str:
-    """What the rule makes of it. 400 with its sentence where it takes it not."""
-    try:
-        return clean(text)
-    except ValueError as error:
-        raise InvalidRequest(str(error), param=param) from error
+def check_new_password(password: str, email: str) -> None:
+    """400 for one that is no good for the person with this e-mail."""
+    _checked(partial(check_password, email=email), password, "password")
 
 
 async def _is_first(session: AsyncSession) -> bool:
@@ -169,6 +168,14 @@ async def _is_first(session: AsyncSession) -> bool:
         return False
     await alone(session, _ADMINS)
     return not await queries.has_people(session)
+
+
+def _checked(clean: Callable[[str], Value], text: str, param: str) -> Value:
+    """What the rule makes of it. 400 with its sentence where it takes it not."""
+    try:
+        return clean(text)
+    except ValueError as error:
+        raise InvalidRequest(str(error), param=param) from error
 
 
 async def _accept(session: AsyncSession, person: Person, token: str, policy: str, now: int) -> None:

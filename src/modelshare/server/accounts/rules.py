@@ -70,7 +70,7 @@ def check_password(text: str, email: str) -> None:
     password = normal_password(text[: 4 * PASSWORD_LENGTHS.stop])
     if len(password) not in PASSWORD_LENGTHS or len(text) > 4 * PASSWORD_LENGTHS.stop:
         raise ValueError(f"A password has {PASSWORD_LENGTHS.start} to {PASSWORD_LENGTHS.stop - 1} characters.")
-    if password.casefold() == email.casefold():
+    if password.casefold() == email.strip().casefold():
         raise ValueError("Your e-mail address is no secret. Choose another password.")
     if any(unicodedata.category(character) == "Cs" for character in password):
         raise ValueError("This password holds what is no character. Choose another one.")

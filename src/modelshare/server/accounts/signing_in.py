@@ -1,13 +1,12 @@
 """Signing up and in with a password: so many attempts a minute, and no hash is made while a transaction is open."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import passwords, people, sessions
-from modelshare.server.accounts.rules import EMAIL_LENGTH, check_password
+from modelshare.server.accounts.rules import EMAIL_LENGTH
 from modelshare.server.accounts.views import Person
 from modelshare.server.db import Database
 from modelshare.server.errors import RateLimited, Unauthenticated
@@ -35,7 +34,7 @@ class SignIn:
     ) -> tuple[Person, str]:
         """A new person and their session's token. Raises as `people.sign_up`; 400, 429."""
         self._count(address, email)
-        people.checked(partial(_password, email=email), password, "password")
+        people.check_new_password(password, email)
         password_hash = await passwords.hash_password(password)
         async with self._database.write() as session:
             person = await people.sign_up(
@@ -61,7 +60,7 @@ class SignIn:
     async def change_password(self, person: Person, *, old: str, new: str, token: str, address: str) -> None:
         """Signs the person out everywhere but here. 400 for an unfit password, 401 for a wrong one; 429."""
         self._count(address, person.email)
-        people.checked(partial(_password, email=person.email), new, "password")
+        people.check_new_password(new, person.email)
         _, old_hash = await self._verified(person.email, old)
         new_hash = await passwords.hash_password(new)
         async with self._database.write() as session:
@@ -88,8 +87,3 @@ class SignIn:
 
     def _now(self) -> int:
         return int(self._clock())
-
-
-def _password(password: str, *, email: str) -> str:
-    check_password(password, email.strip())
-    return password

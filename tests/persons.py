@@ -1,0 +1,51 @@
+"""People who are signed in, as tests need them: no password is hashed."""
+
+import httpx
+
+from modelshare.server.accounts import members, people, sessions
+from modelshare.server.accounts.rules import MemberRole
+from modelshare.server.accounts.views import Person
+from modelshare.server.app import Application
+from modelshare.server.http import SESSION_COOKIE
+
+NO_HASH = "$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHRzb21lc2FsdA$nobody/knows/a/password/for/this/one/hash/it/is"
+
+
+async def new_person(app: Application, name: str, *, hashed: str = NO_HASH, is_admin: bool = False) -> Person:
+    """Somebody called so, `<name>@example.org`; no admin unless wished, be it the first one."""
+    async with app.database.write() as session:
+        person = await people.sign_up(
+            session,
+            email=f"{name}@example.org",
+            name=name.title(),
+            password_hash=hashed,
+            invitation=None,
+            policy="open",
+            now=app.platform.now(),
+        )
+        row = await people._own(session, person.id)
+        row.is_admin = is_admin
+        return Person(person.id, person.email, person.name, is_admin, person.created_at)
+
+
+async def join(app: Application, person: Person, project_id: str, role: MemberRole = MemberRole.OWNER) -> None:
+    """Makes the person a member."""
+    async with app.database.write() as session:
+        await members.add(session, project_id, person, role, now=app.platform.now())
+
+
+async def sign_in(app: Application, person: Person) -> str:
+    """A new session's token."""
+    async with app.database.write() as session:
+        return await sessions.open_session(session, person.id, app.platform.now(), days=30)
+
+
+def browser(app: Application, token: str, **headers: str) -> httpx.AsyncClient:
+    """A page of the platform in a browser with this session; headers with `_` for `-` are added or replaced."""
+    sent = {"sec-fetch-site": "same-origin", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app),
+        base_url="http://modelshare.test",
+        cookies={SESSION_COOKIE: token},
+        headers={name: value for name, value in sent.items() if value},
+    )

@@ -1,0 +1,143 @@
+"""Signing in with a password, changing it, and the operator's reset."""
+
+import asyncio
+import os
+import subprocess
+import time
+
+import anyio.to_thread
+import pytest
+from argon2 import PasswordHasher
+
+from clock import Clock
+from modelshare.server.accounts import passwords, people
+from modelshare.server.accounts.sessions import SessionBook
+from modelshare.server.accounts.signing_in import SignIn
+from modelshare.server.app import Application
+from modelshare.server.errors import InvalidRequest, RateLimited, Unauthenticated
+from persons import new_person, sign_in
+from programs import MODELSHARE
+
+pytestmark = pytest.mark.anyio
+PASSWORD = "Käse ﬁne 1234"
+HASH = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("Käse fine 1234")
+"""With parameters of the past."""
+HERE = "10.0.0.1"
+
+
+@pytest.fixture
+def desk(app: Application) -> SignIn:
+    found: SignIn = app.platform.parts[SignIn]
+    return found
+
+
+async def test_however_it_is_typed(app: Application, desk: SignIn) -> None:
+    person = await new_person(app, "ada", hashed=HASH)
+    decomposed = "Ka\u0308se fine 1234"
+    for email, password in (("ada@example.org", PASSWORD), (" ADA@Example.org", decomposed)):
+        found, token = await desk.sign_in(email=email, password=password, address=HERE)
+        assert found == person
+        assert await app.platform.parts[SessionBook].person(token) == person
+
+
+async def test_a_hash_of_the_past_is_made_anew(app: Application, desk: SignIn) -> None:
+    await new_person(app, "ada", hashed=HASH)
+    await desk.sign_in(email="ada@example.org", password=PASSWORD, address=HERE)
+    async with app.database.read() as session:
+        found = await people.credentials(session, "ada@example.org")
+    assert found is not None
+    assert found[1].startswith("$argon2id$")
+    assert not passwords.is_outdated(found[1])
+    await desk.sign_in(email="ada@example.org", password=PASSWORD, address=HERE)
+
+
+async def test_a_wrong_password_and_nobody_look_alike_and_take_as_long(app: Application, desk: SignIn) -> None:
+    await new_person(app, "ada", hashed=await passwords.hash_password(PASSWORD))
+    said, took = [], []
+    for email in ("ada@example.org", "eve@example.org", "no address"):
+        began = time.perf_counter()
+        with pytest.raises(Unauthenticated) as raised:
+            await desk.sign_in(email=email, password="wrong password", address=HERE)
+        took.append(time.perf_counter() - began)
+        said.append(raised.value.message)
+    assert len(set(said)) == 1
+    assert min(took) > max(took) / 10  # a look without a hash takes a fiftieth
+
+
+async def test_attempts_on_one_person_are_limited_wherever_they_come_from(desk: SignIn, clock: Clock) -> None:
+    async def tries(email: str, address: str) -> None:
+        with pytest.raises(Unauthenticated):
+            await desk.sign_in(email=email, password="x", address=address)
+
+    for attempt in range(15):
+        await tries("eve@example.org", f"10.0.0.{attempt}")
+    with pytest.raises(RateLimited, match="Try again in") as raised:
+        await desk.sign_in(email=" EVE@example.org", password="x", address="10.0.1.1")
+    assert raised.value.retry_after == 6
+    await tries("ada@example.org", "10.0.1.1")
+    clock.now += 6
+    await tries("eve@example.org", "10.0.1.1")
+
+
+async def test_attempts_from_one_address_are_limited_whoever_they_are_on(app: Application, clock: Clock) -> None:
+    desk = SignIn(app.database, app.settings, clock)
+    for attempt in range(45):
+        desk._count(HERE, f"p{attempt}@example.org")
+    with pytest.raises(RateLimited):
+        await desk.sign_in(email="new@example.org", password="x", address=HERE)
+
+
+async def test_a_change_of_password_signs_out_everywhere_else(app: Application, desk: SignIn) -> None:
+    person = await new_person(app, "ada", hashed=HASH)
+    book: SessionBook = app.platform.parts[SessionBook]
+    here, elsewhere = await sign_in(app, person), await sign_in(app, person)
+    assert await book.person(elsewhere)
+
+    async def change(old: str, new: str) -> None:
+        await desk.change_password(person, old=old, new=new, token=here, address=HERE)
+
+    with pytest.raises(Unauthenticated):
+        await change("wrong password", "a new password")
+    with pytest.raises(InvalidRequest):
+        await change(PASSWORD, "short")
+    assert await book.person(elsewhere)
+    await change(PASSWORD, "a new password")
+    assert await book.person(here)
+    assert await book.person(elsewhere) is None
+    with pytest.raises(Unauthenticated):
+        await desk.sign_in(email=person.email, password=PASSWORD, address=HERE)
+    await desk.sign_in(email=person.email, password="a new password", address=HERE)
+
+
+async def test_who_signs_in_while_the_password_changes_is_not_in_by_the_old_one(app: Application) -> None:
+    person = await new_person(app, "ada", hashed="new")
+    async with app.database.write() as session:
+        with pytest.raises(Unauthenticated, match="changed at this moment"):
+            await people.replace_hash(session, person.id, HASH, None)
+
+
+async def test_the_operator_gives_a_new_password(app: Application, desk: SignIn, clock: Clock) -> None:
+    person = await new_person(app, "ada", hashed=HASH)
+    book: SessionBook = app.platform.parts[SessionBook]
+    token = await sign_in(app, person)
+    assert await book.person(token)
+
+    async def reset(email: str, password: str) -> subprocess.CompletedProcess[str]:
+        url = app.settings.database_url or ""
+        words = [*MODELSHARE, "admin", "reset-password", email, "--data-dir", str(app.settings.data_dir)]
+        environment = {**os.environ, "MODELSHARE_DATABASE_URL": url}
+        return await anyio.to_thread.run_sync(
+            lambda: subprocess.run(words, input=password, capture_output=True, text=True, check=False, env=environment)
+        )
+
+    wrong = await asyncio.gather(reset("eve@example.org", "a new password\n"), reset("ada@example.org", "short\n"))
+    assert [one.returncode for one in wrong] == [1, 1]
+    assert [one.stderr.count("\n") for one in wrong] == [1, 1]
+    assert "nobody with this e-mail" in wrong[0].stderr
+    assert await book.person(token)
+    done = await reset("Ada@Example.org", "a new password\n")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "signed out everywhere" in done.stderr
+    clock.now += 1  # a SQLite server in another process hears nothing, and remembers for a second
+    assert await book.person(token) is None
+    await desk.sign_in(email=person.email, password="a new password", address=HERE)
