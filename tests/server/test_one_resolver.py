@@ -24,10 +24,10 @@ from modelshare.server.http import Caller, Paging
 from modelshare.server.registry.tables import VersionRow
 from modelshare.server.router import snapshots
 from modelshare.server.settings import Settings
-from modelshare.server.sharing import catalog, rules
+from modelshare.server.sharing import rules, search
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.catalog import Filters, Sort, Viewer
 from modelshare.server.sharing.rules import ModelFacts, Relation
+from modelshare.server.sharing.search import Sort, Viewer, Wish
 from modelshare.server.sharing.tables import ShareProjectRow, ShareRow
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.server.sharing.views import facts_of
@@ -124,6 +124,7 @@ async def _made(
             await session.flush()
         if audience is Audience.TARGETED:
             session.add(ShareProjectRow(model_id=model_id, project_id=invited.project, added_at=0))
+        await search.index(session, model_id)
     return model_id
 
 
@@ -210,7 +211,7 @@ async def lists_as_the_rules_say(
     session: AsyncSession, relation: Relation, caller: Caller, circumstances: list[Circumstance], tiers: TierBook
 ) -> None:
     """The catalog lists what is shared and may be seen, with a version to show; `/v1/models` what is one's own."""
-    entries, _ = await catalog.search(session, viewer(caller), Filters(), Sort.RECENT, 200, None)
+    entries = (await search.find(session, viewer(caller), Wish(sort=Sort.RECENT, limit=200))).entries
     shows = {model.id for _, model, _ in entries}
     assert shows == {
         each.model

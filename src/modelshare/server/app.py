@@ -51,13 +51,14 @@ from modelshare.server.jobs import Worker
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
+from modelshare.server.registry.processing.outcome import Followers
 from modelshare.server.registry.uploads import closing
 from modelshare.server.registry.uploads import routes as uploads_routes
 from modelshare.server.router import routes as router_routes
 from modelshare.server.router.service import Router, RouterParts
 from modelshare.server.settings import Settings
 from modelshare.server.sharing import routes as sharing_routes
-from modelshare.server.sharing import tiers
+from modelshare.server.sharing import search, tiers
 from modelshare.server.storage import links
 from modelshare.server.storage.files import BlobFiles
 from modelshare.server.storage.local import FolderStore
@@ -217,6 +218,7 @@ def _platform(settings: Settings, database: Database, clock: Callable[[], float]
     platform.parts[SessionBook] = sessions
     platform.parts[SignIn] = SignIn(database, settings, clock)
     platform.parts[tiers.TierBook] = book
+    platform.parts[Followers] = Followers(catalog=search.index)
     platform.parts[CollectorRegistry] = CollectorRegistry()
     platform.parts[Live] = Live(database)
     platform.parts[Terms] = Terms(

@@ -193,11 +193,23 @@ class FacetCount(Response):
 
 
 class CatalogPage(Response):
+    """A page of the catalog. One with fewer models than asked for may be followed by more: see `has_more`."""
+
     object: Literal["list"] = "list"
     data: list[CatalogModel]
     has_more: bool = False
     next_cursor: str | None = None
+    total: int = 0
+    """Models that fit, on all pages."""
+    total_is_exact: bool = True
+    """False where more fit than are counted: there are at least `total`, and of each facet's values at least `count`,
+    taken from the models that were shared last."""
+    corrected: str | None = None
+    """What was searched instead, where nothing fits the words that were asked for."""
     facets: dict[str, list[FacetCount]] | None = None
+    """By `family`, `license`, `architecture`, `format`, `role`, `tag`: the most frequent values first. By `parameters`
+    and `context`: ranges, rising, such as `3B-8B` (at least 3,000,000,000 and less than 8,000,000,000 parameters),
+    `8K-32K` (at least 8 x 1,024 and less than 32 x 1,024 tokens), and the last one `100B-`, without an end."""
 
 
 class FeatureRequest(Request):

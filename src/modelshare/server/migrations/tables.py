@@ -11,6 +11,12 @@ from modelshare.server.endpoints import tables as endpoints
 from modelshare.server.fleet import tables as fleet
 from modelshare.server.registry import tables as registry
 from modelshare.server.sharing import tables as sharing
+from modelshare.server.sharing.search import tables as search
 
-MODULES = (accounts, audit, endpoints, fleet, jobs, registry, sharing, webhooks)
+MODULES = (accounts, audit, endpoints, fleet, jobs, registry, search, sharing, webhooks)
 metadata: MetaData = Table.metadata
+
+
+def is_ours(name: str | None, _kind: str, _parents: object) -> bool:
+    """False for what a database has beside the tables' metadata: the catalog's index."""
+    return name is None or not name.startswith(search.INDEX_NAMES)

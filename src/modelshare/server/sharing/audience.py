@@ -17,7 +17,7 @@ from modelshare.server.http import Caller
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing import queries
+from modelshare.server.sharing import queries, search
 from modelshare.server.sharing.tables import ShareLinkRow, ShareProjectRow, ShareRow
 from modelshare.wire.sharing import (
     Audience,
@@ -76,7 +76,9 @@ async def choose(
     """Shows the model to whom the choice says; `projects` are those that it names, and they are told."""
     share.audience = kind_of(choice)
     if isinstance(choice, ToLink):
-        return Changed(link=await _new_link(session, model, choice.link, now))
+        link = await _new_link(session, model, choice.link, now)
+        await search.index(session, model.id)
+        return Changed(link=link)
     changed = await _show_to(session, model, projects, now)
     for project in projects.values():
         if project.slug in changed.added:
@@ -89,7 +91,7 @@ async def choose(
                 target=f"model:{model.id}",
                 name=f"{model.project.slug}/{model.name}",
             )
-    await session.flush()
+    await search.index(session, model.id)
     return changed
 
 
@@ -111,6 +113,7 @@ async def claim(session: AsyncSession, caller: Caller, token: str, *, now: int) 
         raise NotFound("This link was claimed as often as it may be. Ask the model's owner for a new one.")
     link.uses += 1
     session.add(ShareProjectRow(model_id=model.id, project_id=caller.project, link_id=link.id, added_at=now))
+    await search.index(session, model.id)
     for project_id in (model.project_id, caller.project):
         audit.record(
             session,

@@ -1,4 +1,4 @@
-"""Every select on shares, their audiences and recalls; the catalog's own are in `catalog.py`."""
+"""Every select on shares, their audiences and recalls; the catalog's own are in `search/`."""
 
 import uuid
 from collections.abc import Collection

@@ -10,7 +10,6 @@ from modelshare.server.errors import NotFound
 from modelshare.server.http import (
     Caller,
     ModelId,
-    Paging,
     PagingDep,
     PlatformCaller,
     PlatformDep,
@@ -24,8 +23,8 @@ from modelshare.server.http import (
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.processing import service as processing
 from modelshare.server.registry.service import version_view
-from modelshare.server.sharing import audience, catalog, service, views
-from modelshare.server.sharing.catalog import ANYBODY, Viewer
+from modelshare.server.sharing import audience, search, service, views
+from modelshare.server.sharing.search import ANYBODY, Filters, Sort, Viewer, Wish
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.server.sharing.views import OwnModel
 from modelshare.wire.base import Page
@@ -36,7 +35,6 @@ from modelshare.wire.models import (
     CatalogPage,
     CatalogRole,
     ExtendedModel,
-    FacetCount,
     FeatureRequest,
     Model,
     ModelPatch,
@@ -130,8 +128,7 @@ async def promote_version(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, version: str
 ) -> ExtendedModel:
     """Makes a ready version the latest; endpoints on `latest` follow."""
-    await registry.promote(session, caller, model_id, version, now=platform.now())
-    return views.extended_view(await service.get(session, caller, model_id))
+    return views.extended_view(await service.promote(session, caller, model_id, version, now=platform.now()))
 
 
 @router.post("/v1/models/{model_id}/versions/{version}/rollback")
@@ -139,8 +136,7 @@ async def roll_back_version(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, version: str
 ) -> ExtendedModel:
     """Takes the latest version back: the ready one before it becomes the latest."""
-    await registry.roll_back(session, caller, model_id, version, now=platform.now())
-    return views.extended_view(await service.get(session, caller, model_id))
+    return views.extended_view(await service.roll_back(session, caller, model_id, version, now=platform.now()))
 
 
 @router.post("/v1/models/{model_id}/share")
@@ -228,15 +224,17 @@ async def list_catalog(
     min_parameters: Annotated[int, Field(ge=0, le=1 << 62)] | None = None,
     max_parameters: Annotated[int, Field(ge=0, le=1 << 62)] | None = None,
     min_context: Annotated[int, Field(ge=0, le=1 << 62)] | None = None,
-    sort: catalog.Sort = catalog.Sort.RELEVANCE,
+    max_context: Annotated[int, Field(ge=0, le=1 << 62)] | None = None,
+    sort: Sort = Sort.RELEVANCE,
     *,
     facets: bool = False,
 ) -> CatalogPage:
     """The catalog. No key needed; with one, what is shared with its project is there too."""
-    filters = catalog.Filters(
-        q, family, tag, license, architecture, format, role, min_parameters, max_parameters, min_context
+    filters = Filters(
+        q, family, tag, license, architecture, format, role, min_parameters, max_parameters, min_context, max_context
     )
-    return await _catalog_page(session, viewer, tiers, filters, sort, paging, facets=facets)
+    found = await search.find(session, viewer, Wish(filters, sort, paging.limit, paging.after, facets))
+    return views.catalog_page(found, tiers)
 
 
 @public.get("/v1/catalog/models/{model_id}", tags=["catalog"])
@@ -250,33 +248,9 @@ async def get_catalog_model(
 async def _catalog_model(
     session: ReadSession, viewer: Viewer, model_id: uuid.UUID, tiers: TierBook
 ) -> CatalogModelDetail:
-    found = await catalog.entry(session, viewer, model_id)
+    found = await search.get(session, viewer, model_id)
     if found is None:
         raise NotFound(
             "There is no such model in the catalog; its owner may have unshared it.", code=ErrorCode.MODEL_NOT_FOUND
         )
     return views.catalog_detail(*found, tiers)
-
-
-async def _catalog_page(
-    session: ReadSession,
-    viewer: Viewer,
-    tiers: TierBook,
-    filters: catalog.Filters,
-    sort: catalog.Sort,
-    paging: Paging,
-    *,
-    facets: bool,
-) -> CatalogPage:
-    entries, cursor = await catalog.search(session, viewer, filters, sort, paging.limit, paging.after)
-    counts = await catalog.facets(session, viewer, filters) if facets else None
-    return CatalogPage(
-        data=[views.catalog_view(*entry, tiers) for entry in entries],
-        has_more=cursor is not None,
-        next_cursor=cursor,
-        facets=None
-        if counts is None
-        else {
-            name: [FacetCount(value=value, count=count) for value, count in values] for name, values in counts.items()
-        },
-    )

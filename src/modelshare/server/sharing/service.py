@@ -14,7 +14,7 @@ from modelshare.server.http import Caller, Paging
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import EndpointCounts
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing import audience, queries, rules
+from modelshare.server.sharing import audience, queries, rules, search
 from modelshare.server.sharing.audience import Changed
 from modelshare.server.sharing.rules import ModelFacts, Relation
 from modelshare.server.sharing.tables import RecallRow, ShareRow
@@ -41,7 +41,17 @@ async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[l
 
 async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch: ModelPatch, *, now: int) -> OwnModel:
     """Renames, or edits what people read; the catalog shows it at once."""
-    return await _own(session, await registry.edit(session, caller, model_id, patch, now=now))
+    return await _changed(session, await registry.edit(session, caller, model_id, patch, now=now))
+
+
+async def promote(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> OwnModel:
+    """Makes a ready version the latest, and what the catalog shows."""
+    return await _changed(session, await registry.promote(session, caller, model_id, version, now=now))
+
+
+async def roll_back(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> OwnModel:
+    """Takes the latest version back; the catalog shows the ready one before it."""
+    return await _changed(session, await registry.roll_back(session, caller, model_id, version, now=now))
 
 
 async def share(
@@ -74,8 +84,10 @@ async def share(
         await session.flush()
         _record(session, model, "model.share", caller.actor, now, role=found.role, audience=found.audience)
     found.featured = rules.featured_after(featured=found.featured, audience=audience.kind_of(choice))
-    if Audience.TARGETED not in {before, audience.kind_of(choice)}:
-        return OwnModel(model, found), None  # public and to stay so: there is nobody to add or remove
+    if Audience.TARGETED not in {before, audience.kind_of(choice)}:  # public and to stay so: nobody to add or remove
+        if before is None:
+            await search.index(session, model.id)
+        return OwnModel(model, found), None
     changed = await audience.choose(session, model, found, choice, projects, now=now)
     _record_audience(session, model, found, before, changed, caller.actor, now)
     return OwnModel(model, found), changed.link
@@ -202,6 +214,7 @@ async def endpoints_changed(
         found.role = after
         why = "the first endpoint came to a shared tier" if after is CatalogRole.SHARED else "none is left on one"
         _record(session, model, "model.role_change", actor, now, before=before, after=after, why=why)
+    await search.index(session, model.id)
 
 
 def role_of(share: ShareRow | None) -> CatalogRole | None:
@@ -210,6 +223,11 @@ def role_of(share: ShareRow | None) -> CatalogRole | None:
 
 async def _own(session: AsyncSession, model: ModelRow) -> OwnModel:
     return OwnModel(model, *await queries.share_and_recall(session, model.id))
+
+
+async def _changed(session: AsyncSession, model: ModelRow) -> OwnModel:
+    await search.index(session, model.id)
+    return await _own(session, model)
 
 
 async def _unshare(session: AsyncSession, model: ModelRow, found: ShareRow, actor: str, now: int) -> None:

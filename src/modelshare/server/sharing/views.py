@@ -5,13 +5,16 @@ from typing import NamedTuple
 from modelshare.server.registry.service import current, manifest_of, version_view
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.rules import ModelFacts, allowed_tiers, status_of
+from modelshare.server.sharing.search import Found
 from modelshare.server.sharing.tables import RecallRow, ShareRow
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.models import (
     CatalogModel,
     CatalogModelDetail,
+    CatalogPage,
     CatalogRole,
     ExtendedModel,
+    FacetCount,
     Model,
     ModelStatus,
 )
@@ -129,4 +132,20 @@ def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers:
         manifest=manifest_of(version),
         manifest_digest=version.manifest_digest or "",
         versions=ready,
+    )
+
+
+def catalog_page(found: Found, tiers: TierBook) -> CatalogPage:
+    """A page of cards, with what was counted."""
+    return CatalogPage(
+        data=[catalog_view(*entry, tiers) for entry in found.entries],
+        has_more=found.next_cursor is not None,
+        next_cursor=found.next_cursor,
+        total=found.total,
+        total_is_exact=found.total_is_exact,
+        facets=found.facets
+        and {
+            name: [FacetCount(value=value, count=count) for value, count in values]
+            for name, values in found.facets.items()
+        },
     )

@@ -1,7 +1,9 @@
 """How processing ends: the version is ready, with its manifest, or it failed, with the reason."""
 
+import uuid
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -20,6 +22,19 @@ from modelshare.wire.models import ModelStatus
 _CARD_FIELDS = ("description", "tags", "license", "card")
 
 
+class Follow(Protocol):
+    """Brings what other domains say of a model up to date: in the same transaction, under the model's lock."""
+
+    async def __call__(self, session: AsyncSession, model_id: uuid.UUID) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Followers:
+    """What follows a model whose version ended. The wiring names it, as the catalog is above the registry."""
+
+    catalog: Follow
+
+
 async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[StoredFile], facts: Facts) -> None:
     """The version is ready; a manifest that it has already stays as it is."""
     async with platform.database.write() as session:
@@ -32,6 +47,7 @@ async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[St
         version.status, version.status_reason = ModelStatus.READY, None
         if version.make_latest and not _is_overtaken(model, version):
             await _make_latest(session, model, version)
+        await platform.parts[Followers].catalog(session, model.id)
         _record(session, platform, model, version, "model.ready", digest=version.manifest_digest)
 
 
@@ -44,6 +60,7 @@ async def failed(platform: Platform, lease: Lease, work: Work, reason: str) -> N
         model, version = locked
         version.is_latest = False
         version.status, version.status_reason = ModelStatus.FAILED, reason
+        await platform.parts[Followers].catalog(session, model.id)
         _record(session, platform, model, version, "model.failed", reason=reason)
 
 

@@ -1,0 +1,11 @@
+"""Searches the catalog: words, filters, orders, pages and counts, as far as the viewer may see.
+
+`docs/decisions/0012-search.md` tells how and why.
+"""
+
+from modelshare.server.sharing.search.index import index
+from modelshare.server.sharing.search.queries import Entry
+from modelshare.server.sharing.search.service import Found, Wish, find, get
+from modelshare.server.sharing.search.terms import ANYBODY, Filters, Sort, Viewer
+
+__all__ = ["ANYBODY", "Entry", "Filters", "Found", "Sort", "Viewer", "Wish", "find", "get", "index"]

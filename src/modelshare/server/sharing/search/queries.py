@@ -1,0 +1,168 @@
+"""Every select on the catalog's entries, for both databases."""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Row, Select, and_, cast, column, func, literal_column, or_, select, table, tuple_
+from sqlalchemy.dialects.postgresql import TSQUERY
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute, contains_eager, defer, selectinload
+
+from modelshare.server.accounts.tables import ProjectRow
+from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.server.sharing.search.ranges import Range
+from modelshare.server.sharing.search.tables import CatalogEntryRow
+from modelshare.server.sharing.search.terms import Condition, Filters, Sort, Term
+from modelshare.server.sharing.tables import ShareRow
+
+AnyRow = Row[*tuple[Any, ...]]
+AnySelect = Select[*tuple[Any, ...]]
+Entry = tuple[ShareRow, ModelRow, VersionRow]
+_INDEX = table("catalog_index", column("rowid"), column("catalog_index"))
+"""SQLite's; a column named as the table stands for the whole row."""
+_VECTOR: ColumnElement[Any] = literal_column("catalog_entries.terms_vector")
+"""PostgreSQL's."""
+_COLUMNS = (
+    CatalogEntryRow.id,
+    CatalogEntryRow.name,
+    CatalogEntryRow.deployment_count,
+    CatalogEntryRow.parameters,
+    CatalogEntryRow.context_length,
+    CatalogEntryRow.family,
+    CatalogEntryRow.license,
+    CatalogEntryRow.architecture,
+    CatalogEntryRow.format,
+    CatalogEntryRow.role,
+    CatalogEntryRow.tags,
+)
+"""What is sorted by and counted; not the terms, which are long."""
+SORTED_BY: dict[Sort, tuple[InstrumentedAttribute[Any], bool]] = {
+    Sort.RELEVANCE: (CatalogEntryRow.deployment_count, True),
+    Sort.DEPLOYMENTS: (CatalogEntryRow.deployment_count, True),
+    Sort.RECENT: (CatalogEntryRow.id, True),
+    Sort.PARAMETERS: (CatalogEntryRow.parameters, True),
+    Sort.NAME: (CatalogEntryRow.name, False),
+}
+"""The column of each order, and whether it falls; the id, falling or rising with it, makes the order total."""
+
+
+class Place(NamedTuple):
+    """Where in its order an entry stands."""
+
+    value: Any
+    id: int
+
+
+class Walk(NamedTuple):
+    """What a walk has found, and the place it came to; None where there was no more."""
+
+    found: list[Place]
+    came_to: Place | None
+
+
+async def matches(session: AsyncSession, wanted: Sequence[Condition], most: int) -> Sequence[AnyRow]:
+    """The entries that meet the conditions, those shared last first."""
+    return (await session.execute(_matching(session, wanted, *_COLUMNS).limit(most))).all()
+
+
+async def count(session: AsyncSession, wanted: Sequence[Condition], most: int) -> int:
+    """How many entries meet the conditions; it stops at `most`."""
+    found = _matching(session, wanted, CatalogEntryRow.id).limit(most).subquery()
+    return int(await session.scalar(select(func.count()).select_from(found)) or 0)
+
+
+async def walk(
+    session: AsyncSession,
+    wanted: Sequence[Condition],
+    filters: Filters,
+    sort: Sort,
+    after: Place | None,
+    *,
+    steps: int,
+    most: int,
+) -> Walk:
+    """Goes through all entries in their order, for so many steps, until enough were found that fit."""
+    key, falls = SORTED_BY[sort]
+    order = tuple_(key, CatalogEntryRow.id)
+    path = select(
+        key.label("key"),
+        CatalogEntryRow.id.label("entry"),
+        CatalogEntryRow.terms,
+        CatalogEntryRow.parameters.label("size"),
+        CatalogEntryRow.context_length,
+    )
+    if after is not None:
+        path = path.where(order < after if falls else order > after)
+    path = path.order_by(*(each.desc() if falls else each.asc() for each in (key, CatalogEntryRow.id)))
+    stretch = path.limit(steps).subquery()
+    fits = [_meets(session, stretch.c.terms, condition) for condition in wanted]
+    fits += _within(stretch.c.size, filters.parameters) + _within(stretch.c.context_length, filters.context)
+    found = await session.execute(select(stretch.c.key, stretch.c.entry).where(*fits).limit(most))
+    places = [Place(*row) for row in found]
+    if len(places) == most:
+        return Walk(places, places[-1])
+    last = (await session.execute(path.with_only_columns(key, CatalogEntryRow.id).offset(steps - 1).limit(1))).first()
+    return Walk(places, Place(*last) if last else None)
+
+
+async def entries(session: AsyncSession, ids: Sequence[int]) -> list[Entry]:
+    """All that a page shows of these entries, in this order."""
+    statement = _joined(select(CatalogEntryRow.id, ShareRow, ModelRow, VersionRow)).where(CatalogEntryRow.id.in_(ids))
+    long = (ModelRow.card, VersionRow.manifest, VersionRow.facts)
+    statement = statement.options(*(defer(each, raiseload=True) for each in long))
+    found = {row[0]: (row[1], row[2], row[3]) for row in await session.execute(statement)}
+    return [found[id_] for id_ in ids if id_ in found]
+
+
+async def entry(session: AsyncSession, visible: Sequence[Condition], model_id: uuid.UUID) -> Entry | None:
+    """One model of the catalog with all its versions."""
+    statement = _joined(select(ShareRow, ModelRow, VersionRow)).where(CatalogEntryRow.model_id == model_id)
+    statement = statement.where(*(_meets(session, CatalogEntryRow.terms, condition) for condition in visible))
+    row = (await session.execute(statement.options(selectinload(ModelRow.versions)))).one_or_none()
+    return None if row is None else (row[0], row[1], row[2])
+
+
+def _joined(statement: AnySelect) -> AnySelect:
+    return (
+        statement.select_from(CatalogEntryRow)
+        .join(ShareRow, ShareRow.model_id == CatalogEntryRow.model_id)
+        .join(ModelRow, ModelRow.id == ShareRow.model_id)
+        .join(VersionRow, and_(VersionRow.model_id == ModelRow.id, VersionRow.is_latest))
+        .join(ProjectRow, ProjectRow.id == ModelRow.project_id)
+        .options(contains_eager(ModelRow.project))
+    )
+
+
+def _matching(session: AsyncSession, wanted: Sequence[Condition], *columns: Any) -> AnySelect:
+    if _is_sqlite(session):
+        statement = select(*columns).join(_INDEX, _INDEX.c.rowid == CatalogEntryRow.id)
+        match = " AND ".join(_alternatives(condition, " OR ", '"', " *") for condition in wanted)
+        return statement.where(_INDEX.c.catalog_index.op("MATCH")(match)).order_by(_INDEX.c.rowid.desc())
+    match = " & ".join(_alternatives(condition, " | ", "'", ":*") for condition in wanted)
+    return select(*columns).where(_VECTOR.op("@@")(cast(match, TSQUERY))).order_by(CatalogEntryRow.id.desc())
+
+
+def _alternatives(condition: Condition, either: str, quote: str, prefix: str) -> str:
+    """The condition in a query language. A term holds letters, digits and underscores: there is nothing to escape."""
+    terms = (f"{quote}{term.text}{quote}{prefix * term.is_prefix}" for term in condition)
+    return f"({either.join(terms)})"
+
+
+def _meets(session: AsyncSession, terms: Any, condition: Condition) -> ColumnElement[bool]:
+    """The same condition on the terms as they are written."""
+    place = func.instr if _is_sqlite(session) else func.strpos
+    return or_(*(place(terms, _written(term)) > 0 for term in condition))
+
+
+def _written(term: Term) -> str:
+    return f" {term.text}" if term.is_prefix else f" {term.text} "
+
+
+def _within(number: Any, wanted: Range) -> list[ColumnElement[bool]]:
+    bounds = [] if wanted.low is None else [number >= wanted.low]
+    return bounds if wanted.high is None else [*bounds, number <= wanted.high]
+
+
+def _is_sqlite(session: AsyncSession) -> bool:
+    return session.get_bind().dialect.name == "sqlite"

@@ -1,0 +1,26 @@
+"""How well a model's name answers a query. Pure."""
+
+from modelshare.server.sharing.search.words import asked
+
+_JOINTS = str.maketrans("", "", "-_.")
+
+EXACT, BEGINS, ALL_WORDS, ELSEWHERE = 3, 2, 1, 0
+
+
+class Ranking:
+    """Of one query."""
+
+    def __init__(self, query: str | None) -> None:
+        self._words = asked(query or "")
+        self._joined = "".join(self._words)
+
+    def rank(self, name: str) -> int:
+        """The higher, the better; all are alike where nothing is asked. `name` is in lower case."""
+        if not self._words:
+            return ELSEWHERE
+        joined = name.translate(_JOINTS)
+        if joined == self._joined:
+            return EXACT
+        if joined.startswith(self._joined):
+            return BEGINS
+        return ALL_WORDS if all(word in joined for word in self._words) else ELSEWHERE

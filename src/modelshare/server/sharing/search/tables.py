@@ -1,0 +1,81 @@
+"""The catalog as it is searched: one row for each model that is shared."""
+
+import uuid
+
+from sqlalchemy import DDL, BigInteger, ForeignKey, Index, Integer, String, UniqueConstraint, event
+from sqlalchemy.orm import Mapped, mapped_column
+
+from modelshare.server.db import Table
+
+
+class CatalogEntryRow(Table):
+    """What searching, counting and sorting need of a shared model; `index` keeps it, the page's rest is joined."""
+
+    __tablename__ = "catalog_entries"
+    __table_args__ = (
+        UniqueConstraint("model_id"),
+        Index("ix_catalog_entries_deployment_count_id", "deployment_count", "id"),
+        Index("ix_catalog_entries_parameters_id", "parameters", "id"),
+        Index("ix_catalog_entries_name_id", "name", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
+    """Rises with the time of sharing. Small, for the index; SQLite's own row id."""
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("shares.model_id", ondelete="CASCADE"))
+    terms: Mapped[str]
+    """`terms.terms_of`, each between two spaces; none while there is no version to show."""
+    deployment_count: Mapped[int]
+    parameters: Mapped[int]
+    """0: not known."""
+    context_length: Mapped[int]
+    """0: not known."""
+    name: Mapped[str] = mapped_column(String().with_variant(String(collation="C"), "postgresql"))
+    """In lower case; compared by code points, as Python does."""
+    family: Mapped[str | None]
+    license: Mapped[str | None]
+    architecture: Mapped[str | None]
+    format: Mapped[str | None]
+    role: Mapped[str]
+    tags: Mapped[str]
+    """One a line."""
+
+
+_SQLITE = (
+    # External content: the terms are stored once. No positions, no sizes: only whether a row has a term is asked.
+    """
+    CREATE VIRTUAL TABLE catalog_index USING fts5(
+        terms, content='catalog_entries', content_rowid='id', detail='none', columnsize=0,
+        tokenize="ascii tokenchars '_'", prefix='1 2 3 4 5 6 7 8'
+    )
+    """,
+    """
+    CREATE TRIGGER catalog_entries_insert AFTER INSERT ON catalog_entries BEGIN
+        INSERT INTO catalog_index (rowid, terms) VALUES (new.id, new.terms);
+    END
+    """,
+    """
+    CREATE TRIGGER catalog_entries_delete AFTER DELETE ON catalog_entries BEGIN
+        INSERT INTO catalog_index (catalog_index, rowid, terms) VALUES ('delete', old.id, old.terms);
+    END
+    """,
+    """
+    CREATE TRIGGER catalog_entries_update AFTER UPDATE OF terms ON catalog_entries WHEN old.terms <> new.terms BEGIN
+        INSERT INTO catalog_index (catalog_index, rowid, terms) VALUES ('delete', old.id, old.terms);
+        INSERT INTO catalog_index (rowid, terms) VALUES (new.id, new.terms);
+    END
+    """,
+)
+_POSTGRESQL = (
+    """
+    ALTER TABLE catalog_entries ADD COLUMN terms_vector tsvector NOT NULL
+        GENERATED ALWAYS AS (array_to_tsvector(string_to_array(btrim(terms), ' '))) STORED
+    """,
+    # How frequent a term is decides between walking and looking up: the planner is to know the frequent ones.
+    "ALTER TABLE catalog_entries ALTER COLUMN terms_vector SET STATISTICS 1000",
+    "CREATE INDEX ix_catalog_entries_terms_vector ON catalog_entries USING gin (terms_vector) WITH (fastupdate = off)",
+)
+INDEX_NAMES = ("catalog_index", "terms_vector", "ix_catalog_entries_terms_vector")
+"""What either database has beside the tables that SQLAlchemy knows; names of SQLite's inner tables begin so too."""
+for _dialect, _statements in (("sqlite", _SQLITE), ("postgresql", _POSTGRESQL)):
+    for _statement in _statements:
+        event.listen(CatalogEntryRow.__table__, "after_create", DDL(_statement).execute_if(dialect=_dialect))  # type: ignore[no-untyped-call]

@@ -1,0 +1,163 @@
+"""An entry of the catalog as a set of terms, and a query as conditions on them: pure, and the same for both databases.
+
+A term is a word; or an underscore, a letter for its kind and a value: what a filter asks for, or who sees the entry. So
+whatever a query combines, one index says what fits, and a condition means the same wherever it is checked.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from modelshare.server.sharing.search.ranges import CONTEXT, PARAMETERS, Range, Scale
+from modelshare.server.sharing.search.words import asked, words
+from modelshare.wire.sharing import Audience
+
+_PUBLIC = "_public"
+"""The term of what everybody sees."""
+_TARGETED = "_targeted"
+"""The term of what certain projects see."""
+_LETTERS = {"family": "f", "license": "l", "architecture": "a", "format": "o", "role": "r", "tag": "t"}
+"""Of the kinds of values."""
+
+
+class Sort(StrEnum):
+    RELEVANCE = "relevance"
+    RECENT = "recent"
+    DEPLOYMENTS = "deployments"
+    PARAMETERS = "parameters"
+    NAME = "name"
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who looks: what is shared to certain projects exists for nobody else, in no list, search or count."""
+
+    project_id: str | None = None
+    """None: somebody without a key."""
+    sees_all: bool = False
+
+
+ANYBODY = Viewer()
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What a model must have to be listed; None means anything."""
+
+    q: str | None = None
+    family: str | None = None
+    tag: str | None = None
+    license: str | None = None
+    architecture: str | None = None
+    format: str | None = None
+    role: str | None = None
+    min_parameters: int | None = None
+    max_parameters: int | None = None
+    min_context: int | None = None
+    max_context: int | None = None
+
+    @property
+    def parameters(self) -> Range:
+        return Range(self.min_parameters, self.max_parameters)
+
+    @property
+    def context(self) -> Range:
+        return Range(self.min_context, self.max_context)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a shared model can be found by."""
+
+    project_id: str
+    owner: str
+    audience: str
+    shown_to: Sequence[str]
+    """Ids of the projects of a targeted share."""
+    role: str
+    name: str
+    display_name: str | None
+    description: str | None
+    tags: Sequence[str]
+    license: str | None
+    format: str | None
+    architecture: str | None
+    family: str | None
+    parameters: int
+    """0: not known; likewise the context's length."""
+    context_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A term that an entry must have; as a prefix, any that begins so."""
+
+    text: str
+    is_prefix: bool = False
+
+
+Condition = tuple[Term, ...]
+"""At least one of these."""
+
+
+def terms_of(facts: Facts) -> list[str]:
+    """All terms of an entry."""
+    read = (facts.name, facts.display_name, facts.owner, facts.family, facts.architecture, *facts.tags)
+    found = words(" ".join(part for part in (*read, facts.description) if part))
+    for kind in ("family", "license", "architecture", "format", "role"):
+        value = getattr(facts, kind)
+        if value is not None:
+            found.append(_value_term(kind, value))
+    found += dict.fromkeys(_value_term("tag", tag) for tag in facts.tags)
+    found += PARAMETERS.terms(facts.parameters) + CONTEXT.terms(facts.context_length)
+    return [*found, *_audience(facts)]
+
+
+def conditions(viewer: Viewer, filters: Filters) -> list[Condition] | None:
+    """What the terms of an entry must meet, one and all; None where nothing can."""
+    found = seen_by(viewer)
+    for kind in _LETTERS:
+        value = getattr(filters, kind)
+        if value is not None:
+            found.append((Term(_value_term(kind, value)),))
+    for scale, wanted in _ranges(filters):
+        covering = scale.covering(wanted)
+        if not covering:
+            return None
+        found.append(tuple(map(Term, covering)))
+    if filters.q is None or not filters.q.strip():
+        return found
+    query = asked(filters.q)
+    return [*found, *((Term(word, is_prefix=True),) for word in query)] if query else None
+
+
+def seen_by(viewer: Viewer) -> list[Condition]:
+    """`rules.is_visible` as a condition, for models that are in the catalog."""
+    if viewer.sees_all:
+        return [(Term(_PUBLIC), Term(_TARGETED))]
+    if viewer.project_id is None:
+        return [(Term(_PUBLIC),)]
+    return [(Term(_PUBLIC), Term(_project_term(viewer.project_id)))]
+
+
+def _ranges(filters: Filters) -> Iterator[tuple[Scale, Range]]:
+    for scale, wanted in ((PARAMETERS, filters.parameters), (CONTEXT, filters.context)):
+        if not wanted.is_everything:
+            yield scale, wanted
+
+
+def _audience(facts: Facts) -> list[str]:
+    if facts.audience == Audience.PUBLIC:
+        return [_PUBLIC]
+    return [_TARGETED, *dict.fromkeys(map(_project_term, (facts.project_id, *facts.shown_to)))]
+
+
+def _project_term(project_id: str) -> str:
+    """The id itself: what decides who sees what must not be a hash that may coincide."""
+    return f"_{project_id}"
+
+
+def _value_term(kind: str, value: str) -> str:
+    digest = hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return f"_{_LETTERS[kind]}{digest}"
