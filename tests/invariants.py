@@ -1,12 +1,19 @@
 """What 2-rules calls always true, asked of the database itself."""
 
-from sqlalchemy import select, text
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.tables import AuditRow
 from modelshare.server.db import Database
 from modelshare.server.registry.tables import ModelRow
+from modelshare.server.sharing.search.index import SOURCE, entry_of, shown_to_projects
+from modelshare.server.sharing.search.tables import CatalogEntryRow
 from modelshare.server.sharing.tables import ShareRow
+
+ENTRY_COLUMNS = CatalogEntryRow.__table__.columns
 
 CONTRADICTIONS = text("""
     SELECT count(*) FROM models m
@@ -63,3 +70,23 @@ async def lost_updates(database: Database) -> list[str]:
         told = await roles_told(session)
         statement = select(ModelRow.id, ShareRow.role).join(ShareRow, ShareRow.model_id == ModelRow.id, isouter=True)
         return [f"model:{id_}" for id_, role in await session.execute(statement) if told.get(f"model:{id_}") != role]
+
+
+async def stale_entries(database: Database) -> list[str]:
+    """What of the catalog's entries, or of their index, is not as the rows say."""
+    async with database.write() as session:
+        sources = (await session.execute(SOURCE)).all()
+        said = {row.model_id: dict(row._mapping) for row in await _entries(session)}
+        stale = [f"{model_id} is not shared" for model_id in said.keys() - {row.model_id for row in sources}]
+        for row in sources:
+            shown_to = await shown_to_projects(session, row.model_id) if row.audience == "targeted" else ()
+            wanted = {"model_id": row.model_id, **entry_of(row, shown_to)}
+            if said.get(row.model_id) != wanted:
+                stale.append(f"{wanted} is {said.get(row.model_id)}")
+        if database.is_sqlite:
+            await session.execute(text("INSERT INTO catalog_index (catalog_index, rank) VALUES ('integrity-check', 1)"))
+        return stale
+
+
+async def _entries(session: AsyncSession) -> Sequence[Row[*tuple[Any, ...]]]:
+    return (await session.execute(select(*(each for each in ENTRY_COLUMNS if each.key != "id")))).all()

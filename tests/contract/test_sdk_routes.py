@@ -37,7 +37,7 @@ EXAMPLES: dict[Any, Any] = {
     VersionOpen: VersionOpen(archive=ArchiveEntry(filename="x.tar", size=1)),
     CatalogFilter: CatalogFilter(
         q="x", family="x", tag="x", license="x", architecture="x", format="x", role=CatalogRole.SHARED,
-        min_parameters=1, max_parameters=2, min_context=1, sort="name",
+        min_parameters=1, max_parameters=2, min_context=1, max_context=2, sort="name",
     ),
 }  # fmt: skip
 METHODS = {"get", "post", "put", "patch", "delete"}

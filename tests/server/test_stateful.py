@@ -22,7 +22,7 @@ from sqlalchemy import select
 
 from conftest import Tenant, client_of, new_tenant
 from factories import make_model
-from invariants import contradictions, lost_updates
+from invariants import contradictions, lost_updates, stale_entries
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import Application, create_app
 from modelshare.server.endpoints.service import Terms
@@ -333,6 +333,7 @@ async def play(app: Application, operator: httpx.AsyncClient, rolls: list[int]) 
             await compare(world)
         assert await contradictions(app.database) == 0
         assert await lost_updates(app.database) == []
+        assert await stale_entries(app.database) == []
 
 
 async def version_of(app: Application, model_id: uuid.UUID) -> uuid.UUID:

@@ -1,11 +1,10 @@
 """`modelshare catalog`."""
 
-from itertools import islice
 from typing import Annotated, get_args
 
 import typer
 
-from modelshare.cli.output import Json, print_json, print_table
+from modelshare.cli.output import Json, print_json, print_table, say
 from modelshare.cli.words import number, size
 from modelshare.client import CatalogFilter, Client
 from modelshare.client.catalog import Sort
@@ -30,7 +29,11 @@ def catalog(  # noqa: PLR0917 - Typer hands options in by name
     """Search the public catalog. Needs no key."""
     where = CatalogFilter(q=search, family=family, tag=tag, license=license, format=format, role=role, sort=sort)
     with Client() as client:
-        models = list(islice(client.catalog.list(where, limit=min(limit, PAGE_LIMIT_MAX)), limit))
+        page = client.catalog.page(where, limit=min(limit, PAGE_LIMIT_MAX))
+        models, first = page.data[:limit], page
+        while len(models) < limit and page.next_cursor:
+            page = client.catalog.page(where, limit=min(limit, PAGE_LIMIT_MAX), after=page.next_cursor)
+            models = [*models, *page.data][:limit]
     if json:
         print_json(models)
         return
@@ -49,4 +52,8 @@ def catalog(  # noqa: PLR0917 - Typer hands options in by name
         for model in models
     )
     columns = ("MODEL", "VERSION", "PARAMETERS", "FORMAT", "SIZE", "LICENCE", "ROLE", "ENDPOINTS", "ID")
+    if first.corrected:
+        say(f"Nothing fits `{search}`. Searched for `{first.corrected}` instead.")
     print_table(columns, rows, empty="No model in the catalog fits." if search else "The catalog is empty.")
+    if models:
+        say(f"{len(models):,} of {first.total:,}." if first.total_is_exact else f"{len(models):,} of {first.total:,}+.")

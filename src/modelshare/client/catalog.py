@@ -26,6 +26,7 @@ class CatalogFilter:
     min_parameters: int | None = None
     max_parameters: int | None = None
     min_context: int | None = None
+    max_context: int | None = None
     sort: Sort | None = None
 
 

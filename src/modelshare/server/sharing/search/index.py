@@ -15,7 +15,7 @@ from modelshare.server.sharing.search.terms import Facts, terms_of
 from modelshare.server.sharing.tables import ShareProjectRow, ShareRow
 from modelshare.wire.sharing import Audience
 
-_SOURCE = (
+SOURCE = (
     select(
         ModelRow.id.label("model_id"),
         ModelRow.project_id,
@@ -48,16 +48,16 @@ async def index(session: AsyncSession, model_id: uuid.UUID) -> None:
 
     What is not shared has none: the entry goes with the share.
     """
-    source = (await session.execute(_SOURCE.where(ShareRow.model_id == model_id))).one_or_none()
+    source = (await session.execute(SOURCE.where(ShareRow.model_id == model_id))).one_or_none()
     if source is None:
         return
-    shown_to = await _shown_to(session, model_id) if source.audience == Audience.TARGETED else ()
+    shown_to = await shown_to_projects(session, model_id) if source.audience == Audience.TARGETED else ()
     values = entry_of(source, shown_to)
     statement = upsert(session, CatalogEntryRow).values(model_id=model_id, **values)
     await session.execute(statement.on_conflict_do_update(index_elements=[CatalogEntryRow.model_id], set_=values))
 
 
-async def _shown_to(session: AsyncSession, model_id: uuid.UUID) -> Sequence[str]:
+async def shown_to_projects(session: AsyncSession, model_id: uuid.UUID) -> Sequence[str]:
     statement = select(ShareProjectRow.project_id).where(ShareProjectRow.model_id == model_id)
     return (await session.scalars(statement.order_by(ShareProjectRow.project_id))).all()
 

@@ -13,7 +13,7 @@ _MOST_CHARACTERS = 20_000
 """Of a text that are looked at."""
 _ONE_BY_ONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Scripts that write no spaces: kana and Chinese characters."""
-_WORD = re.compile(rf"[{_ONE_BY_ONE}]|[^\W\d_{_ONE_BY_ONE}]+|\d+")
+_WORD = re.compile(rf"(?![\W_])[{_ONE_BY_ONE}]|[^\W\d_{_ONE_BY_ONE}]+|\d+")
 _VOICING = 8
 """Combining class of kana's voicing marks, which tell syllables apart and are no accents."""
 
