@@ -64,6 +64,8 @@ from modelshare.server.storage.files import BlobFiles
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
 from modelshare.server.web import account as account_pages
+from modelshare.server.web import keys as key_pages
+from modelshare.server.web import members as member_pages
 from modelshare.server.web import static_files
 from modelshare.server.web.live import Live
 from modelshare.server.web.pages import error_page
@@ -262,6 +264,8 @@ def _api(platform: Platform) -> FastAPI:
         health.router,
         static_files.router,
         account_pages.router,
+        key_pages.router,
+        member_pages.router,
     ):
         api.include_router(router)
     return api

@@ -41,6 +41,11 @@ async def keys(session: AsyncSession, project_id: str, limit: int, after: uuid.U
     return list(await session.scalars(statement.where(KeyRow.id < after) if after else statement))
 
 
+async def keys_by_id(session: AsyncSession, project_id: str, key_ids: Collection[uuid.UUID]) -> list[KeyRow]:
+    """Those of the project, revoked ones too."""
+    return list(await session.scalars(owned(KeyRow, project_id).where(KeyRow.id.in_(key_ids))))
+
+
 async def lock_key(session: AsyncSession, project_id: str, key_id: uuid.UUID) -> KeyRow | None:
     """Locked, so that of two who rotate it at once the second finds the value of the first."""
     return await session.scalar(locked(owned(KeyRow, project_id).where(KeyRow.id == key_id)))

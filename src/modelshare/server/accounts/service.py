@@ -1,5 +1,6 @@
 """Projects and keys: create, rotate, revoke."""
 
+import uuid
 from collections.abc import Collection
 
 from sqlalchemy.exc import IntegrityError
@@ -89,6 +90,21 @@ async def list_keys(session: AsyncSession, caller: Caller, paging: Paging) -> Pa
     return Page(
         data=[_view(row) for row in rows], has_more=more, next_cursor=encode_cursor(str(rows[-1].id)) if more else None
     )
+
+
+async def get_key(session: AsyncSession, caller: Caller, key_id: str) -> Key:
+    """One of the project's keys, never its value. 404 for any other."""
+    uid = parse_uuid(key_id)
+    rows = await queries.keys_by_id(session, caller.project, [uid]) if uid else []
+    if not rows:
+        raise _no_key()
+    return _view(rows[0])
+
+
+async def key_names(session: AsyncSession, caller: Caller, key_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """What those of them that are keys of the project are called."""
+    rows = await queries.keys_by_id(session, caller.project, key_ids) if key_ids else []
+    return {row.id: row.name for row in rows}
 
 
 async def rotate_key(
@@ -194,8 +210,12 @@ async def _own_key(session: AsyncSession, caller: Caller, key_id: str) -> KeyRow
     uid = parse_uuid(key_id)
     row = await queries.lock_key(session, caller.project, uid) if uid else None
     if row is None:
-        raise NotFound("There is no such key in your project. GET /v1/keys lists them.")
+        raise _no_key()
     return row
+
+
+def _no_key() -> NotFound:
+    return NotFound("There is no such key in your project. GET /v1/keys lists them.")
 
 
 def _check_reach(caller: Caller, wanted: Reach) -> None:

@@ -124,8 +124,8 @@ async def new_project(
 
 
 @router.get("/dashboard/-/account")
-async def account(request: Request, _: SignedIn) -> Response:
-    return render(request, "account/account.html")
+async def account(request: Request, person: SignedIn, session: ReadSession) -> Response:
+    return render(request, "account/account.html", memberships=await members.memberships(session, person))
 
 
 @router.post("/dashboard/-/account/name")

@@ -1,0 +1,92 @@
+"""Pages of a project's people: roles, removal, invitations."""
+
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, Response
+
+from modelshare.server.accounts import invitations, members
+from modelshare.server.accounts.rules import MemberRole
+from modelshare.server.errors import NotFound
+from modelshare.server.http import BaseUrl, PlatformDep, ReadSession, WriteSession
+from modelshare.server.web.pages import PageRoute, done, once, render
+from modelshare.server.web.visitor import MemberCaller, OwnerCaller, SignedIn
+
+router = APIRouter(prefix="/dashboard/{project}/members", route_class=PageRoute, include_in_schema=False)
+Role = Annotated[MemberRole, Form()]
+
+
+@router.get("")
+async def people(request: Request, caller: OwnerCaller, session: ReadSession, platform: PlatformDep) -> Response:
+    return render(
+        request,
+        "dashboard/members/list.html",
+        members=await members.members(session, caller),
+        invitations=await invitations.invitations(session, caller, now=platform.now()),
+    )
+
+
+@router.post("/{person_id}/role")
+async def change_role(
+    request: Request,
+    caller: OwnerCaller,
+    session: WriteSession,
+    platform: PlatformDep,
+    person: SignedIn,
+    person_id: uuid.UUID,
+    role: Role,
+) -> Response:
+    await members.change_role(session, caller, person_id, role, now=platform.now())
+    gave_up = person_id == person.id and role is MemberRole.MEMBER and not person.is_admin
+    return done(request, f"/dashboard/{caller.project_slug}/{'models' if gave_up else 'members'}", "Saved.")
+
+
+@router.get("/{person_id}/remove")
+async def remove_page(request: Request, caller: MemberCaller, session: ReadSession, person_id: uuid.UUID) -> Response:
+    """Who is no owner sees it of themselves alone."""
+    if caller.person_id != person_id:
+        members.check_owner(caller)
+    found = [each for each in await members.members(session, caller) if each.person_id == person_id]
+    if not found:
+        raise NotFound("There is no such member in this project.")
+    return render(request, "dashboard/members/remove.html", member=found[0])
+
+
+@router.post("/{person_id}/remove")
+async def remove(
+    request: Request,
+    caller: MemberCaller,
+    session: WriteSession,
+    platform: PlatformDep,
+    person: SignedIn,
+    person_id: uuid.UUID,
+) -> Response:
+    """Also how somebody leaves, whatever their role."""
+    await members.remove(session, caller, person_id, now=platform.now())
+    if person_id == person.id:
+        return done(request, "/dashboard", "You have left the project.")
+    return done(request, f"/dashboard/{caller.project_slug}/members", "Removed.")
+
+
+@router.post("/invitations")
+async def invite(
+    request: Request,
+    caller: OwnerCaller,
+    session: WriteSession,
+    platform: PlatformDep,
+    base_url: BaseUrl,
+    role: Role,
+) -> Response:
+    invitation, token = await invitations.invite(session, caller, role, now=platform.now())
+    link = f"{base_url}/join?token={token}"
+    return once(request, "dashboard/members/invited.html", invitation=invitation, link=link)
+
+
+@router.post("/invitations/{invitation_id}/end")
+async def end_invitation(
+    request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, invitation_id: uuid.UUID
+) -> Response:
+    await invitations.end_invitation(session, caller, invitation_id, now=platform.now())
+    return done(
+        request, f"/dashboard/{caller.project_slug}/members", "The invitation is ended; its link leads nowhere."
+    )
