@@ -63,7 +63,11 @@ from modelshare.server.storage.files import BlobFiles
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
 from modelshare.server.web import account as account_pages
+from modelshare.server.web import agents as agents_pages
+from modelshare.server.web import endpoints as endpoints_pages
+from modelshare.server.web import playground as playground_pages
 from modelshare.server.web import static_files
+from modelshare.server.web import usage as usage_pages
 from modelshare.server.web.live import Live
 from modelshare.server.web.pages import error_page
 from modelshare.wire.keys import Project
@@ -256,6 +260,10 @@ def _api(platform: Platform) -> FastAPI:
         health.router,
         static_files.router,
         account_pages.router,
+        endpoints_pages.router,
+        agents_pages.router,
+        playground_pages.router,
+        usage_pages.router,
     ):
         api.include_router(router)
     return api

@@ -41,6 +41,11 @@ async def keys(session: AsyncSession, project_id: str, limit: int, after: uuid.U
     return list(await session.scalars(statement.where(KeyRow.id < after) if after else statement))
 
 
+async def key_names(session: AsyncSession, project_id: str, key_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    rows = await session.scalars(owned(KeyRow, project_id).where(KeyRow.id.in_(key_ids)))
+    return {row.id: row.name for row in rows}
+
+
 async def lock_key(session: AsyncSession, project_id: str, key_id: uuid.UUID) -> KeyRow | None:
     """Locked, so that of two who rotate it at once the second finds the value of the first."""
     return await session.scalar(locked(owned(KeyRow, project_id).where(KeyRow.id == key_id)))

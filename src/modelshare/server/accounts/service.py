@@ -1,5 +1,6 @@
 """Projects and keys: create, rotate, revoke."""
 
+import uuid
 from collections.abc import Collection
 
 from sqlalchemy.exc import IntegrityError
@@ -89,6 +90,11 @@ async def list_keys(session: AsyncSession, caller: Caller, paging: Paging) -> Pa
     return Page(
         data=[_view(row) for row in rows], has_more=more, next_cursor=encode_cursor(str(rows[-1].id)) if more else None
     )
+
+
+async def key_names(session: AsyncSession, caller: Caller, key_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """What those of them are called that are the project's keys, revoked ones too."""
+    return await queries.key_names(session, caller.project, key_ids) if key_ids else {}
 
 
 async def rotate_key(
