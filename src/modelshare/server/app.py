@@ -66,7 +66,11 @@ from modelshare.server.storage.stores import open_store
 from modelshare.server.web import account as account_pages
 from modelshare.server.web import keys as key_pages
 from modelshare.server.web import members as member_pages
+from modelshare.server.web import agents as agents_pages
+from modelshare.server.web import endpoints as endpoints_pages
+from modelshare.server.web import playground as playground_pages
 from modelshare.server.web import static_files
+from modelshare.server.web import usage as usage_pages
 from modelshare.server.web.live import Live
 from modelshare.server.web.pages import error_page
 from modelshare.wire.keys import Project
@@ -266,6 +270,10 @@ def _api(platform: Platform) -> FastAPI:
         account_pages.router,
         key_pages.router,
         member_pages.router,
+        endpoints_pages.router,
+        agents_pages.router,
+        playground_pages.router,
+        usage_pages.router,
     ):
         api.include_router(router)
     return api

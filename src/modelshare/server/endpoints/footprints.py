@@ -1,15 +1,42 @@
 """The owner's view of who deploys a model."""
 
 import uuid
+from collections import defaultdict
+from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.endpoints import queries
-from modelshare.server.http import Caller
+from modelshare.server.http import Caller, Paging
 from modelshare.server.sharing import audience
 from modelshare.server.sharing import service as sharing
+from modelshare.server.sharing.views import OwnModel
 from modelshare.wire.models import CatalogFootprint, DeployingProject
 from modelshare.wire.sharing import Audience
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """Who deploys a model, for its owner."""
+
+    own: OwnModel
+    projects: list[DeployingProject]
+    tokens_served: int
+
+    @property
+    def endpoints(self) -> int:
+        return sum(each.endpoints for each in self.projects)
+
+
+async def overview(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[list[Deployed], str | None]:
+    """Who deploys the caller's models, the newest first, of those that are shared or run; the next page's cursor."""
+    found, cursor = await sharing.page(session, caller, paging)
+    known = {own.model.id: own for own in found if own.share or own.model.active_endpoints}
+    tokens = await queries.tokens_by_model(session, known) if known else {}
+    projects: dict[uuid.UUID, list[DeployingProject]] = defaultdict(list)
+    for model_id, name, count in await queries.deployers(session, known) if known else ():
+        projects[model_id].append(DeployingProject(project=name, endpoints=count))
+    return [Deployed(own, projects[model_id], tokens.get(model_id, 0)) for model_id, own in known.items()], cursor
 
 
 async def footprint(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> CatalogFootprint:

@@ -53,6 +53,18 @@ async def page(session: AsyncSession, project_id: str, limit: int, after: uuid.U
     return list(await session.scalars(statement.where(EndpointRow.id < after) if after else statement))
 
 
+async def under_recall(session: AsyncSession, project_id: str) -> list[EndpointRow]:
+    """Of a project; those of its own models never are."""
+    statement = (
+        _whole(owned(EndpointRow, project_id))
+        .join(RecallRow, RecallRow.model_id == EndpointRow.model_id)
+        .join(ModelRow, ModelRow.id == EndpointRow.model_id)
+        .where(ModelRow.project_id != project_id)
+        .order_by(RecallRow.deadline, EndpointRow.slug)
+    )
+    return list(await session.scalars(statement))
+
+
 async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None) -> list[EndpointRow]:
     """All active endpoints of all projects whose model is still there, or those of `ids`."""
     statement = select(EndpointRow).where(EndpointRow.is_active, EndpointRow.model_id.is_not(None))
@@ -108,6 +120,25 @@ async def deploying_projects(session: AsyncSession, model_id: uuid.UUID, most: i
         .limit(most)
     )
     return [(name, count) for name, count in await session.execute(statement)]
+
+
+async def deployers(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> list[tuple[uuid.UUID, str, int]]:
+    """(model id, public name, active endpoints) of the projects that deploy these models, those with most first."""
+    many = func.count()
+    statement = (
+        select(EndpointRow.model_id, ProjectRow.name, many)
+        .join(ProjectRow, EndpointRow.project_id == ProjectRow.id)
+        .where(EndpointRow.model_id.in_(model_ids), EndpointRow.is_active)
+        .group_by(EndpointRow.model_id, ProjectRow.id, ProjectRow.name)
+        .order_by(many.desc(), ProjectRow.name)
+    )
+    return [(model_id, name, count) for model_id, name, count in await session.execute(statement) if model_id]
+
+
+async def tokens_by_model(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, int]:
+    total = func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens)
+    statement = select(UsageRow.model_id, total).where(UsageRow.model_id.in_(model_ids)).group_by(UsageRow.model_id)
+    return {model_id: int(tokens) for model_id, tokens in await session.execute(statement) if model_id}
 
 
 async def tokens_served(session: AsyncSession, model_id: uuid.UUID) -> int:

@@ -93,11 +93,19 @@ class _Assessment:
     reasons: list[Reason]
 
 
-async def explain(session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: Terms) -> Explanation:
-    """Whether the caller could create this endpoint now, and if not, why and what would make it possible."""
+async def explain(
+    session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: Terms, *, again: bool = False
+) -> Explanation:
+    """Whether the caller could create this endpoint now, and if not, why and what would make it possible.
+
+    `again`: it is there, and would be moved or switched on, which counts as new.
+    """
     assessment = await _assess(session, caller, wish, terms, lock=False)
     reasons = list(assessment.reasons)
-    if await queries.endpoint(session, caller.project, wish.slug) is not None:
+    there = await queries.endpoint(session, caller.project, wish.slug)
+    if there is not None and again:
+        reasons = [await _why_not(session, there, reason) for reason in reasons]
+    elif there is not None:
         reasons.append(_slug_taken(wish.slug))
     tier = terms.tiers.get(wish.tier)
     notes = []
@@ -148,6 +156,11 @@ async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[l
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]
     return rows, encode_cursor(str(rows[-1].id)) if more else None
+
+
+async def under_recall(session: AsyncSession, caller: Caller) -> list[EndpointRow]:
+    """The caller's endpoints that their models' owners call back, the nearest deadline first."""
+    return await queries.under_recall(session, caller.project)
 
 
 async def change(

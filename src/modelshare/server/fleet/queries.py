@@ -68,6 +68,15 @@ async def agents(session: AsyncSession, project_id: str | None, limit: int, afte
     return list(await session.scalars(statement.where(AgentRow.id < after) if after else statement))
 
 
+async def agents_holding(
+    session: AsyncSession, project_id: str, model_id: uuid.UUID, most: int = 200
+) -> list[AgentRow]:
+    """A project's agents that hold a version of the model, newest first."""
+    holding = select(DeploymentRow.agent_id).join(DeploymentRow.version).where(VersionRow.model_id == model_id)
+    statement = owned(AgentRow, project_id).where(AgentRow.state != AgentState.REMOVED, AgentRow.id.in_(holding))
+    return list(await session.scalars(statement.order_by(AgentRow.id.desc()).limit(most)))
+
+
 async def present_agents(session: AsyncSession) -> list[AgentRow]:
     """All agents that are not removed."""
     return list(await session.scalars(select(AgentRow).where(AgentRow.state != AgentState.REMOVED)))

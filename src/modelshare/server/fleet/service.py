@@ -115,6 +115,11 @@ async def get_agent(session: AsyncSession, caller: Caller, agent_id: str) -> Age
     return (await _views(session, [await _own(session, caller, agent_id)]))[0]
 
 
+async def agents_holding(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> list[Agent]:
+    """The caller's machines that hold a version of the model."""
+    return await _views(session, await queries.agents_holding(session, caller.project, model_id))
+
+
 async def change_agent(session: AsyncSession, caller: Caller, agent_id: str, patch: AgentPatch, *, now: int) -> Agent:
     """Renames, suspends or resumes. A suspended agent holds nothing, and its link is closed."""
     row = await _own(session, caller, agent_id, lock=True)

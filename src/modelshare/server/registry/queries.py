@@ -7,6 +7,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload, selectinload
 
+from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import locked, owned
 from modelshare.server.registry.tables import BlobRow, FileRow, ModelRow, VersionRow
 
@@ -23,6 +24,13 @@ async def model(session: AsyncSession, project_id: str, model_id: uuid.UUID, *, 
 
 async def model_named(session: AsyncSession, project_id: str, name: str) -> ModelRow | None:
     return await session.scalar(_whole(owned(ModelRow, project_id).where(ModelRow.name == name)))
+
+
+async def served_names(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """`owner/name` of models of whatever projects."""
+    statement = select(ModelRow.id, ProjectRow.slug, ModelRow.name).join(ModelRow.project)
+    rows = await session.execute(statement.where(ModelRow.id.in_(model_ids)))
+    return {model_id: f"{slug}/{name}" for model_id, slug, name in rows}
 
 
 async def lock_model(session: AsyncSession, model_id: uuid.UUID) -> bool:

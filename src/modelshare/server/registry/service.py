@@ -5,6 +5,7 @@ What the lists show of a model is its latest version, or the newest one while no
 
 import json
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,16 @@ async def get_locked(session: AsyncSession, caller: Caller, model_id: uuid.UUID)
 async def find_any(session: AsyncSession, model_id: uuid.UUID, *, lock: bool = False) -> ModelRow | None:
     """A model of whatever project: whether the caller may see it is for `sharing.rules` to say."""
     return await queries.any_model(session, model_id, lock=lock)
+
+
+async def find_named(session: AsyncSession, project_id: str, name: str) -> ModelRow | None:
+    """A model of whatever project by its name there."""
+    return await queries.model_named(session, project_id, name)
+
+
+async def served_names(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """`owner/name` of those that are there, for who used them."""
+    return await queries.served_names(session, model_ids) if model_ids else {}
 
 
 async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[list[ModelRow], str | None]:

@@ -27,19 +27,27 @@ async def endpoint(session: AsyncSession, project_id: str, slug: str) -> Endpoin
 
 
 async def usage(
-    session: AsyncSession, project_id: str, group_by: Sequence[str], days: tuple[str, str], *, limit: int, offset: int
+    session: AsyncSession,
+    project_id: str,
+    group_by: Sequence[str],
+    days: tuple[str, str],
+    *,
+    limit: int,
+    offset: int = 0,
+    busiest_first: bool = False,
 ) -> list[Row]:
-    """Sums by group, the newest day first. `days`: the first and the last, both included."""
+    """Sums by group, the newest day or the busiest group first. `days`: the first and the last, both included."""
     columns = [COLUMNS[name] for name in group_by]
     sums = [
         func.sum(column)
         for column in (UsageRow.requests, UsageRow.errors, UsageRow.prompt_tokens, UsageRow.completion_tokens)
     ]
+    order = [column.desc() if name == "day" else column for name, column in zip(group_by, columns, strict=True)]
     statement = (
         select(*columns, *sums)
         .where(UsageRow.project_id == project_id, UsageRow.day.between(*days))
         .group_by(*columns)
-        .order_by(*(column.desc() if name == "day" else column for name, column in zip(group_by, columns, strict=True)))
+        .order_by(*([sums[0].desc()] if busiest_first else []), *order)
         .limit(limit)
         .offset(offset)
     )

@@ -8,9 +8,11 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from modelshare.server.accounts import service as accounts
 from modelshare.server.audit import service as audit
 from modelshare.server.errors import Conflict, InvalidRequest, NotFound, Refusal
 from modelshare.server.http import Caller, Paging
+from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import EndpointCounts
 from modelshare.server.registry.tables import ModelRow
@@ -52,6 +54,18 @@ async def promote(session: AsyncSession, caller: Caller, model_id: uuid.UUID, ve
 async def roll_back(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> OwnModel:
     """Takes the latest version back; the catalog shows the ready one before it."""
     return await _changed(session, await registry.roll_back(session, caller, model_id, version, now=now))
+
+
+async def find_visible(session: AsyncSession, caller: Caller, text: str) -> ModelRow | None:
+    """The model that a person means by its id or as `owner/name`, if the caller can see it."""
+    owner, _, name = text.strip().partition("/")
+    model_id = parse_uuid(owner)
+    if name:
+        project = (await accounts.find_projects(session, [owner])).get(owner)
+        model = await registry.find_named(session, project.id, name) if project else None
+    else:
+        model = await registry.find_any(session, model_id) if model_id else None
+    return model if model and rules.is_visible(*await standing(session, caller, model)) else None
 
 
 async def share(

@@ -75,11 +75,16 @@ async def signed_in(found: Annotated[Visitor, Depends(visitor)]) -> Person:
     return found.person
 
 
+async def caller_now(request: Request, project: str) -> Caller | None:
+    """The person in this project, asked anew: what goes on for long ends for who is not in it any more."""
+    token = request.state.visitor.token
+    return await _book(request).caller(token, project) if token else None
+
+
 async def project_caller(request: Request, project: str, _: Annotated[Person, Depends(signed_in)]) -> Caller:
     """The person in the project that the path names; 404 for anybody who is not in it."""
     platform = get_platform(request)
-    token = request.state.visitor.token
-    caller = await _book(request).caller(token, project) if token else None
+    caller = await caller_now(request, project)
     named = await platform.find_project(caller.project) if caller else None
     if caller is None or named is None:
         raise NotFound("There is no such project, or you are not a member of it.")

@@ -48,3 +48,18 @@ document.addEventListener("click", (event) => {
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-submits]")) event.target.form.requestSubmit();
 });
+
+// Says aloud, once, what became different in a live part: every data-say in it tells how one thing stands.
+const said = new Map();
+function sayChanges(part) {
+  const news = [];
+  for (const each of part.querySelectorAll("[data-say]")) {
+    const before = said.get(each.dataset.say);
+    if (before !== undefined && before !== each.textContent) news.push(each.textContent);
+    said.set(each.dataset.say, each.textContent);
+  }
+  if (news.length) document.getElementById("said").textContent = news.join(" ");
+}
+
+document.addEventListener("htmx:sseMessage", (event) => sayChanges(event.target));
+document.addEventListener("DOMContentLoaded", () => sayChanges(document));

@@ -1,0 +1,347 @@
+"""Pages of a project's endpoints: the list and each one, live; create, change, switch off and on, delete."""
+
+import re
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.endpoints import service, views
+from modelshare.server.endpoints.tables import EndpointRow
+from modelshare.server.errors import NotFound
+from modelshare.server.fleet import service as fleet
+from modelshare.server.http import BaseUrl, Caller, Paging, PlatformDep, ReadSession, WriteSession
+from modelshare.server.registry import service as registry
+from modelshare.server.sharing import service as sharing
+from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.web.pages import PageRoute, done, fragment, parsed, render
+from modelshare.server.web.parts import LiveDep, TermsDep
+from modelshare.server.web.visitor import EndpointsCaller, ProjectDep, caller_now
+from modelshare.wire.base import PAGE_LIMIT_MAX
+from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
+from modelshare.wire.keys import Project, Scope
+from modelshare.wire.models import ModelStatus
+from modelshare.wire.tiers import SELF_HOSTED
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+Text = Annotated[str, Form(max_length=200)]
+Asked = Annotated[str, Query(max_length=200)]
+Cursor = Annotated[str | None, Query(max_length=200)]
+_LIST: Final = "/dashboard/{project}/endpoints"
+_ONE: Final = _LIST + "/{slug}"
+_PER_PAGE: Final = 50
+_SLUG_LENGTH: Final = 63
+
+
+@router.get(_LIST)
+async def list_page(
+    request: Request,
+    caller: EndpointsCaller,
+    project: ProjectDep,
+    session: ReadSession,
+    base_url: BaseUrl,
+    after: Cursor = None,
+) -> Response:
+    listed = await _listed(session, caller, project, base_url, after)
+    return render(request, "dashboard/endpoints/list.html", after=after, **listed)
+
+
+@router.get(_LIST + "/-/events")
+async def list_events(
+    request: Request,
+    _: EndpointsCaller,
+    project: ProjectDep,
+    platform: PlatformDep,
+    live: LiveDep,
+    base_url: BaseUrl,
+    after: Cursor = None,
+) -> Response:
+    async def part() -> str | None:
+        caller = await caller_now(request, project.id)
+        if caller is None or not caller.allows(Scope.ENDPOINTS):
+            return None
+        async with platform.database.read() as session:
+            listed = await _listed(session, caller, project, base_url, after)
+        return fragment("dashboard/endpoints/list_part.html", now=platform.now(), **listed)
+
+    return live.stream(part)
+
+
+@router.get(_LIST + "/new")
+async def new_page(
+    request: Request,
+    caller: EndpointsCaller,
+    session: ReadSession,
+    terms: TermsDep,
+    model: Asked = "",
+    tier: Asked = SELF_HOSTED,
+    slug: Asked = "",
+    version: Asked = "latest",
+) -> Response:
+    named, wish = await _wish(session, caller, model, tier, slug, version)
+    own, _ = await sharing.page(session, caller, Paging(PAGE_LIMIT_MAX, None))
+    return render(
+        request,
+        "dashboard/endpoints/new.html",
+        model=named,
+        tier=tier,
+        slug=slug,
+        version=version,
+        wish=wish,
+        explanation=await service.explain(session, caller, wish, terms) if wish else None,
+        own=[views.served_name(each.model) for each in own],
+        tiers=_options(terms.tiers),
+    )
+
+
+@router.get(_LIST + "/-/explain")
+async def explain(
+    request: Request,
+    caller: EndpointsCaller,
+    session: ReadSession,
+    terms: TermsDep,
+    model: Asked = "",
+    tier: Asked = SELF_HOSTED,
+    slug: Asked = "",
+    version: Asked = "latest",
+) -> Response:
+    """The part of the page that says whether the choice is possible."""
+    _, wish = await _wish(session, caller, model, tier, slug, version)
+    explanation = await service.explain(session, caller, wish, terms) if wish else None
+    return render(request, "dashboard/endpoints/explanation.html", wish=wish, explanation=explanation)
+
+
+@router.post(_LIST + "/new")
+async def create(
+    request: Request,
+    caller: EndpointsCaller,
+    project: ProjectDep,
+    session: WriteSession,
+    platform: PlatformDep,
+    terms: TermsDep,
+    model: Text,
+    tier: Text,
+    slug: Text = "",
+    version: Text = "latest",
+) -> Response:
+    _, wish = await _wish(session, caller, model, tier, slug, version)
+    if wish is None:
+        raise NotFound("Name a model: one of yours, or one of the catalog as `owner/name`.")
+    row = await service.create(session, caller, wish, terms, now=platform.now())
+    return done(request, _page_of(project, row.slug), f"The endpoint {row.slug} is there.")
+
+
+@router.get(_ONE)
+@router.get(_LIST + "/-/{slug}")
+async def endpoint_page(
+    request: Request,
+    caller: EndpointsCaller,
+    project: ProjectDep,
+    session: ReadSession,
+    terms: TermsDep,
+    base_url: BaseUrl,
+    slug: str,
+) -> Response:
+    row = await service.get(session, caller, slug)
+    again = await service.explain(session, caller, _again(row, row.tier), terms, again=True) if row.model else None
+    return render(
+        request,
+        "dashboard/endpoints/endpoint.html",
+        again=again,
+        tiers=_options(terms.tiers),
+        versions=[(version, version) for version in _versions(row)],
+        task=_task(row),
+        **await _shown(session, caller, project, row, base_url),
+    )
+
+
+@router.get(_ONE + "/events")
+async def endpoint_events(
+    request: Request,
+    _: EndpointsCaller,
+    project: ProjectDep,
+    platform: PlatformDep,
+    live: LiveDep,
+    base_url: BaseUrl,
+    slug: str,
+) -> Response:
+    async def part() -> str | None:
+        caller = await caller_now(request, project.id)
+        if caller is None or not caller.allows(Scope.ENDPOINTS):
+            return None
+        async with platform.database.read() as session:
+            try:
+                row = await service.get(session, caller, slug)
+            except NotFound:
+                return fragment("dashboard/endpoints/gone.html", slug=slug)
+            shown = await _shown(session, caller, project, row, base_url)
+        return fragment("dashboard/endpoints/endpoint_part.html", now=platform.now(), **shown)
+
+    return live.stream(part)
+
+
+@router.get(_ONE + "/explain")
+async def explain_move(
+    request: Request, caller: EndpointsCaller, session: ReadSession, terms: TermsDep, slug: str, tier: Asked
+) -> Response:
+    """What moving the endpoint to this tier would come to."""
+    row = await service.get(session, caller, slug)
+    wish = _again(row, tier) if row.model and tier != row.tier else None
+    explanation = await service.explain(session, caller, wish, terms, again=True) if wish else None
+    return render(request, "dashboard/endpoints/explanation.html", wish=None, explanation=explanation)
+
+
+@router.post(_ONE + "/change")
+async def change(
+    request: Request,
+    caller: EndpointsCaller,
+    project: ProjectDep,
+    session: WriteSession,
+    platform: PlatformDep,
+    terms: TermsDep,
+    slug: str,
+    tier: Text,
+    version: Text,
+) -> Response:
+    row = await service.get(session, caller, slug)
+    patch = parsed(
+        EndpointPatch,
+        tier=tier if tier != row.tier else None,
+        version=version if version != (row.version or "latest") else None,
+    )
+    await service.change(session, caller, slug, patch, terms, now=platform.now())
+    return done(request, _page_of(project, slug), "Saved.")
+
+
+@router.get(_ONE + "/off")
+async def switch_off_page(
+    request: Request, caller: EndpointsCaller, session: ReadSession, terms: TermsDep, slug: str
+) -> Response:
+    """Says what switching off ends, and whether it can be switched on again."""
+    row = await service.get(session, caller, slug)
+    again = await service.explain(session, caller, _again(row, row.tier), terms, again=True) if row.model else None
+    return render(request, "dashboard/endpoints/off.html", slug=slug, again=again)
+
+
+@router.post(_ONE + "/off")
+async def switch_off(
+    request: Request,
+    caller: EndpointsCaller,
+    project: ProjectDep,
+    session: WriteSession,
+    platform: PlatformDep,
+    terms: TermsDep,
+    slug: str,
+) -> Response:
+    await service.change(session, caller, slug, EndpointPatch(is_active=False), terms, now=platform.now())
+    return done(request, _page_of(project, slug), "Switched off.")
+
+
+@router.post(_ONE + "/on")
+async def switch_on(
+    request: Request,
+    caller: EndpointsCaller,
+    project: ProjectDep,
+    session: WriteSession,
+    platform: PlatformDep,
+    terms: TermsDep,
+    slug: str,
+) -> Response:
+    await service.change(session, caller, slug, EndpointPatch(is_active=True), terms, now=platform.now())
+    return done(request, _page_of(project, slug), "Switched on.")
+
+
+@router.get(_ONE + "/delete")
+async def delete_page(request: Request, caller: EndpointsCaller, session: ReadSession, slug: str) -> Response:
+    row = await service.get(session, caller, slug)
+    return render(request, "dashboard/endpoints/delete.html", slug=slug, is_own_machine=row.tier == SELF_HOSTED)
+
+
+@router.post(_ONE + "/delete")
+async def delete(
+    request: Request,
+    caller: EndpointsCaller,
+    project: ProjectDep,
+    session: WriteSession,
+    platform: PlatformDep,
+    terms: TermsDep,
+    slug: str,
+) -> Response:
+    await service.delete(session, caller, slug, terms, now=platform.now())
+    return done(request, f"/dashboard/{project.slug}/endpoints", f"The endpoint {slug} is deleted.")
+
+
+async def _wish(
+    session: AsyncSession, caller: Caller, model: str, tier: str, slug: str, version: str
+) -> tuple[str, EndpointCreate | None]:
+    """The model as `owner/name`, and what is wished; None while no model is named. Without a slug, the model's name."""
+    if not model.strip():
+        return "", None
+    found = await sharing.find_visible(session, caller, model)
+    named = views.served_name(found) if found else model
+    wish = parsed(
+        EndpointCreate,
+        model=str(found.id) if found else "unknown",
+        tier=tier,
+        slug=slug.strip() or _slug_for(named),
+        version=version.strip(),
+    )
+    return named, wish
+
+
+def _slug_for(model: str) -> str:
+    """A slug made of a model's name."""
+    name = model.rpartition("/")[2].lower()
+    return re.sub(r"[^a-z0-9]+", "-", name)[:_SLUG_LENGTH].strip("-") or "endpoint"
+
+
+def _again(row: EndpointRow, tier: str) -> EndpointCreate:
+    """The endpoint as a wish, for asking whether it could be made anew on this tier."""
+    return parsed(EndpointCreate, slug=row.slug, model=str(row.model_id), tier=tier, version=row.version or "latest")
+
+
+async def _listed(
+    session: AsyncSession, caller: Caller, project: Project, base_url: str, after: str | None
+) -> dict[str, Any]:
+    rows, cursor = await service.page(session, caller, Paging(_PER_PAGE, after))
+    return {
+        "endpoints": [views.view(row, base_url) for row in rows],
+        "recalled": [views.view(row, base_url) for row in await service.under_recall(session, caller)],
+        "cursor": cursor,
+        "root": f"/dashboard/{project.slug}",
+    }
+
+
+async def _shown(
+    session: AsyncSession, caller: Caller, project: Project, row: EndpointRow, base_url: str
+) -> dict[str, Any]:
+    endpoint = views.view(row, base_url)
+    holding = row.model_id is not None and row.tier == SELF_HOSTED
+    return {
+        "endpoint": endpoint,
+        "recalled": [endpoint] if endpoint.recall else [],
+        "agents": await fleet.agents_holding(session, caller, row.model_id) if holding and row.model_id else [],
+        "root": f"/dashboard/{project.slug}",
+    }
+
+
+def _versions(row: EndpointRow) -> list[str]:
+    """What the endpoint may be set to: the newest first, and what it is set to now."""
+    rows = reversed(row.model.versions) if row.model else ()
+    ready = [version.version for version in rows if version.status == ModelStatus.READY]
+    return list(dict.fromkeys(("latest", *ready, row.version or "latest")))
+
+
+def _task(row: EndpointRow) -> str | None:
+    """What the model is for: of the version that is served."""
+    version = registry.resolve(row.model, row.version) if row.model else None
+    return version.task if version else None
+
+
+def _options(tiers: TierBook) -> list[tuple[str, str]]:
+    return [(tier.slug, f"{tier.name} ({tier.slug})") for tier in tiers]
+
+
+def _page_of(project: Project, slug: str) -> str:
+    """`…/new` is where endpoints are made, and a good slug too."""
+    return f"/dashboard/{project.slug}/endpoints/{'-/' if slug == 'new' else ''}{slug}"

@@ -1,0 +1,52 @@
+"""The page of what a project used, and of who uses its models."""
+
+import datetime as dt
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from modelshare.server.endpoints import footprints
+from modelshare.server.http import Paging, PlatformDep, ReadSession
+from modelshare.server.router import usage
+from modelshare.server.web.pages import PageRoute, render
+from modelshare.server.web.plots import Bar
+from modelshare.server.web.visitor import EndpointsCaller
+from modelshare.wire.keys import Scope
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+_PAGE: Final = "/dashboard/{project}/usage"
+_SPANS: Final = (7, 30, 90)
+"""Days."""
+_MOST: Final = 50
+"""Rows of a table."""
+
+
+@router.get(_PAGE)
+async def usage_page(
+    request: Request,
+    caller: EndpointsCaller,
+    session: ReadSession,
+    platform: PlatformDep,
+    days: Annotated[Literal["7", "30", "90"], Query()] = "30",
+    after: Annotated[str | None, Query(max_length=200)] = None,
+) -> Response:
+    today = dt.datetime.fromtimestamp(platform.now(), dt.UTC).date()
+    span = (today - dt.timedelta(int(days) - 1), today)
+    by_day = await usage.by_day(session, caller, span)
+    named = {what: await usage.by_name(session, caller, what, span, _MOST) for what in ("endpoint", "model", "key")}
+    deployed, cursor = (
+        await footprints.overview(session, caller, Paging(_MOST, after)) if caller.allows(Scope.MODELS) else ([], None)
+    )
+    return render(
+        request,
+        "dashboard/usage.html",
+        days=int(days),
+        spans=_SPANS,
+        by_day=by_day,
+        requests=[Bar(str(row.day), row.requests) for row in by_day],
+        tokens=[Bar(str(row.day), row.prompt_tokens + row.completion_tokens) for row in by_day],
+        by_name=named,
+        most=_MOST,
+        deployed=deployed,
+        cursor=cursor,
+    )
