@@ -64,10 +64,10 @@ from modelshare.server.storage.files import BlobFiles
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
 from modelshare.server.web import account as account_pages
-from modelshare.server.web import keys as key_pages
-from modelshare.server.web import members as member_pages
 from modelshare.server.web import agents as agents_pages
 from modelshare.server.web import endpoints as endpoints_pages
+from modelshare.server.web import keys as key_pages
+from modelshare.server.web import members as member_pages
 from modelshare.server.web import playground as playground_pages
 from modelshare.server.web import static_files
 from modelshare.server.web import usage as usage_pages
