@@ -20,7 +20,10 @@ def bars(data: Sequence[Bar], title: str) -> Markup:
     most = max((bar.value for bar in data), default=0) or 1
     step = (_WIDTH - _LEFT) / max(len(data), 1)
     height = _HEIGHT - _BOTTOM - _TOP
-    parts = [_line(_TOP + height * (1 - share), short(round(most * share))) for share in (0, 0.5, 1)]
+    parts = [
+        _line(_TOP + height * (1 - share), short(round(most * share)))
+        for share in ((0, 0.5, 1) if most > 1 else (0, 1))
+    ]
     for index, bar in enumerate(data):
         tall = max(height * bar.value / most, 1.5 if bar.value else 0)
         parts.append(
