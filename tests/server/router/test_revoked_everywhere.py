@@ -14,11 +14,14 @@ import pytest
 from conftest import Tenant, client_of
 from factories import make_model
 from link_agent import LinkAgent, enroll, linked
+from modelshare.server.accounts import sessions
 from modelshare.server.accounts.memory import CACHE_SECONDS
 from modelshare.server.app import Application, create_app
+from modelshare.server.http import SESSION_COOKIE
 from modelshare.server.router import running
 from modelshare.server.settings import Settings
 from modelshare.wire.link import Chunk, Head, Request
+from persons import join, new_person, sign_in
 from postgres import run_sql
 from served import free_port, serving, wait_until
 
@@ -127,6 +130,26 @@ async def test_all_streams_of_a_revoked_key_are_cut(
 
         await wait_until(all_cancelled)
     await confirmed(deployer, "key.revoke")
+
+
+async def test_a_person_who_is_signed_out_elsewhere_is_cut_off(
+    processes: list[Process], agent: LinkAgent, deployer: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "LOOK_SECONDS", 60)  # as above
+    person = await new_person(processes[0].app, "ada")
+    await join(processes[0].app, person, deployer.project.id)
+    token = await sign_in(processes[0].app, person)
+    headers = {"Cookie": f"{SESSION_COOKIE}={token}", "Sec-Fetch-Site": "same-origin"}
+    async with httpx.AsyncClient(
+        base_url=f"{processes[1].url}/{deployer.project.id}/chat/v1", headers=headers, timeout=20
+    ) as http:
+        request = http.build_request("POST", "/chat/completions", content=b"{}")
+        streamed = await http.send(request, stream=True)
+        assert streamed.status_code == 200
+        async with processes[0].app.database.write() as session:
+            await sessions.close_session(session, token)
+        assert error_of(await streamed.aread())["type"] == "authentication_error"
+        assert (await http.get("/models")).status_code == 401
 
 
 async def test_an_agent_that_is_suspended_elsewhere_breaks_its_streams(
