@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, RedirectResponse
 
 from modelshare.server.errors import ApiError, answer_with_pages, refusal_of
 from modelshare.server.http import Caller, check_same_origin, get_platform
-from modelshare.server.web import figures, flash, markdown, marks, plots, static_files, words
+from modelshare.server.web import figures, flash, markdown, marks, plots, static_files
 from modelshare.server.web.visitor import ANONYMOUS, SignInNeeded, Visitor, sign_in_url, visitor_of
 from modelshare.wire.keys import Project, Scope
 
@@ -178,6 +178,6 @@ def _environment() -> Environment:
         ago=figures.ago,
         plural=figures.plural,
         card=markdown.card,
-        coded=words.coded,
+        coded=markdown.coded,
     )
     return environment
