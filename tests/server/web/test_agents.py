@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 
 from factories import make_model
@@ -111,7 +112,9 @@ async def test_a_machine_is_renamed_suspended_resumed_and_removed(colleague: Som
     assert grant.status_code == 401
 
 
-async def test_nothing_for_others(colleague: Somebody, project: str, stranger: Somebody, browser: Somebody) -> None:
+async def test_nothing_for_others(
+    colleague: Somebody, project: str, stranger: Somebody, browser: httpx.AsyncClient
+) -> None:
     agent_id, _ = await join(colleague, project)
     one = f"/{agent_id}"
     pages = ("", "/events", f"{one}/rename", f"{one}/suspend", f"{one}/remove", f"/join-keys/{agent_id}/revoke")

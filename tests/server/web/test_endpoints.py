@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 
 from conftest import Tenant
@@ -129,7 +130,7 @@ async def test_version_and_tier_are_changed(
     assert (await owner.http.post("/v1/endpoints", json=shared)).status_code == 201
     assert "This is possible." in lines(await colleague.get(f"{PAGE}/{chat}/explain?tier=free"))
     assert (await colleague.post(f"{PAGE}/{chat}/change", tier="free", version="2.0.0")).status_code == 303
-    assert "runs on the platform’s machines" in lines(await colleague.get(f"{PAGE}/{chat}"))
+    assert "The tier free runs on the platform" in lines(await colleague.get(f"{PAGE}/{chat}"))
 
 
 async def test_what_is_not_shared_any_more_cannot_be_switched_on_again(
@@ -229,7 +230,7 @@ async def test_nothing_for_others(stranger: Somebody, chat: str) -> None:
         assert (await stranger.post(PAGE + path, **FORM)).status_code == 404, path
 
 
-async def test_who_is_not_signed_in_is_sent_there(browser: Somebody, chat: str) -> None:
+async def test_who_is_not_signed_in_is_sent_there(browser: httpx.AsyncClient, chat: str) -> None:
     for path in PATHS:
         assert (await browser.get(PAGE + path)).headers["location"].startswith("/sign-in?next="), path
 

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 from sqlalchemy import update
 
@@ -100,6 +101,6 @@ async def test_the_session_is_good_for_a_streamed_answer_of_the_endpoint(
     await wait_until(counted)
 
 
-async def test_nothing_for_others(stranger: Somebody, browser: Somebody, chat: str) -> None:
+async def test_nothing_for_others(stranger: Somebody, browser: httpx.AsyncClient, chat: str) -> None:
     assert (await stranger.get(PAGE)).status_code == 404
     assert (await browser.get(PAGE)).headers["location"].startswith("/sign-in?next=")

@@ -3,6 +3,7 @@
 import datetime as dt
 import uuid
 
+import httpx
 import pytest
 
 from conftest import Tenant
@@ -105,7 +106,7 @@ async def test_bad_input(owner: Tenant, person: Somebody) -> None:
     assert (await person.get(f"{PAGE}?after=rubbish")).status_code == 400
 
 
-async def test_nothing_for_others(owner: Tenant, stranger: Somebody, browser: Somebody) -> None:
+async def test_nothing_for_others(owner: Tenant, stranger: Somebody, browser: httpx.AsyncClient) -> None:
     assert (await stranger.get(PAGE)).status_code == 404
     assert (await browser.get(PAGE)).headers["location"].startswith("/sign-in?next=")
 
