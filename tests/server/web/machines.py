@@ -1,5 +1,6 @@
 """Machines that join a project from its pages, and parts of pages that stay up to date."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from link_agent import LinkAgent, linked
 from server.web.conftest import Somebody
 
 SESSION_COOKIE = "modelshare_session"
+_SECONDS = 30
 
 
 def join_key_in(answer: httpx.Response) -> str:
@@ -44,18 +46,21 @@ class Live:
     async def until(self, words: str) -> str:
         """The first version of the part from now on that says so."""
         part: list[str] = []
-        async for line in self._lines:
-            if line:
-                part.append(line.removeprefix("data: "))
-                continue
-            html, part = "\n".join(part), []
-            if words in html:
-                return html
+        async with asyncio.timeout(_SECONDS):
+            async for line in self._lines:
+                if line:
+                    part.append(line.removeprefix("data: "))
+                    continue
+                html, part = "\n".join(part), []
+                if words in html:
+                    return html
         raise AssertionError(f"the stream ended before it said {words!r}")
 
     async def ends(self) -> None:
-        async for _ in self._lines:
-            pass
+        """The stream does, without more to come."""
+        async with asyncio.timeout(_SECONDS):
+            async for _ in self._lines:
+                pass
 
 
 @asynccontextmanager

@@ -211,9 +211,10 @@ async def test_progress_and_status_come_live(url: str, colleague: Somebody, chat
             await listed.until("No endpoint yet")
 
 
-async def test_who_signs_out_is_told_nothing_more(url: str, colleague: Somebody, chat: str) -> None:
-    async with live(colleague, url, f"{PAGE}/{chat}/events") as part:
-        await part.until("provisioning")
+@pytest.mark.parametrize("path", [f"{PAGE}/-/events", f"{PAGE}/chat/events", "/dashboard/labs/agents/events"])
+async def test_who_signs_out_is_told_nothing_more(url: str, colleague: Somebody, chat: str, path: str) -> None:
+    async with live(colleague, url, path) as part:
+        await part.until("machine")
         assert (await colleague.post("/sign-out")).status_code == 303
         await part.ends()
 
