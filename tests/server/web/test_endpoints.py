@@ -83,6 +83,7 @@ async def test_what_others_do_not_share_does_not_exist(
         refused = await colleague.post(f"{PAGE}/new", model=named, tier="self_hosted")
         assert refused.status_code == 404
         assert message(refused).startswith("There is no such model that you can see.")
+    assert "acme/secret" not in (await colleague.get(f"{PAGE}/new?model={secret}")).text
 
 
 async def test_a_refusal_says_why_in_place(colleague: Somebody, project: str, model: uuid.UUID) -> None:
