@@ -18,7 +18,7 @@ from modelshare.server.web.pages import PageRoute, done, fragment, parsed, rende
 from modelshare.server.web.parts import LiveDep, TermsDep
 from modelshare.server.web.visitor import EndpointsCaller, ProjectDep, caller_now
 from modelshare.wire.base import PAGE_LIMIT_MAX
-from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
+from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch
 from modelshare.wire.keys import Project, Scope
 from modelshare.wire.models import ModelStatus
 from modelshare.wire.tiers import SELF_HOSTED
@@ -73,6 +73,7 @@ async def new_page(
     caller: EndpointsCaller,
     session: ReadSession,
     terms: TermsDep,
+    base_url: BaseUrl,
     model: Asked = "",
     tier: Asked = SELF_HOSTED,
     slug: Asked = "",
@@ -91,6 +92,7 @@ async def new_page(
         explanation=await service.explain(session, caller, wish, terms) if wish else None,
         own=[views.served_name(each.model) for each in own],
         tiers=_options(terms.tiers),
+        recalled=await _recalled(session, caller, base_url),
     )
 
 
@@ -306,10 +308,14 @@ async def _listed(
     rows, cursor = await service.page(session, caller, Paging(_PER_PAGE, after))
     return {
         "endpoints": [views.view(row, base_url) for row in rows],
-        "recalled": [views.view(row, base_url) for row in await service.under_recall(session, caller)],
+        "recalled": await _recalled(session, caller, base_url),
         "cursor": cursor,
         "root": f"/dashboard/{project.slug}",
     }
+
+
+async def _recalled(session: AsyncSession, caller: Caller, base_url: str) -> list[Endpoint]:
+    return [views.view(row, base_url) for row in await service.under_recall(session, caller)]
 
 
 async def _shown(

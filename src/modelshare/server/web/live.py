@@ -11,12 +11,13 @@ from typing import Final
 
 from starlette.responses import StreamingResponse
 
+from modelshare.server.accounts.sessions import PEOPLE_TOPIC
 from modelshare.server.db import Database
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC
 from modelshare.server.registry.service import MODELS_TOPIC
 
-_TOPICS: Final = (MODELS_TOPIC, ENDPOINTS_TOPIC, AGENTS_TOPIC, DEPLOYMENTS_TOPIC)
+_TOPICS: Final = (MODELS_TOPIC, ENDPOINTS_TOPIC, AGENTS_TOPIC, DEPLOYMENTS_TOPIC, PEOPLE_TOPIC)
 _REST_SECONDS: Final = 0.25
 """Between two looks, however much changes."""
 _LOOK_SECONDS: Final = 10.0

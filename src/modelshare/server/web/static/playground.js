@@ -43,15 +43,23 @@ function say(who, text, kind) {
   return message;
 }
 
-function fail(message) {
-  say("Not answered", message, "bad");
+// Why there is no answer, or no more of it; what stands between backticks is code.
+function fail(heading, message) {
+  const words = say(heading, "", "bad").lastChild;
+  words.append(...message.split("`").map((part, number) => (number % 2 ? element("code", part) : part)));
 }
 
 function busy(controller) {
   running = controller;
   $("send").disabled = controller !== null;
   $("stop").hidden = controller === null;
+  if ($("clear")) $("clear").disabled = controller !== null;
   $("log").setAttribute("aria-busy", String(controller !== null)); // read aloud once it is whole
+}
+
+function reason(error) {
+  const unreachable = error instanceof TypeError || error.name === "NetworkError";
+  return unreachable ? "The platform cannot be reached. Look at your connection, then try again." : error.message;
 }
 
 function number(id) {
@@ -118,13 +126,15 @@ async function chat(text, signal) {
       if (follows) $("log").scrollTop = $("log").scrollHeight;
     }
     if (!whole) throw new Error("The connection broke off before the answer was whole.");
+  } catch (error) {
+    error.partial = shown.data !== "";
+    throw error;
   } finally {
     if (shown.data) {
       conversation.push({ role: "user", content: text }, { role: "assistant", content: shown.data });
       message.append(element("p", figures(usage, began, first), "small muted"));
     } else if (!whole) {
       message.remove();
-      $("prompt").value ||= text; // to send again
     } else {
       shown.data = "(an empty answer)";
     }
@@ -151,8 +161,8 @@ async function send() {
     await (place.dataset.kind === "embedding" ? embed : chat)(text, controller.signal);
   } catch (error) {
     if (controller.signal.aborted) say("Stopped", "You stopped the answer.", "muted");
-    else fail(error instanceof TypeError ? "The platform cannot be reached. Look at your connection, then try again." : error.message);
-    $("prompt").value ||= place.dataset.kind === "embedding" ? text : "";
+    else fail(error.partial ? "Broken off" : "Not answered", reason(error));
+    if (!error.partial) $("prompt").value ||= text; // to send it again
   } finally {
     busy(null);
     showCode();
@@ -189,7 +199,6 @@ if (place) {
   });
   $("stop").addEventListener("click", () => running?.abort());
   $("clear")?.addEventListener("click", () => {
-    running?.abort();
     conversation = [];
     $("log").replaceChildren(element("p", "Say something below.", "muted"));
     showCode();
