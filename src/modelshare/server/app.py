@@ -64,6 +64,7 @@ from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
 from modelshare.server.web import account as account_pages
 from modelshare.server.web import static_files
+from modelshare.server.web.catalog import routes as catalog_pages
 from modelshare.server.web.live import Live
 from modelshare.server.web.pages import error_page
 from modelshare.wire.keys import Project
@@ -256,6 +257,7 @@ def _api(platform: Platform) -> FastAPI:
         health.router,
         static_files.router,
         account_pages.router,
+        catalog_pages.router,
     ):
         api.include_router(router)
     return api
