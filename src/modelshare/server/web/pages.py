@@ -178,5 +178,6 @@ def _environment() -> Environment:
         ago=figures.ago,
         plural=figures.plural,
         card=markdown.card,
+        coded=markdown.coded,
     )
     return environment

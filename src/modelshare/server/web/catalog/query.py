@@ -32,6 +32,7 @@ SORTS: Final = {
 }
 ROLES: Final = {CatalogRole.DEPLOYABLE: "self-hosted only", CatalogRole.SHARED: "every tier"}
 """What a role lets everybody do, in words."""
+_LONGEST: Final = 120
 _RANGE: Final = re.compile(r"(\d{1,6}[KMB])-(\d{1,6}[KMB])?", re.ASCII)
 _PARAMETERS: Final = {"K": 10**3, "M": 10**6, "B": 10**9}
 _TOKENS: Final = {"K": 1024, "M": 1024**2, "B": 1024**3}
@@ -127,7 +128,7 @@ class CatalogQuery(Request):
         return self.model_copy(update=changes)
 
 def words_of(facet: str, value: str) -> str:
-    """A facet's value as people read it."""
+    """A facet's value as people read it, not longer than a line may be."""
     if facet == "role":
         return next((words for role, words in ROLES.items() if role == value), value)
     if facet in {"parameters", "context"} and _RANGE.fullmatch(value):
@@ -135,7 +136,7 @@ def words_of(facet: str, value: str) -> str:
         if not high:
             return f"{low} and more"
         return f"under {high}" if not int(low[:-1]) else f"{low} to {high}"
-    return value
+    return value if len(value) <= _LONGEST else value[:_LONGEST] + "…"
 
 
 def _range(text: str, units: Mapping[str, int]) -> Range:

@@ -39,7 +39,7 @@ def samples(model: CatalogModelDetail, *, base_url: str, slug: str, project_id: 
         f"  -d {sent}",
         openai="import os\n\n"
         "from openai import OpenAI\n\n"
-        f'client = OpenAI(base_url={json.dumps(endpoint)}, api_key=os.environ["MODELSHARE_API_KEY"])\n'
+        f'client = OpenAI(\n    base_url={json.dumps(endpoint)},\n    api_key=os.environ["MODELSHARE_API_KEY"],\n)\n'
         f"{call}\n"
         f"print({shown})",
     )

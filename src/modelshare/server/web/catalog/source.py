@@ -45,8 +45,8 @@ async def shelf(
     counts = await catalog.facets(session, viewer, filters) if facets else {}
     return Shelf(
         models=[views.catalog_view(*entry, tiers) for entry in entries],
-        total=len(entries),
-        total_is_exact=cursor is None and not query.after,
+        total=sum(count for _, count in counts.get("role", ())),  # each has one
+        total_is_exact=True,
         corrected=None,
         facets=[Facet(name, counts[name]) for name in FACETS if counts.get(name)],
         next_cursor=cursor,
