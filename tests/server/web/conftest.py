@@ -14,7 +14,7 @@ from conftest import client_of
 from modelshare.server.app import Application
 from modelshare.server.settings import Settings
 
-PASSWORD = "a quiet walk home"  # noqa: S105 - of nobody
+PASSWORD = "a quiet walk home"
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,11 @@ from conftest import Tenant, client_of, new_tenant
 from factories import make_model
 from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings
+from server.web.catalog_pages import CATALOG, cards, links, share
 from server.web.conftest import Somebody, lines
 
 pytestmark = pytest.mark.anyio
-CATALOG = "/models/catalog"
 IN_PLACE = {"HX-Request": "true"}
-
-
-async def share(app: Application, owner: Tenant, name: str, **fields: object) -> str:
-    """A model that everybody sees; its id."""
-    model_id = str(await make_model(app, owner.project.id, name=name, **fields))  # type: ignore[arg-type]
-    assert (await owner.http.post(f"/v1/models/{model_id}/share")).status_code == 200
-    return model_id
 
 
 @pytest.fixture
@@ -35,16 +28,6 @@ async def shelf(app: Application, owner: Tenant) -> dict[str, str]:
         "llama-1b": await share(app, owner, "llama-1b", parameters=1_200_000_000),
         "qwen-4b": await share(app, owner, "qwen-4b", family="qwen", parameters=4_000_000_000, license="mit"),
     }
-
-
-def cards(page: httpx.Response) -> list[str]:
-    """Names of the models that the page lists, without the featured ones."""
-    listed = page.text.rpartition('id="models"')[2] or page.text
-    return re.findall(r"<h3><a [^>]*><bdi>(.*?)</bdi></a></h3>", listed)
-
-
-def links(page: httpx.Response) -> list[str]:
-    return [unescape(url) for url in re.findall(r'href="([^"]*)"', page.text)]
 
 
 async def shown(browser: httpx.AsyncClient, query: str = "") -> httpx.Response:
@@ -59,7 +42,9 @@ async def test_an_empty_catalog_says_how_it_fills(browser: httpx.AsyncClient) ->
     assert 'href="/dashboard"' in page.text
 
 
-async def test_a_card_says_what_one_needs_to_choose(app: Application, owner: Tenant, browser: httpx.AsyncClient) -> None:
+async def test_a_card_says_what_one_needs_to_choose(
+    app: Application, owner: Tenant, browser: httpx.AsyncClient
+) -> None:
     model_id = await share(app, owner, "tiny", parameters=7_200_000_000)
     page = await shown(browser)
     said = lines(page)

@@ -60,7 +60,12 @@ class Fit(StrEnum):
 
 
 def need(
-    *, weight_bytes: int, parameters: int | None, context_length: int | None, task: str | None, context: int | None = None
+    *,
+    weight_bytes: int,
+    parameters: int | None,
+    context_length: int | None,
+    task: str | None,
+    context: int | None = None,
 ) -> MemoryNeed:
     """For one request of `context` tokens: as many as the model takes, and `USUAL_CONTEXT` at most, if not given."""
     tokens = context or min(context_length or USUAL_CONTEXT, USUAL_CONTEXT)
@@ -80,7 +85,8 @@ def weight_bytes(manifest: Mapping[str, Any], otherwise: int) -> int:
     """Of the files that an engine loads, as the manifest's facts name them."""
     facts = manifest.get("facts")
     loaded = frozenset(facts.get("weights") or ()) if isinstance(facts, Mapping) else frozenset()
-    return sum(file["size"] for file in manifest.get("files", ()) if file["path"] in loaded) or otherwise
+    size: int = sum(file["size"] for file in manifest.get("files", ()) if file["path"] in loaded)
+    return size or otherwise
 
 
 def fit(needed: MemoryNeed, memory_bytes: int | None, engines: Collection[str], format_: str | None) -> Fit:

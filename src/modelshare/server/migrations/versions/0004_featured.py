@@ -8,8 +8,13 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    featured = {"sqlite_where": sa.text("featured = 1"), "postgresql_where": sa.text("featured")}
-    op.create_index("ix_shares_featured", "shares", ["shared_at"], **featured)
+    op.create_index(
+        "ix_shares_featured",
+        "shares",
+        ["shared_at"],
+        sqlite_where=sa.text("featured = 1"),
+        postgresql_where=sa.text("featured"),
+    )
 
 
 def downgrade() -> None:

@@ -127,6 +127,7 @@ class CatalogQuery(Request):
     def _with(self, **changes: Any) -> Self:
         return self.model_copy(update=changes)
 
+
 def words_of(facet: str, value: str) -> str:
     """A facet's value as people read it, not longer than a line may be."""
     if facet == "role":

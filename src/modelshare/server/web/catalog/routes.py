@@ -154,7 +154,14 @@ async def explain(
     """Whether the project could deploy it so, for a part of the model's page."""
     model = await source.model(session, onlooker.viewer, tiers, model_id)
     answer = await _answer(
-        session, onlooker.caller, model, _need(model), terms, tier=tier, slug=slug or slug_of(model.name), version=version
+        session,
+        onlooker.caller,
+        model,
+        _need(model),
+        terms,
+        tier=tier,
+        slug=slug or slug_of(model.name),
+        version=version,
     )
     return render(request, "catalog/explanation.html", model=model, **answer)
 
