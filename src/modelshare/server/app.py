@@ -71,6 +71,7 @@ from modelshare.server.web import members as member_pages
 from modelshare.server.web import playground as playground_pages
 from modelshare.server.web import static_files
 from modelshare.server.web import usage as usage_pages
+from modelshare.server.web.catalog import routes as catalog_pages
 from modelshare.server.web.live import Live
 from modelshare.server.web.pages import error_page
 from modelshare.wire.keys import Project
@@ -274,6 +275,7 @@ def _api(platform: Platform) -> FastAPI:
         agents_pages.router,
         playground_pages.router,
         usage_pages.router,
+        catalog_pages.router,
     ):
         api.include_router(router)
     return api

@@ -3,11 +3,11 @@
 import uuid
 from collections.abc import Collection
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
-from modelshare.server.registry.tables import ModelRow
+from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.tables import RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
 
 
@@ -32,6 +32,20 @@ async def share_and_recall(session: AsyncSession, model_id: uuid.UUID) -> tuple[
 async def shares(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, ShareRow]:
     rows = await session.scalars(select(ShareRow).where(ShareRow.model_id.in_(model_ids)))
     return {row.model_id: row for row in rows}
+
+
+async def featured(session: AsyncSession, most: int) -> list[tuple[ShareRow, ModelRow, VersionRow]]:
+    """Those shared last first."""
+    statement = (
+        select(ShareRow, ModelRow, VersionRow)
+        .join(ModelRow, ModelRow.id == ShareRow.model_id)
+        .join(VersionRow, and_(VersionRow.model_id == ModelRow.id, VersionRow.is_latest))
+        .where(ShareRow.featured)
+        .order_by(ShareRow.shared_at.desc(), ShareRow.model_id)
+        .options(joinedload(ModelRow.project))
+        .limit(most)
+    )
+    return [(row[0], row[1], row[2]) for row in await session.execute(statement)]
 
 
 async def recall(session: AsyncSession, model_id: uuid.UUID) -> RecallRow | None:

@@ -15,7 +15,7 @@ from modelshare.server.http import Caller, Paging
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import EndpointCounts
-from modelshare.server.registry.tables import ModelRow
+from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing import audience, queries, rules, search
 from modelshare.server.sharing.audience import Changed
 from modelshare.server.sharing.rules import ModelFacts, Relation
@@ -26,6 +26,8 @@ from modelshare.wire.sharing import Audience, AudienceChoice, ShareLinkWithToken
 
 NOT_SHARED = "Model not found or not shared"
 """The contract's words for every unshare that cannot be."""
+MOST_FEATURED = 6
+"""That are shown at once."""
 
 
 async def get(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> OwnModel:
@@ -145,6 +147,11 @@ async def feature(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *,
         found.featured = featured
         _record(session, model, "model.feature" if featured else "model.unfeature", caller.actor, now)
     return found
+
+
+async def featured(session: AsyncSession) -> list[tuple[ShareRow, ModelRow, VersionRow]]:
+    """What the platform features, those shared last first."""
+    return await queries.featured(session, MOST_FEATURED)
 
 
 async def recall(

@@ -2,7 +2,7 @@
 
 import uuid
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from modelshare.server.accounts.tables import ProjectRow
@@ -24,6 +24,8 @@ class ShareRow(Table):
         CheckConstraint("audience = 'public' OR NOT featured", name="featured_is_public"),
         Index("ix_shares_recent", "shared_at", "model_id"),
         Index("ix_shares_deployments", "deployment_count", "model_id"),
+        # Few of very many are featured.
+        Index("ix_shares_featured", "shared_at", sqlite_where=text("featured = 1"), postgresql_where=text("featured")),
     )
 
     model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)

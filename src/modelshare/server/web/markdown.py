@@ -58,6 +58,7 @@ def card(text: str) -> Markup:
             html,
             tags=_TEXT | _BLOCKS | _HEADINGS | _TABLES,
             attributes=_ATTRIBUTES,
+            set_tag_attribute_values={"pre": {"tabindex": "0"}, "table": {"tabindex": "0"}},  # to scroll by keyboard
             url_schemes=_SCHEMES,
             link_rel="nofollow noopener noreferrer ugc",
             clean_content_tags={"script", "style", "title", "textarea", "noscript", "iframe", "svg", "math"},

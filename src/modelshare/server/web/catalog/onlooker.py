@@ -1,0 +1,64 @@
+"""Who looks at the catalog: everybody as the public does, unless a member asks to look as a project (`?as=slug`)."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+
+from modelshare.server.accounts import members
+from modelshare.server.accounts.sessions import SessionBook
+from modelshare.server.errors import NotFound
+from modelshare.server.http import Caller, ReadSession, get_platform
+from modelshare.server.sharing.catalog import ANYBODY, Viewer
+from modelshare.server.web.visitor import VisitorDep
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.keys import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Onlooker:
+    """Whoever looks, and as which project."""
+
+    viewer: Viewer = ANYBODY
+    caller: Caller | None = None
+    """The person in the project they look as; None: as the public does."""
+    projects: tuple[tuple[str, str], ...] = ()
+    """Slug and words of those they may look as."""
+
+    @property
+    def slug(self) -> str:
+        return (self.caller.project_slug or "") if self.caller else ""
+
+
+async def onlooker(
+    request: Request,
+    session: ReadSession,
+    visitor: VisitorDep,
+    project: Annotated[str, Query(alias="as", max_length=100)] = "",
+) -> Onlooker:
+    """Somebody who is not signed in sees what the public sees, whatever the URL says."""
+    if visitor.person is None:
+        return Onlooker()
+    found = {each.slug: f"{each.name} ({each.slug})" for each in await members.memberships(session, visitor.person)}
+    if not project:
+        return Onlooker(projects=tuple(found.items()))
+    caller = await member(request, visitor.token or "", project)
+    slug = caller.project_slug or project
+    found.setdefault(slug, slug)  # who runs the platform may look as any
+    knows = caller.allows(Scope.MODELS) or caller.allows(Scope.ENDPOINTS)
+    return Onlooker(Viewer(caller.project_id) if knows else ANYBODY, caller, tuple(found.items()))
+
+
+async def member(request: Request, token: str, project: str) -> Caller:
+    """The person of this session in the project; 404 for anybody who is not in it."""
+    book: SessionBook = get_platform(request).parts[SessionBook]
+    caller = await book.caller(token, project)
+    if caller is None:
+        raise NotFound(
+            "There is no such project, or you are not a member of it. Choose one of yours.",
+            code=ErrorCode.PROJECT_NOT_FOUND,
+        )
+    return caller
+
+
+OnlookerDep = Annotated[Onlooker, Depends(onlooker)]

@@ -1,0 +1,151 @@
+"""What a URL of the catalog asks for, and the URLs of what is near it: one filter more or less, the next page. Pure."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, NamedTuple, Self
+from urllib.parse import urlencode
+
+from pydantic import AfterValidator, ConfigDict, Field
+
+from modelshare.server.sharing.catalog import Sort
+from modelshare.wire.base import Request
+from modelshare.wire.models import CatalogRole
+
+PATH: Final = "/models/catalog"
+FACETS: Final = {
+    "family": "Family",
+    "parameters": "Size",
+    "context": "Context",
+    "license": "Licence",
+    "tag": "Tag",
+    "role": "Where it may run",
+    "format": "Format",
+    "architecture": "Architecture",
+}
+"""Filters and their headings, in the order in which the page has them."""
+SORTS: Final = {
+    Sort.RELEVANCE: "Best match",
+    Sort.DEPLOYMENTS: "Most deployed",
+    Sort.RECENT: "Newest",
+    Sort.PARAMETERS: "Largest",
+    Sort.NAME: "Name",
+}
+ROLES: Final = {CatalogRole.DEPLOYABLE: "self-hosted only", CatalogRole.SHARED: "every tier"}
+"""What a role lets everybody do, in words."""
+_LONGEST: Final = 120
+_RANGE: Final = re.compile(r"(\d{1,6}[KMB])-(\d{1,6}[KMB])?", re.ASCII)
+_PARAMETERS: Final = {"K": 10**3, "M": 10**6, "B": 10**9}
+_TOKENS: Final = {"K": 1024, "M": 1024**2, "B": 1024**3}
+
+
+class Range(NamedTuple):
+    """Both ends belong to it; None sets no bound."""
+
+    low: int | None = None
+    high: int | None = None
+
+
+def _checked_range(text: str) -> str:
+    if text and not _RANGE.fullmatch(text):
+        raise ValueError("Use a range such as 3B-8B, 8K-32K or 100B-")
+    return text
+
+
+_Value = Annotated[str, Field(max_length=300)]
+_Range = Annotated[str, AfterValidator(_checked_range)]
+
+
+class CatalogQuery(Request):
+    """The parameters of the list's URL; what is empty is not asked for."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+    q: Annotated[str, Field(max_length=200)] = ""
+    family: _Value = ""
+    parameters: _Range = ""
+    """A bucket as facets name it: `3B-8B` is at least 3 and less than 8 billion."""
+    context: _Range = ""
+    license: _Value = ""
+    tag: _Value = ""
+    role: CatalogRole | None = None
+    format: _Value = ""
+    architecture: _Value = ""
+    sort: Sort = Sort.RELEVANCE
+    project: _Value = Field("", alias="as")
+    after: Annotated[str, Field(max_length=4096)] = ""
+
+    @property
+    def parameter_range(self) -> Range:
+        return _range(self.parameters, _PARAMETERS)
+
+    @property
+    def context_range(self) -> Range:
+        """In tokens."""
+        return _range(self.context, _TOKENS)
+
+    @property
+    def active(self) -> list[tuple[str, str]]:
+        """The filters that are set, by name and value."""
+        return [(name, str(value)) for name in FACETS if (value := getattr(self, name))]
+
+    @property
+    def is_start(self) -> bool:
+        """Nothing is asked for: the first page of all there is."""
+        return not (self.q.strip() or self.active or self.after or self.sort is not Sort.RELEVANCE)
+
+    @property
+    def url(self) -> str:
+        """The shortest one that asks for this."""
+        fields = self.model_dump(by_alias=True, exclude_defaults=True)
+        query = urlencode({name: str(value) for name, value in fields.items() if value}, errors="replace")
+        return f"{PATH}?{query}" if query else PATH
+
+    def has(self, facet: str, value: str) -> bool:
+        return str(getattr(self, facet) or "") == value
+
+    def toggled(self, facet: str, value: str) -> str:
+        """URL of the first page with the one value set, or taken away where it is."""
+        if self.has(facet, value):
+            return self.without(facet)
+        return self._with(after="", **{facet: CatalogRole(value) if facet == "role" else value}).url
+
+    def without(self, *facets: str) -> str:
+        """URL of the first page without these filters; without any, where none is named."""
+        return self._with(after="", **{name: None if name == "role" else "" for name in facets or FACETS}).url
+
+    def searching(self, words: str) -> str:
+        return self._with(after="", q=words).url
+
+    def beyond(self, cursor: str) -> str:
+        """URL of the page that begins there."""
+        return self._with(after=cursor).url
+
+    @property
+    def first(self) -> str:
+        return self._with(after="").url
+
+    def _with(self, **changes: Any) -> Self:
+        return self.model_copy(update=changes)
+
+
+def words_of(facet: str, value: str) -> str:
+    """A facet's value as people read it, not longer than a line may be."""
+    if facet == "role":
+        return next((words for role, words in ROLES.items() if role == value), value)
+    if facet in {"parameters", "context"} and _RANGE.fullmatch(value):
+        low, _, high = value.partition("-")
+        if not high:
+            return f"{low} and more"
+        return f"under {high}" if not int(low[:-1]) else f"{low} to {high}"
+    return value if len(value) <= _LONGEST else value[:_LONGEST] + "…"
+
+
+def _range(text: str, units: Mapping[str, int]) -> Range:
+    if not text:
+        return Range()
+    low, _, high = text.partition("-")
+    return Range(_number(low, units), _number(high, units) - 1 if high else None)
+
+
+def _number(text: str, units: Mapping[str, int]) -> int:
+    return int(text[:-1]) * units[text[-1]]

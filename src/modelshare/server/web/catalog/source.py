@@ -1,0 +1,84 @@
+"""What the pages show of the catalog, from the domain that has it: the one place that knows how it is asked."""
+
+import uuid
+from typing import Final, NamedTuple
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.errors import NotFound
+from modelshare.server.sharing import catalog, service, views
+from modelshare.server.sharing.catalog import Filters, Viewer
+from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.web.catalog.query import FACETS, CatalogQuery
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.models import CatalogModel, CatalogModelDetail
+
+PAGE: Final = 24
+"""Models on a page: full rows of one, two, three or four."""
+
+
+class Facet(NamedTuple):
+    name: str
+    values: list[tuple[str, int]]
+    """With how many models have each."""
+
+
+class Shelf(NamedTuple):
+    """A page of the catalog."""
+
+    models: list[CatalogModel]
+    total: int
+    total_is_exact: bool
+    """If not, there are at least so many."""
+    corrected: str | None
+    """The words that were searched for instead of those that nothing has."""
+    facets: list[Facet]
+    next_cursor: str | None
+
+
+async def shelf(
+    session: AsyncSession, viewer: Viewer, tiers: TierBook, query: CatalogQuery, *, facets: bool = True
+) -> Shelf:
+    """What the query asks for of what the viewer may see."""
+    filters = _filters(query)
+    entries, cursor = await catalog.search(session, viewer, filters, query.sort, PAGE, query.after or None)
+    counts = await catalog.facets(session, viewer, filters) if facets else {}
+    return Shelf(
+        models=[views.catalog_view(*entry, tiers) for entry in entries],
+        total=sum(count for _, count in counts.get("role", ())),  # each has one
+        total_is_exact=True,
+        corrected=None,
+        facets=[Facet(name, counts[name]) for name in FACETS if counts.get(name)],
+        next_cursor=cursor,
+    )
+
+
+async def featured(session: AsyncSession, tiers: TierBook) -> list[CatalogModel]:
+    """What the platform features; it is public."""
+    return [views.catalog_view(*entry, tiers) for entry in await service.featured(session)]
+
+
+async def model(session: AsyncSession, viewer: Viewer, tiers: TierBook, model_id: uuid.UUID) -> CatalogModelDetail:
+    """One model. 404 when it is not there for the viewer."""
+    found = await catalog.entry(session, viewer, model_id)
+    if found is None:
+        raise NotFound(
+            "There is no such model in the catalog; its owner may have unshared it.", code=ErrorCode.MODEL_NOT_FOUND
+        )
+    return views.catalog_detail(*found, tiers)
+
+
+def _filters(query: CatalogQuery) -> Filters:
+    parameters, context = query.parameter_range, query.context_range
+    return Filters(
+        q=query.q.strip() or None,
+        family=query.family or None,
+        tag=query.tag or None,
+        license=query.license or None,
+        architecture=query.architecture or None,
+        format=query.format or None,
+        role=query.role,
+        min_parameters=parameters.low,
+        max_parameters=parameters.high,
+        min_context=context.low,
+    )
