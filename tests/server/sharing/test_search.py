@@ -174,17 +174,19 @@ async def test_sixty_models_and_what_is_said_beyond_the_bound(
 
 
 @pytest.mark.parametrize("sort", SORTS)
-@pytest.mark.parametrize(("few", "steps"), [(2000, 1000), (10, 1000), (10, 7)])
-async def test_pages_visit_each_model_once_while_others_come_and_go(
+@pytest.mark.parametrize(("few", "many", "steps"), [(2000, 8000, 1000), (10, 8000, 1000), (10, 20, 1000), (10, 20, 7)])
+async def test_pages_visit_each_model_once_while_others_come_and_go(  # noqa: PLR0917 - fixtures
     app: Application,
     owner: Tenant,
     anonymous: httpx.AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
     sort: str,
     few: int,
+    many: int,
     steps: int,
 ) -> None:
     monkeypatch.setattr(service, "FEW", few)
+    monkeypatch.setattr(service, "MANY", many)
     monkeypatch.setattr(service, "STEPS", steps)
     kept = {f"model-{n:02}" for n in range(40)}
     await fill(app, owner.project.id, sorted([*kept, *(f"model-{n:02}-gone" for n in range(0, 40, 5))]))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Row, Select, and_, cast, column, func, literal_column, or_, select, table, tuple_
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import InstrumentedAttribute, contains_eager, defer, selectinload
+from sqlalchemy.orm import contains_eager, defer, selectinload
 
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.registry.tables import ModelRow, VersionRow
@@ -23,26 +23,20 @@ _INDEX = table("catalog_index", column("rowid"), column("catalog_index"))
 """SQLite's; a column named as the table stands for the whole row."""
 _VECTOR: ColumnElement[Any] = literal_column("catalog_entries.terms_vector")
 """PostgreSQL's."""
-_COLUMNS = (
-    CatalogEntryRow.id,
-    CatalogEntryRow.name,
-    CatalogEntryRow.deployment_count,
-    CatalogEntryRow.parameters,
-    CatalogEntryRow.context_length,
-    CatalogEntryRow.family,
-    CatalogEntryRow.license,
-    CatalogEntryRow.architecture,
-    CatalogEntryRow.format,
-    CatalogEntryRow.role,
-    CatalogEntryRow.tags,
+_ENTRIES = CatalogEntryRow.__table__.c
+"""The same columns, past the object mapper: a thousand rows are read for a page."""
+LOOKED_AT = (
+    *("id", "name", "deployment_count", "parameters", "context_length"),
+    *("family", "license", "architecture", "format", "role", "tags"),
 )
 """What is sorted by and counted; not the terms, which are long."""
-SORTED_BY: dict[Sort, tuple[InstrumentedAttribute[Any], bool]] = {
-    Sort.RELEVANCE: (CatalogEntryRow.deployment_count, True),
-    Sort.DEPLOYMENTS: (CatalogEntryRow.deployment_count, True),
-    Sort.RECENT: (CatalogEntryRow.id, True),
-    Sort.PARAMETERS: (CatalogEntryRow.parameters, True),
-    Sort.NAME: (CatalogEntryRow.name, False),
+_RANGED = (_ENTRIES.parameters, _ENTRIES.context_length)
+SORTED_BY: dict[Sort, tuple[str, bool]] = {
+    Sort.RELEVANCE: ("deployment_count", True),
+    Sort.DEPLOYMENTS: ("deployment_count", True),
+    Sort.RECENT: ("id", True),
+    Sort.PARAMETERS: ("parameters", True),
+    Sort.NAME: ("name", False),
 }
 """The column of each order, and whether it falls; the id, falling or rising with it, makes the order total."""
 
@@ -63,13 +57,28 @@ class Walk(NamedTuple):
 
 async def matches(session: AsyncSession, wanted: Sequence[Condition], most: int) -> Sequence[AnyRow]:
     """The entries that meet the conditions, those shared last first."""
-    return (await session.execute(_matching(session, wanted, *_COLUMNS).limit(most))).all()
+    return (
+        await session.execute(_matching(session, wanted, *(_ENTRIES[name] for name in LOOKED_AT)).limit(most))
+    ).all()
 
 
 async def count(session: AsyncSession, wanted: Sequence[Condition], most: int) -> int:
     """How many entries meet the conditions; it stops at `most`."""
-    found = _matching(session, wanted, CatalogEntryRow.id).limit(most).subquery()
+    found = _matching(session, wanted, _ENTRIES.id).limit(most).subquery()
     return int(await session.scalar(select(func.count()).select_from(found)) or 0)
+
+
+async def first(
+    session: AsyncSession, wanted: Sequence[Condition], filters: Filters, sort: Sort, after: Place | None, most: int
+) -> list[Place]:
+    """The first ones in this order of all that meet the conditions; for some thousands of them."""
+    key, falls = SORTED_BY[sort]
+    matching = _matching(session, wanted, _ENTRIES[key].label("key"), _ENTRIES.id, *_RANGED).subquery()
+    statement = select(matching.c.key, matching.c.id).where(*_within(matching.c, filters))
+    return [
+        Place(*row)
+        for row in await session.execute(_in_order(statement, matching.c.key, matching.c.id, falls, after).limit(most))
+    ]
 
 
 async def walk(
@@ -82,28 +91,21 @@ async def walk(
     steps: int,
     most: int,
 ) -> Walk:
-    """Goes through all entries in their order, for so many steps, until enough were found that fit."""
+    """Goes through all entries in this order, for so many steps, until enough were found that fit."""
     key, falls = SORTED_BY[sort]
-    order = tuple_(key, CatalogEntryRow.id)
-    path = select(
-        key.label("key"),
-        CatalogEntryRow.id.label("entry"),
-        CatalogEntryRow.terms,
-        CatalogEntryRow.parameters.label("size"),
-        CatalogEntryRow.context_length,
-    )
-    if after is not None:
-        path = path.where(order < after if falls else order > after)
-    path = path.order_by(*(each.desc() if falls else each.asc() for each in (key, CatalogEntryRow.id)))
+    path = select(_ENTRIES[key].label("key"), _ENTRIES.id, _ENTRIES.terms, *_RANGED)
+    if sort is Sort.PARAMETERS:
+        path = path.where(*_bounds(_ENTRIES.parameters, filters.parameters))
+    path = _in_order(path, _ENTRIES[key], _ENTRIES.id, falls, after)
     stretch = path.limit(steps).subquery()
-    fits = [_meets(session, stretch.c.terms, condition) for condition in wanted]
-    fits += _within(stretch.c.size, filters.parameters) + _within(stretch.c.context_length, filters.context)
-    found = await session.execute(select(stretch.c.key, stretch.c.entry).where(*fits).limit(most))
+    fits = [_meets(session, stretch.c.terms, condition) for condition in wanted] + _within(stretch.c, filters)
+    found = await session.execute(select(stretch.c.key, stretch.c.id).where(*fits).limit(most))
     places = [Place(*row) for row in found]
     if len(places) == most:
         return Walk(places, places[-1])
-    last = (await session.execute(path.with_only_columns(key, CatalogEntryRow.id).offset(steps - 1).limit(1))).first()
-    return Walk(places, Place(*last) if last else None)
+    last = path.with_only_columns(_ENTRIES[key], _ENTRIES.id).offset(steps - 1).limit(1)
+    came_to = (await session.execute(last)).first()
+    return Walk(places, Place(*came_to) if came_to else None)
 
 
 async def entries(session: AsyncSession, ids: Sequence[int]) -> list[Entry]:
@@ -136,11 +138,11 @@ def _joined(statement: AnySelect) -> AnySelect:
 
 def _matching(session: AsyncSession, wanted: Sequence[Condition], *columns: Any) -> AnySelect:
     if _is_sqlite(session):
-        statement = select(*columns).join(_INDEX, _INDEX.c.rowid == CatalogEntryRow.id)
+        statement = select(*columns).select_from(CatalogEntryRow.__table__).join(_INDEX, _INDEX.c.rowid == _ENTRIES.id)
         match = " AND ".join(_alternatives(condition, " OR ", '"', " *") for condition in wanted)
         return statement.where(_INDEX.c.catalog_index.op("MATCH")(match)).order_by(_INDEX.c.rowid.desc())
     match = " & ".join(_alternatives(condition, " | ", "'", ":*") for condition in wanted)
-    return select(*columns).where(_VECTOR.op("@@")(cast(match, TSQUERY))).order_by(CatalogEntryRow.id.desc())
+    return select(*columns).where(_VECTOR.op("@@")(cast(match, TSQUERY))).order_by(_ENTRIES.id.desc())
 
 
 def _alternatives(condition: Condition, either: str, quote: str, prefix: str) -> str:
@@ -159,9 +161,24 @@ def _written(term: Term) -> str:
     return f" {term.text}" if term.is_prefix else f" {term.text} "
 
 
-def _within(number: Any, wanted: Range) -> list[ColumnElement[bool]]:
-    bounds = [] if wanted.low is None else [number >= wanted.low]
-    return bounds if wanted.high is None else [*bounds, number <= wanted.high]
+def _in_order(statement: AnySelect, key: Any, id_: Any, falls: bool, after: Place | None) -> AnySelect:
+    """From the place on: keyset paging, so a page costs the same wherever it is."""
+    if after is not None:
+        here = tuple_(key, id_)
+        statement = statement.where(here < after if falls else here > after)
+    return statement.order_by(*(each.desc() if falls else each.asc() for each in (key, id_)))
+
+
+def _within(columns: Any, filters: Filters) -> list[ColumnElement[bool]]:
+    """Exactly, where the terms tell buckets only."""
+    return _bounds(columns.parameters, filters.parameters) + _bounds(columns.context_length, filters.context)
+
+
+def _bounds(number: Any, wanted: Range) -> list[ColumnElement[bool]]:
+    """A number that is not known is in no range."""
+    if wanted.is_everything:
+        return []
+    return [number >= max(wanted.low or 0, 1), *([] if wanted.high is None else [number <= wanted.high])]
 
 
 def _is_sqlite(session: AsyncSession) -> bool:

@@ -1,11 +1,12 @@
 """Finds a page of the catalog, and counts, in a time that hardly depends on how many models there are.
 
-Few models fit: all of them are looked at, ranked and counted. Many fit: then the next one in any order is not far, so
-the order is walked, for so many steps at most, and the counts are those of the models shared last.
+Few models fit: all of them are looked at, ranked and counted. Some thousands fit: the counts are those of the models
+shared last, and the database sorts. More fit: then the next one in any order is not far, so the order is walked, for so
+many steps at most.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -14,13 +15,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.http import decode_cursor, encode_cursor
 from modelshare.server.sharing.search import facets, queries
 from modelshare.server.sharing.search.facets import Facets
-from modelshare.server.sharing.search.queries import SORTED_BY, AnyRow, Entry, Place
+from modelshare.server.sharing.search.queries import LOOKED_AT, SORTED_BY, AnyRow, Entry, Place
 from modelshare.server.sharing.search.ranking import Ranking
 from modelshare.server.sharing.search.terms import Condition, Filters, Sort, Viewer, conditions, seen_by
 
-FEW = 2_000
+FEW = 1_000
 """So many models are looked at."""
-STEPS = 20_000
+MANY = 8_000
+"""So many are sorted by the database."""
+STEPS = 10_000
 """Of a walk, for one page."""
 _WALKED = -1
 """Stands for the rank in a walk's cursor."""
@@ -56,28 +59,32 @@ class _Cursor(NamedTuple):
     value: Any
     id: int
 
+    @property
+    def walked(self) -> bool:
+        return self.rank == _WALKED
+
 
 async def find(session: AsyncSession, viewer: Viewer, wish: Wish) -> Found:
     """What the filters let through of what the viewer may see."""
     after = _read(wish)
     wanted = conditions(viewer, wish.filters)
     if wanted is None:
-        return Found(facets=facets.count([]) if wish.facets else None)
-    if after is not None and after.rank == _WALKED and not wish.facets:
-        many = await queries.count(session, wanted, FEW + 1)
-        return await _walk(session, wanted, wish, after, Found(total=min(many, FEW), total_is_exact=many <= FEW))
+        return Found(facets=facets.count(_columns([])) if wish.facets else None)
     # A listing that began with few goes on so while others come.
-    bound = FEW if after is None or after.rank == _WALKED else 2 * FEW
+    bound = 2 * FEW if after is not None and not after.walked else FEW
     rows = await queries.matches(session, wanted, bound + 1)
-    fitting = [row for row in rows[:bound] if _fits(row, wish.filters)]
+    fitting = _fitting(rows[:bound], wish.filters)
+    columns = _columns(fitting)
     found = Found(
         total=len(fitting),
         total_is_exact=len(rows) <= bound,
-        facets=facets.count(fitting) if wish.facets else None,
+        facets=facets.count(columns) if wish.facets else None,
     )
-    if len(rows) > bound or (after is not None and after.rank == _WALKED):
-        return await _walk(session, wanted, wish, after, found)
-    return await _page_of(session, fitting, wish, after, found)
+    if found.total_is_exact and not (after and after.walked):
+        page, cursor = _ranked(columns, wish, after)
+    else:
+        page, cursor = await _in_order(session, wanted, wish, after)
+    return replace(found, entries=await queries.entries(session, page), next_cursor=cursor)
 
 
 async def get(session: AsyncSession, viewer: Viewer, model_id: uuid.UUID) -> Entry | None:
@@ -85,31 +92,33 @@ async def get(session: AsyncSession, viewer: Viewer, model_id: uuid.UUID) -> Ent
     return await queries.entry(session, seen_by(viewer), model_id)
 
 
-async def _page_of(
-    session: AsyncSession, rows: Sequence[AnyRow], wish: Wish, after: _Cursor | None, found: Found
-) -> Found:
-    """All that fit are here: ranks them."""
-    column, falls = SORTED_BY[wish.sort]
+def _ranked(columns: Mapping[str, Sequence[Any]], wish: Wish, after: _Cursor | None) -> tuple[list[int], str | None]:
+    """All that fit are here: the ids of a page of them, and the next cursor."""
+    key, falls = SORTED_BY[wish.sort]
     ranking = Ranking(wish.filters.q if wish.sort is Sort.RELEVANCE else None)
-    places = [_Cursor(ranking.rank(row.name), getattr(row, column.key), row.id) for row in rows]
-    places.sort(reverse=falls)
+    places = sorted(zip(map(ranking.rank, columns["name"]), columns[key], columns["id"], strict=True), reverse=falls)
     if after is not None:
         places = [place for place in places if (place < after if falls else place > after)]
     page = places[: wish.limit]
     cursor = encode_cursor(*page[-1]) if len(places) > wish.limit else None
-    return replace(found, entries=await queries.entries(session, [place.id for place in page]), next_cursor=cursor)
+    return [place[-1] for place in page], cursor
 
 
-async def _walk(
-    session: AsyncSession, wanted: Sequence[Condition], wish: Wish, after: _Cursor | None, found: Found
-) -> Found:
-    """More fit than are looked at: goes through the order until the page is full or it was far enough."""
+async def _in_order(
+    session: AsyncSession, wanted: Sequence[Condition], wish: Wish, after: _Cursor | None
+) -> tuple[list[int], str | None]:
+    """More fit than are looked at: the ids of a page in the order that was asked for, and the next cursor."""
     start = Place(after.value, after.id) if after else None
-    walk = await queries.walk(session, wanted, wish.filters, wish.sort, start, steps=STEPS, most=wish.limit + 1)
-    page = walk.found[: wish.limit]
-    ended_at = page[-1] if len(walk.found) > wish.limit else walk.came_to
-    cursor = encode_cursor(_WALKED, *ended_at) if ended_at else None
-    return replace(found, entries=await queries.entries(session, [place.id for place in page]), next_cursor=cursor)
+    most = wish.limit + 1
+    if await queries.count(session, wanted, MANY + 1) <= MANY:
+        places = await queries.first(session, wanted, wish.filters, wish.sort, start, most)
+        came_to = None
+    else:
+        places, came_to = await queries.walk(session, wanted, wish.filters, wish.sort, start, steps=STEPS, most=most)
+    if len(places) == most:
+        came_to = places[-2]
+    cursor = encode_cursor(_WALKED, *came_to) if came_to else None
+    return [place.id for place in places[: wish.limit]], cursor
 
 
 def _read(wish: Wish) -> _Cursor | None:
@@ -119,8 +128,13 @@ def _read(wish: Wish) -> _Cursor | None:
     return _Cursor(*decode_cursor(wish.after, int, kind, int))
 
 
-def _fits(row: AnyRow, filters: Filters) -> bool:
-    """Exactly, where the terms say in which buckets only."""
-    return (filters.parameters.is_everything or row.parameters in filters.parameters) and (
-        filters.context.is_everything or row.context_length in filters.context
-    )
+def _fitting(rows: Sequence[AnyRow], filters: Filters) -> Sequence[AnyRow]:
+    """Exactly, where the terms tell buckets only."""
+    for column, wanted in (("parameters", filters.parameters), ("context_length", filters.context)):
+        if not wanted.is_everything:
+            rows = [row for row in rows if getattr(row, column) in wanted]
+    return rows
+
+
+def _columns(rows: Sequence[AnyRow]) -> Mapping[str, Sequence[Any]]:
+    return dict(zip(LOOKED_AT, zip(*rows, strict=True) if rows else [()] * len(LOOKED_AT), strict=True))
