@@ -128,7 +128,9 @@ async def _used(app: Application, tenant: Tenant) -> None:
     """Thirty days of traffic."""
     chance = random.Random(7)
     async with app.database.write() as session:
-        endpoints = (await session.scalars(select(EndpointRow).where(EndpointRow.project_id == tenant.project.id))).all()
+        endpoints = (
+            await session.scalars(select(EndpointRow).where(EndpointRow.project_id == tenant.project.id))
+        ).all()
         key = (await session.scalars(select(KeyRow.id).where(KeyRow.project_id == tenant.project.id))).first()
         for endpoint in endpoints:
             for back in range(30):

@@ -10,9 +10,9 @@ from typing import Literal
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
+from browser.conftest import PageFor
 from playwright.async_api import Page
 
-from browser.conftest import PageFor
 from browser.lived_in import LivedIn, lived_in
 from conftest import Tenant
 from modelshare.server.app import Application
@@ -43,8 +43,12 @@ async def look(page: Page, paths: dict[str, str]) -> None:
         for theme, width in (("light", DESK), ("dark", PHONE)):
             await show(page, path, theme, width)
             found = await Axe().run(page, options=RULES)
-            wrong += [f"{path} {theme}: {each['id']}: {each['nodes'][0]['html']}" for each in found.response["violations"]]
-            wrong += [f"{path}: the page is {over} px wider than {width}" for over in [await overhang(page)] if over > 0]
+            wrong += [
+                f"{path} {theme}: {each['id']}: {each['nodes'][0]['html']}" for each in found.response["violations"]
+            ]
+            wrong += [
+                f"{path}: the page is {over} px wider than {width}" for over in [await overhang(page)] if over > 0
+            ]
             if await page.locator("h1").count() != 1:
                 wrong.append(f"{path}: not one heading of the first level")
         if SCREENSHOTS:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from modelshare.server.sharing.catalog import Sort
+from modelshare.server.sharing.search import Sort
 from modelshare.server.web.catalog.query import FACETS, PATH, CatalogQuery, words_of
 from modelshare.wire.models import CatalogRole
 

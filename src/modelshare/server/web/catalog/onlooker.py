@@ -9,7 +9,7 @@ from modelshare.server.accounts import members
 from modelshare.server.accounts.sessions import SessionBook
 from modelshare.server.errors import NotFound
 from modelshare.server.http import Caller, ReadSession, get_platform
-from modelshare.server.sharing.catalog import ANYBODY, Viewer
+from modelshare.server.sharing.search import ANYBODY, Viewer
 from modelshare.server.web.visitor import VisitorDep
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import Scope

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from modelshare.server.sharing.catalog import Sort
+from modelshare.server.sharing.search import Sort
 from modelshare.wire.base import Request
 from modelshare.wire.models import CatalogRole
 

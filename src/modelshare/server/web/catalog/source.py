@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.errors import NotFound
-from modelshare.server.sharing import catalog, service, views
-from modelshare.server.sharing.catalog import Filters, Viewer
+from modelshare.server.sharing import search, service, views
+from modelshare.server.sharing.search import Filters, Viewer, Wish
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.server.web.catalog.query import FACETS, CatalogQuery
 from modelshare.wire.errors import ErrorCode
@@ -40,16 +40,18 @@ async def shelf(
     session: AsyncSession, viewer: Viewer, tiers: TierBook, query: CatalogQuery, *, facets: bool = True
 ) -> Shelf:
     """What the query asks for of what the viewer may see."""
-    filters = _filters(query)
-    entries, cursor = await catalog.search(session, viewer, filters, query.sort, PAGE, query.after or None)
-    counts = await catalog.facets(session, viewer, filters) if facets else {}
+    wish = Wish(_filters(query), query.sort, PAGE, query.after or None, facets)
+    page = views.catalog_page(await search.find(session, viewer, wish), tiers)
+    counts = page.facets or {}
     return Shelf(
-        models=[views.catalog_view(*entry, tiers) for entry in entries],
-        total=sum(count for _, count in counts.get("role", ())),  # each has one
-        total_is_exact=True,
-        corrected=None,
-        facets=[Facet(name, counts[name]) for name in FACETS if counts.get(name)],
-        next_cursor=cursor,
+        models=page.data,
+        total=page.total,
+        total_is_exact=page.total_is_exact,
+        corrected=page.corrected,
+        facets=[
+            Facet(name, [(each.value, each.count) for each in counts[name]]) for name in FACETS if counts.get(name)
+        ],
+        next_cursor=page.next_cursor,
     )
 
 
@@ -60,7 +62,7 @@ async def featured(session: AsyncSession, tiers: TierBook) -> list[CatalogModel]
 
 async def model(session: AsyncSession, viewer: Viewer, tiers: TierBook, model_id: uuid.UUID) -> CatalogModelDetail:
     """One model. 404 when it is not there for the viewer."""
-    found = await catalog.entry(session, viewer, model_id)
+    found = await search.get(session, viewer, model_id)
     if found is None:
         raise NotFound(
             "There is no such model in the catalog; its owner may have unshared it.", code=ErrorCode.MODEL_NOT_FOUND
@@ -81,4 +83,5 @@ def _filters(query: CatalogQuery) -> Filters:
         min_parameters=parameters.low,
         max_parameters=parameters.high,
         min_context=context.low,
+        max_context=context.high,
     )
