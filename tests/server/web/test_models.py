@@ -2,7 +2,6 @@
 
 import re
 import uuid
-from html import unescape
 
 import httpx
 import pytest
@@ -10,24 +9,13 @@ import pytest
 from conftest import Tenant
 from factories import add_version, make_model
 from modelshare.server.app import Application
+from page_texts import text_of, went_on
 from people import browser_of, sign_up
 from served import serving, wait_until
 from uploading import open_upload, pushed, tiny_model
 
 pytestmark = pytest.mark.anyio
 MODELS = "/dashboard/acme/models"
-
-
-def text_of(answer: httpx.Response, status: int = 200) -> str:
-    """What a page says, without its tags."""
-    assert answer.status_code == status, answer.text
-    return " ".join(unescape(re.sub(r"<[^>]+>", " ", answer.text)).split())
-
-
-async def went_on(client: httpx.AsyncClient, answer: httpx.Response) -> str:
-    """What the page says that a form led to."""
-    assert answer.status_code == 303, answer.text
-    return text_of(await client.get(answer.headers["location"]))
 
 
 async def read(owner: Tenant, model: uuid.UUID) -> dict[str, object]:

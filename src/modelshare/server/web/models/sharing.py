@@ -158,7 +158,10 @@ def _deadline(when: str, amount: str, unit: str, at: str, now: int) -> int:
     if when == "now":
         return now
     if when == "in":
-        return now + (_number(amount, "amount") or 0) * _SPANS[unit]
+        count = _number(amount, "amount")
+        if count is None:
+            raise InvalidRequest(f"Say after how many {unit}, or choose to recall it now.", param="amount")
+        return now + count * _SPANS[unit]
     try:
         return int(datetime.fromisoformat(at.strip()).replace(tzinfo=UTC).timestamp())
     except ValueError as error:
