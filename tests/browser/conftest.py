@@ -13,7 +13,9 @@ from modelshare.server.http import SESSION_COOKIE
 from people import sign_up
 from served import serving
 
-FLAGS = ["--no-sandbox", "--disable-background-networking"]
+INSECURE = "modelshare.test"
+"""A host whose pages a browser does not trust as it trusts https and its own machine."""
+FLAGS = ["--no-sandbox", "--disable-background-networking", f"--host-resolver-rules=MAP {INSECURE} 127.0.0.1"]
 PageFor = Callable[[str], Awaitable[Page]]
 """A page in a browser of its own, for somebody of this name: an owner of the project that owns models."""
 
@@ -48,7 +50,8 @@ async def page_for(app: Application, owner: Tenant, browser: Browser, url: str) 
             context = await browser.new_context(base_url=url)
             stack.push_async_callback(context.close)
             token = await sign_up(app, name, owner.project.id)
-            await context.add_cookies([{"name": SESSION_COOKIE, "value": token, "url": url}])
+            for site in (url, url.replace("127.0.0.1", INSECURE)):
+                await context.add_cookies([{"name": SESSION_COOKIE, "value": token, "url": site}])
             page = await context.new_page()
             page.on("pageerror", lambda error: wrong.append(str(error)))
             page.on("console", look)

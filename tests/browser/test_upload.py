@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Route, expect
 
-from browser.conftest import PageFor
+from browser.conftest import INSECURE, PageFor
 from conftest import Tenant
 from modelshare.demo.tiny_model import write_hf
 from modelshare.server.settings import Settings
@@ -236,6 +236,32 @@ async def test_files_without_weights_are_not_sent(page_for: PageFor, folder: Pat
     await page.set_input_files("#folder", folder)
     await expect(page.locator("#problem")).to_contain_text("There are no weights")
     await expect(page.locator("#start")).to_be_disabled()
+
+
+async def test_a_page_without_https_hashes_by_itself(owner: Tenant, page_for: PageFor, url: str, folder: Path) -> None:
+    page = await page_for("ada")
+    await page.goto(url.replace("127.0.0.1", INSECURE) + NEW)
+    assert await page.evaluate("globalThis.crypto.subtle === undefined")
+    await choose(page, folder)
+    await page.click("#start")
+    await is_ready(page, "my-model")
+    assert [model["status"] for model in await models(owner)] == ["ready"]
+
+
+async def test_cancelling_deletes_what_was_sent(owner: Tenant, page_for: PageFor, big: Path) -> None:
+    page = await page_for("ada")
+    sent = Sent(hold=4)
+    await page.route(PARTS, sent)
+    await page.goto(NEW)
+    await choose(page, big)
+    await page.click("#start")
+    await sent.held.wait()
+    page.on("dialog", lambda dialog: dialog.accept())
+    await page.click("#cancel")
+    sent.go()
+    await expect(page.locator("#chosen")).to_have_text("Nothing is chosen yet.", timeout=SECONDS)
+    assert [upload["state"] for upload in (await owner.http.get("/v1/uploads")).json()["data"]] == ["cancelled"]
+    assert await models(owner) == []
 
 
 async def test_a_taken_version_is_said_in_place(owner: Tenant, page_for: PageFor, folder: Path) -> None:

@@ -2,16 +2,20 @@
 
 import re
 import uuid
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from conftest import Tenant
+from conftest import Tenant, new_tenant
 from factories import add_version, make_model
-from modelshare.server.app import Application
+from modelshare.server.app import Application, create_app
+from modelshare.server.settings import Settings
 from page_texts import text_of, went_on
 from people import browser_of, sign_up
 from served import serving, wait_until
+from storage_servers import s3_server
 from uploading import open_upload, pushed, tiny_model
 
 pytestmark = pytest.mark.anyio
@@ -170,6 +174,22 @@ async def test_a_new_version_lists_its_own_uploads_only(
     said = text_of(await person.get(f"{MODELS}/{model}/new-version"))
     assert "A new version of tiny" in said
     assert "another" not in said
+
+
+async def test_a_bucket_may_be_sent_parts(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_server(tmp_path / "buckets") as server:
+        for name, value in server.environ.items():
+            monkeypatch.setenv(name, value)
+        application = create_app(settings.model_copy(update={"storage_url": server.url}))
+        async with application.running():
+            tenant = await new_tenant(application, "acme")
+            token = await sign_up(application, "ada", tenant.project.id)
+            async with tenant.http, browser_of(application, token) as person:
+                upload = await open_upload(tenant.http, tiny_model())
+                signed = await tenant.http.post(f"/v1/uploads/{upload['id']}/files/0/parts/0/url")
+                policy = (await person.get(f"{MODELS}/new")).headers["content-security-policy"]
+        origin = "{0.scheme}://{0.netloc}".format(urlsplit(signed.json()["url"]))
+        assert f"connect-src 'self' {origin};" in policy
 
 
 PAGES = ("", "/edit", "/delete", "/share", "/recall", "/new-version", "/events")

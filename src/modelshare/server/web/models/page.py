@@ -1,5 +1,6 @@
 """A model's page: where it stands, its versions and files, and what people read of it."""
 
+import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
@@ -8,11 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.endpoints import footprints, recalls
 from modelshare.server.endpoints.service import Terms
 from modelshare.server.errors import InvalidRequest
-from modelshare.server.http import ModelId, PlatformDep, ReadSession, WriteSession
+from modelshare.server.http import Caller, ModelId, Platform, PlatformDep, ReadSession, WriteSession
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.processing import service as processing
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.views import OwnModel, extended_view
+from modelshare.server.sharing.views import extended_view
 from modelshare.server.web.live import Live
 from modelshare.server.web.models.watching import watched
 from modelshare.server.web.pages import PageRoute, done, fragment, parsed, render
@@ -28,31 +29,21 @@ _LISTED_FILES = 200
 async def model_page(
     request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession, platform: PlatformDep
 ) -> Response:
-    own = await sharing.get(session, caller, model_id)
-    version = registry.current(own.model)
-    files = await registry.stored_files(session, version.id) if version else []
-    terms: Terms = platform.parts[Terms]
-    return render(
-        request,
-        "dashboard/models/model.html",
-        **_standing(own),
-        files=files[:_LISTED_FILES],
-        more_files=max(0, len(files) - _LISTED_FILES),
-        footprint=await footprints.footprint(session, caller, model_id),
-        recall=await recalls.state(session, caller, model_id, terms),
-    )
+    shown = await _shown(session, caller, model_id, platform)
+    return render(request, "dashboard/models/model.html", **shown, streamed=False)
 
 
 @router.get("/events")
 async def model_live(
     request: Request, caller: ModelsCaller, model_id: ModelId, project: ProjectDep, platform: PlatformDep
 ) -> Response:
-    async def standing(session: AsyncSession) -> str:
-        own = await sharing.get(session, caller, model_id)
-        return fragment("dashboard/models/standing.html", **_standing(own), root=f"/dashboard/{project.slug}")
+    async def whole(session: AsyncSession) -> str:
+        shown = await _shown(session, caller, model_id, platform)
+        root, now = f"/dashboard/{project.slug}", platform.now()
+        return fragment("dashboard/models/whole.html", **shown, root=root, now=now, streamed=True)
 
     live: Live = platform.parts[Live]
-    return live.stream(watched(request, project, standing))
+    return live.stream(watched(request, project, whole))
 
 
 @router.get("/edit")
@@ -168,15 +159,22 @@ async def delete(
     return done(request, f"/dashboard/{project.slug}/models", f"{name.strip()} is deleted, with all its versions.")
 
 
-def _standing(own: OwnModel) -> dict[str, Any]:
-    """What the live part shows, and the page around it too."""
-    versions = [registry.version_view(row) for row in reversed(own.model.versions)]
-    ready = [row.version for row in own.model.versions if registry.resolve(own.model, row.version)]
-    latest = registry.resolve(own.model, None)
+async def _shown(session: AsyncSession, caller: Caller, model_id: uuid.UUID, platform: Platform) -> dict[str, Any]:
+    """What the page tells, and its live part anew."""
+    own = await sharing.get(session, caller, model_id)
+    model, version = own.model, registry.current(own.model)
+    files = await registry.stored_files(session, version.id) if version else []
+    ready = [row.version for row in model.versions if registry.resolve(model, row.version)]
+    latest = registry.resolve(model, None)
+    terms: Terms = platform.parts[Terms]
     return {
         "model": extended_view(own),
-        "versions": versions,
+        "newest": registry.version_view(model.versions[-1]) if model.versions else None,
+        "versions": [registry.version_view(row) for row in reversed(model.versions)],
         "ready": ready,
         "can_roll_back": latest is not None and ready.index(latest.version) > 0,
-        "newest": versions[0] if versions else None,
+        "files": files[:_LISTED_FILES],
+        "more_files": max(0, len(files) - _LISTED_FILES),
+        "footprint": await footprints.footprint(session, caller, model_id),
+        "recall": await recalls.state(session, caller, model_id, terms),
     }
