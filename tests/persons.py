@@ -28,6 +28,16 @@ async def new_person(app: Application, name: str, *, hashed: str = NO_HASH, is_a
         return Person(person.id, person.email, person.name, is_admin, person.created_at)
 
 
+async def sign_up(
+    app: Application, name: str, project_id: str | None = None, role: MemberRole = MemberRole.OWNER
+) -> str:
+    """Somebody new, a member of the project; their session's token."""
+    person = await new_person(app, name)
+    if project_id is not None:
+        await join(app, person, project_id, role)
+    return await sign_in(app, person)
+
+
 async def join(app: Application, person: Person, project_id: str, role: MemberRole = MemberRole.OWNER) -> None:
     """Makes the person a member."""
     async with app.database.write() as session:
@@ -49,3 +59,11 @@ def browser(app: Application, token: str, **headers: str) -> httpx.AsyncClient:
         cookies={SESSION_COOKIE: token},
         headers={name: value for name, value in sent.items() if value},
     )
+
+
+def browser_of(app: Application, token: str | None) -> httpx.AsyncClient:
+    """As `browser`, for pages; of nobody where there is no token."""
+    http = browser(app, token or "", accept="text/html")
+    if token is None:
+        http.cookies.clear()
+    return http

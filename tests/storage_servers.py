@@ -37,13 +37,14 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[S3Server]:
-    """An S3 server with one bucket, whose objects are files in `folder`."""
+def s3_server(folder: Path, *, browsers: bool = False) -> Iterator[S3Server]:
+    """An S3 server with one bucket, whose objects are files in `folder`. `browsers`: from any site."""
     (folder / "models").mkdir(parents=True)
     port = free_port()
     server = S3Server(f"http://127.0.0.1:{port}", "models")
     command = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
     command += ["--auth-key", f"{server.access_key},{server.secret_key}", "--log-level", "CRITICAL", str(folder)]
+    command += ["--allow-origin", "*"] if browsers else []
     with subprocess.Popen(command) as process:
         try:
             _await_port(port, process)

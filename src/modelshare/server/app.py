@@ -73,6 +73,9 @@ from modelshare.server.web import static_files
 from modelshare.server.web import usage as usage_pages
 from modelshare.server.web.catalog import routes as catalog_pages
 from modelshare.server.web.live import Live
+from modelshare.server.web.models import listing as model_list_pages
+from modelshare.server.web.models import page as model_pages
+from modelshare.server.web.models import sharing as model_sharing_pages
 from modelshare.server.web.pages import error_page
 from modelshare.wire.keys import Project
 from modelshare.wire.link import LINK_PATH
@@ -276,6 +279,9 @@ def _api(platform: Platform) -> FastAPI:
         playground_pages.router,
         usage_pages.router,
         catalog_pages.router,
+        model_list_pages.router,
+        model_pages.router,
+        model_sharing_pages.router,
     ):
         api.include_router(router)
     return api

@@ -223,6 +223,11 @@ class DirectStore(Store, Protocol):
     @property
     def direct(self) -> Literal[True]: ...
 
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port that presigned URLs begin with: browsers have to be allowed to send parts there."""
+        ...
+
     def part_url(self, upload: Multipart, number: int, *, expires_at: int, md5: str | None = None) -> SignedPut:
         """A presigned PUT of one part. With `md5` (hex) the bucket itself refuses bytes damaged on the way."""
         ...

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from modelshare.server.storage.base import (
     BlobNotFound,
@@ -43,6 +44,11 @@ class S3Store:
         self._scratch = scratch
         self._clock = clock
         self._client = open_client(options)
+
+    @property
+    def origin(self) -> str:
+        url = urlsplit(self._sign("upload_part", int(self._clock()), Key="origin", UploadId="origin", PartNumber=1))
+        return f"{url.scheme}://{url.netloc}"
 
     async def begin(self, key: str, size: int, part_size: int) -> Multipart:
         answer = await self._call(

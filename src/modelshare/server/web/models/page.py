@@ -1,0 +1,180 @@
+"""A model's page: where it stands, its versions and files, and what people read of it."""
+
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.endpoints import footprints, recalls
+from modelshare.server.endpoints.service import Terms
+from modelshare.server.errors import InvalidRequest
+from modelshare.server.http import Caller, ModelId, Platform, PlatformDep, ReadSession, WriteSession
+from modelshare.server.registry import service as registry
+from modelshare.server.registry.processing import service as processing
+from modelshare.server.sharing import service as sharing
+from modelshare.server.sharing.views import extended_view
+from modelshare.server.web.live import Live
+from modelshare.server.web.models.watching import watched
+from modelshare.server.web.pages import PageRoute, done, fragment, parsed, render
+from modelshare.server.web.visitor import ModelsCaller, ProjectDep
+from modelshare.wire.models import ModelPatch
+
+router = APIRouter(prefix="/dashboard/{project}/models/{model_id}", route_class=PageRoute, include_in_schema=False)
+Text = Annotated[str, Form()]
+_LISTED_FILES = 200
+
+
+@router.get("")
+async def model_page(
+    request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession, platform: PlatformDep
+) -> Response:
+    shown = await _shown(session, caller, model_id, platform)
+    return render(request, "dashboard/models/model.html", **shown, streamed=False)
+
+
+@router.get("/events")
+async def model_live(
+    request: Request, caller: ModelsCaller, model_id: ModelId, project: ProjectDep, platform: PlatformDep
+) -> Response:
+    async def whole(session: AsyncSession) -> str:
+        shown = await _shown(session, caller, model_id, platform)
+        root, now = f"/dashboard/{project.slug}", platform.now()
+        return fragment("dashboard/models/whole.html", **shown, root=root, now=now, streamed=True)
+
+    live: Live = platform.parts[Live]
+    return live.stream(watched(request, project, whole))
+
+
+@router.get("/edit")
+async def edit_page(request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> Response:
+    model = extended_view(await sharing.get(session, caller, model_id))
+    return render(request, "dashboard/models/edit.html", model=model)
+
+
+@router.post("/edit")
+async def edit(
+    request: Request,
+    caller: ModelsCaller,
+    model_id: ModelId,
+    session: WriteSession,
+    platform: PlatformDep,
+    project: ProjectDep,
+    name: Text = "",
+    display_name: Text = "",
+    description: Text = "",
+    tags: Text = "",
+    license: Text = "",  # noqa: A002 - the product's word
+    card: Text = "",
+) -> Response:
+    """An empty field empties what people read; only a name there has to be."""
+    texts = {
+        "name": name,
+        "display_name": display_name,
+        "description": description,
+        "license": license,
+        "card": card,
+    }
+    texts = {field: text.replace("\r\n", "\n").strip() for field, text in texts.items()}
+    words = list(dict.fromkeys(word.strip() for word in tags.split(",") if word.strip()))
+    patch = parsed(ModelPatch, **texts, tags=words)
+    patch = patch.model_copy(update={field: None for field, text in texts.items() if not text})
+    await sharing.edit(session, caller, model_id, patch, now=platform.now())
+    return done(request, f"/dashboard/{project.slug}/models/{model_id}", "Saved.")
+
+
+@router.post("/versions/{version}/promote")
+async def promote(
+    request: Request,
+    caller: ModelsCaller,
+    model_id: ModelId,
+    session: WriteSession,
+    platform: PlatformDep,
+    project: ProjectDep,
+    version: str,
+) -> Response:
+    await registry.promote(session, caller, model_id, version, now=platform.now())
+    message = f"{version} is the latest version now; endpoints that follow the latest change to it."
+    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+
+
+@router.post("/versions/{version}/rollback")
+async def roll_back(
+    request: Request,
+    caller: ModelsCaller,
+    model_id: ModelId,
+    session: WriteSession,
+    platform: PlatformDep,
+    project: ProjectDep,
+    version: str,
+) -> Response:
+    model = await registry.roll_back(session, caller, model_id, version, now=platform.now())
+    latest = registry.resolve(model, None)
+    message = f"{version} is taken back; {latest.version if latest else 'none'} is the latest version again."
+    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+
+
+@router.post("/revalidate")
+async def revalidate(
+    request: Request,
+    caller: ModelsCaller,
+    model_id: ModelId,
+    session: WriteSession,
+    platform: PlatformDep,
+    project: ProjectDep,
+) -> Response:
+    await processing.revalidate(session, caller, model_id, now=platform.now())
+    message = "Every byte is read and checked anew. What comes of it shows here."
+    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+
+
+@router.get("/delete")
+async def delete_page(request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> Response:
+    own = await sharing.get(session, caller, model_id)
+    foreign = own.model.foreign_endpoints
+    return render(
+        request,
+        "dashboard/models/delete.html",
+        model=extended_view(own, card=False),
+        foreign_endpoints=foreign,
+        own_endpoints=own.model.active_endpoints - foreign,
+    )
+
+
+@router.post("/delete")
+async def delete(
+    request: Request,
+    caller: ModelsCaller,
+    model_id: ModelId,
+    session: WriteSession,
+    platform: PlatformDep,
+    project: ProjectDep,
+    name: Text = "",
+) -> Response:
+    """The name is typed to be sure."""
+    model = await registry.get(session, caller, model_id)
+    if name.strip() != model.name:
+        raise InvalidRequest(f"This model is called {model.name}. Type exactly that to delete it.", param="name")
+    await registry.delete(session, caller, model_id, now=platform.now())
+    return done(request, f"/dashboard/{project.slug}/models", f"{name.strip()} is deleted, with all its versions.")
+
+
+async def _shown(session: AsyncSession, caller: Caller, model_id: uuid.UUID, platform: Platform) -> dict[str, Any]:
+    """What the page tells, and its live part anew."""
+    own = await sharing.get(session, caller, model_id)
+    model, version = own.model, registry.current(own.model)
+    files = await registry.stored_files(session, version.id) if version else []
+    ready = [row.version for row in model.versions if registry.resolve(model, row.version)]
+    latest = registry.resolve(model, None)
+    terms: Terms = platform.parts[Terms]
+    return {
+        "model": extended_view(own),
+        "newest": registry.version_view(model.versions[-1]) if model.versions else None,
+        "versions": [registry.version_view(row) for row in reversed(model.versions)],
+        "ready": ready,
+        "can_roll_back": latest is not None and ready.index(latest.version) > 0,
+        "files": files[:_LISTED_FILES],
+        "more_files": max(0, len(files) - _LISTED_FILES),
+        "footprint": await footprints.footprint(session, caller, model_id),
+        "recall": await recalls.state(session, caller, model_id, terms),
+    }

@@ -1,0 +1,221 @@
+// The upload page: what was chosen or dropped, which open upload it goes on with, and how far it is.
+import { Stopped, Transfer, call } from "./transfer.js";
+
+const NAME = /^(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?$/;
+const ARCHIVE = /\.(tar|tar\.gz|tgz|tar\.bz2|tbz2|tar\.zst|tzst)$/i;
+const WEIGHTS = /\.(safetensors|gguf|bin|pt|pth|ckpt|pkl)$/i;
+// What no model needs: hidden files and folders, and what tools leave behind.
+const JUNK = /^\.|^(__pycache__|Thumbs\.db|desktop\.ini)$|\.(incomplete|lock|tmp)$/;
+const SHOWN = 200; // file names
+const SPAN = 10_000; // milliseconds over which speed is measured
+
+const $ = (id) => document.getElementById(id);
+const page = $("upload");
+const { api, model, pages } = page.dataset;
+let chosen = new Map(); // paths to Files
+let transfer = null;
+let suggested = ""; // the name that we filled in
+
+function size(bytes) {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let step = 0;
+  for (; bytes >= 999.5 && step < units.length - 1; step++) bytes /= 1000;
+  return `${bytes >= 100 || !step ? Math.round(bytes) : bytes.toFixed(1).replace(/\.0$/, "")} ${units[step]}`;
+}
+
+function span(seconds) {
+  if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+const plural = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
+
+function complain(message) {
+  $("problem").replaceChildren();
+  if (!message) return;
+  const note = document.createElement("div");
+  note.className = "note bad";
+  note.append(Object.assign(document.createElement("p"), { textContent: message }));
+  $("problem").append(note);
+}
+
+// Files below a dropped folder; hidden folders are not entered.
+async function* walk(entry, parent) {
+  if (JUNK.test(entry.name)) {
+    yield { path: parent + entry.name, file: null };
+  } else if (entry.isFile) {
+    yield { path: parent + entry.name, file: await new Promise((found, failed) => entry.file(found, failed)) };
+  } else {
+    const reader = entry.createReader();
+    for (;;) {
+      const some = await new Promise((found, failed) => reader.readEntries(found, failed));
+      if (!some.length) return;
+      for (const each of some) yield* walk(each, `${parent}${entry.name}/`);
+    }
+  }
+}
+
+async function dropped(items) {
+  const entries = [...items].map((item) => item.webkitGetAsEntry()).filter(Boolean); // gone after the first await
+  const found = [];
+  for (const entry of entries) for await (const each of walk(entry, "")) found.push(each);
+  return found;
+}
+
+// Takes what was chosen; paths begin below the folder.
+async function take(found) {
+  complain("");
+  const good = found.filter(({ path, file }) => file && !path.split("/").some((part) => JUNK.test(part)));
+  const [top] = good.length ? good[0].path.split("/") : [""];
+  const folder = good.length > 0 && good.every(({ path }) => path.startsWith(`${top}/`));
+  const below = (path) => (folder ? path.slice(top.length + 1) : path).normalize("NFC");
+  chosen = new Map(good.map(({ path, file }) => [below(path), file]));
+  const total = good.reduce((sum, { file }) => sum + file.size, 0);
+  const skipped = found.length - good.length;
+  const words = good.length ? `${plural(good.length, "file")}, ${size(total)}` : "Nothing to upload";
+  $("chosen").textContent = words + (skipped ? `; ${plural(skipped, "hidden or temporary file")} left out.` : ".");
+  list();
+  $("start").disabled = !usable();
+  $("start").textContent = "Upload";
+  if ($("start").disabled) return;
+  suggest(folder ? top : good[0].path);
+  await recognise();
+}
+
+function list() {
+  const names = [...chosen].slice(0, SHOWN).map(([path, file]) => {
+    return Object.assign(document.createElement("li"), { textContent: `${path} (${size(file.size)})` });
+  });
+  if (chosen.size > SHOWN) names.push(`and ${plural(chosen.size - SHOWN, "more file")}`);
+  $("names").replaceChildren(...names);
+  $("listing").hidden = !chosen.size;
+}
+
+function archive() {
+  const [[path, file]] = chosen;
+  return chosen.size === 1 && ARCHIVE.test(path) ? { filename: path, size: file.size } : null;
+}
+
+function usable() {
+  if (!chosen.size) return false;
+  if (archive() || [...chosen.keys()].some((path) => WEIGHTS.test(path))) return true;
+  complain("There are no weights (.safetensors or .gguf) among these files. Choose the folder that has the model's config.json and weights.");
+  return false;
+}
+
+function suggest(base) {
+  const field = $("f-name");
+  const name = base.replace(ARCHIVE, "").replace(/\.gguf$/i, "");
+  if (!field || (field.value && field.value !== suggested) || !NAME.test(name)) return;
+  field.value = suggested = name;
+}
+
+// Finds the open upload of the same files, whoever began it and wherever.
+async function recognise() {
+  const same = (upload) => upload.files.length === chosen.size && (!model || upload.model === model)
+    && upload.files.every((file) => chosen.get(file.path)?.size === file.size);
+  const open = await call("GET", `${api}/uploads?state=open&limit=200`).catch(() => ({ data: [] }));
+  const candidates = open.data.filter(same);
+  const upload = candidates.find((each) => each.name === $("f-name")?.value) ?? candidates[0];
+  if (!upload) return;
+  if ($("f-name")) $("f-name").value = suggested = upload.name;
+  $("f-version").value = upload.version;
+  $("start").textContent = "Resume";
+  $("chosen").textContent += ` This goes on with ${upload.name} ${upload.version}: ${size(upload.bytes_done)} of ${size(upload.bytes_total)} are there.`;
+}
+
+// Bytes, speed and time left.
+function meter() {
+  const seen = [];
+  return (done, total) => {
+    const now = performance.now();
+    seen.push([now, done]);
+    while (seen.length > 2 && seen[0][0] < now - SPAN) seen.shift();
+    const [then, before] = seen[0];
+    const speed = now > then ? Math.max(0, ((done - before) * 1000) / (now - then)) : 0;
+    $("bar").value = total ? done / total : 1;
+    $("bytes").textContent = `${size(done)} of ${size(total)}`;
+    $("pace").textContent = speed && !transfer?.paused ? `${size(speed)}/s, ${span((total - done) / speed)} left` : "";
+  };
+}
+
+function opening() {
+  const request = { version: $("f-version").value.trim() || null };
+  if (!model) request.name = $("f-name").value.trim();
+  const single = archive();
+  if (single) request.archive = single;
+  else request.files = [...chosen].map(([path, file]) => ({ path, size: file.size }));
+  return request;
+}
+
+function show(sending) {
+  $("progress").hidden = !sending;
+  $("send").hidden = $("drop").hidden = sending;
+  $("state").textContent = "";
+  $("pause").textContent = "Pause";
+}
+
+async function start() {
+  complain("");
+  show(true);
+  $("what").textContent = "Uploading";
+  transfer = new Transfer(api, chosen, {
+    opened: (upload) => { $("what").textContent = `Uploading ${upload.name} ${upload.version}`; },
+    progress: meter(),
+    state: (words) => { $("state").textContent = words; },
+  });
+  try {
+    const upload = await transfer.run(model ? `/models/${model}/versions` : "/uploads", opening());
+    transfer = null;
+    location.assign(`${pages}/${upload.model}`);
+  } catch (error) {
+    transfer = null;
+    show(false);
+    $("start").textContent = "Try again";
+    if (!(error instanceof Stopped)) complain(error.message);
+  }
+}
+
+function pauseOrResume() {
+  if (transfer.paused) transfer.resume();
+  else transfer.pause();
+  $("pause").textContent = transfer.paused ? "Resume" : "Pause";
+  $("state").textContent = transfer.paused ? "Paused. What was sent is kept for a day." : "";
+}
+
+async function cancel() {
+  if (!confirm("Cancel the upload, and delete what was sent?")) return;
+  const ending = transfer;
+  await ending.cancel().then(() => location.reload(), (error) => complain(error.message));
+}
+
+const picked = (input) => [...input.files].map((file) => ({ path: file.webkitRelativePath || file.name, file }));
+for (const id of ["folder", "files"]) {
+  $(`choose-${id}`).addEventListener("click", () => $(id).click());
+  $(id).addEventListener("change", async () => {
+    const found = picked($(id));
+    $(id).value = ""; // so that choosing the same again is a change
+    if (found.length) await take(found);
+  });
+}
+$("drop").addEventListener("dragover", (event) => { event.preventDefault(); $("drop").classList.add("over"); });
+$("drop").addEventListener("dragleave", () => $("drop").classList.remove("over"));
+$("drop").addEventListener("drop", async (event) => {
+  event.preventDefault();
+  $("drop").classList.remove("over");
+  await dropped(event.dataTransfer.items).then(take, () => complain("These files cannot be read. Choose the folder instead."));
+});
+$("send").addEventListener("submit", (event) => { event.preventDefault(); start(); });
+$("pause").addEventListener("click", pauseOrResume);
+$("cancel").addEventListener("click", cancel);
+for (const button of document.querySelectorAll("[data-resume]")) {
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    if ($("f-name")) $("f-name").value = button.dataset.name;
+    $("f-version").value = button.dataset.version;
+    $("folder").click();
+  });
+}
+addEventListener("beforeunload", (event) => { if (transfer) event.preventDefault(); });
+page.hidden = false;

@@ -1,0 +1,61 @@
+"""Chromium, and pages of the served platform in which somebody is signed in."""
+
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+
+from conftest import Tenant
+from modelshare.server.app import Application
+from modelshare.server.http import SESSION_COOKIE
+from persons import sign_up
+from served import serving
+
+INSECURE = "modelshare.test"
+"""A host whose pages a browser does not trust as it trusts https and its own machine."""
+FLAGS = ["--no-sandbox", "--disable-background-networking", f"--host-resolver-rules=MAP {INSECURE} 127.0.0.1"]
+PageFor = Callable[[str], Awaitable[Page]]
+"""A page in a browser of its own, for somebody of this name: an owner of the project that owns models."""
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        yield chromium
+        await chromium.close()
+
+
+@pytest.fixture
+async def url(app: Application) -> AsyncIterator[str]:
+    """Where the platform is served."""
+    async with serving(app) as address:
+        yield address
+
+
+@pytest.fixture
+async def page_for(app: Application, owner: Tenant, browser: Browser, url: str) -> AsyncIterator[PageFor]:
+    """In the end, no page may have had an error of a script, or have tried what its policy forbids."""
+    wrong: list[str] = []
+
+    def look(message: ConsoleMessage) -> None:
+        if "Content Security Policy" in message.text:
+            wrong.append(message.text)
+
+    async with AsyncExitStack() as stack:
+
+        async def page_of(name: str) -> Page:
+            context = await browser.new_context(base_url=url)
+            stack.push_async_callback(context.close)
+            token = await sign_up(app, name, owner.project.id)
+            for site in (url, url.replace("127.0.0.1", INSECURE)):
+                await context.add_cookies([{"name": SESSION_COOKIE, "value": token, "url": site}])
+            page = await context.new_page()
+            page.on("pageerror", lambda error: wrong.append(str(error)))
+            page.on("console", look)
+            return page
+
+        yield page_of
+    assert wrong == []

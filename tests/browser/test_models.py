@@ -1,0 +1,103 @@
+"""A model's page in a browser: sharing by dialogs, and nothing that stands in anybody's way."""
+
+import uuid
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Page, expect
+
+from browser.conftest import PageFor
+from conftest import Tenant
+from factories import make_model
+from modelshare.demo.tiny_model import write_hf
+from modelshare.server.app import Application
+from uploading import open_upload, send
+
+pytestmark = pytest.mark.anyio
+SECONDS = 30_000
+"""Milliseconds that a slow machine may take."""
+
+
+@pytest.fixture
+async def model(app: Application, owner: Tenant) -> uuid.UUID:
+    return await make_model(app, owner.project.id)
+
+
+async def is_accessible(page: Page) -> None:
+    found = await Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+async def test_a_claim_link_is_made_and_shown_in_the_dialog(page_for: PageFor, model: uuid.UUID) -> None:
+    page = await page_for("ada")
+    await page.goto(f"/dashboard/acme/models/{model}")
+    await page.click("text=Share…")
+    dialog = page.get_by_role("dialog")
+    await expect(dialog.get_by_role("heading", level=1)).to_have_text("Share tiny")
+    await is_accessible(page)
+    await dialog.get_by_label("Whoever claims a link").check()
+    await dialog.get_by_role("button", name="Share").click()
+    await expect(dialog.locator("#claim-link")).to_contain_text("/claim?token=msl_")
+    await dialog.get_by_role("link", name="Done").click()
+    await expect(page.locator("main")).to_contain_text("Nobody yet: no project has claimed a link.")
+
+
+async def test_a_refusal_is_said_in_the_dialog(page_for: PageFor, model: uuid.UUID) -> None:
+    page = await page_for("ada")
+    await page.goto(f"/dashboard/acme/models/{model}")
+    await page.click("text=Delete…")
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_label("Type its name").fill("tony")
+    await dialog.get_by_role("button", name="Delete for good").click()
+    await expect(dialog.get_by_role("alert")).to_contain_text("This model is called tiny.")
+    await dialog.get_by_role("link", name="Keep it").click()
+    await expect(dialog).to_be_hidden()
+
+
+async def test_what_unsharing_does_is_said_before(owner: Tenant, page_for: PageFor, model: uuid.UUID) -> None:
+    await owner.http.post(f"/v1/models/{model}/share")
+    page = await page_for("ada")
+    await page.goto(f"/dashboard/acme/models/{model}")
+    await page.click("text=Unshare…")
+    dialog = page.get_by_role("dialog")
+    await expect(dialog).to_contain_text("What stops being possible")
+    await is_accessible(page)
+    await dialog.get_by_role("button", name="Unshare").click()
+    await expect(page.locator("main")).to_contain_text("tiny is out of the catalog.")
+
+
+async def test_a_page_follows_its_model_until_it_can_be_shared(
+    owner: Tenant, page_for: PageFor, tmp_path: Path
+) -> None:
+    write_hf(tmp_path / "tiny")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "tiny").iterdir()}
+    upload = await open_upload(owner.http, files)
+    page = await page_for("ada")
+    await page.goto(f"/dashboard/acme/models/{upload['model']}")
+    await expect(page.locator("main")).to_contain_text("is being uploaded")
+    await send(owner.http, upload, files)
+    await owner.http.post(f"/v1/uploads/{upload['id']}/complete")
+    await expect(page.locator("#share")).to_be_visible(timeout=SECONDS)
+    await expect(page.locator("main")).to_contain_text("model.safetensors")
+    await expect(page.locator("#said")).to_have_text("tiny is ready.")
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_pages_are_for_everybody(
+    owner: Tenant, page_for: PageFor, model: uuid.UUID, width: int, scheme: str
+) -> None:
+    await owner.http.post(f"/v1/models/{model}/share")
+    await open_upload(owner.http, {"model.gguf": b"GGUF"}, "half")
+    page = await page_for("ada")
+    await page.set_viewport_size({"width": width, "height": 900})
+    await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    for path in (
+        "",
+        "/new",
+        *(f"/{model}{part}" for part in ("", "/edit", "/share", "/unshare", "/recall", "/delete")),
+    ):
+        await page.goto(f"/dashboard/acme/models{path}")
+        await is_accessible(page)
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path

@@ -1,0 +1,284 @@
+"""Uploading a model from a browser: chosen or dropped, cut off, reloaded, refused."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, Route, expect
+
+from browser.conftest import INSECURE, PageFor
+from conftest import Tenant
+from modelshare.demo.tiny_model import write_hf
+from modelshare.server.settings import Settings
+from uploading import PART, pushed
+
+pytestmark = pytest.mark.anyio
+NEW = "/dashboard/acme/models/new"
+PARTS = "**/v1/uploads/*/files/*/parts/*"
+BIG = 3 * PART + 1
+SECONDS = 30_000
+"""Milliseconds that a slow machine may take; nothing waits so long where it works."""
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"uploads_part_size": PART})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The demo's model as somebody has it on disk, with what does not belong into a model."""
+    path = tmp_path / "my-model"
+    write_hf(path)
+    (path / ".git").mkdir()
+    (path / ".git" / "config").write_text("secret")
+    (path / ".DS_Store").write_bytes(b"\0")
+    return path
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Path:
+    path = tmp_path / "big-model"
+    write_hf(path, pad_bytes=BIG)
+    return path
+
+
+class Sent:
+    """Parts that the page sends; from the `hold`-th on they wait until `go`."""
+
+    def __init__(self, hold: int | None = None) -> None:
+        self.parts: list[str] = []
+        self.held = asyncio.Event()
+        self._hold = hold
+        self._go = asyncio.Event()
+
+    async def __call__(self, route: Route) -> None:
+        self.parts.append(route.request.url.split("/files/")[1])
+        if self._hold is not None and len(self.parts) >= self._hold:
+            self.held.set()
+            await self._go.wait()
+        await route.continue_()
+
+    def go(self) -> None:
+        self._go.set()
+
+
+async def choose(page: Page, folder: Path) -> None:
+    await page.set_input_files("#folder", folder)
+    await expect(page.locator("#chosen")).to_contain_text("file")
+    await expect(page.locator("#start")).to_be_enabled()
+
+
+async def is_ready(page: Page, name: str) -> None:
+    """On the model's page, which became ready without being loaded again."""
+    await page.wait_for_url("**/models/*-*-*", timeout=SECONDS)
+    await expect(page.get_by_role("heading", level=1)).to_have_text(name)
+    await expect(page.locator(".badge.good", has_text="ready").first).to_be_visible(timeout=SECONDS)
+
+
+async def models(owner: Tenant) -> list[dict[str, Any]]:
+    return list((await owner.http.get("/v1/models?extended=true")).json()["data"])
+
+
+async def test_a_folder_that_is_chosen_becomes_a_model(owner: Tenant, page_for: PageFor, folder: Path) -> None:
+    page = await page_for("ada")
+    await page.goto(NEW)
+    await choose(page, folder)
+    await expect(page.locator("#f-name")).to_have_value("my-model")
+    await expect(page.locator("#chosen")).to_contain_text("2 hidden or temporary files left out")
+    await page.click("#start")
+    await is_ready(page, "my-model")
+    [model] = await models(owner)
+    detail = (await owner.http.get(f"/v1/models/{model['id']}")).json()
+    assert (detail["name"], detail["status"], detail["format"]) == ("my-model", "ready", "safetensors")
+    assert ".git" not in await page.locator("main").inner_text()
+
+
+async def test_a_folder_that_is_dropped_becomes_a_model(owner: Tenant, page_for: PageFor, folder: Path) -> None:
+    page = await page_for("ada")
+    await page.goto(NEW)
+    box = await page.locator("#drop").bounding_box()
+    assert box is not None
+    devtools = await page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+        place = {"x": box["x"] + 20, "y": box["y"] + 20}
+        await devtools.send("Input.dispatchDragEvent", {"type": kind, "data": data, **place})
+    await expect(page.locator("#f-name")).to_have_value("my-model")
+    await page.click("#start")
+    await is_ready(page, "my-model")
+    assert [model["status"] for model in await models(owner)] == ["ready"]
+
+
+async def test_what_went_before_the_connection_was_cut_is_not_sent_again(
+    owner: Tenant, page_for: PageFor, big: Path
+) -> None:
+    page = await page_for("ada")
+    sent = Sent(hold=4)
+    await page.route(PARTS, sent)
+    await page.goto(NEW)
+    await choose(page, big)
+    await page.click("#start")
+    await sent.held.wait()
+    before = list(sent.parts)
+    await page.context.set_offline(True)
+    sent.go()
+    await expect(page.locator("#state")).to_contain_text("The connection is lost. Trying again", timeout=SECONDS)
+    await page.context.set_offline(False)
+    await is_ready(page, "big-model")
+    assert len(sent.parts) <= len(set(sent.parts)) + 3, "no more than the parts on their way go twice"
+    assert set(sent.parts) > set(before)
+    assert [model["status"] for model in await models(owner)] == ["ready"]
+
+
+async def test_another_browser_goes_on_with_what_was_begun(owner: Tenant, page_for: PageFor, big: Path) -> None:
+    first = await page_for("ada")
+    sent = Sent(hold=5)
+    await first.route(PARTS, sent)
+    await first.goto(NEW)
+    await choose(first, big)
+    await first.click("#start")
+    await sent.held.wait()
+    [upload] = (await owner.http.get("/v1/uploads?state=open")).json()["data"]
+    await first.context.close()
+
+    again = await page_for("bob")
+    rest = Sent()
+    await again.route(PARTS, rest)
+    await again.goto(NEW)
+    await expect(again.locator("main")).to_contain_text("Begun and not finished")
+    await choose(again, big)
+    await expect(again.locator("#chosen")).to_contain_text("This goes on with big-model 1.0.0")
+    await again.click("text=Resume >> nth=0")
+    await is_ready(again, "big-model")
+    total = sum(file["parts"] for file in upload["files"])
+    assert 0 < len(rest.parts) < total
+    assert [model["id"] for model in await models(owner)] == [upload["model"]]
+
+
+async def test_a_page_that_is_loaded_again_sends_only_what_is_missing(
+    owner: Tenant, page_for: PageFor, big: Path
+) -> None:
+    page = await page_for("ada")
+    sent = Sent(hold=5)
+    await page.route(PARTS, sent)
+    await page.goto(NEW)
+    await choose(page, big)
+    await page.click("#start")
+    await sent.held.wait()
+    done = (await owner.http.get("/v1/uploads?state=open")).json()["data"][0]["bytes_done"]
+    assert done > 0
+    page.on("dialog", lambda dialog: dialog.accept())
+    await page.unroute(PARTS)
+    await page.reload()
+    rest = Sent()
+    await page.route(PARTS, rest)
+    await choose(page, big)
+    await expect(page.locator("#start")).to_have_text("Resume")
+    await page.click("#start")
+    await is_ready(page, "big-model")
+    assert len(rest.parts) < len(set(sent.parts) | set(rest.parts))
+
+
+async def test_pausing_stops_what_is_sent_and_resuming_goes_on(owner: Tenant, page_for: PageFor, big: Path) -> None:
+    page = await page_for("ada")
+    sent = Sent(hold=4)
+    await page.route(PARTS, sent)
+    await page.goto(NEW)
+    await choose(page, big)
+    await page.click("#start")
+    await sent.held.wait()
+    await page.click("#pause")
+    await expect(page.locator("#state")).to_contain_text("Paused.")
+    await expect(page.locator("#pause")).to_have_text("Resume")
+    sent.go()
+    assert [upload["state"] for upload in (await owner.http.get("/v1/uploads")).json()["data"]] == ["open"]
+    await page.click("#pause")
+    await is_ready(page, "big-model")
+
+
+async def test_a_pickle_is_refused_and_the_page_says_why(owner: Tenant, page_for: PageFor, folder: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04K\x01.")
+    page = await page_for("ada")
+    await page.goto(NEW)
+    await choose(page, folder)
+    await page.click("#start")
+    await page.wait_for_url("**/models/*-*-*", timeout=SECONDS)
+    refusal = page.locator(".note.bad")
+    await expect(refusal).to_contain_text("pytorch_model.bin is a Python pickle", timeout=SECONDS)
+    await expect(refusal).to_contain_text("convert the weights to safetensors")
+    assert [model["status"] for model in await models(owner)] == ["failed"]
+
+
+async def test_a_new_version_sends_only_the_files_that_changed(owner: Tenant, page_for: PageFor, big: Path) -> None:
+    files = {path.name: path.read_bytes() for path in big.iterdir()}
+    model = await pushed(owner.http, files, "big-model")
+    (big / "README.md").write_text("---\nlicense: mit\n---\nAnother card.\n")
+    page = await page_for("ada")
+    sent = Sent()
+    await page.route(PARTS, sent)
+    await page.goto(f"/dashboard/acme/models/{model['id']}/new-version")
+    await choose(page, big)
+    await page.click("#start")
+    await page.wait_for_url(f"**/models/{model['id']}", timeout=SECONDS)
+    await expect(page.locator("tr", has_text="1.0.1").locator(".badge.good", has_text="ready")).to_be_visible(
+        timeout=SECONDS
+    )
+    assert len(sent.parts) == 1
+
+
+async def test_files_without_weights_are_not_sent(page_for: PageFor, folder: Path) -> None:
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    page = await page_for("ada")
+    await page.goto(NEW)
+    await page.set_input_files("#folder", folder)
+    await expect(page.locator("#problem")).to_contain_text("There are no weights")
+    await expect(page.locator("#start")).to_be_disabled()
+
+
+async def test_a_page_without_https_hashes_by_itself(owner: Tenant, page_for: PageFor, url: str, folder: Path) -> None:
+    page = await page_for("ada")
+    await page.goto(url.replace("127.0.0.1", INSECURE) + NEW)
+    assert await page.evaluate("globalThis.crypto.subtle === undefined")
+    await choose(page, folder)
+    await page.click("#start")
+    await is_ready(page, "my-model")
+    assert [model["status"] for model in await models(owner)] == ["ready"]
+
+
+async def test_cancelling_deletes_what_was_sent(owner: Tenant, page_for: PageFor, big: Path) -> None:
+    page = await page_for("ada")
+    sent = Sent(hold=4)
+    await page.route(PARTS, sent)
+    await page.goto(NEW)
+    await choose(page, big)
+    await page.click("#start")
+    await sent.held.wait()
+    page.on("dialog", lambda dialog: dialog.accept())
+    await page.click("#cancel")
+    sent.go()
+    await expect(page.locator("#chosen")).to_have_text("Nothing is chosen yet.", timeout=SECONDS)
+    assert [upload["state"] for upload in (await owner.http.get("/v1/uploads")).json()["data"]] == ["cancelled"]
+    assert await models(owner) == []
+
+
+async def test_a_taken_version_is_said_in_place(owner: Tenant, page_for: PageFor, folder: Path) -> None:
+    await pushed(owner.http, {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}, "my-model")
+    page = await page_for("ada")
+    await page.goto(NEW)
+    await choose(page, folder)
+    await page.fill("#f-version", "1.0.0")
+    await page.click("#start")
+    await expect(page.locator("#problem")).to_contain_text("has a version 1.0.0 already")
+    await expect(page.locator("#start")).to_have_text("Try again")
+
+
+async def test_a_name_that_does_not_fit_is_said_in_place(owner: Tenant, page_for: PageFor, folder: Path) -> None:
+    page = await page_for("ada")
+    await page.goto(NEW)
+    await choose(page, folder)
+    await page.fill("#f-name", "..")
+    await page.click("#start")
+    await expect(page.locator("#problem")).to_contain_text("`name`: Use 1 to 96 letters")

@@ -1,0 +1,58 @@
+"""Uploading from a browser where weights lie in a bucket: parts go straight there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import expect
+
+from browser.conftest import PageFor
+from conftest import Tenant
+from modelshare.demo.tiny_model import write_hf
+from modelshare.server.settings import Settings
+from storage_servers import s3_server
+
+pytestmark = pytest.mark.anyio
+NEW = "/dashboard/acme/models/new"
+SECONDS = 30_000
+"""Milliseconds that a slow machine may take."""
+
+
+@pytest.fixture
+def settings(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lets_browsers_in: bool
+) -> Iterator[Settings]:
+    with s3_server(tmp_path / "buckets", browsers=lets_browsers_in) as server:
+        for name, value in server.environ.items():
+            monkeypatch.setenv(name, value)
+        yield settings.model_copy(update={"storage_url": server.url})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "my-model"
+    write_hf(path)
+    return path
+
+
+@pytest.mark.parametrize("lets_browsers_in", [True])
+async def test_parts_go_to_the_bucket(owner: Tenant, page_for: PageFor, folder: Path) -> None:
+    page = await page_for("ada")
+    to: list[str] = []
+    page.on("request", lambda request: to.append(request.url) if request.method == "PUT" else None)
+    await page.goto(NEW)
+    await page.set_input_files("#folder", folder)
+    await page.click("#start")
+    await page.wait_for_url("**/models/*-*-*", timeout=SECONDS)
+    await expect(page.locator("#share")).to_be_visible(timeout=SECONDS)
+    assert to
+    assert all("/models/weights/" in url and "X-Amz-Signature=" in url for url in to)
+
+
+@pytest.mark.parametrize("lets_browsers_in", [False])
+async def test_a_bucket_that_lets_no_browser_in_is_explained(page_for: PageFor, folder: Path) -> None:
+    page = await page_for("ada")
+    await page.goto(NEW)
+    await page.set_input_files("#folder", folder)
+    await page.click("#start")
+    await expect(page.locator("#state")).to_contain_text("the bucket's CORS rules", timeout=SECONDS)

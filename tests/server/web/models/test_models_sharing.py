@@ -1,0 +1,189 @@
+"""Whom a model is shared with, as its page says and changes it."""
+
+import re
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from conftest import Tenant
+from factories import make_model
+from modelshare.server.app import Application
+from page_texts import text_of, went_on
+from served import wait_until
+
+pytestmark = pytest.mark.anyio
+DAY = 86_400
+
+
+@pytest.fixture
+async def model(app: Application, owner: Tenant) -> uuid.UUID:
+    return await make_model(app, owner.project.id)
+
+
+@pytest.fixture
+def page(model: uuid.UUID) -> str:
+    return f"/dashboard/acme/models/{model}"
+
+
+async def footprint(owner: Tenant, model: uuid.UUID) -> dict[str, Any]:
+    return dict((await owner.http.get(f"/v1/models/{model}/catalog")).json())
+
+
+async def deployed(deployer: Tenant, model: uuid.UUID) -> None:
+    body = {"slug": "theirs", "model": str(model), "tier": "self_hosted"}
+    assert (await deployer.http.post("/v1/endpoints", json=body)).status_code == 201
+
+
+async def test_sharing_with_everybody(owner: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str) -> None:
+    assert "Only this project sees it." in text_of(await person.get(page))
+    said = await went_on(person, await person.post(f"{page}/share", data={"audience": "public"}))
+    assert "tiny is in the catalog now." in said
+    assert "Everybody sees it in the catalog" in said
+    assert "Its role is deployable" in said
+    assert (await footprint(owner, model))["audience"] == "public"
+
+
+async def test_sharing_with_named_projects(
+    owner: Tenant, deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
+) -> None:
+    form = {"audience": "projects", "projects": "borg"}
+    said = await went_on(person, await person.post(f"{page}/share", data=form))
+    assert "Certain projects see it" in said
+    assert "Shown to Borg borg, named" in said
+    assert [each["slug"] for each in (await footprint(owner, model))["projects"]] == ["borg"]
+    assert 'value="borg"' in (await person.get(f"{page}/share")).text
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+async def test_a_claim_link_is_shown_once_and_can_be_claimed(
+    owner: Tenant,
+    deployer: Tenant,
+    person: httpx.AsyncClient,
+    model: uuid.UUID,
+    page: str,
+    in_place: bool,
+) -> None:
+    form = {"audience": "link", "expires_in": str(7 * DAY), "max_uses": "3"}
+    answer = await person.post(f"{page}/share", data=form, headers={"HX-Request": "true"} if in_place else {})
+    assert "Here is the link." in text_of(answer)
+    assert answer.headers.get("hx-retarget") == ("#once" if in_place else None)
+    [token] = set(re.findall(r"http://modelshare\.test/claim\?token=(msl_[\w-]+)", answer.text))
+    assert (await deployer.http.post("/v1/catalog/claims", json={"token": token})).status_code == 200
+    shown = await person.get(page)
+    assert token not in shown.text
+    assert re.search(r"claimed 1 of 3 times; ends in [67] days", text_of(shown))
+    [link] = (await footprint(owner, model))["links"]
+    assert "The link is ended" in await went_on(person, await person.post(f"{page}/links/{link['id']}/end"))
+    after = await footprint(owner, model)
+    assert (after["links"], [each["slug"] for each in after["projects"]]) == ([], ["borg"])
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"audience": "projects", "projects": " , "}, "Name at least one project"),
+        ({"audience": "projects", "projects": "nobody"}, "There is no project `nobody`"),
+        ({"audience": "link", "max_uses": "many"}, "`max_uses` is a whole number"),
+        ({"audience": "link", "max_uses": "0"}, "max_uses"),
+        ({"audience": "somebody"}, "audience"),
+    ],
+)
+async def test_what_does_not_fit_shares_nothing(
+    owner: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str, form: dict[str, str], words: str
+) -> None:
+    assert words in text_of(await person.post(f"{page}/share", data=form), 400)
+    assert not (await footprint(owner, model))["is_shared"]
+
+
+async def test_a_model_that_is_not_ready_is_not_shared(
+    app: Application, owner: Tenant, person: httpx.AsyncClient
+) -> None:
+    failed = await make_model(app, owner.project.id, name="failed", status="failed")
+    answer = await person.post(f"/dashboard/acme/models/{failed}/share", data={"audience": "public"})
+    assert "failed its checks" in text_of(answer, 400)
+
+
+async def test_unsharing_says_before_what_it_will_do(
+    owner: Tenant, deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
+) -> None:
+    await person.post(f"{page}/share", data={"audience": "public"})
+    await deployed(deployer, model)
+    said = text_of(await person.get(f"{page}/unshare"))
+    assert "1 active endpoint goes on serving, 1 of other projects." in said
+    assert "deployment count (1)" in said
+    assert "Other projects creating an endpoint with this model, on any tier." in said
+    assert (await footprint(owner, model))["is_shared"]
+    assert "tiny is out of the catalog." in await went_on(person, await person.post(f"{page}/unshare"))
+    assert not (await footprint(owner, model))["is_shared"]
+    assert "Model not found or not shared" in text_of(await person.post(f"{page}/unshare"), 404)
+
+
+async def test_the_owner_sees_who_deploys_it(
+    deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
+) -> None:
+    await person.post(f"{page}/share", data={"audience": "public"})
+    await deployed(deployer, model)
+    said = text_of(await person.get(page))
+    assert "self_hosted 1 active endpoint Projects Borg (1)" in said
+    assert "Tokens served 0 (counts only, never prompts)" in said
+
+
+async def test_a_recall_is_announced_changed_and_cancelled(
+    app: Application, owner: Tenant, deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
+) -> None:
+    await person.post(f"{page}/share", data={"audience": "public"})
+    await deployed(deployer, model)
+    assert "1 active endpoint of 1 project now" in text_of(await person.get(f"{page}/recall"))
+    form = {"when": "in", "amount": "3", "unit": "days", "reason": "The licence changed."}
+    said = await went_on(person, await person.post(f"{page}/recall", data=form))
+    assert "The recall is announced" in said
+    assert "“The licence changed.”" in said
+    assert "Still serving 1 endpoint of other projects" in said
+    notice = (await owner.http.get(f"/v1/models/{model}/recall")).json()["notice"]
+    assert abs(notice["deadline"] - app.platform.now() - 3 * DAY) < 60
+
+    form = {"when": "at", "at": "2099-01-31T12:00", "reason": "Later."}
+    assert "2099-01-31 12:00 UTC" in await went_on(person, await person.post(f"{page}/recall", data=form))
+    notice = (await owner.http.get(f"/v1/models/{model}/recall")).json()["notice"]
+    assert notice["deadline"] == int(datetime(2099, 1, 31, 12, tzinfo=UTC).timestamp())
+
+    assert "The recall is cancelled." in await went_on(person, await person.post(f"{page}/recall/cancel"))
+    assert (await owner.http.get(f"/v1/models/{model}/recall")).json()["notice"] is None
+
+
+async def test_a_recall_now_stops_others(
+    deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
+) -> None:
+    await person.post(f"{page}/share", data={"audience": "public"})
+    await deployed(deployer, model)
+    await went_on(person, await person.post(f"{page}/recall", data={"when": "now", "reason": "It is unsafe."}))
+
+    async def stopped() -> bool:
+        return "Endpoints of other projects were stopped" in text_of(await person.get(page))
+
+    await wait_until(stopped)
+    assert "Still serving 0 endpoints" in text_of(await person.get(page))
+    assert "This recall is over" in text_of(
+        await person.post(f"{page}/recall", data={"when": "now", "reason": "x"}), 409
+    )
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"when": "in", "amount": "3", "reason": ""}, "A recall needs a reason"),
+        ({"when": "in", "amount": "soon", "reason": "x"}, "`amount` is a whole number"),
+        ({"when": "in", "amount": "", "reason": "x"}, "Say after how many"),
+        ({"when": "at", "at": "tomorrow", "reason": "x"}, "Give the date and the time"),
+        ({"when": "in", "amount": "9999999999", "reason": "x"}, "deadline"),
+    ],
+)
+async def test_a_recall_that_does_not_fit_is_none(
+    owner: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str, form: dict[str, str], words: str
+) -> None:
+    await person.post(f"{page}/share", data={"audience": "public"})
+    assert words in text_of(await person.post(f"{page}/recall", data=form), 400)
+    assert (await footprint(owner, model))["is_shared"]
