@@ -63,11 +63,14 @@ from modelshare.server.storage.files import BlobFiles
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
 from modelshare.server.web import account as account_pages
+from modelshare.server.web import audit as audit_pages
 from modelshare.server.web import keys as key_pages
 from modelshare.server.web import members as member_pages
 from modelshare.server.web import static_files
+from modelshare.server.web import webhooks as webhook_pages
 from modelshare.server.web.live import Live
 from modelshare.server.web.pages import error_page
+from modelshare.server.web.platform import routes as platform_pages
 from modelshare.wire.keys import Project
 from modelshare.wire.link import LINK_PATH
 
@@ -260,6 +263,9 @@ def _api(platform: Platform) -> FastAPI:
         account_pages.router,
         key_pages.router,
         member_pages.router,
+        webhook_pages.router,
+        audit_pages.router,
+        platform_pages.router,
     ):
         api.include_router(router)
     return api

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import kept, locked, owned
+from modelshare.server.db import counted, kept, locked, owned
 from modelshare.server.endpoints.tables import EndpointRow, UsageRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing.tables import RecallRow
@@ -51,6 +51,16 @@ async def page(session: AsyncSession, project_id: str, limit: int, after: uuid.U
     """Newest first."""
     statement = _whole(owned(EndpointRow, project_id)).order_by(EndpointRow.id.desc()).limit(limit)
     return list(await session.scalars(statement.where(EndpointRow.id < after) if after else statement))
+
+
+async def slugs(session: AsyncSession, project_id: str, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    statement = owned(EndpointRow, project_id).where(EndpointRow.id.in_(ids))
+    rows = await session.execute(statement.with_only_columns(EndpointRow.id, EndpointRow.slug))
+    return {row.id: row.slug for row in rows}
+
+
+async def count_active(session: AsyncSession, most: int) -> int:
+    return await session.scalar(counted(select(EndpointRow.id).where(EndpointRow.is_active), most)) or 0
 
 
 async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None) -> list[EndpointRow]:

@@ -5,6 +5,7 @@ What the lists show of a model is its latest version, or the newest one while no
 
 import json
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +77,16 @@ async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[l
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]
     return rows, encode_cursor(str(rows[-1].id)) if more else None
+
+
+async def names(session: AsyncSession, caller: Caller, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """What those of them that are the caller's models are called."""
+    return await queries.names(session, caller.project, model_ids) if model_ids else {}
+
+
+async def count(session: AsyncSession, most: int) -> int:
+    """Of all projects' models, counted no further than `most`."""
+    return await queries.count(session, most)
 
 
 async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch: ModelPatch, *, now: int) -> ModelRow:

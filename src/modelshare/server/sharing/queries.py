@@ -7,6 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
+from modelshare.server.db import counted
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing.tables import RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
 
@@ -32,6 +33,17 @@ async def share_and_recall(session: AsyncSession, model_id: uuid.UUID) -> tuple[
 async def shares(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, ShareRow]:
     rows = await session.scalars(select(ShareRow).where(ShareRow.model_id.in_(model_ids)))
     return {row.model_id: row for row in rows}
+
+
+async def count(session: AsyncSession, most: int) -> int:
+    return await session.scalar(counted(select(ShareRow.model_id), most)) or 0
+
+
+async def featured(session: AsyncSession, most: int) -> list[ShareRow]:
+    """With their models and those's projects, the newest share first."""
+    statement = select(ShareRow).where(ShareRow.featured).order_by(ShareRow.shared_at.desc(), ShareRow.model_id)
+    whole = joinedload(ShareRow.model).joinedload(ModelRow.project)
+    return list(await session.scalars(statement.limit(most).options(whole)))
 
 
 async def recall(session: AsyncSession, model_id: uuid.UUID) -> RecallRow | None:

@@ -121,6 +121,16 @@ async def feature(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *,
     return found
 
 
+async def featured(session: AsyncSession, most: int) -> list[ShareRow]:
+    """What is featured, with models and their projects; the newest share first."""
+    return await queries.featured(session, most)
+
+
+async def count(session: AsyncSession, most: int) -> int:
+    """Of models in the catalog, whoever sees them; counted no further than `most`."""
+    return await queries.count(session, most)
+
+
 async def recall(
     session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, deadline: int, reason: str, now: int
 ) -> OwnModel:

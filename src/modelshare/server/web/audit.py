@@ -1,0 +1,124 @@
+"""The page of a project's audit log: who did what, and where it is in force."""
+
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.accounts import people
+from modelshare.server.accounts import service as accounts
+from modelshare.server.audit import service as audit
+from modelshare.server.audit.webhooks import service as webhooks
+from modelshare.server.endpoints import service as endpoints
+from modelshare.server.fleet import service as fleet
+from modelshare.server.http import Caller, Paging, PagingDep, ReadSession
+from modelshare.server.ids import parse_uuid
+from modelshare.server.registry import service as registry
+from modelshare.server.web import audit_words as words
+from modelshare.server.web.pages import PageRoute, render
+from modelshare.server.web.visitor import OwnerCaller
+from modelshare.wire.base import PAGE_LIMIT_MAX
+from modelshare.wire.usage import AuditEntry
+
+router = APIRouter(prefix="/dashboard/{project}/audit", route_class=PageRoute, include_in_schema=False)
+Names = Mapping[str, Mapping[uuid.UUID, str]]
+"""By subject and id: what is there and how it is called now."""
+_SUBJECTS = {"join_key": "a join key", "system": "the platform"}
+_PAGES = {"key": "keys", "person": "members", "invitation": "members", "join_key": "agents"}
+"""Where all of a kind stand together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One entry, as people read it."""
+
+    entry: AuditEntry
+    who: str
+    what: str
+    target: str
+    url: str | None
+    """Of the target, where it still exists."""
+    details: list[tuple[str, str]]
+    everywhere_ms: int | None
+
+
+@router.get("")
+async def log(request: Request, caller: OwnerCaller, session: ReadSession, paging: PagingDep) -> Response:
+    page = await audit.page(session, caller.project, paging)
+    return render(
+        request,
+        "dashboard/audit.html",
+        lines=await lines(session, caller, page.data),
+        next_cursor=page.next_cursor,
+    )
+
+
+async def lines(session: AsyncSession, caller: Caller, entries: Sequence[AuditEntry]) -> list[Line]:
+    """Entries of the caller's log, or the platform's, with the names of what they tell of."""
+    names = await _names(session, caller, entries)
+    return [_line(entry, names, f"/dashboard/{caller.project_slug}") for entry in entries]
+
+
+async def _names(session: AsyncSession, caller: Caller, entries: Sequence[AuditEntry]) -> Names:
+    wanted: dict[str, set[uuid.UUID]] = defaultdict(set)
+    for reference in (reference for entry in entries for reference in (entry.actor, entry.target)):
+        subject, id_ = words.subject_of(reference)
+        if uid := parse_uuid(id_):
+            wanted[subject].add(uid)
+    found: dict[str, Mapping[uuid.UUID, str]] = {
+        "person": await people.names(session, wanted["person"]),
+        "agent": await fleet.agent_names(session, caller, wanted["agent"]),
+    }
+    if caller.project_id is not None:
+        found["key"] = await accounts.key_names(session, caller, wanted["key"])
+        found["model"] = await registry.names(session, caller, wanted["model"])
+        found["endpoint"] = await endpoints.slugs(session, caller, wanted["endpoint"])
+        if wanted["webhook"]:
+            hooks = await webhooks.page(session, caller, Paging(PAGE_LIMIT_MAX, None))
+            found["webhook"] = {uuid.UUID(each.id): each.url for each in hooks.data}
+    return found
+
+
+def _line(entry: AuditEntry, names: Names, root: str) -> Line:
+    subject, id_ = words.subject_of(entry.target)
+    return Line(
+        entry=entry,
+        who=_who(entry.actor, names),
+        what=words.action(entry.action),
+        target=_name(entry.target, names) or words.called(entry) or _id(subject, id_),
+        url=_url(subject, id_, names, root),
+        details=words.details(entry),
+        everywhere_ms=words.everywhere_ms(entry),
+    )
+
+
+def _who(actor: str, names: Names) -> str:
+    subject, id_ = words.subject_of(actor)
+    if subject in _SUBJECTS:
+        return _SUBJECTS[subject]
+    name = _name(actor, names)
+    if subject == "person":
+        return name or _id(subject, id_)
+    return f"{subject} {name or id_}"
+
+
+def _name(reference: str, names: Names) -> str | None:
+    subject, id_ = words.subject_of(reference)
+    uid = parse_uuid(id_)
+    return names.get(subject, {}).get(uid) if uid else None
+
+
+def _id(subject: str, id_: str) -> str:
+    return f"{subject} {id_}".replace("_", " ")
+
+
+def _url(subject: str, id_: str, names: Names, root: str) -> str | None:
+    if subject in _PAGES:
+        return f"{root}/{_PAGES[subject]}"
+    name = _name(f"{subject}:{id_}", names)
+    if name is None:
+        return None
+    return f"{root}/endpoints/{name}" if subject == "endpoint" else f"{root}/{subject}s/{id_}"
