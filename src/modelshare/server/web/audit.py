@@ -26,9 +26,10 @@ from modelshare.wire.usage import AuditEntry
 router = APIRouter(prefix="/dashboard/{project}/audit", route_class=PageRoute, include_in_schema=False)
 Names = Mapping[str, Mapping[uuid.UUID, str]]
 """By subject and id: what is there and how it is called now."""
-_SUBJECTS = {"join_key": "a join key", "system": "the platform"}
-_PAGES = {"key": "keys", "person": "members", "invitation": "members", "join_key": "agents"}
-"""Where all of a kind stand together."""
+_ACTORS = {"join_key": "a join key", "system": "the platform"}
+_PAGES = {"key": "keys", "person": "members", "invitation": "members", "join_key": "agents", "agent": "agents"}
+"""Where all of a kind stand together, in a project's pages."""
+_PLATFORM_PAGES = {"person": "people", "join_key": "agents", "agent": "agents", "project": "projects"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,12 @@ async def log(request: Request, caller: OwnerCaller, session: ReadSession, pagin
 async def lines(session: AsyncSession, caller: Caller, entries: Sequence[AuditEntry]) -> list[Line]:
     """Entries of the caller's log, or the platform's, with the names of what they tell of."""
     names = await _names(session, caller, entries)
-    return [_line(entry, names, f"/dashboard/{caller.project_slug}") for entry in entries]
+    return [_line(entry, names, caller) for entry in entries]
 
 
 async def _names(session: AsyncSession, caller: Caller, entries: Sequence[AuditEntry]) -> Names:
     wanted: dict[str, set[uuid.UUID]] = defaultdict(set)
-    for reference in (reference for entry in entries for reference in (entry.actor, entry.target)):
+    for reference in (reference for entry in entries for reference in (entry.actor, _about(entry))):
         subject, id_ = words.subject_of(reference)
         if uid := parse_uuid(id_):
             wanted[subject].add(uid)
@@ -82,27 +83,34 @@ async def _names(session: AsyncSession, caller: Caller, entries: Sequence[AuditE
     return found
 
 
-def _line(entry: AuditEntry, names: Names, root: str) -> Line:
-    subject, id_ = words.subject_of(entry.target)
+def _about(entry: AuditEntry) -> str:
+    """The target; the model where that is an upload or a deployment, which mean nothing to people."""
+    model = entry.details.get("model")
+    subject, _ = words.subject_of(entry.target)
+    return f"model:{model}" if model and subject in {"upload", "deployment"} else entry.target
+
+
+def _line(entry: AuditEntry, names: Names, caller: Caller) -> Line:
+    about = _about(entry)
+    subject, id_ = words.subject_of(about)
+    target = _name(about, names) or words.called(entry) or words.short(id_)
     return Line(
         entry=entry,
         who=_who(entry.actor, names),
         what=words.action(entry.action),
-        target=_name(entry.target, names) or words.called(entry) or _id(subject, id_),
-        url=_url(subject, id_, names, root),
-        details=words.details(entry),
+        target=target,
+        url=_url(subject, id_, names, caller),
+        details=words.details(entry, said={target, id_, words.called(entry) or ""}),
         everywhere_ms=words.everywhere_ms(entry),
     )
 
 
 def _who(actor: str, names: Names) -> str:
     subject, id_ = words.subject_of(actor)
-    if subject in _SUBJECTS:
-        return _SUBJECTS[subject]
+    if subject in _ACTORS:
+        return _ACTORS[subject]
     name = _name(actor, names)
-    if subject == "person":
-        return name or _id(subject, id_)
-    return f"{subject} {name or id_}"
+    return name if name and subject == "person" else f"{subject} {name or words.short(id_)}"
 
 
 def _name(reference: str, names: Names) -> str | None:
@@ -111,11 +119,10 @@ def _name(reference: str, names: Names) -> str | None:
     return names.get(subject, {}).get(uid) if uid else None
 
 
-def _id(subject: str, id_: str) -> str:
-    return f"{subject} {id_}".replace("_", " ")
-
-
-def _url(subject: str, id_: str, names: Names, root: str) -> str | None:
+def _url(subject: str, id_: str, names: Names, caller: Caller) -> str | None:
+    if caller.project_id is None:
+        return f"/dashboard/-/platform/{_PLATFORM_PAGES[subject]}" if subject in _PLATFORM_PAGES else None
+    root = f"/dashboard/{caller.project_slug}"
     if subject in _PAGES:
         return f"{root}/{_PAGES[subject]}"
     name = _name(f"{subject}:{id_}", names)

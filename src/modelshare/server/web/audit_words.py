@@ -1,6 +1,6 @@
 """The audit log in words: what was done, to what, and with what. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from modelshare.server.web.figures import date
@@ -31,6 +31,7 @@ _SAID_OTHERWISE: Final[Mapping[str, str]] = {
 }
 """Where verb and subject make no good words."""
 _NAMES: Final = ("name", "slug")
+_LONG: Final = 16
 _TIMES: Final = frozenset({"deadline", "expires_at"})
 
 
@@ -51,13 +52,15 @@ def called(entry: AuditEntry) -> str | None:
     return next((str(entry.details[name]) for name in _NAMES if entry.details.get(name)), None)
 
 
-def details(entry: AuditEntry) -> list[tuple[str, str]]:
-    """What else the entry says, but for the target's name."""
-    return [
-        (name.replace("_", " "), _value(name, value))
-        for name, value in entry.details.items()
-        if name not in _NAMES and value not in (None, [], {})
-    ]
+def details(entry: AuditEntry, said: Collection[str]) -> list[tuple[str, str]]:
+    """What else the entry says, but for what was `said`."""
+    values = {name: _value(name, value) for name, value in entry.details.items() if value not in (None, [], {})}
+    return [(name.replace("_", " "), value) for name, value in values.items() if value not in said]
+
+
+def short(id_: str) -> str:
+    """Enough of an id to tell it from others."""
+    return f"{id_[:8]}…{id_[-4:]}" if len(id_) > _LONG else id_
 
 
 def everywhere_ms(entry: AuditEntry) -> int | None:

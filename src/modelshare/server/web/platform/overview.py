@@ -62,9 +62,9 @@ async def _counts(session: AsyncSession) -> list[tuple[str, int]]:
         ("Projects", await accounts.count_projects(session, _MOST)),
         ("People", await people.count(session, _MOST)),
         ("Models", await registry.count(session, _MOST)),
-        ("Models in the catalog", await sharing.count(session, _MOST)),
-        ("Active endpoints", await endpoints.count_active(session, _MOST)),
-        ("Connected agents", await fleet.count_linked(session, _MOST)),
+        ("Shared models", await sharing.count(session, _MOST)),
+        ("Endpoints on", await endpoints.count_active(session, _MOST)),
+        ("Agents linked", await fleet.count_linked(session, _MOST)),
     ]
 
 

@@ -4,6 +4,6 @@ from fastapi import APIRouter
 
 from modelshare.server.web.platform import agents, featured, overview, people, projects, tiers
 
-router = APIRouter(prefix="/dashboard/-/platform", include_in_schema=False)
+router = APIRouter(include_in_schema=False)
 for pages in (overview, projects, people, agents, tiers, featured):
-    router.include_router(pages.router)
+    router.include_router(pages.router, prefix="/dashboard/-/platform")
