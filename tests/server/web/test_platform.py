@@ -106,7 +106,8 @@ async def test_a_join_key_and_its_agent(person: Somebody, anonymous: httpx.Async
     assert "No shared agent" in (await person.get(f"{PLATFORM}/agents")).text
     revoke = re.search(r'action="([^"]+/revoke)"', (await person.get(f"{PLATFORM}/agents")).text)
     assert revoke
-    await person.post(revoke[1])
+    answer = await person.post(revoke[1])
+    assert answer.headers["location"] == f"{PLATFORM}/agents", answer.text
     refused = await anonymous.post("/v1/enroll", json={"join_key": key[1], "name": "box 2"})
     assert refused.status_code == 401
     assert "rack 4 free gpu_nvidia_shared revoked" in lines(await person.get(f"{PLATFORM}/agents"))
@@ -146,7 +147,7 @@ async def test_featuring(person: Somebody, owner: Tenant, app: Application, anon
     for query in ("tiny", str(model)):
         assert "acme/tiny-chat 0 Feature" in lines(await person.get(f"{PLATFORM}/featured?q={query}"))
     await person.post(f"{PLATFORM}/featured/{model}", featured="true")
-    assert (await anonymous.get(f"/v1/catalog/{model}")).json()["featured"] is True
+    assert (await anonymous.get(f"/v1/catalog/models/{model}")).json()["featured"] is True
     assert "acme/tiny-chat 0 Feature no more" in lines(await person.get(f"{PLATFORM}/featured"))
     await person.post(f"{PLATFORM}/featured/{model}", featured="false")
     assert "No model is featured." in lines(await person.get(f"{PLATFORM}/featured"))
