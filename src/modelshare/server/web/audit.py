@@ -37,6 +37,8 @@ class Line:
     """One entry, as people read it."""
 
     entry: AuditEntry
+    kind: str
+    """Of who did it; empty for people and the platform itself."""
     who: str
     what: str
     target: str
@@ -92,11 +94,13 @@ def _about(entry: AuditEntry) -> str:
 
 def _line(entry: AuditEntry, names: Names, caller: Caller) -> Line:
     about = _about(entry)
+    kind, who = _who(entry.actor, names)
     subject, id_ = words.subject_of(about)
     target = _name(about, names) or words.called(entry) or words.short(id_)
     return Line(
         entry=entry,
-        who=_who(entry.actor, names),
+        kind=kind,
+        who=who,
         what=words.action(entry.action),
         target=target,
         url=_url(subject, id_, names, caller),
@@ -105,12 +109,12 @@ def _line(entry: AuditEntry, names: Names, caller: Caller) -> Line:
     )
 
 
-def _who(actor: str, names: Names) -> str:
+def _who(actor: str, names: Names) -> tuple[str, str]:
     subject, id_ = words.subject_of(actor)
     if subject in _ACTORS:
-        return _ACTORS[subject]
+        return "", _ACTORS[subject]
     name = _name(actor, names)
-    return name if name and subject == "person" else f"{subject} {name or words.short(id_)}"
+    return "" if name and subject == "person" else subject, name or words.short(id_)
 
 
 def _name(reference: str, names: Names) -> str | None:
