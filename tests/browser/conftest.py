@@ -1,8 +1,9 @@
 """Chromium, and pages of the served platform in which somebody is signed in."""
 
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import Protocol
 
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
@@ -16,8 +17,12 @@ from served import serving
 INSECURE = "modelshare.test"
 """A host whose pages a browser does not trust as it trusts https and its own machine."""
 FLAGS = ["--no-sandbox", "--disable-background-networking", f"--host-resolver-rules=MAP {INSECURE} 127.0.0.1"]
-PageFor = Callable[[str], Awaitable[Page]]
-"""A page in a browser of its own, for somebody of this name: an owner of the project that owns models."""
+
+
+class PageFor(Protocol):
+    """A page in a browser of its own, for somebody of this name: an owner of the project, else of the one with models."""
+
+    async def __call__(self, name: str | None, project_id: str | None = None) -> Page: ...
 
 
 @pytest.fixture
@@ -46,11 +51,11 @@ async def page_for(app: Application, owner: Tenant, browser: Browser, url: str) 
 
     async with AsyncExitStack() as stack:
 
-        async def page_of(name: str) -> Page:
+        async def page_of(name: str | None, project_id: str | None = None) -> Page:
             context = await browser.new_context(base_url=url)
             stack.push_async_callback(context.close)
-            token = await sign_up(app, name, owner.project.id)
-            for site in (url, url.replace("127.0.0.1", INSECURE)):
+            token = await sign_up(app, name, project_id or owner.project.id) if name else ""
+            for site in (url, url.replace("127.0.0.1", INSECURE)) if name else ():
                 await context.add_cookies([{"name": SESSION_COOKIE, "value": token, "url": site}])
             page = await context.new_page()
             page.on("pageerror", lambda error: wrong.append(str(error)))

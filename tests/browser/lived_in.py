@@ -76,8 +76,8 @@ async def lived_in(app: Application, url: str, owner: Tenant, deployer: Tenant) 
     for slug, each in (("chat", model), ("support", model), ("archive", recalled)):
         await _ok(deployer, "/v1/endpoints", slug=slug, model=each, tier="self_hosted")
     await _ok(deployer, "/v1/endpoints", slug="shared-tier", model=model, tier="gpu_nvidia_shared", status=403)
-    recall = {"deadline": int(time.time()) + 3 * 86_400, "reason": "Its licence was withdrawn."}
-    await _ok(owner, f"/v1/models/{recalled}/recall", **recall)
+    deadline = int(time.time()) + 3 * 86_400
+    await _ok(owner, f"/v1/models/{recalled}/recall", deadline=deadline, reason="Its licence was withdrawn.")
     webhook = await _ok(owner, "/v1/webhooks", url="http://127.0.0.1:9/hook", events=["model.shared"])
     await _ok(owner, f"/v1/webhooks/{webhook['id']}/test")
     key = await _ok(owner, "/v1/keys", name="deploy bot", scopes=["models", "endpoints"])
@@ -139,7 +139,8 @@ async def _used(app: Application, tenant: Tenant) -> None:
                 session.add(
                     UsageRow(
                         day=day, endpoint_id=endpoint.id, key_id=key, project_id=tenant.project.id,
-                        endpoint_slug=endpoint.slug, model_id=endpoint.model_id, requests=requests, errors=requests // 90,
+                        endpoint_slug=endpoint.slug, model_id=endpoint.model_id, requests=requests,
+                        errors=requests // 90,
                         prompt_tokens=requests * 210, completion_tokens=requests * 160,
                     )
                 )  # fmt: skip

@@ -10,11 +10,13 @@ from typing import Literal
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from browser.conftest import PageFor
 from playwright.async_api import Page
+from sqlalchemy import select
 
+from browser.conftest import PageFor
 from browser.lived_in import LivedIn, lived_in
 from conftest import Tenant
+from modelshare.server.accounts.tables import PersonRow
 from modelshare.server.app import Application
 from modelshare.server.settings import Settings
 
@@ -113,10 +115,10 @@ async def test_a_projects_models(lived: LivedIn, page_for: PageFor) -> None:
     )
 
 
-async def test_what_runs(lived: LivedIn, page_for: PageFor) -> None:
+async def test_what_runs(lived: LivedIn, deployer: Tenant, page_for: PageFor) -> None:
     root = "/dashboard/borg"
     await look(
-        await page_for("bob", "borg"),
+        await page_for("bob", deployer.project.id),
         {
             "endpoints": f"{root}/endpoints",
             "endpoint": f"{root}/endpoints/chat",
@@ -150,10 +152,13 @@ async def test_what_owners_look_after(lived: LivedIn, page_for: PageFor) -> None
     )
 
 
-async def test_what_the_platforms_admin_sees(lived: LivedIn, page_for: PageFor) -> None:
+async def test_what_the_platforms_admin_sees(app: Application, lived: LivedIn, page_for: PageFor) -> None:
     root = "/dashboard/-/platform"
+    page = await page_for("grace")
+    async with app.database.write() as session:
+        (await session.scalars(select(PersonRow))).one().is_admin = True
     await look(
-        await page_for("admin"),
+        page,
         {
             "projects-admin": "/dashboard",
             "platform": root,

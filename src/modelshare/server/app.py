@@ -65,18 +65,21 @@ from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
 from modelshare.server.web import account as account_pages
 from modelshare.server.web import agents as agents_pages
+from modelshare.server.web import audit as audit_pages
 from modelshare.server.web import endpoints as endpoints_pages
 from modelshare.server.web import keys as key_pages
 from modelshare.server.web import members as member_pages
 from modelshare.server.web import playground as playground_pages
 from modelshare.server.web import static_files
 from modelshare.server.web import usage as usage_pages
+from modelshare.server.web import webhooks as webhook_pages
 from modelshare.server.web.catalog import routes as catalog_pages
 from modelshare.server.web.live import Live
 from modelshare.server.web.models import listing as model_list_pages
 from modelshare.server.web.models import page as model_pages
 from modelshare.server.web.models import sharing as model_sharing_pages
 from modelshare.server.web.pages import error_page
+from modelshare.server.web.platform import routes as platform_pages
 from modelshare.wire.keys import Project
 from modelshare.wire.link import LINK_PATH
 
@@ -282,6 +285,9 @@ def _api(platform: Platform) -> FastAPI:
         model_list_pages.router,
         model_pages.router,
         model_sharing_pages.router,
+        webhook_pages.router,
+        audit_pages.router,
+        platform_pages.router,
     ):
         api.include_router(router)
     return api

@@ -225,6 +225,11 @@ def owned(table: type[Row], project_id: str) -> Select[Row]:
     return select(table).where(table.project_id == project_id)  # type: ignore[attr-defined] # every tenant's table has it
 
 
+def counted(statement: Select[*tuple[Any, ...]], most: int) -> Select[int]:
+    """How many rows these are, counted no further than `most`: a look at a large table stays quick."""
+    return select(func.count()).select_from(statement.limit(most).subquery())
+
+
 async def alone(session: AsyncSession, what: str) -> None:
     """Until the transaction ends, nobody else is at `what`, on any process; on SQLite a write is alone anyway."""
     if session.get_bind().dialect.name == "postgresql":

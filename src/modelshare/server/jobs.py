@@ -10,7 +10,7 @@ import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import ColumnElement, Index, UniqueConstraint, delete, func, or_, select, update
@@ -133,6 +133,24 @@ async def postpone(session: AsyncSession, lease: Lease, until: int) -> None:
         .where(*_held(lease))
         .values(run_after=until, attempts=0, lease_token=None, lease_until=None, lease_holder=None)
     )
+
+
+class Queue(NamedTuple):
+    """The jobs of one kind."""
+
+    kind: str
+    total: int
+    taken: int
+    """Those that were taken by a worker and are not done."""
+    run_after: int
+    """Of the one that is due first; Unix seconds."""
+
+
+async def queues(session: AsyncSession) -> list[Queue]:
+    """What there is to do, by kind."""
+    columns = JobRow.kind, func.count(), func.count(JobRow.lease_token), func.min(JobRow.run_after)
+    rows = await session.execute(select(*columns).group_by(JobRow.kind).order_by(JobRow.kind))
+    return [Queue(*row) for row in rows]
 
 
 class Worker:

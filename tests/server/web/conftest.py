@@ -28,7 +28,7 @@ class Somebody:
     async def get(self, url: str) -> httpx.Response:
         return await self.http.get(url)
 
-    async def post(self, url: str, **fields: Any) -> httpx.Response:
+    async def post(self, url: str, /, **fields: Any) -> httpx.Response:
         """Sends a form."""
         return await self.http.post(url, data=fields)
 

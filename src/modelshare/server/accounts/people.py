@@ -133,6 +133,11 @@ async def people(session: AsyncSession, caller: Caller, paging: Paging) -> Page[
     )
 
 
+async def count(session: AsyncSession, most: int) -> int:
+    """Counts no further than `most`."""
+    return await queries.count_people(session, most)
+
+
 async def set_admin(session: AsyncSession, caller: Caller, person_id: uuid.UUID, *, is_admin: bool, now: int) -> Person:
     """For the platform's admins. 409 for the last of them."""
     _check_platform(caller)

@@ -17,7 +17,7 @@ from modelshare.server.accounts.tables import (
     ProjectRow,
     SessionRow,
 )
-from modelshare.server.db import locked, owned
+from modelshare.server.db import counted, locked, owned
 
 
 async def key_value(session: AsyncSession, value_hash: str) -> KeyValueRow | None:
@@ -76,6 +76,14 @@ async def projects(session: AsyncSession, limit: int, after: tuple[int, str] | N
             | ((ProjectRow.created_at == created_at) & (ProjectRow.id > project_id))
         )
     return list(await session.scalars(statement))
+
+
+async def count_projects(session: AsyncSession, most: int) -> int:
+    return await session.scalar(counted(select(ProjectRow.id), most)) or 0
+
+
+async def count_people(session: AsyncSession, most: int) -> int:
+    return await session.scalar(counted(select(PersonRow.id), most)) or 0
 
 
 async def has_platform_key(session: AsyncSession) -> bool:

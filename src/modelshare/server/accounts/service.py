@@ -154,6 +154,11 @@ async def list_projects(session: AsyncSession, paging: Paging) -> Page[Project]:
     )
 
 
+async def count_projects(session: AsyncSession, most: int) -> int:
+    """Counts no further than `most`."""
+    return await queries.count_projects(session, most)
+
+
 async def get_project(session: AsyncSession, project_id: str) -> Project | None:
     row = await queries.project(session, project_id)
     return None if row is None else project_view(row)

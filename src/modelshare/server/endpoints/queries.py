@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import kept, locked, owned
+from modelshare.server.db import counted, kept, locked, owned
 from modelshare.server.endpoints.tables import EndpointRow, UsageRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing.tables import RecallRow
@@ -63,6 +63,16 @@ async def under_recall(session: AsyncSession, project_id: str) -> list[EndpointR
         .order_by(RecallRow.deadline, EndpointRow.slug)
     )
     return list(await session.scalars(statement))
+
+
+async def slugs(session: AsyncSession, project_id: str, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    statement = owned(EndpointRow, project_id).where(EndpointRow.id.in_(ids))
+    rows = await session.execute(statement.with_only_columns(EndpointRow.id, EndpointRow.slug))
+    return {row.id: row.slug for row in rows}
+
+
+async def count_active(session: AsyncSession, most: int) -> int:
+    return await session.scalar(counted(select(EndpointRow.id).where(EndpointRow.is_active), most)) or 0
 
 
 async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None) -> list[EndpointRow]:

@@ -163,6 +163,16 @@ async def under_recall(session: AsyncSession, caller: Caller) -> list[EndpointRo
     return await queries.under_recall(session, caller.project)
 
 
+async def slugs(session: AsyncSession, caller: Caller, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """Of those of them that are the caller's endpoints."""
+    return await queries.slugs(session, caller.project, ids) if ids else {}
+
+
+async def count_active(session: AsyncSession, most: int) -> int:
+    """Of all projects, counted no further than `most`."""
+    return await queries.count_active(session, most)
+
+
 async def change(
     session: AsyncSession, caller: Caller, slug: str, patch: EndpointPatch, terms: Terms, *, now: int
 ) -> EndpointRow:

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Select, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, joinedload
 
-from modelshare.server.db import kept, locked, owned, upsert
+from modelshare.server.db import counted, kept, locked, owned, upsert
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow, ReleaseRow, ServingRow
 from modelshare.server.registry.tables import ModelRow, VersionRow
@@ -75,6 +75,19 @@ async def agents_holding(
     holding = select(DeploymentRow.agent_id).join(DeploymentRow.version).where(VersionRow.model_id == model_id)
     statement = owned(AgentRow, project_id).where(AgentRow.state != AgentState.REMOVED, AgentRow.id.in_(holding))
     return list(await session.scalars(statement.order_by(AgentRow.id.desc()).limit(most)))
+
+
+async def agent_names(
+    session: AsyncSession, project_id: str | None, agent_ids: Collection[uuid.UUID]
+) -> dict[uuid.UUID, str]:
+    """Of a project's agents, or (None) shared ones; removed ones too."""
+    statement = _of(AgentRow, project_id).where(AgentRow.id.in_(agent_ids))
+    rows = await session.execute(statement.with_only_columns(AgentRow.id, AgentRow.name))
+    return {row.id: row.name for row in rows}
+
+
+async def count_linked(session: AsyncSession, most: int) -> int:
+    return await session.scalar(counted(select(AgentRow.id).where(AgentRow.state == AgentState.ACTIVE), most)) or 0
 
 
 async def present_agents(session: AsyncSession) -> list[AgentRow]:

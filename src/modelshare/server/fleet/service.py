@@ -3,7 +3,7 @@
 import math
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +109,16 @@ async def list_agents(session: AsyncSession, caller: Caller, paging: Paging) -> 
     rows = await queries.agents(session, caller.project_id, paging.limit + 1, paging.after_id)
     shown = rows[: paging.limit]
     return Page(data=await _views(session, shown), **_more(rows, shown))
+
+
+async def agent_names(session: AsyncSession, caller: Caller, agent_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """What those of them that are the caller's agents are, or were, called."""
+    return await queries.agent_names(session, caller.project_id, agent_ids) if agent_ids else {}
+
+
+async def count_linked(session: AsyncSession, most: int) -> int:
+    """Agents of whomever that are connected, counted no further than `most`."""
+    return await queries.count_linked(session, most)
 
 
 async def get_agent(session: AsyncSession, caller: Caller, agent_id: str) -> Agent:

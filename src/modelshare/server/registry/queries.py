@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload, selectinload
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import locked, owned
+from modelshare.server.db import counted, locked, owned
 from modelshare.server.registry.tables import BlobRow, FileRow, ModelRow, VersionRow
 
 
@@ -51,6 +51,16 @@ async def models(session: AsyncSession, project_id: str, limit: int, after: uuid
     """Newest first."""
     statement = _whole(owned(ModelRow, project_id)).order_by(ModelRow.id.desc()).limit(limit)
     return list(await session.scalars(statement.where(ModelRow.id < after) if after else statement))
+
+
+async def names(session: AsyncSession, project_id: str, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    statement = owned(ModelRow, project_id).where(ModelRow.id.in_(model_ids))
+    rows = await session.execute(statement.with_only_columns(ModelRow.id, ModelRow.name))
+    return {row.id: row.name for row in rows}
+
+
+async def count(session: AsyncSession, most: int) -> int:
+    return await session.scalar(counted(select(ModelRow.id), most)) or 0
 
 
 async def version(session: AsyncSession, version_id: uuid.UUID) -> VersionRow | None:

@@ -89,6 +89,16 @@ async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[l
     return rows, encode_cursor(str(rows[-1].id)) if more else None
 
 
+async def names(session: AsyncSession, caller: Caller, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """What those of them that are the caller's models are called."""
+    return await queries.names(session, caller.project, model_ids) if model_ids else {}
+
+
+async def count(session: AsyncSession, most: int) -> int:
+    """Of all projects' models, counted no further than `most`."""
+    return await queries.count(session, most)
+
+
 async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch: ModelPatch, *, now: int) -> ModelRow:
     """Renames, or edits what people read. 409 when the project has a model of that name."""
     row = await get_locked(session, caller, model_id)

@@ -7,6 +7,7 @@ from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
+from modelshare.server.db import counted
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.tables import RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
 
@@ -32,6 +33,10 @@ async def share_and_recall(session: AsyncSession, model_id: uuid.UUID) -> tuple[
 async def shares(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, ShareRow]:
     rows = await session.scalars(select(ShareRow).where(ShareRow.model_id.in_(model_ids)))
     return {row.model_id: row for row in rows}
+
+
+async def count(session: AsyncSession, most: int) -> int:
+    return await session.scalar(counted(select(ShareRow.model_id), most)) or 0
 
 
 async def featured(session: AsyncSession, most: int) -> list[tuple[ShareRow, ModelRow, VersionRow]]:

@@ -26,8 +26,6 @@ from modelshare.wire.sharing import Audience, AudienceChoice, ShareLinkWithToken
 
 NOT_SHARED = "Model not found or not shared"
 """The contract's words for every unshare that cannot be."""
-MOST_FEATURED = 6
-"""That are shown at once."""
 
 
 async def get(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> OwnModel:
@@ -149,9 +147,14 @@ async def feature(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *,
     return found
 
 
-async def featured(session: AsyncSession) -> list[tuple[ShareRow, ModelRow, VersionRow]]:
+async def featured(session: AsyncSession, most: int) -> list[tuple[ShareRow, ModelRow, VersionRow]]:
     """What the platform features, those shared last first."""
-    return await queries.featured(session, MOST_FEATURED)
+    return await queries.featured(session, most)
+
+
+async def count(session: AsyncSession, most: int) -> int:
+    """Of models in the catalog, whoever sees them; counted no further than `most`."""
+    return await queries.count(session, most)
 
 
 async def recall(

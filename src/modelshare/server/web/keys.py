@@ -1,11 +1,13 @@
 """Pages of a project's keys: mint, rotate, revoke."""
 
+import ipaddress
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Form, Request, Response
 
 from modelshare.server.accounts import service as accounts
 from modelshare.server.endpoints import service as endpoints
+from modelshare.server.errors import InvalidRequest
 from modelshare.server.http import BaseUrl, Paging, PagingDep, PlatformDep, ReadSession, WriteSession
 from modelshare.server.web.pages import PageRoute, done, once, parsed, render
 from modelshare.server.web.visitor import OwnerCaller
@@ -69,7 +71,7 @@ async def new_key(
         name=name.strip(),
         scopes=scopes,
         expires_in=expires_in,
-        allowed_ips=allowed_ips.split(),
+        allowed_ips=_networks(allowed_ips),
         endpoint=endpoint.strip(),
     )
     key = await accounts.create_key(session, caller, wish, now=platform.now())
@@ -115,6 +117,18 @@ async def revoke(
 ) -> Response:
     await accounts.revoke_key(session, caller, key_id, now=platform.now())
     return done(request, f"/dashboard/{caller.project_slug}/keys", "The key is revoked.")
+
+
+def _networks(text: str) -> list[str]:
+    """One a line. 400 for what is none."""
+    found = text.split()
+    for network in found:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            message = f"“{network}” is no address or network. Write one a line, such as 203.0.113.7 or 10.0.0.0/8."
+            raise InvalidRequest(message, param="allowed_ips") from error
+    return found
 
 
 def _state(key: Key, now: int) -> str:

@@ -134,11 +134,10 @@ async def error_page(request: Request, error: ApiError) -> Response:
         request.state.visitor = await visitor_of(request)
     if isinstance(error, SignInNeeded):
         return done(request, sign_in_url(request))
-    if is_htmx(request):
-        response = render(request, "parts/error.html", error.status, error=error)
-        response.headers.update(error.headers())
-        return response
-    return render(request, "error.html", error.status, error=error)
+    template = "parts/error.html" if is_htmx(request) else "error.html"
+    response = render(request, template, error.status, error=error)
+    response.headers.update(error.headers())
+    return response
 
 
 def _of_project(request: Request) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import load_only
 
 from modelshare.server.audit.tables import OutboxRow
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
-from modelshare.server.db import locked, owned, unclaimed
+from modelshare.server.db import counted, locked, owned, unclaimed
 from modelshare.wire.webhooks import DeliveryState
 
 
@@ -46,6 +46,15 @@ async def lock_active(session: AsyncSession, project_ids: Collection[str]) -> li
 
 async def has_events(session: AsyncSession) -> bool:
     return await session.scalar(select(OutboxRow.id).limit(1)) is not None
+
+
+async def count_events(session: AsyncSession, most: int) -> int:
+    return await session.scalar(counted(select(OutboxRow.id), most)) or 0
+
+
+async def count_failing(session: AsyncSession, most: int) -> int:
+    failing = select(WebhookRow.id).where(WebhookRow.is_active, WebhookRow.failures > 0)
+    return await session.scalar(counted(failing, most)) or 0
 
 
 async def take_events(session: AsyncSession, limit: int) -> list[OutboxRow]:

@@ -1,7 +1,7 @@
 """Webhooks of a project, and what was delivered to them."""
 
 import uuid
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -27,6 +27,15 @@ from modelshare.wire.webhooks import (
 
 _MOST_FORGOTTEN: Final = 1000
 """Old deliveries that go in one transaction."""
+
+
+class Backlog(NamedTuple):
+    """What webhooks wait for."""
+
+    events: int
+    """Whose deliveries are not written yet."""
+    failing: int
+    """Webhooks whose last attempt failed, so that what comes waits."""
 
 
 async def create(
@@ -118,6 +127,11 @@ async def redeliver(session: AsyncSession, caller: Caller, webhook_id: str, deli
     if row.state != DeliveryState.PENDING:
         row = _new_delivery(webhook, row.event_id, row.type, row.body, now)
     return await _send_now(session, webhook, row, now)
+
+
+async def backlog(session: AsyncSession, most: int) -> Backlog:
+    """Of all projects. Counts no further than `most`."""
+    return Backlog(events=await queries.count_events(session, most), failing=await queries.count_failing(session, most))
 
 
 async def forget_old(session: AsyncSession, *, now: int) -> None:

@@ -17,6 +17,10 @@ PAGE: Final = 24
 """Models on a page: full rows of one, two, three or four."""
 
 
+MOST_FEATURED: Final = 6
+"""Stand above the list."""
+
+
 class Facet(NamedTuple):
     name: str
     values: list[tuple[str, int]]
@@ -57,7 +61,7 @@ async def shelf(
 
 async def featured(session: AsyncSession, tiers: TierBook) -> list[CatalogModel]:
     """What the platform features; it is public."""
-    return [views.catalog_view(*entry, tiers) for entry in await service.featured(session)]
+    return [views.catalog_view(*entry, tiers) for entry in await service.featured(session, MOST_FEATURED)]
 
 
 async def model(session: AsyncSession, viewer: Viewer, tiers: TierBook, model_id: uuid.UUID) -> CatalogModelDetail:

@@ -1,0 +1,135 @@
+"""The page of a project's audit log: who did what, and where it is in force."""
+
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.accounts import people
+from modelshare.server.accounts import service as accounts
+from modelshare.server.audit import service as audit
+from modelshare.server.audit.webhooks import service as webhooks
+from modelshare.server.endpoints import service as endpoints
+from modelshare.server.fleet import service as fleet
+from modelshare.server.http import Caller, Paging, PagingDep, ReadSession
+from modelshare.server.ids import parse_uuid
+from modelshare.server.registry import service as registry
+from modelshare.server.web import audit_words as words
+from modelshare.server.web.pages import PageRoute, render
+from modelshare.server.web.visitor import OwnerCaller
+from modelshare.wire.base import PAGE_LIMIT_MAX
+from modelshare.wire.usage import AuditEntry
+
+router = APIRouter(prefix="/dashboard/{project}/audit", route_class=PageRoute, include_in_schema=False)
+Names = Mapping[str, Mapping[uuid.UUID, str]]
+"""By subject and id: what is there and how it is called now."""
+_ACTORS = {"join_key": "a join key", "system": "the platform"}
+_PAGES = {"key": "keys", "person": "members", "invitation": "members", "join_key": "agents", "agent": "agents"}
+"""Where all of a kind stand together, in a project's pages."""
+_PLATFORM_PAGES = {"person": "people", "join_key": "agents", "agent": "agents", "project": "projects"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One entry, as people read it."""
+
+    entry: AuditEntry
+    kind: str
+    """Of who did it; empty for people and the platform itself."""
+    who: str
+    what: str
+    target: str
+    url: str | None
+    """Of the target, where it still exists."""
+    details: list[tuple[str, str]]
+    everywhere_ms: int | None
+
+
+@router.get("")
+async def log(request: Request, caller: OwnerCaller, session: ReadSession, paging: PagingDep) -> Response:
+    page = await audit.page(session, caller.project, paging)
+    return render(
+        request,
+        "dashboard/audit.html",
+        lines=await lines(session, caller, page.data),
+        next_cursor=page.next_cursor,
+    )
+
+
+async def lines(session: AsyncSession, caller: Caller, entries: Sequence[AuditEntry]) -> list[Line]:
+    """Entries of the caller's log, or the platform's, with the names of what they tell of."""
+    names = await _names(session, caller, entries)
+    return [_line(entry, names, caller) for entry in entries]
+
+
+async def _names(session: AsyncSession, caller: Caller, entries: Sequence[AuditEntry]) -> Names:
+    wanted: dict[str, set[uuid.UUID]] = defaultdict(set)
+    for reference in (reference for entry in entries for reference in (entry.actor, _about(entry))):
+        subject, id_ = words.subject_of(reference)
+        if uid := parse_uuid(id_):
+            wanted[subject].add(uid)
+    found: dict[str, Mapping[uuid.UUID, str]] = {
+        "person": await people.names(session, wanted["person"]),
+        "agent": await fleet.agent_names(session, caller, wanted["agent"]),
+    }
+    if caller.project_id is not None:
+        found["key"] = await accounts.key_names(session, caller, wanted["key"])
+        found["model"] = await registry.names(session, caller, wanted["model"])
+        found["endpoint"] = await endpoints.slugs(session, caller, wanted["endpoint"])
+        if wanted["webhook"]:
+            hooks = await webhooks.page(session, caller, Paging(PAGE_LIMIT_MAX, None))
+            found["webhook"] = {uuid.UUID(each.id): each.url for each in hooks.data}
+    return found
+
+
+def _about(entry: AuditEntry) -> str:
+    """The target; the model where that is an upload or a deployment, which mean nothing to people."""
+    model = entry.details.get("model")
+    subject, _ = words.subject_of(entry.target)
+    return f"model:{model}" if model and subject in {"upload", "deployment"} else entry.target
+
+
+def _line(entry: AuditEntry, names: Names, caller: Caller) -> Line:
+    about = _about(entry)
+    kind, who = _who(entry.actor, names)
+    subject, id_ = words.subject_of(about)
+    target = _name(about, names) or words.called(entry) or words.short(id_)
+    return Line(
+        entry=entry,
+        kind=kind,
+        who=who,
+        what=words.action(entry.action),
+        target=target,
+        url=_url(subject, id_, names, caller),
+        details=words.details(entry, said={target, id_, words.called(entry) or ""}),
+        everywhere_ms=words.everywhere_ms(entry),
+    )
+
+
+def _who(actor: str, names: Names) -> tuple[str, str]:
+    subject, id_ = words.subject_of(actor)
+    if subject in _ACTORS:
+        return "", _ACTORS[subject]
+    name = _name(actor, names)
+    return "" if name and subject == "person" else subject, name or words.short(id_)
+
+
+def _name(reference: str, names: Names) -> str | None:
+    subject, id_ = words.subject_of(reference)
+    uid = parse_uuid(id_)
+    return names.get(subject, {}).get(uid) if uid else None
+
+
+def _url(subject: str, id_: str, names: Names, caller: Caller) -> str | None:
+    if caller.project_id is None:
+        return f"/dashboard/-/platform/{_PLATFORM_PAGES[subject]}" if subject in _PLATFORM_PAGES else None
+    root = f"/dashboard/{caller.project_slug}"
+    if subject in _PAGES:
+        return f"{root}/{_PAGES[subject]}"
+    name = _name(f"{subject}:{id_}", names)
+    if name is None:
+        return None
+    return f"{root}/endpoints/{name}" if subject == "endpoint" else f"{root}/{subject}s/{id_}"

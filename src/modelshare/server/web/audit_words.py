@@ -1,0 +1,78 @@
+"""The audit log in words: what was done, to what, and with what. Pure."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from modelshare.server.web.figures import date
+from modelshare.wire.usage import AuditEntry
+
+_SAID_OTHERWISE: Final[Mapping[str, str]] = {
+    "agent.enroll": "Agent joined",
+    "agent.release": "Weights deleted from an agent",
+    "endpoint.recall": "Recall reached endpoint",
+    "endpoint.recall_cancel": "Recall of endpoint cancelled",
+    "endpoint.stop": "Endpoint stopped by a recall",
+    "grant.issue": "Agent got links to weights",
+    "model.audience": "Change who sees model",
+    "model.end_link": "End claim link",
+    "model.failed": "Model refused when processed",
+    "model.invite": "Model shown to this project",
+    "model.ready": "Model ready",
+    "model.recall_cancel": "Cancel recall",
+    "model.revalidate": "Check model again",
+    "model.role_change": "Catalog role changed",
+    "model.rollback": "Roll back model",
+    "person.admin": "Change platform admin",
+    "person.password": "Change password",
+    "person.sign_up": "Sign up",
+    "member.role": "Change role of member",
+    "upload.expire": "Upload expired",
+    "webhook.deactivate": "Webhook switched off",
+}
+"""Where verb and subject make no good words."""
+_NAMES: Final = ("name", "slug")
+_LONG: Final = 16
+_TIMES: Final = frozenset({"deadline", "expires_at"})
+
+
+def action(name: str) -> str:
+    """`key.revoke` as `Revoke key`."""
+    subject, _, verb = name.partition(".")
+    return _SAID_OTHERWISE.get(name) or f"{verb} {subject}".replace("_", " ").strip().capitalize()
+
+
+def subject_of(reference: str) -> tuple[str, str]:
+    """`key:<id>` as `key` and the id."""
+    subject, _, id_ = reference.partition(":")
+    return subject, id_
+
+
+def called(entry: AuditEntry) -> str | None:
+    """What the target was called when it happened, where the entry says so."""
+    return next((str(entry.details[name]) for name in _NAMES if entry.details.get(name)), None)
+
+
+def details(entry: AuditEntry, said: Collection[str]) -> list[tuple[str, str]]:
+    """What else the entry says, but for what was `said`."""
+    values = {name: _value(name, value) for name, value in entry.details.items() if value not in (None, [], {})}
+    return [(name.replace("_", " "), value) for name, value in values.items() if value not in said]
+
+
+def short(id_: str) -> str:
+    """Enough of an id to tell it from others."""
+    return f"{id_[:8]}…{id_[-4:]}" if len(id_) > _LONG else id_
+
+
+def everywhere_ms(entry: AuditEntry) -> int | None:
+    """Milliseconds until the last process went by the change; None while one has not, or where none confirms."""
+    if entry.pending or not entry.confirmations:
+        return None
+    return max(each.after_ms for each in entry.confirmations)
+
+
+def _value(name: str, value: Any) -> str:
+    if name in _TIMES and isinstance(value, int):
+        return date(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(str(each) for each in value) if isinstance(value, list) else str(value)

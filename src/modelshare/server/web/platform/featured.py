@@ -1,0 +1,77 @@
+"""Models that the platform puts forward in the catalog."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.endpoints.views import served_name
+from modelshare.server.http import PlatformDep, ReadSession, WriteSession
+from modelshare.server.ids import parse_uuid
+from modelshare.server.registry.tables import ModelRow
+from modelshare.server.sharing import search
+from modelshare.server.sharing import service as sharing
+from modelshare.server.sharing.search import ANYBODY, Filters, Sort, Wish
+from modelshare.server.sharing.tables import ShareRow
+from modelshare.server.web.pages import PageRoute, done, render
+from modelshare.server.web.visitor import AdminCaller
+
+router = APIRouter(prefix="/featured", route_class=PageRoute)
+_MOST_FEATURED: Final = 200
+_MOST_FOUND: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model of the catalog, as far as these pages show it."""
+
+    id: uuid.UUID
+    name: str
+    deployments: int
+    is_featured: bool
+
+
+@router.get("")
+async def featured(
+    request: Request, _: AdminCaller, session: ReadSession, q: Annotated[str, Query(max_length=200)] = ""
+) -> Response:
+    return render(
+        request,
+        "platform/featured.html",
+        featured=[_listed(share, model) for share, model, _ in await sharing.featured(session, _MOST_FEATURED)],
+        found=await _found(session, q.strip()),
+        q=q,
+    )
+
+
+@router.post("/{model_id}")
+async def feature(
+    request: Request,
+    caller: AdminCaller,
+    session: WriteSession,
+    platform: PlatformDep,
+    model_id: uuid.UUID,
+    featured: Annotated[bool, Form()],
+) -> Response:
+    await sharing.feature(session, caller, model_id, featured=featured, now=platform.now())
+    words = "It is featured now." if featured else "It is featured no more."
+    return done(request, "/dashboard/-/platform/featured", words)
+
+
+async def _found(session: AsyncSession, q: str) -> list[Listed]:
+    """Public models by words or an id."""
+    entries: Sequence[search.Entry] = []
+    if model_id := parse_uuid(q):
+        entry = await search.get(session, ANYBODY, model_id)
+        entries = [entry] if entry else []
+    elif q:
+        wish = Wish(Filters(q=q), Sort.RELEVANCE, _MOST_FOUND, None, facets=False)
+        entries = (await search.find(session, ANYBODY, wish)).entries
+    return [_listed(share, model) for share, model, _ in entries]
+
+
+def _listed(share: ShareRow, model: ModelRow) -> Listed:
+    return Listed(model.id, served_name(model), share.deployment_count, share.featured)

@@ -1,0 +1,75 @@
+"""How the platform is: its processes, what it keeps, and what waits to be done; and its own log."""
+
+import time
+from typing import Final
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare import __version__
+from modelshare.server import jobs
+from modelshare.server.accounts import people
+from modelshare.server.accounts import service as accounts
+from modelshare.server.audit import service as audit
+from modelshare.server.audit.confirming import service as confirming
+from modelshare.server.audit.webhooks import service as webhooks
+from modelshare.server.endpoints import service as endpoints
+from modelshare.server.fleet import service as fleet
+from modelshare.server.http import Paging, PagingDep, PlatformDep, ReadSession
+from modelshare.server.registry import service as registry
+from modelshare.server.settings import Settings
+from modelshare.server.sharing import service as sharing
+from modelshare.server.web.audit import lines
+from modelshare.server.web.pages import PageRoute, render
+from modelshare.server.web.visitor import AdminCaller
+from modelshare.wire.base import PAGE_LIMIT_MAX
+
+router = APIRouter(route_class=PageRoute)
+_MOST: Final = 100_000
+"""Nothing is counted further."""
+
+
+@router.get("")
+async def overview(request: Request, _: AdminCaller, session: ReadSession, platform: PlatformDep) -> Response:
+    started = time.perf_counter()
+    processes = await confirming.page(session, Paging(PAGE_LIMIT_MAX, None))
+    answered_ms = (time.perf_counter() - started) * 1000
+    return render(
+        request,
+        "platform/overview.html",
+        version=__version__,
+        database="SQLite" if platform.database.is_sqlite else "PostgreSQL",
+        answered_ms=answered_ms,
+        storage=_storage(platform.settings),
+        processes=processes.data,
+        counts=await _counts(session),
+        most=_MOST,
+        queues=await jobs.queues(session),
+        backlog=await webhooks.backlog(session, _MOST),
+    )
+
+
+@router.get("/audit")
+async def log(request: Request, caller: AdminCaller, session: ReadSession, paging: PagingDep) -> Response:
+    page = await audit.page(session, None, paging)
+    shown = await lines(session, caller, page.data)
+    return render(request, "platform/audit.html", lines=shown, next_cursor=page.next_cursor)
+
+
+async def _counts(session: AsyncSession) -> list[tuple[str, int]]:
+    return [
+        ("Projects", await accounts.count_projects(session, _MOST)),
+        ("People", await people.count(session, _MOST)),
+        ("Models", await registry.count(session, _MOST)),
+        ("Shared models", await sharing.count(session, _MOST)),
+        ("Endpoints on", await endpoints.count_active(session, _MOST)),
+        ("Agents linked", await fleet.count_linked(session, _MOST)),
+    ]
+
+
+def _storage(settings: Settings) -> str:
+    """Never the whole setting, which may hold credentials."""
+    if settings.storage_url is None:
+        return "a folder of this machine"
+    return f"the bucket {urlsplit(settings.storage_url).hostname or ''} (S3)"

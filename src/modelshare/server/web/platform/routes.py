@@ -1,0 +1,9 @@
+"""The pages of who runs the platform."""
+
+from fastapi import APIRouter
+
+from modelshare.server.web.platform import agents, featured, overview, people, projects, tiers
+
+router = APIRouter(include_in_schema=False)
+for pages in (overview, projects, people, agents, tiers, featured):
+    router.include_router(pages.router, prefix="/dashboard/-/platform")
