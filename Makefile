@@ -37,7 +37,7 @@ bench: $(VENV)/.test
 # Every page, in both themes and two widths, into build/screenshots; the README shows two of them.
 screenshots: $(VENV)/.test
 	@scripts/chromium.sh
-	$(BIN)/python scripts/screenshots.py
+	MODELSHARE_SCREENSHOTS=build/screenshots $(BIN)/python -m pytest tests/browser/test_pages.py --timeout 600
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis

@@ -20,7 +20,10 @@ FLAGS = ["--no-sandbox", "--disable-background-networking", f"--host-resolver-ru
 
 
 class PageFor(Protocol):
-    """A page in a browser of its own, for somebody of this name: an owner of the project, else of the one with models."""
+    """A page in a browser of its own, for somebody of this name: an owner of the project, or of the one with models.
+
+    None: nobody who is signed in.
+    """
 
     async def __call__(self, name: str | None, project_id: str | None = None) -> Page: ...
 

@@ -1,7 +1,6 @@
 """Models that the platform puts forward in the catalog."""
 
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -63,14 +62,13 @@ async def feature(
 
 async def _found(session: AsyncSession, q: str) -> list[Listed]:
     """Public models by words or an id."""
-    entries: Sequence[search.Entry] = []
     if model_id := parse_uuid(q):
         entry = await search.get(session, ANYBODY, model_id)
-        entries = [entry] if entry else []
-    elif q:
-        wish = Wish(Filters(q=q), Sort.RELEVANCE, _MOST_FOUND, None, facets=False)
-        entries = (await search.find(session, ANYBODY, wish)).entries
-    return [_listed(share, model) for share, model, _ in entries]
+        return [_listed(entry[0], entry[1])] if entry else []
+    if not q:
+        return []
+    wish = Wish(Filters(q=q), Sort.RELEVANCE, _MOST_FOUND, None, facets=False)
+    return [_listed(share, model) for share, model, _ in (await search.find(session, ANYBODY, wish)).entries]
 
 
 def _listed(share: ShareRow, model: ModelRow) -> Listed:
