@@ -76,7 +76,7 @@ def need(
 
 def cache_bytes(parameters: int, tokens: int) -> int:
     """Of a decoder of usual shape."""
-    layers = (parameters / _PARAMETERS_BY_CUBED_LAYERS) ** (1 / 3)
+    layers: float = (parameters / _PARAMETERS_BY_CUBED_LAYERS) ** (1 / 3)
     key_width = min(layers * _WIDTH_BY_LAYERS / _QUERIES_BY_KEY, _MOST_KEY_WIDTH)
     return round(2 * layers * key_width * _BYTES) * tokens
 
