@@ -1,5 +1,6 @@
 """A mark of its own for every model family: the same name always gives the same one. Pure."""
 
+import functools
 import hashlib
 
 from markupsafe import Markup
@@ -8,6 +9,7 @@ _SIZE = 40
 _CELLS = 5
 
 
+@functools.lru_cache(maxsize=512)
 def mark(family: str | None) -> Markup:
     """A square SVG, symmetric so that the eye keeps it; colours that hold on light and dark ground."""
     digest = hashlib.sha256((family or "").casefold().encode("utf-8", "replace")).digest()

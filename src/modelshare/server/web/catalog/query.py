@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, NamedTuple, Self
+from typing import Annotated, Final, NamedTuple
 from urllib.parse import urlencode
 
 from pydantic import AfterValidator, ConfigDict, Field
@@ -96,36 +96,36 @@ class CatalogQuery(Request):
     @property
     def url(self) -> str:
         """The shortest one that asks for this."""
-        fields = self.model_dump(by_alias=True, exclude_defaults=True)
-        query = urlencode({name: str(value) for name, value in fields.items() if value}, errors="replace")
-        return f"{PATH}?{query}" if query else PATH
+        return self._url()
 
     def has(self, facet: str, value: str) -> bool:
         return str(getattr(self, facet) or "") == value
 
     def toggled(self, facet: str, value: str) -> str:
         """URL of the first page with the one value set, or taken away where it is."""
-        if self.has(facet, value):
-            return self.without(facet)
-        return self._with(after="", **{facet: CatalogRole(value) if facet == "role" else value}).url
+        return self._url(after="", **{facet: "" if self.has(facet, value) else value})
 
     def without(self, *facets: str) -> str:
         """URL of the first page without these filters; without any, where none is named."""
-        return self._with(after="", **{name: None if name == "role" else "" for name in facets or FACETS}).url
+        return self._url(after="", **dict.fromkeys(facets or FACETS, ""))
 
     def searching(self, words: str) -> str:
-        return self._with(after="", q=words).url
+        return self._url(after="", q=words)
 
     def beyond(self, cursor: str) -> str:
         """URL of the page that begins there."""
-        return self._with(after=cursor).url
+        return self._url(after=cursor)
 
     @property
     def first(self) -> str:
-        return self._with(after="").url
+        return self._url(after="")
 
-    def _with(self, **changes: Any) -> Self:
-        return self.model_copy(update=changes)
+    def _url(self, **changes: str) -> str:
+        """A page has hundreds of them, so nothing is copied or validated for one."""
+        fields = {**self.__dict__, **changes}
+        given = [("as" if name == "project" else name, value) for name, value in fields.items() if value]
+        query = urlencode([each for each in given if each != ("sort", Sort.RELEVANCE)], errors="replace")
+        return f"{PATH}?{query}" if query else PATH
 
 
 def words_of(facet: str, value: str) -> str:
