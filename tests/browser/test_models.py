@@ -39,6 +39,7 @@ async def test_a_claim_link_is_made_and_shown_in_the_dialog(page_for: PageFor, m
     await dialog.get_by_label("Whoever claims a link").check()
     await dialog.get_by_role("button", name="Share").click()
     await expect(dialog.locator("#claim-link")).to_contain_text("/claim?token=msl_")
+    await expect(dialog.get_by_role("group", name="To whom")).to_be_hidden()
     await dialog.get_by_role("link", name="Done").click()
     await expect(page.locator("main")).to_contain_text("Nobody yet: no project has claimed a link.")
 
