@@ -1,7 +1,7 @@
 """Every select on the catalog's entries, for both databases."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Row, Select, and_, cast, column, func, literal_column, or_, select, table, tuple_
@@ -12,7 +12,7 @@ from sqlalchemy.orm import contains_eager, defer, selectinload
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.search.ranges import Range
-from modelshare.server.sharing.search.tables import CatalogEntryRow
+from modelshare.server.sharing.search.tables import CatalogEntryRow, CatalogWordRow
 from modelshare.server.sharing.search.terms import Condition, Filters, Sort, Term
 from modelshare.server.sharing.tables import ShareRow
 
@@ -30,6 +30,7 @@ LOOKED_AT = (
     *("family", "license", "architecture", "format", "role", "tags"),
 )
 """What is sorted by and counted; not the terms, which are long."""
+_MOST_ALIKE = 200
 _RANGED = (_ENTRIES.parameters, _ENTRIES.context_length)
 SORTED_BY: dict[Sort, tuple[str, bool]] = {
     Sort.RELEVANCE: ("deployment_count", True),
@@ -106,6 +107,12 @@ async def walk(
     last = path.with_only_columns(_ENTRIES[key], _ENTRIES.id).offset(steps - 1).limit(1)
     came_to = (await session.execute(last)).first()
     return Walk(places, Place(*came_to) if came_to else None)
+
+
+async def words_by_form(session: AsyncSession, forms: Collection[str]) -> Sequence[str]:
+    """Known words that one of these forms finds."""
+    statement = select(CatalogWordRow.word).where(CatalogWordRow.form.in_(forms)).distinct()
+    return (await session.scalars(statement.order_by(CatalogWordRow.word).limit(_MOST_ALIKE))).all()
 
 
 async def entries(session: AsyncSession, ids: Sequence[int]) -> list[Entry]:
