@@ -81,6 +81,7 @@ async def stale_entries(database: Database) -> list[str]:
         for row in sources:
             shown_to = await shown_to_projects(session, row.model_id) if row.audience == "targeted" else ()
             wanted = {"model_id": row.model_id, **entry_of(row, shown_to)}
+            del wanted["is_learned"]
             if said.get(row.model_id) != wanted:
                 stale.append(f"{wanted} is {said.get(row.model_id)}")
         if database.is_sqlite:
@@ -89,4 +90,6 @@ async def stale_entries(database: Database) -> list[str]:
 
 
 async def _entries(session: AsyncSession) -> Sequence[Row[*tuple[Any, ...]]]:
-    return (await session.execute(select(*(each for each in ENTRY_COLUMNS if each.key != "id")))).all()
+    return (
+        await session.execute(select(*(each for each in ENTRY_COLUMNS if each.key not in {"id", "is_learned"})))
+    ).all()

@@ -302,17 +302,19 @@ async def _keep_tending(platform: Platform) -> None:
 async def _tend(platform: Platform) -> None:
     """What is done now and then: expired uploads and sessions end, old deliveries go, uses of keys are written down.
 
-    A recall whose job was given up is taken up again.
+    A recall whose job was given up is taken up again; words of models that were shared are learned.
     """
     try:
         await platform.parts[KeyRing].note_use()
         await closing.sweep(platform)
+        await search.learn(platform.database)
         async with platform.database.write() as session:
             await accounts_sessions.sweep(session, now=platform.now())
             await webhooks.forget_old(session, now=platform.now())
             await recalls.resume_overdue(session, now=platform.now())
     except Exception as error:  # noqa: BLE001 - the next round may find the database back
         log.warning("cannot end what has expired, forget old deliveries or note the use of keys", error=str(error))
+        log.warning("cannot tend to uploads, deliveries, recalls, words or the use of keys", error=str(error))
 
 
 class RequestId:

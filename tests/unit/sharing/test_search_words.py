@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from modelshare.server.sharing.search.ranges import CONTEXT, PARAMETERS, Range, Scale
 from modelshare.server.sharing.search.ranking import Ranking
+from modelshare.server.sharing.search.spelling import distance, forms, nearest
 from modelshare.server.sharing.search.terms import ANYBODY, Facts, Filters, Viewer, conditions, terms_of
 from modelshare.server.sharing.search.words import LONGEST, MOST_ASKED, MOST_WORDS, asked, words
 
@@ -122,3 +123,29 @@ def test_blank_words_and_no_bounds_ask_for_nothing() -> None:
 )
 def test_ranking(name: str, query: str, rank: int) -> None:
     assert Ranking(query).rank(name) == rank
+
+
+WORD = st.text(alphabet="abcde", min_size=4, max_size=12)
+
+
+@given(
+    WORD, st.integers(0, 12), st.sampled_from("abcdexyz"), st.sampled_from(["insert", "leave out", "replace", "swap"])
+)
+def test_one_slip_is_found_and_forgiven(word: str, at: int, letter: str, slip: str) -> None:
+    at %= len(word)
+    typed = {
+        "insert": word[:at] + letter + word[at:],
+        "leave out": word[:at] + word[at + 1 :],
+        "replace": word[:at] + letter + word[at + 1 :],
+        "swap": word[:at] + word[at : at + 2][::-1] + word[at + 2 :],
+    }[slip]
+    assert distance(typed, word) == distance(word, typed) <= 1
+    assert forms(typed) & forms(word)
+    assert nearest(typed, {word, "zzzzzzzz"}, 3) == [word]
+
+
+@given(WORD, WORD)
+def test_distance_is_nought_for_the_same_alone(one: str, other: str) -> None:
+    assert (distance(one, other) == 0) == (one == other)
+    assert distance(one, other) <= max(len(one), len(other))
+    assert distance(one[:2], other[:2]) <= 2

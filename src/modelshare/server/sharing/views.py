@@ -143,6 +143,7 @@ def catalog_page(found: Found, tiers: TierBook) -> CatalogPage:
         next_cursor=found.next_cursor,
         total=found.total,
         total_is_exact=found.total_is_exact,
+        corrected=found.corrected,
         facets=found.facets
         and {
             name: [FacetCount(value=value, count=count) for value, count in values]

@@ -68,6 +68,7 @@ def upgrade() -> None:
         sa.Column("format", sa.String(), nullable=True),
         sa.Column("role", sa.String(), nullable=False),
         sa.Column("tags", sa.String(), nullable=False),
+        sa.Column("is_learned", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(
             ["model_id"], ["shares.model_id"], name=op.f("fk_catalog_entries_model_id"), ondelete="CASCADE"
         ),
@@ -76,6 +77,19 @@ def upgrade() -> None:
     )
     for column in ("deployment_count", "parameters", "name"):
         op.create_index(f"ix_catalog_entries_{column}_id", "catalog_entries", [column, "id"])
+    op.create_index(
+        "ix_catalog_entries_unlearned",
+        "catalog_entries",
+        ["id"],
+        sqlite_where=sa.text("NOT is_learned"),
+        postgresql_where=sa.text("NOT is_learned"),
+    )
+    op.create_table(
+        "catalog_words",
+        sa.Column("form", sa.String(), nullable=False),
+        sa.Column("word", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("form", "word", name=op.f("pk_catalog_words")),
+    )
     for statement in SQLITE if op.get_bind().dialect.name == "sqlite" else POSTGRESQL:
         op.execute(statement)
     fill()
@@ -84,6 +98,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     if op.get_bind().dialect.name == "sqlite":
         op.execute("DROP TABLE catalog_index")
+    op.drop_table("catalog_words")
     op.drop_table("catalog_entries")
 
 
@@ -101,7 +116,7 @@ def fill() -> None:
 
 COLUMNS = (
     *("terms", "deployment_count", "parameters", "context_length", "name"),
-    *("family", "license", "architecture", "format", "role", "tags"),
+    *("family", "license", "architecture", "format", "role", "tags", "is_learned"),
 )
 
 
@@ -136,4 +151,5 @@ def entry(row: sa.Row[*tuple[Any, ...]], shown_to: list[str]) -> dict[str, objec
         "format": row.format,
         "role": row.role,
         "tags": "\n".join(dict.fromkeys(tag for tag in facts.tags if "\n" not in tag)),
+        "is_learned": False,
     }

@@ -4,8 +4,9 @@
 """
 
 from modelshare.server.sharing.search.index import index
+from modelshare.server.sharing.search.learning import learn
 from modelshare.server.sharing.search.queries import Entry
 from modelshare.server.sharing.search.service import Found, Wish, find, get
 from modelshare.server.sharing.search.terms import ANYBODY, Filters, Sort, Viewer
 
-__all__ = ["ANYBODY", "Entry", "Filters", "Found", "Sort", "Viewer", "Wish", "find", "get", "index"]
+__all__ = ["ANYBODY", "Entry", "Filters", "Found", "Sort", "Viewer", "Wish", "find", "get", "index", "learn"]

@@ -62,7 +62,7 @@ async def shown_to_projects(session: AsyncSession, model_id: uuid.UUID) -> Seque
     return (await session.scalars(statement.order_by(ShareProjectRow.project_id))).all()
 
 
-def entry_of(source: Row[*tuple[Any, ...]], shown_to: Sequence[str]) -> dict[str, str | int | None]:
+def entry_of(source: Row[*tuple[Any, ...]], shown_to: Sequence[str]) -> dict[str, str | int | bool | None]:
     """The columns of the entry."""
     facts = Facts(
         project_id=source.project_id,
@@ -94,4 +94,5 @@ def entry_of(source: Row[*tuple[Any, ...]], shown_to: Sequence[str]) -> dict[str
         "format": facts.format,
         "role": facts.role,
         "tags": "\n".join(dict.fromkeys(tag for tag in facts.tags if "\n" not in tag)),
+        "is_learned": False,
     }

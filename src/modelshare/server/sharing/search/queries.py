@@ -1,10 +1,25 @@
 """Every select on the catalog's entries, for both databases."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, Select, and_, cast, column, func, literal_column, or_, select, table, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    String,
+    and_,
+    bindparam,
+    cast,
+    column,
+    func,
+    literal_column,
+    or_,
+    select,
+    table,
+    tuple_,
+)
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import contains_eager, defer, selectinload
@@ -12,7 +27,7 @@ from sqlalchemy.orm import contains_eager, defer, selectinload
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.search.ranges import Range
-from modelshare.server.sharing.search.tables import CatalogEntryRow
+from modelshare.server.sharing.search.tables import CatalogEntryRow, CatalogWordRow
 from modelshare.server.sharing.search.terms import Condition, Filters, Sort, Term
 from modelshare.server.sharing.tables import ShareRow
 
@@ -30,6 +45,7 @@ LOOKED_AT = (
     *("family", "license", "architecture", "format", "role", "tags"),
 )
 """What is sorted by and counted; not the terms, which are long."""
+_MOST_ALIKE = 200
 _RANGED = (_ENTRIES.parameters, _ENTRIES.context_length)
 SORTED_BY: dict[Sort, tuple[str, bool]] = {
     Sort.RELEVANCE: ("deployment_count", True),
@@ -108,6 +124,12 @@ async def walk(
     return Walk(places, Place(*came_to) if came_to else None)
 
 
+async def words_by_form(session: AsyncSession, forms: Collection[str]) -> Sequence[str]:
+    """Known words that one of these forms finds."""
+    statement = select(CatalogWordRow.word).where(CatalogWordRow.form.in_(forms)).distinct()
+    return (await session.scalars(statement.order_by(CatalogWordRow.word).limit(_MOST_ALIKE))).all()
+
+
 async def entries(session: AsyncSession, ids: Sequence[int]) -> list[Entry]:
     """All that a page shows of these entries, in this order."""
     statement = _joined(select(CatalogEntryRow.id, ShareRow, ModelRow, VersionRow)).where(CatalogEntryRow.id.in_(ids))
@@ -142,7 +164,9 @@ def _matching(session: AsyncSession, wanted: Sequence[Condition], *columns: Any)
         match = " AND ".join(_alternatives(condition, " OR ", '"', " *") for condition in wanted)
         return statement.where(_INDEX.c.catalog_index.op("MATCH")(match)).order_by(_INDEX.c.rowid.desc())
     match = " & ".join(_alternatives(condition, " | ", "'", ":*") for condition in wanted)
-    return select(*columns).where(_VECTOR.op("@@")(cast(match, TSQUERY))).order_by(_ENTRIES.id.desc())
+    # Written into the statement: the planner has to know which words are frequent, and no plan suits all.
+    asked = cast(bindparam(None, match, String, literal_execute=True), TSQUERY)
+    return select(*columns).where(_VECTOR.op("@@")(asked)).order_by(_ENTRIES.id.desc())
 
 
 def _alternatives(condition: Condition, either: str, quote: str, prefix: str) -> str:

@@ -17,7 +17,9 @@ from modelshare.server.sharing.search import facets, queries
 from modelshare.server.sharing.search.facets import Facets
 from modelshare.server.sharing.search.queries import LOOKED_AT, SORTED_BY, AnyRow, Entry, Place
 from modelshare.server.sharing.search.ranking import Ranking
+from modelshare.server.sharing.search.spelling import can_be_corrected, forms, nearest
 from modelshare.server.sharing.search.terms import Condition, Filters, Sort, Viewer, conditions, seen_by
+from modelshare.server.sharing.search.words import asked
 
 FEW = 1_000
 """So many models are looked at."""
@@ -25,6 +27,8 @@ MANY = 8_000
 """So many are sorted by the database."""
 STEPS = 10_000
 """Of a walk, for one page."""
+_MOST_TRIED = 3
+"""Known words for one that finds nothing."""
 _WALKED = -1
 """Stands for the rank in a walk's cursor."""
 
@@ -50,6 +54,8 @@ class Found:
     total_is_exact: bool = True
     """If not, there are at least so many models, and of each facet's values at least so many."""
     facets: Facets | None = None
+    corrected: str | None = None
+    """The words that were searched instead, where nothing fits those that were asked for."""
 
 
 class _Cursor(NamedTuple):
@@ -65,7 +71,35 @@ class _Cursor(NamedTuple):
 
 
 async def find(session: AsyncSession, viewer: Viewer, wish: Wish) -> Found:
-    """What the filters let through of what the viewer may see."""
+    """What the filters let through of what the viewer may see; if nothing, what fits with its words corrected."""
+    found = await _find(session, viewer, wish)
+    corrected = await _corrected(session, viewer, wish.filters.q or "") if found.total == 0 else None
+    if corrected is None:
+        return found
+    instead = await _find(session, viewer, replace(wish, filters=replace(wish.filters, q=corrected)))
+    return replace(instead, corrected=corrected) if instead.total else found
+
+
+async def _corrected(session: AsyncSession, viewer: Viewer, query: str) -> str | None:
+    """The query with each word that the viewer finds nothing by replaced by the nearest one that finds something."""
+    words = asked(query)
+    for at, word in enumerate(words):
+        if not can_be_corrected(word) or await _leads_somewhere(session, viewer, word):
+            continue
+        known = await queries.words_by_form(session, forms(word))
+        for meant in nearest(word, known, _MOST_TRIED):
+            if await _leads_somewhere(session, viewer, meant):
+                words[at] = meant
+                break
+    return " ".join(words) if words != asked(query) else None
+
+
+async def _leads_somewhere(session: AsyncSession, viewer: Viewer, word: str) -> bool:
+    wanted = conditions(viewer, Filters(q=word))
+    return wanted is not None and await queries.count(session, wanted, 1) > 0
+
+
+async def _find(session: AsyncSession, viewer: Viewer, wish: Wish) -> Found:
     after = _read(wish)
     wanted = conditions(viewer, wish.filters)
     if wanted is None:

@@ -2,7 +2,7 @@
 
 import uuid
 
-from sqlalchemy import DDL, BigInteger, ForeignKey, Index, Integer, String, UniqueConstraint, event
+from sqlalchemy import DDL, BigInteger, ForeignKey, Index, Integer, String, UniqueConstraint, event, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from modelshare.server.db import Table
@@ -17,6 +17,12 @@ class CatalogEntryRow(Table):
         Index("ix_catalog_entries_deployment_count_id", "deployment_count", "id"),
         Index("ix_catalog_entries_parameters_id", "parameters", "id"),
         Index("ix_catalog_entries_name_id", "name", "id"),
+        Index(
+            "ix_catalog_entries_unlearned",
+            "id",
+            sqlite_where=text("NOT is_learned"),
+            postgresql_where=text("NOT is_learned"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
@@ -38,6 +44,18 @@ class CatalogEntryRow(Table):
     role: Mapped[str]
     tags: Mapped[str]
     """One a line."""
+    is_learned: Mapped[bool] = mapped_column(default=False)
+    """Whether its words are among `catalog_words` where they belong there."""
+
+
+class CatalogWordRow(Table):
+    """A word of a model that is, or was, public, under each form by which a slip finds it."""
+
+    __tablename__ = "catalog_words"
+
+    form: Mapped[str] = mapped_column(primary_key=True)
+    """The word, or the word without one of its letters."""
+    word: Mapped[str] = mapped_column(primary_key=True)
 
 
 _SQLITE = (

@@ -114,6 +114,16 @@ def terms_of(facts: Facts) -> list[str]:
     return [*found, *_audience(facts)]
 
 
+def words_in(written: str) -> list[str]:
+    """The words among the terms of an entry."""
+    return [term for term in written.split() if not term.startswith("_")]
+
+
+def is_public(written: str) -> bool:
+    """Whether everybody sees the entry with these terms."""
+    return f" {_PUBLIC} " in written
+
+
 def conditions(viewer: Viewer, filters: Filters) -> list[Condition] | None:
     """What the terms of an entry must meet, one and all; None where nothing can."""
     found = seen_by(viewer)
