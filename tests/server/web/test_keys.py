@@ -77,7 +77,7 @@ async def test_what_does_not_fit_is_said_in_a_sentence(
 ) -> None:
     answer = await colleague.post(f"{KEYS}/new", **{"name": "x", field: value})
     assert answer.status_code == 400
-    assert field in message(answer)
+    assert (value if field == "allowed_ips" else field) in message(answer)
     assert "No key yet" in (await colleague.get(KEYS)).text
 
 
