@@ -6,13 +6,30 @@ from html import unescape
 import httpx
 
 
+def lines(answer: httpx.Response) -> str:
+    """What a page says, without its tags; code stands in backticks, as in the API's sentences."""
+    return _words(answer.text)
+
+
+def message(answer: httpx.Response) -> str:
+    """What a page says went wrong."""
+    found = re.search(r'role="alert"[^>]*>(.*?)</(?:p|div)>', answer.text, re.DOTALL)
+    assert found, answer.text
+    return _words(found[1])
+
+
 def text_of(answer: httpx.Response, status: int = 200) -> str:
-    """What a page says, without its tags."""
+    """As `lines`, of an answer with this status."""
     assert answer.status_code == status, answer.text
-    return " ".join(unescape(re.sub(r"<[^>]+>", " ", answer.text)).split())
+    return lines(answer)
 
 
 async def went_on(client: httpx.AsyncClient, answer: httpx.Response) -> str:
     """What the page says that a form led to."""
     assert answer.status_code == 303, answer.text
     return text_of(await client.get(answer.headers["location"]))
+
+
+def _words(html: str) -> str:
+    in_ticks = re.sub(r"</?code>", "`", html)
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", in_ticks)).split())

@@ -110,15 +110,3 @@ def token_in(answer: httpx.Response) -> str:
     found = re.search(r"/join\?token=([\w-]+)", unescape(answer.text))
     assert found, answer.text
     return found[1]
-
-
-def lines(answer: httpx.Response) -> str:
-    """What a page says, without its tags."""
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", answer.text)).split())
-
-
-def message(answer: httpx.Response) -> str:
-    """What a page says went wrong."""
-    found = re.search(r'role="alert"[^>]*>(.*?)</', answer.text.replace("<p>", ""), re.DOTALL)
-    assert found, answer.text
-    return unescape(found[1]).strip()

@@ -11,7 +11,8 @@ from factories import make_model
 from modelshare.server.app import Application
 from modelshare.server.http import SESSION_COOKIE
 from modelshare.server.settings import Settings
-from server.web.conftest import PASSWORD, SignUp, Somebody, browser_of, lines, message, new_project, token_in
+from page_texts import lines, message
+from server.web.conftest import PASSWORD, SignUp, Somebody, browser_of, new_project, token_in
 
 pytestmark = pytest.mark.anyio
 ADA = {"name": "Ada", "email": "ada@example.org", "password": PASSWORD}

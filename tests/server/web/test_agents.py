@@ -9,8 +9,9 @@ import pytest
 from factories import make_model
 from modelshare.server.app import Application
 from modelshare.wire.agents import Phase
+from page_texts import lines, message
 from served import serving
-from server.web.conftest import Somebody, lines, message
+from server.web.conftest import Somebody
 from server.web.machines import join, join_key_in, live, machine
 
 pytestmark = pytest.mark.anyio

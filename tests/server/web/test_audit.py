@@ -8,8 +8,9 @@ import pytest
 from conftest import Tenant, client_of
 from factories import make_model
 from modelshare.server.app import Application
+from page_texts import lines
 from served import wait_until
-from server.web.conftest import Somebody, lines
+from server.web.conftest import Somebody
 
 pytestmark = pytest.mark.anyio
 LOG = "/dashboard/labs/audit"

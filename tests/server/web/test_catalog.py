@@ -13,8 +13,9 @@ from conftest import Tenant, client_of, new_tenant
 from factories import make_model
 from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings
+from page_texts import lines
 from server.web.catalog_pages import CATALOG, cards, links, share
-from server.web.conftest import Somebody, lines
+from server.web.conftest import Somebody
 
 pytestmark = pytest.mark.anyio
 IN_PLACE = {"HX-Request": "true"}

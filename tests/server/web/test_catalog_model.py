@@ -21,8 +21,9 @@ from modelshare.server.http import Caller
 from modelshare.server.registry.tables import VersionRow
 from modelshare.server.sharing import service as sharing
 from modelshare.wire.agents import AgentState
+from page_texts import lines, message
 from server.web.catalog_pages import CATALOG, links, share
-from server.web.conftest import Somebody, lines, message
+from server.web.conftest import Somebody
 
 pytestmark = pytest.mark.anyio
 IN_PLACE = {"HX-Request": "true"}

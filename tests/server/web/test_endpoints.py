@@ -10,8 +10,9 @@ from conftest import Tenant
 from factories import add_version, make_model
 from modelshare.server.app import Application
 from modelshare.wire.agents import Phase
+from page_texts import lines, message
 from served import serving
-from server.web.conftest import Somebody, lines, message
+from server.web.conftest import Somebody
 from server.web.machines import live, machine
 
 pytestmark = pytest.mark.anyio

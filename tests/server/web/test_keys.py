@@ -8,7 +8,8 @@ import pytest
 from conftest import Tenant, client_of
 from modelshare.server.app import Application
 from modelshare.server.settings import Settings
-from server.web.conftest import Somebody, lines, message
+from page_texts import lines, message
+from server.web.conftest import Somebody
 
 pytestmark = pytest.mark.anyio
 KEYS = "/dashboard/labs/keys"

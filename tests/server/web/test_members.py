@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from modelshare.server.app import Application
-from server.web.conftest import SignUp, Somebody, lines, message, new_project, token_in
+from page_texts import lines, message
+from server.web.conftest import SignUp, Somebody, new_project, token_in
 
 pytestmark = pytest.mark.anyio
 MEMBERS = "/dashboard/labs/members"

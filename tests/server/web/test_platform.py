@@ -9,7 +9,8 @@ import pytest
 from conftest import Tenant, client_of
 from factories import make_model
 from modelshare.server.app import Application
-from server.web.conftest import Somebody, lines, message
+from page_texts import lines, message
+from server.web.conftest import Somebody
 
 pytestmark = pytest.mark.anyio
 PLATFORM = "/dashboard/-/platform"

@@ -14,8 +14,9 @@ from factories import make_model
 from link_agent import answer_events
 from modelshare.server.app import Application
 from modelshare.server.registry.tables import VersionRow
+from page_texts import lines
 from served import serving, wait_until
-from server.web.conftest import Somebody, lines
+from server.web.conftest import Somebody
 from server.web.machines import live, machine
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,8 @@ from factories import make_model
 from modelshare.server.app import Application
 from modelshare.server.endpoints.tables import UsageRow
 from modelshare.wire.keys import Key
-from server.web.conftest import Somebody, lines
+from page_texts import lines
+from server.web.conftest import Somebody
 
 pytestmark = pytest.mark.anyio
 PAGE = "/dashboard/acme/usage"

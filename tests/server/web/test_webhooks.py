@@ -8,9 +8,10 @@ import pytest
 
 from conftest import Tenant
 from modelshare.server.settings import Settings
+from page_texts import lines, message
 from receiver import Receiver, Reply, receiving
 from served import wait_until
-from server.web.conftest import Somebody, lines, message
+from server.web.conftest import Somebody
 
 pytestmark = pytest.mark.anyio
 HOOKS = "/dashboard/labs/webhooks"
