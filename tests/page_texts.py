@@ -7,15 +7,15 @@ import httpx
 
 
 def lines(answer: httpx.Response) -> str:
-    """What a page says, without its tags; code stands in backticks, as in the API's sentences."""
+    """What a page says, without its tags."""
     return _words(answer.text)
 
 
 def message(answer: httpx.Response) -> str:
-    """What a page says went wrong."""
+    """What a page says went wrong; code stands in backticks, as in the API's sentences."""
     found = re.search(r'role="alert"[^>]*>(.*?)</(?:p|div)>', answer.text, re.DOTALL)
     assert found, answer.text
-    return _words(found[1])
+    return _words(re.sub(r"</?code>", "`", found[1]))
 
 
 def text_of(answer: httpx.Response, status: int = 200) -> str:
@@ -31,5 +31,4 @@ async def went_on(client: httpx.AsyncClient, answer: httpx.Response) -> str:
 
 
 def _words(html: str) -> str:
-    in_ticks = re.sub(r"</?code>", "`", html)
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", in_ticks)).split())
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())

@@ -52,6 +52,8 @@ CONFIRM_TOPIC = "confirm"
 _PENDING = "notifications"
 _UNIX_EPOCH_DAY = 2_440_587.5
 """1970 as SQLite's julianday has it."""
+_MAPPED = f"mmap_size={2**31 - 2**16}"
+"""Address space, no memory: searching the catalog reads scattered rows, and a call of the system for each is dear."""
 _NOTIFY = text("SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload")
 
 JsonColumn = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
@@ -283,7 +285,7 @@ def _sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
         # The driver's own transaction handling is off: it would begin late and without the write lock.
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000", _MAPPED):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

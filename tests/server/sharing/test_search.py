@@ -188,6 +188,7 @@ async def test_pages_visit_each_model_once_while_others_come_and_go(  # noqa: PL
     monkeypatch.setattr(service, "FEW", few)
     monkeypatch.setattr(service, "MANY", many)
     monkeypatch.setattr(service, "STEPS", steps)
+    monkeypatch.setattr(service, "FIRST_STEPS", min(steps, 3))
     kept = {f"model-{n:02}" for n in range(40)}
     await fill(app, owner.project.id, sorted([*kept, *(f"model-{n:02}-gone" for n in range(0, 40, 5))]))
     others = [await make_model(app, owner.project.id, name=f"model-{n}-new") for n in range(5, 36, 10)]

@@ -28,7 +28,7 @@ from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.search.ranges import Range
 from modelshare.server.sharing.search.tables import CatalogEntryRow, CatalogWordRow
-from modelshare.server.sharing.search.terms import Condition, Filters, Sort, Term
+from modelshare.server.sharing.search.terms import IS_PUBLIC, IS_TARGETED, Condition, Filters, Sort, Term
 from modelshare.server.sharing.tables import ShareRow
 
 AnyRow = Row[*tuple[Any, ...]]
@@ -161,12 +161,21 @@ def _joined(statement: AnySelect) -> AnySelect:
 def _matching(session: AsyncSession, wanted: Sequence[Condition], *columns: Any) -> AnySelect:
     if _is_sqlite(session):
         statement = select(*columns).select_from(CatalogEntryRow.__table__).join(_INDEX, _INDEX.c.rowid == _ENTRIES.id)
-        match = " AND ".join(_alternatives(condition, " OR ", '"', " *") for condition in wanted)
+        match = _fts(wanted)
         return statement.where(_INDEX.c.catalog_index.op("MATCH")(match)).order_by(_INDEX.c.rowid.desc())
     match = " & ".join(_alternatives(condition, " | ", "'", ":*") for condition in wanted)
     # Written into the statement: the planner has to know which words are frequent, and no plan suits all.
     asked = cast(bindparam(None, match, String, literal_execute=True), TSQUERY)
     return select(*columns).where(_VECTOR.op("@@")(asked)).order_by(_ENTRIES.id.desc())
+
+
+def _fts(wanted: Sequence[Condition]) -> str:
+    """In FTS5's language. What is public is written as what is not targeted: it walks the short list, and not that of
+    nearly all there are, for each model that fits."""
+    rest = [condition for condition in wanted if condition != IS_PUBLIC]
+    asked = " AND ".join(_alternatives(condition, " OR ", '"', " *") for condition in rest or wanted)
+    but = _alternatives(IS_TARGETED, "", '"', "")
+    return f"({asked}) NOT {but}" if 0 < len(rest) < len(wanted) else asked
 
 
 def _alternatives(condition: Condition, either: str, quote: str, prefix: str) -> str:

@@ -99,6 +99,9 @@ class Term:
 
 Condition = tuple[Term, ...]
 """At least one of these."""
+IS_PUBLIC: Condition = (Term(_PUBLIC),)
+IS_TARGETED: Condition = (Term(_TARGETED),)
+"""An entry that is found by anything meets one of the two."""
 
 
 def terms_of(facts: Facts) -> list[str]:
@@ -145,9 +148,9 @@ def conditions(viewer: Viewer, filters: Filters) -> list[Condition] | None:
 def seen_by(viewer: Viewer) -> list[Condition]:
     """`rules.is_visible` as a condition, for models that are in the catalog."""
     if viewer.sees_all:
-        return [(Term(_PUBLIC), Term(_TARGETED))]
+        return [IS_PUBLIC + IS_TARGETED]
     if viewer.project_id is None:
-        return [(Term(_PUBLIC),)]
+        return [IS_PUBLIC]
     return [(Term(_PUBLIC), Term(_project_term(viewer.project_id)))]
 
 
