@@ -11,7 +11,7 @@ from conftest import Tenant
 from factories import make_model
 from modelshare.server.app import Application
 from modelshare.server.sharing import search
-from modelshare.server.sharing.search import service
+from modelshare.server.sharing.search import ordering, service
 from modelshare.server.sharing.tables import ShareRow
 
 pytestmark = pytest.mark.anyio
@@ -164,7 +164,8 @@ async def test_sixty_models_and_what_is_said_beyond_the_bound(
     page = await ask(anonymous, q="model", limit=10)
     assert (page["total"], page["total_is_exact"], page["has_more"]) == (60, True, True)
     assert sum(each["count"] for each in page["facets"]["family"]) == 60
-    monkeypatch.setattr(service, "FEW", 20)
+    for module in (service, ordering):
+        monkeypatch.setattr(module, "FEW", 20)
     page = await ask(anonymous, q="model", limit=10)
     assert (page["total"], page["total_is_exact"], len(page["data"])) == (20, False, 10)
     assert sum(each["count"] for each in page["facets"]["family"]) == 20
@@ -185,10 +186,11 @@ async def test_pages_visit_each_model_once_while_others_come_and_go(  # noqa: PL
     many: int,
     steps: int,
 ) -> None:
-    monkeypatch.setattr(service, "FEW", few)
-    monkeypatch.setattr(service, "MANY", many)
-    monkeypatch.setattr(service, "STEPS", steps)
-    monkeypatch.setattr(service, "FIRST_STEPS", min(steps, 3))
+    for module in (service, ordering):
+        monkeypatch.setattr(module, "FEW", few)
+    monkeypatch.setattr(ordering, "MANY", many)
+    monkeypatch.setattr(ordering, "STEPS", steps)
+    monkeypatch.setattr(ordering, "FIRST_STEPS", min(steps, 3))
     kept = {f"model-{n:02}" for n in range(40)}
     await fill(app, owner.project.id, sorted([*kept, *(f"model-{n:02}-gone" for n in range(0, 40, 5))]))
     others = [await make_model(app, owner.project.id, name=f"model-{n}-new") for n in range(5, 36, 10)]

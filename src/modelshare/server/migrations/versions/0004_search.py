@@ -137,6 +137,7 @@ def entry(row: sa.Row[*tuple[Any, ...]], shown_to: list[str]) -> dict[str, objec
         family=row.family,
         parameters=row.parameters or 0,
         context_length=row.context_length or 0,
+        deployment_count=row.deployment_count,
     )
     return {
         "model_id": row.model_id,

@@ -5,8 +5,9 @@
 
 from modelshare.server.sharing.search.index import index
 from modelshare.server.sharing.search.learning import learn
+from modelshare.server.sharing.search.ordering import Wish
 from modelshare.server.sharing.search.queries import Entry
-from modelshare.server.sharing.search.service import Found, Wish, find, get
+from modelshare.server.sharing.search.service import Found, find, get
 from modelshare.server.sharing.search.terms import ANYBODY, Filters, Sort, Viewer
 
 __all__ = ["ANYBODY", "Entry", "Filters", "Found", "Sort", "Viewer", "Wish", "find", "get", "index", "learn"]

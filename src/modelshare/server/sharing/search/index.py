@@ -80,6 +80,7 @@ def entry_of(source: Row[*tuple[Any, ...]], shown_to: Sequence[str]) -> dict[str
         family=source.family,
         parameters=source.parameters or 0,
         context_length=source.context_length or 0,
+        deployment_count=source.deployment_count,
     )
     return {
         # A model without a version to show keeps its entry, and with it its place, and nothing finds it.

@@ -72,10 +72,34 @@ class Walk(NamedTuple):
 
 
 async def matches(session: AsyncSession, wanted: Sequence[Condition], most: int) -> Sequence[AnyRow]:
-    """The entries that meet the conditions, those shared last first."""
-    return (
-        await session.execute(_matching(session, wanted, *(_ENTRIES[name] for name in LOOKED_AT)).limit(most))
-    ).all()
+    """Entries that meet the conditions, in no order: some of them, if there are more."""
+    statement = _matching(session, wanted, *(_ENTRIES[name] for name in LOOKED_AT))
+    return (await session.execute(statement.limit(most))).all()
+
+
+async def deployed(
+    session: AsyncSession, wanted: Sequence[Condition], filters: Filters, but: Term | None, most: int
+) -> list[Place]:
+    """Entries that meet the conditions, but for those with the one term, with their deployments; in no order."""
+    columns = (_ENTRIES.deployment_count, _ENTRIES.id)
+    statement = _matching(session, wanted, *columns, but=but).where(*_within(_ENTRIES, filters))
+    return [Place(*row) for row in await session.execute(statement.limit(most))]
+
+
+async def newest(
+    session: AsyncSession,
+    wanted: Sequence[Condition],
+    filters: Filters,
+    but: Term | None,
+    before: int | None,
+    most: int,
+) -> list[int]:
+    """The same, ids alone, those shared last first, from the one with the id `before` on."""
+    place = _ENTRIES.id if not _is_sqlite(session) else _INDEX.c.rowid
+    statement = _matching(session, wanted, place, but=but).where(*_within(_ENTRIES, filters))
+    if before is not None:
+        statement = statement.where(place < before)
+    return list(await session.scalars(statement.order_by(place.desc()).limit(most)))
 
 
 async def count(session: AsyncSession, wanted: Sequence[Condition], most: int) -> int:
@@ -158,15 +182,17 @@ def _joined(statement: AnySelect) -> AnySelect:
     )
 
 
-def _matching(session: AsyncSession, wanted: Sequence[Condition], *columns: Any) -> AnySelect:
+def _matching(session: AsyncSession, wanted: Sequence[Condition], *columns: Any, but: Term | None = None) -> AnySelect:
+    """Of what meets the conditions, `but` for what has that term."""
     if _is_sqlite(session):
         statement = select(*columns).select_from(CatalogEntryRow.__table__).join(_INDEX, _INDEX.c.rowid == _ENTRIES.id)
-        match = _fts(wanted)
-        return statement.where(_INDEX.c.catalog_index.op("MATCH")(match)).order_by(_INDEX.c.rowid.desc())
+        match = _fts(wanted) + (f' NOT "{but.text}"' if but else "")
+        return statement.where(_INDEX.c.catalog_index.op("MATCH")(match))
     match = " & ".join(_alternatives(condition, " | ", "'", ":*") for condition in wanted)
+    match += f" & !'{but.text}'" if but else ""
     # Written into the statement: the planner has to know which words are frequent, and no plan suits all.
     asked = cast(bindparam(None, match, String, literal_execute=True), TSQUERY)
-    return select(*columns).where(_VECTOR.op("@@")(asked)).order_by(_ENTRIES.id.desc())
+    return select(*columns).where(_VECTOR.op("@@")(asked))
 
 
 def _fts(wanted: Sequence[Condition]) -> str:
@@ -175,7 +201,7 @@ def _fts(wanted: Sequence[Condition]) -> str:
     rest = [condition for condition in wanted if condition != IS_PUBLIC]
     asked = " AND ".join(_alternatives(condition, " OR ", '"', " *") for condition in rest or wanted)
     but = _alternatives(IS_TARGETED, "", '"', "")
-    return f"({asked}) NOT {but}" if 0 < len(rest) < len(wanted) else asked
+    return f"(({asked}) NOT {but})" if 0 < len(rest) < len(wanted) else f"({asked})"
 
 
 def _alternatives(condition: Condition, either: str, quote: str, prefix: str) -> str:

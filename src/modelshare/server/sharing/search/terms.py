@@ -17,6 +17,8 @@ _PUBLIC = "_public"
 """The term of what everybody sees."""
 _TARGETED = "_targeted"
 """The term of what certain projects see."""
+LEVELS = tuple(digit * 10**power for power in range(7) for digit in (1, 2, 5))
+"""Counts of deployments that have a term: an entry has those of all that it reaches."""
 _LETTERS = {"family": "f", "license": "l", "architecture": "a", "format": "o", "role": "r", "tag": "t"}
 """Of the kinds of values."""
 
@@ -87,6 +89,7 @@ class Facts:
     parameters: int
     """0: not known; likewise the context's length."""
     context_length: int
+    deployment_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,13 @@ def terms_of(facts: Facts) -> list[str]:
             found.append(_value_term(kind, value))
     found += dict.fromkeys(_value_term("tag", tag) for tag in facts.tags)
     found += PARAMETERS.terms(facts.parameters) + CONTEXT.terms(facts.context_length)
+    found += [deployed(level).text for level in LEVELS if facts.deployment_count >= level]
     return [*found, *_audience(facts)]
+
+
+def deployed(level: int) -> Term:
+    """Had by entries with at least so many deployments, one of `LEVELS`."""
+    return Term(f"_d{level}")
 
 
 def words_in(written: str) -> list[str]:

@@ -1,0 +1,172 @@
+"""Pages in an order, in a time that hardly depends on how many models fit.
+
+All that fit are at hand: they are ranked. More fit: the most deployed are found by the levels of deployments that
+entries have as terms, those shared last by their ids. Other orders are walked, since where many fit the next one is
+often not far; if it is far, the database sorts some thousands, and of more the walk goes on for so many steps at most.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.http import decode_cursor, encode_cursor
+from modelshare.server.sharing.search import queries
+from modelshare.server.sharing.search.queries import SORTED_BY, Place
+from modelshare.server.sharing.search.ranking import Ranking
+from modelshare.server.sharing.search.terms import LEVELS, Condition, Filters, Sort, Term, deployed
+
+FEW: Final = 1_000
+"""So many models are looked at."""
+MANY: Final = 8_000
+"""So many are sorted by the database."""
+STEPS: Final = 10_000
+"""Of a walk, for one page."""
+FIRST_STEPS: Final = 1_000
+"""Of a walk that is tried before anything else: enough where every twentieth model fits."""
+_BEYOND_FEW: Final = -1
+"""Stands for the rank in a cursor of a page that was not ranked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Which page of what."""
+
+    filters: Filters = field(default_factory=Filters)
+    sort: Sort = Sort.RELEVANCE
+    limit: int = 50
+    after: str | None = None
+    facets: bool = False
+
+
+class Cursor(NamedTuple):
+    """The last entry of a page."""
+
+    rank: int
+    value: Any
+    id: int
+
+    @property
+    def beyond_few(self) -> bool:
+        return self.rank == _BEYOND_FEW
+
+
+Page = tuple[list[int], str | None]
+"""Ids of entries, and the next page's cursor."""
+
+
+class _Found(NamedTuple):
+    """Places in their order, one more than a page if there are more, and where the search for them ended early."""
+
+    places: list[Place]
+    came_to: Place | None = None
+
+
+def read(wish: Wish) -> Cursor | None:
+    """The place that the wish goes on from. 400 for what is no cursor of this order."""
+    if not wish.after:
+        return None
+    kind = str if wish.sort is Sort.NAME else int
+    return Cursor(*decode_cursor(wish.after, int, kind, int))
+
+
+def ranked(columns: Mapping[str, Sequence[Any]], wish: Wish, after: Cursor | None) -> Page:
+    """A page of all that fit, which are here."""
+    key, falls = SORTED_BY[wish.sort]
+    ranking = Ranking(wish.filters.q if wish.sort is Sort.RELEVANCE else None)
+    places = sorted(zip(map(ranking.rank, columns["name"]), columns[key], columns["id"], strict=True), reverse=falls)
+    if after is not None:
+        places = [place for place in places if (place < after if falls else place > after)]
+    page = places[: wish.limit]
+    cursor = encode_cursor(*page[-1]) if len(places) > wish.limit else None
+    return [place[-1] for place in page], cursor
+
+
+async def page(session: AsyncSession, wanted: Sequence[Condition], wish: Wish, after: Cursor | None) -> Page:
+    """A page where more fit than are looked at; beyond that bound relevance is deployments."""
+    order = _Order(session, wanted, wish, Place(after.value, after.id) if after else None)
+    if wish.sort in {Sort.RELEVANCE, Sort.DEPLOYMENTS}:
+        found = await order.most_deployed()
+    elif wish.sort is Sort.RECENT:
+        found = _Found(await order.newest(None, after.id if after else None))
+    else:
+        found = await order.walked()
+    places, came_to = found
+    if len(places) > wish.limit:
+        came_to = places[wish.limit - 1]
+    cursor = encode_cursor(_BEYOND_FEW, *came_to) if came_to else None
+    return [place.id for place in places[: wish.limit]], cursor
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What fits, from a place on."""
+
+    session: AsyncSession
+    wanted: Sequence[Condition]
+    wish: Wish
+    start: Place | None
+
+    @property
+    def most(self) -> int:
+        """One more than a page tells that there is another."""
+        return self.wish.limit + 1
+
+    async def most_deployed(self) -> _Found:
+        """By deployments, those shared last first among equals."""
+        start = self.start
+        if start is not None and start.value <= 0:
+            return _Found(await self.newest(deployed(LEVELS[0]), start.id))
+        places, is_all = await self._above()
+        if len(places) >= self.most:
+            return _Found(places[: self.most])
+        if not is_all:  # nothing between a level with hardly any and one with too many: they stand close together
+            return await self.walked()
+        rest = await self.newest(deployed(LEVELS[0]), None, self.most - len(places))
+        return _Found(places + rest)
+
+    async def newest(self, but: Term | None, before: int | None, most: int | None = None) -> list[Place]:
+        """By the time of sharing."""
+        ids = await queries.newest(self.session, self.wanted, self.wish.filters, but, before, most or self.most)
+        return [Place(id_ if but is None else 0, id_) for id_ in ids]
+
+    async def _above(self) -> tuple[list[Place], bool]:
+        """Sorted, those from the place on that reach the lowest level which not too many reach; whether that is all."""
+        levels = list(LEVELS)
+        but: Term | None = None
+        if self.start is not None:
+            above = bisect_right(levels, self.start.value)
+            but = deployed(levels[above]) if above < len(levels) else None
+            levels = levels[:above]
+        found: list[Place] = []
+        low, high = 0, len(levels)
+        while low < high:  # the lowest one that at most FEW reach, by halves; nearly always the first look is enough
+            middle = 0 if high == len(levels) and low == 0 else (low + high) // 2
+            wanted = [*self.wanted, (deployed(levels[middle]),)]
+            rows = await queries.deployed(self.session, wanted, self.wish.filters, but, FEW + 1)
+            if len(rows) <= FEW:
+                found, high = rows, middle
+            else:
+                low = middle + 1
+        start = self.start
+        fitting = [place for place in found if start is None or place < start]
+        return sorted(fitting, reverse=True), high == 0
+
+    async def walked(self) -> _Found:
+        """By whatever the order is."""
+        places, came_to = await self._walk(FIRST_STEPS)
+        if len(places) >= self.most or came_to is None:
+            return _Found(places, came_to)
+        if await queries.count(self.session, self.wanted, MANY + 1) > MANY:
+            return await self._walk(STEPS)
+        wish = self.wish
+        return _Found(await queries.first(self.session, self.wanted, wish.filters, wish.sort, self.start, self.most))
+
+    async def _walk(self, steps: int) -> _Found:
+        wish = self.wish
+        walk = await queries.walk(
+            self.session, self.wanted, wish.filters, wish.sort, self.start, steps=steps, most=self.most
+        )
+        return _Found(walk.found, walk.came_to)
