@@ -38,6 +38,8 @@ bench: $(VENV)/.test
 screenshots: $(VENV)/.test
 	@scripts/chromium.sh
 	MODELSHARE_SCREENSHOTS=build/screenshots $(BIN)/python -m pytest tests/browser/test_pages.py --timeout 600
+	@mkdir -p docs/pictures
+	for name in catalog endpoints; do cp build/screenshots/readme-$$name.png docs/pictures/$$name.png; done
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis

@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["sqlite"], ind
 DESK, PHONE = 1440, 390
 Theme = Literal["light", "dark"]
 SCREENSHOTS = os.environ.get("MODELSHARE_SCREENSHOTS")
+IN_THE_README = {("catalog", "light", DESK), ("endpoints", "dark", DESK)}
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 
 
@@ -76,6 +77,8 @@ async def draw(page: Page, folder: Path, name: str, path: str) -> None:
         for width in (DESK, PHONE):
             await show(page, path, theme, width)
             await page.screenshot(path=folder / f"{name}-{theme}-{width}.png", full_page=True)
+            if (name, theme, width) in IN_THE_README:
+                await page.screenshot(path=folder / f"readme-{name}.png")
 
 
 async def test_what_everybody_sees(lived: LivedIn, page_for: PageFor) -> None:
