@@ -5,7 +5,6 @@ entries have as terms, those shared last by their ids. Other orders are walked, 
 often not far; if it is far, the database sorts some thousands, and of more the walk goes on for so many steps at most.
 """
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -20,12 +19,14 @@ from modelshare.server.sharing.search.terms import LEVELS, Condition, Filters, S
 
 FEW: Final = 1_000
 """So many models are looked at."""
-MANY: Final = 8_000
+MANY: Final = 3_000
 """So many are sorted by the database."""
-STEPS: Final = 10_000
+STEPS: Final = 8_000
 """Of a walk, for one page."""
 FIRST_STEPS: Final = 1_000
 """Of a walk that is tried before anything else: enough where every twentieth model fits."""
+_DECADE: Final = 3
+"""Levels from a power of ten to the next."""
 _BEYOND_FEW: Final = -1
 """Stands for the rank in a cursor of a page that was not ranked."""
 
@@ -133,26 +134,36 @@ class _Order:
         return [Place(id_ if but is None else 0, id_) for id_ in ids]
 
     async def _above(self) -> tuple[list[Place], bool]:
-        """Sorted, those from the place on that reach the lowest level which not too many reach; whether that is all."""
-        levels = list(LEVELS)
-        but: Term | None = None
-        if self.start is not None:
-            above = bisect_right(levels, self.start.value)
-            but = deployed(levels[above]) if above < len(levels) else None
-            levels = levels[:above]
+        """Sorted, those from the place on that reach a level of deployments, enough for a page if there are; whether
+        there is nothing between them and those without any.
+
+        From the top, by powers of ten: few reach a high level, and that is quickly known. Too many: the levels between.
+        """
+        levels = [level for level in LEVELS if self.start is None or level <= self.start.value]
         found: list[Place] = []
-        low, high = 0, len(levels)
-        while low < high:  # the lowest one that at most FEW reach, by halves; nearly always the first look is enough
-            middle = 0 if high == len(levels) and low == 0 else (low + high) // 2
-            wanted = [*self.wanted, (deployed(levels[middle]),)]
-            rows = await queries.deployed(self.session, wanted, self.wish.filters, but, FEW + 1)
-            if len(rows) <= FEW:
-                found, high = rows, middle
-            else:
-                low = middle + 1
-        start = self.start
-        fitting = [place for place in found if start is None or place < start]
-        return sorted(fitting, reverse=True), high == 0
+        tried = len(levels)
+        for at in reversed(range(0, len(levels), _DECADE)):
+            rows = await self._reaching(levels, at)
+            for between in reversed(range(at + 1, tried)) if rows is None else ():
+                finer = await self._reaching(levels, between)
+                if finer is None or len(found) >= self.most:
+                    break
+                found = finer
+            if rows is None:
+                return found, False
+            found, tried = rows, at
+            if len(found) >= self.most:
+                break
+        return found, True
+
+    async def _reaching(self, levels: Sequence[int], at: int) -> list[Place] | None:
+        """Sorted, those from the place on with at least so many deployments; None where too many have."""
+        but = deployed(LEVELS[len(levels)]) if len(levels) < len(LEVELS) else None
+        wanted = [*self.wanted, (deployed(levels[at]),)]
+        rows = await queries.deployed(self.session, wanted, self.wish.filters, but, FEW + 1)
+        if len(rows) > FEW:
+            return None
+        return sorted((place for place in rows if self.start is None or place < self.start), reverse=True)
 
     async def walked(self) -> _Found:
         """By whatever the order is."""

@@ -188,7 +188,7 @@ def _matching(session: AsyncSession, wanted: Sequence[Condition], *columns: Any,
         statement = select(*columns).select_from(CatalogEntryRow.__table__).join(_INDEX, _INDEX.c.rowid == _ENTRIES.id)
         match = _fts(wanted) + (f' NOT "{but.text}"' if but else "")
         return statement.where(_INDEX.c.catalog_index.op("MATCH")(match))
-    match = " & ".join(_alternatives(condition, " | ", "'", ":*") for condition in wanted)
+    match = " & ".join(_alternatives(condition, " | ", "'") for condition in wanted)
     match += f" & !'{but.text}'" if but else ""
     # Written into the statement: the planner has to know which words are frequent, and no plan suits all.
     asked = cast(bindparam(None, match, String, literal_execute=True), TSQUERY)
@@ -199,25 +199,20 @@ def _fts(wanted: Sequence[Condition]) -> str:
     """In FTS5's language. What is public is written as what is not targeted: it walks the short list, and not that of
     nearly all there are, for each model that fits."""
     rest = [condition for condition in wanted if condition != IS_PUBLIC]
-    asked = " AND ".join(_alternatives(condition, " OR ", '"', " *") for condition in rest or wanted)
-    but = _alternatives(IS_TARGETED, "", '"', "")
+    asked = " AND ".join(_alternatives(condition, " OR ", '"') for condition in rest or wanted)
+    but = _alternatives(IS_TARGETED, "", '"')
     return f"(({asked}) NOT {but})" if 0 < len(rest) < len(wanted) else f"({asked})"
 
 
-def _alternatives(condition: Condition, either: str, quote: str, prefix: str) -> str:
+def _alternatives(condition: Condition, either: str, quote: str) -> str:
     """The condition in a query language. A term holds letters, digits and underscores: there is nothing to escape."""
-    terms = (f"{quote}{term.text}{quote}{prefix * term.is_prefix}" for term in condition)
-    return f"({either.join(terms)})"
+    return f"({either.join(f'{quote}{term.text}{quote}' for term in condition)})"
 
 
 def _meets(session: AsyncSession, terms: Any, condition: Condition) -> ColumnElement[bool]:
     """The same condition on the terms as they are written."""
     place = func.instr if _is_sqlite(session) else func.strpos
-    return or_(*(place(terms, _written(term)) > 0 for term in condition))
-
-
-def _written(term: Term) -> str:
-    return f" {term.text}" if term.is_prefix else f" {term.text} "
+    return or_(*(place(terms, f" {term.text} ") > 0 for term in condition))
 
 
 def _in_order(statement: AnySelect, key: Any, id_: Any, falls: bool, after: Place | None) -> AnySelect:

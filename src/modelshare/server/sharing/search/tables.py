@@ -63,7 +63,7 @@ _SQLITE = (
     """
     CREATE VIRTUAL TABLE catalog_index USING fts5(
         terms, content='catalog_entries', content_rowid='id', detail='none', columnsize=0,
-        tokenize="ascii tokenchars '_'", prefix='1 2 3 4 5 6 7 8'
+        tokenize="ascii tokenchars '_'"
     )
     """,
     """

@@ -19,6 +19,8 @@ _TARGETED = "_targeted"
 """The term of what certain projects see."""
 LEVELS = tuple(digit * 10**power for power in range(7) for digit in (1, 2, 5))
 """Counts of deployments that have a term: an entry has those of all that it reaches."""
+LONGEST_PREFIX = 12
+"""Characters."""
 _LETTERS = {"family": "f", "license": "l", "architecture": "a", "format": "o", "role": "r", "tag": "t"}
 """Of the kinds of values."""
 
@@ -94,10 +96,9 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A term that an entry must have; as a prefix, any that begins so."""
+    """A term that an entry may have."""
 
     text: str
-    is_prefix: bool = False
 
 
 Condition = tuple[Term, ...]
@@ -109,8 +110,10 @@ IS_TARGETED: Condition = (Term(_TARGETED),)
 
 def terms_of(facts: Facts) -> list[str]:
     """All terms of an entry."""
-    read = (facts.name, facts.display_name, facts.owner, facts.family, facts.architecture, *facts.tags)
-    found = words(" ".join(part for part in (*read, facts.description) if part))
+    called = (facts.name, facts.display_name, facts.owner, facts.family, facts.architecture, *facts.tags)
+    names = " ".join(part for part in called if part)
+    found = words(f"{names} {facts.description or ''}")
+    found += dict.fromkeys(_begins(word[:length]) for word in words(names) for length in range(1, LONGEST_PREFIX + 1))
     for kind in ("family", "license", "architecture", "format", "role"):
         value = getattr(facts, kind)
         if value is not None:
@@ -151,7 +154,7 @@ def conditions(viewer: Viewer, filters: Filters) -> list[Condition] | None:
     if filters.q is None or not filters.q.strip():
         return found
     query = asked(filters.q)
-    return [*found, *((Term(word, is_prefix=True),) for word in query)] if query else None
+    return [*found, *map(_word, query)] if query else None
 
 
 def seen_by(viewer: Viewer) -> list[Condition]:
@@ -161,6 +164,17 @@ def seen_by(viewer: Viewer) -> list[Condition]:
     if viewer.project_id is None:
         return [IS_PUBLIC]
     return [(Term(_PUBLIC), Term(_project_term(viewer.project_id)))]
+
+
+def _word(word: str) -> Condition:
+    """It is a word of what the model is called or described by, or begins one of what it is called."""
+    whole = Term(word)
+    return (whole, Term(_begins(word))) if len(word) <= LONGEST_PREFIX else (whole,)
+
+
+def _begins(prefix: str) -> str:
+    """A term of its own: looking up what begins so word by word takes long where many words do."""
+    return f"_p{prefix}"
 
 
 def _ranges(filters: Filters) -> Iterator[tuple[Scale, Range]]:
