@@ -277,7 +277,7 @@ async def _own(session: AsyncSession, caller: Caller, agent_id: str, *, lock: bo
     uid = parse_uuid(agent_id)
     row = await queries.own_agent(session, caller.project_id, uid, lock=lock) if uid else None
     if row is None:
-        raise NotFound("There is no such agent. The list of agents (GET without an id) names those there are.")
+        raise NotFound("There is no such agent. The list of agents names those there are.")
     return row
 
 

@@ -49,6 +49,14 @@ document.addEventListener("click", (event) => {
   }
 });
 
+// What is shown once takes the place of the form that was sent: the keyboard goes there too.
+document.addEventListener("htmx:afterSwap", (event) => {
+  const title = event.target.id === "once" && event.target.querySelector("h1, h2, h3, p");
+  if (!title) return;
+  title.tabIndex = -1;
+  title.focus();
+});
+
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-submits]")) event.target.form.requestSubmit();
 });
