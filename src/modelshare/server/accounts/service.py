@@ -116,7 +116,7 @@ async def rotate_key(
         caller, Reach(effective_scopes(row.scopes, row.endpoint), row.endpoint, tuple(row.allowed_ips), row.expires_at)
     )
     if row.revoked_at is not None:
-        raise Conflict("This key is revoked. Create a new one with POST /v1/keys.")
+        raise Conflict("This key is revoked. Create a new one.")
     until = now + grace_seconds
     for value in await queries.values_of(session, row.id):
         if value.expires_at is None:

@@ -200,8 +200,8 @@ class Fleet:
                 "on its machine; if it does not, start it there again."
             )
         return (
-            "No agent of your project is connected. Create a join key with POST /v1/join-keys and run "
-            "`modelshare agent --join-key ...` on your machine."
+            "No agent of your project is connected. Create a join key, on the page of agents or with "
+            "`modelshare join-keys create`, and run `modelshare agent` with it on your machine."
         )
 
 

@@ -5,7 +5,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -37,6 +37,8 @@ from modelshare.wire.agents import (
 )
 from modelshare.wire.base import Page
 from modelshare.wire.tiers import SELF_HOSTED, Tier
+
+_ANOTHER_KEY: Final = "create another one, on the page of agents or with `modelshare join-keys create`"
 
 
 async def create_join_key(
@@ -70,7 +72,7 @@ async def revoke_join_key(session: AsyncSession, caller: Caller, key_id: str, *,
     uid = parse_uuid(key_id)
     row = await queries.join_key(session, caller.project_id, uid) if uid else None
     if row is None:
-        raise NotFound("There is no such join key. The list of join keys (GET on this route) names those there are.")
+        raise NotFound("There is no such join key. Their list names those there are.")
     if row.revoked_at is None:
         row.revoked_at = now
         _record(session, row.project_id, caller.actor, "join_key.revoke", f"join_key:{row.id}", now, name=row.name)
@@ -80,10 +82,10 @@ async def enroll(session: AsyncSession, wish: Enroll, *, now: int) -> Enrolled:
     """Turns a join key into an agent and its token. 401 when the key is unknown, over or revoked."""
     key = await queries.join_key_by_hash(session, secret_hash(wish.join_key))
     if key is None:
-        raise Unauthenticated("This join key is unknown. Create one with POST /v1/join-keys and copy it whole.")
+        raise Unauthenticated(f"This join key is unknown. Copy it whole, or {_ANOTHER_KEY}.")
     if key.revoked_at is not None or (key.expires_at is not None and now >= key.expires_at):
         over = "was revoked" if key.revoked_at is not None else "has expired"
-        raise Unauthenticated(f"This join key {over}. Create a new one with POST /v1/join-keys.")
+        raise Unauthenticated(f"This join key {over}. To join, {_ANOTHER_KEY}.")
     token = new_secret("msa")
     row = AgentRow(
         project_id=key.project_id,
@@ -237,8 +239,8 @@ async def capacity(session: AsyncSession, caller: Caller, tier: Tier) -> list[st
         if await queries.linked_agents(session, caller.project_id):
             return []
         note = (
-            "No agent of your project is connected now: the endpoint waits until one is. Create a join key with "
-            "POST /v1/join-keys and run `modelshare agent --join-key ...` on your machine."
+            "No agent of your project is connected now: the endpoint waits until one is. Create a join key, on the "
+            "page of agents or with `modelshare join-keys create`, and run `modelshare agent` with it on your machine."
         )
         return [note]
     if any(tier.slug in (agent.tiers or ()) for agent in await queries.linked_agents(session, None)):
@@ -275,7 +277,7 @@ async def _own(session: AsyncSession, caller: Caller, agent_id: str, *, lock: bo
     uid = parse_uuid(agent_id)
     row = await queries.own_agent(session, caller.project_id, uid, lock=lock) if uid else None
     if row is None:
-        raise NotFound("There is no such agent. The list of agents (GET without an id) names those there are.")
+        raise NotFound("There is no such agent. The list of agents names those there are.")
     return row
 
 

@@ -24,7 +24,7 @@ _SOON, _LATER, _LONG = 2, 10, 60
 def unavailable(status: EndpointStatus, reason: str | None, progress: EndpointProgress | None) -> ApiError:
     """Why an endpoint without a place to answer it does not answer."""
     if status is EndpointStatus.INACTIVE:
-        how = 'Its project switches it on with PATCH /v1/endpoints/{slug} and {"is_active": true}.'
+        how = "Its project can switch it on again, on its page or with `modelshare endpoints activate`."
         return _inactive(f"This endpoint is switched off. {reason or how}")
     if status is EndpointStatus.FAILED:
         return Unavailable(f"This endpoint cannot serve: {reason}", retry_after=_LONG)

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.audit import service as audit
+from modelshare.server.db import notify
 from modelshare.server.errors import InvalidRequest, NotFound
 from modelshare.server.http import Caller
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
@@ -19,6 +20,7 @@ from modelshare.server.registry import service as registry
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import queries, search
 from modelshare.server.sharing.tables import ShareLinkRow, ShareProjectRow, ShareRow
+from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.sharing import (
     Audience,
     AudienceChoice,
@@ -114,6 +116,7 @@ async def claim(session: AsyncSession, caller: Caller, token: str, *, now: int) 
     link.uses += 1
     session.add(ShareProjectRow(model_id=model.id, project_id=caller.project, link_id=link.id, added_at=now))
     await search.index(session, model.id)
+    notify(session, SHARES_TOPIC, str(model.id))
     for project_id in (model.project_id, caller.project):
         audit.record(
             session,
@@ -137,6 +140,7 @@ async def end_link(session: AsyncSession, caller: Caller, model_id: uuid.UUID, l
     if link is None:
         raise NotFound("There is no such link. GET /v1/models/{id}/catalog lists the model's links.")
     await session.delete(link)
+    notify(session, SHARES_TOPIC, str(model.id))
     audit.record(
         session,
         project_id=model.project_id,

@@ -68,17 +68,14 @@ def is_visible(relation: Relation, facts: ModelFacts) -> bool:
 def share_refusal(facts: ModelFacts | None) -> str | None:
     """Why the caller may not share the model, as one sentence; None when it may. No facts: it is not the caller's."""
     if facts is None:
-        return "There is no such model in your project. Check the id with GET /v1/models."
+        return "There is no such model in your project. GET /v1/models lists yours."
     if facts.is_recalled:
-        return (
-            "This model is being recalled and cannot be shared. "
-            'Cancel the recall first: POST /v1/models/{id}/recall with {{"deadline": null}}.'
-        )
+        return "This model is being recalled and cannot be shared. Cancel the recall first."
     if facts.status in SHAREABLE:
         return None
     if facts.status is ModelStatus.FAILED:
-        return "This model failed its checks and cannot be shared. GET /v1/models/{id} says why; push it again, mended."
-    return f"This model is still {facts.status.value}. Share it again when GET /v1/models/{{id}} says that it is ready."
+        return "This model failed its checks and cannot be shared. Mend what its status says, and push it again."
+    return f"This model is still {facts.status.value}. Share it again once it is ready."
 
 
 def role_on_share(current: CatalogRole | None) -> CatalogRole:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import service as accounts
 from modelshare.server.audit import service as audit
+from modelshare.server.db import notify
 from modelshare.server.errors import Conflict, InvalidRequest, NotFound, Refusal
 from modelshare.server.http import Caller, Paging
 from modelshare.server.ids import parse_uuid
@@ -20,6 +21,7 @@ from modelshare.server.sharing import audience, queries, rules, search
 from modelshare.server.sharing.audience import Changed
 from modelshare.server.sharing.rules import ModelFacts, Relation
 from modelshare.server.sharing.tables import RecallRow, ShareRow
+from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.server.sharing.views import OwnModel, facts_of
 from modelshare.wire.models import CatalogRole, ModelPatch, UnsharePreview
 from modelshare.wire.sharing import Audience, AudienceChoice, ShareLinkWithToken
@@ -292,6 +294,7 @@ def _record_audience(
 
 
 def _record(session: AsyncSession, model: ModelRow, action: str, actor: str, now: int, **details: Any) -> None:
+    notify(session, SHARES_TOPIC, str(model.id))
     audit.record(
         session,
         project_id=model.project_id,

@@ -16,12 +16,16 @@ from modelshare.server.db import Database
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC
 from modelshare.server.registry.service import MODELS_TOPIC
+from modelshare.server.sharing.topics import SHARES_TOPIC
 
-_TOPICS: Final = (MODELS_TOPIC, ENDPOINTS_TOPIC, AGENTS_TOPIC, DEPLOYMENTS_TOPIC, PEOPLE_TOPIC)
+_TOPICS: Final = (MODELS_TOPIC, SHARES_TOPIC, ENDPOINTS_TOPIC, AGENTS_TOPIC, DEPLOYMENTS_TOPIC, PEOPLE_TOPIC)
 _REST_SECONDS: Final = 0.25
 """Between two looks, however much changes."""
 _LOOK_SECONDS: Final = 10.0
 """Looks without having been told, should a notification be lost; also keeps proxies from closing a silent stream."""
+
+_OVER: Final = "event: over\ndata:\n\n"
+"""Has the page load itself again, which says why."""
 
 Part = Callable[[], Awaitable[str | None]]
 """Renders the part; None when it may not be seen any more."""
@@ -55,6 +59,7 @@ class Live:
                 changed.clear()
                 html = await part()
                 if html is None:
+                    yield _OVER
                     return
                 yield ":\n\n" if html == sent else _event(html)
                 sent = html

@@ -7,6 +7,7 @@ the same thing both ways.
 import functools
 import gzip
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -15,11 +16,13 @@ from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ValidationError
 from starlette.responses import HTMLResponse, RedirectResponse
+from structlog.contextvars import get_contextvars
 
 from modelshare.server.errors import ApiError, answer_with_pages, refusal_of
 from modelshare.server.http import Caller, check_same_origin, get_platform
 from modelshare.server.web import figures, flash, markdown, marks, plots, static_files
 from modelshare.server.web.visitor import ANONYMOUS, SignInNeeded, Visitor, sign_in_url, visitor_of
+from modelshare.server.web.words import for_people
 from modelshare.wire.keys import Project, Scope
 
 _SECURITY: Final = {
@@ -135,7 +138,9 @@ async def error_page(request: Request, error: ApiError) -> Response:
     if isinstance(error, SignInNeeded):
         return done(request, sign_in_url(request))
     template = "parts/error.html" if is_htmx(request) else "error.html"
-    response = render(request, template, error.status, error=error)
+    request_id = get_contextvars().get("request_id") if error.status == HTTPStatus.INTERNAL_SERVER_ERROR else None
+    message = for_people(error.message)
+    response = render(request, template, error.status, error=error, message=message, request_id=request_id)
     response.headers.update(error.headers())
     return response
 

@@ -10,8 +10,12 @@ function theme() {
 async function openDialog(link) {
   const dialog = document.getElementById("dialog");
   await htmx.ajax("GET", link.href, { target: "#dialog-body", select: "#panel", swap: "innerHTML" });
-  if (document.querySelector("#dialog-body #panel")) dialog.showModal();
-  else window.location.assign(link.href);
+  if (!dialog.querySelector("#panel")) return window.location.assign(link.href);
+  dialog.showModal();
+  // Where there is nothing to fill in, the keyboard stands on what changes nothing.
+  if (!dialog.querySelector("input:not([type=hidden]), select, textarea")) dialog.querySelector("[data-close]")?.focus();
+  const back = () => (link.isConnected ? link : document.getElementById(link.id))?.focus(); // a live part may be new
+  dialog.addEventListener("close", back, { once: true });
 }
 
 async function copy(button) {
@@ -45,6 +49,14 @@ document.addEventListener("click", (event) => {
   }
 });
 
+// What is shown once takes the place of the form that was sent: the keyboard goes there too.
+document.addEventListener("htmx:afterSwap", (event) => {
+  const title = event.target.id === "once" && event.target.querySelector("h1, h2, h3, p");
+  if (!title) return;
+  title.tabIndex = -1;
+  title.focus();
+});
+
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-submits]")) event.target.form.requestSubmit();
 });
@@ -61,5 +73,41 @@ function sayChanges(part) {
   if (news.length) document.getElementById("said").textContent = news.join(" ");
 }
 
+// The stream of a live part. It rests while nobody looks: a browser has six connections to a site, for all its tabs.
+class LiveStream extends EventTarget {
+  constructor(url) {
+    super();
+    this.url = url;
+    this.look = () => (document.hidden ? this.rest() : this.open());
+    document.addEventListener("visibilitychange", this.look);
+    this.look();
+  }
+
+  get readyState() { return this.source?.readyState ?? EventSource.CONNECTING; }
+
+  open() {
+    if (this.source) return;
+    this.source = new EventSource(this.url);
+    this.source.onopen = (event) => this.onopen(event);
+    this.source.onerror = (event) => {
+      if (this.readyState === EventSource.CLOSED) document.removeEventListener("visibilitychange", this.look);
+      this.onerror(event); // which makes another one where this one is closed
+    };
+    this.source.onmessage = ({ data }) => this.dispatchEvent(new MessageEvent("message", { data }));
+    this.source.addEventListener("over", () => window.location.reload()); // the page says why
+  }
+
+  rest() {
+    this.source?.close();
+    this.source = undefined;
+  }
+
+  close() {
+    this.rest();
+    document.removeEventListener("visibilitychange", this.look);
+  }
+}
+
+htmx.createEventSource = (url) => new LiveStream(url);
 document.addEventListener("htmx:sseMessage", (event) => sayChanges(event.target));
 document.addEventListener("DOMContentLoaded", () => sayChanges(document));

@@ -1,0 +1,23 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelshare.server.web.words import for_people
+
+SENTENCES = st.lists(st.sampled_from(["It failed.", "Why?", "Version 1.0.0 is there.", "Set 1.2 GB free!"]), min_size=1)
+
+
+def test_a_route_of_the_api_is_not_said_to_people() -> None:
+    assert for_people("There is no such model. GET /v1/models lists yours.") == "There is no such model."
+    assert for_people("It ended. Make one with POST /v1/keys; copy it. Try again.") == "It ended. Try again."
+
+
+def test_a_message_that_says_nothing_else_stays() -> None:
+    assert for_people("Ask GET /v1/models/{id} what is missing.") == "Ask GET /v1/models/{id} what is missing."
+
+
+@given(SENTENCES, st.integers(0, 9))
+def test_every_other_sentence_stays(sentences: list[str], place: int) -> None:
+    with_route = [*sentences]
+    with_route.insert(place, "DELETE /v1/models/{id} removes it.")
+    assert for_people(" ".join(with_route)) == " ".join(sentences)
+    assert for_people(" ".join(sentences)) == " ".join(sentences)
