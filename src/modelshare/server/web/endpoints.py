@@ -16,7 +16,8 @@ from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.server.web.pages import PageRoute, done, fragment, parsed, render
 from modelshare.server.web.parts import LiveDep, TermsDep
-from modelshare.server.web.visitor import EndpointsCaller, ProjectDep, caller_now
+from modelshare.server.web.visitor import EndpointsCaller, ProjectDep
+from modelshare.server.web.watching import watched
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch
 from modelshare.wire.keys import Project, Scope
@@ -49,22 +50,18 @@ async def list_page(
 @router.get(_LIST + "/-/events")
 async def list_events(
     request: Request,
-    _: EndpointsCaller,
+    viewer: EndpointsCaller,
     project: ProjectDep,
     platform: PlatformDep,
     live: LiveDep,
     base_url: BaseUrl,
     after: Cursor = None,
 ) -> Response:
-    async def part() -> str | None:
-        caller = await caller_now(request, project.id)
-        if caller is None or not caller.allows(Scope.ENDPOINTS):
-            return None
-        async with platform.database.read() as session:
-            listed = await _listed(session, caller, project, base_url, after)
+    async def table(session: AsyncSession, caller: Caller) -> str:
+        listed = await _listed(session, caller, project, base_url, after)
         return fragment("dashboard/endpoints/list_part.html", now=platform.now(), **listed)
 
-    return live.stream(part)
+    return live.stream(viewer.id, watched(request, project, Scope.ENDPOINTS, table))
 
 
 @router.get(_LIST + "/new")
@@ -160,26 +157,22 @@ async def endpoint_page(
 @router.get(_ONE + "/events")
 async def endpoint_events(
     request: Request,
-    _: EndpointsCaller,
+    viewer: EndpointsCaller,
     project: ProjectDep,
     platform: PlatformDep,
     live: LiveDep,
     base_url: BaseUrl,
     slug: str,
 ) -> Response:
-    async def part() -> str | None:
-        caller = await caller_now(request, project.id)
-        if caller is None or not caller.allows(Scope.ENDPOINTS):
-            return None
-        async with platform.database.read() as session:
-            try:
-                row = await service.get(session, caller, slug)
-            except NotFound:
-                return fragment("dashboard/endpoints/gone.html", slug=slug)
-            shown = await _shown(session, caller, project, row, base_url)
+    async def standing(session: AsyncSession, caller: Caller) -> str:
+        try:
+            row = await service.get(session, caller, slug)
+        except NotFound:
+            return fragment("dashboard/endpoints/gone.html", slug=slug)
+        shown = await _shown(session, caller, project, row, base_url)
         return fragment("dashboard/endpoints/endpoint_part.html", now=platform.now(), **shown)
 
-    return live.stream(part)
+    return live.stream(viewer.id, watched(request, project, Scope.ENDPOINTS, standing))
 
 
 @router.get(_ONE + "/explain")

@@ -1,6 +1,5 @@
 """Pages of the public catalog: the list, a model, and making an endpoint of it."""
 
-import asyncio
 import re
 from typing import Annotated, Any, Final
 
@@ -115,7 +114,7 @@ async def model_page(
     caller = onlooker.caller or await _first_project(request, onlooker, visitor.token)
     answer = await _answer(session, caller, model, needed, terms, tier=tier, slug=slug, version=version)
     if model.card:
-        await asyncio.to_thread(markdown.card, model.card)  # a long one takes a while; the template has it from memory
+        await markdown.prepare(model.card)
     files = model.manifest.get("files", [])
     return render(
         request,
