@@ -127,7 +127,7 @@ async def create(
     if wish is None:
         raise NotFound("Name a model: one of yours, or one of the catalog as `owner/name`.")
     row = await service.create(session, caller, wish, terms, now=platform.now())
-    return done(request, _page_of(project, row.slug), f"The endpoint {row.slug} is there.")
+    return done(request, page_of(project.slug, row.slug), f"The endpoint {row.slug} is there.")
 
 
 @router.get(_ONE)
@@ -205,7 +205,7 @@ async def change(
         version=version if version != (row.version or "latest") else None,
     )
     await service.change(session, caller, slug, patch, terms, now=platform.now())
-    return done(request, _page_of(project, slug), "Saved.")
+    return done(request, page_of(project.slug, slug), "Saved.")
 
 
 @router.get(_ONE + "/off")
@@ -229,7 +229,7 @@ async def switch_off(
     slug: str,
 ) -> Response:
     await service.change(session, caller, slug, EndpointPatch(is_active=False), terms, now=platform.now())
-    return done(request, _page_of(project, slug), "Switched off.")
+    return done(request, page_of(project.slug, slug), "Switched off.")
 
 
 @router.post(_ONE + "/on")
@@ -243,7 +243,7 @@ async def switch_on(
     slug: str,
 ) -> Response:
     await service.change(session, caller, slug, EndpointPatch(is_active=True), terms, now=platform.now())
-    return done(request, _page_of(project, slug), "Switched on.")
+    return done(request, page_of(project.slug, slug), "Switched on.")
 
 
 @router.get(_ONE + "/delete")
@@ -341,6 +341,6 @@ def _options(tiers: TierBook) -> list[tuple[str, str]]:
     return [(tier.slug, f"{tier.name} ({tier.slug})") for tier in tiers]
 
 
-def _page_of(project: Project, slug: str) -> str:
-    """`…/new` is where endpoints are made, and a good slug too."""
-    return f"/dashboard/{project.slug}/endpoints/{'-/' if slug == 'new' else ''}{slug}"
+def page_of(project: str | None, slug: str) -> str:
+    """Where an endpoint of the project (its slug) is shown: `…/new` is where they are made, and a good slug too."""
+    return f"/dashboard/{project}/endpoints/{'-/' if slug == 'new' else ''}{slug}"
