@@ -22,6 +22,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("GET", "/v1/catalog/models?tag=%00", {}),
     ("GET", "/v1/catalog/models?q=%ff", {}),
     ("GET", "/v1/catalog/models?after=W251bGwsMV0", {}),
+    ("GET", "/v1/catalog/models?sort=name&after=Wy0xLCJcdWQ4MDAiLDFd", {}),  # [-1,"\\ud800",1]
     ("GET", "/v1/endpoints/%00", {}),
     ("PATCH", "/v1/models/{model}", {"json": {"description": "a\0"}}),
     ("PATCH", "/v1/models/{model}", {"json": {"tags": ["a\0"]}}),

@@ -313,7 +313,6 @@ async def _tend(platform: Platform) -> None:
             await webhooks.forget_old(session, now=platform.now())
             await recalls.resume_overdue(session, now=platform.now())
     except Exception as error:  # noqa: BLE001 - the next round may find the database back
-        log.warning("cannot end what has expired, forget old deliveries or note the use of keys", error=str(error))
         log.warning("cannot tend to uploads, deliveries, recalls, words or the use of keys", error=str(error))
 
 

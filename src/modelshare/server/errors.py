@@ -195,13 +195,12 @@ _TYPES: Mapping[int, ErrorType] = {404: ErrorType.NOT_FOUND, 403: ErrorType.PERM
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
+    if _is_from_browser(request):
+        answer_with_pages(request)
+    if request.scope.get("error_page"):
+        return await _respond(request, _said_of_page(error.status_code))
     message = str(error.detail)
     if error.status_code == 404:  # noqa: PLR2004 - the status itself
-        if _is_from_browser(request):
-            answer_with_pages(request)
-            return await _respond(
-                request, NotFound("There is no such page. It may have moved, or its link is incomplete.")
-            )
         message = f"There is no route {request.method} {request.url.path}. See /docs for the ones there are."
     elif error.status_code == 405:  # noqa: PLR2004 - the status itself
         message = f"{request.method} is not possible on {request.url.path}. See /docs for what is."
@@ -209,8 +208,17 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return JSONResponse(envelope(message, type_), error.status_code, dict(error.headers or {}))
 
 
+def _said_of_page(status: int) -> ApiError:
+    """What the framework finds wrong with a request for a page: that there is none, or that its form is none."""
+    if status in {404, 405}:  # what only takes forms is no page
+        return NotFound("There is no such page. It may have moved, or its link is incomplete.")
+    if status == 413:  # noqa: PLR2004 - as above
+        return PayloadTooLarge("That is more than a form may hold. Shorten it and try again.")
+    return InvalidRequest("What was sent is no form that can be read. Go back, reload the page and try again.")
+
+
 def _is_from_browser(request: Request) -> bool:
-    return request.method == "GET" and "text/html" in request.headers.get("accept", "")
+    return "text/html" in request.headers.get("accept", "")
 
 
 async def _database_error(request: Request, error: Exception) -> Response:

@@ -346,4 +346,5 @@ def _of_kind(value: Any, kind: type[int | str | uuid.UUID]) -> int | str | uuid.
         return uuid.UUID(value)
     if type(value) is not kind or (isinstance(value, int) and abs(value) > _LARGEST):
         raise TypeError(value)
+    str(value).encode()  # halves of characters are in JSON, and in no database
     return cast("int | str", value)

@@ -105,6 +105,13 @@ async def test_where_people_are_invited_nobody_else_comes_in(app: Application, o
         await sign_up(app.database, "eve@example.org", invitation=token, policy="invited", now=now)
 
 
+async def test_strangers_do_not_learn_which_emails_are_taken_where_people_are_invited(app: Application) -> None:
+    await sign_up(app.database)
+    for email in ("ada@example.org", "no e-mail", "eve@example.org"):
+        with pytest.raises(PermissionDenied, match="by invitation"):
+            await sign_up(app.database, email, invitation="msi_nonsense", policy="invited")
+
+
 async def test_with_a_bad_invitation_nobody_signs_up(app: Application) -> None:
     with pytest.raises(NotFound, match="Ask for a new one"):
         await sign_up(app.database, invitation="msi_nonsense")

@@ -153,6 +153,13 @@ async def test_odd_choices_are_explained(
     assert "note" in page.text
 
 
+async def test_deploying_as_new_leads_to_the_endpoint_too(helper: Somebody, project: str, model: str) -> None:
+    """Where endpoints are made is at `…/endpoints/new`."""
+    form = {"as": project, "tier": "self_hosted", "slug": "new"}
+    answer = await helper.http.post(f"{CATALOG}/{model}/deploy", data=form)
+    assert answer.headers["location"] == f"/dashboard/{project}/endpoints/-/new"
+
+
 async def test_deploying_leads_to_the_endpoint(helper: Somebody, project: str, model: str) -> None:
     form = {"as": project, "tier": "self_hosted", "slug": "chat"}
     answer = await helper.http.post(f"{CATALOG}/{model}/deploy", data=form)

@@ -39,7 +39,7 @@ async def sign_up(
     The first person is the platform's admin. 409 when the e-mail is taken; 403 where nobody else signs up uninvited.
     """
     is_first = await _is_first(session)
-    if policy == "invited" and not is_first and not invitation:
+    if policy == "invited" and not is_first and not await _is_invited(session, invitation, now):
         raise PermissionDenied("Here people sign up by invitation. Ask an owner of your project for a link.")
     row = PersonRow(
         email=_checked(clean_email, email, "email"),
@@ -60,7 +60,7 @@ async def sign_up(
     if is_first:
         _record(session, audit.SYSTEM, "person.admin", person.id, now, is_admin=True)
     if invitation:
-        await _accept(session, person, invitation, policy, now)
+        await invitations.accept(session, person, invitation, now=now)
     return person
 
 
@@ -175,21 +175,17 @@ async def _is_first(session: AsyncSession) -> bool:
     return not await queries.has_people(session)
 
 
+async def _is_invited(session: AsyncSession, token: str | None, now: int) -> bool:
+    """Asked before anything else is, so that strangers do not learn which e-mails are taken."""
+    return token is not None and await invitations.invitation(session, token, now=now) is not None
+
+
 def _checked(clean: Callable[[str], Value], text: str, param: str) -> Value:
     """What the rule makes of it. 400 with its sentence where it takes it not."""
     try:
         return clean(text)
     except ValueError as error:
         raise InvalidRequest(str(error), param=param) from error
-
-
-async def _accept(session: AsyncSession, person: Person, token: str, policy: str, now: int) -> None:
-    try:
-        await invitations.accept(session, person, token, now=now)
-    except NotFound as error:
-        if policy == "open":
-            raise
-        raise PermissionDenied(error.message) from error
 
 
 async def _own(session: AsyncSession, person_id: uuid.UUID) -> PersonRow:

@@ -1,18 +1,16 @@
 """Pages of people: sign up and in, the account, projects, invitations and claim links."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Query, Request, Response
 
 from modelshare.server.accounts import invitations, members, people, sessions
-from modelshare.server.accounts.sessions import SessionBook
 from modelshare.server.accounts.signing_in import SignIn
 from modelshare.server.errors import NotFound
 from modelshare.server.http import PlatformDep, ReadSession, WriteSession, client_address
 from modelshare.server.sharing import audience
 from modelshare.server.web.pages import PageRoute, done, render
-from modelshare.server.web.visitor import SignedIn, VisitorDep, own_path, sign_in_as, sign_out
-from modelshare.wire.errors import ErrorCode
+from modelshare.server.web.visitor import SignedIn, VisitorDep, member, own_path, sign_in_as, sign_out
 from modelshare.wire.keys import Scope
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -182,16 +180,12 @@ async def claim_page(request: Request, person: SignedIn, session: ReadSession, t
 async def claim(
     request: Request,
     _: SignedIn,
-    visitor: VisitorDep,
     session: WriteSession,
     platform: PlatformDep,
     project: Text,
     token: Text,
 ) -> Response:
-    book: SessionBook = platform.parts[SessionBook]
-    caller: Any = await book.caller(visitor.token or "", project)
-    if caller is None:
-        raise NotFound("There is no such project, or you are not in it.", code=ErrorCode.PROJECT_NOT_FOUND)
+    caller = await member(request, project)
     request.state.caller = caller
     caller.check(Scope.ENDPOINTS)
     model_id = await audience.claim(session, caller, token, now=platform.now())

@@ -9,7 +9,8 @@ from modelshare.server.fleet import service
 from modelshare.server.http import BaseUrl, Caller, Paging, PlatformDep, ReadSession, WriteSession
 from modelshare.server.web.pages import PageRoute, done, fragment, once, parsed, render
 from modelshare.server.web.parts import LiveDep, TiersDep
-from modelshare.server.web.visitor import AgentsCaller, ProjectDep, caller_now
+from modelshare.server.web.visitor import AgentsCaller, ProjectDep
+from modelshare.server.web.watching import watched
 from modelshare.wire.agents import AgentPatch, JoinKeyCreate
 from modelshare.wire.keys import Project, Scope
 
@@ -46,21 +47,17 @@ async def list_page(
 @router.get(_LIST + "/events")
 async def list_events(
     request: Request,
-    _: AgentsCaller,
+    viewer: AgentsCaller,
     project: ProjectDep,
     platform: PlatformDep,
     live: LiveDep,
     after: Cursor = None,
 ) -> Response:
-    async def part() -> str | None:
-        caller = await caller_now(request, project.id)
-        if caller is None or not caller.allows(Scope.AGENTS):
-            return None
-        async with platform.database.read() as session:
-            listed = await _agents(session, caller, project, after)
+    async def table(session: AsyncSession, caller: Caller) -> str:
+        listed = await _agents(session, caller, project, after)
         return fragment("dashboard/agents/list_part.html", now=platform.now(), **listed)
 
-    return live.stream(part)
+    return live.stream(viewer.id, watched(request, project, Scope.AGENTS, table))
 
 
 @router.post(_KEYS)

@@ -18,6 +18,7 @@ from modelshare.server.http import Caller, Paging, PagingDep, ReadSession
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.web import audit_words as words
+from modelshare.server.web.endpoints import page_of
 from modelshare.server.web.pages import PageRoute, render
 from modelshare.server.web.visitor import OwnerCaller
 from modelshare.wire.base import PAGE_LIMIT_MAX
@@ -132,4 +133,4 @@ def _url(subject: str, id_: str, names: Names, caller: Caller) -> str | None:
     name = _name(f"{subject}:{id_}", names)
     if name is None:
         return None
-    return f"{root}/endpoints/{name}" if subject == "endpoint" else f"{root}/{subject}s/{id_}"
+    return page_of(caller.project_slug, name) if subject == "endpoint" else f"{root}/{subject}s/{id_}"

@@ -16,7 +16,8 @@ from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.server.web.pages import PageRoute, done, fragment, parsed, render
 from modelshare.server.web.parts import LiveDep, TermsDep
-from modelshare.server.web.visitor import EndpointsCaller, ProjectDep, caller_now
+from modelshare.server.web.visitor import EndpointsCaller, ProjectDep
+from modelshare.server.web.watching import watched
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch
 from modelshare.wire.keys import Project, Scope
@@ -49,22 +50,18 @@ async def list_page(
 @router.get(_LIST + "/-/events")
 async def list_events(
     request: Request,
-    _: EndpointsCaller,
+    viewer: EndpointsCaller,
     project: ProjectDep,
     platform: PlatformDep,
     live: LiveDep,
     base_url: BaseUrl,
     after: Cursor = None,
 ) -> Response:
-    async def part() -> str | None:
-        caller = await caller_now(request, project.id)
-        if caller is None or not caller.allows(Scope.ENDPOINTS):
-            return None
-        async with platform.database.read() as session:
-            listed = await _listed(session, caller, project, base_url, after)
+    async def table(session: AsyncSession, caller: Caller) -> str:
+        listed = await _listed(session, caller, project, base_url, after)
         return fragment("dashboard/endpoints/list_part.html", now=platform.now(), **listed)
 
-    return live.stream(part)
+    return live.stream(viewer.id, watched(request, project, Scope.ENDPOINTS, table))
 
 
 @router.get(_LIST + "/new")
@@ -130,7 +127,7 @@ async def create(
     if wish is None:
         raise NotFound("Name a model: one of yours, or one of the catalog as `owner/name`.")
     row = await service.create(session, caller, wish, terms, now=platform.now())
-    return done(request, _page_of(project, row.slug), f"The endpoint {row.slug} is there.")
+    return done(request, page_of(project.slug, row.slug), f"The endpoint {row.slug} is there.")
 
 
 @router.get(_ONE)
@@ -160,26 +157,22 @@ async def endpoint_page(
 @router.get(_ONE + "/events")
 async def endpoint_events(
     request: Request,
-    _: EndpointsCaller,
+    viewer: EndpointsCaller,
     project: ProjectDep,
     platform: PlatformDep,
     live: LiveDep,
     base_url: BaseUrl,
     slug: str,
 ) -> Response:
-    async def part() -> str | None:
-        caller = await caller_now(request, project.id)
-        if caller is None or not caller.allows(Scope.ENDPOINTS):
-            return None
-        async with platform.database.read() as session:
-            try:
-                row = await service.get(session, caller, slug)
-            except NotFound:
-                return fragment("dashboard/endpoints/gone.html", slug=slug)
-            shown = await _shown(session, caller, project, row, base_url)
+    async def standing(session: AsyncSession, caller: Caller) -> str:
+        try:
+            row = await service.get(session, caller, slug)
+        except NotFound:
+            return fragment("dashboard/endpoints/gone.html", slug=slug)
+        shown = await _shown(session, caller, project, row, base_url)
         return fragment("dashboard/endpoints/endpoint_part.html", now=platform.now(), **shown)
 
-    return live.stream(part)
+    return live.stream(viewer.id, watched(request, project, Scope.ENDPOINTS, standing))
 
 
 @router.get(_ONE + "/explain")
@@ -212,7 +205,7 @@ async def change(
         version=version if version != (row.version or "latest") else None,
     )
     await service.change(session, caller, slug, patch, terms, now=platform.now())
-    return done(request, _page_of(project, slug), "Saved.")
+    return done(request, page_of(project.slug, slug), "Saved.")
 
 
 @router.get(_ONE + "/off")
@@ -236,7 +229,7 @@ async def switch_off(
     slug: str,
 ) -> Response:
     await service.change(session, caller, slug, EndpointPatch(is_active=False), terms, now=platform.now())
-    return done(request, _page_of(project, slug), "Switched off.")
+    return done(request, page_of(project.slug, slug), "Switched off.")
 
 
 @router.post(_ONE + "/on")
@@ -250,7 +243,7 @@ async def switch_on(
     slug: str,
 ) -> Response:
     await service.change(session, caller, slug, EndpointPatch(is_active=True), terms, now=platform.now())
-    return done(request, _page_of(project, slug), "Switched on.")
+    return done(request, page_of(project.slug, slug), "Switched on.")
 
 
 @router.get(_ONE + "/delete")
@@ -348,6 +341,6 @@ def _options(tiers: TierBook) -> list[tuple[str, str]]:
     return [(tier.slug, f"{tier.name} ({tier.slug})") for tier in tiers]
 
 
-def _page_of(project: Project, slug: str) -> str:
-    """`…/new` is where endpoints are made, and a good slug too."""
-    return f"/dashboard/{project.slug}/endpoints/{'-/' if slug == 'new' else ''}{slug}"
+def page_of(project: str | None, slug: str) -> str:
+    """Where an endpoint of the project (its slug) is shown: `…/new` is where they are made, and a good slug too."""
+    return f"/dashboard/{project}/endpoints/{'-/' if slug == 'new' else ''}{slug}"

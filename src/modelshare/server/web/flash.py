@@ -3,14 +3,14 @@
 from fastapi import Request, Response
 from itsdangerous import BadData, URLSafeTimedSerializer
 
-from modelshare.server.http import get_platform
+from modelshare.server.http import base_url, get_platform
 
 _COOKIE = "modelshare_message"
 _SECONDS = 60
 
 
 def write(request: Request, response: Response, message: str) -> None:
-    secure = request.url.scheme == "https"
+    secure = base_url(request).startswith("https:")
     response.set_cookie(
         _COOKIE, _serializer(request).dumps(message), _SECONDS, httponly=True, samesite="lax", secure=secure
     )

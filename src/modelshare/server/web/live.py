@@ -6,6 +6,8 @@ The stream ends when its person may not see the part any more, and when the proc
 
 import asyncio
 import contextlib
+import math
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
@@ -14,6 +16,7 @@ from starlette.responses import StreamingResponse
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC
 from modelshare.server.db import Database
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
+from modelshare.server.errors import RateLimited
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.sharing.topics import SHARES_TOPIC
@@ -23,9 +26,10 @@ _REST_SECONDS: Final = 0.25
 """Between two looks, however much changes."""
 _LOOK_SECONDS: Final = 10.0
 """Looks without having been told, should a notification be lost; also keeps proxies from closing a silent stream."""
-
 _OVER: Final = "event: over\ndata:\n\n"
 """Has the page load itself again, which says why."""
+_MOST: Final = 40
+"""Streams of one person: as many tabs as anybody looks at."""
 
 Part = Callable[[], Awaitable[str | None]]
 """Renders the part; None when it may not be seen any more."""
@@ -35,7 +39,8 @@ class Live:
     """All such streams of one process."""
 
     def __init__(self, database: Database) -> None:
-        self._waiting = set[asyncio.Event]()
+        self._waiting: dict[asyncio.Event, uuid.UUID] = {}
+        """With whose stream it is."""
         self._stopping = False
         for topic in _TOPICS:
             database.subscribe(topic, lambda _: self._wake())
@@ -45,14 +50,18 @@ class Live:
         self._stopping = True
         self._wake()
 
-    def stream(self, part: Part) -> StreamingResponse:
-        """An answer that goes on."""
+    def stream(self, person_id: uuid.UUID, part: Part) -> StreamingResponse:
+        """An answer to this person that goes on. 429 where there are too many."""
+        if sum(each == person_id for each in self._waiting.values()) >= _MOST:
+            raise RateLimited(
+                f"You have {_MOST} live pages open. Close some of them.", retry_after=math.ceil(_LOOK_SECONDS)
+            )
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._events(part), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(self._events(person_id, part), media_type="text/event-stream", headers=headers)
 
-    async def _events(self, part: Part) -> AsyncIterator[str]:
+    async def _events(self, person_id: uuid.UUID, part: Part) -> AsyncIterator[str]:
         changed = asyncio.Event()
-        self._waiting.add(changed)
+        self._waiting[changed] = person_id
         sent: str | None = None
         try:
             while not self._stopping:
@@ -68,7 +77,7 @@ class Live:
                     async with asyncio.timeout(_LOOK_SECONDS):
                         await changed.wait()
         finally:
-            self._waiting.discard(changed)
+            del self._waiting[changed]
 
     def _wake(self) -> None:
         for changed in self._waiting:

@@ -4,6 +4,7 @@ CommonMark with tables (markdown-it-py), then an allow-list of tags and attribut
 frame, and nothing that a browser would fetch from elsewhere: an image becomes a link to it.
 """
 
+import asyncio
 import functools
 import re
 from typing import Any, Final
@@ -64,6 +65,11 @@ def card(text: str) -> Markup:
             clean_content_tags={"script", "style", "title", "textarea", "noscript", "iframe", "svg", "math"},
         )
     )
+
+
+async def prepare(text: str) -> None:
+    """Renders the card in a thread, since a long one takes a while; `card` then has it from memory."""
+    await asyncio.to_thread(card, text)
 
 
 def coded(text: str) -> Markup:

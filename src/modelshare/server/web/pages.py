@@ -35,6 +35,8 @@ _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'{connect}; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
+_MOST_SENT: Final = 8_000_000
+"""Bytes of a form: twice the longest card, as forms write it."""
 _COMPRESSED_FROM: Final = 1024
 """Bytes."""
 _LEVEL: Final = 5
@@ -46,11 +48,16 @@ Form = TypeVar("Form", bound=BaseModel)
 class PageRoute(APIRoute):
     """A route that answers a person: who it is, forms from this site only, and errors as pages."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        options["max_body_size"] = _MOST_SENT
+        super().__init__(*args, **options)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def page(request: Request) -> Response:
             answer_with_pages(request)
+            request.state.visitor = ANONYMOUS  # for what goes wrong before it is known who looks
             check_same_origin(request, get_platform(request).settings)
             request.state.visitor = await visitor_of(request)
             return await handle(request)
@@ -117,7 +124,9 @@ def parsed(kind: type[Form], /, **values: Any) -> Form:
 
 def done(request: Request, url: str, message: str | None = None) -> Response:
     """Goes on to `url` after a form was good; the next page says `message`."""
-    response = Response(headers={"HX-Redirect": url}) if is_htmx(request) else RedirectResponse(url, 303)
+    response: Response = RedirectResponse(url, 303)
+    if is_htmx(request):
+        response = Response(headers={"HX-Redirect": response.headers["location"]})
     if message is not None:
         flash.write(request, response, message)
     return response
@@ -134,6 +143,7 @@ def once(request: Request, template: str, **context: Any) -> Response:
 async def error_page(request: Request, error: ApiError) -> Response:
     """For `errors.install_handlers`."""
     if not hasattr(request.state, "visitor"):  # no page's path: nobody has asked yet
+        request.state.visitor = ANONYMOUS
         request.state.visitor = await visitor_of(request)
     if isinstance(error, SignInNeeded):
         return done(request, sign_in_url(request))

@@ -12,6 +12,7 @@ from modelshare.server.accounts.sessions import SessionBook
 from modelshare.server.accounts.views import Person
 from modelshare.server.errors import NotFound, PermissionDenied, Unauthenticated
 from modelshare.server.http import SESSION_COOKIE, Caller, base_url, get_platform
+from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import Project, Scope
 
 
@@ -79,6 +80,17 @@ async def caller_now(request: Request, project: str) -> Caller | None:
     """The person in this project, asked anew: what goes on for long ends for who is not in it any more."""
     token = request.state.visitor.token
     return await _book(request).caller(token, project) if token else None
+
+
+async def member(request: Request, project: str) -> Caller:
+    """The person in a project that they chose; 404 for anybody who is not in it."""
+    caller = await caller_now(request, project)
+    if caller is None:
+        raise NotFound(
+            "There is no such project, or you are not a member of it. Choose one of yours.",
+            code=ErrorCode.PROJECT_NOT_FOUND,
+        )
+    return caller
 
 
 async def project_caller(request: Request, project: str, _: Annotated[Person, Depends(signed_in)]) -> Caller:

@@ -6,12 +6,9 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 
 from modelshare.server.accounts import members
-from modelshare.server.accounts.sessions import SessionBook
-from modelshare.server.errors import NotFound
-from modelshare.server.http import Caller, ReadSession, get_platform
+from modelshare.server.http import Caller, ReadSession
 from modelshare.server.sharing.search import ANYBODY, Viewer
-from modelshare.server.web.visitor import VisitorDep
-from modelshare.wire.errors import ErrorCode
+from modelshare.server.web.visitor import VisitorDep, member
 from modelshare.wire.keys import Scope
 
 
@@ -42,23 +39,11 @@ async def onlooker(
     found = {each.slug: f"{each.name} ({each.slug})" for each in await members.memberships(session, visitor.person)}
     if not project:
         return Onlooker(projects=tuple(found.items()))
-    caller = await member(request, visitor.token or "", project)
+    caller = await member(request, project)
     slug = caller.project_slug or project
     found.setdefault(slug, slug)  # who runs the platform may look as any
     knows = caller.allows(Scope.MODELS) or caller.allows(Scope.ENDPOINTS)
     return Onlooker(Viewer(caller.project_id) if knows else ANYBODY, caller, tuple(found.items()))
-
-
-async def member(request: Request, token: str, project: str) -> Caller:
-    """The person of this session in the project; 404 for anybody who is not in it."""
-    book: SessionBook = get_platform(request).parts[SessionBook]
-    caller = await book.caller(token, project)
-    if caller is None:
-        raise NotFound(
-            "There is no such project, or you are not a member of it. Choose one of yours.",
-            code=ErrorCode.PROJECT_NOT_FOUND,
-        )
-    return caller
 
 
 OnlookerDep = Annotated[Onlooker, Depends(onlooker)]

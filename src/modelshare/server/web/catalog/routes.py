@@ -1,6 +1,5 @@
 """Pages of the public catalog: the list, a model, and making an endpoint of it."""
 
-import asyncio
 import re
 from typing import Annotated, Any, Final
 
@@ -21,15 +20,16 @@ from modelshare.server.http import (
     WriteSession,
     public_rate_limit,
 )
-from modelshare.server.sharing.tiers import TierBook
 from modelshare.server.web import markdown, memory
 from modelshare.server.web.catalog import source
-from modelshare.server.web.catalog.onlooker import Onlooker, OnlookerDep, member
+from modelshare.server.web.catalog.onlooker import Onlooker, OnlookerDep
 from modelshare.server.web.catalog.query import FACETS, PATH, ROLES, SORTS, CatalogQuery, words_of
 from modelshare.server.web.catalog.samples import samples
+from modelshare.server.web.endpoints import page_of
 from modelshare.server.web.memory import Fit, MemoryNeed
 from modelshare.server.web.pages import PageRoute, done, is_htmx, parsed, render
-from modelshare.server.web.visitor import SignedIn, SignInNeeded, VisitorDep, sign_in_url
+from modelshare.server.web.parts import TermsDep, TiersDep
+from modelshare.server.web.visitor import SignedIn, SignInNeeded, VisitorDep, member, sign_in_url
 from modelshare.wire.agents import Agent
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.endpoints import EndpointCreate
@@ -45,26 +45,12 @@ Text = Annotated[str, Form(max_length=4096)]
 Choice = Annotated[str, Query(max_length=200)]
 
 
-async def _tiers(platform: PlatformDep) -> TierBook:
-    found: TierBook = platform.parts[TierBook]
-    return found
-
-
-async def _terms(platform: PlatformDep) -> Terms:
-    found: Terms = platform.parts[Terms]
-    return found
-
-
-Tiers = Annotated[TierBook, Depends(_tiers)]
-TermsDep = Annotated[Terms, Depends(_terms)]
-
-
 @router.get(PATH)
 async def listing(
     request: Request,
     session: ReadSession,
     onlooker: OnlookerDep,
-    tiers: Tiers,
+    tiers: TiersDep,
     base_url: BaseUrl,
     query: Annotated[CatalogQuery, Query()],
 ) -> Response:
@@ -95,7 +81,7 @@ async def model_page(
     session: ReadSession,
     onlooker: OnlookerDep,
     visitor: VisitorDep,
-    tiers: Tiers,
+    tiers: TiersDep,
     terms: TermsDep,
     base_url: BaseUrl,
     model_id: ModelId,
@@ -112,10 +98,10 @@ async def model_page(
         raise
     slug = slug or slug_of(model.name)
     needed = _need(model)
-    caller = onlooker.caller or await _first_project(request, onlooker, visitor.token)
+    caller = onlooker.caller or await _first_project(request, onlooker)
     answer = await _answer(session, caller, model, needed, terms, tier=tier, slug=slug, version=version)
     if model.card:
-        await asyncio.to_thread(markdown.card, model.card)  # a long one takes a while; the template has it from memory
+        await markdown.prepare(model.card)
     files = model.manifest.get("files", [])
     return render(
         request,
@@ -144,7 +130,7 @@ async def explain(
     session: ReadSession,
     onlooker: OnlookerDep,
     _: SignedIn,
-    tiers: Tiers,
+    tiers: TiersDep,
     terms: TermsDep,
     model_id: ModelId,
     tier: Choice = SELF_HOSTED,
@@ -169,10 +155,9 @@ async def explain(
 @router.post(PATH + "/{model_id}/deploy")
 async def deploy(
     request: Request,
+    _: SignedIn,
     session: WriteSession,
     platform: PlatformDep,
-    visitor: VisitorDep,
-    _: SignedIn,
     terms: TermsDep,
     model_id: ModelId,
     project: Annotated[str, Form(alias="as", max_length=100)],
@@ -181,12 +166,12 @@ async def deploy(
     version: Text = "latest",
 ) -> Response:
     """Makes the endpoint, or says why not."""
-    caller = await member(request, visitor.token or "", project)
+    caller = await member(request, project)
     request.state.caller = caller
     caller.check(Scope.ENDPOINTS)
     wish = parsed(EndpointCreate, slug=slug, model=str(model_id), tier=tier, version=version)
     row = await endpoints.create(session, caller, wish, terms, now=platform.now())
-    return done(request, f"/dashboard/{caller.project_slug}/endpoints/{row.slug}", f"The endpoint {row.slug} is there.")
+    return done(request, page_of(caller.project_slug, row.slug), f"The endpoint {row.slug} is there.")
 
 
 def slug_of(name: str) -> str:
@@ -203,9 +188,9 @@ _WORDS: Final[dict[str, Any]] = {
 }
 
 
-async def _first_project(request: Request, onlooker: Onlooker, token: str | None) -> Caller | None:
+async def _first_project(request: Request, onlooker: Onlooker) -> Caller | None:
     """The project that the form begins with."""
-    return await member(request, token, onlooker.projects[0][0]) if token and onlooker.projects else None
+    return await member(request, onlooker.projects[0][0]) if onlooker.projects else None
 
 
 async def _answer(

@@ -15,8 +15,6 @@ from modelshare.wire.models import CatalogModel, CatalogModelDetail
 
 PAGE: Final = 24
 """Models on a page: full rows of one, two, three or four."""
-
-
 MOST_FEATURED: Final = 6
 """Stand above the list."""
 

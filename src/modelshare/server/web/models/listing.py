@@ -10,10 +10,11 @@ from modelshare.server.registry.uploads import closing
 from modelshare.server.registry.uploads import service as uploads
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.views import extended_view
-from modelshare.server.web.live import Live
-from modelshare.server.web.models.watching import watched
 from modelshare.server.web.pages import PageRoute, done, fragment, render
+from modelshare.server.web.parts import LiveDep
 from modelshare.server.web.visitor import ModelsCaller, ProjectDep
+from modelshare.server.web.watching import watched
+from modelshare.wire.keys import Scope
 from modelshare.wire.models import ExtendedModel
 from modelshare.wire.uploads import UploadState
 
@@ -33,15 +34,14 @@ async def models(
 
 @router.get("/events")
 async def models_live(
-    request: Request, caller: ModelsCaller, project: ProjectDep, platform: PlatformDep, after: After = None
+    request: Request, viewer: ModelsCaller, project: ProjectDep, live: LiveDep, after: After = None
 ) -> Response:
-    async def table(session: AsyncSession) -> str:
+    async def table(session: AsyncSession, caller: Caller) -> str:
         found, _ = await _page(session, caller, after)
         root = f"/dashboard/{project.slug}"
         return fragment("dashboard/models/table.html", models=found, root=root)
 
-    live: Live = platform.parts[Live]
-    return live.stream(watched(request, project, table))
+    return live.stream(viewer.id, watched(request, project, Scope.MODELS, table))
 
 
 @router.get("/new")

@@ -14,10 +14,12 @@ from modelshare.server.registry import service as registry
 from modelshare.server.registry.processing import service as processing
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.views import extended_view
-from modelshare.server.web.live import Live
-from modelshare.server.web.models.watching import watched
+from modelshare.server.web import markdown
 from modelshare.server.web.pages import PageRoute, done, fragment, parsed, render
+from modelshare.server.web.parts import LiveDep
 from modelshare.server.web.visitor import ModelsCaller, ProjectDep
+from modelshare.server.web.watching import watched
+from modelshare.wire.keys import Scope
 from modelshare.wire.models import ModelPatch
 
 router = APIRouter(prefix="/dashboard/{project}/models/{model_id}", route_class=PageRoute, include_in_schema=False)
@@ -35,15 +37,19 @@ async def model_page(
 
 @router.get("/events")
 async def model_live(
-    request: Request, caller: ModelsCaller, model_id: ModelId, project: ProjectDep, platform: PlatformDep
+    request: Request,
+    viewer: ModelsCaller,
+    model_id: ModelId,
+    project: ProjectDep,
+    platform: PlatformDep,
+    live: LiveDep,
 ) -> Response:
-    async def whole(session: AsyncSession) -> str:
+    async def whole(session: AsyncSession, caller: Caller) -> str:
         shown = await _shown(session, caller, model_id, platform)
         root, now = f"/dashboard/{project.slug}", platform.now()
         return fragment("dashboard/models/whole.html", **shown, root=root, now=now, streamed=True)
 
-    live: Live = platform.parts[Live]
-    return live.stream(watched(request, project, whole))
+    return live.stream(viewer.id, watched(request, project, Scope.MODELS, whole))
 
 
 @router.get("/edit")
@@ -163,6 +169,8 @@ async def _shown(session: AsyncSession, caller: Caller, model_id: uuid.UUID, pla
     """What the page tells, and its live part anew."""
     own = await sharing.get(session, caller, model_id)
     model, version = own.model, registry.current(own.model)
+    if model.card:
+        await markdown.prepare(model.card)
     files = await registry.stored_files(session, version.id) if version else []
     ready = [row.version for row in model.versions if registry.resolve(model, row.version)]
     latest = registry.resolve(model, None)

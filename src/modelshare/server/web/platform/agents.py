@@ -2,12 +2,13 @@
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import APIRouter, Form, Request, Response
 
 from modelshare.server.fleet import service as fleet
 from modelshare.server.http import BaseUrl, Paging, PagingDep, PlatformDep, ReadSession, WriteSession
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.server.web.pages import PageRoute, done, once, parsed, render
+from modelshare.server.web.parts import TiersDep
 from modelshare.server.web.visitor import AdminCaller
 from modelshare.wire.agents import AgentPatch, JoinKeyCreate
 from modelshare.wire.tiers import SELF_HOSTED, Tier
@@ -26,14 +27,6 @@ _EXPIRIES: Final = (
 )
 
 
-async def _tiers(platform: PlatformDep) -> TierBook:
-    book: TierBook = platform.parts[TierBook]
-    return book
-
-
-Tiers = Annotated[TierBook, Depends(_tiers)]
-
-
 @router.get("")
 async def agents(request: Request, caller: AdminCaller, session: ReadSession, paging: PagingDep) -> Response:
     return render(
@@ -45,7 +38,7 @@ async def agents(request: Request, caller: AdminCaller, session: ReadSession, pa
 
 
 @router.get("/join")
-async def join_key_page(request: Request, _: AdminCaller, tiers: Tiers) -> Response:
+async def join_key_page(request: Request, _: AdminCaller, tiers: TiersDep) -> Response:
     return render(request, "platform/new_join_key.html", tiers=_shared(tiers), expiries=_EXPIRIES)
 
 
@@ -55,7 +48,7 @@ async def new_join_key(
     caller: AdminCaller,
     session: WriteSession,
     platform: PlatformDep,
-    tiers: Tiers,
+    tiers: TiersDep,
     base_url: BaseUrl,
     name: Text,
     chosen: Annotated[list[str], Form(alias="tiers", default_factory=list)],

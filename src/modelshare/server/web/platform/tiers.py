@@ -3,14 +3,13 @@
 from fastapi import APIRouter, Request, Response
 
 from modelshare.server.http import PlatformDep
-from modelshare.server.sharing.tiers import TierBook
 from modelshare.server.web.pages import PageRoute, render
+from modelshare.server.web.parts import TiersDep
 from modelshare.server.web.visitor import AdminCaller
 
 router = APIRouter(prefix="/tiers", route_class=PageRoute)
 
 
 @router.get("")
-async def tiers(request: Request, _: AdminCaller, platform: PlatformDep) -> Response:
-    book: TierBook = platform.parts[TierBook]
+async def tiers(request: Request, _: AdminCaller, platform: PlatformDep, book: TiersDep) -> Response:
     return render(request, "platform/tiers.html", tiers=list(book), file=platform.settings.tiers_file)
