@@ -13,7 +13,8 @@ from modelshare.server.app import Application
 from modelshare.server.errors import RateLimited
 from modelshare.server.web.live import Live
 from modelshare.server.web.pages import PageRoute
-from server.web.conftest import Somebody, message
+from page_texts import message
+from server.web.conftest import Somebody
 
 pytestmark = pytest.mark.anyio
 RUBBISH = ("%00", "%ff%fe", "..%2f..", "a" * 3000, "%E2%80%A8%0D%0A")
