@@ -211,14 +211,14 @@ async def lists_as_the_rules_say(
     session: AsyncSession, relation: Relation, caller: Caller, circumstances: list[Circumstance], tiers: TierBook
 ) -> None:
     """The catalog lists what is shared and may be seen, with a version to show; `/v1/models` what is one's own."""
-    entries = (await search.find(session, viewer(caller), Wish(sort=Sort.RECENT, limit=200))).entries
-    shows = {model.id for _, model, _ in entries}
+    found = await search.find(session, viewer(caller), Wish(sort=Sort.RECENT, limit=200))
+    shows = {card.id for card in found.cards}
     assert shows == {
         each.model
         for each in circumstances
         if each.facts.in_catalog and rules.is_visible(relation, each.facts) and each.facts.status in rules.SHAREABLE
     }
-    for share, model, _ in entries:
+    for share, model, _ in found.cards:
         if relation in {Relation.INVITED, Relation.DEPLOYER}:  # the others are not bound by the role
             allowed = set(rules.allowed_tiers(CatalogRole(share.role), tiers))
             said = next(each.facts for each in circumstances if each.model == model.id)

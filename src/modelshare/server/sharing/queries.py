@@ -3,12 +3,13 @@
 import uuid
 from collections.abc import Collection
 
-from sqlalchemy import and_, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
 from modelshare.server.db import counted
-from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.server.registry.tables import ModelRow
+from modelshare.server.sharing.search.cards import Card, select_cards
 from modelshare.server.sharing.tables import RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
 
 
@@ -39,18 +40,10 @@ async def count(session: AsyncSession, most: int) -> int:
     return await session.scalar(counted(select(ShareRow.model_id), most)) or 0
 
 
-async def featured(session: AsyncSession, most: int) -> list[tuple[ShareRow, ModelRow, VersionRow]]:
+async def featured(session: AsyncSession, most: int) -> list[Card]:
     """Those shared last first."""
-    statement = (
-        select(ShareRow, ModelRow, VersionRow)
-        .join(ModelRow, ModelRow.id == ShareRow.model_id)
-        .join(VersionRow, and_(VersionRow.model_id == ModelRow.id, VersionRow.is_latest))
-        .where(ShareRow.featured)
-        .order_by(ShareRow.shared_at.desc(), ShareRow.model_id)
-        .options(joinedload(ModelRow.project))
-        .limit(most)
-    )
-    return [(row[0], row[1], row[2]) for row in await session.execute(statement)]
+    statement = select_cards().where(ShareRow.featured).order_by(ShareRow.shared_at.desc(), ShareRow.model_id)
+    return [Card(*row) for row in await session.execute(statement.limit(most))]
 
 
 async def recall(session: AsyncSession, model_id: uuid.UUID) -> RecallRow | None:

@@ -16,10 +16,11 @@ from modelshare.server.http import Caller, Paging
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import EndpointCounts
-from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import audience, queries, rules, search
 from modelshare.server.sharing.audience import Changed
 from modelshare.server.sharing.rules import ModelFacts, Relation
+from modelshare.server.sharing.search import Card
 from modelshare.server.sharing.tables import RecallRow, ShareRow
 from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.server.sharing.views import OwnModel, facts_of
@@ -149,7 +150,7 @@ async def feature(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *,
     return found
 
 
-async def featured(session: AsyncSession, most: int) -> list[tuple[ShareRow, ModelRow, VersionRow]]:
+async def featured(session: AsyncSession, most: int) -> list[Card]:
     """What the platform features, those shared last first."""
     return await queries.featured(session, most)
 

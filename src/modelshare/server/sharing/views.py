@@ -6,6 +6,7 @@ from modelshare.server.registry.service import current, manifest_of, version_vie
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.rules import ModelFacts, allowed_tiers, status_of
 from modelshare.server.sharing.search import Found
+from modelshare.server.sharing.search.cards import Card, card_of
 from modelshare.server.sharing.tables import RecallRow, ShareRow
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.models import (
@@ -93,41 +94,18 @@ def extended_view(own: OwnModel, *, card: bool = True) -> ExtendedModel:
     )
 
 
-def catalog_view(share: ShareRow, model: ModelRow, version: VersionRow, tiers: TierBook) -> CatalogModel:
+def catalog_view(card: Card, tiers: TierBook) -> CatalogModel:
     """A card of the public catalog."""
-    role = CatalogRole(share.role)
-    return CatalogModel(
-        id=str(model.id),
-        name=model.name,
-        display_name=model.display_name,
-        owner=model.project.slug,
-        owner_name=model.project.name,
-        description=model.description,
-        tags=model.tags,
-        license=model.license,
-        architecture=version.architecture,
-        family=version.family,
-        format=version.format,
-        parameters=version.parameters,
-        context_length=version.context_length,
-        quantization=version.quantization,
-        task=version.task,
-        size_bytes=version.size_bytes or 0,
-        version=version.version,
-        audience=Audience(share.audience),
-        catalog_role=role,
-        allowed_tiers=allowed_tiers(role, tiers),
-        deployment_count=share.deployment_count,
-        featured=share.featured,
-        shared_at=share.shared_at,
-    )
+    role = CatalogRole(card.role)
+    shown = card._asdict() | {"id": str(card.id), "size_bytes": card.size_bytes or 0}
+    return CatalogModel(**shown, catalog_role=role, allowed_tiers=allowed_tiers(role, tiers))
 
 
 def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers: TierBook) -> CatalogModelDetail:
     """A model's page: the manifest too, and the other versions that are ready."""
     ready = [version_view(row) for row in reversed(model.versions) if row.status == ModelStatus.READY]
     return CatalogModelDetail(
-        **catalog_view(share, model, version, tiers).model_dump(),
+        **catalog_view(card_of(share, model, version), tiers).model_dump(),
         card=model.card,
         manifest=manifest_of(version),
         manifest_digest=version.manifest_digest or "",
@@ -138,7 +116,7 @@ def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers:
 def catalog_page(found: Found, tiers: TierBook) -> CatalogPage:
     """A page of cards, with what was counted."""
     return CatalogPage(
-        data=[catalog_view(*entry, tiers) for entry in found.entries],
+        data=[catalog_view(card, tiers) for card in found.cards],
         has_more=found.next_cursor is not None,
         next_cursor=found.next_cursor,
         total=found.total,

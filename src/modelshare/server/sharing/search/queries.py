@@ -22,10 +22,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import contains_eager, defer, selectinload
+from sqlalchemy.orm import joinedload, selectinload
 
-from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.server.sharing.search.cards import Card, select_cards
 from modelshare.server.sharing.search.ranges import Range
 from modelshare.server.sharing.search.tables import CatalogEntryRow, CatalogWordRow
 from modelshare.server.sharing.search.terms import IS_PUBLIC, IS_TARGETED, Condition, Filters, Sort, Term
@@ -154,32 +154,26 @@ async def words_by_form(session: AsyncSession, forms: Collection[str]) -> Sequen
     return (await session.scalars(statement.order_by(CatalogWordRow.word).limit(_MOST_ALIKE))).all()
 
 
-async def entries(session: AsyncSession, ids: Sequence[int]) -> list[Entry]:
-    """All that a page shows of these entries, in this order."""
-    statement = _joined(select(CatalogEntryRow.id, ShareRow, ModelRow, VersionRow)).where(CatalogEntryRow.id.in_(ids))
-    long = (ModelRow.card, VersionRow.manifest, VersionRow.facts)
-    statement = statement.options(*(defer(each, raiseload=True) for each in long))
-    found = {row[0]: (row[1], row[2], row[3]) for row in await session.execute(statement)}
+async def cards(session: AsyncSession, ids: Sequence[int]) -> list[Card]:
+    """What a page shows of these entries, in this order."""
+    statement = select_cards(CatalogEntryRow.id).join(CatalogEntryRow, CatalogEntryRow.model_id == ShareRow.model_id)
+    found = {row[-1]: Card(*row[:-1]) for row in await session.execute(statement.where(CatalogEntryRow.id.in_(ids)))}
     return [found[id_] for id_ in ids if id_ in found]
 
 
 async def entry(session: AsyncSession, visible: Sequence[Condition], model_id: uuid.UUID) -> Entry | None:
     """One model of the catalog with all its versions."""
-    statement = _joined(select(ShareRow, ModelRow, VersionRow)).where(CatalogEntryRow.model_id == model_id)
-    statement = statement.where(*(_meets(session, CatalogEntryRow.terms, condition) for condition in visible))
-    row = (await session.execute(statement.options(selectinload(ModelRow.versions)))).one_or_none()
-    return None if row is None else (row[0], row[1], row[2])
-
-
-def _joined(statement: AnySelect) -> AnySelect:
-    return (
-        statement.select_from(CatalogEntryRow)
-        .join(ShareRow, ShareRow.model_id == CatalogEntryRow.model_id)
+    statement = (
+        select(ShareRow, ModelRow, VersionRow)
+        .join(CatalogEntryRow, CatalogEntryRow.model_id == ShareRow.model_id)
         .join(ModelRow, ModelRow.id == ShareRow.model_id)
         .join(VersionRow, and_(VersionRow.model_id == ModelRow.id, VersionRow.is_latest))
-        .join(ProjectRow, ProjectRow.id == ModelRow.project_id)
-        .options(contains_eager(ModelRow.project))
+        .options(joinedload(ModelRow.project), selectinload(ModelRow.versions))
+        .where(ShareRow.model_id == model_id)
     )
+    statement = statement.where(*(_meets(session, CatalogEntryRow.terms, condition) for condition in visible))
+    row = (await session.execute(statement)).one_or_none()
+    return None if row is None else (row[0], row[1], row[2])
 
 
 def _matching(session: AsyncSession, wanted: Sequence[Condition], *columns: Any, but: Term | None = None) -> AnySelect:

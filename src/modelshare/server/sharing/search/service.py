@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.sharing.search import facets, ordering, queries
+from modelshare.server.sharing.search.cards import Card
 from modelshare.server.sharing.search.facets import Facets
 from modelshare.server.sharing.search.ordering import FEW, Wish
 from modelshare.server.sharing.search.queries import LOOKED_AT, AnyRow, Entry
@@ -27,7 +28,7 @@ _MOST_TRIED = 3
 class Found:
     """A page. One that is not full may have a next one all the same: there its walk ended."""
 
-    entries: Sequence[Entry] = ()
+    cards: Sequence[Card] = ()
     next_cursor: str | None = None
     total: int = 0
     total_is_exact: bool = True
@@ -76,7 +77,7 @@ async def _find(session: AsyncSession, viewer: Viewer, wish: Wish) -> Found:
     if after is not None and after.beyond_few and not wish.facets:
         total = await queries.count(session, wanted, FEW + 1)
         page, cursor = await ordering.page(session, wanted, wish, after)
-        shown = await queries.entries(session, page)
+        shown = await queries.cards(session, page)
         return Found(shown, cursor, min(total, FEW), total_is_exact=total <= FEW)
     rows = await queries.matches(session, wanted, bound + 1)
     fitting = _fitting(rows[:bound], wish.filters)
@@ -90,7 +91,7 @@ async def _find(session: AsyncSession, viewer: Viewer, wish: Wish) -> Found:
         page, cursor = ordering.ranked(columns, wish, after)
     else:
         page, cursor = await ordering.page(session, wanted, wish, after)
-    return replace(found, entries=await queries.entries(session, page), next_cursor=cursor)
+    return replace(found, cards=await queries.cards(session, page), next_cursor=cursor)
 
 
 async def get(session: AsyncSession, viewer: Viewer, model_id: uuid.UUID) -> Entry | None:

@@ -59,7 +59,7 @@ async def shelf(
 
 async def featured(session: AsyncSession, tiers: TierBook) -> list[CatalogModel]:
     """What the platform features; it is public."""
-    return [views.catalog_view(*entry, tiers) for entry in await service.featured(session, MOST_FEATURED)]
+    return [views.catalog_view(card, tiers) for card in await service.featured(session, MOST_FEATURED)]
 
 
 async def model(session: AsyncSession, viewer: Viewer, tiers: TierBook, model_id: uuid.UUID) -> CatalogModelDetail:

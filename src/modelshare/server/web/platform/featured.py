@@ -1,36 +1,24 @@
 """Models that the platform puts forward in the catalog."""
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.endpoints.views import served_name
 from modelshare.server.http import PlatformDep, ReadSession, WriteSession
 from modelshare.server.ids import parse_uuid
-from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import search
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.search import ANYBODY, Filters, Sort, Wish
-from modelshare.server.sharing.tables import ShareRow
+from modelshare.server.sharing.search import ANYBODY, Card, Filters, Sort, Wish
+from modelshare.server.sharing.search.cards import card_of
 from modelshare.server.web.pages import PageRoute, done, render
 from modelshare.server.web.visitor import AdminCaller
 
 router = APIRouter(prefix="/featured", route_class=PageRoute)
 _MOST_FEATURED: Final = 200
 _MOST_FOUND: Final = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A model of the catalog, as far as these pages show it."""
-
-    id: uuid.UUID
-    name: str
-    deployments: int
-    is_featured: bool
 
 
 @router.get("")
@@ -40,7 +28,7 @@ async def featured(
     return render(
         request,
         "platform/featured.html",
-        featured=[_listed(share, model) for share, model, _ in await sharing.featured(session, _MOST_FEATURED)],
+        featured=await sharing.featured(session, _MOST_FEATURED),
         found=await _found(session, q.strip()),
         q=q,
     )
@@ -60,16 +48,12 @@ async def feature(
     return done(request, "/dashboard/-/platform/featured", words)
 
 
-async def _found(session: AsyncSession, q: str) -> list[Listed]:
+async def _found(session: AsyncSession, q: str) -> Sequence[Card]:
     """Public models by words or an id."""
     if model_id := parse_uuid(q):
         entry = await search.get(session, ANYBODY, model_id)
-        return [_listed(entry[0], entry[1])] if entry else []
+        return [card_of(*entry)] if entry else []
     if not q:
         return []
     wish = Wish(Filters(q=q), Sort.RELEVANCE, _MOST_FOUND, None, facets=False)
-    return [_listed(share, model) for share, model, _ in (await search.find(session, ANYBODY, wish)).entries]
-
-
-def _listed(share: ShareRow, model: ModelRow) -> Listed:
-    return Listed(model.id, served_name(model), share.deployment_count, share.featured)
+    return (await search.find(session, ANYBODY, wish)).cards
