@@ -218,10 +218,10 @@ async def lists_as_the_rules_say(
         for each in circumstances
         if each.facts.in_catalog and rules.is_visible(relation, each.facts) and each.facts.status in rules.SHAREABLE
     }
-    for share, model, _ in found.cards:
+    for card in found.cards:
         if relation in {Relation.INVITED, Relation.DEPLOYER}:  # the others are not bound by the role
-            allowed = set(rules.allowed_tiers(CatalogRole(share.role), tiers))
-            said = next(each.facts for each in circumstances if each.model == model.id)
+            allowed = set(rules.allowed_tiers(CatalogRole(card.role), tiers))
+            said = next(each.facts for each in circumstances if each.model == card.id)
             by_role = {tier.slug for tier in tiers if "role" not in rules_broken(relation, said, tier)}
             assert allowed == by_role
     own, _ = await sharing.page(session, caller, Paging(200, None))
