@@ -5,6 +5,7 @@ entries have as terms, those shared last by their ids. Other orders are walked, 
 often not far; if it is far, the database sorts some thousands, and of more the walk goes on for so many steps at most.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -19,14 +20,14 @@ from modelshare.server.sharing.search.terms import LEVELS, Condition, Filters, S
 
 FEW: Final = 1_000
 """So many models are looked at."""
-MANY: Final = 3_000
+MANY: Final = 2_000
 """So many are sorted by the database."""
-STEPS: Final = 8_000
+STEPS: Final = 2_500
 """Of a walk, for one page."""
-FIRST_STEPS: Final = 1_000
-"""Of a walk that is tried before anything else: enough where every twentieth model fits."""
-_DECADE: Final = 3
-"""Levels from a power of ten to the next."""
+FIRST_STEPS: Final = 500
+"""Of a walk that is tried before anything else: enough where every tenth model fits."""
+_AIM: Final = 300
+"""So many are looked for at a level of deployments: enough for a page, and not too many."""
 _BEYOND_FEW: Final = -1
 """Stands for the rank in a cursor of a page that was not ranked."""
 
@@ -85,11 +86,13 @@ def ranked(columns: Mapping[str, Sequence[Any]], wish: Wish, after: Cursor | Non
     return [place[-1] for place in page], cursor
 
 
-async def page(session: AsyncSession, wanted: Sequence[Condition], wish: Wish, after: Cursor | None) -> Page:
-    """A page where more fit than are looked at; beyond that bound relevance is deployments."""
+async def page(
+    session: AsyncSession, wanted: Sequence[Condition], wish: Wish, after: Cursor | None, first: Sequence[int]
+) -> Page:
+    """A page where more fit than are looked at; beyond that bound relevance is deployments. `first`: ids of some."""
     order = _Order(session, wanted, wish, Place(after.value, after.id) if after else None)
     if wish.sort in {Sort.RELEVANCE, Sort.DEPLOYMENTS}:
-        found = await order.most_deployed()
+        found = await order.most_deployed(first)
     elif wish.sort is Sort.RECENT:
         found = _Found(await order.newest(None, after.id if after else None))
     else:
@@ -115,12 +118,12 @@ class _Order:
         """One more than a page tells that there is another."""
         return self.wish.limit + 1
 
-    async def most_deployed(self) -> _Found:
-        """By deployments, those shared last first among equals."""
+    async def most_deployed(self, first: Sequence[int]) -> _Found:
+        """By deployments, those shared last first among equals. `first`: ids of those that were shared first."""
         start = self.start
         if start is not None and start.value <= 0:
             return _Found(await self.newest(deployed(LEVELS[0]), start.id))
-        places, is_all = await self._above()
+        places, is_all = await self._above(first)
         if len(places) >= self.most:
             return _Found(places[: self.most])
         if not is_all:  # nothing between a level with hardly any and one with too many: they stand close together
@@ -133,27 +136,30 @@ class _Order:
         ids = await queries.newest(self.session, self.wanted, self.wish.filters, but, before, most or self.most)
         return [Place(id_ if but is None else 0, id_) for id_ in ids]
 
-    async def _above(self) -> tuple[list[Place], bool]:
+    async def _above(self, first: Sequence[int]) -> tuple[list[Place], bool]:
         """Sorted, those from the place on that reach a level of deployments, enough for a page if there are; whether
         there is nothing between them and those without any.
 
-        From the top, by powers of ten: few reach a high level, and that is quickly known. Too many: the levels between.
+        The first look is at the level that some hundreds reach if deployments have nothing to do with what is asked.
         """
         levels = [level for level in LEVELS if self.start is None or level <= self.start.value]
-        found: list[Place] = []
-        tried = len(levels)
-        for at in reversed(range(0, len(levels), _DECADE)):
-            rows = await self._reaching(levels, at)
-            for between in reversed(range(at + 1, tried)) if rows is None else ():
-                finer = await self._reaching(levels, between)
-                if finer is None or len(found) >= self.most:
-                    break
-                found = finer
-            if rows is None:
+        at = len(levels) - 1
+        if self.start is None:
+            usual = await queries.deployments_at(self.session, _AIM, first)
+            at = max(bisect_right(LEVELS, usual) - 1, 0)
+        found = await self._reaching(levels, at)
+        if found is None:
+            for higher in range(at + 1, len(levels)):
+                fewer = await self._reaching(levels, higher)
+                if fewer is not None:
+                    return fewer, False
+            return [], False
+        while len(found) < self.most and at > 0:
+            at -= 1
+            more = await self._reaching(levels, at)
+            if more is None:
                 return found, False
-            found, tried = rows, at
-            if len(found) >= self.most:
-                break
+            found = more
         return found, True
 
     async def _reaching(self, levels: Sequence[int], at: int) -> list[Place] | None:

@@ -46,6 +46,8 @@ LOOKED_AT = (
 )
 """What is sorted by and counted; not the terms, which are long."""
 _MOST_ALIKE = 200
+_MOST_SKIPPED = 20_000
+"""Entries of an order; those that stand further back have hardly any deployments."""
 _RANGED = (_ENTRIES.parameters, _ENTRIES.context_length)
 SORTED_BY: dict[Sort, tuple[str, bool]] = {
     Sort.RELEVANCE: ("deployment_count", True),
@@ -84,6 +86,17 @@ async def deployed(
     columns = (_ENTRIES.deployment_count, _ENTRIES.id)
     statement = _matching(session, wanted, *columns, but=but).where(*_within(_ENTRIES, filters))
     return [Place(*row) for row in await session.execute(statement.limit(most))]
+
+
+async def deployments_at(session: AsyncSession, wanted: int, first: Sequence[int]) -> int:
+    """The deployments that `wanted` of the entries that fit reach, if these are like all others.
+
+    `first`: ids of those that fit and were shared first, which tell how many there are; no more than a good guess.
+    """
+    newest = await session.scalar(select(func.max(_ENTRIES.id))) or 0
+    rank = min(wanted * max(first, default=0) // max(len(first), 1), newest, _MOST_SKIPPED)
+    order = select(_ENTRIES.deployment_count).order_by(_ENTRIES.deployment_count.desc(), _ENTRIES.id.desc())
+    return await session.scalar(order.offset(rank).limit(1)) or 0
 
 
 async def newest(

@@ -76,7 +76,7 @@ async def _find(session: AsyncSession, viewer: Viewer, wish: Wish) -> Found:
     bound = 2 * FEW if after is not None and not after.beyond_few else FEW
     if after is not None and after.beyond_few and not wish.facets:
         total = await queries.count(session, wanted, FEW + 1)
-        page, cursor = await ordering.page(session, wanted, wish, after)
+        page, cursor = await ordering.page(session, wanted, wish, after, ())
         shown = await queries.cards(session, page)
         return Found(shown, cursor, min(total, FEW), total_is_exact=total <= FEW)
     rows = await queries.matches(session, wanted, bound + 1)
@@ -90,7 +90,7 @@ async def _find(session: AsyncSession, viewer: Viewer, wish: Wish) -> Found:
     if found.total_is_exact and (after is None or not after.beyond_few):
         page, cursor = ordering.ranked(columns, wish, after)
     else:
-        page, cursor = await ordering.page(session, wanted, wish, after)
+        page, cursor = await ordering.page(session, wanted, wish, after, columns["id"])
     return replace(found, cards=await queries.cards(session, page), next_cursor=cursor)
 
 
