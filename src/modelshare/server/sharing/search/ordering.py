@@ -18,7 +18,7 @@ from modelshare.server.sharing.search.queries import SORTED_BY, Place
 from modelshare.server.sharing.search.ranking import Ranking
 from modelshare.server.sharing.search.terms import LEVELS, Condition, Filters, Sort, Term, deployed
 
-FEW: Final = 1_000
+FEW: Final = 500
 """So many models are looked at."""
 MANY: Final = 2_000
 """So many are sorted by the database."""
@@ -26,7 +26,7 @@ STEPS: Final = 2_500
 """Of a walk, for one page."""
 FIRST_STEPS: Final = 500
 """Of a walk that is tried before anything else: enough where every tenth model fits."""
-_AIM: Final = 300
+_AIM: Final = 200
 """So many are looked for at a level of deployments: enough for a page, and not too many."""
 _BEYOND_FEW: Final = -1
 """Stands for the rank in a cursor of a page that was not ranked."""
@@ -145,7 +145,7 @@ class _Order:
         levels = [level for level in LEVELS if self.start is None or level <= self.start.value]
         at = len(levels) - 1
         if self.start is None:
-            usual = await queries.deployments_at(self.session, _AIM, first)
+            usual = await queries.deployments_at(self.session, _AIM, self.wanted, first)
             at = max(bisect_right(LEVELS, usual) - 1, 0)
         found = await self._reaching(levels, at)
         if found is None:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     or_,
     select,
     table,
+    text,
     tuple_,
 )
 from sqlalchemy.dialects.postgresql import TSQUERY
@@ -36,6 +37,7 @@ AnySelect = Select[*tuple[Any, ...]]
 Entry = tuple[ShareRow, ModelRow, VersionRow]
 _INDEX = table("catalog_index", column("rowid"), column("catalog_index"))
 """SQLite's; a column named as the table stands for the whole row."""
+_TARGETED = IS_TARGETED[0].text
 _VECTOR: ColumnElement[Any] = literal_column("catalog_entries.terms_vector")
 """PostgreSQL's."""
 _ENTRIES = CatalogEntryRow.__table__.c
@@ -88,15 +90,28 @@ async def deployed(
     return [Place(*row) for row in await session.execute(statement.limit(most))]
 
 
-async def deployments_at(session: AsyncSession, wanted: int, first: Sequence[int]) -> int:
-    """The deployments that `wanted` of the entries that fit reach, if these are like all others.
+async def deployments_at(session: AsyncSession, number: int, wanted: Sequence[Condition], first: Sequence[int]) -> int:
+    """The deployments that so many of the entries that fit reach, if these are like all others.
 
-    `first`: ids of those that fit and were shared first, which tell how many there are; no more than a good guess.
+    No more than a good guess. `first`: ids of some that fit; on SQLite of those that were shared first, which tell how
+    many there are. PostgreSQL's planner knows.
     """
     newest = await session.scalar(select(func.max(_ENTRIES.id))) or 0
-    rank = min(wanted * max(first, default=0) // max(len(first), 1), newest, _MOST_SKIPPED)
+    if _is_sqlite(session):
+        rank = number * max(first, default=0) // max(len(first), 1)
+    else:
+        rank = number * newest // max(await _planned(session, wanted), number)
     order = select(_ENTRIES.deployment_count).order_by(_ENTRIES.deployment_count.desc(), _ENTRIES.id.desc())
-    return await session.scalar(order.offset(rank).limit(1)) or 0
+    return await session.scalar(order.offset(min(rank, newest, _MOST_SKIPPED)).limit(1)) or 0
+
+
+async def _planned(session: AsyncSession, wanted: Sequence[Condition]) -> int:
+    """How many entries PostgreSQL's planner expects."""
+    statement = (
+        f"EXPLAIN (FORMAT JSON) SELECT FROM catalog_entries WHERE terms_vector @@ $asked${_tsquery(wanted)}$asked$"
+    )
+    plan = await session.scalar(text(statement))
+    return int(plan[0]["Plan"]["Plan Rows"])
 
 
 async def newest(
@@ -117,8 +132,11 @@ async def newest(
 
 async def count(session: AsyncSession, wanted: Sequence[Condition], most: int) -> int:
     """How many entries meet the conditions; it stops at `most`."""
-    found = _matching(session, wanted, _ENTRIES.id).limit(most).subquery()
-    return int(await session.scalar(select(func.count()).select_from(found)) or 0)
+    if _is_sqlite(session):
+        found = select(_INDEX.c.rowid).where(_INDEX.c.catalog_index.op("MATCH")(_fts(wanted)))
+    else:
+        found = _matching(session, wanted, _ENTRIES.id)
+    return int(await session.scalar(select(func.count()).select_from(found.limit(most).subquery())) or 0)
 
 
 async def first(
@@ -195,20 +213,33 @@ def _matching(session: AsyncSession, wanted: Sequence[Condition], *columns: Any,
         statement = select(*columns).select_from(CatalogEntryRow.__table__).join(_INDEX, _INDEX.c.rowid == _ENTRIES.id)
         match = _fts(wanted) + (f' NOT "{but.text}"' if but else "")
         return statement.where(_INDEX.c.catalog_index.op("MATCH")(match))
-    match = " & ".join(_alternatives(condition, " | ", "'") for condition in wanted)
-    match += f" & !'{but.text}'" if but else ""
     # Written into the statement: the planner has to know which words are frequent, and no plan suits all.
+    match = _tsquery(wanted) + (f" & !'{but.text}'" if but else "")
     asked = cast(bindparam(None, match, String, literal_execute=True), TSQUERY)
     return select(*columns).where(_VECTOR.op("@@")(asked))
 
 
+def _tsquery(wanted: Sequence[Condition]) -> str:
+    """In PostgreSQL's language."""
+    rest, is_public = _but_public(wanted)
+    asked = [_alternatives(condition, " | ", "'") for condition in rest]
+    return " & ".join([*asked, f"!'{_TARGETED}'"] if is_public else asked)
+
+
 def _fts(wanted: Sequence[Condition]) -> str:
-    """In FTS5's language. What is public is written as what is not targeted: it walks the short list, and not that of
-    nearly all there are, for each model that fits."""
+    """In FTS5's language."""
+    rest, is_public = _but_public(wanted)
+    asked = " AND ".join(_alternatives(condition, " OR ", '"') for condition in rest)
+    return f'(({asked}) NOT "{_TARGETED}")' if is_public else f"({asked})"
+
+
+def _but_public(wanted: Sequence[Condition]) -> tuple[Sequence[Condition], bool]:
+    """The other conditions, and whether the entry is to be public, where there are others.
+
+    That is asked as what is not targeted: the short list is gone through, not that of nearly all there are.
+    """
     rest = [condition for condition in wanted if condition != IS_PUBLIC]
-    asked = " AND ".join(_alternatives(condition, " OR ", '"') for condition in rest or wanted)
-    but = _alternatives(IS_TARGETED, "", '"')
-    return f"(({asked}) NOT {but})" if 0 < len(rest) < len(wanted) else f"({asked})"
+    return (rest, True) if 0 < len(rest) < len(wanted) else (wanted, False)
 
 
 def _alternatives(condition: Condition, either: str, quote: str) -> str:

@@ -113,7 +113,9 @@ def terms_of(facts: Facts) -> list[str]:
     called = (facts.name, facts.display_name, facts.owner, facts.family, facts.architecture, *facts.tags)
     names = " ".join(part for part in called if part)
     found = words(f"{names} {facts.description or ''}")
-    found += dict.fromkeys(_begins(word[:length]) for word in words(names) for length in range(1, LONGEST_PREFIX + 1))
+    begun = (word[:length] for word in words(names) for length in range(1, LONGEST_PREFIX + 1))
+    whole = (word for word in found if len(word) <= LONGEST_PREFIX)
+    found += [_begins(prefix) for prefix in dict.fromkeys((*begun, *whole))]
     for kind in ("family", "license", "architecture", "format", "role"):
         value = getattr(facts, kind)
         if value is not None:
@@ -154,7 +156,7 @@ def conditions(viewer: Viewer, filters: Filters) -> list[Condition] | None:
     if filters.q is None or not filters.q.strip():
         return found
     query = asked(filters.q)
-    return [*found, *map(_word, query)] if query else None
+    return [*found, *((_word(word),) for word in query)] if query else None
 
 
 def seen_by(viewer: Viewer) -> list[Condition]:
@@ -166,14 +168,13 @@ def seen_by(viewer: Viewer) -> list[Condition]:
     return [(Term(_PUBLIC), Term(_project_term(viewer.project_id)))]
 
 
-def _word(word: str) -> Condition:
-    """It is a word of what the model is called or described by, or begins one of what it is called."""
-    whole = Term(word)
-    return (whole, Term(_begins(word))) if len(word) <= LONGEST_PREFIX else (whole,)
+def _word(word: str) -> Term:
+    """Had by models that are called or described by the word, or called by one that begins so."""
+    return Term(_begins(word) if len(word) <= LONGEST_PREFIX else word)
 
 
 def _begins(prefix: str) -> str:
-    """A term of its own: looking up what begins so word by word takes long where many words do."""
+    """A term of its own, and one for both: to look up all words that begin so takes long where many do."""
     return f"_p{prefix}"
 
 
