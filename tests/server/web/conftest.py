@@ -119,6 +119,6 @@ def lines(answer: httpx.Response) -> str:
 
 def message(answer: httpx.Response) -> str:
     """What a page says went wrong."""
-    found = re.search(r'role="alert"[^>]*>(.*?)</', answer.text.replace("<p>", ""), re.DOTALL)
+    found = re.search(r'role="alert"[^>]*>(.*?)</', re.sub(r"<p>|</?code>", "", answer.text), re.DOTALL)
     assert found, answer.text
     return unescape(found[1]).strip()
