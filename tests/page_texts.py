@@ -9,7 +9,7 @@ import httpx
 def text_of(answer: httpx.Response, status: int = 200) -> str:
     """What a page says, without its tags."""
     assert answer.status_code == status, answer.text
-    return " ".join(unescape(re.sub(r"<[^>]+>", " ", answer.text)).split())
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", re.sub(r"</?code>", "", answer.text))).split())
 
 
 async def went_on(client: httpx.AsyncClient, answer: httpx.Response) -> str:

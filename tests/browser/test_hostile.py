@@ -1,7 +1,7 @@
 """Words by people who mean no good, on a phone: they stay words, and stay where they belong."""
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import ViewportSize, expect
 
 from browser.conftest import PageFor
 from conftest import Tenant
@@ -9,7 +9,7 @@ from factories import make_model
 from modelshare.server.app import Application
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["sqlite"], indirect=True)]
-PHONE = {"width": 390, "height": 844}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 LONG = "W" * 10_000
 OVERHANG = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 MARKUP = "<script>document.title = 'broken'</script><img src=x onerror=\"document.title = 'broken'\">"

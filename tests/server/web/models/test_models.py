@@ -95,9 +95,9 @@ async def test_edit_changes_and_empties(app: Application, owner: Tenant, person:
 @pytest.mark.parametrize(
     ("form", "status", "words"),
     [
-        ({"name": "-bad-"}, 400, "`name`: Use 1 to 96 letters"),
+        ({"name": "-bad-"}, 400, "name: Use 1 to 96 letters"),
         ({"name": ""}, 400, "A model needs a name"),
-        ({"name": "taken"}, 409, "a model `taken` already"),
+        ({"name": "taken"}, 409, "a model taken already"),
         ({"name": "tiny", "tags": "x" * 65}, 400, "tags"),
     ],
 )
@@ -123,7 +123,7 @@ async def test_versions_are_promoted_and_taken_back(app: Application, owner: Ten
     assert "1.1.0 is taken back; 1.0.0 is the latest version again." in said
     assert (await read(owner, model))["version"] == "1.0.0"
     assert "no ready version before" in text_of(await person.post(f"{page}/versions/1.0.0/rollback"), 409)
-    assert "no ready version `9.9.9`" in text_of(await person.post(f"{page}/versions/9.9.9/promote"), 404)
+    assert "no ready version 9.9.9" in text_of(await person.post(f"{page}/versions/9.9.9/promote"), 404)
 
 
 async def test_revalidating_reads_the_bytes_again(owner: Tenant, person: httpx.AsyncClient) -> None:
@@ -248,7 +248,7 @@ async def test_a_page_follows_its_model_and_ends_with_it(app: Application, owner
             seen = await anext(parts)
             assert "is being uploaded" in seen
             await owner.http.post(f"/v1/uploads/{upload['id']}/cancel")
-            assert [part async for part in parts if part.strip() not in {"", ":"}] == []
+            assert [part.strip() async for part in parts if part.strip() not in {"", ":"}] == ["event: over\ndata:"]
             await wait_until(lambda: _closed(events))
 
 

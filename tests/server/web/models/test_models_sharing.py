@@ -85,8 +85,8 @@ async def test_a_claim_link_is_shown_once_and_can_be_claimed(
     ("form", "words"),
     [
         ({"audience": "projects", "projects": " , "}, "Name at least one project"),
-        ({"audience": "projects", "projects": "nobody"}, "There is no project `nobody`"),
-        ({"audience": "link", "max_uses": "many"}, "`max_uses` is a whole number"),
+        ({"audience": "projects", "projects": "nobody"}, "There is no project nobody"),
+        ({"audience": "link", "max_uses": "many"}, "max_uses is a whole number"),
         ({"audience": "link", "max_uses": "0"}, "max_uses"),
         ({"audience": "somebody"}, "audience"),
     ],
@@ -175,7 +175,7 @@ async def test_a_recall_now_stops_others(
     ("form", "words"),
     [
         ({"when": "in", "amount": "3", "reason": ""}, "A recall needs a reason"),
-        ({"when": "in", "amount": "soon", "reason": "x"}, "`amount` is a whole number"),
+        ({"when": "in", "amount": "soon", "reason": "x"}, "amount is a whole number"),
         ({"when": "in", "amount": "", "reason": "x"}, "Say after how many"),
         ({"when": "at", "at": "tomorrow", "reason": "x"}, "Give the date and the time"),
         ({"when": "in", "amount": "9999999999", "reason": "x"}, "deadline"),
