@@ -85,7 +85,8 @@ def check(text: str) -> Found:
     found = Found(str(card(text)))
     for tag, attributes in found.tags:
         assert tag in TAGS
-        assert set(attributes) <= markdown._ATTRIBUTES.get(tag, set()) | ({"rel"} if tag == "a" else set())
+        own = {"a": {"rel"}, "pre": {"tabindex"}, "table": {"tabindex"}}.get(tag, set())
+        assert set(attributes) <= markdown._ATTRIBUTES.get(tag, set()) | own
         if tag == "a":
             assert attributes["rel"] == "nofollow noopener noreferrer ugc"
             href = "".join((attributes.get("href") or "").split())
