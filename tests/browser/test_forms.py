@@ -13,7 +13,11 @@ async def test_a_form_that_is_sent_twice_is_sent_once(page_for: PageFor) -> None
     page = await page_for("ada")
     await page.goto(MEMBERS)
     sent: list[Route] = []
-    await page.route("**/members/invitations", sent.append)
+
+    async def keep(route: Route) -> None:
+        sent.append(route)
+
+    await page.route("**/members/invitations", keep)
     async with page.expect_request("**/members/invitations"):
         await page.get_by_role("button", name="Make a link").dblclick()
     await sent[0].continue_()

@@ -14,7 +14,7 @@ from modelshare.demo.tiny_model import write_hf
 from modelshare.server.app import Application
 from uploading import open_upload, send
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["sqlite"], indirect=True)]
 SECONDS = 30_000
 """Milliseconds that a slow machine may take."""
 

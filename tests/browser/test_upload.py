@@ -13,7 +13,7 @@ from modelshare.demo.tiny_model import write_hf
 from modelshare.server.settings import Settings
 from uploading import PART, pushed
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["sqlite"], indirect=True)]
 NEW = "/dashboard/acme/models/new"
 PARTS = "**/v1/uploads/*/files/*/parts/*"
 BIG = 3 * PART + 1

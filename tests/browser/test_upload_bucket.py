@@ -12,7 +12,7 @@ from modelshare.demo.tiny_model import write_hf
 from modelshare.server.settings import Settings
 from storage_servers import s3_server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["sqlite"], indirect=True)]
 NEW = "/dashboard/acme/models/new"
 SECONDS = 30_000
 """Milliseconds that a slow machine may take."""

@@ -69,7 +69,7 @@ async def test_share_of_what_is_not_ready(app: Application, owner: Tenant, statu
     code, message, slug = error(await owner.http.post(f"/v1/models/{model}/share"))
     assert (code, slug) == (400, None)
     assert status in message
-    assert str(model) in message, "the sentence can be acted on as it is"
+    assert "once it is ready" in message or "push it again" in message, "the sentence says what to do"
 
 
 async def test_unshare_of_nothing_of_anothers_and_of_the_unshared(

@@ -11,8 +11,10 @@ import httpx
 import pytest
 
 from conftest import client_of
+from modelshare.server.accounts import invitations, passwords, people
 from modelshare.server.app import Application
-from modelshare.server.settings import Settings
+from modelshare.server.http import SESSION_COOKIE
+from persons import new_person, sign_in
 
 PASSWORD = "a quiet walk home"
 
@@ -52,18 +54,27 @@ async def browser(app: Application) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
+@pytest.fixture(scope="session")
+async def password_hash() -> str:
+    """Of `PASSWORD`, made once: making one is slow on purpose."""
+    return await passwords.hash_password(PASSWORD)
+
+
 @pytest.fixture
-async def sign_up(app: Application, settings: Settings) -> AsyncIterator[SignUp]:
-    """Has somebody new sign up, in a browser of their own."""
+async def sign_up(app: Application, password_hash: str) -> AsyncIterator[SignUp]:
+    """Has somebody new sign up, in a browser of their own; their password is `PASSWORD`."""
     async with AsyncExitStack() as browsers:
 
         async def signed_up(name: str, invitation: str = "") -> Somebody:
             http = await browsers.enter_async_context(browser_of(app))
-            email = f"{name.lower()}@example.org"
-            form = {"name": name, "email": email, "password": PASSWORD, "invitation": invitation}
-            answer = await http.post("/sign-up", data=form)
-            assert answer.status_code == 303, answer.text
-            return Somebody(name, email, http)
+            async with app.database.read() as session:
+                is_first = not await people.are_there(session)
+            person = await new_person(app, name.lower(), hashed=password_hash, is_admin=is_first)
+            if invitation:
+                async with app.database.write() as session:
+                    await invitations.accept(session, person, invitation, now=app.platform.now())
+            http.cookies.set(SESSION_COOKIE, await sign_in(app, person))
+            return Somebody(name, person.email, http)
 
         yield signed_up
 

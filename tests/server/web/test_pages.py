@@ -98,10 +98,12 @@ async def test_whoever_cannot_be_looked_up_gets_an_error_page(app: Application) 
     headers = {"Accept": "text/html", "Cookie": "modelshare_session=anybody"}
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://modelshare.test", headers=headers) as http:
-        for path in ("/", "/there-is-no-such-page"):
-            answer = await http.get(path)
-            assert answer.status_code == 500
-            assert message(answer).startswith("Something went wrong on our side."), path
+        answers = [await http.get(path) for path in ("/", "/there-is-no-such-page")]
+    async with app.database.write() as session:
+        await session.execute(text("ALTER TABLE away RENAME TO sessions"))
+    for answer in answers:
+        assert answer.status_code == 500
+        assert message(answer).startswith("Something went wrong on our side.")
 
 
 async def test_one_person_has_so_many_live_parts(app: Application) -> None:
