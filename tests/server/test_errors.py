@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from answers import ANONYMOUS, message, problem
 from conftest import Tenant, client_of, new_tenant
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.app import Application, create_app
+from modelshare.server.app import MAX_BODY, Application, create_app
 from modelshare.server.db import locked
 from modelshare.server.http import WriteSession
 from modelshare.server.settings import Settings
@@ -36,6 +36,24 @@ async def test_no_such_method(owner: Tenant) -> None:
     answer = await owner.http.put("/v1/tiers")
     assert problem(answer) == (405, "invalid_request_error", None)
     assert answer.headers["allow"] == "GET"
+
+
+async def test_a_body_without_end(owner: Tenant, anonymous: httpx.AsyncClient) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(MAX_BODY // len(megabyte) + 1):
+            yield megabyte
+        pytest.fail("It was read to the end.")
+
+    megabyte = b" " * (1 << 20)
+    announced = megabyte * (MAX_BODY // len(megabyte) + 1)
+    for content in (announced, endless()):
+        answer = await owner.http.post("/v1/keys", content=content, headers=JSON)
+        assert problem(answer) == (413, "invalid_request_error", None)
+        assert "several requests" in message(answer)
+    form = {"Content-Type": "application/x-www-form-urlencoded", "Origin": "http://modelshare.test"}
+    answer = await anonymous.post("/sign-in", content=b"email=" + announced, headers=form)
+    assert answer.status_code == 413
+    assert "more than a form may hold" in answer.text
 
 
 async def test_bad_bodies(owner: Tenant) -> None:

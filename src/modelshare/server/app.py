@@ -8,16 +8,15 @@ import asyncio
 import re
 import socket
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modelshare import __version__
 from modelshare.server import health, migrations
@@ -48,6 +47,7 @@ from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import Links
 from modelshare.server.http import Caller, Platform
 from modelshare.server.jobs import Worker
+from modelshare.server.middleware import BodyLimit, RequestId
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
@@ -87,6 +87,8 @@ log = structlog.get_logger()
 
 TEND_SECONDS = 60
 """How often uploads that have expired are looked for, and the use of keys is noted."""
+MAX_BODY: Final = 16 << 20
+"""Bytes of a request's body: an upload of 10,000 files, the most there may be, names them in 12 MB."""
 _PROJECT_PATH = re.compile(r"/(proj_[^/]+)(/v1(?:/.*)?)")
 
 
@@ -105,7 +107,7 @@ class Application:
         self.database = Database(settings.database)
         self.platform = _platform(settings, self.database, clock)
         self.api = _api(self.platform)
-        self._api = RequestId(self.api)
+        self._api = RequestId(BodyLimit(self.api, MAX_BODY, unlimited=frozenset({uploads_routes.put_part})))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
         self.links = Links(self.database, clock, address=settings.address)
@@ -314,24 +316,3 @@ async def _tend(platform: Platform) -> None:
             await recalls.resume_overdue(session, now=platform.now())
     except Exception as error:  # noqa: BLE001 - the next round may find the database back
         log.warning("cannot tend to uploads, deliveries, recalls, words or the use of keys", error=str(error))
-
-
-class RequestId:
-    """Gives every answer an `X-Request-Id` to quote when something went wrong; log lines of the request carry it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request_id = uuid.uuid4().hex
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
-            await send(message)
-
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await self._app(scope, receive, send_with_id)

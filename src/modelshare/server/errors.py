@@ -204,6 +204,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
         message = f"There is no route {request.method} {request.url.path}. See /docs for the ones there are."
     elif error.status_code == 405:  # noqa: PLR2004 - the status itself
         message = f"{request.method} is not possible on {request.url.path}. See /docs for what is."
+    elif error.status_code == 413:  # noqa: PLR2004 - the status itself
+        message = "The request's body is longer than this route takes. Split what it asks for into several requests."
     type_ = _TYPES.get(error.status_code, ErrorType.INVALID_REQUEST)
     return JSONResponse(envelope(message, type_), error.status_code, dict(error.headers or {}))
 

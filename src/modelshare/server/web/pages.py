@@ -35,8 +35,6 @@ _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'{connect}; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-_MOST_SENT: Final = 8_000_000
-"""Bytes of a form: twice the longest card, as forms write it."""
 _COMPRESSED_FROM: Final = 1024
 """Bytes."""
 _LEVEL: Final = 5
@@ -47,10 +45,6 @@ Form = TypeVar("Form", bound=BaseModel)
 
 class PageRoute(APIRoute):
     """A route that answers a person: who it is, forms from this site only, and errors as pages."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        options["max_body_size"] = _MOST_SENT
-        super().__init__(*args, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

@@ -1,0 +1,57 @@
+"""What stands before every request for the API and the pages."""
+
+import uuid
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class RequestId:
+    """Gives every answer an `X-Request-Id` to quote when something went wrong; log lines of the request carry it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = uuid.uuid4().hex
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._app(scope, receive, send_with_id)
+
+
+class BodyLimit:
+    """413 as soon as more than `most` bytes of a body have come, whoever reads it.
+
+    FastAPI's own `max_body_size` answers with plain text, which is no error of the API and no page.
+    """
+
+    def __init__(self, app: ASGIApp, most: int, *, unlimited: frozenset[Callable[..., Any]]) -> None:
+        """`unlimited` are endpoints that count for themselves."""
+        self._app = app
+        self._most = most
+        self._unlimited = unlimited
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self._most and scope.get("endpoint") not in self._unlimited:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            return message
+
+        await self._app(scope, counted if scope["type"] == "http" else receive, send)
