@@ -151,6 +151,28 @@ async def test_a_kept_connection_that_the_engine_closes_is_no_error(peer: Peer) 
     assert len(seen) > 4
 
 
+async def test_all_kept_connections_may_be_closed(peer: Peer) -> None:
+    used: set[asyncio.BaseTransport] = set()
+    together = asyncio.Barrier(4)
+
+    async def respond(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        if request.transport in used:
+            request.transport.abort()
+        elif len(used) < together.parties:
+            used.add(request.transport)
+            await together.wait()
+        return web.json_response({})
+
+    async with relayed(peer, respond):
+        for stream in range(together.parties):
+            await peer.ask(ask(), stream=stream)
+        for _ in range(together.parties):
+            assert (await peer.expect(Answer)).status == 200
+        await peer.ask(ask(), stream=together.parties)
+        assert (await peer.expect(Answer)).status == 200
+
+
 async def test_an_engine_that_is_gone_is_loading(peer: Peer) -> None:
     spec = EngineSpec(path=None, served_name="x", format=Format.GGUF, task=Task.CHAT)  # type: ignore[arg-type]
     engine = ExternalEngine(ExternalServer("http://127.0.0.1:9"), spec)

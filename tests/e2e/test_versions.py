@@ -116,10 +116,10 @@ def client(server: Server, project: ProjectWithKey) -> Iterator[Client]:
 
 
 @pytest.fixture
-def box(server: Server, client: Client, tmp_path: Path) -> Iterator[None]:
-    """The project's machine."""
+def box(server: Server, client: Client, tmp_path: Path) -> Iterator[Path]:
+    """The project's machine, and where its agent logs."""
     with agent(server.url, tmp_path / "box", client.join_keys.create(JoinKeyCreate(name="box")).key):
-        yield
+        yield tmp_path / "box" / "agent.log"
 
 
 def deployed(client: Client, model: str, slug: str, version: str = "latest") -> Endpoint:
@@ -135,7 +135,7 @@ def active(client: Client, slug: str) -> Endpoint | None:
 
 @pytest.mark.timeout(400)
 def test_no_request_is_dropped_while_versions_change(
-    client: Client, project: ProjectWithKey, box: None, files: dict[str, Path]
+    client: Client, project: ProjectWithKey, box: Path, files: dict[str, Path]
 ) -> None:
     alone = push_model(client, files[OLD], name="alone", version=OLD).model
     both = push_model(client, files[OLD], name="both", version=OLD).model
@@ -167,7 +167,7 @@ def test_no_request_is_dropped_while_versions_change(
             change(client.models.rollback)
             change(client.models.promote)
         reach(NEW)
-    assert traffic.failed == []
+    assert traffic.failed == [], box.read_text()[-3000:]
     counts = {slug: len(versions) for slug, versions in traffic.answered.items()}
     print(f"{len(changed)} changes, answers: {counts}")  # noqa: T201 - shown by -s
     assert set(traffic.answered["stays"]) == {OLD}

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
@@ -36,10 +36,11 @@ _IDLE_SECONDS: Final = 3.0
 _CONNECT_SECONDS: Final = 5.0
 
 
-def engine_session() -> aiohttp.ClientSession:
-    """The HTTP client for engines: connections are kept and not counted, since the server limits the requests."""
+def engine_session(*, keep: bool = True) -> aiohttp.ClientSession:
+    """The HTTP client for engines. Connections are kept, if not told otherwise, and not counted: the server does."""
+    kept: dict[str, Any] = {"keepalive_timeout": _IDLE_SECONDS} if keep else {"force_close": True}
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS),
+        connector=aiohttp.TCPConnector(limit=0, **kept),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
         auto_decompress=False,
@@ -74,7 +75,8 @@ class Relay:
             await _break_off(stream, HTTPStatus.GATEWAY_TIMEOUT, f"No whole answer came within {stream.timeout:g} s.")
         except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError):
             await _break_off(stream, HTTPStatus.SERVICE_UNAVAILABLE, _LOADING, ErrorCode.MODEL_LOADING)
-        except (aiohttp.ClientError, ConnectionError):
+        except (aiohttp.ClientError, ConnectionError) as error:
+            _log.warning("The engine of deployment %s broke off its answer: %r", stream.deployment_id, error)
             await _break_off(stream, HTTPStatus.BAD_GATEWAY, "The engine broke off its answer; try again.")
         except Exception:  # noqa: BLE001 - logged and answered: a client must never wait for nothing
             _log.exception("A request could not be relayed.")
@@ -85,18 +87,22 @@ class Relay:
     async def _relay(self, stream: Stream, serving: Serving) -> None:
         prepared = prepare_request(bytes(stream.body), serving.policy)
         try:
-            await self._ask(stream, serving, prepared)
+            await self._ask(self._http, stream, serving, prepared)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             if stream.started:
                 raise
             # A kept connection that the engine closed just now: nothing was answered, so it may be asked anew.
-            await self._ask(stream, serving, prepared)
+            # Not through another kept one, which it may have closed as well.
+            async with engine_session(keep=False) as http:
+                await self._ask(http, stream, serving, prepared)
 
-    async def _ask(self, stream: Stream, serving: Serving, prepared: PreparedRequest) -> None:
+    async def _ask(
+        self, http: aiohttp.ClientSession, stream: Stream, serving: Serving, prepared: PreparedRequest
+    ) -> None:
         engine, policy = serving.engine, serving.policy
         url = f"{engine.base_url}/{stream.route}"
         headers = _HEADERS | engine.headers
-        async with self._http.post(url, data=prepared.body, headers=headers, allow_redirects=False) as answer:
+        async with http.post(url, data=prepared.body, headers=headers, allow_redirects=False) as answer:
             if answer.status != HTTPStatus.OK:
                 status, said = _status_to_pass(answer.status), await answer.read()
                 check_length(said, policy)
