@@ -10,7 +10,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fastapi.dependencies import models as fastapi_dependencies
 
 from modelshare.server import migrations
 from modelshare.server.accounts import service as accounts
@@ -30,13 +29,6 @@ def pytest_collection_finish() -> None:
     """Takes all that was imported out of the garbage collector's sight: each full round over it costs 0.3 s."""
     gc.collect()
     gc.freeze()
-
-
-def pytest_runtest_teardown() -> None:
-    """Has FastAPI forget the test's endpoints. It remembers 4,096 of them, and each keeps a whole application alive."""
-    for remembered in vars(fastapi_dependencies).values():
-        if hasattr(remembered, "cache_clear"):
-            remembered.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,7 @@ from pydantic import BaseModel
 from modelshare.client import CatalogFilter, Client
 from modelshare.client.call import Call, Resource, listed, sent
 from modelshare.client.uploads import part_path
-from modelshare.server.app import create_app
-from modelshare.server.settings import Settings
+from modelshare.server.app import api
 from modelshare.wire.agents import AgentPatch, Enroll, JoinKeyCreate
 from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
 from modelshare.wire.keys import KeyCreate, ProjectCreate
@@ -82,8 +81,8 @@ def _example(hint: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
-    document = create_app(Settings(data_dir=tmp_path_factory.mktemp("data"))).api.openapi()
+def routes() -> list[Route]:
+    document = api().openapi()
     return [
         Route(method.upper(), path, _query(operation), _body(operation))
         for path, operations in document["paths"].items()

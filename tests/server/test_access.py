@@ -5,7 +5,7 @@ import pytest
 
 from answers import ANONYMOUS, problem
 from conftest import Tenant
-from modelshare.server.app import Application
+from modelshare.server.app import api
 
 pytestmark = pytest.mark.anyio
 PUBLIC = {
@@ -21,9 +21,9 @@ PUBLIC = {
 """The last two take a join key and an agent's token instead."""
 
 
-def operations(app: Application) -> dict[tuple[str, str], bool]:
+def operations() -> dict[tuple[str, str], bool]:
     """Every operation, and whether its description says that it needs a key."""
-    paths = app.api.openapi()["paths"]
+    paths = api().openapi()["paths"]
     methods = {"get", "post", "put", "patch", "delete"}
     return {
         (method, path): "security" in operation
@@ -33,8 +33,8 @@ def operations(app: Application) -> dict[tuple[str, str], bool]:
     }
 
 
-async def test_every_other_route_needs_a_key(app: Application, owner: Tenant, anonymous: httpx.AsyncClient) -> None:
-    found = operations(app)
+async def test_every_other_route_needs_a_key(owner: Tenant, anonymous: httpx.AsyncClient) -> None:
+    found = operations()
     assert {operation for operation, keyed in found.items() if not keyed} == PUBLIC
     assert len(found) > 50
     for (method, path), keyed in found.items():
@@ -46,8 +46,8 @@ async def test_every_other_route_needs_a_key(app: Application, owner: Tenant, an
                 assert problem(await anonymous.request(method, named)) == ANONYMOUS, path
 
 
-async def test_platform_routes_take_no_projects_key(app: Application, owner: Tenant) -> None:
-    platform = [each for each in operations(app) if "/platform/" in each[1]]
+async def test_platform_routes_take_no_projects_key(owner: Tenant) -> None:
+    platform = [each for each in operations() if "/platform/" in each[1]]
     assert platform
     for method, path in platform:
         url = path.replace("{", "").replace("}", "")

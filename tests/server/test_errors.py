@@ -1,20 +1,21 @@
 """One form for every error, and nothing of the inside in it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from sqlalchemy import select, text
 from structlog.testing import capture_logs
 
 from answers import ANONYMOUS, message, problem
 from conftest import Tenant, client_of, new_tenant
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.app import MAX_BODY, Application, create_app
+from modelshare.server.app import MAX_BODY, Application, api, create_app
 from modelshare.server.db import locked
 from modelshare.server.http import WriteSession
 from modelshare.server.settings import Settings
@@ -135,10 +136,18 @@ async def test_a_500_tells_nothing_of_the_inside(app: Application, owner: Tenant
         await session.execute(text("ALTER TABLE lost RENAME TO audit_log"))
 
 
-async def test_a_500_outside_the_database(app: Application, owner: Tenant) -> None:
+@pytest.fixture
+def own_api() -> Iterator[FastAPI]:
+    """The test's own, to add routes to; applications made from then on have it."""
+    api.cache_clear()
+    yield api()
+    api.cache_clear()
+
+
+async def test_a_500_outside_the_database(own_api: FastAPI, app: Application, owner: Tenant) -> None:
     """A route that breaks in a way nobody foresaw, as the real server answers it."""
 
-    @app.api.get("/break")
+    @own_api.get("/break")
     async def break_() -> None:
         raise RuntimeError("secret words of the inside")
 
@@ -185,13 +194,13 @@ async def test_public_routes_are_limited_per_address(strict: Application) -> Non
         assert [(await tenant.http.get("/v1/models")).status_code for _ in range(8)] == [200] * 8
 
 
-async def test_a_deadlock(tmp_path: Path, postgres: str) -> None:
+async def test_a_deadlock(own_api: FastAPI, tmp_path: Path, postgres: str) -> None:
     """Two requests that want each other's row: the database undoes one of them, which can be sent again."""
     run_sql(f"{postgres}/postgres", "CREATE DATABASE deadlock")
     app = create_app(Settings(data_dir=tmp_path, database_url=f"{postgres}/deadlock"))
     both_hold_one = asyncio.Barrier(2)
 
-    @app.api.post("/take/{first}/{second}")
+    @own_api.post("/take/{first}/{second}")
     async def take(session: WriteSession, first: str, second: str) -> None:
         await session.scalar(locked(select(ProjectRow.id).where(ProjectRow.slug == first)))
         await both_hold_one.wait()

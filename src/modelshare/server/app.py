@@ -5,6 +5,7 @@ everything else (FastAPI). `/{project_id}/v1/...` is `/v1/...` with the project 
 """
 
 import asyncio
+import functools
 import re
 import socket
 import time
@@ -106,8 +107,7 @@ class Application:
         self.settings = settings
         self.database = Database(settings.database)
         self.platform = _platform(settings, self.database, clock)
-        self.api = _api(self.platform)
-        self._api = RequestId(BodyLimit(self.api, MAX_BODY, unlimited=frozenset({uploads_routes.put_part})))
+        self._api = RequestId(BodyLimit(api(), MAX_BODY, unlimited=frozenset({uploads_routes.put_part})))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
         self.links = Links(self.database, clock, address=settings.address)
@@ -130,6 +130,7 @@ class Application:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
+        scope["platform"] = self.platform
         await self._route(scope)(scope, receive, send)
 
     @asynccontextmanager
@@ -242,8 +243,10 @@ def _platform(settings: Settings, database: Database, clock: Callable[[], float]
     return platform
 
 
-def _api(platform: Platform) -> FastAPI:
-    api = FastAPIOffline(  # /docs without a request to anybody else
+@functools.cache
+def api() -> FastAPI:
+    """Routes, pages and errors. Once per process: it takes a tenth of a second, and a request brings its platform."""
+    built = FastAPIOffline(  # /docs without a request to anybody else
         title="modelshare",
         version=__version__,
         summary="Publish AI models into a public catalog without surrendering the weights.",
@@ -257,9 +260,8 @@ def _api(platform: Platform) -> FastAPI:
             },
         ],
     )
-    api.state.platform = platform
-    install_handlers(api, page=error_page)
-    complete(api)
+    install_handlers(built, page=error_page)
+    complete(built)
     for router in (
         sharing_routes.public,
         sharing_routes.router,
@@ -291,8 +293,8 @@ def _api(platform: Platform) -> FastAPI:
         audit_pages.router,
         platform_pages.router,
     ):
-        api.include_router(router)
-    return api
+        built.include_router(router)
+    return built
 
 
 async def _keep_tending(platform: Platform) -> None:

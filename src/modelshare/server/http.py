@@ -151,7 +151,7 @@ class ProjectRoute(APIRoute):
 
 
 def get_platform(request: Request) -> Platform:
-    platform: Platform = request.app.state.platform
+    platform: Platform = request.scope["platform"]
     return platform
 
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from sqlalchemy import text
 
-from modelshare.server.app import Application
+from modelshare.server.app import Application, api
 from modelshare.server.errors import RateLimited
 from modelshare.server.web.live import Live
 from modelshare.server.web.pages import PageRoute
@@ -28,9 +28,9 @@ FORMS = (
 HTMX = {"HX-Request": "true"}
 
 
-def addresses(app: Application, method: str, project: str) -> Iterator[str]:
+def addresses(method: str, project: str) -> Iterator[str]:
     """Of every page but live parts, which have no end; what is named in them is not there."""
-    for context in iter_route_contexts(app.api.routes):
+    for context in iter_route_contexts(api().routes):
         path, is_page = context.path or "", isinstance(context.original_route, PageRoute)
         if is_page and method in (context.methods or ()) and not path.endswith("/events"):
             yield re.sub(r"{\w+}", str(uuid.UUID(int=1)), path.replace("{project}", project))
@@ -42,15 +42,15 @@ def says(answer: httpx.Response) -> bool:
     return answer.status_code == 303 or (answer.status_code < 500 and is_html)
 
 
-async def test_rubbish_in_addresses_is_refused_on_a_page(app: Application, colleague: Somebody, project: str) -> None:
-    for path in addresses(app, "GET", project):
+async def test_rubbish_in_addresses_is_refused_on_a_page(colleague: Somebody, project: str) -> None:
+    for path in addresses("GET", project):
         for rubbish in RUBBISH:
             answer = await colleague.get(f"{path.rpartition('/')[0]}/{rubbish}")
             assert says(answer), (path, rubbish, answer.status_code, answer.text)
 
 
-async def test_what_is_no_form_is_refused_on_a_page(app: Application, colleague: Somebody, project: str) -> None:
-    for path in addresses(app, "POST", project):
+async def test_what_is_no_form_is_refused_on_a_page(colleague: Somebody, project: str) -> None:
+    for path in addresses("POST", project):
         for kind, content in FORMS:
             answer = await colleague.http.post(path, content=content, headers={"Content-Type": kind})
             assert says(answer), (path, kind, answer.status_code, answer.text)

@@ -15,6 +15,7 @@ from modelshare.server.http import (
     ProjectRoute,
     ReadSession,
     WriteSession,
+    get_platform,
     require,
 )
 from modelshare.wire.base import Page
@@ -29,7 +30,7 @@ ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
 
 
 def _terms(request: Request) -> Terms:
-    terms: Terms = request.app.state.platform.parts[Terms]
+    terms: Terms = get_platform(request).parts[Terms]
     return terms
 
 

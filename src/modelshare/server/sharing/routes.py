@@ -17,6 +17,7 @@ from modelshare.server.http import (
     ReadSession,
     WriteSession,
     authenticate,
+    get_platform,
     public_rate_limit,
     require,
 )
@@ -52,7 +53,7 @@ EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
 
 
 def _tiers(request: Request) -> TierBook:
-    book: TierBook = request.app.state.platform.parts[TierBook]
+    book: TierBook = get_platform(request).parts[TierBook]
     return book
 
 
