@@ -34,6 +34,8 @@ _HEADERS: Final = {"Content-Type": _JSON, "Accept-Encoding": "identity"}
 _IDLE_SECONDS: Final = 3.0
 """Idle connections are given up before engines do so: uvicorn, the most impatient, waits 5 s."""
 _CONNECT_SECONDS: Final = 5.0
+_CLOSED: Final = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
+"""How a kept connection that was closed shows: on reading, on writing, and to a transport that is closing."""
 
 
 def engine_session(*, keep: bool = True) -> aiohttp.ClientSession:
@@ -88,7 +90,7 @@ class Relay:
         prepared = prepare_request(bytes(stream.body), serving.policy)
         try:
             await self._ask(self._http, stream, serving, prepared)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+        except _CLOSED:
             if stream.started:
                 raise
             # A kept connection that the engine closed just now: nothing was answered, so it may be asked anew.
