@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 
 DEBIAN = Path("/usr/lib/postgresql")
+os.environ["PGSSLMODE"] = "disable"
+"""It has no TLS. asyncpg asks for it otherwise, and logs an error where a connection is given up while it waits."""
 _QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
 

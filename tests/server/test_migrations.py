@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, MetaData, delete, select, update
 
-from conftest import client_of
+from conftest import client_of, new_tenant
+from factories import make_model
+from invariants import stale_entries
 from modelshare.server import migrations
 from modelshare.server.accounts.tables import InvitationRow, MemberRow, PersonRow, SessionRow
 from modelshare.server.app import create_app
@@ -254,3 +256,25 @@ async def test_foreign_keys_hold_after_a_migration(database: Database) -> None:
     assert [row["role"] for row in left["shares"]] == ["deployable"]
     assert [row["model_id"] for row in left["endpoints"]] == [None, None]
     assert left["deployments"] == left["serving"] == []
+
+
+async def test_who_sees_an_entry(settings: Settings) -> None:
+    """0006: entries say it in terms that nothing else makes."""
+    app = create_app(settings)
+    async with app.running():
+        owner, borg = await new_tenant(app, "acme"), await new_tenant(app, "borg")
+        for name, audience in (("public", "public"), ("ublic", {"projects": ["borg"]}), ("argeted", "public")):
+            model = await make_model(app, owner.project.id, name=name)
+            shared = await owner.http.post(f"/v1/models/{model}/share", json={"audience": audience})
+            assert shared.status_code == 200
+        await borg.http.aclose()
+        await owner.http.aclose()
+    database = Database(settings.database)
+    await migrations.downgrade(database, "0005")
+    old = {row["name"]: row["terms"] for row in (await content_of(database))["catalog_entries"]}
+    assert not any(" __" in terms for terms in old.values())
+    assert old["public"].endswith(" _public ")
+    assert f" _targeted _{owner.project.id} _{borg.project.id} " in old["ublic"]
+    await migrations.upgrade(database)
+    assert await stale_entries(database) == []
+    await database.close()

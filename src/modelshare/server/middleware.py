@@ -9,6 +9,8 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from modelshare.server.bodies import discard
+
 
 class RequestId:
     """Gives every answer an `X-Request-Id` to quote when something went wrong; log lines of the request carry it."""
@@ -32,7 +34,7 @@ class RequestId:
 
 
 class BodyLimit:
-    """413 as soon as more than `most` bytes of a body have come, whoever reads it.
+    """413 where more than `most` bytes of a body have come, whoever reads it.
 
     FastAPI's own `max_body_size` answers with plain text, which is no error of the API and no page.
     """
@@ -51,6 +53,8 @@ class BodyLimit:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > self._most and scope.get("endpoint") not in self._unlimited:
+                if message.get("more_body", False):
+                    await discard(receive)
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             return message
 

@@ -93,6 +93,22 @@ async def test_only_the_named_projects_see_it(
     assert (entry["audience"], entry["allowed_tiers"]) == ("targeted", ["self_hosted"])
 
 
+async def test_no_word_makes_it_public(
+    app: Application, owner: Tenant, deployer: Tenant, anonymous: httpx.AsyncClient
+) -> None:
+    """However its name, description and tags read."""
+    words = ["public", "ublic", "_public", "__public", "targeted", f"_{owner.project.id}"]
+    model = await make_model(app, owner.project.id, name="ublic-secret")
+    texts = {"description": " ".join(words), "tags": words, "display_name": "ublic"}
+    assert (await owner.http.patch(f"/v1/models/{model}", json=texts)).status_code == 200
+    await share(owner, str(model), {"projects": ["borg"]})
+    for query in ("", "?q=ublic", "?q=public", "?tag=ublic", "?q=secret"):
+        assert (await anonymous.get(f"/v1/catalog/models{query}")).json()["data"] == [], query
+    assert (await anonymous.get(f"/v1/catalog/models/{model}")).status_code == 404
+    found = (await deployer.http.get("/v1/catalog/models?q=ublic")).json()["data"]
+    assert [entry["id"] for entry in found] == [str(model)]
+
+
 async def test_the_other_rules_are_alike(owner: Tenant, deployer: Tenant, stranger: Tenant, model: str) -> None:
     await share(owner, model, {"projects": [deployer.project.id]})
     assert problem(await deploys(deployer, model, tier="free")) == (403, "permission_error", "tier_not_allowed")

@@ -93,11 +93,24 @@ def test_a_bucket_means_its_bounds(number: int) -> None:
 
 def test_terms() -> None:
     found = terms_of(FACTS)
-    assert {"llama", "8", "b", "acme", "tres", "日", "_public"} <= set(found)
+    assert {"llama", "8", "b", "acme", "tres", "日", "__public"} <= set(found)
     assert len(found) == len(set(found))
     targeted = terms_of(replace(FACTS, audience="targeted", shown_to=("proj_b",)))
-    assert {"_proj_a", "_proj_b", "_targeted"} <= set(targeted)
-    assert "_public" not in targeted
+    assert {"__proj_a", "__proj_b", "__targeted"} <= set(targeted)
+    assert "__public" not in targeted
+
+
+HOSTILE = st.one_of(
+    st.text(max_size=20), st.from_regex(r"_{0,2}(p?ublic|targeted|t?argeted|proj_\w{0,3})", fullmatch=True)
+)
+
+
+@given(name=HOSTILE, description=HOSTILE, tag=HOSTILE, family=HOSTILE)
+def test_no_text_says_who_sees_an_entry(name: str, description: str, tag: str, family: str) -> None:
+    facts = replace(FACTS, name=name, description=description, tags=[tag], family=family, license=tag)
+    for audience in ("targeted", "public"):
+        found = {term for term in terms_of(replace(facts, audience=audience)) if term.startswith("__")}
+        assert found == ({"__public"} if audience == "public" else {"__targeted", "__proj_a"})
 
 
 @pytest.mark.parametrize("q", ["%", "\x00", "--", "🙂"])

@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 
 from starlette.types import Receive
 
+from modelshare.server.bodies import discard
 from modelshare.server.errors import PayloadTooLarge, Unavailable
 from modelshare.server.fleet.link import AnswerFrame, AnswerStream, StreamBrokenError
 from modelshare.server.fleet.service import Target
@@ -47,18 +48,19 @@ class Ways(Protocol):
 async def read_body(receive: Receive, most: int, announced: int) -> bytes:
     """The request's body. 413 when it is, or says it is, longer than `most` bytes."""
     parts: list[bytes] = []
-    size = 0
-    while True:
-        if max(size, announced) > most:
-            raise PayloadTooLarge(f"The request's body is longer than {most} bytes, the most this platform takes.")
+    size, more = 0, True
+    while more and max(size, announced) <= most:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
-        part: bytes = message.get("body", b"")
-        parts.append(part)
-        size += len(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        more = message.get("more_body", False)
+    if max(size, announced) > most:
+        if more:
+            await discard(receive)
+        raise PayloadTooLarge(f"The request's body is longer than {most} bytes, the most this platform takes.")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """An entry of the catalog as a set of terms, and a query as conditions on them: pure, and the same for both databases.
 
-A term is a word; or an underscore, a letter for its kind and a value: what a filter asks for, or who sees the entry. So
-whatever a query combines, one index says what fits, and a condition means the same wherever it is checked.
+A term is a word; or an underscore, a letter for its kind and a value: what a filter asks for; or two underscores and
+who sees the entry. So whatever a query combines, one index says what fits, and a condition means the same wherever it
+is checked. A word has no underscore: nobody can write a term that says who sees an entry.
 """
 
 import hashlib
@@ -13,9 +14,9 @@ from modelshare.server.sharing.search.ranges import CONTEXT, PARAMETERS, Range, 
 from modelshare.server.sharing.search.words import asked, words
 from modelshare.wire.sharing import Audience
 
-_PUBLIC = "_public"
+_PUBLIC = "__public"
 """The term of what everybody sees."""
-_TARGETED = "_targeted"
+_TARGETED = "__targeted"
 """The term of what certain projects see."""
 LEVELS = tuple(digit * 10**power for power in range(7) for digit in (1, 2, 5))
 """Counts of deployments that have a term: an entry has those of all that it reaches."""
@@ -192,7 +193,7 @@ def _audience(facts: Facts) -> list[str]:
 
 def _project_term(project_id: str) -> str:
     """The id itself: what decides who sees what must not be a hash that may coincide."""
-    return f"_{project_id}"
+    return f"__{project_id}"
 
 
 def _value_term(kind: str, value: str) -> str:
