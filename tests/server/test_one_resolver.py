@@ -66,14 +66,15 @@ Callers = dict[Relation, Caller]
 async def callers(app: Application, owner: Tenant, deployer: Tenant) -> AsyncIterator[Callers]:
     """One for everything that somebody can be to the owner's models."""
     invited = await new_tenant(app, "cyan")
-    keys = {Relation.OWNER: owner, Relation.INVITED: invited, Relation.DEPLOYER: deployer, Relation.PLATFORM: deployer}
+    keys = {Relation.OWNER: owner, Relation.INVITED: invited, Relation.DEPLOYER: deployer}
+    keys |= {Relation.PLATFORM: deployer, Relation.PLATFORM_INVITED: invited}
     yield {
         relation: Caller(
             uuid.uuid4(),
             tenant.project.id,
             tenant.project.slug,
             frozenset(),
-            is_platform=relation is Relation.PLATFORM,
+            is_platform=relation in {Relation.PLATFORM, Relation.PLATFORM_INVITED},
         )
         for relation, tenant in keys.items()
     }
@@ -272,11 +273,11 @@ async def what_runs_goes_on_unshared(
     await endpoints.change(session, caller, wish.slug, EndpointPatch(is_active=False), terms, now=0)
     assert not await is_served(session, caller, wish, terms)
     on = EndpointPatch(is_active=True)
-    if relation in {Relation.OWNER, Relation.PLATFORM}:
+    if relation is Relation.OWNER:
         await endpoints.change(session, caller, wish.slug, on, terms, now=0)
         assert await is_served(session, caller, wish, terms)
     else:
-        with pytest.raises(ApiError, match="There is no such model that you can see"):
+        with pytest.raises(ApiError, match=r"There is no such model that you can see|only its owner can select it"):
             await endpoints.change(session, caller, wish.slug, on, terms, now=0)
         assert not await is_served(session, caller, wish, terms)
 

@@ -61,7 +61,7 @@ def test_whoever_is_invited_selects_as_anybody_does_of_a_public_model(model: Mod
 @given(facts)
 def test_only_those_see_it_who_may(model: ModelFacts) -> None:
     seen = {relation for relation in Relation if rules.is_visible(relation, model)}
-    always = {Relation.OWNER, Relation.PLATFORM}
+    always = {Relation.OWNER, Relation.PLATFORM, Relation.PLATFORM_INVITED}
     assert (
         seen - always
         == {
@@ -78,10 +78,24 @@ def test_only_what_is_public_is_featured(featured: bool, audience: Audience) -> 
     assert rules.featured_after(featured=featured, audience=audience) == (featured and audience is Audience.PUBLIC)
 
 
+@given(facts, relations, any_tier)
+def test_the_role_binds_neither_owner_nor_platform(model: ModelFacts, relation: Relation, tier: Tier) -> None:
+    bound = {Relation.DEPLOYER, Relation.INVITED}
+    assert relation in bound or "role" not in {r.rule for r in rules.selection_reasons(relation, model, tier)}
+
+
 @given(facts, any_tier)
-def test_the_role_binds_neither_owner_nor_platform(model: ModelFacts, tier: Tier) -> None:
-    for relation in (Relation.OWNER, Relation.PLATFORM):
-        assert not {"role", "visibility"} & {r.rule for r in rules.selection_reasons(relation, model, tier)}
+def test_what_is_not_shared_is_selected_by_its_owner_only(model: ModelFacts, tier: Tier) -> None:
+    """The platform is freed from the role, and acts for a project as to all else."""
+    for platform, project in (
+        (Relation.PLATFORM, Relation.DEPLOYER),
+        (Relation.PLATFORM_INVITED, Relation.INVITED),
+    ):
+        reasons = rules.selection_reasons(platform, model, tier)
+        freed = [r.rule for r in rules.selection_reasons(project, model, tier) if r.rule != "role"]
+        refused = "recall" if model.is_recalled else "visibility"
+        assert [r.rule for r in reasons] == (freed if freed != ["visibility"] else [refused])
+    assert "visibility" not in {r.rule for r in rules.selection_reasons(Relation.OWNER, model, tier)}
 
 
 @given(facts, relations, any_tier)

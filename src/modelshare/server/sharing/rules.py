@@ -22,6 +22,9 @@ class Relation(Enum):
     DEPLOYER = "deployer"
     """Any other project."""
     PLATFORM = "platform"
+    """The platform, for another project that the model's targeted share does not show to."""
+    PLATFORM_INVITED = "platform for somebody invited"
+    """The same, for a project that it shows to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,20 @@ def status_of(version_status: ModelStatus, active_endpoints: int) -> ModelStatus
 def is_visible(relation: Relation, facts: ModelFacts) -> bool:
     """The owner and the platform always see a model; those invited while it is in the catalog; others while it is
     there for everybody."""
+    return relation in _PLATFORM or _is_for(relation, facts)
+
+
+_PLATFORM = frozenset({Relation.PLATFORM, Relation.PLATFORM_INVITED})
+
+
+def _is_for(relation: Relation, facts: ModelFacts) -> bool:
+    """Whether the project is among those for which the model is there now."""
     match relation:
-        case Relation.OWNER | Relation.PLATFORM:
+        case Relation.OWNER:
             return True
-        case Relation.INVITED:
+        case Relation.INVITED | Relation.PLATFORM_INVITED:
             return facts.in_catalog
-        case Relation.DEPLOYER:
+        case Relation.DEPLOYER | Relation.PLATFORM:
             return facts.audience is Audience.PUBLIC
 
 
@@ -119,6 +130,8 @@ def selection_reasons(relation: Relation, facts: ModelFacts, tier: Tier) -> list
         return [invisible()]
     if facts.is_recalled and relation is not Relation.OWNER:
         return [recalled()]
+    if not _is_for(relation, facts):
+        return [_not_shared()]
     reasons = []
     bound = relation in {Relation.DEPLOYER, Relation.INVITED}
     if bound and facts.role is CatalogRole.DEPLOYABLE and is_shared_tier(tier.slug):
@@ -162,6 +175,15 @@ def invisible() -> Reason:
         rule="visibility",
         message="There is no such model that you can see.",
         fix="Check the id in the catalog; its owner may have unshared it.",
+    )
+
+
+def _not_shared() -> Reason:
+    """The platform is not bound by the role, but makes nobody an owner."""
+    return Reason(
+        rule="visibility",
+        message="The model is not shared with this project, so only its owner can select it for a new endpoint.",
+        fix="Ask its owner to share it.",
     )
 
 

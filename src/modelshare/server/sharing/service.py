@@ -206,11 +206,10 @@ async def standing(session: AsyncSession, caller: Caller, model: ModelRow) -> tu
     facts = facts_of(await _own(session, model))
     if caller.project_id == model.project_id:
         return Relation.OWNER, facts
-    if caller.is_platform:
-        return Relation.PLATFORM, facts
-    if facts.audience is Audience.TARGETED and await queries.is_shown_to(session, model.id, caller.project):
-        return Relation.INVITED, facts
-    return Relation.DEPLOYER, facts
+    asks_for = caller.project_id
+    if facts.audience is Audience.TARGETED and asks_for and await queries.is_shown_to(session, model.id, asks_for):
+        return Relation.PLATFORM_INVITED if caller.is_platform else Relation.INVITED, facts
+    return Relation.PLATFORM if caller.is_platform else Relation.DEPLOYER, facts
 
 
 async def endpoints_changed(
