@@ -44,4 +44,6 @@ def _print_preview(name: str, preview: UnsharePreview) -> None:
         typer.echo(f"No longer possible: {line}")
     if preview.removed:
         typer.echo(f"Removed: {', '.join(preview.removed)}")
+    for note in preview.notes:
+        typer.echo(f"Note: {note}")
     say("Nothing was changed.")

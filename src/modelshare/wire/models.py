@@ -115,6 +115,8 @@ class UnsharePreview(Response):
     stops_being_possible: list[str]
     removed: list[str]
     """Parts of the catalog footprint that go."""
+    notes: list[str]
+    """What one might not expect."""
 
 
 class DeployingProject(Response):

@@ -136,6 +136,7 @@ async def test_unshare_removes_the_footprint_and_nothing_else(
 
     preview = (await owner.http.post(f"/v1/models/{model}/unshare?dry_run=true")).json()
     assert (preview["keeps_serving"], preview["keeps_serving_other_projects"]) == (1, 1)
+    assert "follow `latest`" in preview["notes"][0]
     assert "featured flag" in preview["removed"]
     assert (await anonymous.get(f"/v1/catalog/models/{model}")).status_code == 200, "a preview changes nothing"
 

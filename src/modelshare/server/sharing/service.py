@@ -29,6 +29,10 @@ from modelshare.wire.sharing import Audience, AudienceChoice, ShareLinkWithToken
 
 NOT_SHARED = "Model not found or not shared"
 """The contract's words for every unshare that cannot be."""
+_FOLLOWS = (
+    "Endpoints of other projects that follow `latest` go on following it, to versions that you push later as well. "
+    "Push what they are not to get as another model, or recall this one."
+)
 
 
 async def get(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> OwnModel:
@@ -133,6 +137,7 @@ async def unshare_preview(session: AsyncSession, caller: Caller, model_id: uuid.
             "Other projects moving an endpoint of this model to another tier, or switching a deactivated one on again.",
         ],
         removed=[*removed, "featured flag"] if found.featured else removed,
+        notes=[_FOLLOWS] if model.foreign_endpoints else [],
     )
 
 
