@@ -22,10 +22,12 @@ from modelshare.wire.keys import KeyCreate, ProjectCreate
 from modelshare.wire.models import CatalogRole, ModelPatch
 from modelshare.wire.sharing import RecallRequest, ShareRequest
 from modelshare.wire.uploads import ArchiveEntry, UploadOpen, UploadState, VersionOpen
+from modelshare.wire.usage import AuditOutcome
 from modelshare.wire.webhooks import DeliveryState, WebhookCreate, WebhookPatch
 
 EXAMPLES: dict[Any, Any] = {
     str: "text", int: 7, bool: True, date: date(2026, 1, 2), UploadState: UploadState.OPEN,
+    AuditOutcome: AuditOutcome.REFUSED,
     ModelPatch: ModelPatch(name="x"), EndpointPatch: EndpointPatch(is_active=True), AgentPatch: AgentPatch(name="x"),
     EndpointCreate: EndpointCreate(slug="x", model="m", tier="free"), KeyCreate: KeyCreate(name="x"),
     JoinKeyCreate: JoinKeyCreate(name="x"), Enroll: Enroll(join_key="x", name="x"),

@@ -14,6 +14,7 @@ from modelshare.server.app import Application
 from modelshare.server.audit import service as audit
 from modelshare.server.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from modelshare.server.http import Caller, Paging
+from modelshare.wire.usage import AuditFilter
 from persons import join, new_person, sign_in
 
 pytestmark = pytest.mark.anyio
@@ -66,7 +67,7 @@ async def test_who_makes_a_project_owns_it_and_has_no_key(app: Application) -> N
 
 async def log(app: Application, caller: Caller) -> list[Any]:
     async with app.database.read() as session:
-        return (await audit.page(session, caller.project, Paging(20, None))).data
+        return (await audit.page(session, caller.project, AuditFilter(), Paging(20, None))).data
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,21 @@ _SAID_OTHERWISE: Final[Mapping[str, str]] = {
     "webhook.deactivate": "Webhook switched off",
 }
 """Where verb and subject make no good words."""
+SUBJECTS: Final[Mapping[str, str]] = {
+    "model": "Models",
+    "upload": "Uploads",
+    "endpoint": "Endpoints",
+    "agent": "Agents",
+    "grant": "Links to weights",
+    "join_key": "Join keys",
+    "key": "Keys",
+    "member": "Members",
+    "invitation": "Invitations",
+    "webhook": "Webhooks",
+    "project": "Projects",
+    "person": "People",
+}
+"""What actions are done to, and how several are called."""
 _NAMES: Final = ("name", "slug")
 _LONG: Final = 16
 _TIMES: Final = frozenset({"deadline", "expires_at"})
@@ -39,6 +54,12 @@ def action(name: str) -> str:
     """`key.revoke` as `Revoke key`."""
     subject, _, verb = name.partition(".")
     return _SAID_OTHERWISE.get(name) or f"{verb} {subject}".replace("_", " ").strip().capitalize()
+
+
+def choices(chosen: str | None) -> list[tuple[str, str]]:
+    """What a log can be narrowed to, with words: everything, a subject, or the action that is chosen."""
+    own = [(chosen, action(chosen))] if chosen and chosen not in SUBJECTS else []
+    return [("", "Everything"), *own, *SUBJECTS.items()]
 
 
 def subject_of(reference: str) -> tuple[str, str]:
