@@ -47,6 +47,35 @@ async def test_a_project_is_made_for_somebody(person: Somebody, app: Application
         assert (await person.post(f"{PLATFORM}/projects/new", **{**form, **wrong})).status_code == 400
 
 
+async def test_a_quota_is_changed(person: Somebody, owner: Tenant) -> None:
+    page = f"{PLATFORM}/projects/{owner.project.id}/quota"
+    assert f'href="{page}"' in (await person.get(f"{PLATFORM}/projects")).text
+    assert 'value=""' in (await person.get(page)).text
+    saved = await person.post(page, quota_gb="0.000000005")
+    assert saved.headers["location"] == f"{PLATFORM}/projects"
+    assert f"{owner.project.name} may store 5 B." in lines(await person.get(f"{PLATFORM}/projects"))
+    assert 'value="0.000000005"' in (await person.get(page)).text
+    await person.post(page, quota_gb="1500")
+    assert 'value="1500"' in (await person.get(page)).text
+    push = {"name": "big", "files": [{"path": "model.gguf", "size": 1}]}
+    await person.post(page, quota_gb="0")
+    assert (await owner.http.post("/v1/uploads", json=push)).status_code == 403
+    for wrong in ("-1", "many", "1e3", "1" * 20):
+        refused = await person.post(page, quota_gb=wrong)
+        assert (refused.status_code, "such as 80 or 1.5" in message(refused)) == (400, True)
+    await person.post(page, quota_gb="")
+    assert "may store the platform's default, 550 GB." in lines(await person.get(f"{PLATFORM}/projects"))
+    assert (await owner.http.post("/v1/uploads", json=push)).status_code == 201
+    log = lines(await person.get(f"/dashboard/{owner.project.slug}/audit?action=project.quota"))
+    assert (
+        "Ada Change quota of project: acme project.quota · its log quota the platform's default · quota before 0 B"
+        in log
+    )
+    nothing = f"{PLATFORM}/projects/proj_000000000000/quota"
+    for answer in (await person.get(nothing), await person.post(nothing, quota_gb="1")):
+        assert (answer.status_code, message(answer)) == (404, "There is no such project.")
+
+
 async def test_pages_of_projects(person: Somebody, owner: Tenant, deployer: Tenant) -> None:
     first = await person.get(f"{PLATFORM}/projects?limit=1")
     newer = re.search(r'href="\?after=([^"]+)"', first.text)
@@ -168,6 +197,7 @@ async def test_nobody_else_changes_anything(browser: httpx.AsyncClient, colleagu
     some = uuid.uuid4()
     for path, form in (
         ("/projects/new", {"name": "x", "slug": "x"}),
+        ("/projects/proj_000000000000/quota", {"quota_gb": "1"}),
         (f"/people/{known}/admin", {"admin": "true"}),
         ("/agents/join", {"name": "x", "tiers": "free"}),
         (f"/agents/join/{some}/revoke", {}),

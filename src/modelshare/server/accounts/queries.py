@@ -90,9 +90,9 @@ async def has_platform_key(session: AsyncSession) -> bool:
     return await session.scalar(select(KeyRow.id).where(KeyRow.project_id.is_(None)).limit(1)) is not None
 
 
-async def lock_project(session: AsyncSession, project_id: str) -> None:
-    """Who counts a project's owners does so alone."""
-    await session.execute(locked(select(ProjectRow).where(ProjectRow.id == project_id)))
+async def lock_project(session: AsyncSession, project_id: str) -> ProjectRow | None:
+    """Who counts a project's owners, or changes it, does so alone."""
+    return await session.scalar(locked(select(ProjectRow).where(ProjectRow.id == project_id)))
 
 
 async def has_people(session: AsyncSession) -> bool:
