@@ -91,6 +91,8 @@ class Process(Response):
     """As the audit log has it."""
     address: str
     """How the other processes reach it."""
+    version: str | None = None
+    """Of modelshare; None of one that is too old to say."""
     started_at: UnixSeconds
     seen_at: UnixSeconds
     """When it last said that it runs."""

@@ -8,7 +8,10 @@ import pytest
 
 from conftest import Tenant, client_of
 from factories import make_model
+from modelshare import __version__
 from modelshare.server.app import Application
+from modelshare.server.audit.tables import ProcessRow
+from modelshare.server.db import now_ms
 from page_texts import lines, message
 from server.web.conftest import Somebody
 
@@ -23,9 +26,24 @@ async def test_health(person: Somebody, owner: Tenant, app: Application) -> None
     assert "Projects 1 People 1 Models 1 Shared models 0 Endpoints on 0 Agents linked 0" in answer
     assert f"reachable {'SQLite' if app.database.is_sqlite else 'PostgreSQL'}, answered in" in answer
     assert "in a folder of this machine" in answer
-    assert re.search(r"Last beat p-[0-9a-f]{8} http://127\.0\.0\.1:8000 just now just now", answer)
+    assert re.search(
+        rf"Last beat p-[0-9a-f]{{8}} http://127\.0\.0\.1:8000 {re.escape(__version__)} just now just now", answer
+    )
     assert "every event is handed out; no address fails" in answer
     assert "Nothing waits to be done." in answer
+    assert "More than one version runs" not in answer
+
+
+@pytest.mark.parametrize(("version", "shown"), [("0.0.9", "0.0.9"), (None, "older")])
+async def test_an_upgrade_that_is_under_way(
+    person: Somebody, app: Application, version: str | None, shown: str
+) -> None:
+    async with app.database.write() as session:
+        now = now_ms(session)
+        session.add(ProcessRow(name="p-0", address="http://p-0:8000", version=version, started_ms=now, seen_ms=now))
+    answer = lines(await person.get(PLATFORM))
+    assert f"p-0 http://p-0:8000 {shown} " in answer
+    assert "More than one version runs" in answer
 
 
 async def test_a_project_is_made_for_somebody(person: Somebody, app: Application) -> None:
