@@ -73,7 +73,8 @@ async def test_the_playground_of_vectors(app: Application, endpoint: str, page_f
     async with app.database.write() as session:
         await session.execute(update(VersionRow).values(task="embedding"))
     page = await page_for("ada")
-    for answer in ({"body": PROXY}, {"json": {"data": []}}, {"json": [1]}):
+    unreadable: list[dict[str, Any]] = [{"body": PROXY}, {"json": {"data": []}}, {"json": [1]}]
+    for answer in unreadable:
         await ask(page, endpoint, answer)
         await expect(page.locator("#log .bad p")).to_contain_text(UNREADABLE)
     await ask(page, endpoint, {"json": {"data": [{"embedding": [0.5, 1]}], "usage": {"prompt_tokens": 2}}})
