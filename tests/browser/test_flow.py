@@ -151,6 +151,7 @@ async def upload(page: Page, folder: Path) -> str:
     write_hf(folder)
     await visit(page, "Models")
     await page.get_by_role("link", name="Upload").first.click()
+    await expect(page.locator("#upload")).to_be_visible()  # the page's script listens
     await page.set_input_files("#folder", folder)
     await expect(page.locator("#start")).to_be_enabled()
     await page.click("#start")
@@ -337,7 +338,7 @@ async def expect_audit_log(page: Page) -> None:
 
 
 async def look_after_the_platform(page: Page) -> None:
-    await page.get_by_role("link", name="Platform").click()
+    await page.get_by_role("link", name="Platform", exact=True).click()
     pages = page.get_by_role("navigation", name="Platform")
     for name, shown in (("Projects", "borg"), ("People", "cyd@example.org"), ("Tiers", "self_hosted")):
         await pages.get_by_role("link", name=name).click()

@@ -150,12 +150,16 @@ async def test_what_owners_look_after(lived: LivedIn, page_for: PageFor) -> None
             "webhook-new": f"{root}/webhooks/new",
             "webhook": f"{root}/webhooks/{lived.webhook}",
             "audit": f"{root}/audit",
+            "audit-narrowed": f"{root}/audit?action=model.share",
+            "audit-nothing": f"{root}/audit?action=invitation&outcome=refused",
             "usage-owner": f"{root}/usage",
         },
     )
 
 
-async def test_what_the_platforms_admin_sees(app: Application, lived: LivedIn, page_for: PageFor) -> None:
+async def test_what_the_platforms_admin_sees(
+    app: Application, lived: LivedIn, owner: Tenant, page_for: PageFor
+) -> None:
     root = "/dashboard/-/platform"
     page = await page_for("grace")
     async with app.database.write() as session:
@@ -166,6 +170,7 @@ async def test_what_the_platforms_admin_sees(app: Application, lived: LivedIn, p
             "projects-admin": "/dashboard",
             "platform": root,
             "platform-projects": f"{root}/projects",
+            "platform-quota": f"{root}/projects/{owner.project.id}/quota",
             "platform-people": f"{root}/people",
             "platform-agents": f"{root}/agents",
             "platform-tiers": f"{root}/tiers",

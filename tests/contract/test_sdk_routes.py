@@ -18,18 +18,20 @@ from modelshare.client.uploads import part_path
 from modelshare.server.app import api
 from modelshare.wire.agents import AgentPatch, Enroll, JoinKeyCreate
 from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
-from modelshare.wire.keys import KeyCreate, ProjectCreate
+from modelshare.wire.keys import KeyCreate, ProjectCreate, ProjectPatch
 from modelshare.wire.models import CatalogRole, ModelPatch
 from modelshare.wire.sharing import RecallRequest, ShareRequest
 from modelshare.wire.uploads import ArchiveEntry, UploadOpen, UploadState, VersionOpen
+from modelshare.wire.usage import AuditOutcome
 from modelshare.wire.webhooks import DeliveryState, WebhookCreate, WebhookPatch
 
 EXAMPLES: dict[Any, Any] = {
     str: "text", int: 7, bool: True, date: date(2026, 1, 2), UploadState: UploadState.OPEN,
+    AuditOutcome: AuditOutcome.REFUSED,
     ModelPatch: ModelPatch(name="x"), EndpointPatch: EndpointPatch(is_active=True), AgentPatch: AgentPatch(name="x"),
     EndpointCreate: EndpointCreate(slug="x", model="m", tier="free"), KeyCreate: KeyCreate(name="x"),
     JoinKeyCreate: JoinKeyCreate(name="x"), Enroll: Enroll(join_key="x", name="x"),
-    ProjectCreate: ProjectCreate(name="x", slug="x"),
+    ProjectCreate: ProjectCreate(name="x", slug="x"), ProjectPatch: ProjectPatch(quota_bytes=1),
     WebhookCreate: WebhookCreate(url="x"), WebhookPatch: WebhookPatch(url="x"), DeliveryState: DeliveryState.FAILED,
     UploadOpen: UploadOpen(name="x", archive=ArchiveEntry(filename="x.tar", size=1)),
     ShareRequest: ShareRequest(), RecallRequest: RecallRequest(deadline=None),

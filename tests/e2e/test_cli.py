@@ -164,6 +164,9 @@ def test_audit_and_usage(owner: Shell) -> None:
     owner.says("keys", "create", "for-the-log")
     assert owner.json("audit", "--limit", "1")[0]["action"] == "key.create"
     assert "key.create" in owner.says("audit")
+    (entry,) = owner.json("audit", "--action", "key.create", "--limit", "1")
+    assert owner.json("audit", "--target", entry["target"], "--outcome", "done") == [entry]
+    assert owner.json("audit", "--actor", entry["actor"], "--action", "webhook") == []
     assert owner.json("usage", "--by", "model") == []
 
 

@@ -192,7 +192,7 @@ async def add_what_is_new(database: Database) -> None:
                 RecallRow(model_id=SHARED, deadline=LATER, reason="Licence.", created_at=9),
                 WebhookRow(id=uid(90), project_id="proj_acme", url="https://example.org", events=[], created_at=9),
                 OutboxRow(project_id="proj_acme", type="model.shared", at=9, data={}),
-                ProcessRow(name="p", address="http://p", started_ms=1, seen_ms=2),
+                ProcessRow(name="p", address="http://p", version="0.1.0", started_ms=1, seen_ms=2),
                 ConfirmationRow(audit_id=uid(50), process="p", at_ms=3),
                 ReleaseRow(deployment_id=uid(42), agent_id=uid(41), model_id=SHARED, version="1.0.0", asked_at=9),
             ]

@@ -59,6 +59,12 @@ ENTRIES = (
     Entry("webhooks", "webhooks", ACCOUNT, "Have your own programs told of events; look at what was delivered."),
     Entry("serve", "serve", OPERATE, "Run the platform: API, pages and router in one process."),
     Entry("demo", "demo", OPERATE, "Run the platform with two projects and a tiny model to try it out."),
+    Entry(
+        "projects",
+        "projects",
+        OPERATE,
+        "List the platform's projects, and set how much one may store. Needs a platform key.",
+    ),
     Entry("db", "db", OPERATE, "Look after the platform's database."),
     Entry("admin", "admin", OPERATE, "Help people of the platform, on the server's machine."),
 )

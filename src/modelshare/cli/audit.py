@@ -9,19 +9,28 @@ from modelshare.cli.output import Json, print_json, print_table
 from modelshare.cli.words import when
 from modelshare.client import Client
 from modelshare.wire.base import PAGE_LIMIT_MAX
-from modelshare.wire.usage import AuditEntry
+from modelshare.wire.usage import AuditEntry, AuditOutcome
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def audit(
+    action: Annotated[
+        str | None, typer.Option(help="Only this, such as model.share; or model, for all that is done to models.")
+    ] = None,
+    actor: Annotated[str | None, typer.Option(help="Only by this one, as the column WHO has it.")] = None,
+    target: Annotated[str | None, typer.Option(help="Only on this, as the column ON has it.")] = None,
+    outcome: Annotated[AuditOutcome | None, typer.Option(help="Only what was done, or only what was refused.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most entries to show.")] = 50,
     json: Json = False,
 ) -> None:
     """Show who did what in your project, newest first."""
     with Client() as client:
-        entries = list(islice(client.audit.list(limit=min(limit, PAGE_LIMIT_MAX)), limit))
+        found = client.audit.list(
+            action=action, actor=actor, target=target, outcome=outcome, limit=min(limit, PAGE_LIMIT_MAX)
+        )
+        entries = list(islice(found, limit))
     if json:
         print_json(entries)
         return
@@ -30,7 +39,8 @@ def audit(
         for item in entries
     )
     columns = ("TIME (UTC)", "WHO", "WHAT", "ON", "OUTCOME", "CONFIRMED", "REASON")
-    print_table(columns, rows, empty="Nothing happened yet.")
+    asked = any((action, actor, target, outcome))
+    print_table(columns, rows, empty="Nothing in the log fits." if asked else "Nothing happened yet.")
 
 
 def confirmed(entry: AuditEntry) -> str:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import typer
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+_SIZES = {"M": 10**6, "G": 10**9, "T": 10**12}
 _STEP = 1000
 
 
@@ -34,6 +35,14 @@ def duration(text: str) -> int:
     if match is None:
         raise typer.BadParameter(f"{text!r} is no duration; write one such as 90s, 15m, 24h or 30d.")
     return int(match[1]) * _UNITS[match[2]]
+
+
+def size_of(text: str) -> int:
+    """Bytes of `500MB`, `80GB` or `2TB`, in decimal units as `size` has them."""
+    match = re.fullmatch(r"(\d{1,9}) ?([MGT])B", text.strip(), re.ASCII | re.IGNORECASE)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no size; write one such as 500MB, 80GB or 2TB.")
+    return int(match[1]) * _SIZES[match[2].upper()]
 
 
 def _scaled(count: int, units: tuple[str, ...], gap: str) -> str:

@@ -1,10 +1,10 @@
 """`/v1/platform`: what only the platform's operator may do, with a platform key (`msp_...`)."""
 
 from modelshare.client.agents import Agents
-from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, post, sent
+from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, patch, post, sent
 from modelshare.client.join_keys import JoinKeys
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
-from modelshare.wire.keys import Project, ProjectCreate, ProjectWithKey
+from modelshare.wire.keys import Project, ProjectCreate, ProjectPatch, ProjectWithKey
 from modelshare.wire.models import FeatureRequest
 from modelshare.wire.tiers import Tier
 from modelshare.wire.usage import Process
@@ -21,6 +21,11 @@ class Platform(Resource[Transport]):
     def create_project(self, project: ProjectCreate) -> Call[ProjectWithKey]:
         """The answer holds the project's first key, this once."""
         return post(f"{BASE}/projects", ProjectWithKey, project)
+
+    @sent
+    def update_project(self, project_id: str, changes: ProjectPatch) -> Call[Project]:
+        """What it may store, from its next push on; `quota_bytes=None` takes the platform's default."""
+        return patch(at(f"{BASE}/projects", project_id), Project, changes)
 
     @listed
     def tiers(self) -> Call[Paged[Tier]]:

@@ -31,6 +31,7 @@ from modelshare.wire.base import SLUG_PATTERN
 from modelshare.wire.endpoints import VERSION_CHOICE_PATTERN
 from modelshare.wire.errors import ErrorCode, ErrorType
 from modelshare.wire.models import MODEL_NAME_PATTERN, SEMVER_PATTERN
+from modelshare.wire.usage import ACTION_PATTERN
 
 log = structlog.get_logger()
 
@@ -170,6 +171,7 @@ _FITTING: Mapping[str, str] = {
     MODEL_NAME_PATTERN: "1 to 96 letters, digits, `_`, `.` and `-`; no `.` or `-` at an end, no `..` and no `--`",
     SEMVER_PATTERN: "a semantic version, such as 1.0.0",
     VERSION_CHOICE_PATTERN: "`latest` or a semantic version, such as 1.0.0",
+    ACTION_PATTERN: "an action such as `model.share`, or a subject such as `model` for all that is done to models",
 }
 """What a pattern takes, in words."""
 

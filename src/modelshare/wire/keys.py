@@ -9,6 +9,8 @@ from modelshare.wire.base import SLUG_PATTERN, EndpointSlug, Request, Response, 
 
 ProjectSlug = Annotated[str, Field(pattern=SLUG_PATTERN, min_length=1, max_length=40)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
+Quota = Annotated[int, Field(ge=0, le=1 << 62)]
+"""Most bytes of weights a project may store; None, where a project has none, takes the platform's default."""
 
 
 class Scope(StrEnum):
@@ -24,8 +26,14 @@ class Scope(StrEnum):
 class ProjectCreate(Request):
     name: Name
     slug: ProjectSlug
-    quota_bytes: Annotated[int, Field(ge=0, le=1 << 62)] | None = None
-    """Most bytes of weights the project may store; None takes the platform's default."""
+    quota_bytes: Quota | None = None
+
+
+class ProjectPatch(Request):
+    """What to change; what is not sent stays as it is."""
+
+    quota_bytes: Quota | None = None
+    """None takes the platform's default."""
 
 
 class Project(Response):

@@ -1,10 +1,14 @@
 """Usage by day, the audit log, and the processes that confirm what it tells of."""
 
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
-from modelshare.wire.base import Response, UnixSeconds
+from modelshare.wire.base import Request, Response, UnixSeconds
+
+ACTION_PATTERN = r"^[a-z_]{1,50}(\.[a-z_]{1,50})?$(?!\n)"
+"""An action of the audit log, or the subject of several."""
 
 
 class UsageRow(Response):
@@ -19,6 +23,37 @@ class UsageRow(Response):
     errors: int
     prompt_tokens: int
     completion_tokens: int
+
+
+class AuditOutcome(StrEnum):
+    DONE = "done"
+    REFUSED = "refused"
+
+
+class AuditFilter(Request):
+    """Which entries of an audit log to see; what is empty is not asked for, as forms send it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    action: Annotated[str, Field(pattern=ACTION_PATTERN)] | None = None
+    """An action such as `model.share`, or a subject such as `model`: all that is done to models."""
+    actor: Annotated[str, Field(max_length=200)] | None = None
+    """Who did it, as entries have it: `key:<id>`, `person:<id>`, `system`."""
+    target: Annotated[str, Field(max_length=200)] | None = None
+    """What it was done to, as entries have it: `model:<uuid>`."""
+    outcome: AuditOutcome | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_blanks(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if not isinstance(value, str) or value.strip()}
+
+    @property
+    def given(self) -> dict[str, str]:
+        """What is asked for, by the names of a URL's query."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 class Confirmation(Response):
@@ -39,7 +74,7 @@ class AuditEntry(Response):
     """`subject.verb`, such as `model.share`."""
     target: str
     """`subject:<id>`, such as `model:<uuid>`."""
-    outcome: Literal["done", "refused"]
+    outcome: AuditOutcome
     reason: str | None
     details: dict[str, Any]
     confirmations: list[Confirmation] = Field(default_factory=list)
@@ -56,6 +91,8 @@ class Process(Response):
     """As the audit log has it."""
     address: str
     """How the other processes reach it."""
+    version: str | None = None
+    """Of modelshare; None of one that is too old to say."""
     started_at: UnixSeconds
     seen_at: UnixSeconds
     """When it last said that it runs."""

@@ -16,6 +16,7 @@ from modelshare.server.audit import service as audit
 from modelshare.server.errors import Conflict, NotFound, PermissionDenied
 from modelshare.server.http import Caller, Paging
 from modelshare.server.ids import new_id, secret_hash
+from modelshare.wire.usage import AuditFilter
 from persons import join, new_person, sign_in
 
 pytestmark = pytest.mark.anyio
@@ -65,8 +66,9 @@ async def test_a_link_brings_somebody_in_once(app: Application, owner: Tenant, a
     bob, eve = await new_person(app, "bob"), await new_person(app, "eve")
     assert await accept(app, bob, token) == owner.project.id
     async with app.database.read() as session:
-        assert [(one.name, one.role) for one in await members.members(session, ada)][1:] == [("Bob", OWNER)]
-        entries = (await audit.page(session, owner.project.id, Paging(2, None))).data
+        found = (await members.members(session, ada, Paging(20, None))).data
+        assert [(one.name, one.role) for one in found][1:] == [("Bob", OWNER)]
+        entries = (await audit.page(session, owner.project.id, AuditFilter(), Paging(2, None))).data
     assert [entry.action for entry in entries] == ["member.add", "invitation.create"]
     assert await listed(app, ada) == []
     assert await look(app, token) is None

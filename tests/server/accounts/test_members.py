@@ -9,11 +9,12 @@ from conftest import Tenant
 from modelshare.server.accounts import members, queries
 from modelshare.server.accounts.rules import MemberRole
 from modelshare.server.accounts.sessions import SessionBook
-from modelshare.server.accounts.views import Person
+from modelshare.server.accounts.views import MemberView, Person
 from modelshare.server.app import Application
 from modelshare.server.audit import service as audit
 from modelshare.server.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from modelshare.server.http import Caller, Paging
+from modelshare.wire.usage import AuditFilter
 from persons import join, new_person, sign_in
 
 pytestmark = pytest.mark.anyio
@@ -44,7 +45,8 @@ async def remove(app: Application, caller: Caller, person: Person) -> None:
 
 async def roles(app: Application, caller: Caller) -> dict[str, MemberRole]:
     async with app.database.read() as session:
-        return {member.email.partition("@")[0]: member.role for member in await members.members(session, caller)}
+        page = await members.members(session, caller, Paging(20, None))
+        return {member.email.partition("@")[0]: member.role for member in page.data}
 
 
 async def test_who_makes_a_project_owns_it_and_has_no_key(app: Application) -> None:
@@ -66,7 +68,7 @@ async def test_who_makes_a_project_owns_it_and_has_no_key(app: Application) -> N
 
 async def log(app: Application, caller: Caller) -> list[Any]:
     async with app.database.read() as session:
-        return (await audit.page(session, caller.project, Paging(20, None))).data
+        return (await audit.page(session, caller.project, AuditFilter(), Paging(20, None))).data
 
 
 @pytest.mark.parametrize(
@@ -163,3 +165,24 @@ async def test_other_projects_people_are_not_there(app: Application, owner: Tena
         await remove(app, caller, ada)
     with pytest.raises(NotFound):
         await change(app, caller, ada, MEMBER)
+
+
+async def test_pages_hold_everybody_once_in_the_order_they_came(app: Application) -> None:
+    """Those of one second too."""
+    ada, *others = [await new_person(app, name) for name in ("ada", "bob", "cyd", "dan", "eve")]
+    await create(app, ada)
+    caller = await caller_of(app, ada)
+    async with app.database.write() as session:
+        for person, now in zip(others, (1009, 1000, 1000, 1000), strict=True):
+            await members.add(session, caller.project, person, MEMBER, now=now)
+    seen: list[MemberView] = []
+    paging = Paging(2, None)
+    async with app.database.read() as session:
+        while True:
+            page = await members.members(session, caller, paging)
+            seen += page.data
+            if not page.has_more:
+                break
+            paging = Paging(2, page.next_cursor)
+    at_once = sorted(person.id for person in (ada, *others[1:]))
+    assert [each.person_id for each in seen] == [*at_once, others[0].id]

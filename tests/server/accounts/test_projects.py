@@ -1,4 +1,4 @@
-"""GET and POST /v1/platform/projects, and `/{project_id}/v1/...`."""
+"""GET, POST and PATCH /v1/platform/projects, and `/{project_id}/v1/...`."""
 
 from typing import Any
 
@@ -52,6 +52,41 @@ async def test_bad_input(operator: httpx.AsyncClient) -> None:
     assert (await operator.get("/v1/platform/projects")).json()["data"] == []
 
 
+async def test_a_quota_holds_from_the_next_push_on(operator: httpx.AsyncClient, owner: Tenant) -> None:
+    path = f"/v1/platform/projects/{owner.project.id}"
+    push = {"name": "big", "files": [{"path": "model.gguf", "size": 2000}]}
+    changed = await operator.patch(path, json={"quota_bytes": 1000})
+    assert (changed.status_code, changed.json()["quota_bytes"]) == (200, 1000)
+    assert (await operator.get("/v1/platform/projects")).json()["data"] == [changed.json()]
+    refused = await owner.http.post("/v1/uploads", json=push)
+    assert problem(refused) == (403, "permission_error", "quota_exceeded")
+    assert (await operator.patch(path, json={})).json()["quota_bytes"] == 1000, "what is not sent stays"
+    assert (await operator.patch(path, json={"quota_bytes": None})).json()["quota_bytes"] is None
+    assert (await owner.http.post("/v1/uploads", json=push)).status_code == 201
+
+
+async def test_a_changed_quota_is_in_the_projects_log(operator: httpx.AsyncClient, owner: Tenant) -> None:
+    path = f"/v1/platform/projects/{owner.project.id}"
+    for quota in (5, 5, None):
+        await operator.patch(path, json={"quota_bytes": quota})
+    log = (await owner.http.get("/v1/audit?action=project.quota")).json()["data"]
+    assert [(each["details"]["quota_before"], each["details"]["quota"]) for each in log] == [(5, None), (None, 5)]
+    assert {each["target"] for each in log} == {f"project:{owner.project.id}"}
+
+
+@pytest.mark.parametrize("body", [{"quota_bytes": -1}, {"quota_bytes": 2**70}, {"quota_bytes": "x"}, {"slug": "new"}])
+async def test_a_quota_that_is_none(operator: httpx.AsyncClient, owner: Tenant, body: dict[str, Any]) -> None:
+    answer = await operator.patch(f"/v1/platform/projects/{owner.project.id}", json=body)
+    assert problem(answer) == (400, "invalid_request_error", None)
+    assert f"`{next(iter(body))}`" in message(answer)
+
+
+async def test_a_project_that_is_none_has_no_quota(operator: httpx.AsyncClient) -> None:
+    for project in ("proj_000000000000", "acme"):
+        answer = await operator.patch(f"/v1/platform/projects/{project}", json={"quota_bytes": 1})
+        assert problem(answer) == NOT_FOUND
+
+
 async def test_pages(operator: httpx.AsyncClient, owner: Tenant, deployer: Tenant) -> None:
     first = (await operator.get("/v1/platform/projects?limit=1")).json()
     second = (await operator.get(f"/v1/platform/projects?limit=1&after={first['next_cursor']}")).json()
@@ -69,6 +104,7 @@ async def test_pages(operator: httpx.AsyncClient, owner: Tenant, deployer: Tenan
     [
         ("GET", "/v1/platform/projects", None),
         ("POST", "/v1/platform/projects", {"name": "x", "slug": "x"}),
+        ("PATCH", "/v1/platform/projects/proj_000000000000", {"quota_bytes": 1}),
         ("GET", "/v1/platform/agents", None),
         ("GET", "/v1/platform/join-keys", None),
         ("POST", "/v1/platform/catalog/018f0000-0000-7000-8000-000000000000/feature", {"featured": True}),

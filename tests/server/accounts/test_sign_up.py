@@ -15,6 +15,7 @@ from modelshare.server.audit import service as audit
 from modelshare.server.db import Database
 from modelshare.server.errors import ApiError, Conflict, InvalidRequest, NotFound, PermissionDenied
 from modelshare.server.http import Caller, Paging
+from modelshare.wire.usage import AuditFilter
 from persons import NO_HASH, new_person
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +39,7 @@ async def test_the_first_person_is_admin_and_nobody_after(app: Application) -> N
     assert (first.email, first.is_admin) == ("first@example.org", True)
     assert not (await sign_up(app.database, "second@example.org")).is_admin
     async with app.database.read() as session:
-        log = (await audit.page(session, None, Paging(10, None))).data
+        log = (await audit.page(session, None, AuditFilter(), Paging(10, None))).data
     assert [entry.action for entry in log] == ["person.sign_up", "person.admin", "person.sign_up"]
 
 

@@ -116,6 +116,68 @@ async def test_pages_hold_every_entry_once_newest_first(owner: Tenant) -> None:
     assert page["has_more"] is False
 
 
+async def test_what_fits_alone_is_shown(app: Application, owner: Tenant) -> None:
+    model = await make_model(app, owner.project.id)
+    key = (await owner.http.post("/v1/keys", json={"name": "sharer"})).json()
+    async with client_of(app, key["key"]) as http:
+        await http.post(f"/v1/models/{model}/unshare")
+        await http.post(f"/v1/models/{model}/share")
+    await owner.http.patch(f"/v1/models/{model}", json={"license": "mit"})
+
+    async def shown(query: str) -> list[tuple[object, object]]:
+        return [(entry["action"], entry["outcome"]) for entry in await entries(owner.http, f"?{query}")]
+
+    created, edited = [(action, "done") for action in ("key.create", "model.edit")]
+    shared, refused = ("model.share", "done"), ("model.unshare", "refused")
+    assert await shown("action=model.share") == [shared]
+    assert await shown("action=model") == [edited, shared, refused]
+    assert await shown("action=key") == [created], "not what begins with the same letters"
+    assert await shown(f"actor=key:{key['id']}") == [shared, refused]
+    assert await shown(f"target=model:{model}") == [edited, shared, refused]
+    assert await shown("outcome=refused") == [refused]
+    assert await shown(f"action=model&actor=key:{key['id']}&outcome=done") == [shared]
+    assert await shown("action=model_") == await shown("actor=nobody") == await shown("action=key.share") == []
+    assert await shown("action=&actor=&target=&outcome=") == await shown(""), "empty fields of a form"
+
+
+async def test_pages_of_what_fits(owner: Tenant) -> None:
+    for number in range(4):
+        await owner.http.post("/v1/keys", json={"name": f"k{number}"})
+        await owner.http.post("/v1/join-keys", json={"name": f"j{number}"})
+    seen, cursor = [], ""
+    for _ in range(2):
+        page = (await owner.http.get(f"/v1/audit?action=key&limit=2{cursor}")).json()
+        seen += [entry["details"]["name"] for entry in page["data"]]
+        cursor = f"&after={page['next_cursor']}"
+    assert seen == ["k3", "k2", "k1", "k0"]
+    assert (page["has_more"], page["next_cursor"]) == (False, None)
+
+
+async def test_filters_stay_within_the_tenant(owner: Tenant, deployer: Tenant, operator: httpx.AsyncClient) -> None:
+    await owner.http.post("/v1/keys", json={"name": "mine"})
+    (entry,) = await entries(owner.http, "?action=key")
+    for query in ("action=key", f"actor={entry['actor']}", f"target={entry['target']}"):
+        assert await entries(deployer.http, f"?{query}") == []
+        assert entry not in await entries(operator, f"?{query}")
+    assert [made["action"] for made in await entries(operator, "?action=key&outcome=done")] == ["key.create"]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("action=Model", "an action such as `model.share`"),
+        ("action=model.", "an action such as `model.share`"),
+        ("action=%25", "an action such as `model.share`"),
+        ("outcome=maybe", "'done' or 'refused'"),
+        ("actor=%00", "NUL"),
+    ],
+)
+async def test_what_cannot_be_asked_for(owner: Tenant, query: str, said: str) -> None:
+    answer = await owner.http.get(f"/v1/audit?{query}")
+    assert problem(answer) == (400, "invalid_request_error", None)
+    assert said in message(answer)
+
+
 @pytest.mark.parametrize("query", ["limit=0", "after=x", "after=WyJ4Il0"])
 async def test_bad_input(owner: Tenant, query: str) -> None:
     assert problem(await owner.http.get(f"/v1/audit?{query}")) == (400, "invalid_request_error", None)

@@ -12,6 +12,7 @@ from answers import ANONYMOUS, problem
 from conftest import Tenant
 from factories import make_model
 from link_agent import enroll
+from modelshare import __version__
 from modelshare.server.app import Application, create_app
 from modelshare.server.audit.tables import ProcessRow
 from modelshare.server.db import CONFIRM_TOPIC, now_ms
@@ -127,6 +128,7 @@ async def test_the_list_of_processes(app: Application, settings: Settings, opera
     (own,) = await processes(operator)
     assert own["object"] == "process"
     assert own["address"] == settings.address
+    assert own["version"] == __version__
     assert abs(own["started_at"] - app.platform.now()) < 60
     assert own["started_at"] <= own["seen_at"] <= own["started_at"] + 60
     other = create_app(settings.model_copy(update={"process_url": "http://other.test"}))

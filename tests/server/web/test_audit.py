@@ -1,6 +1,7 @@
 """The page of a project's audit log."""
 
 import re
+from html import unescape
 
 import httpx
 import pytest
@@ -41,9 +42,9 @@ async def test_who_did_what(app: Application, colleague: Somebody, project: str)
     log = await colleague.get(LOG)
     assert "<i>" not in log.text
     found = rows(log)
-    assert "key <i>website Create key: second key.create" in found[0]
-    assert "Ben Create key: <i>website key.create" in found[1]
-    assert "Ben Add member: Ben member.add role owner" in found[2]
+    assert "key <i>website Create key: second key.create · its log" in found[0]
+    assert "Ben Create key: <i>website key.create · its log" in found[1]
+    assert "Ben Add member: Ben member.add · its log role owner" in found[2]
     assert "Ben Create project: labs project.create" in found[3]
     assert 'href="/dashboard/labs/keys"><bdi>second' in log.text
     await colleague.post(f"/dashboard/labs/keys/{key}/revoke")
@@ -54,7 +55,7 @@ async def test_who_did_what(app: Application, colleague: Somebody, project: str)
 
     newest = rows(await wait_until(confirmed))[0]
     assert re.search(
-        r"Revoke key: <i>website key\.revoke everywhere after [\d,]+ ms p-[0-9a-f]{8} after [\d,]+ ms", newest
+        r"Revoke key: <i>website key\.revoke · its log everywhere after [\d,]+ ms p-[0-9a-f]{8} after [\d,]+ ms", newest
     )
 
 
@@ -65,7 +66,7 @@ async def test_models_are_linked_while_they_are_there(app: Application, colleagu
         assert (await http.post(f"/v1/models/{model}/share")).status_code == 200
         log = await colleague.get(LOG)
         assert f'href="/dashboard/labs/models/{model}"><bdi>tiny' in log.text
-        assert "key k Share model: tiny model.share role deployable · audience public" in rows(log)[0]
+        assert "key k Share model: tiny model.share · its log role deployable · audience public" in rows(log)[0]
         await http.delete(f"/v1/models/{model}")
     log = await colleague.get(LOG)
     assert "Delete model: tiny" in rows(log)[0]
@@ -90,6 +91,29 @@ async def test_pages(colleague: Somebody, project: str) -> None:
     assert [len(rows(page)) for page in (first, second)] == [1, 1]
     assert rows(first) != rows(second)
     assert (await colleague.get(f"{LOG}?after=nonsense")).status_code == 400
+
+
+async def test_the_log_is_narrowed(app: Application, colleague: Somebody, project: str) -> None:
+    async with client_of(app, await new_key(colleague, "first")) as http:
+        for name in ("second", "third"):
+            await http.post("/v1/keys", json={"name": name})
+    shown = await colleague.get(f"{LOG}?action=key&outcome=done&actor=&target=&limit=2")
+    assert [row.count("Create key") for row in rows(shown)] == [1, 1]
+    assert '<option value="key" selected>' in shown.text
+    assert '<option value="done" selected>' in shown.text
+    older = re.search(r'href="(\?action=key&amp;outcome=done&amp;after=[^"]+)"', shown.text)
+    assert older
+    assert ["Create key: first" in row for row in rows(await colleague.get(LOG + unescape(older[1])))] == [True]
+    by = re.search(r'href="(\?[^"]*actor=key[^"]+)"', shown.text)
+    assert by
+    narrower = await colleague.get(LOG + unescape(by[1]))
+    assert ["Create key: third" in rows(narrower)[0], len(rows(narrower))] == [True, 2]
+    exact = await colleague.get(f"{LOG}?action=member.add")
+    assert len(rows(exact)) == 1
+    assert '<option value="member.add" selected>Add member</option>' in exact.text
+    nothing = await colleague.get(f"{LOG}?action=webhook")
+    assert "Nothing fits. Show the whole log" in lines(nothing)
+    assert (await colleague.get(f"{LOG}?action=Nonsense!")).status_code == 400
 
 
 async def test_nothing_of_another_project(colleague: Somebody, project: str, owner: Tenant) -> None:

@@ -39,6 +39,20 @@ async def test_an_invitation_is_a_link_that_works_once(colleague: Somebody, proj
     assert "Invitations that wait" not in after
 
 
+async def test_pages(colleague: Somebody, project: str, member: Somebody) -> None:
+    first = await colleague.get(f"{MEMBERS}?limit=1")
+    more = re.search(r'href="\?(after=[^"]+)">More', first.text)
+    assert more
+    second = await colleague.get(f"{MEMBERS}?limit=1&{more[1]}")
+    assert [colleague.email in page.text for page in (first, second)] == [True, False]
+    assert [member.email in page.text for page in (first, second)] == [False, True]
+    assert ">More</a>" not in second.text
+    person = (await ids(colleague))[member.email]
+    await colleague.post(f"{MEMBERS}/{person}/remove")
+    assert "That was everybody." in lines(await colleague.get(f"{MEMBERS}?limit=1&{more[1]}"))
+    assert (await colleague.get(f"{MEMBERS}?after=nonsense")).status_code == 400
+
+
 async def test_in_place_the_link_comes_alone(colleague: Somebody, project: str) -> None:
     answer = await colleague.http.post(
         f"{MEMBERS}/invitations", data={"role": "member"}, headers={"HX-Request": "true"}

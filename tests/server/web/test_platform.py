@@ -8,7 +8,10 @@ import pytest
 
 from conftest import Tenant, client_of
 from factories import make_model
+from modelshare import __version__
 from modelshare.server.app import Application
+from modelshare.server.audit.tables import ProcessRow
+from modelshare.server.db import now_ms
 from page_texts import lines, message
 from server.web.conftest import Somebody
 
@@ -23,9 +26,24 @@ async def test_health(person: Somebody, owner: Tenant, app: Application) -> None
     assert "Projects 1 People 1 Models 1 Shared models 0 Endpoints on 0 Agents linked 0" in answer
     assert f"reachable {'SQLite' if app.database.is_sqlite else 'PostgreSQL'}, answered in" in answer
     assert "in a folder of this machine" in answer
-    assert re.search(r"Last beat p-[0-9a-f]{8} http://127\.0\.0\.1:8000 just now just now", answer)
+    assert re.search(
+        rf"Last beat p-[0-9a-f]{{8}} http://127\.0\.0\.1:8000 {re.escape(__version__)} just now just now", answer
+    )
     assert "every event is handed out; no address fails" in answer
     assert "Nothing waits to be done." in answer
+    assert "More than one version runs" not in answer
+
+
+@pytest.mark.parametrize(("version", "shown"), [("0.0.9", "0.0.9"), (None, "older")])
+async def test_an_upgrade_that_is_under_way(
+    person: Somebody, app: Application, version: str | None, shown: str
+) -> None:
+    async with app.database.write() as session:
+        now = now_ms(session)
+        session.add(ProcessRow(name="p-0", address="http://p-0:8000", version=version, started_ms=now, seen_ms=now))
+    answer = lines(await person.get(PLATFORM))
+    assert f"p-0 http://p-0:8000 {shown} " in answer
+    assert "More than one version runs" in answer
 
 
 async def test_a_project_is_made_for_somebody(person: Somebody, app: Application) -> None:
@@ -45,6 +63,35 @@ async def test_a_project_is_made_for_somebody(person: Somebody, app: Application
     assert (taken.status_code, "already" in message(taken)) == (409, True)
     for wrong in ({"slug": "No Slug"}, {"name": ""}, {"quota_gb": "-1"}, {"quota_gb": "many"}):
         assert (await person.post(f"{PLATFORM}/projects/new", **{**form, **wrong})).status_code == 400
+
+
+async def test_a_quota_is_changed(person: Somebody, owner: Tenant) -> None:
+    page = f"{PLATFORM}/projects/{owner.project.id}/quota"
+    assert f'href="{page}"' in (await person.get(f"{PLATFORM}/projects")).text
+    assert 'value=""' in (await person.get(page)).text
+    saved = await person.post(page, quota_gb="0.000000005")
+    assert saved.headers["location"] == f"{PLATFORM}/projects"
+    assert f"{owner.project.name} may store 5 B." in lines(await person.get(f"{PLATFORM}/projects"))
+    assert 'value="0.000000005"' in (await person.get(page)).text
+    await person.post(page, quota_gb="1500")
+    assert 'value="1500"' in (await person.get(page)).text
+    push = {"name": "big", "files": [{"path": "model.gguf", "size": 1}]}
+    await person.post(page, quota_gb="0")
+    assert (await owner.http.post("/v1/uploads", json=push)).status_code == 403
+    for wrong in ("-1", "many", "1e3", "1" * 20):
+        refused = await person.post(page, quota_gb=wrong)
+        assert (refused.status_code, "such as 80 or 1.5" in message(refused)) == (400, True)
+    await person.post(page, quota_gb="")
+    assert "may store the platform's default, 550 GB." in lines(await person.get(f"{PLATFORM}/projects"))
+    assert (await owner.http.post("/v1/uploads", json=push)).status_code == 201
+    log = lines(await person.get(f"/dashboard/{owner.project.slug}/audit?action=project.quota"))
+    assert (
+        "Ada Change quota of project: acme project.quota · its log quota the platform's default · quota before 0 B"
+        in log
+    )
+    nothing = f"{PLATFORM}/projects/proj_000000000000/quota"
+    for answer in (await person.get(nothing), await person.post(nothing, quota_gb="1")):
+        assert (answer.status_code, message(answer)) == (404, "There is no such project.")
 
 
 async def test_pages_of_projects(person: Somebody, owner: Tenant, deployer: Tenant) -> None:
@@ -81,7 +128,9 @@ async def test_admins_are_made_and_taken_back(person: Somebody, colleague: Someb
     nobody = await colleague.post(f"{PLATFORM}/people/{uuid.uuid4()}/admin", admin="true")
     assert nobody.status_code == 404
     log = lines(await colleague.get(f"{PLATFORM}/audit"))
-    assert "Ada Change platform admin: Ada person.admin is admin no" in log
+    assert "Ada Change platform admin: Ada person.admin · its log is admin no" in log
+    narrowed = lines(await colleague.get(f"{PLATFORM}/audit?action=person.admin"))
+    assert ("person.admin" in narrowed, "person.sign_up" in narrowed) == (True, False)
 
 
 async def test_a_join_key_and_its_agent(person: Somebody, anonymous: httpx.AsyncClient) -> None:
@@ -166,6 +215,7 @@ async def test_nobody_else_changes_anything(browser: httpx.AsyncClient, colleagu
     some = uuid.uuid4()
     for path, form in (
         ("/projects/new", {"name": "x", "slug": "x"}),
+        ("/projects/proj_000000000000/quota", {"quota_gb": "1"}),
         (f"/people/{known}/admin", {"admin": "true"}),
         ("/agents/join", {"name": "x", "tiers": "free"}),
         (f"/agents/join/{some}/revoke", {}),

@@ -91,6 +91,7 @@ ARGUMENTS = {
     "webhooks create": ["https://w.example"], "webhooks show": ["w"], "webhooks update": ["w", "--on"],
     "webhooks delete": ["w", "-y"], "webhooks test": ["w"], "webhooks deliveries": ["w"],
     "webhooks redeliver": ["w", "d"],
+    "projects quota": ["acme", "5GB"],
     "keys create": ["k"], "keys rotate": ["k"], "keys revoke": ["k"], "chat": ["e", "hello"],
 }  # fmt: skip
 OFFLINE = {"serve", "demo", "db", "admin", "agent", "push", "login"}
@@ -121,6 +122,7 @@ def test_every_command_says_when_the_platform_is_not_there(command: tuple[str, .
             "does not fit `slug`",
         ),
         (["models", "edit", "m"], "Nothing to change"),
+        (["projects", "quota", "acme", "much"], "'much' is no size"),
         (["models", "rename", "m", "../evil"], "'../evil' does not fit `name`: up to 96 letters"),
         (["keys", "create", "k", "--allow-ip", "nowhere"], "does not fit `allowed_ips`"),
     ],

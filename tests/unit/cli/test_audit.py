@@ -3,7 +3,7 @@
 import pytest
 
 from modelshare.cli.audit import confirmed
-from modelshare.wire.usage import AuditEntry, Confirmation
+from modelshare.wire.usage import AuditEntry, AuditOutcome, Confirmation
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_how_many_and_how_long(after_ms: list[int], pending: list[str], said: st
         actor="system",
         action="key.revoke",
         target="key:1",
-        outcome="done",
+        outcome=AuditOutcome.DONE,
         reason=None,
         details={},
         confirmations=[Confirmation(process=f"p-{number}", after_ms=ms) for number, ms in enumerate(after_ms)],

@@ -1,7 +1,7 @@
 import pytest
 import typer
 
-from modelshare.cli.words import duration, number, size, when
+from modelshare.cli.words import duration, number, size, size_of, when
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,14 @@ def test_durations(text: str, seconds: int) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="no duration"):
         duration(text)
+
+
+@pytest.mark.parametrize(("text", "count"), [("0GB", 0), ("500MB", 500_000_000), (" 2 tb", 2 * 10**12)])
+def test_sizes_as_they_are_written(text: str, count: int) -> None:
+    assert size_of(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "5", "GB", "-1GB", "1.5TB", "1  GB", "1GiB", "1PB", "٣GB"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="no size"):
+        size_of(text)

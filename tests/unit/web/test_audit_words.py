@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 import modelshare
+from modelshare.server.audit.confirming.rules import ACTIONS
+from modelshare.server.audit.events import OF_ACTIONS
 from modelshare.server.web import audit_words as words
 from modelshare.wire.usage import AuditEntry, Confirmation
 
@@ -59,3 +61,10 @@ def test_everywhere() -> None:
 def test_ids_are_shortened() -> None:
     assert words.short("018f0000-0000-7000-8000-00000000abcd") == "018f0000…abcd"
     assert re.fullmatch(r"proj_\w+", words.short("proj_1")) is not None
+
+
+def test_a_log_can_be_narrowed_to_whatever_is_written_to_it() -> None:
+    assert {name.partition(".")[0] for name in {*OF_ACTIONS, *ACTIONS, *words._SAID_OTHERWISE}} <= set(words.SUBJECTS)
+    assert words.choices(None)[:2] == [("", "Everything"), ("model", "Models")]
+    assert ("key.revoke", "Revoke key") in words.choices("key.revoke")
+    assert words.choices("key") == words.choices(None)

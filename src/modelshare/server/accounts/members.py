@@ -15,7 +15,8 @@ from modelshare.server.accounts.views import Membership, MemberView, Person, mem
 from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
-from modelshare.server.http import Caller
+from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
+from modelshare.wire.base import Page
 from modelshare.wire.keys import Project, ProjectCreate
 
 
@@ -58,9 +59,28 @@ async def add(session: AsyncSession, project_id: str, person: Person, role: Memb
     _record(session, person.actor, "member.add", project_id, person.id, now, role=role.value)
 
 
-async def members(session: AsyncSession, caller: Caller) -> list[MemberView]:
+async def members(session: AsyncSession, caller: Caller, paging: Paging) -> Page[MemberView]:
     """Those who were added first come first."""
-    return [member_view(row) for row in await queries.members(session, caller.project)]
+    after = None
+    if paging.after:
+        added_at, person_id = decode_cursor(paging.after, int, uuid.UUID)
+        after = (added_at, person_id)
+    rows = await queries.members(session, caller.project, paging.limit + 1, after)
+    more = len(rows) > paging.limit
+    rows = rows[: paging.limit]
+    return Page(
+        data=[member_view(row) for row in rows],
+        has_more=more,
+        next_cursor=encode_cursor(rows[-1].added_at, str(rows[-1].person_id)) if more else None,
+    )
+
+
+async def member(session: AsyncSession, caller: Caller, person_id: uuid.UUID) -> MemberView:
+    """404 for who is none of the project's."""
+    row = await queries.member(session, caller.project, person_id)
+    if row is None:
+        raise _no_member()
+    return member_view(row)
 
 
 async def change_role(
@@ -96,8 +116,12 @@ async def _lock(session: AsyncSession, caller: Caller, person_id: uuid.UUID) -> 
     await queries.lock_project(session, caller.project)
     row = await queries.member(session, caller.project, person_id)
     if row is None:
-        raise NotFound("There is no such member in this project.")
+        raise _no_member()
     return row
+
+
+def _no_member() -> NotFound:
+    return NotFound("There is no such member in this project.")
 
 
 async def _check_not_last(session: AsyncSession, row: MemberRow) -> None:

@@ -90,9 +90,9 @@ async def has_platform_key(session: AsyncSession) -> bool:
     return await session.scalar(select(KeyRow.id).where(KeyRow.project_id.is_(None)).limit(1)) is not None
 
 
-async def lock_project(session: AsyncSession, project_id: str) -> None:
-    """Who counts a project's owners does so alone."""
-    await session.execute(locked(select(ProjectRow).where(ProjectRow.id == project_id)))
+async def lock_project(session: AsyncSession, project_id: str) -> ProjectRow | None:
+    """Who counts a project's owners, or changes it, does so alone."""
+    return await session.scalar(locked(select(ProjectRow).where(ProjectRow.id == project_id)))
 
 
 async def has_people(session: AsyncSession) -> bool:
@@ -166,14 +166,22 @@ async def memberships(session: AsyncSession, person_ids: Collection[uuid.UUID]) 
     return list(await session.scalars(ordered.options(contains_eager(MemberRow.project))))
 
 
-async def members(session: AsyncSession, project_id: str) -> list[MemberRow]:
+async def members(
+    session: AsyncSession, project_id: str, limit: int, after: tuple[int, uuid.UUID] | None
+) -> list[MemberRow]:
     """With the people, those who were added first."""
-    statement = owned(MemberRow, project_id).order_by(MemberRow.added_at, MemberRow.person_id)
+    statement = owned(MemberRow, project_id).order_by(MemberRow.added_at, MemberRow.person_id).limit(limit)
+    if after:
+        added_at, person_id = after
+        is_later = (MemberRow.added_at == added_at) & (MemberRow.person_id > person_id)
+        statement = statement.where((MemberRow.added_at > added_at) | is_later)
     return list(await session.scalars(statement.options(joinedload(MemberRow.person))))
 
 
 async def member(session: AsyncSession, project_id: str, person_id: uuid.UUID) -> MemberRow | None:
-    return await session.scalar(owned(MemberRow, project_id).where(MemberRow.person_id == person_id))
+    """With the person."""
+    statement = owned(MemberRow, project_id).where(MemberRow.person_id == person_id)
+    return await session.scalar(statement.options(joinedload(MemberRow.person)))
 
 
 async def owners(session: AsyncSession, project_id: str) -> int:

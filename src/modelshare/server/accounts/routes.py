@@ -16,7 +16,16 @@ from modelshare.server.http import (
     require,
 )
 from modelshare.wire.base import Page
-from modelshare.wire.keys import Key, KeyCreate, KeyWithValue, Project, ProjectCreate, ProjectWithKey, Scope
+from modelshare.wire.keys import (
+    Key,
+    KeyCreate,
+    KeyWithValue,
+    Project,
+    ProjectCreate,
+    ProjectPatch,
+    ProjectWithKey,
+    Scope,
+)
 
 router = APIRouter(route_class=ProjectRoute)
 KeysCaller = Annotated[Caller, Depends(require(Scope.KEYS))]
@@ -59,3 +68,11 @@ async def create_project(
 ) -> ProjectWithKey:
     """A new project with its first key, whose value is in this answer and nowhere else."""
     return await service.create_project(session, body, now=platform.now(), actor=caller.actor)
+
+
+@router.patch("/v1/platform/projects/{project}", tags=["platform"])
+async def change_project(
+    caller: PlatformCaller, session: WriteSession, platform: PlatformDep, project: str, body: ProjectPatch
+) -> Project:
+    """Changes what a project (its id) may store, from its next push on; null takes the platform's default."""
+    return await service.change_project(session, project, body, now=platform.now(), actor=caller.actor)

@@ -17,7 +17,16 @@ from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.keys import Key, KeyCreate, KeyWithValue, Project, ProjectCreate, ProjectWithKey, Scope
+from modelshare.wire.keys import (
+    Key,
+    KeyCreate,
+    KeyWithValue,
+    Project,
+    ProjectCreate,
+    ProjectPatch,
+    ProjectWithKey,
+    Scope,
+)
 
 
 async def create_project(session: AsyncSession, request: ProjectCreate, *, now: int, actor: str) -> ProjectWithKey:
@@ -51,6 +60,30 @@ async def new_project(session: AsyncSession, request: ProjectCreate, *, now: int
         slug=project.slug,
     )
     return project
+
+
+async def change_project(
+    session: AsyncSession, project_id: str, request: ProjectPatch, *, now: int, actor: str
+) -> Project:
+    """What the project may store from the next push on; nothing that is stored goes. 404 for none."""
+    project = await queries.lock_project(session, project_id)
+    if project is None:
+        raise _no_project()
+    if "quota_bytes" not in request.model_fields_set or request.quota_bytes == project.quota_bytes:
+        return project_view(project)
+    audit.record(
+        session,
+        project_id=project.id,
+        now=now,
+        actor=actor,
+        action="project.quota",
+        target=f"project:{project.id}",
+        slug=project.slug,
+        quota=request.quota_bytes,
+        quota_before=project.quota_bytes,
+    )
+    project.quota_bytes = request.quota_bytes
+    return project_view(project)
 
 
 async def create_platform_key(session: AsyncSession, name: str, *, now: int) -> str:
@@ -217,6 +250,10 @@ async def _own_key(session: AsyncSession, caller: Caller, key_id: str) -> KeyRow
     if row is None:
         raise _no_key()
     return row
+
+
+def _no_project() -> NotFound:
+    return NotFound("There is no such project. GET /v1/platform/projects lists them.", code=ErrorCode.PROJECT_NOT_FOUND)
 
 
 def _no_key() -> NotFound:

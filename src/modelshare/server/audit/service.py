@@ -2,18 +2,17 @@
 
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import events
+from modelshare.server.audit import events, queries
 from modelshare.server.audit.confirming import queries as confirming
 from modelshare.server.audit.confirming.rules import ACTIONS
 from modelshare.server.audit.tables import AuditRow, OutboxRow
-from modelshare.server.db import CONFIRM_TOPIC, notify, now_ms, owned
+from modelshare.server.db import CONFIRM_TOPIC, notify, now_ms
 from modelshare.server.http import Paging, encode_cursor
 from modelshare.server.ids import new_id
 from modelshare.wire.base import Page
-from modelshare.wire.usage import AuditEntry, Confirmation
+from modelshare.wire.usage import AuditEntry, AuditFilter, AuditOutcome, Confirmation
 
 SYSTEM = "system"
 """The actor of what the platform does by itself."""
@@ -48,7 +47,7 @@ def record(
             actor=actor,
             action=action,
             target=target,
-            outcome="refused" if refused else "done",
+            outcome=AuditOutcome.REFUSED if refused else AuditOutcome.DONE,
             reason=reason,
             details=details,
             changed_ms=now_ms(session) if confirmed else None,
@@ -67,15 +66,9 @@ def emit(session: AsyncSession, *, project_id: str, now: int, event: str, data: 
     notify(session, OUTBOX_TOPIC, "*")
 
 
-async def page(session: AsyncSession, project_id: str | None, paging: Paging) -> Page[AuditEntry]:
-    """The newest entries first, of one project or (None) of the platform itself."""
-    if project_id is None:
-        statement = select(AuditRow).where(AuditRow.project_id.is_(None))
-    else:
-        statement = owned(AuditRow, project_id)
-    if paging.after_id:
-        statement = statement.where(AuditRow.id < paging.after_id)
-    rows = list(await session.scalars(statement.order_by(AuditRow.id.desc()).limit(paging.limit + 1)))
+async def page(session: AsyncSession, project_id: str | None, where: AuditFilter, paging: Paging) -> Page[AuditEntry]:
+    """Those that fit, the newest first, of one project or (None) of the platform itself."""
+    rows = await queries.entries(session, project_id, where, paging.limit + 1, paging.after_id)
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]
     answers = await confirming.answers(session, [row.id for row in rows if row.changed_ms is not None])
@@ -93,7 +86,7 @@ def _entry(row: AuditRow, answers: confirming.Answers) -> AuditEntry:
         actor=row.actor,
         action=row.action,
         target=row.target,
-        outcome="refused" if row.outcome == "refused" else "done",
+        outcome=AuditOutcome(row.outcome),
         reason=row.reason,
         details=row.details,
         confirmations=[

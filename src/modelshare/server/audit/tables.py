@@ -52,6 +52,8 @@ class ProcessRow(Table):
     started_ms: Mapped[int]
     seen_ms: Mapped[int]
     """Milliseconds of the database's clock, as the one before."""
+    version: Mapped[str | None]
+    """Of modelshare; None while one runs that did not say."""
 
 
 class OutboxRow(Table):

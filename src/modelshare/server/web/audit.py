@@ -4,8 +4,9 @@ import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import people
@@ -22,9 +23,10 @@ from modelshare.server.web.endpoints import page_of
 from modelshare.server.web.pages import PageRoute, render
 from modelshare.server.web.visitor import OwnerCaller
 from modelshare.wire.base import PAGE_LIMIT_MAX
-from modelshare.wire.usage import AuditEntry
+from modelshare.wire.usage import AuditEntry, AuditFilter
 
 router = APIRouter(prefix="/dashboard/{project}/audit", route_class=PageRoute, include_in_schema=False)
+Where = Annotated[AuditFilter, Query()]
 Names = Mapping[str, Mapping[uuid.UUID, str]]
 """By subject and id: what is there and how it is called now."""
 _ACTORS = {"join_key": "a join key", "system": "the platform"}
@@ -50,17 +52,26 @@ class Line:
 
 
 @router.get("")
-async def log(request: Request, caller: OwnerCaller, session: ReadSession, paging: PagingDep) -> Response:
-    page = await audit.page(session, caller.project, paging)
+async def log(request: Request, caller: OwnerCaller, session: ReadSession, paging: PagingDep, where: Where) -> Response:
+    return await log_page(request, "dashboard/audit.html", caller, session, paging, where)
+
+
+async def log_page(
+    request: Request, template: str, caller: Caller, session: AsyncSession, paging: Paging, where: AuditFilter
+) -> Response:
+    """The caller's log: of their project, or of the platform."""
+    page = await audit.page(session, caller.project_id, where, paging)
     return render(
         request,
-        "dashboard/audit.html",
-        lines=await lines(session, caller, page.data),
+        template,
+        lines=await _lines(session, caller, page.data),
         next_cursor=page.next_cursor,
+        asked=where.given,
+        actions=words.choices(where.action),
     )
 
 
-async def lines(session: AsyncSession, caller: Caller, entries: Sequence[AuditEntry]) -> list[Line]:
+async def _lines(session: AsyncSession, caller: Caller, entries: Sequence[AuditEntry]) -> list[Line]:
     """Entries of the caller's log, or the platform's, with the names of what they tell of."""
     names = await _names(session, caller, entries)
     return [_line(entry, names, caller) for entry in entries]

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from modelshare.server.web.figures import date
+from modelshare.server.web.figures import date, size
 from modelshare.wire.usage import AuditEntry
 
 _SAID_OTHERWISE: Final[Mapping[str, str]] = {
@@ -25,13 +25,30 @@ _SAID_OTHERWISE: Final[Mapping[str, str]] = {
     "person.admin": "Change platform admin",
     "person.password": "Change password",
     "person.sign_up": "Sign up",
+    "project.quota": "Change quota of project",
     "member.role": "Change role of member",
     "upload.expire": "Upload expired",
     "webhook.deactivate": "Webhook switched off",
 }
 """Where verb and subject make no good words."""
+SUBJECTS: Final[Mapping[str, str]] = {
+    "model": "Models",
+    "upload": "Uploads",
+    "endpoint": "Endpoints",
+    "agent": "Agents",
+    "grant": "Links to weights",
+    "join_key": "Join keys",
+    "key": "Keys",
+    "member": "Members",
+    "invitation": "Invitations",
+    "webhook": "Webhooks",
+    "project": "Projects",
+    "person": "People",
+}
+"""What actions are done to, and how several are called."""
 _NAMES: Final = ("name", "slug")
 _LONG: Final = 16
+_SIZES: Final = frozenset({"quota", "quota_before"})
 _TIMES: Final = frozenset({"deadline", "expires_at"})
 
 
@@ -39,6 +56,12 @@ def action(name: str) -> str:
     """`key.revoke` as `Revoke key`."""
     subject, _, verb = name.partition(".")
     return _SAID_OTHERWISE.get(name) or f"{verb} {subject}".replace("_", " ").strip().capitalize()
+
+
+def choices(chosen: str | None) -> list[tuple[str, str]]:
+    """What a log can be narrowed to, with words: everything, a subject, or the action that is chosen."""
+    own = [(chosen, action(chosen))] if chosen and chosen not in SUBJECTS else []
+    return [("", "Everything"), *own, *SUBJECTS.items()]
 
 
 def subject_of(reference: str) -> tuple[str, str]:
@@ -54,7 +77,8 @@ def called(entry: AuditEntry) -> str | None:
 
 def details(entry: AuditEntry, said: Collection[str]) -> list[tuple[str, str]]:
     """What else the entry says, but for what was `said`."""
-    values = {name: _value(name, value) for name, value in entry.details.items() if value not in (None, [], {})}
+    told = ((name, value) for name, value in entry.details.items() if name in _SIZES or value not in (None, [], {}))
+    values = {name: _value(name, value) for name, value in told}
     return [(name.replace("_", " "), value) for name, value in values.items() if value not in said]
 
 
@@ -73,6 +97,8 @@ def everywhere_ms(entry: AuditEntry) -> int | None:
 def _value(name: str, value: Any) -> str:
     if name in _TIMES and isinstance(value, int):
         return date(value)
+    if name in _SIZES:
+        return "the platform's default" if value is None else size(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(str(each) for each in value) if isinstance(value, list) else str(value)

@@ -7,8 +7,7 @@ from fastapi import APIRouter, Form, Request, Response
 
 from modelshare.server.accounts import invitations, members
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.errors import NotFound
-from modelshare.server.http import BaseUrl, PlatformDep, ReadSession, WriteSession
+from modelshare.server.http import BaseUrl, PagingDep, PlatformDep, ReadSession, WriteSession
 from modelshare.server.web.pages import PageRoute, done, once, render
 from modelshare.server.web.visitor import MemberCaller, OwnerCaller, SignedIn
 
@@ -17,11 +16,13 @@ Role = Annotated[MemberRole, Form()]
 
 
 @router.get("")
-async def people(request: Request, caller: OwnerCaller, session: ReadSession, platform: PlatformDep) -> Response:
+async def people(
+    request: Request, caller: OwnerCaller, session: ReadSession, platform: PlatformDep, paging: PagingDep
+) -> Response:
     return render(
         request,
         "dashboard/members/list.html",
-        members=await members.members(session, caller),
+        members=await members.members(session, caller, paging),
         invitations=await invitations.invitations(session, caller, now=platform.now()),
     )
 
@@ -46,10 +47,8 @@ async def remove_page(request: Request, caller: MemberCaller, session: ReadSessi
     """Who is no owner sees it of themselves alone."""
     if caller.person_id != person_id:
         members.check_owner(caller)
-    found = [each for each in await members.members(session, caller) if each.person_id == person_id]
-    if not found:
-        raise NotFound("There is no such member in this project.")
-    return render(request, "dashboard/members/remove.html", member=found[0])
+    found = await members.member(session, caller, person_id)
+    return render(request, "dashboard/members/remove.html", member=found)
 
 
 @router.post("/{person_id}/remove")

@@ -68,11 +68,15 @@ async def confirm(session: AsyncSession, process: str, audit_ids: Collection[uui
         await session.execute(upsert(session, ConfirmationRow).from_select(names, heard).on_conflict_do_nothing())
 
 
-async def see(session: AsyncSession, process: str, address: str, started_ms: int | None) -> int:
+async def see(session: AsyncSession, process: str, address: str, version: str, started_ms: int | None) -> int:
     """The process runs. None: it starts now. Answers when it started, in milliseconds of the database's clock."""
     now = now_ms(session)
     statement = upsert(session, ProcessRow).values(
-        name=process, address=address, started_ms=now if started_ms is None else started_ms, seen_ms=now
+        name=process,
+        address=address,
+        version=version,
+        started_ms=now if started_ms is None else started_ms,
+        seen_ms=now,
     )
     statement = statement.on_conflict_do_update(index_elements=["name"], set_={"seen_ms": now})
     return (await session.execute(statement.returning(ProcessRow.started_ms))).scalar_one()

@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from modelshare import __version__
 from modelshare.server.audit.confirming import queries
 from modelshare.server.audit.tables import ProcessRow
 from modelshare.server.db import CONFIRM_TOPIC, Database
@@ -57,7 +58,7 @@ class Confirmer:
         """Call it once the database's notifications are listened to, and before the first request."""
         async with self._database.write() as session:
             await queries.forget_place(session, self._address)
-            self._started_ms = await queries.see(session, self.name, self._address, None)
+            self._started_ms = await queries.see(session, self.name, self._address, __version__, None)
         self._caught_up = asyncio.get_running_loop().time()
         self._tasks = [asyncio.create_task(self._confirm()), asyncio.create_task(self._beat())]
 
@@ -107,7 +108,7 @@ class Confirmer:
                 async with self._database.write() as session:
                     # In this order: who holds its own row and wants another's might wait for one who does the same.
                     await queries.forget_dead(session, _DEAD_MS)
-                    await queries.see(session, self.name, self._address, self._started_ms)
+                    await queries.see(session, self.name, self._address, __version__, self._started_ms)
                 await self._catch_up(overdue_ms)
             except Exception as error:  # noqa: BLE001 - as above: the next beat finds what was missed
                 log.warning("cannot say that this process runs", error=str(error))
@@ -144,4 +145,10 @@ async def page(session: AsyncSession, paging: Paging) -> Page[Process]:
 
 
 def _view(row: ProcessRow) -> Process:
-    return Process(name=row.name, address=row.address, started_at=row.started_ms // 1000, seen_at=row.seen_ms // 1000)
+    return Process(
+        name=row.name,
+        address=row.address,
+        version=row.version,
+        started_at=row.started_ms // 1000,
+        seen_at=row.seen_ms // 1000,
+    )

@@ -11,7 +11,6 @@ from modelshare import __version__
 from modelshare.server import jobs
 from modelshare.server.accounts import people
 from modelshare.server.accounts import service as accounts
-from modelshare.server.audit import service as audit
 from modelshare.server.audit.confirming import service as confirming
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.endpoints import service as endpoints
@@ -20,7 +19,7 @@ from modelshare.server.http import Paging, PagingDep, PlatformDep, ReadSession
 from modelshare.server.registry import service as registry
 from modelshare.server.settings import Settings
 from modelshare.server.sharing import service as sharing
-from modelshare.server.web.audit import lines
+from modelshare.server.web.audit import Where, log_page
 from modelshare.server.web.pages import PageRoute, render
 from modelshare.server.web.visitor import AdminCaller
 from modelshare.wire.base import PAGE_LIMIT_MAX
@@ -51,10 +50,8 @@ async def overview(request: Request, _: AdminCaller, session: ReadSession, platf
 
 
 @router.get("/audit")
-async def log(request: Request, caller: AdminCaller, session: ReadSession, paging: PagingDep) -> Response:
-    page = await audit.page(session, None, paging)
-    shown = await lines(session, caller, page.data)
-    return render(request, "platform/audit.html", lines=shown, next_cursor=page.next_cursor)
+async def log(request: Request, caller: AdminCaller, session: ReadSession, paging: PagingDep, where: Where) -> Response:
+    return await log_page(request, "platform/audit.html", caller, session, paging, where)
 
 
 async def _counts(session: AsyncSession) -> list[tuple[str, int]]:

@@ -1,18 +1,35 @@
 """All projects of the platform."""
 
+import re
+from decimal import Decimal
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Form, Request, Response
+from pydantic import AfterValidator
 
 from modelshare.server.accounts import service as accounts
+from modelshare.server.errors import NotFound
 from modelshare.server.http import BaseUrl, PagingDep, PlatformDep, ReadSession, WriteSession
-from modelshare.server.web.pages import PageRoute, once, parsed, render
+from modelshare.server.web.figures import size
+from modelshare.server.web.pages import PageRoute, done, once, parsed, render
 from modelshare.server.web.visitor import AdminCaller
-from modelshare.wire.keys import ProjectCreate
+from modelshare.wire.keys import ProjectCreate, ProjectPatch
 
 router = APIRouter(prefix="/projects", route_class=PageRoute)
 Text = Annotated[str, Form(max_length=4096)]
+_HERE: Final = "/dashboard/-/platform/projects"
 _GB: Final = 1_000_000_000
+_NUMBER: Final = re.compile(r"(\d{1,9}(\.\d{1,9})?)?", re.ASCII)
+
+
+def _checked(text: str) -> str:
+    if not _NUMBER.fullmatch(text.strip()):
+        raise ValueError("Write a number of gigabytes such as 80 or 1.5, or leave it empty")
+    return text.strip()
+
+
+Gigabytes = Annotated[str, Form(max_length=100), AfterValidator(_checked)]
+"""Empty takes the platform's default."""
 
 
 @router.get("")
@@ -39,10 +56,46 @@ async def new_project(
     base_url: BaseUrl,
     name: Text,
     slug: Text,
-    quota_gb: Annotated[str, Form(pattern=r"^\d{0,9}$", max_length=9)] = "",
+    quota_gb: Gigabytes = "",
 ) -> Response:
     """As with the API, its first key is what its owner begins with."""
-    quota = int(quota_gb) * _GB if quota_gb else None
-    wish = parsed(ProjectCreate, name=name.strip(), slug=slug.strip(), quota_bytes=quota)
+    wish = parsed(ProjectCreate, name=name.strip(), slug=slug.strip(), quota_bytes=_bytes(quota_gb))
     project = await accounts.create_project(session, wish, now=platform.now(), actor=caller.actor)
     return once(request, "platform/project_shown.html", made=project, base_url=base_url)
+
+
+@router.get("/{project_id}/quota")
+async def quota_page(
+    request: Request, _: AdminCaller, session: ReadSession, platform: PlatformDep, project_id: str
+) -> Response:
+    found = await accounts.get_project(session, project_id)
+    if found is None:
+        raise NotFound("There is no such project.")
+    given = "" if found.quota_bytes is None else _gigabytes(found.quota_bytes)
+    default = platform.settings.projects_quota_bytes
+    return render(request, "platform/quota.html", of=found, quota_gb=given, default_quota=default)
+
+
+@router.post("/{project_id}/quota")
+async def change_quota(
+    request: Request,
+    caller: AdminCaller,
+    session: WriteSession,
+    platform: PlatformDep,
+    project_id: str,
+    quota_gb: Gigabytes = "",
+) -> Response:
+    wish = ProjectPatch(quota_bytes=_bytes(quota_gb))
+    changed = await accounts.change_project(session, project_id, wish, now=platform.now(), actor=caller.actor)
+    default = platform.settings.projects_quota_bytes
+    quota = f"the platform's default, {size(default)}" if changed.quota_bytes is None else size(changed.quota_bytes)
+    return done(request, _HERE, f"{changed.name} may store {quota}.")
+
+
+def _bytes(gigabytes: str) -> int | None:
+    return int(Decimal(gigabytes) * _GB) if gigabytes else None
+
+
+def _gigabytes(count: int) -> str:
+    """All its digits, so that the form sends back what it was given."""
+    return f"{(Decimal(count) / _GB).normalize():f}"

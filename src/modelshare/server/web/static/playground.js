@@ -1,10 +1,12 @@
 // The playground: sends what is typed to the endpoint itself and shows what comes, as it comes.
 // Everything people and models write becomes text nodes. Nothing is kept beyond the page.
-"use strict";
+import { Failure, UNREADABLE, explained, parsed, reason, span, told, wait } from "./answers.js";
 
 const place = document.getElementById("playground");
 const $ = (id) => document.getElementById(id);
 const VALUES = 8; // of a vector are shown
+const UNREACHABLE = "The platform cannot be reached. Look at your connection, then try again.";
+const BROKEN_OFF = "The connection broke off before the answer was whole.";
 let conversation = []; // messages that were answered, and their answers
 let running = null; // AbortController of the request under way
 
@@ -13,7 +15,7 @@ async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => { throw lost(error, BROKEN_OFF); });
     if (done) return;
     const parts = (rest + value).split(/\r?\n\r?\n/);
     rest = parts.pop();
@@ -57,9 +59,15 @@ function busy(controller) {
   $("log").setAttribute("aria-busy", String(controller !== null)); // read aloud once it is whole
 }
 
-function reason(error) {
-  const unreachable = error instanceof TypeError || error.name === "NetworkError";
-  return unreachable ? "The platform cannot be reached. Look at your connection, then try again." : error.message;
+// A connection that failed, in words; as it is where it was ended here.
+function lost(error, words) {
+  return error.name === "AbortError" ? error : new Failure(words);
+}
+
+function advice(response) {
+  if (response.status === 413) return "Shorten it and try again.";
+  const seconds = wait(response.headers.get("Retry-After"));
+  return `Try again in ${seconds ? span(seconds) : "a moment"}.`;
 }
 
 function number(id) {
@@ -85,10 +93,13 @@ async function post(body, signal) {
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
     signal,
-  });
+  }).catch((error) => { throw lost(error, UNREACHABLE); });
   if (response.ok) return response;
-  const answer = await response.json().catch(() => null);
-  throw new Error(answer?.error?.message ?? `The endpoint answered ${response.status}. Try again in a moment.`);
+  throw new Failure(explained(response.status, await whole(response), advice(response)));
+}
+
+function whole(response) {
+  return response.text().catch((error) => { throw lost(error, BROKEN_OFF); });
 }
 
 function seconds(from, to) {
@@ -110,13 +121,13 @@ async function chat(text, signal) {
   say("You", text, "mine");
   const message = say(place.dataset.model || "Model", "", "theirs");
   const shown = message.lastChild.appendChild(document.createTextNode(""));
-  let usage = null, first = 0, whole = false;
+  let usage = null, first = 0, ended = false;
   try {
     const response = await post(body, signal);
     for await (const data of events(response.body)) {
-      if (data === "[DONE]") { whole = true; break; }
-      const event = JSON.parse(data);
-      if (event.error) throw new Error(event.error.message ?? "The answer broke off.");
+      if (data === "[DONE]") { ended = true; break; }
+      const event = parsed(data);
+      if (event.error) throw new Failure(told(event) ?? "The endpoint broke its answer off.");
       usage = event.usage ?? usage;
       const piece = event.choices?.[0]?.delta?.content;
       if (!piece) continue;
@@ -125,7 +136,7 @@ async function chat(text, signal) {
       shown.appendData(piece);
       if (follows) $("log").scrollTop = $("log").scrollHeight;
     }
-    if (!whole) throw new Error("The connection broke off before the answer was whole.");
+    if (!ended) throw new Failure(BROKEN_OFF);
   } catch (error) {
     error.partial = shown.data !== "";
     throw error;
@@ -133,7 +144,7 @@ async function chat(text, signal) {
     if (shown.data) {
       conversation.push({ role: "user", content: text }, { role: "assistant", content: shown.data });
       message.append(element("p", figures(usage, began, first), "small muted"));
-    } else if (!whole) {
+    } else if (!ended) {
       message.remove();
     } else {
       shown.data = "(an empty answer)";
@@ -144,8 +155,9 @@ async function chat(text, signal) {
 async function embed(text, signal) {
   const began = performance.now();
   const response = await post(request(text), signal);
-  const { data, usage } = await response.json();
-  const vector = data[0].embedding;
+  const { data, usage } = parsed(await whole(response)) ?? {};
+  const vector = data?.[0]?.embedding;
+  if (!Array.isArray(vector)) throw new Failure(UNREADABLE);
   const values = vector.slice(0, VALUES).map((value) => value.toFixed(4)).join(", ");
   const message = say(text, `${vector.length} values: ${values}${vector.length > VALUES ? ", …" : ""}`, "theirs");
   message.append(element("p", figures(usage, began, 0), "small muted"));

@@ -1,5 +1,6 @@
 // Sends a model's files to the platform, part by part, and goes on after whatever came between.
 // Files are sliced, so a browser never holds more of them in memory than the parts that are on their way.
+import { Failure, UNREADABLE, explained, span, wait } from "./answers.js";
 import { sha256, sha256Streamed } from "./sha256.js";
 
 const PARALLEL = 3;
@@ -7,12 +8,12 @@ const LONGEST_WAIT = 30; // seconds between two attempts
 const STALLED = 120_000; // milliseconds without a byte moving
 
 // The platform's answer is no, and the same again would be refused again.
-export class Refused extends Error {}
+export class Refused extends Failure {}
 // The same may work in a moment: a lost connection, a busy server.
-class Lost extends Error {
-  constructor(message, wait = 0) {
+class Lost extends Failure {
+  constructor(message, seconds = 0) {
     super(message);
-    this.wait = wait; // seconds, where the server says so
+    this.wait = seconds; // seconds, where the server says so
   }
 }
 // Somebody cancelled.
@@ -22,11 +23,15 @@ export class Stopped extends Error {}
 function read(status, text, retryAfter) {
   let body = null;
   try { body = JSON.parse(text); } catch { /* not ours, such as a proxy's page */ }
-  if (status >= 200 && status < 300) return body;
-  const { message = `The platform answered ${status}.`, code = null } = body?.error ?? {};
+  if (status >= 200 && status < 300) {
+    if (body === null) throw new Lost(UNREADABLE);
+    return body;
+  }
+  const message = explained(status, text);
+  const code = body?.error?.code;
   if (status === 401) throw new Refused("You were signed out. Sign in again in another tab, then go on here.");
   const passes = status === 408 || status === 429 || (status >= 500 && code !== "storage_full");
-  if (passes || code === "checksum_mismatch") throw new Lost(message, Number(retryAfter) || 0);
+  if (passes || code === "checksum_mismatch") throw new Lost(message, wait(retryAfter));
   throw new Refused(message);
 }
 
@@ -201,9 +206,9 @@ export class Transfer {
         if (!(error instanceof Lost)) throw error;
         if (this.#stopped || this.paused) continue;
         this.#report();
-        const wait = Math.max(error.wait, Math.min(2 ** attempt, LONGEST_WAIT));
-        this.#hear.state(`${error.message} Trying again in ${wait} s.`);
-        await this.#wait(wait);
+        const seconds = Math.max(error.wait, Math.min(2 ** attempt, LONGEST_WAIT));
+        this.#hear.state(`${error.message} Trying again in ${span(seconds)}.`);
+        await this.#wait(seconds);
       }
     }
   }

@@ -1,4 +1,5 @@
 // The upload page: what was chosen or dropped, which open upload it goes on with, and how far it is.
+import { reason } from "./answers.js";
 import { Stopped, Transfer, call } from "./transfer.js";
 
 const NAME = /^(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?$/;
@@ -173,7 +174,7 @@ async function start() {
     transfer = null;
     show(false);
     $("start").textContent = "Try again";
-    if (!(error instanceof Stopped)) complain(error.message);
+    if (!(error instanceof Stopped)) complain(reason(error));
   }
 }
 
@@ -187,7 +188,7 @@ function pauseOrResume() {
 async function cancel() {
   if (!confirm("Cancel the upload, and delete what was sent?")) return;
   const ending = transfer;
-  await ending.cancel().then(() => location.reload(), (error) => complain(error.message));
+  await ending.cancel().then(() => location.reload(), (error) => complain(reason(error)));
 }
 
 const picked = (input) => [...input.files].map((file) => ({ path: file.webkitRelativePath || file.name, file }));

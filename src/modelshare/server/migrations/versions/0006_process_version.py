@@ -1,0 +1,15 @@
+"""process version"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    op.add_column("processes", sa.Column("version", sa.String(), nullable=True))
+
+
+def downgrade() -> None:
+    op.drop_column("processes", "version")
