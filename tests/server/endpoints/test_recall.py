@@ -22,6 +22,7 @@ from modelshare.server.fleet.tables import ReleaseRow
 from modelshare.server.jobs import TOPIC, JobRow
 from modelshare.server.sharing.tables import RecallRow
 from modelshare.wire.link import Chunk, Head, Released, Request
+from modelshare.wire.sharing import LATEST_DEADLINE
 from served import serving, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -311,6 +312,7 @@ async def test_after_it_the_model_can_be_deleted(owner: Tenant, deployer: Tenant
         {"deadline": "soon", "reason": REASON},
         {"deadline": -1, "reason": REASON},
         {"deadline": 2**63, "reason": REASON},
+        {"deadline": LATEST_DEADLINE + 1, "reason": REASON},
         {"deadline": 1},
         {"deadline": 1, "reason": ""},
         {"deadline": 1, "reason": "x" * 1001},
@@ -320,6 +322,11 @@ async def test_after_it_the_model_can_be_deleted(owner: Tenant, deployer: Tenant
 async def test_rubbish(owner: Tenant, model: str, body: dict[str, Any]) -> None:
     assert problem(await owner.http.post(f"/v1/models/{model}/recall", json=body))[0] == 400
     assert (await owner.http.get(f"/v1/models/{model}")).json()["is_shared"] is True
+
+
+async def test_a_deadline_that_nobody_lives_to_see(owner: Tenant, model: str) -> None:
+    refused = await owner.http.post(f"/v1/models/{model}/recall", json={"deadline": 1 << 40, "reason": REASON})
+    assert message(refused) == f"`deadline`: Input should be less than or equal to {LATEST_DEADLINE}."
 
 
 async def test_nobody_else(deployer: Tenant, anonymous: httpx.AsyncClient, owner: Tenant, model: str) -> None:
