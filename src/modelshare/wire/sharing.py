@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, StringConstraints, Tag
 
 from modelshare.wire.base import Request, Response, Seconds, UnixSeconds
 
@@ -102,7 +102,7 @@ class RecallRequest(Request):
 
     deadline: Annotated[int, Field(ge=0, le=LATEST_DEADLINE)] | None
     """When the endpoints of other projects stop, in Unix seconds; one that is past stops them now."""
-    reason: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)] | None = None
     """What every deployer is told; needed with a deadline."""
 
 
