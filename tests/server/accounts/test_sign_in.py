@@ -83,6 +83,14 @@ async def test_attempts_on_one_person_are_limited_wherever_they_come_from(desk: 
     await tries("eve@example.org", "10.0.1.1")
 
 
+async def test_blanks_around_an_address_make_no_other_person_of_it(app: Application, clock: Clock) -> None:
+    desk = SignIn(app.database, app.settings, clock)
+    for blanks in range(15):
+        desk._count(f"10.0.0.{blanks}", " " * (254 - blanks) + "eve@example.org")
+    with pytest.raises(RateLimited):
+        await desk.sign_in(email="eve@example.org", password="x", address=HERE)
+
+
 async def test_attempts_from_one_address_are_limited_whoever_they_are_on(app: Application, clock: Clock) -> None:
     desk = SignIn(app.database, app.settings, clock)
     for attempt in range(45):
