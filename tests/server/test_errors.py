@@ -187,11 +187,33 @@ async def test_public_routes_are_limited_per_address(strict: Application) -> Non
             return (await http.get("/v1/catalog/models", headers={"X-Forwarded-For": address})).status_code
 
         assert [await status("10.0.0.1") for _ in range(8)] == [200] * 6 + [429] * 2
+        assert await status("10.0.0.1:5000") == 429
         assert await status("10.0.0.2") == 200
+        assert [await status(f"[2001:db8::{host}]:443") for host in range(8)] == [200] * 6 + [429] * 2
         refused = await http.get("/v1/tiers", headers={"X-Forwarded-For": "10.0.0.1"})
         assert problem(refused) == (429, "rate_limit_error", "rate_limit_exceeded")
         assert 1 <= int(refused.headers["retry-after"]) <= 15
         assert [(await tenant.http.get("/v1/models")).status_code for _ in range(8)] == [200] * 8
+
+
+async def test_a_key_is_used_from_where_the_proxy_says(strict: Application) -> None:
+    """By the API and by endpoints alike, and by the whole address."""
+    tenant = await new_tenant(strict, "acme")
+    wish = {"name": "here", "allowed_ips": ["2001:db8::1", "10.0.0.1"]}
+    async with tenant.http:
+        key = (await tenant.http.post("/v1/keys", json=wish)).json()["key"]
+    async with client_of(strict, key) as http:
+        for address, here in (
+            ("[2001:db8::1]:443", True),
+            ("2001:db8::1", True),
+            ("10.0.0.1:5000", True),
+            ("10.0.0.1, 10.0.0.2", False),
+            ("[2001:db8::2]:443", False),
+        ):
+            headers = {"X-Forwarded-For": address}
+            listed = await http.get("/v1/models", headers=headers)
+            called = await http.get(f"/{tenant.project.id}/none/v1/models", headers=headers)
+            assert (listed.status_code, called.status_code) == ((200, 404) if here else (401, 401)), address
 
 
 async def test_a_deadlock(own_api: FastAPI, tmp_path: Path, postgres: str) -> None:

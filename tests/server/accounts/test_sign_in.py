@@ -99,6 +99,15 @@ async def test_attempts_from_one_address_are_limited_whoever_they_are_on(app: Ap
         await desk.sign_in(email="new@example.org", password="x", address=HERE)
 
 
+async def test_attempts_from_one_network_of_ipv6_are_limited_together(app: Application, clock: Clock) -> None:
+    desk = SignIn(app.database, app.settings, clock)
+    for attempt in range(45):
+        desk._count(f"2001:db8::{attempt:x}", f"p{attempt}@example.org")
+    with pytest.raises(RateLimited):
+        desk._count("2001:db8::ffff:1", "new@example.org")
+    desk._count("2001:db8:0:1::1", "new@example.org")
+
+
 async def test_a_change_of_password_signs_out_everywhere_else(app: Application, desk: SignIn) -> None:
     person = await new_person(app, "ada", hashed=HASH)
     book: SessionBook = app.platform.parts[SessionBook]
