@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from answers import ANONYMOUS, message, problem
 from conftest import Tenant, client_of, new_tenant
+from factories import make_model
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.app import MAX_BODY, Application, api, create_app
 from modelshare.server.db import locked
@@ -76,6 +77,8 @@ async def test_bad_bodies(owner: Tenant) -> None:
     ):
         answer = await owner.http.post("/v1/keys", content=body, headers=JSON)
         assert problem(answer) == (400, "invalid_request_error", None), body[:20]
+    answer = await owner.http.post("/v1/keys", content=b'{"name": "x", }', headers=JSON)
+    assert answer.json()["error"]["param"] is None, "which is a field's name, not a place in the text"
 
 
 async def test_validation_names_the_field(owner: Tenant) -> None:
@@ -90,6 +93,15 @@ async def test_validation_names_the_field(owner: Tenant) -> None:
         assert error["param"] == param
         assert error["message"].startswith(f"`{param}`: ")
         assert error["message"].endswith(".")
+
+
+async def test_a_message_is_said_as_it_is_meant(app: Application, owner: Tenant) -> None:
+    model = await make_model(app, owner.project.id)
+    refused = await owner.http.patch(f"/v1/models/{model}", json={"name": "x..y"})
+    assert message(refused).endswith("no `.` or `-` at an end, no `..` and no `--`.")
+    refused = await owner.http.post("/v1/keys", json={"name": "x", "allowed_ips": ["..."]})
+    assert message(refused).startswith("`allowed_ips.0`: ")
+    assert not message(refused).endswith("..")
 
 
 async def test_strange_paths_and_queries(owner: Tenant) -> None:
