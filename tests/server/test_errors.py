@@ -34,6 +34,14 @@ async def test_no_such_route(owner: Tenant, anonymous: httpx.AsyncClient) -> Non
             assert "/docs" in message(answer)
 
 
+async def test_a_slash_too_much_leads_nowhere(owner: Tenant, anonymous: httpx.AsyncClient) -> None:
+    """A redirect would lose the project, and believe the Host that the request names."""
+    for http in (owner.http, anonymous):
+        for path in ("/v1/models/", f"/{owner.project.id}/v1/models/", "/models/catalog/", "/healthz/"):
+            answer = await http.get(path)
+            assert problem(answer) == (404, "not_found_error", None)
+
+
 async def test_no_such_method(owner: Tenant) -> None:
     answer = await owner.http.put("/v1/tiers")
     assert problem(answer) == (405, "invalid_request_error", None)

@@ -251,6 +251,7 @@ def api() -> FastAPI:
         version=__version__,
         summary="Publish AI models into a public catalog without surrendering the weights.",
         responses=ERRORS,
+        redirect_slashes=False,  # it would know neither the path's project nor the platform's own URL
         servers=[
             {"url": "/", "description": "The key decides the project"},
             {
