@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from answers import ANONYMOUS, message, problem
 from conftest import Tenant, client_of, new_tenant
+from factories import make_model
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.app import MAX_BODY, Application, api, create_app
 from modelshare.server.db import locked
@@ -31,6 +32,14 @@ async def test_no_such_route(owner: Tenant, anonymous: httpx.AsyncClient) -> Non
             answer = await http.get(path)
             assert problem(answer) == (404, "not_found_error", None)
             assert "/docs" in message(answer)
+
+
+async def test_a_slash_too_much_leads_nowhere(owner: Tenant, anonymous: httpx.AsyncClient) -> None:
+    """A redirect would lose the project, and believe the Host that the request names."""
+    for http in (owner.http, anonymous):
+        for path in ("/v1/models/", f"/{owner.project.id}/v1/models/", "/models/catalog/", "/healthz/"):
+            answer = await http.get(path)
+            assert problem(answer) == (404, "not_found_error", None)
 
 
 async def test_no_such_method(owner: Tenant) -> None:
@@ -78,6 +87,8 @@ async def test_bad_bodies(owner: Tenant) -> None:
     ):
         answer = await owner.http.post("/v1/keys", content=body, headers=JSON)
         assert problem(answer) == (400, "invalid_request_error", None), body[:20]
+    answer = await owner.http.post("/v1/keys", content=b'{"name": "x", }', headers=JSON)
+    assert answer.json()["error"]["param"] is None, "which is a field's name, not a place in the text"
 
 
 async def test_validation_names_the_field(owner: Tenant) -> None:
@@ -92,6 +103,15 @@ async def test_validation_names_the_field(owner: Tenant) -> None:
         assert error["param"] == param
         assert error["message"].startswith(f"`{param}`: ")
         assert error["message"].endswith(".")
+
+
+async def test_a_message_is_said_as_it_is_meant(app: Application, owner: Tenant) -> None:
+    model = await make_model(app, owner.project.id)
+    refused = await owner.http.patch(f"/v1/models/{model}", json={"name": "x..y"})
+    assert message(refused).endswith("no `.` or `-` at an end, no `..` and no `--`.")
+    refused = await owner.http.post("/v1/keys", json={"name": "x", "allowed_ips": ["..."]})
+    assert message(refused).startswith("`allowed_ips.0`: ")
+    assert not message(refused).endswith("..")
 
 
 async def test_strange_paths_and_queries(owner: Tenant) -> None:
@@ -189,11 +209,33 @@ async def test_public_routes_are_limited_per_address(strict: Application) -> Non
             return (await http.get("/v1/catalog/models", headers={"X-Forwarded-For": address})).status_code
 
         assert [await status("10.0.0.1") for _ in range(8)] == [200] * 6 + [429] * 2
+        assert await status("10.0.0.1:5000") == 429
         assert await status("10.0.0.2") == 200
+        assert [await status(f"[2001:db8::{host}]:443") for host in range(8)] == [200] * 6 + [429] * 2
         refused = await http.get("/v1/tiers", headers={"X-Forwarded-For": "10.0.0.1"})
         assert problem(refused) == (429, "rate_limit_error", "rate_limit_exceeded")
         assert 1 <= int(refused.headers["retry-after"]) <= 15
         assert [(await tenant.http.get("/v1/models")).status_code for _ in range(8)] == [200] * 8
+
+
+async def test_a_key_is_used_from_where_the_proxy_says(strict: Application) -> None:
+    """By the API and by endpoints alike, and by the whole address."""
+    tenant = await new_tenant(strict, "acme")
+    wish = {"name": "here", "allowed_ips": ["2001:db8::1", "10.0.0.1"]}
+    async with tenant.http:
+        key = (await tenant.http.post("/v1/keys", json=wish)).json()["key"]
+    async with client_of(strict, key) as http:
+        for address, here in (
+            ("[2001:db8::1]:443", True),
+            ("2001:db8::1", True),
+            ("10.0.0.1:5000", True),
+            ("10.0.0.1, 10.0.0.2", False),
+            ("[2001:db8::2]:443", False),
+        ):
+            headers = {"X-Forwarded-For": address}
+            listed = await http.get("/v1/models", headers=headers)
+            called = await http.get(f"/{tenant.project.id}/none/v1/models", headers=headers)
+            assert (listed.status_code, called.status_code) == ((200, 404) if here else (401, 401)), address
 
 
 async def test_a_deadlock(own_api: FastAPI, tmp_path: Path, postgres: str) -> None:

@@ -8,6 +8,8 @@ import typer
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _SIZES = {"M": 10**6, "G": 10**9, "T": 10**12}
 _STEP = 1000
+_LAST = 253_402_300_799
+"""The end of the year 9999, in Unix seconds."""
 
 
 def size(count: int | None) -> str:
@@ -21,8 +23,10 @@ def number(count: int | None) -> str:
 
 
 def when(seconds: int | None) -> str:
-    """A point in time, UTC."""
-    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+    """A point in time, UTC. Years that a calendar does not have are held at its ends."""
+    if seconds is None:
+        return ""
+    return datetime.fromtimestamp(min(max(seconds, 0), _LAST), UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def yes(value: bool) -> str:

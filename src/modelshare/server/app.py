@@ -48,7 +48,7 @@ from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import Links
 from modelshare.server.http import Caller, Platform
 from modelshare.server.jobs import Worker
-from modelshare.server.middleware import BodyLimit, RequestId
+from modelshare.server.middleware import BodyLimit, Head, RequestId
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
@@ -107,7 +107,7 @@ class Application:
         self.settings = settings
         self.database = Database(settings.database)
         self.platform = _platform(settings, self.database, clock)
-        self._api = RequestId(BodyLimit(api(), MAX_BODY, unlimited=frozenset({uploads_routes.put_part})))
+        self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=frozenset({uploads_routes.put_part}))))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
         self.links = Links(self.database, clock, address=settings.address)
@@ -251,6 +251,7 @@ def api() -> FastAPI:
         version=__version__,
         summary="Publish AI models into a public catalog without surrendering the weights.",
         responses=ERRORS,
+        redirect_slashes=False,  # it would know neither the path's project nor the platform's own URL
         servers=[
             {"url": "/", "description": "The key decides the project"},
             {

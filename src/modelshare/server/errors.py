@@ -183,13 +183,12 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 
 def refusal_of(problem: Mapping[str, Any]) -> InvalidRequest:
     """What pydantic finds wrong, in words."""
+    if problem["type"] == "json_invalid":
+        return InvalidRequest("The body is not valid JSON. Send a JSON object with Content-Type: application/json.")
     where = ".".join(str(part) for part in problem["loc"] if part not in {"body", "query", "path"})
     fitting = _FITTING.get(problem.get("ctx", {}).get("pattern", ""))
-    message = f"Use {fitting}" if fitting else problem["msg"].removeprefix("Value error, ")
-    text = f"`{where}`: {message}." if where else f"{message}."
-    if problem["type"] == "json_invalid":
-        text = "The body is not valid JSON. Send a JSON object with Content-Type: application/json."
-    return InvalidRequest(text.replace("..", "."), param=where or None)
+    message = f"Use {fitting}" if fitting else problem["msg"].removeprefix("Value error, ").removesuffix(".")
+    return InvalidRequest(f"`{where}`: {message}." if where else f"{message}.", param=where or None)
 
 
 _TYPES: Mapping[int, ErrorType] = {404: ErrorType.NOT_FOUND, 403: ErrorType.PERMISSION}

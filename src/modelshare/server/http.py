@@ -18,6 +18,7 @@ from fastapi import Depends, Query, Request, Response
 from fastapi.routing import APIRoute
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from modelshare.server.addresses import counted_as, forwarded
 from modelshare.server.db import Database
 from modelshare.server.errors import ApiError, InvalidRequest, NotFound, PermissionDenied, RateLimited, Unauthenticated
 from modelshare.server.ids import parse_uuid
@@ -183,11 +184,10 @@ def bearer(header: str | None) -> str | None:
 
 def client_address(request: Request) -> str:
     """The client's address; X-Forwarded-For counts only from a trusted proxy."""
-    address = request.client.host if request.client else ""
-    forwarded = request.headers.get("x-forwarded-for")
-    if forwarded and address in get_platform(request).settings.trusted_proxies:
-        return forwarded.rsplit(",", 1)[-1].strip()
-    return address
+    peer = request.client.host if request.client else ""
+    if peer in get_platform(request).settings.trusted_proxies:
+        return forwarded(request.headers.getlist("x-forwarded-for")) or peer
+    return peer
 
 
 def session_token(request: Request, settings: Settings) -> str | None:
@@ -287,7 +287,7 @@ async def _model_id(model_id: str) -> uuid.UUID:
 
 async def public_rate_limit(request: Request) -> None:
     """A dependency of routes without a key: so many requests a minute from one address."""
-    wait = get_platform(request).public_buckets.take(client_address(request))
+    wait = get_platform(request).public_buckets.take(counted_as(client_address(request)))
     if wait:
         raise RateLimited(
             f"Too many requests from your address. Try again in {wait} s.",

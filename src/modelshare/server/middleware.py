@@ -5,6 +5,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+import anyio
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,6 +32,30 @@ class RequestId:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             await self._app(scope, receive, send_with_id)
+
+
+class Head:
+    """Answers HEAD as GET, without the body (RFC 9110 section 9.3.2); a stream ends before it begins."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] != "http.response.start":
+                return
+            await send(message)
+            await send({"type": "http.response.body"})
+            if not any(name.lower() == b"content-length" for name, _ in message["headers"]):
+                answering.cancel()
+                await anyio.lowlevel.checkpoint()
+
+        with anyio.CancelScope() as answering:
+            await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
 class BodyLimit:

@@ -1,11 +1,14 @@
 """To whom a model is shared, claim links, and recalls."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, StringConstraints, Tag
 
 from modelshare.wire.base import Request, Response, Seconds, UnixSeconds
+
+LATEST_DEADLINE: Final = 7_258_118_400
+"""The beginning of the year 2200, in Unix seconds."""
 
 
 class Audience(StrEnum):
@@ -97,9 +100,9 @@ class AudienceProject(Response):
 class RecallRequest(Request):
     """Calls a model back, or (`deadline` null) cancels that."""
 
-    deadline: Annotated[int, Field(ge=0, le=1 << 40)] | None
+    deadline: Annotated[int, Field(ge=0, le=LATEST_DEADLINE)] | None
     """When the endpoints of other projects stop, in Unix seconds; one that is past stops them now."""
-    reason: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)] | None = None
     """What every deployer is told; needed with a deadline."""
 
 

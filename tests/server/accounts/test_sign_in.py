@@ -83,12 +83,29 @@ async def test_attempts_on_one_person_are_limited_wherever_they_come_from(desk: 
     await tries("eve@example.org", "10.0.1.1")
 
 
+async def test_blanks_around_an_address_make_no_other_person_of_it(app: Application, clock: Clock) -> None:
+    desk = SignIn(app.database, app.settings, clock)
+    for blanks in range(15):
+        desk._count(f"10.0.0.{blanks}", " " * (254 - blanks) + "eve@example.org")
+    with pytest.raises(RateLimited):
+        await desk.sign_in(email="eve@example.org", password="x", address=HERE)
+
+
 async def test_attempts_from_one_address_are_limited_whoever_they_are_on(app: Application, clock: Clock) -> None:
     desk = SignIn(app.database, app.settings, clock)
     for attempt in range(45):
         desk._count(HERE, f"p{attempt}@example.org")
     with pytest.raises(RateLimited):
         await desk.sign_in(email="new@example.org", password="x", address=HERE)
+
+
+async def test_attempts_from_one_network_of_ipv6_are_limited_together(app: Application, clock: Clock) -> None:
+    desk = SignIn(app.database, app.settings, clock)
+    for attempt in range(45):
+        desk._count(f"2001:db8::{attempt:x}", f"p{attempt}@example.org")
+    with pytest.raises(RateLimited):
+        desk._count("2001:db8::ffff:1", "new@example.org")
+    desk._count("2001:db8:0:1::1", "new@example.org")
 
 
 async def test_a_change_of_password_signs_out_everywhere_else(app: Application, desk: SignIn) -> None:

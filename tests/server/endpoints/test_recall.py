@@ -22,6 +22,7 @@ from modelshare.server.fleet.tables import ReleaseRow
 from modelshare.server.jobs import TOPIC, JobRow
 from modelshare.server.sharing.tables import RecallRow
 from modelshare.wire.link import Chunk, Head, Released, Request
+from modelshare.wire.sharing import LATEST_DEADLINE
 from served import serving, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -296,6 +297,23 @@ async def test_put_off_and_brought_forward(
     assert problem(await recall(deployer, model, 3600))[2] == "model_not_found", "which only its owner is told"
 
 
+async def test_cancelled_after_it_stopped_endpoints_they_do_not_say_recalled_any_more(
+    app: Application, owner: Tenant, deployer: Tenant, model: str, deployed: str
+) -> None:
+    wish = {"slug": "off", "model": model, "tier": "self_hosted"}
+    assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+    assert (await deployer.http.patch("/v1/endpoints/off", json={"is_active": False})).status_code == 200
+    await recall(owner, model, 0, f"  {REASON} ")
+    assert f"owner: {REASON}" in (await endpoint_is(deployer, "inactive"))["status_reason"]
+    assert (await recall(owner, model, None, None)).status_code == 200
+    endpoint = (await deployer.http.get("/v1/endpoints/chat")).json()
+    assert (endpoint["status"], endpoint["status_reason"], endpoint["recall"]) == ("inactive", None, None)
+    entries = (await deployer.http.get("/v1/audit")).json()["data"]
+    assert [entry["target"] for entry in entries if entry["action"] == "endpoint.recall_cancel"] == [
+        f"endpoint:{endpoint['id']}"
+    ], "what its project switched off itself was not stopped"
+
+
 async def test_after_it_the_model_can_be_deleted(owner: Tenant, deployer: Tenant, model: str, deployed: str) -> None:
     await recall(owner, model, 3600)
     assert (await owner.http.delete(f"/v1/models/{model}")).status_code == 409
@@ -311,8 +329,10 @@ async def test_after_it_the_model_can_be_deleted(owner: Tenant, deployer: Tenant
         {"deadline": "soon", "reason": REASON},
         {"deadline": -1, "reason": REASON},
         {"deadline": 2**63, "reason": REASON},
+        {"deadline": LATEST_DEADLINE + 1, "reason": REASON},
         {"deadline": 1},
         {"deadline": 1, "reason": ""},
+        {"deadline": 1, "reason": " \t\n"},
         {"deadline": 1, "reason": "x" * 1001},
         {"deadline": 1, "reason": REASON, "why": 1},
     ],
@@ -320,6 +340,11 @@ async def test_after_it_the_model_can_be_deleted(owner: Tenant, deployer: Tenant
 async def test_rubbish(owner: Tenant, model: str, body: dict[str, Any]) -> None:
     assert problem(await owner.http.post(f"/v1/models/{model}/recall", json=body))[0] == 400
     assert (await owner.http.get(f"/v1/models/{model}")).json()["is_shared"] is True
+
+
+async def test_a_deadline_that_nobody_lives_to_see(owner: Tenant, model: str) -> None:
+    refused = await owner.http.post(f"/v1/models/{model}/recall", json={"deadline": 1 << 40, "reason": REASON})
+    assert message(refused) == f"`deadline`: Input should be less than or equal to {LATEST_DEADLINE}."
 
 
 async def test_nobody_else(deployer: Tenant, anonymous: httpx.AsyncClient, owner: Tenant, model: str) -> None:

@@ -13,7 +13,7 @@ from conftest import Tenant, client_of, new_tenant
 from factories import make_model
 from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings
-from page_texts import lines
+from page_texts import lines, message
 from server.web.catalog_pages import CATALOG, cards, links, share
 from server.web.conftest import Somebody
 
@@ -76,11 +76,20 @@ async def test_a_url_is_a_query(browser: httpx.AsyncClient, query: str, wanted: 
     assert set(cards(await shown(browser, query))) == wanted
 
 
-@pytest.mark.parametrize("query", ["?sort=odd", "?role=king", "?parameters=many", "?after=x", f"?q={'x' * 201}"])
-async def test_a_bad_query_is_a_page_that_says_so(browser: httpx.AsyncClient, query: str) -> None:
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("?sort=odd", "`sort`: Choose 'relevance', 'recent', "),
+        ("?role=king", "`role`: Choose 'deployable' or 'shared'."),
+        ("?parameters=many", "`parameters`: Use a range such as"),
+        ("?after=x", "This link leads to no page of the list. Go back to the list's beginning."),
+        (f"?q={'x' * 201}", "`q`: Use at most 200 characters."),
+    ],
+)
+async def test_a_bad_query_is_a_page_that_says_so(browser: httpx.AsyncClient, query: str, said: str) -> None:
     page = await browser.get(f"{CATALOG}{query}")
     assert page.status_code == 400
-    assert 'role="alert"' in page.text
+    assert message(page).startswith(said.replace("`", ""))
 
 
 @pytest.mark.usefixtures("shelf")

@@ -92,7 +92,7 @@ async def test_a_model_that_is_not_there(browser: httpx.AsyncClient, model_id: s
 async def test_what_is_no_id(browser: httpx.AsyncClient) -> None:
     page = await browser.get(f"{CATALOG}/tiny")
     assert page.status_code == 400
-    assert message(page) == "Invalid model ID"
+    assert message(page).startswith("This link leads to no model. Look for it in the catalog")
 
 
 async def test_an_unshared_model_is_not_there(owner: Tenant, browser: httpx.AsyncClient, model: str) -> None:

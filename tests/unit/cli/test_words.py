@@ -26,6 +26,11 @@ def test_times() -> None:
     assert when(1_700_000_000) == "2023-11-14 22:13"
 
 
+@pytest.mark.parametrize(("seconds", "text"), [(-1, "1970-01-01 00:00"), (1 << 40, "9999-12-31 23:59")])
+def test_times_beyond_the_calendar(seconds: int, text: str) -> None:
+    assert when(seconds) == text
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("24h", 86_400), (" 30d ", 2_592_000)])
 def test_durations(text: str, seconds: int) -> None:
     assert duration(text) == seconds

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,18 @@ SENTENCES = st.lists(st.sampled_from(["It failed.", "Why?", "Version 1.0.0 is th
 def test_a_route_of_the_api_is_not_said_to_people() -> None:
     assert for_people("There is no such model. GET /v1/models lists yours.") == "There is no such model."
     assert for_people("It ended. Make one with POST /v1/keys; copy it. Try again.") == "It ended. Try again."
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("`role`: Input should be 'deployable' or 'shared'.", "`role`: Choose 'deployable' or 'shared'."),
+        ("`limit`: Input should be greater than 0.", "`limit`: This has to be greater than 0."),
+        ("`q`: String should have at most 200 characters.", "`q`: Use at most 200 characters."),
+    ],
+)
+def test_a_form_is_spoken_of_as_people_see_it(message: str, said: str) -> None:
+    assert for_people(message) == said
 
 
 def test_a_message_that_says_nothing_else_stays() -> None:

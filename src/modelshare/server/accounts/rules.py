@@ -41,9 +41,14 @@ def scopes_of(role: MemberRole) -> frozenset[Scope]:
     return _SCOPES[role]
 
 
+def normal_email(text: str) -> str:
+    """The same for all the ways in which people type an address."""
+    return text.strip().lower()
+
+
 def clean_email(text: str) -> str:
-    """The address in lower case. ValueError with a sentence where it is none."""
-    email = text.strip().lower()
+    """The address as `normal_email` has it. ValueError with a sentence where it is none."""
+    email = normal_email(text)
     local, at, domain = email.partition("@")
     if not local or not at or not domain or "@" in domain or len(email) > EMAIL_LENGTH or not _is_plain(email):
         raise ValueError("This is no e-mail address. Use one such as ada@example.org.")

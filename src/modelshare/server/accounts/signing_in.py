@@ -6,8 +6,9 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import passwords, people, sessions
-from modelshare.server.accounts.rules import EMAIL_LENGTH
+from modelshare.server.accounts.rules import EMAIL_LENGTH, normal_email
 from modelshare.server.accounts.views import Person
+from modelshare.server.addresses import counted_as
 from modelshare.server.db import Database
 from modelshare.server.errors import RateLimited, Unauthenticated
 from modelshare.server.ratelimit import TokenBuckets
@@ -76,7 +77,7 @@ class SignIn:
         return found
 
     def _count(self, address: str, email: str) -> None:
-        wait = self._addresses.take(address) or self._emails.take(email[:EMAIL_LENGTH].strip().lower())
+        wait = self._addresses.take(counted_as(address)) or self._emails.take(normal_email(email)[:EMAIL_LENGTH])
         if wait:
             raise RateLimited(
                 f"Too many attempts. Try again in {wait} s.", code=ErrorCode.RATE_LIMIT_EXCEEDED, retry_after=wait

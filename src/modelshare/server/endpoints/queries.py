@@ -108,6 +108,19 @@ async def lock_active_of_others(session: AsyncSession, model_id: uuid.UUID, owne
     return list(await session.scalars(locked(statement.order_by(EndpointRow.id))))
 
 
+async def lock_inactive_of_others(
+    session: AsyncSession, model_id: uuid.UUID, owner_id: str, reason: str
+) -> list[EndpointRow]:
+    """Those that are inactive for this reason, as above."""
+    statement = select(EndpointRow).where(
+        EndpointRow.model_id == model_id,
+        ~EndpointRow.is_active,
+        EndpointRow.project_id != owner_id,
+        EndpointRow.status_reason == reason,
+    )
+    return list(await session.scalars(locked(statement.order_by(EndpointRow.id))))
+
+
 async def active_by_tier_and_project(session: AsyncSession, model_id: uuid.UUID) -> list[tuple[str, str, int]]:
     """(tier, project id, active endpoints) of a model."""
     statement = (

@@ -84,6 +84,12 @@ async def _cancel(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *,
     own = await sharing.cancel_recall(session, caller, model_id, now=now)
     if own.recall is not None and own.recall.stopped_at is None:
         await _tell_all(session, own, "endpoint.recall_cancel", caller, None, now=now)
+    elif own.recall is not None:
+        stopped_for = rules.recalled(own.recall.reason).message
+        model = own.model
+        for row in await queries.lock_inactive_of_others(session, model.id, model.project_id, stopped_for):
+            row.status_reason = None
+            _tell(session, row, "endpoint.recall_cancel", caller.actor_in(row.project_id), None, now)
     return own._replace(recall=None)
 
 

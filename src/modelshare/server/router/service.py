@@ -28,7 +28,7 @@ from modelshare.server.endpoints import service as endpoints
 from modelshare.server.errors import ApiError, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
-from modelshare.server.http import Caller, bearer, session_token
+from modelshare.server.http import Caller, bearer, client_address, session_token
 from modelshare.server.ids import secret_hash
 from modelshare.server.router import rules
 from modelshare.server.router.admission import Admission, Gate
@@ -197,7 +197,7 @@ class Router:
             person = await self._sessions.authenticate(token, ask.project_id)
             return person, SessionUse(secret_hash(token), ask.project_id)
         secret = bearer(ask.headers.get(b"authorization", b"").decode("latin-1"))
-        address = self._address(ask)
+        address = client_address(ask.request)
         caller = await self._keys.authenticate(secret, address) if secret else None
         if secret is None or caller is None:
             raise Unauthenticated
@@ -213,13 +213,6 @@ class Router:
         """Those whose model's recall has come due: what runs there is not waited for."""
         async with self._database.read() as session:
             return await endpoints.recalled(session, endpoint_ids, now=int(self._clock()))
-
-    def _address(self, ask: "_Ask") -> str:
-        """The client's address; X-Forwarded-For counts only from a trusted proxy."""
-        forwarded = ask.headers.get(b"x-forwarded-for")
-        if forwarded and ask.peer in self._settings.trusted_proxies:
-            return forwarded.decode("latin-1").rsplit(",", 1)[-1].strip()
-        return ask.peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +233,7 @@ class RouterParts:
 class _Ask:
     """What the path and the headers say."""
 
-    __slots__ = ("headers", "method", "peer", "project_id", "request", "route", "slug")
+    __slots__ = ("headers", "method", "project_id", "request", "route", "slug")
 
     def __init__(self, scope: Scope, project_id: str, slug: str, route: str) -> None:
         self.project_id = project_id
@@ -249,7 +242,6 @@ class _Ask:
         self.request = Request(scope)
         self.method: str = scope["method"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.peer: str = scope["client"][0] if scope.get("client") else ""
 
     @property
     def content_length(self) -> int:

@@ -81,6 +81,7 @@ def coded(text: str) -> Markup:
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     parser.core.ruler.push("headings", _lower_headings)
+    parser.core.ruler.push("images", _mark_images_in_links)
     parser.add_render_rule("image", _image)
     return parser
 
@@ -91,10 +92,20 @@ def _lower_headings(state: Any) -> None:
             token.tag = f"h{min(int(token.tag[1]) + 1, 6)}"
 
 
+def _mark_images_in_links(state: Any) -> None:
+    for block in state.tokens:
+        depth = 0
+        for token in block.children or ():
+            if token.type in {"link_open", "link_close"}:
+                depth += token.nesting
+            elif token.type == "image":
+                token.meta["in_link"] = depth > 0
+
+
 def _image(_: object, tokens: list[Token], index: int, *__: object) -> str:
     """A link, so that opening a page tells nobody of its reader; words alone where it is in a link already."""
     token = tokens[index]
     words = Markup.escape(token.content or "image")
-    if sum(each.nesting for each in tokens[:index] if each.type in {"link_open", "link_close"}):
+    if token.meta["in_link"]:
         return str(words)
     return str(Markup('<a href="{}">{} ↗</a>').format(token.attrs.get("src", ""), words))
