@@ -50,8 +50,9 @@ class Capacity(Protocol):
 
 
 class Weights(Protocol):
-    """Says how many machines that are not the owner's hold a model's weights, and which machines were told to delete
-    them since then, or before and have not confirmed it (None: no machine at all); the fleet answers."""
+    """Says how many machines that are not the owner's hold a model's weights or have not confirmed that they deleted
+    them, and which were told to delete them: since then, or whenever (None: only that) and have not confirmed it; the
+    fleet answers."""
 
     async def __call__(
         self, session: AsyncSession, model: ModelRow, *, since: int | None

@@ -10,9 +10,10 @@ import pytest
 
 from conftest import Tenant
 from factories import make_model
+from link_agent import enroll, linked
 from modelshare.server.app import Application
 from page_texts import text_of, went_on
-from served import wait_until
+from served import serving, wait_until
 
 pytestmark = pytest.mark.anyio
 DAY = 86_400
@@ -169,6 +170,24 @@ async def test_a_recall_now_stops_others(
     assert "This recall is over" in text_of(
         await person.post(f"{page}/recall", data={"when": "now", "reason": "x"}), 409
     )
+
+
+async def test_a_machine_that_has_not_confirmed_shows_with_a_recall_and_after(
+    app: Application, deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
+) -> None:
+    await person.post(f"{page}/share", data={"audience": "public"})
+    await deployed(deployer, model)
+    async with serving(app) as url:
+        agent_id, token = await enroll(deployer.http)
+        async with linked(url, token, agent_id=agent_id) as link:
+            await link.wanted()
+            assert (await deployer.http.delete(f"/v1/agents/{agent_id}")).status_code == 204
+    assert "1 machine may hold them now" in text_of(await person.get(f"{page}/recall"))
+    form = {"when": "in", "amount": "3", "unit": "days", "reason": "The licence changed."}
+    said = await went_on(person, await person.post(f"{page}/recall", data=form))
+    assert "May hold the weights 1 machine" in said
+    assert "Borg , version 1.0.0: not confirmed yet" in said
+    assert "not confirmed yet" in await went_on(person, await person.post(f"{page}/recall/cancel"))
 
 
 @pytest.mark.parametrize(
