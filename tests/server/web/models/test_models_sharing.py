@@ -7,11 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 from conftest import Tenant
 from factories import make_model
 from link_agent import enroll, linked
 from modelshare.server.app import Application
+from modelshare.server.registry.tables import VersionRow
 from page_texts import text_of, went_on
 from served import serving, wait_until
 
@@ -120,6 +122,19 @@ async def test_unsharing_says_before_what_it_will_do(
     assert "tiny is out of the catalog." in await went_on(person, await person.post(f"{page}/unshare"))
     assert not (await footprint(owner, model))["is_shared"]
     assert "Model not found or not shared" in text_of(await person.post(f"{page}/unshare"), 404)
+
+
+async def test_what_the_catalog_hides_is_not_said_to_be_seen(
+    app: Application, person: httpx.AsyncClient, model: uuid.UUID, page: str
+) -> None:
+    await person.post(f"{page}/share", data={"audience": "public"})
+    async with app.database.write() as session:
+        failed = update(VersionRow).where(VersionRow.model_id == model)
+        await session.execute(failed.values(status="failed", is_latest=False, status_reason="It is damaged."))
+    said = text_of(await person.get(page))
+    assert "Not shown now." in said
+    assert "Everybody sees it" not in said
+    assert "not shown" in text_of(await person.get("/dashboard/acme/models"))
 
 
 async def test_the_owner_sees_who_deploys_it(
