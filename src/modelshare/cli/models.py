@@ -164,9 +164,15 @@ def _print(model: ExtendedModel, *, json: bool) -> None:
             ("tags", ", ".join(model.tags)),
             ("description", model.description),
             ("manifest", model.manifest_digest),
-            ("shared", yes(model.is_shared)),
+            ("shared", _shared(model)),
             ("role", model.catalog_role),
             ("endpoints", str(model.deployment_count) if model.is_shared else None),
             *(("warning", warning) for warning in model.warnings),
         )
     )
+
+
+def _shared(model: ExtendedModel) -> str:
+    if model.is_shared and not model.is_listed:
+        return "yes, but the catalog does not show it until a version is ready"
+    return yes(model.is_shared)

@@ -61,10 +61,16 @@ def _print(name: str, state: Recall) -> None:
     notice = state.notice
     if notice is None:
         say(f"{name} is not being recalled. It is in the catalog only if you share it.")
-        return
-    stops = f"stop at {when(notice.deadline)}" if notice.stopped_at is None else f"stopped at {when(notice.stopped_at)}"
-    say(f"{name} is recalled: endpoints of other projects {stops} UTC. {one_line(notice.reason)}")
-    say(f"Their endpoints that serve: {state.endpoints_serving}. Machines with the weights: {state.machines_holding}.")
+        if not state.releases:
+            return
+    else:
+        stopped = notice.stopped_at
+        stops = f"stop at {when(notice.deadline)}" if stopped is None else f"stopped at {when(stopped)}"
+        say(f"{name} is recalled: endpoints of other projects {stops} UTC. {one_line(notice.reason)}")
+    say(
+        f"Their endpoints that serve: {state.endpoints_serving}. "
+        f"Machines that may hold the weights: {state.machines_holding}."
+    )
     rows = (
         (
             release.project or "(a shared machine)",

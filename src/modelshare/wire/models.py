@@ -66,6 +66,9 @@ class ExtendedModel(Model):
     version: str | None
     manifest_digest: str | None
     is_shared: bool
+    is_listed: bool
+    """Whether the catalog shows it. One that is shared is hidden while no version of it is ready, such as when its only
+    one failed a check; role and counts stay."""
     audience: Audience | None = None
     catalog_role: CatalogRole | None
     shared_at: UnixSeconds | None
@@ -131,6 +134,8 @@ class CatalogFootprint(Response):
     object: Literal["model.catalog"] = "model.catalog"
     model: str
     is_shared: bool
+    is_listed: bool
+    """Whether the catalog shows it: false too while it is shared and no version is ready."""
     audience: Audience | None = None
     projects: list[AudienceProject] = Field(default_factory=list)
     """To whom a targeted share shows."""

@@ -137,7 +137,10 @@ class Recall(Response):
     endpoints_serving: int
     """Active endpoints of other projects."""
     machines_holding: int
-    """Machines that are not the owner's and hold the weights: for them, or on a shared tier for the owner."""
+    """Machines that are not the owner's and hold the weights: for them, or on a shared tier for the owner. One that was
+    told to delete them counts until it confirms. While it is stopped or suspended it cannot, and a removed one never
+    can: that one counts for ever.
+    """
     releases: list[WeightsRelease]
-    """Machines told to delete the weights since the recall was announced, or before and that have not said that they
-    did; the newest first."""
+    """Machines told to delete the weights that have not confirmed it, whether or not there is a recall, and those told
+    since the recall was announced; the newest first."""

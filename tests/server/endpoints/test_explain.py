@@ -4,7 +4,7 @@ import pytest
 
 from answers import message
 from conftest import Tenant
-from factories import make_model
+from factories import add_version, make_model
 from modelshare.server.app import Application
 
 pytestmark = pytest.mark.anyio
@@ -36,6 +36,20 @@ async def test_over_the_wire(app: Application, owner: Tenant, deployer: Tenant, 
     assert reason["rule"] == breaks
     refused = await caller.http.post("/v1/endpoints", json=wish)
     assert message(refused) == f"{reason['message']} {reason['fix']}"
+
+
+async def test_without_a_latest_version_a_pinned_one_that_is_ready_is_possible(app: Application, owner: Tenant) -> None:
+    model = await make_model(app, owner.project.id, status="failed")
+    await add_version(app, model, "1.1.0")
+    wish = {"slug": "chat", "model": str(model), "tier": "self_hosted", "version": "latest"}
+    (reason,) = (await owner.http.post("/v1/endpoints/explain", json=wish)).json()["reasons"]
+    assert (reason["rule"], reason["fix"]) == ("version", "Choose one of: 1.1.0.")
+    await add_version(app, model, "2.0.0", "failed")
+    (reason,) = (await owner.http.post("/v1/endpoints/explain", json=wish)).json()["reasons"]
+    assert reason["message"] == "The model is not ready: its status is `failed`."
+    wish["version"] = "1.1.0"
+    assert (await owner.http.post("/v1/endpoints/explain", json=wish)).json()["possible"] is True
+    assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
 
 
 async def test_explain_changes_nothing(app: Application, owner: Tenant) -> None:

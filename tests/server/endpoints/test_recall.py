@@ -86,6 +86,11 @@ async def due(app: Application) -> int | None:
         return await session.scalar(select(JobRow.run_after).where(JobRow.kind == STOP))
 
 
+async def holding(owner: Tenant, model: str) -> int:
+    """Machines that the owner is told to hold the weights."""
+    return int((await owner.http.get(f"/v1/models/{model}/recall")).json()["machines_holding"])
+
+
 async def actions(tenant: Tenant) -> list[str]:
     return [entry["action"] for entry in (await tenant.http.get("/v1/audit")).json()["data"]]
 
@@ -149,7 +154,7 @@ async def test_at_the_deadline_endpoints_stop_and_machines_delete(
 ) -> None:
     (held,) = await machine.wanted()
     await recall(owner, model, 2)
-    assert (await owner.http.get(f"/v1/models/{model}/recall")).json()["machines_holding"] == 1
+    assert await holding(owner, model) == 1
     stopped = await endpoint_is(deployer, "inactive")
     assert REASON in stopped["status_reason"]
     assert stopped["recall"]["stopped_at"] >= stopped["recall"]["deadline"]
@@ -158,9 +163,10 @@ async def test_at_the_deadline_endpoints_stop_and_machines_delete(
     async def released() -> list[dict[str, Any]] | None:
         state = (await owner.http.get(f"/v1/models/{model}/recall")).json()
         assert state["endpoints_serving"] == 0
-        return state["releases"] if state["machines_holding"] == 0 else None
+        return list(state["releases"])
 
     (release,) = await wait_until(released)
+    assert await holding(owner, model) == 1, "it was told, and has not said that they are deleted"
     assert (release["deployment"], release["project"]) == (held.deployment_id, deployer.project.name)
     assert release["confirmed_at"] is None
     await machine.send(Released(held.deployment_id))
@@ -169,6 +175,7 @@ async def test_at_the_deadline_endpoints_stop_and_machines_delete(
         return bool((await owner.http.get(f"/v1/models/{model}/recall")).json()["releases"][0]["confirmed_at"])
 
     await wait_until(confirmed)
+    assert await holding(owner, model) == 0
     assert (await actions(owner))[0] == "agent.release"
     assert (await actions(deployer))[:2] == ["agent.release", "endpoint.stop"]
 
@@ -184,6 +191,57 @@ async def test_a_machine_that_left_before_and_has_not_confirmed_is_shown(
         await session.execute(update(ReleaseRow).values(asked_at=1))
     state = (await recall(owner, model, 3600)).json()
     assert [(row["deployment"], row["confirmed_at"]) for row in state["releases"]] == [(held.deployment_id, None)]
+
+
+@pytest.mark.parametrize("left", ["stopped", "suspended", "removed"])
+async def test_a_machine_that_is_away_counts_until_it_confirms(
+    owner: Tenant, deployer: Tenant, model: str, url: str, deployed: str, left: str
+) -> None:
+    agent_id, token = await enroll(deployer.http)
+    async with linked(url, token, agent_id=agent_id) as link:
+        (held,) = await link.wanted()
+        if left == "suspended":
+            await deployer.http.patch(f"/v1/agents/{agent_id}", json={"suspended": True})
+        elif left == "removed":
+            await deployer.http.delete(f"/v1/agents/{agent_id}")
+    await recall(owner, model, 0)
+
+    async def told() -> dict[str, Any] | None:
+        state = (await owner.http.get(f"/v1/models/{model}/recall")).json()
+        return dict(state) if state["releases"] and state["notice"]["stopped_at"] else None
+
+    for state in (await wait_until(told), (await recall(owner, model, None, None)).json()):
+        assert state["machines_holding"] == 1
+        assert [(row["deployment"], row["confirmed_at"]) for row in state["releases"]] == [(held.deployment_id, None)]
+    if left == "removed":
+        return  # its token is dead: it cannot say anything any more
+    await deployer.http.patch(f"/v1/agents/{agent_id}", json={"suspended": False})
+    async with linked(url, token, agent_id=agent_id) as link:
+        await link.send(Released(held.deployment_id))
+
+        async def gone() -> bool:
+            return await holding(owner, model) == 0
+
+        await wait_until(gone)
+    assert (await owner.http.get(f"/v1/models/{model}/recall")).json()["releases"] == [], "the recall is over"
+
+
+async def test_a_machine_counts_once_and_the_owners_own_do_not(
+    owner: Tenant, deployer: Tenant, model: str, url: str, deployed: str
+) -> None:
+    await owner.http.post("/v1/endpoints", json={"slug": "own", "model": model, "tier": "self_hosted"})
+    for tenant in (owner, deployer):
+        agent_id, token = await enroll(tenant.http)
+        async with linked(url, token, agent_id=agent_id) as link:
+            await link.wanted()
+            for suspended in (True, False):
+                await tenant.http.patch(f"/v1/agents/{agent_id}", json={"suspended": suspended})
+        async with linked(url, token, agent_id=agent_id) as link:
+            await link.wanted()
+    state = (await owner.http.get(f"/v1/models/{model}/recall")).json()
+    assert (state["machines_holding"], len(state["releases"])) == (1, 1), (
+        "told to let go of it once, and holds it again"
+    )
 
 
 async def test_a_job_that_was_given_up_is_taken_up_again(

@@ -83,6 +83,115 @@ async def test_the_newest_failed_version_goes_first(owner: Tenant) -> None:
     assert entry["details"]["version"] == "1.0.1"
 
 
+def _damage(app: Application, size: int) -> tuple[Path, bytes]:
+    """Flips the last byte of the blob of this size: where it is, and what it held."""
+    path = _stored(app, size)
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    return path, sound
+
+
+async def _versions(owner: Tenant, pads: dict[str, int]) -> tuple[str, dict[str, int]]:
+    """A model pushed as these versions, each padded by so many bytes: its id, and the size of each one's weights."""
+    sizes = {}
+    for version, pad in pads.items():
+        files = tiny_model(pad=pad)
+        model = await pushed(owner.http, files, version=version)
+        sizes[version] = len(files["model.safetensors"])
+    return model["id"], sizes
+
+
+async def _latest(owner: Tenant, model: str) -> str | None:
+    versions = (await owner.http.get(f"/v1/models/{model}/versions")).json()["data"]
+    return next((each["version"] for each in versions if each["is_latest"]), None)
+
+
+async def test_the_version_before_takes_the_place_of_a_latest_that_fails(
+    app: Application, owner: Tenant, anonymous: httpx.AsyncClient
+) -> None:
+    model, sizes = await _versions(owner, {"1.0.0": 0, "2.0.0": 1000})
+    await owner.http.post(f"/v1/models/{model}/share")
+    wish = {"slug": "follows", "model": model, "tier": "free"}
+    assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
+    before = (await owner.http.get(f"/v1/models/{model}")).json()
+    path, sound = _damage(app, sizes["2.0.0"])
+    after = await _revalidate(owner, model, 3)
+    assert (after["version"], after["status"], after["is_listed"]) == ("1.0.0", "active", True)
+    assert (after["catalog_role"], after["deployment_count"]) == ("shared", 1)
+    assert (await anonymous.get(f"/v1/catalog/models/{model}")).json()["version"] == "1.0.0"
+    found = (await anonymous.get("/v1/catalog/models", params={"q": "tiny"})).json()["data"]
+    assert [each["version"] for each in found] == ["1.0.0"]
+    assert (await owner.http.get("/v1/endpoints/follows")).json()["resolved_version"] == "1.0.0"
+    refused = error_of(await owner.http.post(f"/v1/models/{model}/versions/2.0.0/rollback"), 409)
+    assert refused.startswith("`2.0.0` is not the latest version of this model, 1.0.0 is.")
+
+    fell_back, failed = (await owner.http.get("/v1/audit")).json()["data"][:2]
+    assert (failed["action"], failed["details"]["version"]) == ("model.failed", "2.0.0")
+    assert (fell_back["action"], fell_back["actor"], fell_back["reason"]) == (
+        "model.rollback",
+        "system",
+        failed["reason"],
+    )
+    assert failed["reason"].startswith("model.safetensors has been damaged")
+    assert fell_back["details"] == {"name": "tiny", "version": "1.0.0", "before": "2.0.0"}
+    path.write_bytes(sound)
+    assert await _revalidate(owner, model, 4) == before, "repaired, it is the latest again"
+
+
+async def test_explain_and_create_go_by_the_version_that_is_wanted(
+    app: Application, owner: Tenant, deployer: Tenant
+) -> None:
+    model, sizes = await _versions(owner, {"1.0.0": 0, "2.0.0": 1000})
+    await owner.http.post(f"/v1/models/{model}/share")
+    _damage(app, sizes["2.0.0"])
+    await _revalidate(owner, model, 3)
+    wish = {"slug": "chat", "model": model, "tier": "self_hosted", "version": "2.0.0"}
+    (reason,) = (await deployer.http.post("/v1/endpoints/explain", json=wish)).json()["reasons"]
+    assert (reason["rule"], reason["message"]) == ("version", "The model has no ready version `2.0.0`.")
+    assert reason["fix"] == "Choose `latest` or one of: 1.0.0."
+    for version in ("latest", "1.0.0"):
+        created = await deployer.http.post("/v1/endpoints", json=wish | {"slug": f"v{version[0]}", "version": version})
+        assert created.json()["resolved_version"] == "1.0.0"
+
+
+async def test_one_that_was_taken_back_does_not_come_back_before_the_one_before(
+    app: Application, owner: Tenant
+) -> None:
+    model, sizes = await _versions(owner, {"1.0.0": 0, "2.0.0": 1000, "3.0.0": 2000})
+    await owner.http.post(f"/v1/models/{model}/versions/3.0.0/rollback")
+    _damage(app, sizes["2.0.0"])
+    await _revalidate(owner, model, 4)
+    assert await _latest(owner, model) == "1.0.0"
+
+
+async def test_with_none_before_a_later_one_takes_its_place(app: Application, owner: Tenant) -> None:
+    model, sizes = await _versions(owner, {"1.0.0": 0})
+    await pushed(owner.http, tiny_model(pad=1000), version="2.0.0-beta", make_latest=False)
+    _damage(app, sizes["1.0.0"])
+    await _revalidate(owner, model, 3)
+    assert await _latest(owner, model) == "2.0.0-beta"
+
+
+async def test_a_shared_model_whose_only_version_fails_says_that_the_catalog_does_not_show_it(
+    app: Application, owner: Tenant, deployer: Tenant, anonymous: httpx.AsyncClient
+) -> None:
+    model, sizes = await _versions(owner, {"1.0.0": 0})
+    await owner.http.post(f"/v1/models/{model}/share")
+    path, sound = _damage(app, sizes["1.0.0"])
+    after = await _revalidate(owner, model, 2)
+    assert (after["status"], after["is_shared"], after["is_listed"]) == ("failed", True, False)
+    footprint = (await owner.http.get(f"/v1/models/{model}/catalog")).json()
+    assert (footprint["is_shared"], footprint["is_listed"]) == (True, False)
+    assert (await anonymous.get(f"/v1/catalog/models/{model}")).status_code == 404
+    refused = error_of(await owner.http.post(f"/v1/models/{model}/versions/1.0.0/rollback"), 409)
+    assert refused == "No version of this model is ready, so there is none to take back. Push one, or revalidate it."
+    wish = {"slug": "chat", "model": model, "tier": "self_hosted"}
+    (reason,) = (await deployer.http.post("/v1/endpoints/explain", json=wish)).json()["reasons"]
+    assert reason["message"] == "The model is not ready: its status is `failed`."
+    path.write_bytes(sound)
+    assert (await _revalidate(owner, model, 3))["is_listed"] is True
+
+
 async def test_while_it_is_processed_nothing_more_is_asked(owner: Tenant) -> None:
     upload = await push(owner.http, tiny_model())
     await asyncio.gather(*(owner.http.post(f"/v1/models/{upload['model']}/revalidate") for _ in range(3)))

@@ -76,6 +76,16 @@ async def test_roll_back_goes_to_the_ready_one_before(app: Application, owner: T
     assert await latest(owner, model) == "1.0.0"
 
 
+async def test_without_a_latest_version_a_roll_back_names_what_can_be_promoted(app: Application, owner: Tenant) -> None:
+    model = await make_model(app, owner.project.id, status="failed")
+    await add_version(app, model, "1.1.0")
+    answer = await owner.http.post(f"/v1/models/{model}/versions/1.1.0/rollback")
+    assert problem(answer) == (409, "conflict_error", None)
+    assert (
+        message(answer) == "No version of this model is the latest, so there is none to take back. Promote one: 1.1.0."
+    )
+
+
 @pytest.mark.parametrize("action", ["promote", "rollback"])
 async def test_anothers_versions_look_absent(app: Application, owner: Tenant, deployer: Tenant, action: str) -> None:
     model = await make_model(app, owner.project.id)

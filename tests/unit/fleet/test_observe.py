@@ -79,6 +79,12 @@ def test_the_version_before_answers_while_the_new_one_comes() -> None:
     assert "No room." in seen.reason
 
 
+def test_what_answers_after_its_version_failed_a_check_awaits_no_new_one() -> None:
+    seen = observe(holds(BOX, OLD, Phase.READY), wanted=None, serving=OLD)
+    assert (seen.status, seen.serving) == (EndpointStatus.ACTIVE, OLD)
+    assert seen.reason == "No version that this endpoint wants is ready now, the one that it had still answers."
+
+
 def test_a_model_without_a_ready_version_fails_what_never_served() -> None:
     seen = observe(wanted=None)
     assert seen.status is EndpointStatus.FAILED

@@ -10,7 +10,7 @@ from modelshare.server.endpoints import queries
 from modelshare.server.http import Caller, Paging
 from modelshare.server.sharing import audience
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.views import OwnModel
+from modelshare.server.sharing.views import OwnModel, is_listed
 from modelshare.wire.models import CatalogFootprint, DeployingProject
 from modelshare.wire.sharing import Audience
 
@@ -49,6 +49,7 @@ async def footprint(session: AsyncSession, caller: Caller, model_id: uuid.UUID) 
     return CatalogFootprint(
         model=str(model.id),
         is_shared=share is not None,
+        is_listed=is_listed(own),
         audience=Audience(share.audience) if share else None,
         projects=await audience.shown_to(session, model.id),
         links=await audience.links(session, model.id),

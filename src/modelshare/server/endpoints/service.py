@@ -36,6 +36,7 @@ from modelshare.wire.endpoints import (
     Reason,
 )
 from modelshare.wire.errors import ErrorCode
+from modelshare.wire.models import ModelStatus
 from modelshare.wire.sharing import WeightsRelease
 from modelshare.wire.tiers import Tier
 
@@ -50,8 +51,9 @@ class Capacity(Protocol):
 
 
 class Weights(Protocol):
-    """Says how many machines that are not the owner's hold a model's weights, and which machines were told to delete
-    them since then, or before and have not confirmed it (None: no machine at all); the fleet answers."""
+    """Says how many machines that are not the owner's hold a model's weights or have not confirmed that they deleted
+    them, and which were told to delete them: since then, or whenever (None: only that) and have not confirmed it; the
+    fleet answers."""
 
     async def __call__(
         self, session: AsyncSession, model: ModelRow, *, since: int | None
@@ -292,17 +294,12 @@ async def _assess(
         return _Assessment(model, [rules.unknown_tier(wish.tier, terms.tiers)])
     wanted = registry.resolve(model, None if wish.version == "latest" else wish.version)
     if wanted is not None:
-        facts = replace(facts, size_bytes=wanted.size_bytes or 0)
+        facts = replace(facts, status=ModelStatus(wanted.status), size_bytes=wanted.size_bytes or 0)
     reasons = rules.size_reasons(facts, tier) if keeps_tier else rules.selection_reasons(relation, facts, tier)
     if not reasons and wanted is None:
-        ready = ", ".join(version.version for version in model.versions if version.manifest_digest)
-        reasons.append(
-            Reason(
-                rule="version",
-                message=f"The model has no ready version `{wish.version}`.",
-                fix=f"Choose `latest` or one of: {ready}.",
-            )
-        )
+        ready, latest = registry.ready(model), registry.resolve(model, None)
+        names = [version.version for version in ready]
+        reasons.append(rules.no_such_version(wish.version, names, has_latest=latest is not None))
     return _Assessment(model, reasons)
 
 

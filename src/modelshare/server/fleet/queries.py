@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Select, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, or_, select, union, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, joinedload
 
@@ -206,27 +206,32 @@ def _not_of(owner_id: str, project_id: InstrumentedAttribute[str | None]) -> Col
     return or_(project_id.is_(None), project_id != owner_id)
 
 
-async def releases(session: AsyncSession, model_id: uuid.UUID, owner_id: str, since: int) -> list[ReleaseRow]:
-    """What machines that are not the owner's were told to delete, the newest first: since then, or before and they
-    have not said that they did.
+async def releases(session: AsyncSession, model_id: uuid.UUID, owner_id: str, since: int | None) -> list[ReleaseRow]:
+    """What machines that are not the owner's were told to delete, the newest first: since then, or whenever (None:
+    only that) and they have not said that they did.
     """
-    statement = select(ReleaseRow).where(
-        ReleaseRow.model_id == model_id,
-        _not_of(owner_id, ReleaseRow.project_id),
-        or_(ReleaseRow.asked_at >= since, ReleaseRow.confirmed_at.is_(None)),
-    )
+    statement = select(ReleaseRow).where(ReleaseRow.model_id == model_id, _not_of(owner_id, ReleaseRow.project_id))
+    unconfirmed = ReleaseRow.confirmed_at.is_(None)
+    statement = statement.where(unconfirmed if since is None else or_(ReleaseRow.asked_at >= since, unconfirmed))
     return list(await session.scalars(statement.order_by(ReleaseRow.asked_at.desc(), ReleaseRow.deployment_id)))
 
 
 async def machines_holding(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -> int:
-    """Machines that are not the owner's and hold a version of the model."""
-    statement = (
-        select(func.count(DeploymentRow.agent_id.distinct()))
+    """Machines that are not the owner's and hold a version of the model, or were told to delete one and have not
+    said that they did: those that were removed since too, as nobody knows better.
+    """
+    hold = (
+        select(DeploymentRow.agent_id)
         .join(DeploymentRow.agent)
         .join(DeploymentRow.version)
         .where(VersionRow.model_id == model_id, _not_of(owner_id, AgentRow.project_id))
     )
-    return await session.scalar(statement) or 0
+    told = select(ReleaseRow.agent_id).where(
+        ReleaseRow.model_id == model_id,
+        _not_of(owner_id, ReleaseRow.project_id),
+        ReleaseRow.confirmed_at.is_(None),
+    )
+    return await session.scalar(select(func.count()).select_from(union(hold, told).subquery())) or 0
 
 
 async def ready_deployments(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[DeploymentRow]:

@@ -63,8 +63,6 @@ async def unconfirmed(session: AsyncSession, agent_id: uuid.UUID) -> list[str]:
 async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) -> tuple[int, list[WeightsRelease]]:
     """Who holds the weights beside the owner, and who was told to delete them: `endpoints.service.Weights`."""
     holding = await queries.machines_holding(session, model.id, model.project_id)
-    if since is None:
-        return holding, []
     rows = await queries.releases(session, model.id, model.project_id, since)
     names = {row.project_id: await _name(session, row.project_id) for row in rows}
     return holding, [

@@ -121,11 +121,12 @@ class Fleet:
             else None
         )
         if self._is_ready(endpoint, endpoint.serving):
-            reason = (
-                f"The new version could not be started, the one before still answers: {failure}"
-                if failure
-                else "The new version is not ready yet, the one before still answers."
-            )
+            if endpoint.wanted is None:
+                reason = "No version that this endpoint wants is ready now, the one that it had still answers."
+            elif failure:
+                reason = f"The new version could not be started, the one before still answers: {failure}"
+            else:
+                reason = "The new version is not ready yet, the one before still answers."
             return Observation(EndpointStatus.ACTIVE, reason, progress, endpoint.serving)
         if endpoint.serving is not None:
             status = EndpointStatus.DEGRADED

@@ -115,7 +115,7 @@ async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch
         raise Conflict(
             f"Your project has a model `{patch.name}` already. Choose another name.", param="name"
         ) from error
-    _record(session, caller, "model.edit", row, now, fields=sorted(changes))
+    _record(session, "model.edit", row, caller.actor, now, fields=sorted(changes))
     notify(session, MODELS_TOPIC, str(row.id))
     return row
 
@@ -131,7 +131,7 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
             code=ErrorCode.MODEL_IN_USE,
             refusal=Refusal("model.delete", f"model:{row.id}"),
         )
-    _record(session, caller, "model.delete", row, now)
+    _record(session, "model.delete", row, caller.actor, now)
     notify(session, MODELS_TOPIC, str(row.id))
     await release(session, caller.project, [version.id for version in row.versions], now=now)
     await session.delete(row)
@@ -142,9 +142,9 @@ async def promote(session: AsyncSession, caller: Caller, model_id: uuid.UUID, ve
     row = await get_locked(session, caller, model_id)
     wanted = resolve(row, version)
     if wanted is None:
-        ready = ", ".join(each.version for each in row.versions if each.status == ModelStatus.READY)
-        raise NotFound(f"There is no ready version `{version}` of this model. Ready: {ready or 'none'}.")
-    await _make_latest(session, caller, row, wanted, "model.promote", now)
+        names = ", ".join(each.version for each in ready(row))
+        raise NotFound(f"There is no ready version `{version}` of this model. Ready: {names or 'none'}.")
+    await _make_latest(session, row, wanted, "model.promote", caller.actor, now)
     return row
 
 
@@ -152,16 +152,27 @@ async def roll_back(session: AsyncSession, caller: Caller, model_id: uuid.UUID, 
     """Takes the latest version, named to be sure, back: the ready one made before it becomes the latest."""
     row = await get_locked(session, caller, model_id)
     latest = resolve(row, None)
-    if latest is None or latest.version != version:
-        name = latest.version if latest else "none"
+    if latest is None:
+        raise Conflict(_nothing_to_take_back(row))
+    if latest.version != version:
         raise Conflict(
-            f"`{version}` is not the latest version of this model, {name} is. Name that one to take it back."
+            f"`{version}` is not the latest version of this model, {latest.version} is. Name that one to take it back."
         )
-    earlier = [each for each in row.versions if each.status == ModelStatus.READY and each.id < latest.id]
+    earlier = [each for each in ready(row) if each.id < latest.id]
     if not earlier:
         raise Conflict(f"There is no ready version before `{version}` to go back to.")
-    await _make_latest(session, caller, row, earlier[-1], "model.rollback", now)
+    await _make_latest(session, row, earlier[-1], "model.rollback", caller.actor, now)
     return row
+
+
+async def fall_back(session: AsyncSession, row: ModelRow, failed: VersionRow, *, reason: str, now: int) -> None:
+    """Takes the latest version back as it fails: the ready one made before it becomes the latest, else the newest ready
+    one, if there is any. `row` is locked.
+    """
+    others = [each for each in ready(row) if each is not failed]
+    earlier = [each for each in others if each.id < failed.id]
+    if others:
+        await _make_latest(session, row, (earlier or others)[-1], "model.rollback", audit.SYSTEM, now, reason)
 
 
 async def stored_files(session: AsyncSession, version_id: uuid.UUID) -> list[StoredFile]:
@@ -184,10 +195,15 @@ def current(row: ModelRow) -> VersionRow | None:
     return latest or (row.versions[-1] if row.versions else None)
 
 
+def ready(row: ModelRow) -> list[VersionRow]:
+    """The ready versions, oldest first."""
+    return [version for version in row.versions if version.status == ModelStatus.READY]
+
+
 def resolve(row: ModelRow, wanted: str | None) -> VersionRow | None:
     """The ready version that `wanted` names (None: the latest)."""
-    for version in row.versions:
-        if version.status == ModelStatus.READY and (version.is_latest if wanted is None else version.version == wanted):
+    for version in ready(row):
+        if version.is_latest if wanted is None else version.version == wanted:
             return version
     return None
 
@@ -209,8 +225,21 @@ def manifest_of(row: VersionRow) -> dict[str, Any]:
     return dict(json.loads(row.manifest or b"{}"))
 
 
+def _nothing_to_take_back(row: ModelRow) -> str:
+    names = ", ".join(version.version for version in ready(row))
+    if names:
+        return f"No version of this model is the latest, so there is none to take back. Promote one: {names}."
+    return "No version of this model is ready, so there is none to take back. Push one, or revalidate it."
+
+
 async def _make_latest(
-    session: AsyncSession, caller: Caller, row: ModelRow, wanted: VersionRow, action: str, now: int
+    session: AsyncSession,
+    row: ModelRow,
+    wanted: VersionRow,
+    action: str,
+    actor: str,
+    now: int,
+    reason: str | None = None,
 ) -> None:
     before = resolve(row, None)
     if before is wanted:
@@ -219,18 +248,28 @@ async def _make_latest(
         before.is_latest = False
         await session.flush()  # there is at most one at any instant, the database sees to that
     wanted.is_latest = True
-    _record(session, caller, action, row, now, version=wanted.version, before=before.version if before else None)
+    was = before.version if before else None
+    _record(session, action, row, actor, now, reason, version=wanted.version, before=was)
     notify(session, MODELS_TOPIC, str(row.id))
 
 
-def _record(session: AsyncSession, caller: Caller, action: str, row: ModelRow, now: int, **details: Any) -> None:
+def _record(
+    session: AsyncSession,
+    action: str,
+    row: ModelRow,
+    actor: str,
+    now: int,
+    reason: str | None = None,
+    **details: Any,
+) -> None:
     audit.record(
         session,
-        project_id=caller.project,
+        project_id=row.project_id,
         now=now,
-        actor=caller.actor,
+        actor=actor,
         action=action,
         target=f"model:{row.id}",
+        reason=reason,
         name=row.name,
         **details,
     )

@@ -3,7 +3,7 @@
 Pure functions. Routes, lists, pages, explain and the router all ask here, so that they cannot disagree.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -32,6 +32,7 @@ class ModelFacts:
     """What the rules need to know of a model. `role` and `audience` are None exactly while it is not in the catalog."""
 
     status: ModelStatus
+    """Of the version that is wanted, where that is ready; else of the one that stands for the model."""
     role: CatalogRole | None
     size_bytes: int
     """Of the version that is wanted."""
@@ -198,6 +199,16 @@ def unknown_tier(slug: str, tiers: Iterable[Tier]) -> Reason:
         rule="tier",
         message=f"There is no tier `{slug}`.",
         fix=f"Choose one of: {', '.join(tier.slug for tier in tiers)}.",
+    )
+
+
+def no_such_version(wanted: str, ready: Sequence[str], *, has_latest: bool) -> Reason:
+    """`ready`: the versions that can be chosen."""
+    choice = f"{'`latest` or ' if has_latest else ''}one of: {', '.join(ready)}"
+    return Reason(
+        rule="version",
+        message=f"The model has no ready version `{wanted}`.",
+        fix=f"Choose {choice}." if ready else "Wait until one is ready, or ask the model's owner.",
     )
 
 

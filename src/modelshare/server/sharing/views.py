@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from modelshare.server.registry.service import current, manifest_of, version_view
+from modelshare.server.registry.service import current, manifest_of, resolve, version_view
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.rules import ModelFacts, allowed_tiers, status_of
 from modelshare.server.sharing.search import Found
@@ -42,6 +42,11 @@ def facts_of(own: OwnModel) -> ModelFacts:
         audience=Audience(share.audience) if share else None,
         is_recalled=recall is not None,
     )
+
+
+def is_listed(own: OwnModel) -> bool:
+    """Whether the catalog shows the model: it is shared, and has a latest version, which is ready."""
+    return own.share is not None and resolve(own.model, None) is not None
 
 
 def model_view(model: ModelRow) -> Model:
@@ -84,6 +89,7 @@ def extended_view(own: OwnModel, *, card: bool = True) -> ExtendedModel:
         version=version.version if version else None,
         manifest_digest=version.manifest_digest if version else None,
         is_shared=share is not None,
+        is_listed=is_listed(own),
         audience=Audience(share.audience) if share else None,
         catalog_role=CatalogRole(share.role) if share else None,
         shared_at=share.shared_at if share else None,

@@ -7,12 +7,15 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 from conftest import Tenant
 from factories import make_model
+from link_agent import enroll, linked
 from modelshare.server.app import Application
+from modelshare.server.registry.tables import VersionRow
 from page_texts import text_of, went_on
-from served import wait_until
+from served import serving, wait_until
 
 pytestmark = pytest.mark.anyio
 DAY = 86_400
@@ -121,6 +124,19 @@ async def test_unsharing_says_before_what_it_will_do(
     assert "Model not found or not shared" in text_of(await person.post(f"{page}/unshare"), 404)
 
 
+async def test_what_the_catalog_hides_is_not_said_to_be_seen(
+    app: Application, person: httpx.AsyncClient, model: uuid.UUID, page: str
+) -> None:
+    await person.post(f"{page}/share", data={"audience": "public"})
+    async with app.database.write() as session:
+        failed = update(VersionRow).where(VersionRow.model_id == model)
+        await session.execute(failed.values(status="failed", is_latest=False, status_reason="It is damaged."))
+    said = text_of(await person.get(page))
+    assert "Not shown now." in said
+    assert "Everybody sees it" not in said
+    assert "not shown" in text_of(await person.get("/dashboard/acme/models"))
+
+
 async def test_the_owner_sees_who_deploys_it(
     deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
 ) -> None:
@@ -169,6 +185,24 @@ async def test_a_recall_now_stops_others(
     assert "This recall is over" in text_of(
         await person.post(f"{page}/recall", data={"when": "now", "reason": "x"}), 409
     )
+
+
+async def test_a_machine_that_has_not_confirmed_shows_with_a_recall_and_after(
+    app: Application, deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
+) -> None:
+    await person.post(f"{page}/share", data={"audience": "public"})
+    await deployed(deployer, model)
+    async with serving(app) as url:
+        agent_id, token = await enroll(deployer.http)
+        async with linked(url, token, agent_id=agent_id) as link:
+            await link.wanted()
+            assert (await deployer.http.delete(f"/v1/agents/{agent_id}")).status_code == 204
+    assert "1 machine may hold them now" in text_of(await person.get(f"{page}/recall"))
+    form = {"when": "in", "amount": "3", "unit": "days", "reason": "The licence changed."}
+    said = await went_on(person, await person.post(f"{page}/recall", data=form))
+    assert "May hold the weights 1 machine" in said
+    assert "Borg , version 1.0.0: not confirmed yet" in said
+    assert "not confirmed yet" in await went_on(person, await person.post(f"{page}/recall/cancel"))
 
 
 @pytest.mark.parametrize(

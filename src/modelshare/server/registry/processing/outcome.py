@@ -52,16 +52,21 @@ async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[St
 
 
 async def failed(platform: Platform, lease: Lease, work: Work, reason: str) -> None:
-    """The version failed. Its bytes stay until it is deleted or replaced, so that it can be judged again."""
+    """The version failed. Its bytes stay until it is deleted or replaced, so that it can be judged again.
+
+    Where it was the latest, another that is ready takes its place.
+    """
     async with platform.database.write() as session:
         locked = await _locked(session, lease, work)
         if locked is None:
             return
         model, version = locked
+        _record(session, platform, model, version, "model.failed", reason=reason)
+        if version.is_latest:
+            await registry.fall_back(session, model, version, reason=reason, now=platform.now())
         version.is_latest = False
         version.status, version.status_reason = ModelStatus.FAILED, reason
         await platform.parts[Followers].catalog(session, model.id)
-        _record(session, platform, model, version, "model.failed", reason=reason)
 
 
 async def _locked(session: AsyncSession, lease: Lease, work: Work) -> tuple[ModelRow, VersionRow] | None:
