@@ -110,6 +110,42 @@ async def test_signing_in_leads_back(browser: httpx.AsyncClient, person: Somebod
     assert 'name="next" value="/dashboard/-/new?a=1&amp;b=2"' in page.text
 
 
+HERE = "http://modelshare.test"
+FORM = "/dashboard/labs/endpoints/-/new?model=x&tier=free"
+
+
+@pytest.mark.parametrize(
+    ("headers", "back"),
+    [
+        ({"Referer": HERE + FORM}, FORM),
+        ({"HX-Request": "true", "HX-Current-URL": f"{HERE}{FORM}#slug"}, FORM),
+        ({"HX-Request": "true"}, "/dashboard"),
+        ({}, "/dashboard"),
+        ({"Referer": HERE}, "/dashboard"),
+        ({"Referer": f"{HERE}//evil.example/"}, "/dashboard"),
+        ({"Referer": f"{HERE}/\\evil.example"}, "/dashboard"),
+        ({"Referer": f"https://evil.example{FORM}"}, "/dashboard"),
+        ({"Referer": f"http://modelshare.test@evil.example{FORM}"}, "/dashboard"),
+        ({"Referer": f"http://modelshare.test:81{FORM}"}, "/dashboard"),
+        ({"Referer": FORM}, "/dashboard"),
+        ({"Referer": "http://[nonsense"}, "/dashboard"),
+        ({"Referer": "javascript:alert(1)"}, "/dashboard"),
+    ],
+)
+async def test_a_form_whose_session_is_over_leads_back_to_its_page(
+    browser: httpx.AsyncClient, headers: dict[str, str], back: str
+) -> None:
+    answer = await browser.post("/dashboard/-/new", data={"name": "x", "slug": "x"}, headers=headers)
+    onward = answer.headers.get("hx-redirect") or answer.headers["location"]
+    assert onward == f"/sign-in?next={quote(back)}"
+
+
+async def test_a_part_whose_session_is_over_leads_back_to_its_page(browser: httpx.AsyncClient) -> None:
+    headers = {"HX-Request": "true", "HX-Current-URL": HERE + FORM}
+    answer = await browser.get("/dashboard/labs/endpoints/-/explain?slug=x", headers=headers)
+    assert answer.headers["hx-redirect"] == f"/sign-in?next={quote(FORM)}"
+
+
 @pytest.mark.parametrize(
     "headers",
     [

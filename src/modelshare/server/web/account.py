@@ -10,7 +10,7 @@ from modelshare.server.errors import NotFound
 from modelshare.server.http import PlatformDep, ReadSession, WriteSession, client_address
 from modelshare.server.sharing import audience
 from modelshare.server.web.pages import PageRoute, done, render
-from modelshare.server.web.visitor import SignedIn, VisitorDep, member, own_path, sign_in_as, sign_out
+from modelshare.server.web.visitor import DASHBOARD, SignedIn, VisitorDep, member, own_path, sign_in_as, sign_out
 from modelshare.wire.keys import Scope
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -18,7 +18,6 @@ Text = Annotated[str, Form(max_length=4096)]
 Token = Annotated[str, Query(max_length=200)]
 OnwardField = Annotated[str, Form(alias="next")]
 OnwardQuery = Annotated[str, Query(alias="next")]
-_DASHBOARD = "/dashboard"
 
 
 async def _sign_in(platform: PlatformDep) -> SignIn:
@@ -35,17 +34,17 @@ async def home(request: Request) -> Response:
 
 
 @router.get("/sign-in")
-async def sign_in_page(request: Request, visitor: VisitorDep, onward: OnwardQuery = _DASHBOARD) -> Response:
-    target = own_path(onward, _DASHBOARD)
+async def sign_in_page(request: Request, visitor: VisitorDep, onward: OnwardQuery = DASHBOARD) -> Response:
+    target = own_path(onward, DASHBOARD)
     return done(request, target) if visitor.person else render(request, "account/sign_in.html", next=target)
 
 
 @router.post("/sign-in")
 async def sign_in(
-    request: Request, sign_in: SignInDep, email: Text, password: Text, onward: OnwardField = _DASHBOARD
+    request: Request, sign_in: SignInDep, email: Text, password: Text, onward: OnwardField = DASHBOARD
 ) -> Response:
     _, token = await sign_in.sign_in(email=email, password=password, address=client_address(request))
-    response = done(request, own_path(onward, _DASHBOARD))
+    response = done(request, own_path(onward, DASHBOARD))
     sign_in_as(request, response, token)
     return response
 
@@ -56,14 +55,14 @@ async def sign_up_page(
     session: ReadSession,
     platform: PlatformDep,
     invitation: Token = "",
-    onward: OnwardQuery = _DASHBOARD,
+    onward: OnwardQuery = DASHBOARD,
 ) -> Response:
     first = not await people.are_there(session)
     invited = await invitations.invitation(session, invitation, now=platform.now()) if invitation else None
     return render(
         request,
         "account/sign_up.html",
-        next=own_path(onward, _DASHBOARD),
+        next=own_path(onward, DASHBOARD),
         first=first,
         invitation=invited,
         token=invitation if invited else None,
@@ -79,12 +78,12 @@ async def sign_up(
     email: Text,
     password: Text,
     invitation: Text = "",
-    onward: OnwardField = _DASHBOARD,
+    onward: OnwardField = DASHBOARD,
 ) -> Response:
     person, token = await sign_in.sign_up(
         email=email, name=name, password=password, invitation=invitation or None, address=client_address(request)
     )
-    response = done(request, own_path(onward, _DASHBOARD), f"Welcome, {person.name}.")
+    response = done(request, own_path(onward, DASHBOARD), f"Welcome, {person.name}.")
     sign_in_as(request, response, token)
     return response
 
@@ -166,7 +165,7 @@ async def join(
     request: Request, person: SignedIn, session: WriteSession, platform: PlatformDep, token: Text
 ) -> Response:
     await invitations.accept(session, person, token, now=platform.now())
-    return done(request, _DASHBOARD, "You are in.")
+    return done(request, DASHBOARD, "You are in.")
 
 
 @router.get("/claim")

@@ -11,7 +11,7 @@ from modelshare.server.accounts import people
 from modelshare.server.accounts.sessions import SessionBook
 from modelshare.server.accounts.views import Person
 from modelshare.server.errors import NotFound, PermissionDenied, Unauthenticated
-from modelshare.server.http import SESSION_COOKIE, Caller, base_url, get_platform
+from modelshare.server.http import SESSION_COOKIE, Caller, base_url, get_platform, is_same_origin
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import Project, Scope
 
@@ -29,6 +29,7 @@ class Visitor:
 
 
 ANONYMOUS: Final = Visitor()
+DASHBOARD: Final = "/dashboard"
 
 
 async def visitor_of(request: Request) -> Visitor:
@@ -39,10 +40,11 @@ async def visitor_of(request: Request) -> Visitor:
 
 
 def sign_in_url(request: Request) -> str:
-    """Where to sign in, and to come back from."""
-    url = request.url
-    here = url.path + (f"?{url.query}" if url.query else "")
-    return f"/sign-in?next={quote(here if request.method == 'GET' else '/dashboard')}"
+    """Where to sign in, and to come back from: to the page that was asked for, or that the form is on."""
+    is_page = request.method == "GET" and "hx-request" not in request.headers
+    page = urlsplit(str(request.url) if is_page else _page_of_form(request))
+    here = page.path + (f"?{page.query}" if page.query else "")
+    return f"/sign-in?next={quote(own_path(here, DASHBOARD))}"
 
 
 def own_path(url: str | None, fallback: str) -> str:
@@ -62,6 +64,12 @@ def sign_in_as(request: Request, response: Response, token: str) -> None:
 
 def sign_out(response: Response) -> None:
     response.delete_cookie(SESSION_COOKIE)
+
+
+def _page_of_form(request: Request) -> str:
+    """URL of the page, as the browser says it, where it is one of this site; else the dashboard."""
+    page = request.headers.get("hx-current-url") or request.headers.get("referer")
+    return page if page and is_same_origin(site=None, origin=page, own_url=base_url(request)) else DASHBOARD
 
 
 async def visitor(request: Request) -> Visitor:
