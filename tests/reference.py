@@ -122,7 +122,7 @@ class Reference:
 
     def sees(self, wish: Wish) -> bool:
         model = self.models.get(wish.model)
-        return model is not None and (wish.is_platform or wish.project == model.owner or model.share is not None)
+        return model is not None and (wish.project == model.owner or model.share is not None)
 
     def counts(self, name: str) -> dict[str, int]:
         """Active endpoints by tier."""

@@ -11,7 +11,7 @@ from factories import add_version, make_model
 from modelshare.server.app import Application
 from modelshare.wire.agents import Phase
 from page_texts import lines, message
-from served import serving
+from served import serving, wait_until
 from server.web.conftest import Somebody
 from server.web.machines import live, machine
 
@@ -57,7 +57,11 @@ async def test_an_endpoint_is_made_and_takes_the_models_name(
     assert "acme/tiny" in words
     assert "/tiny/v1/chat/completions" in words
     assert "modelshare chat tiny" in words
-    assert "No agent of your project is connected." in lines(await colleague.get(PAGE))
+
+    async def observed() -> bool:
+        return "No agent of your project is connected." in lines(await colleague.get(PAGE))
+
+    await wait_until(observed)
 
 
 @pytest.mark.parametrize("by_id", [True, False])
