@@ -6,8 +6,10 @@ It ends with whoever holds its standard input open.
 """
 
 import argparse
+import errno
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -28,8 +30,9 @@ def main() -> None:
     try:
         server = xllamacpp.Server(_params(arguments))  # returns when the model is loaded
     except RuntimeError as error:
-        # A plain exit, so that llama.cpp's log, which says why, is written to its end.
-        raise SystemExit(f"The model does not load: {error}") from error
+        # A plain exit, so that llama.cpp's log, which says why, is written; its last lines may be lost all the same.
+        taken = _is_taken(arguments.host, arguments.port)
+        raise SystemExit("Address already in use" if taken else f"The model does not load: {error}") from error
     for number in (signal.SIGTERM, signal.SIGINT):  # after Server(), which installs handlers of its own
         signal.signal(number, lambda *_: stop.set())
     print("READY", server.listening_address, flush=True)  # noqa: T201  for people who run it by hand
@@ -51,6 +54,16 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--embedding", action="store_true")
     parser.add_argument("--grace", type=float, default=1.0)
     return parser.parse_args()
+
+
+def _is_taken(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 def _usable_cores() -> int:
