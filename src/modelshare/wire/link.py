@@ -125,6 +125,8 @@ class End(Frame, frozen=True, tag="end"):
     error: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    estimated: bool = False
+    """The engine gave no usable count: these are the agent's estimate."""
 
 
 class Answer(Frame, frozen=True, tag="answer"):
@@ -139,6 +141,8 @@ class Answer(Frame, frozen=True, tag="answer"):
     refused: bool = False
     """The agent does not serve the deployment (any more) and took nothing of the request, so that it may go elsewhere
     (in HTTP/2's words REFUSED_STREAM). The rest is the error for a client for whom there is nowhere else."""
+    estimated: bool = False
+    """See `End`."""
 
 
 class Released(Frame, frozen=True, tag="released"):
@@ -179,6 +183,9 @@ class Request(Frame, frozen=True, tag="request"):
     timeout: float
     """Seconds the whole request may take."""
     credit: int
+    tenant: str = ""
+    """Stands for the project that asks, and tells nothing else of it: agents serve tenants in turn, and no prompt cache
+    is shared between them."""
 
 
 class Body(Frame, frozen=True, tag="body"):
