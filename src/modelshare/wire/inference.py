@@ -12,6 +12,8 @@ from msgspec import Meta
 
 MAX_CHOICES: Final = 128
 """Of `n`, as OpenAI's API has it."""
+EMBEDDED_TOGETHER: Final = 8
+"""Texts to embed that are as much work as one sequence, and go to an engine as one: each is computed in one step."""
 _Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 _Count = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 _FIELD: Final = re.compile(r" - at `\$\.(\w+)")
@@ -40,6 +42,10 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     def sequences(self) -> int:
         """What the engine works on: each prompt as often as it is answered."""
         return self.prompts * self.choices
+
+    def turns(self, route: str) -> int:
+        """How often it is the request's turn in an engine: once a sequence, or a few texts to embed."""
+        return -(-self.prompts // EMBEDDED_TOGETHER) if route == "embeddings" else self.sequences
 
 
 class _StreamOptions(msgspec.Struct):

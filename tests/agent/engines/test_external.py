@@ -11,7 +11,8 @@ from modelshare.agent.engines import llamacpp
 from modelshare.agent.engines.base import Engine, EngineError, EngineSpec
 from modelshare.agent.engines.external import ExternalEngine, ExternalServer
 from modelshare.agent.engines.relay_rules import StreamRewriter
-from modelshare.agent.engines.supervisor import ProcessEngine, Timing
+from modelshare.agent.engines.supervisor import ProcessEngine
+from modelshare.agent.engines.watch import Timing
 from modelshare.demo.tiny_model import REPLY
 
 pytestmark = pytest.mark.anyio

@@ -4,6 +4,7 @@ from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKin
 from modelshare.agent.engines.launch import wrapped
 from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
+from modelshare.agent.engines.sharing import MANY_SLOTS, PromptCache, Sharing
 
 
 def recipe(spec: EngineSpec, executable: str) -> Recipe:
@@ -15,6 +16,7 @@ def recipe(spec: EngineSpec, executable: str) -> Recipe:
         spec=spec,
         routes=ROUTES_OF_TASK[spec.task],
         relay=RelayPolicy(public_name=spec.served_name, request_model=spec.served_name, private=(str(spec.path),)),
+        sharing=Sharing(slots=MANY_SLOTS, cache=PromptCache.SALTED),
         command=lambda port, key: Command(wrapped(_argv(spec, executable, port, key)), {"HF_HUB_OFFLINE": "1"}),
         health_seconds=30.0,  # it generates a token, and gives itself 20 s for that
         metrics=LoadMetrics("sglang:num_running_reqs", "sglang:num_queue_reqs"),
@@ -29,7 +31,7 @@ def _argv(spec: EngineSpec, executable: str, port: int, key: str) -> tuple[str, 
     argv += ["--api-key", key]  # there is no variable for it: users of this machine can see it
     argv += ["--enable-metrics"]
     if spec.task is Task.EMBEDDING:
-        argv += ["--is-embedding"]
+        argv += ["--is-embedding", "--disable-radix-cache"]  # its embeddings take no salt for the cache
     if spec.options.context:
         argv += ["--context-length", str(spec.options.context)]
     return (*argv, *spec.options.extra_args)

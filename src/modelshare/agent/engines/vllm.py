@@ -4,6 +4,7 @@ from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineKind, EngineSpec
 from modelshare.agent.engines.launch import wrapped
 from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
+from modelshare.agent.engines.sharing import MANY_SLOTS, PromptCache, Sharing
 
 _DRAIN_SECONDS = 30
 
@@ -14,11 +15,16 @@ def recipe(spec: EngineSpec, executable: str) -> Recipe:
         spec=spec,
         routes=ROUTES_OF_TASK[spec.task],
         relay=RelayPolicy(public_name=spec.served_name, request_model=spec.served_name, private=(str(spec.path),)),
+        sharing=Sharing(slots=MANY_SLOTS, cache=PromptCache.SALTED),
         command=lambda port, key: Command(
             wrapped(_argv(spec, executable, port)),
             {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"},
         ),
-        metrics=LoadMetrics("vllm:num_requests_running", "vllm:num_requests_waiting"),
+        metrics=LoadMetrics(
+            running="vllm:num_requests_running",
+            waiting="vllm:num_requests_waiting",
+            work=("vllm:prompt_tokens_total", "vllm:generation_tokens_total"),
+        ),
         start_seconds=start_seconds(weights_size(spec), base=900),  # it compiles and captures graphs
         stop_seconds=_DRAIN_SECONDS + 15,
     )

@@ -39,9 +39,9 @@ class Ways(Protocol):
         ...
 
     def request(
-        self, target: Target, route: str, body: bytes, timeout: float
+        self, target: Target, route: str, body: bytes, *, tenant: str, timeout: float
     ) -> AbstractAsyncContextManager[AnswerStream]:
-        """Sends a request. Raises StreamBrokenError when the way is not there."""
+        """Sends a request of `tenant`, as agents know it. Raises StreamBrokenError when the way is not there."""
         ...
 
 
@@ -87,9 +87,10 @@ def watched(receive: Receive, gone: Callable[[], None]) -> Iterator[None]:
 class Relay:
     """One request, once its body is here."""
 
-    def __init__(self, ways: Ways, reply: Reply, timer: asyncio.Timeout, idle_seconds: float) -> None:
+    def __init__(self, ways: Ways, tenant: str, reply: Reply, timer: asyncio.Timeout, idle_seconds: float) -> None:
         """`timer` ends the request; a stream puts it off by `idle_seconds` with every chunk."""
         self._ways = ways
+        self._tenant = tenant
         self._reply = reply
         self._timer = timer
         self._idle_seconds = idle_seconds
@@ -140,7 +141,8 @@ class Relay:
     async def _by(self, target: Target, route: str, body: bytes) -> bool:
         """Relays by this target. False, with nothing answered, when another one is to be tried."""
         try:
-            async with self._ways.request(target, route, body, LONGEST_STREAM) as stream:
+            way = self._ways.request(target, route, body, tenant=self._tenant, timeout=LONGEST_STREAM)
+            async with way as stream:
                 self._stream = stream
                 if self._is_gone:
                     raise ClientGoneError

@@ -1,10 +1,11 @@
 """The inference path: authenticate, admit, choose, relay, meter. Raw ASGI, on snapshots, without the database.
 
 `/{project_id}/{endpoint_slug}/v1/` and one of `chat/completions`, `completions`, `embeddings`, `models`. OpenAI's
-shapes pass through unchanged; of a request nothing is read but its size, of an answer nothing but its content type.
+shapes pass through unchanged; of a request only how much it asks for is read, of an answer its content type.
 """
 
 import asyncio
+import hmac
 import json
 import re
 import time
@@ -25,7 +26,14 @@ from modelshare.server.accounts.keyring import KEYS_TOPIC, KeyRing, KeyUse
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionBook, SessionUse
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.errors import ApiError, NotFound, PermissionDenied, Unauthenticated, Unavailable
+from modelshare.server.errors import (
+    ApiError,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+)
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller, bearer, client_address, session_token
@@ -45,6 +53,7 @@ from modelshare.server.settings import Settings
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.base import SLUG_PATTERN
 from modelshare.wire.errors import ErrorCode
+from modelshare.wire.inference import BadInferenceRequest, InferenceRequest, read
 from modelshare.wire.keys import Scope as KeyScope
 from modelshare.wire.tiers import Tier
 
@@ -78,7 +87,9 @@ class Router:
         self._meter = Meter(parts.database, parts.clock)
         self._snapshots = Snapshots(parts.database, parts.tiers, time.monotonic)
         self._admission = Admission()
-        self._forwarder = Forwarder(parts.links, parts.settings.signing_secret(), parts.clock)
+        secret = parts.settings.signing_secret()
+        self._tenant_secret = hmac.digest(secret, b"modelshare tenant 1", "sha256")
+        self._forwarder = Forwarder(parts.links, secret, parts.clock)
         self._ways = LinkWays(parts.links, self._forwarder)
 
     async def start(self) -> None:
@@ -159,16 +170,18 @@ class Router:
         try:
             async with asyncio.timeout(tier.request_timeout_seconds) as timer:
                 body = await read_body(receive, self._settings.inference_max_body_bytes, ask.content_length)
-                relay = Relay(self._ways, reply, timer, tier.stream_idle_timeout_seconds)
+                asked = _asked(ask.route, body, tier)
+                tenant = self._tenant(ask.project_id)
+                relay = Relay(self._ways, tenant, reply, timer, tier.stream_idle_timeout_seconds)
                 try:
-                    with watched(receive, relay.client_gone):
+                    with watched(receive, relay.client_gone), gate.working(asked.turns(ask.route)):
                         await relay.run(self._looks(ask, endpoint), ask.route, body)
                     failed = reply.status >= _SERVER_ERROR
                 finally:
                     usage = relay.usage
         except TimeoutError as error:
             raise _too_slow(endpoint.tier, in_stream=reply.started) from error
-        except ClientGoneError:
+        except (ClientGoneError, InvalidRequest):
             failed = False
             raise
         finally:
@@ -190,6 +203,10 @@ class Router:
             return _answering(ask, anew, self._clock()).targets
 
         return look
+
+    def _tenant(self, project_id: str) -> str:
+        """What an agent hears of the project: the same from every process of this platform, and nobody can undo it."""
+        return hmac.digest(self._tenant_secret, project_id.encode(), "sha256").hex()
 
     async def _caller(self, ask: "_Ask") -> tuple[Caller, KeyUse | SessionUse]:
         token = session_token(ask.request, self._settings)
@@ -299,6 +316,16 @@ def _answering(ask: _Ask, endpoint: Snapshot | None, now: float) -> Snapshot:
     if ask.route != _MODELS and ask.route not in served:
         raise rules.not_served(ask.route, served)
     return endpoint
+
+
+def _asked(route: str, body: bytes, tier: Tier) -> InferenceRequest:
+    """What the body asks for. Raises InvalidRequest for what is no request of this route, and for too much at once."""
+    try:
+        asked = read(route, body)
+    except BadInferenceRequest as error:
+        raise InvalidRequest(str(error), param=error.param) from error
+    rules.check_size(route, asked, tier)
+    return asked
 
 
 def _model_list(endpoint: Snapshot) -> bytes:
