@@ -71,8 +71,8 @@ class Probe:
             raise EngineError("The engine does not answer a first request.") from error
         if answer.status != 200:  # noqa: PLR2004
             said = content[:_LONGEST].decode("utf-8", "replace")
-            error = RequestRefusedError if answer.status in _REFUSED else EngineError
-            raise error(f"The engine answers a first request with status {answer.status}: {said}")
+            kind = RequestRefusedError if answer.status in _REFUSED else EngineError
+            raise kind(f"The engine answers a first request with status {answer.status}: {said}")
         if not _is_real(route, content):
             raise EngineError("The engine answers a first request, but with nothing in it.")
 
