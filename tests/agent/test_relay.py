@@ -14,7 +14,8 @@ from agent.support import serving
 from modelshare.agent.deployment import Serving
 from modelshare.agent.engines.base import EngineSpec, Format, Task
 from modelshare.agent.engines.external import ExternalEngine, ExternalServer
-from modelshare.agent.relay import Relay, engine_session
+from modelshare.agent.engine_call import engine_session
+from modelshare.agent.relay import Relay
 from modelshare.wire.link import BODY_SLICE, Answer, Cancel, Chunk, End, Head
 
 pytestmark = pytest.mark.anyio

@@ -58,6 +58,7 @@ async def test_requests_tokens_and_errors_are_counted(endpoint: Endpoint, ready:
         "errors": 1,
         "prompt_tokens": 11,
         "completion_tokens": 18,
+        "estimated": False,
     }
     await endpoint.chat()
     (row,) = await usage(endpoint.tenant, 5)
@@ -105,7 +106,7 @@ async def test_a_stream_that_the_client_left_is_counted_by_its_events(endpoint: 
     await ready.send(Chunk(request.stream, b"data: 1\n\ndata: 2\n\n"))
     await (await asked).aclose()
     (row,) = await usage(endpoint.tenant, 1)
-    assert (row["errors"], row["prompt_tokens"], row["completion_tokens"]) == (0, 10, 2)
+    assert (row["errors"], row["prompt_tokens"], row["completion_tokens"], row["estimated"]) == (0, 10, 2, True)
 
 
 async def test_what_was_counted_last_is_written_at_the_end(

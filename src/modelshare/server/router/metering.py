@@ -19,7 +19,7 @@ log = structlog.get_logger()
 _FLUSH_SECONDS: Final = 1.0
 _BATCH: Final = 500
 """Rows of one statement, below SQLite's limit of variables."""
-_COUNTS: Final = ("requests", "errors", "prompt_tokens", "completion_tokens")
+_COUNTS: Final = ("requests", "errors", "prompt_tokens", "completion_tokens", "estimated")
 
 
 class Usage(NamedTuple):
@@ -27,6 +27,8 @@ class Usage(NamedTuple):
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    is_estimate: bool = False
+    """Nobody counted them."""
 
 
 class _Key(NamedTuple):
@@ -46,6 +48,7 @@ class _Count:
     errors: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    estimated: int = 0
 
 
 class Meter:
@@ -68,6 +71,7 @@ class Meter:
         count.errors += failed
         count.prompt_tokens += usage.prompt_tokens
         count.completion_tokens += usage.completion_tokens
+        count.estimated += usage.is_estimate
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run())

@@ -62,9 +62,9 @@ def not_served(route: str, served: Collection[str]) -> ApiError:
     return NotFound(f"This model serves {', '.join(sorted(served)) or 'no route'}, not {route}.")
 
 
-def check_size(route: str, asked: InferenceRequest, tier: Tier) -> None:
+def check_size(asked: InferenceRequest, tier: Tier) -> None:
     """Raises InvalidRequest for more work in one request than the tier allows."""
-    if route == "embeddings":
+    if not asked.generates:
         count, most, name = asked.prompts, tier.max_inputs_per_request, "input"
         what = f"{count} texts to embed"
     else:

@@ -1,7 +1,7 @@
 """The inference path: authenticate, admit, choose, relay, meter. Raw ASGI, on snapshots, without the database.
 
 `/{project_id}/{endpoint_slug}/v1/` and one of `chat/completions`, `completions`, `embeddings`, `models`. OpenAI's
-shapes pass through unchanged; of a request only how much it asks for is read, of an answer its content type.
+shapes pass through unchanged; of a request it is read how much is asked for, of an answer nothing but its content type.
 """
 
 import asyncio
@@ -26,14 +26,7 @@ from modelshare.server.accounts.keyring import KEYS_TOPIC, KeyRing, KeyUse
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionBook, SessionUse
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.errors import (
-    ApiError,
-    InvalidRequest,
-    NotFound,
-    PermissionDenied,
-    Unauthenticated,
-    Unavailable,
-)
+from modelshare.server.errors import ApiError, InvalidRequest, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller, bearer, client_address, session_token
@@ -172,9 +165,9 @@ class Router:
                 body = await read_body(receive, self._settings.inference_max_body_bytes, ask.content_length)
                 asked = _asked(ask.route, body, tier)
                 tenant = self._tenant(ask.project_id)
-                relay = Relay(self._ways, tenant, reply, timer, tier.stream_idle_timeout_seconds)
+                relay = Relay(self._ways, tenant, asked, reply, timer, tier.stream_idle_timeout_seconds)
                 try:
-                    with watched(receive, relay.client_gone), gate.working(asked.turns(ask.route)):
+                    with watched(receive, relay.client_gone), gate.working(asked.turns):
                         await relay.run(self._looks(ask, endpoint), ask.route, body)
                     failed = reply.status >= _SERVER_ERROR
                 finally:
@@ -324,7 +317,7 @@ def _asked(route: str, body: bytes, tier: Tier) -> InferenceRequest:
         asked = read(route, body)
     except BadInferenceRequest as error:
         raise InvalidRequest(str(error), param=error.param) from error
-    rules.check_size(route, asked, tier)
+    rules.check_size(asked, tier)
     return asked
 
 
