@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import Sharing
 from modelshare.agent.engines.turns import Turns
 from modelshare.agent.errors import DeploymentError
+
+_SLOW_PROMPT_BYTES: Final = 50
+_SLOW_TOKENS: Final = 8
+"""A second, of engines that are still of use: a large model on CPUs, with other requests beside."""
 
 
 class EngineKind(StrEnum):
@@ -108,7 +112,9 @@ class EngineError(DeploymentError):
 class Activity:
     """The requests that the agent has in an engine; whoever relays them keeps it current, for liveness goes by it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shows_work: bool = False) -> None:
+        """`shows_work`: the engine counts its steps, so that it need not be guessed how long they take."""
+        self._shows_work = shows_work
         self.running = 0
         self.last_success = float("-inf")
         """`time.monotonic()` of the last sign of life."""
@@ -134,8 +140,9 @@ class Activity:
                 self._idle.set()
 
     @contextmanager
-    def asking(self, patience: float = 0.0) -> Iterator[None]:
-        """Hold this while the engine itself is asked for something; see `patience`."""
+    def asking(self, prompt_bytes: int, unseen_tokens: int = 0) -> Iterator[None]:
+        """Hold this while the engine itself is asked for something, of which `unseen_tokens` are not streamed."""
+        patience = prompt_bytes / _SLOW_PROMPT_BYTES + (0 if self._shows_work else unseen_tokens / _SLOW_TOKENS)
         if not self._asked:
             self._asked_since = monotonic()
         self._asked += 1

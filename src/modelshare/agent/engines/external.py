@@ -46,6 +46,7 @@ class ExternalEngine:
         self._relay = RelayPolicy(
             public_name=spec.served_name,
             request_model=server.model or spec.served_name,
+            usage_details=frozenset({"completion_tokens_details"}),  # nobody knows whose prompts its cache serves
             context_length=spec.context_length,
         )
         self._timing = timing or Timing()

@@ -43,7 +43,7 @@ class ProcessEngine:
     ) -> None:
         self.kind = recipe.kind
         self.routes = recipe.routes
-        self.activity = Activity()
+        self.activity = Activity(shows_work=recipe.metrics is not None and bool(recipe.metrics.work))
         self.sharing = recipe.sharing
         self.turns = Turns(recipe.sharing.slots)
         self.mapped_bytes = recipe.mapped_bytes

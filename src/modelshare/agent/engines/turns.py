@@ -52,6 +52,10 @@ class Turns:
         """Turns that are waited for."""
         return sum(len(queue) for queue in self._waiting.values())
 
+    def others_wait(self, tenant: str) -> bool:
+        """Other tenants do."""
+        return any(other != tenant for other in self._waiting)
+
     @asynccontextmanager
     async def turn(self, tenant: str, count: int = 1, prompt: bytes = b"") -> AsyncIterator[Turn]:
         """Waits for `count` slots at once, or all if there are fewer, and holds them within the block.

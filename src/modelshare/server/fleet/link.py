@@ -187,9 +187,8 @@ class Link:
         deployment_id: str,
         route: str,
         body: bytes,
-        *,
-        tenant: str,
         timeout: float,  # noqa: ASYNC109 - the agent's time limit, sent to it
+        tenant: str = "",
     ) -> AsyncIterator[Stream]:
         """Sends a request and gives its answer's stream; leaving before the answer's end cancels it."""
         if self._end.done():

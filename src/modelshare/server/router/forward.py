@@ -115,7 +115,7 @@ class Forwarder:
             return None
         if hashlib.sha256(body).hexdigest() != headers[_DIGEST]:
             return None
-        return link.request(named[2], named[3], body, tenant=headers[_TENANT], timeout=float(headers[_TIMEOUT]))
+        return link.request(named[2], named[3], body, float(headers[_TIMEOUT]), headers[_TENANT])
 
     def _session(self) -> "aiohttp.ClientSession":
         if self._http is None:

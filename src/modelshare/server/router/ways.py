@@ -28,7 +28,7 @@ class LinkWays:
     ) -> AbstractAsyncContextManager[AnswerStream]:
         link = self._links.get(target.agent_id)
         if link is not None:
-            return link.request(target.deployment_id, route, body, tenant=tenant, timeout=timeout)
+            return link.request(target.deployment_id, route, body, timeout, tenant)
         return self._forward(target, route, body, tenant, timeout)
 
     @asynccontextmanager
