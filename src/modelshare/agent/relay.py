@@ -70,11 +70,9 @@ class Relay:
         async with aclosing(streamed_answer(self._http, serving.engine, prepared, reader)) as answer:
             async for pieces in answer:
                 await _pass(stream, pieces)
-                if reader.done:
-                    break
-            # The count goes with the last bytes, so that it is known even of a client that leaves at once.
-            await stream.chunk(reader.end())
-            await stream.end(tally.usage)
+        # The count comes right after the last bytes: the server waits for it before a client gets them.
+        await stream.chunk(reader.end())
+        await stream.end(tally.usage)
 
 
 async def _pass(stream: Stream, pieces: list[Fields]) -> None:
