@@ -20,8 +20,8 @@ _HEADERS: Final = {"Content-Type": "application/json", "Accept-Encoding": "ident
 _IDLE_SECONDS: Final = 3.0
 """Idle connections are given up before engines do so: uvicorn, the most impatient, waits 5 s."""
 _CONNECT_SECONDS: Final = 5.0
-_END_SECONDS: Final = 0.05
-"""How long the end of a connection's answer is waited for after the last event, so that it can be used again."""
+_END_SECONDS: Final = 0.02
+"""How long the end of the HTTP answer is waited for after the last event, so that its connection can be used again."""
 _MOST_BYTES: Final = 512 << 20
 """Of a whole answer: many vectors are long."""
 _MOST_ERROR_BYTES: Final = 64 << 10
@@ -60,18 +60,20 @@ async def streamed_answer(
             read_answer(await _read(answer, _MOST_BYTES), prepared, prepared.tally())
             raise no_answer()
         async for chunk in answer.content.iter_any():
-            if pieces := reader.feed(chunk):
-                if any(pieces):
-                    engine.activity.succeeded()
-                yield pieces
-            if reader.done:
+            yield _alive(engine, reader.feed(chunk))
+            if reader.is_over:
                 break
         else:
-            if pieces := reader.finish():
-                yield pieces
-            return
-        yield []  # the end can be told while the connection's is waited for
+            yield _alive(engine, reader.finish())
+        if reader.failure is not None:
+            raise reader.failure
         await _drained(answer)
+
+
+def _alive(engine: Engine, pieces: list[Fields]) -> list[Fields]:
+    if any(pieces):
+        engine.activity.succeeded()
+    return pieces
 
 
 @asynccontextmanager

@@ -82,7 +82,7 @@ class Sequences:
                         events = weave.pieces(part, pieces)
                         if events and weave.began:  # until then a failure is told by its status
                             await ahead.put(write_pieces(events))
-                        if reader.done:
+                        if reader.is_over and reader.failure is None:
                             over(part)
                 over(part)
 

@@ -12,7 +12,7 @@ import msgspec
 
 from modelshare.agent.engines.counts import Tally
 from modelshare.agent.engines.parameters import Fields
-from modelshare.agent.engines.refusals import failed_inside, no_answer
+from modelshare.agent.engines.refusals import Refusal, failed_inside, no_answer
 from modelshare.agent.engines.relay_rules import PreparedRequest, RelayPolicy
 from modelshare.agent.engines.sse import KEEP_ALIVE, Event, EventParser, EventTooLongError, data_event
 
@@ -45,32 +45,35 @@ def write_answer(fields: Fields, usage: msgspec.Raw) -> bytes:
 
 
 class StreamReader:
-    """One stream of an engine. `feed` every chunk until `done`, or else `finish` when the engine ended it well.
+    """One stream of an engine. `feed` every chunk until `is_over`, or else `finish` when the engine ended it well.
 
     Pieces are events for the client, as fields; an empty one is only a sign of life. The usage, which an engine tells
     last, and the end are not among them: `end` writes both.
     """
 
     def __init__(self, prepared: PreparedRequest, tally: Tally) -> None:
-        self.done = False
-        """The engine said that this is all."""
+        self.is_over = False
+        """Nothing that comes after is read: the engine said that this is all, or failed."""
+        self.failure: Refusal | None = None
+        """Why it is over before its end: the engine failed, or answered what is no answer."""
         self._prepared = prepared
         self._tally = tally
         self._parser = EventParser()
         self._last: Fields = {}
 
     def feed(self, chunk: bytes) -> list[Fields]:
-        """The pieces that `chunk` completes. Raises Refusal when the engine fails, or answers what is no answer."""
+        """The pieces that `chunk` completes."""
         try:
             return self._pieces(self._parser.feed(chunk))
-        except EventTooLongError as error:
-            raise no_answer() from error
+        except EventTooLongError:
+            self._fail(no_answer())
+            return []
 
     def finish(self) -> list[Fields]:
-        """The last pieces, of a stream without `[DONE]`. Raises Refusal, also for a stream without any answer."""
+        """The last pieces, of a stream without `[DONE]`."""
         pieces = self._pieces(self._parser.finish())
-        if not self._last:
-            raise no_answer()
+        if not self.is_over:
+            self._end()
         return pieces
 
     def end(self) -> bytes:
@@ -83,17 +86,29 @@ class StreamReader:
     def _pieces(self, events: list[Event]) -> list[Fields]:
         pieces: list[Fields] = []
         for event in events:
-            if self.done:
+            if self.is_over:
                 break
             if event.data is None:
                 pieces.append({})
             elif event.data.strip() == DONE:
-                self.done = True
-            elif event.data.strip() not in _NOTHING and (piece := self._piece(event)):
-                pieces.append(piece)
-        if self.done and not self._last:
-            raise no_answer()
+                self._end()
+            elif event.data.strip() not in _NOTHING:
+                try:
+                    piece = self._piece(event)
+                except Refusal as refusal:
+                    self._fail(refusal)
+                else:
+                    pieces += [piece] if piece else []
         return pieces
+
+    def _end(self) -> None:
+        self.is_over = True
+        if not self._last:
+            self._fail(no_answer())
+
+    def _fail(self, refusal: Refusal) -> None:
+        self.is_over = True
+        self.failure = refusal
 
     def _piece(self, event: Event) -> Fields | None:
         asked = self._prepared.client_fields
