@@ -14,6 +14,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def agent(
+    *,
     join_key: Annotated[
         str | None,
         typer.Option(
@@ -34,6 +35,14 @@ def agent(
     external_url: Annotated[
         str | None, typer.Option(help="Base URL of an OpenAI-compatible engine that runs already.")
     ] = None,
+    parallel: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Answers that an engine works on at once; others wait, and projects take turns. For an external "
+            "engine, name what it really does: what waits inside it waits in the order of arrival.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write the log as JSON lines.")] = False,
 ) -> None:
     """Run models of your project on this machine. Connects outwards only: no port is opened to the network."""
@@ -44,6 +53,7 @@ def agent(
         name=name,
         engine=engine,
         external_url=external_url,
+        parallel=parallel,
         json_logs=json,
     )
     raise typer.Exit(code)
