@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from modelshare.wire.keys import ProjectCreate, ProjectWithKey
 
 T = TypeVar("T")
 MODELSHARE = [sys.executable, "-m", "modelshare"]
+SECRET = secrets.token_hex(32)
+"""For several processes on one database."""
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 import aiohttp
 
+from modelshare import private_files
 from modelshare.agent.control import Control
 from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.engines.external import ExternalServer
@@ -44,6 +46,7 @@ def run(
     is the machine's name if not given. `engine` is the only one to use, else it is chosen by model; `external_url` is
     the OpenAI base URL of an engine that runs already.
     """
+    os.umask(private_files.UMASK)
     log_to_stderr(as_json=json_logs)
     options = Options(url, join_key, data_dir.resolve(), name or socket.gethostname(), engine, external_url)
     try:

@@ -107,7 +107,7 @@ def _publish_and_deploy(url: str, platform_key: str, say: Say) -> tuple[_Cast, E
 @asynccontextmanager
 async def _agent(url: str, join_key: str | None, folder: Path) -> AsyncIterator[None]:
     """A real agent process, stopped in the end; its log is `agent.log` in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     words = ["--url", url, "--data-dir", str(folder / "agent"), "--name", "demo-agent"]
     if join_key is not None:
         words += ["--join-key", join_key]
