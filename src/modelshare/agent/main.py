@@ -86,7 +86,10 @@ async def _identity(options: "Options", http: aiohttp.ClientSession, engines: En
     if (known := load_identity(options.data_dir)) is not None:
         return known
     if not options.join_key:
-        raise Stop("This data folder holds no enrolled agent yet: give a join key (--join-key msj_...).")
+        raise Stop(
+            "This data folder holds no enrolled agent yet: give a join key "
+            "(MODELSHARE_JOIN_KEY=msj_..., or --join-key-file)."
+        )
     machine = capabilities(options.data_dir, engines.kinds())
     request = Enroll(join_key=options.join_key, name=options.name, capabilities=machine)
     enrolled = await Control(http, options.url).enroll(request)

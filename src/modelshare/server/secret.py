@@ -28,7 +28,7 @@ def path(data_dir: Path) -> Path:
 
 
 def of_folder(data_dir: Path) -> bytes:
-    """The secret of this folder, made on first use; the same for all who ask at once. ValueError as `check`, OSError."""
+    """The secret of this folder, made on first use: one for all who ask at once. ValueError as `check`; OSError."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = path(data_dir)
     if file.exists():

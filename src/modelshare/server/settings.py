@@ -16,7 +16,9 @@ from modelshare.wire.link import MAX_REQUEST_BODY
 
 GIB = 1 << 30
 PREFIX = "MODELSHARE_"
-_NOT_SETTINGS = frozenset({"MODELSHARE_URL", "MODELSHARE_API_KEY", "MODELSHARE_CONFIG", "MODELSHARE_JOIN_KEY"})
+_NOT_SETTINGS = frozenset(
+    f"MODELSHARE_{name}" for name in ("URL", "API_KEY", "CONFIG", "JOIN_KEY", "JOIN_KEY_FILE", "ENGINE_ENV")
+)
 """What client and agent read; the server shares their prefix."""
 _NEVER_EMPTY = "MODELSHARE_SECRET"
 """An empty one is what is left of a secret that could not be found."""

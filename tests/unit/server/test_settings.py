@@ -111,7 +111,7 @@ def test_a_file_that_cannot_be_read(working_folder: Path) -> None:
         load({"MODELSHARE_SECRET_FILE": "secret"}, write(working_folder, "", "empty.toml"))
 
 
-@pytest.mark.parametrize("name", ["URL", "API_KEY", "CONFIG"])
+@pytest.mark.parametrize("name", ["URL", "API_KEY", "CONFIG", "JOIN_KEY", "JOIN_KEY_FILE", "ENGINE_ENV"])
 def test_what_the_client_reads_is_no_setting(name: str) -> None:
     assert load({f"MODELSHARE_{name}": "x"}) == Settings()
 
