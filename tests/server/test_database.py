@@ -1,10 +1,15 @@
 """What the database promises, whichever it is."""
 
+import os
+import stat
+from pathlib import Path
+
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.app import Application
+from modelshare.server.db import Database
 
 pytestmark = pytest.mark.anyio
 PROJECTS = text("SELECT count(*) FROM projects")
@@ -19,3 +24,19 @@ async def test_a_read_sees_one_state(app: Application) -> None:
         assert (before, await reading.scalar(PROJECTS)) == (0, 0)
     async with app.database.read() as reading:
         assert await reading.scalar(PROJECTS) == 1
+
+
+@pytest.mark.parametrize("lend", ["sqlite"], indirect=True)
+async def test_its_files_are_private_whatever_was_there_before(database_url: str) -> None:
+    before = os.umask(0)
+    try:
+        path = Path(make_url(database_url).database or "")
+        path.chmod(0o664)
+        database = Database(database_url.replace("sqlite:", "sqlite+aiosqlite:"))
+        async with database.write() as session:
+            session.add(ProjectRow(name="Acme", slug="acme", created_at=0))
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.glob("test.db*")}
+        await database.close()
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(("test.db", "test.db-wal", "test.db-shm"), 0o600)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 import aiohttp
 
+from modelshare import private_files
 from modelshare.agent.control import Control
 from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.engines.external import ExternalServer
@@ -44,6 +46,7 @@ def run(
     is the machine's name if not given. `engine` is the only one to use, else it is chosen by model; `external_url` is
     the OpenAI base URL of an engine that runs already.
     """
+    os.umask(private_files.UMASK)
     log_to_stderr(as_json=json_logs)
     options = Options(url, join_key, data_dir.resolve(), name or socket.gethostname(), engine, external_url)
     try:
@@ -83,7 +86,10 @@ async def _identity(options: "Options", http: aiohttp.ClientSession, engines: En
     if (known := load_identity(options.data_dir)) is not None:
         return known
     if not options.join_key:
-        raise Stop("This data folder holds no enrolled agent yet: give a join key (--join-key msj_...).")
+        raise Stop(
+            "This data folder holds no enrolled agent yet: give a join key "
+            "(MODELSHARE_JOIN_KEY=msj_..., or --join-key-file)."
+        )
     machine = capabilities(options.data_dir, engines.kinds())
     request = Enroll(join_key=options.join_key, name=options.name, capabilities=machine)
     enrolled = await Control(http, options.url).enroll(request)

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modelshare import __version__
-from modelshare.server import health, migrations
+from modelshare.server import health, installation, migrations
 from modelshare.server.accounts import routes as accounts_routes
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts import sessions as accounts_sessions
@@ -104,6 +104,7 @@ class Application:
     """The platform as one ASGI application."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        settings = settings.with_secret()
         self.settings = settings
         self.database = Database(settings.database)
         self.platform = _platform(settings, self.database, clock)
@@ -139,6 +140,7 @@ class Application:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.database.close)
             await migrations.upgrade(self.database)
+            await installation.check_secret(self.settings, self.database)
             await self.database.start()
             await self._confirmer.start()
             stack.push_async_callback(self._confirmer.stop)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,7 @@ import structlog
 from granian.constants import Interfaces
 from granian.server.embed import Server
 
+from modelshare import private_files
 from modelshare.server import starting
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import Application
@@ -42,6 +44,7 @@ Started = Callable[[str, FirstRun | None], Awaitable[None]]
 
 def run(settings: Settings, started: Started) -> None:
     """Serves until SIGINT or SIGTERM. SettingsError says what keeps it from starting."""
+    os.umask(private_files.UMASK)
     configure(settings.log_format)
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: PLC0415 - a faster event loop where the platform has it

@@ -1,24 +1,27 @@
 """Settings: one frozen object, read once from `modelshare.toml`, then `MODELSHARE_*`, then the command line.
 
 A setting `a_b` is `MODELSHARE_A_B` in the environment, `a_b = …` or `[a] b = …` in the file. `MODELSHARE_A_B_FILE`
-names a file that holds the value, for secrets. An empty variable counts as none.
+names a file that holds the value, for secrets. An empty variable counts as none, but for the secret.
 """
 
-import os
-import secrets
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
+from modelshare.server import secret
 from modelshare.wire.link import MAX_REQUEST_BODY
 
 GIB = 1 << 30
 PREFIX = "MODELSHARE_"
-_NOT_SETTINGS = frozenset({"MODELSHARE_URL", "MODELSHARE_API_KEY", "MODELSHARE_CONFIG", "MODELSHARE_JOIN_KEY"})
+_NOT_SETTINGS = frozenset(
+    f"MODELSHARE_{name}" for name in ("URL", "API_KEY", "CONFIG", "JOIN_KEY", "JOIN_KEY_FILE", "ENGINE_ENV")
+)
 """What client and agent read; the server shares their prefix."""
+_NEVER_EMPTY = "MODELSHARE_SECRET"
+"""An empty one is what is left of a secret that could not be found."""
 
 
 _DRIVERS = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
@@ -85,6 +88,13 @@ class Settings(BaseModel):
             raise ValueError("use postgresql://user:password@host/name, or leave it out for SQLite")
         return url
 
+    @field_validator("secret")
+    @classmethod
+    def _no_guessable_secret(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None:
+            secret.check(given.get_secret_value().encode())
+        return given
+
     @property
     def address(self) -> str:
         """This process's own URL."""
@@ -99,18 +109,26 @@ class Settings(BaseModel):
         return f"{_DRIVERS[scheme]}://{rest}"
 
     def signing_secret(self) -> bytes:
-        """The secret, or the one in the data folder, made on first use."""
+        """The secret, or the one in the data folder, made on first use. SettingsError where it will not do."""
         if self.secret is not None:
-            return self.secret.get_secret_value().encode()
-        path = self.data_dir / "secret.key"
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+            return self.secret.get_secret_value().encode(errors="surrogateescape")
+        file = secret.path(self.data_dir)
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return path.read_bytes()
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_hex(32).encode())
-        return path.read_bytes()
+            return secret.of_folder(self.data_dir)
+        except ValueError as error:
+            raise SettingsError(
+                f"{file} holds no secret that will do: {error}. Put the platform's own back from a backup, or, if it "
+                "is lost, delete the file and use `modelshare admin replace-secret`."
+            ) from error
+        except OSError as error:
+            raise SettingsError(
+                f"{file} cannot be made or read: {error.strerror}. Choose another `data_dir`, or set `secret`."
+            ) from error
+
+    def with_secret(self) -> Self:
+        """The same with the secret in it, so that a process goes by one and the same while it runs. SettingsError."""
+        own = self.signing_secret().decode(errors="surrogateescape")
+        return self.model_copy(update={"secret": SecretStr(own)})
 
 
 def load(environ: Mapping[str, str], file: Path | None = None, **given: Any) -> Settings:
@@ -154,7 +172,7 @@ def _from_file(file: Path | None) -> dict[str, Any]:
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for variable, value in environ.items():
-        if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS or not value:
+        if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS or (not value and variable != _NEVER_EMPTY):
             continue
         name = variable.removeprefix(PREFIX).lower()
         if name not in Settings.model_fields and name.endswith("_file"):

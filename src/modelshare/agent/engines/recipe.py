@@ -11,7 +11,7 @@ from modelshare.agent.engines.relay_rules import RelayPolicy
 class Command:
     argv: tuple[str, ...]
     env: Mapping[str, str]
-    """Added to the agent's own environment."""
+    """Added to what engines get of the agent's own environment."""
 
 
 @dataclass(frozen=True, slots=True)
