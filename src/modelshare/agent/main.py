@@ -77,7 +77,9 @@ async def _main(options: "Options") -> None:
             raise
         finally:
             ending = asyncio.create_task(agent.stop())
-            await _unless(at_once, asyncio.shield(ending))
+            hurry = asyncio.create_task(at_once.wait())
+            await asyncio.wait([ending, hurry], return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
             linking.cancel()  # and with the link all requests, so that the engines have nothing left to finish
             await asyncio.wait([linking, ending])
 

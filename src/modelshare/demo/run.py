@@ -127,7 +127,8 @@ async def _agent(url: str, join_key: str | None, folder: Path) -> AsyncIterator[
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            async with asyncio.timeout(STOP_SECONDS):
+                await process.wait()
         except TimeoutError:
             process.kill()
 
