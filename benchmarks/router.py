@@ -1,4 +1,4 @@
-"""The inference path: client -> granian -> router -> WebSocket -> agent -> engine, against the same engine directly.
+"""The inference path: client -> front -> router -> WebSocket -> agent -> engine, against the same engine directly.
 
     python benchmarks/router.py [--seconds 4] [--streams 100] [--port 18431]
 

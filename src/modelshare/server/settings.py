@@ -81,6 +81,21 @@ class Settings(BaseModel):
     """On: webhooks may use http and reach private addresses, this machine's included."""
     log_format: Literal["text", "json"] = "text"
 
+    connections_total: int | None = Field(default=None, ge=16)
+    """Most connections at once; None takes three quarters of the files that the operating system lets a process open."""
+    connections_per_address: int = Field(default=128, ge=1)
+    """Of strangers (who showed no key, session or signed link), while the platform waits for them."""
+    connections_head_seconds: float = Field(default=10.0, gt=0)
+    """In which a request's headers have to be there."""
+    connections_idle_seconds: float = Field(default=75.0, gt=0)
+    """How long a connection is kept after an answer."""
+    connections_stalled_seconds: float = Field(default=30.0, gt=0)
+    """In which something of a request's body has to come, and something of an answer to be taken."""
+    connections_stop_seconds: float = Field(default=10.0, ge=0)
+    """How long answers that are under way may go on when the process is to stop."""
+    cors_origins: tuple[str, ...] = ()
+    """Where pages of others may call the platform from, such as https://app.example.org; `*` is everywhere."""
+
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, url: str | None) -> str | None:
@@ -180,7 +195,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             if environ.get(variable.removesuffix("_FILE")):
                 raise SettingsError(f"Set {variable.removesuffix('_FILE')} or {variable}, not both.")
             value = _content(variable, value)  # noqa: PLW2901 - what the variable means
-        values[name] = _addresses(value) if name == "trusted_proxies" else value
+        values[name] = _list(value) if name in {"trusted_proxies", "cors_origins"} else value
     return values
 
 
@@ -193,5 +208,5 @@ def _content(variable: str, path: str) -> str:
         raise SettingsError(f"{variable} names {path}, which is no text in UTF-8.") from error
 
 
-def _addresses(value: str) -> tuple[str, ...]:
+def _list(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
