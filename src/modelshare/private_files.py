@@ -42,9 +42,14 @@ def folder(path: Path) -> None:
 
 
 def touch(path: Path) -> None:
-    """Makes an empty file where none is, for a library that would make it with a mode of its own choice."""
-    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, _FILE))
-    tighten(path)
+    """Makes an empty file where none is, for a library that would make it with a mode of its own choice.
+
+    One that is there is not opened: closing it again would give up the process's locks on it (fcntl(2)).
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE))
+    except FileExistsError:
+        tighten(path)
 
 
 def tighten(path: Path) -> None:
