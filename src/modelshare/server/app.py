@@ -7,7 +7,6 @@ everything else (FastAPI). `/{project_id}/v1/...` is `/v1/...` with the project 
 import functools
 import re
 import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, Protocol
@@ -34,6 +33,7 @@ from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.audit.webhooks.dispatch import Dispatcher
 from modelshare.server.audit.webhooks.sending import Sender
 from modelshare.server.background import Chore, Chores, Ending
+from modelshare.server.clock import DatabaseClock
 from modelshare.server.db import Database
 from modelshare.server.endpoints import jobs as endpoints_jobs
 from modelshare.server.endpoints import recalls
@@ -102,15 +102,17 @@ class Part(Protocol):
 class Application:
     """The platform as one ASGI application."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float] | None = None) -> None:
+        """`clock`: a test's, see DatabaseClock."""
         settings = settings.with_secret()
         self.settings = settings
         self.database = Database(settings.database)
-        self.platform = _platform(settings, self.database, clock)
+        self.clock = DatabaseClock(self.database, clock)
+        self.platform = _platform(settings, self.database, self.clock)
         self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=frozenset({uploads_routes.put_part}))))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
-        self.links = Links(self.database, clock, address=settings.address)
+        self.links = Links(self.database, self.clock, address=settings.address)
         self._confirmer = Confirmer(self.database, address=settings.address)
         self._router = Router(
             RouterParts(
@@ -121,7 +123,7 @@ class Application:
                 keys=self.platform.parts[KeyRing],
                 sessions=self.platform.parts[SessionBook],
                 registry=self.platform.parts[CollectorRegistry],
-                clock=clock,
+                clock=self.clock,
             )
         )
         self.chores = Chores(_chores(self.platform), every=CHORES_SECONDS)
@@ -147,6 +149,8 @@ class Application:
             await migrations.upgrade(self.database)
             await installation.check_secret(self.settings, self.database)
             await self.database.start()
+            await self.clock.start()
+            at_end("clock", self.clock.stop)
             await self._confirmer.start()
             at_end("confirmer", self._confirmer.stop)
             sender = Sender(self.platform.clock, allow_private=self.settings.webhooks_allow_private)
@@ -211,7 +215,7 @@ def create_app(settings: Settings) -> Application:
     return Application(settings)
 
 
-def _platform(settings: Settings, database: Database, clock: Callable[[], float]) -> Platform:
+def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> Platform:
     keys = KeyRing(database, clock)
     sessions = SessionBook(database, clock)
     book = tiers.load(settings.tiers_file)
@@ -226,7 +230,9 @@ def _platform(settings: Settings, database: Database, clock: Callable[[], float]
     platform = Platform(
         settings=settings,
         database=database,
-        store=open_store(settings.storage_url, data_dir=settings.data_dir, secret=settings.signing_secret()),
+        store=open_store(
+            settings.storage_url, data_dir=settings.data_dir, secret=settings.signing_secret(), clock=clock
+        ),
         authenticate=keys.authenticate,
         authenticate_person=sessions.authenticate,
         find_project=find_project,
@@ -234,6 +240,7 @@ def _platform(settings: Settings, database: Database, clock: Callable[[], float]
         public_buckets=TokenBuckets(settings.public_requests_per_minute, clock),
         clock=clock,
     )
+    platform.parts[DatabaseClock] = clock
     platform.parts[KeyRing] = keys
     platform.parts[SessionBook] = sessions
     platform.parts[SignIn] = SignIn(database, settings, clock)

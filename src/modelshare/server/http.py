@@ -7,7 +7,6 @@ key would be needed to learn.
 import base64
 import binascii
 import json
-import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -117,7 +116,8 @@ class Platform:
     find_project: FindProject
     record_refusal: RecordRefusal
     public_buckets: TokenBuckets
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float]
+    """Unix seconds, the same for all processes: see clock.py."""
     parts: dict[type, Any] = field(default_factory=dict)
     """What single domains keep while the process runs (links, snapshots), by type."""
 

@@ -128,6 +128,7 @@ async def test_after_thirty_days_they_are_gone(
     old = await hook.delivery(state="delivered")
     clock.now += rules.KEEP_SECONDS
     await emit(app, owner, "new")
+    await arrive(receiver, 2)
     await hook.delivery(state="delivered")
     await app.chores.do_all()
     assert len(await hook.deliveries()) == 2
