@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from modelshare.cli.exits import ExitCode
+from modelshare.cli.failures import CommandError
 from modelshare.cli.serve import optional_module
 from modelshare.client import config
 
@@ -37,6 +39,8 @@ def agent(
     json: Annotated[bool, typer.Option("--json", help="Write the log as JSON lines.")] = False,
 ) -> None:
     """Run models of your project on this machine. Connects outwards only: no port is opened to the network."""
+    if external_url and engine not in {None, "external"}:
+        raise CommandError(f"--external-url is of --engine external; you said --engine {engine}.", ExitCode.USAGE)
     code = optional_module("modelshare.agent.main", extra="agent").run(
         url=config.load(os.environ, url=url).url,
         join_key=join_key,
