@@ -15,8 +15,8 @@ import aiohttp
 
 from agent.peer import TOKEN, Peer
 from agent.support import Storage
+from modelshare.agent.engine_call import engine_session
 from modelshare.agent.engine_source import EngineSource
-from modelshare.agent.relay import engine_session
 from modelshare.agent.wiring import Agent
 from modelshare.demo.tiny_model import write_gguf
 from modelshare.wire.agents import Phase

@@ -8,6 +8,7 @@ from typing import TypeVar
 import aiohttp
 from aiohttp import web
 
+from modelshare.agent.engines.counts import Usage
 from modelshare.agent.link import Link, Served
 from modelshare.agent.streams import Stream
 from modelshare.wire.agents import Enroll, Enrolled, Grant
@@ -131,7 +132,7 @@ class Recorder:
             raise
 
     async def _echo(self, stream: Stream) -> None:
-        await stream.answer(200, "application/json", bytes(stream.body), 3, 4)
+        await stream.answer(200, "application/json", bytes(stream.body), Usage(3, 4))
 
 
 @asynccontextmanager

@@ -12,14 +12,18 @@ from agent.agents import ask, read_stream
 from agent.peer import Peer, Recorder, linked
 from agent.support import serving
 from modelshare.agent.deployment import Serving
+from modelshare.agent.engine_call import engine_session
 from modelshare.agent.engines.base import EngineSpec, Format, Task
 from modelshare.agent.engines.external import ExternalEngine, ExternalServer
-from modelshare.agent.relay import Relay, engine_session
+from modelshare.agent.relay import Relay
 from modelshare.wire.link import BODY_SLICE, Answer, Cancel, Chunk, End, Head
 
 pytestmark = pytest.mark.anyio
 
 FAILED = "The engine failed on this request; try again, or change the request."
+REFUSED = "The engine does not take this request as it is; compare its fields with the API's documentation."
+SAID = {"index": 0, "message": {"role": "assistant", "content": "Hi"}}
+WHOLE = {"choices": [SAID], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
 Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -58,15 +62,15 @@ async def stream_of(request: web.Request, *pieces: bytes) -> web.StreamResponse:
 
 async def test_the_engine_is_asked_with_its_secret_and_its_own_words(peer: Peer) -> None:
     async def respond(request: web.Request) -> web.Response:
-        return web.json_response({"echo": await request.json(), "usage": {"prompt_tokens": 5, "completion_tokens": 2}})
+        return web.json_response(WHOLE | {"system_fingerprint": await request.text()})
 
     async with relayed(peer, respond) as seen:
         await peer.ask(ask(model="whatever", temperature=0.5))
         answer = await peer.expect(Answer)
     assert seen[0].headers["Authorization"] == "Bearer secret"
     assert seen[0].path == "/v1/chat/completions"
-    echo = json.loads(answer.data)["echo"]
-    assert (echo["model"], echo["temperature"]) == ("acme/tiny", 0.5)
+    got = json.loads(json.loads(answer.data)["system_fingerprint"])
+    assert (got["model"], got["temperature"]) == ("acme/tiny", 0.5)
     assert (answer.prompt_tokens, answer.completion_tokens) == (5, 2)
 
 
@@ -98,7 +102,8 @@ async def test_a_stream_that_breaks_off_says_so_and_has_no_end_marker(peer: Peer
 
 
 async def test_a_big_answer_travels_in_slices(peer: Peer) -> None:
-    body = json.dumps({"text": "x" * (2 * BODY_SLICE)}).encode()
+    text = "x" * (2 * BODY_SLICE)
+    body = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
 
     async def respond(_: web.Request) -> web.Response:
         return web.Response(body=body, content_type="application/json")
@@ -107,14 +112,15 @@ async def test_a_big_answer_travels_in_slices(peer: Peer) -> None:
         await peer.ask(ask())
         await peer.expect(Head, lambda head: head.status == 200)
         await peer.expect(End)
-    assert b"".join(one.data for one in peer.frames if isinstance(one, Chunk)) == body
+    got = json.loads(b"".join(one.data for one in peer.frames if isinstance(one, Chunk)))
+    assert got["choices"][0]["message"]["content"] == text
 
 
 @pytest.mark.parametrize(
     ("status", "passed", "message"),
     [
-        (400, 400, "too many tokens"),
-        (422, 422, "too many tokens"),
+        (400, 400, REFUSED),
+        (422, 422, REFUSED),
         (500, 500, FAILED),
         (401, 502, FAILED),
         (404, 502, FAILED),
@@ -125,7 +131,7 @@ async def test_an_error_keeps_its_status_where_it_is_about_the_request(
     peer: Peer, status: int, passed: int, message: str
 ) -> None:
     async def respond(_: web.Request) -> web.Response:
-        return web.json_response({"error": {"message": "too many tokens"}}, status=status)
+        return web.json_response({"error": {"message": "wrong at /home/me"}}, status=status)
 
     async with relayed(peer, respond):
         await peer.ask(ask())
@@ -142,7 +148,7 @@ async def test_a_kept_connection_that_the_engine_closes_is_no_error(peer: Peer) 
         if request.transport in used:  # as if it had been closed while the request was on its way
             request.transport.abort()
         used.add(request.transport)
-        return web.json_response({})
+        return web.json_response(WHOLE)
 
     async with relayed(peer, respond) as seen:
         for stream in range(4):
@@ -162,7 +168,7 @@ async def test_all_kept_connections_may_be_closed(peer: Peer) -> None:
         elif len(used) < together.parties:
             used.add(request.transport)
             await together.wait()
-        return web.json_response({})
+        return web.json_response(WHOLE)
 
     async with relayed(peer, respond):
         for stream in range(together.parties):
@@ -191,7 +197,7 @@ async def test_cancel_closes_the_connection_to_the_engine(peer: Peer) -> None:
 
     async def respond(request: web.Request) -> web.StreamResponse:
         try:
-            answer = await stream_of(request, events("{}"))
+            answer = await stream_of(request, events('{"choices": []}'))
             await asyncio.Event().wait()
         finally:
             gone.set()
@@ -211,7 +217,9 @@ async def test_a_slow_reader_slows_the_engine_down(peer: Peer) -> None:
         answer = await stream_of(request)
         try:
             while True:
-                await asyncio.wait_for(answer.write(events("x" * 100_000)), 1)
+                await asyncio.wait_for(
+                    answer.write(events(json.dumps({"choices": [{"delta": {"content": "x" * 100_000}}]}))), 1
+                )
         except TimeoutError:
             held_up.set()
         return answer

@@ -14,6 +14,7 @@ import aiohttp
 
 from modelshare import private_files
 from modelshare.agent.control import Control
+from modelshare.agent.engine_call import engine_session
 from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.engines.external import ExternalServer
 from modelshare.agent.engines.leftovers import reap_leftovers
@@ -21,7 +22,6 @@ from modelshare.agent.errors import Removed, Stop
 from modelshare.agent.hardware import capabilities
 from modelshare.agent.identity import Identity, forget_identity, load_identity, save_identity, sole_user
 from modelshare.agent.logs import log_to_stderr
-from modelshare.agent.relay import engine_session
 from modelshare.agent.wiring import Agent
 from modelshare.wire.agents import Enroll
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
+from modelshare.agent.engines.counts import Usage
 from modelshare.wire.link import (
     BODY_SLICE,
     MAX_REQUEST_BODY,
@@ -18,6 +19,7 @@ from modelshare.wire.link import (
     Request,
 )
 
+_NOTHING: Final = Usage()
 Send = Callable[[Frame], Awaitable[None]]
 
 
@@ -37,16 +39,26 @@ class Stream:
         self._credited: asyncio.Event | None = None
 
     async def answer(
-        self, status: int, content_type: str, data: bytes, prompt_tokens: int = 0, completion_tokens: int = 0
+        self,
+        status: int,
+        content_type: str,
+        data: bytes,
+        usage: Usage = _NOTHING,
+        *,
+        retry_after: int | None = None,
     ) -> None:
         """The whole answer, in one frame when it is small."""
         self.started = True
         if len(data) <= min(BODY_SLICE, self._credit):
-            await self._send(Answer(self.id, status, content_type, data, prompt_tokens, completion_tokens))
+            counts = usage.prompt_tokens, usage.completion_tokens
+            frame = Answer(
+                self.id, status, content_type, data, *counts, estimated=usage.estimated, retry_after=retry_after
+            )
+            await self._send(frame)
             return
         await self.head(status, content_type)
         await self.chunk(data)
-        await self.end(None, prompt_tokens, completion_tokens)
+        await self.end(usage)
 
     async def refuse(self, status: int, content_type: str, data: bytes) -> None:
         """Nothing of the request was taken: the server may send it elsewhere, or else pass this small answer on."""
@@ -70,9 +82,10 @@ class Stream:
             await self._send(Chunk(self.id, data if size == len(data) else bytes(view[:size])))
             view = view[size:]
 
-    async def end(self, error: str | None = None, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
-        """The answer is whole, or `error` says why it broke off."""
-        await self._send(End(self.id, error, prompt_tokens, completion_tokens))
+    async def end(self, usage: Usage, error: str | None = None, status: int = 502) -> None:
+        """The answer is whole, or `error` says why it broke off, with what status it would have been answered."""
+        counts = usage.prompt_tokens, usage.completion_tokens
+        await self._send(End(self.id, error, *counts, estimated=usage.estimated, status=status))
 
     def credit(self, count: int) -> None:
         """The server has room for `count` more bytes."""

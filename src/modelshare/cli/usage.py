@@ -47,8 +47,8 @@ def usage(
             *(getattr(row, name) or "" for name in columns),
             f"{row.requests:,}",
             f"{row.errors:,}",
-            f"{row.prompt_tokens:,}",
-            f"{row.completion_tokens:,}",
+            f"{'~' * row.estimated}{row.prompt_tokens:,}",
+            f"{'~' * row.estimated}{row.completion_tokens:,}",
         )
         for row in rows
     )

@@ -29,6 +29,7 @@ class ErrorCode(StrEnum):
     MODEL_LOADING = "model_loading"
     CAPACITY_EXCEEDED = "capacity_exceeded"
     RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     QUOTA_EXCEEDED = "quota_exceeded"
     CHECKSUM_MISMATCH = "checksum_mismatch"
     UPLOAD_NOT_OPEN = "upload_not_open"

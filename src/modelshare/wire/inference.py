@@ -5,16 +5,27 @@ unread; which of them an engine takes is the agent's to say.
 """
 
 import re
-from typing import Annotated, Final, Literal
+from collections.abc import Callable
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 MAX_CHOICES: Final = 128
 """Of `n`, as OpenAI's API has it."""
+MAX_TOKENS: Final = 1 << 24
+"""Of one answer: more than any model's context holds."""
+_MOST_TOGETHER: Final = (1 << 31) - 1
+"""Of one request, as frames of the link have it."""
+_TEMPLATE_TOKENS: Final = 4096
+"""What a chat template may add to a prompt: the model's own instructions, how tools are called, marks of roles."""
+_BYTES_PER_TOKEN: Final = 4
+"""About right for English text."""
 _Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 _Count = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
-_FIELD: Final = re.compile(r" - at `\$\.(\w+)")
+_AT: Final = re.compile(r" - at `\$\.(\w+)")
+_OF_THE_BODY: Final = re.compile(r"(missing required|unknown) field `([^`]{1,100})")
+_Fields = TypeVar("_Fields")
 
 
 class BadInferenceRequest(Exception):
@@ -35,6 +46,8 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     """Answers to each prompt that an engine generates, whether or not all of them are returned (`best_of`)."""
     max_tokens: int | None
     """Most tokens of one answer, if the client set a limit."""
+    generates: bool = True
+    """There are answers in tokens; else embeddings."""
 
     @property
     def sequences(self) -> int:
@@ -63,31 +76,62 @@ _decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 def read(route: str, body: bytes) -> InferenceRequest:
     """Reads a request's body. Raises BadInferenceRequest, with words for the client."""
-    try:
-        fields = _decode(body)
-        prompts = 1 if route == "chat/completions" else _count(fields, "input" if route == "embeddings" else "prompt")
-    except msgspec.ValidationError as error:
-        named = _FIELD.search(str(error))
-        what = str(error).partition(" - at ")[0]
-        if named is None:
-            raise BadInferenceRequest("The request's body must be a JSON object.") from error
-        raise BadInferenceRequest(f"`{named[1]}` is wrong: {what}.", named[1]) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInferenceRequest(f"The request's body must be a JSON object: {error}.") from error
-    except RecursionError as error:
-        raise BadInferenceRequest("The request's body is nested too deeply.") from error
+    fields = decoded(_decode, body)
+    name: Literal["prompt", "input"] = "input" if route == "embeddings" else "prompt"
+    prompts = 1 if route == "chat/completions" else decoded(lambda value: _count(value, name), getattr(fields, name))
     limits = [limit for limit in (fields.max_tokens, fields.max_completion_tokens) if limit is not None]
     return InferenceRequest(
         stream=bool(fields.stream),
         prompts=prompts,
         choices=max(fields.n or 1, fields.best_of or 1),
         max_tokens=min(limits, default=None),
+        generates=route != "embeddings",
     )
 
 
-def _count(fields: _Body, name: Literal["prompt", "input"]) -> int:
+def most_tokens(asked: InferenceRequest, body_bytes: int, context: int | None) -> tuple[int, int]:
+    """The most tokens that prompts and answers can have: no count beyond is to be believed.
+
+    `context`: tokens that a prompt and its answer may have together, where that is known.
+    """
+    of_one = MAX_TOKENS if context is None else min(context, MAX_TOKENS)
+    prompt = min(body_bytes + asked.prompts * _TEMPLATE_TOKENS, asked.prompts * of_one, _MOST_TOGETHER)
+    if not asked.generates:
+        return prompt, 0
+    completion = asked.sequences * min(of_one, MAX_TOKENS if asked.max_tokens is None else asked.max_tokens)
+    return prompt, min(completion, _MOST_TOGETHER)
+
+
+def tokens_in(text_bytes: int) -> int:
+    """An estimate for a text of so many bytes."""
+    return -(-text_bytes // _BYTES_PER_TOKEN)
+
+
+def decoded(decode: Callable[[bytes], _Fields], body: bytes) -> _Fields:
+    """Decodes a request's body, or part of it. Raises BadInferenceRequest, which names the field at fault."""
+    try:
+        return decode(body)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInferenceRequest(f"The request's body must be a JSON object: {error}.") from error
+    except RecursionError as error:
+        raise BadInferenceRequest("The request's body is nested too deeply.") from error
+
+
+def _refusal(text: str) -> BadInferenceRequest:
+    if at := _AT.search(text):
+        return BadInferenceRequest(f"`{at[1]}` is wrong: {text.partition(' - at ')[0]}.", at[1])
+    if named := _OF_THE_BODY.search(text):
+        is_unknown = named[1] == "unknown"
+        what = "is no parameter of this route; leave it out" if is_unknown else "is missing"
+        return BadInferenceRequest(f"`{named[2]}` {what}.", named[2])
+    return BadInferenceRequest("The request's body must be a JSON object.")
+
+
+def _count(field: bytes, name: str) -> int:
     """How many texts the field holds: a text, a list of texts, a list of tokens, or a list of such lists."""
-    value = bytes(getattr(fields, name)).strip()
+    value = bytes(field).strip()
     if value.startswith(b'"'):
         return 1
     items = [bytes(item).strip()[:1] for item in _decode_list(value)] if value.startswith(b"[") else []

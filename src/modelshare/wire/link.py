@@ -13,7 +13,7 @@ A link lives while frames come: each side sends `Ping` after `HEARTBEAT_SECONDS`
 """
 
 from enum import IntEnum
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -127,6 +127,8 @@ class End(Frame, frozen=True, tag="end"):
     completion_tokens: int = 0
     estimated: bool = False
     """The engine gave no usable count: these are the agent's estimate."""
+    status: Annotated[int, msgspec.Meta(ge=400, le=599)] = 502
+    """Of an `error`: what the answer would have been answered with, had it not begun."""
 
 
 class Answer(Frame, frozen=True, tag="answer"):
@@ -143,6 +145,8 @@ class Answer(Frame, frozen=True, tag="answer"):
     (in HTTP/2's words REFUSED_STREAM). The rest is the error for a client for whom there is nowhere else."""
     estimated: bool = False
     """See `End`."""
+    retry_after: Annotated[int, msgspec.Meta(ge=0, le=86_400)] | None = None
+    """Seconds until another try makes sense, where the engine says so."""
 
 
 class Released(Frame, frozen=True, tag="released"):

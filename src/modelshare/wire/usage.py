@@ -23,6 +23,8 @@ class UsageRow(Response):
     errors: int
     prompt_tokens: int
     completion_tokens: int
+    estimated: bool = False
+    """Some of the tokens were not counted by an engine, but estimated: it told none, or its answer broke off."""
 
 
 class AuditOutcome(StrEnum):

@@ -2,39 +2,47 @@
 
 import json
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
-import aiohttp
-
+from modelshare.agent.engine_call import engine_session, streamed_answer, whole_answer
+from modelshare.agent.engines.answers import StreamReader, write_answer, write_pieces
 from modelshare.agent.engines.base import Engine, Route
-from modelshare.agent.engines.relay_rules import StreamRewriter, Usage, prepare_request, rewrite_answer
+from modelshare.agent.engines.counts import Tally, Usage
+from modelshare.agent.engines.relay_rules import PreparedRequest, prepare_request
 
 PUBLIC_NAME = "acme/tiny"
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi there"}], "temperature": 0}
 
 
+def prepared(engine: Engine, route: Route, **fields: Any) -> PreparedRequest:
+    body = json.dumps({"model": "whatever", **fields}).encode()
+    return prepare_request(route, body, engine.relay_for(PUBLIC_NAME))
+
+
 async def ask(engine: Engine, route: Route = Route.CHAT, **fields: Any) -> tuple[dict[str, Any], Usage]:
     """A whole answer."""
-    policy = engine.relay_for(PUBLIC_NAME)
-    prepared = prepare_request(json.dumps({"model": "whatever", **fields}).encode(), policy)
-    url = f"{engine.base_url}/{route}"
-    async with _session(engine) as http, http.post(url, data=prepared.body) as answer:
-        body = await answer.read()
-        assert answer.status == 200, body
-    rewritten, usage = rewrite_answer(body, policy)
-    return json.loads(rewritten), usage
+    request = prepared(engine, route, **fields)
+    tally = request.tally()
+    async with engine_session(keep=False) as http:
+        answer = await whole_answer(http, engine, request, tally)
+    return json.loads(write_answer(answer, tally.for_client())), tally.usage
 
 
-async def stream(engine: Engine, rewriter: StreamRewriter, **fields: Any) -> AsyncGenerator[bytes, None]:
-    """A streamed answer, piece by piece."""
-    policy = engine.relay_for(PUBLIC_NAME)
-    prepared = prepare_request(json.dumps({"model": "whatever", "stream": True, **fields}).encode(), policy)
-    url = f"{engine.base_url}/{Route.CHAT}"
-    async with _session(engine) as http, http.post(url, data=prepared.body) as answer:
-        assert answer.status == 200, await answer.read()
-        async for chunk in answer.content.iter_any():
-            yield rewriter.feed(chunk)
-    yield rewriter.finish()
+async def stream(engine: Engine, tallies: list[Tally], **fields: Any) -> AsyncGenerator[bytes, None]:
+    """A streamed answer, piece by piece, and its count."""
+    request = prepared(engine, Route.CHAT, stream=True, **fields)
+    tally = request.tally()
+    tallies.append(tally)
+    reader = StreamReader(request, tally)
+    async with (
+        engine_session(keep=False) as http,
+        aclosing(streamed_answer(http, engine, request, reader)) as answer,
+    ):
+        async for pieces in answer:
+            if pieces:
+                yield write_pieces(pieces)
+    yield reader.end()
 
 
 def said(events: bytes) -> str:
@@ -46,8 +54,3 @@ def said(events: bytes) -> str:
     choices = [choice for content in contents for choice in content["choices"]]
     assert len(choices) >= len(contents), "the usage that nobody asked for is hidden"
     return "".join(choice["delta"].get("content") or "" for choice in choices)
-
-
-def _session(engine: Engine) -> aiohttp.ClientSession:
-    headers = engine.headers | {"Content-Type": "application/json"}
-    return aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=60))

@@ -10,7 +10,6 @@ from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
 from modelshare.agent.engines import llamacpp
 from modelshare.agent.engines.base import Engine, EngineError, EngineSpec
 from modelshare.agent.engines.external import ExternalEngine, ExternalServer
-from modelshare.agent.engines.relay_rules import StreamRewriter
 from modelshare.agent.engines.supervisor import ProcessEngine, Timing
 from modelshare.demo.tiny_model import REPLY
 
@@ -34,8 +33,7 @@ async def test_serves_under_the_public_name(server: ExternalServer, spec: Engine
     engine = await started(ExternalEngine(server, spec))
 
     assert (await ask(engine, **HELLO))[0]["model"] == PUBLIC_NAME
-    rewriter = StreamRewriter(engine.relay_for(PUBLIC_NAME), hide_usage=True)
-    assert said(b"".join([piece async for piece in stream(engine, rewriter, **HELLO)])) == REPLY
+    assert said(b"".join([piece async for piece in stream(engine, [], **HELLO)])) == REPLY
 
 
 async def test_a_wrong_key_is_told(server: ExternalServer, spec: EngineSpec) -> None:

@@ -13,8 +13,8 @@ from agent.engines.processes import living
 from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
 from modelshare.agent.engines import sglang, vllm
 from modelshare.agent.engines.base import EngineError, EngineSpec, Format, Load, Route, Task
+from modelshare.agent.engines.counts import Tally, Usage
 from modelshare.agent.engines.recipe import Recipe
-from modelshare.agent.engines.relay_rules import StreamRewriter, Usage
 from modelshare.agent.engines.supervisor import ProcessEngine, Timing
 
 pytestmark = pytest.mark.anyio
@@ -40,11 +40,11 @@ async def test_serves(kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path,
     engine = await started(ProcessEngine(recipe_for(kind, tmp_path, chat_hf), state_dir))
 
     answer, usage = await ask(engine, **HELLO)
-    rewriter = StreamRewriter(engine.relay_for(PUBLIC_NAME), hide_usage=True)
-    events = b"".join([piece async for piece in stream(engine, rewriter, **HELLO)])
+    tallies: list[Tally] = []
+    events = b"".join([piece async for piece in stream(engine, tallies, **HELLO)])
 
     assert answer["choices"][0]["message"]["content"] == "Hello."
-    assert usage == rewriter.usage == Usage(1, 2)
+    assert usage == tallies[0].usage == Usage(1, 2)
     assert said(events) == "Hello."
     assert await engine.load() == Load(2, 1)
     assert await engine.health()

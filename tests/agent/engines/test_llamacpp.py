@@ -15,7 +15,7 @@ from agent.engines.conftest import Started, gguf_spec
 from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
 from modelshare.agent.engines import llamacpp
 from modelshare.agent.engines.base import Engine, EngineError, EngineOptions, Load, Route, Task
-from modelshare.agent.engines.relay_rules import StreamRewriter, Usage
+from modelshare.agent.engines.counts import Tally, Usage
 from modelshare.agent.engines.supervisor import ProcessEngine, free_port
 from modelshare.demo.tiny_model import REPLY
 
@@ -32,13 +32,13 @@ async def test_answers(chat_engine: Engine) -> None:
 
 
 async def test_streams(chat_engine: Engine) -> None:
-    rewriter = StreamRewriter(chat_engine.relay_for(PUBLIC_NAME), hide_usage=True)
+    tallies: list[Tally] = []
 
-    events = b"".join([piece async for piece in stream(chat_engine, rewriter, **HELLO)])
+    events = b"".join([piece async for piece in stream(chat_engine, tallies, **HELLO)])
 
     assert said(events) == REPLY
-    assert rewriter.usage.completion_tokens == 8
-    assert rewriter.usage.prompt_tokens > 0
+    assert tallies[0].usage.completion_tokens == 8
+    assert tallies[0].usage.prompt_tokens > 0
 
 
 async def test_completes_text(chat_engine: Engine) -> None:
@@ -76,8 +76,8 @@ async def test_is_reached_from_this_machine_only(chat_engine: Engine) -> None:
 
 
 async def test_a_stream_that_is_given_up_frees_the_engine(loop_engine: Engine) -> None:
-    rewriter = StreamRewriter(loop_engine.relay_for(PUBLIC_NAME), hide_usage=True)
-    endless = stream(loop_engine, rewriter, **HELLO, max_tokens=100_000)
+    tallies: list[Tally] = []
+    endless = stream(loop_engine, tallies, **HELLO, max_tokens=100_000)
     text = b""
     while b"three" not in text:
         text += await anext(endless)
@@ -91,8 +91,8 @@ async def test_a_stream_that_is_given_up_frees_the_engine(loop_engine: Engine) -
 async def test_stopping_lets_a_request_end(loop_gguf: Path, state_dir: Path) -> None:
     engine = ProcessEngine(llamacpp.recipe(gguf_spec(loop_gguf)), state_dir)
     await engine.start()
-    rewriter = StreamRewriter(engine.relay_for(PUBLIC_NAME), hide_usage=True)
-    running = stream(engine, rewriter, **HELLO, max_tokens=300)
+    tallies: list[Tally] = []
+    running = stream(engine, tallies, **HELLO, max_tokens=300)
     with engine.activity.request():
         text = await anext(running)
         stopping = asyncio.create_task(engine.stop(grace=30))
@@ -100,7 +100,7 @@ async def test_stopping_lets_a_request_end(loop_gguf: Path, state_dir: Path) -> 
     await stopping
 
     assert said(text).startswith("one two three")
-    assert rewriter.usage.completion_tokens == 300
+    assert tallies[0].usage.completion_tokens == 300
     assert not await engine.health()
 
 
@@ -108,8 +108,8 @@ async def test_a_request_beyond_the_grace_is_cut(loop_gguf: Path, state_dir: Pat
     spec = replace(gguf_spec(loop_gguf), options=EngineOptions(threads=1, parallel=1, context=200_000))
     engine = ProcessEngine(llamacpp.recipe(spec), state_dir)
     await engine.start()
-    rewriter = StreamRewriter(engine.relay_for(PUBLIC_NAME), hide_usage=True)
-    endless = stream(engine, rewriter, **HELLO, max_tokens=1_000_000)
+    tallies: list[Tally] = []
+    endless = stream(engine, tallies, **HELLO, max_tokens=1_000_000)
     with engine.activity.request():
         await anext(endless)
         await engine.stop(grace=0.1)

@@ -9,8 +9,8 @@ from agent.engines.conftest import Started
 from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
 from modelshare.agent.engines import transformers
 from modelshare.agent.engines.base import EngineKind, EngineSpec, Format, Route, Task
+from modelshare.agent.engines.counts import Tally, Usage
 from modelshare.agent.engines.machine import find_program
-from modelshare.agent.engines.relay_rules import StreamRewriter, Usage
 from modelshare.agent.engines.supervisor import ProcessEngine
 from modelshare.demo.tiny_model import REPLY
 
@@ -31,7 +31,7 @@ async def test_serves(chat_hf: Path, state_dir: Path, started: Started) -> None:
     assert usage == Usage(answer["usage"]["prompt_tokens"], 8)
     assert str(chat_hf) not in json.dumps(answer)
 
-    rewriter = StreamRewriter(engine.relay_for(PUBLIC_NAME), hide_usage=False)
-    events = b"".join([piece async for piece in stream(engine, rewriter, **HELLO, max_tokens=20)])
+    tallies: list[Tally] = []
+    events = b"".join([piece async for piece in stream(engine, tallies, **HELLO, max_tokens=20)])
     assert said(events) == REPLY
-    assert rewriter.usage == usage
+    assert tallies[0].usage == usage

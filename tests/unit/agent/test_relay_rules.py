@@ -1,6 +1,7 @@
+"""What an engine gets of a request, and a client of an answer."""
+
 import itertools
 import json
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -8,202 +9,281 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.agent.engines.relay_rules import (
-    BadRequest,
-    RelayPolicy,
-    StreamRewriter,
-    Usage,
-    prepare_request,
-    rewrite_answer,
-    rewrite_error,
+from modelshare.agent.engines import parameters
+from modelshare.agent.engines.answers import StreamReader, read_answer, write_answer, write_pieces
+from modelshare.agent.engines.counts import Usage
+from modelshare.agent.engines.refusals import Refusal, failed_inside, refused
+from modelshare.agent.engines.relay_rules import PreparedRequest, RelayPolicy, prepare_request
+from modelshare.agent.engines.sse import data_event
+from modelshare.wire.inference import BadInferenceRequest
+
+CHAT = "chat/completions"
+FAITHFUL = RelayPolicy(public_name="acme/tiny", request_model="acme/tiny", takes=parameters.LLAMACPP)
+TRANSFORMERS = RelayPolicy(
+    public_name="acme/tiny", request_model=None, takes=parameters.TRANSFORMERS, usage_on_request=False
+)
+MESSAGES = b'"messages":[{"role":"user","content":"\xc3\xa9"}]'
+
+VALUES = st.recursive(
+    st.none() | st.text() | st.integers() | st.floats(), lambda inner: st.dictionaries(st.text(), inner), max_leaves=5
 )
 
-FAITHFUL = RelayPolicy(public_name="acme/tiny", request_model="acme/tiny")
-TRANSFORMERS = RelayPolicy(
-    public_name="acme/tiny",
-    request_model=None,
-    names_itself=False,
-    ends_streams=False,
-    usage_on_request=False,
-    private=("/data/m@main", "/data/m"),
-)
+
+def prepared(policy: RelayPolicy = FAITHFUL, route: str = CHAT, **fields: Any) -> PreparedRequest:
+    needed = {"messages": [{"role": "user", "content": "Hi"}]} if route == CHAT else {}
+    return prepare_request(route, json.dumps(needed | fields).encode(), policy)
+
+
+def sent(policy: RelayPolicy = FAITHFUL, route: str = CHAT, **fields: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(prepared(policy, route, **fields).body)
+    return found
 
 
 def event(**fields: Any) -> bytes:
-    return b"data: " + json.dumps(fields, ensure_ascii=False).encode() + b"\n\n"
+    return data_event(json.dumps(fields, ensure_ascii=False).encode())
 
 
-def delta(text: str, model: str = "acme/tiny") -> bytes:
+def delta(text: str, model: str = "m") -> bytes:
     return event(model=model, choices=[{"delta": {"content": text}}])
 
 
-def through(policy: RelayPolicy, *chunks: bytes, hide_usage: bool = False) -> tuple[bytes, Usage]:
-    rewriter = StreamRewriter(policy, hide_usage=hide_usage)
-    out = b"".join([rewriter.feed(chunk) for chunk in chunks]) + rewriter.finish()
-    return out, rewriter.usage
+def through(request: PreparedRequest, *chunks: bytes) -> tuple[bytes, Usage]:
+    tally = request.tally()
+    reader = StreamReader(request, tally)
+    out = b"".join([write_pieces(reader.feed(chunk)) for chunk in chunks]) + write_pieces(reader.finish())
+    if reader.failure is not None:
+        raise reader.failure
+    return out + reader.end(), tally.usage
 
 
 class TestRequest:
     def test_names_the_model_as_the_engine_wants_and_keeps_the_rest(self) -> None:
-        body = b'{"model":"gpt-4","temperature":0.10000,"messages":[{"role":"user","content":"\xc3\xa9"}]}'
+        body = b'{"model":"gpt-4","temperature":0.10000,%s}' % MESSAGES
 
-        prepared = prepare_request(body, FAITHFUL)
+        request = prepare_request(CHAT, body, FAITHFUL)
 
-        assert prepared.body == body.replace(b"gpt-4", b"acme/tiny")
-        assert not prepared.stream
-        assert not prepared.hide_usage
-
-    def test_a_missing_model_is_added(self) -> None:
-        assert json.loads(prepare_request(b"{}", FAITHFUL).body) == {"model": "acme/tiny"}
+        assert request.body == body.replace(b"gpt-4", b"acme/tiny")
+        assert not request.asked.stream
 
     def test_the_model_is_left_out_where_the_engine_refuses_names(self) -> None:
-        assert json.loads(prepare_request(b'{"model":"x","n":1}', TRANSFORMERS).body) == {"n": 1}
+        assert "model" not in sent(TRANSFORMERS, model="x")
+        assert sent(FAITHFUL.under("acme/renamed"))["model"] == "acme/tiny"
 
-    @pytest.mark.parametrize("options", ["", ',"stream_options":null', ',"stream_options":{"include_usage":false}'])
-    def test_a_stream_is_asked_for_its_usage_on_our_own_account(self, options: str) -> None:
-        prepared = prepare_request(b'{"stream":true%s}' % options.encode(), FAITHFUL)
+    @pytest.mark.parametrize("options", [None, {}, {"include_usage": False}, {"include_usage": True}])
+    def test_a_stream_is_asked_for_its_usage_whether_or_not_the_client_wants_to_see_it(self, options: Any) -> None:
+        request = prepared(stream=True, stream_options=options)
 
-        assert prepared.stream
-        assert prepared.hide_usage
-        assert json.loads(prepared.body)["stream_options"] == {"include_usage": True}
-
-    def test_a_client_that_asked_itself_gets_to_see_it(self) -> None:
-        prepared = prepare_request(b'{"stream": true, "stream_options": {"include_usage": true, "x": 1}}', FAITHFUL)
-
-        assert not prepared.hide_usage
-        assert json.loads(prepared.body)["stream_options"] == {"include_usage": True, "x": 1}
-
-    def test_an_engine_that_always_tells_its_usage_is_not_asked(self) -> None:
-        prepared = prepare_request(b'{"stream":true}', TRANSFORMERS)
-
-        assert json.loads(prepared.body) == {"stream": True}
-        assert not prepared.hide_usage
+        assert request.include_usage == bool(options and options.get("include_usage"))
+        assert json.loads(request.body)["stream_options"] == {"include_usage": True}
+        assert "stream_options" not in sent(TRANSFORMERS, stream=True, stream_options=options)
+        assert "stream_options" not in sent(stream_options=options)
 
     @pytest.mark.parametrize("body", [b"", b"[1]", b'{"a":', b'"text"', b"nonsense"])
     def test_what_is_no_object_is_refused(self, body: bytes) -> None:
-        with pytest.raises(BadRequest, match="must be a JSON object"):
-            prepare_request(body, FAITHFUL)
+        with pytest.raises(BadInferenceRequest, match="must be a JSON object"):
+            prepare_request(CHAT, body, FAITHFUL)
+
+    @pytest.mark.parametrize("field", [b"messages", b"stream_options", b"tools", b"response_format", b"id_slot"])
+    def test_what_is_nested_without_end_is_refused(self, field: bytes) -> None:
+        with pytest.raises(BadInferenceRequest):
+            prepare_request(CHAT, b'{"stream":true,"%s":%s' % (field, b"[" * 100_000), FAITHFUL)
+
+    def test_the_smaller_limit_is_the_limit(self) -> None:
+        asked = sent(max_tokens=9, max_completion_tokens=5)
+        assert (asked["max_tokens"], asked["max_completion_tokens"]) == (5, 5)
+
+    def test_what_has_no_effect_on_an_answer_is_taken_and_dropped(self) -> None:
+        inert = {"user": "u", "metadata": {"a": "b"}, "store": True, "safety_identifier": "s", "prompt_cache_key": "k"}
+        neutral = {"verbosity": "medium", "service_tier": "auto", "modalities": ["text"], "n": None, "stop": None}
+        assert sent(**inert, **neutral).keys() == {"model", "messages"}
+        assert sent(TRANSFORMERS, logprobs=False, presence_penalty=0.0, tool_choice="auto").keys() == {"messages"}
 
     @pytest.mark.parametrize(
-        "body", [b'{"messages":' + b"[" * 100_000, b'{"stream":true,"stream_options":' + b"[" * 100_000]
+        ("field", "value"),
+        [
+            ("logprobs", True),
+            ("presence_penalty", 0.5),
+            ("response_format", {"type": "json_object"}),
+            ("tool_choice", "required"),
+            ("top_k", 4),
+            ("reasoning_effort", "high"),
+        ],
     )
-    def test_what_is_nested_without_end_is_refused(self, body: bytes) -> None:
-        with pytest.raises(BadRequest, match="nested too deeply"):
-            prepare_request(body, FAITHFUL)
+    def test_what_this_engine_ignores_is_refused_though_another_takes_it(self, field: str, value: Any) -> None:
+        assert field in sent(replace(FAITHFUL, takes=parameters.VLLM), **{field: value})
+        with pytest.raises(BadInferenceRequest, match=f"`{field}`") as refusal:
+            prepared(TRANSFORMERS, **{field: value})
+        assert refusal.value.param == field
+
+    def test_no_log_probabilities_and_none_but_of_the_token_itself_differ(self) -> None:
+        assert "logprobs" not in sent(TRANSFORMERS, logprobs=False)
+        with pytest.raises(BadInferenceRequest, match="`logprobs`"):
+            prepared(TRANSFORMERS, "completions", prompt="a", logprobs=0)
+
+    @pytest.mark.parametrize(
+        "prompt",
+        [[[1, {"multimodal_data": []}]], [["a"]], ["a", ["b"]], [1, -1], [[1], "a"], [1, 1.5], [1 << 40], {"a": 1}],
+    )
+    @pytest.mark.parametrize(("route", "field"), [("completions", "prompt"), ("embeddings", "input")])
+    def test_a_prompt_is_texts_or_tokens_to_the_last_item(self, route: str, field: str, prompt: Any) -> None:
+        with pytest.raises(BadInferenceRequest, match=f"`{field}`") as refusal:
+            prepared(FAITHFUL, route, **{field: prompt})
+        assert refusal.value.param == field
+
+    @given(st.text(max_size=20), st.sampled_from([CHAT, "completions", "embeddings"]))
+    def test_a_parameter_that_nobody_knows_reaches_no_engine(self, name: str, route: str) -> None:
+        body = {"messages": [{"role": "user", "content": "Hi"}]} if route == CHAT else {"prompt": "a", "input": "a"}
+        if route != CHAT:
+            body.pop("input" if route == "completions" else "prompt")
+        before = prepare_request(route, json.dumps(body).encode(), FAITHFUL)
+        try:
+            request = prepare_request(route, json.dumps(body | {f"x_{name}": 1}).encode(), FAITHFUL)
+        except BadInferenceRequest:
+            return
+        assert request.fields == before.fields
 
 
 class TestAnswer:
-    def test_bytes_pass_where_the_engine_knows_its_public_name(self) -> None:
-        body = b'{ "model":"acme/tiny", "usage":{"prompt_tokens":5,"completion_tokens":7,"total_tokens":12} }'
+    def read(self, body: bytes, request: PreparedRequest) -> tuple[dict[str, Any], Usage]:
+        tally = request.tally()
+        fields = read_answer(body, request, tally)
+        return json.loads(write_answer(fields, tally.for_client())), tally.usage
 
-        assert rewrite_answer(body, FAITHFUL) == (body, Usage(5, 7))
+    def test_only_what_openai_has_passes_under_the_public_name(self) -> None:
+        choices = [{"index": 0, "message": {"role": "assistant", "content": "Hi"}}]
+        told = {"id": "1", "model": "/data/m@main", "choices": choices, "timings": {"cache_n": 9}, "slot": 1}
+        usage = {"prompt_tokens": 5, "completion_tokens": 7}
 
-    def test_the_engines_own_name_is_replaced(self) -> None:
-        body, usage = rewrite_answer(b'{"model":"/data/m@main","usage":{"prompt_tokens":2}}', TRANSFORMERS)
+        answer, counted = self.read(json.dumps(told | {"usage": usage}).encode(), prepared())
 
-        assert json.loads(body) == {"model": "acme/tiny", "usage": {"prompt_tokens": 2}}
-        assert usage == Usage(2, 0)
+        assert answer == {"id": "1", "choices": choices, "model": "acme/tiny", "usage": usage | {"total_tokens": 12}}
+        assert counted == Usage(5, 7)
 
-    @pytest.mark.parametrize("body", [b"", b"{", b'{"usage":null}', b'{"usage":{"prompt_tokens":"x"}}', b"[]"])
-    def test_what_tells_no_usage_counts_nothing_and_passes(self, body: bytes) -> None:
-        assert rewrite_answer(body, FAITHFUL) == (body, Usage())
+    @pytest.mark.parametrize("form", ["float", "base64", None])
+    def test_vectors_have_the_form_that_was_asked_for(self, form: str | None) -> None:
+        request = prepared(FAITHFUL, "embeddings", input=["a", "b"], encoding_format=form)
+        floats, packed = [1.0, -2.5], "AACAPwAAIMA="
+        data = [{"index": 0, "embedding": floats}, {"index": 1, "embedding": packed}]
 
-    def test_after_a_rename_the_engines_former_name_is_replaced(self) -> None:
-        policy = FAITHFUL.under("acme/renamed")
+        answer, counted = self.read(json.dumps({"data": data, "usage": {"prompt_tokens": 2}}).encode(), request)
 
-        assert json.loads(prepare_request(b"{}", policy).body)["model"] == "acme/tiny"
-        assert rewrite_answer(b'{"model":"acme/tiny"}', policy)[0] == b'{"model":"acme/renamed"}'
-        assert FAITHFUL.under("acme/tiny") is FAITHFUL
+        wanted = packed if form == "base64" else floats
+        assert [vector["embedding"] for vector in answer["data"]] == [wanted, wanted]
+        assert counted == Usage(2, 0)
+
+    @pytest.mark.parametrize(
+        "data",
+        [None, [], [{"embedding": [1.0]}], [{"embedding": []}] * 2, [{"embedding": ["a"]}] * 2, [{}, {}], [1, 2]],
+    )
+    def test_what_are_not_the_vectors_is_no_answer(self, data: Any) -> None:
+        with pytest.raises(Refusal) as refusal:
+            self.read(json.dumps({"data": data}).encode(), prepared(FAITHFUL, "embeddings", input=["a", "b"]))
+        assert refusal.value.status == 502
 
 
 class TestError:
     @pytest.mark.parametrize(
-        "body",
+        ("body", "code", "param"),
         [
-            b'{"error":{"code":400,"message":"Bad /data/m@main","type":"x"}}',
-            b'{"detail":"Bad /data/m@main"}',
-            b'{"detail":[{"loc":["body"],"msg":"Bad /data/m@main"}]}',
-            b'{"error":"Bad /data/m"}',
-            b'{"message":"Bad /data/m"}',
+            (b'{"error":{"code":400,"message":"Bad \'top_p\' at /data/m","type":"x"}}', None, "top_p"),
+            (b'{"detail":"Bad /data/m@main"}', None, None),
+            (b'{"detail":[{"loc":["body"],"msg":"Bad /data/m@main"}]}', None, None),
+            (b'{"error":"Bad /data/m"}', None, None),
+            (b'{"error":{"message":"failed to parse grammar /data/m","code":"bad_grammar"}}', "bad_grammar", None),
+            (b"<html>/data/m", None, None),
         ],
     )
-    def test_a_refusal_keeps_its_sentence_and_loses_this_machines_paths(self, body: bytes) -> None:
-        error = json.loads(rewrite_error(400, body, TRANSFORMERS))["error"]
+    def test_a_refusal_says_what_to_do_and_nothing_of_this_machine(
+        self, body: bytes, code: str | None, param: str | None
+    ) -> None:
+        refusal = refused(400, body, {}, {"top_p", "messages"})
+        error = json.loads(refusal.envelope())["error"]
 
-        assert error == {"message": "Bad acme/tiny", "type": "invalid_request_error", "code": None, "param": None}
+        assert "/data" not in error["message"]
+        assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", code, param)
+        assert refusal.status == 400
 
-    @pytest.mark.parametrize(("status", "body"), [(500, b'{"detail":"Traceback /x"}'), (400, b"<html>"), (422, b"{}")])
-    def test_details_of_a_failure_stay_here(self, status: int, body: bytes) -> None:
-        error = json.loads(rewrite_error(status, body, TRANSFORMERS))["error"]
+    @pytest.mark.parametrize(
+        ("status", "body"),
+        [
+            (400, b'{"error":{"code":400,"type":"exceed_context_size_error","message":"x","n_ctx":2048}}'),
+            (400, b'{"error":{"message":"x","code":"context_length_exceeded"}}'),
+            (400, b'{"object":"error","message":"This model\'s maximum context length is 10 tokens. However, ..."}'),
+            (400, b'{"error":{"message":"The input (99 tokens) is longer than the model\'s context length (9)."}}'),
+            (500, b'{"error":{"code":500,"message":"input (99 tokens) is too large to process. increase"}}'),
+            (413, b'{"detail":"too many input tokens"}'),
+        ],
+    )
+    def test_what_is_too_long_is_told_by_its_code(self, status: int, body: bytes) -> None:
+        refusal = refused(status, body, {}, {"input"})
+        error = json.loads(refusal.envelope())["error"]
+        assert (refusal.status, error["code"], error["param"]) == (400, "context_length_exceeded", "input")
 
-        assert error["message"].startswith("The engine failed on this request")
+    @pytest.mark.parametrize(
+        ("status", "passed"),
+        [(401, 502), (403, 502), (404, 502), (302, 502), (418, 502), (429, 429), (422, 422), (500, 500), (503, 503)],
+    )
+    def test_a_status_is_kept_where_it_speaks_of_the_request(self, status: int, passed: int) -> None:
+        assert refused(status, b"", {}, ()).status == passed
+
+    @pytest.mark.parametrize(
+        ("header", "seconds"), [("17", 17), ("-1", None), ("Wed, 21 Oct 2015 07:28:00 GMT", None), ("9" * 99, None)]
+    )
+    def test_when_to_try_again_is_kept(self, header: str, seconds: int | None) -> None:
+        assert refused(429, b"", {"Retry-After": header}, ()).retry_after == seconds
+
+    @given(
+        st.recursive(st.none() | st.text() | st.integers() | st.floats(), lambda one: st.dictionaries(st.text(), one))
+    )
+    def test_an_error_of_any_shape_is_told(self, error: Any) -> None:
+        assert failed_inside(error, ()).status in {400, 502}
+        assert failed_inside({"message": error, "code": error, "type": error, "param": error}, ()).envelope()
 
 
 class TestStream:
-    def test_plain_chunks_pass_as_they_are(self) -> None:
-        chunk = delta("Hi") + delta("you")
-        rewriter = StreamRewriter(FAITHFUL, hide_usage=True)
+    USAGE = event(model="m", choices=[], usage={"prompt_tokens": 3, "completion_tokens": 2})
+    DONE = b"data: [DONE]\n\n"
 
-        assert rewriter.feed(chunk) is chunk
-
-    def test_the_usage_chunk_that_we_asked_for_is_hidden_and_counted(self) -> None:
-        usage = event(model="acme/tiny", choices=[], usage={"prompt_tokens": 3, "completion_tokens": 2})
-        out, counted = through(FAITHFUL, delta("Hi"), usage, b"data: [DONE]\n\n", hide_usage=True)
-
-        assert out == delta("Hi") + b"data: [DONE]\n\n"
+    def test_the_usage_is_counted_and_shown_to_those_who_asked(self) -> None:
+        out, counted = through(prepared(stream=True), delta("Hi"), self.USAGE, self.DONE)
+        assert out.count(b"data:") == 2
         assert counted == Usage(3, 2)
+        asking = prepared(stream=True, stream_options={"include_usage": True})
+        for usage in (self.USAGE, b""):
+            *_, told, done, rest = through(asking, delta("Hi"), usage, self.DONE)[0].split(b"\n\n")
+            assert (done + b"\n\n", rest) == (self.DONE, b"")
+            shown = json.loads(told.removeprefix(b"data: "))
+            assert (shown["choices"], shown["usage"]["completion_tokens"]) == ([], 2 if usage else 1)
 
-    def test_the_usage_chunk_that_the_client_asked_for_stays(self) -> None:
-        usage = event(model="acme/tiny", choices=[], usage={"prompt_tokens": 3, "completion_tokens": 2})
-        out, counted = through(FAITHFUL, usage, b"data: [DONE]\n\n")
+    def test_usage_beside_the_last_choice_is_counted(self) -> None:
+        last = event(
+            choices=[{"finish_reason": "stop", "delta": {}}], usage={"prompt_tokens": 3, "completion_tokens": 9}
+        )
+        out, counted = through(prepared(TRANSFORMERS, stream=True), delta("a"), last, event(choices=[], usage=None))
+        assert b"finish_reason" in out
+        assert counted == Usage(3, 9)
 
-        assert out == usage + b"data: [DONE]\n\n"
-        assert counted == Usage(3, 2)
-
-    def test_usage_beside_the_last_choice_is_counted_and_not_hidden(self) -> None:
-        last = event(model="acme/tiny", choices=[{"finish_reason": "stop"}], usage={"completion_tokens": 9})
-        out, counted = through(FAITHFUL, last, hide_usage=True)
-
-        assert out.startswith(last)
-        assert counted == Usage(0, 9)
-
-    def test_a_null_usage_does_not_erase_the_count(self) -> None:
-        told = event(choices=[{}], usage={"completion_tokens": 9})
-        assert through(FAITHFUL, told, event(choices=[], usage=None), hide_usage=True)[1] == Usage(0, 9)
-
-    def test_the_end_is_added_once_and_only_when_missing(self) -> None:
-        assert through(TRANSFORMERS, delta("Hi"))[0] == delta("Hi") + b"data: [DONE]\n\n"
-        assert through(FAITHFUL, delta("Hi"), b"data: [DONE]\n\n")[0].count(b"[DONE]") == 1
-        assert through(FAITHFUL, delta("Hi"), b"data: [DONE]")[0].count(b"[DONE]") == 1
+    def test_nothing_after_the_end_is_read(self) -> None:
+        request = prepared(stream=True)
+        reader = StreamReader(request, request.tally())
+        assert len(reader.feed(delta("a") + self.DONE + delta("b"))) == 1
+        assert reader.is_over
 
     def test_the_word_done_in_a_text_is_no_end(self) -> None:
-        assert through(FAITHFUL, delta("[DONE]"))[0] == delta("[DONE]") + b"data: [DONE]\n\n"
+        out, _ = through(prepared(stream=True), delta("[DONE]"), delta("data: [DONE]\n\n"))
+        assert out.count(b"\n\n") == 3
 
-    def test_the_engines_name_is_replaced_in_every_chunk(self) -> None:
-        out, _ = through(TRANSFORMERS, delta("é", "/data/m@main"), delta("b", "/data/m@main"))
+    def test_what_comes_before_a_failure_passes(self) -> None:
+        request = prepared(stream=True)
+        reader = StreamReader(request, request.tally())
+        assert len(reader.feed(delta("a") + event(error="lost /data/m") + delta("b"))) == 1
+        assert reader.failure is not None
+        assert "/data" not in str(reader.failure)
 
-        assert b"/data" not in out
-        assert out.count(b'"model":"acme/tiny"') == 2
-        assert "é".encode() in out
-
-    def test_an_error_in_the_stream_gets_the_usual_shape(self) -> None:
-        out, _ = through(TRANSFORMERS, event(error="lost /data/m"))
-
-        error = json.loads(out.split(b"\n\n")[0].removeprefix(b"data: "))["error"]
-        assert error["message"] == "lost acme/tiny"
-
-    def test_comments_and_unreadable_events_pass(self) -> None:
-        assert through(TRANSFORMERS, b": ping\n\n", b"data: {oops\n\n")[0].startswith(b": ping\n\ndata: {oops\n\n")
-
-    @given(st.lists(st.integers(0, 2000), max_size=20), st.booleans())
-    def test_how_the_stream_was_cut_does_not_matter(self, places: list[int], names_itself: bool) -> None:
-        policy = replace(FAITHFUL, names_itself=names_itself)
-        usage = event(model="x", choices=[], usage={"prompt_tokens": 3, "completion_tokens": 2})
-        stream = delta("é€😀", "x") + b": ping\r\n\r\n" + delta('say "usage"', "x") + usage + b"data: [DONE]\n\n"
+    @given(st.lists(st.integers(0, 2000), max_size=20))
+    def test_how_the_stream_was_cut_does_not_matter(self, places: list[int]) -> None:
+        stream = delta("é€😀") + b": ping\r\n\r\n" + delta('say "usage"') + self.USAGE + self.DONE
         edges = [0, *sorted(place % len(stream) for place in places), len(stream)]
         chunks = [stream[start:end] for start, end in itertools.pairwise(edges)]
 
-        out, counted = through(policy, *chunks, hide_usage=True)
-        wanted, told = through(policy, stream, hide_usage=True)
-        assert re.sub(rb"\r\n?", b"\n", out) == re.sub(rb"\r\n?", b"\n", wanted)
-        assert counted == told == Usage(3, 2)
+        assert through(prepared(stream=True), *chunks) == through(prepared(stream=True), stream)

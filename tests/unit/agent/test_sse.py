@@ -1,11 +1,24 @@
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.agent.engines.sse import EventSplitter, data_of
+from modelshare.agent.engines import sse
+from modelshare.agent.engines.sse import Event, EventParser, EventTooLongError
 
-EVENTS = [b'data: {"a": "\xc3\xa9"}\n\n', b": ping\n\n", b"event: x\r\ndata: 1\r\ndata: 2\r\n\r\n", b"data: [DONE]\r\r"]
+BLOCKS = [
+    (b'data: {"a": "\xc3\xa9"}\n\n', [Event(b'{"a": "\xc3\xa9"}')]),
+    (b": ping\n\n", [Event(None)]),
+    (b"event: x\r\ndata: 1\r\ndata: 2\r\n\r\n", [Event(b"1\n2", b"x")]),
+    (b"data: [DONE]\r\r", [Event(b"[DONE]")]),
+    (b"data\ndata\n\n", [Event(b"\n")]),
+    (b"data:  two\nid: 7\nretry: 1\nunknown: z\n\n", [Event(b" two")]),
+    (b"event: nothing\n\n", []),
+    (b"\n\r\n\r", []),
+    (b"data: \xff\xfe\n\n", [Event("\ufffd\ufffd".encode())]),
+    (b"data: \xef\xbb\xbfa\n\n", [Event(b"\xef\xbb\xbfa")]),
+]
 
 
 def cut(stream: bytes, places: list[int]) -> list[bytes]:
@@ -13,27 +26,44 @@ def cut(stream: bytes, places: list[int]) -> list[bytes]:
     return [stream[start:end] for start, end in itertools.pairwise(edges)]
 
 
-@given(st.lists(st.sampled_from(EVENTS), max_size=8), st.lists(st.integers(0, 500), max_size=12))
-def test_events_do_not_depend_on_how_the_stream_was_cut(events: list[bytes], places: list[int]) -> None:
-    stream = b"".join(events)
-    splitter = EventSplitter()
+@given(
+    st.lists(st.sampled_from(BLOCKS), max_size=8),
+    st.lists(st.integers(0, 500), max_size=12),
+    st.booleans(),
+    st.sampled_from([b"\n", b"\r\n", b"\r"]),
+)
+def test_events_are_those_of_the_specification_however_the_stream_was_cut(
+    blocks: list[tuple[bytes, list[Event]]], places: list[int], has_mark: bool, line_end: bytes
+) -> None:
+    stream = b"".join(block for block, _ in blocks).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    stream = (b"\xef\xbb\xbf" if has_mark else b"") + stream.replace(b"\n", line_end)
+    parser = EventParser()
 
-    got = [event for chunk in cut(stream, places) for event in splitter.feed(chunk)]
+    got = [event for chunk in cut(stream, places) for event in parser.feed(chunk)]
 
-    assert b"".join(got) + splitter.rest == stream
-    wanted = [data_of(event) for event in events]
-    assert [data_of(event) for event in [*got, splitter.rest] if event.strip()] == wanted
-
-
-def test_an_unfinished_event_waits() -> None:
-    splitter = EventSplitter()
-
-    assert splitter.feed(b"data: 1\n") == []
-    assert splitter.rest == b"data: 1\n"
-    assert splitter.feed(b"\ndata") == [b"data: 1\n\n"]
-    assert splitter.rest == b"data"
+    assert got == [event for _, events in blocks for event in events]
+    assert parser.finish() == []
 
 
-def test_data_lines_are_joined() -> None:
-    assert data_of(b"data:1\nid: 7\ndata:  2\n\n") == b"1\n 2"
-    assert data_of(b": comment\n\n") is None
+@given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=9))
+def test_any_bytes_are_read_the_same_however_they_were_cut(stream: bytes, places: list[int]) -> None:
+    whole, parts = EventParser(), EventParser()
+    wanted = [*whole.feed(stream), *whole.finish()]
+    assert [*(event for chunk in cut(stream, places) for event in parts.feed(chunk)), *parts.finish()] == wanted
+
+
+def test_an_unfinished_event_waits_and_comes_at_the_end() -> None:
+    parser = EventParser()
+    assert parser.feed(b"data: 1\n") == []
+    assert parser.feed(b"\ndata: 2") == [Event(b"1")]
+    assert parser.finish() == [Event(b"2")]
+
+
+def test_an_event_without_end_is_not_gathered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "MOST_BYTES", 1000)
+    for endless in (b"x" * 100, b"data: " + b"x" * 93 + b"\n"):
+        parser = EventParser()
+        for _ in range(9):
+            assert parser.feed(endless) == []
+        with pytest.raises(EventTooLongError):
+            parser.feed(endless * 2)

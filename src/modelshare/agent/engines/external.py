@@ -35,7 +35,9 @@ class ExternalEngine:
         self._key = server.api_key
         self._task = spec.task
         self._relay = RelayPolicy(
-            public_name=spec.served_name, request_model=server.model or spec.served_name, names_itself=False
+            public_name=spec.served_name,
+            request_model=server.model or spec.served_name,
+            context_length=spec.context_length,
         )
         self._timing = timing or Timing()
         self._probe: Probe | None = None

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from modelshare.agent.engines import parameters
 from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKind, EngineSpec, Task
 from modelshare.agent.engines.gguf_files import model_file, model_size
 from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, start_seconds, weights_size
@@ -25,8 +26,8 @@ def recipe(spec: EngineSpec) -> Recipe:
         relay=RelayPolicy(
             public_name=spec.served_name,
             request_model=spec.served_name,
-            private=(str(file), str(spec.path)),
-            too_long=b"is too large to process",  # its answer, with 500, to an embedding's input beyond the batch
+            takes=parameters.LLAMACPP,
+            context_length=_context(spec),
         ),
         command=lambda port, key: Command(_argv(spec, file, port), {"ENGINE_API_KEY": key}),
         metrics=LoadMetrics("llamacpp:requests_processing", "llamacpp:requests_deferred"),
@@ -35,12 +36,16 @@ def recipe(spec: EngineSpec) -> Recipe:
     )
 
 
+def _context(spec: EngineSpec) -> int:
+    """Tokens per request."""
+    return spec.options.context or min(spec.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+
+
 def _argv(spec: EngineSpec, file: Path, port: int) -> tuple[str, ...]:
     options = spec.options
-    context = options.context or min(spec.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     argv = [sys.executable, "-P", "-m", "modelshare.agent.engines.llamacpp_server"]
     argv += ["--model", str(file), "--alias", spec.served_name, "--port", str(port)]
-    argv += ["--parallel", str(options.parallel), "--context", str(context)]
+    argv += ["--parallel", str(options.parallel), "--context", str(_context(spec))]
     if options.threads:
         argv += ["--threads", str(options.threads)]
     if options.gpu:

@@ -1,5 +1,6 @@
 """SGLang: safetensors on GPUs. Options as of 0.5.23, https://docs.sglang.ai/advanced_features/server_arguments.html."""
 
+from modelshare.agent.engines import parameters
 from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKind, EngineSpec, Task
 from modelshare.agent.engines.launch import wrapped
 from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, start_seconds, weights_size
@@ -14,7 +15,13 @@ def recipe(spec: EngineSpec, executable: str) -> Recipe:
         kind=EngineKind.SGLANG,
         spec=spec,
         routes=ROUTES_OF_TASK[spec.task],
-        relay=RelayPolicy(public_name=spec.served_name, request_model=spec.served_name, private=(str(spec.path),)),
+        relay=RelayPolicy(
+            public_name=spec.served_name,
+            request_model=spec.served_name,
+            takes=parameters.SGLANG,
+            counts_all=True,
+            context_length=spec.options.context or spec.context_length,
+        ),
         command=lambda port, key: Command(wrapped(_argv(spec, executable, port, key)), {"HF_HUB_OFFLINE": "1"}),
         health_seconds=30.0,  # it generates a token, and gives itself 20 s for that
         metrics=LoadMetrics("sglang:num_running_reqs", "sglang:num_queue_reqs"),

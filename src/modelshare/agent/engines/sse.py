@@ -1,40 +1,91 @@
 """Server-sent events, as bytes. https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream"""
 
 import re
+from typing import Final
 
-# Two line ends in a row. A CR at the very end may be half of a CR LF; the LF then starts the next event, as an empty
-# line, which means nothing.
-_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
-_LINE_END = re.compile(rb"\r\n|\n|\r")
+import msgspec
+
+MOST_BYTES: Final = 16 << 20
+"""Of one event: longer ones are nobody's answer."""
+KEEP_ALIVE: Final = b":\n\n"
+"""A comment: it says nothing, but that the stream is alive."""
+_BOM: Final = b"\xef\xbb\xbf"
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
 
-class EventSplitter:
-    """Cuts a stream into its events, wherever the chunks were cut. The pieces joined are the stream, byte for byte."""
+class Event(msgspec.Struct, frozen=True):
+    """`data` is None for a comment, which is no event, but a sign of life."""
+
+    data: bytes | None
+    type: bytes = b"message"
+
+
+class EventTooLongError(Exception):
+    """An event has more than `MOST_BYTES`."""
+
+
+class EventParser:
+    """Reads the events of a stream, wherever the chunks were cut."""
 
     def __init__(self) -> None:
-        self.rest = b""
-        """The beginning of an event whose end has not come yet."""
+        self._rest = b""
+        self._is_first = True
+        self._after_cr = False
+        self._data: list[bytes] = []
+        self._type = b""
+        self._size = 0
 
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """The events that `chunk` completes, each with the blank line that ends it."""
-        # The end of an event is at most three bytes before the seam: only those are looked at again.
-        start = max(0, len(self.rest) - 3)
-        buffer = self.rest + chunk if self.rest else chunk
-        events = []
-        begin = 0
-        for end in _BLANK_LINE.finditer(buffer, start):
-            events.append(buffer[begin : end.end()])
-            begin = end.end()
-        self.rest = buffer[begin:]
+    def feed(self, chunk: bytes) -> list[Event]:
+        """The events that `chunk` completes. Raises EventTooLongError."""
+        if not chunk:
+            return []
+        # A CR ends its line at once; a LF that comes after it belongs to it.
+        text = chunk[1:] if self._after_cr and chunk.startswith(b"\n") else chunk
+        self._after_cr = chunk.endswith(b"\r")
+        *lines, self._rest = self._split(self._rest + text if self._rest else text)
+        events: list[Event] = []
+        for line in lines:
+            self._read(line, events)
+        if len(self._rest) + self._size > MOST_BYTES:
+            raise EventTooLongError
         return events
 
+    def finish(self) -> list[Event]:
+        """What the stream ended with; some servers leave out the last blank line."""
+        events: list[Event] = []
+        for line in (self._rest, b"") if self._rest else (b"",):
+            self._read(line, events)
+        self._rest = b""
+        return events
 
-def data_of(event: bytes) -> bytes | None:
-    """The event's data; None for comments and other events without any."""
-    lines = [line[5:].removeprefix(b" ") for line in _LINE_END.split(event) if line.startswith(b"data:")]
-    return b"\n".join(lines) if lines else None
+    @staticmethod
+    def _split(text: bytes) -> list[bytes]:
+        return _LINE_END.split(text) if b"\r" in text else text.split(b"\n")
+
+    def _read(self, line: bytes, events: list[Event]) -> None:
+        if self._is_first:
+            self._is_first = False
+            line = line.removeprefix(_BOM)
+        if not line:
+            if self._data:
+                events.append(Event(_utf8(b"\n".join(self._data)), self._type or b"message"))
+            self._data, self._type, self._size = [], b"", 0
+            return
+        name, _, value = line.partition(b":")
+        if not name:
+            events.append(Event(None))
+        elif name == b"data":
+            self._data.append(value.removeprefix(b" "))
+            self._size += len(line)
+        elif name == b"event":
+            self._type = value.removeprefix(b" ")
 
 
 def data_event(data: bytes) -> bytes:
     """An event of one line of data."""
     return b"data: " + data + b"\n\n"
+
+
+def _utf8(data: bytes) -> bytes:
+    """What is no UTF-8 is replaced, as every reader of such a stream does."""
+    return data if data.isascii() else data.decode("utf-8", "replace").encode()

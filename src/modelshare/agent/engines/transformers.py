@@ -6,6 +6,7 @@ An optional extra, and slow on CPUs. It has no embeddings route, no key, and end
 from pathlib import Path
 from typing import Final
 
+from modelshare.agent.engines import parameters
 from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKind, EngineSpec, Route
 from modelshare.agent.engines.launch import wrapped
 from modelshare.agent.engines.recipe import Command, Recipe, start_seconds, weights_size
@@ -28,10 +29,9 @@ def recipe(spec: EngineSpec, executable: str, private_home: Path) -> Recipe:
         relay=RelayPolicy(
             public_name=spec.served_name,
             request_model=None,  # it refuses any other name than the path with a revision
-            names_itself=False,
-            ends_streams=False,
+            takes=parameters.TRANSFORMERS,
             usage_on_request=False,
-            private=(f"{spec.path}@main", str(spec.path)),
+            context_length=spec.context_length,
         ),
         command=lambda port, _: Command(wrapped(_argv(spec, executable, size, port)), env),
         has_key=False,

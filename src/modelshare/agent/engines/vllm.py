@@ -1,5 +1,6 @@
 """vLLM: safetensors on GPUs. Options as of 0.33, https://docs.vllm.ai/en/latest/cli/serve/."""
 
+from modelshare.agent.engines import parameters
 from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineKind, EngineSpec, Task
 from modelshare.agent.engines.launch import wrapped
 from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, start_seconds, weights_size
@@ -13,7 +14,13 @@ def recipe(spec: EngineSpec, executable: str) -> Recipe:
         kind=EngineKind.VLLM,
         spec=spec,
         routes=ROUTES_OF_TASK[spec.task],
-        relay=RelayPolicy(public_name=spec.served_name, request_model=spec.served_name, private=(str(spec.path),)),
+        relay=RelayPolicy(
+            public_name=spec.served_name,
+            request_model=spec.served_name,
+            takes=parameters.VLLM,
+            counts_all=True,
+            context_length=spec.options.context or spec.context_length,
+        ),
         command=lambda port, key: Command(
             wrapped(_argv(spec, executable, port)),
             {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"},

@@ -74,3 +74,5 @@ class UsageRow(Table):
     errors: Mapped[int]
     prompt_tokens: Mapped[int]
     completion_tokens: Mapped[int]
+    estimated: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Requests whose tokens are an estimate."""

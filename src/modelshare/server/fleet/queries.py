@@ -235,7 +235,7 @@ async def machines_holding(session: AsyncSession, model_id: uuid.UUID, owner_id:
 
 
 async def ready_deployments(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[DeploymentRow]:
-    """Ready ones on linked agents, each with its agent."""
+    """Ready ones on linked agents, each with its agent and its version."""
     statement = (
         select(DeploymentRow)
         .join(DeploymentRow.agent)
@@ -244,7 +244,7 @@ async def ready_deployments(session: AsyncSession, version_ids: Collection[uuid.
             DeploymentRow.phase == Phase.READY,
             AgentRow.state == AgentState.ACTIVE,
         )
-        .options(joinedload(DeploymentRow.agent))
+        .options(joinedload(DeploymentRow.agent), joinedload(DeploymentRow.version))
     )
     return list(await session.scalars(statement))
 

@@ -208,6 +208,8 @@ class Target:
     address: str
     """URL of the server process that holds the agent's link."""
     routes: frozenset[str]
+    context_length: int | None = None
+    """Tokens that the model's context holds, where its files say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +229,8 @@ async def answering(session: AsyncSession, endpoint: ActiveEndpoint) -> Answerin
     for row in await queries.ready_deployments(session, versions):
         agent = row.agent
         if rules.eligible(endpoint.tier, endpoint.project_id, facts_of(agent)):
-            target = Target(str(row.id), agent.id, agent.linked_to or "", frozenset(row.routes))
+            context = row.version.context_length
+            target = Target(str(row.id), agent.id, agent.linked_to or "", frozenset(row.routes), context)
             found[row.version_id].append(target)
     targets = next((found[version_id] for version_id in versions if found[version_id]), [])
     return Answering(frozenset(map(str, versions)), tuple(targets))

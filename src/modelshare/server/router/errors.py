@@ -1,6 +1,7 @@
 """Errors that only the inference path answers with.
 
 ApiError
+├── EngineRefused 400
 ├── MethodNotAllowed 405
 ├── BadGateway 502
 └── GatewayTimeout 504
@@ -23,6 +24,13 @@ class MethodNotAllowed(ApiError):
 
     def headers(self) -> dict[str, str]:
         return {"Allow": self.allowed}
+
+
+class EngineRefused(ApiError):
+    """The engine refuses the request after its answer began."""
+
+    status: ClassVar[int] = 400
+    type: ClassVar[ErrorType] = ErrorType.INVALID_REQUEST
 
 
 class BadGateway(ApiError):

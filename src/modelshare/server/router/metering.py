@@ -25,7 +25,7 @@ _MOST: Final = 2**48
 """A row's counts stay near it: sums of as many rows as anybody has fit the database's 64 bits."""
 _MOST_KEPT: Final = 200_000
 """Rows that are kept while the database is away."""
-_COUNTS: Final = ("requests", "errors", "prompt_tokens", "completion_tokens")
+_COUNTS: Final = ("requests", "errors", "prompt_tokens", "completion_tokens", "estimated")
 
 
 class Usage(NamedTuple):
@@ -33,6 +33,8 @@ class Usage(NamedTuple):
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    is_estimate: bool = False
+    """Nobody counted them."""
 
 
 class _Key(NamedTuple):
@@ -52,6 +54,7 @@ class _Count:
     errors: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    estimated: int = 0
 
 
 class Meter:
@@ -77,6 +80,7 @@ class Meter:
         count.errors += failed
         count.prompt_tokens = min(_MOST, count.prompt_tokens + usage.prompt_tokens)
         count.completion_tokens = min(_MOST, count.completion_tokens + usage.completion_tokens)
+        count.estimated += usage.is_estimate
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run())

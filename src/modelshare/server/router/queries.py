@@ -17,8 +17,8 @@ COLUMNS = {
 """What usage can be grouped by."""
 Names = dict[str, str | None]
 """What a group stands for; ids as text."""
-Counts = tuple[int, int, int, int]
-"""Requests, errors, prompt tokens, completion tokens."""
+Counts = tuple[int, int, int, int, int]
+"""Requests, errors, prompt tokens, completion tokens, requests whose tokens are estimates."""
 Row = tuple[Names, Counts]
 
 
@@ -38,10 +38,8 @@ async def usage(
 ) -> list[Row]:
     """Sums by group, the newest day or the busiest group first. `days`: the first and the last, both included."""
     columns = [COLUMNS[name] for name in group_by]
-    sums = [
-        func.sum(column)
-        for column in (UsageRow.requests, UsageRow.errors, UsageRow.prompt_tokens, UsageRow.completion_tokens)
-    ]
+    counted = (UsageRow.requests, UsageRow.errors, UsageRow.prompt_tokens, UsageRow.completion_tokens)
+    sums = [func.sum(column) for column in (*counted, UsageRow.estimated)]
     order = [column.desc() if name == "day" else column for name, column in zip(group_by, columns, strict=True)]
     statement = (
         select(*columns, *sums)
@@ -54,6 +52,6 @@ async def usage(
     found: list[Row] = []
     for row in await session.execute(statement):
         names = [None if value is None else str(value) for value in row[: len(columns)]]
-        requests, errors, prompt_tokens, completion_tokens = (int(count or 0) for count in row[len(columns) :])
-        found.append((dict(zip(group_by, names, strict=True)), (requests, errors, prompt_tokens, completion_tokens)))
+        requests, errors, prompt, completion, estimated = (int(count or 0) for count in row[len(columns) :])
+        found.append((dict(zip(group_by, names, strict=True)), (requests, errors, prompt, completion, estimated)))
     return found

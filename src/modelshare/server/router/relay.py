@@ -5,26 +5,30 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Final, Protocol
 
+import structlog
 from starlette.types import Receive
 
 from modelshare.server.bodies import discard
 from modelshare.server.errors import PayloadTooLarge, Unavailable
 from modelshare.server.fleet.link import AnswerFrame, AnswerStream, StreamBrokenError
 from modelshare.server.fleet.service import Target
-from modelshare.server.router.errors import BadGateway, ClientGoneError
+from modelshare.server.router.errors import BadGateway, ClientGoneError, EngineRefused
 from modelshare.server.router.metering import Usage
 from modelshare.server.router.reply import Reply
 from modelshare.wire.errors import ErrorCode
+from modelshare.wire.inference import InferenceRequest, most_tokens, tokens_in
 from modelshare.wire.link import Answer, Chunk, End, Head
 
+log = structlog.get_logger()
 _EVENTS: Final = "text/event-stream"
 _GATHERED: Final = 8 << 20
 """Bytes of an answer that is no stream, kept until it is whole so that a break can still be told as an error. Longer
 ones go out as they come."""
 _LOOK_SECONDS: Final = 0.1
 _RETRY_SECONDS: Final = 2
-_BYTES_PER_TOKEN: Final = 4
-"""For the prompt of an answer that was cut short, whose tokens nobody counted: about right for English text."""
+_DONE: Final = b"data: [DONE]\n\n"
+_OK: Final = 200
+_SERVER_ERROR: Final = 500
 _LOOKS: Final = 3
 """At where an endpoint is answered, for one request: versions may change again while it is on its way."""
 LONGEST_STREAM: Final = 24 * 3600.0
@@ -87,8 +91,11 @@ def watched(receive: Receive, gone: Callable[[], None]) -> Iterator[None]:
 class Relay:
     """One request, once its body is here."""
 
-    def __init__(self, ways: Ways, reply: Reply, timer: asyncio.Timeout, idle_seconds: float) -> None:
+    def __init__(
+        self, ways: Ways, asked: InferenceRequest, reply: Reply, timer: asyncio.Timeout, idle_seconds: float
+    ) -> None:
         """`timer` ends the request; a stream puts it off by `idle_seconds` with every chunk."""
+        self._asked = asked
         self._ways = ways
         self._reply = reply
         self._timer = timer
@@ -98,15 +105,17 @@ class Relay:
         self._refused: set[str] = set()
         self._is_gone = False
         self._events = 0
+        self._answer_bytes = 0
         self._usage: Usage | None = None
-        self._prompt_bytes = 0
+        self._body_bytes = 0
+        self._context: int | None = None
 
     @property
     def usage(self) -> Usage:
-        """The engine's own count, or an estimate for an answer that was cut short."""
+        """The agent's count, or an estimate where it gave none that can be: for an answer that was cut short, too."""
         if self._usage is not None or not self._reply.started:
             return self._usage or Usage()
-        return Usage(self._prompt_bytes // _BYTES_PER_TOKEN, self._events)
+        return self._estimate()
 
     def client_gone(self) -> None:
         """The client left: the engine's work is cancelled."""
@@ -120,7 +129,7 @@ class Relay:
         `look` says where the endpoint is answered; asked again, it looks anew: an agent hears of a change of versions
         sooner than this process may, and lets go of a deployment that requests are still on their way to.
         """
-        self._prompt_bytes = len(body)
+        self._body_bytes = len(body)
         for _ in range(_LOOKS):
             left = [target for target in await look() if target.deployment_id not in self._refused]
             while (target := self._ways.best(left)) is not None:
@@ -142,6 +151,7 @@ class Relay:
         try:
             async with self._ways.request(target, route, body, LONGEST_STREAM) as stream:
                 self._stream = stream
+                self._context = target.context_length
                 if self._is_gone:
                     raise ClientGoneError
                 head = await stream.next()
@@ -158,8 +168,10 @@ class Relay:
     async def _pass(self, head: AnswerFrame, stream: AnswerStream) -> None:
         match head:
             case Answer():
-                self._count(head)
-                await self._reply.whole(head.status, head.content_type.encode(), head.data)
+                self._answer_bytes = len(head.data)
+                self._count(head, succeeded=head.status == _OK)
+                wait = [] if head.retry_after is None else [(b"retry-after", b"%d" % head.retry_after)]
+                await self._reply.whole(head.status, head.content_type.encode(), head.data, wait)
             case Head() if head.content_type.startswith(_EVENTS):
                 await self._pass_events(stream, head)
             case Head():
@@ -172,11 +184,16 @@ class Relay:
         frame = await self._next(stream)
         if frame is not None:
             await self._reply.start(head.status, head.content_type.encode(), events=True)
+        tail = b""
         while frame is not None:
             self._timer.reschedule(self._loop.time() + self._idle_seconds)
-            self._events += frame.data.count(b"data:")
+            tail = (tail + frame.data)[-len(_DONE) :]
+            is_last = tail == _DONE
+            # The count is waited for before the last bytes go out: who leaves at them is still counted by it.
+            after = await self._next(stream) if is_last else None
+            self._events += frame.data.count(b"data:") - is_last
             await self._reply.write(frame.data)
-            frame = await self._next(stream)
+            frame = after if is_last else await self._next(stream)
         if not self._reply.started:
             await self._reply.start(head.status, head.content_type.encode(), events=True)
         await self._reply.end()
@@ -189,6 +206,7 @@ class Relay:
                 await self._reply.write(frame.data)
                 continue
             gathered.append(frame.data)
+            self._answer_bytes += len(frame.data)
             size += len(frame.data)
             if size > _GATHERED:
                 await self._reply.start(head.status, head.content_type.encode(), events=False)
@@ -204,12 +222,30 @@ class Relay:
         if isinstance(frame, Chunk):
             return frame
         if isinstance(frame, End):
-            self._count(frame)
+            self._count(frame, succeeded=frame.error is None)
             if frame.error is None:
                 return None
-            raise BadGateway(f"The engine broke off its answer: {frame.error}")
+            raise (BadGateway if frame.status >= _SERVER_ERROR else EngineRefused)(frame.error)
         raise BadGateway("The machine that runs the model answered out of turn; try again.")
 
-    def _count(self, frame: Answer | End) -> None:
-        if isinstance(frame, Answer) or frame.error is None or frame.prompt_tokens or frame.completion_tokens:
-            self._usage = Usage(frame.prompt_tokens, frame.completion_tokens)
+    def _count(self, frame: Answer | End, *, succeeded: bool) -> None:
+        if not frame.prompt_tokens and not frame.completion_tokens:
+            # Of an error nothing is counted but what went out of it as an answer.
+            self._usage = self._estimate() if succeeded else None
+            return
+        most_prompt, most_completion = most_tokens(self._asked, self._body_bytes, self._context)
+        if frame.prompt_tokens <= most_prompt and frame.completion_tokens <= most_completion:
+            self._usage = Usage(frame.prompt_tokens, frame.completion_tokens, frame.estimated)
+            return
+        self._usage = self._estimate()
+        log.warning(
+            "an agent counts more tokens than the request can have",
+            prompt_tokens=frame.prompt_tokens,
+            completion_tokens=frame.completion_tokens,
+            counted=self._usage,
+        )
+
+    def _estimate(self) -> Usage:
+        most_prompt, most_completion = most_tokens(self._asked, self._body_bytes, self._context)
+        completion = self._events or tokens_in(self._answer_bytes)
+        return Usage(min(tokens_in(self._body_bytes), most_prompt), min(completion, most_completion), is_estimate=True)

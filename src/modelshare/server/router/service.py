@@ -1,7 +1,7 @@
 """The inference path: authenticate, admit, choose, relay, meter. Raw ASGI, on snapshots, without the database.
 
 `/{project_id}/{endpoint_slug}/v1/` and one of `chat/completions`, `completions`, `embeddings`, `models`. OpenAI's
-shapes pass through unchanged; of a request nothing is read but its size, of an answer nothing but its content type.
+shapes pass through unchanged; of a request it is read how much is asked for, of an answer nothing but its content type.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from modelshare.server.accounts.keyring import KEYS_TOPIC, KeyRing, KeyUse
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionBook, SessionUse
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.errors import ApiError, NotFound, PermissionDenied, Unauthenticated, Unavailable
+from modelshare.server.errors import ApiError, InvalidRequest, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller, bearer, client_address, session_token
@@ -46,6 +46,7 @@ from modelshare.server.settings import Settings
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.base import SLUG_PATTERN
 from modelshare.wire.errors import ErrorCode
+from modelshare.wire.inference import BadInferenceRequest, InferenceRequest, read
 from modelshare.wire.keys import Scope as KeyScope
 from modelshare.wire.tiers import Tier
 
@@ -160,7 +161,7 @@ class Router:
         try:
             async with asyncio.timeout(tier.request_timeout_seconds) as timer:
                 body = await read_body(receive, self._settings.inference_max_body_bytes, ask.content_length)
-                relay = Relay(self._ways, reply, timer, tier.stream_idle_timeout_seconds)
+                relay = Relay(self._ways, _asked(ask.route, body), reply, timer, tier.stream_idle_timeout_seconds)
                 try:
                     with watched(receive, relay.client_gone):
                         await relay.run(self._looks(ask, endpoint), ask.route, body)
@@ -169,7 +170,7 @@ class Router:
                     usage = relay.usage
         except TimeoutError as error:
             raise _too_slow(endpoint.tier, in_stream=reply.started) from error
-        except ClientGoneError:
+        except (ClientGoneError, InvalidRequest):
             failed = False
             raise
         finally:
@@ -302,6 +303,14 @@ def _answering(ask: _Ask, endpoint: Snapshot | None, now: float) -> Snapshot:
     if ask.route != _MODELS and ask.route not in served:
         raise rules.not_served(ask.route, served)
     return endpoint
+
+
+def _asked(route: str, body: bytes) -> InferenceRequest:
+    """Raises InvalidRequest for a body that is no request for the route."""
+    try:
+        return read(route, body)
+    except BadInferenceRequest as error:
+        raise InvalidRequest(str(error), param=error.param) from error
 
 
 def _model_list(endpoint: Snapshot) -> bytes:

@@ -58,7 +58,7 @@ async def by_day(session: AsyncSession, caller: Caller, days: Days) -> list[Usag
     count = (last - first).days + 1
     found = {row.day: row for row in await _sums(session, caller, ["day"], days, limit=count)}
     names = [(first + dt.timedelta(number)).isoformat() for number in range(count)]
-    return [found.get(name) or _row({"day": name}, (0, 0, 0, 0)) for name in names]
+    return [found.get(name) or _row({"day": name}, (0, 0, 0, 0, 0)) for name in names]
 
 
 async def by_name(session: AsyncSession, caller: Caller, what: str, days: Days, most: int) -> list[Share]:
@@ -118,7 +118,7 @@ def _uuids(ids: Iterable[str]) -> list[uuid.UUID]:
 
 
 def _row(names: queries.Names, counts: queries.Counts) -> UsageRow:
-    requests, errors, prompt_tokens, completion_tokens = counts
+    requests, errors, prompt_tokens, completion_tokens, estimated = counts
     return UsageRow(
         day=names.get("day"),
         endpoint=names.get("endpoint"),
@@ -128,4 +128,5 @@ def _row(names: queries.Names, counts: queries.Counts) -> UsageRow:
         errors=errors,
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
+        estimated=estimated > 0,
     )

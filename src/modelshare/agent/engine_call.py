@@ -1,0 +1,125 @@
+"""One call to an engine on loopback, and its answer. Leaving it closes the connection, whereupon the engine stops
+working on it."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any, Final
+
+import aiohttp
+
+from modelshare.agent.engines.answers import StreamReader, read_answer
+from modelshare.agent.engines.base import Engine
+from modelshare.agent.engines.counts import Tally
+from modelshare.agent.engines.parameters import Fields
+from modelshare.agent.engines.refusals import no_answer, refused
+from modelshare.agent.engines.relay_rules import PreparedRequest
+
+_HEADERS: Final = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+_IDLE_SECONDS: Final = 3.0
+"""Idle connections are given up before engines do so: uvicorn, the most impatient, waits 5 s."""
+_CONNECT_SECONDS: Final = 5.0
+_END_SECONDS: Final = 0.02
+"""How long the end of the HTTP answer is waited for after the last event, so that its connection can be used again."""
+_MOST_BYTES: Final = 512 << 20
+"""Of a whole answer: many vectors are long."""
+_MOST_ERROR_BYTES: Final = 64 << 10
+_CLOSED: Final = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
+"""How a kept connection that was closed shows: on reading, on writing, and to a transport that is closing."""
+
+
+def engine_session(*, keep: bool = True) -> aiohttp.ClientSession:
+    """The HTTP client for engines. Connections are kept, if not told otherwise, and not counted: the server does."""
+    kept: dict[str, Any] = {"keepalive_timeout": _IDLE_SECONDS} if keep else {"force_close": True}
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, **kept),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+        auto_decompress=False,
+    )
+
+
+async def whole_answer(http: aiohttp.ClientSession, engine: Engine, prepared: PreparedRequest, tally: Tally) -> Fields:
+    """The whole answer, for `answers.write_answer`. Raises Refusal, and what aiohttp raises for a broken connection."""
+    async with _called(http, engine, prepared) as answer:
+        fields = read_answer(await _read(answer, _MOST_BYTES), prepared, tally)
+        engine.activity.succeeded()
+        return fields
+
+
+async def streamed_answer(
+    http: aiohttp.ClientSession, engine: Engine, prepared: PreparedRequest, reader: StreamReader
+) -> AsyncGenerator[list[Fields], None]:
+    """The pieces of a stream as they come, for `answers.write_pieces`. Raises as `whole_answer` does.
+
+    It ends where the engine says that this is all, even if its connection stays open.
+    """
+    async with _called(http, engine, prepared) as answer:
+        if answer.content_type == "application/json":  # no stream: most likely it says what is wrong
+            read_answer(await _read(answer, _MOST_BYTES), prepared, prepared.tally())
+            raise no_answer()
+        async for chunk in answer.content.iter_any():
+            yield _alive(engine, reader.feed(chunk))
+            if reader.is_over:
+                break
+        else:
+            yield _alive(engine, reader.finish())
+        if reader.failure is not None:
+            raise reader.failure
+        await _drained(answer)
+
+
+def _alive(engine: Engine, pieces: list[Fields]) -> list[Fields]:
+    if any(pieces):
+        engine.activity.succeeded()
+    return pieces
+
+
+@asynccontextmanager
+async def _called(
+    http: aiohttp.ClientSession, engine: Engine, prepared: PreparedRequest
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """The answer's beginning, of an engine that takes the request. Raises Refusal of one that does not."""
+    url, headers, body = f"{engine.base_url}/{prepared.route}", _HEADERS | engine.headers, prepared.body
+    try:
+        answer = await http.post(url, data=body, headers=headers, allow_redirects=False)
+    except _CLOSED:
+        # A kept connection that the engine closed just now: nothing was answered, so it may be asked anew.
+        # Not through another kept one, which it may have closed as well.
+        async with engine_session(keep=False) as other:
+            answer = await other.post(url, data=body, headers=headers, allow_redirects=False)
+            async with answer:
+                yield await _accepted(answer, prepared)
+        return
+    async with answer:
+        yield await _accepted(answer, prepared)
+
+
+async def _accepted(answer: aiohttp.ClientResponse, prepared: PreparedRequest) -> aiohttp.ClientResponse:
+    if answer.status != HTTPStatus.OK:
+        said = await _read(answer, _MOST_ERROR_BYTES)
+        raise refused(answer.status, said, answer.headers, prepared.client_fields)
+    return answer
+
+
+async def _read(answer: aiohttp.ClientResponse, most: int) -> bytes:
+    """The body. Raises Refusal when it has more than `most` bytes."""
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in answer.content.iter_any():
+        parts.append(chunk)
+        size += len(chunk)
+        if size > most:
+            raise no_answer()
+    return b"".join(parts)
+
+
+async def _drained(answer: aiohttp.ClientResponse) -> None:
+    """A connection whose answer is read to its end is kept for the next request."""
+    try:
+        async with asyncio.timeout(_END_SECONDS):
+            while await answer.content.readany():
+                pass
+    except (TimeoutError, aiohttp.ClientError, ConnectionError):
+        answer.close()

@@ -1,0 +1,215 @@
+"""What a client gets of an engine's answer. Pure, on bytes, and quick.
+
+The shape of an answer is checked and its tokens are counted; a client gets the fields that OpenAI's API has, under the
+public name.
+"""
+
+import base64
+import struct
+from typing import Any, Final
+
+import msgspec
+
+from modelshare.agent.engines.counts import Tally
+from modelshare.agent.engines.parameters import Fields
+from modelshare.agent.engines.refusals import Refusal, failed_inside, no_answer
+from modelshare.agent.engines.relay_rules import PreparedRequest, RelayPolicy
+from modelshare.agent.engines.sse import KEEP_ALIVE, Event, EventParser, EventTooLongError, data_event
+
+DONE: Final = b"[DONE]"
+_KEPT: Final = frozenset({"id", "object", "created", "choices", "data", "system_fingerprint", "service_tier"})
+"""Fields of an answer that pass as they are; `model` and `usage` are written anew. Others tell of the machine and of
+its work for other tenants: timings, slots, caches."""
+
+
+def read_answer(body: bytes, prepared: PreparedRequest, tally: Tally) -> Fields:
+    """A whole answer, for `write_answer`. Raises Refusal for what is none."""
+    try:
+        fields = _decode_fields(body)
+        if (error := _given(fields, "error")) is not None:
+            raise failed_inside(msgspec.json.decode(error), prepared.client_fields)
+        if not prepared.asked.generates:
+            fields["data"] = _vectors(fields.get("data", _NULL), prepared)
+        else:
+            tally.generated(_texts_of_answer(fields.get("choices", _NULL), prepared.route))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, struct.error, ValueError) as error:
+        raise no_answer() from error
+    if (usage := _given(fields, "usage")) is not None:
+        tally.told(usage)
+    return _cleaned(fields, prepared.policy)
+
+
+def write_answer(fields: Fields, usage: msgspec.Raw) -> bytes:
+    """The whole answer for the client."""
+    return _encode(fields | {"usage": usage})
+
+
+class StreamReader:
+    """One stream of an engine. `feed` every chunk until `is_over`, or else `finish` when the engine ended it well.
+
+    Pieces are events for the client, as fields; an empty one is only a sign of life. The usage, which an engine tells
+    last, and the end are not among them: `end` writes both.
+    """
+
+    def __init__(self, prepared: PreparedRequest, tally: Tally) -> None:
+        self.is_over = False
+        """Nothing that comes after is read: the engine said that this is all, or failed."""
+        self.failure: Refusal | None = None
+        """Why it is over before its end: the engine failed, or answered what is no answer."""
+        self._prepared = prepared
+        self._tally = tally
+        self._parser = EventParser()
+        self._last: Fields = {}
+
+    def feed(self, chunk: bytes) -> list[Fields]:
+        """The pieces that `chunk` completes."""
+        try:
+            return self._pieces(self._parser.feed(chunk))
+        except EventTooLongError:
+            self._fail(no_answer())
+            return []
+
+    def finish(self) -> list[Fields]:
+        """The last pieces, of a stream without `[DONE]`."""
+        pieces = self._pieces(self._parser.finish())
+        if not self.is_over:
+            self._end()
+        return pieces
+
+    def end(self) -> bytes:
+        """What ends the stream for the client."""
+        if not self._prepared.include_usage:
+            return data_event(DONE)
+        last = self._last | {"choices": msgspec.Raw(b"[]"), "usage": self._tally.for_client()}
+        return data_event(_encode(last)) + data_event(DONE)
+
+    def _pieces(self, events: list[Event]) -> list[Fields]:
+        pieces: list[Fields] = []
+        for event in events:
+            if self.is_over:
+                break
+            if event.data is None:
+                pieces.append({})
+            elif event.data.strip() == DONE:
+                self._end()
+            elif event.data.strip() not in _NOTHING:
+                try:
+                    piece = self._piece(event)
+                except Refusal as refusal:
+                    self._fail(refusal)
+                else:
+                    pieces += [piece] if piece else []
+        return pieces
+
+    def _end(self) -> None:
+        self.is_over = True
+        if not self._last:
+            self._fail(no_answer())
+
+    def _fail(self, refusal: Refusal) -> None:
+        self.is_over = True
+        self.failure = refusal
+
+    def _piece(self, event: Event) -> Fields | None:
+        asked = self._prepared.client_fields
+        try:
+            fields = _decode_fields(event.data or b"")
+            error = _given(fields, "error")
+            if error is not None or event.type == b"error":
+                raise failed_inside(msgspec.json.decode(event.data or b"" if error is None else error), asked)
+            usage = _given(fields, "usage")
+            if usage is not None:
+                self._tally.told(usage)
+            elif "choices" not in fields:
+                raise failed_inside(msgspec.json.decode(event.data or b""), asked)
+            choices = _decode_pieces(_given(fields, "choices") or b"[]")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise no_answer() from error
+        self._tally.generated(text for choice in choices for text in choice.texts())
+        cleaned = self._last = _cleaned(fields, self._prepared.policy)
+        return cleaned if choices or usage is None else None
+
+
+def write_pieces(pieces: list[Fields]) -> bytes:
+    """Events for the client."""
+    return b"".join([data_event(_encode(piece)) if piece else KEEP_ALIVE for piece in pieces])
+
+
+_encode: Final = msgspec.json.encode
+_decode_fields: Final = msgspec.json.Decoder(Fields).decode
+_NULL: Final = msgspec.Raw(b"null")
+_NOTHING: Final = (b"", b"null")
+"""llama.cpp begins some streams so."""
+
+
+class _Said(msgspec.Struct):
+    """Of a message or a part of one, what was generated."""
+
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    refusal: Any = None
+    tool_calls: msgspec.Raw = _NULL
+
+
+class _Choice(msgspec.Struct):
+    text: str | None = None
+    message: _Said | None = None
+    delta: _Said | None = None
+
+    def texts(self) -> list[str]:
+        """All that was generated for it."""
+        said = self.message or self.delta
+        texts = [self.text] if said is None else [said.content, said.reasoning_content or said.reasoning, said.refusal]
+        if said is not None and not _is(said.tool_calls, b"null") and not _is(said.tool_calls, b"[]"):
+            texts.append(bytes(said.tool_calls).decode("utf-8", "replace"))
+        # A piece of text may be empty, as the first one of a stream is, which only names the role.
+        return ["".join(text for text in texts if isinstance(text, str))]
+
+
+_decode_pieces: Final = msgspec.json.Decoder(list[_Choice]).decode
+_decode_vectors: Final = msgspec.json.Decoder(list[Fields]).decode
+_decode_floats: Final = msgspec.json.Decoder(list[float]).decode
+_decode_text: Final = msgspec.json.Decoder(str).decode
+
+
+def _texts_of_answer(choices: msgspec.Raw, route: str) -> list[str]:
+    found = _decode_pieces(choices)
+    if not found or any((choice.message if route == "chat/completions" else choice.text) is None for choice in found):
+        raise no_answer()
+    return [text for choice in found for text in choice.texts()]
+
+
+def _vectors(data: msgspec.Raw, prepared: PreparedRequest) -> msgspec.Raw:
+    """One for each text, in the form that was asked for, whatever the engine made of that."""
+    vectors = _decode_vectors(data)
+    if len(vectors) != prepared.asked.prompts:
+        raise no_answer()
+    for vector in vectors:
+        raw = vector.get("embedding", _NULL)
+        is_base64 = bytes(raw).lstrip().startswith(b'"')
+        if is_base64:
+            packed = base64.b64decode(_decode_text(raw), validate=True)
+            numbers = struct.unpack(f"<{len(packed) // 4}f", packed)
+        else:
+            numbers = tuple(_decode_floats(raw))
+        if not numbers:
+            raise no_answer()
+        if is_base64 != prepared.is_base64:
+            form = base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)) if prepared.is_base64 else numbers
+            vector["embedding"] = msgspec.Raw(_encode(form.decode() if isinstance(form, bytes) else form))
+    return msgspec.Raw(_encode(vectors))
+
+
+def _cleaned(fields: Fields, policy: RelayPolicy) -> Fields:
+    kept = {name: raw for name, raw in fields.items() if name in _KEPT}
+    return kept | {"model": msgspec.Raw(_encode(policy.public_name))}
+
+
+def _given(fields: Fields, name: str) -> msgspec.Raw | None:
+    raw = fields.get(name)
+    return None if raw is None or _is(raw, b"null") else raw
+
+
+def _is(value: msgspec.Raw | None, expected: bytes) -> bool:
+    return value is not None and bytes(value).strip() == expected

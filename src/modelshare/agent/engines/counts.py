@@ -1,0 +1,120 @@
+"""How many tokens an answer took: as its engine counts them, where that can be believed, or else by estimate. Pure."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from modelshare.wire.inference import InferenceRequest, most_tokens, tokens_in
+
+Fields = dict[str, msgspec.Raw]
+_DETAILS: Final = ("prompt_tokens_details", "completion_tokens_details")
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one answer, or of several."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    estimated: bool = False
+    """At least one of the counts is an estimate."""
+
+
+class _Told(msgspec.Struct):
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+
+
+_decode_told: Final = msgspec.json.Decoder(_Told).decode
+_decode_fields: Final = msgspec.json.Decoder(Fields).decode
+
+
+class Tally:
+    """Counts one answer of an engine while it comes. `usage` can be asked for at any moment, also of a part."""
+
+    def __init__(
+        self, asked: InferenceRequest, body_bytes: int, prompt_bytes: int, context: int | None, *, counts_all: bool
+    ) -> None:
+        """`context`: tokens that a prompt and its answer may have together, where that is known. `counts_all`: the
+        engine's count covers every sequence that was asked for."""
+        self._most_prompt, self._most_completion = most_tokens(asked, body_bytes, context)
+        self._prompt = tokens_in(prompt_bytes)
+        self._counts_all = counts_all or asked.sequences == 1
+        self._told: msgspec.Raw | None = None
+        self._pieces = 0
+        self._bytes = 0
+
+    @property
+    def began(self) -> bool:
+        """Something was generated."""
+        return self._pieces > 0
+
+    def generated(self, texts: Iterable[str]) -> None:
+        """Texts of one piece of the answer, one for each choice in it."""
+        for text in texts:
+            if text:
+                self._pieces += 1
+                self._bytes += len(text.encode("utf-8", "surrogatepass"))
+
+    def told(self, usage: msgspec.Raw) -> None:
+        """What the engine says; the last word counts."""
+        self._told = usage
+
+    @property
+    def usage(self) -> Usage:
+        """The engine's counts, each replaced by an estimate where it is missing or cannot be."""
+        told = _read(self._told)
+        prompt = _believed(told.prompt_tokens, self._most_prompt, least=1 if self._prompt else 0)
+        # An engine streams at least one token with each piece of text.
+        guess = min(max(self._pieces, tokens_in(self._bytes)), self._most_completion)
+        completion = _believed(told.completion_tokens, self._most_completion, least=1 if self._pieces else 0)
+        if completion is not None and not self._counts_all and completion < guess:
+            completion = None
+        is_estimate = prompt is None or (completion is None and self._most_completion > 0)
+        return Usage(
+            min(self._prompt, self._most_prompt) if prompt is None else prompt,
+            guess if completion is None else completion,
+            is_estimate,
+        )
+
+    def for_client(self) -> msgspec.Raw:
+        """OpenAI's `usage` with these counts, and the details that the engine told with them."""
+        usage = self.usage
+        fields: dict[str, Any] = {"prompt_tokens": usage.prompt_tokens}
+        if self._most_completion:
+            fields["completion_tokens"] = usage.completion_tokens
+        fields["total_tokens"] = usage.prompt_tokens + usage.completion_tokens
+        if usage.estimated:
+            fields["estimated"] = True
+        elif self._told is not None:
+            told = _decode_fields(self._told)
+            fields |= {name: told[name] for name in _DETAILS if bytes(told.get(name, b"")).lstrip()[:1] == b"{"}
+        return msgspec.Raw(msgspec.json.encode(fields))
+
+
+def total(usages: Iterable[Usage]) -> Usage:
+    """The sum: an estimate as soon as one of them is."""
+    together = list(usages)
+    return Usage(
+        sum(one.prompt_tokens for one in together),
+        sum(one.completion_tokens for one in together),
+        any(one.estimated for one in together),
+    )
+
+
+def _read(usage: msgspec.Raw | None) -> _Told:
+    try:
+        return _decode_told(usage) if usage is not None else _Told()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _Told()
+
+
+def _believed(value: Any, most: int, *, least: int) -> int | None:
+    """The count, or None. Some engines write it as a text or with a decimal point."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(most)):
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and least <= value <= most else None

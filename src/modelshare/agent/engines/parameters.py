@@ -1,0 +1,272 @@
+"""The parameters of a request: which there are, what they may be, and which of them an engine honours. Pure.
+
+A parameter that changes the answer reaches an engine that honours it, or the client is told; none is ignored in
+silence, and what is not named here reaches no engine: engines take fields, such as the slot to use or the salt of a
+cache, that are not a client's to choose.
+"""
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from modelshare.wire.inference import BadInferenceRequest, decoded
+
+Fields = dict[str, msgspec.Raw]
+
+_TEXT_ONLY: Final = "This model takes text only: `messages` may hold texts, and parts of the type `text`."
+_TEXT_PART: Final = frozenset({"type", "text", "refusal", "cache_control", "annotations"})
+_Token = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
+_Limit = Annotated[int, Meta(ge=1, le=(1 << 31) - 1)]
+_Share = Annotated[float, Meta(ge=0, le=1)]
+_Penalty = Annotated[float, Meta(ge=-2, le=2)]
+_Seed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+_Logprobs = Annotated[int, Meta(ge=0, le=20)]
+_Object = dict[str, msgspec.Raw]
+
+
+class _StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class _Extras(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What engines take beyond OpenAI's parameters; under the names that they have there."""
+
+    top_k: int | None = None
+    min_p: _Share | None = None
+    typical_p: _Share | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    repetition_penalty: float | None = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    dynatemp_range: float | None = None
+    dynatemp_exponent: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    xtc_probability: _Share | None = None
+    xtc_threshold: float | None = None
+    top_n_sigma: float | None = None
+    min_tokens: Annotated[int, Meta(ge=0)] | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: list[_Token] | None = None
+    bad_words: list[str] | None = None
+    allowed_token_ids: list[_Token] | None = None
+    include_stop_str_in_output: bool | None = None
+    no_stop_trim: bool | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    grammar: str | None = None
+    json_schema: _Object | str | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    structured_outputs: _Object | None = None
+
+
+class _Generation(_Extras, kw_only=True):
+    """Common to both routes that generate."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    n: int | None = None
+    max_tokens: _Limit | None = None
+    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
+    top_p: _Share | None = None
+    stop: str | list[str] | None = None
+    seed: _Seed | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    user: str | None = None
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+    # Where some servers take what is no text.
+    audio: Any = None
+    images: Any = None
+    image_url: Any = None
+    video_url: Any = None
+    files: Any = None
+
+
+class _Chat(_Generation, kw_only=True):
+    messages: Annotated[list[_Message], Meta(min_length=1)]
+    max_completion_tokens: _Limit | None = None
+    logprobs: bool | None = None
+    top_logprobs: _Logprobs | None = None
+    tools: list[_Object] | None = None
+    tool_choice: str | _Object | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: _Object | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    functions: list[_Object] | None = None
+    function_call: str | _Object | None = None
+    modalities: list[str] | None = None
+    audio: _Object | None = None
+    web_search_options: _Object | None = None
+    prediction: _Object | None = None
+    metadata: _Object | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    # Beyond OpenAI's.
+    chat_template_kwargs: _Object | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    include_reasoning: bool | None = None
+    separate_reasoning: bool | None = None
+    stream_reasoning: bool | None = None
+    reasoning_format: str | None = None
+
+
+class _Completion(_Generation, kw_only=True):
+    prompt: msgspec.Raw
+    best_of: int | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _Embedding(msgspec.Struct, forbid_unknown_fields=True):
+    input: msgspec.Raw
+    model: str | None = None
+    encoding_format: str | None = None
+    dimensions: _Limit | None = None
+    user: str | None = None
+
+
+_DECODERS: Final = {
+    "chat/completions": msgspec.json.Decoder(_Chat).decode,
+    "completions": msgspec.json.Decoder(_Completion).decode,
+    "embeddings": msgspec.json.Decoder(_Embedding).decode,
+}
+_tokens: Final = msgspec.json.Decoder(list[_Token]).decode
+_token_lists: Final = msgspec.json.Decoder(list[list[_Token]]).decode
+_texts: Final = msgspec.json.Decoder(list[str]).decode
+
+_OURS: Final = frozenset({"model", "stream", "stream_options", "n", "messages", "prompt", "input"})
+"""Read by the relay itself."""
+_WITHOUT_EFFECT: Final = frozenset(
+    {
+        *("user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
+        "prediction",  # it saves time at best
+    }
+)
+"""They say something to OpenAI's own platform; an answer is the same without them."""
+_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
+    "best_of": (1,),
+    "dimensions": (),
+    "echo": (False,),
+    "encoding_format": ("float",),
+    "frequency_penalty": (0,),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True,),
+    "presence_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "stop": ([],),
+    "suffix": ("",),
+    "tool_choice": ("auto",),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": ("medium",),
+}
+"""Values that ask for what happens without them."""
+
+SAMPLING: Final = frozenset({"max_tokens", "max_completion_tokens", "temperature", "top_p", "stop", "seed"})
+OPENAI: Final = SAMPLING | {
+    *("presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs"),
+    *("tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort", "encoding_format"),
+}
+"""What OpenAI-compatible servers have in common."""
+LLAMACPP: Final = OPENAI - {"reasoning_effort"} | {
+    *("top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n", "mirostat", "mirostat_tau", "mirostat_eta"),
+    *("dynatemp_range", "dynatemp_exponent", "dry_multiplier", "dry_base", "dry_allowed_length"),
+    *("dry_penalty_last_n", "xtc_probability", "xtc_threshold", "top_n_sigma", "ignore_eos"),
+    *("grammar", "json_schema", "chat_template_kwargs", "add_generation_prompt", "reasoning_format"),
+}
+_GPU: Final = OPENAI | {
+    *("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "skip_special_tokens"),
+    *("chat_template_kwargs", "continue_final_message"),
+}
+VLLM: Final = _GPU | {
+    *("echo", "dimensions", "bad_words", "allowed_token_ids", "include_stop_str_in_output"),
+    *("spaces_between_special_tokens", "add_generation_prompt", "include_reasoning", "structured_outputs"),
+}
+SGLANG: Final = _GPU | {"echo", "regex", "ebnf", "no_stop_trim", "separate_reasoning", "stream_reasoning"}
+TRANSFORMERS: Final = SAMPLING | {"frequency_penalty", "logit_bias", "tools", "chat_template_kwargs"}
+
+
+def check(route: str, body: bytes) -> None:
+    """Raises BadInferenceRequest, which names the field, for what no engine may be asked."""
+    asked: Any = decoded(_DECODERS[route], body)
+    if route == "chat/completions":
+        for message in asked.messages:
+            _check_message(message)
+    else:
+        field = "input" if route == "embeddings" else "prompt"
+        _check_texts(getattr(asked, field), field)
+    if route == "embeddings" and asked.encoding_format not in (None, "float", "base64"):
+        raise BadInferenceRequest("`encoding_format` must be `float` or `base64`.", "encoding_format")
+    if (best_of := getattr(asked, "best_of", None)) is not None and best_of != (asked.n or 1):
+        raise BadInferenceRequest("`best_of` must be the same as `n`: all answers are returned.", "best_of")
+
+
+def honoured(fields: Fields, takes: frozenset[str]) -> Fields:
+    """The parameters for an engine that honours those of `takes`. Raises BadInferenceRequest for one it would ignore.
+
+    `fields` passed `check`.
+    """
+    passed: Fields = {}
+    for name, raw in fields.items():
+        if name in _OURS or name in takes:
+            if bytes(raw).strip() != b"null":
+                passed[name] = raw
+        elif name not in _WITHOUT_EFFECT and name != "best_of" and not _is_neutral(name, msgspec.json.decode(raw)):
+            raise BadInferenceRequest(f"The engine of this model does not honour `{name}`; leave it out.", name)
+    return passed
+
+
+def _is_neutral(name: str, value: Any) -> bool:
+    """As JSON has it, where `false` is no 0."""
+    return value is None or any(
+        value == neutral and isinstance(value, bool) == isinstance(neutral, bool) for neutral in _NEUTRAL.get(name, ())
+    )
+
+
+def _check_message(message: _Message) -> None:
+    parts = message.content if isinstance(message.content, list) else []
+    beside = (message.audio, message.images, message.image_url, message.video_url, message.files)
+    if any(beside) or not all(_is_text(part) for part in parts):
+        raise BadInferenceRequest(_TEXT_ONLY, "messages")
+
+
+def _is_text(part: dict[str, Any]) -> bool:
+    kind = part.get("type")
+    return kind in ("text", "refusal") and isinstance(part.get(kind), str) and part.keys() <= _TEXT_PART
+
+
+def _check_texts(value: bytes, field: str) -> None:
+    """Lists hold nothing but what they seem to hold by their first item."""
+    value = bytes(value).strip()
+    if not value.startswith(b"["):
+        return
+    first = value[1:].lstrip()[:1]
+    try:
+        (_texts if first == b'"' else _token_lists if first == b"[" else _tokens)(value)
+    except msgspec.DecodeError as error:
+        raise BadInferenceRequest(f"`{field}` must be a text, a list of texts, or tokens.", field) from error

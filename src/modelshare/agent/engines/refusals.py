@@ -1,0 +1,196 @@
+"""What a client is told when its engine answers with an error. Pure.
+
+An engine's own words may hold paths, hosts and whatever its machine is made of, so none of them reach a client. What
+a client acts on is kept: the status, the code, the parameter at fault, when to try again.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+from modelshare.wire.errors import ErrorBody, ErrorCode, ErrorEnvelope, ErrorType
+
+FAILED: Final = "The engine failed on this request; try again, or change the request."
+_REFUSED: Final = "The engine does not take this request as it is; compare its fields with the API's documentation."
+_BUSY: Final = "The engine has no room for this request now; try again in a moment."
+_TOO_LARGE: Final = "The request is larger than the engine takes; send less at once."
+_MOST_SECONDS: Final = 86_400
+_PASSED: Final = frozenset(
+    {
+        *(HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT),
+        *(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.TOO_MANY_REQUESTS),
+    }
+)
+"""Of the 4xx, those that speak of the request. Others speak of how the agent asked: its key, its path."""
+_REQUEST_TYPES: Final = frozenset({"invalid_request_error", "exceed_context_size_error", "BadRequestError"})
+_TOO_LONG: Final = re.compile(
+    r"context_length_exceeded|exceed_context_size|(?:maximum|model'?s) context length|context (?:size|window)|"
+    r"maximum (?:allowed )?(?:input |prompt |sequence )?length|max_model_len|longer than the (?:model|maximum)|"
+    r"is too large to process|too many (?:input |prompt )?tokens",
+    re.IGNORECASE,
+)
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_PARAM: Final = re.compile(r"[a-zA-Z_]\w{0,63}")
+_QUOTED: Final = re.compile(r"['\"`]([a-zA-Z_]\w{0,63})['\"`]")
+_KNOWN: Final = (
+    (
+        re.compile(r"grammar|json.?schema|structured|ebnf|regex", re.IGNORECASE),
+        "The engine cannot use the grammar or schema of this request; check that it is valid, or make it simpler.",
+    ),
+    (
+        re.compile(r"\broles? must alternate|conversation roles", re.IGNORECASE),
+        "The model's chat template wants the roles `user` and `assistant` in turn.",
+    ),
+    (
+        re.compile(r"system (?:role|message).{0,20}(?:not supported|beginning)", re.IGNORECASE),
+        "The model's chat template does not take the role `system` where it stands here.",
+    ),
+    (
+        re.compile(r"template", re.IGNORECASE),
+        "The model's chat template cannot render these messages; check their roles and their order.",
+    ),
+)
+
+
+class Refusal(Exception):
+    """The engine's error, in the words that a client may read."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: ErrorType | None = None,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+        """Seconds."""
+        self._body = ErrorBody(message=message, type=kind or _kind(status), code=code, param=param)
+
+    def envelope(self) -> bytes:
+        """OpenAI's error object."""
+        return ErrorEnvelope(error=self._body).model_dump_json().encode()
+
+
+class _Said(msgspec.Struct):
+    """An engine's error, in whatever shape."""
+
+    text: str = ""
+    type: str | None = None
+    code: str | None = None
+    number: int | None = None
+    """A status that speaks of the request, given as the code."""
+    param: str | None = None
+
+
+def refused(status: int, body: bytes, headers: Mapping[str, str], asked: Collection[str]) -> Refusal:
+    """For an answer with an error's status. `asked` names the fields of the request."""
+    return _refusal(status, _said(_json(body)), asked, _seconds(headers.get("Retry-After")))
+
+
+def failed_inside(error: Any, asked: Collection[str]) -> Refusal:
+    """For an error inside an answer with status 200: the engine's failure, unless it plainly refuses the request."""
+    said = _said(error)
+    is_refusal = said.type in _REQUEST_TYPES or said.code == ErrorCode.CONTEXT_LENGTH_EXCEEDED
+    status = said.number or (HTTPStatus.BAD_REQUEST if is_refusal else HTTPStatus.BAD_GATEWAY)
+    return _refusal(status, said, asked, None)
+
+
+def no_answer() -> Refusal:
+    """For a success whose body is not what its route promises."""
+    return Refusal(HTTPStatus.BAD_GATEWAY, "The engine gave no valid answer; try again.")
+
+
+def _refusal(status: int, said: _Said, asked: Collection[str], retry_after: int | None) -> Refusal:
+    if _is_too_long(status, said):
+        return Refusal(
+            HTTPStatus.BAD_REQUEST,
+            "The prompt is longer than the model's context; send a shorter one, or ask for fewer tokens.",
+            code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+            param=next((name for name in ("messages", "prompt", "input") if name in asked), None),
+        )
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        is_busy = status == HTTPStatus.SERVICE_UNAVAILABLE
+        return Refusal(status, _BUSY if is_busy else FAILED, retry_after=retry_after)
+    if status not in _PASSED:
+        return Refusal(HTTPStatus.BAD_GATEWAY, FAILED)
+    param = _param(said, asked)
+    code = said.code if said.code and _CODE.fullmatch(said.code) else None
+    kind = next((kind for kind in ErrorType if kind == said.type), None)
+    return Refusal(status, _words(status, said, param), kind=kind, code=code, param=param, retry_after=retry_after)
+
+
+def _is_too_long(status: int, said: _Said) -> bool:
+    # A failure may be told by 500 where the input did not fit; other words of 5xx say nothing of the request.
+    refused = status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
+    told = f"{said.code} {said.type} {said.text}"
+    return (refused and bool(_TOO_LONG.search(told))) or "is too large to process" in said.text
+
+
+def _words(status: int, said: _Said, param: str | None) -> str:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return _BUSY
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return _TOO_LARGE
+    for pattern, sentence in _KNOWN:
+        if pattern.search(said.text):
+            return sentence
+    if param is not None:
+        return f"The engine does not take `{param}` as it is; compare it with the API's documentation."
+    return _REFUSED
+
+
+def _param(said: _Said, asked: Collection[str]) -> str | None:
+    """The field at fault: as the engine names it, or else the one of the request that its sentence quotes."""
+    if said.param and _PARAM.fullmatch(said.param):
+        return said.param
+    return next((name for name in _QUOTED.findall(said.text) if name in asked), None)
+
+
+def _said(content: Any) -> _Said:
+    """From OpenAI's shape, FastAPI's `detail`, or plain text in `error` or `message`."""
+    if isinstance(content, dict) and content.get("error"):
+        content = content["error"]
+    if isinstance(content, str):
+        return _Said(content)
+    if not isinstance(content, dict):
+        return _Said()
+    text = content.get("message", content.get("detail"))
+    if isinstance(text, list) and text and isinstance(text[0], dict):  # FastAPI lists what is invalid
+        text = text[0].get("msg")
+    code = content.get("code", content.get("status"))
+    number = next((int(known) for known in _PASSED if code in (known, str(int(known)))), None)
+    return _Said(_text(text) or "", _text(content.get("type")), _text(code), number, _text(content.get("param")))
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _seconds(header: str | None) -> int | None:
+    """Of Retry-After; a date is left out, since clocks differ."""
+    if header is None or not header.isascii() or not header.isdigit() or len(header) > len(str(_MOST_SECONDS)):
+        return None
+    return min(int(header), _MOST_SECONDS)
+
+
+def _kind(status: int) -> ErrorType:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ErrorType.SERVER
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return ErrorType.RATE_LIMIT
+    return ErrorType.NOT_FOUND if status == HTTPStatus.NOT_FOUND else ErrorType.INVALID_REQUEST
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
