@@ -30,6 +30,7 @@ class Stream:
         self.id: Final = request.stream
         self.deployment_id: Final = request.deployment_id
         self.route: Final = request.route
+        self.tenant: Final = request.tenant
         self.timeout: Final = request.timeout
         self.body: bytes | bytearray = request.body
         self.started = False

@@ -13,6 +13,8 @@ from msgspec import Meta
 
 MAX_CHOICES: Final = 128
 """Of `n`, as OpenAI's API has it."""
+EMBEDDED_TOGETHER: Final = 8
+"""Texts to embed that are as much work as one sequence, and go to an engine as one: each is computed in one step."""
 MAX_TOKENS: Final = 1 << 24
 """Of one answer: more than any model's context holds."""
 _MOST_TOGETHER: Final = (1 << 31) - 1
@@ -53,6 +55,11 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     def sequences(self) -> int:
         """What the engine works on: each prompt as often as it is answered."""
         return self.prompts * self.choices
+
+    @property
+    def turns(self) -> int:
+        """How often it is the request's turn in an engine: once a sequence, or a few texts to embed."""
+        return self.sequences if self.generates else -(-self.prompts // EMBEDDED_TOGETHER)
 
 
 class _StreamOptions(msgspec.Struct):

@@ -35,6 +35,7 @@ def sglang_options(arguments: list[str]) -> tuple[argparse.Namespace, str]:
     parser.add_argument("--api-key", required=True)
     parser.add_argument("--enable-metrics", action="store_true", required=True)
     parser.add_argument("--is-embedding", action="store_true")
+    parser.add_argument("--disable-radix-cache", action="store_true")
     common(parser)
     options = parser.parse_args(arguments)
     return options, options.api_key

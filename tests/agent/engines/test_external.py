@@ -10,7 +10,8 @@ from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
 from modelshare.agent.engines import llamacpp
 from modelshare.agent.engines.base import Engine, EngineError, EngineSpec
 from modelshare.agent.engines.external import ExternalEngine, ExternalServer
-from modelshare.agent.engines.supervisor import ProcessEngine, Timing
+from modelshare.agent.engines.supervisor import ProcessEngine
+from modelshare.agent.engines.watch import Timing
 from modelshare.demo.tiny_model import REPLY
 
 pytestmark = pytest.mark.anyio

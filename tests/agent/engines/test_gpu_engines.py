@@ -15,7 +15,8 @@ from modelshare.agent.engines import sglang, vllm
 from modelshare.agent.engines.base import EngineError, EngineSpec, Format, Load, Route, Task
 from modelshare.agent.engines.counts import Tally, Usage
 from modelshare.agent.engines.recipe import Recipe
-from modelshare.agent.engines.supervisor import ProcessEngine, Timing
+from modelshare.agent.engines.supervisor import ProcessEngine
+from modelshare.agent.engines.watch import Timing
 
 pytestmark = pytest.mark.anyio
 

@@ -9,6 +9,7 @@ from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKin
 from modelshare.agent.engines.gguf_files import model_file, model_size
 from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
+from modelshare.agent.engines.sharing import PromptCache, Sharing
 
 DEFAULT_CONTEXT: Final = 8192
 """Tokens per request where the operator says nothing: the whole length of a long model would fill the memory."""
@@ -29,8 +30,9 @@ def recipe(spec: EngineSpec) -> Recipe:
             takes=parameters.LLAMACPP,
             context_length=_context(spec),
         ),
+        sharing=Sharing(slots=spec.options.parallel, one_by_one=True, cache=PromptCache.SLOTS),
         command=lambda port, key: Command(_argv(spec, file, port), {"ENGINE_API_KEY": key}),
-        metrics=LoadMetrics("llamacpp:requests_processing", "llamacpp:requests_deferred"),
+        metrics=LoadMetrics("llamacpp:requests_processing", "llamacpp:requests_deferred", ("llamacpp:n_decode_total",)),
         mapped_bytes=0 if spec.options.gpu else model_size(file),
         start_seconds=start_seconds(weights_size(spec), base=60),
     )

@@ -182,7 +182,14 @@ class Link:
             raise StreamBrokenError("The link to the agent is down.") from error
 
     @asynccontextmanager
-    async def request(self, deployment_id: str, route: str, body: bytes, timeout: float) -> AsyncIterator[Stream]:  # noqa: ASYNC109 - the agent's time limit, sent to it
+    async def request(
+        self,
+        deployment_id: str,
+        route: str,
+        body: bytes,
+        timeout: float,  # noqa: ASYNC109 - the agent's time limit, sent to it
+        tenant: str = "",
+    ) -> AsyncIterator[Stream]:
         """Sends a request and gives its answer's stream; leaving before the answer's end cancels it."""
         if self._end.done():
             raise StreamBrokenError("The link to the agent is down.")
@@ -190,9 +197,8 @@ class Link:
         self._streams[stream.id] = stream
         try:
             first, rest = body[:BODY_SLICE], range(BODY_SLICE, len(body), BODY_SLICE)
-            await self.send(
-                Request(stream.id, deployment_id, route, first, bool(rest), timeout=timeout, credit=INITIAL_CREDIT)
-            )
+            more = bool(rest)
+            await self.send(Request(stream.id, deployment_id, route, first, more, timeout, INITIAL_CREDIT, tenant))
             for offset in rest:
                 end = offset + BODY_SLICE
                 await self.send(Body(stream.id, body[offset:end], more=end < len(body)))

@@ -38,6 +38,7 @@ _PATH: Final = re.compile(r"/internal/v1/streams/([0-9a-f-]{36})/([0-9a-f-]{36})
 _VALID_SECONDS: Final = 30
 _TIME: Final = "x-modelshare-time"
 _TIMEOUT: Final = "x-modelshare-timeout"
+_TENANT: Final = "x-modelshare-tenant"
 _DIGEST: Final = "x-modelshare-digest"
 _SIGNATURE: Final = "x-modelshare-signature"
 _LENGTH: Final = struct.Struct(">I")
@@ -60,10 +61,18 @@ class Forwarder:
             await self._http.close()
 
     @asynccontextmanager
-    async def request(self, target: Target, route: str, body: bytes, timeout: float) -> AsyncIterator["RemoteStream"]:  # noqa: ASYNC109 - the agent's time limit, sent to it
+    async def request(
+        self,
+        target: Target,
+        route: str,
+        body: bytes,
+        *,
+        tenant: str,
+        timeout: float,  # noqa: ASYNC109 - the agent's time limit, sent to it
+    ) -> AsyncIterator["RemoteStream"]:
         """Asks the process that holds the link. Leaving closes the connection, which cancels the work."""
         path = f"{PREFIX}{target.agent_id}/{target.deployment_id}/{route}"
-        headers = self._signed(path, timeout, hashlib.sha256(body).hexdigest())
+        headers = self._signed(path, tenant, timeout, hashlib.sha256(body).hexdigest())
         try:
             answer = await self._session().post(target.address + path, data=body, headers=headers)
         except (_aiohttp().ClientError, TimeoutError, OSError) as error:
@@ -108,7 +117,7 @@ class Forwarder:
             return None
         if hashlib.sha256(body).hexdigest() != headers[_DIGEST]:
             return None
-        return link.request(named[2], named[3], body, float(headers[_TIMEOUT]))
+        return link.request(named[2], named[3], body, float(headers[_TIMEOUT]), headers[_TENANT])
 
     def _session(self) -> "aiohttp.ClientSession":
         if self._http is None:
@@ -120,8 +129,8 @@ class Forwarder:
             )
         return self._http
 
-    def _signed(self, path: str, timeout: float, digest: str) -> dict[str, str]:
-        headers = {_TIME: str(int(self._clock())), _TIMEOUT: str(timeout), _DIGEST: digest}
+    def _signed(self, path: str, tenant: str, timeout: float, digest: str) -> dict[str, str]:
+        headers = {_TIME: str(int(self._clock())), _TIMEOUT: str(timeout), _TENANT: tenant, _DIGEST: digest}
         return {**headers, _SIGNATURE: self._signature(path, headers)}
 
     def _is_signed(self, path: str, headers: Mapping[str, str]) -> bool:
@@ -132,7 +141,7 @@ class Forwarder:
         return abs(self._clock() - int(headers[_TIME])) <= _VALID_SECONDS
 
     def _signature(self, path: str, headers: Mapping[str, str]) -> str:
-        text = "\n".join([path, *(headers.get(name, "") for name in (_TIME, _TIMEOUT, _DIGEST))])
+        text = "\n".join([path, *(headers.get(name, "") for name in (_TIME, _TIMEOUT, _TENANT, _DIGEST))])
         return hmac.new(self._secret, text.encode(), "sha256").hexdigest()
 
 

@@ -43,9 +43,9 @@ class Ways(Protocol):
         ...
 
     def request(
-        self, target: Target, route: str, body: bytes, timeout: float
+        self, target: Target, route: str, body: bytes, *, tenant: str, timeout: float
     ) -> AbstractAsyncContextManager[AnswerStream]:
-        """Sends a request. Raises StreamBrokenError when the way is not there."""
+        """Sends a request of `tenant`, as agents know it. Raises StreamBrokenError when the way is not there."""
         ...
 
 
@@ -92,11 +92,18 @@ class Relay:
     """One request, once its body is here."""
 
     def __init__(
-        self, ways: Ways, asked: InferenceRequest, reply: Reply, timer: asyncio.Timeout, idle_seconds: float
+        self,
+        ways: Ways,
+        tenant: str,
+        asked: InferenceRequest,
+        reply: Reply,
+        timer: asyncio.Timeout,
+        idle_seconds: float,
     ) -> None:
         """`timer` ends the request; a stream puts it off by `idle_seconds` with every chunk."""
         self._asked = asked
         self._ways = ways
+        self._tenant = tenant
         self._reply = reply
         self._timer = timer
         self._idle_seconds = idle_seconds
@@ -149,7 +156,8 @@ class Relay:
     async def _by(self, target: Target, route: str, body: bytes) -> bool:
         """Relays by this target. False, with nothing answered, when another one is to be tried."""
         try:
-            async with self._ways.request(target, route, body, LONGEST_STREAM) as stream:
+            way = self._ways.request(target, route, body, tenant=self._tenant, timeout=LONGEST_STREAM)
+            async with way as stream:
                 self._stream = stream
                 self._context = target.context_length
                 if self._is_gone:

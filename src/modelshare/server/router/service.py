@@ -5,6 +5,7 @@ shapes pass through unchanged; of a request it is read how much is asked for, of
 """
 
 import asyncio
+import hmac
 import json
 import re
 import time
@@ -80,7 +81,9 @@ class Router:
         self._meter = Meter(parts.database, parts.clock)
         self._snapshots = Snapshots(parts.database, parts.tiers, time.monotonic)
         self._admission = Admission()
-        self._forwarder = Forwarder(parts.links, parts.settings.signing_secret(), parts.clock)
+        secret = parts.settings.signing_secret()
+        self._tenant_secret = hmac.digest(secret, b"modelshare tenant 1", "sha256")
+        self._forwarder = Forwarder(parts.links, secret, parts.clock)
         self._ways = LinkWays(parts.links, self._forwarder)
 
     async def start(self) -> None:
@@ -161,9 +164,11 @@ class Router:
         try:
             async with asyncio.timeout(tier.request_timeout_seconds) as timer:
                 body = await read_body(receive, self._settings.inference_max_body_bytes, ask.content_length)
-                relay = Relay(self._ways, _asked(ask.route, body), reply, timer, tier.stream_idle_timeout_seconds)
+                asked = _asked(ask.route, body, tier)
+                tenant = self._tenant(ask.project_id)
+                relay = Relay(self._ways, tenant, asked, reply, timer, tier.stream_idle_timeout_seconds)
                 try:
-                    with watched(receive, relay.client_gone):
+                    with watched(receive, relay.client_gone), gate.working(asked.turns):
                         await relay.run(self._looks(ask, endpoint), ask.route, body)
                     failed = reply.status >= _SERVER_ERROR
                 finally:
@@ -192,6 +197,10 @@ class Router:
             return _answering(ask, anew, self._clock()).targets
 
         return look
+
+    def _tenant(self, project_id: str) -> str:
+        """What an agent hears of the project: the same from every process of this platform, and nobody can undo it."""
+        return hmac.digest(self._tenant_secret, project_id.encode(), "sha256").hex()
 
     async def _caller(self, ask: "_Ask") -> tuple[Caller, KeyUse | SessionUse]:
         token = session_token(ask.request, self._settings)
@@ -305,12 +314,14 @@ def _answering(ask: _Ask, endpoint: Snapshot | None, now: float) -> Snapshot:
     return endpoint
 
 
-def _asked(route: str, body: bytes) -> InferenceRequest:
-    """Raises InvalidRequest for a body that is no request for the route."""
+def _asked(route: str, body: bytes, tier: Tier) -> InferenceRequest:
+    """What the body asks for. Raises InvalidRequest for what is no request of this route, and for too much at once."""
     try:
-        return read(route, body)
+        asked = read(route, body)
     except BadInferenceRequest as error:
         raise InvalidRequest(str(error), param=error.param) from error
+    rules.check_size(asked, tier)
+    return asked
 
 
 def _model_list(endpoint: Snapshot) -> bytes:
