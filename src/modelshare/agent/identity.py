@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from modelshare.agent.cache import write_atomically
+from modelshare import private_files
 from modelshare.agent.errors import Stop
 
 
@@ -55,7 +55,7 @@ def load_identity(data_dir: Path) -> Identity | None:
 
 def save_identity(data_dir: Path, identity: Identity) -> None:
     """Keep it, readable by this user only."""
-    write_atomically(data_dir / _NAME, msgspec.json.encode(identity))
+    private_files.replace(data_dir / _NAME, msgspec.json.encode(identity))
 
 
 def forget_identity(data_dir: Path) -> None:

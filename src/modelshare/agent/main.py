@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 import aiohttp
 
+from modelshare import private_files
 from modelshare.agent.control import Control
 from modelshare.agent.engine_call import engine_session
 from modelshare.agent.engine_source import EngineSource
@@ -45,6 +47,7 @@ def run(
     is the machine's name if not given. `engine` is the only one to use, else it is chosen by model; `external_url` is
     the OpenAI base URL of an engine that runs already. `parallel` is how many sequences an engine works on at once.
     """
+    os.umask(private_files.UMASK)
     log_to_stderr(as_json=json_logs)
     options = Options(url, join_key, data_dir.resolve(), name or socket.gethostname(), engine, external_url, parallel)
     try:
@@ -75,7 +78,9 @@ async def _main(options: "Options") -> None:
             raise
         finally:
             ending = asyncio.create_task(agent.stop())
-            await _unless(at_once, asyncio.shield(ending))
+            hurry = asyncio.create_task(at_once.wait())
+            await asyncio.wait([ending, hurry], return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
             linking.cancel()  # and with the link all requests, so that the engines have nothing left to finish
             await asyncio.wait([linking, ending])
 
@@ -84,7 +89,10 @@ async def _identity(options: "Options", http: aiohttp.ClientSession, engines: En
     if (known := load_identity(options.data_dir)) is not None:
         return known
     if not options.join_key:
-        raise Stop("This data folder holds no enrolled agent yet: give a join key (--join-key msj_...).")
+        raise Stop(
+            "This data folder holds no enrolled agent yet: give a join key "
+            "(MODELSHARE_JOIN_KEY=msj_..., or --join-key-file)."
+        )
     machine = capabilities(options.data_dir, engines.kinds())
     request = Enroll(join_key=options.join_key, name=options.name, capabilities=machine)
     enrolled = await Control(http, options.url).enroll(request)

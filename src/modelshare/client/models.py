@@ -7,7 +7,7 @@ from modelshare.wire.sharing import Recall, RecallRequest, ShareRequest, ToLink
 from modelshare.wire.uploads import Upload, VersionOpen
 
 BASE = "/v1/models"
-EVERYBODY = ShareRequest()
+NOT_SAID = ShareRequest()
 
 
 class Models(Resource[Transport]):
@@ -36,10 +36,11 @@ class Models(Resource[Transport]):
         return post(at(BASE, model_id, "revalidate"), ExtendedModel)
 
     @sent
-    def share(self, model_id: str, to: ShareRequest = EVERYBODY) -> Call[SharedModel]:
+    def share(self, model_id: str, to: ShareRequest = NOT_SAID) -> Call[SharedModel]:
         """Makes its manifest visible: to everybody, to named projects, or to whoever claims the link in the answer.
 
-        Sharing what is shared to the same audience changes nothing; each time a link is asked for there is a new one.
+        Where nothing is said, what is shared stays as it is, and what is not is for everybody. Sharing to the same
+        audience once more changes nothing; each time a link is asked for there is a new one.
         """
         return post(at(BASE, model_id, "share"), SharedModel, to, repeatable=not isinstance(to.audience, ToLink))
 

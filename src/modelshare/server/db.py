@@ -12,6 +12,7 @@ import contextlib
 import sqlite3
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
@@ -39,6 +40,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
+
+from modelshare import private_files
 
 log = structlog.get_logger()
 Row = TypeVar("Row")
@@ -279,6 +282,15 @@ class _SqliteConnection(sqlite3.Connection):
 def _sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
     connecting = {"timeout": 30, "factory": _SqliteConnection}
     engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=60, connect_args=connecting)
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def _keep_private(*_: object) -> None:
+        # SQLite makes the file readable by everybody, and gives the files beside it the same mode.
+        path = Path(url.database or "")
+        private_files.touch(path)
+        for beside in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            with contextlib.suppress(FileNotFoundError):
+                private_files.tighten(beside)
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connect(connection: Any, _record: object) -> None:

@@ -7,7 +7,6 @@ key would be needed to learn.
 import base64
 import binascii
 import json
-import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from modelshare.server.db import Database
 from modelshare.server.errors import ApiError, InvalidRequest, NotFound, PermissionDenied, RateLimited, Unauthenticated
 from modelshare.server.ids import parse_uuid
 from modelshare.server.openapi import KEYED
+from modelshare.server.proven import proven
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.settings import Settings
 from modelshare.server.storage.base import BlobStore
@@ -116,7 +116,8 @@ class Platform:
     find_project: FindProject
     record_refusal: RecordRefusal
     public_buckets: TokenBuckets
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float]
+    """Unix seconds, the same for all processes: see clock.py."""
     parts: dict[type, Any] = field(default_factory=dict)
     """What single domains keep while the process runs (links, snapshots), by type."""
 
@@ -161,11 +162,14 @@ async def authenticate(request: Request) -> Caller:
     platform = get_platform(request)
     named: str | None = request.scope.get("project_id")
     if named is not None and (token := session_token(request, platform.settings)):
-        return await platform.authenticate_person(token, named)
+        person = await platform.authenticate_person(token, named)
+        proven(request.scope)
+        return person
     secret = bearer(request.headers.get("authorization"))
     caller = await platform.authenticate(secret, client_address(request)) if secret else None
     if caller is None:
         raise Unauthenticated
+    proven(request.scope)
     if named is None or named == caller.project_id:
         return caller
     project = await platform.find_project(named) if caller.is_platform else None

@@ -1,9 +1,9 @@
 """To whom a model is shared, claim links, and recalls."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Discriminator, Field, StringConstraints, Tag
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from modelshare.wire.base import Request, Response, Seconds, UnixSeconds
 
@@ -61,9 +61,9 @@ AudienceChoice = Annotated[
 
 
 class ShareRequest(Request):
-    """To whom; nothing said is everybody."""
+    """To whom. Not said: everybody, where it is not shared yet; where it is, nothing changes."""
 
-    audience: AudienceChoice = "public"
+    audience: AudienceChoice | None = None
 
 
 class ShareLink(Response):
@@ -104,6 +104,13 @@ class RecallRequest(Request):
     """When the endpoints of other projects stop, in Unix seconds; one that is past stops them now."""
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)] | None = None
     """What every deployer is told; needed with a deadline."""
+
+    @model_validator(mode="after")
+    def _a_reason_of_a_recall(self) -> Self:
+        if self.deadline is None and self.reason is not None:
+            msg = "`deadline` null cancels a recall, and `reason` belongs to one. Leave one of the two out."
+            raise ValueError(msg)
+        return self
 
 
 class RecallNotice(Response):

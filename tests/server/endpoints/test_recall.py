@@ -393,6 +393,7 @@ async def test_after_it_the_model_can_be_deleted(owner: Tenant, deployer: Tenant
         {"deadline": 1, "reason": " \t\n"},
         {"deadline": 1, "reason": "x" * 1001},
         {"deadline": 1, "reason": REASON, "why": 1},
+        {"deadline": None, "reason": "x"},
     ],
 )
 async def test_rubbish(owner: Tenant, model: str, body: dict[str, Any]) -> None:

@@ -137,9 +137,9 @@ async def test_a_join_key_and_its_agent(person: Somebody, anonymous: httpx.Async
     assert "No shared agent" in (await person.get(f"{PLATFORM}/agents")).text
     form = {"name": "rack 4", "tiers": ["free", "gpu_nvidia_shared"], "expires_in": ""}
     made = await person.post(f"{PLATFORM}/agents/join", **form)
-    key = re.search(r"--join-key (msj_[\w-]{43})", made.text)
+    key = re.search(r"MODELSHARE_JOIN_KEY=(msj_[\w-]{43})", made.text)
     assert key
-    assert f"modelshare agent --url http://modelshare.test --join-key {key[1]}" in lines(made)
+    assert f"MODELSHARE_JOIN_KEY={key[1]} modelshare agent --url http://modelshare.test" in lines(made)
     enrolled = await anonymous.post("/v1/enroll", json={"join_key": key[1], "name": "box <1>"})
     agent = enrolled.json()["agent_id"]
     shown = await person.get(f"{PLATFORM}/agents")

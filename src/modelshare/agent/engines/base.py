@@ -170,7 +170,8 @@ class Activity:
     async def drained(self, within: float) -> bool:
         """Wait up to `within` seconds until no request is left."""
         try:
-            await asyncio.wait_for(self._idle.wait(), within)
+            async with asyncio.timeout(within):
+                await self._idle.wait()
         except TimeoutError:
             return False
         return True

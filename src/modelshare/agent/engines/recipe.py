@@ -12,7 +12,7 @@ from modelshare.agent.engines.sharing import Sharing
 class Command:
     argv: tuple[str, ...]
     env: Mapping[str, str]
-    """Added to the agent's own environment."""
+    """Added to what engines get of the agent's own environment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,6 +238,7 @@ class Link:
         """Ends the link; the first reason counts."""
         if not self._end.done():
             self._end.set_exception(why)
+            self._end.exception()  # it may end before anybody waits for its end
         for stream in self._streams.values():
             stream.fail(StreamBrokenError("The link to the agent broke."))
 

@@ -109,7 +109,8 @@ class Links:
 
     async def _serve(self, name: LinkName, agent_name: str, link: Link) -> ClosedError:
         try:
-            hello = await asyncio.wait_for(link.receive(), _HELLO_SECONDS)
+            async with asyncio.timeout(_HELLO_SECONDS):
+                hello = await link.receive()
         except TimeoutError:
             return ClosedError(CloseCode.SILENT, "No Hello came.")
         except ClosedError as error:

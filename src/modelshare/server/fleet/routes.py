@@ -20,6 +20,7 @@ from modelshare.server.http import (
     public_rate_limit,
     require,
 )
+from modelshare.server.proven import proven
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.agents import (
     Agent,
@@ -63,6 +64,7 @@ async def issue_grant(
     agent = await service.authenticate(session, bearer(request.headers.get("authorization")))
     if agent is None:
         raise Unauthenticated("This needs an agent's token (`msa_...`); enroll the agent to get one.")
+    proven(request.scope)
     granted = await service.issue_grant(
         session, agent, deployment_id, now=platform.now(), seconds=platform.settings.grants_seconds
     )

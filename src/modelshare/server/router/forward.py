@@ -23,6 +23,7 @@ from modelshare.server.fleet.link import AnswerFrame, AnswerStream, StreamBroken
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
 from modelshare.server.ids import parse_uuid
+from modelshare.server.proven import proven
 from modelshare.server.router.errors import ClientGoneError
 from modelshare.server.router.relay import read_body, watched
 from modelshare.wire.link import MAX_REQUEST_BODY, Answer, Chunk, End, Head, encode
@@ -105,6 +106,7 @@ class Forwarder:
         named = _PATH.fullmatch(scope["path"])
         if named is None or not self._is_signed(scope["path"], headers):
             return None
+        proven(scope)
         agent_id = parse_uuid(named[1])
         link = self._links.get(agent_id) if agent_id else None
         if link is None:

@@ -31,6 +31,7 @@ from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller, bearer, client_address, session_token
 from modelshare.server.ids import secret_hash
+from modelshare.server.proven import proven
 from modelshare.server.router import rules
 from modelshare.server.router.admission import Admission, Gate
 from modelshare.server.router.errors import ClientGoneError, GatewayTimeout, MethodNotAllowed
@@ -205,12 +206,14 @@ class Router:
         token = session_token(ask.request, self._settings)
         if token is not None:
             person = await self._sessions.authenticate(token, ask.project_id)
+            proven(ask.request.scope)
             return person, SessionUse(secret_hash(token), ask.project_id)
         secret = bearer(ask.headers.get(b"authorization", b"").decode("latin-1"))
         address = client_address(ask.request)
         caller = await self._keys.authenticate(secret, address) if secret else None
         if secret is None or caller is None:
             raise Unauthenticated
+        proven(ask.request.scope)
         return caller, KeyUse(secret_hash(secret), address)
 
     def _cut_with(self, use: KeyUse | SessionUse) -> AbstractAsyncContextManager[None]:

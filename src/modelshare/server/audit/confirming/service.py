@@ -20,7 +20,6 @@ from modelshare.server.audit.confirming import queries
 from modelshare.server.audit.tables import ProcessRow
 from modelshare.server.db import CONFIRM_TOPIC, Database
 from modelshare.server.http import Paging, decode_cursor, encode_cursor
-from modelshare.server.ids import earliest_id
 from modelshare.wire.base import Page
 from modelshare.wire.usage import Process
 
@@ -34,7 +33,7 @@ _DEAD_MS: Final = 30_000
 _OVERDUE_MS: Final = 2_000
 """A change that was not heard of for so long was missed. What was remembered has run out by then anyway."""
 _LATE_SECONDS: Final = 60.0
-"""The longest that a transaction takes, and that the processes' clocks differ."""
+"""The longest that a transaction takes: from the change until others see it."""
 
 
 class Confirmer:
@@ -115,10 +114,10 @@ class Confirmer:
 
     async def _catch_up(self, overdue_ms: int) -> None:
         now = asyncio.get_running_loop().time()
-        earliest = earliest_id(now - self._caught_up + _LATE_SECONDS)
+        since_ms = int((now - self._caught_up + _LATE_SECONDS) * 1000)
         async with self._database.read() as session:
             owed = await queries.owed(
-                session, self.name, started_ms=self._started_ms, earliest=earliest, overdue_ms=overdue_ms
+                session, self.name, started_ms=self._started_ms, since_ms=since_ms, overdue_ms=overdue_ms
             )
         if owed:
             # Only now: what was dropped before a change was seen may have been remembered anew from before it.

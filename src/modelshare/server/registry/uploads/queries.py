@@ -53,10 +53,10 @@ async def open_uploads_of(session: AsyncSession, model_id: uuid.UUID) -> list[Up
     return list(await session.scalars(_with_files(statement).order_by(UploadRow.id.desc())))
 
 
-async def expired(session: AsyncSession, now: int, limit: int) -> list[UploadRow]:
-    """Open sessions of all projects whose time is over."""
+async def expired(session: AsyncSession, now: int, limit: int, *, after: uuid.UUID) -> list[UploadRow]:
+    """Open sessions of all projects whose time is over, by id."""
     statement = select(UploadRow).where(UploadRow.state == UploadState.OPEN, UploadRow.expires_at <= now)
-    return list(await session.scalars(statement.order_by(UploadRow.expires_at).limit(limit)))
+    return list(await session.scalars(statement.where(UploadRow.id > after).order_by(UploadRow.id).limit(limit)))
 
 
 async def lock_model_named(session: AsyncSession, project_id: str, name: str) -> ModelRow | None:
