@@ -18,6 +18,7 @@ from modelshare.agent.engines.parts import Count, Part, Weave, join, split
 from modelshare.agent.engines.refusals import Refusal
 from modelshare.agent.engines.relay_rules import PreparedRequest
 from modelshare.agent.engines.turns import TooManyWaitingError
+from modelshare.agent.tasks import together
 from modelshare.wire.errors import ErrorCode
 
 _AHEAD_BYTES: Final = 1 << 20
@@ -97,18 +98,15 @@ class Sequences:
 
     async def _each(self, work: Callable[[Part], Awaitable[_T]]) -> list[_T]:
         """All parts at once, as far as it is their turn. The first that fails ends all."""
-
-        async def one(part: Part) -> _T:
-            return await work(part)
-
         if len(self._parts) == 1:
             return [await work(self._parts[0])]
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(part)) for part in self._parts]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        return [task.result() for task in tasks]
+        results: dict[int, _T] = {}
+
+        async def one(part: Part) -> None:
+            results[part.first] = await work(part)
+
+        await together(one(part) for part in self._parts)
+        return [results[part.first] for part in self._parts]
 
     @asynccontextmanager
     async def _turn(self, part: Part) -> AsyncIterator[PreparedRequest]:
