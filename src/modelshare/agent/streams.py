@@ -2,11 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from http import HTTPStatus
 from typing import Any, Final
 
+from modelshare.agent.connection import BadFrame
 from modelshare.wire.link import (
     BODY_SLICE,
     MAX_REQUEST_BODY,
+    MAX_STREAMS,
+    MAX_TEXT,
+    MAX_TOKENS,
     Answer,
     Body,
     Cancel,
@@ -17,12 +22,17 @@ from modelshare.wire.link import (
     Head,
     Request,
 )
+from modelshare.wire.text import plain
 
 Send = Callable[[Frame], Awaitable[None]]
+_HIGHEST_STATUS: Final = 599
 
 
 class Stream:
-    """One request and the way its answer goes back: `answer` or `refuse` at once, or `head`, `chunk`s and `end`."""
+    """One request and the way its answer goes back: `answer` or `refuse` at once, or `head`, `chunk`s and `end`.
+
+    Whatever an engine says is brought into the frames' bounds here: one that is out of its mind ends no link.
+    """
 
     def __init__(self, request: Request, send: Send) -> None:
         self.id: Final = request.stream
@@ -37,26 +47,34 @@ class Stream:
         self._credited: asyncio.Event | None = None
 
     async def answer(
-        self, status: int, content_type: str, data: bytes, prompt_tokens: int = 0, completion_tokens: int = 0
+        self,
+        status: int,
+        content_type: str,
+        data: bytes,
+        prompt_tokens: int = 0,
+        completion_tokens: int = 0,
+        *,
+        estimated: bool = False,
     ) -> None:
         """The whole answer, in one frame when it is small."""
         self.started = True
         if len(data) <= min(BODY_SLICE, self._credit):
-            await self._send(Answer(self.id, status, content_type, data, prompt_tokens, completion_tokens))
+            tokens = _tokens(prompt_tokens), _tokens(completion_tokens)
+            await self._send(Answer(self.id, _status(status), content_type, data, *tokens, estimated=estimated))
             return
         await self.head(status, content_type)
         await self.chunk(data)
-        await self.end(None, prompt_tokens, completion_tokens)
+        await self.end(None, prompt_tokens, completion_tokens, estimated=estimated)
 
     async def refuse(self, status: int, content_type: str, data: bytes) -> None:
         """Nothing of the request was taken: the server may send it elsewhere, or else pass this small answer on."""
         self.started = True
-        await self._send(Answer(self.id, status, content_type, data, refused=True))
+        await self._send(Answer(self.id, _status(status), content_type, data, refused=True))
 
     async def head(self, status: int, content_type: str) -> None:
         """Begin an answer of unknown length."""
         self.started = True
-        await self._send(Head(self.id, status, content_type))
+        await self._send(Head(self.id, _status(status), content_type))
 
     async def chunk(self, data: bytes) -> None:
         """Part of the body; waits for credit, on this stream alone."""
@@ -70,9 +88,18 @@ class Stream:
             await self._send(Chunk(self.id, data if size == len(data) else bytes(view[:size])))
             view = view[size:]
 
-    async def end(self, error: str | None = None, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
+    async def end(
+        self,
+        error: str | None = None,
+        prompt_tokens: int = 0,
+        completion_tokens: int = 0,
+        *,
+        estimated: bool = False,
+    ) -> None:
         """The answer is whole, or `error` says why it broke off."""
-        await self._send(End(self.id, error, prompt_tokens, completion_tokens))
+        reason = None if error is None else plain(error, MAX_TEXT)
+        tokens = _tokens(prompt_tokens), _tokens(completion_tokens)
+        await self._send(End(self.id, reason, *tokens, estimated=estimated))
 
     def credit(self, count: int) -> None:
         """The server has room for `count` more bytes."""
@@ -91,8 +118,10 @@ class Streams:
         self._open: dict[int, tuple[Stream, asyncio.Task[None] | None]] = {}
 
     def on_frame(self, frame: Request | Body | Credit | Cancel) -> None:
-        """Frames of a stream that is gone are late, and ignored."""
+        """Frames of a stream that is gone are late, and ignored. Raises BadFrame for a request that cannot be."""
         if isinstance(frame, Request):
+            if frame.stream in self._open or len(self._open) >= MAX_STREAMS:
+                raise BadFrame("the server sent a request of a number that is taken, or too many at once")
             stream = Stream(frame, self._send)
             if frame.more:
                 stream.body = bytearray(frame.body)
@@ -133,3 +162,13 @@ class Streams:
         _, task = self._open.pop(stream_id)
         if task is not None:
             task.cancel()
+
+
+def _status(status: int) -> int:
+    """The status if it is one that an answer can have."""
+    is_fit = status == HTTPStatus.OK or HTTPStatus.BAD_REQUEST <= status <= _HIGHEST_STATUS
+    return status if is_fit else HTTPStatus.BAD_GATEWAY
+
+
+def _tokens(count: int) -> int:
+    return max(0, min(count, MAX_TOKENS))

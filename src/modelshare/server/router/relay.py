@@ -9,13 +9,13 @@ from starlette.types import Receive
 
 from modelshare.server.bodies import discard
 from modelshare.server.errors import PayloadTooLarge, Unavailable
-from modelshare.server.fleet.link import AnswerFrame, AnswerStream, StreamBrokenError
+from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
 from modelshare.server.fleet.service import Target
 from modelshare.server.router.errors import BadGateway, ClientGoneError
 from modelshare.server.router.metering import Usage
 from modelshare.server.router.reply import Reply
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.link import Answer, Chunk, End, Head
+from modelshare.wire.link import Answer, AnswerFrame, Chunk, End, Head
 
 _EVENTS: Final = "text/event-stream"
 _GATHERED: Final = 8 << 20
