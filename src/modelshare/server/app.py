@@ -45,6 +45,7 @@ from modelshare.server.fleet import routes as fleet_routes
 from modelshare.server.fleet import service as fleet
 from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import Links
+from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.http import Caller, Platform
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId
@@ -112,7 +113,7 @@ class Application:
         self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=frozenset({uploads_routes.put_part}))))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
-        self.links = Links(self.database, self.clock, address=settings.address)
+        self.links = Links(self.database, self.clock, address=settings.address, verdicts=self.platform.parts[Verdicts])
         self._confirmer = Confirmer(self.database, address=settings.address)
         self._router = Router(
             RouterParts(
@@ -243,6 +244,7 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
     platform.parts[DatabaseClock] = clock
     platform.parts[KeyRing] = keys
     platform.parts[SessionBook] = sessions
+    platform.parts[Verdicts] = Verdicts(settings.signing_secret())
     platform.parts[SignIn] = SignIn(database, settings, clock)
     platform.parts[tiers.TierBook] = book
     platform.parts[Followers] = Followers(catalog=search.index)

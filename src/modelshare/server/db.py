@@ -37,7 +37,8 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 
@@ -53,6 +54,9 @@ CHANNEL = "modelshare"
 CONFIRM_TOPIC = "confirm"
 """Told last of a transaction: whoever hears it has been told everything else. The subject is an audit entry's id."""
 _PENDING = "notifications"
+_PASSING_STATES = frozenset({"08", "25", "40", "53", "55", "57", "58", "XX"})
+"""Of SQLSTATE (PostgreSQL, appendix A): connection, read-only, deadlock, resources, lock, shutdown, disk, internal."""
+_PASSING_ERRORS = (OperationalError, InterfaceError)
 _UNIX_EPOCH_DAY = 2_440_587.5
 """1970 as SQLite's julianday has it."""
 _MAPPED = f"mmap_size={2**31 - 2**16}"
@@ -263,6 +267,18 @@ def now_ms(session: AsyncSession) -> ColumnElement[int]:
 def is_unique_violation(error: DBAPIError) -> bool:
     """True when a write broke a unique constraint: somebody else took the name first."""
     return "UNIQUE constraint failed" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "23505"
+
+
+def is_passing(error: Exception) -> bool:
+    """True when a write failed for the database's own reasons, such as being away, busy or full, so that the same may
+    succeed later; False when it failed for what was to be written."""
+    if isinstance(error, OSError | TimeoutError | PoolTimeoutError | asyncpg.InterfaceError):
+        return True
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    state = getattr(cause, "sqlstate", None)
+    if state is not None:
+        return state[:2] in _PASSING_STATES
+    return isinstance(error, DBAPIError) and (error.connection_invalidated or isinstance(error, _PASSING_ERRORS))
 
 
 class _SqliteConnection(sqlite3.Connection):

@@ -45,6 +45,11 @@ async def agent_by_token(session: AsyncSession, token_hash: str) -> AgentRow | N
     return await session.scalar(statement)
 
 
+async def agent_that_had(session: AsyncSession, token_hash: str) -> AgentRow | None:
+    """The agent whose token this is, or was until it was removed."""
+    return await session.scalar(select(AgentRow).where(AgentRow.token_hash == token_hash))
+
+
 async def agent(session: AsyncSession, agent_id: uuid.UUID) -> AgentRow | None:
     return await session.get(AgentRow, agent_id)
 

@@ -17,6 +17,7 @@ from modelshare.server.errors import InvalidRequest, NotFound, Unauthenticated
 from modelshare.server.fleet import queries, releases, rules
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC
+from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.server.registry import service as registry
@@ -78,7 +79,7 @@ async def revoke_join_key(session: AsyncSession, caller: Caller, key_id: str, *,
         _record(session, row.project_id, caller.actor, "join_key.revoke", f"join_key:{row.id}", now, name=row.name)
 
 
-async def enroll(session: AsyncSession, wish: Enroll, *, now: int) -> Enrolled:
+async def enroll(session: AsyncSession, wish: Enroll, verdicts: Verdicts, *, now: int) -> Enrolled:
     """Turns a join key into an agent and its token. 401 when the key is unknown, over or revoked."""
     key = await queries.join_key_by_hash(session, secret_hash(wish.join_key))
     if key is None:
@@ -99,7 +100,7 @@ async def enroll(session: AsyncSession, wish: Enroll, *, now: int) -> Enrolled:
     session.add(row)
     await session.flush()
     _record(session, row.project_id, f"join_key:{key.id}", "agent.enroll", f"agent:{row.id}", now, name=row.name)
-    return Enrolled(agent_id=str(row.id), token=token)
+    return Enrolled(agent_id=str(row.id), token=token, verdict_key=verdicts.key_of(str(row.id)))
 
 
 async def authenticate(session: AsyncSession, token: str | None) -> AgentRow | None:
@@ -313,7 +314,7 @@ async def _views(session: AsyncSession, rows: Iterable[AgentRow]) -> list[Agent]
             name=row.name,
             state=AgentState(row.state),
             tiers=row.tiers,
-            capabilities=Capabilities.model_validate(row.capabilities),
+            capabilities=Capabilities.model_construct(**row.capabilities),
             deployments=held[row.id],
             created_at=row.created_at,
             last_seen_at=row.last_seen_at,

@@ -10,14 +10,14 @@ from starlette.types import Receive
 
 from modelshare.server.bodies import discard
 from modelshare.server.errors import PayloadTooLarge, Unavailable
-from modelshare.server.fleet.link import AnswerFrame, AnswerStream, StreamBrokenError
+from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
 from modelshare.server.fleet.service import Target
 from modelshare.server.router.errors import BadGateway, ClientGoneError, EngineRefused
 from modelshare.server.router.metering import Usage
 from modelshare.server.router.reply import Reply
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.inference import InferenceRequest, most_tokens, tokens_in
-from modelshare.wire.link import Answer, Chunk, End, Head
+from modelshare.wire.link import Answer, AnswerFrame, Chunk, End, Head
 
 log = structlog.get_logger()
 _EVENTS: Final = "text/event-stream"
