@@ -10,6 +10,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from modelshare.wire.json_text import flaw
+
 MAX_CHOICES: Final = 128
 """Of `n`, as OpenAI's API has it."""
 _Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
@@ -65,6 +67,8 @@ def read(route: str, body: bytes) -> InferenceRequest:
     """Reads a request's body. Raises BadInferenceRequest, with words for the client."""
     try:
         fields = _decode(body)
+        if not body.isascii():
+            body.decode()  # fields that are passed by unread as well
         prompts = 1 if route == "chat/completions" else _count(fields, "input" if route == "embeddings" else "prompt")
     except msgspec.ValidationError as error:
         named = _FIELD.search(str(error))
@@ -73,7 +77,7 @@ def read(route: str, body: bytes) -> InferenceRequest:
             raise BadInferenceRequest("The request's body must be a JSON object.") from error
         raise BadInferenceRequest(f"`{named[1]}` is wrong: {what}.", named[1]) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInferenceRequest(f"The request's body must be a JSON object: {error}.") from error
+        raise BadInferenceRequest(flaw(body) or f"The request's body must be a JSON object: {error}.") from error
     except RecursionError as error:
         raise BadInferenceRequest("The request's body is nested too deeply.") from error
     limits = [limit for limit in (fields.max_tokens, fields.max_completion_tokens) if limit is not None]
