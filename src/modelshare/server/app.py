@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, Protocol
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -39,7 +39,7 @@ from modelshare.server.endpoints import jobs as endpoints_jobs
 from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints import routes as endpoints_routes
 from modelshare.server.endpoints.service import Terms
-from modelshare.server.errors import ApiError, install_handlers
+from modelshare.server.errors import ApiError, install_handlers, valid_json
 from modelshare.server.fleet import releases
 from modelshare.server.fleet import routes as fleet_routes
 from modelshare.server.fleet import service as fleet
@@ -264,6 +264,7 @@ def api() -> FastAPI:
         version=__version__,
         summary="Publish AI models into a public catalog without surrendering the weights.",
         responses=ERRORS,
+        dependencies=[Depends(valid_json)],
         redirect_slashes=False,  # it would know neither the path's project nor the platform's own URL
         servers=[
             {"url": "/", "description": "The key decides the project"},

@@ -6,8 +6,9 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -34,7 +35,7 @@ class FirstRun:
     project_key: str
 
 
-Started = Callable[[str, FirstRun | None], Awaitable[None]]
+Started = Callable[[str, FirstRun | None], Coroutine[Any, Any, None]]
 """Called with the platform's URL once it answers, and with its first credentials if it was empty."""
 
 

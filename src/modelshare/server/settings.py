@@ -82,7 +82,7 @@ class Settings(BaseModel):
     log_format: Literal["text", "json"] = "text"
 
     connections_total: int | None = Field(default=None, ge=16)
-    """Most connections at once; None takes three quarters of the files that the operating system lets a process open."""
+    """Most connections at once; None takes three quarters of the files that the operating system allows a process."""
     connections_per_address: int = Field(default=128, ge=1)
     """Of strangers (who showed no key, session or signed link), while the platform waits for them."""
     connections_head_seconds: float = Field(default=10.0, gt=0)

@@ -8,7 +8,6 @@ from typing import Any, Final, Protocol
 import structlog
 from starlette.types import Receive
 
-from modelshare.server.bodies import discard
 from modelshare.server.errors import PayloadTooLarge, Unavailable
 from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
 from modelshare.server.fleet.service import Target
@@ -61,8 +60,6 @@ async def read_body(receive: Receive, most: int, announced: int) -> bytes:
         size += len(parts[-1])
         more = message.get("more_body", False)
     if max(size, announced) > most:
-        if more:
-            await discard(receive)
         raise PayloadTooLarge(f"The request's body is longer than {most} bytes, the most this platform takes.")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -26,7 +26,15 @@ from modelshare.server.accounts.keyring import KEYS_TOPIC, KeyRing, KeyUse
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionBook, SessionUse
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.errors import ApiError, InvalidRequest, NotFound, PermissionDenied, Unauthenticated, Unavailable
+from modelshare.server.errors import (
+    ApiError,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+    check_encoding,
+)
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller, bearer, client_address, session_token
@@ -163,6 +171,7 @@ class Router:
         usage, failed = Usage(), True
         try:
             async with asyncio.timeout(tier.request_timeout_seconds) as timer:
+                check_encoding(ask.headers.get(b"content-encoding", b""))
                 body = await read_body(receive, self._settings.inference_max_body_bytes, ask.content_length)
                 asked = _asked(ask.route, body, tier)
                 tenant = self._tenant(ask.project_id)
