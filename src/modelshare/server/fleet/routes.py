@@ -52,7 +52,7 @@ TiersDep = Annotated[TierBook, Depends(_tiers)]
 @public.post("/v1/enroll", status_code=201, dependencies=[Depends(public_rate_limit)])
 async def enroll(session: WriteSession, platform: PlatformDep, body: Enroll) -> Enrolled:
     """Turns a join key into an agent's own credential, which is in this answer and nowhere else."""
-    return await service.enroll(session, body, now=platform.now())
+    return await service.enroll(session, body, platform.settings, now=platform.now())
 
 
 @public.post("/v1/agent/deployments/{deployment_id}/grant")
