@@ -50,7 +50,7 @@ class Control:
             try:
                 return Enrolled.model_validate_json(await self._post("/v1/enroll", request))
             except Refusal as refusal:
-                if refusal.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                if refusal.status < HTTPStatus.INTERNAL_SERVER_ERROR and refusal.status != HTTPStatus.TOO_MANY_REQUESTS:
                     raise Stop(f"The server did not enroll this agent: {refusal}") from refusal
                 trouble: Exception = refusal
             except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:

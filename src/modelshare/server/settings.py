@@ -39,7 +39,7 @@ class Settings(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     public_url: str | None = None
-    """How clients reach the platform, such as https://models.example.org; None takes each request's own address."""
+    """How clients reach the platform, such as https://models.example.org; None: by an address of this machine."""
     process_url: str | None = None
     """How the other processes behind one load balancer reach this one; None takes host and port."""
     database_url: str | None = None
@@ -75,6 +75,12 @@ class Settings(BaseModel):
     public_requests_per_minute: int = Field(default=1200, ge=1)
     """Per address, on routes that need no key."""
     inference_max_body_bytes: int = Field(default=MAX_REQUEST_BODY, ge=1, le=MAX_REQUEST_BODY)
+    uploads_open_per_project: int = Field(default=100, ge=1)
+    """Most uploads that a project may have open at once."""
+    agents_per_join_key: int = Field(default=100, ge=1)
+    """Most agents that may be there at once by one join key."""
+    agents_per_project: int = Field(default=1000, ge=1)
+    """Most agents that a project may have at once."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses whose X-Forwarded-For is believed."""
     webhooks_allow_private: bool = False

@@ -95,6 +95,12 @@ async def count_linked(session: AsyncSession, most: int) -> int:
     return await session.scalar(counted(select(AgentRow.id).where(AgentRow.state == AgentState.ACTIVE), most)) or 0
 
 
+async def count_agents(session: AsyncSession, most: int, **of: str | uuid.UUID) -> int:
+    """Agents with these values of columns, without the removed ones; counted no further than `most`."""
+    statement = select(AgentRow.id).where(AgentRow.state != AgentState.REMOVED).filter_by(**of)
+    return await session.scalar(counted(statement, most)) or 0
+
+
 async def present_agents(session: AsyncSession) -> list[AgentRow]:
     """All agents that are not removed."""
     return list(await session.scalars(select(AgentRow).where(AgentRow.state != AgentState.REMOVED)))

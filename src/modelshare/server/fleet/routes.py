@@ -63,7 +63,7 @@ VerdictsDep = Annotated[Verdicts, Depends(_verdicts)]
 @public.post("/v1/enroll", status_code=201, dependencies=[Depends(public_rate_limit)])
 async def enroll(session: WriteSession, platform: PlatformDep, verdicts: VerdictsDep, body: Enroll) -> Enrolled:
     """Turns a join key into an agent's own credential, which is in this answer and nowhere else."""
-    return await service.enroll(session, body, verdicts, now=platform.now())
+    return await service.enroll(session, body, platform.settings, verdicts, now=platform.now())
 
 
 @public.get("/v1/agent/status", dependencies=[Depends(public_rate_limit)])
