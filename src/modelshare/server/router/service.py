@@ -76,7 +76,9 @@ class Router:
         self._clock = parts.clock
         self._metrics = RouterMetrics(parts.registry)
         self._meter = Meter(parts.database, parts.clock)
-        self._snapshots = Snapshots(parts.database, parts.tiers, time.monotonic)
+        self._snapshots = Snapshots(
+            parts.database, parts.tiers, time.monotonic, grace=parts.settings.database_grace_seconds
+        )
         self._admission = Admission()
         self._forwarder = Forwarder(parts.links, parts.settings.signing_secret(), parts.clock)
         self._ways = LinkWays(parts.links, self._forwarder)
@@ -93,6 +95,7 @@ class Router:
         await self._running_sessions.stop()
         await self._running_endpoints.stop()
         await self._meter.stop()
+        await self._snapshots.stop()
         await self._forwarder.stop()
 
     @staticmethod
