@@ -152,6 +152,8 @@ class Application:
             await self.database.start()
             await self.clock.start()
             at_end("clock", self.clock.stop)
+            at_end("keys", self.platform.parts[KeyRing].stop)
+            at_end("sessions", self.platform.parts[SessionBook].stop)
             await self._confirmer.start()
             at_end("confirmer", self._confirmer.stop)
             sender = Sender(self.platform.clock, allow_private=self.settings.webhooks_allow_private)
@@ -217,8 +219,8 @@ def create_app(settings: Settings) -> Application:
 
 
 def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> Platform:
-    keys = KeyRing(database, clock)
-    sessions = SessionBook(database, clock)
+    keys = KeyRing(database, clock, grace=settings.database_grace_seconds)
+    sessions = SessionBook(database, clock, grace=settings.database_grace_seconds)
     book = tiers.load(settings.tiers_file)
 
     async def find_project(project_id: str) -> Project | None:

@@ -37,8 +37,7 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 
@@ -54,9 +53,10 @@ CHANNEL = "modelshare"
 CONFIRM_TOPIC = "confirm"
 """Told last of a transaction: whoever hears it has been told everything else. The subject is an audit entry's id."""
 _PENDING = "notifications"
-_PASSING_STATES = frozenset({"08", "25", "40", "53", "55", "57", "58", "XX"})
-"""Of SQLSTATE (PostgreSQL, appendix A): connection, read-only, deadlock, resources, lock, shutdown, disk, internal."""
-_PASSING_ERRORS = (OperationalError, InterfaceError)
+_CONNECT_SECONDS = 5.0
+"""A database that has not answered by then does not."""
+_PULSE_SECONDS = 10.0
+"""How often it is seen to that the connection that hears notifications lives."""
 _UNIX_EPOCH_DAY = 2_440_587.5
 """1970 as SQLite's julianday has it."""
 _MAPPED = f"mmap_size={2**31 - 2**16}"
@@ -92,7 +92,9 @@ class Database:
             self._reader = _sqlite_engine(self.url, "BEGIN", pool_size=4)
             self._writer = _sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
         else:
-            self._writer = create_async_engine(self.url, pool_size=8, max_overflow=8, pool_pre_ping=True)
+            self._writer = create_async_engine(
+                self.url, pool_size=8, max_overflow=8, pool_pre_ping=True, connect_args={"timeout": _CONNECT_SECONDS}
+            )
             # The same pool. At READ COMMITTED each statement of a read would see a state of its own.
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._read_session = async_sessionmaker(self._reader, expire_on_commit=False)
@@ -174,13 +176,13 @@ class Database:
         dsn = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
         while True:
             try:
-                connection = await asyncpg.connect(dsn)
+                connection = await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS)
                 try:
                     await self._hear(connection, ready)
                 finally:
                     connection.terminate()
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                log.warning("cannot listen to the database", error=str(error))
+                log.warning("cannot listen to the database", error=str(error) or type(error).__name__)
                 await asyncio.sleep(1)
 
     async def _hear(self, connection: asyncpg.Connection, ready: asyncio.Event) -> None:
@@ -192,7 +194,13 @@ class Database:
             self.drop_everything()
             self._dispatch(CONFIRM_TOPIC, "*")
         ready.set()
-        await lost.wait()
+        while not lost.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PULSE_SECONDS):
+                    await lost.wait()
+                    return
+            # A connection may be dead without a sign: then nothing would ever be heard on it.
+            await connection.execute("SELECT 1", timeout=_CONNECT_SECONDS)
 
     def _received(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         topic, _, subject = str(payload).partition(":")
@@ -267,18 +275,6 @@ def now_ms(session: AsyncSession) -> ColumnElement[int]:
 def is_unique_violation(error: DBAPIError) -> bool:
     """True when a write broke a unique constraint: somebody else took the name first."""
     return "UNIQUE constraint failed" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "23505"
-
-
-def is_passing(error: Exception) -> bool:
-    """True when a write failed for the database's own reasons, such as being away, busy or full, so that the same may
-    succeed later; False when it failed for what was to be written."""
-    if isinstance(error, OSError | TimeoutError | PoolTimeoutError | asyncpg.InterfaceError):
-        return True
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    state = getattr(cause, "sqlstate", None)
-    if state is not None:
-        return state[:2] in _PASSING_STATES
-    return isinstance(error, DBAPIError) and (error.connection_invalidated or isinstance(error, _PASSING_ERRORS))
 
 
 class _SqliteConnection(sqlite3.Connection):

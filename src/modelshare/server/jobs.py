@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Index, UniqueConstraint, delete, func, or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
+from modelshare.server import outages
 from modelshare.server.db import Database, Table, locked, notify, unclaimed, upsert
 from modelshare.server.ids import new_id
 
@@ -203,7 +204,7 @@ class Worker:
                 await self._work(*taken)
                 self._wake.set()  # it may have left a job for later, and whoever waits does not know of its time
             except Exception as error:  # noqa: BLE001 - a worker outlives a database that is away for a while
-                log.warning("cannot take or finish a job", error=str(error))
+                outages.report("cannot take or finish a job", error)
                 await asyncio.sleep(_REST_SECONDS)
 
     async def _next(self) -> tuple[str, Lease]:

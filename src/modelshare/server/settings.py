@@ -44,6 +44,8 @@ class Settings(BaseModel):
     """How the other processes behind one load balancer reach this one; None takes host and port."""
     database_url: str | None = None
     """`postgresql://user:password@host/name`; None is SQLite in the data folder."""
+    database_grace_seconds: int = Field(default=30, ge=0, le=3600)
+    """How long keys, sessions and endpoints already known go on while the database cannot be asked."""
     storage_url: str | None = None
     """`s3://bucket/prefix?endpoint=…`; None is a folder in the data folder."""
     secret: SecretStr | None = None

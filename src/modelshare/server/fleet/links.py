@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from starlette.types import Receive, Scope, Send
 
+from modelshare.server import outages
 from modelshare.server.db import Database
 from modelshare.server.fleet import presence, queries, releases, service
 from modelshare.server.fleet.link import ClosedError, Link, StreamBrokenError
@@ -194,9 +195,7 @@ class Links:
                     wanted = await presence.wanted(session, linked.name.agent_id)
                     unconfirmed = await releases.unconfirmed(session, linked.name.agent_id)
             except Exception as error:  # noqa: BLE001 - the link outlives a database that is away for a while
-                log.warning(
-                    "cannot look at what an agent is to hold", agent=str(linked.name.agent_id), error=str(error)
-                )
+                outages.report("cannot look at what an agent is to hold", error, agent=str(linked.name.agent_id))
                 linked.changed.set()
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
@@ -218,14 +217,17 @@ class Links:
             self._reports.released(linked.name.agent_id, released.deployment_id)
 
     async def _vouch(self) -> None:
+        pause = _VOUCH_SECONDS
         while True:
-            await asyncio.sleep(_VOUCH_SECONDS)
+            await asyncio.sleep(pause)
+            pause = _VOUCH_SECONDS
             linked = list(self._linked.values())
             try:
                 async with self._database.write() as session:
                     known = await presence.vouch(session, [each.name for each in linked], now=self._now())
             except Exception as error:  # noqa: BLE001 - as above: the next round says it again
-                log.warning("cannot vouch for links", error=str(error))
+                outages.report("cannot vouch for links", error)
+                pause = _RETRY_SECONDS  # in time, before anybody takes them for dead
                 continue
             for each in linked:
                 if each.name.token not in known:
@@ -242,7 +244,7 @@ class Links:
             try:
                 why = await self._over(linked.name)
             except Exception as error:  # noqa: BLE001 - as above: the database may be away for a while
-                log.warning("cannot look at a linked agent", error=str(error))
+                outages.report("cannot look at a linked agent", error)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             if why is not None:

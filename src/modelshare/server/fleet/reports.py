@@ -14,7 +14,8 @@ from typing import Final, TypeVar
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.db import Database, is_passing
+from modelshare.server import outages
+from modelshare.server.db import Database
 from modelshare.server.fleet import presence, releases
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import Report
@@ -101,8 +102,8 @@ class Reports:
             async with self._database.write() as session:
                 await write(session, batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next batch is tried
-            if is_passing(error):
-                log.warning("cannot write what agents report", error=str(error))
+            if outages.outage_of(error) is not None:
+                outages.report("cannot write what agents report", error)
                 return ()
             if len(batch) == 1:
                 ((agent_id, deployment_id),) = batch

@@ -87,7 +87,9 @@ class Router:
         self._clock = parts.clock
         self._metrics = RouterMetrics(parts.registry)
         self._meter = Meter(parts.database, parts.clock)
-        self._snapshots = Snapshots(parts.database, parts.tiers, time.monotonic)
+        self._snapshots = Snapshots(
+            parts.database, parts.tiers, time.monotonic, grace=parts.settings.database_grace_seconds
+        )
         self._admission = Admission()
         secret = parts.settings.signing_secret()
         self._tenant_secret = hmac.digest(secret, b"modelshare tenant 1", "sha256")
@@ -106,6 +108,7 @@ class Router:
         await self._running_sessions.stop()
         await self._running_endpoints.stop()
         await self._meter.stop()
+        await self._snapshots.stop()
         await self._forwarder.stop()
 
     @staticmethod
