@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modelshare import __version__
-from modelshare.server import health, migrations
+from modelshare.server import health, jobs, migrations
 from modelshare.server.accounts import routes as accounts_routes
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts import sessions as accounts_sessions
@@ -30,6 +30,7 @@ from modelshare.server.accounts.signing_in import SignIn
 from modelshare.server.audit import routes as audit_routes
 from modelshare.server.audit.confirming import routes as confirming_routes
 from modelshare.server.audit.confirming.service import Confirmer
+from modelshare.server.audit.given_up import routes as given_up_routes
 from modelshare.server.audit.webhooks import jobs as webhook_jobs
 from modelshare.server.audit.webhooks import routes as webhooks_routes
 from modelshare.server.audit.webhooks import service as webhooks
@@ -276,6 +277,7 @@ def api() -> FastAPI:
         accounts_routes.router,
         audit_routes.router,
         confirming_routes.router,
+        given_up_routes.router,
         webhooks_routes.router,
         health.router,
         static_files.router,
@@ -317,5 +319,6 @@ async def _tend(platform: Platform) -> None:
             await accounts_sessions.sweep(session, now=platform.now())
             await webhooks.forget_old(session, now=platform.now())
             await recalls.resume_overdue(session, now=platform.now())
+            await jobs.forget_given_up(session, now=platform.now())
     except Exception as error:  # noqa: BLE001 - the next round may find the database back
         log.warning("cannot tend to uploads, deliveries, recalls, words or the use of keys", error=str(error))
