@@ -74,7 +74,7 @@ async def test_a_job_that_was_given_up_is_seen_and_run_once_more(
     said = lines(await person.get(PLATFORM))
     assert "Given up" not in said
     assert "no.such_kind 1 0" in said, "it waits"
-    assert re.search(r"Job run once more: .*thing-1 job\.retry", lines(await person.get(f"{PLATFORM}/audit")))
+    assert "Job run once more: " in lines(await person.get(f"{PLATFORM}/audit"))
     assert (await operator.post(f"/v1/platform/jobs/{job}/retry")).status_code == 404
 
 
