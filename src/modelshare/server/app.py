@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modelshare import __version__
-from modelshare.server import health, installation, migrations
+from modelshare.server import health, installation, jobs, migrations
 from modelshare.server.accounts import routes as accounts_routes
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts import sessions as accounts_sessions
@@ -27,6 +27,7 @@ from modelshare.server.accounts.signing_in import SignIn
 from modelshare.server.audit import routes as audit_routes
 from modelshare.server.audit.confirming import routes as confirming_routes
 from modelshare.server.audit.confirming.service import Confirmer
+from modelshare.server.audit.given_up import routes as given_up_routes
 from modelshare.server.audit.webhooks import jobs as webhook_jobs
 from modelshare.server.audit.webhooks import routes as webhooks_routes
 from modelshare.server.audit.webhooks import service as webhooks
@@ -292,6 +293,7 @@ def api() -> FastAPI:
         accounts_routes.router,
         audit_routes.router,
         confirming_routes.router,
+        given_up_routes.router,
         webhooks_routes.router,
         health.router,
         static_files.router,
@@ -331,3 +333,4 @@ def _chores(platform: Platform) -> Iterator[Chore]:
     yield Chore("end sessions that have expired", writing(accounts_sessions.sweep))
     yield Chore("forget old deliveries", writing(webhooks.forget_old))
     yield Chore("resume recalls", writing(recalls.resume_overdue))
+    yield Chore("forget jobs that were given up", writing(jobs.forget_given_up))

@@ -5,11 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 
 from modelshare.server.errors import Unauthenticated
-from modelshare.server.fleet import service
+from modelshare.server.fleet import releases, service
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.http import (
     BaseUrl,
     Caller,
+    ModelId,
     PagingDep,
     PlatformCaller,
     PlatformDep,
@@ -36,6 +37,7 @@ from modelshare.wire.agents import (
 )
 from modelshare.wire.base import Page
 from modelshare.wire.keys import Scope
+from modelshare.wire.sharing import WeightsRelease
 from modelshare.wire.verdict import NONCE_BYTES, AgentStatus
 
 router = APIRouter(route_class=ProjectRoute)
@@ -43,6 +45,7 @@ public = APIRouter(tags=["agents"])
 """Routes that take no key of a project: a join key or an agent's token is the credential."""
 _ID = r"^[0-9A-Za-z_-]{1,64}$"
 _NONCE = rf"^[0-9a-f]{{{2 * NONCE_BYTES}}}$"
+ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
 AgentsCaller = Annotated[Caller, Depends(require(Scope.AGENTS))]
 
 
@@ -153,6 +156,14 @@ async def change_agent(
 async def remove_agent(caller: AgentsCaller, session: WriteSession, platform: PlatformDep, agent_id: str) -> None:
     """Ends its credential and its link; it lets go of its deployments and their weights."""
     await service.remove_agent(session, caller, agent_id, now=platform.now())
+
+
+@router.post("/v1/models/{model_id}/releases/{deployment_id}/close", tags=["models"])
+async def close_release(
+    caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, deployment_id: str
+) -> WeightsRelease:
+    """Waits no longer for a machine, such as a removed one, to confirm that it deleted the model's weights."""
+    return await releases.close(session, caller, model_id, deployment_id, now=platform.now())
 
 
 @router.get("/v1/platform/join-keys", tags=["platform"])

@@ -113,3 +113,5 @@ class ReleaseRow(Table):
     version: Mapped[str]
     asked_at: Mapped[int]
     confirmed_at: Mapped[int | None]
+    closed_at: Mapped[int | None]
+    """When the weights' owner said not to wait for it any more."""
