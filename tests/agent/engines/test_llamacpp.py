@@ -19,6 +19,7 @@ from modelshare.agent.engines.counts import Tally, Usage
 from modelshare.agent.engines.refusals import Refusal
 from modelshare.agent.engines.supervisor import ProcessEngine, free_port
 from modelshare.demo.tiny_model import REPLY
+from modelshare.wire.inference import BadInferenceRequest
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +50,6 @@ async def test_completes_text(chat_engine: Engine) -> None:
     assert usage.completion_tokens == 3
 
 
-FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 VALUES: dict[str, Any] = {
     **dict.fromkeys(["temperature", "dry_multiplier", "dynatemp_range", "xtc_probability", "mirostat"], 0),
     **dict.fromkeys(["top_p", "repeat_penalty", "typical_p", "dry_base", "dynatemp_exponent", "top_n_sigma"], 1.0),
@@ -57,11 +57,9 @@ VALUES: dict[str, Any] = {
     **dict.fromkeys(["dry_allowed_length", "dry_penalty_last_n"], 2),
     **dict.fromkeys(["min_p", "xtc_threshold", "mirostat_tau", "mirostat_eta"], 0.1),
     **dict.fromkeys(["presence_penalty", "frequency_penalty"], 0.5),
-    **dict.fromkeys(["logprobs", "ignore_eos", "parallel_tool_calls", "add_generation_prompt"], True),
+    **dict.fromkeys(["logprobs", "ignore_eos", "add_generation_prompt"], True),
     "stop": ["zzz"],
     "logit_bias": {"5": 1},
-    "tools": [FUNCTION],
-    "tool_choice": "auto",
     "reasoning_format": "none",
     "response_format": {"type": "json_object"},
     "chat_template_kwargs": {"x": 1},
@@ -71,7 +69,7 @@ VALUES: dict[str, Any] = {
 
 
 async def test_the_engine_takes_every_parameter_that_passes(chat_engine: Engine) -> None:
-    for name in parameters.LLAMACPP - {"encoding_format", "top_logprobs"}:
+    for name in parameters.LLAMACPP - parameters.TOOLS - {"encoding_format", "top_logprobs"}:
         answer, usage = await ask(chat_engine, **HELLO | {"max_tokens": 3, name: VALUES[name]})
         assert answer["choices"], name
         assert not usage.estimated, name
@@ -99,6 +97,16 @@ async def test_what_the_engine_refuses_is_told_in_our_words(
     assert (refusal.value.status, error["type"]) == (400, "invalid_request_error")
     assert (error["code"], error["param"]) == (code, param)
     assert code or "grammar or schema" in error["message"]
+
+
+async def test_tools_are_refused_for_a_model_whose_template_knows_none(chat_engine: Engine, chat_gguf: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    with pytest.raises(BadInferenceRequest, match="`tools`") as refusal:
+        await ask(chat_engine, **HELLO, tools=tools)
+    assert refusal.value.param == "tools"
+    policy = llamacpp.recipe(gguf_spec(chat_gguf)).relay
+    assert llamacpp.refined(policy, b'{"chat_template_caps":{"supports_tools":true}}') is policy
+    assert llamacpp.refined(policy, b"") is policy
 
 
 async def test_four_at_once(chat_engine: Engine) -> None:
