@@ -38,17 +38,18 @@ def run(
     name: str | None = None,
     engine: str | None = None,
     external_url: str | None = None,
+    parallel: int | None = None,
     json_logs: bool = False,
 ) -> int:
     """Run the agent; returns the program's exit code: 0 after SIGTERM or SIGINT, 1 when it cannot go on.
 
     `url` is the server's address. `join_key` (`msj_...`) is needed for the first start on a data folder only. `name`
     is the machine's name if not given. `engine` is the only one to use, else it is chosen by model; `external_url` is
-    the OpenAI base URL of an engine that runs already.
+    the OpenAI base URL of an engine that runs already. `parallel` is how many sequences an engine works on at once.
     """
     os.umask(private_files.UMASK)
     log_to_stderr(as_json=json_logs)
-    options = Options(url, join_key, data_dir.resolve(), name or socket.gethostname(), engine, external_url)
+    options = Options(url, join_key, data_dir.resolve(), name or socket.gethostname(), engine, external_url, parallel)
     try:
         with sole_user(options.data_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_main(options))
@@ -62,7 +63,7 @@ async def _main(options: "Options") -> None:
     stopping, at_once = _on_signals()
     reap_leftovers(options.data_dir)
     external = ExternalServer(options.external_url) if options.external_url else None
-    engines = EngineSource(options.data_dir, options.engine, external)
+    engines = EngineSource(options.data_dir, options.engine, external, parallel=options.parallel)
     async with aiohttp.ClientSession(trust_env=True) as http, engine_session() as engine_http:
         if (identity := await _unless(stopping, _identity(options, http, engines))) is None:
             return
@@ -111,6 +112,7 @@ class Options:
     name: str
     engine: str | None
     external_url: str | None
+    parallel: int | None
 
 
 def _on_signals() -> tuple[asyncio.Event, asyncio.Event]:

@@ -43,6 +43,14 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
     external_url: Annotated[
         str | None, typer.Option(help="Base URL of an OpenAI-compatible engine that runs already.")
     ] = None,
+    parallel: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Answers that an engine works on at once; others wait, and projects take turns. For an external "
+            "engine, name what it really does: what waits inside it waits in the order of arrival.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write the log as JSON lines.")] = False,
 ) -> None:
     """Run models of your project on this machine. Connects outwards only: no port is opened to the network.
@@ -61,6 +69,7 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
         name=name,
         engine=engine,
         external_url=external_url,
+        parallel=parallel,
         json_logs=json,
     )
     raise typer.Exit(code)

@@ -70,8 +70,8 @@ MAIN_ROUTE = {Task.CHAT: Route.CHAT, Task.COMPLETION: Route.COMPLETIONS, Task.EM
 class EngineOptions:
     """The operator's choices for one engine; the defaults suit a small machine."""
 
-    parallel: int = 4
-    """Sequences worked on at once, where the engine divides its memory among them (llama.cpp)."""
+    parallel: int | None = None
+    """Sequences worked on at once; more wait, and tenants take turns. None takes what suits the engine."""
     context: int | None = None
     """Tokens per request; None takes the model's own length, up to what the engine's recipe finds sensible."""
     threads: int | None = None

@@ -25,8 +25,6 @@ class ExternalServer:
     api_key: str | None = None
     model: str | None = None
     """What it calls the model; None: the public name."""
-    slots: int = MANY_SLOTS
-    """Sequences that it works on at once; more are kept waiting here, where tenants take turns."""
 
 
 class ExternalEngine:
@@ -38,8 +36,8 @@ class ExternalEngine:
     def __init__(self, server: ExternalServer, spec: EngineSpec, *, timing: Timing | None = None) -> None:
         self.routes = ROUTES_OF_TASK[spec.task]
         self.activity = Activity()
-        self.sharing = Sharing(slots=server.slots, cache=PromptCache.SALTED)
-        self.turns = Turns(server.slots)
+        self.sharing = Sharing(slots=spec.options.parallel or MANY_SLOTS, cache=PromptCache.SALTED)
+        self.turns = Turns(self.sharing.slots)
         self._origin = server.base_url.rstrip("/").removesuffix("/v1")
         self._key = server.api_key
         self._task = spec.task

@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from modelshare.agent.engines.answers import DONE
+from modelshare.agent.engines.answers import write_end
 from modelshare.agent.engines.counts import Tally, Usage, total
 from modelshare.agent.engines.parameters import Fields
 from modelshare.agent.engines.relay_rules import PreparedRequest
-from modelshare.agent.engines.sse import data_event
 from modelshare.wire.inference import EMBEDDED_TOGETHER
 
 
@@ -73,9 +72,7 @@ class Weave:
 
     def end(self, prepared: PreparedRequest, usage: msgspec.Raw) -> bytes:
         """What ends the stream of `prepared` for the client."""
-        if not prepared.include_usage:
-            return data_event(DONE)
-        return data_event(_encode(self._same | {"choices": _raw([]), "usage": usage})) + data_event(DONE)
+        return write_end(prepared, self._same, usage)
 
     def _piece(self, part: Part, piece: Fields) -> Fields:
         if not self._same:

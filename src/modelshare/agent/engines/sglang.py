@@ -23,7 +23,7 @@ def recipe(spec: EngineSpec, executable: str) -> Recipe:
             counts_all=True,
             context_length=spec.options.context or spec.context_length,
         ),
-        sharing=Sharing(slots=MANY_SLOTS, cache=PromptCache.SALTED),
+        sharing=Sharing(slots=spec.options.parallel or MANY_SLOTS, cache=PromptCache.SALTED),
         command=lambda port, key: Command(wrapped(_argv(spec, executable, port, key)), {"HF_HUB_OFFLINE": "1"}),
         health_seconds=30.0,  # it generates a token, and gives itself 20 s for that
         metrics=LoadMetrics("sglang:num_running_reqs", "sglang:num_queue_reqs"),

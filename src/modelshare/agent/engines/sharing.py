@@ -11,6 +11,8 @@ from modelshare.agent.engines.turns import Turn
 
 MANY_SLOTS: Final = 256
 """For engines that batch by themselves: what vLLM works on at once if it is not told otherwise."""
+FEW_SLOTS: Final = 4
+"""For engines that divide their memory among them."""
 
 
 class PromptCache(StrEnum):

@@ -22,7 +22,7 @@ def recipe(spec: EngineSpec, executable: str) -> Recipe:
             counts_all=True,
             context_length=spec.options.context or spec.context_length,
         ),
-        sharing=Sharing(slots=MANY_SLOTS, cache=PromptCache.SALTED),
+        sharing=Sharing(slots=spec.options.parallel or MANY_SLOTS, cache=PromptCache.SALTED),
         command=lambda port, key: Command(
             wrapped(_argv(spec, executable, port)),
             {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"},
