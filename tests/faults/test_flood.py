@@ -1,11 +1,10 @@
 """Thousands of connections of one stranger, in every half-way state: everybody else is served as before."""
 
-import asyncio
 import resource
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -49,8 +48,8 @@ async def prepared(settings: Settings) -> Prepared:
     return Prepared(f"/{owner.project.id}/chat/v1/chat/completions", owner.project.api_key, token)
 
 
-@asynccontextmanager
-async def flooded(server: Server) -> AsyncIterator[None]:
+@contextmanager
+def flooded(server: Server) -> Iterator[None]:
     """While a stranger on this machine has all these connections open, or tries to."""
     url = urlsplit(server.url)
     words = [sys.executable, str(Path(__file__).with_name("flood_child.py"))]
@@ -58,7 +57,7 @@ async def flooded(server: Server) -> AsyncIterator[None]:
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout is not None
-            assert await asyncio.to_thread(child.stdout.readline) == "open\n"
+            assert child.stdout.readline() == "open\n"
             yield
         finally:
             child.kill()
@@ -87,7 +86,7 @@ async def test_a_chat_and_a_link_go_on(
                 return (await http.post(prepared.chat, json={})).status_code == 200
 
             await wait_until(answers)
-            async with flooded(server):
+            with flooded(server):
                 for _ in range(30):
                     async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=20) as newcomer:
                         assert (await newcomer.get("/healthz")).status_code == 200

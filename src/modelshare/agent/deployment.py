@@ -18,7 +18,8 @@ from modelshare.agent.memory import Memory
 from modelshare.agent.pull import Puller
 from modelshare.agent.tasks import in_thread
 from modelshare.wire.agents import Grant, Phase
-from modelshare.wire.link import Report, Wanted
+from modelshare.wire.link import MAX_FIGURE, MAX_TEXT, Report, Wanted
+from modelshare.wire.text import plain
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +91,9 @@ class Deployment:
     def report(self) -> Report:
         """Where it stands."""
         routes = [route.value for route in sorted(self.serving.engine.routes)] if self.serving is not None else []
-        return Report(self.wanted.deployment_id, self._phase, self._bytes_done, self._bytes_total, self._reason, routes)
+        reason = None if self._reason is None else plain(self._reason, MAX_TEXT)
+        done, total = (min(count, MAX_FIGURE) for count in (self._bytes_done, self._bytes_total))
+        return Report(self.wanted.deployment_id, self._phase, done, total, reason, routes)
 
     def update(self, wanted: Wanted) -> None:
         """Take facts that need no other engine."""

@@ -5,6 +5,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -17,6 +18,8 @@ class Identity(msgspec.Struct, frozen=True):
 
     agent_id: str
     token: str
+    verdict_key: Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{64})?\Z")] = ""
+    """What the server signs with that it is no longer part of the fleet. Empty: it is not known yet."""
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ async def _main(options: "Options") -> None:
     async with aiohttp.ClientSession(trust_env=True) as http, engine_session() as engine_http:
         if (identity := await _unless(stopping, _identity(options, http, engines))) is None:
             return
-        agent = Agent(options.url, identity.token, options.data_dir, engines, http, engine_http)
+        agent = Agent(options.url, identity, options.data_dir, engines, http, engine_http)
         linking = asyncio.create_task(agent.link.run())
         try:
             await _unless(stopping, asyncio.shield(linking))
@@ -96,7 +96,7 @@ async def _identity(options: "Options", http: aiohttp.ClientSession, engines: En
     machine = capabilities(options.data_dir, engines.kinds())
     request = Enroll(join_key=options.join_key, name=options.name, capabilities=machine)
     enrolled = await Control(http, options.url).enroll(request)
-    identity = Identity(enrolled.agent_id, enrolled.token)
+    identity = Identity(enrolled.agent_id, enrolled.token, enrolled.verdict_key)
     save_identity(options.data_dir, identity)
     _log.info("Enrolled as agent %s. The join key is not needed any more.", identity.agent_id)
     return identity

@@ -79,6 +79,8 @@ def _told(error: Exception, stream: Stream) -> Refusal:
     """What the client is told of it."""
     match error:
         case Refusal():
+            if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                _log.warning("The engine of deployment %s failed on a request: %d.", stream.deployment_id, error.status)
             return error
         case BadInferenceRequest():
             return Refusal(HTTPStatus.BAD_REQUEST, str(error), param=error.param)

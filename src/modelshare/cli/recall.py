@@ -33,23 +33,31 @@ def recall(
     now: Annotated[bool, typer.Option("--now", help="Stop endpoints now.")] = False,
     reason: Annotated[str | None, typer.Option(help="What every deployer is told.")] = None,
     cancel: Annotated[bool, typer.Option("--cancel", help="Call the recall off.")] = False,
+    close: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Wait no longer for this machine to confirm, by the id that the list has."),
+    ] = None,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Call a model back: unshare it, stop other projects at a deadline, have the weights deleted.
 
-    Without --in, --on, --now or --cancel, show where a recall stands.
+    Without --in, --on, --now, --cancel or --close, show where a recall stands.
     """
-    if sum((within is not None, on is not None, now, cancel)) > 1:
-        raise CommandError("Say one of --in, --on, --now and --cancel.", ExitCode.USAGE)
+    if sum((within is not None, on is not None, now, cancel, close is not None)) > 1:
+        raise CommandError("Say one of --in, --on, --now, --cancel and --close.", ExitCode.USAGE)
     deadline = _deadline(within, on, now=now)
     if reason is not None and deadline is None:
-        words = "--cancel takes no --reason." if cancel else "Say when endpoints are to stop: --in, --on or --now."
+        words = "A --reason is of a recall: say when endpoints are to stop, by --in, --on or --now."
         raise CommandError(words, ExitCode.USAGE)
     with Client() as client:
         found = own_model(client, model)
         if cancel:
             state = client.models.recall(found.id, RecallRequest(deadline=None))
+        elif close is not None:
+            confirm(f"Count {close} as holding no weights of {found.name}? It has not confirmed that.", yes=yes)
+            client.models.close_release(found.id, close)
+            state = client.models.recall_state(found.id)
         elif deadline is not None:
             if not reason:
                 raise CommandError("A recall needs a reason, which deployers are told: --reason TEXT.", ExitCode.USAGE)
@@ -85,15 +93,21 @@ def _print(name: str, state: Recall) -> None:
         f"Their endpoints that serve: {state.endpoints_serving}. "
         f"Machines that may hold the weights: {state.machines_holding}."
     )
+    if waited_for := state.unconfirmed:
+        say(f"Not confirmed: {len(waited_for)}, since {when(waited_for[-1].asked_at)} UTC. --close ID ends the wait.")
     rows = (
         (
             release.project or "(a shared machine)",
             release.version,
             when(release.asked_at),
-            when(release.confirmed_at) or "not yet",
+            when(release.confirmed_at)
+            or (f"never; closed {when(release.closed_at)}" if release.closed_at else "not yet"),
+            release.deployment,
         )
         for release in state.releases
     )
     print_table(
-        ("MACHINE OF", "VERSION", "TOLD TO DELETE (UTC)", "CONFIRMED"), rows, empty="No machine was told to delete yet."
+        ("MACHINE OF", "VERSION", "TOLD TO DELETE (UTC)", "CONFIRMED", "ID"),
+        rows,
+        empty="No machine was told to delete yet.",
     )

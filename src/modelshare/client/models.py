@@ -3,7 +3,7 @@
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.models import CatalogFootprint, ExtendedModel, ModelPatch, SharedModel, UnsharePreview, Version
-from modelshare.wire.sharing import Recall, RecallRequest, ShareRequest, ToLink
+from modelshare.wire.sharing import Recall, RecallRequest, ShareRequest, ToLink, WeightsRelease
 from modelshare.wire.uploads import Upload, VersionOpen
 
 BASE = "/v1/models"
@@ -58,6 +58,11 @@ class Models(Resource[Transport]):
     def recall_state(self, model_id: str) -> Call[Recall]:
         """Where a recall stands: who serves still, and which machines have deleted the weights."""
         return get(at(BASE, model_id, "recall"), Recall)
+
+    @sent
+    def close_release(self, model_id: str, deployment_id: str) -> Call[WeightsRelease]:
+        """Waits no longer for a machine to confirm that it deleted the weights; it may still do so."""
+        return post(at(BASE, model_id, "releases", deployment_id, "close"), WeightsRelease, repeatable=True)
 
     @sent
     def unshare(self, model_id: str) -> Call[ExtendedModel]:

@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, Protocol
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modelshare import __version__
-from modelshare.server import health, installation, migrations
+from modelshare.server import health, installation, jobs, migrations
 from modelshare.server.accounts import routes as accounts_routes
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts import sessions as accounts_sessions
@@ -27,6 +27,7 @@ from modelshare.server.accounts.signing_in import SignIn
 from modelshare.server.audit import routes as audit_routes
 from modelshare.server.audit.confirming import routes as confirming_routes
 from modelshare.server.audit.confirming.service import Confirmer
+from modelshare.server.audit.given_up import routes as given_up_routes
 from modelshare.server.audit.webhooks import jobs as webhook_jobs
 from modelshare.server.audit.webhooks import routes as webhooks_routes
 from modelshare.server.audit.webhooks import service as webhooks
@@ -39,12 +40,13 @@ from modelshare.server.endpoints import jobs as endpoints_jobs
 from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints import routes as endpoints_routes
 from modelshare.server.endpoints.service import Terms
-from modelshare.server.errors import ApiError, install_handlers
+from modelshare.server.errors import ApiError, install_handlers, valid_json
 from modelshare.server.fleet import releases
 from modelshare.server.fleet import routes as fleet_routes
 from modelshare.server.fleet import service as fleet
 from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import Links
+from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.http import Caller, Platform
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId
@@ -112,7 +114,7 @@ class Application:
         self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=frozenset({uploads_routes.put_part}))))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
-        self.links = Links(self.database, self.clock, address=settings.address)
+        self.links = Links(self.database, self.clock, address=settings.address, verdicts=self.platform.parts[Verdicts])
         self._confirmer = Confirmer(self.database, address=settings.address)
         self._router = Router(
             RouterParts(
@@ -151,6 +153,8 @@ class Application:
             await self.database.start()
             await self.clock.start()
             at_end("clock", self.clock.stop)
+            at_end("keys", self.platform.parts[KeyRing].stop)
+            at_end("sessions", self.platform.parts[SessionBook].stop)
             await self._confirmer.start()
             at_end("confirmer", self._confirmer.stop)
             sender = Sender(self.platform.clock, allow_private=self.settings.webhooks_allow_private)
@@ -216,8 +220,8 @@ def create_app(settings: Settings) -> Application:
 
 
 def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> Platform:
-    keys = KeyRing(database, clock)
-    sessions = SessionBook(database, clock)
+    keys = KeyRing(database, clock, grace=settings.database_grace_seconds)
+    sessions = SessionBook(database, clock, grace=settings.database_grace_seconds)
     book = tiers.load(settings.tiers_file)
 
     async def find_project(project_id: str) -> Project | None:
@@ -243,6 +247,7 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
     platform.parts[DatabaseClock] = clock
     platform.parts[KeyRing] = keys
     platform.parts[SessionBook] = sessions
+    platform.parts[Verdicts] = Verdicts(settings.signing_secret())
     platform.parts[SignIn] = SignIn(database, settings, clock)
     platform.parts[tiers.TierBook] = book
     platform.parts[Followers] = Followers(catalog=search.index)
@@ -262,6 +267,7 @@ def api() -> FastAPI:
         version=__version__,
         summary="Publish AI models into a public catalog without surrendering the weights.",
         responses=ERRORS,
+        dependencies=[Depends(valid_json)],
         redirect_slashes=False,  # it would know neither the path's project nor the platform's own URL
         servers=[
             {"url": "/", "description": "The key decides the project"},
@@ -287,6 +293,7 @@ def api() -> FastAPI:
         accounts_routes.router,
         audit_routes.router,
         confirming_routes.router,
+        given_up_routes.router,
         webhooks_routes.router,
         health.router,
         static_files.router,
@@ -326,3 +333,4 @@ def _chores(platform: Platform) -> Iterator[Chore]:
     yield Chore("end sessions that have expired", writing(accounts_sessions.sweep))
     yield Chore("forget old deliveries", writing(webhooks.forget_old))
     yield Chore("resume recalls", writing(recalls.resume_overdue))
+    yield Chore("forget jobs that were given up", writing(jobs.forget_given_up))

@@ -8,6 +8,8 @@ from typing import Final
 
 import structlog
 
+from modelshare.server import outages
+
 log = structlog.get_logger()
 
 _SLOW_SECONDS: Final = 10.0
@@ -79,7 +81,7 @@ async def _do(chore: Chore) -> None:
     try:
         await chore.run()
     except Exception as error:  # noqa: BLE001 - the next round may find the database back, and the others go on
-        log.warning("a chore failed", chore=chore.name, error=str(error) or type(error).__name__)
+        outages.report("a chore failed", error, chore=chore.name)
     took = time.monotonic() - started
     if took > _SLOW_SECONDS:
         log.warning("a chore took long", chore=chore.name, seconds=round(took, 1))

@@ -53,6 +53,10 @@ CHANNEL = "modelshare"
 CONFIRM_TOPIC = "confirm"
 """Told last of a transaction: whoever hears it has been told everything else. The subject is an audit entry's id."""
 _PENDING = "notifications"
+_CONNECT_SECONDS = 5.0
+"""A database that has not answered by then does not."""
+_PULSE_SECONDS = 10.0
+"""How often it is seen to that the connection that hears notifications lives."""
 _UNIX_EPOCH_DAY = 2_440_587.5
 """1970 as SQLite's julianday has it."""
 _MAPPED = f"mmap_size={2**31 - 2**16}"
@@ -88,7 +92,9 @@ class Database:
             self._reader = _sqlite_engine(self.url, "BEGIN", pool_size=4)
             self._writer = _sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
         else:
-            self._writer = create_async_engine(self.url, pool_size=8, max_overflow=8, pool_pre_ping=True)
+            self._writer = create_async_engine(
+                self.url, pool_size=8, max_overflow=8, pool_pre_ping=True, connect_args={"timeout": _CONNECT_SECONDS}
+            )
             # The same pool. At READ COMMITTED each statement of a read would see a state of its own.
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._read_session = async_sessionmaker(self._reader, expire_on_commit=False)
@@ -170,13 +176,13 @@ class Database:
         dsn = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
         while True:
             try:
-                connection = await asyncpg.connect(dsn)
+                connection = await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS)
                 try:
                     await self._hear(connection, ready)
                 finally:
                     connection.terminate()
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                log.warning("cannot listen to the database", error=str(error))
+                log.warning("cannot listen to the database", error=str(error) or type(error).__name__)
                 await asyncio.sleep(1)
 
     async def _hear(self, connection: asyncpg.Connection, ready: asyncio.Event) -> None:
@@ -188,7 +194,13 @@ class Database:
             self.drop_everything()
             self._dispatch(CONFIRM_TOPIC, "*")
         ready.set()
-        await lost.wait()
+        while not lost.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PULSE_SECONDS):
+                    await lost.wait()
+                    return
+            # A connection may be dead without a sign: then nothing would ever be heard on it.
+            await connection.execute("SELECT 1", timeout=_CONNECT_SECONDS)
 
     def _received(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         topic, _, subject = str(payload).partition(":")

@@ -17,6 +17,7 @@ from fastapi import Depends, Query, Request, Response
 from fastapi.routing import APIRoute
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from modelshare.server import reached
 from modelshare.server.addresses import counted_as, forwarded
 from modelshare.server.db import Database
 from modelshare.server.errors import ApiError, InvalidRequest, NotFound, PermissionDenied, RateLimited, Unauthenticated
@@ -214,8 +215,9 @@ def check_same_origin(request: Request, settings: Settings) -> None:
     own = own_url(request, settings)
     if not is_same_origin(site=headers.get("sec-fetch-site"), origin=headers.get("origin"), own_url=own):
         raise PermissionDenied(
-            "This request comes from another site. Reload the page and try again, or send a key: `Authorization: "
-            "Bearer …`."
+            f"This request comes from another site than {own}. Reload the page there and try again, or send a key: "
+            "`Authorization: Bearer …`. Where people reach the platform by another address, its operator sets "
+            "`public_url`."
         )
 
 
@@ -229,7 +231,7 @@ def is_same_origin(*, site: str | None, origin: str | None, own_url: str) -> boo
 
 def own_url(request: Request, settings: Settings) -> str:
     """How the client reaches the platform, without a slash at the end."""
-    return (settings.public_url or f"{request.url.scheme}://{request.url.netloc}").rstrip("/")
+    return (settings.public_url or reached.url_of(request)).rstrip("/")
 
 
 def base_url(request: Request) -> str:

@@ -3,14 +3,20 @@
 import errno
 import socket
 import sqlite3
+import time
 from enum import StrEnum
 from typing import Final
 
 import asyncpg
+import structlog
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from modelshare.server.storage import base as storage
+
+log = structlog.get_logger()
+
+_SAY_AGAIN_SECONDS: Final = 10.0
 
 
 class Outage(StrEnum):
@@ -54,6 +60,15 @@ _SQLITE: Final = {
     sqlite3.SQLITE_PERM: Outage.DATABASE_AWAY,
     sqlite3.SQLITE_PROTOCOL: Outage.DATABASE_AWAY,
 }
+_SENTENCES: Final = {
+    Outage.DATABASE_AWAY: "the database cannot be asked: see that it runs, and that `database_url` is right",
+    Outage.DATABASE_READ_ONLY: "the database takes no writes: make it writable, or name the primary in `database_url`",
+    Outage.DISK_FULL: "a disk is full, the database's or the storage's: make room",
+    Outage.STORAGE_AWAY: "the storage cannot be used: see that its folder or bucket is there, and may be written",
+}
+"""What the operator is told."""
+_said: dict[Outage, float] = {}
+"""When each was last told of, by the monotonic clock."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NETWORK: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 
@@ -76,6 +91,20 @@ def outage_of(error: BaseException) -> Outage | None:
 def is_database_away(error: BaseException) -> bool:
     """The database could not be asked. False for whatever it answered, an error of its own included."""
     return outage_of(error) is Outage.DATABASE_AWAY
+
+
+def report(what: str, error: BaseException, **context: object) -> None:
+    """Tells the operator what failed. An outage takes one sentence, now and then, however much fails for it."""
+    outage = outage_of(error)
+    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    sentence = _SENTENCES.get(outage) if outage is not None else None
+    if outage is None or sentence is None:
+        log.warning(what, error=reason, **context)
+        return
+    now = time.monotonic()
+    if now >= _said.get(outage, -_SAY_AGAIN_SECONDS) + _SAY_AGAIN_SECONDS:
+        _said[outage] = now
+        log.error(sentence, error=reason, failed=what, **context)
 
 
 def _of_database(error: DBAPIError) -> Outage | None:

@@ -6,13 +6,14 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
 from modelshare import private_files
-from modelshare.server import starting
+from modelshare.server import reached, starting
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import Application
 from modelshare.server.errors import Conflict
@@ -34,7 +35,7 @@ class FirstRun:
     project_key: str
 
 
-Started = Callable[[str, FirstRun | None], Awaitable[None]]
+Started = Callable[[str, FirstRun | None], Coroutine[Any, Any, None]]
 """Called with the platform's URL once it answers, and with its first credentials if it was empty."""
 
 
@@ -57,6 +58,8 @@ async def serve(settings: Settings, started: Started) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if settings.public_url is None and not reached.is_loopback(settings.host):
+        log.warning("public_url is not set: links name this machine's addresses, no name and no proxy in front of it")
     with listener:
         async with starting.started(settings) as application:
             first_run = await first_credentials(application)

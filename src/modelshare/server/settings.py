@@ -39,11 +39,13 @@ class Settings(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     public_url: str | None = None
-    """How clients reach the platform, such as https://models.example.org; None takes each request's own address."""
+    """How clients reach the platform, such as https://models.example.org; None: by an address of this machine."""
     process_url: str | None = None
     """How the other processes behind one load balancer reach this one; None takes host and port."""
     database_url: str | None = None
     """`postgresql://user:password@host/name`; None is SQLite in the data folder."""
+    database_grace_seconds: int = Field(default=30, ge=0, le=3600)
+    """How long keys, sessions and endpoints already known go on while the database cannot be asked."""
     storage_url: str | None = None
     """`s3://bucket/prefix?endpoint=…`; None is a folder in the data folder."""
     secret: SecretStr | None = None
@@ -75,6 +77,12 @@ class Settings(BaseModel):
     public_requests_per_minute: int = Field(default=1200, ge=1)
     """Per address, on routes that need no key."""
     inference_max_body_bytes: int = Field(default=MAX_REQUEST_BODY, ge=1, le=MAX_REQUEST_BODY)
+    uploads_open_per_project: int = Field(default=100, ge=1)
+    """Most uploads that a project may have open at once."""
+    agents_per_join_key: int = Field(default=100, ge=1)
+    """Most agents that may be there at once by one join key."""
+    agents_per_project: int = Field(default=1000, ge=1)
+    """Most agents that a project may have at once."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses whose X-Forwarded-For is believed."""
     webhooks_allow_private: bool = False
@@ -82,7 +90,7 @@ class Settings(BaseModel):
     log_format: Literal["text", "json"] = "text"
 
     connections_total: int | None = Field(default=None, ge=16)
-    """Most connections at once; None takes three quarters of the files that the operating system lets a process open."""
+    """Most connections at once; None takes three quarters of the files that the operating system allows a process."""
     connections_per_address: int = Field(default=128, ge=1)
     """Of strangers (who showed no key, session or signed link), while the platform waits for them."""
     connections_head_seconds: float = Field(default=10.0, gt=0)

@@ -11,6 +11,8 @@ from typing import Annotated, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from modelshare.wire.json_text import flaw
+
 MAX_CHOICES: Final = 128
 """Of `n`, as OpenAI's API has it."""
 EMBEDDED_TOGETHER: Final = 8
@@ -84,6 +86,8 @@ _decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 def read(route: str, body: bytes) -> InferenceRequest:
     """Reads a request's body. Raises BadInferenceRequest, with words for the client."""
     fields = decoded(_decode, body)
+    if not body.isascii():
+        decoded(bytes.decode, body)  # fields that are passed by unread as well
     name: Literal["prompt", "input"] = "input" if route == "embeddings" else "prompt"
     prompts = 1 if route == "chat/completions" else decoded(lambda value: _count(value, name), getattr(fields, name))
     limits = [limit for limit in (fields.max_tokens, fields.max_completion_tokens) if limit is not None]
@@ -121,7 +125,7 @@ def decoded(decode: Callable[[bytes], _Fields], body: bytes) -> _Fields:
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInferenceRequest(f"The request's body must be a JSON object: {error}.") from error
+        raise BadInferenceRequest(flaw(body) or f"The request's body must be a JSON object: {error}.") from error
     except RecursionError as error:
         raise BadInferenceRequest("The request's body is nested too deeply.") from error
 

@@ -133,6 +133,8 @@ class WeightsRelease(Response):
     asked_at: UnixSeconds
     confirmed_at: UnixSeconds | None
     """When it said that they are deleted."""
+    closed_at: UnixSeconds | None = None
+    """When the model's owner said not to wait for that any more."""
 
 
 class Recall(Response):
@@ -145,9 +147,14 @@ class Recall(Response):
     """Active endpoints of other projects."""
     machines_holding: int
     """Machines that are not the owner's and hold the weights: for them, or on a shared tier for the owner. One that was
-    told to delete them counts until it confirms. While it is stopped or suspended it cannot, and a removed one never
-    can: that one counts for ever.
+    told to delete them counts until it confirms, or the owner closes that. While it is stopped or suspended it cannot
+    confirm, and a removed one never can.
     """
     releases: list[WeightsRelease]
     """Machines told to delete the weights that have not confirmed it, whether or not there is a recall, and those told
     since the recall was announced; the newest first."""
+
+    @property
+    def unconfirmed(self) -> list[WeightsRelease]:
+        """What is still waited for; the newest first."""
+        return [each for each in self.releases if each.confirmed_at is None and each.closed_at is None]

@@ -1,6 +1,7 @@
 """llama.cpp itself, on the tiny models."""
 
 import asyncio
+import json
 import os
 import socket
 from dataclasses import replace
@@ -13,11 +14,13 @@ import pytest
 
 from agent.engines.conftest import Started, gguf_spec
 from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
-from modelshare.agent.engines import llamacpp
+from modelshare.agent.engines import llamacpp, parameters
 from modelshare.agent.engines.base import Engine, EngineError, EngineOptions, Load, Route, Task
 from modelshare.agent.engines.counts import Tally, Usage
+from modelshare.agent.engines.refusals import Refusal
 from modelshare.agent.engines.supervisor import ProcessEngine, free_port
 from modelshare.demo.tiny_model import REPLY
+from modelshare.wire.inference import BadInferenceRequest
 
 pytestmark = pytest.mark.anyio
 
@@ -46,6 +49,65 @@ async def test_completes_text(chat_engine: Engine) -> None:
 
     assert answer["model"] == PUBLIC_NAME
     assert usage.completion_tokens == 3
+
+
+VALUES: dict[str, Any] = {
+    **dict.fromkeys(["temperature", "dry_multiplier", "dynatemp_range", "xtc_probability", "mirostat"], 0),
+    **dict.fromkeys(["top_p", "repeat_penalty", "typical_p", "dry_base", "dynatemp_exponent", "top_n_sigma"], 1.0),
+    **dict.fromkeys(["max_tokens", "max_completion_tokens", "seed", "repeat_last_n", "top_k", "top_logprobs"], 3),
+    **dict.fromkeys(["dry_allowed_length", "dry_penalty_last_n"], 2),
+    **dict.fromkeys(["min_p", "xtc_threshold", "mirostat_tau", "mirostat_eta"], 0.1),
+    **dict.fromkeys(["presence_penalty", "frequency_penalty"], 0.5),
+    **dict.fromkeys(["logprobs", "ignore_eos", "add_generation_prompt"], True),
+    "stop": ["zzz"],
+    "logit_bias": {"5": 1},
+    "reasoning_format": "none",
+    "response_format": {"type": "json_object"},
+    "chat_template_kwargs": {"x": 1},
+    "grammar": 'root ::= "one"',
+    "json_schema": {"type": "object"},
+}
+
+
+async def test_the_engine_takes_every_parameter_that_passes(chat_engine: Engine) -> None:
+    for name in parameters.LLAMACPP - parameters.TOOLS - {"encoding_format", "top_logprobs"}:
+        answer, usage = await ask(chat_engine, **HELLO | {"max_tokens": 3, name: VALUES[name]})
+        assert answer["choices"], name
+        assert not usage.estimated, name
+        assert answer.keys() <= {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"}
+    answer, _ = await ask(chat_engine, **HELLO, logprobs=True, top_logprobs=3, max_tokens=2)
+    assert len(answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 3
+    answer, _ = await ask(chat_engine, **HELLO, grammar='root ::= "one"')
+    assert answer["choices"][0]["message"]["content"] == "one"
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"messages": [{"role": "user", "content": "Hi " * 5000}]}, "context_length_exceeded", "messages"),
+        ({"grammar": "root ::= (("}, None, None),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "quux"}}}}, None, None),
+    ],
+)
+async def test_what_the_engine_refuses_is_told_in_our_words(
+    fields: dict[str, Any], code: str | None, param: str | None, chat_engine: Engine
+) -> None:
+    with pytest.raises(Refusal) as refusal:
+        await ask(chat_engine, **HELLO | fields)
+    error = json.loads(refusal.value.envelope())["error"]
+    assert (refusal.value.status, error["type"]) == (400, "invalid_request_error")
+    assert (error["code"], error["param"]) == (code, param)
+    assert code or "grammar or schema" in error["message"]
+
+
+async def test_tools_are_refused_for_a_model_whose_template_knows_none(chat_engine: Engine, chat_gguf: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    with pytest.raises(BadInferenceRequest, match="`tools`") as refusal:
+        await ask(chat_engine, **HELLO, tools=tools)
+    assert refusal.value.param == "tools"
+    policy = llamacpp.recipe(gguf_spec(chat_gguf)).relay
+    assert llamacpp.refined(policy, b'{"chat_template_caps":{"supports_tools":true}}') is policy
+    assert llamacpp.refined(policy, b"") is policy
 
 
 async def test_four_at_once(chat_engine: Engine) -> None:

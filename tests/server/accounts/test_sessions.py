@@ -9,10 +9,10 @@ from sqlalchemy import text
 from clock import Clock
 from conftest import Tenant
 from modelshare.server.accounts import members, people, sessions
-from modelshare.server.accounts.memory import CACHE_SECONDS
 from modelshare.server.accounts.rules import MemberRole
 from modelshare.server.accounts.sessions import SessionBook, SessionUse
 from modelshare.server.app import Application
+from modelshare.server.cache import CACHE_SECONDS
 from modelshare.server.db import Database
 from modelshare.server.ids import secret_hash
 from modelshare.server.settings import Settings

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.anyio
 PAGE = "/dashboard/acme/usage"
 
 
-async def use(app: Application, tenant: Tenant, model: uuid.UUID, key: uuid.UUID, *, days_ago: int, slug: str) -> None:
+async def use(
+    app: Application, tenant: Tenant, model: uuid.UUID, key: uuid.UUID, *, days_ago: int, slug: str, estimated: int = 0
+) -> None:
     """30 requests of 100 and 200 tokens."""
     day = dt.datetime.fromtimestamp(app.platform.now(), dt.UTC).date() - dt.timedelta(days_ago)
     async with app.database.write() as session:
@@ -34,6 +36,7 @@ async def use(app: Application, tenant: Tenant, model: uuid.UUID, key: uuid.UUID
                 errors=2,
                 prompt_tokens=100,
                 completion_tokens=200,
+                estimated=estimated,
             )
         )
 
@@ -76,6 +79,14 @@ async def test_days_names_and_people(app: Application, owner: Tenant, person: So
     assert quarter.text.count('<rect class="bar"') == 180
     today = dt.datetime.fromtimestamp(app.platform.now(), dt.UTC).date()
     assert f"{today} 30 {today - dt.timedelta(1)} 0" in lines(week)
+
+
+async def test_what_is_estimated_is_marked(app: Application, owner: Tenant, person: Somebody) -> None:
+    await use(app, owner, uuid.uuid4(), uuid.uuid4(), days_ago=0, slug="chat")
+    await use(app, owner, uuid.uuid4(), uuid.uuid4(), days_ago=0, slug="guessed", estimated=1)
+    words = lines(await person.get(PAGE))
+    assert "chat 30 2 100 200" in words
+    assert "guessed 30 2 ~ 100 ~ 200" in words
 
 
 async def test_another_projects_usage_is_not_counted(

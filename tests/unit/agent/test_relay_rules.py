@@ -95,9 +95,10 @@ class TestRequest:
         assert (asked["max_tokens"], asked["max_completion_tokens"]) == (5, 5)
 
     def test_what_has_no_effect_on_an_answer_is_taken_and_dropped(self) -> None:
-        inert = {"user": "u", "metadata": {"a": "b"}, "store": True, "safety_identifier": "s", "prompt_cache_key": "k"}
-        neutral = {"verbosity": "medium", "service_tier": "auto", "modalities": ["text"], "n": None, "stop": None}
-        assert sent(**inert, **neutral).keys() == {"model", "messages"}
+        inert = b'"user":"u","metadata":{"a":"b"},"store":true,"safety_identifier":"s","prompt_cache_key":"k"'
+        neutral = b'"verbosity":"medium","service_tier":"auto","modalities":["text"],"n":null,"stop":null'
+        request = prepare_request(CHAT, b"{%s,%s,%s}" % (inert, neutral, MESSAGES), FAITHFUL)
+        assert request.fields.keys() == {"model", "messages"}
         assert sent(TRANSFORMERS, logprobs=False, presence_penalty=0.0, tool_choice="auto").keys() == {"messages"}
 
     @pytest.mark.parametrize(

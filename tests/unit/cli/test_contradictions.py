@@ -17,6 +17,8 @@ CONTRADICTIONS = (
     ("recall", "m", "--cancel", "--reason", "x"),
     ("recall", "m", "--cancel", "--on", "2099-01-31"),
     ("recall", "m", "--reason", "x"),
+    ("recall", "m", "--close", "d", "--now"),
+    ("recall", "m", "--close", "d", "--reason", "x"),
     ("webhooks", "update", "w", "--all-events", "--event", "model.ready"),
     ("usage", "--by", "day,weekday"),
     ("usage", "--from", "2026-02-02", "--to", "2026-02-01"),

@@ -1,13 +1,16 @@
 """llama.cpp through the wheel `xllamacpp`: the default for GGUF, and for safetensors once converted."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from modelshare.agent.engines import parameters
 from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKind, EngineSpec, Task
 from modelshare.agent.engines.gguf_files import model_file, model_size
-from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, start_seconds, weights_size
+from modelshare.agent.engines.recipe import Command, Facts, LoadMetrics, Recipe, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import FEW_SLOTS, PromptCache, Sharing
 
@@ -32,10 +35,31 @@ def recipe(spec: EngineSpec) -> Recipe:
         ),
         sharing=Sharing(slots=spec.options.parallel or FEW_SLOTS, one_by_one=True, cache=PromptCache.SLOTS),
         command=lambda port, key: Command(_argv(spec, file, port), {"ENGINE_API_KEY": key}),
+        facts=Facts("/props", refined),
         metrics=LoadMetrics("llamacpp:requests_processing", "llamacpp:requests_deferred", ("llamacpp:n_decode_total",)),
         mapped_bytes=0 if spec.options.gpu else model_size(file),
         start_seconds=start_seconds(weights_size(spec), base=60),
     )
+
+
+class _Template(msgspec.Struct):
+    supports_tools: bool = False
+    supports_tool_calls: bool = False
+
+
+class _Props(msgspec.Struct):
+    chat_template_caps: _Template | None = None
+
+
+def refined(policy: RelayPolicy, props: bytes) -> RelayPolicy:
+    """Tools are for models whose chat template knows of them: with any other, llama.cpp leaves them out."""
+    try:
+        template = msgspec.json.decode(props, type=_Props).chat_template_caps
+    except msgspec.DecodeError:
+        return policy
+    if template is None or template.supports_tools or template.supports_tool_calls:
+        return policy
+    return replace(policy, takes=policy.takes - parameters.TOOLS)
 
 
 def _context(spec: EngineSpec) -> int:

@@ -188,9 +188,11 @@ _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
 """Values that ask for what happens without them."""
 
 SAMPLING: Final = frozenset({"max_tokens", "max_completion_tokens", "temperature", "top_p", "stop", "seed"})
+TOOLS: Final = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
 OPENAI: Final = SAMPLING | {
     *("presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs"),
-    *("tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort", "encoding_format"),
+    *("response_format", "reasoning_effort", "encoding_format"),
+    *TOOLS,
 }
 """What OpenAI-compatible servers have in common."""
 LLAMACPP: Final = OPENAI - {"reasoning_effort"} | {

@@ -76,6 +76,14 @@ class Probe:
         if not _is_real(route, content):
             raise EngineError("The engine answers a first request, but with nothing in it.")
 
+    async def told(self, path: str, timeout: float) -> bytes:  # noqa: ASYNC109
+        """What `path` answers; nothing when it does not."""
+        try:
+            async with self.session.get(self._base_url + path, timeout=_total(timeout)) as answer:
+                return await answer.read() if answer.status == 200 else b""  # noqa: PLR2004
+        except _NETWORK_ERRORS:
+            return b""
+
     async def load(self, metrics: LoadMetrics, timeout: float) -> Load | None:  # noqa: ASYNC109
         """None when the engine does not answer or does not tell."""
         return load_in(await self._metrics(timeout), metrics)

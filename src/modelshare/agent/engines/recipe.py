@@ -24,6 +24,15 @@ class LoadMetrics:
     work: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Where an engine tells what it can do with the model, once that is loaded."""
+
+    path: str
+    refined: Callable[[RelayPolicy, bytes], RelayPolicy]
+    """The policy that goes by what it tells."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     kind: EngineKind
@@ -38,6 +47,7 @@ class Recipe:
     health_seconds: float = 5.0
     """How long the health route may take."""
     metrics: LoadMetrics | None = None
+    facts: Facts | None = None
     mapped_bytes: int = 0
     """See `Engine`."""
     start_seconds: float

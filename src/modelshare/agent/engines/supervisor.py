@@ -48,6 +48,7 @@ class ProcessEngine:
         self.turns = Turns(recipe.sharing.slots)
         self.mapped_bytes = recipe.mapped_bytes
         self._recipe = recipe
+        self._relay = recipe.relay
         self._state_dir = state_dir
         self._timing = timing or Timing()
         self._pick_port = pick_port
@@ -71,7 +72,7 @@ class ProcessEngine:
         return [line.replace(self._key, "***") if self._key else line for line in self._log]
 
     def relay_for(self, public_name: str) -> RelayPolicy:
-        return self._recipe.relay.under(public_name)
+        return self._relay.under(public_name)
 
     async def start(self) -> None:
         for attempt in range(1, _PORTS + 1):
@@ -162,6 +163,9 @@ class ProcessEngine:
             await asyncio.sleep(pause)
             pause = min(1.0, pause * 1.3)
         await probe.ask(self._recipe.spec.task, self._recipe.relay.request_model, self._recipe.start_seconds)
+        if (facts := self._recipe.facts) is not None:
+            told = await probe.told(facts.path, self._recipe.health_seconds)
+            self._relay = facts.refined(self._recipe.relay, told)
 
     async def _answers(self, within: float) -> bool:
         return self._probe is not None and await self._probe.answers(

@@ -5,47 +5,28 @@ bodies that stall and answers that nobody takes.
 """
 
 import asyncio
-import re
 from collections import deque
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import unquote
 
 import httptools
 
-from modelshare.server.addresses import counted_as, forwarded
+from modelshare.server.addresses import counted_as
 from modelshare.server.errors import ApiError
-from modelshare.server.front import refusals, sending
-from modelshare.server.front.exchange import PATHSEND, Exchange
+from modelshare.server.front import refusals, request, sending
+from modelshare.server.front.exchange import Exchange
+from modelshare.server.front.pace import Pace, Phase
 from modelshare.server.front.websocket import WebSocket
 from modelshare.server.proven import PROVEN
-from modelshare.wire.link import LINK_PATH
 
 if TYPE_CHECKING:
     from modelshare.server.front.server import Front
 
-LEAST_BYTES: Final = 16 << 10
-"""What has to come of a body, or be taken of an answer, in the time that either may stall: a trickle is no progress."""
 _MOST_PIPELINED: Final = 32
 _LINGER_SECONDS: Final = 10.0
 _LINGER_BYTES: Final = 256 << 20
 """What is read for nothing behind an early answer: closing with bytes unread would reset the connection, and a client
 that still sends would never see the answer."""
-_HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
 _NEVER: Final = float("inf")
-
-
-class _Phase(Enum):
-    HEAD = auto()
-    """The head of a request is awaited."""
-    BODY = auto()
-    """The rest of a request is awaited."""
-    WORK = auto()
-    """It is the application's turn, or its answer's to be taken."""
-    IDLE = auto()
-    """All requests are answered."""
-    CLOSING = auto()
-    """The last answer is on its way; what comes is read for nothing."""
 
 
 class Connection(asyncio.Protocol):
@@ -59,9 +40,9 @@ class Connection(asyncio.Protocol):
         self._now = front.loop.time
         self._transport: asyncio.Transport
         self._parser: Any = httptools.HttpRequestParser(self)
-        self._phase = _Phase.HEAD
-        self._turned: _Phase | None = None
-        self._client: tuple[str, int] | None = None
+        self._phase = Phase.HEAD
+        self._turned: Phase | None = None
+        self._client = self._server = ("", 0)
         self._is_proxy = self._is_proven = False
         self._address: str | None = None
         """Whose limits count; None: nobody's."""
@@ -86,8 +67,9 @@ class Connection(asyncio.Protocol):
         self._flow = asyncio.Event()
         """Clear while the client takes less than it is sent."""
         self._flow.set()
-        self._heard = self._window = 0.0
-        self._received = self._sent_of_files = self._mark = 0
+        self._pace = Pace(front.limits.stalled_seconds)
+        self._heard = 0.0
+        self._received = self._sent_of_files = 0
 
     # What the transport says.
 
@@ -95,13 +77,14 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         host, port = (transport.get_extra_info("peername") or ("", 0))[:2]
         self._client = host.removeprefix("::ffff:") if "." in host else host, port
+        self._server = (transport.get_extra_info("sockname") or ("", 0))[:2]
         self._is_proxy = self._client[0] in self._front.trusted_proxies
         self._address = None if self._is_proxy else counted_as(self._client[0])
         self._turn()
         self._front.opened(self)
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._phase = _Phase.CLOSING
+        self._phase = Phase.CLOSING
         self._count(waits=False)
         self.deadline = _NEVER
         self._parser = None
@@ -154,8 +137,8 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._url, self._headers, self._framing = b"", [], 0
         self._is_in_head = True
-        if self._phase is _Phase.IDLE:
-            self._phase = _Phase.HEAD
+        if self._phase is Phase.IDLE:
+            self._phase = Phase.HEAD
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -169,21 +152,30 @@ class Connection(asyncio.Protocol):
         self._framing = 0
         if self._refusal is not None or self._is_over:
             return
+        version, method = self._parser.get_http_version(), self._parser.get_method()
         try:
-            scope = self._scope()
-            if self._parser.should_upgrade() and self._is_link(scope):
-                self._upgrade = scope
-                return
+            scope = request.read(version, method, self._url, self._headers)
         except ApiError as refusal:
             self._refusal = refusal
             return
-        is_last = scope["http_version"] != "1.1" or self._parser.should_upgrade() or not self._parser.should_keep_alive()
-        expects = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers)
-        self._pipeline.append(Exchange(self, scope, keep_alive=not is_last, expects=expects))
+        scope |= {"client": self._client, "server": self._server, PROVEN: self._proven}
+        if self._is_proxy:
+            self._address = counted_as(request.forwarded_for(self._headers)) or None
+        is_upgrade = self._parser.should_upgrade()
+        if is_upgrade and request.asks_for_link(scope):
+            if self._exchange is None:
+                self._upgrade = scope
+            else:
+                self._refusal = refusals.malformed("a WebSocket begins on a connection that waits for no answer")
+            return
+        keep_alive = version == "1.1" and self._parser.should_keep_alive() and not is_upgrade
+        expects = (b"expect", b"100-continue") in self._headers
+        if len(self._pipeline) >= _MOST_PIPELINED:
+            self._refusal = refusals.malformed("too many came before the first was answered")
+            return
+        self._pipeline.append(Exchange(self, scope, keep_alive=keep_alive, expects=expects))
         if self._exchange is None:
             self._next()
-        elif len(self._pipeline) > _MOST_PIPELINED:
-            self._refusal = refusals.malformed("too many came before the first was answered")
         else:
             self._pause_reading()
 
@@ -205,7 +197,7 @@ class Connection(asyncio.Protocol):
         exchange.end_of_request()
         self._is_over = not exchange.keep_alive
         if exchange is self._exchange:
-            self._phase = _Phase.WORK
+            self._phase = Phase.WORK
 
     @property
     def _coming(self) -> Exchange | None:
@@ -213,52 +205,6 @@ class Connection(asyncio.Protocol):
         if self._refusal is not None or self._upgrade is not None or self._is_over:
             return None
         return self._pipeline[-1] if self._pipeline else self._exchange
-
-    def _scope(self) -> dict[str, Any]:
-        """Raises ApiError for what is no request."""
-        if len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers) > refusals.MAX_HEAD:
-            raise refusals.head_too_large()
-        version = self._parser.get_http_version()
-        if version not in {"1.0", "1.1"}:
-            raise refusals.malformed(f"this server does not speak HTTP/{version}")
-        hosts = [value for name, value in self._headers if name == b"host"]
-        if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
-            raise refusals.malformed("it needs one header `Host`, with the name or address of the platform")
-        try:
-            url = httptools.parse_url(self._url)
-            path = url.path.decode("ascii")
-        except (httptools.HttpParserError, UnicodeDecodeError, AttributeError) as error:
-            raise refusals.malformed("it asks for no path") from error
-        if self._is_proxy:
-            names = [value.decode("latin-1") for name, value in self._headers if name == b"x-forwarded-for"]
-            self._address = counted_as(forwarded(names)) or None
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": version,
-            "method": self._parser.get_method().decode("ascii"),
-            "scheme": "http",
-            "path": unquote(path) if "%" in path else path,
-            "raw_path": url.path,
-            "query_string": url.query or b"",
-            "root_path": "",
-            "headers": self._headers,
-            "client": self._client,
-            "server": self._transport.get_extra_info("sockname")[:2],
-            "extensions": {PATHSEND: {}},
-            PROVEN: self._proven,
-        }
-
-    def _is_link(self, scope: dict[str, Any]) -> bool:
-        """True for the handshake of a WebSocket where there is one."""
-        headers = dict(self._headers)
-        if scope["path"] != LINK_PATH or headers.get(b"upgrade", b"").lower() != b"websocket":
-            return False
-        is_plain = scope["method"] == "GET" and not {b"content-length", b"transfer-encoding"} & headers.keys()
-        is_known = headers.get(b"sec-websocket-version") == b"13" and b"sec-websocket-key" in headers
-        if not is_plain or not is_known or self._exchange is not None:
-            raise refusals.malformed("a WebSocket begins with a GET of its own, of version 13, with a key")
-        return True
 
     # What the exchange says.
 
@@ -286,7 +232,7 @@ class Connection(asyncio.Protocol):
     def block(self, *, is_blocked: bool) -> None:
         """The client takes no more for now."""
         self._is_blocked = is_blocked
-        if self._phase is _Phase.WORK:
+        if self._phase is Phase.WORK:
             self._turn()
 
     def read_on(self) -> None:
@@ -309,7 +255,7 @@ class Connection(asyncio.Protocol):
         elif self._refusal is not None:
             self._refuse(self._refusal)
         else:
-            self._phase = _Phase.HEAD if self._is_in_head else _Phase.IDLE
+            self._phase = Phase.HEAD if self._is_in_head else Phase.IDLE
             self._turn()
             self.read_on()
 
@@ -325,7 +271,7 @@ class Connection(asyncio.Protocol):
     @property
     def is_busy(self) -> bool:
         """Somebody is owed an answer."""
-        return self._exchange is not None
+        return self._exchange is not None or self._transport.get_write_buffer_size() > 0
 
     def end(self) -> None:
         """The process stops: nothing new begins."""
@@ -337,12 +283,12 @@ class Connection(asyncio.Protocol):
 
     def refuse(self, error: ApiError) -> None:
         """Makes room at once: says why to whoever has sent something, and closes."""
-        says = self._phase is _Phase.BODY or self._is_in_head
+        says = self._phase is Phase.BODY or self._is_in_head
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.leave()
             says = says and not exchange.started
-        self._phase, self._is_over, self.deadline = _Phase.CLOSING, True, _NEVER
+        self._phase, self._is_over, self.deadline = Phase.CLOSING, True, _NEVER
         self._count(waits=False)
         self._front.closed(self)
         if says:
@@ -355,35 +301,27 @@ class Connection(asyncio.Protocol):
     def overdue(self, now: float) -> None:
         """The deadline has passed."""
         match self._phase:
-            case _Phase.HEAD if self._is_in_head:
+            case Phase.HEAD if self._is_in_head:
                 self._refuse(refusals.head_too_slow(self._limits.head_seconds))
-            case _Phase.BODY if self._stalls(now):
+            case Phase.BODY if not self._comes(now):
                 self._refuse(refusals.body_too_slow(self._limits.stalled_seconds))
-            case _Phase.HEAD | _Phase.IDLE:
+            case Phase.HEAD | Phase.IDLE:
                 self._close(lingers=False)
-            case _Phase.WORK | _Phase.CLOSING if not self._takes(now):
+            case Phase.WORK | Phase.CLOSING if not self._takes(now):
                 self._transport.abort()
 
-    def _stalls(self, now: float) -> bool:
-        """True when the body comes no more, or too slowly; else there is a new deadline."""
-        allowed = self._limits.stalled_seconds
-        if now - self._window >= allowed:
-            if self._received - self._mark < LEAST_BYTES:
-                return True
-            self._window, self._mark = now, self._received
-        self.deadline = min(self._window, max(self._heard, self._window - allowed)) + allowed
-        return now - self._heard >= allowed
+    def _comes(self, now: float) -> bool:
+        """False when the body comes no more, or too slowly; else there is a new deadline."""
+        is_kept = self._pace.is_kept(now, self._received, self._heard)
+        self.deadline = self._pace.deadline(self._heard)
+        return is_kept
 
     def _takes(self, now: float) -> bool:
         """False when the client takes nothing, or next to nothing; else there is a new deadline."""
-        if self._transport.get_write_buffer_size() == 0 and not self._is_blocked:
-            return False
-        taken = self._taken()
-        if taken - self._mark < LEAST_BYTES:
-            return False
-        self._mark = taken
-        self.deadline = now + self._limits.stalled_seconds
-        return True
+        is_owed = self._is_blocked or self._transport.get_write_buffer_size() > 0
+        is_kept = is_owed and self._pace.is_kept(now, self._taken(), now)
+        self.deadline = self._pace.deadline(now)
+        return is_kept
 
     def _taken(self) -> int:
         """What the client took; grows while nothing is written."""
@@ -395,18 +333,18 @@ class Connection(asyncio.Protocol):
         """The phase, or whose turn it is within, has changed."""
         now, limits, phase = self._now(), self._limits, self._phase
         waits = True
-        if phase is _Phase.HEAD:
+        if phase is Phase.HEAD:
             self.deadline = now + limits.head_seconds
-        elif phase is _Phase.BODY:
+        elif phase is Phase.BODY:
             waits = self._is_reading
-            self._heard = self._window = now
-            self._mark = self._received
-            self.deadline = now + limits.stalled_seconds if waits else _NEVER
-        elif phase is _Phase.WORK:
+            self._heard = now
+            self._pace.begin(now, self._received)
+            self.deadline = self._pace.deadline(now) if waits else _NEVER
+        elif phase is Phase.WORK:
             waits = self._is_blocked and not (self._exchange is not None and self._exchange.is_stream)
-            self._mark = self._taken() if waits else 0
-            self.deadline = now + limits.stalled_seconds if waits else _NEVER
-        elif phase is _Phase.IDLE:
+            self._pace.begin(now, self._taken() if waits else 0)
+            self.deadline = self._pace.deadline(now) if waits else _NEVER
+        elif phase is Phase.IDLE:
             self.deadline = now + limits.idle_seconds
         self._turned = phase
         self._count(waits=waits)
@@ -417,7 +355,7 @@ class Connection(asyncio.Protocol):
             self._front.room.leaves(self, self._counted[0])
             self._counted = None
         address = None if self._is_proven else self._address
-        if waits and (address is not None or self._phase is _Phase.IDLE):
+        if waits and (address is not None or self._phase is Phase.IDLE):
             self._front.room.waits(self, address, self._now())
             self._counted = (address,)
 
@@ -429,14 +367,14 @@ class Connection(asyncio.Protocol):
     def _next(self) -> None:
         """The application's turn with the next request."""
         exchange = self._exchange = self._pipeline.popleft()
-        self._phase = _Phase.WORK if exchange.complete else _Phase.BODY
+        self._phase = Phase.WORK if exchange.complete else Phase.BODY
         self._front.run(exchange)
 
     def _pause_reading(self) -> None:
         if self._is_reading:
             self._is_reading = False
             self._transport.pause_reading()
-            if self._turned is _Phase.BODY:
+            if self._turned is Phase.BODY:
                 self._turn()
 
     def _become_websocket(self, scope: dict[str, Any], rest: bytes) -> None:
@@ -468,11 +406,11 @@ class Connection(asyncio.Protocol):
 
     def _close(self, *, lingers: bool) -> None:
         """Once everything is out. `lingers`: the client may still be sending."""
-        self._phase, self._is_over = _Phase.CLOSING, True
+        self._phase, self._is_over = Phase.CLOSING, True
         self._received = 0
         self._turn()
         self.deadline = self._now() + (_LINGER_SECONDS if lingers else self._limits.stalled_seconds)
-        self._mark = self._taken()
+        self._pace.begin(self._now(), self._taken())
         if not lingers:
             self._transport.close()
             return

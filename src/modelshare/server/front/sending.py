@@ -53,14 +53,20 @@ async def send_file(sender: Sender, transport: asyncio.Transport, file: int, siz
             elif count == 0:
                 break
     finally:  # a thread may still be at it
-        piece.add_done_callback(lambda _: (os.close(out), os.close(file)))
+        piece.add_done_callback(lambda _: os.close(out))
+        piece.add_done_callback(lambda _: os.close(file))
     return offset
 
 
 async def _writable(sender: Sender, out: int) -> None:
     loop = asyncio.get_running_loop()
     ready = sender.waking = loop.create_future()
-    loop.add_writer(out, lambda: ready.done() or ready.set_result(None))
+
+    def resolve() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_writer(out, resolve)
     sender.block(is_blocked=True)
     try:
         await ready

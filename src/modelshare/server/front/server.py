@@ -118,8 +118,8 @@ class Front:
         for connection in list(self._connections):
             connection.end()
         deadline = self.loop.time() + self.limits.stop_seconds
-        while any(each.is_busy for each in self._connections) and self.loop.time() < deadline:
-            await asyncio.sleep(0.02)
+        while any(each.is_busy for each in self._connections) and self.loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)  # a look at all of them, rather than an event of each
         for connection in [each for each in self._connections if isinstance(each, Connection)]:
             connection.abort()
         if left := [task for task, asked in self._tasks.items() if isinstance(asked, Exchange)]:

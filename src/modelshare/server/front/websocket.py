@@ -27,6 +27,8 @@ _COST: Final = 512
 """Bytes that a message takes beside its own."""
 _CLOSE_SECONDS: Final = 2.0
 """What the peer has to answer a close."""
+_MOST_REASON: Final = 123
+"""Bytes of a reason that fit into a close frame."""
 _MOST_UNWRITTEN: Final = 2 * MAX_FRAME
 """More than the application ever leaves: pongs for somebody who pings and does not listen."""
 
@@ -195,17 +197,17 @@ class WebSocket(asyncio.Protocol):
         if more:
             return
         line, headers = self._denial
-        known = [(b"date", self._front.date()), (b"content-length", b"%d" % len(self._message)), (b"connection", b"close")]
         own = [(name, value) for name, value in headers if name.lower() != b"content-length"]
-        lines = b"".join(b"%b: %b\r\n" % each for each in [*known, *own])
-        self._transport.write(line + lines + b"\r\n" + bytes(self._message))
+        known = [(b"date", self._front.date()), (b"content-length", b"%d" % len(self._message))]
+        lines = [b"%b: %b\r\n" % each for each in (*known, *own)]
+        self._transport.write(b"".join((line, *lines, b"connection: close\r\n\r\n", self._message)))
         self._end(1006)
         self._transport.close()
 
     def _close(self, code: int, reason: str) -> None:
         """Says goodbye, and waits a moment for the peer to do the same."""
         with contextlib.suppress(InvalidState):  # the peer was first
-            self._socket.send_close(code, reason)
+            self._socket.send_close(code, reason.encode()[:_MOST_REASON].decode(errors="ignore"))
         self._flush()
         self._end(code)
         self.deadline = self._front.loop.time() + _CLOSE_SECONDS

@@ -19,14 +19,23 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from modelshare.server.errors import PayloadTooLarge
-from modelshare.server.fleet.link import AnswerFrame, AnswerStream, StreamBrokenError
+from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
 from modelshare.server.ids import parse_uuid
 from modelshare.server.proven import proven
 from modelshare.server.router.errors import ClientGoneError
 from modelshare.server.router.relay import read_body, watched
-from modelshare.wire.link import MAX_REQUEST_BODY, Answer, Chunk, End, Head, encode
+from modelshare.wire.link import (
+    MAX_FRAME,
+    MAX_REQUEST_BODY,
+    MAX_SECONDS,
+    AnswerFrame,
+    Chunk,
+    Head,
+    decode_answer,
+    encode,
+)
 
 if TYPE_CHECKING:
     import aiohttp
@@ -42,9 +51,10 @@ _TENANT: Final = "x-modelshare-tenant"
 _DIGEST: Final = "x-modelshare-digest"
 _SIGNATURE: Final = "x-modelshare-signature"
 _LENGTH: Final = struct.Struct(">I")
+_MAX_ENCODED: Final = MAX_FRAME + 64
+"""Bytes of a frame: as long as the link's own, and chunks that were joined."""
 _NOTHING_YET: Final = _LENGTH.pack(0)
 """Sent first, so that the asking process hears at once that its request is here."""
-_decode = msgspec.msgpack.Decoder(Head | Chunk | End | Answer).decode
 
 
 class Forwarder:
@@ -115,9 +125,10 @@ class Forwarder:
             body = await read_body(receive, MAX_REQUEST_BODY, 0)
         except (ClientGoneError, PayloadTooLarge):
             return None
-        if hashlib.sha256(body).hexdigest() != headers[_DIGEST]:
+        if hashlib.sha256(body).hexdigest() != headers.get(_DIGEST):
             return None
-        return link.request(named[2], named[3], body, float(headers[_TIMEOUT]), headers[_TENANT])
+        seconds, tenant = _seconds(headers.get(_TIMEOUT, "")), headers.get(_TENANT, "")
+        return link.request(named[2], named[3], body, seconds, tenant) if seconds else None
 
     def _session(self) -> "aiohttp.ClientSession":
         if self._http is None:
@@ -186,10 +197,20 @@ class RemoteStream:
             length = 0
             while not length:
                 (length,) = _LENGTH.unpack(await self._content.readexactly(_LENGTH.size))
-            frame: AnswerFrame = _decode(await self._content.readexactly(length))
+            if length > _MAX_ENCODED:
+                raise StreamBrokenError("The process that holds the link sent what is no frame.")
+            frame = decode_answer(await self._content.readexactly(length))
         except (_aiohttp().ClientError, asyncio.IncompleteReadError, msgspec.DecodeError, OSError) as error:
             raise StreamBrokenError("The process that holds the link broke off.") from error
         return frame
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds <= MAX_SECONDS else None
 
 
 def _aiohttp() -> Any:

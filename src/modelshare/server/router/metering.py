@@ -12,6 +12,7 @@ from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from modelshare.server import outages
 from modelshare.server.db import Database
 from modelshare.server.endpoints.tables import UsageRow
 from modelshare.server.outages import outage_of
@@ -150,7 +151,7 @@ class Meter:
             try:
                 await self.flush()
             except Exception as error:  # noqa: BLE001 - the database may be away for a while; nothing is lost
-                log.warning("cannot write usage", error=str(error))
+                outages.report("cannot write usage", error)
 
 
 def _row(key: _Key, count: _Count) -> dict[str, Any]:

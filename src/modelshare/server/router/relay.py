@@ -8,16 +8,15 @@ from typing import Any, Final, Protocol
 import structlog
 from starlette.types import Receive
 
-from modelshare.server.bodies import discard
 from modelshare.server.errors import PayloadTooLarge, Unavailable
-from modelshare.server.fleet.link import AnswerFrame, AnswerStream, StreamBrokenError
+from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
 from modelshare.server.fleet.service import Target
 from modelshare.server.router.errors import BadGateway, ClientGoneError, EngineRefused
 from modelshare.server.router.metering import Usage
 from modelshare.server.router.reply import Reply
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.inference import InferenceRequest, most_tokens, tokens_in
-from modelshare.wire.link import Answer, Chunk, End, Head
+from modelshare.wire.link import Answer, AnswerFrame, Chunk, End, Head
 
 log = structlog.get_logger()
 _EVENTS: Final = "text/event-stream"
@@ -61,8 +60,6 @@ async def read_body(receive: Receive, most: int, announced: int) -> bytes:
         size += len(parts[-1])
         more = message.get("more_body", False)
     if max(size, announced) > most:
-        if more:
-            await discard(receive)
         raise PayloadTooLarge(f"The request's body is longer than {most} bytes, the most this platform takes.")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -116,6 +113,7 @@ class Relay:
         self._usage: Usage | None = None
         self._body_bytes = 0
         self._context: int | None = None
+        self._status = _OK
 
     @property
     def usage(self) -> Usage:
@@ -174,10 +172,12 @@ class Relay:
         return True
 
     async def _pass(self, head: AnswerFrame, stream: AnswerStream) -> None:
+        if isinstance(head, Answer | Head):
+            self._status = head.status
         match head:
             case Answer():
                 self._answer_bytes = len(head.data)
-                self._count(head, succeeded=head.status == _OK)
+                self._count(head)
                 wait = [] if head.retry_after is None else [(b"retry-after", b"%d" % head.retry_after)]
                 await self._reply.whole(head.status, head.content_type.encode(), head.data, wait)
             case Head() if head.content_type.startswith(_EVENTS):
@@ -208,15 +208,13 @@ class Relay:
 
     async def _pass_whole(self, stream: AnswerStream, head: Head) -> None:
         gathered: list[bytes] = []
-        size = 0
         while (frame := await self._next(stream)) is not None:
+            self._answer_bytes += len(frame.data)
             if self._reply.started:
                 await self._reply.write(frame.data)
                 continue
             gathered.append(frame.data)
-            self._answer_bytes += len(frame.data)
-            size += len(frame.data)
-            if size > _GATHERED:
+            if self._answer_bytes > _GATHERED:
                 await self._reply.start(head.status, head.content_type.encode(), events=False)
                 await self._reply.write(b"".join(gathered))
         if self._reply.started:
@@ -225,32 +223,31 @@ class Relay:
             await self._reply.whole(head.status, head.content_type.encode(), b"".join(gathered))
 
     async def _next(self, stream: AnswerStream) -> Chunk | None:
-        """The next chunk, or None at the answer's good end. Raises BadGateway at a bad one."""
+        """The next chunk, or None at the answer's good end. Raises BadGateway or EngineRefused at a bad one."""
         frame = await stream.next()
         if isinstance(frame, Chunk):
             return frame
         if isinstance(frame, End):
-            self._count(frame, succeeded=frame.error is None)
+            self._count(frame)
             if frame.error is None:
                 return None
             raise (BadGateway if frame.status >= _SERVER_ERROR else EngineRefused)(frame.error)
         raise BadGateway("The machine that runs the model answered out of turn; try again.")
 
-    def _count(self, frame: Answer | End, *, succeeded: bool) -> None:
-        if not frame.prompt_tokens and not frame.completion_tokens:
-            # Of an error nothing is counted but what went out of it as an answer.
-            self._usage = self._estimate() if succeeded else None
+    def _count(self, frame: Answer | End) -> None:
+        if self._status != _OK:
+            self._usage = Usage()
             return
+        if not frame.prompt_tokens and not frame.completion_tokens:
+            return  # nobody counted
         most_prompt, most_completion = most_tokens(self._asked, self._body_bytes, self._context)
         if frame.prompt_tokens <= most_prompt and frame.completion_tokens <= most_completion:
             self._usage = Usage(frame.prompt_tokens, frame.completion_tokens, frame.estimated)
             return
-        self._usage = self._estimate()
         log.warning(
             "an agent counts more tokens than the request can have",
             prompt_tokens=frame.prompt_tokens,
             completion_tokens=frame.completion_tokens,
-            counted=self._usage,
         )
 
     def _estimate(self) -> Usage:

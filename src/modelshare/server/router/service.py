@@ -26,7 +26,15 @@ from modelshare.server.accounts.keyring import KEYS_TOPIC, KeyRing, KeyUse
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionBook, SessionUse
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.errors import ApiError, InvalidRequest, NotFound, PermissionDenied, Unauthenticated, Unavailable
+from modelshare.server.errors import (
+    ApiError,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+    check_encoding,
+)
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller, bearer, client_address, session_token
@@ -79,7 +87,9 @@ class Router:
         self._clock = parts.clock
         self._metrics = RouterMetrics(parts.registry)
         self._meter = Meter(parts.database, parts.clock)
-        self._snapshots = Snapshots(parts.database, parts.tiers, time.monotonic)
+        self._snapshots = Snapshots(
+            parts.database, parts.tiers, time.monotonic, grace=parts.settings.database_grace_seconds
+        )
         self._admission = Admission()
         secret = parts.settings.signing_secret()
         self._tenant_secret = hmac.digest(secret, b"modelshare tenant 1", "sha256")
@@ -98,6 +108,7 @@ class Router:
         await self._running_sessions.stop()
         await self._running_endpoints.stop()
         await self._meter.stop()
+        await self._snapshots.stop()
         await self._forwarder.stop()
 
     @staticmethod
@@ -163,6 +174,7 @@ class Router:
         usage, failed = Usage(), True
         try:
             async with asyncio.timeout(tier.request_timeout_seconds) as timer:
+                check_encoding(ask.headers.get(b"content-encoding", b""))
                 body = await read_body(receive, self._settings.inference_max_body_bytes, ask.content_length)
                 asked = _asked(ask.route, body, tier)
                 tenant = self._tenant(ask.project_id)

@@ -16,6 +16,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare import __version__
+from modelshare.server import outages
 from modelshare.server.audit.confirming import queries
 from modelshare.server.audit.tables import ProcessRow
 from modelshare.server.db import CONFIRM_TOPIC, Database
@@ -89,7 +90,7 @@ class Confirmer:
                 async with self._database.write() as session:
                     await queries.confirm(session, self.name, heard)
             except Exception as error:  # noqa: BLE001 - the database may be away for a while; nothing is lost
-                log.warning("cannot confirm changes", error=str(error))
+                outages.report("cannot confirm changes", error)
                 self._heard |= heard
                 self._wake.set()
                 await asyncio.sleep(_BEAT_SECONDS)
@@ -110,7 +111,7 @@ class Confirmer:
                     await queries.see(session, self.name, self._address, __version__, self._started_ms)
                 await self._catch_up(overdue_ms)
             except Exception as error:  # noqa: BLE001 - as above: the next beat finds what was missed
-                log.warning("cannot say that this process runs", error=str(error))
+                outages.report("cannot say that this process runs", error)
 
     async def _catch_up(self, overdue_ms: int) -> None:
         now = asyncio.get_running_loop().time()

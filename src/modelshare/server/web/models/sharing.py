@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from modelshare.server.endpoints import footprints, recalls
 from modelshare.server.endpoints.service import Terms
 from modelshare.server.errors import InvalidRequest
+from modelshare.server.fleet import releases
 from modelshare.server.http import BaseUrl, ModelId, PlatformDep, ReadSession, WriteSession
 from modelshare.server.sharing import audience
 from modelshare.server.sharing import service as sharing
@@ -186,6 +187,21 @@ async def cancel_recall(
         session, caller, model_id, RecallRequest(deadline=None), platform.parts[Terms], now=platform.now()
     )
     message = "The recall is cancelled. The model stays out of the catalog until you share it again."
+    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+
+
+@router.post("/releases/{deployment_id}/close")
+async def close_release(
+    request: Request,
+    caller: ModelsCaller,
+    model_id: ModelId,
+    session: WriteSession,
+    platform: PlatformDep,
+    project: ProjectDep,
+    deployment_id: str,
+) -> Response:
+    await releases.close(session, caller, model_id, deployment_id, now=platform.now())
+    message = "This machine is not waited for any more. Should it come back, it still deletes the weights."
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
