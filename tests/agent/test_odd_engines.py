@@ -77,7 +77,7 @@ async def agent() -> AsyncIterator[Agent]:
         yield Agent(Relay(http, lambda _: Serving(engine, engine.relay_for("acme/tiny"))))
 
 
-@pytest.mark.parametrize("name", ["sane", "plain", "no-type", *FORMS])
+@pytest.mark.parametrize("name", ["sane", "plain", "no-type", "json-type", *FORMS])
 async def test_every_form_of_a_stream_says_the_same(agent: Agent, name: str) -> None:
     streamed, end = await agent.streamed(name)
     assert said(streamed) == TEXT
@@ -180,6 +180,7 @@ async def test_a_plain_refusal_in_a_stream_is_told_as_one(agent: Agent) -> None:
         ("choices-words", 502, NO_ANSWER),
         ("a-list", 502, NO_ANSWER),
         ("half", 502, NO_ANSWER),
+        ("json-as-events", 502, FAILED),
         ("dead", 500, FAILED),
         ("error-first", 502, None),
         ("error-text", 502, None),
