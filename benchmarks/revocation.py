@@ -24,7 +24,7 @@ from modelshare.client import Client
 from modelshare.client.push import push_model
 from modelshare.demo.tiny_model import write_gguf
 from postgres import postgres_server, run_sql
-from programs import Server, serving
+from programs import SECRET, Server, serving
 
 PROCESSES = 3
 POLL_SECONDS = 0.02
@@ -42,7 +42,7 @@ def main() -> None:
         run_sql(f"{postgres}/postgres", "CREATE DATABASE benchmark")
         shared = {
             "database_url": f"{postgres}/benchmark",
-            "secret": "the same everywhere",
+            "secret": SECRET,
             "public_requests_per_minute": "1000000",
         }
         servers = [

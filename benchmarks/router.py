@@ -1,4 +1,4 @@
-"""The inference path: client -> granian -> router -> WebSocket -> agent -> engine, against the same engine directly.
+"""The inference path: client -> front -> router -> WebSocket -> agent -> engine, against the same engine directly.
 
     python benchmarks/router.py [--seconds 4] [--streams 100] [--port 18431]
 
@@ -203,9 +203,9 @@ def platform(folder: Path, port: int) -> Iterator[list[Target]]:
             model = push_model(client, folder / "tiny.gguf", name="tiny").model
             client.endpoints.create(EndpointCreate(slug="chat", model=model.id, tier="self_hosted"))
             join_key = client.join_keys.create(JoinKeyCreate(name="box")).key
-            agent = [*command, "agent", "--url", url, "--join-key", join_key, "--data-dir", str(folder / "agent")]
+            agent = [*command, "agent", "--url", url, "--data-dir", str(folder / "agent")]
             external = ["--engine", "external", "--external-url", f"http://127.0.0.1:{engine_port}"]
-            stack.enter_context(process(folder / "agent.log", *agent, *external))
+            stack.enter_context(process(folder / "agent.log", *agent, *external, MODELSHARE_JOIN_KEY=join_key))
             wait_for(lambda: client.endpoints.get("chat").status is EndpointStatus.ACTIVE)
         yield [*targets, Target("modelshare", port, f"/{project.id}/chat/v1", project.api_key)]
 

@@ -24,7 +24,7 @@ from modelshare.client.push import push_model
 from modelshare.demo.tiny_model import write_gguf
 from modelshare.server.db import Database
 from postgres import postgres_server
-from programs import Server, serving
+from programs import SECRET, Server, serving
 
 CHANGES = text("SELECT action FROM audit_log WHERE outcome = 'done' AND action LIKE '%share' ORDER BY id")
 DEADLOCKS = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
@@ -47,7 +47,7 @@ def measure(name: str, folder: Path, url: str, processes: int, clients: int, sec
     with ExitStack() as stack:
 
         def start(number: int) -> Server:
-            return stack.enter_context(serving(folder / str(number), database_url=url, secret="s" * 32))
+            return stack.enter_context(serving(folder / str(number), database_url=url, secret=SECRET))
 
         first = start(0)
         project = first.project("acme")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from modelshare.wire.keys import ProjectCreate, ProjectWithKey
 
 T = TypeVar("T")
 MODELSHARE = [sys.executable, "-m", "modelshare"]
+SECRET = secrets.token_hex(32)
+"""For several processes on one database."""
 
 
 @dataclass
@@ -61,9 +64,9 @@ def agent(url: str, folder: Path, join_key: str | None = None, *more: str) -> It
     """Runs an agent until the block ends; its log is `agent.log` in `folder`."""
     folder.mkdir(exist_ok=True)
     words = [*MODELSHARE, "agent", "--url", url, "--data-dir", str(folder / "agent"), "--name", "box", *more]
-    words += ["--join-key", join_key] if join_key else []
+    environment = {**os.environ, "MODELSHARE_JOIN_KEY": join_key or ""}
     with (folder / "agent.log").open("ab") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=log, cwd=folder, start_new_session=True)
+        process = subprocess.Popen(words, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True)
     try:
         yield process
     finally:

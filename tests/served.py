@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from granian.constants import Interfaces
-from granian.server.embed import Server
+from starlette.types import ASGIApp
 
 from modelshare.server.app import Application
+from modelshare.server.front.server import Front
+from modelshare.server.settings import Settings
 
 Value = TypeVar("Value")
 
@@ -17,14 +18,19 @@ Value = TypeVar("Value")
 @asynccontextmanager
 async def serving(app: Application, port: int | None = None) -> AsyncIterator[str]:
     """Serves a running application; its URL."""
-    port = port or free_port()
-    server = Server(app, address="127.0.0.1", port=port, interface=Interfaces.ASGINL, backlog=1024, log_enabled=False)
-    task = asyncio.create_task(server.serve())
-    await wait_until(lambda: _answers(port))
-    yield f"http://127.0.0.1:{port}"
-    await app.end_streams()
-    server.stop()  # type: ignore[no-untyped-call]
-    await task
+    async with fronted(app, app.settings, port or 0) as url:
+        yield url
+        await app.end_streams()
+
+
+@asynccontextmanager
+async def fronted(app: ASGIApp, settings: Settings | None = None, port: int = 0) -> AsyncIterator[str]:
+    """Serves any ASGI application, in this process and loop; its URL."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        async with Front(app, settings or Settings()).serving(listener):
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 async def wait_until(look: Callable[[], Awaitable[Value | None]], seconds: float = 30.0) -> Value:
@@ -40,12 +46,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-async def _answers(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True

@@ -1,18 +1,13 @@
-"""Real servers for tests of storage: rclone's S3 server, which checks signatures, and granian around an ASGI app."""
+"""A real server for tests of storage: rclone's S3 server, which checks signatures."""
 
-import asyncio
 import contextlib
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from granian.constants import Interfaces
-from granian.server.embed import Server
 
 _DEADLINE = 20
 """Seconds that a server may take to answer."""
@@ -51,25 +46,6 @@ def s3_server(folder: Path, *, browsers: bool = False) -> Iterator[S3Server]:
             yield server
         finally:
             process.terminate()
-
-
-@contextlib.asynccontextmanager
-async def granian(app: Any) -> AsyncIterator[str]:
-    """The base URL at which granian serves `app`, in this process and loop."""
-    port = free_port()
-    server = Server(app, port=port, interface=Interfaces.ASGINL, log_enabled=False)
-    serving = asyncio.create_task(server.serve())
-    try:
-        while True:
-            with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.close()
-                break
-            await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.stop()  # type: ignore[no-untyped-call] # granian types this one not
-        await serving
 
 
 def free_port() -> int:

@@ -13,10 +13,11 @@ from typing import Any
 
 import aiohttp
 
-from agent.peer import TOKEN, Peer
+from agent.peer import TOKEN, VERDICT_KEY, Peer
 from agent.support import Storage
 from modelshare.agent.engine_call import engine_session
 from modelshare.agent.engine_source import EngineSource
+from modelshare.agent.identity import Identity
 from modelshare.agent.wiring import Agent
 from modelshare.demo.tiny_model import write_gguf
 from modelshare.wire.agents import Phase
@@ -71,7 +72,14 @@ async def running_agent(peer: Peer, storage: Storage, folder: Path) -> AsyncIter
     """An enrolled agent in this process, linked to the peer."""
     peer.grant = storage.grant
     async with aiohttp.ClientSession() as http, engine_session() as engine_http:
-        agent = Agent(peer.url, TOKEN, folder, EngineSource(folder, None, None), http, engine_http)
+        agent = Agent(
+            peer.url,
+            Identity("agent_1", TOKEN, VERDICT_KEY),
+            folder,
+            EngineSource(folder, None, None),
+            http,
+            engine_http,
+        )
         linking = asyncio.create_task(agent.link.run())
         try:
             await peer.expect(Hello)

@@ -27,8 +27,10 @@ from modelshare.wire.link import (
     decode_from_agent,
     encode,
 )
+from modelshare.wire.verdict import STATUS_PATH, AgentStatus, Verdict, sign
 
 TOKEN = "msa_test"
+VERDICT_KEY = "ab" * 32
 F = TypeVar("F", bound=FromAgent)
 
 
@@ -39,7 +41,11 @@ class Peer:
         self.url = ""
         self.links = 0
         self.refuse_with: int | None = None
+        self.refusals = 0
         self.protocol = PROTOCOL
+        self.welcome_key = ""
+        self.verdict: Verdict | None = None
+        self.verdict_key = VERDICT_KEY
         self.reads = True
         self.frames: list[FromAgent] = []
         self.socket: web.WebSocketResponse | None = None
@@ -50,13 +56,14 @@ class Peer:
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         if self.refuse_with is not None:
+            self.refusals += 1
             return web.Response(status=self.refuse_with)
         assert request.headers["Authorization"] == f"Bearer {TOKEN}"
         socket = web.WebSocketResponse(max_msg_size=MAX_FRAME)
         await socket.prepare(request)
         self.links += 1
         self.socket = socket
-        await socket.send_bytes(encode(Welcome(self.protocol, "agent_1", "box")))
+        await socket.send_bytes(encode(Welcome(self.protocol, "agent_1", "box", self.welcome_key)))
         async for message in socket:
             if message.type is aiohttp.WSMsgType.BINARY:
                 async with self._arrived:
@@ -64,13 +71,24 @@ class Peer:
                     self._arrived.notify_all()
         return socket
 
+    async def status(self, request: web.Request) -> web.Response:
+        if self.verdict is None:
+            return web.Response(status=404)
+        token = request.headers["Authorization"].removeprefix("Bearer ")
+        agent_id, nonce = request.query["agent_id"], request.query["nonce"]
+        signature = sign(self.verdict_key, nonce=nonce, agent_id=agent_id, token=token, verdict=self.verdict)
+        status = AgentStatus(agent_id=agent_id, verdict=self.verdict, signature=signature)
+        return web.json_response(text=status.model_dump_json())
+
     async def enroll(self, request: web.Request) -> web.Response:
         body = Enroll.model_validate_json(await request.read())
         if body.join_key not in self.join_keys:
             error = ErrorBody(message="The join key was revoked.", type=ErrorType.AUTHENTICATION)
             return web.json_response(text=ErrorEnvelope(error=error).model_dump_json(), status=401)
         self.enrolled.append(body)
-        return web.json_response(text=Enrolled(agent_id="agent_1", token=TOKEN).model_dump_json(), status=201)
+        return web.json_response(
+            text=Enrolled(agent_id="agent_1", token=TOKEN, verdict_key=VERDICT_KEY).model_dump_json(), status=201
+        )
 
     async def issue_grant(self, _: web.Request) -> web.Response:
         if self.grant is None:
@@ -117,12 +135,23 @@ class Recorder:
         self.wishes: list[Desired] = []
         self.respond: Callable[[Stream], Awaitable[None]] = self._echo
         self.cancelled: list[int] = []
+        self.welcomes: list[Welcome] = []
+        self.said: Verdict | None = None
+        """The verdict of its platform, for whoever asks."""
+        self.asked = 0
 
     def hello(self) -> Hello:
         return Hello(PROTOCOL, "0.0", ["llamacpp"], "cpu", 1, 2)
 
     def desired(self, desired: Desired) -> None:
         self.wishes.append(desired)
+
+    def welcomed(self, welcome: Welcome) -> None:
+        self.welcomes.append(welcome)
+
+    async def verdict(self) -> Verdict | None:
+        self.asked += 1
+        return self.said
 
     async def serve(self, stream: Stream) -> None:
         try:
@@ -140,6 +169,7 @@ async def peer_server() -> AsyncIterator[Peer]:
     peer = Peer()
     app = web.Application()
     app.router.add_get("/v1/agent/link", peer.serve)
+    app.router.add_get(STATUS_PATH, peer.status)
     app.router.add_post("/v1/enroll", peer.enroll)
     app.router.add_post("/v1/agent/deployments/{deployment}/grant", peer.issue_grant)
     runner = web.AppRunner(app, shutdown_timeout=0.1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modelshare.agent.cache import Cache, Holding, write_atomically
+from modelshare.agent.cache import Cache, Holding
 from modelshare.agent.errors import DeploymentError, NoSpace
 from modelshare.wire.link import DeploymentFile
 
@@ -116,15 +116,6 @@ def test_room_is_counted_over_all_pulls_and_given_back(tmp_path: Path) -> None:
             pass
     with cache.room_for(other):
         pass
-
-
-def test_a_file_is_replaced_as_a_whole_and_private(tmp_path: Path) -> None:
-    path = tmp_path / "identity.json"
-    write_atomically(path, b"old")
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_damaged_record_is_no_reason_not_to_start(tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from agent.peer import TOKEN, Peer, Recorder, linked
 from agent.support import wait_until
+from modelshare.agent.engines.counts import Usage
 from modelshare.agent.errors import Removed, Stop
-from modelshare.agent.link import Link
+from modelshare.agent.link import RETRY_CAP, Link
 from modelshare.agent.streams import Stream
 from modelshare.wire.link import (
     BODY_SLICE,
+    MAX_TEXT,
+    MAX_TOKENS,
     Answer,
     Body,
     Cancel,
@@ -25,6 +29,7 @@ from modelshare.wire.link import (
     Released,
     Request,
 )
+from modelshare.wire.verdict import Verdict
 
 pytestmark = pytest.mark.anyio
 
@@ -121,31 +126,99 @@ async def test_an_unreachable_server_is_tried_again(peer: Peer) -> None:
         await peer.expect(Hello)
 
 
-@pytest.mark.parametrize("status", [401, 403])
-async def test_a_refused_credential_ends_it(peer: Peer, status: int) -> None:
+@pytest.mark.parametrize("status", [200, 302, 401, 403, 404, 500, 503])
+async def test_no_refused_handshake_is_final_by_itself(peer: Peer, status: int) -> None:
     peer.refuse_with = status
-    with pytest.raises(Stop, match="does not know this agent"):
-        await Link(peer.url, TOKEN, Recorder()).run()
+    recorder = Recorder()
+    async with linked(peer, recorder, heartbeat=5):
+        await wait_until(lambda: peer.refusals > 1)
+        peer.refuse_with = None
+        await peer.expect(Hello)
+    assert bool(recorder.asked) == (status in {401, 403})
 
 
-async def test_another_protocol_ends_it(peer: Peer) -> None:
-    peer.protocol = 99
-    with pytest.raises(Stop, match="update this agent"):
-        await Link(peer.url, TOKEN, Recorder()).run()
-
-
-@pytest.mark.parametrize(
-    ("code", "error", "words"),
-    [
-        (CloseCode.REMOVED, Removed, "was removed"),
-        (CloseCode.REPLACED, Stop, "Another process"),
-        (CloseCode.PROTOCOL, Stop, "Update this agent"),
-    ],
-)
-async def test_final_close_codes_end_it(peer: Peer, code: CloseCode, error: type[Stop], words: str) -> None:
-    running = asyncio.create_task(Link(peer.url, TOKEN, Recorder()).run())
+@pytest.mark.parametrize("code", [1000, 1002, 1011, 1013, *CloseCode, 4404, 4999])
+async def test_no_close_is_final_by_itself(peer: Peer, code: int) -> None:
+    recorder = Recorder()
+    recorder.said = Verdict.KNOWN
+    running = asyncio.create_task(Link(peer.url, TOKEN, recorder, retry_first=0.01, pauses={}).run())
     await peer.expect(Hello)
     assert peer.socket is not None
     await peer.socket.close(code=code, message=b"because")
+    await peer.expect(Hello)
+    running.cancel()
+    await asyncio.wait([running])
+    assert recorder.asked == (code == CloseCode.REMOVED)
+
+
+@pytest.mark.parametrize("code", [CloseCode.SUSPENDED, CloseCode.PROTOCOL, CloseCode.REPLACED])
+async def test_where_another_try_at_once_would_not_help_there_is_a_pause(
+    peer: Peer, code: CloseCode, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with linked(peer, Recorder()):
+        assert peer.socket is not None
+        await peer.socket.close(code=code, message=b"because")
+        await wait_until(lambda: "because" in caplog.text)
+        seconds = float(caplog.text.split("Trying again in ")[1].split(" s.")[0])
+    assert 15 <= seconds <= 60
+
+
+async def test_after_an_ordinary_loss_it_is_back_within_five_seconds() -> None:
+    assert RETRY_CAP == 5
+
+
+async def test_another_protocol_is_tried_again_later(peer: Peer, caplog: pytest.LogCaptureFixture) -> None:
+    peer.protocol = 99
+    async with linked(peer, Recorder()):
+        await wait_until(lambda: "version 99" in caplog.text)
+        assert "Update whichever of the two is older" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "error", "words"),
+    [(Verdict.REMOVED, Removed, "was removed"), (Verdict.UNKNOWN, Stop, "does not know this agent")],
+)
+@pytest.mark.parametrize("refused", [True, False])
+async def test_what_the_platform_has_signed_is_final(
+    peer: Peer, verdict: Verdict, error: type[Stop], words: str, *, refused: bool
+) -> None:
+    recorder = Recorder()
+    recorder.said = verdict
+    peer.refuse_with = 403 if refused else None
+    running = asyncio.create_task(Link(peer.url, TOKEN, recorder, retry_first=0.01).run())
+    if not refused:
+        await peer.expect(Hello)
+        assert peer.socket is not None
+        await peer.socket.close(code=CloseCode.REMOVED, message=b"because")
     with pytest.raises(error, match=words):
-        await running
+        await asyncio.wait_for(running, 20)
+
+
+async def test_a_frame_out_of_bounds_ends_the_link_with_the_reason(peer: Peer) -> None:
+    async with linked(peer, Recorder()):
+        first = peer.socket
+        assert first is not None
+        await first.send_bytes(msgspec.msgpack.encode(["credit", 1, -1]))
+        await wait_until(lambda: first.closed)
+        assert first.close_code == CloseCode.PROTOCOL
+
+
+async def test_what_an_engine_says_is_brought_into_bounds(peer: Peer) -> None:
+    recorder = Recorder()
+
+    async def odd(stream: Stream) -> None:
+        if stream.id == 1:
+            await stream.answer(999, "application/json", b"{}", Usage(-1, 1 << 64))
+        else:
+            await stream.head(0, "text/plain")
+            await stream.end(Usage(1 << 40, -7), "a\n\0\u202e\ud800" + "b" * 1000)
+
+    recorder.respond = odd
+    async with linked(peer, recorder):
+        await peer.ask(b"{}", stream=1)
+        assert await peer.expect(Answer) == Answer(1, 502, "application/json", b"{}", 0, MAX_TOKENS)
+        await peer.ask(b"{}", stream=2)
+        assert (await peer.expect(Head)).status == 502
+        end = await peer.expect(End)
+        assert (end.prompt_tokens, end.completion_tokens) == (MAX_TOKENS, 0)
+        assert end.error == "a    " + "b" * (MAX_TEXT - 5)

@@ -119,7 +119,7 @@ async def test_a_second_agent_on_the_same_folder_is_told(peer: Peer, tmp_path: P
 @pytest.mark.parametrize(
     ("join_key", "words"),
     [
-        ("", "give a join key (--join-key msj_...)."),
+        ("", "give a join key (MODELSHARE_JOIN_KEY=msj_..., or --join-key-file)."),
         ("msj_bad", "The server did not enroll this agent: The join key was revoked."),
     ],
 )

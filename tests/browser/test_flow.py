@@ -165,7 +165,8 @@ async def share(page: Page, model: str) -> None:
     await page.goto(model)
     await page.click("#share")
     dialog = page.get_by_role("dialog")
-    await dialog.get_by_role("button", name="Share").click()
+    await dialog.get_by_label("Everybody").check()
+    await dialog.get_by_role("button", name="Share with everybody").click()
     await expect(page.locator("main")).to_contain_text("Everybody sees it in the catalog")
 
 

@@ -25,7 +25,8 @@ from modelshare.server.storage.base import (
 from modelshare.server.storage.files import BlobFiles
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
-from storage_servers import S3Server, granian, s3_server
+from served import fronted
+from storage_servers import S3Server, s3_server
 
 pytestmark = pytest.mark.anyio
 
@@ -53,7 +54,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.fixture
 async def base_url(store: BlobStore) -> AsyncIterator[str]:
     if isinstance(store, FolderStore):
-        async with granian(BlobFiles(store)) as url:
+        async with fronted(BlobFiles(store)) as url:
             yield url
     else:
         yield "http://this-server.invalid"

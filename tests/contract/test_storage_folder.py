@@ -293,3 +293,20 @@ async def stalling(content: bytes, arrived: asyncio.Event, go_on: asyncio.Event 
     arrived.set()
     await (go_on or asyncio.Event()).wait()
     yield content[half:]
+
+
+async def test_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir(mode=0o755)
+    (tmp_path / "unpacked").touch(mode=0o644)
+    before = os.umask(0)
+    try:
+        store = FolderStore(tmp_path, b"secret")
+        upload = await store.begin(KEY, len(CONTENT), PART)
+        await finish_with_all_parts(store, upload)
+        await send(store, await store.begin(f"{KEY}1", len(CONTENT), PART), 0)
+        await store.put_file(f"{KEY}2", tmp_path / "unpacked")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {0o600}
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("blobs", "staging")} == {0o700}

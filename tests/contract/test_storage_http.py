@@ -13,7 +13,7 @@ import pytest
 
 from modelshare.server.storage.files import BlobFiles, Receive, Scope, Send
 from modelshare.server.storage.local import FolderStore
-from storage_servers import granian
+from served import fronted
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +37,7 @@ async def client(request: pytest.FixtureRequest, store: FolderStore) -> AsyncIte
         await files({**scope, "extensions": None}, receive, send)
 
     async with (
-        granian(files if request.param == "file sending" else without_extensions) as url,
+        fronted(files if request.param == "file sending" else without_extensions) as url,
         httpx.AsyncClient(base_url=url) as client,
     ):
         yield client

@@ -82,7 +82,7 @@ def test_from_push_to_endpoint_and_back(owner: Shell, deployer: Shell, stranger:
     assert (
         deployed.stdout == f"{server.url}/{deployer.json('endpoints', 'show', 'chat')['base_url'].split('/', 3)[3]}\n"
     )
-    assert f"modelshare agent --url {server.url} --join-key" in deployed.stderr
+    assert f"MODELSHARE_JOIN_KEY=msj_... modelshare agent --url {server.url}" in deployed.stderr
     assert "chat" in first_word_of_lines(deployer.says("endpoints", "list"))
 
     assert "keeps 1 active endpoint(s) serving, 1 of them of other projects" in owner.says(
@@ -146,7 +146,7 @@ def test_join_keys_and_agents(owner: Shell, server: Server) -> None:
     created = owner.run("join-keys", "create", "box", "--expires-in", "1h")
     key = created.stdout.strip()
     assert key.startswith("msj_")
-    assert f"modelshare agent --url {server.url} --join-key {key}" in created.stderr
+    assert f"MODELSHARE_JOIN_KEY={key} modelshare agent --url {server.url}" in created.stderr
     [listed] = owner.json("join-keys", "list")
     assert (listed["name"], "key" in listed) == ("box", False)
     owner.says("join-keys", "revoke", listed["id"])

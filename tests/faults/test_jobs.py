@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 from structlog.testing import capture_logs
 
 from clock import Clock
@@ -17,9 +17,11 @@ from factories import make_model
 from modelshare.server.app import Application
 from modelshare.server.db import Database, notify
 from modelshare.server.jobs import (
+    KEPT_SECONDS,
     LEASE_SECONDS,
     MAX_ATTEMPTS,
     TOPIC,
+    GivenUpRow,
     Handler,
     JobRow,
     Lease,
@@ -28,8 +30,11 @@ from modelshare.server.jobs import (
     enqueue,
     ensure,
     finish,
+    forget_given_up,
+    given_up,
     holds,
     postpone,
+    try_again,
 )
 from modelshare.server.registry import queries as registry_queries
 from modelshare.server.registry.processing.service import PROCESS
@@ -84,6 +89,15 @@ async def jobs(database: Database) -> list[JobRow]:
 
 async def none_left(database: Database) -> bool:
     return not await jobs(database)
+
+
+async def given_up_now(database: Database) -> list[GivenUpRow]:
+    async with database.read() as session:
+        return await given_up(session, 10)
+
+
+async def nothing_given_up(database: Database) -> bool:
+    return not await given_up_now(database)
 
 
 async def never(_: Lease) -> None:
@@ -155,6 +169,68 @@ async def test_a_job_that_fails_is_tried_again_and_given_up_in_the_end(database:
             await wake(database)
         await wait_until(lambda: none_left(database))
     assert seen == [(1, False), (2, False), (3, False), (4, False), (5, True)]
+    [row] = await given_up_now(database)
+    assert (row.kind, row.subject, row.attempts, row.error) == ("work", "hopeless", 5, "RuntimeError: not today")
+    async with database.write() as session:
+        await forget_given_up(session, now=row.given_up_at + KEPT_SECONDS)
+    assert len(await given_up_now(database)) == 1
+    async with database.write() as session:
+        await forget_given_up(session, now=row.given_up_at + KEPT_SECONDS + 1)
+    assert await given_up_now(database) == []
+
+
+@pytest.mark.parametrize("again_and_again", [True, False])
+async def test_what_was_given_up_can_be_tried_again_and_is_seen_until_it_is_done(
+    database: Database, clock: Clock, again_and_again: bool
+) -> None:
+    tries: list[str] = []
+
+    async def work(lease: Lease) -> None:
+        tries.append(lease.subject)
+        if again_and_again or len(tries) == 1:
+            raise RuntimeError(f"fail {len(tries)}\nwith \x1b[31m a \0 second line " + "x" * 1000)
+
+    async def last_attempt() -> None:
+        async with database.write() as session:
+            await session.execute(update(JobRow).values(attempts=MAX_ATTEMPTS - 1))
+
+    async def has_tried(times: int) -> bool:
+        return len(tries) == times and await none_left(database)
+
+    await ask(database, "broken", now=clock())
+    await last_attempt()
+    async with working(database, clock, work):
+        await wait_until(lambda: has_tried(1))
+        [row] = await given_up_now(database)
+        assert row.error.startswith("RuntimeError: fail 1 with  [31m a   second line xxx")
+        assert len(row.error) == 500
+        async with database.write() as session:
+            assert await try_again(session, row.id, now=int(clock())) is not None
+            await session.execute(update(JobRow).values(attempts=MAX_ATTEMPTS - 1))
+        assert await given_up_now(database) == []
+        await wait_until(lambda: has_tried(2))
+        left = await given_up_now(database)
+        assert [each.error[:20] for each in left] == (["RuntimeError: fail 2"] if again_and_again else [])
+        async with database.write() as session:
+            assert await try_again(session, row.id, now=int(clock())) is None, "it has another id by now"
+
+
+async def test_one_that_is_done_after_all_is_no_longer_given_up(database: Database, clock: Clock) -> None:
+    """However it was asked for."""
+    fails = [True, False]
+
+    async def work(_: Lease) -> None:
+        if fails.pop(0):
+            raise RuntimeError("not yet")
+
+    async with database.write() as session:
+        session.add(JobRow(kind="work", subject="late", run_after=0, attempts=MAX_ATTEMPTS - 1))
+    async with working(database, clock, work):
+        await wait_until(lambda: none_left(database))
+        assert len(await given_up_now(database)) == 1
+        await ask(database, "late", now=clock())
+        await wait_until(lambda: none_left(database))
+        await wait_until(lambda: nothing_given_up(database))
 
 
 async def test_a_slow_workers_token_no_longer_applies(settings: Settings, database: Database, clock: Clock) -> None:

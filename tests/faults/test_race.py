@@ -28,7 +28,7 @@ from modelshare.server.app import Application
 from modelshare.server.settings import Settings
 from modelshare.wire.agents import Phase
 from modelshare.wire.tiers import SELF_HOSTED
-from programs import Server, serving
+from programs import SECRET, Server, serving
 
 pytestmark = pytest.mark.anyio
 RUNS = int(os.environ.get("RACE_RUNS", "1"))
@@ -94,7 +94,7 @@ async def site(settings: Settings, tmp_path: Path) -> AsyncIterator[Site]:
         platform_key = await accounts.create_platform_key(session, "operator", now=app.platform.now())
     shared: dict[str, Any] = {
         "database_url": settings.database_url,
-        "secret": "s" * 32,
+        "secret": SECRET,
         "public_requests_per_minute": "1000000",
     }
     with contextlib.ExitStack() as stack:

@@ -11,7 +11,7 @@ import pytest
 from modelshare.client import AuthenticationError, Client
 from modelshare.wire.keys import KeyCreate, KeyWithValue, ProjectWithKey
 from modelshare.wire.usage import AuditEntry
-from programs import Server, serving, wait_until
+from programs import SECRET, Server, serving, wait_until
 
 pytestmark = pytest.mark.parametrize("lend", ["postgres"], indirect=True)
 
@@ -23,7 +23,7 @@ def servers(database_url: str, tmp_path: Path) -> Iterator[list[Server]]:
         for number in range(3):
             key = found[0].platform_key if found else ""
             folder = tmp_path / str(number)
-            server = serving(folder, platform_key=key, database_url=database_url, secret="the same everywhere")
+            server = serving(folder, platform_key=key, database_url=database_url, secret=SECRET)
             found.append(stack.enter_context(server))
         yield found
 

@@ -52,6 +52,36 @@ def test_only_db_commits() -> None:
     assert found == []
 
 
+def test_no_state_is_read_from_the_count_of_cancellations() -> None:
+    """It is asyncio's own: until Python 3.13 a failed TaskGroup leaves it above 0. wait_for, until 3.12, may swallow
+    a cancellation.
+    """
+    banned = {"cancelling", "uncancel", "TaskGroup", "wait_for"}
+    found = [
+        f"{name(path)}:{node.lineno}"
+        for path in FILES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and node.attr in banned
+    ]
+    assert found == []
+
+
+def test_no_machine_goes_by_its_own_clock() -> None:
+    """All processes go by the database's: see clock.py. Ids only sort by it, and a store's clock is handed in."""
+    allowed = {SERVER / "clock.py", SERVER / "ids.py", *(SERVER / "storage").glob("*.py")}
+    found = [
+        f"{name(path)}:{node.lineno}"
+        for path in SERVER.rglob("*.py")
+        if path not in allowed
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"time", "time_ns", "now", "utcnow", "today"}
+        and isinstance(node.value, ast.Name)
+        and node.value.id in {"time", "dt", "datetime", "date"}
+    ]
+    assert found == []
+
+
 def test_only_db_locks_rows() -> None:
     """All kinds of row locks stand beside the order in which they are taken."""
     found = [

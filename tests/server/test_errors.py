@@ -1,6 +1,7 @@
 """One form for every error, and nothing of the inside in it."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,7 @@ from modelshare.server.db import locked
 from modelshare.server.http import WriteSession
 from modelshare.server.settings import Settings
 from postgres import postgres_server, run_sql
+from served import serving
 
 pytestmark = pytest.mark.anyio
 JSON = {"Content-Type": "application/json"}
@@ -274,3 +276,53 @@ async def test_while_the_database_is_away(tmp_path: Path) -> None:
                     assert problem(answer) == (503, "server_error", None)
                     assert "5432" not in answer.text
                 assert (await anonymous.get("/healthz")).status_code == 200, "the process lives"
+
+
+async def test_what_is_wrong_with_a_body_is_said(owner: Tenant) -> None:
+    for body, words in (
+        (b'\xef\xbb\xbf{"name": "x"}', "byte order mark"),
+        (b'{"name": NaN}', "`NaN`"),
+        (b'{"name": "x", "expires_in": Infinity}', "`Infinity`"),
+        (rb'{"name": "\ud800"}', r"`\ud800`"),
+        (b'{"name": "x"', "cut off"),
+        (b'{"name": "x",}', "line 1"),
+        (b'{"name": "\xe4"}', "UTF-8"),
+        (gzip.compress(b'{"name": "x"}'), "compressed"),
+        ('{"name": "x"}'.encode("utf-16"), "UTF-16"),
+    ):
+        answer = await owner.http.post("/v1/keys", content=body, headers=JSON)
+        assert problem(answer) == (400, "invalid_request_error", None), body
+        assert words in message(answer), message(answer)
+
+
+async def test_an_encoded_body_is_not_taken(owner: Tenant) -> None:
+    encoded = JSON | {"Content-Encoding": "gzip"}
+    for path in ("/v1/keys", "/v1/uploads"):
+        answer = await owner.http.post(path, content=gzip.compress(b"{}"), headers=encoded)
+        assert problem(answer) == (415, "invalid_request_error", None)
+        assert "`gzip`" in message(answer)
+        assert answer.headers["accept-encoding"] == "identity"
+
+
+async def test_too_long_a_body_is_refused_before_it_comes(app: Application, owner: Tenant) -> None:
+    """Over a real connection, on which nothing but the head is sent."""
+    inference = f"/{owner.project.id}/none/v1/chat/completions"
+    async with serving(app) as url:
+        for path, status in (("/v1/keys", 413), ("/sign-in", 413), (inference, 404)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(url).port)
+            head = f"POST {path} HTTP/1.1\r\nHost: {httpx.URL(url).netloc.decode()}\r\n"
+            head += f"Authorization: Bearer {owner.project.api_key}\r\nContent-Length: {1 << 40}\r\n"
+            head += "Sec-Fetch-Site: same-origin\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\n"
+            writer.write(head.encode())
+            async with asyncio.timeout(5):
+                assert (await reader.readline()).startswith(f"HTTP/1.1 {status} ".encode()), path
+            writer.close()
+
+
+async def test_a_client_that_sends_on_still_hears_the_answer(app: Application, owner: Tenant) -> None:
+    """Clients that send all before they listen: the connection must not be reset under them."""
+    body = b" " * (MAX_BODY * 3)
+    async with serving(app) as url:
+        async with httpx.AsyncClient(base_url=url, headers=owner.http.headers, timeout=30) as http:
+            answer = await http.post("/v1/keys", content=body, headers=JSON)
+    assert problem(answer) == (413, "invalid_request_error", None)

@@ -18,6 +18,7 @@ from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
 from modelshare.server.fleet.tables import ReleaseRow
 from modelshare.server.ids import secret_hash
+from modelshare.server.jobs import GivenUpRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.settings import Settings
 from modelshare.server.sharing.tables import RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
@@ -145,7 +146,8 @@ def without(content: Dump, *columns: str) -> Dump:
 
 
 def old_part(content: Dump) -> Dump:
-    return without(content, "shares.audience", "audit_log.changed_ms", "usage.estimated")
+    added = "shares.audience", "audit_log.changed_ms", "usage.estimated", "agents.join_key_id"
+    return without(content, *added)
 
 
 @pytest.fixture
@@ -213,6 +215,7 @@ async def add_what_is_new(database: Database) -> None:
         session.add_all(
             [
                 DeliveryRow(id=uid(91), webhook_id=uid(90), **event),
+                GivenUpRow(id=uid(94), kind="k", subject="s", attempts=5, error="e", given_up_at=9),
                 ShareLinkRow(id=uid(93), model_id=PRIVATE, hash="lh", max_uses=1, uses=1, created_at=9),
             ]
         )

@@ -9,7 +9,6 @@ A file lives as long as a holding names it, so whatever a crash leaves is found 
 """
 
 import contextlib
-import os
 import re
 import shutil
 import threading
@@ -19,8 +18,8 @@ from typing import Final
 
 import msgspec
 
+from modelshare import private_files
 from modelshare.agent.errors import DeploymentError, NoSpace
-from modelshare.agent.partfile import sync_folder
 from modelshare.wire.link import DeploymentFile
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
@@ -45,7 +44,7 @@ class Cache:
         self._views = folder / "views"
         self._converted = folder / "converted"
         for part in (self._weights, self._holdings, self._views, self._converted):
-            part.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_files.folder(part)
         self._lock = threading.RLock()
         self._pulling: dict[str, list[DeploymentFile]] = {}
 
@@ -77,7 +76,7 @@ class Cache:
             self.blob(file.sha256)
             _checked(file.path)
         with self._lock:
-            write_atomically(self._holding(holding.deployment_id), msgspec.json.encode(holding))
+            private_files.replace(self._holding(holding.deployment_id), msgspec.json.encode(holding))
 
     @contextlib.contextmanager
     def room_for(self, holding: Holding) -> Iterator[None]:
@@ -126,7 +125,7 @@ class Cache:
         with self._lock:
             self._delete_all_but([held for held in self.holdings() if held.deployment_id != deployment_id])
             self._holding(deployment_id).unlink(missing_ok=True)
-            sync_folder(self._holdings)
+            private_files.sync_folder(self._holdings)
 
     def sweep(self) -> None:
         """Delete whatever no holding names."""
@@ -153,18 +152,6 @@ class Cache:
             part = self.blob(file.sha256).with_name(file.sha256 + ".part")
             return min(file.size, part.stat().st_blocks * 512)  # stat(2): blocks are of 512 bytes everywhere
         return 0
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """The file has either its old content or all of the new one, whatever happens; readable by its owner only."""
-    fresh = path.with_name(path.name + ".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
-    sync_folder(path.parent)
 
 
 def _name(name: str) -> str:

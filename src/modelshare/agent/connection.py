@@ -13,12 +13,15 @@ from modelshare.agent.errors import AgentError
 from modelshare.wire.link import (
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
+    MAX_TEXT,
+    CloseCode,
     Frame,
     FromServer,
     Ping,
     decode_from_server,
     encode,
 )
+from modelshare.wire.text import plain
 
 _QUEUE_BYTES: Final = 1 << 20
 """Encoded frames that may wait for the socket before streams have to."""
@@ -28,10 +31,19 @@ _ENDS: Final = {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMs
 class LinkLost(AgentError):
     """The link ended; another one may be tried."""
 
-    def __init__(self, reason: str, close_code: int | None = None) -> None:
+    def __init__(self, reason: str, close_code: int | None = None, *, is_refusal: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.close_code = close_code
+        self.is_refusal = is_refusal or close_code == CloseCode.REMOVED
+        """Whoever answered says that this agent has no right to a link; that may be anybody."""
+
+
+class BadFrame(LinkLost):
+    """The server broke the rules of the link."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, CloseCode.PROTOCOL)
 
 
 class Connection:
@@ -85,11 +97,13 @@ class Connection:
                 try:
                     frame = decode_from_server(message.data)
                 except msgspec.DecodeError as error:
-                    raise LinkLost(f"the server sent a frame that this agent cannot read ({error})") from error
+                    raise BadFrame(f"the server sent a frame that this agent cannot read ({error})") from error
                 on_frame(frame)
+            elif message.type is aiohttp.WSMsgType.TEXT:
+                raise BadFrame("the server sent a text, which is no frame")
             elif message.type in _ENDS:
                 code = self._socket.close_code
-                words = message.extra if message.type is aiohttp.WSMsgType.CLOSE else None
+                words = plain(message.extra or "", MAX_TEXT) if message.type is aiohttp.WSMsgType.CLOSE else None
                 raise LinkLost(words or "the connection was cut", code)
 
     async def write(self) -> None:

@@ -1,4 +1,4 @@
-"""What the agent asks the server by plain HTTP: to be enrolled, and for grants."""
+"""What the agent asks the server by plain HTTP: to be enrolled, for grants, and whether it is still known."""
 
 import asyncio
 import logging
@@ -12,6 +12,7 @@ from modelshare.agent.backoff import Backoff
 from modelshare.agent.errors import AgentError, GrantGone, PullError, Stop
 from modelshare.wire.agents import Enroll, Enrolled, Grant
 from modelshare.wire.errors import ErrorEnvelope
+from modelshare.wire.verdict import STATUS_PATH, AgentStatus
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ _GRANT_ATTEMPTS: Final = 6
 """With the back-off below about half a minute, in which a server may restart."""
 _RETRY_FIRST: Final = 0.5
 _RETRY_CAP: Final = 30.0
+_LONGEST_STATUS: Final = 4096
 
 
 class Refusal(AgentError):
@@ -48,7 +50,7 @@ class Control:
             try:
                 return Enrolled.model_validate_json(await self._post("/v1/enroll", request))
             except Refusal as refusal:
-                if refusal.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                if refusal.status < HTTPStatus.INTERNAL_SERVER_ERROR and refusal.status != HTTPStatus.TOO_MANY_REQUESTS:
                     raise Stop(f"The server did not enroll this agent: {refusal}") from refusal
                 trouble: Exception = refusal
             except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
@@ -74,6 +76,19 @@ class Control:
             if backoff.failures + 1 >= _GRANT_ATTEMPTS:
                 raise PullError(f"The server gives no grant for the weights ({_brief(trouble)}).") from trouble
             await asyncio.sleep(backoff.next())
+
+    async def status(self, agent_id: str, nonce: str) -> AgentStatus:
+        """Whether this agent is part of the fleet, as whoever answers says and signs. Raises AgentError."""
+        query = {"agent_id": agent_id, "nonce": nonce}
+        asked = self._http.get(self._url + STATUS_PATH, params=query, headers=self._headers, timeout=_TIMEOUT)
+        try:
+            async with asked as answer:
+                content = await answer.content.read(_LONGEST_STATUS)
+                if answer.status != HTTPStatus.OK:
+                    raise Refusal(answer.status, _message(content) or f"HTTP {answer.status}")
+                return AgentStatus.model_validate_json(content)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise AgentError(_brief(error)) from error
 
     async def _post(self, path: str, body: BaseModel | None = None) -> bytes:
         headers = self._headers | {"Content-Type": "application/json"}

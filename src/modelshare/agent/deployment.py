@@ -16,8 +16,10 @@ from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.errors import DeploymentError
 from modelshare.agent.memory import Memory
 from modelshare.agent.pull import Puller
+from modelshare.agent.tasks import in_thread
 from modelshare.wire.agents import Grant, Phase
-from modelshare.wire.link import Report, Wanted
+from modelshare.wire.link import MAX_FIGURE, MAX_TEXT, Report, Wanted
+from modelshare.wire.text import plain
 
 _log = logging.getLogger(__name__)
 
@@ -82,14 +84,16 @@ class Deployment:
         self._bytes_done = 0
         self._bytes_total = sum(size for _, size in {(file.sha256, file.size) for file in wanted.files})
         self._reported = 0.0
-        self._leave_by = 0.0
-        """When requests in progress have had their time, by the loop's clock."""
+        self._leave_by: float | None = None
+        """When requests in progress have had their time, by the loop's clock; None until it is to end."""
         self._task = asyncio.create_task(self._run(after))
 
     def report(self) -> Report:
         """Where it stands."""
         routes = [route.value for route in sorted(self.serving.engine.routes)] if self.serving is not None else []
-        return Report(self.wanted.deployment_id, self._phase, self._bytes_done, self._bytes_total, self._reason, routes)
+        reason = None if self._reason is None else plain(self._reason, MAX_TEXT)
+        done, total = (min(count, MAX_FIGURE) for count in (self._bytes_done, self._bytes_total))
+        return Report(self.wanted.deployment_id, self._phase, done, total, reason, routes)
 
     def update(self, wanted: Wanted) -> None:
         """Take facts that need no other engine."""
@@ -104,13 +108,13 @@ class Deployment:
         Called again meanwhile, with less patience, it takes no longer than that.
         """
         leave_by = asyncio.get_running_loop().time() + grace
-        if self._task.cancelling():
-            self._leave_by = min(self._leave_by, leave_by)
-        else:
+        if self._leave_by is None:
+            self._leave_by = leave_by
             self.serving = None
             self._enter(Phase.WAITING, "It is being stopped.")
-            self._leave_by = leave_by
             self._task.cancel()
+        else:
+            self._leave_by = min(self._leave_by, leave_by)
         await asyncio.wait([self._task])
 
     async def _run(self, after: asyncio.Task[None] | None) -> None:
@@ -121,6 +125,9 @@ class Deployment:
         while True:
             started = loop.time()
             reason = await self._until_failure()
+            if self._leave_by is not None:  # what failed was its end
+                _log.error("%s did not end well: %s", self.wanted.served_name, reason)
+                return
             if loop.time() - started > _STEADY_SECONDS:
                 backoff.reset()
             delay = backoff.next()
@@ -144,9 +151,9 @@ class Deployment:
         """Everything from nothing to an engine that serves; returns why it stopped serving."""
         tools = self._tools
         self._enter(Phase.WAITING)
-        await asyncio.to_thread(tools.cache.hold, self._holding)
+        await in_thread(None, tools.cache.hold, self._holding)
         pulled = await self._pull()
-        weights = await asyncio.to_thread(tools.cache.view, self._holding)
+        weights = await in_thread(None, tools.cache.view, self._holding)
         scratch = tools.cache.converted(self._holding.manifest_digest)
         with ExitStack() as life:
             async with tools.loads:
@@ -173,7 +180,7 @@ class Deployment:
 
     async def _drain(self, engine: Engine) -> None:
         loop = asyncio.get_running_loop()
-        while (left := self._leave_by - loop.time()) > 0:
+        while (left := (self._leave_by or 0.0) - loop.time()) > 0:
             if await engine.activity.drained(min(left, _LOOK_SECONDS)):
                 return
 

@@ -24,8 +24,16 @@ _CONVERTED_TYPE: Final = "f16"
 class EngineSource:
     """The engines of this machine, by the operator's choice or by what suits the model."""
 
-    def __init__(self, state_dir: Path, preference: str | None, external: ExternalServer | None) -> None:
-        """Raises Stop when the operator asks for an engine that cannot be had here."""
+    def __init__(
+        self,
+        state_dir: Path,
+        preference: str | None,
+        external: ExternalServer | None,
+        *,
+        parallel: int | None = None,
+    ) -> None:
+        """`parallel`: see EngineOptions. Raises Stop when the operator asks for an engine that cannot be had here."""
+        self._parallel = parallel
         self._state_dir = state_dir
         self._external = external
         self._machine = detect({}, external=external is not None)
@@ -56,7 +64,7 @@ class EngineSource:
             task=task,
             architecture=wanted.architecture,
             context_length=wanted.context_length,
-            options=EngineOptions(gpu=self._machine.gpu),
+            options=EngineOptions(gpu=self._machine.gpu, parallel=self._parallel),
         )
         return self._engine(choice.engine, spec, scratch)
 

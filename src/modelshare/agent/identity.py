@@ -5,10 +5,11 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
-from modelshare.agent.cache import write_atomically
+from modelshare import private_files
 from modelshare.agent.errors import Stop
 
 
@@ -17,6 +18,8 @@ class Identity(msgspec.Struct, frozen=True):
 
     agent_id: str
     token: str
+    verdict_key: Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{64})?\Z")] = ""
+    """What the server signs with that it is no longer part of the fleet. Empty: it is not known yet."""
 
 
 @contextlib.contextmanager
@@ -55,7 +58,7 @@ def load_identity(data_dir: Path) -> Identity | None:
 
 def save_identity(data_dir: Path, identity: Identity) -> None:
     """Keep it, readable by this user only."""
-    write_atomically(data_dir / _NAME, msgspec.json.encode(identity))
+    private_files.replace(data_dir / _NAME, msgspec.json.encode(identity))
 
 
 def forget_identity(data_dir: Path) -> None:

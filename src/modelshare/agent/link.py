@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -10,7 +10,7 @@ import aiohttp
 from yarl import URL
 
 from modelshare.agent.backoff import Backoff
-from modelshare.agent.connection import Connection, LinkLost
+from modelshare.agent.connection import BadFrame, Connection, LinkLost
 from modelshare.agent.errors import Removed, Stop
 from modelshare.agent.streams import Stream, Streams
 from modelshare.agent.tasks import together
@@ -18,7 +18,7 @@ from modelshare.wire.link import (
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
     LINK_PATH,
-    MAX_FRAME,
+    MAX_DESIRED,
     PROTOCOL,
     Body,
     Cancel,
@@ -30,12 +30,21 @@ from modelshare.wire.link import (
     Hello,
     Request,
     Welcome,
+    close_reason,
 )
+from modelshare.wire.verdict import Verdict
 
 _log = logging.getLogger(__name__)
 
 RETRY_FIRST: Final = 0.1
-RETRY_CAP: Final = 30.0
+RETRY_CAP: Final = 5.0
+_PAUSES: Final[Mapping[int, float]] = {CloseCode.SUSPENDED: 30.0, CloseCode.PROTOCOL: 60.0, CloseCode.REPLACED: 60.0}
+"""Seconds after which a link is tried again that another try at once would not help. A process that was replaced comes
+back late, so that it finds out whether the other one is more than its own dying link, and two do not fight."""
+_ADVICE: Final[Mapping[int, str]] = {
+    CloseCode.PROTOCOL: " Update whichever of the two is older, the server or this agent.",
+    CloseCode.REPLACED: " If another process runs with this agent's identity, stop it, or enroll one of them anew.",
+}
 _CONNECT_SECONDS: Final = 15.0
 _GOODBYE_SECONDS: Final = 1.0
 
@@ -49,8 +58,14 @@ class Served(Protocol):
     def desired(self, desired: Desired) -> None:
         """The server's whole wish, new or again."""
 
+    def welcomed(self, welcome: Welcome) -> None:
+        """The server took the link."""
+
     async def serve(self, stream: Stream) -> None:
         """Answer one request."""
+
+    async def verdict(self) -> Verdict | None:
+        """What the agent's platform says of it, when somebody says that it is not part of the fleet."""
 
 
 class Link:
@@ -65,6 +80,7 @@ class Link:
         heartbeat: float = HEARTBEAT_SECONDS,
         dead_after: float = DEAD_AFTER_SECONDS,
         retry_first: float = RETRY_FIRST,
+        pauses: Mapping[int, float] = _PAUSES,
     ) -> None:
         self._url = URL(url.rstrip("/") + LINK_PATH)
         self._headers = {"Authorization": f"Bearer {token}"}
@@ -72,6 +88,7 @@ class Link:
         self._heartbeat = heartbeat
         self._dead_after = dead_after
         self._backoff = Backoff(retry_first, RETRY_CAP)
+        self._pauses = pauses
         self._connection: Connection | None = None
 
     def post(self, frame: Frame) -> bool:
@@ -87,17 +104,20 @@ class Link:
             await asyncio.sleep(0.01)
 
     async def run(self) -> None:
-        """Link, again and again. Raises Stop when the server wants no link with this agent."""
+        """Link, again and again. Raises Stop when the agent's platform, beyond doubt, wants no link with it."""
         while True:
             try:
                 await self._once()
             except LinkLost as lost:
-                _stop_if_final(lost)
-                delay = RETRY_CAP if lost.close_code == CloseCode.SUSPENDED else self._backoff.next()
+                if lost.is_refusal:
+                    _stop_if_final(await self._served.verdict())
+                pause = self._pauses.get(lost.close_code or 0)
+                delay = self._backoff.next() if pause is None else Backoff(pause, pause).next()
                 _log.warning(
-                    "No link to %s: %s. Trying again in %.1f s.",
+                    "No link to %s: %s.%s Trying again in %.1f s.",
                     self._url.origin(),
                     lost.reason.removesuffix("."),
+                    _ADVICE.get(lost.close_code or 0, ""),
                     delay,
                 )
                 await asyncio.sleep(delay)
@@ -108,14 +128,18 @@ class Link:
             connection = Connection(socket, heartbeat=self._heartbeat, dead_after=self._dead_after)
             streams = Streams(connection.send, self._served.serve)
             connection.post(self._served.hello())
+            goodbye = LinkLost("", CloseCode.GOING_AWAY)
             try:
                 await together(
                     [connection.read(self._receiver(connection, streams)), connection.write(), connection.beat()]
                 )
+            except BadFrame as bad:
+                goodbye = bad
+                raise
             finally:
                 self._connection = None
                 await streams.close()
-                await _close(socket)
+                await _close(socket, goodbye)
 
     def _receiver(self, connection: Connection, streams: Streams) -> Callable[[FromServer], None]:
         def receive(frame: FromServer) -> None:
@@ -123,48 +147,54 @@ class Link:
                 streams.on_frame(frame)
             elif isinstance(frame, Desired):
                 self._backoff.reset()
-                self._served.desired(frame)
+                self._take(frame)
             elif isinstance(frame, Welcome):
                 _check_protocol(frame)
+                self._served.welcomed(frame)
                 self._connection = connection
                 _log.info("Linked to %s as %s.", self._url.origin(), frame.name)
 
         return receive
 
+    def _take(self, desired: Desired) -> None:
+        try:
+            self._served.desired(desired)
+        except Exception as error:
+            _log.exception("What the server wants could not be taken up.")
+            raise LinkLost("what the server wants could not be taken up") from error
+
     async def _open(self, http: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                return await http.ws_connect(self._url, headers=self._headers, max_msg_size=MAX_FRAME)
+                return await http.ws_connect(self._url, headers=self._headers, max_msg_size=MAX_DESIRED)
         except aiohttp.WSServerHandshakeError as refused:
-            if refused.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-                raise Stop(
-                    "The server does not know this agent (any more). To enroll it again, delete identity.json in its "
-                    "data folder and start it with a new join key."
-                ) from refused
-            raise LinkLost(f"the server answered HTTP {refused.status}") from refused
+            is_refusal = refused.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+            raise LinkLost(f"the server answered HTTP {refused.status}", is_refusal=is_refusal) from refused
         except TimeoutError as error:
             raise LinkLost(f"no answer within {_CONNECT_SECONDS:g} s") from error
-        except (aiohttp.ClientError, ConnectionError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise LinkLost("it cannot be reached") from error
 
 
 def _check_protocol(welcome: Welcome) -> None:
     if welcome.protocol != PROTOCOL:
-        raise Stop(f"The server speaks link protocol {welcome.protocol} and this agent {PROTOCOL}: update this agent.")
+        raise BadFrame(f"the server speaks version {welcome.protocol} of the link, and this agent {PROTOCOL}")
 
 
-def _stop_if_final(lost: LinkLost) -> None:
-    if lost.close_code == CloseCode.PROTOCOL:
-        raise Stop(f"The server ended the link: {lost.reason}. Update this agent.") from lost
-    if lost.close_code == CloseCode.REPLACED:
-        raise Stop("Another process runs with this agent's identity; stop it, or enroll this one anew.") from lost
-    if lost.close_code == CloseCode.REMOVED:
-        raise Removed("This agent was removed from the server: the weights it held are deleted.") from lost
+def _stop_if_final(verdict: Verdict | None) -> None:
+    if verdict is Verdict.REMOVED:
+        raise Removed("This agent was removed from the server: the weights it held are deleted.")
+    if verdict is Verdict.UNKNOWN:
+        raise Stop(
+            "The server does not know this agent (any more). To enroll it again, delete identity.json in its data "
+            "folder and start it with a new join key."
+        )
 
 
-async def _close(socket: aiohttp.ClientWebSocketResponse) -> None:
+async def _close(socket: aiohttp.ClientWebSocketResponse, why: LinkLost) -> None:
     """Say goodbye, but not for long: the peer may be dead, and the buffer before it full."""
-    closing = asyncio.create_task(socket.close(code=aiohttp.WSCloseCode.GOING_AWAY))
+    code = why.close_code or CloseCode.GOING_AWAY
+    closing = asyncio.create_task(socket.close(code=code, message=close_reason(why.reason).encode()))
     await asyncio.wait([closing], timeout=_GOODBYE_SECONDS)
     closing.cancel()
     await asyncio.gather(closing, return_exceptions=True)

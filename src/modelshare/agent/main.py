@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 import aiohttp
 
+from modelshare import private_files
 from modelshare.agent.control import Control
 from modelshare.agent.engine_call import engine_session
 from modelshare.agent.engine_source import EngineSource
@@ -36,16 +38,18 @@ def run(
     name: str | None = None,
     engine: str | None = None,
     external_url: str | None = None,
+    parallel: int | None = None,
     json_logs: bool = False,
 ) -> int:
     """Run the agent; returns the program's exit code: 0 after SIGTERM or SIGINT, 1 when it cannot go on.
 
     `url` is the server's address. `join_key` (`msj_...`) is needed for the first start on a data folder only. `name`
     is the machine's name if not given. `engine` is the only one to use, else it is chosen by model; `external_url` is
-    the OpenAI base URL of an engine that runs already.
+    the OpenAI base URL of an engine that runs already. `parallel` is how many sequences an engine works on at once.
     """
+    os.umask(private_files.UMASK)
     log_to_stderr(as_json=json_logs)
-    options = Options(url, join_key, data_dir.resolve(), name or socket.gethostname(), engine, external_url)
+    options = Options(url, join_key, data_dir.resolve(), name or socket.gethostname(), engine, external_url, parallel)
     try:
         with sole_user(options.data_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_main(options))
@@ -59,11 +63,11 @@ async def _main(options: "Options") -> None:
     stopping, at_once = _on_signals()
     reap_leftovers(options.data_dir)
     external = ExternalServer(options.external_url) if options.external_url else None
-    engines = EngineSource(options.data_dir, options.engine, external)
+    engines = EngineSource(options.data_dir, options.engine, external, parallel=options.parallel)
     async with aiohttp.ClientSession(trust_env=True) as http, engine_session() as engine_http:
         if (identity := await _unless(stopping, _identity(options, http, engines))) is None:
             return
-        agent = Agent(options.url, identity.token, options.data_dir, engines, http, engine_http)
+        agent = Agent(options.url, identity, options.data_dir, engines, http, engine_http)
         linking = asyncio.create_task(agent.link.run())
         try:
             await _unless(stopping, asyncio.shield(linking))
@@ -74,7 +78,9 @@ async def _main(options: "Options") -> None:
             raise
         finally:
             ending = asyncio.create_task(agent.stop())
-            await _unless(at_once, asyncio.shield(ending))
+            hurry = asyncio.create_task(at_once.wait())
+            await asyncio.wait([ending, hurry], return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
             linking.cancel()  # and with the link all requests, so that the engines have nothing left to finish
             await asyncio.wait([linking, ending])
 
@@ -83,11 +89,14 @@ async def _identity(options: "Options", http: aiohttp.ClientSession, engines: En
     if (known := load_identity(options.data_dir)) is not None:
         return known
     if not options.join_key:
-        raise Stop("This data folder holds no enrolled agent yet: give a join key (--join-key msj_...).")
+        raise Stop(
+            "This data folder holds no enrolled agent yet: give a join key "
+            "(MODELSHARE_JOIN_KEY=msj_..., or --join-key-file)."
+        )
     machine = capabilities(options.data_dir, engines.kinds())
     request = Enroll(join_key=options.join_key, name=options.name, capabilities=machine)
     enrolled = await Control(http, options.url).enroll(request)
-    identity = Identity(enrolled.agent_id, enrolled.token)
+    identity = Identity(enrolled.agent_id, enrolled.token, enrolled.verdict_key)
     save_identity(options.data_dir, identity)
     _log.info("Enrolled as agent %s. The join key is not needed any more.", identity.agent_id)
     return identity
@@ -103,6 +112,7 @@ class Options:
     name: str
     engine: str | None
     external_url: str | None
+    parallel: int | None
 
 
 def _on_signals() -> tuple[asyncio.Event, asyncio.Event]:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, Self
 
+from modelshare import private_files
+
 PIECE = 8 << 20
 """Bytes fetched by one request (S3 clients use the same: boto3's `multipart_chunksize`). With at most
 `download.CONNECTIONS` = 8 unfinished pieces, a kill loses less than 64 MiB."""
@@ -104,7 +106,7 @@ class PartFile:
         os.fchmod(self._file, 0o400)
         os.fsync(self._file)
         self._part.rename(self._final)
-        sync_folder(self._final.parent)
+        private_files.sync_folder(self._final.parent)
         self._journal.unlink()
 
     def _recall(self) -> list[int]:
@@ -141,12 +143,3 @@ class PartFile:
 
     def _is_full(self, piece: int) -> bool:
         return self._filled[piece] == self._length(piece)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and deletions in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

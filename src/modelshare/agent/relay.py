@@ -14,12 +14,10 @@ from typing import Final
 import aiohttp
 
 from modelshare.agent.deployment import Serving
-from modelshare.agent.engine_call import streamed_answer, whole_answer
-from modelshare.agent.engines.answers import StreamReader, write_answer, write_pieces
-from modelshare.agent.engines.counts import Tally, Usage, total
-from modelshare.agent.engines.parameters import Fields
+from modelshare.agent.engines.counts import Usage
 from modelshare.agent.engines.refusals import Refusal
-from modelshare.agent.engines.relay_rules import PreparedRequest, prepare_request
+from modelshare.agent.engines.relay_rules import prepare_request
+from modelshare.agent.sequences import Sequences
 from modelshare.agent.streams import Stream
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.inference import BadInferenceRequest
@@ -50,37 +48,31 @@ class Relay:
             served = ", ".join(sorted(serving.engine.routes)) or "no route"
             await _break_off(stream, Refusal(HTTPStatus.NOT_FOUND, f"This model serves {served}, not {stream.route}."))
             return
-        tallies: list[Tally] = []
+        sequences: Sequences | None = None
         try:
             async with asyncio.timeout(stream.timeout):
                 prepared = prepare_request(stream.route, bytes(stream.body), serving.policy)
+                sequences = Sequences(self._http, serving.engine, stream.tenant, prepared)
                 with serving.engine.activity.request():
-                    await self._relay(stream, serving, prepared, tallies)
+                    await (_stream if prepared.asked.stream else _answer)(stream, sequences)
         except Exception as error:  # noqa: BLE001 - answered, whatever it is: a client must never wait for nothing
-            await _break_off(stream, _told(error, stream), total(tally.usage for tally in tallies))
-
-    async def _relay(self, stream: Stream, serving: Serving, prepared: PreparedRequest, tallies: list[Tally]) -> None:
-        tally = prepared.tally()
-        tallies.append(tally)
-        if not prepared.asked.stream:
-            fields = await whole_answer(self._http, serving.engine, prepared, tally)
-            await stream.answer(HTTPStatus.OK, _JSON, write_answer(fields, tally.for_client()), tally.usage)
-            return
-        reader = StreamReader(prepared, tally)
-        async with aclosing(streamed_answer(self._http, serving.engine, prepared, reader)) as answer:
-            async for pieces in answer:
-                await _pass(stream, pieces)
-        # The count comes right after the last bytes: the server waits for it before a client gets them.
-        await stream.chunk(reader.end())
-        await stream.end(tally.usage)
+            await _break_off(stream, _told(error, stream), sequences.count.usage if sequences else Usage())
 
 
-async def _pass(stream: Stream, pieces: list[Fields]) -> None:
-    """Pieces of an answer. It begins with the first event: until then a failure is told by its status."""
-    if not stream.started and any(pieces):
-        await stream.head(HTTPStatus.OK, _EVENTS)
-    if stream.started and pieces:
-        await stream.chunk(write_pieces(pieces))
+async def _answer(stream: Stream, sequences: Sequences) -> None:
+    await stream.answer(HTTPStatus.OK, _JSON, await sequences.whole(), sequences.count.usage)
+
+
+async def _stream(stream: Stream, sequences: Sequences) -> None:
+    async with aclosing(sequences.streamed()) as answer:
+        async for data in answer:
+            if not stream.started:
+                await stream.head(HTTPStatus.OK, _EVENTS)
+            await stream.chunk(data)
+            if sequences.is_over:
+                break
+        # The count goes with the last bytes, so that it is known even of a client that leaves at once.
+        await stream.end(sequences.count.usage)
 
 
 def _told(error: Exception, stream: Stream) -> Refusal:

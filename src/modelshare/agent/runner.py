@@ -3,10 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
-from modelshare.agent.deployment import Deployment, Serving, Tools
+from modelshare.agent.backoff import Backoff
+from modelshare.agent.deployment import RETRY_CAP, RETRY_FIRST, Deployment, Serving, Tools
 from modelshare.agent.desired import plan
+from modelshare.agent.tasks import in_thread
 from modelshare.wire.link import Desired, Frame, Released, Wanted
 
 _log = logging.getLogger(__name__)
@@ -30,6 +33,7 @@ class Runner:
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._left_over = {holding.deployment_id for holding in tools.cache.holdings()}
         self._unsaid: set[str] = set()
+        self._stopping = asyncio.Event()
         tools.cache.sweep()
 
     def serving(self, deployment_id: str) -> Serving | None:
@@ -56,15 +60,17 @@ class Runner:
 
     async def stop(self, grace: float) -> None:
         """The program ends: drain everything for up to `grace` seconds, then stop all engines; weights stay."""
+        self._stopping.set()
         deployments = [*self._deployments.values(), *self._leaving]
         self._deployments.clear()
-        await asyncio.gather(*(deployment.end(grace) for deployment in deployments), *self._ending.values())
+        ends = (deployment.end(grace) for deployment in deployments)
+        await asyncio.gather(*ends, *self._ending.values(), return_exceptions=True)
 
     async def remove_all(self) -> None:
         """The agent is no longer part of the fleet: stop every engine now, delete all weights."""
         for deployment_id in {*self._deployments, *self._left_over}:
             self._end(deployment_id, release=True, grace=0)
-        await asyncio.gather(*self._ending.values())
+        await asyncio.gather(*self._ending.values(), return_exceptions=True)
 
     def _say_gone(self, deployment_ids: Sequence[str]) -> None:
         """Says again that weights are deleted, where they are: the server may not have heard it."""
@@ -104,11 +110,27 @@ class Runner:
         if deployment is not None:
             await self._leave(deployment, grace)
         if release:
-            await asyncio.to_thread(self._tools.cache.release, deployment_id)
+            await self._delete_weights(deployment_id)
             name = deployment.wanted.served_name if deployment is not None else "A deployment of an earlier run"
             _log.info("%s is gone, and the weights that nothing else uses are deleted.", name)
             if deployment_id not in self._deployments and not self._say(Released(deployment_id)):
                 self._unsaid.add(deployment_id)
+
+    async def _delete_weights(self, deployment_id: str) -> None:
+        """Tried until it works, since nothing else would; when the program ends, its next start tries again."""
+        backoff = Backoff(RETRY_FIRST, RETRY_CAP)
+        while True:
+            try:
+                await in_thread(None, self._tools.cache.release, deployment_id)
+            except OSError as error:
+                if self._stopping.is_set():
+                    raise
+                _log.error("The weights of deployment %s cannot be deleted: %s", deployment_id, error)
+            else:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff.next()):
+                    await self._stopping.wait()
 
     async def _leave(self, deployment: Deployment, grace: float) -> None:
         self._leaving.add(deployment)

@@ -2,12 +2,17 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from http import HTTPStatus
 from typing import Any, Final
 
+from modelshare.agent.connection import BadFrame
 from modelshare.agent.engines.counts import Usage
 from modelshare.wire.link import (
     BODY_SLICE,
     MAX_REQUEST_BODY,
+    MAX_STREAMS,
+    MAX_TEXT,
+    MAX_TOKENS,
     Answer,
     Body,
     Cancel,
@@ -18,18 +23,24 @@ from modelshare.wire.link import (
     Head,
     Request,
 )
+from modelshare.wire.text import plain
 
 _NOTHING: Final = Usage()
 Send = Callable[[Frame], Awaitable[None]]
+_HIGHEST_STATUS: Final = 599
 
 
 class Stream:
-    """One request and the way its answer goes back: `answer` or `refuse` at once, or `head`, `chunk`s and `end`."""
+    """One request and the way its answer goes back: `answer` or `refuse` at once, or `head`, `chunk`s and `end`.
+
+    Whatever an engine says is brought into the frames' bounds here: one that is out of its mind ends no link.
+    """
 
     def __init__(self, request: Request, send: Send) -> None:
         self.id: Final = request.stream
         self.deployment_id: Final = request.deployment_id
         self.route: Final = request.route
+        self.tenant: Final = request.tenant
         self.timeout: Final = request.timeout
         self.body: bytes | bytearray = request.body
         self.started = False
@@ -50,9 +61,14 @@ class Stream:
         """The whole answer, in one frame when it is small."""
         self.started = True
         if len(data) <= min(BODY_SLICE, self._credit):
-            counts = usage.prompt_tokens, usage.completion_tokens
             frame = Answer(
-                self.id, status, content_type, data, *counts, estimated=usage.estimated, retry_after=retry_after
+                self.id,
+                _status(status),
+                content_type,
+                data,
+                *_counts(usage),
+                estimated=usage.estimated,
+                retry_after=retry_after,
             )
             await self._send(frame)
             return
@@ -63,12 +79,12 @@ class Stream:
     async def refuse(self, status: int, content_type: str, data: bytes) -> None:
         """Nothing of the request was taken: the server may send it elsewhere, or else pass this small answer on."""
         self.started = True
-        await self._send(Answer(self.id, status, content_type, data, refused=True))
+        await self._send(Answer(self.id, _status(status), content_type, data, refused=True))
 
     async def head(self, status: int, content_type: str) -> None:
         """Begin an answer of unknown length."""
         self.started = True
-        await self._send(Head(self.id, status, content_type))
+        await self._send(Head(self.id, _status(status), content_type))
 
     async def chunk(self, data: bytes) -> None:
         """Part of the body; waits for credit, on this stream alone."""
@@ -84,8 +100,8 @@ class Stream:
 
     async def end(self, usage: Usage, error: str | None = None, status: int = 502) -> None:
         """The answer is whole, or `error` says why it broke off, with what status it would have been answered."""
-        counts = usage.prompt_tokens, usage.completion_tokens
-        await self._send(End(self.id, error, *counts, estimated=usage.estimated, status=status))
+        reason = None if error is None else plain(error, MAX_TEXT)
+        await self._send(End(self.id, reason, *_counts(usage), estimated=usage.estimated, status=status))
 
     def credit(self, count: int) -> None:
         """The server has room for `count` more bytes."""
@@ -104,8 +120,10 @@ class Streams:
         self._open: dict[int, tuple[Stream, asyncio.Task[None] | None]] = {}
 
     def on_frame(self, frame: Request | Body | Credit | Cancel) -> None:
-        """Frames of a stream that is gone are late, and ignored."""
+        """Frames of a stream that is gone are late, and ignored. Raises BadFrame for a request that cannot be."""
         if isinstance(frame, Request):
+            if frame.stream in self._open or len(self._open) >= MAX_STREAMS:
+                raise BadFrame("the server sent a request of a number that is taken, or too many at once")
             stream = Stream(frame, self._send)
             if frame.more:
                 stream.body = bytearray(frame.body)
@@ -146,3 +164,17 @@ class Streams:
         _, task = self._open.pop(stream_id)
         if task is not None:
             task.cancel()
+
+
+def _status(status: int) -> int:
+    """The status if it is one that an answer can have."""
+    is_fit = status == HTTPStatus.OK or HTTPStatus.BAD_REQUEST <= status <= _HIGHEST_STATUS
+    return status if is_fit else HTTPStatus.BAD_GATEWAY
+
+
+def _counts(usage: Usage) -> tuple[int, int]:
+    return _tokens(usage.prompt_tokens), _tokens(usage.completion_tokens)
+
+
+def _tokens(count: int) -> int:
+    return max(0, min(count, MAX_TOKENS))

@@ -9,13 +9,16 @@ from modelshare.agent.control import Control
 from modelshare.agent.deployment import Serving, Tools
 from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.hardware import capabilities, memory_bytes
+from modelshare.agent.identity import Identity
 from modelshare.agent.link import Link
 from modelshare.agent.memory import Memory
 from modelshare.agent.pull import Puller
 from modelshare.agent.relay import Relay
 from modelshare.agent.runner import DRAIN_SECONDS, Runner
+from modelshare.agent.standing import Standing
 from modelshare.agent.streams import Stream
-from modelshare.wire.link import PROTOCOL, Desired, Hello
+from modelshare.wire.link import PROTOCOL, Desired, Hello, Welcome
+from modelshare.wire.verdict import Verdict
 
 
 class Agent:
@@ -24,20 +27,22 @@ class Agent:
     def __init__(
         self,
         url: str,
-        token: str,
+        identity: Identity,
         data_dir: Path,
         engines: EngineSource,
         http: aiohttp.ClientSession,
         engine_http: aiohttp.ClientSession,
     ) -> None:
-        self.link = Link(url, token, self)
+        control = Control(http, url, identity.token)
+        self.link = Link(url, identity.token, self)
+        self._standing = Standing(control, identity, data_dir)
         self._data_dir = data_dir
         self._engines = engines
         self._stopping = False
         cache = Cache(data_dir)
         self._puller = Puller(cache, http)
         memory = Memory(memory_bytes())
-        tools = Tools(cache, self._puller, engines, memory, Control(http, url, token).grant, self.link.post)
+        tools = Tools(cache, self._puller, engines, memory, control.grant, self.link.post)
         self._runner = Runner(tools, self.link.post)
         self._relay = Relay(engine_http, self._runner.serving)
 
@@ -52,6 +57,14 @@ class Agent:
             machine.memory_bytes or 0,
             machine.disk_free_bytes or 0,
         )
+
+    def welcomed(self, welcome: Welcome) -> None:
+        """See `link.Served`."""
+        self._standing.learn(welcome.verdict_key)
+
+    async def verdict(self) -> Verdict | None:
+        """See `link.Served`."""
+        return await self._standing.verdict()
 
     def desired(self, desired: Desired) -> None:
         """See `link.Served`."""

@@ -3,7 +3,8 @@
 import asyncio
 import sys
 import time
-from typing import Annotated
+from collections.abc import Coroutine
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +14,10 @@ from modelshare.cli.output import Json, print_json, say
 from modelshare.cli.serve import DataDir, load_settings, server_module, with_settings_errors
 
 app = typer.Typer(add_completion=False)
+
+DatabaseUrl = Annotated[
+    str | None, typer.Option(help="Better set as MODELSHARE_DATABASE_URL when it holds a password: others see this.")
+]
 
 
 @app.callback()
@@ -24,25 +29,43 @@ def admin() -> None:
 def reset_password(
     email: Annotated[str, typer.Argument(help="Whose password it is.")],
     data_dir: DataDir = None,
-    database_url: Annotated[str | None, typer.Option(help="`postgresql://user:password@host/name`.")] = None,
+    database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
     """Give somebody a new password, which is asked for, and sign them out everywhere."""
     settings = load_settings(data_dir=data_dir, database_url=database_url)
     password = _ask(email)
-    recovery, errors, migrations = (server_module(name) for name in ("recovery", "errors", "migrations"))
-    try:
-        with_settings_errors(
-            lambda: asyncio.run(recovery.reset_password(settings, email, password, now=int(time.time())))
-        )
-    except errors.ApiError as error:
-        raise CommandError(error.message) from error
-    except migrations.SchemaTooNewError as error:
-        raise CommandError(str(error)) from error
+    _run(server_module("recovery").reset_password(settings, email, password, now=int(time.time())))
     if json:
         print_json({"email": email})
     else:
         say(f"{email} has the new password, and is signed out everywhere.")
+
+
+@app.command()
+def replace_secret(data_dir: DataDir = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
+    """Use the database with another secret from now on, while no server runs on it.
+
+    The new one is what MODELSHARE_SECRET or MODELSHARE_SECRET_FILE says, else what lies in the data folder, where one
+    is made if there is none. Download links that are out end, and webhooks get new signing secrets.
+    """
+    settings = load_settings(data_dir=data_dir, database_url=database_url)
+    _run(server_module("recovery").replace_secret(settings))
+    if json:
+        print_json({"replaced": True})
+    else:
+        say("The database is used with the new secret from now on: start the server. Webhooks sign with new secrets;")
+        say("projects get them by deleting their webhooks and creating them again.")
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    errors, migrations = server_module("errors"), server_module("migrations")
+    try:
+        with_settings_errors(lambda: asyncio.run(work))
+    except errors.ApiError as error:
+        raise CommandError(error.message) from error
+    except migrations.SchemaTooNewError as error:
+        raise CommandError(str(error)) from error
 
 
 def _ask(email: str) -> str:

@@ -1,24 +1,33 @@
 """`modelshare agent`."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from modelshare.cli.exits import ExitCode
+from modelshare.cli.failures import CommandError
 from modelshare.cli.serve import optional_module
 from modelshare.client import config
 
 app = typer.Typer(add_completion=False)
+JOIN_KEY = "MODELSHARE_JOIN_KEY"
 
 
 @app.command()
-def agent(
+def agent(  # noqa: PLR0917 - each is an option of the command line
     join_key: Annotated[
         str | None,
+        typer.Option(envvar=JOIN_KEY, hidden=True, help="Seen by other users of this machine: better not given here."),
+    ] = None,
+    join_key_file: Annotated[
+        Path | None,
         typer.Option(
-            envvar="MODELSHARE_JOIN_KEY",
-            help="`msj_...`; needed the first time, then the data folder knows the agent.",
+            envvar="MODELSHARE_JOIN_KEY_FILE",
+            help=f"File with the join key, - for standard input, instead of {JOIN_KEY}=msj_...; needed the first time, "
+            "then the data folder knows the agent.",
         ),
     ] = None,
     url: Annotated[
@@ -34,16 +43,46 @@ def agent(
     external_url: Annotated[
         str | None, typer.Option(help="Base URL of an OpenAI-compatible engine that runs already.")
     ] = None,
+    parallel: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Answers that an engine works on at once; others wait, and projects take turns. For an external "
+            "engine, name what it really does: what waits inside it waits in the order of arrival.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write the log as JSON lines.")] = False,
 ) -> None:
-    """Run models of your project on this machine. Connects outwards only: no port is opened to the network."""
+    """Run models of your project on this machine. Connects outwards only: no port is opened to the network.
+
+    Engines get of the environment only what they need. MODELSHARE_ENGINE_ENV names what they get beyond that, such as
+    LD_PRELOAD,MY_*.
+    """
+    if external_url and engine not in {None, "external"}:
+        raise CommandError(f"--external-url is of --engine external; you said --engine {engine}.", ExitCode.USAGE)
+    if join_key and join_key_file:
+        raise CommandError(f"The join key is given twice, in {JOIN_KEY} and in a file; give one of them.", ExitCode.USAGE)
     code = optional_module("modelshare.agent.main", extra="agent").run(
         url=config.load(os.environ, url=url).url,
-        join_key=join_key,
+        join_key=join_key or (_read(join_key_file) if join_key_file else None),
         data_dir=data_dir,
         name=name,
         engine=engine,
         external_url=external_url,
+        parallel=parallel,
         json_logs=json,
     )
     raise typer.Exit(code)
+
+
+def _read(path: Path) -> str:
+    """The key in the file, or the first line of standard input for `-`."""
+    try:
+        key = sys.stdin.readline().strip() if path == Path("-") else path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}.", ExitCode.USAGE) from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} holds no join key.", ExitCode.USAGE) from error
+    if not key:
+        raise CommandError(f"{path} is empty. Write the join key into it: it starts with `msj_`.", ExitCode.USAGE)
+    return key

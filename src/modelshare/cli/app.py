@@ -65,6 +65,12 @@ ENTRIES = (
         OPERATE,
         "List the platform's projects, and set how much one may store. Needs a platform key.",
     ),
+    Entry(
+        "jobs",
+        "jobs",
+        OPERATE,
+        "List jobs in the background that were given up, or run one once more. Needs a platform key.",
+    ),
     Entry("db", "db", OPERATE, "Look after the platform's database."),
     Entry("admin", "admin", OPERATE, "Help people of the platform, on the server's machine."),
 )

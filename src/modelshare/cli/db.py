@@ -25,7 +25,7 @@ def upgrade(
 ) -> None:
     """Bring the database to this version's schema. `serve` does it too; this is for doing it beforehand."""
     settings = load_settings(data_dir=data_dir, database_url=database_url)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     migrations = server_module("migrations")
     try:
         asyncio.run(_upgrade(server_module("db").Database(settings.database), migrations))

@@ -56,7 +56,7 @@ def _how_to_run_an_agent(url: str) -> str:
     return (
         "No agent of your project is connected. On the machine that should run the model:\n"
         "  modelshare join-keys create my-machine\n"
-        f"  modelshare agent --url {url} --join-key msj_... --data-dir ./agent"
+        f"  MODELSHARE_JOIN_KEY=msj_... modelshare agent --url {url} --data-dir ./agent"
     )
 
 

@@ -30,7 +30,7 @@ def create(
         return
     say(f"This key is shown once{_until(created.expires_at)}:")
     typer.echo(created.key)
-    say(f"Next: modelshare agent --url {url} --join-key {created.key} --data-dir ./agent")
+    say(f"Next: MODELSHARE_JOIN_KEY={created.key} modelshare agent --url {url} --data-dir ./agent")
 
 
 @app.command("list")

@@ -21,7 +21,8 @@ def login(
         str | None, typer.Option(help=f"The platform; {config.DEFAULT_URL} if nothing names another.")
     ] = None,
     api_key: Annotated[
-        str | None, typer.Option(help="Better not given here, where other users may see it: it is asked for.")
+        str | None,
+        typer.Option(hidden=True, help="Seen by other users of this machine: without it the key is asked for."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -11,7 +11,7 @@ from modelshare.cli.failures import CommandError
 from modelshare.cli.output import Json, one_line, print_json, print_table, say
 from modelshare.cli.requests import request
 from modelshare.cli.which import own_model
-from modelshare.cli.words import duration, when
+from modelshare.cli.words import duration, moment, when
 from modelshare.client import Client
 from modelshare.wire.sharing import Recall, RecallRequest
 
@@ -21,33 +21,48 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def recall(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id or name.")],
+    *,
     within: Annotated[
         int | None,
         typer.Option("--in", parser=duration, metavar="DURATION", help="When endpoints stop, such as 15m or 7d."),
     ] = None,
+    on: Annotated[
+        int | None,
+        typer.Option("--on", parser=moment, metavar="TIME", help="The same as a date, in UTC: 2027-01-31T12:00."),
+    ] = None,
     now: Annotated[bool, typer.Option("--now", help="Stop endpoints now.")] = False,
     reason: Annotated[str | None, typer.Option(help="What every deployer is told.")] = None,
     cancel: Annotated[bool, typer.Option("--cancel", help="Call the recall off.")] = False,
+    close: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Wait no longer for this machine to confirm, by the id that the list has."),
+    ] = None,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Call a model back: unshare it, stop other projects at a deadline, have the weights deleted.
 
-    Without --in, --now or --cancel, show where a recall stands.
+    Without --in, --on, --now, --cancel or --close, show where a recall stands.
     """
-    if sum((within is not None, now, cancel)) > 1:
-        raise CommandError("Say one of --in, --now and --cancel.", ExitCode.USAGE)
-    if reason and within is None and not now:
-        raise CommandError("Say when endpoints are to stop: --in DURATION, or --now.", ExitCode.USAGE)
+    if sum((within is not None, on is not None, now, cancel, close is not None)) > 1:
+        raise CommandError("Say one of --in, --on, --now, --cancel and --close.", ExitCode.USAGE)
+    deadline = _deadline(within, on, now=now)
+    if reason is not None and deadline is None:
+        words = "A --reason is of a recall: say when endpoints are to stop, by --in, --on or --now."
+        raise CommandError(words, ExitCode.USAGE)
     with Client() as client:
         found = own_model(client, model)
         if cancel:
             state = client.models.recall(found.id, RecallRequest(deadline=None))
-        elif now or within is not None:
+        elif close is not None:
+            confirm(f"Count {close} as holding no weights of {found.name}? It has not confirmed that.", yes=yes)
+            client.models.close_release(found.id, close)
+            state = client.models.recall_state(found.id)
+        elif deadline is not None:
             if not reason:
                 raise CommandError("A recall needs a reason, which deployers are told: --reason TEXT.", ExitCode.USAGE)
-            confirm(f"Recall {found.name}? Endpoints of other projects will stop.", yes=yes)
-            deadline = int(time.time()) + (within or 0)
+            stops = "now" if now else f"on {when(deadline)} UTC"
+            confirm(f"Recall {found.name}? Endpoints of other projects will stop {stops}.", yes=yes)
             state = client.models.recall(found.id, request(RecallRequest, deadline=deadline, reason=reason))
         else:
             state = client.models.recall_state(found.id)
@@ -55,6 +70,13 @@ def recall(
         print_json(state)
     else:
         _print(found.name, state)
+
+
+def _deadline(within: int | None, on: int | None, *, now: bool) -> int | None:
+    """Unix seconds; None where no recall is asked for."""
+    if on is not None:
+        return on
+    return int(time.time()) + (within or 0) if now or within is not None else None
 
 
 def _print(name: str, state: Recall) -> None:
@@ -71,15 +93,21 @@ def _print(name: str, state: Recall) -> None:
         f"Their endpoints that serve: {state.endpoints_serving}. "
         f"Machines that may hold the weights: {state.machines_holding}."
     )
+    if waited_for := state.unconfirmed:
+        say(f"Not confirmed: {len(waited_for)}, since {when(waited_for[-1].asked_at)} UTC. --close ID ends the wait.")
     rows = (
         (
             release.project or "(a shared machine)",
             release.version,
             when(release.asked_at),
-            when(release.confirmed_at) or "not yet",
+            when(release.confirmed_at)
+            or (f"never; closed {when(release.closed_at)}" if release.closed_at else "not yet"),
+            release.deployment,
         )
         for release in state.releases
     )
     print_table(
-        ("MACHINE OF", "VERSION", "TOLD TO DELETE (UTC)", "CONFIRMED"), rows, empty="No machine was told to delete yet."
+        ("MACHINE OF", "VERSION", "TOLD TO DELETE (UTC)", "CONFIRMED", "ID"),
+        rows,
+        empty="No machine was told to delete yet.",
     )

@@ -21,9 +21,11 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def share(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id or name.")],
+    *,
     to: Annotated[
         list[str] | None, typer.Option(metavar="PROJECT", help="Only to this project; repeat it for more.")
     ] = None,
+    public: Annotated[bool, typer.Option("--public", help="To everybody, also where it is for some only now.")] = False,
     link: Annotated[bool, typer.Option("--link", help="Only to whoever claims a link, which is shown once.")] = False,
     expires_in: Annotated[
         int | None, typer.Option(parser=duration, metavar="DURATION", help="With --link: such as 2h or 30d.")
@@ -32,8 +34,11 @@ def share(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Show a model in the catalog, to everybody or to some. The weights stay yours."""
-    wish = _wish(to, link=link, expires_in=expires_in, max_uses=max_uses)
+    """Show a model in the catalog, to everybody or to some. The weights stay yours.
+
+    Without --to, --link or --public, a model that is shared already stays as it is, and another one is for everybody.
+    """
+    wish = _wish(to, public=public, link=link, expires_in=expires_in, max_uses=max_uses)
     with Client() as client:
         found = own_model(client, model)
         if found.audience is Audience.TARGETED and wish.audience == "public":
@@ -50,16 +55,18 @@ def share(
         typer.echo(page)
 
 
-def _wish(to: list[str] | None, *, link: bool, expires_in: int | None, max_uses: int | None) -> ShareRequest:
-    if link and to:
-        raise CommandError(
-            "Say --to or --link, not both: a link comes beside those who see it already.", ExitCode.USAGE
-        )
-    if not link and (expires_in or max_uses):
+def _wish(
+    to: list[str] | None, *, public: bool, link: bool, expires_in: int | None, max_uses: int | None
+) -> ShareRequest:
+    if sum((bool(to), public, link)) > 1:
+        raise CommandError("Say one of --to, --link and --public: they name different audiences.", ExitCode.USAGE)
+    if not link and (expires_in is not None or max_uses is not None):
         raise CommandError("--expires-in and --max-uses are of a link: add --link.", ExitCode.USAGE)
     if link:
         return ShareRequest(audience=ToLink(link=request(LinkTerms, expires_in=expires_in, max_uses=max_uses)))
-    return ShareRequest(audience=request(ToProjects, projects=to) if to else "public")
+    if to:
+        return ShareRequest(audience=request(ToProjects, projects=to))
+    return ShareRequest(audience="public") if public else ShareRequest()
 
 
 def _print_link(model: ExtendedModel, link: ShareLinkWithToken) -> None:
@@ -73,6 +80,11 @@ def _print_link(model: ExtendedModel, link: ShareLinkWithToken) -> None:
 def _to_whom(model: ExtendedModel, to: list[str]) -> str:
     if to:
         return f"{model.name} is in the catalog for {', '.join(to)} and nobody else. The weights stay yours."
+    if model.audience is Audience.TARGETED:
+        return (
+            f"{model.name} is shared already, with certain projects only, and stays so. `--public` shows it to "
+            "everybody."
+        )
     return f"{model.name} is in the public catalog: anybody sees its card and manifest, nobody its weights."
 
 

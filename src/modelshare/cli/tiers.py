@@ -24,6 +24,7 @@ def tiers(json: Json = False) -> None:
             _limit(tier.requests_per_minute),
             _limit(tier.tokens_per_minute),
             str(tier.max_concurrent_requests),
+            str(tier.max_sequences_per_request),
             size(tier.max_model_bytes) or "no limit",
             f"{tier.request_timeout_seconds} s",
             "" if tier.price_per_million_tokens is None else f"{tier.price_per_million_tokens:g}",
@@ -31,7 +32,18 @@ def tiers(json: Json = False) -> None:
         )
         for tier in found
     )
-    columns = ("TIER", "RUNS ON", "REQS/MIN", "TOKENS/MIN", "AT ONCE", "LARGEST MODEL", "TIMEOUT", "PRICE/M", "EVICTS")
+    columns = (
+        "TIER",
+        "RUNS ON",
+        "REQS/MIN",
+        "TOKENS/MIN",
+        "AT ONCE",
+        "A REQUEST",
+        "LARGEST MODEL",
+        "TIMEOUT",
+        "PRICE/M",
+        "EVICTS",
+    )
     print_table(columns, rows, empty="This platform has no tiers.")
 
 

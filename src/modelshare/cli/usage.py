@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from modelshare.cli.exits import ExitCode
+from modelshare.cli.failures import CommandError
 from modelshare.cli.output import Json, print_json, print_table
 from modelshare.client import Client
 from modelshare.client.usage import ALL_COLUMNS
@@ -26,7 +28,12 @@ def usage(
     json: Json = False,
 ) -> None:
     """Show requests and tokens by day, endpoint, model and key."""
-    columns = [name for name in ALL_COLUMNS if name in {part.strip() for part in by.split(",")}]
+    wanted = {part.strip() for part in by.split(",")}
+    if unknown := wanted - set(ALL_COLUMNS):
+        raise CommandError(f"--by {', '.join(sorted(unknown))}: use {', '.join(ALL_COLUMNS)}.", ExitCode.USAGE)
+    if first and last and first > last:
+        raise CommandError("--from is after --to.", ExitCode.USAGE)
+    columns = [name for name in ALL_COLUMNS if name in wanted]
     with Client() as client:
         found = client.usage.list(
             group_by=columns, first=first and first.date(), last=last and last.date(), limit=min(limit, PAGE_LIMIT_MAX)

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from modelshare.cli.confirm import Yes, confirm
+from modelshare.cli.exits import ExitCode
+from modelshare.cli.failures import CommandError
 from modelshare.cli.output import Json, print_json, print_record, print_table, say
 from modelshare.cli.requests import request
 from modelshare.cli.words import when
@@ -77,6 +79,8 @@ def update(
     json: Json = False,
 ) -> None:
     """Change a webhook's address or events, or switch it off and on. Its secret stays."""
+    if all_events and event:
+        raise CommandError("Say --all-events or --event, not both.", ExitCode.USAGE)
     changes = request(WebhookPatch, url=url, events=[] if all_events else event, is_active=on)
     with Client() as client:
         found = client.webhooks.update(webhook, changes)

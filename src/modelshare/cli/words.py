@@ -41,6 +41,15 @@ def duration(text: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
+def moment(text: str) -> int:
+    """Unix seconds of a date, with a time or without, in UTC; an option's parser."""
+    try:
+        found = datetime.fromisoformat(text.strip())
+        return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter(f"{text!r} is no date; write one such as 2027-01-31 or 2027-01-31T12:00.") from error
+
+
 def size_of(text: str) -> int:
     """Bytes of `500MB`, `80GB` or `2TB`, in decimal units as `size` has them."""
     match = re.fullmatch(r"(\d{1,9}) ?([MGT])B", text.strip(), re.ASCII | re.IGNORECASE)

@@ -1,8 +1,5 @@
 """Where the platform is and which key to use: given values, then the environment, then the file that `login` writes."""
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
+from modelshare import private_files
 from modelshare.client.errors import ConfigError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -67,16 +65,9 @@ def read(path: Path) -> Config | None:
 
 def save(path: Path, config: Config) -> None:
     """Writes the file whole or not at all, readable by its owner only (mode 0600)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(_Stored(url=config.url, api_key=config.api_key).model_dump_json(indent=2) + "\n")
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stored = _Stored(url=config.url, api_key=config.api_key).model_dump_json(indent=2)
+    private_files.replace(path, f"{stored}\n".encode())
 
 
 def normalized_url(url: str) -> str:

@@ -3,11 +3,11 @@
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.models import CatalogFootprint, ExtendedModel, ModelPatch, SharedModel, UnsharePreview, Version
-from modelshare.wire.sharing import Recall, RecallRequest, ShareRequest, ToLink
+from modelshare.wire.sharing import Recall, RecallRequest, ShareRequest, ToLink, WeightsRelease
 from modelshare.wire.uploads import Upload, VersionOpen
 
 BASE = "/v1/models"
-EVERYBODY = ShareRequest()
+NOT_SAID = ShareRequest()
 
 
 class Models(Resource[Transport]):
@@ -36,10 +36,11 @@ class Models(Resource[Transport]):
         return post(at(BASE, model_id, "revalidate"), ExtendedModel)
 
     @sent
-    def share(self, model_id: str, to: ShareRequest = EVERYBODY) -> Call[SharedModel]:
+    def share(self, model_id: str, to: ShareRequest = NOT_SAID) -> Call[SharedModel]:
         """Makes its manifest visible: to everybody, to named projects, or to whoever claims the link in the answer.
 
-        Sharing what is shared to the same audience changes nothing; each time a link is asked for there is a new one.
+        Where nothing is said, what is shared stays as it is, and what is not is for everybody. Sharing to the same
+        audience once more changes nothing; each time a link is asked for there is a new one.
         """
         return post(at(BASE, model_id, "share"), SharedModel, to, repeatable=not isinstance(to.audience, ToLink))
 
@@ -57,6 +58,11 @@ class Models(Resource[Transport]):
     def recall_state(self, model_id: str) -> Call[Recall]:
         """Where a recall stands: who serves still, and which machines have deleted the weights."""
         return get(at(BASE, model_id, "recall"), Recall)
+
+    @sent
+    def close_release(self, model_id: str, deployment_id: str) -> Call[WeightsRelease]:
+        """Waits no longer for a machine to confirm that it deleted the weights; it may still do so."""
+        return post(at(BASE, model_id, "releases", deployment_id, "close"), WeightsRelease, repeatable=True)
 
     @sent
     def unshare(self, model_id: str) -> Call[ExtendedModel]:

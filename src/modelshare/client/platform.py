@@ -4,6 +4,7 @@ from modelshare.client.agents import Agents
 from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, patch, post, sent
 from modelshare.client.join_keys import JoinKeys
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
+from modelshare.wire.jobs import GivenUpJob
 from modelshare.wire.keys import Project, ProjectCreate, ProjectPatch, ProjectWithKey
 from modelshare.wire.models import FeatureRequest
 from modelshare.wire.tiers import Tier
@@ -35,6 +36,16 @@ class Platform(Resource[Transport]):
     def processes(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[Process]]:
         """The server processes that run, oldest first."""
         return get(f"{BASE}/processes", Page[Process], limit=limit)
+
+    @listed
+    def given_up_jobs(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[GivenUpJob]]:
+        """Jobs in the background that failed too often, the latest first."""
+        return get(f"{BASE}/jobs", Page[GivenUpJob], limit=limit)
+
+    @sent
+    def retry_job(self, job_id: str) -> Call[GivenUpJob]:
+        """Has it run once more, at once."""
+        return post(at(f"{BASE}/jobs", job_id, "retry"), GivenUpJob)
 
     @sent
     def feature(self, model_id: str, *, featured: bool = True) -> Call[FeatureRequest]:

@@ -6,6 +6,7 @@ weights under a grant and serves them with llama.cpp.
 
 import asyncio
 import contextlib
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -107,13 +108,18 @@ def _publish_and_deploy(url: str, platform_key: str, say: Say) -> tuple[_Cast, E
 @asynccontextmanager
 async def _agent(url: str, join_key: str | None, folder: Path) -> AsyncIterator[None]:
     """A real agent process, stopped in the end; its log is `agent.log` in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     words = ["--url", url, "--data-dir", str(folder / "agent"), "--name", "demo-agent"]
+    environment = dict(os.environ)
     if join_key is not None:
-        words += ["--join-key", join_key]
+        environment["MODELSHARE_JOIN_KEY"] = join_key
     with (folder / "agent.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "modelshare", "agent", *words, stdout=log, stderr=log, start_new_session=True
+            *(sys.executable, "-m", "modelshare", "agent", *words),
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
         )
     try:
         yield
@@ -121,7 +127,8 @@ async def _agent(url: str, join_key: str | None, folder: Path) -> AsyncIterator[
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            async with asyncio.timeout(STOP_SECONDS):
+                await process.wait()
         except TimeoutError:
             process.kill()
 

@@ -4,23 +4,20 @@ Requests part ways here before any framework sees them: downloads under a signed
 everything else (FastAPI). `/{project_id}/v1/...` is `/v1/...` with the project named.
 """
 
-import asyncio
 import functools
 import re
 import socket
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, Protocol
 
-import structlog
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modelshare import __version__
-from modelshare.server import health, migrations
+from modelshare.server import health, installation, jobs, migrations
 from modelshare.server.accounts import routes as accounts_routes
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts import sessions as accounts_sessions
@@ -30,22 +27,26 @@ from modelshare.server.accounts.signing_in import SignIn
 from modelshare.server.audit import routes as audit_routes
 from modelshare.server.audit.confirming import routes as confirming_routes
 from modelshare.server.audit.confirming.service import Confirmer
+from modelshare.server.audit.given_up import routes as given_up_routes
 from modelshare.server.audit.webhooks import jobs as webhook_jobs
 from modelshare.server.audit.webhooks import routes as webhooks_routes
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.audit.webhooks.dispatch import Dispatcher
 from modelshare.server.audit.webhooks.sending import Sender
+from modelshare.server.background import Chore, Chores, Ending
+from modelshare.server.clock import DatabaseClock
 from modelshare.server.db import Database
 from modelshare.server.endpoints import jobs as endpoints_jobs
 from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints import routes as endpoints_routes
 from modelshare.server.endpoints.service import Terms
-from modelshare.server.errors import ApiError, install_handlers
+from modelshare.server.errors import ApiError, install_handlers, valid_json
 from modelshare.server.fleet import releases
 from modelshare.server.fleet import routes as fleet_routes
 from modelshare.server.fleet import service as fleet
 from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import Links
+from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.http import Caller, Platform
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId
@@ -84,10 +85,10 @@ from modelshare.server.web.platform import routes as platform_pages
 from modelshare.wire.keys import Project
 from modelshare.wire.link import LINK_PATH
 
-log = structlog.get_logger()
-
-TEND_SECONDS = 60
-"""How often uploads that have expired are looked for, and the use of keys is noted."""
+CHORES_SECONDS = 60
+"""How often uploads that have expired are looked for, the use of keys is noted, and so on."""
+STOP_SECONDS = 20.0
+"""How long the parts have, all together, to end in good order."""
 MAX_BODY: Final = 16 << 20
 """Bytes of a request's body: an upload of 10,000 files, the most there may be, names them in 12 MB."""
 _PROJECT_PATH = re.compile(r"/(proj_[^/]+)(/v1(?:/.*)?)")
@@ -103,14 +104,17 @@ class Part(Protocol):
 class Application:
     """The platform as one ASGI application."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float] | None = None) -> None:
+        """`clock`: a test's, see DatabaseClock."""
+        settings = settings.with_secret()
         self.settings = settings
         self.database = Database(settings.database)
-        self.platform = _platform(settings, self.database, clock)
+        self.clock = DatabaseClock(self.database, clock)
+        self.platform = _platform(settings, self.database, self.clock)
         self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=frozenset({uploads_routes.put_part}))))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
-        self.links = Links(self.database, clock, address=settings.address)
+        self.links = Links(self.database, self.clock, address=settings.address, verdicts=self.platform.parts[Verdicts])
         self._confirmer = Confirmer(self.database, address=settings.address)
         self._router = Router(
             RouterParts(
@@ -121,9 +125,10 @@ class Application:
                 keys=self.platform.parts[KeyRing],
                 sessions=self.platform.parts[SessionBook],
                 registry=self.platform.parts[CollectorRegistry],
-                clock=clock,
+                clock=self.clock,
             )
         )
+        self.chores = Chores(_chores(self.platform), every=CHORES_SECONDS)
         self._running = AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,23 +142,30 @@ class Application:
     async def running(self) -> AsyncIterator["Application"]:
         """Migrates, starts what works in the background, and stops it in the end."""
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self.database.close)
+            ending = Ending(STOP_SECONDS)
+
+            def at_end(name: str, stop: Callable[[], Awaitable[object]]) -> None:
+                stack.push_async_callback(ending.end, name, stop)
+
+            at_end("database", self.database.close)
             await migrations.upgrade(self.database)
+            await installation.check_secret(self.settings, self.database)
             await self.database.start()
+            await self.clock.start()
+            at_end("clock", self.clock.stop)
+            at_end("keys", self.platform.parts[KeyRing].stop)
+            at_end("sessions", self.platform.parts[SessionBook].stop)
             await self._confirmer.start()
-            stack.push_async_callback(self._confirmer.stop)
+            at_end("confirmer", self._confirmer.stop)
             sender = Sender(self.platform.clock, allow_private=self.settings.webhooks_allow_private)
-            stack.push_async_callback(sender.close)
+            at_end("webhooks", sender.close)
             dispatcher = Dispatcher(self.database, self.platform.clock)
             reconciler = Reconciler(self.database, self.platform.parts[tiers.TierBook], self.platform.clock)
-            parts: list[Part] = [*self._workers(sender), dispatcher, self._router, self.links, reconciler]
+            parts: list[Part] = [*self._workers(sender), dispatcher, self._router, self.links, reconciler, self.chores]
             for part in parts:
                 await part.start()
-                stack.push_async_callback(part.stop)
-            stack.push_async_callback(_tend, self.platform)
-            stack.push_async_callback(self.end_streams)
-            tending = asyncio.create_task(_keep_tending(self.platform))
-            stack.callback(tending.cancel)
+                at_end(type(part).__name__.lower(), part.stop)
+            at_end("pages", self.end_streams)
             yield self
 
     async def end_streams(self) -> None:
@@ -207,9 +219,9 @@ def create_app(settings: Settings) -> Application:
     return Application(settings)
 
 
-def _platform(settings: Settings, database: Database, clock: Callable[[], float]) -> Platform:
-    keys = KeyRing(database, clock)
-    sessions = SessionBook(database, clock)
+def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> Platform:
+    keys = KeyRing(database, clock, grace=settings.database_grace_seconds)
+    sessions = SessionBook(database, clock, grace=settings.database_grace_seconds)
     book = tiers.load(settings.tiers_file)
 
     async def find_project(project_id: str) -> Project | None:
@@ -222,7 +234,9 @@ def _platform(settings: Settings, database: Database, clock: Callable[[], float]
     platform = Platform(
         settings=settings,
         database=database,
-        store=open_store(settings.storage_url, data_dir=settings.data_dir, secret=settings.signing_secret()),
+        store=open_store(
+            settings.storage_url, data_dir=settings.data_dir, secret=settings.signing_secret(), clock=clock
+        ),
         authenticate=keys.authenticate,
         authenticate_person=sessions.authenticate,
         find_project=find_project,
@@ -230,8 +244,10 @@ def _platform(settings: Settings, database: Database, clock: Callable[[], float]
         public_buckets=TokenBuckets(settings.public_requests_per_minute, clock),
         clock=clock,
     )
+    platform.parts[DatabaseClock] = clock
     platform.parts[KeyRing] = keys
     platform.parts[SessionBook] = sessions
+    platform.parts[Verdicts] = Verdicts(settings.signing_secret())
     platform.parts[SignIn] = SignIn(database, settings, clock)
     platform.parts[tiers.TierBook] = book
     platform.parts[Followers] = Followers(catalog=search.index)
@@ -251,6 +267,7 @@ def api() -> FastAPI:
         version=__version__,
         summary="Publish AI models into a public catalog without surrendering the weights.",
         responses=ERRORS,
+        dependencies=[Depends(valid_json)],
         redirect_slashes=False,  # it would know neither the path's project nor the platform's own URL
         servers=[
             {"url": "/", "description": "The key decides the project"},
@@ -276,6 +293,7 @@ def api() -> FastAPI:
         accounts_routes.router,
         audit_routes.router,
         confirming_routes.router,
+        given_up_routes.router,
         webhooks_routes.router,
         health.router,
         static_files.router,
@@ -298,24 +316,21 @@ def api() -> FastAPI:
     return built
 
 
-async def _keep_tending(platform: Platform) -> None:
-    while True:
-        await _tend(platform)
-        await asyncio.sleep(TEND_SECONDS)
+def _chores(platform: Platform) -> Iterator[Chore]:
+    """What is done now and then. A recall whose job was given up is taken up again."""
 
+    def writing(sweep: Callable[..., Awaitable[object]]) -> Callable[[], Awaitable[object]]:
+        async def run() -> None:
+            async with platform.database.write() as session:
+                await sweep(session, now=platform.now())
 
-async def _tend(platform: Platform) -> None:
-    """What is done now and then: expired uploads and sessions end, old deliveries go, uses of keys are written down.
+        return run
 
-    A recall whose job was given up is taken up again; words of models that were shared are learned.
-    """
-    try:
-        await platform.parts[KeyRing].note_use()
-        await closing.sweep(platform)
-        await search.learn(platform.database)
-        async with platform.database.write() as session:
-            await accounts_sessions.sweep(session, now=platform.now())
-            await webhooks.forget_old(session, now=platform.now())
-            await recalls.resume_overdue(session, now=platform.now())
-    except Exception as error:  # noqa: BLE001 - the next round may find the database back
-        log.warning("cannot tend to uploads, deliveries, recalls, words or the use of keys", error=str(error))
+    yield Chore("note the use of keys", platform.parts[KeyRing].note_use)
+    yield Chore("end uploads that have expired", functools.partial(closing.end_expired, platform))
+    yield Chore("collect garbage", functools.partial(closing.collect_garbage, platform))
+    yield Chore("learn the words of models", functools.partial(search.learn, platform.database))
+    yield Chore("end sessions that have expired", writing(accounts_sessions.sweep))
+    yield Chore("forget old deliveries", writing(webhooks.forget_old))
+    yield Chore("resume recalls", writing(recalls.resume_overdue))
+    yield Chore("forget jobs that were given up", writing(jobs.forget_given_up))

@@ -12,6 +12,7 @@ import contextlib
 import sqlite3
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
@@ -40,6 +41,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 
+from modelshare import private_files
+
 log = structlog.get_logger()
 Row = TypeVar("Row")
 Listener = Callable[[str], Awaitable[object] | None]
@@ -50,6 +53,10 @@ CHANNEL = "modelshare"
 CONFIRM_TOPIC = "confirm"
 """Told last of a transaction: whoever hears it has been told everything else. The subject is an audit entry's id."""
 _PENDING = "notifications"
+_CONNECT_SECONDS = 5.0
+"""A database that has not answered by then does not."""
+_PULSE_SECONDS = 10.0
+"""How often it is seen to that the connection that hears notifications lives."""
 _UNIX_EPOCH_DAY = 2_440_587.5
 """1970 as SQLite's julianday has it."""
 _MAPPED = f"mmap_size={2**31 - 2**16}"
@@ -85,7 +92,9 @@ class Database:
             self._reader = _sqlite_engine(self.url, "BEGIN", pool_size=4)
             self._writer = _sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
         else:
-            self._writer = create_async_engine(self.url, pool_size=8, max_overflow=8, pool_pre_ping=True)
+            self._writer = create_async_engine(
+                self.url, pool_size=8, max_overflow=8, pool_pre_ping=True, connect_args={"timeout": _CONNECT_SECONDS}
+            )
             # The same pool. At READ COMMITTED each statement of a read would see a state of its own.
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._read_session = async_sessionmaker(self._reader, expire_on_commit=False)
@@ -167,13 +176,13 @@ class Database:
         dsn = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
         while True:
             try:
-                connection = await asyncpg.connect(dsn)
+                connection = await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS)
                 try:
                     await self._hear(connection, ready)
                 finally:
                     connection.terminate()
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                log.warning("cannot listen to the database", error=str(error))
+                log.warning("cannot listen to the database", error=str(error) or type(error).__name__)
                 await asyncio.sleep(1)
 
     async def _hear(self, connection: asyncpg.Connection, ready: asyncio.Event) -> None:
@@ -185,7 +194,13 @@ class Database:
             self.drop_everything()
             self._dispatch(CONFIRM_TOPIC, "*")
         ready.set()
-        await lost.wait()
+        while not lost.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PULSE_SECONDS):
+                    await lost.wait()
+                    return
+            # A connection may be dead without a sign: then nothing would ever be heard on it.
+            await connection.execute("SELECT 1", timeout=_CONNECT_SECONDS)
 
     def _received(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         topic, _, subject = str(payload).partition(":")
@@ -279,6 +294,15 @@ class _SqliteConnection(sqlite3.Connection):
 def _sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
     connecting = {"timeout": 30, "factory": _SqliteConnection}
     engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=60, connect_args=connecting)
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def _keep_private(*_: object) -> None:
+        # SQLite makes the file readable by everybody, and gives the files beside it the same mode.
+        path = Path(url.database or "")
+        private_files.touch(path)
+        for beside in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            with contextlib.suppress(FileNotFoundError):
+                private_files.tighten(beside)
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connect(connection: Any, _record: object) -> None:

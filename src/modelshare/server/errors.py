@@ -7,6 +7,7 @@ ApiError
 ├── NotFound 404
 ├── Conflict 409
 ├── PayloadTooLarge 413
+├── UnsupportedEncoding 415
 ├── RateLimited 429
 ├── StorageFull 507
 └── Unavailable 503
@@ -30,6 +31,7 @@ from starlette.exceptions import HTTPException
 from modelshare.wire.base import SLUG_PATTERN
 from modelshare.wire.endpoints import VERSION_CHOICE_PATTERN
 from modelshare.wire.errors import ErrorCode, ErrorType
+from modelshare.wire.json_text import flaw
 from modelshare.wire.models import MODEL_NAME_PATTERN, SEMVER_PATTERN
 from modelshare.wire.usage import ACTION_PATTERN
 
@@ -113,6 +115,14 @@ class PayloadTooLarge(ApiError):
     type = ErrorType.INVALID_REQUEST
 
 
+class UnsupportedEncoding(ApiError):
+    status = 415
+    type = ErrorType.INVALID_REQUEST
+
+    def headers(self) -> dict[str, str]:
+        return {"Accept-Encoding": "identity"}
+
+
 class RateLimited(ApiError):
     status = 429
     type = ErrorType.RATE_LIMIT
@@ -178,13 +188,37 @@ _FITTING: Mapping[str, str] = {
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
-    return await _respond(request, refusal_of(error.errors()[0]))
+    problem = error.errors()[0]
+    if problem["type"] == "json_invalid":
+        return await _respond(request, InvalidRequest(await _flaw(request) or "The body is not valid JSON."))
+    return await _respond(request, refusal_of(problem))
+
+
+async def valid_json(request: Request) -> None:
+    """A dependency of every route: 400 for a body that is only nearly JSON, as some parsers take it."""
+    if (words := await _flaw(request)) is not None:
+        raise InvalidRequest(words)
+
+
+def check_encoding(value: bytes) -> None:
+    """415 for a request whose `Content-Encoding` this is, unless it says that there is none."""
+    if value and value.lower() != b"identity":
+        raise UnsupportedEncoding(
+            f"The body's encoding is `{value.decode('latin-1')}`; only plain ones are taken. Send it uncompressed."
+        )
+
+
+async def _flaw(request: Request) -> str | None:
+    """What is wrong with the request's body, where that is to be JSON; which was read before."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        return None
+    body = await request.body()
+    return flaw(body) if body else None
 
 
 def refusal_of(problem: Mapping[str, Any]) -> InvalidRequest:
     """What pydantic finds wrong, in words."""
-    if problem["type"] == "json_invalid":
-        return InvalidRequest("The body is not valid JSON. Send a JSON object with Content-Type: application/json.")
     where = ".".join(str(part) for part in problem["loc"] if part not in {"body", "query", "path"})
     fitting = _FITTING.get(problem.get("ctx", {}).get("pattern", ""))
     message = f"Use {fitting}" if fitting else problem["msg"].removeprefix("Value error, ").removesuffix(".")
@@ -205,6 +239,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
         message = f"There is no route {request.method} {request.url.path}. See /docs for the ones there are."
     elif error.status_code == 405:  # noqa: PLR2004 - the status itself
         message = f"{request.method} is not possible on {request.url.path}. See /docs for what is."
+    elif error.status_code == 400:  # noqa: PLR2004 - the status itself
+        message = await _flaw(request) or message
     elif error.status_code == 413:  # noqa: PLR2004 - the status itself
         message = "The request's body is longer than this route takes. Split what it asks for into several requests."
     type_ = _TYPES.get(error.status_code, ErrorType.INVALID_REQUEST)

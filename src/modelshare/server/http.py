@@ -7,7 +7,6 @@ key would be needed to learn.
 import base64
 import binascii
 import json
-import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -18,11 +17,13 @@ from fastapi import Depends, Query, Request, Response
 from fastapi.routing import APIRoute
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from modelshare.server import reached
 from modelshare.server.addresses import counted_as, forwarded
 from modelshare.server.db import Database
 from modelshare.server.errors import ApiError, InvalidRequest, NotFound, PermissionDenied, RateLimited, Unauthenticated
 from modelshare.server.ids import parse_uuid
 from modelshare.server.openapi import KEYED
+from modelshare.server.proven import proven
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.settings import Settings
 from modelshare.server.storage.base import BlobStore
@@ -116,7 +117,8 @@ class Platform:
     find_project: FindProject
     record_refusal: RecordRefusal
     public_buckets: TokenBuckets
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float]
+    """Unix seconds, the same for all processes: see clock.py."""
     parts: dict[type, Any] = field(default_factory=dict)
     """What single domains keep while the process runs (links, snapshots), by type."""
 
@@ -161,11 +163,14 @@ async def authenticate(request: Request) -> Caller:
     platform = get_platform(request)
     named: str | None = request.scope.get("project_id")
     if named is not None and (token := session_token(request, platform.settings)):
-        return await platform.authenticate_person(token, named)
+        person = await platform.authenticate_person(token, named)
+        proven(request.scope)
+        return person
     secret = bearer(request.headers.get("authorization"))
     caller = await platform.authenticate(secret, client_address(request)) if secret else None
     if caller is None:
         raise Unauthenticated
+    proven(request.scope)
     if named is None or named == caller.project_id:
         return caller
     project = await platform.find_project(named) if caller.is_platform else None
@@ -210,8 +215,9 @@ def check_same_origin(request: Request, settings: Settings) -> None:
     own = own_url(request, settings)
     if not is_same_origin(site=headers.get("sec-fetch-site"), origin=headers.get("origin"), own_url=own):
         raise PermissionDenied(
-            "This request comes from another site. Reload the page and try again, or send a key: `Authorization: "
-            "Bearer …`."
+            f"This request comes from another site than {own}. Reload the page there and try again, or send a key: "
+            "`Authorization: Bearer …`. Where people reach the platform by another address, its operator sets "
+            "`public_url`."
         )
 
 
@@ -225,7 +231,7 @@ def is_same_origin(*, site: str | None, origin: str | None, own_url: str) -> boo
 
 def own_url(request: Request, settings: Settings) -> str:
     """How the client reaches the platform, without a slash at the end."""
-    return (settings.public_url or f"{request.url.scheme}://{request.url.netloc}").rstrip("/")
+    return (settings.public_url or reached.url_of(request)).rstrip("/")
 
 
 def base_url(request: Request) -> str:

@@ -9,11 +9,6 @@ import uuid
 PROJECT_ID = re.compile(r"proj_[0-9a-f]{12}")
 
 
-def earliest_id(seconds: float) -> uuid.UUID:
-    """What sorts before every id that was made within the last `seconds`."""
-    return uuid.UUID(int=(time.time_ns() // 1_000_000 - int(seconds * 1000)) << 80)
-
-
 def new_id() -> uuid.UUID:
     """A UUID version 7 (RFC 9562 section 5.7), so ids sort by creation.
 

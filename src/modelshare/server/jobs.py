@@ -3,6 +3,7 @@
 A job is enqueued in the transaction of the change that wants it. A worker takes a lease (a token and an expiry), works
 outside any transaction, and finishes guarded by the token: a worker that was too slow, or was thought dead, changes
 nothing. A killed process's jobs are taken up again when their lease runs out, and at once when the process starts anew.
+A job whose last attempt failed leaves a row that says why, for the platform's operator.
 """
 
 import asyncio
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import structlog
-from sqlalchemy import ColumnElement, Index, UniqueConstraint, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Index, UniqueConstraint, delete, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
+from modelshare.server import outages
 from modelshare.server.db import Database, Table, locked, notify, unclaimed, upsert
 from modelshare.server.ids import new_id
 
@@ -28,6 +30,10 @@ LEASE_SECONDS = 30
 POLL_SECONDS = 5.0
 """How often a worker looks without having been told, and without knowing of a job that becomes due."""
 MAX_ATTEMPTS = 5
+KEPT_SECONDS = 30 * 24 * 3600
+"""How long it can be seen that a job was given up."""
+_LONGEST_ERROR = 500
+"""Characters."""
 _REST_SECONDS = 0.5
 """Between tries to reach a database that is away."""
 
@@ -46,6 +52,21 @@ class JobRow(Table):
     lease_token: Mapped[uuid.UUID | None]
     lease_until: Mapped[int | None]
     lease_holder: Mapped[str | None]
+
+
+class GivenUpRow(Table):
+    """A job whose last attempt failed: until it is done after all, and at most for `KEPT_SECONDS`."""
+
+    __tablename__ = "given_up_jobs"
+    __table_args__ = (UniqueConstraint("kind", "subject"), Index("ix_given_up_jobs_given_up_at", "given_up_at"))
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    kind: Mapped[str]
+    subject: Mapped[str]
+    attempts: Mapped[int]
+    error: Mapped[str]
+    """Of the last attempt, for the operator alone."""
+    given_up_at: Mapped[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +174,29 @@ async def queues(session: AsyncSession) -> list[Queue]:
     return [Queue(*row) for row in rows]
 
 
+async def given_up(session: AsyncSession, limit: int, after: tuple[int, uuid.UUID] | None = None) -> list[GivenUpRow]:
+    """The jobs that were given up, the latest first; `after`: the last one that was seen."""
+    order = GivenUpRow.given_up_at, GivenUpRow.id
+    statement = select(GivenUpRow).order_by(*(column.desc() for column in order)).limit(limit)
+    if after is not None:
+        statement = statement.where(tuple_(*order) < after)
+    return list(await session.scalars(statement))
+
+
+async def try_again(session: AsyncSession, given_up_id: uuid.UUID, *, now: int) -> GivenUpRow | None:
+    """Asks for a job that was given up once more; None where there is no such one, or it was done since."""
+    row = await session.get(GivenUpRow, given_up_id)
+    if row is not None:
+        await ensure(session, row.kind, [row.subject], now=now, hurry=True)  # first, as whoever gives one up
+        await session.execute(delete(GivenUpRow).where(GivenUpRow.id == row.id))
+    return row
+
+
+async def forget_given_up(session: AsyncSession, *, now: int) -> None:
+    """Those that were given up long ago."""
+    await session.execute(delete(GivenUpRow).where(GivenUpRow.given_up_at < now - KEPT_SECONDS))
+
+
 class Worker:
     """Runs the jobs of one process, `parallel` at a time."""
 
@@ -203,7 +247,7 @@ class Worker:
                 await self._work(*taken)
                 self._wake.set()  # it may have left a job for later, and whoever waits does not know of its time
             except Exception as error:  # noqa: BLE001 - a worker outlives a database that is away for a while
-                log.warning("cannot take or finish a job", error=str(error))
+                outages.report("cannot take or finish a job", error)
                 await asyncio.sleep(_REST_SECONDS)
 
     async def _next(self) -> tuple[str, Lease]:
@@ -251,11 +295,11 @@ class Worker:
         except Exception as error:
             log.warning("job failed", kind=kind, subject=lease.subject, last=lease.last, exc_info=error)
             if lease.last:
-                await self._finish(lease)
+                await self._give_up(kind, lease, error)
             else:
                 await self._give_back(lease, attempts=lease.attempt, after=2**lease.attempt)
         else:
-            await self._finish(lease)
+            await self._finish(kind, lease)
         finally:
             renewing.cancel()
 
@@ -278,14 +322,33 @@ class Worker:
             lease_holder=None,
         )
 
-    async def _finish(self, lease: Lease) -> None:
+    async def _finish(self, kind: str, lease: Lease) -> None:
+        done = GivenUpRow.kind == kind, GivenUpRow.subject == lease.subject
         async with self._database.write() as session:
             await finish(session, lease)
+            await session.execute(delete(GivenUpRow).where(*done))
+
+    async def _give_up(self, kind: str, lease: Lease, error: Exception) -> None:
+        """Ends the job and keeps why, unless the lease is another's by now."""
+        why = {"attempts": lease.attempt, "error": _in_a_line(error), "given_up_at": int(self._clock())}
+        async with self._database.write() as session:
+            if not await holds(session, lease):
+                return
+            await finish(session, lease)
+            statement = upsert(session, GivenUpRow).values(id=new_id(), kind=kind, subject=lease.subject, **why)
+            await session.execute(statement.on_conflict_do_update(index_elements=["kind", "subject"], set_=why))
 
     async def _update(self, lease: Lease, **values: Any) -> None:
         """Changes nothing when the lease is another's by now."""
         async with self._database.write() as session:
             await session.execute(update(JobRow).where(*_held(lease)).values(**values))
+
+
+def _in_a_line(error: Exception) -> str:
+    """What a database says of its driver's error, without the statement and its values."""
+    said = getattr(error, "orig", None) or error
+    words = f"{type(error).__name__}: {said}"
+    return "".join(each if each.isprintable() else " " for each in words[:_LONGEST_ERROR])
 
 
 def _held(lease: Lease) -> tuple[ColumnElement[bool], ...]:

@@ -1,5 +1,6 @@
 """What stands before every request for the API and the pages."""
 
+import sys
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
@@ -10,8 +11,7 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from modelshare.server.bodies import discard
-
+from modelshare.server.errors import UnsupportedEncoding, check_encoding
 
 class RequestId:
     """Gives every answer an `X-Request-Id` to quote when something went wrong; log lines of the request carry it."""
@@ -59,7 +59,7 @@ class Head:
 
 
 class BodyLimit:
-    """413 where more than `most` bytes of a body have come, whoever reads it.
+    """413 where a body has, or says that it has, more than `most` bytes, and 415 where it is encoded, whoever reads it.
 
     FastAPI's own `max_body_size` answers with plain text, which is no error of the API and no page.
     """
@@ -72,14 +72,21 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         taken = 0
+        headers = dict(scope.get("headers", ()))
 
         async def counted() -> Message:
             nonlocal taken
+            try:
+                check_encoding(headers.get(b"content-encoding", b""))
+            except UnsupportedEncoding as error:  # FastAPI takes no other exceptions from here
+                raise HTTPException(error.status, error.message, error.headers()) from error
+            most = sys.maxsize if scope.get("endpoint") in self._unlimited else self._most
+            announced = headers.get(b"content-length", b"")
+            if announced.isdigit() and int(announced) > most:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             message = await receive()
             taken += len(message.get("body", b""))
-            if taken > self._most and scope.get("endpoint") not in self._unlimited:
-                if message.get("more_body", False):
-                    await discard(receive)
+            if taken > most:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             return message
 

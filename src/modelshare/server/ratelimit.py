@@ -58,3 +58,11 @@ class TokenBuckets:
         else:
             self._buckets.move_to_end(subject)
         return bucket.take(1, now)
+
+    def used(self, subject: str) -> float:
+        """How much of what it may take the subject has taken of late."""
+        bucket = self._buckets.get(subject)
+        if bucket is None:
+            return 0
+        bucket.refill(self._clock())
+        return self._capacity - bucket.level

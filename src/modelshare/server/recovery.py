@@ -1,8 +1,10 @@
-"""`modelshare admin reset-password`: the operator's way in for somebody who forgot the password."""
+"""What `modelshare admin` does on the server's machine: ways back in for the operator."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-from modelshare.server import migrations
+from modelshare.server import installation, migrations
 from modelshare.server.accounts import passwords, people
 from modelshare.server.db import Database
 from modelshare.server.settings import Settings, SettingsError
@@ -11,13 +13,26 @@ from modelshare.server.settings import Settings, SettingsError
 async def reset_password(settings: Settings, email: str, password: str, *, now: int) -> None:
     """Sets the password and signs the person out everywhere. ApiError says what is wrong with either."""
     people.check_new_password(password, email)
+    async with _existing(settings) as database:
+        password_hash = await passwords.hash_password(password)
+        async with database.write() as session:
+            await people.reset_password(session, email, password_hash, now=now)
+
+
+async def replace_secret(settings: Settings) -> None:
+    """Has the database be used with the secret of these settings, made where it is lost. Nobody may use it now."""
+    async with _existing(settings) as database:
+        await installation.replace_secret(settings, database)
+
+
+@asynccontextmanager
+async def _existing(settings: Settings) -> AsyncIterator[Database]:
+    """The database, at the newest schema. SettingsError where there is none."""
     database = Database(settings.database)
     try:
         if database.is_sqlite and not Path(database.url.database or "").exists():
             raise SettingsError(f"There is no database in {settings.data_dir}. Name the server's folder: --data-dir.")
         await migrations.upgrade(database)
-        password_hash = await passwords.hash_password(password)
-        async with database.write() as session:
-            await people.reset_password(session, email, password_hash, now=now)
+        yield database
     finally:
         await database.close()

@@ -1,24 +1,27 @@
 """Settings: one frozen object, read once from `modelshare.toml`, then `MODELSHARE_*`, then the command line.
 
 A setting `a_b` is `MODELSHARE_A_B` in the environment, `a_b = …` or `[a] b = …` in the file. `MODELSHARE_A_B_FILE`
-names a file that holds the value, for secrets. An empty variable counts as none.
+names a file that holds the value, for secrets. An empty variable counts as none, but for the secret.
 """
 
-import os
-import secrets
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
+from modelshare.server import secret
 from modelshare.wire.link import MAX_REQUEST_BODY
 
 GIB = 1 << 30
 PREFIX = "MODELSHARE_"
-_NOT_SETTINGS = frozenset({"MODELSHARE_URL", "MODELSHARE_API_KEY", "MODELSHARE_CONFIG", "MODELSHARE_JOIN_KEY"})
+_NOT_SETTINGS = frozenset(
+    f"MODELSHARE_{name}" for name in ("URL", "API_KEY", "CONFIG", "JOIN_KEY", "JOIN_KEY_FILE", "ENGINE_ENV")
+)
 """What client and agent read; the server shares their prefix."""
+_NEVER_EMPTY = "MODELSHARE_SECRET"
+"""An empty one is what is left of a secret that could not be found."""
 
 
 _DRIVERS = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
@@ -36,11 +39,13 @@ class Settings(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     public_url: str | None = None
-    """How clients reach the platform, such as https://models.example.org; None takes each request's own address."""
+    """How clients reach the platform, such as https://models.example.org; None: by an address of this machine."""
     process_url: str | None = None
     """How the other processes behind one load balancer reach this one; None takes host and port."""
     database_url: str | None = None
     """`postgresql://user:password@host/name`; None is SQLite in the data folder."""
+    database_grace_seconds: int = Field(default=30, ge=0, le=3600)
+    """How long keys, sessions and endpoints already known go on while the database cannot be asked."""
     storage_url: str | None = None
     """`s3://bucket/prefix?endpoint=…`; None is a folder in the data folder."""
     secret: SecretStr | None = None
@@ -72,11 +77,32 @@ class Settings(BaseModel):
     public_requests_per_minute: int = Field(default=1200, ge=1)
     """Per address, on routes that need no key."""
     inference_max_body_bytes: int = Field(default=MAX_REQUEST_BODY, ge=1, le=MAX_REQUEST_BODY)
+    uploads_open_per_project: int = Field(default=100, ge=1)
+    """Most uploads that a project may have open at once."""
+    agents_per_join_key: int = Field(default=100, ge=1)
+    """Most agents that may be there at once by one join key."""
+    agents_per_project: int = Field(default=1000, ge=1)
+    """Most agents that a project may have at once."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses whose X-Forwarded-For is believed."""
     webhooks_allow_private: bool = False
     """On: webhooks may use http and reach private addresses, this machine's included."""
     log_format: Literal["text", "json"] = "text"
+
+    connections_total: int | None = Field(default=None, ge=16)
+    """Most connections at once; None takes three quarters of the files that the operating system allows a process."""
+    connections_per_address: int = Field(default=128, ge=1)
+    """Of strangers (who showed no key, session or signed link), while the platform waits for them."""
+    connections_head_seconds: float = Field(default=10.0, gt=0)
+    """In which a request's headers have to be there."""
+    connections_idle_seconds: float = Field(default=75.0, gt=0)
+    """How long a connection is kept after an answer."""
+    connections_stalled_seconds: float = Field(default=30.0, gt=0)
+    """In which something of a request's body has to come, and something of an answer to be taken."""
+    connections_stop_seconds: float = Field(default=10.0, ge=0)
+    """How long answers that are under way may go on when the process is to stop."""
+    cors_origins: tuple[str, ...] = ()
+    """Where pages of others may call the platform from, such as https://app.example.org; `*` is everywhere."""
 
     @field_validator("database_url")
     @classmethod
@@ -84,6 +110,13 @@ class Settings(BaseModel):
         if url is not None and url.partition("://")[0] not in _DRIVERS:
             raise ValueError("use postgresql://user:password@host/name, or leave it out for SQLite")
         return url
+
+    @field_validator("secret")
+    @classmethod
+    def _no_guessable_secret(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None:
+            secret.check(given.get_secret_value().encode())
+        return given
 
     @property
     def address(self) -> str:
@@ -99,18 +132,26 @@ class Settings(BaseModel):
         return f"{_DRIVERS[scheme]}://{rest}"
 
     def signing_secret(self) -> bytes:
-        """The secret, or the one in the data folder, made on first use."""
+        """The secret, or the one in the data folder, made on first use. SettingsError where it will not do."""
         if self.secret is not None:
-            return self.secret.get_secret_value().encode()
-        path = self.data_dir / "secret.key"
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+            return self.secret.get_secret_value().encode(errors="surrogateescape")
+        file = secret.path(self.data_dir)
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return path.read_bytes()
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_hex(32).encode())
-        return path.read_bytes()
+            return secret.of_folder(self.data_dir)
+        except ValueError as error:
+            raise SettingsError(
+                f"{file} holds no secret that will do: {error}. Put the platform's own back from a backup, or, if it "
+                "is lost, delete the file and use `modelshare admin replace-secret`."
+            ) from error
+        except OSError as error:
+            raise SettingsError(
+                f"{file} cannot be made or read: {error.strerror}. Choose another `data_dir`, or set `secret`."
+            ) from error
+
+    def with_secret(self) -> Self:
+        """The same with the secret in it, so that a process goes by one and the same while it runs. SettingsError."""
+        own = self.signing_secret().decode(errors="surrogateescape")
+        return self.model_copy(update={"secret": SecretStr(own)})
 
 
 def load(environ: Mapping[str, str], file: Path | None = None, **given: Any) -> Settings:
@@ -154,7 +195,7 @@ def _from_file(file: Path | None) -> dict[str, Any]:
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for variable, value in environ.items():
-        if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS or not value:
+        if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS or (not value and variable != _NEVER_EMPTY):
             continue
         name = variable.removeprefix(PREFIX).lower()
         if name not in Settings.model_fields and name.endswith("_file"):
@@ -162,7 +203,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             if environ.get(variable.removesuffix("_FILE")):
                 raise SettingsError(f"Set {variable.removesuffix('_FILE')} or {variable}, not both.")
             value = _content(variable, value)  # noqa: PLW2901 - what the variable means
-        values[name] = _addresses(value) if name == "trusted_proxies" else value
+        values[name] = _list(value) if name in {"trusted_proxies", "cors_origins"} else value
     return values
 
 
@@ -175,5 +216,5 @@ def _content(variable: str, path: str) -> str:
         raise SettingsError(f"{variable} names {path}, which is no text in UTF-8.") from error
 
 
-def _addresses(value: str) -> tuple[str, ...]:
+def _list(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())

@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 from asyncpg import PostgresError
 from sqlalchemy.exc import DBAPIError
 
+from modelshare.server import installation
 from modelshare.server.app import Application, create_app
+from modelshare.server.db import Database
 from modelshare.server.settings import Settings, SettingsError
 from modelshare.server.storage.base import StorageSettingError
 
@@ -18,18 +20,37 @@ async def started(settings: Settings) -> AsyncIterator[Application]:
     """The platform while it runs. SettingsError when its folder is in use, or its database or storage is not there."""
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_sole_user(settings))
+        async with opened(settings) as database:
+            await installation.require_secret(settings, database)
         try:
             application = create_app(settings)
         except StorageSettingError as error:
             raise SettingsError(f"The setting `storage_url` is wrong: {error}") from error
-        try:
+        with _database_errors(application.database):
             await stack.enter_async_context(application.running())
-        except (OSError, DBAPIError, PostgresError) as error:
-            where = application.database.url.render_as_string(hide_password=True)
-            raise SettingsError(
-                f"The database {where} cannot be used ({_brief(error)}). Start it, or set `database_url` to another."
-            ) from error
         yield application
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Database]:
+    """The database by itself. SettingsError when it is not there."""
+    database = Database(settings.database)
+    try:
+        with _database_errors(database):
+            yield database
+    finally:
+        await database.close()
+
+
+@contextlib.contextmanager
+def _database_errors(database: Database) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, DBAPIError, PostgresError) as error:
+        where = database.url.render_as_string(hide_password=True)
+        raise SettingsError(
+            f"The database {where} cannot be used ({_brief(error)}). Start it, or set `database_url` to another."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,12 +1,16 @@
 """Join keys, agents, deployments and grants."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from modelshare.wire.base import Request, Response, Seconds, UnixSeconds
 from modelshare.wire.keys import Name
+from modelshare.wire.text import PLAIN
+
+_Word = Annotated[str, Field(max_length=200, pattern=PLAIN)]
+_Bytes = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class AgentState(StrEnum):
@@ -55,12 +59,12 @@ class JoinKeyWithValue(JoinKey):
 class Capabilities(Request):
     """What a machine can run, as the agent found it."""
 
-    engines: list[str] = Field(default_factory=list)
-    accelerator: str = "cpu"
-    memory_bytes: int | None = None
-    disk_free_bytes: int | None = None
-    platform: str = ""
-    agent_version: str = ""
+    engines: Annotated[list[_Word], Field(max_length=50)] = Field(default_factory=list)
+    accelerator: _Word = "cpu"
+    memory_bytes: _Bytes | None = None
+    disk_free_bytes: _Bytes | None = None
+    platform: _Word = ""
+    agent_version: _Word = ""
 
 
 class Enroll(Request):
@@ -73,6 +77,8 @@ class Enrolled(Response):
     agent_id: str
     token: str
     """`msa_...`, the agent's own credential, shown this once."""
+    verdict_key: str = ""
+    """What the server signs with that the agent is no longer part of the fleet, in hexadecimal digits."""
 
 
 class DeploymentReport(Response):

@@ -11,8 +11,12 @@ from typing import Annotated, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from modelshare.wire.json_text import flaw
+
 MAX_CHOICES: Final = 128
 """Of `n`, as OpenAI's API has it."""
+EMBEDDED_TOGETHER: Final = 8
+"""Texts to embed that are as much work as one sequence, and go to an engine as one: each is computed in one step."""
 MAX_TOKENS: Final = 1 << 24
 """Of one answer: more than any model's context holds."""
 _MOST_TOGETHER: Final = (1 << 31) - 1
@@ -54,6 +58,11 @@ class InferenceRequest(msgspec.Struct, frozen=True):
         """What the engine works on: each prompt as often as it is answered."""
         return self.prompts * self.choices
 
+    @property
+    def turns(self) -> int:
+        """How often it is the request's turn in an engine: once a sequence, or a few texts to embed."""
+        return self.sequences if self.generates else -(-self.prompts // EMBEDDED_TOGETHER)
+
 
 class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
@@ -77,6 +86,8 @@ _decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 def read(route: str, body: bytes) -> InferenceRequest:
     """Reads a request's body. Raises BadInferenceRequest, with words for the client."""
     fields = decoded(_decode, body)
+    if not body.isascii():
+        decoded(bytes.decode, body)  # fields that are passed by unread as well
     name: Literal["prompt", "input"] = "input" if route == "embeddings" else "prompt"
     prompts = 1 if route == "chat/completions" else decoded(lambda value: _count(value, name), getattr(fields, name))
     limits = [limit for limit in (fields.max_tokens, fields.max_completion_tokens) if limit is not None]
@@ -114,7 +125,7 @@ def decoded(decode: Callable[[bytes], _Fields], body: bytes) -> _Fields:
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInferenceRequest(f"The request's body must be a JSON object: {error}.") from error
+        raise BadInferenceRequest(flaw(body) or f"The request's body must be a JSON object: {error}.") from error
     except RecursionError as error:
         raise BadInferenceRequest("The request's body is nested too deeply.") from error
 

@@ -1,9 +1,13 @@
 """Frames of the link: the one WebSocket that an agent opens outwards to the server (`GET /v1/agent/link`).
 
-Every WebSocket message is one MessagePack-encoded frame, a tagged array (`[tag, field, ...]`). A request is a stream
-of its own, named by `stream`, an integer the server chooses, unique on the link. The agent may send at most as many
-body bytes on a stream as it was given credit for (`Request.credit`, then `Credit.bytes`); the other direction needs
-none, since request bodies are bounded by `MAX_REQUEST_BODY`.
+Every WebSocket message is one MessagePack-encoded frame, a tagged array (`[tag, field, ...]`). Every field has its
+bounds in its type, and both sides check them when they decode. A frame outside them, or out of turn, ends the link
+with `CloseCode.PROTOCOL`.
+
+A request is a stream of its own, named by `stream`, an integer the server chooses, unique on the link. It is answered
+by one `Answer`, or by one `Head`, any number of `Chunk`s and one `End`. The agent may send at most as many body bytes
+on a stream as it was given credit for (`Request.credit`, then `Credit.bytes`); what else a stream can carry comes once
+and is bounded. The other direction needs no credit, since request bodies are bounded by `MAX_REQUEST_BODY`.
 
 The server forgets what a link's end made uncertain: on a new link every deployment counts as `waiting` until the agent
 reports it, so it reports each one's present phase when the first `Desired` arrives.
@@ -12,10 +16,15 @@ A link lives while frames come: each side sends `Ping` after `HEARTBEAT_SECONDS`
 `DEAD_AFTER_SECONDS` without any frame.
 """
 
+from collections.abc import Callable
 from enum import IntEnum
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta
+
+from modelshare.wire.agents import Phase
+from modelshare.wire.text import PLAIN, PLAIN_PATH, plain
 
 PROTOCOL: Final = 1
 LINK_PATH: Final = "/v1/agent/link"
@@ -23,30 +32,79 @@ HEARTBEAT_SECONDS: Final = 5.0
 DEAD_AFTER_SECONDS: Final = 15.0
 MAX_FRAME: Final = 1 << 20
 """Bytes of one encoded frame; longer bodies travel as several `Body` or `Chunk` frames."""
+MAX_DESIRED: Final = 16 << 20
+"""Bytes of an encoded `Desired`, the one frame that may be longer: it names every file of every deployment."""
 BODY_SLICE: Final = 256 << 10
 MAX_REQUEST_BODY: Final = 32 << 20
 INITIAL_CREDIT: Final = 1 << 20
-"""Bytes an agent may send on a fresh stream before it waits for `Credit`."""
+"""Bytes an agent may send on a fresh stream before it waits for `Credit`; fewer where many streams are open."""
+MAX_STREAMS: Final = 4096
+"""Requests under way on one link."""
+MAX_DEPLOYMENTS: Final = 10_000
+MAX_TEXT: Final = 500
+"""Characters of a text for people."""
+MAX_NAME: Final = 200
+MAX_FIGURE: Final = 2**53
+"""JSON readers lose digits beyond it (RFC 7493 section 2.2)."""
+MAX_TOKENS: Final = 2**31 - 1
+MAX_SECONDS: Final = 7 * 24 * 3600.0
+_MAX_REASON_BYTES: Final = 123
+"""A close frame holds 125 bytes (RFC 6455 section 5.5), two of which are the code."""
+_OK: Final = 200
+_LOWEST_ERROR: Final = 400
+
+Text = Annotated[str, Meta(max_length=MAX_TEXT, pattern=PLAIN)]
+"""A sentence for people; `modelshare.wire.text.plain` makes one."""
+Name = Annotated[str, Meta(max_length=MAX_NAME, pattern=PLAIN)]
+Id = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{1,64}\Z")]
+"""Opaque to the other side."""
+Figure = Annotated[int, Meta(ge=0, le=MAX_FIGURE)]
+Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
+Version = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Credited = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
+Status = Annotated[int, Meta(ge=200, le=599)]
+"""200, or an error's: nothing else answers an inference request, and some forbid the body that follows."""
+ContentType = Annotated[
+    str, Meta(max_length=100, pattern=r"^[0-9A-Za-z][0-9A-Za-z.+_-]*/[0-9A-Za-z][0-9A-Za-z.+_-]*(;[ -:<-~]+)*\Z")
+]
+"""A media type (RFC 9110 section 8.3.1), of printable ASCII characters."""
+Route = Annotated[str, Meta(pattern=r"^[a-z][a-z_/-]{0,39}\Z")]
+"""`chat/completions`, `completions` or `embeddings`. Others are left unused, so that one side may know more of them."""
+Slice = Annotated[bytes, Meta(max_length=MAX_FRAME)]
+Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Path = Annotated[str, Meta(max_length=1024, pattern=PLAIN_PATH)]
+"""Relative, and within the model's folder."""
+VerdictKey = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{64})?\Z")]
+
+
+def close_reason(text: str) -> str:
+    """As much of the text as a WebSocket's close frame holds."""
+    return plain(text, MAX_TEXT).encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
 
 
 class CloseCode(IntEnum):
-    """Why the server ended a link; its reason says it in words. RFC 6455 leaves 4000-4999 to applications.
+    """Why a link ended; its reason says it in words. RFC 6455 leaves 4000-4999 to applications.
 
-    A credential that is unknown gets no link at all: the handshake is answered with 403.
+    A credential that is unknown gets no link at all: the handshake is answered with 403. None of this is final by
+    itself, since proxies and strangers can say it too: what is, the server signs (`modelshare.wire.verdict`).
     """
 
     GOING_AWAY = 1001
     """The server restarts: link again."""
+    TRY_AGAIN = 1013
+    """The server cannot look the agent up now, where it could not answer the handshake with 503: link again."""
     PROTOCOL = 4400
-    """The agent broke the rules of this file, or speaks another version of them: update it."""
+    """The other side broke the rules of this file, or speaks another version of them: update the older one."""
     SUSPENDED = 4403
     """Try again later; it may be resumed."""
     SILENT = 4408
     """No frame for `DEAD_AFTER_SECONDS`: link again."""
     REPLACED = 4409
-    """A newer link of the same agent took over: another process runs with its credential."""
+    """A newer link of the same agent took over: its own, or one of another process with its credential."""
     REMOVED = 4410
-    """The agent is no longer part of the fleet: delete what it holds and end."""
+    """The agent is no longer part of the fleet: ask for the verdict, then delete what it holds and end."""
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
@@ -54,26 +112,26 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
 
 
 class DeploymentFile(msgspec.Struct, frozen=True):
-    path: str
-    size: int
-    sha256: str
+    path: Path
+    size: Figure
+    sha256: Sha256
 
 
 class Wanted(msgspec.Struct, frozen=True):
     """One deployment the agent is to hold: a model version, served under `served_name`."""
 
-    deployment_id: str
-    manifest_digest: str
-    served_name: str
+    deployment_id: Id
+    manifest_digest: Digest
+    served_name: Name
     """The public `model` name in requests and answers: `{project_slug}/{model_name}`."""
-    version: str
-    format: str
-    architecture: str | None
-    task: str
-    context_length: int | None
-    parameters: int | None
-    files: list[DeploymentFile]
-    max_concurrent: int
+    version: Name
+    format: Name
+    architecture: Name | None
+    task: Name
+    context_length: Figure | None
+    parameters: Figure | None
+    files: Annotated[list[DeploymentFile], Meta(max_length=10_000)]
+    max_concurrent: Figure
     """Requests at once that the tiers behind this deployment may send."""
 
 
@@ -83,48 +141,51 @@ class Wanted(msgspec.Struct, frozen=True):
 class Hello(Frame, frozen=True, tag="hello"):
     """First frame of the agent."""
 
-    protocol: int
-    agent_version: str
-    engines: list[str]
-    accelerator: str
-    memory_bytes: int
-    disk_free_bytes: int
+    protocol: Version
+    agent_version: Name
+    engines: Annotated[list[Name], Meta(max_length=50)]
+    accelerator: Name
+    memory_bytes: Figure
+    disk_free_bytes: Figure
 
 
 class Report(Frame, frozen=True, tag="report"):
     """Progress of one deployment; sent on every change of phase and at most twice a second while bytes flow."""
 
-    deployment_id: str
-    phase: str
-    bytes_done: int
-    bytes_total: int
-    reason: str | None = None
-    routes: list[str] = []
-    """When ready: which of `chat/completions`, `completions`, `embeddings` the engine serves."""
+    deployment_id: Id
+    phase: Phase
+    bytes_done: Figure
+    bytes_total: Figure
+    reason: Text | None = None
+    routes: Annotated[list[Route], Meta(max_length=20)] = []
+    """When ready: those that the engine serves."""
 
 
 class Head(Frame, frozen=True, tag="head"):
-    """Status and headers of an answer; always before its chunks."""
+    """Status and headers of an answer; once, before its chunks."""
 
-    stream: int
-    status: int
-    content_type: str
+    stream: Figure
+    status: Status
+    content_type: ContentType
+
+    def __post_init__(self) -> None:
+        _check_status(self.status)
 
 
 class Chunk(Frame, frozen=True, tag="chunk"):
     """Part of an answer's body."""
 
-    stream: int
-    data: bytes
+    stream: Figure
+    data: Annotated[bytes, Meta(min_length=1, max_length=MAX_FRAME)]
 
 
 class End(Frame, frozen=True, tag="end"):
     """The answer is whole, or it broke off (`error` says why, for people). Token counts are the engine's own."""
 
-    stream: int
-    error: str | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    stream: Figure
+    error: Text | None = None
+    prompt_tokens: Tokens = 0
+    completion_tokens: Tokens = 0
     estimated: bool = False
     """The engine gave no usable count: these are the agent's estimate."""
     status: Annotated[int, msgspec.Meta(ge=400, le=599)] = 502
@@ -134,12 +195,12 @@ class End(Frame, frozen=True, tag="end"):
 class Answer(Frame, frozen=True, tag="answer"):
     """Head, body and end in one frame: a whole non-streamed answer of at most `BODY_SLICE` bytes."""
 
-    stream: int
-    status: int
-    content_type: str
-    data: bytes
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    stream: Figure
+    status: Status
+    content_type: ContentType
+    data: Annotated[bytes, Meta(max_length=BODY_SLICE)]
+    prompt_tokens: Tokens = 0
+    completion_tokens: Tokens = 0
     refused: bool = False
     """The agent does not serve the deployment (any more) and took nothing of the request, so that it may go elsewhere
     (in HTTP/2's words REFUSED_STREAM). The rest is the error for a client for whom there is nowhere else."""
@@ -148,11 +209,14 @@ class Answer(Frame, frozen=True, tag="answer"):
     retry_after: Annotated[int, msgspec.Meta(ge=0, le=86_400)] | None = None
     """Seconds until another try makes sense, where the engine says so."""
 
+    def __post_init__(self) -> None:
+        _check_status(self.status)
+
 
 class Released(Frame, frozen=True, tag="released"):
     """The weights of a deployment that is no longer wanted are deleted."""
 
-    deployment_id: str
+    deployment_id: Id
 
 
 # --- server to agent ---------------------------------------------------------------------------------------------
@@ -161,52 +225,53 @@ class Released(Frame, frozen=True, tag="released"):
 class Welcome(Frame, frozen=True, tag="welcome"):
     """Answer to `Hello`."""
 
-    protocol: int
-    agent_id: str
-    name: str
+    protocol: Version
+    agent_id: Id
+    name: Name
+    verdict_key: VerdictKey = ""
+    """What the server signs verdicts on this agent with; for agents that enrolled before there were any."""
 
 
 class Desired(Frame, frozen=True, tag="desired"):
     """The whole desired state; replaces the one before. Sent after `Welcome` and on every change."""
 
-    revision: int
-    deployments: list[Wanted]
-    unconfirmed: list[str] = []
+    revision: Figure
+    deployments: Annotated[list[Wanted], Meta(max_length=MAX_DEPLOYMENTS)]
+    unconfirmed: Annotated[list[Id], Meta(max_length=MAX_DEPLOYMENTS)] = []
     """Deployments that the agent was told to let go of: it says `Released` again of each that is gone."""
 
 
 class Request(Frame, frozen=True, tag="request"):
     """An inference request for a deployment. `body` is the first slice; `more` says that `Body` frames follow."""
 
-    stream: int
-    deployment_id: str
-    route: str
-    """`chat/completions`, `completions` or `embeddings`."""
-    body: bytes
+    stream: Figure
+    deployment_id: Id
+    route: Route
+    body: Slice
     more: bool
-    timeout: float
-    """Seconds the whole request may take."""
-    credit: int
-    tenant: str = ""
+    timeout: Seconds
+    """The whole request may take."""
+    credit: Credited
+    tenant: Name = ""
     """Stands for the project that asks, and tells nothing else of it: agents serve tenants in turn, and no prompt cache
     is shared between them."""
 
 
 class Body(Frame, frozen=True, tag="body"):
-    stream: int
-    data: bytes
+    stream: Figure
+    data: Slice
     more: bool
 
 
 class Credit(Frame, frozen=True, tag="credit"):
-    stream: int
-    bytes: int
+    stream: Figure
+    bytes: Credited
 
 
 class Cancel(Frame, frozen=True, tag="cancel"):
     """The client is gone or out of time: stop the engine's work. No `End` is expected."""
 
-    stream: int
+    stream: Figure
 
 
 class Ping(Frame, frozen=True, tag="ping"):
@@ -215,8 +280,30 @@ class Ping(Frame, frozen=True, tag="ping"):
 
 FromAgent = Hello | Report | Head | Chunk | End | Answer | Released | Ping
 FromServer = Welcome | Desired | Request | Body | Credit | Cancel | Ping
+AnswerFrame = Head | Chunk | End | Answer
+
+
+def _check_status(status: int) -> None:
+    if _OK < status < _LOWEST_ERROR:
+        raise ValueError(f"{status} is neither {_OK} nor the status of an error")
+
+
+def _decoder(kind: Any) -> Callable[[bytes], Any]:
+    """Bytes to frame. Raises msgspec.DecodeError, and nothing else."""
+    decode = msgspec.msgpack.Decoder(kind).decode
+
+    def checked(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except (UnicodeDecodeError, RecursionError) as error:  # msgspec lets these two through
+            raise msgspec.DecodeError(str(error)) from error
+
+    return checked
+
 
 encode = msgspec.msgpack.Encoder().encode
 """Frame to bytes."""
-decode_from_agent = msgspec.msgpack.Decoder(FromAgent).decode
-decode_from_server = msgspec.msgpack.Decoder(FromServer).decode
+decode_from_agent: Callable[[bytes], FromAgent] = _decoder(FromAgent)
+decode_from_server: Callable[[bytes], FromServer] = _decoder(FromServer)
+decode_answer: Callable[[bytes], AnswerFrame] = _decoder(AnswerFrame)
+"""Between processes of the server."""

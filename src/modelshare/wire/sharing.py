@@ -1,9 +1,9 @@
 """To whom a model is shared, claim links, and recalls."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Discriminator, Field, StringConstraints, Tag
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from modelshare.wire.base import Request, Response, Seconds, UnixSeconds
 
@@ -61,9 +61,9 @@ AudienceChoice = Annotated[
 
 
 class ShareRequest(Request):
-    """To whom; nothing said is everybody."""
+    """To whom. Not said: everybody, where it is not shared yet; where it is, nothing changes."""
 
-    audience: AudienceChoice = "public"
+    audience: AudienceChoice | None = None
 
 
 class ShareLink(Response):
@@ -105,6 +105,13 @@ class RecallRequest(Request):
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)] | None = None
     """What every deployer is told; needed with a deadline."""
 
+    @model_validator(mode="after")
+    def _a_reason_of_a_recall(self) -> Self:
+        if self.deadline is None and self.reason is not None:
+            msg = "`deadline` null cancels a recall, and `reason` belongs to one. Leave one of the two out."
+            raise ValueError(msg)
+        return self
+
 
 class RecallNotice(Response):
     """What a deployer is told of a recall."""
@@ -126,6 +133,8 @@ class WeightsRelease(Response):
     asked_at: UnixSeconds
     confirmed_at: UnixSeconds | None
     """When it said that they are deleted."""
+    closed_at: UnixSeconds | None = None
+    """When the model's owner said not to wait for that any more."""
 
 
 class Recall(Response):
@@ -138,9 +147,14 @@ class Recall(Response):
     """Active endpoints of other projects."""
     machines_holding: int
     """Machines that are not the owner's and hold the weights: for them, or on a shared tier for the owner. One that was
-    told to delete them counts until it confirms. While it is stopped or suspended it cannot, and a removed one never
-    can: that one counts for ever.
+    told to delete them counts until it confirms, or the owner closes that. While it is stopped or suspended it cannot
+    confirm, and a removed one never can.
     """
     releases: list[WeightsRelease]
     """Machines told to delete the weights that have not confirmed it, whether or not there is a recall, and those told
     since the recall was announced; the newest first."""
+
+    @property
+    def unconfirmed(self) -> list[WeightsRelease]:
+        """What is still waited for; the newest first."""
+        return [each for each in self.releases if each.confirmed_at is None and each.closed_at is None]

@@ -1,9 +1,13 @@
 """Service tiers: what a deployer may choose, and the limits each one enforces."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from modelshare.wire.base import Response
+
+_Count = Annotated[int, Field(ge=1)]
 
 SELF_HOSTED = "self_hosted"
 """The one tier that runs on the deployer's own machines; every other tier is a shared tier."""
@@ -29,6 +33,11 @@ class Tier(Response):
     burst_percent: int = 50
     """How far requests may exceed `requests_per_minute` in one burst."""
     max_concurrent_requests: int
+    """Counted in sequences: each answer to each prompt is one. A request enters while fewer are under way."""
+    max_sequences_per_request: _Count = 128
+    """Prompts times answers to each (`n`, `best_of`) of one request."""
+    max_inputs_per_request: _Count = 2048
+    """Texts to embed of one request."""
     request_timeout_seconds: int
     stream_idle_timeout_seconds: int
     max_model_bytes: int | None = None

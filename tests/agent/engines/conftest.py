@@ -38,6 +38,12 @@ def state_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def environment_of_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests tell the engine's stand-in by variables what to do."""
+    monkeypatch.setenv("MODELSHARE_ENGINE_ENV", "STAND_IN_*")
+
+
+@pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """Every test ends with the processes that it began with."""
     yield

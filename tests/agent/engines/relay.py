@@ -9,6 +9,7 @@ from modelshare.agent.engine_call import engine_session, streamed_answer, whole_
 from modelshare.agent.engines.answers import StreamReader, write_answer, write_pieces
 from modelshare.agent.engines.base import Engine, Route
 from modelshare.agent.engines.counts import Tally, Usage
+from modelshare.agent.engines.parts import Part, Weave
 from modelshare.agent.engines.relay_rules import PreparedRequest, prepare_request
 
 PUBLIC_NAME = "acme/tiny"
@@ -35,14 +36,15 @@ async def stream(engine: Engine, tallies: list[Tally], **fields: Any) -> AsyncGe
     tally = request.tally()
     tallies.append(tally)
     reader = StreamReader(request, tally)
+    weave = Weave()
     async with (
         engine_session(keep=False) as http,
         aclosing(streamed_answer(http, engine, request, reader)) as answer,
     ):
         async for pieces in answer:
             if pieces:
-                yield write_pieces(pieces)
-    yield reader.end()
+                yield write_pieces(weave.pieces(Part(request), pieces))
+    yield weave.end(request, tally.for_client())
 
 
 def said(events: bytes) -> str:

@@ -35,6 +35,7 @@ def sglang_options(arguments: list[str]) -> tuple[argparse.Namespace, str]:
     parser.add_argument("--api-key", required=True)
     parser.add_argument("--enable-metrics", action="store_true", required=True)
     parser.add_argument("--is-embedding", action="store_true")
+    parser.add_argument("--disable-radix-cache", action="store_true")
     common(parser)
     options = parser.parse_args(arguments)
     return options, options.api_key
@@ -49,6 +50,7 @@ def common(parser: argparse.ArgumentParser) -> None:
 class Handler(BaseHTTPRequestHandler):
     name = key = prefix = ""
     gauges: tuple[str, str] = ("", "")
+    work = 0
 
     def do_GET(self) -> None:
         if self.path == "/health":
@@ -57,7 +59,11 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, "")
         elif self.path == "/metrics":
             running, waiting = (0, 0) if TROUBLE == "falls silent" else (2, 1)
-            self.reply(200, f'{self.gauges[0]}{{engine="0"}} {running}\n{self.gauges[1]}{{engine="0"}} {waiting}\n')
+            text = f'{self.gauges[0]}{{engine="0"}} {running}\n{self.gauges[1]}{{engine="0"}} {waiting}\n'
+            if self.gauges[0].startswith("vllm"):
+                Handler.work += TROUBLE == "is slow"
+                text += f'vllm:prompt_tokens_total{{engine="0"}} 9.0\nvllm:generation_tokens_total {self.work}\n'
+            self.reply(200, text)
         else:
             self.reply(404, "")
 
@@ -67,6 +73,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(401, "")
         elif TROUBLE == "no answer" or (TROUBLE == "falls silent" and NOW.exists()):
             self.reply(500, json.dumps({"error": {"message": "CUDA error"}}))
+        elif TROUBLE == "takes and gives nothing" and NOW.exists():
+            time.sleep(3600)
         elif body["model"] != self.name:
             self.reply(404, json.dumps({"error": {"message": f"no model {body['model']}"}}))
         elif self.path == "/v1/embeddings":
@@ -74,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
         elif body.get("stream"):
             self.stream(body)
         else:
-            message = {"role": "assistant", "content": "Hello."}
+            message = {"role": "assistant", "content": "Hello.", "refusal": body.get("cache_salt")}
             usage = {"prompt_tokens": 1, "completion_tokens": 2}
             answer = {"model": self.name, "choices": [{"message": message}], "usage": usage}
             self.reply(200, json.dumps(answer))

@@ -1,16 +1,23 @@
 """A server that somebody else runs: here, llama.cpp under its own name for the model."""
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 
 from agent.engines.conftest import Started, gguf_spec
 from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
+from agent.support import serving
 from modelshare.agent.engines import llamacpp
 from modelshare.agent.engines.base import Engine, EngineError, EngineSpec
 from modelshare.agent.engines.external import ExternalEngine, ExternalServer
-from modelshare.agent.engines.supervisor import ProcessEngine, Timing
+from modelshare.agent.engines.sharing import PromptCache
+from modelshare.agent.engines.supervisor import ProcessEngine
+from modelshare.agent.engines.watch import Timing
 from modelshare.demo.tiny_model import REPLY
 
 pytestmark = pytest.mark.anyio
@@ -51,3 +58,63 @@ async def test_the_servers_end_is_noticed(spec: EngineSpec, state_dir: Path, sta
     await process.stop()
 
     assert "does not answer any more" in await asyncio.wait_for(died, 10)
+
+
+class Server:
+    """Answers chats until it is `stuck`; refuses `cache_salt` where it is `strict`."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.stuck = False
+        self.strict = False
+        self.asked: list[dict[str, Any]] = []
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": []})
+
+    async def chat(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.asked.append(body)
+        if self.stuck:
+            await asyncio.Event().wait()
+        if self.strict and "cache_salt" in body:
+            return web.json_response({"error": {"message": "Unrecognized request argument"}}, status=400)
+        usage = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 8}}
+        return web.json_response({"choices": [{"message": {"content": "Yes."}}], "usage": usage})
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[Server]:
+    server = Server()
+    app = web.Application()
+    app.router.add_get("/v1/models", server.models)
+    app.router.add_post("/v1/chat/completions", server.chat)
+    async with serving(app) as server.url:
+        yield server
+
+
+async def test_a_server_that_takes_requests_and_answers_none_is_noticed(
+    other: Server, spec: EngineSpec, started: Started
+) -> None:
+    timing = Timing(watch=0.05, strikes=2, silent=0.5)
+    engine = await started(ExternalEngine(ExternalServer(other.url), spec, timing=timing))
+    died = asyncio.create_task(engine.died())
+    with engine.activity.asking(0):
+        assert not (await asyncio.wait({died}, timeout=1.5))[0], "it is asked, and answers"
+        other.stuck = True
+        assert "takes requests and answers none" in await asyncio.wait_for(died, 20)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_a_servers_cache_is_salted_where_it_can_be(
+    other: Server, spec: EngineSpec, started: Started, *, strict: bool
+) -> None:
+    other.strict = strict
+    engine = await started(ExternalEngine(ExternalServer(other.url), spec))
+    assert [("cache_salt" in body) for body in other.asked] == ([True, False] if strict else [True])
+    assert engine.sharing.cache is (PromptCache.NONE if strict else PromptCache.SALTED)
+
+
+async def test_what_its_cache_holds_is_not_told(other: Server, spec: EngineSpec, started: Started) -> None:
+    answer, _ = await ask(await started(ExternalEngine(ExternalServer(other.url), spec)), **HELLO)
+    assert "cached_tokens" not in json.dumps(answer)

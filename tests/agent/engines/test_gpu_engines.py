@@ -1,6 +1,7 @@
 """vLLM and SGLang, each by a stand-in that takes the same options and behaves as they do."""
 
 import asyncio
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,15 @@ import pytest
 
 from agent.engines.conftest import Started
 from agent.engines.processes import living
-from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
+from agent.engines.relay import HELLO, PUBLIC_NAME, ask, prepared, said, stream
+from modelshare.agent.engine_call import engine_session
 from modelshare.agent.engines import sglang, vllm
 from modelshare.agent.engines.base import EngineError, EngineSpec, Format, Load, Route, Task
 from modelshare.agent.engines.counts import Tally, Usage
 from modelshare.agent.engines.recipe import Recipe
-from modelshare.agent.engines.supervisor import ProcessEngine, Timing
+from modelshare.agent.engines.supervisor import ProcessEngine
+from modelshare.agent.engines.watch import Timing
+from modelshare.agent.sequences import Sequences
 
 pytestmark = pytest.mark.anyio
 
@@ -149,3 +153,44 @@ async def test_giving_up_a_start_leaves_nothing(kind: str, tmp_path: Path, chat_
 
     assert start.cancelled()
     assert not psutil.Process().children(recursive=True)
+
+
+@pytest.mark.parametrize("trouble", ["takes and gives nothing", "is slow"])
+async def test_an_engine_that_gives_nothing_is_found_out_and_a_slow_one_is_not(
+    trouble: str,
+    kind: str,
+    tmp_path: Path,
+    chat_hf: Path,
+    state_dir: Path,
+    started: Started,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STAND_IN_TROUBLE", trouble)
+    monkeypatch.setenv("STAND_IN_TROUBLE_FROM", str(tmp_path / "now"))
+    timing = Timing(watch=0.05, recent=0.0, silent=1.0, strikes=2)
+    engine = await started(ProcessEngine(recipe_for(kind, tmp_path, chat_hf), state_dir, timing=timing))
+    (tmp_path / "now").touch()
+    died = asyncio.create_task(engine.died())
+
+    with engine.activity.request(), engine.activity.asking(0):
+        found, _ = await asyncio.wait({died}, timeout=2 if trouble == "is slow" else 20)
+
+    assert bool(found) == (trouble != "is slow")
+    assert await engine.health(), "its health route says that it is well"
+    died.cancel()
+
+
+async def test_each_project_has_a_prompt_cache_of_its_own(
+    kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path, started: Started
+) -> None:
+    engine = await started(ProcessEngine(recipe_for(kind, tmp_path, chat_hf), state_dir))
+
+    async def salt(tenant: str) -> str:
+        """What the engine was told."""
+        async with engine_session(keep=False) as http:
+            answer = await Sequences(http, engine, tenant, prepared(engine, Route.CHAT, **HELLO)).whole()
+        told: str = json.loads(answer)["choices"][0]["message"]["refusal"]
+        return told
+
+    assert [await salt("a"), await salt("b"), await salt("a")] == ["a", "b", "a"]
+    assert await salt("") != await salt(""), "nothing is kept for nobody"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -223,11 +224,13 @@ async def test_the_secret_is_neither_an_argument_nor_in_the_log(chat_engine: Eng
 async def test_the_agents_own_secrets_are_kept_from_it(
     chat_gguf: Path, state_dir: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MODELSHARE_API_KEY", "ms_secret")
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    for name in ("MODELSHARE_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "HTTPS_PROXY", "DATABASE_URL"):
+        monkeypatch.setenv(name, "a secret of the machine")
     await started(ProcessEngine(llamacpp.recipe(gguf_spec(chat_gguf)), state_dir))
 
-    assert {"MODELSHARE_API_KEY", "HF_TOKEN"}.isdisjoint(engine_process().environ())
+    environment = engine_process().environ()
+    assert "a secret of the machine" not in environment.values()
+    assert environment["PATH"] == os.environ["PATH"]
 
 
 async def test_a_model_without_pooling_does_not_embed(chat_gguf: Path, state_dir: Path) -> None:

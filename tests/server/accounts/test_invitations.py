@@ -11,7 +11,7 @@ from modelshare.server.accounts import invitations, members
 from modelshare.server.accounts.rules import MemberRole
 from modelshare.server.accounts.sessions import SessionBook
 from modelshare.server.accounts.views import InvitationView, Invited, Person
-from modelshare.server.app import Application, _tend
+from modelshare.server.app import Application
 from modelshare.server.audit import service as audit
 from modelshare.server.errors import Conflict, NotFound, PermissionDenied
 from modelshare.server.http import Caller, Paging
@@ -109,7 +109,7 @@ async def test_after_seven_days_it_is_over_and_swept(app: Application, ada: Call
     assert await listed(app, ada) == []
     with pytest.raises(NotFound):
         await accept(app, await new_person(app, "bob"), token)
-    await _tend(app.platform)
+    await app.chores.do_all()
     async with app.database.read() as session:
         assert (await session.execute(text("SELECT count(*) FROM invitations"))).scalar_one() == 0
 

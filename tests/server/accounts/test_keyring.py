@@ -9,8 +9,8 @@ from clock import Clock
 from conftest import Tenant
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts.keyring import KEYS_TOPIC, KeyRing, KeyUse
-from modelshare.server.accounts.memory import CACHE_SECONDS
 from modelshare.server.app import Application
+from modelshare.server.cache import CACHE_SECONDS
 from modelshare.server.db import Database, notify
 from modelshare.server.http import Caller
 from modelshare.server.ids import secret_hash

@@ -9,7 +9,6 @@ import pytest
 from answers import ANONYMOUS, message, problem
 from conftest import Tenant, client_of
 from modelshare.server.app import Application
-from modelshare.server.settings import Settings
 from served import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -33,10 +32,10 @@ async def test_it_is_refused_at_once_with_all_its_values(app: Application, owner
     assert shown[old["id"]]["revoked_at"] is not None
 
 
-async def test_another_process_refuses_it_within_a_second(app: Application, owner: Tenant, settings: Settings) -> None:
+async def test_another_process_refuses_it_within_a_second(app: Application, owner: Tenant) -> None:
     """By notification on PostgreSQL; a process alone has SQLite, where the cache runs out after a second."""
     key = await made_key(owner)
-    other = Application(settings.model_copy(update={"data_dir": settings.data_dir / "other"}))
+    other = Application(app.settings.model_copy(update={"data_dir": app.settings.data_dir / "other"}))
     async with other.running(), client_of(other, key["key"]) as http:
         assert (await http.get("/v1/models")).status_code == 200
 

@@ -9,10 +9,10 @@ from sqlalchemy import text
 from clock import Clock
 from conftest import Tenant
 from modelshare.server.accounts import members, people, sessions
-from modelshare.server.accounts.memory import CACHE_SECONDS
 from modelshare.server.accounts.rules import MemberRole
 from modelshare.server.accounts.sessions import SessionBook, SessionUse
-from modelshare.server.app import Application, _tend
+from modelshare.server.app import Application
+from modelshare.server.cache import CACHE_SECONDS
 from modelshare.server.db import Database
 from modelshare.server.ids import secret_hash
 from modelshare.server.settings import Settings
@@ -64,7 +64,7 @@ async def test_after_thirty_days_it_is_over_and_swept(app: Application, book: Se
     assert await book.person(old) == person
     clock.now += 2
     assert await book.person(old) is None
-    await _tend(app.platform)
+    await app.chores.do_all()
     async with app.database.read() as session:
         assert (await session.execute(text("SELECT count(*) FROM sessions"))).scalar_one() == 1
     assert await book.person(young) == person

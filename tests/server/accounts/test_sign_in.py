@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import time
+from collections import Counter
 
 import anyio.to_thread
 import pytest
@@ -68,25 +69,48 @@ async def test_a_wrong_password_and_nobody_look_alike_and_take_as_long(app: Appl
     assert min(took) > one_hash / 4  # in the processor's time; a look without a hash takes a fiftieth
 
 
-async def test_attempts_on_one_person_are_limited_wherever_they_come_from(desk: SignIn, clock: Clock) -> None:
+async def test_strangers_never_lock_the_rightful_person_out(app: Application, desk: SignIn) -> None:
+    """A thousand wrong passwords from fifty addresses, at once; whoever knows the right one is in meanwhile."""
+    person = await new_person(app, "ada", hashed=HASH)
+    wrong = [
+        asyncio.create_task(desk.sign_in(email=person.email, password="guess", address=f"10.0.{attempt % 50}.1"))
+        for attempt in range(1000)
+    ]
+    await asyncio.sleep(0)
+    found, _ = await desk.sign_in(email=person.email, password=PASSWORD, address="192.0.2.7")
+    assert found == person
+    waiting = [task for task in wrong if not task.done()]
+    assert len(waiting) > 50, "before those who had tried more were even looked at"
+    for task in waiting:
+        task.cancel()
+    ended = Counter(type(error) for error in await asyncio.gather(*wrong, return_exceptions=True))
+    assert ended[RateLimited] == 50 * 5
+    assert ended[Unauthenticated] == 50 * 15 - len(waiting)
+
+
+async def test_attempts_of_an_address_on_one_person_are_limited(app: Application, desk: SignIn, clock: Clock) -> None:
+    for name in ("eve", "ada"):
+        await new_person(app, name, hashed=HASH)
+
     async def tries(email: str, address: str) -> None:
         with pytest.raises(Unauthenticated):
             await desk.sign_in(email=email, password="x", address=address)
 
-    for attempt in range(15):
-        await tries("eve@example.org", f"10.0.0.{attempt}")
+    for _ in range(15):
+        await tries("eve@example.org", HERE)
     with pytest.raises(RateLimited, match="Try again in") as raised:
-        await desk.sign_in(email=" EVE@example.org", password="x", address="10.0.1.1")
+        await desk.sign_in(email=" EVE@example.org", password="x", address=HERE)
     assert raised.value.retry_after == 6
-    await tries("ada@example.org", "10.0.1.1")
-    clock.now += 6
+    await tries("ada@example.org", HERE)
     await tries("eve@example.org", "10.0.1.1")
+    clock.now += 6
+    await tries("eve@example.org", HERE)
 
 
 async def test_blanks_around_an_address_make_no_other_person_of_it(app: Application, clock: Clock) -> None:
     desk = SignIn(app.database, app.settings, clock)
     for blanks in range(15):
-        desk._count(f"10.0.0.{blanks}", " " * (254 - blanks) + "eve@example.org")
+        desk._count(HERE, " " * (254 - blanks) + "eve@example.org")
     with pytest.raises(RateLimited):
         await desk.sign_in(email="eve@example.org", password="x", address=HERE)
 

@@ -15,7 +15,7 @@ from conftest import Tenant
 from factories import make_model
 from hooks import Hook, arrive, emit, failing, names, new_hook, outbox_is_empty
 from modelshare.client import verify_webhook
-from modelshare.server.app import Application, _tend
+from modelshare.server.app import Application
 from modelshare.server.audit import service as audit
 from modelshare.server.audit.webhooks import rules
 from modelshare.server.db import notify
@@ -128,11 +128,12 @@ async def test_after_thirty_days_they_are_gone(
     old = await hook.delivery(state="delivered")
     clock.now += rules.KEEP_SECONDS
     await emit(app, owner, "new")
+    await arrive(receiver, 2)
     await hook.delivery(state="delivered")
-    await _tend(app.platform)
+    await app.chores.do_all()
     assert len(await hook.deliveries()) == 2
     clock.now += 1
-    await _tend(app.platform)
+    await app.chores.do_all()
     assert old["id"] not in [item["id"] for item in await hook.deliveries()]
     assert len(await hook.deliveries()) == 1
 

@@ -13,16 +13,15 @@ from conftest import Tenant, client_of
 from factories import make_model
 from invariants import contradictions
 from modelshare.server.app import Application
-from modelshare.server.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def processes(app: Application, settings: Settings) -> AsyncIterator[list[Application]]:
+async def processes(app: Application) -> AsyncIterator[list[Application]]:
     """Two of them where the database allows it."""
     async with AsyncExitStack() as stack:
-        other = Application(settings.model_copy(update={"data_dir": settings.data_dir / "other"}))
+        other = Application(app.settings.model_copy(update={"data_dir": app.settings.data_dir / "other"}))
         yield [app] if app.database.is_sqlite else [app, await stack.enter_async_context(other.running())]
 
 

@@ -226,6 +226,55 @@ async def test_a_machine_that_is_away_counts_until_it_confirms(
     assert (await owner.http.get(f"/v1/models/{model}/recall")).json()["releases"] == [], "the recall is over"
 
 
+async def test_the_owner_closes_what_a_removed_machine_can_never_confirm(
+    owner: Tenant, deployer: Tenant, model: str, url: str, deployed: str
+) -> None:
+    agent_id, token = await enroll(deployer.http)
+    async with linked(url, token, agent_id=agent_id) as link:
+        (held,) = await link.wanted()
+        await deployer.http.delete(f"/v1/agents/{agent_id}")
+    await recall(owner, model, 3600)
+    assert await holding(owner, model) == 1
+    close = f"/v1/models/{model}/releases/{held.deployment_id}/close"
+    assert (await deployer.http.post(close)).status_code == 404, "the weights are not theirs"
+    assert problem(await owner.http.post(close.replace(held.deployment_id, str(uuid.uuid4()))))[0] == 404
+    assert problem(await owner.http.post(close.replace(held.deployment_id, "rubbish")))[0] == 404
+    closed = (await owner.http.post(close)).json()
+    assert closed["confirmed_at"] is None
+    assert closed["closed_at"] >= closed["asked_at"]
+    assert (await owner.http.post(close)).json() == closed, "once more changes nothing"
+    assert await holding(owner, model) == 0
+    [told] = (await owner.http.get(f"/v1/models/{model}/recall")).json()["releases"]
+    assert told == closed
+    for tenant, actor in ((owner, "key:"), (deployer, "project:acme")):
+        log = (await tenant.http.get("/v1/audit?action=release.close")).json()["data"]
+        assert [(entry["target"], entry["actor"].startswith(actor)) for entry in log] == [
+            (f"deployment:{held.deployment_id}", True)
+        ]
+
+
+async def test_a_machine_that_comes_back_confirms_what_was_closed(
+    owner: Tenant, deployer: Tenant, model: str, url: str, deployed: str
+) -> None:
+    agent_id, token = await enroll(deployer.http)
+    async with linked(url, token, agent_id=agent_id) as link:
+        (held,) = await link.wanted()
+        await deployer.http.patch(f"/v1/agents/{agent_id}", json={"suspended": True})
+    await recall(owner, model, 3600)
+    close = f"/v1/models/{model}/releases/{held.deployment_id}/close"
+    assert (await owner.http.post(close)).status_code == 200
+    await deployer.http.patch(f"/v1/agents/{agent_id}", json={"suspended": False})
+    async with linked(url, token, agent_id=agent_id) as link:
+        await link.send(Released(held.deployment_id))
+
+        async def confirmed() -> bool:
+            [told] = (await owner.http.get(f"/v1/models/{model}/recall")).json()["releases"]
+            return told["confirmed_at"] is not None
+
+        await wait_until(confirmed)
+    assert problem(await owner.http.post(close))[0] == 409
+
+
 async def test_a_machine_counts_once_and_the_owners_own_do_not(
     owner: Tenant, deployer: Tenant, model: str, url: str, deployed: str
 ) -> None:
@@ -393,6 +442,7 @@ async def test_after_it_the_model_can_be_deleted(owner: Tenant, deployer: Tenant
         {"deadline": 1, "reason": " \t\n"},
         {"deadline": 1, "reason": "x" * 1001},
         {"deadline": 1, "reason": REASON, "why": 1},
+        {"deadline": None, "reason": "x"},
     ],
 )
 async def test_rubbish(owner: Tenant, model: str, body: dict[str, Any]) -> None:

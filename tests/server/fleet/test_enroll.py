@@ -1,13 +1,16 @@
 """`POST /v1/enroll`."""
 
+import asyncio
+
 import httpx
 import pytest
 from sqlalchemy import select, update
 
-from conftest import Tenant
+from conftest import Tenant, client_of, new_tenant
 from link_agent import enroll
-from modelshare.server.app import Application
+from modelshare.server.app import Application, create_app
 from modelshare.server.fleet.tables import AgentRow, JoinKeyRow
+from modelshare.server.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -58,3 +61,35 @@ async def test_keys_that_do_not_enrol(app: Application, deployer: Tenant, anonym
     refused = await anonymous.post("/v1/enroll", json={"join_key": key, "name": "box"})
     assert refused.status_code == 401
     assert "has expired" in refused.json()["error"]["message"]
+
+
+async def enrolled(http: httpx.AsyncClient, key: str, names: str) -> list[int]:
+    answers = await asyncio.gather(*(http.post("/v1/enroll", json={"join_key": key, "name": name}) for name in names))
+    return sorted(answer.status_code for answer in answers)
+
+
+async def new_key(http: httpx.AsyncClient, path: str = "/v1/join-keys", **fields: object) -> str:
+    return str((await http.post(path, json={"name": "boxes", **fields})).json()["key"])
+
+
+async def test_a_join_key_brings_so_many_agents_and_no_more(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"agents_per_join_key": 3}))
+    async with app.running(), client_of(app) as anybody:
+        tenant = await new_tenant(app, "acme")
+        key = await new_key(tenant.http)
+        assert await enrolled(anybody, key, "abcde") == [201, 201, 201, 409, 409]
+        refused = await anybody.post("/v1/enroll", json={"join_key": key, "name": "f"})
+        assert "3 agents have joined by this key" in refused.json()["error"]["message"]
+        assert await enrolled(anybody, await new_key(tenant.http), "g") == [201], "another key brings more"
+        first = (await tenant.http.get("/v1/agents")).json()["data"][-1]["id"]
+        assert (await tenant.http.delete(f"/v1/agents/{first}")).status_code == 204
+        assert await enrolled(anybody, key, "hi") == [201, 409], "a removed one makes room"
+
+
+async def test_a_project_has_so_many_agents_and_no_more(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"agents_per_project": 2}))
+    async with app.running(), client_of(app) as anybody:
+        tenant, other = await new_tenant(app, "acme"), await new_tenant(app, "borg")
+        assert await enrolled(anybody, await new_key(tenant.http), "ab") == [201, 201]
+        assert await enrolled(anybody, await new_key(tenant.http), "c") == [409]
+        assert await enrolled(anybody, await new_key(other.http), "d") == [201], "another project has its own"

@@ -114,3 +114,12 @@ async def test_nothing_without_a_link(machine: Machine, deployer: Tenant) -> Non
 
     await wait_until(gone)
     assert (await machine.ask()).status_code == 404
+
+
+async def test_a_link_never_leads_where_a_request_says(machine: Machine) -> None:
+    """Who writes another name into `Host` gets links to the platform all the same."""
+    for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "203.0.113.9:8000"):
+        path = f"/v1/agent/deployments/{machine.deployment_id}/grant"
+        answer = await machine.http.post(path, headers={"Host": host})
+        (file,) = answer.json()["files"]
+        assert file["url"].startswith(f"{str(machine.http.base_url).rstrip('/')}/blobs/")

@@ -1,13 +1,15 @@
 """POST /v1/uploads."""
 
+import asyncio
 from typing import Any
 
 import httpx
 import pytest
 
-from conftest import Tenant
+from conftest import Tenant, new_tenant
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.app import Application
+from modelshare.server.app import Application, create_app
+from modelshare.server.settings import Settings
 from uploading import error_of, open_upload, opening, pushed, send, sha256, stored_files, tiny_model
 
 pytestmark = pytest.mark.anyio
@@ -198,3 +200,21 @@ async def test_needs_a_key_with_the_scope(app: Application, owner: Tenant, anony
 
 async def _models(owner: Tenant) -> list[dict[str, Any]]:
     return list((await owner.http.get("/v1/models?extended=true")).json()["data"])
+
+
+async def test_a_project_has_so_many_uploads_open_and_no_more(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"uploads_open_per_project": 3}))
+    async with app.running():
+        owner, other = await new_tenant(app, "acme"), await new_tenant(app, "borg")
+        opened = await asyncio.gather(
+            *(owner.http.post("/v1/uploads", json=opening(tiny_model(), name=f"m{n}")) for n in range(5))
+        )
+        assert sorted(answer.status_code for answer in opened) == [201, 201, 201, 409, 409]
+        [message, _] = [error_of(answer, 409)["message"] for answer in opened if answer.status_code == 409]
+        assert "has 3 uploads open" in message
+        first = next(answer.json() for answer in opened if answer.status_code == 201)
+        resumed = await owner.http.post("/v1/uploads", json=opening(tiny_model(), name=first["name"]))
+        assert (resumed.status_code, resumed.json()["id"]) == (200, first["id"]), "one that is open goes on"
+        assert (await other.http.post("/v1/uploads", json=opening(tiny_model()))).status_code == 201
+        assert (await owner.http.delete(f"/v1/uploads/{first['id']}")).status_code == 204
+        assert (await owner.http.post("/v1/uploads", json=opening(tiny_model(), name="next"))).status_code == 201

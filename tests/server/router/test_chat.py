@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from link_agent import LinkAgent, answer, answer_events
+from modelshare.server.app import Application
 from modelshare.wire.link import BODY_SLICE, Chunk, End, Head, Request
 from server.router.conftest import Endpoint
 
@@ -41,6 +42,25 @@ async def test_a_whole_answer(endpoint: Endpoint, ready: LinkAgent, route: str) 
     assert answered.headers["content-type"] == "application/json"
     assert answered.headers["content-length"] == "15"
     assert len(answered.headers["x-request-id"]) == 32
+
+
+async def test_an_agent_tells_projects_apart_and_learns_nothing_of_them(
+    app: Application, endpoint: Endpoint, ready: LinkAgent
+) -> None:
+    async def tenant() -> str:
+        asked = asyncio.ensure_future(endpoint.chat())
+        request, _ = await ready.request()
+        await ready.send(answer(request, b"{}"))
+        assert (await asked).status_code == 200
+        return request.tenant
+
+    own = endpoint.tenant.project.id
+    named = await tenant()
+    assert await tenant() == named
+    assert own not in named
+    tenants = {app._router._tenant(project) for project in (own, "proj_000000000000", "proj_000000000001")}
+    assert len(tenants) == 3
+    assert named in tenants
 
 
 async def test_a_stream_passes_event_by_event(endpoint: Endpoint, ready: LinkAgent) -> None:

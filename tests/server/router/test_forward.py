@@ -67,6 +67,7 @@ async def test_a_whole_answer(agent: LinkAgent, client: httpx.AsyncClient) -> No
     asked = asyncio.ensure_future(client.post("/chat/completions", content=sent))
     request, body = await agent.request()
     assert body == sent
+    assert len(request.tenant) == 64
     await agent.send(answer(request, b'{"choices": []}'))
     answered = await asked
     assert (answered.status_code, answered.content) == (200, b'{"choices": []}')

@@ -1,6 +1,7 @@
 """The limits of a tier, as clients meet them."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,66 @@ async def test_so_many_at_once(limits: object, endpoint: Endpoint, ready: LinkAg
     assert [(await one).status_code for one in asked] == [200, 200]
     ready.handler = serve
     assert (await endpoint.chat()).status_code == 200
+
+
+@pytest.mark.parametrize("limits", [{"max_concurrent_requests": 4}], indirect=True)
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("chat/completions", {"n": 4}),
+        ("completions", {"prompt": ["a", "b"], "n": 2}),
+        ("completions", {"prompt": "a", "n": 1, "best_of": 4}),
+        ("embeddings", {"input": ["a"] * 32}),
+    ],
+)
+async def test_what_an_engine_works_on_is_counted_and_not_requests(
+    limits: object, endpoint: Endpoint, ready: LinkAgent, route: str, body: dict[str, Any]
+) -> None:
+    asked = asyncio.ensure_future(endpoint.http.post(f"/{route}", json=body))
+    request, _ = await ready.request()
+    refused = await endpoint.chat()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "capacity_exceeded")
+    await ready.send(answer(request, b"{}"))
+    assert (await asked).status_code == 200
+    ready.handler = serve
+    assert (await endpoint.chat()).status_code == 200
+
+
+CAPPED = {"max_sequences_per_request": 6, "max_inputs_per_request": 3}
+
+
+@pytest.mark.parametrize("limits", [CAPPED], indirect=True)
+@pytest.mark.parametrize(
+    ("route", "body", "param"),
+    [
+        ("chat/completions", {"n": 7}, "n"),
+        ("completions", {"prompt": ["a"] * 7}, "prompt"),
+        ("completions", {"prompt": ["a", "b"], "n": 4}, "n"),
+        ("completions", {"prompt": [[1], [2], [3], [4]], "best_of": 2}, "prompt"),
+        ("embeddings", {"input": ["a"] * 4}, "input"),
+        ("embeddings", {"input": [[1]] * 4}, "input"),
+        ("chat/completions", {"n": 0}, "n"),
+        ("completions", {"prompt": "a", "best_of": 129}, "best_of"),
+        ("completions", {}, "prompt"),
+    ],
+)
+async def test_one_request_may_bring_so_much(
+    limits: object, endpoint: Endpoint, ready: LinkAgent, route: str, body: dict[str, Any], param: str
+) -> None:
+    ready.handler = serve
+    refused = await endpoint.http.post(f"/{route}", json=body)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
+    assert f"`{param}`" in error["message"]
+    assert "x-request-id" in refused.headers
+    within = {"prompt": ["a", "b"], "n": 3, "input": [[1, 2], [3], [4]]}
+    assert (await endpoint.http.post(f"/{route}", json=within)).status_code == 200
+
+
+async def test_every_tier_says_what_one_request_may_bring(endpoint: Endpoint) -> None:
+    tiers = (await endpoint.tenant.http.get("/v1/tiers")).json()["data"]
+    assert {tier["max_sequences_per_request"] for tier in tiers} == {128}
+    assert {tier["max_inputs_per_request"] for tier in tiers} == {2048}
 
 
 async def test_no_limit_no_header(endpoint: Endpoint, ready: LinkAgent) -> None:

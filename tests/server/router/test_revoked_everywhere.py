@@ -15,8 +15,8 @@ from conftest import Tenant, client_of
 from factories import make_model
 from link_agent import LinkAgent, enroll, linked
 from modelshare.server.accounts import sessions
-from modelshare.server.accounts.memory import CACHE_SECONDS
 from modelshare.server.app import Application, create_app
+from modelshare.server.cache import CACHE_SECONDS
 from modelshare.server.http import SESSION_COOKIE
 from modelshare.server.router import running
 from modelshare.server.settings import Settings

@@ -144,12 +144,12 @@ async def new_owner_choice(owner: Tenant, model: str, before: dict[str, Any]) ->
     assert again["deployment_count"] == 1
 
 
-async def test_no_body_and_public_are_for_everybody(owner: Tenant, anonymous: httpx.AsyncClient, model: str) -> None:
-    await share(owner, model, {"projects": ["acme"]})
+async def test_no_body_on_what_is_not_shared_is_for_everybody(
+    owner: Tenant, anonymous: httpx.AsyncClient, model: str
+) -> None:
     assert not await sees(anonymous, model)
     assert (await owner.http.post(f"/v1/models/{model}/share")).json()["audience"] == "public"
     assert await sees(anonymous, model)
-    assert (await share(owner, model, "public"))["audience"] == "public"
 
 
 async def test_from_public_to_targeted_it_is_gone_at_once_and_no_more_featured(
@@ -310,3 +310,37 @@ async def test_another_project_shares_nothing_of_this_one(owner: Tenant, deploye
         answer = await deployer.http.post(f"/v1/models/{model}/share", json={"audience": audience})
         assert problem(answer) == (400, "invalid_request_error", None)
     assert (await owner.http.get(f"/v1/models/{model}")).json()["is_shared"] is False
+
+
+async def test_a_share_without_a_word_leaves_the_audience_as_it_is(
+    owner: Tenant, deployer: Tenant, anonymous: httpx.AsyncClient, model: str
+) -> None:
+    before = await share(owner, model, {"projects": ["borg"]})
+    for body in ({}, {"audience": None}, None):
+        answer = await owner.http.post(f"/v1/models/{model}/share", json=body)
+        assert (answer.status_code, answer.json()["audience"]) == (200, "targeted"), body
+        assert answer.json()["shared_at"] == before["shared_at"]
+    assert (await owner.http.post(f"/v1/models/{model}/share")).json()["audience"] == "targeted"
+    assert await sees(deployer.http, model)
+    assert not await sees(anonymous, model)
+    assert (await share(owner, model, "public"))["audience"] == "public"
+    assert (await owner.http.post(f"/v1/models/{model}/share")).json()["audience"] == "public"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"audience": "public", "projects": ["borg"]},
+        {"projects": ["borg"]},
+        {"audience": {"projects": ["borg"], "link": {}}},
+        {"audience": {"projects": ["borg"], "max_uses": 3}},
+        {"audience": {"link": {"max_uses": 3, "projects": ["borg"]}}},
+        {"audience": ["public", {"projects": ["borg"]}]},
+        {"audience": "targeted"},
+    ],
+)
+async def test_a_body_that_contradicts_itself_shares_nothing(owner: Tenant, model: str, body: dict[str, Any]) -> None:
+    answer = await owner.http.post(f"/v1/models/{model}/share", json=body)
+    assert answer.status_code == 400
+    assert message(answer)
+    assert not (await owner.http.get(f"/v1/models/{model}")).json()["is_shared"]

@@ -78,7 +78,7 @@ async def test_code_to_copy_names_this_platform(browser: httpx.AsyncClient, mode
     text = unescape((await shown(browser, model)).text)
     assert "export MODELSHARE_URL=http://modelshare.test" in text
     assert "modelshare deploy acme/tiny --tier self_hosted --slug tiny" in text
-    assert "modelshare agent --url http://modelshare.test --join-key" in text
+    assert "MODELSHARE_JOIN_KEY=msj_… modelshare agent --url http://modelshare.test" in text
     assert "http://modelshare.test/YOUR_PROJECT_ID/tiny/v1/chat/completions" in text
 
 

@@ -12,6 +12,7 @@ from modelshare import __version__
 from modelshare.server.app import Application
 from modelshare.server.audit.tables import ProcessRow
 from modelshare.server.db import now_ms
+from modelshare.server.jobs import GivenUpRow
 from page_texts import lines, message
 from server.web.conftest import Somebody
 
@@ -44,6 +45,51 @@ async def test_an_upgrade_that_is_under_way(
     answer = lines(await person.get(PLATFORM))
     assert f"p-0 http://p-0:8000 {shown} " in answer
     assert "More than one version runs" in answer
+
+
+async def gave_up(app: Application, subject: str, ago: int = 7) -> uuid.UUID:
+    at = app.platform.now() - ago
+    async with app.database.write() as session:
+        row = GivenUpRow(kind="no.such_kind", subject=subject, attempts=5, error="OSError: <no disk>", given_up_at=at)
+        session.add(row)
+        await session.flush()
+        return row.id
+
+
+async def test_a_job_that_was_given_up_is_seen_and_run_once_more(
+    person: Somebody, colleague: Somebody, app: Application, operator: httpx.AsyncClient, owner: Tenant
+) -> None:
+    assert "Given up" not in lines(await person.get(PLATFORM))
+    job = await gave_up(app, "thing-1")
+    assert "no.such_kind thing-1" in lines(await person.get(PLATFORM))
+    assert "OSError: <no disk>" in lines(await person.get(PLATFORM))
+    for somebody in (owner.http, colleague.http):
+        assert (await somebody.get("/v1/platform/jobs")).status_code in {401, 403}
+        assert (await somebody.post(f"/v1/platform/jobs/{job}/retry")).status_code in {401, 403}
+    assert (await colleague.post(f"{PLATFORM}/jobs/{job}/retry")).status_code == 404
+    [told] = (await operator.get("/v1/platform/jobs")).json()["data"]
+    assert (told["id"], told["kind"], told["attempts"]) == (str(job), "no.such_kind", 5)
+
+    assert (await person.post(f"{PLATFORM}/jobs/{job}/retry")).headers["location"] == PLATFORM
+    said = lines(await person.get(PLATFORM))
+    assert "Given up" not in said
+    assert "no.such_kind 1 0" in said, "it waits"
+    assert "Job run once more: " in lines(await person.get(f"{PLATFORM}/audit"))
+    assert (await operator.post(f"/v1/platform/jobs/{job}/retry")).status_code == 404
+
+
+async def test_given_up_jobs_come_page_by_page(app: Application, operator: httpx.AsyncClient) -> None:
+    for number in range(5):
+        await gave_up(app, f"thing-{number}", ago=100 - number // 2 * 10)
+    seen, after = [], ""
+    while after is not None:
+        page = (await operator.get(f"/v1/platform/jobs?limit=2{after and f'&after={after}'}")).json()
+        seen += [job["subject"] for job in page["data"]]
+        after = page["next_cursor"]
+    assert len(seen) == len(set(seen)) == 5
+    assert seen[0] == "thing-4"
+    assert {*seen[1:3]} == {"thing-2", "thing-3"}
+    assert (await operator.get("/v1/platform/jobs?after=rubbish")).status_code == 400
 
 
 async def test_a_project_is_made_for_somebody(person: Somebody, app: Application) -> None:
@@ -137,9 +183,9 @@ async def test_a_join_key_and_its_agent(person: Somebody, anonymous: httpx.Async
     assert "No shared agent" in (await person.get(f"{PLATFORM}/agents")).text
     form = {"name": "rack 4", "tiers": ["free", "gpu_nvidia_shared"], "expires_in": ""}
     made = await person.post(f"{PLATFORM}/agents/join", **form)
-    key = re.search(r"--join-key (msj_[\w-]{43})", made.text)
+    key = re.search(r"MODELSHARE_JOIN_KEY=(msj_[\w-]{43})", made.text)
     assert key
-    assert f"modelshare agent --url http://modelshare.test --join-key {key[1]}" in lines(made)
+    assert f"MODELSHARE_JOIN_KEY={key[1]} modelshare agent --url http://modelshare.test" in lines(made)
     enrolled = await anonymous.post("/v1/enroll", json={"join_key": key[1], "name": "box <1>"})
     agent = enrolled.json()["agent_id"]
     shown = await person.get(f"{PLATFORM}/agents")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from modelshare.agent.engines import parameters
 from modelshare.agent.engines.answers import StreamReader, read_answer, write_answer, write_pieces
 from modelshare.agent.engines.counts import Usage
+from modelshare.agent.engines.parts import Part, Weave
 from modelshare.agent.engines.refusals import Refusal, failed_inside, refused
 from modelshare.agent.engines.relay_rules import PreparedRequest, RelayPolicy, prepare_request
 from modelshare.agent.engines.sse import data_event
@@ -50,10 +51,11 @@ def delta(text: str, model: str = "m") -> bytes:
 def through(request: PreparedRequest, *chunks: bytes) -> tuple[bytes, Usage]:
     tally = request.tally()
     reader = StreamReader(request, tally)
-    out = b"".join([write_pieces(reader.feed(chunk)) for chunk in chunks]) + write_pieces(reader.finish())
+    weave, part = Weave(), Part(request)
+    pieces = [weave.pieces(part, each) for each in (*map(reader.feed, chunks), reader.finish())]
     if reader.failure is not None:
         raise reader.failure
-    return out + reader.end(), tally.usage
+    return b"".join(map(write_pieces, pieces)) + weave.end(request, tally.for_client()), tally.usage
 
 
 class TestRequest:

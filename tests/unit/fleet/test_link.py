@@ -2,16 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from modelshare.server.fleet.link import ClosedError, Link, StreamBrokenError
+from modelshare.server.fleet.link import LINK_CREDIT, SMALL_CREDIT, ClosedError, Link, StreamBrokenError
+from modelshare.wire.agents import Phase
 from modelshare.wire.link import (
     BODY_SLICE,
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
     INITIAL_CREDIT,
+    MAX_STREAMS,
+    PROTOCOL,
+    Answer,
     Body,
     Cancel,
     Chunk,
@@ -20,7 +27,9 @@ from modelshare.wire.link import (
     End,
     FromServer,
     Head,
+    Hello,
     Ping,
+    Report,
     Request,
     decode_from_server,
     encode,
@@ -83,6 +92,8 @@ async def test_leaving_early_cancels_and_leaving_late_does_not(peer: Peer) -> No
 async def test_credit_comes_back_for_what_was_taken(peer: Peer) -> None:
     async with peer.link.request("d", "completions", b"", 30) as stream:
         await peer.heard()
+        peer.say(Head(1, 200, "text/plain"))
+        await stream.next()
         for _ in range(3):
             peer.say(Chunk(1, bytes(INITIAL_CREDIT // 8)))
             await stream.next()
@@ -130,3 +141,94 @@ async def test_a_side_task_that_fails_ends_the_link() -> None:
 
     why = await Link(inbox.get, send, lambda: 0.0).run(lambda _: None, lambda _: None, fails())
     assert why.code == CloseCode.GOING_AWAY
+
+
+HEAD = Head(1, 200, "text/event-stream")
+ANSWER = Answer(1, 200, "application/json", b"{}")
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [HEAD, HEAD],
+        [Chunk(1, b"x")],
+        [HEAD, ANSWER],
+        [ANSWER, ANSWER],
+        [ANSWER, End(1)],
+        [HEAD, End(1), End(1)],
+        [HEAD, End(1), Chunk(1, b"x")],
+        [Hello(PROTOCOL, "1", [], "cpu", 0, 0)],
+        [HEAD, *[Chunk(1, bytes(BODY_SLICE))] * 5],
+    ],
+)
+async def test_what_is_out_of_turn_or_too_much_ends_the_link_and_the_answer(peer: Peer, frames: list[Any]) -> None:
+    async with peer.link.request("d", "completions", b"", 30) as stream:
+        peer.say(*frames)
+        assert (await asyncio.wait_for(peer.end, 5)).code == CloseCode.PROTOCOL
+        last = await stream.next()
+        while isinstance(last, Head | Chunk):
+            last = await stream.next()
+        assert last in {ANSWER, End(1)} or (isinstance(last, End) and last.error)
+
+
+@given(st.lists(st.integers(1, BODY_SLICE), max_size=40))
+@settings(max_examples=20, deadline=None)
+def test_chunks_that_nobody_takes_are_joined_and_none_is_lost(sizes: list[int]) -> None:
+    async def run() -> None:
+        peer = Peer()
+        async with peer.link.request("d", "completions", b"", 30) as stream:
+            chunks, left = [], INITIAL_CREDIT
+            for number, size in enumerate(sizes):
+                if size <= left:
+                    left -= size
+                    chunks.append(bytes([number]) * size)
+            for frame in (HEAD, *(Chunk(1, data) for data in chunks), End(1)):
+                stream.deliver(frame)
+            assert len(stream._frames) <= 2 + 1 + 2 * INITIAL_CREDIT // BODY_SLICE
+            assert await stream.next() == HEAD
+            got = b""
+            while isinstance(frame := await stream.next(), Chunk):
+                assert (frame.stream, len(frame.data) <= BODY_SLICE) == (1, True)
+                got += frame.data
+            assert got == b"".join(chunks)
+        peer.end.cancel()
+        await asyncio.gather(peer.end, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+async def test_a_link_keeps_no_more_than_it_says_however_many_streams_it_has(peer: Peer) -> None:
+    async with AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(peer.link.request("d", "completions", b"", 30)) for _ in range(MAX_STREAMS)
+        ]
+        assert {stream.window for stream in streams[:20]} == {INITIAL_CREDIT}
+        assert streams[-1].window == SMALL_CREDIT
+        assert sum(stream.window for stream in streams) <= LINK_CREDIT + MAX_STREAMS * SMALL_CREDIT
+        with pytest.raises(StreamBrokenError):
+            await stack.enter_async_context(peer.link.request("d", "completions", b"", 30))
+    async with peer.link.request("d", "completions", b"", 30) as stream:
+        assert stream.window == INITIAL_CREDIT
+
+
+async def test_frames_of_a_stream_that_was_cancelled_are_late_and_end_the_link_when_they_do_not_end(peer: Peer) -> None:
+    async with peer.link.request("d", "completions", b"", 30):
+        await peer.heard()
+    assert await peer.heard() == Cancel(1)
+    peer.say(HEAD, *[Chunk(1, bytes(BODY_SLICE))] * 4, End(1))
+    async with peer.link.request("d", "completions", b"", 30) as stream:
+        peer.say(Answer(2, 200, "text/plain", b""))
+        await stream.next()
+    peer.say(*[Chunk(1, bytes(BODY_SLICE))] * 5)
+    assert (await asyncio.wait_for(peer.end, 5)).code == CloseCode.PROTOCOL
+
+
+async def test_reports_have_a_rate_and_what_is_asked_for_comes_on_top(peer: Peer) -> None:
+    report = Report("d", Phase.PULLING, 0, 1)
+    peer.link.expect(5000)
+    peer.say(*[report] * 5900)
+    async with peer.link.request("d", "completions", b"", 30) as stream:
+        peer.say(ANSWER)
+        assert await stream.next() == ANSWER
+    peer.say(*[Ping()] * 200)
+    assert (await asyncio.wait_for(peer.end, 5)).code == CloseCode.PROTOCOL

@@ -128,3 +128,22 @@ def test_no_card_takes_long(unit: str) -> None:
     started = time.process_time()
     with_card("a " + unit * (100_000 // len(unit)))
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("unit", ["a,", "[],", "{},", "?,", "a: b,", "*a,", "!t a,", "- a\n", "a: b\n", "? a\n", "["])
+def test_no_front_matter_takes_long(unit: str) -> None:
+    flow = "," in unit or unit == "["
+    began = time.process_time()
+    facts = with_card(f"---\nx: &a y\nz: {'[' if flow else ''}\n{unit * (250_000 // len(unit))}\n---\nHello")
+    assert time.process_time() - began < 1.5
+    assert facts.description == "Hello"
+
+
+def test_a_card_with_large_tables_of_results_is_read() -> None:
+    """Cards of embedding models have some thousand figures."""
+    figures = "".join(
+        f"  - task:\n      type: Retrieval\n    metrics:\n    - type: map_at_{n}\n      value: {n}\n"
+        for n in range(1500)
+    )
+    facts = with_card(f"---\nlicense: mit\nmodel-index:\n- name: x\n  results:\n{figures}---\nHello")
+    assert (facts.license, facts.warnings) == ("mit", ())

@@ -1,4 +1,5 @@
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,31 @@ def test_long_arrays_are_skipped_not_read() -> None:
     with pytest.raises(Refused, match="appears twice"):
         inspect({"m.gguf": reader})
     assert reader.bytes_read < 3 << 20
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        struct.pack("<IQ", STRING, 3_000_000) + struct.pack("<Q", 0) * 3_000_000,
+        struct.pack("<IQ", STRING, 3_000_000) + (struct.pack("<Q", 5) + b"token") * 3_000_000,
+        struct.pack("<IQ", ARRAY, 200_000) + struct.pack("<IQ", STRING, 0) * 200_000,
+        struct.pack("<IQ", ARRAY, 2_000_000) + struct.pack("<IQ", STRING, 0) * 2_000_000,
+    ],
+    ids=["empty strings", "strings", "arrays", "too many arrays"],
+)
+def test_no_array_takes_long(items: bytes) -> None:
+    """In the processor's time: bounds on work, not only on bytes."""
+    files = {"m.gguf": header(keys=1, rest=key("a", ARRAY, items))}
+    began = time.process_time()
+    with pytest.raises(Refused):
+        inspect_bytes(files)
+    assert time.process_time() - began < 2
+
+
+def test_strings_are_passed_across_windows_and_to_the_end() -> None:
+    texts = ["x" * (number % 700) for number in range(8_000)] + ["y" * 3_000_000, "z"]
+    data = llama_gguf(**{"tokenizer.ggml.tokens": texts})
+    assert len(data) > 5 << 20
+    assert inspect_bytes({"m.gguf": data}).vocabulary_size == len(texts)
+    with pytest.raises(Refused, match="ends inside its header"):
+        inspect_bytes({"m.gguf": data[: 2 << 20]})

@@ -92,3 +92,17 @@ def test_what_passes_is_relative_distinct_and_inside(paths: list[str]) -> None:
     for path in paths:
         assert all(part not in {"", ".", ".."} for part in path.split("/"))
         assert not set(path) & set("\\:\0")
+
+
+@pytest.mark.parametrize("depth", [2, 100])
+def test_no_set_of_paths_holds_more_folders_than_can_be_kept(depth: int) -> None:
+    paths = ["/".join([f"{number:05}", *["d"] * (depth - 1), "f"]) for number in range(10_000 // depth + 1)]
+    check_paths(paths[:-1])
+    with pytest.raises(Refused, match="more than 10,000 folders"):
+        check_paths(paths)
+
+
+def test_a_path_is_not_deeper_than_anybody_lays_one() -> None:
+    check_paths(["a/" * 128 + "b"])
+    with pytest.raises(Refused, match="128 folders deep"):
+        check_paths(["a/" * 129 + "b"])

@@ -128,3 +128,16 @@ def test_never_more_than_the_burst_and_the_rate(steps: list[tuple[float, int]]) 
         clock.now += seconds
         let_in += passes(gate, times)
     assert let_in <= 90 + clock.now + 1e-6
+
+
+def test_a_request_brings_as_much_as_it_likes_while_there_is_room() -> None:
+    gate = Gate(tier(concurrent=4), Clock())
+    gate.enter()
+    with gate.working(7):
+        assert gate.busy == 7
+        with pytest.raises(RateLimited) as error:
+            gate.enter()
+        assert error.value.code is ErrorCode.CAPACITY_EXCEEDED
+    gate.leave()
+    assert gate.busy == 0
+    gate.enter()

@@ -5,7 +5,7 @@ import uuid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.server.ids import PROJECT_ID, earliest_id, new_id, new_project_id, new_secret, parse_uuid, secret_hash
+from modelshare.server.ids import PROJECT_ID, new_id, new_project_id, new_secret, parse_uuid, secret_hash
 
 
 def test_ids_are_version_7_and_sort_by_creation() -> None:
@@ -17,12 +17,6 @@ def test_ids_are_version_7_and_sort_by_creation() -> None:
     assert before <= made[0].int >> 80 <= made[-1].int >> 80 <= after
     stamps = [each.int >> 64 for each in made]
     assert stamps == sorted(stamps)
-
-
-def test_the_earliest_id_sorts_before_what_was_made_since() -> None:
-    made = new_id()
-    assert earliest_id(0.01) <= made <= new_id()
-    assert made < earliest_id(-1)
 
 
 def test_project_ids() -> None:

@@ -161,3 +161,36 @@ def test_headings_are_below_the_pages_own(depth: int) -> None:
 
 def test_a_long_card_is_cut() -> None:
     assert len(card("x" * 1_000_000)) < markdown.MOST_CHARACTERS + 100
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "![" * 30_000,
+        "[" * 60_000,
+        "[[](" * 15_000,
+        "![[" * 20_000,
+        "*_" * 30_000,
+        "***a" * 15_000,
+        "a*_~`[!<&" * 6_500,
+        "|" + "a|" * 3000 + "\n|" + "-|" * 3000 + "\n" + "|\n" * 15_000,
+        "<b><p>" * 10_000,
+        "> " * 30_000,
+        "".join(" " * (2 * depth) + "- a\n" for depth in range(240)),
+    ],
+    ids=lambda text: text[:8].strip(),
+)
+def test_no_card_takes_long_however_it_is_laid_out(text: str) -> None:
+    """In the processor's time: bounds on work, for a card has bounds on its length as well."""
+    card.__wrapped__("warm")
+    began = time.process_time()
+    html = card.__wrapped__(text)
+    assert time.process_time() - began < 0.5
+    assert html
+
+
+def test_what_is_no_prose_is_shown_as_it_is_written() -> None:
+    assert str(card("<b>" + "[" * 3000)) == '<pre tabindex="0">&lt;b&gt;' + "[" * 3000 + "</pre>"
+    wide = "|" + "a|" * 300 + "\n|" + "-|" * 300
+    assert "<table" not in card(wide)
+    assert "<table" in card("|" + "a|" * 50 + "\n|" + "-|" * 50)

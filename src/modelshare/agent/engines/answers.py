@@ -48,7 +48,7 @@ class StreamReader:
     """One stream of an engine. `feed` every chunk until `is_over`, or else `finish` when the engine ended it well.
 
     Pieces are events for the client, as fields; an empty one is only a sign of life. The usage, which an engine tells
-    last, and the end are not among them: `end` writes both.
+    last, and the end are not among them: `write_end` writes both.
     """
 
     def __init__(self, prepared: PreparedRequest, tally: Tally) -> None:
@@ -75,13 +75,6 @@ class StreamReader:
         if not self.is_over:
             self._end()
         return pieces
-
-    def end(self) -> bytes:
-        """What ends the stream for the client."""
-        if not self._prepared.include_usage:
-            return data_event(DONE)
-        last = self._last | {"choices": msgspec.Raw(b"[]"), "usage": self._tally.for_client()}
-        return data_event(_encode(last)) + data_event(DONE)
 
     def _pieces(self, events: list[Event]) -> list[Fields]:
         pieces: list[Fields] = []
@@ -133,6 +126,13 @@ class StreamReader:
 def write_pieces(pieces: list[Fields]) -> bytes:
     """Events for the client."""
     return b"".join([data_event(_encode(piece)) if piece else KEEP_ALIVE for piece in pieces])
+
+
+def write_end(prepared: PreparedRequest, piece: Fields, usage: msgspec.Raw) -> bytes:
+    """What ends a stream for the client. `piece` is any of it: what all have in common is taken from there."""
+    if not prepared.include_usage:
+        return data_event(DONE)
+    return data_event(_encode(piece | {"choices": msgspec.Raw(b"[]"), "usage": usage})) + data_event(DONE)
 
 
 _encode: Final = msgspec.json.encode

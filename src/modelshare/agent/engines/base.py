@@ -7,10 +7,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from modelshare.agent.engines.relay_rules import RelayPolicy
+from modelshare.agent.engines.sharing import Sharing
+from modelshare.agent.engines.turns import Turns
 from modelshare.agent.errors import DeploymentError
+
+_SLOW_PROMPT_BYTES: Final = 50
+_SLOW_TOKENS: Final = 8
+"""A second, of engines that are still of use: a large model on CPUs, with other requests beside."""
 
 
 class EngineKind(StrEnum):
@@ -64,8 +70,8 @@ MAIN_ROUTE = {Task.CHAT: Route.CHAT, Task.COMPLETION: Route.COMPLETIONS, Task.EM
 class EngineOptions:
     """The operator's choices for one engine; the defaults suit a small machine."""
 
-    parallel: int = 4
-    """Requests worked on at once, where the engine divides its memory among them (llama.cpp)."""
+    parallel: int | None = None
+    """Sequences worked on at once; more wait, and tenants take turns. None takes what suits the engine."""
     context: int | None = None
     """Tokens per request; None takes the model's own length, up to what the engine's recipe finds sensible."""
     threads: int | None = None
@@ -106,16 +112,24 @@ class EngineError(DeploymentError):
 class Activity:
     """The requests that the agent has in an engine; whoever relays them keeps it current, for liveness goes by it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shows_work: bool = False) -> None:
+        """`shows_work`: the engine counts its steps, so that it need not be guessed how long they take."""
+        self._shows_work = shows_work
         self.running = 0
         self.last_success = float("-inf")
         """`time.monotonic()` of the last sign of life."""
+        self.patience = 0.0
+        """Seconds that what the engine was asked for since then may take before anything can be seen of it."""
+        self._asked = 0
+        self._asked_since = 0.0
+        self._asked_before = 0.0
+        self._patience_now = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Hold this while a request is in the engine."""
+        """Hold this while a request is in the engine, or waits for its turn."""
         self.running += 1
         self._idle.clear()
         try:
@@ -125,14 +139,39 @@ class Activity:
             if not self.running:
                 self._idle.set()
 
+    @contextmanager
+    def asking(self, prompt_bytes: int, unseen_tokens: int = 0) -> Iterator[None]:
+        """Hold this while the engine itself is asked for something, of which `unseen_tokens` are not streamed."""
+        patience = prompt_bytes / _SLOW_PROMPT_BYTES + (0 if self._shows_work else unseen_tokens / _SLOW_TOKENS)
+        if not self._asked:
+            self._asked_since = monotonic()
+        self._asked += 1
+        self._patience_now += patience
+        self.patience = max(self.patience, self._patience_now)
+        try:
+            yield
+        finally:
+            self._asked -= 1
+            self._patience_now -= patience
+            if not self._asked:
+                self._asked_before += monotonic() - self._asked_since
+
+    @property
+    def silence(self) -> float:
+        """Seconds that the engine was asked for something since its last sign of life, whoever still waits for it."""
+        return self._asked_before + (monotonic() - self._asked_since if self._asked else 0.0)
+
     def succeeded(self) -> None:
         """The engine answered with a success, or sent one more piece of a stream."""
-        self.last_success = monotonic()
+        self.last_success = self._asked_since = monotonic()
+        self._asked_before = 0.0
+        self.patience = self._patience_now
 
     async def drained(self, within: float) -> bool:
         """Wait up to `within` seconds until no request is left."""
         try:
-            await asyncio.wait_for(self._idle.wait(), within)
+            async with asyncio.timeout(within):
+                await self._idle.wait()
         except TimeoutError:
             return False
         return True
@@ -144,6 +183,8 @@ class Engine(Protocol):
     kind: EngineKind
     routes: frozenset[Route]
     activity: Activity
+    sharing: Sharing
+    turns: Turns
     mapped_bytes: int
     """Of weights that it maps into the main memory; 0 where they are allocated, or lie elsewhere."""
 

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Final, Self
 
 from modelshare.agent.engines.base import EngineError
+from modelshare.agent.engines.environment import for_engines
 from modelshare.agent.engines.leftovers import EngineRecord, kill
 
 _LOG_LINES: Final = 200
@@ -22,7 +23,6 @@ _LAST_WORDS_SECONDS: Final = 1.0
 _EXPENDABLE: Final = 500
 _FIRST_TO_GO: Final = 1000
 """Of `oom_score_adj`: the largest (proc(5))."""
-_OWN_PREFIXES: Final = ("MODELSHARE_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 class Child:
@@ -37,8 +37,8 @@ class Child:
 
     @classmethod
     async def spawn(cls, argv: Sequence[str], env: Mapping[str, str], state_dir: Path) -> Self:
-        """Raises EngineError when the program cannot be started. The agent's own secrets are kept from it."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OWN_PREFIXES)}
+        """Raises EngineError when the program cannot be started. It gets `env`, and what `for_engines` passes on."""
+        inherited = for_engines(os.environ)
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv, stdin=PIPE, stdout=PIPE, stderr=STDOUT, env={**inherited, **env}, start_new_session=True

@@ -1,6 +1,6 @@
 """How many tokens an answer took: as its engine counts them, where that can be believed, or else by estimate. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -8,7 +8,7 @@ import msgspec
 from modelshare.wire.inference import InferenceRequest, most_tokens, tokens_in
 
 Fields = dict[str, msgspec.Raw]
-_DETAILS: Final = ("prompt_tokens_details", "completion_tokens_details")
+DETAILS: Final = ("prompt_tokens_details", "completion_tokens_details")
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -33,10 +33,18 @@ class Tally:
     """Counts one answer of an engine while it comes. `usage` can be asked for at any moment, also of a part."""
 
     def __init__(
-        self, asked: InferenceRequest, body_bytes: int, prompt_bytes: int, context: int | None, *, counts_all: bool
+        self,
+        asked: InferenceRequest,
+        body_bytes: int,
+        prompt_bytes: int,
+        context: int | None,
+        *,
+        counts_all: bool,
+        details: Collection[str] = DETAILS,
     ) -> None:
         """`context`: tokens that a prompt and its answer may have together, where that is known. `counts_all`: the
-        engine's count covers every sequence that was asked for."""
+        engine's count covers every sequence that was asked for. `details`: of its usage, what a client may see."""
+        self._details = details
         self._most_prompt, self._most_completion = most_tokens(asked, body_bytes, context)
         self._prompt = tokens_in(prompt_bytes)
         self._counts_all = counts_all or asked.sequences == 1
@@ -77,18 +85,21 @@ class Tally:
             is_estimate,
         )
 
-    def for_client(self) -> msgspec.Raw:
-        """OpenAI's `usage` with these counts, and the details that the engine told with them."""
-        usage = self.usage
+    def for_client(self, together: Usage | None = None) -> msgspec.Raw:
+        """OpenAI's `usage` with these counts, and the details that the engine told with them.
+
+        `together`: with those of several answers, of which this is one, and without details.
+        """
+        usage = together or self.usage
         fields: dict[str, Any] = {"prompt_tokens": usage.prompt_tokens}
         if self._most_completion:
             fields["completion_tokens"] = usage.completion_tokens
         fields["total_tokens"] = usage.prompt_tokens + usage.completion_tokens
         if usage.estimated:
             fields["estimated"] = True
-        elif self._told is not None:
+        elif self._told is not None and together is None:
             told = _decode_fields(self._told)
-            fields |= {name: told[name] for name in _DETAILS if bytes(told.get(name, b"")).lstrip()[:1] == b"{"}
+            fields |= {name: told[name] for name in self._details if bytes(told.get(name, b"")).lstrip()[:1] == b"{"}
         return msgspec.Raw(msgspec.json.encode(fields))
 
 

@@ -1,14 +1,19 @@
 """An engine that somebody else runs, at any OpenAI-compatible URL (Ollama, Ray Serve, KServe); never stopped."""
 
-import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from secrets import token_hex
 
 from modelshare.agent.engines.base import ROUTES_OF_TASK, Activity, EngineError, EngineKind, EngineSpec, Load
-from modelshare.agent.engines.probe import Probe
+from modelshare.agent.engines.probe import Probe, RequestRefusedError
 from modelshare.agent.engines.relay_rules import RelayPolicy
-from modelshare.agent.engines.supervisor import Timing
+from modelshare.agent.engines.sharing import MANY_SLOTS, PromptCache, Sharing
+from modelshare.agent.engines.turns import Turns
+from modelshare.agent.engines.watch import Timing, Watch
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +36,15 @@ class ExternalEngine:
     def __init__(self, server: ExternalServer, spec: EngineSpec, *, timing: Timing | None = None) -> None:
         self.routes = ROUTES_OF_TASK[spec.task]
         self.activity = Activity()
+        self.sharing = Sharing(slots=spec.options.parallel or MANY_SLOTS, cache=PromptCache.SALTED)
+        self.turns = Turns(self.sharing.slots)
         self._origin = server.base_url.rstrip("/").removesuffix("/v1")
         self._key = server.api_key
         self._task = spec.task
         self._relay = RelayPolicy(
             public_name=spec.served_name,
             request_model=server.model or spec.served_name,
+            usage_details=frozenset({"completion_tokens_details"}),  # nobody knows whose prompts its cache serves
             context_length=spec.context_length,
         )
         self._timing = timing or Timing()
@@ -67,16 +75,19 @@ class ExternalEngine:
             raise
 
     async def died(self) -> str:
-        strikes = 0
-        while strikes < self._timing.strikes:
-            await asyncio.sleep(self._timing.watch)
-            strikes = 0 if await self.health() else strikes + 1
-        return f"{self.base_url}/models does not answer any more."
+        timing = replace(self._timing, recent=0.0)  # its health route answers at once, or it is gone
+        await Watch(self, timing, self._answers).until_hung(probes=False)
+        what = "does not answer any more" if not await self.health() else "takes requests and answers none"
+        return f"{self.base_url} {what}; look at the server there."
 
     async def health(self) -> bool:
         return self._probe is not None and await self._probe.is_up("/v1/models", self._timing.probe_timeout)
 
     async def load(self) -> Load | None:
+        return None
+
+    async def work(self) -> float | None:
+        """See `watch.Watched`."""
         return None
 
     async def stop(self, grace: float = 0.0) -> None:
@@ -88,5 +99,18 @@ class ExternalEngine:
     async def _check(self, probe: Probe) -> None:
         if not await self.health():
             raise EngineError(f"{self.base_url}/models does not answer; start the server, or correct its URL or key.")
-        await probe.ask(self._task, self._relay.request_model, self._timing.probe_timeout)
+        model, seconds = self._relay.request_model, self._timing.probe_timeout
+        try:
+            await probe.ask(self._task, model, seconds, {"cache_salt": token_hex(32)})
+        except RequestRefusedError:
+            await probe.ask(self._task, model, seconds)
+            self.sharing = replace(self.sharing, cache=PromptCache.NONE)
+            _log.warning(
+                "%s takes no `cache_salt`: if it keeps a cache of prompts, projects that share it can tell by its "
+                "speed what others asked. Use it for one project only, or switch that cache off.",
+                self.base_url,
+            )
         self.activity.succeeded()
+
+    async def _answers(self, within: float) -> bool:
+        return self._probe is not None and await self._probe.answers(self._task, self._relay.request_model, within)

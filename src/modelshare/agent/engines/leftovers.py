@@ -15,6 +15,8 @@ from typing import Final
 import msgspec
 import psutil
 
+from modelshare import private_files
+
 _CLOCK_SECONDS: Final = 1.0
 """Start times are derived from the clock, which may be set a little in between."""
 _KILL_SECONDS: Final = 10.0
@@ -37,11 +39,9 @@ class EngineRecord(msgspec.Struct, frozen=True):
     def save(self, state_dir: Path) -> Path:
         """Remember it until the file is deleted."""
         folder = _folder(state_dir)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_files.folder(folder)
         path = folder / f"{secrets.token_hex(8)}.json"
-        fresh = path.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.encode(self))
-        fresh.rename(path)
+        private_files.replace(path, msgspec.json.encode(self))
         return path
 
     def members(self) -> list[psutil.Process]:

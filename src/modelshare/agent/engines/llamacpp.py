@@ -12,6 +12,7 @@ from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKin
 from modelshare.agent.engines.gguf_files import model_file, model_size
 from modelshare.agent.engines.recipe import Command, Facts, LoadMetrics, Recipe, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
+from modelshare.agent.engines.sharing import FEW_SLOTS, PromptCache, Sharing
 
 DEFAULT_CONTEXT: Final = 8192
 """Tokens per request where the operator says nothing: the whole length of a long model would fill the memory."""
@@ -32,9 +33,10 @@ def recipe(spec: EngineSpec) -> Recipe:
             takes=parameters.LLAMACPP,
             context_length=_context(spec),
         ),
+        sharing=Sharing(slots=spec.options.parallel or FEW_SLOTS, one_by_one=True, cache=PromptCache.SLOTS),
         command=lambda port, key: Command(_argv(spec, file, port), {"ENGINE_API_KEY": key}),
         facts=Facts("/props", refined),
-        metrics=LoadMetrics("llamacpp:requests_processing", "llamacpp:requests_deferred"),
+        metrics=LoadMetrics("llamacpp:requests_processing", "llamacpp:requests_deferred", ("llamacpp:n_decode_total",)),
         mapped_bytes=0 if spec.options.gpu else model_size(file),
         start_seconds=start_seconds(weights_size(spec), base=60),
     )
@@ -69,7 +71,7 @@ def _argv(spec: EngineSpec, file: Path, port: int) -> tuple[str, ...]:
     options = spec.options
     argv = [sys.executable, "-P", "-m", "modelshare.agent.engines.llamacpp_server"]
     argv += ["--model", str(file), "--alias", spec.served_name, "--port", str(port)]
-    argv += ["--parallel", str(options.parallel), "--context", str(_context(spec))]
+    argv += ["--parallel", str(options.parallel or FEW_SLOTS), "--context", str(_context(spec))]
     if options.threads:
         argv += ["--threads", str(options.threads)]
     if options.gpu:

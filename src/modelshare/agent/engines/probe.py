@@ -1,6 +1,6 @@
 """Questions to a running engine: is it up, does it answer, how busy is it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
 
 import aiohttp
@@ -11,6 +11,11 @@ from modelshare.agent.engines.recipe import LoadMetrics
 
 _NETWORK_ERRORS: Final = (aiohttp.ClientError, OSError, TimeoutError)
 _LONGEST: Final = 300
+_REFUSED: Final = (400, 422)
+
+
+class RequestRefusedError(EngineError):
+    """The engine speaks of the request, not of itself."""
 
 
 class Probe:
@@ -43,12 +48,21 @@ class Probe:
         except _NETWORK_ERRORS:
             return False
 
-    async def ask(self, task: Task, model: str | None, timeout: float) -> None:  # noqa: ASYNC109
-        """One real, small request. Raises EngineError when there is no real answer."""
+    async def answers(self, task: Task, model: str | None, within: float) -> bool:
+        """Does it answer one real, small request in time?"""
+        try:
+            await self.ask(task, model, within)
+        except EngineError:
+            return False
+        return True
+
+    async def ask(self, task: Task, model: str | None, timeout: float, fields: Mapping[str, Any] = {}) -> None:  # noqa: ASYNC109 - it is only read
+        """One real, small request, with `fields` in it. Raises EngineError when there is no real answer, of the kind
+        RequestRefusedError where the engine does not take the request."""
         route = MAIN_ROUTE.get(task)
         if route is None:
             raise EngineError("The model can neither chat, nor complete text, nor embed it; no engine serves it.")
-        body = _SMALLEST[route] | ({"model": model} if model is not None else {})
+        body = {**_SMALLEST[route], **({"model": model} if model is not None else {}), **fields}
         try:
             url = self._base_url + route.path
             async with self.session.post(url, json=body, timeout=_total(timeout)) as answer:
@@ -57,7 +71,8 @@ class Probe:
             raise EngineError("The engine does not answer a first request.") from error
         if answer.status != 200:  # noqa: PLR2004
             said = content[:_LONGEST].decode("utf-8", "replace")
-            raise EngineError(f"The engine answers a first request with status {answer.status}: {said}")
+            kind = RequestRefusedError if answer.status in _REFUSED else EngineError
+            raise kind(f"The engine answers a first request with status {answer.status}: {said}")
         if not _is_real(route, content):
             raise EngineError("The engine answers a first request, but with nothing in it.")
 
@@ -71,23 +86,35 @@ class Probe:
 
     async def load(self, metrics: LoadMetrics, timeout: float) -> Load | None:  # noqa: ASYNC109
         """None when the engine does not answer or does not tell."""
+        return load_in(await self._metrics(timeout), metrics)
+
+    async def work(self, metrics: LoadMetrics, timeout: float) -> float | None:  # noqa: ASYNC109
+        """What it has worked by now. None when the engine does not answer or does not tell."""
+        sums = _sums(await self._metrics(timeout), metrics.work)
+        return None if not sums else sum(sums)
+
+    async def _metrics(self, timeout: float) -> str:  # noqa: ASYNC109
         try:
             async with self.session.get(self._base_url + "/metrics", timeout=_total(timeout)) as answer:
-                return load_in(await answer.text(), metrics)
+                return await answer.text()
         except _NETWORK_ERRORS:
-            return None
+            return ""
 
 
 def load_in(text: str, metrics: LoadMetrics) -> Load | None:
-    """The load in Prometheus text; gauges that come once per label are added up."""
-    sums = {metrics.running: 0.0, metrics.waiting: 0.0}
-    seen = set()
+    """The load in Prometheus text."""
+    sums = _sums(text, (metrics.running, metrics.waiting))
+    return Load(int(sums[0]), int(sums[1])) if sums else None
+
+
+def _sums(text: str, names: Sequence[str]) -> list[float]:
+    """The values of these names in Prometheus text, each added up over its labels; empty unless all are there."""
+    sums: dict[str, float] = {}
     for line in text.splitlines():
         name = line.partition("{")[0].partition(" ")[0]
-        if name in sums:
-            sums[name] += float(line.rpartition(" ")[2])
-            seen.add(name)
-    return Load(int(sums[metrics.running]), int(sums[metrics.waiting])) if len(seen) == len(sums) else None
+        if name in names:
+            sums[name] = sums.get(name, 0.0) + float(line.rpartition(" ")[2])
+    return [sums[name] for name in names] if len(sums) == len(names) else []
 
 
 _SMALLEST: Final[Mapping[Route, dict[str, Any]]] = {

@@ -5,21 +5,23 @@ from dataclasses import dataclass
 
 from modelshare.agent.engines.base import EngineKind, EngineSpec, Route
 from modelshare.agent.engines.relay_rules import RelayPolicy
+from modelshare.agent.engines.sharing import Sharing
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     argv: tuple[str, ...]
     env: Mapping[str, str]
-    """Added to the agent's own environment."""
+    """Added to what engines get of the agent's own environment."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadMetrics:
-    """Names of the gauges of `/metrics` that count requests."""
+    """Names in `/metrics`: the gauges that count requests, and counters that rise with every step of work, if any."""
 
     running: str
     waiting: str
+    work: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Recipe:
     spec: EngineSpec
     routes: frozenset[Route]
     relay: RelayPolicy
+    sharing: Sharing
     command: Callable[[int, str], Command]
     """The command for a port and a secret."""
     has_key: bool = True

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from modelshare.agent.engines import parameters
-from modelshare.agent.engines.counts import Tally
+from modelshare.agent.engines.counts import DETAILS, Tally
 from modelshare.agent.engines.parameters import Fields
 from modelshare.wire.inference import InferenceRequest, read
 
@@ -27,6 +27,8 @@ class RelayPolicy:
     """Its streams tell their usage only when `stream_options.include_usage` asks for it."""
     counts_all: bool = False
     """Its usage covers all choices and prompts of a request, not only the first."""
+    usage_details: frozenset[str] = frozenset(DETAILS)
+    """What may be told of its usage beyond counts: not what comes of other tenants' requests."""
     context_length: int | None = None
     """Tokens that a prompt and its answer may have together, where that is known."""
 
@@ -60,7 +62,14 @@ class PreparedRequest(msgspec.Struct, frozen=True):
         """The count of its answer."""
         prompt = next((self.fields[name] for name in ("messages", "prompt", "input") if name in self.fields), b"")
         policy = self.policy
-        return Tally(self.asked, self.body_bytes, len(prompt), policy.context_length, counts_all=policy.counts_all)
+        return Tally(
+            self.asked,
+            self.body_bytes,
+            len(prompt),
+            policy.context_length,
+            counts_all=policy.counts_all,
+            details=policy.usage_details,
+        )
 
 
 def prepare_request(route: str, body: bytes, policy: RelayPolicy) -> PreparedRequest:

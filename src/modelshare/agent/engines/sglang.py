@@ -5,6 +5,7 @@ from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKin
 from modelshare.agent.engines.launch import wrapped
 from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
+from modelshare.agent.engines.sharing import MANY_SLOTS, PromptCache, Sharing
 
 
 def recipe(spec: EngineSpec, executable: str) -> Recipe:
@@ -22,6 +23,7 @@ def recipe(spec: EngineSpec, executable: str) -> Recipe:
             counts_all=True,
             context_length=spec.options.context or spec.context_length,
         ),
+        sharing=Sharing(slots=spec.options.parallel or MANY_SLOTS, cache=PromptCache.SALTED),
         command=lambda port, key: Command(wrapped(_argv(spec, executable, port, key)), {"HF_HUB_OFFLINE": "1"}),
         health_seconds=30.0,  # it generates a token, and gives itself 20 s for that
         metrics=LoadMetrics("sglang:num_running_reqs", "sglang:num_queue_reqs"),
@@ -36,7 +38,7 @@ def _argv(spec: EngineSpec, executable: str, port: int, key: str) -> tuple[str, 
     argv += ["--api-key", key]  # there is no variable for it: users of this machine can see it
     argv += ["--enable-metrics"]
     if spec.task is Task.EMBEDDING:
-        argv += ["--is-embedding"]
+        argv += ["--is-embedding", "--disable-radix-cache"]  # its embeddings take no salt for the cache
     if spec.options.context:
         argv += ["--context-length", str(spec.options.context)]
     return (*argv, *spec.options.extra_args)

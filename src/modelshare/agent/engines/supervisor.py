@@ -5,9 +5,7 @@ import secrets
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any, Final
 
 from modelshare.agent.engines.base import Activity, EngineError, Load
@@ -16,25 +14,12 @@ from modelshare.agent.engines.diagnosis import diagnose
 from modelshare.agent.engines.probe import Probe
 from modelshare.agent.engines.recipe import Recipe
 from modelshare.agent.engines.relay_rules import RelayPolicy
+from modelshare.agent.engines.turns import Turns
+from modelshare.agent.engines.watch import Timing, Watch
 
 _PORTS: Final = 5
 """Tries when others are quicker to take the port."""
 _ENDING_SECONDS: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds, unless said otherwise."""
-
-    watch: float = 5.0
-    """Between two looks at a running engine."""
-    recent: float = 30.0
-    """A success so long ago counts as healthy: a busy engine may be slow to tell its health."""
-    idle_probe: float = 60.0
-    """An engine without requests for so long is asked a small one."""
-    probe_timeout: float = 60.0
-    strikes: int = 3
-    """Failed looks in a row before the engine counts as hung."""
 
 
 def free_port() -> int:
@@ -58,7 +43,9 @@ class ProcessEngine:
     ) -> None:
         self.kind = recipe.kind
         self.routes = recipe.routes
-        self.activity = Activity()
+        self.activity = Activity(shows_work=recipe.metrics is not None and bool(recipe.metrics.work))
+        self.sharing = recipe.sharing
+        self.turns = Turns(recipe.sharing.slots)
         self.mapped_bytes = recipe.mapped_bytes
         self._recipe = recipe
         self._relay = recipe.relay
@@ -103,7 +90,7 @@ class ProcessEngine:
 
     async def died(self) -> str:
         assert self._child  # noqa: S101  started
-        watch = asyncio.create_task(self._until_hung())
+        watch = asyncio.create_task(Watch(self, self._timing, self._answers).until_hung(probes=True))
         exited = asyncio.create_task(self._child.exited())
         try:
             await asyncio.wait({watch, exited}, return_when=asyncio.FIRST_COMPLETED)
@@ -122,6 +109,12 @@ class ProcessEngine:
         if self._probe is None or self._recipe.metrics is None:
             return None
         return await self._probe.load(self._recipe.metrics, self._recipe.health_seconds)
+
+    async def work(self) -> float | None:
+        """See `watch.Watched`."""
+        if self._probe is None or self._recipe.metrics is None:
+            return None
+        return await self._probe.work(self._recipe.metrics, self._recipe.health_seconds)
 
     async def stop(self, grace: float = 0.0) -> None:
         if grace:
@@ -174,36 +167,10 @@ class ProcessEngine:
             told = await probe.told(facts.path, self._recipe.health_seconds)
             self._relay = facts.refined(self._recipe.relay, told)
 
-    async def _until_hung(self) -> None:
-        strikes = 0
-        while strikes < self._timing.strikes:
-            await asyncio.sleep(self._timing.watch)
-            strikes = 0 if await self._is_well() else strikes + 1
-
-    async def _is_well(self) -> bool:
-        silence = monotonic() - self.activity.last_success
-        if silence < self._timing.recent:
-            return True
-        if not await self.health():
-            return False
-        if silence < self._timing.idle_probe or self.activity.running or not await self._is_idle():
-            return True
-        return await self._answers()
-
-    async def _is_idle(self) -> bool:
-        """A probe waits in the same queue as users' requests: it must not judge an engine that is merely busy."""
-        load = await self.load()
-        return load is None or not (load.running or load.waiting)
-
-    async def _answers(self) -> bool:
-        if self._probe is None:
-            return False
-        try:
-            await self._probe.ask(self._recipe.spec.task, self._recipe.relay.request_model, self._timing.probe_timeout)
-        except EngineError:
-            return False
-        self.activity.succeeded()
-        return True
+    async def _answers(self, within: float) -> bool:
+        return self._probe is not None and await self._probe.answers(
+            self._recipe.spec.task, self._recipe.relay.request_model, within
+        )
 
 
 class _PortTaken(EngineError):

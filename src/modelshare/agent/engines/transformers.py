@@ -11,6 +11,7 @@ from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKin
 from modelshare.agent.engines.launch import wrapped
 from modelshare.agent.engines.recipe import Command, Recipe, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
+from modelshare.agent.engines.sharing import Sharing
 
 _FULL_PRECISION_BYTES: Final = 4 << 30
 """Up to this size float32 is used on CPUs: as fast as bfloat16 in generation, at twice the memory."""
@@ -33,6 +34,7 @@ def recipe(spec: EngineSpec, executable: str, private_home: Path) -> Recipe:
             usage_on_request=False,
             context_length=spec.context_length,
         ),
+        sharing=Sharing(slots=1, one_by_one=True),  # one thread works on one request after another, and keeps no cache
         command=lambda port, _: Command(wrapped(_argv(spec, executable, size, port)), env),
         has_key=False,
         start_seconds=start_seconds(size, base=180),

@@ -5,6 +5,7 @@ from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineKind, EngineSpec
 from modelshare.agent.engines.launch import wrapped
 from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
+from modelshare.agent.engines.sharing import MANY_SLOTS, PromptCache, Sharing
 
 _DRAIN_SECONDS = 30
 
@@ -21,11 +22,16 @@ def recipe(spec: EngineSpec, executable: str) -> Recipe:
             counts_all=True,
             context_length=spec.options.context or spec.context_length,
         ),
+        sharing=Sharing(slots=spec.options.parallel or MANY_SLOTS, cache=PromptCache.SALTED),
         command=lambda port, key: Command(
             wrapped(_argv(spec, executable, port)),
             {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"},
         ),
-        metrics=LoadMetrics("vllm:num_requests_running", "vllm:num_requests_waiting"),
+        metrics=LoadMetrics(
+            running="vllm:num_requests_running",
+            waiting="vllm:num_requests_waiting",
+            work=("vllm:prompt_tokens_total", "vllm:generation_tokens_total"),
+        ),
         start_seconds=start_seconds(weights_size(spec), base=900),  # it compiles and captures graphs
         stop_seconds=_DRAIN_SECONDS + 15,
     )

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from modelshare.server.accounts import queries
-from modelshare.server.accounts.memory import Memory
 from modelshare.server.accounts.rules import effective_scopes, is_allowed_from, is_valid
 from modelshare.server.accounts.tables import KeyValueRow
+from modelshare.server.cache import GRACE_SECONDS, NotifiedCache
 from modelshare.server.db import Database
 from modelshare.server.http import Caller
 from modelshare.server.ids import secret_hash
@@ -53,18 +53,19 @@ class KeyUse(NamedTuple):
 class KeyRing:
     """Authenticates values of keys; remembers them for a second, and forgets at once what a notification names."""
 
-    def __init__(self, database: Database, clock: Callable[[], float], most: int = 50_000) -> None:
+    def __init__(self, database: Database, clock: Callable[[], float], *, grace: float = GRACE_SECONDS) -> None:
+        """`grace`: seconds that known keys go on while the database cannot be asked."""
         self._database = database
         self._clock = clock
-        self._memory = Memory[str, _Known](self._look, clock, most)
+        self._cache = NotifiedCache[str, _Known](self._look, clock, grace=grace)
         self._used = dict[uuid.UUID, int]()
         """When keys were last good, since `note_use`."""
-        database.subscribe(KEYS_TOPIC, self._memory.forget)
+        database.subscribe(KEYS_TOPIC, self._forget)
 
     async def authenticate(self, secret: str, address: str) -> Caller | None:
         """The caller whose key this is, or None when the value is unknown, over, revoked or used from elsewhere."""
         now = self._clock()
-        known = await self._memory.get(secret_hash(secret))
+        known = await self._cache.get(secret_hash(secret))
         caller = known.good(now, address)
         if caller is not None:
             self._used[caller.id] = int(now)
@@ -89,6 +90,13 @@ class KeyRing:
         except Exception:
             self._used = used | self._used
             raise
+
+    async def stop(self) -> None:
+        """Call it before the database is closed."""
+        await self._cache.stop()
+
+    def _forget(self, subject: str) -> None:
+        self._cache.forget(lambda _, known: subject in {"*", known.subject})
 
     async def _look(self, value_hash: str) -> _Known:
         async with self._database.read() as session:

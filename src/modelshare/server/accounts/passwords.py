@@ -13,7 +13,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from modelshare.server.accounts.rules import normal_password
 
 _HASHER: Final = PasswordHasher()
-_THREADS: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="password")
+AT_ONCE: Final = 2
+_THREADS: Final = ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="password")
 _LONGEST: Final = 4096
 """Characters that are looked at: no password that was taken is longer, however it is typed."""
 

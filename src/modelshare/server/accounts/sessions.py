@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import queries
-from modelshare.server.accounts.memory import Memory
 from modelshare.server.accounts.rules import MemberRole, scopes_of
 from modelshare.server.accounts.tables import ProjectRow, SessionRow
 from modelshare.server.accounts.views import Person, person_view
+from modelshare.server.cache import GRACE_SECONDS, NotifiedCache
 from modelshare.server.db import Database, notify
 from modelshare.server.errors import NotFound, Unauthenticated
 from modelshare.server.http import Caller
@@ -73,11 +73,12 @@ class _Known:
 class SessionBook:
     """Knows people by their sessions' tokens; remembers as a KeyRing does."""
 
-    def __init__(self, database: Database, clock: Callable[[], float], most: int = 50_000) -> None:
+    def __init__(self, database: Database, clock: Callable[[], float], *, grace: float = GRACE_SECONDS) -> None:
+        """`grace`: seconds that known sessions go on while the database cannot be asked."""
         self._database = database
         self._clock = clock
-        self._memory = Memory[SessionUse, _Known](self._look, clock, most)
-        database.subscribe(PEOPLE_TOPIC, self._memory.forget)
+        self._cache = NotifiedCache[SessionUse, _Known](self._look, clock, grace=grace)
+        database.subscribe(PEOPLE_TOPIC, self._forget)
 
     async def person(self, token: str) -> Person | None:
         """Who is signed in, or None when the session is unknown, closed or over."""
@@ -114,8 +115,15 @@ class SessionBook:
 
         return {use for use in uses if not is_good(use)}
 
+    async def stop(self) -> None:
+        """Call it before the database is closed."""
+        await self._cache.stop()
+
+    def _forget(self, subject: str) -> None:
+        self._cache.forget(lambda _, known: subject in {"*", known.subject})
+
     async def _good(self, token: str, project: str | None) -> _Known:
-        known = await self._memory.get(SessionUse(secret_hash(token), project))
+        known = await self._cache.get(SessionUse(secret_hash(token), project))
         return known if self._clock() < known.expires_at else _Known(None)
 
     async def _look(self, use: SessionUse) -> _Known:

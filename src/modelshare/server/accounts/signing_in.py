@@ -1,4 +1,8 @@
-"""Signing up and in with a password: so many attempts a minute, and no hash is made while a transaction is open."""
+"""Signing up and in with a password: so many attempts a minute, and no hash is made while a transaction is open.
+
+Attempts are counted by where they come from, and by that together with the account: never by the account alone, or
+strangers could keep out whoever it belongs to. Hashes are dear, and made in turn: whoever tries less comes first.
+"""
 
 from collections.abc import Callable
 from typing import Final
@@ -7,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import passwords, people, sessions
 from modelshare.server.accounts.rules import EMAIL_LENGTH, normal_email
+from modelshare.server.accounts.turns import Turns
 from modelshare.server.accounts.views import Person
 from modelshare.server.addresses import counted_as
 from modelshare.server.db import Database
@@ -16,8 +21,8 @@ from modelshare.server.settings import Settings
 from modelshare.wire.errors import ErrorCode
 
 _PER_ADDRESS: Final = 30
-_PER_EMAIL: Final = 10
-"""Attempts a minute; half as many more may come at once."""
+_PER_PAIR: Final = 10
+"""Attempts a minute, from an address and from an address on one account; half as many more may come at once."""
 
 
 class SignIn:
@@ -28,15 +33,17 @@ class SignIn:
         self._settings = settings
         self._clock = clock
         self._addresses = TokenBuckets(_PER_ADDRESS, clock)
-        self._emails = TokenBuckets(_PER_EMAIL, clock)
+        self._pairs = TokenBuckets(_PER_PAIR, clock)
+        self._turns = Turns(passwords.AT_ONCE)
 
     async def sign_up(
         self, *, email: str, name: str, password: str, invitation: str | None, address: str
     ) -> tuple[Person, str]:
         """A new person and their session's token. Raises as `people.sign_up`; 400, 429."""
-        self._count(address, email)
+        asked = self._count(address, email)
         people.check_new_password(password, email)
-        password_hash = await passwords.hash_password(password)
+        async with self._turns.turn(asked):
+            password_hash = await passwords.hash_password(password)
         async with self._database.write() as session:
             person = await people.sign_up(
                 session,
@@ -51,19 +58,21 @@ class SignIn:
 
     async def sign_in(self, *, email: str, password: str, address: str) -> tuple[Person, str]:
         """The person and a new session's token. 401 when e-mail and password do not go together; 429."""
-        self._count(address, email)
-        person, password_hash = await self._verified(email, password)
-        newer = await passwords.hash_password(password) if passwords.is_outdated(password_hash) else None
+        asked = self._count(address, email)
+        async with self._turns.turn(asked):
+            person, password_hash = await self._verified(email, password)
+            newer = await passwords.hash_password(password) if passwords.is_outdated(password_hash) else None
         async with self._database.write() as session:
             await people.replace_hash(session, person.id, password_hash, newer)
             return person, await self._open(session, person)
 
     async def change_password(self, person: Person, *, old: str, new: str, token: str, address: str) -> None:
         """Signs the person out everywhere but here. 400 for an unfit password, 401 for a wrong one; 429."""
-        self._count(address, person.email)
+        asked = self._count(address, person.email)
         people.check_new_password(new, person.email)
-        _, old_hash = await self._verified(person.email, old)
-        new_hash = await passwords.hash_password(new)
+        async with self._turns.turn(asked):
+            _, old_hash = await self._verified(person.email, old)
+            new_hash = await passwords.hash_password(new)
         async with self._database.write() as session:
             await people.change_password(
                 session, person, old_hash=old_hash, new_hash=new_hash, token=token, now=self._now()
@@ -76,12 +85,17 @@ class SignIn:
             raise Unauthenticated("E-mail and password do not go together. Check both and try again.")
         return found
 
-    def _count(self, address: str, email: str) -> None:
-        wait = self._addresses.take(counted_as(address)) or self._emails.take(normal_email(email)[:EMAIL_LENGTH])
-        if wait:
+    def _count(self, address: str, email: str) -> float:
+        """How many attempts the address made of late, with this one; 429 where that is too many."""
+        place = counted_as(address)
+        pair = f"{place} {normal_email(email)[:EMAIL_LENGTH]}"
+        if wait := self._addresses.take(place) or self._pairs.take(pair):
             raise RateLimited(
-                f"Too many attempts. Try again in {wait} s.", code=ErrorCode.RATE_LIMIT_EXCEEDED, retry_after=wait
+                f"Too many attempts from your address. Try again in {wait} s.",
+                code=ErrorCode.RATE_LIMIT_EXCEEDED,
+                retry_after=wait,
             )
+        return self._addresses.used(place)
 
     async def _open(self, session: AsyncSession, person: Person) -> str:
         return await sessions.open_session(session, person.id, self._now(), days=self._settings.accounts_session_days)

@@ -14,7 +14,10 @@ class AuditRow(Table):
     """One action, done or refused. Rows are only ever added."""
 
     __tablename__ = "audit_log"
-    __table_args__ = (Index("ix_audit_log_project_id_id", "project_id", "id"),)
+    __table_args__ = (
+        Index("ix_audit_log_project_id_id", "project_id", "id"),
+        Index("ix_audit_log_changed_ms", "changed_ms"),
+    )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     project_id: Mapped[str | None]

@@ -7,6 +7,7 @@ locked before their deployments change, and a deployment exists once. What is be
 
 import asyncio
 import contextlib
+import math
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from modelshare.server import outages
 from modelshare.server.db import Database, notify
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
@@ -31,6 +33,8 @@ log = structlog.get_logger()
 
 _ROUND_SECONDS = 3.0
 """How often without having been told."""
+_LONG_SECONDS = 5.0
+"""A round that took so long waited for the database."""
 _REST = 1
 """Rest after a round, in times of how long it took: reconciling takes at most half of one core."""
 
@@ -102,6 +106,8 @@ class Reconciler:
         self._clock = clock
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._last_trouble = -math.inf
+        """When the database was last away, by the loop's clock."""
         for topic in (ENDPOINTS_TOPIC, MODELS_TOPIC, AGENTS_TOPIC, DEPLOYMENTS_TOPIC):
             database.subscribe(topic, lambda _: self._wake.set())
 
@@ -117,7 +123,7 @@ class Reconciler:
         """One round."""
         now = int(self._clock())
         async with self._database.read() as session:
-            stale = await queries.has_stale_agents(session, now - presence.STALE_SECONDS)
+            stale = not self._is_doubtful() and await queries.has_stale_agents(session, now - presence.STALE_SECONDS)
             plan = await self._plan(session, now)
         if stale:
             async with self._database.write() as session:
@@ -147,13 +153,20 @@ class Reconciler:
             started = loop.time()
             try:
                 await self.reconcile()
-            except Exception as error:
-                log.warning("a round of reconciling failed", exc_info=error)
+            except Exception as error:  # noqa: BLE001 - the next round may find the database back
+                outages.report("a round of reconciling failed", error)
+                self._last_trouble = loop.time()
+            if loop.time() - started > _LONG_SECONDS:
+                self._last_trouble = loop.time()
             await asyncio.sleep((loop.time() - started) * _REST)
             # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this would never stop.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_ROUND_SECONDS):
                     await self._wake.wait()
+
+    def _is_doubtful(self) -> bool:
+        """Whether links may look dead only because nobody could vouch for them: the database was away."""
+        return asyncio.get_running_loop().time() < self._last_trouble + presence.STALE_SECONDS
 
     async def _plan(self, session: AsyncSession, now: int) -> _Plan:
         serving = {row.endpoint_id: row.version_id for row in await queries.servings(session)}

@@ -2,6 +2,10 @@
 
 A stream's frames wait in its queue until they are asked for. The queue cannot outgrow the credit the agent was given,
 and credit is only given for bytes that went on to the client: a slow client slows the engine down, not the link.
+
+Whatever an agent sends, its link keeps at most `LINK_CREDIT + MAX_STREAMS * SMALL_CREDIT` bytes of answers (96 MiB),
+and beside them one frame that is being read, and for each stream a `Head` and an `End`: chunks that nobody takes are
+joined, so that a thousand small ones weigh no more than their bytes. All else that an agent may say is held to a rate.
 """
 
 import asyncio
@@ -15,13 +19,16 @@ import structlog
 from msgspec import DecodeError
 from starlette.types import Receive, Send
 
+from modelshare.server.ratelimit import Bucket
 from modelshare.wire.link import (
     BODY_SLICE,
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
     INITIAL_CREDIT,
     MAX_FRAME,
+    MAX_STREAMS,
     Answer,
+    AnswerFrame,
     Body,
     Cancel,
     Chunk,
@@ -40,9 +47,18 @@ from modelshare.wire.link import (
 )
 
 log = structlog.get_logger()
-AnswerFrame = Head | Chunk | End | Answer
-_CREDIT_STEP: Final = INITIAL_CREDIT // 4
+LINK_CREDIT: Final = 32 << 20
+"""Bytes that the streams of a link may send together before anybody takes them; beyond it each has `SMALL_CREDIT`."""
+SMALL_CREDIT: Final = 16 << 10
+_CREDIT_STEPS: Final = 4
 """Credit is given back in steps: a frame per chunk would cost more than it is worth."""
+_ENDING: Final = 4096
+"""What a `Head` and an `End` weigh at most, together."""
+_LATE: Final = 1 << 20
+"""Bytes of frames for streams that are gone, beside those that were on their way when their stream was cancelled."""
+_CONTROL_BURST: Final = 1000
+_CONTROL_PER_MINUTE: Final = 1200
+"""`Report`, `Released` and `Ping`. Two models are pulled at a time, and each may tell of it twice a second."""
 
 
 class StreamBrokenError(Exception):
@@ -70,19 +86,44 @@ class AnswerStream(Protocol):
         ...
 
 
-class FrameQueue:
-    """Frames between the one that receives them and the one that waits for them."""
+class Stream:
+    """A request on a link: the frames of its answer, between the one that receives and the one that waits for them."""
 
-    __slots__ = ("_error", "_frames", "_waiter")
+    __slots__ = ("_begun", "_error", "_frames", "_link", "_owed", "_waiter", "credit", "ended", "id", "window")
 
-    def __init__(self) -> None:
-        self._frames: deque[AnswerFrame] = deque()
+    def __init__(self, link: "Link", stream_id: int, window: int) -> None:
+        self.id = stream_id
+        self.window = window
+        """Bytes that may be under way or wait here."""
+        self.credit = window
+        """Bytes that the agent may still send."""
+        self.ended = False
+        self._begun = False
+        self._link = link
+        self._owed = 0
+        self._frames: deque[AnswerFrame | bytearray] = deque()
+        """Bytes: chunks that were joined."""
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
 
     def deliver(self, frame: AnswerFrame) -> None:
-        self._frames.append(frame)
-        self._wake()
+        """A frame of the agent's. Raises ClosedError when it is out of turn, or more than the agent may send."""
+        kind = type(frame)
+        if self.ended or (kind is Chunk and not self._begun) or (kind in {Head, Answer} and self._begun):
+            raise ClosedError(CloseCode.PROTOCOL, "The agent answered out of turn.")
+        self._begun = True
+        self.ended = kind in {End, Answer}
+        if isinstance(frame, Chunk | Answer):
+            self.credit -= len(frame.data)
+            if self.credit < 0:
+                raise ClosedError(CloseCode.PROTOCOL, "The agent sent more than it had credit for.")
+        self._append(frame)
+
+    def break_off(self, reason: str) -> None:
+        """Ends the answer for the agent, which must not go on: nothing of it is worth a try with another one."""
+        if not self.ended:
+            self.ended = True
+            self._append(End(self.id, reason))
 
     def fail(self, error: Exception) -> None:
         self._error = self._error or error
@@ -94,45 +135,35 @@ class FrameQueue:
                 raise self._error
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        return self._frames.popleft()
+        taken = self._frames.popleft()
+        frame = Chunk(self.id, bytes(taken)) if isinstance(taken, bytearray) else taken
+        if type(frame) is Chunk and not self.ended:
+            self._owed += len(frame.data)
+            if self._owed >= self.window // _CREDIT_STEPS:
+                owed, self._owed = self._owed, 0
+                self.credit += owed
+                await self._link.send(Credit(self.id, owed))
+        return frame
+
+    def _append(self, frame: AnswerFrame) -> None:
+        if not (type(frame) is Chunk and self._frames and self._joined(frame.data)):
+            self._frames.append(frame)
+        self._wake()
+
+    def _joined(self, data: bytes) -> bool:
+        """Whether the bytes went to those of the last chunk, which nobody has taken yet."""
+        last = self._frames[-1]
+        before = last.data if type(last) is Chunk else last
+        if not isinstance(before, bytes | bytearray) or len(before) + len(data) > BODY_SLICE:
+            return False
+        if isinstance(before, bytes):
+            before = self._frames[-1] = bytearray(before)
+        before += data
+        return True
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-class Stream(FrameQueue):
-    """A request on a link."""
-
-    __slots__ = ("_credit", "_link", "_owed", "ended", "id")
-
-    def __init__(self, link: "Link", stream_id: int) -> None:
-        super().__init__()
-        self.id = stream_id
-        self.ended = False
-        self._link = link
-        self._credit = INITIAL_CREDIT
-        self._owed = 0
-
-    def deliver(self, frame: AnswerFrame) -> None:
-        """A frame of the agent's. Raises ClosedError when it sends more than it may."""
-        if type(frame) is Chunk:
-            self._credit -= len(frame.data)
-            if self._credit < 0:
-                raise ClosedError(CloseCode.PROTOCOL, "The agent sent more than it had credit for.")
-        elif type(frame) is not Head:
-            self.ended = True
-        super().deliver(frame)
-
-    async def next(self) -> AnswerFrame:
-        frame = await super().next()
-        if type(frame) is Chunk and not self.ended:
-            self._owed += len(frame.data)
-            if self._owed >= _CREDIT_STEP:
-                owed, self._owed = self._owed, 0
-                self._credit += owed
-                await self._link.send(Credit(self.id, owed))
-        return frame
 
 
 class Link:
@@ -148,6 +179,9 @@ class Link:
         self._heard = self._spoke = clock()
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._cancels: set[asyncio.Task[None]] = set()
+        self._free = LINK_CREDIT
+        self._late = _LATE
+        self._control = Bucket(_CONTROL_PER_MINUTE, _CONTROL_BURST, _CONTROL_BURST, clock())
 
     @property
     def busy(self) -> int:
@@ -171,7 +205,14 @@ class Link:
             frame: FromAgent = decode_from_agent(data)
         except DecodeError as error:
             raise ClosedError(CloseCode.PROTOCOL, f"This is no frame: {error}.") from error
+        if not isinstance(frame, AnswerFrame) and self._control.take(1, self._heard):
+            raise ClosedError(CloseCode.PROTOCOL, "The agent reports more often than anything can change.")
         return frame
+
+    def expect(self, count: int) -> None:
+        """The agent is about to be told something that it answers with so many reports."""
+        self._control.capacity = _CONTROL_BURST + count
+        self._control.charge(-count, self._clock())
 
     async def send(self, frame: FromServer) -> None:
         """Raises StreamBrokenError when the link is down."""
@@ -182,24 +223,38 @@ class Link:
             raise StreamBrokenError("The link to the agent is down.") from error
 
     @asynccontextmanager
-    async def request(self, deployment_id: str, route: str, body: bytes, timeout: float) -> AsyncIterator[Stream]:  # noqa: ASYNC109 - the agent's time limit, sent to it
+    async def request(
+        self,
+        deployment_id: str,
+        route: str,
+        body: bytes,
+        timeout: float,  # noqa: ASYNC109 - the agent's time limit, sent to it
+        tenant: str = "",
+    ) -> AsyncIterator[Stream]:
         """Sends a request and gives its answer's stream; leaving before the answer's end cancels it."""
         if self._end.done():
             raise StreamBrokenError("The link to the agent is down.")
-        stream = Stream(self, next(self._ids))
+        if len(self._streams) >= MAX_STREAMS:
+            raise StreamBrokenError("The agent has as many requests under way as a link takes.")
+        window = max(SMALL_CREDIT, min(INITIAL_CREDIT, self._free // 4))
+        self._free -= window
+        stream = Stream(self, next(self._ids), window)
         self._streams[stream.id] = stream
         try:
             first, rest = body[:BODY_SLICE], range(BODY_SLICE, len(body), BODY_SLICE)
-            await self.send(
-                Request(stream.id, deployment_id, route, first, bool(rest), timeout=timeout, credit=INITIAL_CREDIT)
+            request = Request(
+                stream.id, deployment_id, route, first, bool(rest), timeout=timeout, credit=window, tenant=tenant
             )
+            await self.send(request)
             for offset in rest:
                 end = offset + BODY_SLICE
                 await self.send(Body(stream.id, body[offset:end], more=end < len(body)))
             yield stream
         finally:
             del self._streams[stream.id]
+            self._free += window
             if not stream.ended and not self._end.done():
+                self._late = min(LINK_CREDIT, self._late + stream.credit + _ENDING)
                 self._cancel(stream.id)
 
     async def run(
@@ -214,25 +269,25 @@ class Link:
         """
         own = (self._read(on_report, on_released), self._beat())
         tasks: list[asyncio.Future[None]] = [self._end, *map(asyncio.ensure_future, (*own, *beside))]
+        why = ClosedError(CloseCode.GOING_AWAY, "The server restarts.")
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            error = next(iter(done)).exception()
+            why = _why(next(iter(done)).exception())
         finally:
-            self.close(ClosedError(CloseCode.GOING_AWAY, "The server restarts."))
+            self.close(why)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if isinstance(error, ClosedError):
-            return error
-        if not isinstance(error, StreamBrokenError):
-            log.error("link failed", exc_info=error)
-        return ClosedError(CloseCode.GOING_AWAY, "The server had a problem with this link: link again.")
+        return why
 
     def close(self, why: ClosedError) -> None:
         """Ends the link; the first reason counts."""
         if not self._end.done():
             self._end.set_exception(why)
+            self._end.exception()  # it may end before anybody waits for its end
         for stream in self._streams.values():
+            if why.code is CloseCode.PROTOCOL:
+                stream.break_off("The agent broke the rules of its link.")
             stream.fail(StreamBrokenError("The link to the agent broke."))
 
     async def _read(self, on_report: Callable[[Report], None], on_released: Callable[[Released], None]) -> None:
@@ -241,8 +296,10 @@ class Link:
             match frame:
                 case Answer() | Chunk() | Head() | End():
                     stream = self._streams.get(frame.stream)
-                    if stream is not None:  # else it was cancelled, and the agent had not heard yet
+                    if stream is not None:
                         stream.deliver(frame)
+                    else:  # it was cancelled, and the agent had not heard yet
+                        self._take_late(frame)
                 case Report():
                     on_report(frame)
                 case Released():
@@ -251,6 +308,11 @@ class Link:
                     pass
                 case _:
                     raise ClosedError(CloseCode.PROTOCOL, "Hello comes once, as the first frame.")
+
+    def _take_late(self, frame: AnswerFrame) -> None:
+        self._late -= len(frame.data) if isinstance(frame, Chunk) else _ENDING // 2
+        if self._late < 0:
+            raise ClosedError(CloseCode.PROTOCOL, "The agent goes on with answers that nobody asks for.")
 
     async def _beat(self) -> None:
         while True:
@@ -278,3 +340,11 @@ class Link:
         task = asyncio.ensure_future(cancel())
         self._cancels.add(task)
         task.add_done_callback(self._cancels.discard)
+
+
+def _why(error: BaseException | None) -> ClosedError:
+    if isinstance(error, ClosedError):
+        return error
+    if not isinstance(error, StreamBrokenError):
+        log.error("link failed", exc_info=error)
+    return ClosedError(CloseCode.GOING_AWAY, "The server had a problem with this link: link again.")

@@ -7,28 +7,43 @@ whatever process that is. What an agent is to hold goes out when it changes; wha
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
+from modelshare.server import outages
 from modelshare.server.db import Database
 from modelshare.server.fleet import presence, queries, releases, service
 from modelshare.server.fleet.link import ClosedError, Link, StreamBrokenError
 from modelshare.server.fleet.presence import LinkName
+from modelshare.server.fleet.reports import Reports
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DESIRED_TOPIC
+from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.http import bearer
-from modelshare.server.ids import parse_uuid
-from modelshare.wire.agents import AgentState, Phase
-from modelshare.wire.link import PROTOCOL, CloseCode, Desired, Hello, Released, Report, Wanted, Welcome
+from modelshare.wire.agents import AgentState
+from modelshare.wire.link import (
+    MAX_DEPLOYMENTS,
+    MAX_NAME,
+    PROTOCOL,
+    CloseCode,
+    Desired,
+    Hello,
+    Released,
+    Report,
+    Wanted,
+    Welcome,
+    close_reason,
+)
+from modelshare.wire.text import plain
 
 log = structlog.get_logger()
 
 _HELLO_SECONDS = 10.0
 _GOODBYE_SECONDS = 1.0
-_REPORTS_SECONDS = 0.5
-"""The longest that reports gather before they are written."""
+_STOP_SECONDS = 3.0
+"""Links may take to end when the process does; the database they tell of it may be away."""
 _RETRY_SECONDS = 1.0
 _VOUCH_SECONDS = presence.STALE_SECONDS / 3
 _SUSPENDED = ClosedError(CloseCode.SUSPENDED, "This agent is suspended. Its owner can resume it.")
@@ -45,22 +60,24 @@ class _Linked:
         self.changed = asyncio.Event()
         """What it is to hold may have changed."""
         self.changed.set()
+        self.held: frozenset[str] = frozenset()
+        """Ids of what it was told to hold: what it says of others says nothing."""
+        self.let_go: frozenset[str] = frozenset()
+        """Ids of what it was told to let go of, and has not said to be gone."""
 
 
 class Links:
     """All links of one process."""
 
-    def __init__(self, database: Database, clock: Callable[[], float], *, address: str) -> None:
+    def __init__(self, database: Database, clock: Callable[[], float], *, address: str, verdicts: Verdicts) -> None:
         """`address`: this process's URL, for the others; nobody else ever has the same."""
         self.address = address
         self._database = database
         self._clock = clock
+        self._verdicts = verdicts
         self._linked: dict[uuid.UUID, _Linked] = {}
-        self._reports: dict[tuple[uuid.UUID, str], Report] = {}
-        self._released_ids: set[tuple[uuid.UUID, uuid.UUID]] = set()
-        """(agent, deployment) whose weights are deleted, until that is written."""
-        self._reported = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._reports = Reports(database, clock)
+        self._vouching: asyncio.Task[None] | None = None
         self._sessions: set[asyncio.Task[Any]] = set()
         database.subscribe(AGENTS_TOPIC, self._agent_changed)
         database.subscribe(DESIRED_TOPIC, self._desired_changed)
@@ -68,16 +85,17 @@ class Links:
     async def start(self) -> None:
         async with self._database.write() as session:
             await presence.forget_links(session, self.address, now=self._now())
-        self._tasks = [asyncio.create_task(self._write_reports()), asyncio.create_task(self._vouch())]
+        await self._reports.start()
+        self._vouching = asyncio.create_task(self._vouch())
 
     async def stop(self) -> None:
-        """Ends all links; the agents come back to whoever is there."""
+        """Ends all links; the agents come back to whoever is there. Takes seconds, whatever the database does."""
         for linked in self._linked.values():
             linked.link.close(ClosedError(CloseCode.GOING_AWAY, "The server restarts."))
-        await asyncio.gather(*self._sessions, return_exceptions=True)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _end(self._sessions, patience=_STOP_SECONDS)
+        if self._vouching is not None:
+            await _end({self._vouching})
+        await self._reports.stop()
 
     def get(self, agent_id: uuid.UUID) -> Link | None:
         """The agent's link, when this process holds it."""
@@ -88,8 +106,13 @@ class Links:
         """The WebSocket."""
         await receive()  # websocket.connect
         token = bearer(dict(scope["headers"]).get(b"authorization", b"").decode("latin-1"))
-        async with self._database.read() as session:
-            agent = await service.authenticate(session, token)
+        try:
+            async with self._database.read() as session:
+                agent = await service.authenticate(session, token)
+        except Exception as error:  # noqa: BLE001 - whatever keeps us from looking says nothing of the agent
+            log.warning("cannot look at an agent that wants a link", error=str(error))
+            await _try_again(scope, send)
+            return
         if agent is None:
             await send({"type": "websocket.close"})  # before an accept: the handshake is answered with 403
             return
@@ -101,15 +124,20 @@ class Links:
             task = asyncio.ensure_future(self._serve(LinkName(agent.id, uuid.uuid4()), agent.name, link))
             self._sessions.add(task)
             task.add_done_callback(self._sessions.discard)
-            why = await task
+            try:
+                why = await task
+            except Exception as error:  # noqa: BLE001 - as above
+                log.warning("cannot link an agent", agent=str(agent.id), error=str(error))
+                why = ClosedError(CloseCode.TRY_AGAIN, "The server had a problem with this link: link again.")
         # The socket may be gone: servers differ in what they raise then, and one never answers.
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_GOODBYE_SECONDS):
-                await send({"type": "websocket.close", "code": int(why.code), "reason": str(why)[:120]})
+                await send({"type": "websocket.close", "code": int(why.code), "reason": close_reason(str(why))})
 
     async def _serve(self, name: LinkName, agent_name: str, link: Link) -> ClosedError:
         try:
-            hello = await asyncio.wait_for(link.receive(), _HELLO_SECONDS)
+            async with asyncio.timeout(_HELLO_SECONDS):
+                hello = await link.receive()
         except TimeoutError:
             return ClosedError(CloseCode.SILENT, "No Hello came.")
         except ClosedError as error:
@@ -120,12 +148,13 @@ class Links:
             if linked is None:
                 return _SUSPENDED
             try:
-                await link.send(Welcome(PROTOCOL, str(name.agent_id), agent_name))
+                key = self._verdicts.key_of(str(name.agent_id))
+                await link.send(Welcome(PROTOCOL, str(name.agent_id), plain(agent_name, MAX_NAME), key))
             except StreamBrokenError as error:
                 return ClosedError(CloseCode.GOING_AWAY, str(error))
             return await link.run(
-                lambda report: self._report(name, report),
-                lambda released: self._released(name, released),
+                lambda report: self._report(linked, report),
+                lambda released: self._released(linked, released),
                 self._send_desired(linked),
             )
 
@@ -146,8 +175,12 @@ class Links:
             link.close(_REPLACED)
             if self._linked.get(name.agent_id) is linked:
                 del self._linked[name.agent_id]
-            async with self._database.write() as session:
-                await presence.disconnect(session, name, now=self._now())
+                self._reports.forget(name.agent_id)
+            try:
+                async with self._database.write() as session:
+                    await presence.disconnect(session, name, now=self._now())
+            except Exception as error:  # noqa: BLE001 - when nobody vouches for the link, it is forgotten as well
+                log.warning("cannot write that a link ended", agent=str(name.agent_id), error=str(error))
             log.info("agent link ended", agent=str(name.agent_id))
 
     async def _send_desired(self, linked: _Linked) -> None:
@@ -157,60 +190,44 @@ class Links:
         while True:
             await linked.changed.wait()
             linked.changed.clear()
-            async with self._database.read() as session:
-                wanted = await presence.wanted(session, linked.name.agent_id)
-                unconfirmed = await releases.unconfirmed(session, linked.name.agent_id)
+            try:
+                async with self._database.read() as session:
+                    wanted = await presence.wanted(session, linked.name.agent_id)
+                    unconfirmed = await releases.unconfirmed(session, linked.name.agent_id)
+            except Exception as error:  # noqa: BLE001 - the link outlives a database that is away for a while
+                outages.report("cannot look at what an agent is to hold", error, agent=str(linked.name.agent_id))
+                linked.changed.set()
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
             if wanted != sent:
                 revision += 1
-                await linked.link.send(Desired(revision, wanted, unconfirmed))
+                told = unconfirmed[:MAX_DEPLOYMENTS]
+                linked.held, linked.let_go = frozenset(one.deployment_id for one in wanted), frozenset(told)
+                linked.link.expect(len(wanted) + len(told))
+                await linked.link.send(Desired(revision, wanted, told))
                 sent = wanted
 
-    def _report(self, name: LinkName, report: Report) -> None:
-        if report.phase not in set(Phase):
-            raise ClosedError(CloseCode.PROTOCOL, f"`{report.phase}` is no phase of a deployment.")
-        key = (name.agent_id, report.deployment_id)
-        self._reports[key] = report
-        if report.phase not in {Phase.PULLING, Phase.VERIFYING, Phase.CONVERTING}:
-            self._reported.set()
+    def _report(self, linked: _Linked, report: Report) -> None:
+        if report.deployment_id in linked.held:
+            self._reports.report(linked.name.agent_id, report)
 
-    def _released(self, name: LinkName, released: Released) -> None:
-        deployment_id = parse_uuid(released.deployment_id)
-        if deployment_id is None:
-            raise ClosedError(CloseCode.PROTOCOL, f"`{released.deployment_id}` is no deployment's id.")
-        log.info("agent deleted weights", agent=str(name.agent_id), deployment=released.deployment_id)
-        self._released_ids.add((name.agent_id, deployment_id))
-        self._reported.set()
-
-    async def _write_reports(self) -> None:
-        while True:
-            # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this would never stop.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_REPORTS_SECONDS):
-                    await self._reported.wait()
-            self._reported.clear()
-            if not self._reports and not self._released_ids:
-                continue
-            reports, self._reports = self._reports, {}
-            released, self._released_ids = self._released_ids, set()
-            try:
-                async with self._database.write() as session:
-                    await presence.apply(session, reports)
-                    await releases.confirm(session, released, now=self._now())
-            except Exception as error:  # noqa: BLE001 - the database may be away for a while; newer reports win
-                log.warning("cannot write reports", error=str(error))
-                self._reports = {**reports, **self._reports}
-                self._released_ids |= released
-                await asyncio.sleep(_REPORTS_SECONDS)
+    def _released(self, linked: _Linked, released: Released) -> None:
+        if released.deployment_id in linked.let_go:
+            log.info("agent deleted weights", agent=str(linked.name.agent_id), deployment=released.deployment_id)
+            self._reports.released(linked.name.agent_id, released.deployment_id)
 
     async def _vouch(self) -> None:
+        pause = _VOUCH_SECONDS
         while True:
-            await asyncio.sleep(_VOUCH_SECONDS)
+            await asyncio.sleep(pause)
+            pause = _VOUCH_SECONDS
             linked = list(self._linked.values())
             try:
                 async with self._database.write() as session:
                     known = await presence.vouch(session, [each.name for each in linked], now=self._now())
             except Exception as error:  # noqa: BLE001 - as above: the next round says it again
-                log.warning("cannot vouch for links", error=str(error))
+                outages.report("cannot vouch for links", error)
+                pause = _RETRY_SECONDS  # in time, before anybody takes them for dead
                 continue
             for each in linked:
                 if each.name.token not in known:
@@ -227,7 +244,7 @@ class Links:
             try:
                 why = await self._over(linked.name)
             except Exception as error:  # noqa: BLE001 - as above: the database may be away for a while
-                log.warning("cannot look at a linked agent", error=str(error))
+                outages.report("cannot look at a linked agent", error)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             if why is not None:
@@ -258,3 +275,25 @@ class Links:
 
     def _now(self) -> int:
         return int(self._clock())
+
+
+async def _try_again(scope: Scope, send: Send) -> None:
+    """Answers a handshake with 503, or with what comes next to it where the HTTP server lets us say no status."""
+    if "websocket.http.response" in scope.get("extensions", {}):
+        headers = [(b"retry-after", b"%d" % _RETRY_SECONDS)]
+        await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": b""})
+        return
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.close", "code": int(CloseCode.TRY_AGAIN), "reason": "Try again in a moment."})
+
+
+async def _end(tasks: Collection[asyncio.Task[Any]], patience: float = 0.0) -> None:
+    """Ends what does not end by itself; what does not even then, in a thread that waits for the database, is left."""
+    if tasks and patience:
+        await asyncio.wait(tasks, timeout=patience)
+    left = [task for task in tasks if not task.done()]
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=_GOODBYE_SECONDS)

@@ -5,6 +5,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+from msgspec import DecodeError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import events
@@ -16,13 +18,28 @@ from modelshare.server.fleet.tables import AgentRow, DeploymentRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC, READY_TOPIC
 from modelshare.server.registry import service as registry
 from modelshare.wire.agents import AgentState, Capabilities, Phase
-from modelshare.wire.link import DeploymentFile, Hello, Report, Wanted
+from modelshare.wire.link import (
+    MAX_DEPLOYMENTS,
+    MAX_DESIRED,
+    MAX_FIGURE,
+    MAX_NAME,
+    DeploymentFile,
+    Desired,
+    Hello,
+    Report,
+    Wanted,
+    decode_from_server,
+    encode,
+)
+from modelshare.wire.text import plain
 
+log = structlog.get_logger()
+
+_ROOM_FOR_IDS: Final = MAX_DEPLOYMENTS * 40
+"""Bytes of a `Desired` beside what the agent is to hold: the ids of what it has not confirmed to be gone."""
 STALE_SECONDS: Final = 45
 """An agent whose link no process has vouched for this long is gone, and so is the process."""
 ROUTES: Final = frozenset({"chat/completions", "completions", "embeddings"})
-_MOST_REASON: Final = 500
-_MOST_BYTES: Final = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +61,7 @@ async def connect(session: AsyncSession, name: LinkName, hello: Hello, address: 
     if row.state != AgentState.ACTIVE:
         _tell(session, events.AGENT_CONNECTED, row, now)
     row.state, row.linked_to, row.link_token, row.last_seen_at = AgentState.ACTIVE, address, name.token, now
-    known = Capabilities.model_validate(row.capabilities)
+    known = Capabilities.model_construct(**row.capabilities)
     row.capabilities = known.model_copy(
         update={
             "engines": hello.engines,
@@ -86,25 +103,38 @@ async def vouch(session: AsyncSession, links: Collection[LinkName], *, now: int)
 
 
 async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[Wanted]:
-    """What the agent is to hold."""
-    return [_wanted(row) for row in await queries.deployments_of(session, [agent_id])]
+    """What the agent is to hold, as far as one frame can say it."""
+    found: list[Wanted] = []
+    size = 0
+    for row in await queries.deployments_of(session, [agent_id]):
+        try:
+            one = _wanted(row)
+            data = encode(Desired(0, [one]))
+            decode_from_server(data)
+        except (DecodeError, ValueError, LookupError) as error:
+            log.error("a deployment cannot be told to its agent", deployment=str(row.id), error=str(error))  # noqa: TRY400 - the rest is told
+            continue
+        size += len(data)
+        if size > MAX_DESIRED - _ROOM_FOR_IDS or len(found) == MAX_DEPLOYMENTS:
+            log.error("an agent has more to hold than it can be told", agent=str(agent_id), told=len(found))
+            break
+        found.append(one)
+    return found
 
 
 async def apply(session: AsyncSession, reports: Mapping[tuple[uuid.UUID, str], Report]) -> None:
     """Keeps reports, by (agent, deployment); those of deployments that are not the agent's any more fall away."""
-    by_id = {report.deployment_id: (agent_id, report) for (agent_id, _), report in reports.items()}
     agent_ids = {agent_id for agent_id, _ in reports}
     await queries.lock_agents(session, agent_ids)
     for row in await queries.deployments_to_change(session, agent_ids):
-        agent_id, report = by_id.get(str(row.id), (None, None))
-        if report is None or agent_id != row.agent_id:
+        report = reports.get((row.agent_id, str(row.id)))
+        if report is None:
             continue
-        phase, routes = Phase(report.phase), sorted(set(report.routes) & ROUTES)
+        phase, routes = report.phase, sorted(set(report.routes) & ROUTES)
         if Phase.READY in {row.phase, phase} and (row.phase != phase or row.routes != routes):
             notify(session, READY_TOPIC, str(row.version_id))
         row.phase, row.routes = phase, routes
-        row.bytes_done, row.bytes_total = (max(0, min(n, _MOST_BYTES)) for n in (report.bytes_done, report.bytes_total))
-        row.reason = report.reason.replace("\0", "")[:_MOST_REASON] if report.reason else None
+        row.bytes_done, row.bytes_total, row.reason = report.bytes_done, report.bytes_total, report.reason
         notify(session, DEPLOYMENTS_TOPIC, str(row.agent_id))
 
 
@@ -133,13 +163,18 @@ def _wanted(row: DeploymentRow) -> Wanted:
         served_name=served_name(row),
         version=version.version,
         format=version.format or "",
-        architecture=version.architecture,
+        architecture=plain(version.architecture, MAX_NAME) if version.architecture else None,
         task=version.task or "",
-        context_length=version.context_length,
-        parameters=version.parameters,
+        context_length=_figure(version.context_length),
+        parameters=_figure(version.parameters),
         files=[
             DeploymentFile(path=file["path"], size=file["size"], sha256=file["sha256"])
             for file in registry.manifest_of(version)["files"]
         ],
         max_concurrent=row.max_concurrent,
     )
+
+
+def _figure(value: int | None) -> int | None:
+    """None for what a model says of itself that cannot be."""
+    return value if value is not None and 0 <= value <= MAX_FIGURE else None

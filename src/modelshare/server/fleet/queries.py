@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Select, delete, func, or_, select, union, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, union, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, joinedload
 
@@ -43,6 +43,11 @@ async def agent_by_token(session: AsyncSession, token_hash: str) -> AgentRow | N
     """The agent, unless it is removed: its token is dead."""
     statement = select(AgentRow).where(AgentRow.token_hash == token_hash, AgentRow.state != AgentState.REMOVED)
     return await session.scalar(statement)
+
+
+async def agent_that_had(session: AsyncSession, token_hash: str) -> AgentRow | None:
+    """The agent whose token this is, or was until it was removed."""
+    return await session.scalar(select(AgentRow).where(AgentRow.token_hash == token_hash))
 
 
 async def agent(session: AsyncSession, agent_id: uuid.UUID) -> AgentRow | None:
@@ -88,6 +93,12 @@ async def agent_names(
 
 async def count_linked(session: AsyncSession, most: int) -> int:
     return await session.scalar(counted(select(AgentRow.id).where(AgentRow.state == AgentState.ACTIVE), most)) or 0
+
+
+async def count_agents(session: AsyncSession, most: int, **of: str | uuid.UUID) -> int:
+    """Agents with these values of columns, without the removed ones; counted no further than `most`."""
+    statement = select(AgentRow.id).where(AgentRow.state != AgentState.REMOVED).filter_by(**of)
+    return await session.scalar(counted(statement, most)) or 0
 
 
 async def present_agents(session: AsyncSession) -> list[AgentRow]:
@@ -201,6 +212,17 @@ async def unconfirmed_releases(session: AsyncSession, agent_id: uuid.UUID) -> li
     return list(await session.scalars(_unconfirmed([agent_id]).with_only_columns(ReleaseRow.deployment_id)))
 
 
+async def release(session: AsyncSession, model_id: uuid.UUID, deployment_id: uuid.UUID) -> ReleaseRow | None:
+    """What a machine was told to delete of this model, locked."""
+    statement = select(ReleaseRow).where(ReleaseRow.model_id == model_id, ReleaseRow.deployment_id == deployment_id)
+    found: ReleaseRow | None = await session.scalar(locked(statement))
+    return found
+
+
+def _waited_for() -> ColumnElement[bool]:
+    return and_(ReleaseRow.confirmed_at.is_(None), ReleaseRow.closed_at.is_(None))
+
+
 def _not_of(owner_id: str, project_id: InstrumentedAttribute[str | None]) -> ColumnElement[bool]:
     """Machines of other projects and the platform's."""
     return or_(project_id.is_(None), project_id != owner_id)
@@ -211,14 +233,14 @@ async def releases(session: AsyncSession, model_id: uuid.UUID, owner_id: str, si
     only that) and they have not said that they did.
     """
     statement = select(ReleaseRow).where(ReleaseRow.model_id == model_id, _not_of(owner_id, ReleaseRow.project_id))
-    unconfirmed = ReleaseRow.confirmed_at.is_(None)
+    unconfirmed = _waited_for()
     statement = statement.where(unconfirmed if since is None else or_(ReleaseRow.asked_at >= since, unconfirmed))
     return list(await session.scalars(statement.order_by(ReleaseRow.asked_at.desc(), ReleaseRow.deployment_id)))
 
 
 async def machines_holding(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -> int:
     """Machines that are not the owner's and hold a version of the model, or were told to delete one and have not
-    said that they did: those that were removed since too, as nobody knows better.
+    said that they did: those that were removed since too, until the owner closes that.
     """
     hold = (
         select(DeploymentRow.agent_id)
@@ -229,7 +251,7 @@ async def machines_holding(session: AsyncSession, model_id: uuid.UUID, owner_id:
     told = select(ReleaseRow.agent_id).where(
         ReleaseRow.model_id == model_id,
         _not_of(owner_id, ReleaseRow.project_id),
-        ReleaseRow.confirmed_at.is_(None),
+        _waited_for(),
     )
     return await session.scalar(select(func.count()).select_from(union(hold, told).subquery())) or 0
 

@@ -8,9 +8,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.accounts.service import get_project
 from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
+from modelshare.server.errors import Conflict, NotFound
 from modelshare.server.fleet import queries
 from modelshare.server.fleet.tables import DeploymentRow, ReleaseRow
-from modelshare.server.fleet.topics import READY_TOPIC
+from modelshare.server.fleet.topics import DEPLOYMENTS_TOPIC, READY_TOPIC
+from modelshare.server.http import Caller
+from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.tables import ModelRow
 from modelshare.wire.sharing import WeightsRelease
@@ -65,18 +68,54 @@ async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) 
     holding = await queries.machines_holding(session, model.id, model.project_id)
     rows = await queries.releases(session, model.id, model.project_id, since)
     names = {row.project_id: await _name(session, row.project_id) for row in rows}
-    return holding, [
-        WeightsRelease(
-            deployment=str(row.deployment_id),
-            version=row.version,
-            project=names[row.project_id],
-            asked_at=row.asked_at,
-            confirmed_at=row.confirmed_at,
-        )
-        for row in rows
-    ]
+    return holding, [_view(row, names[row.project_id]) for row in rows]
+
+
+async def close(
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, deployment_id: str, *, now: int
+) -> WeightsRelease:
+    """The model's owner waits no longer for a machine to confirm, such as one that was removed. It may still do so.
+
+    404 for what is none of the caller's models' or was the owner's own machine; 409 where it has confirmed.
+    """
+    model, uid = await registry.get(session, caller, model_id), parse_uuid(deployment_id)
+    row = await queries.release(session, model.id, uid) if uid else None
+    if row is None or row.project_id == model.project_id:
+        raise NotFound("No machine was told to delete that. GET /v1/models/{id}/recall lists those that were.")
+    if row.confirmed_at is not None:
+        raise Conflict("This machine has confirmed that the weights are deleted; there is nothing to close.")
+    if row.closed_at is None:
+        row.closed_at = now
+        notify(session, DEPLOYMENTS_TOPIC, str(row.deployment_id))
+        for project_id in {model.project_id, row.project_id} - {None}:
+            audit.record(
+                session,
+                project_id=project_id,
+                now=now,
+                actor=caller.actor_in(project_id or ""),
+                action="release.close",
+                target=f"deployment:{row.deployment_id}",
+                model=str(row.model_id),
+                version=row.version,
+                asked_at=row.asked_at,
+            )
+    return _view(row, await _name(session, row.project_id))
+
+
+def _view(row: ReleaseRow, project: str | None) -> WeightsRelease:
+    return WeightsRelease(
+        deployment=str(row.deployment_id),
+        version=row.version,
+        project=project,
+        asked_at=row.asked_at,
+        confirmed_at=row.confirmed_at,
+        closed_at=row.closed_at,
+    )
 
 
 async def _name(session: AsyncSession, project_id: str | None) -> str | None:
-    project = await get_project(session, project_id) if project_id else None
-    return project.name if project else None
+    """None: the platform's, whose machines are shared."""
+    if project_id is None:
+        return None
+    project = await get_project(session, project_id)
+    return project.name if project else "a deleted project"

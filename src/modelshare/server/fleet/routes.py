@@ -2,13 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from modelshare.server.errors import Unauthenticated
-from modelshare.server.fleet import service
+from modelshare.server.fleet import releases, service
+from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.http import (
     BaseUrl,
     Caller,
+    ModelId,
     PagingDep,
     PlatformCaller,
     PlatformDep,
@@ -20,6 +22,7 @@ from modelshare.server.http import (
     public_rate_limit,
     require,
 )
+from modelshare.server.proven import proven
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.agents import (
     Agent,
@@ -34,10 +37,15 @@ from modelshare.wire.agents import (
 )
 from modelshare.wire.base import Page
 from modelshare.wire.keys import Scope
+from modelshare.wire.sharing import WeightsRelease
+from modelshare.wire.verdict import NONCE_BYTES, AgentStatus
 
 router = APIRouter(route_class=ProjectRoute)
 public = APIRouter(tags=["agents"])
 """Routes that take no key of a project: a join key or an agent's token is the credential."""
+_ID = r"^[0-9A-Za-z_-]{1,64}$"
+_NONCE = rf"^[0-9a-f]{{{2 * NONCE_BYTES}}}$"
+ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
 AgentsCaller = Annotated[Caller, Depends(require(Scope.AGENTS))]
 
 
@@ -46,13 +54,34 @@ def _tiers(request: Request) -> TierBook:
     return tiers
 
 
+def _verdicts(request: Request) -> Verdicts:
+    found: Verdicts = get_platform(request).parts[Verdicts]
+    return found
+
+
 TiersDep = Annotated[TierBook, Depends(_tiers)]
+VerdictsDep = Annotated[Verdicts, Depends(_verdicts)]
 
 
 @public.post("/v1/enroll", status_code=201, dependencies=[Depends(public_rate_limit)])
-async def enroll(session: WriteSession, platform: PlatformDep, body: Enroll) -> Enrolled:
+async def enroll(session: WriteSession, platform: PlatformDep, verdicts: VerdictsDep, body: Enroll) -> Enrolled:
     """Turns a join key into an agent's own credential, which is in this answer and nowhere else."""
-    return await service.enroll(session, body, now=platform.now())
+    return await service.enroll(session, body, platform.settings, verdicts, now=platform.now())
+
+
+@public.get("/v1/agent/status", dependencies=[Depends(public_rate_limit)])
+async def agent_status(
+    request: Request,
+    session: ReadSession,
+    verdicts: VerdictsDep,
+    agent_id: Annotated[str, Query(pattern=_ID)],
+    nonce: Annotated[str, Query(pattern=_NONCE)],
+) -> AgentStatus:
+    """Whether an agent, by its id and its token, is still part of the fleet; signed, for agents that were refused."""
+    token = bearer(request.headers.get("authorization"))
+    if token is None:
+        raise Unauthenticated("This needs an agent's token (`msa_...`).")
+    return await verdicts.status(session, agent_id=agent_id, token=token, nonce=nonce)
 
 
 @public.post("/v1/agent/deployments/{deployment_id}/grant")
@@ -63,6 +92,7 @@ async def issue_grant(
     agent = await service.authenticate(session, bearer(request.headers.get("authorization")))
     if agent is None:
         raise Unauthenticated("This needs an agent's token (`msa_...`); enroll the agent to get one.")
+    proven(request.scope)
     granted = await service.issue_grant(
         session, agent, deployment_id, now=platform.now(), seconds=platform.settings.grants_seconds
     )
@@ -126,6 +156,14 @@ async def change_agent(
 async def remove_agent(caller: AgentsCaller, session: WriteSession, platform: PlatformDep, agent_id: str) -> None:
     """Ends its credential and its link; it lets go of its deployments and their weights."""
     await service.remove_agent(session, caller, agent_id, now=platform.now())
+
+
+@router.post("/v1/models/{model_id}/releases/{deployment_id}/close", tags=["models"])
+async def close_release(
+    caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, deployment_id: str
+) -> WeightsRelease:
+    """Waits no longer for a machine, such as a removed one, to confirm that it deleted the model's weights."""
+    return await releases.close(session, caller, model_id, deployment_id, now=platform.now())
 
 
 @router.get("/v1/platform/join-keys", tags=["platform"])

@@ -10,17 +10,19 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import service as audit
-from modelshare.server.db import notify
+from modelshare.server.db import alone, notify
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ActiveEndpoint
-from modelshare.server.errors import InvalidRequest, NotFound, Unauthenticated
+from modelshare.server.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 from modelshare.server.fleet import queries, releases, rules
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC
+from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import StoredFile
+from modelshare.server.settings import Settings
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.agents import (
     Agent,
@@ -78,14 +80,15 @@ async def revoke_join_key(session: AsyncSession, caller: Caller, key_id: str, *,
         _record(session, row.project_id, caller.actor, "join_key.revoke", f"join_key:{row.id}", now, name=row.name)
 
 
-async def enroll(session: AsyncSession, wish: Enroll, *, now: int) -> Enrolled:
-    """Turns a join key into an agent and its token. 401 when the key is unknown, over or revoked."""
+async def enroll(session: AsyncSession, wish: Enroll, settings: Settings, verdicts: Verdicts, *, now: int) -> Enrolled:
+    """Turns a join key into an agent and its token. 401: the key is unknown, over or revoked; 409: one too many."""
     key = await queries.join_key_by_hash(session, secret_hash(wish.join_key))
     if key is None:
         raise Unauthenticated(f"This join key is unknown. Copy it whole, or {_ANOTHER_KEY}.")
     if key.revoked_at is not None or (key.expires_at is not None and now >= key.expires_at):
         over = "was revoked" if key.revoked_at is not None else "has expired"
         raise Unauthenticated(f"This join key {over}. To join, {_ANOTHER_KEY}.")
+    await _check_room(session, key, settings)
     token = new_secret("msa")
     row = AgentRow(
         project_id=key.project_id,
@@ -95,11 +98,12 @@ async def enroll(session: AsyncSession, wish: Enroll, *, now: int) -> Enrolled:
         state=AgentState.PENDING,
         capabilities=wish.capabilities.model_dump(),
         created_at=now,
+        join_key_id=key.id,
     )
     session.add(row)
     await session.flush()
     _record(session, row.project_id, f"join_key:{key.id}", "agent.enroll", f"agent:{row.id}", now, name=row.name)
-    return Enrolled(agent_id=str(row.id), token=token)
+    return Enrolled(agent_id=str(row.id), token=token, verdict_key=verdicts.key_of(str(row.id)))
 
 
 async def authenticate(session: AsyncSession, token: str | None) -> AgentRow | None:
@@ -276,6 +280,22 @@ def _check_tiers(caller: Caller, wanted: list[str] | None, tiers: TierBook) -> N
         raise InvalidRequest(f"`tiers` has to name one or more shared tiers: {', '.join(shared)}.", param="tiers")
 
 
+async def _check_room(session: AsyncSession, key: JoinKeyRow, settings: Settings) -> None:
+    """409 where the key, or its project, has as many agents as it may."""
+    await alone(session, f"enroll {key.project_id}")
+    by_key = await queries.count_agents(session, settings.agents_per_join_key, join_key_id=key.id)
+    if by_key >= settings.agents_per_join_key:
+        raise Conflict(
+            f"{by_key} agents have joined by this key, the most that one may bring. Remove those that are gone, or "
+            f"{_ANOTHER_KEY}."
+        )
+    if key.project_id is None:
+        return
+    of_project = await queries.count_agents(session, settings.agents_per_project, project_id=key.project_id)
+    if of_project >= settings.agents_per_project:
+        raise Conflict(f"Your project has {of_project} agents, the most it may have. Remove those that are gone.")
+
+
 async def _own(session: AsyncSession, caller: Caller, agent_id: str, *, lock: bool = False) -> AgentRow:
     uid = parse_uuid(agent_id)
     row = await queries.own_agent(session, caller.project_id, uid, lock=lock) if uid else None
@@ -313,7 +333,7 @@ async def _views(session: AsyncSession, rows: Iterable[AgentRow]) -> list[Agent]
             name=row.name,
             state=AgentState(row.state),
             tiers=row.tiers,
-            capabilities=Capabilities.model_validate(row.capabilities),
+            capabilities=Capabilities.model_construct(**row.capabilities),
             deployments=held[row.id],
             created_at=row.created_at,
             last_seen_at=row.last_seen_at,

@@ -36,6 +36,7 @@ class AgentRow(Table):
     __table_args__ = (
         UniqueConstraint("token_hash"),
         Index("ix_agents_project_id", "project_id"),
+        Index("ix_agents_join_key_id", "join_key_id"),
         CheckConstraint("state IN ('pending', 'active', 'disconnected', 'suspended', 'removed')", name="state"),
         CheckConstraint("(project_id IS NULL) = (tiers IS NOT NULL)", name="private_or_shared"),
     )
@@ -53,6 +54,8 @@ class AgentRow(Table):
     """Names the link, so that an old link's end does not disconnect a newer one."""
     created_at: Mapped[int]
     last_seen_at: Mapped[int | None]
+    join_key_id: Mapped[uuid.UUID | None]
+    """By which it came. An id, not a reference; None for one that came before this was noted."""
 
 
 class DeploymentRow(Table):
@@ -110,3 +113,5 @@ class ReleaseRow(Table):
     version: Mapped[str]
     asked_at: Mapped[int]
     confirmed_at: Mapped[int | None]
+    closed_at: Mapped[int | None]
+    """When the weights' owner said not to wait for it any more."""

@@ -2,7 +2,7 @@
 
 from sqlalchemy import MetaData
 
-from modelshare.server import jobs
+from modelshare.server import installation, jobs
 from modelshare.server.accounts import tables as accounts
 from modelshare.server.audit import tables as audit
 from modelshare.server.audit.webhooks import tables as webhooks
@@ -13,7 +13,7 @@ from modelshare.server.registry import tables as registry
 from modelshare.server.sharing import tables as sharing
 from modelshare.server.sharing.search import tables as search
 
-MODULES = (accounts, audit, endpoints, fleet, jobs, registry, search, sharing, webhooks)
+MODULES = (accounts, audit, endpoints, fleet, installation, jobs, registry, search, sharing, webhooks)
 metadata: MetaData = Table.metadata
 
 

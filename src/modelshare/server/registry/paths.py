@@ -2,18 +2,21 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from modelshare.server.registry.refused import Refused, shown
 
 MAX_FILES = 10_000
 MAX_PATH_BYTES = 1_024
+_MAX_FOLDERS = 10_000
+_MAX_DEPTH = 128
 MAX_SEGMENT_BYTES = 255  # NAME_MAX of Linux, macOS and Windows file systems
 
 # Bidirectional overrides and line separators let a name read as another one.
 _DECEPTIVE = frozenset("\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # What Windows cannot store, https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 _NOT_PORTABLE = frozenset('<>:"|?*')
+_PLAIN = re.compile(r"[\w /.,+=@%~-]*", re.ASCII)
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 _VERSION_CONTROL = frozenset({".git", ".hg", ".svn"})
 
@@ -44,9 +47,13 @@ class PathSet:
         if (below := self._folders.get(folded)) is not None:
             raise Refused(f"{shown(path)} is both a file and the folder of {shown(below)}; rename one of them.")
         for folder in _folders_of(folded):
+            if folder in self._folders:
+                break  # and so are those around it
+            if len(self._folders) >= _MAX_FOLDERS:
+                raise Refused(f"The model holds more than {_MAX_FOLDERS:,} folders; push only what an engine needs.")
             if (file := self._files.get(folder)) is not None:
                 raise Refused(f"{shown(file)} is both a file and the folder of {shown(path)}; rename one of them.")
-            self._folders.setdefault(folder, path)
+            self._folders[folder] = path
         self._files[folded] = path
 
 
@@ -62,12 +69,16 @@ def check_path(path: str) -> None:
         raise Refused(f"{shown(path)} is longer than {MAX_PATH_BYTES:,} bytes; use a shorter path.")
     if not unicodedata.is_normalized("NFC", path):
         raise Refused(f"{shown(path)} is not written in Unicode's normal form C; rename it and push again.")
+    if path.count("/") > _MAX_DEPTH:
+        raise Refused(f"{shown(path)} lies more than {_MAX_DEPTH} folders deep; push only what an engine needs.")
     for segment in path.split("/"):
         if unfit := _unfit_segment(segment):
             raise Refused(f"{shown(path)} {unfit}.")
 
 
 def _unfit_characters(path: str) -> str | None:
+    if path.isascii() and path.isprintable() and _PLAIN.fullmatch(path):
+        return None
     for character in path:
         if unicodedata.category(character) in {"Cc", "Cs"} or character in _DECEPTIVE:
             return "holds a control character"
@@ -79,28 +90,24 @@ def _unfit_characters(path: str) -> str | None:
 
 
 def _unfit_segment(segment: str) -> str | None:
-    rules = (
-        (not segment, "has an empty part (a doubled or trailing /); write it with single slashes"),
-        (
-            segment in {".", ".."},
-            f"holds the part {segment!r}, which could leave the model's folder; give the plain path",
-        ),
-        (segment.endswith((".", " ")), "has a part that ends in a dot or a space, which some systems drop; rename it"),
-        (
-            len(segment.encode()) > MAX_SEGMENT_BYTES,
-            f"has a part of over {MAX_SEGMENT_BYTES} bytes; use a shorter name",
-        ),
-        (
-            segment.casefold() in _VERSION_CONTROL,
-            f"lies in {segment}, which is no part of a model; leave that folder out",
-        ),
-        (_WINDOWS_DEVICE.fullmatch(segment), "has a part that is a device name on Windows; rename it"),
-    )
-    return next((problem for broken, problem in rules if broken), None)
+    if not segment or segment in {".", ".."}:
+        return (
+            f"holds the part {segment!r}, which could leave the model's folder; give the plain path"
+            if segment
+            else "has an empty part (a doubled or trailing /); write it with single slashes"
+        )
+    if segment.endswith((".", " ")):
+        return "has a part that ends in a dot or a space, which some systems drop; rename it"
+    if len(segment.encode()) > MAX_SEGMENT_BYTES:
+        return f"has a part of over {MAX_SEGMENT_BYTES} bytes; use a shorter name"
+    if segment.casefold() in _VERSION_CONTROL:
+        return f"lies in {segment}, which is no part of a model; leave that folder out"
+    return "has a part that is a device name on Windows; rename it" if _WINDOWS_DEVICE.fullmatch(segment) else None
 
 
-def _folders_of(path: str) -> Iterable[str]:
-    end = path.find("/")
+def _folders_of(path: str) -> Iterator[str]:
+    """The innermost first."""
+    end = path.rfind("/")
     while end != -1:
         yield path[:end]
-        end = path.find("/", end + 1)
+        end = path.rfind("/", 0, end)

@@ -1,5 +1,8 @@
 """Who may pass now: the limits of an endpoint's tier, per endpoint. In memory, without I/O; the clock is passed in.
 
+What is under way is counted in turns of an engine: a request for eight answers is as much as eight requests. It is let
+in while there is any room, however much it brings, so that a long one is not kept out by short ones for ever.
+
 Requests per minute may burst by the tier's `burst_percent`. Tokens are charged when they are known, after the answer;
 an endpoint that overdrew waits until its minute has paid for it.
 """
@@ -8,7 +11,8 @@ import math
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from modelshare.server.errors import RateLimited
@@ -40,8 +44,8 @@ class Gate:
         tier, now = self.tier, self._clock()
         if self.busy >= tier.max_concurrent_requests:
             raise RateLimited(
-                f"{self.busy} requests are under way, the most that the tier `{tier.slug}` allows at once. "
-                "Wait for one to end.",
+                f"{self.busy} answers are under way, and the tier `{tier.slug}` allows {tier.max_concurrent_requests} "
+                "at once. Wait for one to end.",
                 code=ErrorCode.CAPACITY_EXCEEDED,
                 retry_after=1,
             )
@@ -59,6 +63,15 @@ class Gate:
                 retry_after=wait,
             )
         self.busy += 1
+
+    @contextmanager
+    def working(self, turns: int) -> Iterator[None]:
+        """The request that entered is so many turns of an engine, within the block."""
+        self.busy += turns - 1
+        try:
+            yield
+        finally:
+            self.busy -= turns - 1
 
     def leave(self) -> None:
         """The request that entered is over."""

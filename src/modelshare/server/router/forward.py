@@ -19,13 +19,23 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from modelshare.server.errors import PayloadTooLarge
-from modelshare.server.fleet.link import AnswerFrame, AnswerStream, StreamBrokenError
+from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
 from modelshare.server.ids import parse_uuid
+from modelshare.server.proven import proven
 from modelshare.server.router.errors import ClientGoneError
 from modelshare.server.router.relay import read_body, watched
-from modelshare.wire.link import MAX_REQUEST_BODY, Answer, Chunk, End, Head, encode
+from modelshare.wire.link import (
+    MAX_FRAME,
+    MAX_REQUEST_BODY,
+    MAX_SECONDS,
+    AnswerFrame,
+    Chunk,
+    Head,
+    decode_answer,
+    encode,
+)
 
 if TYPE_CHECKING:
     import aiohttp
@@ -37,12 +47,14 @@ _PATH: Final = re.compile(r"/internal/v1/streams/([0-9a-f-]{36})/([0-9a-f-]{36})
 _VALID_SECONDS: Final = 30
 _TIME: Final = "x-modelshare-time"
 _TIMEOUT: Final = "x-modelshare-timeout"
+_TENANT: Final = "x-modelshare-tenant"
 _DIGEST: Final = "x-modelshare-digest"
 _SIGNATURE: Final = "x-modelshare-signature"
 _LENGTH: Final = struct.Struct(">I")
+_MAX_ENCODED: Final = MAX_FRAME + 64
+"""Bytes of a frame: as long as the link's own, and chunks that were joined."""
 _NOTHING_YET: Final = _LENGTH.pack(0)
 """Sent first, so that the asking process hears at once that its request is here."""
-_decode = msgspec.msgpack.Decoder(Head | Chunk | End | Answer).decode
 
 
 class Forwarder:
@@ -59,10 +71,18 @@ class Forwarder:
             await self._http.close()
 
     @asynccontextmanager
-    async def request(self, target: Target, route: str, body: bytes, timeout: float) -> AsyncIterator["RemoteStream"]:  # noqa: ASYNC109 - the agent's time limit, sent to it
+    async def request(
+        self,
+        target: Target,
+        route: str,
+        body: bytes,
+        *,
+        tenant: str,
+        timeout: float,  # noqa: ASYNC109 - the agent's time limit, sent to it
+    ) -> AsyncIterator["RemoteStream"]:
         """Asks the process that holds the link. Leaving closes the connection, which cancels the work."""
         path = f"{PREFIX}{target.agent_id}/{target.deployment_id}/{route}"
-        headers = self._signed(path, timeout, hashlib.sha256(body).hexdigest())
+        headers = self._signed(path, tenant, timeout, hashlib.sha256(body).hexdigest())
         try:
             answer = await self._session().post(target.address + path, data=body, headers=headers)
         except (_aiohttp().ClientError, TimeoutError, OSError) as error:
@@ -96,6 +116,7 @@ class Forwarder:
         named = _PATH.fullmatch(scope["path"])
         if named is None or not self._is_signed(scope["path"], headers):
             return None
+        proven(scope)
         agent_id = parse_uuid(named[1])
         link = self._links.get(agent_id) if agent_id else None
         if link is None:
@@ -104,9 +125,10 @@ class Forwarder:
             body = await read_body(receive, MAX_REQUEST_BODY, 0)
         except (ClientGoneError, PayloadTooLarge):
             return None
-        if hashlib.sha256(body).hexdigest() != headers[_DIGEST]:
+        if hashlib.sha256(body).hexdigest() != headers.get(_DIGEST):
             return None
-        return link.request(named[2], named[3], body, float(headers[_TIMEOUT]))
+        seconds, tenant = _seconds(headers.get(_TIMEOUT, "")), headers.get(_TENANT, "")
+        return link.request(named[2], named[3], body, seconds, tenant) if seconds else None
 
     def _session(self) -> "aiohttp.ClientSession":
         if self._http is None:
@@ -118,8 +140,8 @@ class Forwarder:
             )
         return self._http
 
-    def _signed(self, path: str, timeout: float, digest: str) -> dict[str, str]:
-        headers = {_TIME: str(int(self._clock())), _TIMEOUT: str(timeout), _DIGEST: digest}
+    def _signed(self, path: str, tenant: str, timeout: float, digest: str) -> dict[str, str]:
+        headers = {_TIME: str(int(self._clock())), _TIMEOUT: str(timeout), _TENANT: tenant, _DIGEST: digest}
         return {**headers, _SIGNATURE: self._signature(path, headers)}
 
     def _is_signed(self, path: str, headers: Mapping[str, str]) -> bool:
@@ -130,7 +152,7 @@ class Forwarder:
         return abs(self._clock() - int(headers[_TIME])) <= _VALID_SECONDS
 
     def _signature(self, path: str, headers: Mapping[str, str]) -> str:
-        text = "\n".join([path, *(headers.get(name, "") for name in (_TIME, _TIMEOUT, _DIGEST))])
+        text = "\n".join([path, *(headers.get(name, "") for name in (_TIME, _TIMEOUT, _TENANT, _DIGEST))])
         return hmac.new(self._secret, text.encode(), "sha256").hexdigest()
 
 
@@ -175,10 +197,20 @@ class RemoteStream:
             length = 0
             while not length:
                 (length,) = _LENGTH.unpack(await self._content.readexactly(_LENGTH.size))
-            frame: AnswerFrame = _decode(await self._content.readexactly(length))
+            if length > _MAX_ENCODED:
+                raise StreamBrokenError("The process that holds the link sent what is no frame.")
+            frame = decode_answer(await self._content.readexactly(length))
         except (_aiohttp().ClientError, asyncio.IncompleteReadError, msgspec.DecodeError, OSError) as error:
             raise StreamBrokenError("The process that holds the link broke off.") from error
         return frame
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds <= MAX_SECONDS else None
 
 
 def _aiohttp() -> Any:

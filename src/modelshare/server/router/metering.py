@@ -8,17 +8,24 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import structlog
+from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from modelshare.server import outages
 from modelshare.server.db import Database
 from modelshare.server.endpoints.tables import UsageRow
+from modelshare.server.outages import outage_of
 from modelshare.server.router.snapshots import Snapshot
 
 log = structlog.get_logger()
 _FLUSH_SECONDS: Final = 1.0
 _BATCH: Final = 500
 """Rows of one statement, below SQLite's limit of variables."""
+_MOST: Final = 2**48
+"""A row's counts stay near it: sums of as many rows as anybody has fit the database's 64 bits."""
+_MOST_KEPT: Final = 200_000
+"""Rows that are kept while the database is away."""
 _COUNTS: Final = ("requests", "errors", "prompt_tokens", "completion_tokens", "estimated")
 
 
@@ -66,54 +73,77 @@ class Meter:
         key = _Key(day, endpoint.id, key_id)
         count = self._counts.get(key)
         if count is None:
+            if len(self._counts) >= _MOST_KEPT:
+                log.error("usage is dropped: too much waits for the database", endpoint=str(endpoint.id))
+                return
             count = self._counts[key] = _Count(endpoint.project_id, endpoint.slug, endpoint.model_id)
         count.requests += 1
         count.errors += failed
-        count.prompt_tokens += usage.prompt_tokens
-        count.completion_tokens += usage.completion_tokens
+        count.prompt_tokens = min(_MOST, count.prompt_tokens + usage.prompt_tokens)
+        count.completion_tokens = min(_MOST, count.completion_tokens + usage.completion_tokens)
         count.estimated += usage.is_estimate
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Writes what is left."""
+        """Writes what is left, once: what cannot be written then is told of."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self.flush()
+        try:
+            await self.flush()
+        except Exception as error:  # noqa: BLE001 - the process ends, whatever the database does
+            requests = sum(count.requests for count in self._counts.values())
+            log.error("usage is lost: it could not be written", requests=requests, error=str(error))  # noqa: TRY400 - with what is lost
 
     async def flush(self) -> None:
-        """Adds what was counted to the database; what cannot be written is kept for the next time."""
+        """Adds what was counted to the database. While that cannot be asked, everything is kept for the next time.
+
+        What it refuses is dropped, by itself: one row that can never be written holds up no other.
+        """
         counts, self._counts = self._counts, {}
         # One order for all processes, so that two that flush at once never wait for each other.
-        rows = [
-            {**key._asdict(), **{name: getattr(count, name) for name in count.__slots__}}
-            for key, count in sorted(counts.items(), key=lambda item: item[0])
-        ]
+        keys = sorted(counts)
         try:
-            for offset in range(0, len(rows), _BATCH):
-                async with self._database.write() as session:
-                    await session.execute(self._upsert(rows[offset : offset + _BATCH]))
-                for row in rows[offset : offset + _BATCH]:
-                    del counts[_Key(row["day"], row["endpoint_id"], row["key_id"])]
+            for offset in range(0, len(keys), _BATCH):
+                await self._write(counts, keys[offset : offset + _BATCH])
         finally:
             for key, count in counts.items():
                 self._give_back(key, count)
 
-    def _upsert(self, rows: list[dict[str, Any]]) -> Any:
+    async def _write(self, counts: dict[_Key, _Count], keys: list[_Key]) -> None:
+        """Takes out of `counts` what is written, or never can be."""
+        rows = [_row(key, counts[key]) for key in keys]
+        try:
+            await self._add(rows)
+        except Exception as error:
+            if outage_of(error) is not None:
+                raise
+            if len(keys) > 1:
+                for key in keys:
+                    await self._write(counts, [key])
+                return
+            log.error("usage is dropped: the database refuses it", **rows[0], error=str(error))  # noqa: TRY400 - with what is dropped
+        for key in keys:
+            del counts[key]
+
+    async def _add(self, rows: list[dict[str, Any]]) -> None:
         insert = sqlite_insert if self._database.is_sqlite else postgres_insert
+        least = func.min if self._database.is_sqlite else func.least
         statement = insert(UsageRow).values(rows)
-        return statement.on_conflict_do_update(
+        statement = statement.on_conflict_do_update(
             index_elements=list(_Key._fields),
-            set_={name: getattr(UsageRow, name) + getattr(statement.excluded, name) for name in _COUNTS},
+            set_={name: least(getattr(UsageRow, name), _MOST) + getattr(statement.excluded, name) for name in _COUNTS},
         )
+        async with self._database.write() as session:
+            await session.execute(statement)
 
     def _give_back(self, key: _Key, count: _Count) -> None:
         newer = self._counts.setdefault(key, count)
         if newer is not count:
             for name in _COUNTS:
-                setattr(newer, name, getattr(newer, name) + getattr(count, name))
+                setattr(newer, name, min(_MOST, getattr(newer, name) + getattr(count, name)))
 
     async def _run(self) -> None:
         while True:
@@ -121,4 +151,8 @@ class Meter:
             try:
                 await self.flush()
             except Exception as error:  # noqa: BLE001 - the database may be away for a while; nothing is lost
-                log.warning("cannot write usage", error=str(error))
+                outages.report("cannot write usage", error)
+
+
+def _row(key: _Key, count: _Count) -> dict[str, Any]:
+    return {**key._asdict(), **{name: getattr(count, name) for name in count.__slots__}}

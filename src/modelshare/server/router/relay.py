@@ -8,16 +8,15 @@ from typing import Any, Final, Protocol
 import structlog
 from starlette.types import Receive
 
-from modelshare.server.bodies import discard
 from modelshare.server.errors import PayloadTooLarge, Unavailable
-from modelshare.server.fleet.link import AnswerFrame, AnswerStream, StreamBrokenError
+from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
 from modelshare.server.fleet.service import Target
 from modelshare.server.router.errors import BadGateway, ClientGoneError, EngineRefused
 from modelshare.server.router.metering import Usage
 from modelshare.server.router.reply import Reply
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.inference import InferenceRequest, most_tokens, tokens_in
-from modelshare.wire.link import Answer, Chunk, End, Head
+from modelshare.wire.link import Answer, AnswerFrame, Chunk, End, Head
 
 log = structlog.get_logger()
 _EVENTS: Final = "text/event-stream"
@@ -43,9 +42,9 @@ class Ways(Protocol):
         ...
 
     def request(
-        self, target: Target, route: str, body: bytes, timeout: float
+        self, target: Target, route: str, body: bytes, *, tenant: str, timeout: float
     ) -> AbstractAsyncContextManager[AnswerStream]:
-        """Sends a request. Raises StreamBrokenError when the way is not there."""
+        """Sends a request of `tenant`, as agents know it. Raises StreamBrokenError when the way is not there."""
         ...
 
 
@@ -61,8 +60,6 @@ async def read_body(receive: Receive, most: int, announced: int) -> bytes:
         size += len(parts[-1])
         more = message.get("more_body", False)
     if max(size, announced) > most:
-        if more:
-            await discard(receive)
         raise PayloadTooLarge(f"The request's body is longer than {most} bytes, the most this platform takes.")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -92,11 +89,18 @@ class Relay:
     """One request, once its body is here."""
 
     def __init__(
-        self, ways: Ways, asked: InferenceRequest, reply: Reply, timer: asyncio.Timeout, idle_seconds: float
+        self,
+        ways: Ways,
+        tenant: str,
+        asked: InferenceRequest,
+        reply: Reply,
+        timer: asyncio.Timeout,
+        idle_seconds: float,
     ) -> None:
         """`timer` ends the request; a stream puts it off by `idle_seconds` with every chunk."""
         self._asked = asked
         self._ways = ways
+        self._tenant = tenant
         self._reply = reply
         self._timer = timer
         self._idle_seconds = idle_seconds
@@ -150,7 +154,8 @@ class Relay:
     async def _by(self, target: Target, route: str, body: bytes) -> bool:
         """Relays by this target. False, with nothing answered, when another one is to be tried."""
         try:
-            async with self._ways.request(target, route, body, LONGEST_STREAM) as stream:
+            way = self._ways.request(target, route, body, tenant=self._tenant, timeout=LONGEST_STREAM)
+            async with way as stream:
                 self._stream = stream
                 self._context = target.context_length
                 if self._is_gone:

@@ -3,10 +3,12 @@
 from collections.abc import Collection
 from typing import Final
 
-from modelshare.server.errors import ApiError, NotFound, Unauthenticated, Unavailable
+from modelshare.server.errors import ApiError, InvalidRequest, NotFound, Unauthenticated, Unavailable
 from modelshare.wire.agents import Phase
 from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
 from modelshare.wire.errors import ErrorCode
+from modelshare.wire.inference import InferenceRequest
+from modelshare.wire.tiers import Tier
 
 _WORK: Final = {
     Phase.WAITING: "is about to be fetched by its machine",
@@ -58,6 +60,23 @@ def recalled() -> ApiError:
 def not_served(route: str, served: Collection[str]) -> ApiError:
     """The model's engine does not do that."""
     return NotFound(f"This model serves {', '.join(sorted(served)) or 'no route'}, not {route}.")
+
+
+def check_size(asked: InferenceRequest, tier: Tier) -> None:
+    """Raises InvalidRequest for more work in one request than the tier allows."""
+    if not asked.generates:
+        count, most, name = asked.prompts, tier.max_inputs_per_request, "input"
+        what = f"{count} texts to embed"
+    else:
+        count, most = asked.sequences, tier.max_sequences_per_request
+        name = "n" if asked.prompts < asked.choices else "prompt"
+        what = f"{count} answers (prompts: {asked.prompts}, to each: {asked.choices})"
+    if count > most:
+        raise InvalidRequest(
+            f"`{name}` is too much: {what} in one request, and the tier `{tier.slug}` allows {most}. "
+            "Send several requests.",
+            param=name,
+        )
 
 
 def _inactive(message: str) -> ApiError:

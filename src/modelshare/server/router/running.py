@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hash
 from contextlib import asynccontextmanager
 from typing import Final, Generic, TypeVar
 
-import structlog
-
+from modelshare.server import outages
 from modelshare.server.errors import ApiError
 
-log = structlog.get_logger()
 Ground = TypeVar("Ground", bound=Hashable)
 
 LOOK_SECONDS: Final = 0.5
 """How often grounds are looked at without having been told: half of the second that a revocation has."""
+_ANSWER_SECONDS: Final = 5.0
+"""A database that has not answered by then is asked again: the connection may be dead, and the database not."""
 
 
 class Running(Generic[Ground]):
@@ -63,10 +63,11 @@ class Running(Generic[Ground]):
         """Ends what runs on a ground that is over; asks until the database answers."""
         while self._running:
             try:
-                over = await self._over(list(self._running))
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    over = await self._over(list(self._running))
                 break
             except Exception as error:  # noqa: BLE001 - the database may be away for a while
-                log.warning("cannot look at what running requests stand on", error=str(error))
+                outages.report("cannot look at what running requests stand on", error)
                 await asyncio.sleep(LOOK_SECONDS)
         else:
             return

@@ -5,6 +5,7 @@ shapes pass through unchanged; of a request it is read how much is asked for, of
 """
 
 import asyncio
+import hmac
 import json
 import re
 import time
@@ -25,11 +26,20 @@ from modelshare.server.accounts.keyring import KEYS_TOPIC, KeyRing, KeyUse
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionBook, SessionUse
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.errors import ApiError, InvalidRequest, NotFound, PermissionDenied, Unauthenticated, Unavailable
+from modelshare.server.errors import (
+    ApiError,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+    check_encoding,
+)
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller, bearer, client_address, session_token
 from modelshare.server.ids import secret_hash
+from modelshare.server.proven import proven
 from modelshare.server.router import rules
 from modelshare.server.router.admission import Admission, Gate
 from modelshare.server.router.errors import ClientGoneError, GatewayTimeout, MethodNotAllowed
@@ -77,9 +87,13 @@ class Router:
         self._clock = parts.clock
         self._metrics = RouterMetrics(parts.registry)
         self._meter = Meter(parts.database, parts.clock)
-        self._snapshots = Snapshots(parts.database, parts.tiers, time.monotonic)
+        self._snapshots = Snapshots(
+            parts.database, parts.tiers, time.monotonic, grace=parts.settings.database_grace_seconds
+        )
         self._admission = Admission()
-        self._forwarder = Forwarder(parts.links, parts.settings.signing_secret(), parts.clock)
+        secret = parts.settings.signing_secret()
+        self._tenant_secret = hmac.digest(secret, b"modelshare tenant 1", "sha256")
+        self._forwarder = Forwarder(parts.links, secret, parts.clock)
         self._ways = LinkWays(parts.links, self._forwarder)
 
     async def start(self) -> None:
@@ -94,6 +108,7 @@ class Router:
         await self._running_sessions.stop()
         await self._running_endpoints.stop()
         await self._meter.stop()
+        await self._snapshots.stop()
         await self._forwarder.stop()
 
     @staticmethod
@@ -159,10 +174,13 @@ class Router:
         usage, failed = Usage(), True
         try:
             async with asyncio.timeout(tier.request_timeout_seconds) as timer:
+                check_encoding(ask.headers.get(b"content-encoding", b""))
                 body = await read_body(receive, self._settings.inference_max_body_bytes, ask.content_length)
-                relay = Relay(self._ways, _asked(ask.route, body), reply, timer, tier.stream_idle_timeout_seconds)
+                asked = _asked(ask.route, body, tier)
+                tenant = self._tenant(ask.project_id)
+                relay = Relay(self._ways, tenant, asked, reply, timer, tier.stream_idle_timeout_seconds)
                 try:
-                    with watched(receive, relay.client_gone):
+                    with watched(receive, relay.client_gone), gate.working(asked.turns):
                         await relay.run(self._looks(ask, endpoint), ask.route, body)
                     failed = reply.status >= _SERVER_ERROR
                 finally:
@@ -192,16 +210,22 @@ class Router:
 
         return look
 
+    def _tenant(self, project_id: str) -> str:
+        """What an agent hears of the project: the same from every process of this platform, and nobody can undo it."""
+        return hmac.digest(self._tenant_secret, project_id.encode(), "sha256").hex()
+
     async def _caller(self, ask: "_Ask") -> tuple[Caller, KeyUse | SessionUse]:
         token = session_token(ask.request, self._settings)
         if token is not None:
             person = await self._sessions.authenticate(token, ask.project_id)
+            proven(ask.request.scope)
             return person, SessionUse(secret_hash(token), ask.project_id)
         secret = bearer(ask.headers.get(b"authorization", b"").decode("latin-1"))
         address = client_address(ask.request)
         caller = await self._keys.authenticate(secret, address) if secret else None
         if secret is None or caller is None:
             raise Unauthenticated
+        proven(ask.request.scope)
         return caller, KeyUse(secret_hash(secret), address)
 
     def _cut_with(self, use: KeyUse | SessionUse) -> AbstractAsyncContextManager[None]:
@@ -302,12 +326,14 @@ def _answering(ask: _Ask, endpoint: Snapshot | None, now: float) -> Snapshot:
     return endpoint
 
 
-def _asked(route: str, body: bytes) -> InferenceRequest:
-    """Raises InvalidRequest for a body that is no request for the route."""
+def _asked(route: str, body: bytes, tier: Tier) -> InferenceRequest:
+    """What the body asks for. Raises InvalidRequest for what is no request of this route, and for too much at once."""
     try:
-        return read(route, body)
+        asked = read(route, body)
     except BadInferenceRequest as error:
         raise InvalidRequest(str(error), param=error.param) from error
+    rules.check_size(asked, tier)
+    return asked
 
 
 def _model_list(endpoint: Snapshot) -> bytes:

@@ -24,18 +24,25 @@ class LinkWays:
         return min(busy, key=lambda pair: pair[0])[1] if busy else None
 
     def request(
-        self, target: Target, route: str, body: bytes, timeout: float
+        self, target: Target, route: str, body: bytes, *, tenant: str, timeout: float
     ) -> AbstractAsyncContextManager[AnswerStream]:
         link = self._links.get(target.agent_id)
         if link is not None:
-            return link.request(target.deployment_id, route, body, timeout)
-        return self._forward(target, route, body, timeout)
+            return link.request(target.deployment_id, route, body, timeout, tenant)
+        return self._forward(target, route, body, tenant, timeout)
 
     @asynccontextmanager
-    async def _forward(self, target: Target, route: str, body: bytes, timeout: float) -> AsyncIterator[AnswerStream]:  # noqa: ASYNC109 - the agent's
+    async def _forward(
+        self,
+        target: Target,
+        route: str,
+        body: bytes,
+        tenant: str,
+        timeout: float,  # noqa: ASYNC109 - the agent's
+    ) -> AsyncIterator[AnswerStream]:
         self._forwarded[target.deployment_id] += 1
         try:
-            async with self._forwarder.request(target, route, body, timeout) as stream:
+            async with self._forwarder.request(target, route, body, tenant=tenant, timeout=timeout) as stream:
                 yield stream
         finally:
             self._forwarded[target.deployment_id] -= 1

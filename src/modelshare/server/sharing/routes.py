@@ -150,7 +150,8 @@ async def share_model(
 ) -> SharedModel:
     """Puts the model into the catalog: its manifest, never its weights.
 
-    For everybody, where nothing else is said; or for certain projects, or whoever claims a link, and nobody else.
+    For everybody, for certain projects, or for whoever claims a link, and nobody else. Where nothing is said, a model
+    that is not shared yet is for everybody, and one that is stays as it is.
     """
     own, link = await service.share(session, caller, model_id, body.audience, now=platform.now())
     return SharedModel(**views.extended_view(own).model_dump(), link=link)

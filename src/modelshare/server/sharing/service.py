@@ -76,12 +76,13 @@ async def find_visible(session: AsyncSession, caller: Caller, text: str) -> Mode
 
 
 async def share(
-    session: AsyncSession, caller: Caller, model_id: uuid.UUID, choice: AudienceChoice = "public", *, now: int
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, wish: AudienceChoice | None = None, *, now: int
 ) -> tuple[OwnModel, ShareLinkWithToken | None]:
-    """Puts the model into the catalog, for whom the choice says; the claim link, where that asks for one.
+    """Puts the model into the catalog, for whom the wish says; the claim link, where that asks for one.
 
-    Sharing what is shared to the same audience changes nothing; another audience keeps role, count and time. 400 says
-    what to do when it may not be shared.
+    Without a wish it is for everybody where it is not shared yet, and nothing changes where it is. Sharing what is
+    shared to the same audience changes nothing; another audience keeps role, count and time. 400 says what to do when
+    it may not be shared.
     """
     model = await registry.find(session, caller, model_id, lock=True)
     own = await _own(session, model) if model else None
@@ -89,6 +90,9 @@ async def share(
     if own is None or refusal is not None:
         raise InvalidRequest((refusal or "").format(id=model_id), refusal=Refusal("model.share", f"model:{model_id}"))
     model, found, _ = own
+    if found is not None and wish is None:
+        return own, None
+    choice: AudienceChoice = wish or "public"
     projects = await audience.named(session, model, choice)
     before = Audience(found.audience) if found else None
     if found is None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from modelshare.server.errors import ApiError, NotFound, PermissionDenied, Unauthenticated
+from modelshare.server.proven import proven
 from modelshare.server.storage.base import BlobNotFound, InvalidKey
 from modelshare.server.storage.links import PATH, LinkState
 from modelshare.server.storage.local import FolderStore
@@ -120,6 +121,7 @@ class BlobFiles:
             case LinkState.EXPIRED:
                 raise PermissionDenied("This download link has expired; ask for a new grant.")
             case LinkState.VALID:
+                proven(scope)
                 try:
                     return self._store.path(key)
                 except (BlobNotFound, InvalidKey) as error:

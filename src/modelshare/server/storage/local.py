@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from modelshare import private_files
 from modelshare.server.storage.attempts import Attempt, Attempts
 from modelshare.server.storage.base import (
     BlobNotFound,
@@ -53,7 +54,7 @@ class FolderStore:
         self._clock = clock
         self._attempts: Attempts[tuple[str, int]] = Attempts()
         for folder in (self._blobs, self._staging):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_files.folder(folder)
 
     async def begin(self, key: str, size: int, part_size: int) -> Multipart:
         await self.require_space(size)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from modelshare import private_files
 from modelshare.server.storage.base import (
     BlobNotFound,
     Multipart,
@@ -96,7 +97,7 @@ class S3Store:
 
     @contextlib.asynccontextmanager
     async def local_copy(self, key: str) -> AsyncIterator[Path]:
-        self._scratch.mkdir(parents=True, exist_ok=True)
+        private_files.folder(self._scratch)
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             path = Path(folder) / "blob"
             await asyncio.to_thread(self._download, self._name(key), path)

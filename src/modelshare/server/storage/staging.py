@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from modelshare import private_files
 from modelshare.server.storage.base import MultipartNotFound, Part, PartsMissing, StorageFull
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -34,8 +35,8 @@ class Staging:
 
     def create(self, size: int) -> None:
         with no_room():
-            self._parts.mkdir(parents=True)
-            with self.data.open("xb") as file:
+            self._parts.mkdir(mode=0o700, parents=True)
+            with os.fdopen(os.open(self.data, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.truncate(size)
 
     def open(self) -> int:
@@ -56,14 +57,16 @@ class Staging:
     def set_mark(self, number: int, sha256: str) -> None:
         try:
             with no_room():
-                (self._parts / str(number)).write_text(sha256, encoding="ascii")
+                mark = os.open(self._parts / str(number), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                with os.fdopen(mark, "w", encoding="ascii") as file:
+                    file.write(sha256)
         except FileNotFoundError:
             raise MultipartNotFound from None
 
     def clear_mark(self, number: int) -> None:
         with contextlib.suppress(FileNotFoundError):
             (self._parts / str(number)).unlink()
-            _sync(self._parts)
+            private_files.sync_folder(self._parts)
 
     def parts(self, sizes: Sequence[int]) -> list[Part]:
         """Those of the parts with these sizes that are there. Raises MultipartNotFound."""
@@ -118,8 +121,9 @@ class PartWriter:
 def move(source: Path, blob: Path) -> None:
     """Makes `source` the blob, durably: by rename, or by a copy from another file system."""
     with no_room():
-        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            private_files.tighten(source)
             _sync(source)
             source.replace(blob)
         except OSError as error:
@@ -127,7 +131,7 @@ def move(source: Path, blob: Path) -> None:
                 raise
             _copy(source, blob)
             source.unlink()
-        _sync(blob.parent)
+        private_files.sync_folder(blob.parent)
 
 
 @contextlib.contextmanager
@@ -144,6 +148,7 @@ def no_room() -> Iterator[None]:
 def _copy(source: Path, blob: Path) -> None:
     partial = blob.with_name(f".{blob.name}.partial")  # no key has a segment that starts with a dot
     try:
+        private_files.touch(partial)
         shutil.copyfile(source, partial)
         _sync(partial)
         partial.replace(blob)

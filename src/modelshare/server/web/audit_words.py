@@ -13,6 +13,7 @@ _SAID_OTHERWISE: Final[Mapping[str, str]] = {
     "endpoint.recall_cancel": "Recall of endpoint cancelled",
     "endpoint.stop": "Endpoint stopped by a recall",
     "grant.issue": "Agent got links to weights",
+    "job.retry": "Job run once more",
     "model.audience": "Change who sees model",
     "model.end_link": "End claim link",
     "model.failed": "Model refused when processed",
@@ -26,6 +27,7 @@ _SAID_OTHERWISE: Final[Mapping[str, str]] = {
     "person.password": "Change password",
     "person.sign_up": "Sign up",
     "project.quota": "Change quota of project",
+    "release.close": "Unconfirmed weights closed",
     "member.role": "Change role of member",
     "upload.expire": "Upload expired",
     "webhook.deactivate": "Webhook switched off",
@@ -44,6 +46,8 @@ SUBJECTS: Final[Mapping[str, str]] = {
     "webhook": "Webhooks",
     "project": "Projects",
     "person": "People",
+    "release": "Weights that are to be deleted",
+    "job": "Jobs",
 }
 """What actions are done to, and how several are called."""
 _NAMES: Final = ("name", "slug")

@@ -3,12 +3,13 @@
 import ipaddress
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Depends, Form, Request, Response
 
 from modelshare.server.accounts import service as accounts
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.errors import InvalidRequest
 from modelshare.server.http import BaseUrl, Paging, PagingDep, PlatformDep, ReadSession, WriteSession
+from modelshare.server.web.choices import Choice, Chosen, Field, Option
 from modelshare.server.web.pages import PageRoute, done, once, parsed, render
 from modelshare.server.web.visitor import OwnerCaller
 from modelshare.wire.base import PAGE_LIMIT_MAX
@@ -26,6 +27,16 @@ _SCOPES: Final = (
         Scope.KEYS,
         "Make and revoke keys and webhooks, and read the audit log. As good as an owner's hand: give it rarely.",
     ),
+)
+REACHES: Final = Choice(
+    "reach",
+    "Choose what the key may do.",
+    (
+        Option("some", "Only what is ticked", (Field("scopes", "Scopes", untouched=Scope.INFERENCE, many=True),)),
+        Option("endpoint", "Call one endpoint, and nothing else", (Field("endpoint", "Only this endpoint"),)),
+        Option("everything", "Everything in this project"),
+    ),
+    otherwise="everything",
 )
 _EXPIRIES: Final = (
     ("", "Never"),
@@ -50,7 +61,9 @@ async def keys(
 async def new_key_page(request: Request, caller: OwnerCaller, session: ReadSession) -> Response:
     rows, _ = await endpoints.page(session, caller, Paging(PAGE_LIMIT_MAX, None))
     slugs = sorted(row.slug for row in rows)
-    return render(request, "dashboard/keys/new.html", scopes=_SCOPES, expiries=_EXPIRIES, endpoints=slugs)
+    return render(
+        request, "dashboard/keys/new.html", reaches=REACHES, scopes=_SCOPES, expiries=_EXPIRIES, endpoints=slugs
+    )
 
 
 @router.post("/new")
@@ -61,18 +74,21 @@ async def new_key(
     platform: PlatformDep,
     base_url: BaseUrl,
     name: Text,
-    scopes: Annotated[list[str], Form(default_factory=list)],
+    reach: Annotated[Chosen, Depends(REACHES.read)],
     expires_in: Text = "",
     allowed_ips: Text = "",
-    endpoint: Text = "",
 ) -> Response:
+    if reach.value == "some" and not reach.all("scopes"):
+        raise InvalidRequest("Tick what the key may do, at least one of them.", param="scopes")
+    if reach.value == "endpoint" and not reach.text("endpoint"):
+        raise InvalidRequest("Name the endpoint that the key may call, by its slug.", param="endpoint")
     wish = parsed(
         KeyCreate,
         name=name.strip(),
-        scopes=scopes,
+        scopes=reach.all("scopes"),
         expires_in=expires_in,
         allowed_ips=_networks(allowed_ips),
-        endpoint=endpoint.strip(),
+        endpoint=reach.text("endpoint"),
     )
     key = await accounts.create_key(session, caller, wish, now=platform.now())
     return once(request, "dashboard/keys/shown.html", key=key, base_url=base_url)

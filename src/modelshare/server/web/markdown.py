@@ -16,6 +16,13 @@ from markupsafe import Markup
 
 MOST_CHARACTERS: Final = 60_000
 """Of a card are rendered; the rest is in the file, which is listed."""
+_MOST_BRACKETS: Final = 2_000
+"""Opening ones: what each may be the beginning of is looked for in all that follows."""
+_MOST_MARKS: Final = 12_000
+"""Characters that may mean something other than themselves."""
+_MARKS: Final = "[]*_`~<!&\\"
+_MOST_COLUMNS: Final = 200
+"""Of a table; rows that lack some are filled up."""
 _TEXT: Final = {
     "a",
     "abbr",
@@ -53,7 +60,10 @@ _SCHEMES: Final = {"http", "https", "mailto"}
 @functools.lru_cache(maxsize=256)
 def card(text: str) -> Markup:
     """The card as HTML, its YAML header left out; headings begin at the second level, under the page's own."""
-    html = _parser().render(_FRONT_MATTER.sub("", text[:MOST_CHARACTERS], count=1))
+    text = _FRONT_MATTER.sub("", text[:MOST_CHARACTERS], count=1)
+    if _takes_long(text):
+        return Markup('<pre tabindex="0">{}</pre>').format(text)
+    html = _parser().render(text)
     return Markup(  # noqa: S704 - what nh3 lets pass is safe, and that is all there is
         nh3.clean(
             html,
@@ -75,6 +85,15 @@ async def prepare(text: str) -> None:
 def coded(text: str) -> Markup:
     """A sentence of ours, what stands between backticks as code."""
     return Markup(_CODE.sub(r"<code>\1</code>", str(Markup.escape(text))))  # noqa: S704 - all of it was escaped
+
+
+def _takes_long(text: str) -> bool:
+    """Whether it is no prose by far: work grows faster than its length then."""
+    return (
+        text.count("[") > _MOST_BRACKETS
+        or sum(map(text.count, _MARKS)) > _MOST_MARKS
+        or any(line.count("|") > _MOST_COLUMNS for line in text.splitlines())
+    )
 
 
 @functools.cache

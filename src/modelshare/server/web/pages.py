@@ -20,7 +20,7 @@ from structlog.contextvars import get_contextvars
 
 from modelshare.server.errors import ApiError, answer_with_pages, refusal_of
 from modelshare.server.http import Caller, check_same_origin, get_platform
-from modelshare.server.web import figures, flash, markdown, marks, plots, static_files
+from modelshare.server.web import figures, flash, markdown, marks, plots, refused, static_files
 from modelshare.server.web.visitor import ANONYMOUS, SignInNeeded, Visitor, sign_in_url, visitor_of
 from modelshare.server.web.words import for_people
 from modelshare.wire.keys import Project, Scope
@@ -38,6 +38,7 @@ _POLICY: Final = (
 _COMPRESSED_FROM: Final = 1024
 """Bytes."""
 _LEVEL: Final = 5
+_MENDED_IN_THE_FORM: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT})
 
 
 Form = TypeVar("Form", bound=BaseModel)
@@ -63,21 +64,17 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
     """A page; what all pages need is added. Compressed where that gives away nothing of somebody signed in."""
     visitor: Visitor = getattr(request.state, "visitor", ANONYMOUS)
     message = flash.read(request)
-    html = (
-        _environment()
-        .get_template(template)
-        .render(
-            {
-                "request": request,
-                "path": request.url.path,
-                "visitor": visitor,
-                "now": get_platform(request).now(),
-                "flash": message,
-                **_of_project(request),
-                **context,
-            }
-        )
-    )
+    values = {
+        "request": request,
+        "path": request.url.path,
+        "visitor": visitor,
+        "now": get_platform(request).now(),
+        "flash": message,
+        **_of_project(request),
+        **context,
+    }
+    with refused.shown_in(request):
+        html = _environment().get_template(template).render(values)
     response: Response = HTMLResponse(html, status)
     if visitor.person is None:
         response = _compressed(request, response)
@@ -144,6 +141,10 @@ async def error_page(request: Request, error: ApiError) -> Response:
     template = "parts/error.html" if is_htmx(request) else "error.html"
     request_id = get_contextvars().get("request_id") if error.status == HTTPStatus.INTERNAL_SERVER_ERROR else None
     message = for_people(error.message)
+    if error.status in _MENDED_IN_THE_FORM and request.method == "POST" and not is_htmx(request):
+        form = await refused.page_of_form(request, message, error.status)
+        if form is not None:
+            return form
     response = render(request, template, error.status, error=error, message=message, request_id=request_id)
     response.headers.update(error.headers())
     return response
@@ -174,7 +175,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(static=static_files.url, mark=marks.mark, plots=plots)
+    environment.globals.update(
+        static=static_files.url,
+        mark=marks.mark,
+        plots=plots,
+        refusal=refused.refusal,
+        typed=refused.typed,
+        ticked=refused.ticked,
+    )
     environment.filters.update(
         size=figures.size,
         short=figures.short,

@@ -12,6 +12,7 @@ from modelshare.server.accounts.sessions import SessionBook
 from modelshare.server.accounts.views import Person
 from modelshare.server.errors import NotFound, PermissionDenied, Unauthenticated
 from modelshare.server.http import SESSION_COOKIE, Caller, base_url, get_platform, is_same_origin
+from modelshare.server.proven import proven
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import Project, Scope
 
@@ -36,7 +37,10 @@ async def visitor_of(request: Request) -> Visitor:
     """By the session's cookie."""
     token = request.cookies.get(SESSION_COOKIE)
     person = await _book(request).person(token) if token else None
-    return Visitor(person, token) if person else ANONYMOUS
+    if person is None:
+        return ANONYMOUS
+    proven(request.scope)
+    return Visitor(person, token)
 
 
 def sign_in_url(request: Request) -> str:

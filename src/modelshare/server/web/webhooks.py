@@ -4,18 +4,26 @@ import json
 from collections.abc import Collection
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Depends, Form, Request, Response
 
 from modelshare.server.audit.events import TYPES
 from modelshare.server.audit.webhooks import service as webhooks
+from modelshare.server.errors import InvalidRequest
 from modelshare.server.http import PagingDep, PlatformDep, ReadSession, WriteSession
+from modelshare.server.web.choices import Choice, Chosen, Field, Option
 from modelshare.server.web.pages import PageRoute, done, once, parsed, render
 from modelshare.server.web.visitor import OwnerCaller
 from modelshare.wire.webhooks import DeliveryState, Webhook, WebhookCreate, WebhookPatch
 
 router = APIRouter(prefix="/dashboard/{project}/webhooks", route_class=PageRoute, include_in_schema=False)
 Text = Annotated[str, Form(max_length=4096)]
-Events = Annotated[list[str], Form(default_factory=list)]
+HEARING: Final = Choice(
+    "hears",
+    "Choose what it hears of.",
+    (Option("all", "All events"), Option("some", "Only what is ticked", (Field("events", "Events", many=True),))),
+    otherwise="all",
+)
+Events = Annotated[Chosen, Depends(HEARING.read)]
 _KINDS: Final = {
     kind: tuple(name for name in TYPES if name.partition(".")[0] == kind) for kind in ("model", "endpoint", "agent")
 }
@@ -30,14 +38,14 @@ async def webhook_list(request: Request, caller: OwnerCaller, session: ReadSessi
 
 @router.get("/new")
 async def new_webhook_page(request: Request, _: OwnerCaller) -> Response:
-    return render(request, "dashboard/webhooks/new.html", kinds=_KINDS, chosen=frozenset())
+    return render(request, "dashboard/webhooks/new.html", hearing=HEARING, kinds=_KINDS, chosen=frozenset())
 
 
 @router.post("/new")
 async def new_webhook(
     request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, url: Text, events: Events
 ) -> Response:
-    wish = parsed(WebhookCreate, url=url.strip(), events=events)
+    wish = parsed(WebhookCreate, url=url.strip(), events=_heard(events))
     webhook = await webhooks.create(session, caller, wish, platform.settings, now=platform.now())
     return once(request, "dashboard/webhooks/shown.html", webhook=webhook)
 
@@ -65,7 +73,9 @@ async def webhook_page(
 async def edit_page(request: Request, caller: OwnerCaller, session: ReadSession, webhook_id: str) -> Response:
     webhook = await webhooks.get(session, caller, webhook_id)
     chosen = frozenset(webhook.events)
-    return render(request, "dashboard/webhooks/edit.html", webhook=webhook, kinds=_KINDS, chosen=chosen)
+    return render(
+        request, "dashboard/webhooks/edit.html", webhook=webhook, hearing=HEARING, kinds=_KINDS, chosen=chosen
+    )
 
 
 @router.post("/{webhook_id}/edit")
@@ -80,7 +90,7 @@ async def edit(
 ) -> Response:
     """An address that stays as it is keeps what is known of its failures."""
     before = await webhooks.get(session, caller, webhook_id)
-    patch = parsed(WebhookPatch, url=url.strip() if url.strip() != before.url else None, events=events)
+    patch = parsed(WebhookPatch, url=url.strip() if url.strip() != before.url else None, events=_heard(events))
     await webhooks.change(session, caller, webhook_id, patch, platform.settings, now=platform.now())
     return done(request, _url(caller.project_slug, webhook_id), "Saved.")
 
@@ -142,6 +152,13 @@ async def redeliver(
 ) -> Response:
     delivery = await webhooks.redeliver(session, caller, webhook_id, delivery_id, now=platform.now())
     return done(request, _url(caller.project_slug, webhook_id, delivery.id), "It is on its way once more.")
+
+
+def _heard(chosen: Chosen) -> list[str]:
+    """None: all of them."""
+    if chosen.value == "some" and not chosen.all("events"):
+        raise InvalidRequest("Tick what it is to hear of, at least one event.", param="events")
+    return chosen.all("events")
 
 
 def _url(project: str | None, webhook_id: str, delivery_id: str | None = None) -> str:

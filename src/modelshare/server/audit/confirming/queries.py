@@ -45,14 +45,15 @@ async def answers(session: AsyncSession, audit_ids: Collection[uuid.UUID]) -> di
 
 
 async def owed(
-    session: AsyncSession, process: str, *, started_ms: int, earliest: uuid.UUID, overdue_ms: int
+    session: AsyncSession, process: str, *, started_ms: int, since_ms: int, overdue_ms: int
 ) -> Sequence[uuid.UUID]:
-    """Changes from `earliest` on that the process should have confirmed `overdue_ms` ago."""
+    """Changes of the last `since_ms` that the process should have confirmed `overdue_ms` ago."""
+    now = now_ms(session)
     return (
         await session.scalars(
             select(AuditRow.id).where(
-                AuditRow.id >= earliest,
-                AuditRow.changed_ms <= now_ms(session) - overdue_ms,
+                AuditRow.changed_ms >= now - since_ms,
+                AuditRow.changed_ms <= now - overdue_ms,
                 _owes(literal(process), literal(started_ms)),
             )
         )

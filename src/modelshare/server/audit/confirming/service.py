@@ -16,11 +16,11 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare import __version__
+from modelshare.server import outages
 from modelshare.server.audit.confirming import queries
 from modelshare.server.audit.tables import ProcessRow
 from modelshare.server.db import CONFIRM_TOPIC, Database
 from modelshare.server.http import Paging, decode_cursor, encode_cursor
-from modelshare.server.ids import earliest_id
 from modelshare.wire.base import Page
 from modelshare.wire.usage import Process
 
@@ -34,7 +34,7 @@ _DEAD_MS: Final = 30_000
 _OVERDUE_MS: Final = 2_000
 """A change that was not heard of for so long was missed. What was remembered has run out by then anyway."""
 _LATE_SECONDS: Final = 60.0
-"""The longest that a transaction takes, and that the processes' clocks differ."""
+"""The longest that a transaction takes: from the change until others see it."""
 
 
 class Confirmer:
@@ -90,7 +90,7 @@ class Confirmer:
                 async with self._database.write() as session:
                     await queries.confirm(session, self.name, heard)
             except Exception as error:  # noqa: BLE001 - the database may be away for a while; nothing is lost
-                log.warning("cannot confirm changes", error=str(error))
+                outages.report("cannot confirm changes", error)
                 self._heard |= heard
                 self._wake.set()
                 await asyncio.sleep(_BEAT_SECONDS)
@@ -111,14 +111,14 @@ class Confirmer:
                     await queries.see(session, self.name, self._address, __version__, self._started_ms)
                 await self._catch_up(overdue_ms)
             except Exception as error:  # noqa: BLE001 - as above: the next beat finds what was missed
-                log.warning("cannot say that this process runs", error=str(error))
+                outages.report("cannot say that this process runs", error)
 
     async def _catch_up(self, overdue_ms: int) -> None:
         now = asyncio.get_running_loop().time()
-        earliest = earliest_id(now - self._caught_up + _LATE_SECONDS)
+        since_ms = int((now - self._caught_up + _LATE_SECONDS) * 1000)
         async with self._database.read() as session:
             owed = await queries.owed(
-                session, self.name, started_ms=self._started_ms, earliest=earliest, overdue_ms=overdue_ms
+                session, self.name, started_ms=self._started_ms, since_ms=since_ms, overdue_ms=overdue_ms
             )
         if owed:
             # Only now: what was dropped before a change was seen may have been remembered anew from before it.

@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from modelshare.server import outages
 from modelshare.server.audit.service import OUTBOX_TOPIC
 from modelshare.server.audit.webhooks import queries, rules
 from modelshare.server.audit.webhooks.jobs import DELIVER
@@ -63,7 +64,7 @@ class Dispatcher:
                 if await self.move():
                     await asyncio.sleep(_REST_SECONDS)
             except Exception as error:  # noqa: BLE001 - the next round may find the database back
-                log.warning("cannot move events from the outbox", error=str(error))
+                outages.report("cannot move events from the outbox", error)
             # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this would never stop.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_ROUND_SECONDS):

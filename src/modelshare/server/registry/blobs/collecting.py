@@ -1,5 +1,8 @@
 """The job that deletes what nobody refers to any more."""
 
+import uuid
+
+import structlog
 from sqlalchemy import delete
 
 from modelshare.server.http import Platform
@@ -7,21 +10,37 @@ from modelshare.server.jobs import Lease
 from modelshare.server.registry.blobs import queries
 from modelshare.server.registry.blobs.disposal import discard
 from modelshare.server.registry.tables import BlobRow, GarbageRow
-from modelshare.server.storage.base import BlobStore
+from modelshare.server.storage.base import BlobStore, StorageError
+
+log = structlog.get_logger()
 
 _BATCH = 500
 
 
 async def collect(platform: Platform, lease: Lease) -> None:
-    """Turns the project's unused blobs into garbage, then deletes its garbage: the bytes first, then the note."""
+    """Turns the project's unused blobs into garbage, then deletes its garbage: the bytes first, then the note.
+
+    What cannot be deleted keeps nothing else; its error is raised in the end, so that the job is run again.
+    """
     project_id = lease.subject
     while await _let_go_of_unused(platform, project_id):
         continue
-    while rows := await _garbage(platform, project_id):
+    failed: Exception | None = None
+    after = uuid.UUID(int=0)
+    while rows := await _garbage(platform, project_id, after):
+        gone = []
         for row in rows:
-            await _delete(platform.store, row.key)
+            try:
+                await _delete(platform.store, row.key)
+                gone.append(row.id)
+            except (StorageError, OSError) as error:
+                log.warning("cannot delete from the storage", key=row.key, error=str(error))
+                failed = error
         async with platform.database.write() as session:
-            await session.execute(delete(GarbageRow).where(GarbageRow.id.in_([row.id for row in rows])))
+            await session.execute(delete(GarbageRow).where(GarbageRow.id.in_(gone)))
+        after = rows[-1].id
+    if failed is not None:
+        raise failed
 
 
 async def _let_go_of_unused(platform: Platform, project_id: str) -> int:
@@ -34,9 +53,9 @@ async def _let_go_of_unused(platform: Platform, project_id: str) -> int:
     return len(rows)
 
 
-async def _garbage(platform: Platform, project_id: str) -> list[GarbageRow]:
+async def _garbage(platform: Platform, project_id: str, after: uuid.UUID) -> list[GarbageRow]:
     async with platform.database.read() as session:
-        return await queries.garbage(session, project_id, _BATCH)
+        return await queries.garbage(session, project_id, _BATCH, after=after)
 
 
 async def _delete(store: BlobStore, key: str) -> None:

@@ -75,8 +75,10 @@ async def sessions_of(session: AsyncSession, version_ids: Collection[uuid.UUID])
     return list(await session.scalars(select(UploadRow).where(UploadRow.version_id.in_(version_ids))))
 
 
-async def garbage(session: AsyncSession, project_id: str, limit: int) -> list[GarbageRow]:
-    return list(await session.scalars(owned(GarbageRow, project_id).limit(limit)))
+async def garbage(session: AsyncSession, project_id: str, limit: int, *, after: uuid.UUID) -> list[GarbageRow]:
+    """By id."""
+    statement = owned(GarbageRow, project_id).where(GarbageRow.id > after).order_by(GarbageRow.id)
+    return list(await session.scalars(statement.limit(limit)))
 
 
 async def projects_with_garbage(session: AsyncSession, job: str) -> list[str]:

@@ -12,11 +12,13 @@ from modelshare.server.registry.inspection.reader import RangeReader, head
 
 _MAX_FILE_BYTES = 1 << 20
 _MAX_FRONT_MATTER = 256 << 10  # characters; cards with evaluation tables reach 150,000
+_MAX_MARKS = 30_000  # of YAML; each costs the loader up to 20 microseconds
 _MAX_BODY = 100_000  # characters
 _MAX_DESCRIPTION = 500  # characters
 _MAX_TAGS = 100
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?:(.*?)\n)?---[ \t]*(?:\n|$)", re.DOTALL)
+_MARKS = "\n,:?[{&*!"
 _FENCE = re.compile(r" {0,3}(```|~~~)")
 # Headings, quotes, lists, tables, HTML, rules, images, and lines that are nothing but a link
 _NOT_PROSE = re.compile(r" {4}|\s*([#>|<]|[-*+]\s|\d{1,9}[.)]\s|!\[|\[!\[|([-*_=]\s*){3,}$|\[[^\]]*\]\([^)]*\)$)")
@@ -74,6 +76,8 @@ def _parse(front_matter: str) -> dict[str, Any]:
     """
     if len(front_matter) > _MAX_FRONT_MATTER:
         raise ValueError("front matter too long")
+    if sum(map(front_matter.count, _MARKS)) > _MAX_MARKS:
+        raise ValueError("front matter of too many values")
     fields = yaml.load(front_matter, yaml.BaseLoader)  # noqa: S506 - builds texts only, safer than SafeLoader
     if not isinstance(fields, dict):
         return {}

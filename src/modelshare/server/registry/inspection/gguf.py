@@ -21,10 +21,12 @@ _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
 _MAX_TENSOR_NAME_BYTES = 64  # the format's limit
 _MAX_KEY_BYTES = 65_535  # the format's limit
 # Real headers hold up to about 25 MiB (a vocabulary of 260,000 tokens and its merges), 1,000 keys and 10,000 tensors.
+# What they may hold bounds the time that they take: about a second at most.
 _MAX_HEADER_BYTES = 128 << 20
 _MAX_KEYS = 16_384
-_MAX_TENSORS = 200_000
+_MAX_TENSORS = 65_536
 _MAX_ARRAY_ITEMS = 4_000_000  # of those that must be visited one by one: strings and arrays
+_NESTED_ARRAY_ITEMS = 16  # what visiting an array in an array costs, in strings
 _MAX_ARRAY_DEPTH = 4
 _MAX_KEPT_TEXT_BYTES = 1 << 20
 _MAX_ALIGNMENT = 1 << 20
@@ -160,13 +162,13 @@ class _HeaderReader:
         if layout := SCALARS.get(item_type):
             self._cursor.skip(count * layout.size)
             return count
-        self._items_left -= count
+        self._items_left -= count if item_type is ValueType.STRING else count * _NESTED_ARRAY_ITEMS
         if self._items_left < 0 or depth > _MAX_ARRAY_DEPTH:
             raise self._damaged("its metadata holds too large an array")
-        for _ in range(count):
-            if item_type is ValueType.STRING:
-                self._cursor.skip(self._cursor.u64())
-            else:
+        if item_type is ValueType.STRING:
+            self._cursor.skip_texts(count)
+        else:
+            for _ in range(count):
                 self._skip_array(depth + 1)
         return count
 

@@ -28,7 +28,7 @@ async def unpack(platform: Platform, upload: UploadRow, key: str) -> list[Arrive
 
 def _extract(archive: Path, name: str, folder: Path, max_bytes: int) -> list[ExtractedFile]:
     shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
-    folder.mkdir(parents=True)
+    folder.mkdir(mode=0o700, parents=True)
     named = folder / name  # errors speak of the archive by the name its owner knows
     named.symlink_to(archive)
     return extract(named, kind_of(name), folder / "files", max_bytes=max_bytes)

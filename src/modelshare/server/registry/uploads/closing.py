@@ -1,5 +1,7 @@
 """Sessions that end without a model: cancelled by their owner, or expired."""
 
+import uuid
+
 import structlog
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -8,6 +10,7 @@ from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
 from modelshare.server.errors import Conflict
 from modelshare.server.http import Caller, Platform
+from modelshare.server.outages import is_database_away
 from modelshare.server.registry import queries as models
 from modelshare.server.registry.blobs import disposal
 from modelshare.server.registry.blobs import queries as blobs
@@ -38,17 +41,31 @@ async def cancel(platform: Platform, caller: Caller, upload_id: str) -> Upload:
     return await view(platform.store, row)
 
 
-async def sweep(platform: Platform) -> None:
-    """Ends the sessions whose time is over, and sees to garbage that was left over. Run it every minute or so."""
-    now = platform.now()
-    async with platform.database.read() as session:
-        rows = await queries.expired(session, now, _MOST_AT_ONCE)
-    for row in rows:
-        await _close(platform, row, UploadState.EXPIRED, audit.SYSTEM)
-        log.info("upload expired", upload=str(row.id))
+async def end_expired(platform: Platform) -> None:
+    """Ends the sessions whose time is over, each by itself. Run it every minute or so."""
+    after = uuid.UUID(int=0)
+    while True:
+        async with platform.database.read() as session:
+            rows = await queries.expired(session, platform.now(), _MOST_AT_ONCE, after=after)
+        for row in rows:
+            try:
+                await _close(platform, row, UploadState.EXPIRED, audit.SYSTEM)
+            except Exception as error:
+                if is_database_away(error):
+                    raise
+                log.warning("cannot end an upload that has expired", upload=str(row.id), exc_info=error)
+            else:
+                log.info("upload expired", upload=str(row.id))
+        if len(rows) < _MOST_AT_ONCE:
+            return
+        after = rows[-1].id
+
+
+async def collect_garbage(platform: Platform) -> None:
+    """Asks for what was left over in the storage to be deleted. Run it every minute or so."""
     async with platform.database.write() as session:
         for project_id in await blobs.projects_with_garbage(session, disposal.COLLECT):
-            await disposal.collect_later(session, project_id, now=now)
+            await disposal.collect_later(session, project_id, now=platform.now())
 
 
 async def _close(platform: Platform, row: UploadRow, state: UploadState, actor: str) -> UploadRow:

@@ -6,7 +6,7 @@ from sqlalchemy import Select, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
-from modelshare.server.db import locked, owned
+from modelshare.server.db import counted, locked, owned
 from modelshare.server.registry.tables import ModelRow, UploadFileRow, UploadRow, VersionRow
 from modelshare.wire.uploads import UploadState
 
@@ -53,10 +53,16 @@ async def open_uploads_of(session: AsyncSession, model_id: uuid.UUID) -> list[Up
     return list(await session.scalars(_with_files(statement).order_by(UploadRow.id.desc())))
 
 
-async def expired(session: AsyncSession, now: int, limit: int) -> list[UploadRow]:
-    """Open sessions of all projects whose time is over."""
+async def count_open(session: AsyncSession, project_id: str, most: int) -> int:
+    """Counts no further than `most`."""
+    statement = owned(UploadRow, project_id).where(UploadRow.state == UploadState.OPEN)
+    return await session.scalar(counted(statement.with_only_columns(UploadRow.id), most)) or 0
+
+
+async def expired(session: AsyncSession, now: int, limit: int, *, after: uuid.UUID) -> list[UploadRow]:
+    """Open sessions of all projects whose time is over, by id."""
     statement = select(UploadRow).where(UploadRow.state == UploadState.OPEN, UploadRow.expires_at <= now)
-    return list(await session.scalars(statement.order_by(UploadRow.expires_at).limit(limit)))
+    return list(await session.scalars(statement.where(UploadRow.id > after).order_by(UploadRow.id).limit(limit)))
 
 
 async def lock_model_named(session: AsyncSession, project_id: str, name: str) -> ModelRow | None:

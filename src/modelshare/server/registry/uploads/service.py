@@ -147,6 +147,7 @@ async def _open(opening: _Opening) -> tuple[Upload, bool]:
         if plan.resumes is not None:
             row = _resume(plan.resumes, plan, opening)
         else:
+            await _check_room(session, opening)
             row = await _create(session, opening, plan)
     return await view(platform.store, row, plan.candidates), plan.resumes is None
 
@@ -173,6 +174,16 @@ async def _plan(session: AsyncSession, opening: _Opening) -> Plan:
     quota = quota_of(project, opening.platform.settings)
     model = await opening.lock_model(session)
     return await plan_opening(session, project.id, model, quota, opening.request, opening.files)
+
+
+async def _check_room(session: AsyncSession, opening: _Opening) -> None:
+    """409 where the project has as many uploads open as it may. It is locked, so that nobody opens another."""
+    most = opening.platform.settings.uploads_open_per_project
+    if await queries.count_open(session, opening.caller.project, most) >= most:
+        raise Conflict(
+            f"Your project has {most} uploads open, the most there may be at once. Finish one, or cancel one: "
+            "GET /v1/uploads?state=open lists them, DELETE /v1/uploads/{id} cancels."
+        )
 
 
 def _resume(row: UploadRow, plan: Plan, opening: _Opening) -> UploadRow:

@@ -35,7 +35,7 @@ def samples(model: CatalogModelDetail, *, base_url: str, slug: str, project_id: 
         deploy=f"export MODELSHARE_URL={shlex.quote(base_url)}\n"
         f"modelshare login\n"
         f"modelshare deploy {shlex.quote(name)} --tier {SELF_HOSTED} --slug {shlex.quote(slug)}",
-        agent=f"modelshare agent --url {shlex.quote(base_url)} --join-key msj_…",
+        agent=f"MODELSHARE_JOIN_KEY=msj_… modelshare agent --url {shlex.quote(base_url)}",
         curl=f"curl -s {shlex.quote(f'{endpoint}/{route}')} \\\n"
         f'  -H "Authorization: Bearer $MODELSHARE_API_KEY" \\\n'
         f'  -H "Content-Type: application/json" \\\n'

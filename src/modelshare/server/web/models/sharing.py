@@ -1,32 +1,80 @@
 """Whom a model is shared with: share, unshare, claim links, recall."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Depends, Form, Request, Response
 
 from modelshare.server.endpoints import footprints, recalls
 from modelshare.server.endpoints.service import Terms
 from modelshare.server.errors import InvalidRequest
+from modelshare.server.fleet import releases
 from modelshare.server.http import BaseUrl, ModelId, PlatformDep, ReadSession, WriteSession
 from modelshare.server.sharing import audience
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.views import extended_view
+from modelshare.server.web.choices import Choice, Chosen, Field, Option
+from modelshare.server.web.figures import date, plural
 from modelshare.server.web.pages import PageRoute, done, is_htmx, once, parsed, render
 from modelshare.server.web.visitor import ModelsCaller, ProjectDep
-from modelshare.wire.sharing import RecallRequest, ShareRequest
+from modelshare.wire.sharing import AudienceChoice, LinkTerms, RecallNotice, RecallRequest, ToLink, ToProjects
 
 router = APIRouter(prefix="/dashboard/{project}/models/{model_id}", route_class=PageRoute, include_in_schema=False)
 Text = Annotated[str, Form(max_length=100_000)]
 _SPANS: Final = {"hours": 3600, "days": 86_400}
 """Seconds."""
+_NEVER: Final = "never"
+_LINK_ENDS: Final = (
+    ("3600", "in 1 hour"),
+    ("86400", "in 1 day"),
+    ("604800", "in 7 days"),
+    ("2592000", "in 30 days"),
+    (_NEVER, "never"),
+)
+_UNTOUCHED_END: Final = "604800"
+AUDIENCES: Final = Choice(
+    "audience",
+    "Choose to whom it is to be shown.",
+    (
+        Option("projects", "Certain projects", (Field("projects", "Their slugs or ids"),)),
+        Option(
+            "link",
+            "Whoever claims a link",
+            (
+                Field("expires_in", "The link ends", untouched=_UNTOUCHED_END),
+                Field("max_uses", "Projects that may claim it"),
+            ),
+        ),
+        Option("public", "Everybody"),
+    ),
+)
+DEADLINES: Final = Choice(
+    "when",
+    "Choose when the endpoints of other projects are to stop.",
+    (
+        Option("keep", "As announced"),
+        Option(
+            "in", "After a while", (Field("amount", "How long", untouched="7"), Field("unit", "Unit", untouched="days"))
+        ),
+        Option("at", "At a date and time", (Field("at", "Date and time, in UTC"),)),
+        Option("now", "Now"),
+    ),
+)
 
 
 @router.get("/share")
 async def share_page(request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> Response:
     model = extended_view(await sharing.get(session, caller, model_id), card=False)
     shown_to = await audience.shown_to(session, model_id)
-    return render(request, "dashboard/models/share.html", model=model, shown_to=shown_to)
+    return render(
+        request,
+        "dashboard/models/share.html",
+        model=model,
+        shown_to=shown_to,
+        audiences=AUDIENCES,
+        link_ends=_LINK_ENDS,
+        untouched_end=_UNTOUCHED_END,
+    )
 
 
 @router.post("/share")
@@ -38,17 +86,14 @@ async def share(
     platform: PlatformDep,
     project: ProjectDep,
     url: BaseUrl,
-    audience: Annotated[Literal["public", "projects", "link"], Form()] = "public",
-    projects: Text = "",
-    expires_in: Text = "",
-    max_uses: Text = "",
+    chosen: Annotated[Chosen, Depends(AUDIENCES.read)],
 ) -> Response:
     """Answers a claim link, where one was asked for, this once."""
-    wish = _wish(audience, projects, expires_in, max_uses)
-    own, link = await sharing.share(session, caller, model_id, wish.audience, now=platform.now())
+    wish = _audience(chosen)
+    own, link = await sharing.share(session, caller, model_id, wish, now=platform.now())
     page = f"/dashboard/{project.slug}/models/{model_id}"
     if link is None:
-        return done(request, page, f"{own.model.name} is in the catalog now.")
+        return done(request, page, _shared_with(own.model.name, wish))
     template = "dashboard/models/link_shown.html" if is_htmx(request) else "dashboard/models/link.html"
     return once(
         request, template, model=extended_view(own, card=False), link=link, address=f"{url}/claim?token={link.token}"
@@ -99,6 +144,7 @@ async def recall_page(
     return render(
         request,
         "dashboard/models/recall.html",
+        deadlines=DEADLINES,
         model=extended_view(await sharing.get(session, caller, model_id), card=False),
         recall=await recalls.state(session, caller, model_id, terms),
         footprint=await footprints.footprint(session, caller, model_id),
@@ -113,16 +159,18 @@ async def recall(
     session: WriteSession,
     platform: PlatformDep,
     project: ProjectDep,
-    when: Annotated[Literal["now", "in", "at"], Form()] = "in",
-    amount: Text = "",
-    unit: Annotated[Literal["hours", "days"], Form()] = "days",
-    at: Text = "",
+    chosen: Annotated[Chosen, Depends(DEADLINES.read)],
     reason: Text = "",
 ) -> Response:
     now, terms = platform.now(), platform.parts[Terms]
-    wish = parsed(RecallRequest, deadline=_deadline(when, amount, unit, at, now), reason=reason.strip())
+    before = await recalls.state(session, caller, model_id, terms)
+    wish = parsed(RecallRequest, deadline=_deadline(chosen, before.notice, now), reason=reason.strip())
     await recalls.request(session, caller, model_id, wish, terms, now=now)
-    message = "The recall is announced, and everybody who deploys the model is told."
+    when = "at once" if wish.deadline is None or wish.deadline <= now else f"on {date(wish.deadline)}"
+    message = (
+        "The recall is announced, and everybody who deploys the model is told: endpoints of other projects stop "
+        f"{when}."
+    )
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
@@ -142,29 +190,60 @@ async def cancel_recall(
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
-def _wish(kind: str, projects: str, expires_in: str, max_uses: str) -> ShareRequest:
-    choice: Any = "public"
-    if kind == "projects":
-        choice = {"projects": projects.replace(",", " ").split()}
-        if not choice["projects"]:
+@router.post("/releases/{deployment_id}/close")
+async def close_release(
+    request: Request,
+    caller: ModelsCaller,
+    model_id: ModelId,
+    session: WriteSession,
+    platform: PlatformDep,
+    project: ProjectDep,
+    deployment_id: str,
+) -> Response:
+    await releases.close(session, caller, model_id, deployment_id, now=platform.now())
+    message = "This machine is not waited for any more. Should it come back, it still deletes the weights."
+    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+
+
+def _audience(chosen: Chosen) -> AudienceChoice:
+    if chosen.value == "projects":
+        names = list(dict.fromkeys(chosen.text("projects").replace(",", " ").split()))
+        if not names:
             raise InvalidRequest("Name at least one project, by its slug or its id.", param="projects")
-    elif kind == "link":
-        choice = {"link": {"expires_in": _number(expires_in, "expires_in"), "max_uses": _number(max_uses, "max_uses")}}
-    return parsed(ShareRequest, audience=choice)
+        return parsed(ToProjects, projects=names)
+    if chosen.value == "link":
+        ends = chosen.text("expires_in")
+        expires_in = None if ends == _NEVER else _number(ends, "expires_in")
+        terms = parsed(LinkTerms, expires_in=expires_in, max_uses=_number(chosen.text("max_uses"), "max_uses"))
+        return ToLink(link=terms)
+    return "public"
 
 
-def _deadline(when: str, amount: str, unit: str, at: str, now: int) -> int:
+def _shared_with(name: str, wish: AudienceChoice) -> str:
+    if isinstance(wish, ToProjects):
+        return f"{name} is shared with {plural(len(wish.projects), 'project')}: {', '.join(wish.projects)}."
+    return f"{name} is in the catalog now. It is shared with everybody."
+
+
+def _deadline(chosen: Chosen, announced: RecallNotice | None, now: int) -> int:
     """Unix seconds; a date and time is in UTC, as the form says."""
-    if when == "now":
+    if chosen.value == "now":
         return now
-    if when == "in":
-        count = _number(amount, "amount")
+    if chosen.value == "keep":
+        if announced is None:
+            raise InvalidRequest("No recall is announced whose deadline could be kept. Choose another one.")
+        return announced.deadline
+    if chosen.value == "in":
+        unit = chosen.text("unit") or "days"
+        if unit not in _SPANS:
+            raise InvalidRequest(f"`unit` is one of {', '.join(_SPANS)}.", param="unit")
+        count = _number(chosen.text("amount"), "amount")
         if count is None:
             raise InvalidRequest(f"Say after how many {unit}, or choose to recall it now.", param="amount")
         return now + count * _SPANS[unit]
     try:
-        return int(datetime.fromisoformat(at.strip()).replace(tzinfo=UTC).timestamp())
-    except ValueError as error:
+        return int(datetime.fromisoformat(chosen.text("at")).replace(tzinfo=UTC).timestamp())
+    except (ValueError, OverflowError) as error:
         raise InvalidRequest("Give the date and the time of the deadline, such as 2027-01-31 12:00.") from error
 
 

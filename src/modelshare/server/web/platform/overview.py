@@ -12,15 +12,16 @@ from modelshare.server import jobs
 from modelshare.server.accounts import people
 from modelshare.server.accounts import service as accounts
 from modelshare.server.audit.confirming import service as confirming
+from modelshare.server.audit.given_up import service as given_up
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.fleet import service as fleet
-from modelshare.server.http import Paging, PagingDep, PlatformDep, ReadSession
+from modelshare.server.http import Paging, PagingDep, PlatformDep, ReadSession, WriteSession
 from modelshare.server.registry import service as registry
 from modelshare.server.settings import Settings
 from modelshare.server.sharing import service as sharing
 from modelshare.server.web.audit import Where, log_page
-from modelshare.server.web.pages import PageRoute, render
+from modelshare.server.web.pages import PageRoute, done, render
 from modelshare.server.web.visitor import AdminCaller
 from modelshare.wire.base import PAGE_LIMIT_MAX
 
@@ -30,7 +31,9 @@ _MOST: Final = 100_000
 
 
 @router.get("")
-async def overview(request: Request, _: AdminCaller, session: ReadSession, platform: PlatformDep) -> Response:
+async def overview(
+    request: Request, _: AdminCaller, session: ReadSession, platform: PlatformDep, paging: PagingDep
+) -> Response:
     started = time.perf_counter()
     processes = await confirming.page(session, Paging(PAGE_LIMIT_MAX, None))
     answered_ms = (time.perf_counter() - started) * 1000
@@ -45,8 +48,17 @@ async def overview(request: Request, _: AdminCaller, session: ReadSession, platf
         counts=await _counts(session),
         most=_MOST,
         queues=await jobs.queues(session),
+        given_up=await given_up.page(session, paging),
         backlog=await webhooks.backlog(session, _MOST),
     )
+
+
+@router.post("/jobs/{job_id}/retry")
+async def retry_job(
+    request: Request, caller: AdminCaller, session: WriteSession, platform: PlatformDep, job_id: str
+) -> Response:
+    await given_up.try_again(session, caller, job_id, now=platform.now())
+    return done(request, "/dashboard/-/platform", "The job runs once more. If it fails again, it comes back here.")
 
 
 @router.get("/audit")

@@ -1,0 +1,136 @@
+"""A request as the sequences that it asks for, each for an engine by itself, and their answers as one again. Pure."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from modelshare.agent.engines.answers import write_end
+from modelshare.agent.engines.counts import Tally, Usage, total
+from modelshare.agent.engines.parameters import Fields
+from modelshare.agent.engines.relay_rules import PreparedRequest
+from modelshare.wire.inference import EMBEDDED_TOGETHER
+
+
+class Part(NamedTuple):
+    """What an engine is asked in one turn."""
+
+    prepared: PreparedRequest
+    first: int = 0
+    """Index of its first choice, or vector, in the whole answer: OpenAI's API has all choices of a prompt in a row."""
+    prompt: int = 0
+    """Which prompt it is."""
+    is_one_of_many: bool = False
+
+
+def split(prepared: PreparedRequest) -> list[Part]:
+    """One sequence each, or a few texts to embed."""
+    asked, fields = prepared.asked, prepared.fields
+    if asked.turns == 1:
+        return [Part(prepared)]
+    if not asked.generates:
+        texts = _decode_items(fields["input"])
+        batches = range(0, len(texts), EMBEDDED_TOGETHER)
+        return [_embedding(prepared, texts[first : first + EMBEDDED_TOGETHER], first) for first in batches]
+    fields = {name: raw for name, raw in fields.items() if name != "n"}
+    prompts = [{}] if asked.prompts == 1 else [{"prompt": raw} for raw in _decode_items(fields["prompt"])]
+    return [
+        Part(_only(prepared, fields | own | _seed(fields, choice), 1), prompt * asked.choices + choice, prompt, True)
+        for prompt, own in enumerate(prompts)
+        for choice in range(asked.choices)
+    ]
+
+
+def join(parts: Sequence[Part], answers: Sequence[Fields]) -> Fields:
+    """The whole answers to `parts` as one, for `answers.write_answer`."""
+    if len(parts) == 1:
+        return answers[0]
+    name = "choices" if parts[0].prepared.asked.generates else "data"
+    items = [
+        item | {"index": _raw(part.first + offset)}
+        for part, answer in zip(parts, answers, strict=True)
+        for offset, item in enumerate(_decode_fields(answer[name]))
+    ]
+    return answers[0] | {name: _raw(items)}
+
+
+class Weave:
+    """The pieces of several streams as those of one."""
+
+    def __init__(self) -> None:
+        self._same: Fields = {}
+        """What all pieces of a stream have in common."""
+
+    @property
+    def began(self) -> bool:
+        """There was a piece."""
+        return bool(self._same)
+
+    def pieces(self, part: Part, pieces: Sequence[Fields]) -> list[Fields]:
+        """Pieces of this part's stream, for `answers.write_pieces`."""
+        return [self._piece(part, piece) if piece else piece for piece in pieces]
+
+    def end(self, prepared: PreparedRequest, usage: msgspec.Raw) -> bytes:
+        """What ends the stream of `prepared` for the client."""
+        return write_end(prepared, self._same, usage)
+
+    def _piece(self, part: Part, piece: Fields) -> Fields:
+        if not self._same:
+            self._same = {name: raw for name, raw in piece.items() if name != "choices"}
+        if not part.is_one_of_many:
+            return piece
+        choices = [choice | {"index": _raw(part.first)} for choice in _decode_fields(piece.get("choices", b"[]"))]
+        return piece | self._same | {"choices": _raw(choices)}
+
+
+class Count:
+    """The tokens of a request's parts, of those that were begun. A prompt counts once, however often it is answered."""
+
+    def __init__(self) -> None:
+        self._tallies: list[tuple[Tally, bool]] = []
+        self._prompts: set[int] = set()
+
+    def begin(self, part: Part) -> Tally:
+        """The tally of a part that the engine is about to be asked."""
+        tally = part.prepared.tally()
+        self._tallies.append((tally, part.prompt in self._prompts))
+        self._prompts.add(part.prompt)
+        return tally
+
+    @property
+    def usage(self) -> Usage:
+        """What can be said now."""
+        return total(
+            msgspec.structs.replace(tally.usage, prompt_tokens=0) if is_repeated else tally.usage
+            for tally, is_repeated in self._tallies
+        )
+
+    def for_client(self) -> msgspec.Raw:
+        """OpenAI's `usage`; see `Tally`."""
+        tally, _ = self._tallies[0]
+        return tally.for_client() if len(self._tallies) == 1 else tally.for_client(self.usage)
+
+
+def _embedding(prepared: PreparedRequest, texts: list[msgspec.Raw], first: int) -> Part:
+    return Part(_only(prepared, prepared.fields | {"input": _raw(texts)}, len(texts)), first, first, True)
+
+
+def _only(prepared: PreparedRequest, fields: Fields, prompts: int) -> PreparedRequest:
+    asked = msgspec.structs.replace(prepared.asked, prompts=prompts, choices=1)
+    size = sum(len(bytes(raw)) for raw in fields.values())
+    return msgspec.structs.replace(prepared, asked=asked, fields=fields, body_bytes=size)
+
+
+def _seed(fields: Fields, choice: int) -> Fields:
+    """A seed of its own for each choice: with the same one all would be the same. A negative one asks for chance."""
+    seed = msgspec.json.decode(fields["seed"]) if choice and "seed" in fields else -1
+    return {"seed": _raw(seed + choice)} if seed >= 0 else {}
+
+
+_encode = msgspec.json.encode
+_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_fields = msgspec.json.Decoder(list[Fields]).decode
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(_encode(value))

@@ -1,0 +1,178 @@
+"""The calls to an engine that one request takes, each in its tenant's turn, and their answers as one."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from http import HTTPStatus
+from typing import Final, TypeVar
+
+import aiohttp
+import msgspec
+
+from modelshare.agent.engine_call import streamed_answer, whole_answer
+from modelshare.agent.engines.answers import StreamReader, write_answer, write_pieces
+from modelshare.agent.engines.base import Engine
+from modelshare.agent.engines.parameters import Fields
+from modelshare.agent.engines.parts import Count, Part, Weave, join, split
+from modelshare.agent.engines.refusals import Refusal
+from modelshare.agent.engines.relay_rules import PreparedRequest
+from modelshare.agent.engines.turns import TooManyWaitingError
+from modelshare.wire.errors import ErrorCode
+
+_AHEAD_BYTES: Final = 1 << 20
+"""How far an engine may be ahead of the client: its slot is free for others when it is done, and not the client."""
+_STALLED_SECONDS: Final = 30.0
+"""How long a client that takes nothing may hold a slot that others wait for."""
+_USUAL_TOKENS: Final = 512
+"""Of an answer without a limit."""
+_RETRY_SECONDS: Final = 5
+_T = TypeVar("_T")
+
+
+class Sequences:
+    """One request, prepared for its engine."""
+
+    def __init__(self, http: aiohttp.ClientSession, engine: Engine, tenant: str, prepared: PreparedRequest) -> None:
+        self.count = Count()
+        self.is_over = False
+        """The last of a stream was given."""
+        self._http = http
+        self._engine = engine
+        self._tenant = tenant
+        self._prepared = prepared
+        self._parts = split(prepared) if engine.sharing.one_by_one else [Part(prepared)]
+
+    async def whole(self) -> bytes:
+        """The whole answer. Raises Refusal, and what aiohttp raises for a broken connection."""
+        answers = await self._each(self._answer)
+        return write_answer(join(self._parts, answers), self.count.for_client())
+
+    async def streamed(self) -> AsyncGenerator[bytes, None]:
+        """The events of all sequences as they come, and the end. Raises as `whole` does.
+
+        The caller may leave as soon as it `is_over`.
+        """
+        ahead = _Ahead(lambda: self._engine.turns.others_wait(self._tenant))
+        weave = Weave()
+        producing = asyncio.create_task(self._produce(ahead, weave))
+        try:
+            async for data in ahead:
+                yield data
+            self.is_over = True
+            yield weave.end(self._prepared, self.count.for_client())
+        finally:
+            if not self.is_over:  # else connections are read to their ends, so that they can be used again
+                producing.cancel()
+            await asyncio.wait([producing])
+
+    async def _produce(self, ahead: "_Ahead", weave: Weave) -> None:
+        left = {part.first for part in self._parts}
+
+        def over(part: Part) -> None:
+            left.discard(part.first)
+            if not left:
+                ahead.end()
+
+        async def stream(part: Part) -> None:
+            async with self._turn(part) as prepared:
+                reader = StreamReader(prepared, self.count.begin(part))
+                async with aclosing(streamed_answer(self._http, self._engine, prepared, reader)) as answer:
+                    async for pieces in answer:
+                        events = weave.pieces(part, pieces)
+                        if events and weave.began:  # until then a failure is told by its status
+                            await ahead.put(write_pieces(events))
+                        if reader.is_over and reader.failure is None:
+                            over(part)
+                over(part)
+
+        try:
+            await self._each(stream)
+        except Exception as error:  # noqa: BLE001 - raised to whoever takes the stream
+            ahead.end(error)
+
+    async def _answer(self, part: Part) -> Fields:
+        async with self._turn(part) as prepared:
+            return await whole_answer(self._http, self._engine, prepared, self.count.begin(part))
+
+    async def _each(self, work: Callable[[Part], Awaitable[_T]]) -> list[_T]:
+        """All parts at once, as far as it is their turn. The first that fails ends all."""
+
+        async def one(part: Part) -> _T:
+            return await work(part)
+
+        if len(self._parts) == 1:
+            return [await work(self._parts[0])]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(part)) for part in self._parts]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    @asynccontextmanager
+    async def _turn(self, part: Part) -> AsyncIterator[PreparedRequest]:
+        """Waits for the part's turn, and holds it. Gives what the engine is then asked."""
+        engine, prepared = self._engine, part.prepared
+        asked, fields = prepared.asked, prepared.fields
+        prompt = bytes(next((fields[name] for name in ("messages", "prompt", "input") if name in fields), b""))
+        unseen = 0 if asked.stream or not asked.generates else asked.max_tokens or _USUAL_TOKENS
+        try:
+            async with engine.turns.turn(self._tenant, asked.turns, prompt) as turn:
+                with engine.activity.asking(len(prompt), unseen):
+                    fields = fields | engine.sharing.fields(self._tenant, turn)
+                    yield msgspec.structs.replace(prepared, fields=fields)
+        except TooManyWaitingError:
+            raise Refusal(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "Too many requests of your project wait for this model; try again when some of them have ended.",
+                code=ErrorCode.CAPACITY_EXCEEDED,
+                retry_after=_RETRY_SECONDS,
+            ) from None
+
+
+class _Ahead:
+    """What an engine has sent, until its client takes it."""
+
+    def __init__(self, others_wait: Callable[[], bool]) -> None:
+        self._others_wait = others_wait
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._is_over = False
+        self._error: Exception | None = None
+        self._more = asyncio.Event()
+        self._taken = asyncio.Event()
+
+    async def put(self, data: bytes) -> None:
+        """Waits for room. Raises Refusal when the client takes nothing while others wait for the engine."""
+        while self._size >= _AHEAD_BYTES:
+            self._taken.clear()
+            try:
+                async with asyncio.timeout(_STALLED_SECONDS):
+                    await self._taken.wait()
+            except TimeoutError:
+                if self._others_wait():
+                    raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "The answer was read too slowly; others wait.") from None
+        self._pieces.append(data)
+        self._size += len(data)
+        self._more.set()
+
+    def end(self, error: Exception | None = None) -> None:
+        """Nothing comes any more, because of an error if there is one."""
+        self._is_over, self._error = True, self._error or error
+        self._more.set()
+
+    def __aiter__(self) -> "_Ahead":
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._pieces:
+            if self._is_over:
+                raise self._error or StopAsyncIteration
+            self._more.clear()
+            await self._more.wait()
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        self._size = 0
+        self._taken.set()
+        return data

@@ -1,0 +1,52 @@
+"""Jobs in the background that were given up, for the platform's operator: why, and once more."""
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server import jobs
+from modelshare.server.audit import service as audit
+from modelshare.server.errors import NotFound
+from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
+from modelshare.server.ids import parse_uuid
+from modelshare.server.jobs import GivenUpRow
+from modelshare.wire.base import Page
+from modelshare.wire.jobs import GivenUpJob
+
+
+async def page(session: AsyncSession, paging: Paging) -> Page[GivenUpJob]:
+    """Those of the last 30 days that were not done since, the latest first."""
+    after = None
+    if paging.after:
+        at, last = decode_cursor(paging.after, int, str)
+        after = (at, parse_uuid(last) or jobs.new_id())
+    rows = await jobs.given_up(session, paging.limit + 1, after)
+    more, rows = len(rows) > paging.limit, rows[: paging.limit]
+    cursor = encode_cursor(rows[-1].given_up_at, str(rows[-1].id)) if more else None
+    return Page(data=[_view(row) for row in rows], has_more=more, next_cursor=cursor)
+
+
+async def try_again(session: AsyncSession, caller: Caller, job_id: str, *, now: int) -> GivenUpJob:
+    """Has it run at once, with all its attempts. 404 where it was done or asked for meanwhile."""
+    uid = parse_uuid(job_id)
+    row = await jobs.try_again(session, uid, now=now) if uid else None
+    if row is None:
+        raise NotFound("There is no such job that was given up. It may have been done or tried again since.")
+    audit.record(
+        session,
+        project_id=None,
+        now=now,
+        actor=caller.actor,
+        action="job.retry",
+        target=f"job:{row.kind}/{row.subject}",
+    )
+    return _view(row)
+
+
+def _view(row: GivenUpRow) -> GivenUpJob:
+    return GivenUpJob(
+        id=str(row.id),
+        kind=row.kind,
+        subject=row.subject,
+        attempts=row.attempts,
+        error=row.error,
+        given_up_at=row.given_up_at,
+    )

@@ -1,0 +1,420 @@
+"""One client's connection: HTTP/1.1 as llhttp reads it, until a WebSocket takes over.
+
+It is always in one phase. Where it is the client's turn there is a deadline, against silence, heads that trickle in,
+bodies that stall and answers that nobody takes.
+"""
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import httptools
+
+from modelshare.server.addresses import counted_as
+from modelshare.server.errors import ApiError
+from modelshare.server.front import refusals, request, sending
+from modelshare.server.front.exchange import Exchange
+from modelshare.server.front.pace import Pace, Phase
+from modelshare.server.front.websocket import WebSocket
+from modelshare.server.proven import PROVEN
+
+if TYPE_CHECKING:
+    from modelshare.server.front.server import Front
+
+_MOST_PIPELINED: Final = 32
+_LINGER_SECONDS: Final = 10.0
+_LINGER_BYTES: Final = 256 << 20
+"""What is read for nothing behind an early answer: closing with bytes unread would reset the connection, and a client
+that still sends would never see the answer."""
+_NEVER: Final = float("inf")
+
+
+class Connection(asyncio.Protocol):
+    """A connection from its first byte to its last, unless a WebSocket takes over."""
+
+    def __init__(self, front: "Front") -> None:
+        self.deadline = _NEVER
+        """When `overdue` is to be called, in the loop's time."""
+        self._front = front
+        self._limits = front.limits
+        self._now = front.loop.time
+        self._transport: asyncio.Transport
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._phase = Phase.HEAD
+        self._turned: Phase | None = None
+        self._client = self._server = ("", 0)
+        self._is_proxy = self._is_proven = False
+        self._address: str | None = None
+        """Whose limits count; None: nobody's."""
+        self._counted: tuple[str | None] | None = None
+        """As whose it is counted while it waits."""
+        self._exchange: Exchange | None = None
+        """The one that is being answered."""
+        self._pipeline: deque[Exchange] = deque()
+        self._refusal: ApiError | None = None
+        """Comes after the answers that are due."""
+        self._upgrade: dict[str, Any] | None = None
+        self._is_over = False
+        """What comes is no request any more."""
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._is_in_head = False
+        self._framing = 0
+        """Bytes in a row that are not of a body."""
+        self._is_reading = True
+        self._is_blocked = False
+        self.waking: asyncio.Future[None] | None = None
+        self._flow = asyncio.Event()
+        """Clear while the client takes less than it is sent."""
+        self._flow.set()
+        self._pace = Pace(front.limits.stalled_seconds)
+        self._heard = 0.0
+        self._received = self._sent_of_files = 0
+
+    # What the transport says.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        host, port = (transport.get_extra_info("peername") or ("", 0))[:2]
+        self._client = host.removeprefix("::ffff:") if "." in host else host, port
+        self._server = (transport.get_extra_info("sockname") or ("", 0))[:2]
+        self._is_proxy = self._client[0] in self._front.trusted_proxies
+        self._address = None if self._is_proxy else counted_as(self._client[0])
+        self._turn()
+        self._front.opened(self)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._phase = Phase.CLOSING
+        self._count(waits=False)
+        self.deadline = _NEVER
+        self._parser = None
+        for exchange in (self._exchange, *self._pipeline):
+            if exchange is not None:
+                exchange.leave()
+        self._flow.set()
+        if self.waking is not None and not self.waking.done():
+            self.waking.set_result(None)
+        self._front.closed(self)
+
+    def eof_received(self) -> None:
+        """Whoever closes one half is taken to have closed both: nothing tells the two apart in time."""
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self._now()
+        if self._is_over:
+            self._received += len(data)
+            if self._received > _LINGER_BYTES:
+                self._transport.abort()
+            return
+        self._framing += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._upgrade is not None:
+                self._become_websocket(self._upgrade, data[upgrade.args[0] :])
+                return
+            self._is_over = True
+        except httptools.HttpParserError as error:
+            if not self._is_over:  # else it is behind the last request
+                self._refusal = self._refusal or refusals.malformed(str(error) or "it cannot be read")
+        if self._framing > refusals.MAX_HEAD:
+            self._refusal = self._refusal or refusals.head_too_large()
+        if self._refusal is not None:
+            self._refuse(self._refusal)
+        elif self._phase is not self._turned:
+            self._turn()
+
+    def pause_writing(self) -> None:
+        self._flow.clear()
+        self.block(is_blocked=True)
+
+    def resume_writing(self) -> None:
+        self._flow.set()
+        self.block(is_blocked=False)
+
+    # What the parser says, in the midst of `data_received`.
+
+    def on_message_begin(self) -> None:
+        self._url, self._headers, self._framing = b"", [], 0
+        self._is_in_head = True
+        if self._phase is Phase.IDLE:
+            self._phase = Phase.HEAD
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_in_head:  # trailers are read, and for nobody
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        self._framing = 0
+        if self._refusal is not None or self._is_over:
+            return
+        version, method = self._parser.get_http_version(), self._parser.get_method()
+        try:
+            scope = request.read(version, method, self._url, self._headers)
+        except ApiError as refusal:
+            self._refusal = refusal
+            return
+        scope |= {"client": self._client, "server": self._server, PROVEN: self._proven}
+        if self._is_proxy:
+            self._address = counted_as(request.forwarded_for(self._headers)) or None
+        is_upgrade = self._parser.should_upgrade()
+        if is_upgrade and request.asks_for_link(scope):
+            if self._exchange is None:
+                self._upgrade = scope
+            else:
+                self._refusal = refusals.malformed("a WebSocket begins on a connection that waits for no answer")
+            return
+        keep_alive = version == "1.1" and self._parser.should_keep_alive() and not is_upgrade
+        expects = (b"expect", b"100-continue") in self._headers
+        if len(self._pipeline) >= _MOST_PIPELINED:
+            self._refusal = refusals.malformed("too many came before the first was answered")
+            return
+        self._pipeline.append(Exchange(self, scope, keep_alive=keep_alive, expects=expects))
+        if self._exchange is None:
+            self._next()
+        else:
+            self._pause_reading()
+
+    def on_chunk_header(self) -> None:
+        self._framing = 0
+
+    def on_body(self, data: bytes) -> None:
+        self._framing = 0
+        self._received += len(data)
+        exchange = self._coming
+        if exchange is not None and exchange.feed(data):
+            self._pause_reading()
+
+    def on_message_complete(self) -> None:
+        self._framing = 0
+        exchange = self._coming
+        if exchange is None:
+            return
+        exchange.end_of_request()
+        self._is_over = not exchange.keep_alive
+        if exchange is self._exchange:
+            self._phase = Phase.WORK
+
+    @property
+    def _coming(self) -> Exchange | None:
+        """The one whose request is being read."""
+        if self._refusal is not None or self._upgrade is not None or self._is_over:
+            return None
+        return self._pipeline[-1] if self._pipeline else self._exchange
+
+    # What the exchange says.
+
+    def date(self) -> bytes:
+        return self._front.date()
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    async def drain(self) -> None:
+        await self._flow.wait()
+
+    async def send_file(self, file: int, size: int) -> int:
+        self._transport.set_write_buffer_limits(0)
+        await self.drain()
+        try:
+            return await sending.send_file(self, self._transport, file, size)
+        finally:
+            self._transport.set_write_buffer_limits()
+
+    def sent(self, count: int) -> None:
+        """So much of a file went out."""
+        self._sent_of_files += count
+
+    def block(self, *, is_blocked: bool) -> None:
+        """The client takes no more for now."""
+        self._is_blocked = is_blocked
+        if self._phase is Phase.WORK:
+            self._turn()
+
+    def read_on(self) -> None:
+        if not self._is_reading and not self._pipeline:
+            self._is_reading = True
+            self._transport.resume_reading()
+            self._turn()
+
+    def answered(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        assert exchange is not None  # noqa: S101 - it is the one that calls
+        if self._is_proxy:  # the next request may be somebody else's
+            self._is_proven, self._address = False, None
+        if not exchange.keep_alive or self._front.is_stopping:
+            self._close(lingers=not exchange.complete)
+        elif self._pipeline:
+            self._next()
+            self._turn()
+            self.read_on()
+        elif self._refusal is not None:
+            self._refuse(self._refusal)
+        else:
+            self._phase = Phase.HEAD if self._is_in_head else Phase.IDLE
+            self._turn()
+            self.read_on()
+
+    def failed(self) -> None:
+        assert self._exchange is not None  # noqa: S101 - it is the one that calls
+        if self._exchange.started:
+            self._transport.abort()
+        else:
+            self._answer(refusals.stopping() if self._front.is_stopping else refusals.unexpected())
+
+    # What the front says.
+
+    @property
+    def is_busy(self) -> bool:
+        """Somebody is owed an answer."""
+        return self._exchange is not None or self._transport.get_write_buffer_size() > 0
+
+    def end(self) -> None:
+        """The process stops: nothing new begins."""
+        if self._exchange is None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def refuse(self, error: ApiError) -> None:
+        """Makes room at once: says why to whoever has sent something, and closes."""
+        says = self._phase is Phase.BODY or self._is_in_head
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.leave()
+            says = says and not exchange.started
+        self._phase, self._is_over, self.deadline = Phase.CLOSING, True, _NEVER
+        self._count(waits=False)
+        self._front.closed(self)
+        if says:
+            self.write(refusals.answer(error, self.date()))
+            self._transport.close()
+            self._front.loop.call_later(1, self._transport.abort)
+        else:
+            self._transport.abort()
+
+    def overdue(self, now: float) -> None:
+        """The deadline has passed."""
+        match self._phase:
+            case Phase.HEAD if self._is_in_head:
+                self._refuse(refusals.head_too_slow(self._limits.head_seconds))
+            case Phase.BODY if not self._comes(now):
+                self._refuse(refusals.body_too_slow(self._limits.stalled_seconds))
+            case Phase.HEAD | Phase.IDLE:
+                self._close(lingers=False)
+            case Phase.WORK | Phase.CLOSING if not self._takes(now):
+                self._transport.abort()
+
+    def _comes(self, now: float) -> bool:
+        """False when the body comes no more, or too slowly; else there is a new deadline."""
+        is_kept = self._pace.is_kept(now, self._received, self._heard)
+        self.deadline = self._pace.deadline(self._heard)
+        return is_kept
+
+    def _takes(self, now: float) -> bool:
+        """False when the client takes nothing, or next to nothing; else there is a new deadline."""
+        is_owed = self._is_blocked or self._transport.get_write_buffer_size() > 0
+        is_kept = is_owed and self._pace.is_kept(now, self._taken(), now)
+        self.deadline = self._pace.deadline(now)
+        return is_kept
+
+    def _taken(self) -> int:
+        """What the client took; grows while nothing is written."""
+        return self._sent_of_files - sending.pending(self._transport)
+
+    # Turns.
+
+    def _turn(self) -> None:
+        """The phase, or whose turn it is within, has changed."""
+        now, limits, phase = self._now(), self._limits, self._phase
+        waits = True
+        if phase is Phase.HEAD:
+            self.deadline = now + limits.head_seconds
+        elif phase is Phase.BODY:
+            waits = self._is_reading
+            self._heard = now
+            self._pace.begin(now, self._received)
+            self.deadline = self._pace.deadline(now) if waits else _NEVER
+        elif phase is Phase.WORK:
+            waits = self._is_blocked and not (self._exchange is not None and self._exchange.is_stream)
+            self._pace.begin(now, self._taken() if waits else 0)
+            self.deadline = self._pace.deadline(now) if waits else _NEVER
+        elif phase is Phase.IDLE:
+            self.deadline = now + limits.idle_seconds
+        self._turned = phase
+        self._count(waits=waits)
+
+    def _count(self, *, waits: bool) -> None:
+        """Known ones count while they are idle only, and go last."""
+        if self._counted is not None:
+            self._front.room.leaves(self, self._counted[0])
+            self._counted = None
+        address = None if self._is_proven else self._address
+        if waits and (address is not None or self._phase is Phase.IDLE):
+            self._front.room.waits(self, address, self._now())
+            self._counted = (address,)
+
+    def _proven(self) -> None:
+        if not self._is_proven:
+            self._is_proven = True
+            self._count(waits=self._counted is not None)
+
+    def _next(self) -> None:
+        """The application's turn with the next request."""
+        exchange = self._exchange = self._pipeline.popleft()
+        self._phase = Phase.WORK if exchange.complete else Phase.BODY
+        self._front.run(exchange)
+
+    def _pause_reading(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self._transport.pause_reading()
+            if self._turned is Phase.BODY:
+                self._turn()
+
+    def _become_websocket(self, scope: dict[str, Any], rest: bytes) -> None:
+        self._count(waits=False)
+        self.deadline = _NEVER
+        socket = WebSocket(self._front, self._transport, scope)
+        self._transport.set_protocol(socket)
+        self._front.became(self, socket)
+        if rest:
+            socket.data_received(rest)
+
+    def _refuse(self, error: ApiError) -> None:
+        """The last answer; after the others, if some are due."""
+        self._is_over = True
+        exchange = self._exchange
+        if exchange is not None and exchange.complete:
+            self._refusal = error
+        elif exchange is not None and exchange.started:
+            self._transport.abort()
+        else:
+            self._answer(error)
+
+    def _answer(self, error: ApiError) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.leave()
+        self.write(refusals.answer(error, self.date()))
+        self._close(lingers=exchange is None or not exchange.complete)
+
+    def _close(self, *, lingers: bool) -> None:
+        """Once everything is out. `lingers`: the client may still be sending."""
+        self._phase, self._is_over = Phase.CLOSING, True
+        self._received = 0
+        self._turn()
+        self.deadline = self._now() + (_LINGER_SECONDS if lingers else self._limits.stalled_seconds)
+        self._pace.begin(self._now(), self._taken())
+        if not lingers:
+            self._transport.close()
+            return
+        if not self._is_reading:
+            self._is_reading = True
+            self._transport.resume_reading()
+        self._transport.write_eof()

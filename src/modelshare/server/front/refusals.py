@@ -1,0 +1,74 @@
+"""What the HTTP server itself answers: requests that it cannot read, or will not wait for."""
+
+import json
+import uuid
+from http import HTTPStatus
+from typing import ClassVar, Final
+
+from modelshare.server.errors import ApiError, InvalidRequest, RateLimited, Unavailable
+from modelshare.wire.errors import ErrorCode, ErrorType
+
+MAX_HEAD: Final = 64 << 10
+"""Bytes of a request's line and headers."""
+_STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
+
+
+class RequestTooSlow(ApiError):
+    status: ClassVar[int] = 408
+    type: ClassVar[ErrorType] = ErrorType.INVALID_REQUEST
+
+
+class HeadTooLarge(ApiError):
+    status: ClassVar[int] = 431
+    type: ClassVar[ErrorType] = ErrorType.INVALID_REQUEST
+
+
+def malformed(what: str) -> ApiError:
+    return InvalidRequest(f"This is not a valid HTTP/1.1 request: {what}.")
+
+
+def head_too_large() -> ApiError:
+    return HeadTooLarge(f"The request's headers are longer than {MAX_HEAD >> 10} KiB. Send fewer or shorter ones.")
+
+
+def head_too_slow(seconds: float) -> ApiError:
+    return RequestTooSlow(f"The request's headers did not come within {seconds:g} s. Send the request anew.")
+
+
+def body_too_slow(seconds: float) -> ApiError:
+    return RequestTooSlow(
+        f"The request's body stalled: next to nothing of it came in {seconds:g} s. Send the request anew."
+    )
+
+
+def crowded() -> ApiError:
+    return RateLimited(
+        "Your address has too many connections open that wait. Close some, or send a key with your requests.",
+        code=ErrorCode.RATE_LIMIT_EXCEEDED,
+        retry_after=1,
+    )
+
+
+def full() -> ApiError:
+    return Unavailable("The platform has as many connections as it can take. Try again in a moment.", retry_after=5)
+
+
+def stopping() -> ApiError:
+    return Unavailable("The platform is being stopped. Try again in a moment.", retry_after=5)
+
+
+def unexpected() -> ApiError:
+    return ApiError("Something went wrong on our side. Try again; if it stays, tell the operator the X-Request-Id.")
+
+
+def status_line(status: int) -> bytes:
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def answer(error: ApiError, date: bytes) -> bytes:
+    """The whole answer, after which the connection ends."""
+    body = json.dumps(error.body(), ensure_ascii=False).encode()
+    headers = {"Content-Type": "application/json", "Content-Length": len(body), "X-Request-Id": uuid.uuid4().hex}
+    lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in (headers | error.headers()).items())
+    head = status_line(error.status) + b"date: " + date + b"\r\n" + lines.encode() + b"connection: close\r\n\r\n"
+    return head + body

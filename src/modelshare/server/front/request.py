@@ -1,0 +1,70 @@
+"""The head of a request as the application gets it (ASGI 2.3). Pure."""
+
+import re
+from collections.abc import MutableMapping, Sequence
+from typing import Any, Final
+from urllib.parse import unquote
+
+import httptools
+
+from modelshare.server.addresses import forwarded
+from modelshare.server.front import refusals
+from modelshare.server.front.exchange import PATHSEND
+from modelshare.wire.link import LINK_PATH
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""With names in lower case."""
+_VERSIONS: Final = frozenset({"1.0", "1.1"})
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
+_SEPARATORS: Final = len(": \r\n")
+
+
+def read(version: str, method: bytes, target: bytes, headers: Headers) -> dict[str, Any]:
+    """The request's scope. Raises ApiError for what the parser takes and is no request all the same."""
+    if len(target) + sum(len(name) + len(value) + _SEPARATORS for name, value in headers) > refusals.MAX_HEAD:
+        raise refusals.head_too_large()
+    if version not in _VERSIONS:
+        raise refusals.malformed(f"this server does not speak HTTP/{version}")
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
+        raise refusals.malformed("it needs one header `Host`, with the name or address of the platform")
+    try:
+        url = httptools.parse_url(target)
+        raw_path: bytes = url.path or b""
+        path = raw_path.decode("ascii")
+    except (httptools.HttpParserError, UnicodeDecodeError) as error:
+        raise refusals.malformed("its URL cannot be read") from error
+    if not path.startswith("/"):
+        raise refusals.malformed("it asks for no path")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": version,
+        "method": method.decode("ascii"),
+        "scheme": "http",
+        "path": unquote(path) if "%" in path else path,
+        "raw_path": raw_path,
+        "query_string": url.query or b"",
+        "root_path": "",
+        "headers": headers,
+        "extensions": {PATHSEND: {}},
+    }
+
+
+def forwarded_for(headers: Headers) -> str:
+    """Whom the proxy in front says that it speaks for; "" for nobody."""
+    return forwarded([value.decode("latin-1") for name, value in headers if name == b"x-forwarded-for"])
+
+
+def asks_for_link(scope: MutableMapping[str, Any]) -> bool:
+    """Whether this is the handshake of a WebSocket, where there is one to be had (RFC 6455 section 4.2.1)."""
+    headers = dict(scope["headers"])
+    return (
+        scope["path"] == LINK_PATH
+        and scope["method"] == "GET"
+        and scope["http_version"] == "1.1"
+        and headers.get(b"upgrade", b"").lower() == b"websocket"
+        and headers.get(b"sec-websocket-version") == b"13"
+        and b"sec-websocket-key" in headers
+        and not {b"content-length", b"transfer-encoding"} & headers.keys()
+    )

@@ -1,0 +1,98 @@
+"""Files out of a socket, without their bytes passing through Python."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import struct
+import termios
+from typing import Final, Protocol
+
+_PIECE: Final = 8 << 20
+"""Bytes that a thread sends before it looks whether anybody still wants them."""
+
+
+class Sender(Protocol):
+    """The connection."""
+
+    waking: "asyncio.Future[None] | None"
+    """To be resolved when the connection is lost."""
+
+    def sent(self, count: int) -> None:
+        """So many bytes went out."""
+        ...
+
+    def block(self, *, is_blocked: bool) -> None:
+        """The client takes no more for now."""
+        ...
+
+
+async def send_file(sender: Sender, transport: asyncio.Transport, file: int, size: int) -> int:
+    """Sends the first `size` bytes of the open file, which it closes; those that were sent.
+
+    Threads do it, since files may have to come from a disk; none of them waits for the client. Nothing else may be
+    written meanwhile.
+    """
+    loop = asyncio.get_running_loop()
+    offset = 0
+    if transport.is_closing():
+        os.close(file)
+        return 0
+    # A descriptor of our own: the transport closes its own one when it likes.
+    out = os.dup(transport.get_extra_info("socket").fileno())
+    piece: asyncio.Future[tuple[int, bool]] = loop.create_future()
+    piece.cancel()
+    try:
+        while offset < size and not transport.is_closing():
+            piece = loop.run_in_executor(None, _send, out, file, offset, min(_PIECE, size - offset))
+            count, is_full = await asyncio.shield(piece)
+            sender.sent(count)
+            offset += count
+            if is_full:
+                await _writable(sender, out)
+            elif count == 0:
+                break
+    finally:  # a thread may still be at it
+        piece.add_done_callback(lambda _: os.close(out))
+        piece.add_done_callback(lambda _: os.close(file))
+    return offset
+
+
+async def _writable(sender: Sender, out: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = sender.waking = loop.create_future()
+
+    def resolve() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_writer(out, resolve)
+    sender.block(is_blocked=True)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(out)
+        sender.waking = None
+        sender.block(is_blocked=False)
+
+
+def pending(transport: asyncio.Transport) -> int:
+    """Bytes that the client has not taken yet, whether they wait here or in the operating system."""
+    unacknowledged = 0
+    with contextlib.suppress(OSError, ValueError):  # the socket is gone, or the system does not tell
+        answer = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"\0" * 4)
+        (unacknowledged,) = struct.unpack("i", answer)
+    return transport.get_write_buffer_size() + unacknowledged
+
+
+def _send(out: int, file: int, offset: int, size: int) -> tuple[int, bool]:
+    """How many bytes went out, and whether the socket takes no more for now."""
+    sent = 0
+    try:
+        while sent < size and (count := os.sendfile(out, file, offset + sent, size - sent)):
+            sent += count
+    except BlockingIOError:
+        return sent, True
+    except OSError:  # the client is gone; the transport hears of it as well
+        return sent, False
+    return sent, False

@@ -1,0 +1,139 @@
+"""The public port: takes connections in, keeps to the limits, and ends in good order."""
+
+import asyncio
+import contextlib
+import email.utils
+import resource
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.types import ASGIApp
+
+from modelshare.server.front import refusals
+from modelshare.server.front.connection import Connection
+from modelshare.server.front.exchange import Exchange
+from modelshare.server.front.room import Room
+from modelshare.server.front.websocket import WebSocket
+from modelshare.server.settings import Settings
+
+BACKLOG: Final = 4096
+_SWEEP_SECONDS: Final = 0.25
+_LEAVE_SECONDS: Final = 1.0
+"""What the application has to notice that nobody waits for its answer any more."""
+_MOST_CONNECTIONS: Final = 50_000
+"""Unless a setting says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of every connection; seconds."""
+
+    head_seconds: float
+    idle_seconds: float
+    stalled_seconds: float
+    stop_seconds: float
+
+
+class Front:
+    """The HTTP server of one process."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.trusted_proxies = frozenset(settings.trusted_proxies)
+        self.limits = Limits(
+            settings.connections_head_seconds,
+            settings.connections_idle_seconds,
+            settings.connections_stalled_seconds,
+            settings.connections_stop_seconds,
+        )
+        total = settings.connections_total or _possible()
+        self.room: Room[Connection] = Room(total, settings.connections_per_address)
+        self.is_stopping = False
+        self._app = app
+        self._connections: set[Connection | WebSocket] = set()
+        self._tasks: dict[asyncio.Task[None], Exchange | WebSocket] = {}
+        self._second, self._date = 0, b""
+
+    @asynccontextmanager
+    async def serving(self, listener: socket.socket) -> AsyncIterator[None]:
+        """Serves on the bound socket while the block runs; what is being answered may then end, for a while.
+
+        WebSockets are left to the application, which closes them.
+        """
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        server = await self.loop.create_server(lambda: Connection(self), sock=listener, backlog=BACKLOG)
+        sweeping = asyncio.create_task(self._sweep())
+        try:
+            yield
+        finally:
+            server.close()
+            await self._stop()
+            sweeping.cancel()
+
+    # What connections say.
+
+    def run(self, asked: Exchange | WebSocket) -> None:
+        """Has the application answer."""
+        task = self.loop.create_task(asked.run(self._app))
+        self._tasks[task] = asked
+        task.add_done_callback(self._tasks.pop)
+
+    def opened(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        if len(self._connections) > self.room.total:
+            for each in self.room.make(len(self._connections)):
+                each.refuse(refusals.full())
+            if len(self._connections) > self.room.total:
+                connection.refuse(refusals.full())
+
+    def became(self, connection: Connection, link: WebSocket) -> None:
+        self._connections.discard(connection)
+        self._connections.add(link)
+
+    def closed(self, connection: Connection | WebSocket) -> None:
+        self._connections.discard(connection)
+
+    def date(self) -> bytes:
+        """As `Date` says it."""
+        now = int(time.time())
+        if now != self._second:
+            self._second, self._date = now, email.utils.formatdate(now, usegmt=True).encode()
+        return self._date
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            now = self.loop.time()
+            for connection in [each for each in self._connections if each.deadline <= now]:
+                connection.overdue(now)
+            for stranger in self.room.beyond(now):
+                stranger.refuse(refusals.crowded())
+
+    async def _stop(self) -> None:
+        self.is_stopping = True
+        for connection in list(self._connections):
+            connection.end()
+        deadline = self.loop.time() + self.limits.stop_seconds
+        while any(each.is_busy for each in self._connections) and self.loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)  # a look at all of them, rather than an event of each
+        for connection in [each for each in self._connections if isinstance(each, Connection)]:
+            connection.abort()
+        if left := [task for task, asked in self._tasks.items() if isinstance(asked, Exchange)]:
+            await asyncio.wait(left, timeout=_LEAVE_SECONDS)
+
+
+def _possible() -> int:
+    """As many as the operating system allows files, less a quarter for all that is no connection."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(files - files // 4, _MOST_CONNECTIONS) if files > 0 else _MOST_CONNECTIONS
+
+
+def raise_file_limit() -> None:
+    """Every connection is an open file, and of these a process may have few unless it asks for more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # some systems name more than they give
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

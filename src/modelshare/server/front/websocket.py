@@ -1,0 +1,230 @@
+"""A WebSocket (RFC 6455) between the connection and the application (ASGI 2.3), without compression."""
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from starlette.types import Message
+from websockets.exceptions import InvalidState
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Protocol, Side
+from websockets.utils import accept_key
+
+from modelshare.server.errors import ApiError, PermissionDenied
+from modelshare.server.front import refusals
+from modelshare.wire.link import MAX_FRAME
+
+if TYPE_CHECKING:
+    from modelshare.server.front.server import Front
+
+log = structlog.get_logger()
+
+_MOST_UNREAD: Final = 2 * MAX_FRAME
+"""Bytes of messages that wait for the application before the peer is slowed down."""
+_COST: Final = 512
+"""Bytes that a message takes beside its own."""
+_CLOSE_SECONDS: Final = 2.0
+"""What the peer has to answer a close."""
+_MOST_REASON: Final = 123
+"""Bytes of a reason that fit into a close frame."""
+_MOST_UNWRITTEN: Final = 2 * MAX_FRAME
+"""More than the application ever leaves: pongs for somebody who pings and does not listen."""
+
+
+class WebSocket(asyncio.Protocol):
+    """Takes over from `Connection` when the head of the handshake was read."""
+
+    def __init__(self, front: "Front", transport: asyncio.Transport, scope: dict[str, Any]) -> None:
+        self.deadline = float("inf")
+        """When `overdue` is to be called, in the loop's time."""
+        self._front = front
+        self._transport = transport
+        self._headers = dict(scope["headers"])
+        self._scope = scope | {
+            "type": "websocket",
+            "scheme": "ws",
+            "subprotocols": [],
+            "extensions": {"websocket.http.response": {}},
+        }
+        self._socket = Protocol(Side.SERVER, max_size=MAX_FRAME)
+        self._messages: deque[Message] = deque([{"type": "websocket.connect"}])
+        self._news = asyncio.Event()
+        self._news.set()
+        self._unread = 0
+        self._is_reading = True
+        self._message = bytearray()
+        """What is there of a message in several frames."""
+        self._is_text = False
+        self._flow = asyncio.Event()
+        self._flow.set()
+        self._is_accepted = self._is_over = False
+        self._denial: tuple[bytes, list[tuple[bytes, bytes]]] | None = None
+        front.run(self)
+
+    # What the transport says.
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.deadline = float("inf")
+        self._end(1006)
+        self._flow.set()
+        self._front.closed(self)
+
+    def eof_received(self) -> None:
+        """asyncio closes the other half."""
+
+    def pause_writing(self) -> None:
+        self._flow.clear()
+
+    def resume_writing(self) -> None:
+        self._flow.set()
+
+    def data_received(self, data: bytes) -> None:
+        self._socket.receive_data(data)
+        for frame in self._socket.events_received():
+            if isinstance(frame, Frame):
+                self._take(frame)
+        self._flush()
+        if self._socket.close_expected():
+            self._end(self._socket.close_rcvd.code if self._socket.close_rcvd else 1006)
+            self._transport.close()
+
+    def _take(self, frame: Frame) -> None:
+        if frame.opcode not in {Opcode.BINARY, Opcode.TEXT, Opcode.CONT} or self._is_over:
+            return
+        if frame.opcode is not Opcode.CONT:
+            self._is_text = frame.opcode is Opcode.TEXT
+        self._message += frame.data
+        if not frame.fin:
+            return
+        data, self._message = bytes(self._message), bytearray()
+        self._unread += len(data) + _COST
+        if self._unread > _MOST_UNREAD and self._is_reading:
+            self._is_reading = False
+            self._transport.pause_reading()
+        self._messages.append(
+            {"type": "websocket.receive", "text": data.decode(errors="replace")}
+            if self._is_text
+            else {"type": "websocket.receive", "bytes": data}
+        )
+        self._news.set()
+
+    # What the front says.
+
+    is_busy = False
+    """Its application ends it; nobody waits for that."""
+
+    def end(self) -> None:
+        """The process stops; the application closes its links in its own time."""
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def overdue(self, _: float) -> None:
+        self._transport.abort()
+
+    async def run(self, app: Any) -> None:
+        """Has the application serve it."""
+        try:
+            await app(self._scope, self.receive, self.send)
+        except Exception as error:
+            if not self._is_over:
+                log.error("websocket failed", path=self._scope["path"], exc_info=error)  # noqa: TRY400 - with more to say
+        finally:
+            if not self._is_accepted and not self._is_over:
+                self._deny(refusals.unexpected())
+            elif not self._is_over:
+                self._close(1011, "")
+
+    # ASGI
+
+    async def receive(self) -> Message:
+        while not self._messages:
+            self._news.clear()
+            await self._news.wait()
+        message = self._messages.popleft()
+        if message["type"] == "websocket.receive":
+            self._unread -= len(message.get("bytes") or message.get("text") or "") + _COST
+            if not self._is_reading and self._unread <= _MOST_UNREAD // 2 and not self._transport.is_closing():
+                self._is_reading = True
+                self._transport.resume_reading()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Raises OSError when nobody is there to hear it."""
+        await self._flow.wait()
+        if self._is_over or self._transport.is_closing():
+            raise ConnectionResetError("The WebSocket is closed.")
+        kind = message["type"]
+        if kind == "websocket.send":
+            if (data := message.get("bytes")) is not None:
+                self._socket.send_binary(data)
+            else:
+                self._socket.send_text(message["text"].encode())
+            self._flush()
+        elif kind == "websocket.accept":
+            self._accept()
+        elif kind == "websocket.close":
+            if self._is_accepted:
+                self._close(message.get("code", 1000), message.get("reason") or "")
+            else:
+                self._deny(PermissionDenied("This link is not open to you: its token is not known."))
+        elif kind == "websocket.http.response.start":
+            self._denial = refusals.status_line(message["status"]), list(message.get("headers", []))
+        elif kind == "websocket.http.response.body":
+            self._deny_with(message.get("body", b""), more=message.get("more_body", False))
+        else:
+            raise RuntimeError(f"`{kind}` is nothing to send on a WebSocket.")
+
+    def _accept(self) -> None:
+        self._is_accepted = True
+        key = accept_key(self._headers[b"sec-websocket-key"].decode("latin-1"))
+        self._transport.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+            b"sec-websocket-accept: " + key.encode() + b"\r\n\r\n"
+        )
+        self._flush()
+
+    def _deny(self, error: ApiError) -> None:
+        self._transport.write(refusals.answer(error, self._front.date()))
+        self._end(1006)
+        self._transport.close()
+
+    def _deny_with(self, data: bytes, *, more: bool) -> None:
+        assert self._denial is not None  # noqa: S101 - the head comes first
+        self._message += data
+        if more:
+            return
+        line, headers = self._denial
+        own = [(name, value) for name, value in headers if name.lower() != b"content-length"]
+        known = [(b"date", self._front.date()), (b"content-length", b"%d" % len(self._message))]
+        lines = [b"%b: %b\r\n" % each for each in (*known, *own)]
+        self._transport.write(b"".join((line, *lines, b"connection: close\r\n\r\n", self._message)))
+        self._end(1006)
+        self._transport.close()
+
+    def _close(self, code: int, reason: str) -> None:
+        """Says goodbye, and waits a moment for the peer to do the same."""
+        with contextlib.suppress(InvalidState):  # the peer was first
+            self._socket.send_close(code, reason.encode()[:_MOST_REASON].decode(errors="ignore"))
+        self._flush()
+        self._end(code)
+        self.deadline = self._front.loop.time() + _CLOSE_SECONDS
+        if not self._is_reading:
+            self._is_reading = True
+            self._transport.resume_reading()
+
+    def _end(self, code: int) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._messages.append({"type": "websocket.disconnect", "code": code})
+            self._news.set()
+
+    def _flush(self) -> None:
+        if not self._is_accepted:
+            return
+        if data := b"".join(self._socket.data_to_send()):
+            self._transport.write(data)
+        if self._transport.get_write_buffer_size() > _MOST_UNWRITTEN:
+            self._transport.abort()

@@ -1,0 +1,40 @@
+"""The platform's one secret: what will do as one, and the file of one that nobody set."""
+
+import secrets
+from pathlib import Path
+from typing import Final
+
+from modelshare import private_files
+
+LENGTH: Final = 32
+"""Bytes at least: 256 bits, as many as the HMAC-SHA256 that is made with it."""
+_DIFFERENT: Final = 8
+"""Different bytes at least. Of 32 random hexadecimal digits, one in 20 million has fewer."""
+_NAME: Final = "secret.key"
+
+
+def check(secret: bytes) -> None:
+    """ValueError with a sentence for one that somebody could guess."""
+    if len(secret.strip()) < LENGTH or len(set(secret)) < _DIFFERENT:
+        raise ValueError(
+            f"a secret has at least {LENGTH} random bytes, and no blanks or repeated characters in their place; "
+            "make one with `openssl rand -hex 32`"
+        )
+
+
+def path(data_dir: Path) -> Path:
+    """Where the secret lies that nobody set."""
+    return data_dir / _NAME
+
+
+def of_folder(data_dir: Path) -> bytes:
+    """The secret of this folder, made on first use: one for all who ask at once. ValueError as `check`; OSError."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = path(data_dir)
+    if file.exists():
+        private_files.tighten(file)
+        secret = file.read_bytes()
+    else:
+        secret = private_files.create(file, secrets.token_hex(32).encode())
+    check(secret)
+    return secret

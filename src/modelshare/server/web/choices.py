@@ -1,0 +1,131 @@
+"""Forms in which one of several options is chosen, and options have fields of their own.
+
+A field of an option that is not chosen is never dropped in silence: what was typed there says what somebody meant. The
+form is refused then, and nothing is done. Every form of this kind is read by a `Choice`, and drawn from it by the
+macros `choice` and `option`; `CHOICES` lists them, so that a test can try each.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from fastapi import Request
+
+from modelshare.server.errors import InvalidRequest
+
+CHOICES: Final[list["Choice"]] = []
+"""All there are."""
+_LONGEST: Final = 100_000
+"""Characters of a field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field that belongs to one option."""
+
+    name: str
+    words: str
+    """What people read beside it."""
+    untouched: str = ""
+    """What it holds while nobody has touched it; an empty one says nothing either."""
+    many: bool = False
+    """May be sent several times, as boxes to tick are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    value: str
+    words: str
+    fields: tuple[Field, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The option that was chosen and what was typed into its fields."""
+
+    value: str
+    typed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def text(self, name: str) -> str:
+        """Without spaces at its ends; empty where nothing was typed."""
+        return next(iter(self.typed.get(name, ())), "").strip()
+
+    def all(self, name: str) -> list[str]:
+        return list(self.typed.get(name, ()))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One question of a form. `otherwise`: the option where nothing is said; None asks for an answer."""
+
+    name: str
+    ask: str
+    """A sentence for who has chosen none."""
+    options: tuple[Option, ...]
+    otherwise: str | None = None
+
+    def __post_init__(self) -> None:
+        CHOICES.append(self)
+
+    def option(self, value: str) -> Option:
+        """For templates."""
+        return next(option for option in self.options if option.value == value)
+
+    async def read(self, request: Request) -> Chosen:
+        """A dependency of routes: what the form says. 400 where it contradicts itself, or says nothing."""
+        form = await request.form()
+        names = [self.name, *(each.name for option in self.options for each in option.fields)]
+        return self.resolve({name: [str(value) for value in form.getlist(name)] for name in names})
+
+    def resolve(self, form: Mapping[str, Sequence[str]]) -> Chosen:
+        """Pure. Where no option is named, it is the one whose fields were filled in."""
+        named = self._named(form)
+        filled = {option: found for option in self.options if (found := _filled(option, form))}
+        if named is None and len(filled) > 1:
+            raise _contradiction(*list(filled.items())[:2])
+        chosen = named or next(iter(filled), None) or self._unsaid(form)
+        for option, fields in filled.items():
+            if option is not chosen:
+                raise _contradiction((chosen, ()), (option, fields))
+        return Chosen(chosen.value, {each.name: form.get(each.name, ()) for each in chosen.fields})
+
+    def _named(self, form: Mapping[str, Sequence[str]]) -> Option | None:
+        values = [value for value in form.get(self.name, ()) if value]
+        if len(values) > 1:
+            raise InvalidRequest(f"`{self.name}` was sent {len(values)} times. {self.ask}", param=self.name)
+        found = next((option for option in self.options if [option.value] == values), None)
+        if values and found is None:
+            known = ", ".join(option.value for option in self.options)
+            raise InvalidRequest(f"`{self.name}` is one of {known}.", param=self.name)
+        return found
+
+    def _unsaid(self, form: Mapping[str, Sequence[str]]) -> Option:
+        """A program may leave the question out, and give a field the value that it has untouched."""
+        if self.otherwise is None:
+            raise InvalidRequest(self.ask, param=self.name)
+        sent = (option for option in self.options if any(any(form.get(each.name, ())) for each in option.fields))
+        return next(sent, self.option(self.otherwise))
+
+
+def _filled(option: Option, form: Mapping[str, Sequence[str]]) -> tuple[Field, ...]:
+    """The option's fields that somebody filled in. 400 for what no form sends."""
+    for each in option.fields:
+        values = form.get(each.name, ())
+        if len(values) > 1 and not each.many:
+            raise InvalidRequest(f"“{each.words}” was sent {len(values)} times. Send it once.", param=each.name)
+        if any(len(value) > _LONGEST for value in values):
+            raise InvalidRequest(f"“{each.words}” is too long. Shorten it.", param=each.name)
+    return tuple(
+        each
+        for each in option.fields
+        if any(value.strip() not in {"", each.untouched} for value in form.get(each.name, ()))
+    )
+
+
+def _contradiction(chosen: tuple[Option, tuple[Field, ...]], other: tuple[Option, tuple[Field, ...]]) -> InvalidRequest:
+    (one, _), (another, fields) = chosen, other
+    return InvalidRequest(
+        f"The form says “{one.words}”, and “{fields[0].words}” belongs to “{another.words}”. "
+        f"Choose “{another.words}”, or clear that field. Nothing was changed.",
+        param=fields[0].name,
+    )

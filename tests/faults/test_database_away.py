@@ -1,0 +1,168 @@
+"""PostgreSQL is away for some seconds, cut off or mute: what is known goes on, the rest is told to try again."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+
+from conftest import Tenant, client_of, new_tenant
+from cut_database import Way, way_to
+from factories import make_model
+from link_agent import LinkAgent, answer, enroll, linked
+from modelshare.server.app import Application, create_app
+from modelshare.server.settings import Settings
+from modelshare.wire.link import Chunk, End, Head, Request
+from served import serving, wait_until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["postgres"], indirect=True)]
+
+
+@pytest.fixture
+async def way(database_url: str) -> AsyncIterator[Way]:
+    async with way_to(database_url) as way:
+        yield way
+
+
+@pytest.fixture
+def settings(settings: Settings, way: Way, request: pytest.FixtureRequest) -> Settings:
+    grace = getattr(request.function, "grace", 30)
+    return settings.model_copy(update={"database_url": way.url, "database_grace_seconds": grace})
+
+
+@pytest.fixture
+async def app(settings: Settings, way: Way) -> AsyncIterator[Application]:
+    application = create_app(settings)
+    async with application.running():
+        yield application
+        await way.open()
+
+
+@dataclass
+class Machine:
+    """Answers chats at once, and streams as long as a test wants."""
+
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def serve(self, link: LinkAgent, request: Request, body: bytes) -> None:
+        if body != b"stream":
+            await link.send(answer(request, b"{}"))
+            return
+        await link.send(Head(request.stream, 200, "text/event-stream"))
+        await link.send(Chunk(request.stream, b"data: 1\n\n"))
+        await self.go_on.wait()
+        await link.send(Chunk(request.stream, b"data: 2\n\n"))
+        await link.send(End(request.stream, None, 3, 8))
+
+
+@dataclass(frozen=True)
+class Chats:
+    http: httpx.AsyncClient
+    url: str
+    tenant: Tenant
+    machine: Machine
+
+    async def ask(self, key: str | None = None, body: bytes = b"{}") -> httpx.Response:
+        headers = {"Authorization": f"Bearer {key or self.tenant.project.api_key}"}
+        return await self.http.post(self.url, content=body, headers=headers)
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[httpx.Response]:
+        headers = {"Authorization": f"Bearer {self.tenant.project.api_key}"}
+        async with self.http.stream("POST", self.url, content=b"stream", headers=headers) as response:
+            yield response
+
+
+@pytest.fixture
+async def chats(app: Application) -> AsyncIterator[Chats]:
+    tenant, machine = await new_tenant(app, "acme"), Machine()
+    model_id = await make_model(app, tenant.project.id)
+    async with serving(app) as url, tenant.http, httpx.AsyncClient(timeout=20) as http:
+        agent_id, token = await enroll(tenant.http)
+        wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+        assert (await tenant.http.post("/v1/endpoints", json=wish)).status_code == 201
+        async with linked(url, token, agent_id=agent_id, handler=machine.serve) as link:
+            await link.make_ready()
+            chats = Chats(http, f"{url}/{tenant.project.id}/chat/v1/chat/completions", tenant, machine)
+
+            async def active() -> bool:
+                return bool((await tenant.http.get("/v1/endpoints/chat")).json()["status"] == "active")
+
+            await wait_until(active)
+            yield chats
+
+
+async def take_away(way: Way, how: str) -> None:
+    if how == "cut":
+        await way.cut()
+    else:
+        way.stall()
+
+
+@pytest.mark.parametrize("how", ["cut", "stalled"])
+async def test_inference_goes_on_by_what_is_known(chats: Chats, way: Way, how: str) -> None:
+    assert (await chats.ask()).status_code == 200
+    async with chats.stream() as stream:
+        lines = stream.aiter_lines()
+        assert await anext(lines) == "data: 1"
+        await take_away(way, how)
+        end = asyncio.get_running_loop().time() + 4
+        statuses = []
+        while asyncio.get_running_loop().time() < end:
+            statuses.append((await chats.ask()).status_code)
+            await asyncio.sleep(0.05)
+        assert set(statuses) == {200}
+        unknown = await chats.ask("ms_acme_" + "x" * 43)
+        assert unknown.status_code == 503
+        assert int(unknown.headers["retry-after"]) >= 1
+        assert unknown.json()["error"]["type"] == "server_error"
+        chats.machine.go_on.set()
+        assert [line async for line in lines if line] == ["data: 2"]
+    await way.open()
+
+    async def counted() -> bool:
+        answered = await chats.tenant.http.get("/v1/usage")
+        rows = answered.json()["data"] if answered.status_code == 200 else []
+        return sum(row["requests"] for row in rows) >= len(statuses) + 1
+
+    await wait_until(counted, 60)
+    assert (await chats.ask("ms_acme_" + "x" * 43)).status_code == 401
+
+
+async def test_a_key_revoked_just_before_stays_refused(app: Application, chats: Chats, way: Way) -> None:
+    made = (await chats.tenant.http.post("/v1/keys", json={"name": "app"})).json()
+    assert (await chats.ask(made["key"])).status_code == 200
+    assert (await chats.ask()).status_code == 200
+    async with client_of(app, chats.tenant.project.api_key) as other:
+        assert (await other.delete(f"/v1/keys/{made['id']}")).status_code in {200, 204}
+    await way.cut()
+    assert (await chats.ask(made["key"])).status_code == 503
+    assert (await chats.ask()).status_code == 200
+    await way.open()
+
+    async def refused() -> bool:
+        return (await chats.ask(made["key"])).status_code == 401
+
+    await wait_until(refused, 60)
+
+
+async def test_not_for_longer_than_the_setting_says(chats: Chats, way: Way) -> None:
+    assert (await chats.ask()).status_code == 200
+    await way.cut()
+    assert (await chats.ask()).status_code == 200
+
+    async def over() -> bool:
+        return (await chats.ask()).status_code == 503
+
+    await wait_until(over)
+    await way.open()
+
+    async def back() -> bool:
+        return (await chats.ask()).status_code == 200
+
+    await wait_until(back, 60)
+
+
+test_not_for_longer_than_the_setting_says.grace = 2  # type: ignore[attr-defined]

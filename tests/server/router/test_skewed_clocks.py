@@ -1,0 +1,114 @@
+"""Three processes on one database, on machines whose clocks are minutes apart: nobody notices."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from conftest import Tenant, client_of
+from factories import make_model
+from link_agent import LinkAgent, answer, enroll, linked
+from modelshare.server.app import Application
+from modelshare.server.fleet.jobs import Reconciler
+from modelshare.server.settings import Settings
+from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.storage.links import LinkState
+from modelshare.server.storage.local import FolderStore
+from modelshare.wire.link import Request
+from served import free_port, serving, wait_until
+
+# One process has a SQLite database to itself.
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["postgres"], indirect=True)]
+SKEWS = (0, 300, -300)
+
+
+@dataclass(frozen=True)
+class Process:
+    app: Application
+    url: str
+
+
+def machine_clock(ahead: int) -> Callable[[], float]:
+    return lambda: time.time() + ahead
+
+
+@pytest.fixture
+async def processes(settings: Settings) -> AsyncIterator[list[Process]]:
+    async with contextlib.AsyncExitStack() as stack:
+        found = []
+        for skew in SKEWS:
+            port = free_port()
+            here = settings.model_copy(update={"process_url": f"http://127.0.0.1:{port}"})
+            app = Application(here, machine_clock(skew))
+            await stack.enter_async_context(app.running())
+            found.append(Process(app, await stack.enter_async_context(serving(app, port))))
+        yield found
+
+
+@pytest.fixture
+def app(processes: list[Process]) -> Application:
+    return processes[0].app
+
+
+async def serve(link: LinkAgent, request: Request, body: bytes) -> None:
+    await link.send(answer(request, b"{}"))
+
+
+async def test_every_chat_is_answered(processes: list[Process], deployer: Tenant) -> None:
+    model_id = await make_model(processes[0].app, deployer.project.id)
+    wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+    assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+    headers = {"Authorization": f"Bearer {deployer.project.api_key}"}
+    async with contextlib.AsyncExitStack() as stack:
+        http = await stack.enter_async_context(httpx.AsyncClient(headers=headers, timeout=20))
+        for number, process in enumerate(processes):
+            agent_id, token = await enroll(deployer.http, name=f"box-{number}")
+            link = await stack.enter_async_context(linked(process.url, token, agent_id=agent_id, handler=serve))
+            await link.make_ready()
+
+        async def chat(process: Process) -> int:
+            url = f"{process.url}/{deployer.project.id}/chat/v1/chat/completions"
+            return (await http.post(url, json={})).status_code
+
+        async def all_ready() -> bool:
+            agents = (await deployer.http.get("/v1/agents")).json()["data"]
+            phases = [each["phase"] for agent in agents for each in agent["deployments"]]
+            return phases == ["ready"] * 3
+
+        await wait_until(all_ready)
+        for process in processes:
+            tiers = process.app.platform.parts[TierBook]
+            await Reconciler(process.app.database, tiers, process.app.clock).reconcile()
+        statuses = await asyncio.gather(*(chat(process) for process in processes * 20))
+        assert statuses == [200] * 60
+        agents = (await deployer.http.get("/v1/agents")).json()["data"]
+        assert [agent["state"] for agent in agents] == ["active"] * 3
+
+
+async def test_links_that_one_signs_hold_at_the_others_for_as_long_as_was_said(processes: list[Process]) -> None:
+    def state(made: Process, asked: Process, seconds: int) -> LinkState:
+        store = asked.app.platform.store
+        assert isinstance(store, FolderStore)
+        expires_at = made.app.platform.now() + seconds
+        url = httpx.URL(made.app.platform.store.get_url("a/b", expires_at=expires_at, base_url=made.url))
+        return store.check_link("a/b", url.query)
+
+    for made in processes:
+        for asked in processes:
+            assert state(made, asked, 60) is LinkState.VALID
+            assert state(made, asked, -1) is LinkState.EXPIRED
+
+
+async def test_the_difference_is_said_in_log_and_health(settings: Settings) -> None:
+    with capture_logs() as logs:
+        app = Application(settings, machine_clock(300))
+        async with app.running(), client_of(app) as http:
+            assert abs(app.clock() - time.time()) < 2
+            assert (await http.get("/readyz")).json()["clock_skew_seconds"] == pytest.approx(300, abs=2)
+    told = [line for line in logs if "clock" in line["event"]]
+    assert [round(line["seconds_ahead"] / 10) for line in told] == [30]
