@@ -123,6 +123,7 @@ FORMS: Final = {
 
 BEHAVIOURS: Final[dict[str, Behaviour]] = {
     "sane": with_usage(USAGE),
+    "ignores-n": answering(whole(usage=USAGE)),
     "plain": streaming(_FORM, content_type="text/plain"),
     "no-type": streaming(_FORM, content_type="application/octet-stream"),
     "open": stays_open,
