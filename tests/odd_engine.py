@@ -123,6 +123,7 @@ FORMS: Final = {
 
 BEHAVIOURS: Final[dict[str, Behaviour]] = {
     "sane": with_usage(USAGE),
+    "ignores-n": answering(whole(usage=USAGE)),
     "plain": streaming(_FORM, content_type="text/plain"),
     "no-type": streaming(_FORM, content_type="application/octet-stream"),
     "open": stays_open,
@@ -152,6 +153,8 @@ BEHAVIOURS: Final[dict[str, Behaviour]] = {
     "garbage-event": streaming(*pieces(), b"data: Segmentation fault in " + SECRET.encode() + b"\n\n", DONE),
     "garbage-first": streaming(b"data: {oops " + SECRET.encode() + b"\n\n", DONE),
     "nothing": streaming(),
+    "json-type": streaming(_FORM, content_type="application/json"),
+    "json-as-events": streaming(json.dumps(failing()).encode()),
     "only-done": streaming(DONE),
     "only-usage": streaming(event({"usage": {"note": SECRET}, "detail": SECRET}), b"data: 5\n\n"),
     "html": answering(f"<html>{SECRET}</html>".encode(), content_type="text/html"),

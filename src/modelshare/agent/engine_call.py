@@ -56,10 +56,12 @@ async def streamed_answer(
     It ends where the engine says that this is all, even if its connection stays open.
     """
     async with _called(http, engine, prepared) as answer:
-        if answer.content_type == "application/json":  # no stream: most likely it says what is wrong
-            read_answer(await _read(answer, _MOST_BYTES), prepared, prepared.tally())
-            raise no_answer()
+        is_first = True
         async for chunk in answer.content.iter_any():
+            if is_first and chunk.lstrip().startswith(b"{"):  # no stream: most likely it says what is wrong
+                read_answer(chunk + await _read(answer, _MOST_BYTES), prepared, prepared.tally())
+                raise no_answer()
+            is_first = False
             yield _alive(engine, reader.feed(chunk))
             if reader.is_over:
                 break

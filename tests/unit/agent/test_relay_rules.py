@@ -82,7 +82,7 @@ class TestRequest:
 
     @pytest.mark.parametrize("body", [b"", b"[1]", b'{"a":', b'"text"', b"nonsense"])
     def test_what_is_no_object_is_refused(self, body: bytes) -> None:
-        with pytest.raises(BadInferenceRequest, match="must be a JSON object"):
+        with pytest.raises(BadInferenceRequest, match="JSON"):
             prepare_request(CHAT, body, FAITHFUL)
 
     @pytest.mark.parametrize("field", [b"messages", b"stream_options", b"tools", b"response_format", b"id_slot"])

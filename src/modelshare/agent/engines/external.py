@@ -36,7 +36,9 @@ class ExternalEngine:
     def __init__(self, server: ExternalServer, spec: EngineSpec, *, timing: Timing | None = None) -> None:
         self.routes = ROUTES_OF_TASK[spec.task]
         self.activity = Activity()
-        self.sharing = Sharing(slots=spec.options.parallel or MANY_SLOTS, cache=PromptCache.SALTED)
+        # One by one, since there are servers that ignore `n`, and that count the first answer alone.
+        slots = spec.options.parallel or MANY_SLOTS
+        self.sharing = Sharing(slots=slots, one_by_one=True, cache=PromptCache.SALTED)
         self.turns = Turns(self.sharing.slots)
         self._origin = server.base_url.rstrip("/").removesuffix("/v1")
         self._key = server.api_key

@@ -210,7 +210,8 @@ VLLM: Final = _GPU | {
     *("spaces_between_special_tokens", "add_generation_prompt", "include_reasoning", "structured_outputs"),
 }
 SGLANG: Final = _GPU | {"echo", "regex", "ebnf", "no_stop_trim", "separate_reasoning", "stream_reasoning"}
-TRANSFORMERS: Final = SAMPLING | {"frequency_penalty", "logit_bias", "tools", "chat_template_kwargs"}
+TRANSFORMERS: Final = SAMPLING | {"tools", "chat_template_kwargs"}
+"""It takes biases for chats alone, and makes another kind of penalty of OpenAI's."""
 
 
 def check(route: str, body: bytes) -> None:

@@ -112,7 +112,7 @@ def _refusal(status: int, said: _Said, asked: Collection[str], retry_after: int 
     if _is_too_long(status, said):
         return Refusal(
             HTTPStatus.BAD_REQUEST,
-            "The prompt is longer than the model's context; send a shorter one, or ask for fewer tokens.",
+            "The input is longer than the model takes at once; send a shorter one, or ask for fewer tokens.",
             code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
             param=next((name for name in ("messages", "prompt", "input") if name in asked), None),
         )
