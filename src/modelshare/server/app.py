@@ -45,6 +45,7 @@ from modelshare.server.fleet import routes as fleet_routes
 from modelshare.server.fleet import service as fleet
 from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import Links
+from modelshare.server.health import Readiness
 from modelshare.server.http import Caller, Platform
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId
@@ -113,6 +114,7 @@ class Application:
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
         self.links = Links(self.database, self.clock, address=settings.address)
         self._confirmer = Confirmer(self.database, address=settings.address)
+        self.platform.parts[Readiness] = Readiness([self._confirmer.check, store.check])
         self._router = Router(
             RouterParts(
                 settings=settings,

@@ -29,6 +29,8 @@ LEASE_SECONDS = 30
 POLL_SECONDS = 5.0
 """How often a worker looks without having been told, and without knowing of a job that becomes due."""
 MAX_ATTEMPTS = 5
+_OUTAGE_SECONDS = 5
+"""After which a job that a full disk, or a storage that was away, kept from its end is tried again."""
 _REST_SECONDS = 0.5
 """Between tries to reach a database that is away."""
 
@@ -250,6 +252,10 @@ class Worker:
         except TryAgain as again:
             await self._give_back(lease, attempts=lease.attempt - 1, after=again.after)
         except Exception as error:
+            if outages.outage_of(error) is not None:  # it passes, and says nothing against the job
+                outages.report("a job failed", error, kind=kind, subject=lease.subject)
+                await self._give_back(lease, attempts=lease.attempt - 1, after=_OUTAGE_SECONDS)
+                return
             log.warning("job failed", kind=kind, subject=lease.subject, last=lease.last, exc_info=error)
             if lease.last:
                 await self._finish(lease)
