@@ -125,7 +125,7 @@ async def test_inference_goes_on_by_what_is_known(chats: Chats, way: Way, how: s
     async def counted() -> bool:
         answered = await chats.tenant.http.get("/v1/usage")
         rows = answered.json()["data"] if answered.status_code == 200 else []
-        return sum(row["requests"] for row in rows) >= len(statuses) + 1
+        return bool(sum(row["requests"] for row in rows) >= len(statuses) + 1)
 
     await wait_until(counted, 60)
     assert (await chats.ask("ms_acme_" + "x" * 43)).status_code == 401

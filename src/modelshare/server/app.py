@@ -47,6 +47,7 @@ from modelshare.server.fleet import service as fleet
 from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.verdicts import Verdicts
+from modelshare.server.health import Readiness
 from modelshare.server.http import Caller, Platform
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId
@@ -116,6 +117,7 @@ class Application:
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
         self.links = Links(self.database, self.clock, address=settings.address, verdicts=self.platform.parts[Verdicts])
         self._confirmer = Confirmer(self.database, address=settings.address)
+        self.platform.parts[Readiness] = Readiness([self._confirmer.check, store.check])
         self._router = Router(
             RouterParts(
                 settings=settings,

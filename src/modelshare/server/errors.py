@@ -19,8 +19,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import asyncpg
 import structlog
-from asyncpg import PostgresError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -28,6 +28,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from modelshare.server import outages
+from modelshare.server.outages import Outage, OutageError
 from modelshare.wire.base import SLUG_PATTERN
 from modelshare.wire.endpoints import VERSION_CHOICE_PATTERN
 from modelshare.wire.errors import ErrorCode, ErrorType
@@ -36,10 +38,6 @@ from modelshare.wire.models import MODEL_NAME_PATTERN, SEMVER_PATTERN
 from modelshare.wire.usage import ACTION_PATTERN
 
 log = structlog.get_logger()
-
-_RETRY_SECONDS = 5
-_COLLISIONS = frozenset({"40P01", "40001"})
-"""PostgreSQL's deadlock_detected and serialization_failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +150,9 @@ def install_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(DBAPIError, _database_error)
     app.add_exception_handler(OverflowError, _unstorable)
-    for away in (ConnectionError, PostgresError, PoolTimeout):  # a connection could not be had
-        app.add_exception_handler(away, _away)
+    for outside in (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, OutageError):
+        app.add_exception_handler(outside, _from_outside)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -260,32 +257,40 @@ def _is_from_browser(request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "")
 
 
-async def _database_error(request: Request, error: Exception) -> Response:
-    """Collisions and lost connections can be tried again.
+def unavailable(error: BaseException) -> ApiError | None:
+    """What to answer where a database, a disk or the storage is out of order; None where the error says no such thing.
+
+    The one translation of such errors: for the API, for pages, and for inference.
+    """
+    match outages.outage_of(error):
+        case Outage.DATABASE_AWAY:
+            return Unavailable("The platform's database does not answer. Try again in a moment.", retry_after=5)
+        case Outage.DATABASE_READ_ONLY:
+            message = "The platform takes no changes at this moment: its database is read-only. Try again later."
+            return Unavailable(message, retry_after=30)
+        case Outage.DISK_FULL:
+            message = "The server's storage is full; nothing was lost, try again when the operator has made room."
+            return StorageFull(message, code=ErrorCode.STORAGE_FULL, retry_after=60)
+        case Outage.STORAGE_AWAY:
+            message = str(error) if isinstance(error, OutageError) else "The platform's storage cannot be used now."
+            return Unavailable(message, retry_after=5)
+        case Outage.COLLISION:  # undone for the sake of another request, so this one can be sent again as it is
+            return Unavailable("Somebody else changed the same at this moment. Try again.", retry_after=1)
+        case None:
+            return None
+
+
+async def _from_outside(request: Request, error: Exception) -> Response:
+    """An error of a database, the system or the storage.
 
     PostgreSQL's class 22, "data exception": the request held what no column takes, and no rule of ours caught it.
     """
-    assert isinstance(error, DBAPIError)  # noqa: S101 - as above
-    state = getattr(error.orig, "sqlstate", None) or ""
-    if state in _COLLISIONS:
-        return await _collided(request, error)
-    if error.connection_invalidated or "database is locked" in str(error.orig):
-        return await _away(request, error)
+    answer = unavailable(error)
+    if answer is not None:
+        outages.report("a request failed", error, path=request.url.path)
+        return await _respond(request, answer)
+    state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
     return await (_unstorable if state.startswith("22") else _unexpected)(request, error)
-
-
-async def _collided(request: Request, error: Exception) -> Response:
-    """The database undid this request for the sake of another, so it can be sent again as it is."""
-    log.warning("transactions collided", path=request.url.path, error=str(error))
-    return await _respond(
-        request, Unavailable("Somebody else changed the same at this moment. Try again.", retry_after=1)
-    )
-
-
-async def _away(request: Request, error: Exception) -> Response:
-    log.warning("no database", path=request.url.path, error=str(error))
-    message = "The platform's database does not answer. Try again in a moment."
-    return await _respond(request, Unavailable(message, retry_after=_RETRY_SECONDS))
 
 
 async def _unstorable(request: Request, _: Exception) -> Response:

@@ -1,12 +1,56 @@
-"""`/healthz`: the process lives. `/readyz`: it can serve, the database included."""
+"""`/healthz`: the process lives. `/readyz`: it can serve: the database takes writes, and the storage is there."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from fastapi import APIRouter
-from sqlalchemy import text
 
+from modelshare.server import outages
 from modelshare.server.clock import DatabaseClock
-from modelshare.server.http import PlatformDep, ReadSession
+from modelshare.server.errors import ApiError, Unavailable, unavailable
+from modelshare.server.http import PlatformDep
 
 router = APIRouter(tags=["health"])
+
+_REMEMBERED_SECONDS: Final = 1.0
+"""A look is good for so long: the route is everybody's."""
+_ANSWER_SECONDS: Final = 3.0
+"""What has not answered by then does not."""
+_RETRY_SECONDS: Final = 5
+
+Check = Callable[[], Awaitable[object]]
+"""Raises what is out of order."""
+
+
+class Readiness:
+    """Looks at what the platform needs, at most once a second."""
+
+    def __init__(self, checks: list[Check]) -> None:
+        self._checks = checks
+        self._looking = asyncio.Lock()
+        self._looked: float | None = None
+        self._reasons: list[str] = []
+
+    async def reasons(self) -> list[str]:
+        """Why the platform cannot serve now, in words for anybody; none when it can."""
+        async with self._looking:
+            if self._looked is None or time.monotonic() >= self._looked + _REMEMBERED_SECONDS:
+                found = await asyncio.gather(*map(_reason, self._checks))
+                self._reasons = list(dict.fromkeys(reason for reason in found if reason))
+                self._looked = time.monotonic()
+            return self._reasons
+
+
+async def _reason(check: Check) -> str | None:
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            await check()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the platform is not ready
+        outages.report("not ready", error)
+        return (unavailable(error) or ApiError("Something is out of order; the server's log says what.")).message
+    return None
 
 
 @router.get("/healthz")
@@ -15,7 +59,9 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz")
-async def readyz(session: ReadSession, platform: PlatformDep) -> dict[str, str | float]:
+async def readyz(platform: PlatformDep) -> dict[str, str | float]:
     """`clock_skew_seconds`: how far this machine's clock is ahead of the database's, which is gone by."""
-    await session.execute(text("SELECT 1"))
+    reasons = await platform.parts[Readiness].reasons()
+    if reasons:
+        raise Unavailable(" ".join(reasons), retry_after=_RETRY_SECONDS)
     return {"status": "ready", "clock_skew_seconds": round(platform.parts[DatabaseClock].skew, 1)}

@@ -34,6 +34,8 @@ KEPT_SECONDS = 30 * 24 * 3600
 """How long it can be seen that a job was given up."""
 _LONGEST_ERROR = 500
 """Characters."""
+_OUTAGE_SECONDS = 5
+"""After which a job that a full disk, or a storage that was away, kept from its end is tried again."""
 _REST_SECONDS = 0.5
 """Between tries to reach a database that is away."""
 
@@ -293,6 +295,10 @@ class Worker:
         except TryAgain as again:
             await self._give_back(lease, attempts=lease.attempt - 1, after=again.after)
         except Exception as error:
+            if outages.outage_of(error) is not None:  # it passes, and says nothing against the job
+                outages.report("a job failed", error, kind=kind, subject=lease.subject)
+                await self._give_back(lease, attempts=lease.attempt - 1, after=_OUTAGE_SECONDS)
+                return
             log.warning("job failed", kind=kind, subject=lease.subject, last=lease.last, exc_info=error)
             if lease.last:
                 await self._give_up(kind, lease, error)

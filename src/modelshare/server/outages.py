@@ -5,14 +5,12 @@ import socket
 import sqlite3
 import time
 from enum import StrEnum
-from typing import Final
+from typing import ClassVar, Final
 
 import asyncpg
 import structlog
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-
-from modelshare.server.storage import base as storage
 
 log = structlog.get_logger()
 
@@ -30,6 +28,12 @@ class Outage(StrEnum):
     STORAGE_AWAY = "storage_away"
     COLLISION = "collision"
     """The database undid it for the sake of another transaction; it can be sent again as it is."""
+
+
+class OutageError(Exception):
+    """Says itself what is out of order; its message is fit for the person who sent the request."""
+
+    outage: ClassVar[Outage]
 
 
 _SQLSTATES: Final = {
@@ -70,6 +74,13 @@ _SENTENCES: Final = {
 _said: dict[Outage, float] = {}
 """When each was last told of, by the monotonic clock."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DISK: Final = frozenset(
+    {
+        *(errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN),  # the disk, or its mount
+        *(errno.EACCES, errno.EPERM),  # the operator has changed what the server may do
+        *(errno.EMFILE, errno.ENFILE),
+    }
+)
 _NETWORK: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 
 
@@ -81,10 +92,8 @@ def outage_of(error: BaseException) -> Outage | None:
         return _of_sqlstate(error.sqlstate)
     if isinstance(error, PoolTimeout | asyncpg.InterfaceError):
         return Outage.DATABASE_AWAY
-    if isinstance(error, storage.StorageFull):
-        return Outage.DISK_FULL
-    if isinstance(error, storage.StorageUnavailable):
-        return Outage.STORAGE_AWAY
+    if isinstance(error, OutageError):
+        return error.outage
     return _of_system(error) if isinstance(error, OSError) else None
 
 
@@ -121,9 +130,9 @@ def _of_sqlstate(state: str | None) -> Outage | None:
     return _SQLSTATES.get(state or "") or _SQLSTATE_CLASSES.get((state or "")[:2])
 
 
-def _of_system(error: OSError) -> Outage:
+def _of_system(error: OSError) -> Outage | None:
     if error.errno in _FULL:
         return Outage.DISK_FULL
     if isinstance(error, ConnectionError | TimeoutError | socket.gaierror) or error.errno in _NETWORK:
         return Outage.DATABASE_AWAY
-    return Outage.STORAGE_AWAY
+    return Outage.STORAGE_AWAY if error.errno in _DISK else None

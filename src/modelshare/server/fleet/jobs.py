@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
@@ -24,6 +24,7 @@ from modelshare.server.fleet.rules import EndpointFacts, Fleet, Holding, Observa
 from modelshare.server.fleet.service import facts_of
 from modelshare.server.fleet.tables import DeploymentRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC, DESIRED_TOPIC
+from modelshare.server.outages import outage_of
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.agents import Phase
@@ -92,6 +93,14 @@ class _Plan:
             },
         )
 
+    def parts(self) -> "Iterator[_Plan]":
+        """The same, one agent at a time and one endpoint's answer at a time."""
+        for agent_id in self.agents:
+            part = self.within((), {agent_id}, self.versions)
+            yield replace(part, serving={})
+        for endpoint_id, version_id in self.serving.items():
+            yield replace(self, place={}, existing={}, serving={endpoint_id: version_id})
+
     def _answers(self, endpoint_id: uuid.UUID) -> set[uuid.UUID]:
         """The versions an endpoint whose answer changes has and gets."""
         return {version for version in (self.answered.get(endpoint_id), self.serving[endpoint_id]) if version}
@@ -129,6 +138,13 @@ class Reconciler:
             async with self._database.write() as session:
                 await presence.forget_stale(session, now=now)
         if plan.agents or plan.serving:
+            await _alone("cannot reconcile the fleet", self._apply(plan, now))
+        if plan.observed:
+            await _alone("cannot write the states of endpoints", self._write_observed(plan.observed, now))
+
+    async def _apply(self, plan: _Plan, now: int) -> None:
+        """Writes what agents hold and endpoints answer with; where that fails, for each agent by itself."""
+        try:
             async with self._database.write() as session:
                 endpoint_ids = await queries.keep_endpoints(session, plan.serving)
                 await queries.lock_agents(session, plan.agents)
@@ -138,13 +154,27 @@ class Reconciler:
                 await queries.keep_serving(session, anew.serving)
                 await _place(session, anew, now)
                 _tell(session, plan.agents)
-        if plan.observed:
+        except Exception as error:
+            if outage_of(error) is not None or len(plan.agents) + len(plan.serving) <= 1:
+                raise
+            for part in plan.parts():
+                await _alone("cannot reconcile a part of the fleet", self._apply(part, now))
+
+    async def _write_observed(self, observed: Mapping[uuid.UUID, Observation], now: int) -> None:
+        """Writes the endpoints' states; where that fails, each by itself."""
+        try:
             async with self._database.write() as session:
-                await endpoints.lock(session, plan.observed)
-                for endpoint_id, seen in plan.observed.items():
+                await endpoints.lock(session, observed)
+                for endpoint_id, seen in observed.items():
                     await endpoints.observe(
                         session, endpoint_id, status=seen.status, reason=seen.reason, progress=seen.progress, now=now
                     )
+        except Exception as error:
+            if outage_of(error) is not None or len(observed) == 1:
+                raise
+            for endpoint_id, seen in observed.items():
+                what = f"cannot write the state of endpoint {endpoint_id}"
+                await _alone(what, self._write_observed({endpoint_id: seen}, now))
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -208,6 +238,16 @@ class Reconciler:
                 )
             )
         return found
+
+
+async def _alone(what: str, work: Awaitable[None]) -> None:
+    """One of several: what is wrong with it is told, and the others go on."""
+    try:
+        await work
+    except Exception as error:
+        if outage_of(error) is not None:
+            raise
+        log.warning(what, exc_info=error)
 
 
 async def _place(session: AsyncSession, plan: _Plan, now: int) -> None:

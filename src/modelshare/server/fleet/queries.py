@@ -1,5 +1,6 @@
 """Every select on join keys, agents and deployments."""
 
+import contextlib
 import uuid
 from collections.abc import Collection, Mapping
 from typing import TypeVar
@@ -279,12 +280,14 @@ async def active_endpoints_of(session: AsyncSession, model_id: uuid.UUID) -> lis
 async def observations(
     session: AsyncSession,
 ) -> dict[uuid.UUID, tuple[EndpointStatus, str | None, EndpointProgress | None]]:
-    """What is written of each active endpoint: status, reason, progress."""
+    """What is written of each active endpoint: status, reason, progress. What cannot be read counts as not written."""
     statement = select(EndpointRow.id, EndpointRow.status, EndpointRow.status_reason, EndpointRow.progress)
-    return {
-        id_: (EndpointStatus(status), reason, EndpointProgress.model_validate(progress) if progress else None)
-        for id_, status, reason, progress in await session.execute(statement.where(EndpointRow.is_active))
-    }
+    found = {}
+    for id_, status, reason, progress in await session.execute(statement.where(EndpointRow.is_active)):
+        with contextlib.suppress(ValueError):
+            known = EndpointProgress.model_validate(progress) if progress else None
+            found[id_] = EndpointStatus(status), reason, known
+    return found
 
 
 async def servings(session: AsyncSession) -> list[ServingRow]:

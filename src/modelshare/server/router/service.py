@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from asyncpg import PostgresError
 from prometheus_client import CollectorRegistry
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from modelshare.server import outages
 from modelshare.server.accounts.keyring import KEYS_TOPIC, KeyRing, KeyUse
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionBook, SessionUse
 from modelshare.server.db import Database
@@ -32,8 +31,8 @@ from modelshare.server.errors import (
     NotFound,
     PermissionDenied,
     Unauthenticated,
-    Unavailable,
     check_encoding,
+    unavailable,
 )
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.service import Target
@@ -66,7 +65,6 @@ _MODELS: Final = "models"
 _ROUTES: Final = {"chat/completions": "POST", "completions": "POST", "embeddings": "POST", _MODELS: "GET"}
 _SERVER_ERROR: Final = 500
 _SLUG: Final = re.compile(SLUG_PATTERN)
-_RETRY_SECONDS: Final = 5
 _CLIENT_GONE: Final = 499
 """What metrics call a request whose client left before there was a status (nginx's word)."""
 
@@ -287,10 +285,12 @@ def _database_answers() -> Iterator[None]:
     """503 where the database does not."""
     try:
         yield
-    except (SQLAlchemyError, PostgresError, OSError) as error:
-        raise Unavailable(
-            "The platform's database does not answer. Try again in a moment.", retry_after=_RETRY_SECONDS
-        ) from error
+    except Exception as error:
+        answer = unavailable(error)
+        if answer is None:
+            raise
+        outages.report("an inference request failed", error)
+        raise answer from error
 
 
 def _check(ask: _Ask, caller: Caller) -> None:

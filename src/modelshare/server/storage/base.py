@@ -28,7 +28,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias
+
+from modelshare.server.outages import Outage, OutageError
 
 MAX_PARTS = 10_000
 """S3's limit of parts per upload (AWS, "Amazon S3 multipart upload limits"); kept by every store."""
@@ -84,13 +86,15 @@ class PartReplaced(PartRefused):
         super().__init__("A newer request is sending this part; follow that one.")
 
 
-class StorageFull(StorageError):
+class StorageFull(StorageError, OutageError):
+    outage: ClassVar[Outage] = Outage.DISK_FULL
+
     def __init__(self) -> None:
         super().__init__("The server's storage is full; nothing was lost, try again when the operator has made room.")
 
 
-class StorageUnavailable(StorageError):
-    pass
+class StorageUnavailable(StorageError, OutageError):
+    outage: ClassVar[Outage] = Outage.STORAGE_AWAY
 
 
 class StorageSettingError(StorageError):
@@ -189,6 +193,10 @@ class Store(Protocol):
 
     def get_url(self, key: str, *, expires_at: int, base_url: str) -> str:
         """A signed URL that answers GET and `Range` until `expires_at` (Unix seconds). `base_url` is this server's."""
+        ...
+
+    async def check(self) -> None:
+        """Looks whether the store can be used now, quickly. Raises StorageUnavailable, StorageFull."""
         ...
 
     async def delete(self, key: str) -> None:

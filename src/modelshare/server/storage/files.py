@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from modelshare.server.errors import ApiError, NotFound, PermissionDenied, Unauthenticated
+from modelshare.server import outages
+from modelshare.server.errors import ApiError, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from modelshare.server.proven import proven
-from modelshare.server.storage.base import BlobNotFound, InvalidKey
+from modelshare.server.storage.base import BlobNotFound, InvalidKey, StorageUnavailable
 from modelshare.server.storage.links import PATH, LinkState
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.ranges import Unsatisfiable, parse_range
@@ -126,6 +127,9 @@ class BlobFiles:
                     return self._store.path(key)
                 except (BlobNotFound, InvalidKey) as error:
                     raise NotFound(str(BlobNotFound())) from error
+                except StorageUnavailable as error:
+                    outages.report("a download failed", error)
+                    raise Unavailable(str(error), retry_after=5) from error
 
 
 async def _send_chunks(answer: _Answer, receive: Receive, send: Send) -> None:

@@ -10,11 +10,12 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from modelshare import private_files
 from modelshare.server.storage.attempts import Attempt, Attempts
@@ -27,17 +28,21 @@ from modelshare.server.storage.base import (
     Part,
     SizeMismatch,
     StorageFull,
+    StorageUnavailable,
     check_key,
 )
 from modelshare.server.storage.digest import sha256_of
 from modelshare.server.storage.links import LinkState, check_link, signed_link
-from modelshare.server.storage.staging import PartWriter, Staging, move
+from modelshare.server.storage.staging import PartWriter, Staging, move, no_room
 
 KEEP_FREE = 256 << 20
 """Bytes that uploads leave free, so that the database beside them can still write."""
 _BATCH = 1 << 20
 """Bytes handed to a thread at once; a part in flight holds at most two batches."""
 _HASH_STEP = 4 << 20
+_PROBE = 4096
+"""Bytes that tell whether there is room: no file system keeps so many beside a file's name."""
+Result = TypeVar("Result")
 
 
 class FolderStore:
@@ -59,7 +64,7 @@ class FolderStore:
     async def begin(self, key: str, size: int, part_size: int) -> Multipart:
         await self.require_space(size)
         upload = Multipart(check_key(key), secrets.token_hex(16), size, part_size)
-        await asyncio.to_thread(self._staged(upload).create, size)
+        await self._use(self._staged(upload).create, size)
         return upload
 
     async def write_part(
@@ -70,7 +75,7 @@ class FolderStore:
         await self.require_space(size)
         with self._attempts.newest((upload.id, number)) as attempt:
             await attempt.settle()
-            file = await asyncio.to_thread(staged.open)
+            file = await self._use(staged.open)
             try:
                 # A part that is there and comes again is checked but not written: damaged on the way, it harms nothing.
                 repeated = sha256 is not None and await asyncio.to_thread(staged.mark, number) == sha256
@@ -89,20 +94,20 @@ class FolderStore:
         return Part(number, size, writer.sha256)
 
     async def list_parts(self, upload: Multipart) -> list[Part]:
-        return await asyncio.to_thread(self._staged(upload).parts, _sizes(upload))
+        return await self._use(self._staged(upload).parts, _sizes(upload))
 
     async def finish(self, upload: Multipart) -> None:
-        await asyncio.to_thread(self._finish, upload)
+        await self._use(self._finish, upload)
 
     async def abort(self, upload: Multipart) -> None:
-        await asyncio.to_thread(self._staged(upload).remove)
+        await self._use(self._staged(upload).remove)
 
     async def put_file(self, key: str, path: Path) -> None:
         blob = self._blob(key)
-        await asyncio.to_thread(move, path, blob)
+        await self._use(move, path, blob)
 
     async def require_space(self, size: int) -> None:
-        usage = await asyncio.to_thread(shutil.disk_usage, self._blobs)
+        usage = await self._use(shutil.disk_usage, self._blobs)
         if usage.free - size < self._keep_free:
             raise StorageFull
 
@@ -112,7 +117,7 @@ class FolderStore:
 
     def reader(self, key: str) -> "FileReader":
         path = self.path(key)
-        return FileReader(path, path.stat().st_size)
+        return FileReader(path, path.stat().st_size, self._there)
 
     @contextlib.asynccontextmanager
     async def local_copy(self, key: str) -> AsyncIterator[Path]:
@@ -121,24 +126,54 @@ class FolderStore:
     def get_url(self, key: str, *, expires_at: int, base_url: str) -> str:
         return signed_link(base_url, check_key(key), expires_at, self._secret)
 
+    async def check(self) -> None:
+        await self._use(self._write_something)
+
     async def delete(self, key: str) -> None:
-        await asyncio.to_thread(self._blob(key).unlink, missing_ok=True)
+        await self._use(partial(self._blob(key).unlink, missing_ok=True))
 
     async def delete_prefix(self, prefix: str) -> None:
         check_key(prefix)
         for folder in (self._blobs, self._staging):
-            await asyncio.to_thread(shutil.rmtree, folder / prefix, ignore_errors=True)
+            await self._use(partial(shutil.rmtree, folder / prefix, ignore_errors=True))
 
     def check_link(self, key: str, query: bytes) -> LinkState:
         """What a download link is worth now."""
         return check_link(key, query, self._secret, self._clock())
 
     def path(self, key: str) -> Path:
-        """Blocks. Where the blob lies. Raises BlobNotFound."""
+        """Blocks. Where the blob lies. Raises BlobNotFound, StorageUnavailable."""
         path = self._blob(key)
-        if not path.is_file():
-            raise BlobNotFound
+        with self._there():
+            if not path.is_file():
+                raise BlobNotFound
         return path
+
+    async def _use(self, work: Callable[..., Result], *args: object) -> Result:
+        """What `work` does in a thread. StorageUnavailable while the folder is not there, or cannot be used."""
+
+        def guarded() -> Result:
+            with self._there():
+                return work(*args)
+
+        return await asyncio.to_thread(guarded)
+
+    @contextlib.contextmanager
+    def _there(self) -> Iterator[None]:
+        """A folder that is away, as one that is not mounted, is no empty one: nothing is missing, or made, in it."""
+        if not (self._blobs.is_dir() and self._staging.is_dir()):
+            raise StorageUnavailable(
+                "The server's storage is not there; try again when the operator has brought it back."
+            )
+        with no_room():
+            yield
+
+    def _write_something(self) -> None:
+        probe = self._staging / f".probe-{secrets.token_hex(4)}"  # no key has a segment that starts with a dot
+        try:
+            probe.write_bytes(bytes(_PROBE))
+        finally:
+            probe.unlink(missing_ok=True)
 
     def _blob(self, key: str) -> Path:
         return self._blobs / check_key(key)
@@ -163,10 +198,11 @@ class FolderStore:
 class FileReader:
     path: Path
     size: int
+    _there: Callable[[], AbstractContextManager[None]]
 
     def read_at(self, offset: int, length: int) -> bytes:
         try:
-            with self.path.open("rb", buffering=0) as file:
+            with self._there(), self.path.open("rb", buffering=0) as file:
                 return os.pread(file.fileno(), length, offset)
         except FileNotFoundError:
             raise BlobNotFound from None

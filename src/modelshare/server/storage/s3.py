@@ -106,6 +106,9 @@ class S3Store:
     def get_url(self, key: str, *, expires_at: int, base_url: str) -> str:  # noqa: ARG002 - the bucket has its own address
         return self._sign("get_object", expires_at, Key=self._name(key), ResponseContentDisposition="attachment")
 
+    async def check(self) -> None:
+        await self._call("list_objects_v2", Prefix=self._prefix, MaxKeys=1)
+
     async def delete(self, key: str) -> None:
         await self._call("delete_object", Key=self._name(key))
 

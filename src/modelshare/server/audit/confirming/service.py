@@ -73,6 +73,11 @@ class Confirmer:
         except Exception as error:  # noqa: BLE001 - the others forget it after a while
             log.warning("cannot leave the list of processes", error=str(error))
 
+    async def check(self) -> None:
+        """Writes what changes nothing: raises what keeps the database from taking writes."""
+        async with self._database.write() as session:
+            await queries.see(session, self.name, self._address, __version__, self._started_ms)
+
     def _told(self, subject: str) -> None:
         if subject == "*":
             self._missed.set()

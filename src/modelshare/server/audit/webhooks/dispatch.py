@@ -10,11 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server import outages
 from modelshare.server.audit.service import OUTBOX_TOPIC
+from modelshare.server.audit.tables import OutboxRow
 from modelshare.server.audit.webhooks import queries, rules
 from modelshare.server.audit.webhooks.jobs import DELIVER
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
 from modelshare.server.jobs import ensure
+from modelshare.server.outages import outage_of
 from modelshare.wire.webhooks import DeliveryState
 
 log = structlog.get_logger()
@@ -53,9 +55,34 @@ class Dispatcher:
         async with self._database.read() as session:
             any_there = more = await queries.has_events(session)
         while more:
-            async with self._database.write() as session:
-                more = await _move_some(session, int(self._clock())) == _BATCH
+            try:
+                more = await self._move_some(_BATCH) == _BATCH
+            except Exception as error:
+                if outage_of(error) is not None:
+                    raise
+                more = await self._move_each_alone()
         return any_there
+
+    async def _move_some(self, most: int, taken: list[OutboxRow] | None = None) -> int:
+        async with self._database.write() as session:
+            return await _move_some(session, int(self._clock()), most, taken)
+
+    async def _move_each_alone(self) -> bool:
+        """Moves as many as a batch has, and drops what can never be moved; whether there may be more."""
+        for _ in range(_BATCH):
+            taken: list[OutboxRow] = []
+            try:
+                if not await self._move_some(1, taken):
+                    return False
+            except Exception as error:
+                if outage_of(error) is not None or not taken:
+                    raise
+                (event,) = taken
+                context = {"event_id": str(event.id), "type": event.type, "project": event.project_id}
+                log.error("an event is dropped: it cannot be delivered", **context, exc_info=error)  # noqa: TRY400 - with what is dropped
+                async with self._database.write() as session:
+                    await queries.delete_events(session, [event.id])
+        return True
 
     async def _run(self) -> None:
         while True:
@@ -71,9 +98,12 @@ class Dispatcher:
                     await self._wake.wait()
 
 
-async def _move_some(session: AsyncSession, now: int) -> int:
-    """Writes the deliveries of some events; how many events these were."""
-    events = await queries.take_events(session, _BATCH)
+async def _move_some(session: AsyncSession, now: int, most: int, taken: list[OutboxRow] | None) -> int:
+    """Writes the deliveries of some events; how many events these were. `taken` learns which."""
+    events = await queries.take_events(session, most)
+    if taken is not None:
+        session.expunge_all()
+        taken.extend(events)
     webhooks = await queries.lock_active(session, {event.project_id for event in events})
     wanted: set[WebhookRow] = set()
     for event in events:

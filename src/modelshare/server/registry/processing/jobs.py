@@ -6,6 +6,7 @@ from functools import partial
 
 from modelshare.server.http import Platform
 from modelshare.server.jobs import Handler, Lease
+from modelshare.server.outages import outage_of
 from modelshare.server.registry.blobs.collecting import collect
 from modelshare.server.registry.blobs.disposal import COLLECT
 from modelshare.server.registry.processing import outcome
@@ -47,8 +48,8 @@ async def process(platform: Platform, lease: Lease, *, anew: bool) -> None:
         await outcome.failed(platform, lease, work, refused.reason)
     except (PartsMissing, MultipartNotFound, BlobNotFound):
         await outcome.failed(platform, lease, work, _INCOMPLETE)
-    except Exception:
-        if lease.last:
+    except Exception as error:
+        if lease.last and outage_of(error) is None:
             await _give_up(platform, lease, work)
         raise
 

@@ -3,16 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from modelshare.server.errors import Conflict, InvalidRequest, NotFound, StorageFull, Unavailable
+from modelshare.server.errors import Conflict, InvalidRequest, NotFound
 from modelshare.server.storage import base
 from modelshare.wire.errors import ErrorCode
-
-_RETRY_AFTER = 5  # seconds
 
 
 @contextmanager
 def storage_answers() -> Iterator[None]:
-    """Answers the client instead of raising a StorageError."""
+    """Answers the client instead of raising a StorageError; what is out of order is told by `errors`, as everywhere."""
     try:
         yield
     except base.InvalidKey as error:
@@ -25,7 +23,3 @@ def storage_answers() -> Iterator[None]:
         raise Conflict(str(error)) from error
     except (base.MultipartNotFound, base.BlobNotFound, base.PartsMissing) as error:
         raise Conflict(str(error), code=ErrorCode.UPLOAD_NOT_OPEN) from error
-    except base.StorageFull as error:
-        raise StorageFull(str(error), code=ErrorCode.STORAGE_FULL) from error
-    except base.StorageUnavailable as error:
-        raise Unavailable(str(error), retry_after=_RETRY_AFTER) from error

@@ -4,13 +4,17 @@ Words are never unlearned. One that leads nowhere any more corrects nothing: `se
 something by it.
 """
 
+import structlog
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.db import Database, unclaimed, upsert
+from modelshare.server.outages import outage_of
 from modelshare.server.sharing.search.spelling import can_be_corrected, forms
 from modelshare.server.sharing.search.tables import CatalogEntryRow, CatalogWordRow
 from modelshare.server.sharing.search.terms import is_public, words_in
+
+log = structlog.get_logger()
 
 _AT_ONCE = 200
 """Entries of one transaction."""
@@ -18,16 +22,28 @@ _AT_ONCE = 200
 
 async def learn(database: Database) -> None:
     """Learns what is new, and again does no harm. It waits for nobody: what is being changed is learned next time."""
+    after, at_once = 0, _AT_ONCE
     while True:
-        async with database.write() as session:
-            if not await _learn_some(session):
-                return
+        taken: list[int] = []
+        try:
+            async with database.write() as session:
+                if not await _learn_some(session, after, at_once, taken):
+                    return
+        except Exception as error:
+            if outage_of(error) is not None or not taken:
+                raise
+            if at_once > 1:  # one of them cannot be learned: which?
+                at_once = 1
+                continue
+            log.warning("the words of a model cannot be learned", entry=taken[0], exc_info=error)
+        after = taken[-1]
 
 
-async def _learn_some(session: AsyncSession) -> bool:
-    """Whether there may be more."""
-    statement = unclaimed(select(CatalogEntryRow).where(CatalogEntryRow.is_learned.is_(False)).limit(_AT_ONCE))
-    entries = (await session.scalars(statement.order_by(CatalogEntryRow.id))).all()
+async def _learn_some(session: AsyncSession, after: int, at_once: int, taken: list[int]) -> bool:
+    """Whether there may be more. `taken` hears which entries these are."""
+    statement = select(CatalogEntryRow).where(CatalogEntryRow.is_learned.is_(False), CatalogEntryRow.id > after)
+    entries = (await session.scalars(unclaimed(statement.order_by(CatalogEntryRow.id).limit(at_once)))).all()
+    taken.extend(entry.id for entry in entries)
     if not entries:
         return False
     words = {word for entry in entries if is_public(entry.terms) for word in words_in(entry.terms)}
@@ -40,4 +56,4 @@ async def _learn_some(session: AsyncSession) -> bool:
         await session.execute(upsert(session, CatalogWordRow).on_conflict_do_nothing(), rows)
     ids = [entry.id for entry in entries]
     await session.execute(update(CatalogEntryRow).where(CatalogEntryRow.id.in_(ids)).values(is_learned=True))
-    return len(entries) == _AT_ONCE
+    return len(entries) == at_once
