@@ -10,7 +10,7 @@ import httpx
 import psutil
 import pytest
 
-import frames
+import odd_frames
 from conftest import Tenant
 from factories import make_model
 from link_agent import LinkAgent, answer, enroll, linked
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 MIB = 1 << 20
 SMALL = 20_000
 JSON = "application/json"
-ANSWERS: dict[str, Callable[[int], list[frames.Fields]]] = {
+ANSWERS: dict[str, Callable[[int], list[odd_frames.Fields]]] = {
     "no status": lambda stream: [["answer", stream, 0, JSON, b"{}", 3, 4]],
     "a status that switches protocols": lambda stream: [["answer", stream, 101, JSON, b"{}", 3, 4]],
     "a status without a body": lambda stream: [["answer", stream, 204, JSON, b"{}", 3, 4]],
@@ -91,7 +91,7 @@ async def test_a_bad_answer_is_a_502_and_the_end_of_its_link(
             asked = asyncio.ensure_future(endpoint.chat())
             request, _ = await agent.request()
             for fields in bad(request.stream):
-                await agent.socket.send_bytes(frames.encode(fields))
+                await agent.socket.send_bytes(odd_frames.encode(fields))
             if not bad(request.stream):
                 await agent.socket.send_bytes(b"\xc1")
             answered = await asked
@@ -117,12 +117,14 @@ async def test_a_hello_out_of_bounds_leaves_nothing_behind(url: str, deployer: T
 
 async def heads(agent: LinkAgent, request: Request) -> None:
     for _ in range(300):
-        await agent.socket.send_bytes(frames.encode(["head", request.stream, 200, "text/event-stream" + "x" * 999_000]))
+        await agent.socket.send_bytes(
+            odd_frames.encode(["head", request.stream, 200, "text/event-stream" + "x" * 999_000])
+        )
 
 
 async def ends(agent: LinkAgent, request: Request) -> None:
     for _ in range(300):
-        await agent.socket.send_bytes(frames.encode(["end", request.stream, "x" * 999_000, 0, 0]))
+        await agent.socket.send_bytes(odd_frames.encode(["end", request.stream, "x" * 999_000, 0, 0]))
 
 
 async def small_chunks(agent: LinkAgent, request: Request) -> None:
@@ -173,9 +175,11 @@ async def test_whatever_frames_come_others_are_answered_and_counted(
             streams = [(await agent.request())[0].stream]
             with contextlib.suppress(ConnectionError):
                 while agent.closed is None:
-                    honest = frames.from_agent(random, held, streams)
+                    honest = odd_frames.from_agent(random, held, streams)
                     bad = random.random() < 0.01
-                    await agent.socket.send_bytes(frames.changed(random, honest) if bad else frames.encode(honest))
+                    await agent.socket.send_bytes(
+                        odd_frames.changed(random, honest) if bad else odd_frames.encode(honest)
+                    )
                     sent += 1
             assert (await asked).status_code in {200, 502, 503}
             assert await bystander.is_answered()

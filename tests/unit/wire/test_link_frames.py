@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import frames
+import odd_frames
+from modelshare.wire.agents import Phase
 from modelshare.wire.link import (
     MAX_TEXT,
     End,
@@ -21,7 +22,7 @@ from modelshare.wire.link import (
 )
 from modelshare.wire.text import plain
 
-ID = frames.UNKNOWN
+ID = odd_frames.UNKNOWN
 ANSWER = ["answer", 1, 200, "application/json", b"{}", 3, 4]
 STATUSES = (0, -1, 99, 100, 101, 199, 204, 304, 399, 600, 1000, 2**64 - 1)
 TYPES = ("", "text", "text/html\r\nSet-Cookie: a", "text/é", "a/b\n", "a/" + "b" * 99, "a/b" + ";  " * 32 + "\n")
@@ -42,11 +43,11 @@ def test_any_bytes_are_a_frame_or_a_decode_error(data: bytes) -> None:
 @settings(max_examples=300)
 def test_any_changed_frame_is_a_frame_or_a_decode_error(seed: int) -> None:
     random = Random(seed)
-    for honest, decode in ((frames.from_agent, decode_from_agent), (frames.from_server, decode_from_server)):
+    for honest, decode in ((odd_frames.from_agent, decode_from_agent), (odd_frames.from_server, decode_from_server)):
         fields = honest(random)
-        decode(frames.encode(fields))
+        decode(odd_frames.encode(fields))
         try:
-            frame = decode(frames.changed(random, fields))
+            frame = decode(odd_frames.changed(random, fields))
         except msgspec.DecodeError:
             continue
         _holds(msgspec.to_builtins(frame, builtin_types=(bytes,)))
@@ -95,17 +96,17 @@ def _holds(value: Any) -> None:
         ["hello", 1, "1", [], "cpu", 0, 2**64 - 1],
     ],
 )  # fmt: skip
-def test_what_an_agent_says_out_of_bounds_is_refused(fields: frames.Fields) -> None:
+def test_what_an_agent_says_out_of_bounds_is_refused(fields: odd_frames.Fields) -> None:
     with pytest.raises(msgspec.DecodeError):
-        decode_from_agent(frames.encode(fields))
+        decode_from_agent(odd_frames.encode(fields))
     if fields[0] in {"answer", "head", "end", "chunk"}:
         with pytest.raises(msgspec.DecodeError):
-            decode_answer(frames.encode(fields))
+            decode_answer(odd_frames.encode(fields))
 
 
-def wanted(**changes: Any) -> frames.Fields:
+def wanted(**changes: Any) -> odd_frames.Fields:
     random = Random(0)
-    while (fields := frames.from_server(random))[0] != "desired" or not fields[2]:
+    while (fields := odd_frames.from_server(random))[0] != "desired" or not fields[2]:
         pass
     fields[2][0] |= changes
     return fields
@@ -131,19 +132,19 @@ def wanted(**changes: Any) -> frames.Fields:
         ["welcome", 1, ID, "\x1b", ""],
     ],
 )  # fmt: skip
-def test_what_a_server_says_out_of_bounds_is_refused(fields: frames.Fields) -> None:
+def test_what_a_server_says_out_of_bounds_is_refused(fields: odd_frames.Fields) -> None:
     with pytest.raises(msgspec.DecodeError):
-        decode_from_server(frames.encode(fields))
+        decode_from_server(odd_frames.encode(fields))
 
 
 @given(st.text())
 def test_any_text_can_be_made_plain_and_sent(text: str) -> None:
     for make in (
         lambda: End(1, plain(text, MAX_TEXT)),
-        lambda: Report(ID, frames.Phase.FAILED, 0, 0, plain(text, 500)),
+        lambda: Report(ID, Phase.FAILED, 0, 0, plain(text, 500)),
     ):
         frame: Any = make()
-        assert decode_from_agent(frames.encode(frame)) == frame
+        assert decode_from_agent(odd_frames.encode(frame)) == frame
 
 
 @pytest.mark.parametrize("text", ["", "é" * 100, "x" * 500, "😀" * 60, "a\n\ud800"])

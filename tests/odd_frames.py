@@ -117,7 +117,8 @@ def changed(random: Random, frame: Fields) -> bytes:
 
 
 def _odd(random: Random) -> Any:
-    return random.choice(random.choice([NUMBERS, TEXTS, OTHERS]))
+    kinds: list[Sequence[Any]] = [NUMBERS, TEXTS, OTHERS]
+    return random.choice(random.choice(kinds))
 
 
 def _with_odd_field(random: Random, frame: Fields) -> Fields:
