@@ -58,3 +58,33 @@ async def test_keys_that_do_not_enrol(app: Application, deployer: Tenant, anonym
     refused = await anonymous.post("/v1/enroll", json={"join_key": key, "name": "box"})
     assert refused.status_code == 401
     assert "has expired" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"engines": ["a\u202e"]},
+        {"engines": ["x"] * 51},
+        {"accelerator": "x" * 201},
+        {"platform": "a\nb"},
+        {"memory_bytes": -1},
+        {"disk_free_bytes": 2**64 - 1},
+    ],
+)
+async def test_what_no_machine_is_like_is_refused(
+    deployer: Tenant, anonymous: httpx.AsyncClient, odd: dict[str, object]
+) -> None:
+    key = (await deployer.http.post("/v1/join-keys", json={"name": "boxes"})).json()["key"]
+    made = await anonymous.post("/v1/enroll", json={"join_key": key, "name": "box", "capabilities": odd})
+    assert made.status_code == 400
+    assert (await deployer.http.get("/v1/agents")).json()["data"] == []
+
+
+async def test_what_an_earlier_version_let_in_keeps_nobody_from_seeing_the_agents(
+    app: Application, deployer: Tenant
+) -> None:
+    await enroll(deployer.http)
+    async with app.database.write() as session:
+        await session.execute(update(AgentRow).values(capabilities={"engines": ["\x1b" * 300], "memory_bytes": -5}))
+    (agent,) = (await deployer.http.get("/v1/agents")).json()["data"]
+    assert agent["capabilities"]["memory_bytes"] == -5
