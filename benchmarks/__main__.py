@@ -19,6 +19,7 @@ ALL = {
     "sharing.py": "Share and unshare",
     "storage_local.py": "Folder store",
     "webhooks.py": "Webhooks",
+    "frames.py": "Arbitrary frames",
     "catalog.py": "Catalog search",
 }
 

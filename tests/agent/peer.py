@@ -14,6 +14,8 @@ from modelshare.agent.streams import Stream
 from modelshare.wire.agents import Enroll, Enrolled, Grant
 from modelshare.wire.errors import ErrorBody, ErrorEnvelope, ErrorType
 from modelshare.wire.link import (
+    DEAD_AFTER_SECONDS,
+    HEARTBEAT_SECONDS,
     INITIAL_CREDIT,
     MAX_FRAME,
     PROTOCOL,
@@ -185,12 +187,15 @@ async def peer_server() -> AsyncIterator[Peer]:
 
 
 @asynccontextmanager
-async def linked(peer: Peer, served: Served, **options: float) -> AsyncIterator[Link]:
-    """A link to the peer that runs meanwhile."""
-    link = Link(peer.url, TOKEN, served, retry_first=0.01, **options)
+async def linked(
+    peer: Peer, served: Served, *, heartbeat: float | None = None, dead_after: float = DEAD_AFTER_SECONDS
+) -> AsyncIterator[Link]:
+    """A link to the peer that runs meanwhile; with a heartbeat of its own, it is not waited for."""
+    beat = HEARTBEAT_SECONDS if heartbeat is None else heartbeat
+    link = Link(peer.url, TOKEN, served, retry_first=0.01, heartbeat=beat, dead_after=dead_after)
     running = asyncio.create_task(link.run())
     try:
-        if not options:
+        if heartbeat is None:
             await peer.expect(Hello)
         yield link
     finally:

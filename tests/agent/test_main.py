@@ -8,10 +8,11 @@ import psutil
 import pytest
 
 from agent.agents import agent_process, ask, ends_with, pids_under, read_stream, ready, tiny_gguf, wanted
-from agent.peer import Peer
+from agent.peer import VERDICT_KEY, Peer
 from agent.support import Storage, wait_until
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import Answer, Chunk, CloseCode, Hello, Report
+from modelshare.wire.verdict import Verdict
 
 pytestmark = pytest.mark.anyio
 
@@ -97,6 +98,7 @@ async def test_a_removed_agent_deletes_everything_and_says_so(peer: Peer, storag
         await peer.expect(Hello)
         await peer.want(wanted(storage))
         await ready(peer)
+        peer.verdict, peer.refuse_with = Verdict.REMOVED, 403
         assert peer.socket is not None
         await peer.socket.close(code=CloseCode.REMOVED, message=b"removed")
         code, said = await ends_with(agent)
@@ -105,6 +107,31 @@ async def test_a_removed_agent_deletes_everything_and_says_so(peer: Peer, storag
         "error: This agent was removed from the server: the weights it held are deleted."
     )
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["agent.lock"]
+
+
+async def test_nobody_but_its_own_platform_makes_an_agent_give_up(peer: Peer, storage: Storage, tmp_path: Path) -> None:
+    async with agent_process(peer, tmp_path) as agent:
+        await peer.expect(Hello)
+        await peer.want(wanted(storage))
+        await ready(peer)
+        peer.verdict, peer.verdict_key, peer.refuse_with = Verdict.REMOVED, "00" * 32, 403
+        peer.welcome_key = "00" * 32  # what it learned when it enrolled is not replaced
+        assert peer.socket is not None
+        await peer.socket.close(code=CloseCode.REMOVED, message=b"removed")
+        await wait_until(lambda: peer.refusals > 1)
+        peer.refuse_with = None
+        await peer.expect(Hello)
+        assert peer.socket is not None
+        await peer.socket.close(code=CloseCode.REMOVED, message=b"removed")
+        await peer.expect(Hello)
+        await peer.want(wanted(storage))
+        await ready(peer)
+        peer.verdict, peer.verdict_key, peer.refuse_with = Verdict.UNKNOWN, VERDICT_KEY, 401
+        await peer.socket.close(code=1000, message=b"")
+        code, said = await ends_with(agent)
+    assert code == 1
+    assert "The server does not know this agent (any more)." in said.splitlines()[-1]
+    assert (tmp_path / "weights" / storage.file("model.gguf").sha256).exists()
 
 
 async def test_a_second_agent_on_the_same_folder_is_told(peer: Peer, tmp_path: Path) -> None:

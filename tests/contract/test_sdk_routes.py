@@ -47,6 +47,7 @@ INFERENCE = "/{project_id}/{endpoint_slug}/"
 NOT_FOR_THE_SDK = {
     ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"),  # for operators' tools
     ("POST", "/v1/agent/deployments/{deployment_id}/grant"),  # the agent's own, with its own credential
+    ("GET", "/v1/agent/status"),  # likewise
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ PUBLIC = {
     ("get", "/v1/catalog/models/{model_id}"),
     ("post", "/v1/enroll"),
     ("post", "/v1/agent/deployments/{deployment_id}/grant"),
+    ("get", "/v1/agent/status"),
 }
 """The last two take a join key and an agent's token instead."""
 

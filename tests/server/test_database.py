@@ -2,16 +2,20 @@
 
 import asyncio
 import os
+import sqlite3
 import stat
 import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import make_url, select, text, update
+from sqlalchemy.exc import OperationalError
 
+from conftest import Tenant, new_tenant
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.app import Application
 from modelshare.server.db import Database
+from modelshare.server.outages import outage_of
 
 pytestmark = pytest.mark.anyio
 PROJECTS = text("SELECT count(*) FROM projects")
@@ -60,3 +64,31 @@ async def test_a_new_connection_leaves_the_lock_of_another(database_url: str) ->
         )
         assert b"database is locked" in (await process.communicate())[1]
     await database.close()
+
+
+@pytest.mark.parametrize("value", [{"created_at": 2**63}, {"name": None}, {"slug": "taken"}])
+async def test_what_can_never_be_written_is_told_from_a_database_that_is_away(
+    app: Application, owner: Tenant, value: dict[str, object]
+) -> None:
+    await new_tenant(app, "taken")
+    with pytest.raises(Exception) as refused:  # noqa: PT011 - drivers and dialects differ in what they raise
+        async with app.database.write() as session:
+            await session.execute(update(ProjectRow).where(ProjectRow.id == owner.project.id).values(**value))
+    assert outage_of(refused.value) is None
+    away = Database("postgresql+asyncpg://nobody@127.0.0.1:1/nothing")
+    with pytest.raises(OSError) as gone:  # noqa: PT011 - as above
+        async with away.write() as session:
+            await session.execute(select(ProjectRow))
+    assert outage_of(gone.value) is not None
+    await away.close()
+
+
+@pytest.mark.parametrize("lend", ["sqlite"], indirect=True)
+async def test_a_locked_database_is_trouble_that_passes(app: Application) -> None:
+    async with app.database.write() as holding:
+        await holding.execute(select(ProjectRow))
+        impatient = sqlite3.connect(str(app.database.url.database), timeout=0)
+        with pytest.raises(sqlite3.OperationalError) as busy:
+            impatient.execute("BEGIN IMMEDIATE")
+        impatient.close()
+    assert outage_of(OperationalError("BEGIN IMMEDIATE", None, busy.value)) is not None

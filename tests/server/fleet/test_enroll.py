@@ -93,3 +93,33 @@ async def test_a_project_has_so_many_agents_and_no_more(settings: Settings) -> N
         assert await enrolled(anybody, await new_key(tenant.http), "ab") == [201, 201]
         assert await enrolled(anybody, await new_key(tenant.http), "c") == [409]
         assert await enrolled(anybody, await new_key(other.http), "d") == [201], "another project has its own"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"engines": ["a\u202e"]},
+        {"engines": ["x"] * 51},
+        {"accelerator": "x" * 201},
+        {"platform": "a\nb"},
+        {"memory_bytes": -1},
+        {"disk_free_bytes": 2**64 - 1},
+    ],
+)
+async def test_what_no_machine_is_like_is_refused(
+    deployer: Tenant, anonymous: httpx.AsyncClient, odd: dict[str, object]
+) -> None:
+    key = (await deployer.http.post("/v1/join-keys", json={"name": "boxes"})).json()["key"]
+    made = await anonymous.post("/v1/enroll", json={"join_key": key, "name": "box", "capabilities": odd})
+    assert made.status_code == 400
+    assert (await deployer.http.get("/v1/agents")).json()["data"] == []
+
+
+async def test_what_an_earlier_version_let_in_keeps_nobody_from_seeing_the_agents(
+    app: Application, deployer: Tenant
+) -> None:
+    await enroll(deployer.http)
+    async with app.database.write() as session:
+        await session.execute(update(AgentRow).values(capabilities={"engines": ["\x1b" * 300], "memory_bytes": -5}))
+    (agent,) = (await deployer.http.get("/v1/agents")).json()["data"]
+    assert agent["capabilities"]["memory_bytes"] == -5

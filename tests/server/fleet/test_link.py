@@ -5,11 +5,13 @@ from typing import Any
 
 import aiohttp
 import pytest
+from sqlalchemy import update
 
 from conftest import Tenant
 from factories import make_model
 from link_agent import enroll, linked
 from modelshare.server.app import Application
+from modelshare.server.registry.tables import VersionRow
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import PROTOCOL, Chunk, CloseCode, Hello, Ping
 from served import serving, wait_until
@@ -118,6 +120,26 @@ async def test_desired_state_is_what_endpoints_ask_for(
         assert (report["model_name"], report["phase"], report["bytes_done"]) == ("acme/tiny", "pulling", 300)
         assert (await deployer.http.delete("/v1/endpoints/chat")).status_code == 204
         await agent.wanted(0)
+
+
+async def test_a_model_that_no_frame_can_tell_keeps_no_other_from_its_agent(
+    app: Application, url: str, owner: Tenant
+) -> None:
+    for name in ("odd", "lost", "sound"):
+        model_id = await make_model(app, owner.project.id, name=name)
+        wish = {"slug": name, "model": str(model_id), "tier": "self_hosted"}
+        assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
+        async with app.database.write() as session:
+            odd = {"architecture": "x\x1b" * 5000, "context_length": 2**60, "parameters": -1} if name == "odd" else {}
+            changes = {"version": "1" * 300} if name == "lost" else odd
+            if changes:
+                await session.execute(update(VersionRow).where(VersionRow.model_id == model_id).values(**changes))
+    _, token = await enroll(owner.http)
+    async with linked(url, token) as agent:
+        told = {wanted.served_name: wanted for wanted in await agent.wanted(2)}
+    assert told.keys() == {"acme/odd", "acme/sound"}
+    assert (told["acme/odd"].context_length, told["acme/odd"].parameters) == (None, None)
+    assert (told["acme/odd"].architecture or "").startswith("x x x ")
 
 
 async def test_what_it_held_counts_as_waiting_on_a_new_link(

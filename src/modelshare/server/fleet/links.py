@@ -42,7 +42,7 @@ log = structlog.get_logger()
 
 _HELLO_SECONDS = 10.0
 _GOODBYE_SECONDS = 1.0
-_STOP_SECONDS = 3.0
+_STOP_SECONDS = 2.0
 """Links may take to end when the process does; the database they tell of it may be away."""
 _RETRY_SECONDS = 1.0
 _VOUCH_SECONDS = presence.STALE_SECONDS / 3
@@ -124,11 +124,8 @@ class Links:
             task = asyncio.ensure_future(self._serve(LinkName(agent.id, uuid.uuid4()), agent.name, link))
             self._sessions.add(task)
             task.add_done_callback(self._sessions.discard)
-            try:
-                why = await task
-            except Exception as error:  # noqa: BLE001 - as above
-                log.warning("cannot link an agent", agent=str(agent.id), error=str(error))
-                why = ClosedError(CloseCode.TRY_AGAIN, "The server had a problem with this link: link again.")
+            await asyncio.wait([task])
+            why = _result(task)
         # The socket may be gone: servers differ in what they raise then, and one never answers.
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_GOODBYE_SECONDS):
@@ -275,6 +272,16 @@ class Links:
 
     def _now(self) -> int:
         return int(self._clock())
+
+
+def _result(serving: asyncio.Task[ClosedError]) -> ClosedError:
+    """Why the link that it served ended."""
+    if serving.cancelled():
+        return ClosedError(CloseCode.GOING_AWAY, "The server restarts.")
+    if (error := serving.exception()) is None:
+        return serving.result()
+    log.warning("cannot link an agent", error=str(error))
+    return ClosedError(CloseCode.TRY_AGAIN, "The server cannot take a link now: link again.")
 
 
 async def _try_again(scope: Scope, send: Send) -> None:

@@ -27,9 +27,9 @@ Deployment = tuple[uuid.UUID, str]
 Write = Callable[[AsyncSession, Mapping[Deployment, Value]], Awaitable[None]]
 _GATHER_SECONDS: Final = 0.5
 """The longest that reports gather before they are written."""
-_PAUSE_SECONDS: Final = 0.02
+_PAUSE_SECONDS: Final = 0.1
 """Between two batches, so that an agent whose phase flickers leaves the database to others."""
-_STOP_SECONDS: Final = 2.0
+_STOP_SECONDS: Final = 1.0
 """What is left may take to be written in the end."""
 _GRADUAL: Final = frozenset({Phase.PULLING, Phase.VERIFYING, Phase.CONVERTING})
 
