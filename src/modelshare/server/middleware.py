@@ -1,9 +1,9 @@
-"""What stands before every request for the API and the pages."""
+"""What stands before requests: before every one, or before those for the API and the pages."""
 
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import structlog
@@ -11,6 +11,20 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelshare.server.bodies import discard
+
+_NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
+
+
+def never_sniffed(send: Send) -> Send:
+    """Every answer is of the type that it says and of no other, whatever a browser makes of its content."""
+
+    async def send_plainly(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            others = (each for each in message.get("headers", ()) if each[0].lower() != _NO_SNIFF[0])
+            message = {**message, "headers": [*others, _NO_SNIFF]}
+        await send(message)
+
+    return send_plainly
 
 
 class RequestId:
