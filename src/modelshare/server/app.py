@@ -50,7 +50,7 @@ from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.health import Readiness
 from modelshare.server.http import Caller, Platform
 from modelshare.server.jobs import Worker
-from modelshare.server.middleware import BodyLimit, Head, RequestId
+from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
@@ -138,6 +138,8 @@ class Application:
             await self._lifespan(receive, send)
             return
         scope["platform"] = self.platform
+        if scope["type"] == "http":
+            send = never_sniffed(send)
         await self._route(scope)(scope, receive, send)
 
     @asynccontextmanager

@@ -265,7 +265,7 @@ async def _platform_caller(request: Request) -> Caller:
     found: Caller = request.state.caller
     if not found.is_platform:
         raise PermissionDenied("This route needs a platform key (scope `platform`): they start with `msp_`.")
-    return found
+    return replace(found, project_id=None, project_slug=None)  # it is about the platform, whatever its path begins with
 
 
 async def _read_session(request: Request) -> AsyncIterator[AsyncSession]:

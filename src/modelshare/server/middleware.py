@@ -1,10 +1,10 @@
-"""What stands before every request for the API and the pages."""
+"""What stands before requests: before every one, or before those for the API and the pages."""
 
 import sys
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import structlog
@@ -12,6 +12,21 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelshare.server.errors import UnsupportedEncoding, check_encoding
+
+_NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
+
+
+def never_sniffed(send: Send) -> Send:
+    """Every answer is of the type that it says and of no other, whatever a browser makes of its content."""
+
+    async def send_plainly(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            others = (each for each in message.get("headers", ()) if each[0].lower() != _NO_SNIFF[0])
+            message = {**message, "headers": [*others, _NO_SNIFF]}
+        await send(message)
+
+    return send_plainly
+
 
 class RequestId:
     """Gives every answer an `X-Request-Id` to quote when something went wrong; log lines of the request carry it."""

@@ -54,6 +54,33 @@ async def test_the_platforms_key_names_shared_tiers(operator: httpx.AsyncClient)
     assert (await operator.delete(f"/v1/platform/join-keys/{listed['id']}")).status_code == 204
 
 
+async def test_a_platform_key_in_a_project_makes_that_projects_join_keys(
+    deployer: Tenant, operator: httpx.AsyncClient
+) -> None:
+    keys = f"/{deployer.project.id}/v1/join-keys"
+    for tiers in ([], ["free"], ["self_hosted"]):
+        refused = await operator.post(keys, json={"name": "box", "tiers": tiers})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tiers")
+    made = await operator.post(keys, json={"name": "box"})
+    assert (made.status_code, made.json()["tiers"]) == (201, None)
+    assert [key["id"] for key in (await deployer.http.get("/v1/join-keys")).json()["data"]] == [made.json()["id"]]
+    enrolled = await operator.post("/v1/enroll", json={"join_key": made.json()["key"], "name": "box"})
+    assert enrolled.status_code == 201
+    [agent] = (await deployer.http.get("/v1/agents")).json()["data"]
+    assert (agent["id"], agent["tiers"]) == (enrolled.json()["agent_id"], None)
+
+
+async def test_a_route_of_the_platform_is_about_the_platform_in_whatever_project(
+    deployer: Tenant, operator: httpx.AsyncClient
+) -> None:
+    wish = {"name": "rack", "tiers": ["free"]}
+    made = await operator.post(f"/{deployer.project.id}/v1/platform/join-keys", json=wish)
+    assert (made.status_code, made.json()["tiers"]) == (201, ["free"])
+    assert (await deployer.http.get("/v1/join-keys")).json()["data"] == []
+    [listed] = (await operator.get("/v1/platform/join-keys")).json()["data"]
+    assert listed["id"] == made.json()["id"]
+
+
 async def test_who_may(deployer: Tenant, anonymous: httpx.AsyncClient, operator: httpx.AsyncClient) -> None:
     assert (await anonymous.post("/v1/join-keys", json={"name": "box"})).status_code == 401
     assert (await deployer.http.post("/v1/platform/join-keys", json={"name": "box"})).status_code == 403

@@ -267,10 +267,10 @@ def facts_of(row: AgentRow) -> rules.AgentFacts:
 
 
 def _check_tiers(caller: Caller, wanted: list[str] | None, tiers: TierBook) -> None:
-    if not caller.is_platform:
+    if caller.project_id is not None:  # whoever asks: the key is the project's
         if wanted is not None:
             raise InvalidRequest(
-                "`tiers` is for the platform's join keys; an agent of your project serves its `self_hosted` endpoints. "
+                "`tiers` is for the platform's join keys; an agent of a project serves its `self_hosted` endpoints. "
                 "Leave the field out.",
                 param="tiers",
             )

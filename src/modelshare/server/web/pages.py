@@ -26,7 +26,6 @@ from modelshare.server.web.words import for_people
 from modelshare.wire.keys import Project, Scope
 
 _SECURITY: Final = {
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "X-Frame-Options": "DENY",

@@ -55,7 +55,6 @@ async def static_file(request: Request, name: str) -> Response:
     headers = {
         "Cache-Control": _FOREVER if current else "no-cache",
         "Vary": "Accept-Encoding",
-        "X-Content-Type-Options": "nosniff",
     }
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(file.compressed, headers={**headers, "Content-Encoding": "gzip"}, media_type=file.media_type)

@@ -1,5 +1,7 @@
 """Jobs in the background that were given up, for the platform's operator: why, and once more."""
 
+import uuid
+
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server import jobs
@@ -16,8 +18,8 @@ async def page(session: AsyncSession, paging: Paging) -> Page[GivenUpJob]:
     """Those of the last 30 days that were not done since, the latest first."""
     after = None
     if paging.after:
-        at, last = decode_cursor(paging.after, int, str)
-        after = (at, parse_uuid(last) or jobs.new_id())
+        at, last = decode_cursor(paging.after, int, uuid.UUID)
+        after = (at, last)
     rows = await jobs.given_up(session, paging.limit + 1, after)
     more, rows = len(rows) > paging.limit, rows[: paging.limit]
     cursor = encode_cursor(rows[-1].given_up_at, str(rows[-1].id)) if more else None
