@@ -1,12 +1,12 @@
 """Join keys, agents, deployments and grants."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from modelshare.wire.base import Request, Response, Seconds, UnixSeconds
-from modelshare.wire.keys import Name
+from modelshare.wire.text import Line, Name
 
 
 class AgentState(StrEnum):
@@ -52,8 +52,23 @@ class JoinKeyWithValue(JoinKey):
     """`msj_...`, shown this once."""
 
 
-class Capabilities(Request):
+Fact = Annotated[Line, Field(max_length=200)]
+Bytes = Annotated[int, Field(ge=0, le=1 << 62)]
+
+
+class Machine(Request):
     """What a machine can run, as the agent found it."""
+
+    engines: Annotated[list[Fact], Field(max_length=50)] = Field(default_factory=list)
+    accelerator: Fact = "cpu"
+    memory_bytes: Bytes | None = None
+    disk_free_bytes: Bytes | None = None
+    platform: Fact = ""
+    agent_version: Fact = ""
+
+
+class Capabilities(Response):
+    """What a machine can run, as it was noted."""
 
     engines: list[str] = Field(default_factory=list)
     accelerator: str = "cpu"
@@ -66,7 +81,7 @@ class Capabilities(Request):
 class Enroll(Request):
     join_key: str
     name: Name
-    capabilities: Capabilities = Field(default_factory=Capabilities)
+    capabilities: Machine = Field(default_factory=Machine)
 
 
 class Enrolled(Response):

@@ -80,7 +80,7 @@ async def revoke_join_key(session: AsyncSession, caller: Caller, key_id: str, *,
 
 
 async def enroll(session: AsyncSession, wish: Enroll, settings: Settings, *, now: int) -> Enrolled:
-    """Turns a join key into an agent and its token. 401 when the key is unknown, over or revoked; 409 for one too many."""
+    """Turns a join key into an agent and its token. 401 for a key that is unknown or over; 409 for one too many."""
     key = await queries.join_key_by_hash(session, secret_hash(wish.join_key))
     if key is None:
         raise Unauthenticated(f"This join key is unknown. Copy it whole, or {_ANOTHER_KEY}.")
