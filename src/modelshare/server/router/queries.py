@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, literal_column, select
+from sqlalchemy import ColumnElement, SQLColumnExpression, and_, case, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.db import owned
@@ -15,7 +15,7 @@ _DELETED: ColumnElement[str] = literal_column("' (deleted)'")
 _ENDPOINT = case(
     (EndpointRow.id != UsageRow.endpoint_id, UsageRow.endpoint_slug.concat(_DELETED)), else_=UsageRow.endpoint_slug
 )
-COLUMNS: dict[str, ColumnElement[Any]] = {
+COLUMNS: dict[str, SQLColumnExpression[Any]] = {
     "day": UsageRow.day,
     "endpoint": _ENDPOINT,
     "model": UsageRow.model_id,
