@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from modelshare import __version__
-from modelshare.wire.agents import Capabilities
+from modelshare.wire.agents import Machine
 
 _ROOT: Final = Path("/")
 
 
-def capabilities(data_dir: Path, engines: Sequence[str]) -> Capabilities:
+def capabilities(data_dir: Path, engines: Sequence[str]) -> Machine:
     """The machine as it is now; `engines` are the kinds that can be started here."""
-    return Capabilities(
+    return Machine(
         engines=list(engines),
         accelerator=accelerator(),
         memory_bytes=memory_bytes(),

@@ -5,6 +5,8 @@ import logging
 import sys
 from typing import Final
 
+from modelshare.wire.text import visible
+
 
 def log_to_stderr(*, as_json: bool = False, verbose: bool = False) -> None:
     """Set up logging for the whole program."""
@@ -26,7 +28,7 @@ class _ForPeople(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         record.mark = _MARKS.get(record.levelno, "")
-        return super().format(record)
+        return visible(super().format(record), keep="\n")
 
 
 class _JsonLines(logging.Formatter):

@@ -10,6 +10,7 @@ from modelshare.cli.failures import describe
 from modelshare.cli.output import Json, print_json, say
 from modelshare.client import Client, ModelshareError
 from modelshare.client.chat import Message, stream_chat
+from modelshare.wire.text import visible
 
 app = typer.Typer(add_completion=False)
 
@@ -64,7 +65,7 @@ def _answer(client: Client, base_url: str, messages: list[Message], max_tokens: 
     for piece in stream_chat(client, base_url, messages, max_tokens=max_tokens):
         pieces.append(piece)
         if not quiet:
-            typer.echo(piece, nl=False)
+            typer.echo(visible(piece, keep="\n\t"), nl=False)
     if not quiet:
         typer.echo()
     return "".join(pieces)

@@ -6,7 +6,7 @@ import typer
 
 from modelshare.cli.confirm import Yes, confirm
 from modelshare.cli.exits import ExitCode
-from modelshare.cli.output import Json, one_line, print_json, print_record, print_table, say
+from modelshare.cli.output import Json, one_line, print_json, print_record, print_table, say, tell
 from modelshare.cli.requests import request
 from modelshare.cli.which import any_model
 from modelshare.cli.words import size, when
@@ -132,8 +132,8 @@ def _state(endpoint: Endpoint) -> str:
 
 
 def _print_explanation(answer: Explanation) -> None:
-    typer.echo("Possible." if answer.possible else "Not possible:")
+    tell("Possible." if answer.possible else "Not possible:")
     for reason in answer.reasons:
-        typer.echo(f"- {reason.message} {reason.fix}")
+        tell(f"- {reason.message} {reason.fix}")
     for note in answer.notes:
-        typer.echo(f"Note: {note}")
+        tell(f"Note: {note}")

@@ -16,6 +16,7 @@ from modelshare.client.errors import (
     ServerError,
     UnexpectedAnswerError,
 )
+from modelshare.wire.text import visible
 
 
 class CommandError(Exception):
@@ -57,7 +58,7 @@ def describe(error: Exception) -> Failure:
             message = f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
         case _:
             message = f"modelshare has a bug ({_where_and_what(error)}). Please report it with the command you ran."
-    return Failure(" ".join(message.split()), code)
+    return Failure(visible(" ".join(message.split())), code)
 
 
 def _where_and_what(error: Exception) -> str:
@@ -78,4 +79,4 @@ def _does_not_fit(error: ValidationError) -> str:
     first = error.errors()[0]
     field = next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), "the request")
     form = _FORMS.get(field) if first["type"] == "string_pattern_mismatch" else None
-    return f"{first['input']!r} does not fit `{field}`: {form or first['msg']}."
+    return f"{first['input']!r} does not fit `{field}`: {form or first['msg'].removeprefix('Value error, ')}."

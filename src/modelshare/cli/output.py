@@ -13,18 +13,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelshare.wire.text import visible
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
 
 Printable = BaseModel | Sequence[BaseModel] | dict[str, object]
 
 
 def print_json(value: Printable) -> None:
-    typer.echo(json.dumps(to_jsonable_python(value), indent=2, ensure_ascii=False))
+    typer.echo(visible(json.dumps(to_jsonable_python(value), indent=2, ensure_ascii=False), keep="\n"))
+
+
+def tell(text: str) -> None:
+    """A result in words."""
+    typer.echo(visible(text, keep="\n"))
 
 
 def say(text: str) -> None:
     """Words beside the result, for people; on stderr, so that a pipe carries results only."""
-    typer.echo(text, err=True)
+    typer.echo(visible(text, keep="\n"), err=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
@@ -58,5 +65,5 @@ def _print_aligned(lines: list[list[str]]) -> None:
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks and control characters: what others wrote must not steer the terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    """The text on one line, control characters escaped: what others wrote must not steer the terminal."""
+    return visible(" ".join(text.splitlines()))

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from modelshare.cli.output import Json, print_json, say
+from modelshare.cli.output import Json, print_json, say, tell
 from modelshare.cli.which import own_model
 from modelshare.client import Client
 from modelshare.wire.models import UnsharePreview
@@ -36,14 +36,14 @@ def unshare(
 
 
 def _print_preview(name: str, preview: UnsharePreview) -> None:
-    typer.echo(
+    tell(
         f"Unsharing {name} keeps {preview.keeps_serving} active endpoint(s) serving, "
         f"{preview.keeps_serving_other_projects} of them of other projects."
     )
     for line in preview.stops_being_possible:
-        typer.echo(f"No longer possible: {line}")
+        tell(f"No longer possible: {line}")
     if preview.removed:
-        typer.echo(f"Removed: {', '.join(preview.removed)}")
+        tell(f"Removed: {', '.join(preview.removed)}")
     for note in preview.notes:
-        typer.echo(f"Note: {note}")
+        tell(f"Note: {note}")
     say("Nothing was changed.")

@@ -6,11 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from modelshare.wire.base import Request, Response, Seconds, UnixSeconds
-from modelshare.wire.keys import Name
-from modelshare.wire.text import PLAIN
-
-_Word = Annotated[str, Field(max_length=200, pattern=PLAIN)]
-_Bytes = Annotated[int, Field(ge=0, le=2**53)]
+from modelshare.wire.text import Line, Name
 
 
 class AgentState(StrEnum):
@@ -56,21 +52,36 @@ class JoinKeyWithValue(JoinKey):
     """`msj_...`, shown this once."""
 
 
-class Capabilities(Request):
+Fact = Annotated[Line, Field(max_length=200)]
+Bytes = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class Machine(Request):
     """What a machine can run, as the agent found it."""
 
-    engines: Annotated[list[_Word], Field(max_length=50)] = Field(default_factory=list)
-    accelerator: _Word = "cpu"
-    memory_bytes: _Bytes | None = None
-    disk_free_bytes: _Bytes | None = None
-    platform: _Word = ""
-    agent_version: _Word = ""
+    engines: Annotated[list[Fact], Field(max_length=50)] = Field(default_factory=list)
+    accelerator: Fact = "cpu"
+    memory_bytes: Bytes | None = None
+    disk_free_bytes: Bytes | None = None
+    platform: Fact = ""
+    agent_version: Fact = ""
+
+
+class Capabilities(Response):
+    """What a machine can run, as it was noted."""
+
+    engines: list[str] = Field(default_factory=list)
+    accelerator: str = "cpu"
+    memory_bytes: int | None = None
+    disk_free_bytes: int | None = None
+    platform: str = ""
+    agent_version: str = ""
 
 
 class Enroll(Request):
     join_key: str
     name: Name
-    capabilities: Capabilities = Field(default_factory=Capabilities)
+    capabilities: Machine = Field(default_factory=Machine)
 
 
 class Enrolled(Response):

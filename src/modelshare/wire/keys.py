@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from pydantic import Field, IPvAnyNetwork
 
 from modelshare.wire.base import SLUG_PATTERN, EndpointSlug, Request, Response, Seconds, UnixSeconds
+from modelshare.wire.text import Name
 
 ProjectSlug = Annotated[str, Field(pattern=SLUG_PATTERN, min_length=1, max_length=40)]
-Name = Annotated[str, Field(min_length=1, max_length=100)]
 Quota = Annotated[int, Field(ge=0, le=1 << 62)]
 """Most bytes of weights a project may store; None, where a project has none, takes the platform's default."""
 

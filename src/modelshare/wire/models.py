@@ -3,10 +3,11 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from modelshare.wire.base import Request, Response, UnixSeconds
 from modelshare.wire.sharing import Audience, AudienceProject, RecallNotice, ShareLink, ShareLinkWithToken
+from modelshare.wire.text import Line, Text, check_name
 
 MODEL_NAME_PATTERN = r"^(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?$(?!\n)"
 """The Hugging Face form: 1-96 of `[A-Za-z0-9_.-]`, a word character at both ends, no `--` and no `..`."""
@@ -14,6 +15,7 @@ SEMVER_PATTERN = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.\-]+)?(
 """https://semver.org, version 2.0.0."""
 
 ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN, max_length=96)]
+Tag = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_name)]
 SemVer = Annotated[str, Field(pattern=SEMVER_PATTERN, max_length=64)]
 
 
@@ -89,11 +91,11 @@ class ModelPatch(Request):
     """Rename, or edit what people read; the manifest never changes."""
 
     name: ModelName | None = None
-    display_name: Annotated[str, Field(max_length=200)] | None = None
-    description: Annotated[str, Field(max_length=2000)] | None = None
-    tags: Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=50)] | None = None
-    license: Annotated[str, Field(max_length=200)] | None = None
-    card: Annotated[str, Field(max_length=400_000)] | None = None
+    display_name: Annotated[Line, Field(max_length=200)] | None = None
+    description: Annotated[Text, Field(max_length=2000)] | None = None
+    tags: Annotated[list[Tag], Field(max_length=50)] | None = None
+    license: Annotated[Line, Field(max_length=200)] | None = None
+    card: Annotated[Text, Field(max_length=400_000)] | None = None
 
 
 class Version(Response):

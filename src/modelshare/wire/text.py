@@ -1,17 +1,88 @@
-"""Texts that strangers give and people read, on one line."""
+"""What names and texts of people may hold, and how one that holds more is shown: nothing steers a terminal or a reader.
+
+A name is one line. Neither a name nor a text holds control characters or what turns the direction of the text after it:
+by these a name reads as another one. Hebrew and Arabic read right without.
+"""
 
 import re
-from typing import Final
+from typing import Annotated, Final
 
-_UNFIT: Final = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-"""Control characters, line separators and what changes the direction of a text: they let a line read as another one."""
-PLAIN: Final = rf"^[^{_UNFIT}]*\Z"
-"""Matches a text without them."""
-PLAIN_PATH: Final = rf"^(?!(?:.*/)?\.{{0,2}}(?:/|\Z))[^{_UNFIT}\\]+\Z"
-"""Matches a relative path that stays within its folder, without them."""
-_unfit = re.compile(f"[{_UNFIT}]")
+from pydantic import AfterValidator, Field
+
+_CONTROLS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
+"""Controls, ends of lines and paragraphs, and halves of characters: Unicode's categories Cc, Zl, Zp and Cs."""
+_TURNING: Final = r"\u202a-\u202e\u2066-\u2069"
+"""Embeddings, overrides and isolates of Unicode's bidirectional algorithm (UAX 9)."""
+_INVISIBLE: Final = (
+    r"\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b\u200e\u200f\u2060-\u2064\u206a-\u206f\ufeff"
+    r"\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001"
+    r"\U000e0020-\U000e007f"
+)
+"""The rest of Unicode's category Cf, but for U+200C and U+200D: Persian, the scripts of India, and emoji are written with
+these. Written out, so that both sides of the wire have the same, whatever their Python knows of Unicode."""
+_NOT_IN_NAMES: Final = _CONTROLS + _TURNING + _INVISIBLE
+PLAIN: Final = rf"^[^{_NOT_IN_NAMES}]*\Z"
+"""Matches one line that could be a name."""
+PLAIN_PATH: Final = rf"^(?!(?:.*/)?\.{{0,2}}(?:/|\Z))[^{_NOT_IN_NAMES}\\]+\Z"
+"""Matches a relative path that stays within its folder, of such characters."""
+_not_in_name: Final = re.compile(f"[{_NOT_IN_NAMES}]")
+_not_in_text: Final = re.compile(f"(?![\\t\\n\\r])[{_CONTROLS}{_TURNING}]")
+
+
+def fits_name(text: str) -> bool:
+    """True when all of it may stand in a name."""
+    return _not_in_name.search(text) is None
+
+
+def fits_text(text: str) -> bool:
+    """True when all of it may stand in a text of several lines. Marks of direction may: they turn nothing else."""
+    return _not_in_text.search(text) is None
 
 
 def plain(text: str, most: int) -> str:
-    """The text with a space for what is unfit, cut to `most` characters."""
-    return _unfit.sub(" ", text[:most])
+    """One line: a space for whatever may not stand in a name, cut to `most` characters."""
+    return _not_in_name.sub(" ", text[:most])
+
+
+def visible(text: str, keep: str = "") -> str:
+    """The text with whatever may not stand in a name written as JSON writes it, by its number; but for `keep`."""
+    return _not_in_name.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), text)
+
+
+def check_name(text: str) -> str:
+    """The name without blanks around it. ValueError with a sentence where it holds what names do not, or nothing."""
+    if unfit := _not_in_name.search(text):
+        raise ValueError(f"leave out {_code(unfit[0])}: names hold no control characters and none that are invisible")
+    if not text.strip():
+        raise ValueError("give at least one character that is no blank")
+    return text.strip()
+
+
+def check_line(text: str) -> str:
+    """As `check_name`; but nothing is a line too."""
+    return check_name(text) if text.strip(" ") else ""
+
+
+def check_text(text: str) -> str:
+    """The text as it is. ValueError with a sentence where it holds what texts do not."""
+    if unfit := _not_in_text.search(text):
+        what = "texts hold no control characters and none that turn the text after them around"
+        raise ValueError(f"leave out {_code(unfit[0])}: {what}")
+    return text
+
+
+def _code(character: str) -> str:
+    return f"U+{ord(character):04X}"
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[n : n + 2].hex()}" for n in range(0, len(units), 2))
+
+
+Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(check_name)]
+"""What people call something: one line."""
+Line = Annotated[str, AfterValidator(check_line)]
+"""A fact in words, on one line."""
+Text = Annotated[str, AfterValidator(check_text)]
+"""What people write, on as many lines as they like."""

@@ -16,6 +16,7 @@ class UsageRow(Response):
     day: str | None
     """`YYYY-MM-DD`, UTC. None, like the next three, where it was not grouped by it."""
     endpoint: str | None
+    """Its slug; `slug (deleted)` for those that are gone, where another one has the slug now."""
     model: str | None
     key: str | None
     """The key's id, or `person:<id>` for requests from the dashboard."""

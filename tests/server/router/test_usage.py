@@ -128,3 +128,22 @@ async def test_metrics(endpoint: Endpoint, ready: LinkAgent, anonymous: httpx.As
     assert 'modelshare_inference_requests_total{route="other",status="404"} 1.0' in text
     assert 'modelshare_inference_tokens_total{kind="completion"} 8.0' in text
     assert "modelshare_inference_under_way 0.0" in text
+
+
+async def test_a_slug_used_again_inherits_nothing(endpoint: Endpoint, ready: LinkAgent) -> None:
+    ready.handler = serve
+    await endpoint.chat()
+    await usage(endpoint.tenant, 1)
+    http = endpoint.tenant.http
+    wish = {"slug": "other", "model": endpoint.model_id, "tier": "self_hosted"}  # so that the agent keeps the model
+    assert (await http.post("/v1/endpoints", json=wish)).status_code == 201
+    assert (await http.delete("/v1/endpoints/chat")).status_code == 204
+    (row,) = await usage(endpoint.tenant, 1, group_by="endpoint")
+    assert row["endpoint"] == "chat"
+    assert (await http.post("/v1/endpoints", json={**wish, "slug": "chat"})).status_code == 201
+    await endpoint.is_("active")
+    await endpoint.chat()
+    await endpoint.chat()
+    for group_by in ("endpoint", "day,endpoint,model,key"):
+        rows = await usage(endpoint.tenant, 3, group_by=group_by)
+        assert {row["endpoint"]: row["requests"] for row in rows} == {"chat": 2, "chat (deleted)": 1}

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from modelshare.wire.keys import Scope
+from modelshare.wire.text import fits_name
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -19,8 +20,6 @@ EMAIL_LENGTH: Final = 254
 NAME_LENGTH: Final = 200
 PASSWORD_LENGTHS: Final = range(10, 257)
 """Length is all that is asked for, as NIST SP 800-63B section 3.1.1 has it."""
-_TURNING: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Turn the direction of whatever text comes after; Hebrew and Arabic read right without."""
 
 
 class MemberRole(StrEnum):
@@ -60,7 +59,7 @@ def clean_name(text: str) -> str:
     name = text.strip()
     if not name or len(name) > NAME_LENGTH:
         raise ValueError(f"A name has 1 to {NAME_LENGTH} characters.")
-    if not all(_is_shown(character) for character in name):
+    if not fits_name(name):
         raise ValueError("A name holds no control characters. Use letters, spaces and the like.")
     return name
 
@@ -167,8 +166,3 @@ def hint(secret: str) -> str:
 def _is_plain(text: str) -> bool:
     """True without spaces, controls and what turns text around."""
     return all(character.isprintable() and not character.isspace() for character in text)
-
-
-def _is_shown(character: str) -> bool:
-    """False for controls, line ends, halves of characters, and what turns the text after it around."""
-    return unicodedata.category(character) not in {"Cc", "Cs", "Zl", "Zp"} and character not in _TURNING

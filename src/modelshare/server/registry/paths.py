@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 
 from modelshare.server.registry.refused import Refused, shown
+from modelshare.wire.text import fits_name
 
 MAX_FILES = 10_000
 MAX_PATH_BYTES = 1_024
@@ -12,8 +13,6 @@ _MAX_FOLDERS = 10_000
 _MAX_DEPTH = 128
 MAX_SEGMENT_BYTES = 255  # NAME_MAX of Linux, macOS and Windows file systems
 
-# Bidirectional overrides and line separators let a name read as another one.
-_DECEPTIVE = frozenset("\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # What Windows cannot store, https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 _NOT_PORTABLE = frozenset('<>:"|?*')
 _PLAIN = re.compile(r"[\w /.,+=@%~-]*", re.ASCII)
@@ -80,7 +79,7 @@ def _unfit_characters(path: str) -> str | None:
     if path.isascii() and path.isprintable() and _PLAIN.fullmatch(path):
         return None
     for character in path:
-        if unicodedata.category(character) in {"Cc", "Cs"} or character in _DECEPTIVE:
+        if not fits_name(character):
             return "holds a control character"
         if character == "\\":
             return "holds a backslash, where / separates folders"

@@ -1,16 +1,23 @@
 """Every select on what the router looks up and counts."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, SQLColumnExpression, and_, case, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.db import owned
 from modelshare.server.endpoints.tables import EndpointRow, UsageRow
 
-COLUMNS = {
+_HAS_SLUG = and_(EndpointRow.project_id == UsageRow.project_id, EndpointRow.slug == UsageRow.endpoint_slug)
+"""The endpoint that has the slug now: not the one that was used, where that is gone."""
+_DELETED: ColumnElement[str] = literal_column("' (deleted)'")
+_ENDPOINT = case(
+    (EndpointRow.id != UsageRow.endpoint_id, UsageRow.endpoint_slug.concat(_DELETED)), else_=UsageRow.endpoint_slug
+)
+COLUMNS: dict[str, SQLColumnExpression[Any]] = {
     "day": UsageRow.day,
-    "endpoint": UsageRow.endpoint_slug,
+    "endpoint": _ENDPOINT,
     "model": UsageRow.model_id,
     "key": UsageRow.key_id,
 }
@@ -43,6 +50,8 @@ async def usage(
     order = [column.desc() if name == "day" else column for name, column in zip(group_by, columns, strict=True)]
     statement = (
         select(*columns, *sums)
+        .select_from(UsageRow)
+        .outerjoin(EndpointRow, _HAS_SLUG)
         .where(UsageRow.project_id == project_id, UsageRow.day.between(*days))
         .group_by(*columns)
         .order_by(*([sums[0].desc()] if busiest_first else []), *order)

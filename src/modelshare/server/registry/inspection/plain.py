@@ -1,17 +1,18 @@
 """Values from files made safe to store and show: bounded, printable, and exact in JSON."""
 
-import unicodedata
 from collections.abc import Iterator
 
+from modelshare.wire.text import fits_name, fits_text
+
 _MAX_INTEGER = 2**53 - 1
-_KEPT_CONTROLS = frozenset("\n\t")
 
 
 def plain_text(value: object, limit: int = 200) -> str | None:
     """`value` on one line without control characters, at most `limit` characters; None unless it is such a text."""
     if not isinstance(value, str):
         return None
-    return " ".join(plain_lines(value[: 4 * limit]).split())[:limit] or None
+    words = plain_lines(value[: 4 * limit]).split()
+    return "".join(filter(fits_name, " ".join(words)))[:limit].strip() or None
 
 
 def plain_texts(value: object, limit: int = 100) -> tuple[str, ...]:
@@ -20,9 +21,8 @@ def plain_texts(value: object, limit: int = 100) -> tuple[str, ...]:
 
 
 def plain_lines(value: str) -> str:
-    """`value` without control characters and unpaired surrogates; line ends become a newline."""
-    lines = value.replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(c for c in lines if c in _KEPT_CONTROLS or unicodedata.category(c) not in {"Cc", "Cs"})
+    """`value` without control characters, unpaired surrogates, and what turns text; line ends become a newline."""
+    return "".join(filter(fits_text, value.replace("\r\n", "\n").replace("\r", "\n")))
 
 
 def positive_integer(value: object) -> int | None:
