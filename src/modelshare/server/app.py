@@ -35,6 +35,7 @@ from modelshare.server.audit.webhooks import routes as webhooks_routes
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.audit.webhooks.dispatch import Dispatcher
 from modelshare.server.audit.webhooks.sending import Sender
+from modelshare.server.cors import Cors
 from modelshare.server.db import Database
 from modelshare.server.endpoints import jobs as endpoints_jobs
 from modelshare.server.endpoints import recalls
@@ -124,12 +125,17 @@ class Application:
                 clock=clock,
             )
         )
+        self._inference = Head(self._router.asgi)
+        self._entry: ASGIApp = Cors(self._enter, settings.cors_origins) if settings.cors_origins else self._enter
         self._running = AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
+        await self._entry(scope, receive, send)
+
+    async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["platform"] = self.platform
         await self._route(scope)(scope, receive, send)
 
@@ -180,7 +186,7 @@ class Application:
             if self._files is not None and scope["path"].startswith(links.PATH):
                 return self._files
             if Router.takes(scope["path"]):
-                return self._router.asgi
+                return self._inference
             named = _PROJECT_PATH.fullmatch(scope["path"])
             if named:
                 scope["project_id"], scope["path"] = named.groups()

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelshare.server.errors import UnsupportedEncoding, check_encoding
 
+
 class RequestId:
     """Gives every answer an `X-Request-Id` to quote when something went wrong; log lines of the request carry it."""
 
