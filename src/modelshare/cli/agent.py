@@ -61,7 +61,7 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
     if external_url and engine not in {None, "external"}:
         raise CommandError(f"--external-url is of --engine external; you said --engine {engine}.", ExitCode.USAGE)
     if join_key and join_key_file:
-        raise CommandError(f"The join key is given twice, in {JOIN_KEY} and in a file; give one of them.", ExitCode.USAGE)
+        raise CommandError(f"The join key is given twice, in {JOIN_KEY} and in a file: give one.", ExitCode.USAGE)
     code = optional_module("modelshare.agent.main", extra="agent").run(
         url=config.load(os.environ, url=url).url,
         join_key=join_key or (_read(join_key_file) if join_key_file else None),

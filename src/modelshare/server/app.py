@@ -35,6 +35,7 @@ from modelshare.server.audit.webhooks.dispatch import Dispatcher
 from modelshare.server.audit.webhooks.sending import Sender
 from modelshare.server.background import Chore, Chores, Ending
 from modelshare.server.clock import DatabaseClock
+from modelshare.server.cors import Cors
 from modelshare.server.db import Database
 from modelshare.server.endpoints import jobs as endpoints_jobs
 from modelshare.server.endpoints import recalls
@@ -131,12 +132,17 @@ class Application:
             )
         )
         self.chores = Chores(_chores(self.platform), every=CHORES_SECONDS)
+        self._inference = Head(self._router.asgi)
+        self._entry: ASGIApp = Cors(self._enter, settings.cors_origins) if settings.cors_origins else self._enter
         self._running = AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
+        await self._entry(scope, receive, send)
+
+    async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["platform"] = self.platform
         if scope["type"] == "http":
             send = never_sniffed(send)
@@ -196,7 +202,7 @@ class Application:
             if self._files is not None and scope["path"].startswith(links.PATH):
                 return self._files
             if Router.takes(scope["path"]):
-                return self._router.asgi
+                return self._inference
             named = _PROJECT_PATH.fullmatch(scope["path"])
             if named:
                 scope["project_id"], scope["path"] = named.groups()

@@ -1,5 +1,6 @@
 """The OpenAPI description: what FastAPI cannot see of errors, of the key, and of the routes that inference takes."""
 
+import re
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -18,6 +19,7 @@ _INFERENCE: Final = {
     "completions": ("post", "The continuation of a text"),
     "embeddings": ("post", "Vectors of texts"),
     "models": ("get", "The model behind the endpoint, as a list of one"),
+    "models/{model}": ("get", "The model behind the endpoint, by the name that it is served under"),
 }
 _JSON: Final = {"application/json": {"schema": {"type": "object"}}}
 
@@ -45,7 +47,7 @@ def _inference(route: str, method: str, summary: str) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "tags": ["inference"],
         "summary": summary,
-        "operationId": f"inference_{route.replace('/', '_')}",
+        "operationId": "_".join(("inference", *re.findall(r"\w+", route))),
         "description": "OpenAI's shapes pass through unchanged, streaming included; the endpoint decides the model.",
         "responses": {
             "200": {"description": "The engine's answer", "content": answer},
@@ -59,7 +61,7 @@ def _inference(route: str, method: str, summary: str) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in ("project_id", "endpoint_slug")
+            for name in ("project_id", "endpoint_slug", *(("model",) if "{model}" in route else ()))
         ],
         method: operation,
     }

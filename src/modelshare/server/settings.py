@@ -4,6 +4,7 @@ A setting `a_b` is `MODELSHARE_A_B` in the environment, `a_b = …` or `[a] b = 
 names a file that holds the value, for secrets. An empty variable counts as none, but for the secret.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ _NEVER_EMPTY = "MODELSHARE_SECRET"
 """An empty one is what is left of a secret that could not be found."""
 
 
+_ORIGIN = re.compile(r"https?://[a-z0-9.\-\[\]:]+")
 _DRIVERS = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
 
 
@@ -93,13 +95,13 @@ class Settings(BaseModel):
     """Most connections at once; None takes three quarters of the files that the operating system allows a process."""
     connections_per_address: int = Field(default=128, ge=1)
     """Of strangers (who showed no key, session or signed link), while the platform waits for them."""
-    connections_head_seconds: float = Field(default=10.0, gt=0)
+    connections_head_seconds: float = Field(default=10, gt=0)
     """In which a request's headers have to be there."""
-    connections_idle_seconds: float = Field(default=75.0, gt=0)
+    connections_idle_seconds: float = Field(default=75, gt=0)
     """How long a connection is kept after an answer."""
-    connections_stalled_seconds: float = Field(default=30.0, gt=0)
+    connections_stalled_seconds: float = Field(default=30, gt=0)
     """In which something of a request's body has to come, and something of an answer to be taken."""
-    connections_stop_seconds: float = Field(default=10.0, ge=0)
+    connections_stop_seconds: float = Field(default=10, ge=0)
     """How long answers that are under way may go on when the process is to stop."""
     cors_origins: tuple[str, ...] = ()
     """Where pages of others may call the platform from, such as https://app.example.org; `*` is everywhere."""
@@ -117,6 +119,14 @@ class Settings(BaseModel):
         if given is not None:
             secret.check(given.get_secret_value().encode())
         return given
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"`{origin}` is no origin: use https://app.example.org, without a path, or `*`")
+        return origins
 
     @property
     def address(self) -> str:

@@ -3,8 +3,13 @@
 import json
 from typing import Any, Final
 
-_COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-_ADVICE: Final = "Send it as it is, without `Content-Encoding`."
+_BEGINNINGS: Final = {
+    b"\x1f\x8b": "The body is compressed (gzip). Send it as it is, without `Content-Encoding`.",
+    b"\x28\xb5\x2f\xfd": "The body is compressed (zstd). Send it as it is, without `Content-Encoding`.",
+    b"\xff\xfe": "The body is in UTF-16. Send JSON in UTF-8.",
+    b"\xfe\xff": "The body is in UTF-16. Send JSON in UTF-8.",
+    b"\xef\xbb\xbf": "The body begins with a byte order mark (EF BB BF), which is no JSON. Send it without.",
+}
 
 
 class _NoNumberError(ValueError):
@@ -13,32 +18,34 @@ class _NoNumberError(ValueError):
 
 def flaw(body: bytes) -> str | None:
     """Why the body is not JSON that everybody reads alike (RFC 8259), as a sentence or two; None where it is."""
-    for beginning, name in _COMPRESSED.items():
-        if body.startswith(beginning):
-            return f"The body is compressed ({name}). {_ADVICE}"
-    if body.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "The body is in UTF-16. Send JSON in UTF-8."
-    if body.startswith(b"\xef\xbb\xbf"):
-        return "The body begins with a byte order mark (EF BB BF), which is no JSON. Send it without."
     if not body.strip():
         return "The body is empty. Send a JSON object with `Content-Type: application/json`."
+    known = next((words for beginning, words in _BEGINNINGS.items() if body.startswith(beginning)), None)
+    if known is not None:
+        return known
     try:
         value = json.loads(body.decode(), parse_constant=_refuse)
         json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeDecodeError as error:
-        return f"The body is not JSON in UTF-8: byte {error.start} (0x{body[error.start]:02x}) belongs to no character."
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(error.object[error.start]):04x}"
-        return f"The body has `{half}` in a string, one half of a character (a lone surrogate). Send both or neither."
-    except _NoNumberError as error:
-        return f"The body has `{error}` for a value, which is no JSON. Send a number or null."
-    except json.JSONDecodeError as error:
-        return _not_json(error)
-    except RecursionError:
-        return "The body is nested too deeply."
-    except ValueError:  # Python's own limit
-        return "The body has a number with too many digits."
+    except (ValueError, RecursionError) as error:
+        return _words(body, error)
     return None
+
+
+def _words(body: bytes, error: Exception) -> str:
+    match error:
+        case UnicodeDecodeError():
+            where = f"byte {error.start} (0x{body[error.start]:02x})"
+            return f"The body is not JSON in UTF-8: {where} belongs to no character."
+        case UnicodeEncodeError():
+            half = f"\\u{ord(error.object[error.start]):04x}"
+            return f"The body has `{half}` in a string, half of a character (a lone surrogate). Send both or neither."
+        case _NoNumberError():
+            return f"The body has `{error}` for a value, which is no JSON. Send a number or null."
+        case json.JSONDecodeError():
+            return _not_json(error)
+        case RecursionError():
+            return "The body is nested too deeply."
+    return "The body has a number with too many digits."  # Python's own limit
 
 
 def _refuse(constant: str) -> Any:

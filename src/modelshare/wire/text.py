@@ -14,9 +14,9 @@ _CONTROLS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 _TURNING: Final = r"\u202a-\u202e\u2066-\u2069"
 """Embeddings, overrides and isolates of Unicode's bidirectional algorithm (UAX 9)."""
 _INVISIBLE: Final = (
-    r"\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b\u200e\u200f\u2060-\u2064\u206a-\u206f\ufeff"
-    r"\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001"
-    r"\U000e0020-\U000e007f"
+    r"\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b\u200e\u200f\u2060-\u2064\u206a-\u206f"
+    r"\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    r"\U000e0001\U000e0020-\U000e007f"
 )
 """The rest of Unicode's category Cf, but for U+200C and U+200D: Persian, the scripts of India, and emoji are written with
 these. Written out, so that both sides of the wire have the same, whatever their Python knows of Unicode."""

@@ -7,6 +7,7 @@ import httpx
 import openai
 import pytest
 
+from answers import problem
 from link_agent import LinkAgent, answer, answer_events
 from modelshare.server.app import Application
 from modelshare.wire.link import BODY_SLICE, Chunk, End, Head, Request
@@ -151,6 +152,22 @@ async def test_the_model_that_is_served(endpoint: Endpoint, ready: LinkAgent) ->
     listed = (await endpoint.http.get("/models")).json()
     (model,) = listed["data"]
     assert (listed["object"], model["id"], model["owned_by"]) == ("list", "acme/tiny", "acme")
+    for name in ("acme%2Ftiny", "acme/tiny", "acme%2ftiny", "%61cme/tiny"):
+        assert (await endpoint.http.get(f"/models/{name}")).json() == model, name
+    for name in ("acme/other", "tiny", "acme%2Ftiny%2F", "acme%252Ftiny", "%00", ""):
+        missing = await endpoint.http.get(f"/models/{name}")
+        assert problem(missing) == (404, "not_found_error", "model_not_found"), name
+    refused = await endpoint.http.delete("/models/acme%2Ftiny")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET")
+
+
+async def test_head_says_what_get_would(endpoint: Endpoint, ready: LinkAgent) -> None:
+    for path in ("/models", "/models/acme%2Ftiny", "/models/other", "/chat/completions", "/nothing"):
+        full, head = await endpoint.http.get(path), await endpoint.http.head(path)
+        assert (head.status_code, head.content) == (full.status_code, b""), path
+        for name in ("content-type", "content-length", "allow"):
+            assert head.headers.get(name) == full.headers.get(name), path
+    assert (await endpoint.http.get("/models")).status_code == 200, "the connection is as good as before"
 
 
 async def test_many_at_once(endpoint: Endpoint, ready: LinkAgent) -> None:

@@ -136,3 +136,11 @@ def test_every_setting_is_documented_with_its_default() -> None:
     for name, default in defaults.items():
         shown = "" if default in {None, ()} else str(default).lower() if isinstance(default, bool) else str(default)
         assert documented[name] == shown, name
+
+
+def test_what_is_no_origin() -> None:
+    for value in ("app.example.org", "https://app.example.org/", "https://a/b", "https://*.example.org", "null"):
+        with pytest.raises(SettingsError, match="cors_origins"):
+            load({"MODELSHARE_CORS_ORIGINS": f"https://app.example.org, {value}"})
+    found = load({"MODELSHARE_CORS_ORIGINS": "https://app.example.org, http://localhost:3000"})
+    assert found.cors_origins == ("https://app.example.org", "http://localhost:3000")

@@ -1,7 +1,8 @@
 """The inference path: authenticate, admit, choose, relay, meter. Raw ASGI, on snapshots, without the database.
 
-`/{project_id}/{endpoint_slug}/v1/` and one of `chat/completions`, `completions`, `embeddings`, `models`. OpenAI's
-shapes pass through unchanged; of a request it is read how much is asked for, of an answer nothing but its content type.
+`/{project_id}/{endpoint_slug}/v1/` and one of `chat/completions`, `completions`, `embeddings`, `models`, or a model's
+name behind that. OpenAI's shapes pass through unchanged; of a request it is read how much is asked for, of an answer
+nothing but its content type.
 """
 
 import asyncio
@@ -62,6 +63,7 @@ log = structlog.get_logger()
 
 _PATH: Final = re.compile(r"/(proj_[0-9a-f]{12})/([^/]+)/v1/(.+)")
 _MODELS: Final = "models"
+_ONE_MODEL: Final = "models/"
 _ROUTES: Final = {"chat/completions": "POST", "completions": "POST", "embeddings": "POST", _MODELS: "GET"}
 _SERVER_ERROR: Final = 500
 _SLUG: Final = re.compile(SLUG_PATTERN)
@@ -137,7 +139,7 @@ class Router:
             await reply.error(_Unexpected())
         finally:
             self._metrics.under_way.dec()
-            known = route if route in _ROUTES else "other"
+            known = _MODELS if route.startswith(_ONE_MODEL) else route if route in _ROUTES else "other"
             self._metrics.observe(known, reply.status or _CLIENT_GONE, time.monotonic() - started)
 
     async def _answer(self, ask: "_Ask", receive: Receive, reply: Reply) -> None:
@@ -151,8 +153,8 @@ class Router:
             found = await self._snapshots.get(ask.project_id, ask.slug) if _SLUG.fullmatch(ask.slug) else None
         _check(ask, caller)
         endpoint = _answering(ask, found, self._clock())
-        if ask.route == _MODELS:
-            await reply.whole(200, b"application/json", _model_list(endpoint))
+        if ask.reads_models:
+            await reply.whole(200, b"application/json", _models(endpoint, ask.model))
             return
         gate = self._admission.gate(endpoint.id, endpoint.tier)
         try:
@@ -267,6 +269,15 @@ class _Ask:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
 
     @property
+    def model(self) -> str | None:
+        """The model that is asked about, by the name that it is served under; None: all."""
+        return self.route.removeprefix(_ONE_MODEL) if self.route.startswith(_ONE_MODEL) else None
+
+    @property
+    def reads_models(self) -> bool:
+        return self.route == _MODELS or self.model is not None
+
+    @property
     def content_length(self) -> int:
         """0 when it is not announced."""
         announced = self.headers.get(b"content-length", b"")
@@ -311,7 +322,7 @@ def _answering(ask: _Ask, endpoint: Snapshot | None, now: float) -> Snapshot:
             "There is no such endpoint in your project. GET /v1/endpoints lists yours.",
             code=ErrorCode.ENDPOINT_NOT_FOUND,
         )
-    method = _ROUTES.get(ask.route)
+    method = "GET" if ask.reads_models else _ROUTES.get(ask.route)
     if method is None:
         raise NotFound(f"An endpoint has no route {ask.route}. It has {', '.join(_ROUTES)}.")
     if ask.method != method:
@@ -321,7 +332,7 @@ def _answering(ask: _Ask, endpoint: Snapshot | None, now: float) -> Snapshot:
     if not endpoint.targets:
         raise rules.unavailable(endpoint.status, endpoint.reason, endpoint.progress)
     served = frozenset[str]().union(*(target.routes for target in endpoint.targets))
-    if ask.route != _MODELS and ask.route not in served:
+    if not ask.reads_models and ask.route not in served:
         raise rules.not_served(ask.route, served)
     return endpoint
 
@@ -336,11 +347,16 @@ def _asked(route: str, body: bytes, tier: Tier) -> InferenceRequest:
     return asked
 
 
-def _model_list(endpoint: Snapshot) -> bytes:
-    """OpenAI's list of models, with the one that is served."""
+def _models(endpoint: Snapshot, wanted: str | None) -> bytes:
+    """The model that is served: as OpenAI's list of it, or by itself where it is the wanted one."""
     owner, _, _ = (endpoint.served_name or "").partition("/")
     model = {"id": endpoint.served_name, "object": "model", "created": endpoint.created_at, "owned_by": owner}
-    return json.dumps({"object": "list", "data": [model]}).encode()
+    if wanted not in {None, endpoint.served_name}:
+        raise NotFound(
+            f"This endpoint serves no model `{wanted}`. It serves `{endpoint.served_name}`.",
+            code=ErrorCode.MODEL_NOT_FOUND,
+        )
+    return json.dumps(model if wanted else {"object": "list", "data": [model]}).encode()
 
 
 def _too_slow(tier: Tier, *, in_stream: bool) -> GatewayTimeout:
