@@ -64,6 +64,9 @@ class _Linked:
         """Ids of what it was told to hold: what it says of others says nothing."""
         self.let_go: frozenset[str] = frozenset()
         """Ids of what it was told to let go of, and has not said to be gone."""
+        self.early: list[Report | Released] | None = []
+        """What it says before it was told anything, of which it is not known yet whether it counts; None afterwards.
+        The link's rate bounds it."""
 
 
 class Links:
@@ -200,16 +203,29 @@ class Links:
                 revision += 1
                 told = unconfirmed[:MAX_DEPLOYMENTS]
                 linked.held, linked.let_go = frozenset(one.deployment_id for one in wanted), frozenset(told)
+                self._hear_early(linked)
                 linked.link.expect(len(wanted) + len(told))
                 await linked.link.send(Desired(revision, wanted, told))
                 sent = wanted
 
+    def _hear_early(self, linked: _Linked) -> None:
+        early, linked.early = linked.early, None
+        for frame in early or ():
+            if isinstance(frame, Report):
+                self._report(linked, frame)
+            else:
+                self._released(linked, frame)
+
     def _report(self, linked: _Linked, report: Report) -> None:
-        if report.deployment_id in linked.held:
+        if linked.early is not None:
+            linked.early.append(report)
+        elif report.deployment_id in linked.held:
             self._reports.report(linked.name.agent_id, report)
 
     def _released(self, linked: _Linked, released: Released) -> None:
-        if released.deployment_id in linked.let_go:
+        if linked.early is not None:
+            linked.early.append(released)
+        elif released.deployment_id in linked.let_go:
             log.info("agent deleted weights", agent=str(linked.name.agent_id), deployment=released.deployment_id)
             self._reports.released(linked.name.agent_id, released.deployment_id)
 
