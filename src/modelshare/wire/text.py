@@ -18,8 +18,8 @@ _INVISIBLE: Final = (
     r"\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     r"\U000e0001\U000e0020-\U000e007f"
 )
-"""The rest of Unicode's category Cf, but for U+200C and U+200D: Persian, the scripts of India, and emoji are written with
-these. Written out, so that both sides of the wire have the same, whatever their Python knows of Unicode."""
+"""The rest of Unicode's category Cf, but for U+200C and U+200D, with which Persian, the scripts of India, and emoji are
+written. Spelled out, so that both sides of the wire have the same, whatever their Python knows of Unicode."""
 _NOT_IN_NAMES: Final = _CONTROLS + _TURNING + _INVISIBLE
 PLAIN: Final = rf"^[^{_NOT_IN_NAMES}]*\Z"
 """Matches one line that could be a name."""

@@ -11,7 +11,7 @@ from modelshare.wire.inference import BadInferenceRequest, read
 from modelshare.wire.json_text import flaw
 
 FLAWS = [
-    (gzip.compress(b"{}"), "compressed (gzip)"),
+    (gzip.compress(b"{}", mtime=0), "compressed (gzip)"),
     (b"\x28\xb5\x2f\xfd\x04\x00", "compressed (zstd)"),
     (b"\xef\xbb\xbf{}", "byte order mark"),
     ("{}".encode("utf-16"), "UTF-16"),
