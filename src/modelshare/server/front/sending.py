@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import select
 import struct
 import termios
 from typing import Final, Protocol
 
-_PIECE: Final = 8 << 20
+_PIECE: Final = 32 << 20
 """Bytes that a thread sends before it looks whether anybody still wants them."""
+_PATIENCE_MS: Final = 10
+"""What a thread waits for the client: going back and forth for one that takes all it gets would cost more."""
 
 
 class Sender(Protocol):
@@ -30,8 +33,8 @@ class Sender(Protocol):
 async def send_file(sender: Sender, transport: asyncio.Transport, file: int, size: int) -> int:
     """Sends the first `size` bytes of the open file, which it closes; those that were sent.
 
-    Threads do it, since files may have to come from a disk; none of them waits for the client. Nothing else may be
-    written meanwhile.
+    Threads do it, since files may have to come from a disk; none of them waits for a client that is slow. Nothing else
+    may be written meanwhile.
     """
     loop = asyncio.get_running_loop()
     offset = 0
@@ -87,12 +90,20 @@ def pending(transport: asyncio.Transport) -> int:
 
 def _send(out: int, file: int, offset: int, size: int) -> tuple[int, bool]:
     """How many bytes went out, and whether the socket takes no more for now."""
+    room = select.poll()
+    room.register(out, select.POLLOUT)
     sent = 0
     try:
-        while sent < size and (count := os.sendfile(out, file, offset + sent, size - sent)):
-            sent += count
-    except BlockingIOError:
-        return sent, True
+        while sent < size:
+            try:
+                count = os.sendfile(out, file, offset + sent, size - sent)
+            except BlockingIOError:
+                if not room.poll(_PATIENCE_MS):
+                    return sent, True
+            else:
+                sent += count
+                if count == 0:
+                    break
     except OSError:  # the client is gone; the transport hears of it as well
-        return sent, False
+        pass
     return sent, False
