@@ -48,7 +48,7 @@ def recall(
         raise CommandError("Say one of --in, --on, --now, --cancel and --close.", ExitCode.USAGE)
     deadline = _deadline(within, on, now=now)
     if reason is not None and deadline is None:
-        words = "A --reason is of a recall: say when endpoints are to stop, by --in, --on or --now."
+        words = "A reason is of a recall. Say when endpoints are to stop: --on TIME, --in DURATION, or --now."
         raise CommandError(words, ExitCode.USAGE)
     with Client() as client:
         found = own_model(client, model)

@@ -25,7 +25,7 @@ def share(
     to: Annotated[
         list[str] | None, typer.Option(metavar="PROJECT", help="Only to this project; repeat it for more.")
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="To everybody, also where it is for some only now.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="To everybody.")] = False,
     link: Annotated[bool, typer.Option("--link", help="Only to whoever claims a link, which is shown once.")] = False,
     expires_in: Annotated[
         int | None, typer.Option(parser=duration, metavar="DURATION", help="With --link: such as 2h or 30d.")
@@ -36,13 +36,14 @@ def share(
 ) -> None:
     """Show a model in the catalog, to everybody or to some. The weights stay yours.
 
-    Without --to, --link or --public, a model that is shared already stays as it is, and another one is for everybody.
+    Without --to, --link or --public it is for everybody; where only some see it now, that is asked first.
     """
     wish = _wish(to, public=public, link=link, expires_in=expires_in, max_uses=max_uses)
     with Client() as client:
         found = own_model(client, model)
-        if found.audience is Audience.TARGETED and wish.audience == "public":
+        if found.audience is Audience.TARGETED and not isinstance(wish.audience, ToProjects | ToLink):
             confirm(f"{found.name} shows to certain projects only. Show it to everybody?", yes=yes)
+            wish = ShareRequest(audience="public")
         shared = client.models.share(found.id, wish)
         page = f"{client.config.url}/v1/catalog/models/{shared.id}"
     if json:
@@ -80,11 +81,6 @@ def _print_link(model: ExtendedModel, link: ShareLinkWithToken) -> None:
 def _to_whom(model: ExtendedModel, to: list[str]) -> str:
     if to:
         return f"{model.name} is in the catalog for {', '.join(to)} and nobody else. The weights stay yours."
-    if model.audience is Audience.TARGETED:
-        return (
-            f"{model.name} is shared already, with certain projects only, and stays so. `--public` shows it to "
-            "everybody."
-        )
     return f"{model.name} is in the public catalog: anybody sees its card and manifest, nobody its weights."
 
 
