@@ -21,7 +21,9 @@ def test_from_the_claim_to_the_deletion(tmp_path: Path) -> None:
         assert "acme/tiny is in your catalog now" in deployer.says("claim", link)
         assert "as often as it may be" in stranger.refused("claim", link)
         assert stranger.json("catalog") == []
-        assert "Show it to everybody? Add --yes" in owner.refused("share", "tiny", code=ExitCode.USAGE)
+        assert "certain projects only, as before" in owner.says("share", "tiny", "--yes")
+        assert stranger.json("catalog") == []
+        assert "Show it to everybody? Add --yes" in owner.refused("share", "tiny", "--public", code=ExitCode.USAGE)
 
         join_key = deployer.json("join-keys", "create", "box")["key"]
         box = tmp_path / "box"

@@ -36,14 +36,13 @@ def share(
 ) -> None:
     """Show a model in the catalog, to everybody or to some. The weights stay yours.
 
-    Without --to, --link or --public it is for everybody; where only some see it now, that is asked first.
+    Without --to, --link or --public it is for everybody; where only some see it now, that stays so.
     """
     wish = _wish(to, public=public, link=link, expires_in=expires_in, max_uses=max_uses)
     with Client() as client:
         found = own_model(client, model)
-        if found.audience is Audience.TARGETED and not isinstance(wish.audience, ToProjects | ToLink):
+        if public and found.audience is Audience.TARGETED:
             confirm(f"{found.name} shows to certain projects only. Show it to everybody?", yes=yes)
-            wish = ShareRequest(audience="public")
         shared = client.models.share(found.id, wish)
         page = f"{client.config.url}/v1/catalog/models/{shared.id}"
     if json:
@@ -79,6 +78,8 @@ def _print_link(model: ExtendedModel, link: ShareLinkWithToken) -> None:
 
 
 def _to_whom(model: ExtendedModel, to: list[str]) -> str:
+    if model.audience is Audience.TARGETED and not to:
+        return f"{model.name} shows to certain projects only, as before. Add --public to show it to everybody."
     if to:
         return f"{model.name} is in the catalog for {', '.join(to)} and nobody else. The weights stay yours."
     return f"{model.name} is in the public catalog: anybody sees its card and manifest, nobody its weights."

@@ -81,6 +81,7 @@ class Answer:
         assert self.status == status
         assert self.headers["connection"] == "close"
         assert len(self.headers["x-request-id"]) == 32
+        assert self.headers["x-content-type-options"] == "nosniff"
         assert self.headers["content-type"] == "application/json"
         error = self.json["error"]
         assert set(error) == {"message", "type", "code", "param"}

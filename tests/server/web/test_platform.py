@@ -230,7 +230,10 @@ async def test_a_projects_agent_is_not_among_them(
 
 async def test_tiers(person: Somebody) -> None:
     answer = lines(await person.get(f"{PLATFORM}/tiers"))
-    assert "Free free free cpu 10,000 64 bursts of 50 % more 5 128 2,048 texts to embed 30 s 120 s 48 GB 0.00 yes" in answer
+    assert (
+        "Free free free cpu 10,000 64 bursts of 50 % more 5 128 2,048 texts to embed 30 s 120 s 48 GB 0.00 yes"
+        in answer
+    )
     assert "Self-hosted self_hosted self hosted any no limit no limit 100" in answer
     assert "name it in the setting tiers_file" in answer
 

@@ -68,7 +68,12 @@ def status_line(status: int) -> bytes:
 def answer(error: ApiError, date: bytes) -> bytes:
     """The whole answer, after which the connection ends."""
     body = json.dumps(error.body(), ensure_ascii=False).encode()
-    headers = {"Content-Type": "application/json", "Content-Length": len(body), "X-Request-Id": uuid.uuid4().hex}
+    headers = {
+        "Content-Type": "application/json",
+        "Content-Length": len(body),
+        "X-Content-Type-Options": "nosniff",
+        "X-Request-Id": uuid.uuid4().hex,
+    }
     lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in (headers | error.headers()).items())
     head = status_line(error.status) + b"date: " + date + b"\r\n" + lines.encode() + b"connection: close\r\n\r\n"
     return head + body
