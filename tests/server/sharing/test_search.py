@@ -147,7 +147,7 @@ async def test_each_filter_and_the_bucket_that_counts_it(
 @pytest.mark.parametrize("hostile", HOSTILE)
 async def test_hostile_words(app: Application, owner: Tenant, anonymous: httpx.AsyncClient, hostile: str) -> None:
     model = await shelve(app, owner, name="victim")
-    written = hostile.replace("\x00", "")
+    written = hostile.strip("\x00\u202e")  # which no name takes
     about = {"display_name": written or None, "description": written * (2000 // max(len(written), 1)), "tags": ["x"]}
     assert (await owner.http.patch(f"/v1/models/{model}", json=about)).status_code == 200
     for sort in SORTS:

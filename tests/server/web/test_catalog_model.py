@@ -253,19 +253,20 @@ async def test_long_lists_of_files_are_folded(
 CARD = """# <script>alert(1)</script>
 
 <img src=x onerror=alert(1)> [here](javascript:alert(1)) ![seen](https://tracker.example/x.png)
-<form action=https://evil.example><button>Sign in</button></form> \u202e
+<form action=https://evil.example><button>Sign in</button></form>
 """
 
 
 async def test_hostile_words_stay_words(
     app: Application, owner: Tenant, browser: httpx.AsyncClient, model: str
 ) -> None:
-    words = '"><script>alert(1)</script>\u202e'
+    words = '"><script>alert(1)</script>'
     patch = {"display_name": words, "description": words, "tags": [words], "license": words, "card": CARD}
     assert (await owner.http.patch(f"/v1/models/{model}", json=patch)).status_code == 200
     async with app.database.write() as session:
         statement = update(VersionRow).where(VersionRow.model_id == uuid.UUID(model))
-        await session.execute(statement.values(family=words, architecture=words, quantization=words))
+        turned = f"{words}\u202e"  # as an older release took it
+        await session.execute(statement.values(family=turned, architecture=turned, quantization=turned))
     page = await shown(browser, model)
     card = page.text.partition('class="prose"')[2].partition("</section>")[0]
     assert "<script>alert" not in page.text
