@@ -27,6 +27,7 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from modelshare.server import outages
 from modelshare.server.outages import Outage, OutageError
@@ -210,7 +211,10 @@ async def _flaw(request: Request) -> str | None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         return None
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClientDisconnect:  # nobody is there to be told
+        return None
     return flaw(body) if body else None
 
 
