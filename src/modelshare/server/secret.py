@@ -8,16 +8,16 @@ from modelshare import private_files
 
 LENGTH: Final = 32
 """Bytes at least: 256 bits, as many as the HMAC-SHA256 that is made with it."""
-_DIFFERENT: Final = 8
-"""Different bytes at least. Of 32 random hexadecimal digits, one in 20 million has fewer."""
+_NOTHING: Final = b"\00" + b" \t\r\n"
+"""What a file or variable holds that was never filled in."""
 _NAME: Final = "secret.key"
 
 
 def check(secret: bytes) -> None:
     """ValueError with a sentence for one that somebody could guess."""
-    if len(secret.strip()) < LENGTH or len(set(secret)) < _DIFFERENT:
+    if len(secret.strip()) < LENGTH or not secret.strip(_NOTHING):
         raise ValueError(
-            f"a secret has at least {LENGTH} random bytes, and no blanks or repeated characters in their place; "
+            f"a secret has at least {LENGTH} random bytes, and no blanks or zeros in their place; "
             "make one with `openssl rand -hex 32`"
         )
 
