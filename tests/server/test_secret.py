@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 GUESSABLE = [b"", b" " * 64, b"\0" * 32, b"0" * 64, b"\n" * 40, b"0 \0" * 32, b"short", secrets.token_hex(15).encode()]
 
 
-@given(st.binary(max_size=31) | st.lists(st.sampled_from(b"\00 \t\r\n"), max_size=99).map(bytes))
+@given(st.binary(max_size=31) | st.lists(st.sampled_from(b"0\0 \t\r\n"), max_size=99).map(bytes))
 def test_what_can_be_guessed_is_no_secret(text: bytes) -> None:
     with pytest.raises(ValueError, match="openssl rand"):
         secret.check(text)

@@ -8,7 +8,7 @@ from modelshare import private_files
 
 LENGTH: Final = 32
 """Bytes at least: 256 bits, as many as the HMAC-SHA256 that is made with it."""
-_NOTHING: Final = b"\00" + b" \t\r\n"
+_NOTHING: Final = b"0\0 \t\r\n"
 """What a file or variable holds that was never filled in."""
 _NAME: Final = "secret.key"
 
