@@ -52,7 +52,8 @@ def describe(error: Exception) -> Failure:
             message = f"{error.message} Try again in {error.retry_after} s."
         case ModelshareError():
             message = error.message
-        case ValidationError():  # of a request: an answer that does not fit is an UnexpectedAnswerError
+        # Of a request: an answer that does not fit is an UnexpectedAnswerError.
+        case ValidationError() | UnicodeEncodeError(encoding="utf-8"):
             message, code = _does_not_fit(error), ExitCode.USAGE
         case OSError() if error.strerror:
             message = f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
@@ -75,7 +76,11 @@ _FORMS = {
 """What fits, in place of a regular expression."""
 
 
-def _does_not_fit(error: ValidationError) -> str:
+def _does_not_fit(error: ValidationError | UnicodeEncodeError) -> str:
+    if isinstance(
+        error, UnicodeEncodeError
+    ):  # Python keeps an argument's bytes that are no text as halves of characters
+        return f"{error.object!r} is not written in UTF-8. Type it anew."
     first = error.errors()[0]
     field = next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), "the request")
     form = _FORMS.get(field) if first["type"] == "string_pattern_mismatch" else None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from modelshare.server.sharing.tiers import TierBook
 from modelshare.server.storage.links import LinkState
 from modelshare.server.storage.local import FolderStore
 from modelshare.wire.link import Request
+from page_texts import lines
+from persons import browser_of, new_person, sign_in
 from served import free_port, serving, wait_until
 
 # One process has a SQLite database to itself.
@@ -110,5 +113,9 @@ async def test_the_difference_is_said_in_log_and_health(settings: Settings) -> N
         async with app.running(), client_of(app) as http:
             assert abs(app.clock() - time.time()) < 2
             assert (await http.get("/readyz")).json()["clock_skew_seconds"] == pytest.approx(300, abs=2)
+            admin = await new_person(app, "ada", is_admin=True)
+            async with browser_of(app, await sign_in(app, admin)) as browser:
+                page = lines(await browser.get("/dashboard/-/platform"))
+            assert re.search(r"Clock wrong This machine.s is (299|300|301) seconds ahead of the database.s", page)
     told = [line for line in logs if "clock" in line["event"]]
     assert [round(line["seconds_ahead"] / 10) for line in told] == [30]

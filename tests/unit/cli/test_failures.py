@@ -25,6 +25,11 @@ def api_error(status: int, **headers: str) -> Exception:
         (ModelFailedError("m", "Pickle."), ExitCode.FAILED, "Pickle."),
         (CommandError("Stopped.", ExitCode.INTERRUPTED), ExitCode.INTERRUPTED, "Stopped."),
         (PermissionError(13, "Permission denied", "/x"), ExitCode.FAILED, "/x: Permission denied."),
+        (
+            UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"),
+            ExitCode.USAGE,
+            "'a\\udcff' is not written in",
+        ),
         (ZeroDivisionError("oops"), ExitCode.FAILED, "ZeroDivisionError: oops"),
     ],
 )

@@ -14,6 +14,7 @@ from modelshare.server.accounts import service as accounts
 from modelshare.server.audit.confirming import service as confirming
 from modelshare.server.audit.given_up import service as given_up
 from modelshare.server.audit.webhooks import service as webhooks
+from modelshare.server.clock import SKEW_SECONDS, DatabaseClock
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.fleet import service as fleet
 from modelshare.server.http import Paging, PagingDep, PlatformDep, ReadSession, WriteSession
@@ -37,12 +38,14 @@ async def overview(
     started = time.perf_counter()
     processes = await confirming.page(session, Paging(PAGE_LIMIT_MAX, None))
     answered_ms = (time.perf_counter() - started) * 1000
+    skew = platform.parts[DatabaseClock].skew
     return render(
         request,
         "platform/overview.html",
         version=__version__,
         database="SQLite" if platform.database.is_sqlite else "PostgreSQL",
         answered_ms=answered_ms,
+        skew=round(skew) if abs(skew) > SKEW_SECONDS else None,
         storage=_storage(platform.settings),
         processes=processes.data,
         counts=await _counts(session),
