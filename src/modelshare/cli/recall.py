@@ -74,9 +74,12 @@ def recall(
 
 def _deadline(within: int | None, on: int | None, *, now: bool) -> int | None:
     """Unix seconds; None where no recall is asked for."""
+    today = int(time.time())
+    if on is not None and on <= today:  # a slip of the year must not stop everything at once
+        raise CommandError(f"{when(on)} UTC has passed. Give a later time, or say --now.", ExitCode.USAGE)
     if on is not None:
         return on
-    return int(time.time()) + (within or 0) if now or within is not None else None
+    return today + (within or 0) if now or within is not None else None
 
 
 def _print(name: str, state: Recall) -> None:

@@ -16,6 +16,7 @@ CONTRADICTIONS = (
     ("recall", "m", "--in", "7d", "--now", "--reason", "x"),
     ("recall", "m", "--cancel", "--reason", "x"),
     ("recall", "m", "--cancel", "--on", "2099-01-31"),
+    ("recall", "m", "--on", "2020-01-31", "--reason", "x", "--yes"),
     ("recall", "m", "--reason", "x"),
     ("recall", "m", "--close", "d", "--now"),
     ("recall", "m", "--close", "d", "--reason", "x"),

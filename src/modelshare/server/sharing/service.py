@@ -178,7 +178,7 @@ async def recall(
     """
     model, found, announced = await _own(session, await registry.get_locked(session, caller, model_id))
     if announced is not None and announced.stopped_at is not None:
-        raise Conflict('This recall is over: the endpoints were stopped. {"deadline": null} ends it.')
+        raise Conflict("This recall is over: the endpoints were stopped. Cancel it before you announce another one.")
     if found is not None:
         await _unshare(session, model, found, caller.actor, now)
     if announced is None:

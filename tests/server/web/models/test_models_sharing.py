@@ -216,7 +216,9 @@ async def test_a_machine_that_has_not_confirmed_shows_with_a_recall_and_after(
         ({"when": "in", "amount": "3", "reason": ""}, "A recall needs a reason"),
         ({"when": "in", "amount": "soon", "reason": "x"}, "amount is a whole number"),
         ({"when": "in", "amount": "", "reason": "x"}, "Say after how many"),
+        ({"when": "in", "amount": "0", "reason": "x"}, "Say after how many"),
         ({"when": "at", "at": "tomorrow", "reason": "x"}, "Give the date and the time"),
+        ({"when": "at", "at": "2020-01-31T12:00", "reason": "x"}, "That time has passed"),
         ({"when": "in", "amount": "9999999999", "reason": "x"}, "deadline"),
     ],
 )

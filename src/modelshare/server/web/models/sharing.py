@@ -238,13 +238,16 @@ def _deadline(chosen: Chosen, announced: RecallNotice | None, now: int) -> int:
         if unit not in _SPANS:
             raise InvalidRequest(f"`unit` is one of {', '.join(_SPANS)}.", param="unit")
         count = _number(chosen.text("amount"), "amount")
-        if count is None:
+        if not count:
             raise InvalidRequest(f"Say after how many {unit}, or choose to recall it now.", param="amount")
         return now + count * _SPANS[unit]
     try:
-        return int(datetime.fromisoformat(chosen.text("at")).replace(tzinfo=UTC).timestamp())
+        deadline = int(datetime.fromisoformat(chosen.text("at")).replace(tzinfo=UTC).timestamp())
     except (ValueError, OverflowError) as error:
         raise InvalidRequest("Give the date and the time of the deadline, such as 2027-01-31 12:00.") from error
+    if deadline <= now:  # a slip of the year must not stop everything at once
+        raise InvalidRequest("That time has passed. Give a later one, or choose to recall it now.", param="at")
+    return deadline
 
 
 def _number(text: str, param: str) -> int | None:
