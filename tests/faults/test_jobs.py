@@ -1,6 +1,7 @@
 """Leases: a job is worked on by one worker at a time, and is not lost with the worker that had it."""
 
 import asyncio
+import errno
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -177,6 +178,29 @@ async def test_a_job_that_fails_is_tried_again_and_given_up_in_the_end(database:
     async with database.write() as session:
         await forget_given_up(session, now=row.given_up_at + KEPT_SECONDS + 1)
     assert await given_up_now(database) == []
+
+
+async def test_what_looks_like_an_outage_does_not_excuse_a_job_for_ever(database: Database, clock: Clock) -> None:
+    seen: list[int] = []
+
+    async def fail(lease: Lease) -> None:
+        seen.append(lease.attempt)
+        raise PermissionError(errno.EACCES, "no")
+
+    pauses = [5, 5, 24 * 3600, *(2**attempt for attempt in range(1, MAX_ATTEMPTS + 1))]
+    await ask(database, "one", now=clock())
+    async with working(database, clock, fail):
+        for count, pause in enumerate(pauses, start=1):
+
+            async def given_back(count: int = count) -> bool:
+                return len(seen) == count and all(row.lease_token is None for row in await jobs(database))
+
+            await wait_until(given_back)
+            clock.now += pause
+            await wake(database)
+        await wait_until(lambda: none_left(database))
+    assert seen == [1, 1, 1, *range(1, MAX_ATTEMPTS + 2)]
+    assert [row.subject for row in await given_up_now(database)] == ["one"]
 
 
 @pytest.mark.parametrize("again_and_again", [True, False])

@@ -36,6 +36,8 @@ _LONGEST_ERROR = 500
 """Characters."""
 _OUTAGE_SECONDS = 5
 """After which a job that a full disk, or a storage that was away, kept from its end is tried again."""
+_PATIENCE_SECONDS = 24 * 3600
+"""For so long an outage excuses a job: one that takes longer may be an error of the job's own that looks like it."""
 _REST_SECONDS = 0.5
 """Between tries to reach a database that is away."""
 
@@ -217,6 +219,8 @@ class Worker:
         self._clock = clock
         self._holder = holder
         self._parallel = parallel
+        self._excused: dict[uuid.UUID, float] = {}
+        """When a job was first kept from its end by an outage, as it has been ever since."""
         self._wake = asyncio.Event()
         self._looking = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -295,12 +299,15 @@ class Worker:
         except TryAgain as again:
             await self._give_back(lease, attempts=lease.attempt - 1, after=again.after)
         except Exception as error:
-            if outages.outage_of(error) is not None:  # it passes, and says nothing against the job
+            is_outage = outages.outage_of(error) is not None
+            if is_outage and self._is_excused(lease):  # it passes, and says nothing against the job
                 outages.report("a job failed", error, kind=kind, subject=lease.subject)
                 await self._give_back(lease, attempts=lease.attempt - 1, after=_OUTAGE_SECONDS)
                 return
-            log.warning("job failed", kind=kind, subject=lease.subject, last=lease.last, exc_info=error)
-            if lease.last:
+            # A handler does not give up at an outage, so that it is called once more, as one that is hopeless.
+            ends = lease.hopeless if is_outage else lease.last
+            log.warning("job failed", kind=kind, subject=lease.subject, last=ends, exc_info=error)
+            if ends:
                 await self._give_up(kind, lease, error)
             else:
                 await self._give_back(lease, attempts=lease.attempt, after=2**lease.attempt)
@@ -308,6 +315,10 @@ class Worker:
             await self._finish(kind, lease)
         finally:
             renewing.cancel()
+
+    def _is_excused(self, lease: Lease) -> bool:
+        now = self._clock()
+        return now < self._excused.setdefault(lease.job_id, now) + _PATIENCE_SECONDS
 
     async def _renew(self, lease: Lease) -> None:
         while True:
@@ -329,6 +340,7 @@ class Worker:
         )
 
     async def _finish(self, kind: str, lease: Lease) -> None:
+        self._excused.pop(lease.job_id, None)
         done = GivenUpRow.kind == kind, GivenUpRow.subject == lease.subject
         async with self._database.write() as session:
             await finish(session, lease)
@@ -336,6 +348,7 @@ class Worker:
 
     async def _give_up(self, kind: str, lease: Lease, error: Exception) -> None:
         """Ends the job and keeps why, unless the lease is another's by now."""
+        self._excused.pop(lease.job_id, None)
         why = {"attempts": lease.attempt, "error": _in_a_line(error), "given_up_at": int(self._clock())}
         async with self._database.write() as session:
             if not await holds(session, lease):

@@ -14,7 +14,7 @@ from websockets.utils import accept_key
 
 from modelshare.server.errors import ApiError, PermissionDenied
 from modelshare.server.front import refusals
-from modelshare.wire.link import MAX_FRAME
+from modelshare.wire.link import MAX_DESIRED, MAX_FRAME
 
 if TYPE_CHECKING:
     from modelshare.server.front.server import Front
@@ -29,7 +29,7 @@ _CLOSE_SECONDS: Final = 2.0
 """What the peer has to answer a close."""
 _MOST_REASON: Final = 123
 """Bytes of a reason that fit into a close frame."""
-_MOST_UNWRITTEN: Final = 2 * MAX_FRAME
+_MOST_UNWRITTEN: Final = MAX_DESIRED + 2 * MAX_FRAME
 """More than the application ever leaves: pongs for somebody who pings and does not listen."""
 
 
@@ -153,7 +153,8 @@ class WebSocket(asyncio.Protocol):
 
     async def send(self, message: Message) -> None:
         """Raises OSError when nobody is there to hear it."""
-        await self._flow.wait()
+        while not self._flow.is_set():  # of all who wait the first may fill the buffer again
+            await self._flow.wait()
         if self._is_over or self._transport.is_closing():
             raise ConnectionResetError("The WebSocket is closed.")
         kind = message["type"]
