@@ -230,10 +230,10 @@ async def test_the_owner_closes_what_a_removed_machine_can_never_confirm(
     owner: Tenant, deployer: Tenant, model: str, url: str, deployed: str
 ) -> None:
     agent_id, token = await enroll(deployer.http)
+    await recall(owner, model, 3600)  # first: what was told to be deleted before is listed until it is closed
     async with linked(url, token, agent_id=agent_id) as link:
         (held,) = await link.wanted()
         await deployer.http.delete(f"/v1/agents/{agent_id}")
-    await recall(owner, model, 3600)
     assert await holding(owner, model) == 1
     close = f"/v1/models/{model}/releases/{held.deployment_id}/close"
     assert (await deployer.http.post(close)).status_code == 404, "the weights are not theirs"
@@ -257,10 +257,10 @@ async def test_a_machine_that_comes_back_confirms_what_was_closed(
     owner: Tenant, deployer: Tenant, model: str, url: str, deployed: str
 ) -> None:
     agent_id, token = await enroll(deployer.http)
+    await recall(owner, model, 3600)  # first: what was told to be deleted before is listed until it is confirmed
     async with linked(url, token, agent_id=agent_id) as link:
         (held,) = await link.wanted()
         await deployer.http.patch(f"/v1/agents/{agent_id}", json={"suspended": True})
-    await recall(owner, model, 3600)
     close = f"/v1/models/{model}/releases/{held.deployment_id}/close"
     assert (await owner.http.post(close)).status_code == 200
     await deployer.http.patch(f"/v1/agents/{agent_id}", json={"suspended": False})
