@@ -174,6 +174,8 @@ def test_a_long_card_is_cut() -> None:
         "***a" * 15_000,
         "a*_~`[!<&" * 6_500,
         "|" + "a|" * 3000 + "\n|" + "-|" * 3000 + "\n" + "|\n" * 15_000,
+        "|".join("a" * 190) + "\n" + "|".join("-" * 190) + "\n" + "a\n" * 29_000,
+        "a|b\n-|-\n" + "a|b\n" * 14_000,
         "<b><p>" * 10_000,
         "> " * 30_000,
         "".join(" " * (2 * depth) + "- a\n" for depth in range(240)),
@@ -191,6 +193,8 @@ def test_no_card_takes_long_however_it_is_laid_out(text: str) -> None:
 
 def test_what_is_no_prose_is_shown_as_it_is_written() -> None:
     assert str(card("<b>" + "[" * 3000)) == '<pre tabindex="0">&lt;b&gt;' + "[" * 3000 + "</pre>"
+    rows = "a|b|c\n-|-|-\n" + "1|2|3\n" * 1000
+    assert "<table" in card(rows + "\n" + rows)
     wide = "|" + "a|" * 300 + "\n|" + "-|" * 300
     assert "<table" not in card(wide)
     assert "<table" in card("|" + "a|" * 50 + "\n|" + "-|" * 50)

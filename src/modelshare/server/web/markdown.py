@@ -22,7 +22,9 @@ _MOST_MARKS: Final = 12_000
 """Characters that may mean something other than themselves."""
 _MARKS: Final = "[]*_`~<!&\\"
 _MOST_COLUMNS: Final = 200
-"""Of a table; rows that lack some are filled up."""
+"""Of a table."""
+_MOST_CELLS: Final = 20_000
+"""Of tables; rows that lack some are filled up, so a few characters may ask for many."""
 _TEXT: Final = {
     "a",
     "abbr",
@@ -53,6 +55,7 @@ _ATTRIBUTES: Final[dict[str, set[str]]] = {
     "th": {"align", "colspan", "rowspan"},
 }
 _FRONT_MATTER: Final = re.compile(r"\A---[ \t]*\r?\n.*?^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
+_BLANK_LINE: Final = re.compile(r"\n[ \t\r]*\n")
 _CODE: Final = re.compile(r"`([^`]+)`")
 _SCHEMES: Final = {"http", "https", "mailto"}
 
@@ -93,7 +96,15 @@ def _takes_long(text: str) -> bool:
         text.count("[") > _MOST_BRACKETS
         or sum(map(text.count, _MARKS)) > _MOST_MARKS
         or any(line.count("|") > _MOST_COLUMNS for line in text.splitlines())
+        or sum(map(_cells, _BLANK_LINE.split(text))) > _MOST_CELLS
     )
+
+
+def _cells(block: str) -> int:
+    """Of the table that these lines may be: it has as many columns as one of them at most."""
+    lines = block.splitlines()
+    bars = max((line.count("|") for line in lines), default=0)
+    return (bars + 1) * len(lines) if bars else 0
 
 
 @functools.cache
