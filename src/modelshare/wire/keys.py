@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, IPvAnyNetwork
+from pydantic import BeforeValidator, Field, IPvAnyNetwork
 
 from modelshare.wire.base import SLUG_PATTERN, EndpointSlug, Request, Response, Seconds, UnixSeconds
 from modelshare.wire.text import Name
@@ -11,6 +11,15 @@ from modelshare.wire.text import Name
 ProjectSlug = Annotated[str, Field(pattern=SLUG_PATTERN, min_length=1, max_length=40)]
 Quota = Annotated[int, Field(ge=0, le=1 << 62)]
 """Most bytes of weights a project may store; None, where a project has none, takes the platform's default."""
+
+
+def _written(value: object) -> object:
+    if isinstance(value, int):  # 5 would be 0.0.0.5
+        raise ValueError("write a network as text, such as 10.0.0.0/8")  # noqa: TRY004 - what pydantic answers with 400
+    return value
+
+
+Network = Annotated[IPvAnyNetwork, BeforeValidator(_written)]
 
 
 class Scope(StrEnum):
@@ -57,7 +66,7 @@ class KeyCreate(Request):
     """None given means all; with `endpoint`, none given means `inference`."""
     expires_in: Seconds | None = None
     """Seconds until the key ends."""
-    allowed_ips: Annotated[list[IPvAnyNetwork], Field(max_length=100)] = Field(default_factory=list)
+    allowed_ips: Annotated[list[Network], Field(max_length=100)] = Field(default_factory=list)
     """Networks the key may be used from, such as `10.0.0.0/8`; none given means all."""
     endpoint: EndpointSlug | None = None
     """Slug of the only endpoint the key may call."""

@@ -133,6 +133,8 @@ async def test_bad_input(owner: Tenant) -> None:
         ("expires_in", 0, "expires_in"),
         ("expires_in", 10**30, "expires_in"),
         ("allowed_ips", ["not an address"], "allowed_ips.0"),
+        ("allowed_ips", [5], "allowed_ips.0"),
+        ("allowed_ips", [True], "allowed_ips.0"),
         ("endpoint", "No Slug", "endpoint"),
         ("scope", ["models"], "scope"),
     ]
