@@ -49,6 +49,11 @@ def visible(text: str, keep: str = "") -> str:
     return _not_in_name.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), text)
 
 
+def readable(text: str) -> str:
+    """The text with whatever may not stand in a text written as JSON writes it."""
+    return _not_in_text.sub(lambda found: _escaped(found[0]), text)
+
+
 def check_name(text: str) -> str:
     """The name without blanks around it. ValueError with a sentence where it holds what names do not, or nothing."""
     if unfit := _not_in_name.search(text):

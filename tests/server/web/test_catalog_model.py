@@ -270,6 +270,7 @@ async def test_hostile_words_stay_words(
     page = await shown(browser, model)
     card = page.text.partition('class="prose"')[2].partition("</section>")[0]
     assert "<script>alert" not in page.text
+    assert "\u202e" not in page.text
     assert 'href="javascript:' not in page.text
     for tag in ("<img", "<form", "<button", "<script"):
         assert tag not in card

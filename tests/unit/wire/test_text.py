@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from modelshare.wire.text import PLAIN, Line, Name, Text, check_text, fits_name, fits_text, plain, visible
+from modelshare.wire.text import PLAIN, Line, Name, Text, check_text, fits_name, fits_text, plain, readable, visible
 
 STEERING = "\0\x07\x08\x1b\x7f\x85\x9b\u2028\u2029\ud800\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 INVISIBLE = "\u200b\u200e\u200f\u061c\u00ad\u2060\ufeff\ufff9\U000e0041"
@@ -79,3 +79,9 @@ def test_what_names_hold_none_of_is_all_that_unicode_calls_invisible_or_a_contro
 def test_a_line_made_plain_fits_the_pattern(anything: str) -> None:
     assert re.match(PLAIN, plain(anything, 100))
     assert bool(re.match(PLAIN, anything)) == fits_name(anything)
+
+
+@given(st.text())
+def test_what_is_read_is_a_text(given_text: str) -> None:
+    assert fits_text(readable(given_text))
+    assert readable(given_text) == given_text or not fits_text(given_text)

@@ -24,6 +24,7 @@ from modelshare.server.web import figures, flash, markdown, marks, plots, refuse
 from modelshare.server.web.visitor import ANONYMOUS, SignInNeeded, Visitor, sign_in_url, visitor_of
 from modelshare.server.web.words import for_people
 from modelshare.wire.keys import Project, Scope
+from modelshare.wire.text import readable
 
 _SECURITY: Final = {
     "Referrer-Policy": "same-origin",
@@ -165,12 +166,18 @@ def _compressed(request: Request, response: Response) -> Response:
     return Response(body, response.status_code, {"Content-Encoding": "gzip"}, media_type="text/html; charset=utf-8")
 
 
+def _readable(value: Any) -> Any:
+    """What older releases took is on no page as it is: it would make names read as other ones."""
+    return readable(value) if type(value) is str else value
+
+
 @functools.cache
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_readable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
