@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
+from agent.peer import Recorder
 from conftest import Tenant, client_of, new_tenant
 from cut_database import Way, way_to
 from factories import make_model
 from link_agent import LinkAgent, answer, enroll, linked
+from modelshare.agent.link import Link
 from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings
 from modelshare.wire.link import Chunk, End, Head, Request
@@ -146,6 +148,30 @@ async def test_a_key_revoked_just_before_stays_refused(app: Application, chats: 
         return (await chats.ask(made["key"])).status_code == 401
 
     await wait_until(refused, 60)
+
+
+async def test_an_agent_that_wants_a_link_meanwhile_waits_for_the_database(
+    app: Application, owner: Tenant, way: Way, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Recorder()
+    async with serving(app) as url:
+        _, token = await enroll(owner.http)
+        await way.cut()
+        linking = asyncio.create_task(Link(url, token, recorder, retry_first=0.01).run())
+
+        async def told_twice() -> bool:
+            return caplog.text.count("HTTP 503") > 1
+
+        await wait_until(told_twice)
+        await way.open()
+
+        async def is_back() -> bool:
+            return bool(recorder.wishes)
+
+        await wait_until(is_back)
+        linking.cancel()
+        await asyncio.wait([linking])
+    assert recorder.asked == 0, "nobody said that it has no right to a link"
 
 
 async def test_not_for_longer_than_the_setting_says(chats: Chats, way: Way) -> None:

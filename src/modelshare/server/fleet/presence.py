@@ -134,7 +134,8 @@ async def apply(session: AsyncSession, reports: Mapping[tuple[uuid.UUID, str], R
         if Phase.READY in {row.phase, phase} and (row.phase != phase or row.routes != routes):
             notify(session, READY_TOPIC, str(row.version_id))
         row.phase, row.routes = phase, routes
-        row.bytes_done, row.bytes_total, row.reason = report.bytes_done, report.bytes_total, report.reason
+        row.bytes_done, row.bytes_total = min(report.bytes_done, report.bytes_total), report.bytes_total
+        row.reason = report.reason
         notify(session, DEPLOYMENTS_TOPIC, str(row.agent_id))
 
 
