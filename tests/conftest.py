@@ -43,8 +43,8 @@ Lend = Callable[[Path], AbstractContextManager[str]]
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])
-async def lend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lend:
-    """Migrated, empty databases, once on SQLite and once on PostgreSQL."""
+async def lend(anyio_backend: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lend:
+    """Migrated, empty databases, once on SQLite and once on PostgreSQL. For tests that are not asynchronous as well."""
     if request.param == "sqlite":
         template = tmp_path_factory.mktemp("sqlite") / "template.db"
         await _migrate(f"sqlite+aiosqlite:///{template}")

@@ -19,7 +19,16 @@ from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings, SettingsError, load
 
 pytestmark = pytest.mark.anyio
-GUESSABLE = [b"", b" " * 64, b"\0" * 32, b"0" * 64, b"\n" * 40, b"0 \0" * 32, b"short", secrets.token_hex(15).encode()]
+GUESSABLE = [
+    b"",
+    b" " * 64,
+    b"\0" * 32,
+    b"0" * 64,
+    b"\n" * 40,
+    b"0 \0" * 32,
+    b"short",
+    b"9f86d081884c7d659a2feaa0c55ad01",
+]
 
 
 @given(st.binary(max_size=31) | st.lists(st.sampled_from(b"0\0 \t\r\n"), max_size=99).map(bytes))

@@ -14,6 +14,7 @@ from modelshare.server.app import Application
 from modelshare.wire.link import INITIAL_CREDIT, Chunk, CloseCode, End, Head, Request
 from served import wait_until
 from server.router.conftest import Endpoint
+from server.router.test_usage import usage
 
 pytestmark = pytest.mark.anyio
 
@@ -135,6 +136,10 @@ async def test_a_client_that_goes_before_the_answer_cancels_the_work(endpoint: E
     request, _ = await ready.request()
     asked.cancel()
     await cancelled(ready, request)
+    (row,) = await usage(endpoint.tenant, 1)
+    assert row["errors"] == row["completion_tokens"] == 0
+    assert row["prompt_tokens"], "the engine has read the prompt"
+    assert row["estimated"]
 
 
 async def test_a_client_that_does_not_read_holds_the_agent_back(endpoint: Endpoint, ready: LinkAgent) -> None:

@@ -108,6 +108,8 @@ class Relay:
         self._stream: AnswerStream | None = None
         self._refused: set[str] = set()
         self._is_gone = False
+        self._is_asked = False
+        """An engine works on it, and nothing of its answer is here."""
         self._events = 0
         self._answer_bytes = 0
         self._usage: Usage | None = None
@@ -117,10 +119,13 @@ class Relay:
 
     @property
     def usage(self) -> Usage:
-        """The agent's count, or an estimate where it gave none that can be: for an answer that was cut short, too."""
-        if self._usage is not None or not self._reply.started:
-            return self._usage or Usage()
-        return self._estimate()
+        """The agent's count, or an estimate where it gave none that can be: for an answer that was cut short, too.
+
+        Of one that nobody waited for, the prompt is all that is known.
+        """
+        if self._usage is None and (self._reply.started or self._is_asked):
+            return self._estimate()
+        return self._usage or Usage()
 
     def client_gone(self) -> None:
         """The client left: the engine's work is cancelled."""
@@ -160,12 +165,15 @@ class Relay:
                 self._context = target.context_length
                 if self._is_gone:
                     raise ClientGoneError
+                self._is_asked = True
                 head = await stream.next()
+                self._is_asked = False
                 if isinstance(head, Answer) and head.refused:
                     self._refused.add(target.deployment_id)
                     return False
                 await self._pass(head, stream)
         except StreamBrokenError as error:
+            self._is_asked = False
             if self._reply.started:
                 raise BadGateway("The connection to the machine that runs the model broke; try again.") from error
             return False
