@@ -72,7 +72,8 @@ ContentType = Annotated[
 Route = Annotated[str, Meta(pattern=r"^[a-z][a-z_/-]{0,39}\Z")]
 """`chat/completions`, `completions` or `embeddings`. Others are left unused, so that one side may know more of them."""
 Slice = Annotated[bytes, Meta(max_length=MAX_FRAME)]
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9A-Za-z._-]{1,64}\Z")]
+"""Of a manifest: it tells versions apart, and is not computed anew."""
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Path = Annotated[str, Meta(max_length=1024, pattern=PLAIN_PATH)]
 """Relative, and within the model's folder."""

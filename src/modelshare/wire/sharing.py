@@ -3,10 +3,10 @@
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, model_validator
 
 from modelshare.wire.base import Request, Response, Seconds, UnixSeconds
-from modelshare.wire.text import Text
+from modelshare.wire.text import check_text
 
 LATEST_DEADLINE: Final = 7_258_118_400
 """The beginning of the year 2200, in Unix seconds."""
@@ -103,7 +103,14 @@ class RecallRequest(Request):
 
     deadline: Annotated[int, Field(ge=0, le=LATEST_DEADLINE)] | None
     """When the endpoints of other projects stop, in Unix seconds; one that is past stops them now."""
-    reason: Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)] | None = None
+    reason: (
+        Annotated[
+            str,
+            StringConstraints(strip_whitespace=True, min_length=1, max_length=1000),
+            AfterValidator(check_text),
+        ]
+        | None
+    ) = None
     """What every deployer is told; needed with a deadline."""
 
     @model_validator(mode="after")
