@@ -111,7 +111,7 @@ async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[Wanted]:
             one = _wanted(row)
             data = encode(Desired(0, [one]))
             decode_from_server(data)
-        except (DecodeError, ValueError, LookupError) as error:
+        except (DecodeError, ValueError, LookupError, TypeError, OverflowError) as error:
             log.error("a deployment cannot be told to its agent", deployment=str(row.id), error=str(error))  # noqa: TRY400 - the rest is told
             continue
         size += len(data)
