@@ -55,7 +55,8 @@ class WebSocket(asyncio.Protocol):
             "subprotocols": [],
             "extensions": {"websocket.http.response": {}},
         }
-        self._socket = Protocol(Side.SERVER, max_size=MAX_FRAME)
+        # Longer than a frame may be, so that it is the application that says so, in its own words.
+        self._socket = Protocol(Side.SERVER, max_size=2 * MAX_FRAME)
         self._messages: deque[Message] = deque([{"type": "websocket.connect"}])
         self._news = asyncio.Event()
         self._news.set()
@@ -119,7 +120,8 @@ class WebSocket(asyncio.Protocol):
             self._take(frame)
         self._flush()
         if self._socket.close_expected():
-            self._end(self._socket.close_rcvd.code if self._socket.close_rcvd else 1006)
+            close = self._socket.close_rcvd or self._socket.close_sent
+            self._end(close.code if close else 1006)
             self._transport.close()
         return len(frames)
 
