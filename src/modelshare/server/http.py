@@ -212,12 +212,11 @@ def check_same_origin(request: Request, settings: Settings) -> None:
     if request.method in SAFE_METHODS:
         return
     headers = request.headers
-    own = own_url(request, settings)
+    own = requested_url(request, settings)
     if not is_same_origin(site=headers.get("sec-fetch-site"), origin=headers.get("origin"), own_url=own):
         raise PermissionDenied(
-            f"This request comes from another site than {own}. Reload the page there and try again, or send a key: "
-            "`Authorization: Bearer …`. Where people reach the platform by another address, its operator sets "
-            "`public_url`."
+            "This request comes from another site. Reload the page and try again, or send a key: `Authorization: "
+            "Bearer …`."
         )
 
 
@@ -232,6 +231,13 @@ def is_same_origin(*, site: str | None, origin: str | None, own_url: str) -> boo
 def own_url(request: Request, settings: Settings) -> str:
     """How the client reaches the platform, without a slash at the end."""
     return (settings.public_url or reached.url_of(request)).rstrip("/")
+
+
+def requested_url(request: Request, settings: Settings) -> str:
+    """What the client calls the platform: to compare its pages with, never for links. A browser writes `Host` itself,
+    and a cookie goes to the name that it was set under.
+    """
+    return settings.public_url or f"{request.url.scheme}://{request.headers.get('host', '')}"
 
 
 def base_url(request: Request) -> str:

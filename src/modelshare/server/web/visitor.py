@@ -11,7 +11,7 @@ from modelshare.server.accounts import people
 from modelshare.server.accounts.sessions import SessionBook
 from modelshare.server.accounts.views import Person
 from modelshare.server.errors import NotFound, PermissionDenied, Unauthenticated
-from modelshare.server.http import SESSION_COOKIE, Caller, base_url, get_platform, is_same_origin
+from modelshare.server.http import SESSION_COOKIE, Caller, base_url, get_platform, is_same_origin, requested_url
 from modelshare.server.proven import proven
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import Project, Scope
@@ -73,7 +73,8 @@ def sign_out(response: Response) -> None:
 def _page_of_form(request: Request) -> str:
     """URL of the page, as the browser says it, where it is one of this site; else the dashboard."""
     page = request.headers.get("hx-current-url") or request.headers.get("referer")
-    return page if page and is_same_origin(site=None, origin=page, own_url=base_url(request)) else DASHBOARD
+    own = requested_url(request, get_platform(request).settings)
+    return page if page and is_same_origin(site=None, origin=page, own_url=own) else DASHBOARD
 
 
 async def visitor(request: Request) -> Visitor:
