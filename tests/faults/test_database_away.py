@@ -8,16 +8,19 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
+from agent.peer import Recorder
 from conftest import Tenant, client_of, new_tenant
 from cut_database import Way, way_to
 from factories import make_model
 from link_agent import LinkAgent, answer, enroll, linked
+from modelshare.agent.link import Link
 from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings
 from modelshare.wire.link import Chunk, End, Head, Request
 from served import serving, wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["postgres"], indirect=True)]
+STREAM = b'{"stream": true}'
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ class Machine:
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, link: LinkAgent, request: Request, body: bytes) -> None:
-        if body != b"stream":
+        if body != STREAM:
             await link.send(answer(request, b"{}"))
             return
         await link.send(Head(request.stream, 200, "text/event-stream"))
@@ -71,7 +74,7 @@ class Chats:
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[httpx.Response]:
         headers = {"Authorization": f"Bearer {self.tenant.project.api_key}"}
-        async with self.http.stream("POST", self.url, content=b"stream", headers=headers) as response:
+        async with self.http.stream("POST", self.url, content=STREAM, headers=headers) as response:
             yield response
 
 
@@ -108,7 +111,7 @@ async def test_inference_goes_on_by_what_is_known(chats: Chats, way: Way, how: s
         lines = stream.aiter_lines()
         assert await anext(lines) == "data: 1"
         await take_away(way, how)
-        end = asyncio.get_running_loop().time() + 4
+        end = asyncio.get_running_loop().time() + 2
         statuses = []
         while asyncio.get_running_loop().time() < end:
             statuses.append((await chats.ask()).status_code)
@@ -146,6 +149,30 @@ async def test_a_key_revoked_just_before_stays_refused(app: Application, chats: 
         return (await chats.ask(made["key"])).status_code == 401
 
     await wait_until(refused, 60)
+
+
+async def test_an_agent_that_wants_a_link_meanwhile_waits_for_the_database(
+    app: Application, owner: Tenant, way: Way, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Recorder()
+    async with serving(app) as url:
+        _, token = await enroll(owner.http)
+        await way.cut()
+        linking = asyncio.create_task(Link(url, token, recorder, retry_first=0.01).run())
+
+        async def told_twice() -> bool:
+            return caplog.text.count("HTTP 503") > 1
+
+        await wait_until(told_twice)
+        await way.open()
+
+        async def is_back() -> bool:
+            return bool(recorder.wishes)
+
+        await wait_until(is_back)
+        linking.cancel()
+        await asyncio.wait([linking])
+    assert recorder.asked == 0, "nobody said that it has no right to a link"
 
 
 async def test_not_for_longer_than_the_setting_says(chats: Chats, way: Way) -> None:

@@ -109,13 +109,14 @@ async def test_desired_state_is_what_endpoints_ask_for(
         assert (wanted.served_name, wanted.version, wanted.format) == ("acme/tiny", "1.0.0", "gguf")
         assert wanted.max_concurrent == 100
         assert [file.path for file in wanted.files] == ["model.gguf"]
-        await agent.report(wanted.deployment_id, Phase.PULLING, bytes_done=300, bytes_total=1000)
+        for done, shown in ((5000, 1000), (300, 300)):
+            await agent.report(wanted.deployment_id, Phase.PULLING, bytes_done=done, bytes_total=1000)
 
-        async def look() -> bool:
-            endpoint = (await deployer.http.get("/v1/endpoints/chat")).json()
-            return bool(endpoint["progress"] == {"phase": "pulling", "bytes_done": 300, "bytes_total": 1000})
+            async def look(shown: int = shown) -> bool:
+                endpoint = (await deployer.http.get("/v1/endpoints/chat")).json()
+                return bool(endpoint["progress"] == {"phase": "pulling", "bytes_done": shown, "bytes_total": 1000})
 
-        await wait_until(look)
+            await wait_until(look)
         (report,) = (await agent_of(deployer))["deployments"]
         assert (report["model_name"], report["phase"], report["bytes_done"]) == ("acme/tiny", "pulling", 300)
         assert (await deployer.http.delete("/v1/endpoints/chat")).status_code == 204
@@ -125,14 +126,18 @@ async def test_desired_state_is_what_endpoints_ask_for(
 async def test_a_model_that_no_frame_can_tell_keeps_no_other_from_its_agent(
     app: Application, url: str, owner: Tenant
 ) -> None:
-    for name in ("odd", "lost", "sound"):
+    lost: dict[str, dict[str, object]] = {
+        "long": {"version": "1" * 300},
+        "shapeless": {"manifest": b'{"files": 5}'},
+        "huge": {"manifest": b'{"files": [{"path": "a", "size": 18446744073709551616, "sha256": ""}]}'},
+    }
+    for name in ("odd", *lost, "sound"):
         model_id = await make_model(app, owner.project.id, name=name)
         wish = {"slug": name, "model": str(model_id), "tier": "self_hosted"}
         assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
         async with app.database.write() as session:
             odd = {"architecture": "x\x1b" * 5000, "context_length": 2**60, "parameters": -1} if name == "odd" else {}
-            changes = {"version": "1" * 300} if name == "lost" else odd
-            if changes:
+            if changes := lost.get(name, odd):
                 await session.execute(update(VersionRow).where(VersionRow.model_id == model_id).values(**changes))
     _, token = await enroll(owner.http)
     async with linked(url, token) as agent:

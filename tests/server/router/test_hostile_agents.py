@@ -33,6 +33,8 @@ ANSWERS: dict[str, Callable[[int], list[odd_frames.Fields]]] = {
     "more tokens than a database counts": lambda stream: [["answer", stream, 200, JSON, b"{}", 2**64 - 1, 0]],
     "fewer tokens than none": lambda stream: [["head", stream, 200, JSON], ["end", stream, None, -5, 0]],
     "two heads": lambda stream: [["head", stream, 200, JSON], ["head", stream, 200, JSON]],
+    "a frame that is too long": lambda stream: [["answer", stream, 200, JSON, b"x" * (3 * MIB // 2), 3, 4]],
+    "a frame that no WebSocket takes": lambda stream: [["answer", stream, 200, JSON, b"x" * 3 * MIB, 3, 4]],
     "no MessagePack": lambda _: [],
 }
 
@@ -90,15 +92,18 @@ async def test_a_bad_answer_is_a_502_and_the_end_of_its_link(
             await endpoint.is_("active")
             asked = asyncio.ensure_future(endpoint.chat())
             request, _ = await agent.request()
-            for fields in bad(request.stream):
-                await agent.socket.send_bytes(odd_frames.encode(fields))
+            with contextlib.suppress(ConnectionError):
+                for fields in bad(request.stream):
+                    await agent.socket.send_bytes(odd_frames.encode(fields))
             if not bad(request.stream):
                 await agent.socket.send_bytes(b"\xc1")
             answered = await asked
             assert await bystander.is_answered()
             assert (answered.status_code, answered.json()["error"]["type"]) == (502, "server_error"), name
             assert "set-cookie" not in answered.headers
-            assert (await agent.end())[0] == CloseCode.PROTOCOL, name
+            code, _ = await agent.end()
+            if "WebSocket" not in name:  # there the connection may be reset before its end is read
+                assert code == CloseCode.PROTOCOL, name
         await endpoint.is_("degraded")
     await wait_until(bystander.is_counted)
 

@@ -52,6 +52,8 @@ LINK_CREDIT: Final = 32 << 20
 SMALL_CREDIT: Final = 16 << 10
 _CREDIT_STEPS: Final = 4
 """Credit is given back in steps: a frame per chunk would cost more than it is worth."""
+_BROKEN: Final = frozenset({1002, 1007, 1009})
+"""How a WebSocket ends whose peer broke its rules, or sent far too much at once (RFC 6455 section 7.4.1)."""
 _ENDING: Final = 4096
 """What a `Head` and an `End` weigh at most, together."""
 _LATE: Final = 1 << 20
@@ -195,6 +197,8 @@ class Link:
     async def receive(self) -> FromAgent:
         """The agent's next frame. Raises ClosedError at the end of the link, and for what is no frame."""
         message = await self._receive()
+        if message.get("code") in _BROKEN:
+            raise ClosedError(CloseCode.PROTOCOL, "The agent broke the rules of WebSockets.")
         if message["type"] != "websocket.receive":
             raise ClosedError(CloseCode.GOING_AWAY, "The agent closed the link.")
         self._heard = self._clock()

@@ -7,6 +7,7 @@ whatever process that is. What an agent is to hold goes out when it changes; wha
 import asyncio
 import contextlib
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
@@ -45,6 +46,8 @@ _GOODBYE_SECONDS = 1.0
 _STOP_SECONDS = 2.0
 """Links may take to end when the process does; the database they tell of it may be away."""
 _RETRY_SECONDS = 1.0
+_EARLY = 1000
+"""Frames; of more only the last are heard. An agent says all of it again once it is told what to hold."""
 _VOUCH_SECONDS = presence.STALE_SECONDS / 3
 _SUSPENDED = ClosedError(CloseCode.SUSPENDED, "This agent is suspended. Its owner can resume it.")
 _REMOVED = ClosedError(CloseCode.REMOVED, "This agent was removed. Enroll it anew with a join key to use it again.")
@@ -64,9 +67,8 @@ class _Linked:
         """Ids of what it was told to hold: what it says of others says nothing."""
         self.let_go: frozenset[str] = frozenset()
         """Ids of what it was told to let go of, and has not said to be gone."""
-        self.early: list[Report | Released] | None = []
-        """What it says before it was told anything, of which it is not known yet whether it counts; None afterwards.
-        The link's rate bounds it."""
+        self.early: deque[Report | Released] | None = deque(maxlen=_EARLY)
+        """What it says before it was told anything, of which it is not known yet whether it counts; None afterwards."""
 
 
 class Links:
@@ -113,7 +115,7 @@ class Links:
             async with self._database.read() as session:
                 agent = await service.authenticate(session, token)
         except Exception as error:  # noqa: BLE001 - whatever keeps us from looking says nothing of the agent
-            log.warning("cannot look at an agent that wants a link", error=str(error))
+            outages.report("cannot look at an agent that wants a link", error)
             await _try_again(scope, send)
             return
         if agent is None:
@@ -180,7 +182,7 @@ class Links:
                 async with self._database.write() as session:
                     await presence.disconnect(session, name, now=self._now())
             except Exception as error:  # noqa: BLE001 - when nobody vouches for the link, it is forgotten as well
-                log.warning("cannot write that a link ended", agent=str(name.agent_id), error=str(error))
+                outages.report("cannot write that a link ended", error, agent=str(name.agent_id))
             log.info("agent link ended", agent=str(name.agent_id))
 
     async def _send_desired(self, linked: _Linked) -> None:
@@ -296,7 +298,7 @@ def _result(serving: asyncio.Task[ClosedError]) -> ClosedError:
         return ClosedError(CloseCode.GOING_AWAY, "The server restarts.")
     if (error := serving.exception()) is None:
         return serving.result()
-    log.warning("cannot link an agent", error=str(error))
+    outages.report("cannot link an agent", error)
     return ClosedError(CloseCode.TRY_AGAIN, "The server cannot take a link now: link again.")
 
 

@@ -111,7 +111,7 @@ async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[Wanted]:
             one = _wanted(row)
             data = encode(Desired(0, [one]))
             decode_from_server(data)
-        except (DecodeError, ValueError, LookupError) as error:
+        except (DecodeError, ValueError, LookupError, TypeError, OverflowError) as error:
             log.error("a deployment cannot be told to its agent", deployment=str(row.id), error=str(error))  # noqa: TRY400 - the rest is told
             continue
         size += len(data)
@@ -134,7 +134,8 @@ async def apply(session: AsyncSession, reports: Mapping[tuple[uuid.UUID, str], R
         if Phase.READY in {row.phase, phase} and (row.phase != phase or row.routes != routes):
             notify(session, READY_TOPIC, str(row.version_id))
         row.phase, row.routes = phase, routes
-        row.bytes_done, row.bytes_total, row.reason = report.bytes_done, report.bytes_total, report.reason
+        row.bytes_done, row.bytes_total = min(report.bytes_done, report.bytes_total), report.bytes_total
+        row.reason = report.reason
         notify(session, DEPLOYMENTS_TOPIC, str(row.agent_id))
 
 

@@ -14,6 +14,7 @@ from websockets.utils import accept_key
 
 from modelshare.server.errors import ApiError, PermissionDenied
 from modelshare.server.front import refusals
+from modelshare.server.ratelimit import Bucket
 from modelshare.wire.link import MAX_DESIRED, MAX_FRAME
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ _MOST_REASON: Final = 123
 """Bytes of a reason that fit into a close frame."""
 _MOST_UNWRITTEN: Final = MAX_DESIRED + 2 * MAX_FRAME
 """More than the application ever leaves: pongs for somebody who pings and does not listen."""
+_FRAMES: Final = 20_000
+"""A second, of one peer: what it sends beyond it waits. However small a frame is, it takes its time of the process."""
+_BURST: Final = 500
+"""Frames that are read in one go, before everybody else has a turn."""
+_PIECE: Final = 4096
+"""Bytes that are read between two looks at how many frames they were; at most 700."""
 
 
 class WebSocket(asyncio.Protocol):
@@ -48,12 +55,17 @@ class WebSocket(asyncio.Protocol):
             "subprotocols": [],
             "extensions": {"websocket.http.response": {}},
         }
-        self._socket = Protocol(Side.SERVER, max_size=MAX_FRAME)
+        # Longer than a frame may be, so that it is the application that says so, in its own words.
+        self._socket = Protocol(Side.SERVER, max_size=2 * MAX_FRAME)
         self._messages: deque[Message] = deque([{"type": "websocket.connect"}])
         self._news = asyncio.Event()
         self._news.set()
         self._unread = 0
         self._is_reading = True
+        self._unparsed = bytearray()
+        self._turn: asyncio.TimerHandle | None = None
+        """The next, while the peer waits for it."""
+        self._pace = Bucket(60 * _FRAMES, _BURST, _BURST, front.loop.time())
         self._message = bytearray()
         """What is there of a message in several frames."""
         self._is_text = False
@@ -67,6 +79,8 @@ class WebSocket(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self.deadline = float("inf")
+        if self._turn is not None:
+            self._turn.cancel()
         self._end(1006)
         self._flow.set()
         self._front.closed(self)
@@ -81,14 +95,43 @@ class WebSocket(asyncio.Protocol):
         self._flow.set()
 
     def data_received(self, data: bytes) -> None:
-        self._socket.receive_data(data)
-        for frame in self._socket.events_received():
-            if isinstance(frame, Frame):
-                self._take(frame)
+        self._unparsed += data
+        if self._turn is None:
+            self._parse()
+
+    def _parse(self) -> None:
+        self._turn = None
+        self._pace.refill(self._front.loop.time())
+        while self._unparsed and self._pace.level > 0:
+            piece = bytes(self._unparsed[:_PIECE])
+            del self._unparsed[:_PIECE]
+            self._pace.level -= self._parse_piece(piece)
+            if self._transport.is_closing():
+                self._unparsed.clear()
+        if self._pace.level <= 0:
+            self._turn = self._front.loop.call_later((_BURST - self._pace.level) / _FRAMES, self._parse)
+        self._read_or_wait()
+
+    def _parse_piece(self, piece: bytes) -> int:
+        """How many frames ended in it."""
+        self._socket.receive_data(piece)
+        frames = [event for event in self._socket.events_received() if isinstance(event, Frame)]
+        for frame in frames:
+            self._take(frame)
         self._flush()
         if self._socket.close_expected():
-            self._end(self._socket.close_rcvd.code if self._socket.close_rcvd else 1006)
+            close = self._socket.close_rcvd or self._socket.close_sent
+            self._end(close.code if close else 1006)
             self._transport.close()
+        return len(frames)
+
+    def _read_or_wait(self) -> None:
+        """Reads from the peer, unless it has sent more than is taken in so quickly."""
+        most = _MOST_UNREAD if self._is_reading else _MOST_UNREAD // 2
+        is_welcome = self._turn is None and (self._unread <= most or self._is_over)
+        if is_welcome != self._is_reading and not self._transport.is_closing():
+            self._is_reading = is_welcome
+            (self._transport.resume_reading if is_welcome else self._transport.pause_reading)()
 
     def _take(self, frame: Frame) -> None:
         if frame.opcode not in {Opcode.BINARY, Opcode.TEXT, Opcode.CONT} or self._is_over:
@@ -100,9 +143,6 @@ class WebSocket(asyncio.Protocol):
             return
         data, self._message = bytes(self._message), bytearray()
         self._unread += len(data) + _COST
-        if self._unread > _MOST_UNREAD and self._is_reading:
-            self._is_reading = False
-            self._transport.pause_reading()
         self._messages.append(
             {"type": "websocket.receive", "text": data.decode(errors="replace")}
             if self._is_text
@@ -146,9 +186,7 @@ class WebSocket(asyncio.Protocol):
         message = self._messages.popleft()
         if message["type"] == "websocket.receive":
             self._unread -= len(message.get("bytes") or message.get("text") or "") + _COST
-            if not self._is_reading and self._unread <= _MOST_UNREAD // 2 and not self._transport.is_closing():
-                self._is_reading = True
-                self._transport.resume_reading()
+            self._read_or_wait()
         return message
 
     async def send(self, message: Message) -> None:
@@ -212,9 +250,7 @@ class WebSocket(asyncio.Protocol):
         self._flush()
         self._end(code)
         self.deadline = self._front.loop.time() + _CLOSE_SECONDS
-        if not self._is_reading:
-            self._is_reading = True
-            self._transport.resume_reading()
+        self._read_or_wait()
 
     def _end(self, code: int) -> None:
         if not self._is_over:
