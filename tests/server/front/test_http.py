@@ -201,11 +201,17 @@ async def test_in_pieces(client: Client, step: int) -> None:
     await client.is_open()
 
 
-async def test_told_to_go_on(client: Client) -> None:
-    client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+@pytest.mark.parametrize("expectation", [b"100-continue", b"100-Continue"])
+async def test_told_to_go_on(client: Client, expectation: bytes) -> None:
+    client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: %b\r\n\r\n" % expectation)
     assert (await client.answer()).status == 100
     assert (await client.ask(b"abc")).json["body"] == 3
     await client.is_open()
+
+
+async def test_nobody_is_told_to_go_on_who_knows_no_such_thing(client: Client) -> None:
+    request = b"POST / HTTP/1.0\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc"
+    assert (await client.ask(request)).json["body"] == 3
 
 
 async def test_head_has_no_body(client: Client) -> None:
@@ -230,8 +236,49 @@ async def test_the_last_request(client: Client) -> None:
 
 
 async def test_another_protocol_is_not_spoken(client: Client) -> None:
-    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
-    assert (await client.ask(upgrade)).status == 200
+    """The request is answered as if it had not been offered, body and all: so Java's client asks for everything."""
+    head = (
+        b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+    )
+    for _ in range(2):
+        client.writer.write((head + b"Content-Length: 3\r\n\r\nabc") * 2)
+        assert [(await client.answer()).json["body"] for _ in range(2)] == [3, 3]
+    assert (await client.ask(head + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n")).json["body"] == 2
+    await client.is_open()
+
+
+async def test_offers_of_another_protocol_without_end(client: Client) -> None:
+    client.writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" * 2000)
+    answers = [await client.answer() for _ in range(34)]
+    answers[-1].is_problem(400, "too many")
+
+
+@pytest.mark.parametrize("url_", [b"http://x", b"http://x?q=%20", b"http://x/"])
+async def test_a_url_in_place_of_a_path(client: Client, url_: bytes) -> None:
+    assert (await client.ask(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % url_)).json["raw_path"] == "/"
+
+
+@pytest.mark.parametrize("connection", [b"", b"Connection: close\r\n"])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_client_that_sends_no_more_is_answered(
+    app: App, client: Client, version: bytes, connection: bytes
+) -> None:
+    client.writer.write(b"GET /gate HTTP/%b\r\nHost: x\r\n%b\r\n" % (version, connection))
+    client.writer.write_eof()
+    await app.began.wait()
+    if version == b"1.1":
+        assert (await client.answer()).status == 100, "by which a client that has left is known"
+    app.go.set()
+    assert (await client.answer()).json["path"] == "/gate"
+    await client.is_closed()
+
+
+async def test_a_client_that_sends_no_more_behind_several(app: App, client: Client) -> None:
+    client.writer.write(b"GET /gate HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+    client.writer.write_eof()
+    await app.began.wait()
+    app.go.set()
+    assert [(await client.answer()).status for _ in range(3)] == [200] * 3
     await client.is_closed()
 
 
@@ -253,6 +300,9 @@ async def test_another_protocol_is_not_spoken(client: Client) -> None:
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na",
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"CONNECT /x HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /ä HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
 )

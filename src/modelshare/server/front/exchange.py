@@ -16,7 +16,6 @@ log = structlog.get_logger()
 PATHSEND: Final = "http.response.pathsend"
 _MOST_UNREAD: Final = 256 << 10
 """Bytes of a body that wait for the application before the client is slowed down."""
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _WITHOUT_BODY: Final = frozenset({204, 304})
 _FINAL: Final = range(200, 600)
 _BREAK: Final = re.compile(rb"[\0\r\n]")
@@ -127,7 +126,7 @@ class Exchange:
     async def receive(self) -> Message:
         if self._expects and not self.started:
             self._expects = False
-            self._wire.write(_CONTINUE)
+            self._wire.write(refusals.CONTINUE)
         while not self.gone and not self.answered:
             if self._body or (self.complete and not self._told):
                 body, self._body = bytes(self._body), bytearray()

@@ -25,8 +25,9 @@ _MOST_UNREAD: Final = 2 * MAX_FRAME
 """Bytes of messages that wait for the application before the peer is slowed down."""
 _COST: Final = 512
 """Bytes that a message takes beside its own."""
-_CLOSE_SECONDS: Final = 2.0
-"""What the peer has to answer a close."""
+CLOSE_SECONDS: Final = 2.0
+"""What the peer has to answer a close, or to take what is on its way."""
+_GOING_AWAY: Final = 1001
 _MOST_REASON: Final = 123
 """Bytes of a reason that fit into a close frame."""
 _MOST_UNWRITTEN: Final = 2 * MAX_FRAME
@@ -66,8 +67,8 @@ class WebSocket(asyncio.Protocol):
     # What the transport says.
 
     def connection_lost(self, _: Exception | None) -> None:
-        self.deadline = float("inf")
         self._end(1006)
+        self.deadline = float("inf")
         self._flow.set()
         self._front.closed(self)
 
@@ -86,9 +87,12 @@ class WebSocket(asyncio.Protocol):
             if isinstance(frame, Frame):
                 self._take(frame)
         self._flush()
-        if self._socket.close_expected():
-            self._end(self._socket.close_rcvd.code if self._socket.close_rcvd else 1006)
+        if self._socket.close_rcvd is not None:
+            self._end(self._socket.close_rcvd.code)
             self._transport.close()
+        elif self._socket.parser_exc is not None and not self._is_over:
+            self._end(1006)
+            self._transport.write_eof()  # what the peer still sends is read: closing now might lose it our reason
 
     def _take(self, frame: Frame) -> None:
         if frame.opcode not in {Opcode.BINARY, Opcode.TEXT, Opcode.CONT} or self._is_over:
@@ -113,10 +117,14 @@ class WebSocket(asyncio.Protocol):
     # What the front says.
 
     is_busy = False
-    """Its application ends it; nobody waits for that."""
+    """Nobody is owed an answer."""
 
     def end(self) -> None:
-        """The process stops; the application closes its links in its own time."""
+        """The process stops."""
+        if self._is_accepted and not self._is_over:
+            self._close(_GOING_AWAY, "The server restarts.")
+        elif not self._is_over:
+            self._deny(refusals.stopping())
 
     def abort(self) -> None:
         self._transport.abort()
@@ -210,14 +218,15 @@ class WebSocket(asyncio.Protocol):
             self._socket.send_close(code, reason.encode()[:_MOST_REASON].decode(errors="ignore"))
         self._flush()
         self._end(code)
-        self.deadline = self._front.loop.time() + _CLOSE_SECONDS
-        if not self._is_reading:
-            self._is_reading = True
-            self._transport.resume_reading()
 
     def _end(self, code: int) -> None:
+        """Nothing is taken or sent any more; the connection may stay for a moment, until both sides know."""
         if not self._is_over:
             self._is_over = True
+            self.deadline = self._front.loop.time() + CLOSE_SECONDS
+            if not self._is_reading and not self._transport.is_closing():
+                self._is_reading = True
+                self._transport.resume_reading()
             self._messages.append({"type": "websocket.disconnect", "code": code})
             self._news.set()
 
