@@ -30,7 +30,10 @@ class App:
         self.began.set()
         if scope["path"] == "/break":
             raise RuntimeError("secret words of the inside")
-        if scope["path"] == "/wait":
+        if scope["path"] == "/stream":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        if scope["path"] in {"/wait", "/stream"}:
             assert (await receive())["more_body"] is False
             assert await receive() == {"type": "http.disconnect"}
             self.disconnected.set()
@@ -48,6 +51,9 @@ class App:
             more = message["more_body"]
         if scope["path"] == "/gate":
             await self.go.wait()
+        await self.answer(scope, body, send)
+
+    async def answer(self, scope: Scope, body: bytes, send: Send) -> None:
         if scope["path"] == "/line-break":
             await send({"type": "http.response.start", "status": 200, "headers": [(b"x-a", b"b\r\nc: d")]})
         if scope["path"] == "/chunks":
@@ -364,6 +370,14 @@ async def test_a_header_that_would_be_two(client: Client) -> None:
 async def test_a_client_that_leaves_is_noticed(app: App, client: Client) -> None:
     client.writer.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
     await app.began.wait()
+    client.writer.close()
+    async with asyncio.timeout(20):
+        await app.disconnected.wait()
+
+
+async def test_a_client_that_leaves_a_silent_stream_is_noticed(app: App, client: Client) -> None:
+    client.writer.write(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+    await client.reader.readuntil(b"\r\n\r\n3\r\none\r\n")
     client.writer.close()
     async with asyncio.timeout(20):
         await app.disconnected.wait()

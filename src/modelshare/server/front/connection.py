@@ -12,7 +12,7 @@ from modelshare.server.addresses import counted_as
 from modelshare.server.errors import ApiError
 from modelshare.server.front import refusals, request, sending
 from modelshare.server.front.exchange import Exchange
-from modelshare.server.front.pace import BEHIND_SECONDS, Doubt, Pace, Phase
+from modelshare.server.front.pace import Doubt, Pace, Phase
 from modelshare.server.front.parsing import Head, Parser
 from modelshare.server.front.websocket import WebSocket
 from modelshare.server.proven import PROVEN
@@ -96,10 +96,10 @@ class Connection(asyncio.Protocol):
         """True: the other half stays open.
 
         Some clients close theirs behind their last request, and wait for the answer. One that has left altogether looks
-        the same, but resets the connection when something is sent to it.
+        the same, but resets the connection when something is sent to it. Whoever closes it amid a stream has left.
         """
         last = self._pipeline[-1] if self._pipeline else self._exchange
-        if last is None or not last.complete or (last.is_stream and self._now() - self._heard > BEHIND_SECONDS):
+        if last is None or not last.complete or last.is_open_ended:
             return False
         self._is_over = True
         self._doubt.begin(self._now())

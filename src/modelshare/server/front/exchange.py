@@ -93,6 +93,11 @@ class Exchange:
         self._unsent: int | None = None
         """Bytes of the length that was announced."""
 
+    @property
+    def is_open_ended(self) -> bool:
+        """The answer has begun, and has said nothing of its length."""
+        return self.started and self._unsent is None
+
     def feed(self, data: bytes) -> bool:
         """Some of the request's body. True: the connection is to read no more for now."""
         if self.answered or self.gone:

@@ -5,8 +5,6 @@ from typing import Final
 
 LEAST_BYTES: Final = 16 << 10
 """What has to come of a body, or be taken of an answer, in the time that either may stall: a trickle is no progress."""
-BEHIND_SECONDS: Final = 1.0
-"""Whoever closes a half so soon after a request does what some clients do with their last one."""
 FIRST_LOOK_SECONDS: Final = 0.5
 """What an answer may take before a client that has closed its half is looked after."""
 
