@@ -457,6 +457,33 @@ async def test_too_many_of_one_address(url: str) -> None:
             await open_.is_open()
 
 
+async def test_a_proxy_speaks_for_many(app: App) -> None:
+    """Each client behind it has limits of its own, and its connections that say nothing are nobody's."""
+
+    def began(client: str) -> bytes:
+        return b"POST / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: %b\r\nContent-Length: 9\r\n\r\n" % client.encode()
+
+    settings = Settings(
+        trusted_proxies=["127.0.0.1"], **{f"connections_{name}": each for name, each in PATIENT.items()}
+    )
+    async with fronted(app, settings) as url, AsyncExitStack() as stack:
+        greedy, others, idle = [
+            [await stack.enter_async_context(connected(url)) for _ in range(4)] for _ in ("greedy", "others", "idle")
+        ]
+        for each in idle:
+            await each.is_open()
+        for number, each in enumerate(others):
+            each.writer.write(began(f"192.0.2.{number}"))
+        for number, each in enumerate(greedy):  # of IPv6 each has a whole network
+            each.writer.write(began(f"203.0.113.9, 2001:db8::{number}"))
+        for each in greedy[:2]:
+            (await each.answer()).is_problem(429, "Your address")
+        for each in (*greedy[2:], *others):
+            assert (await each.ask(b"123456789")).json["body"] == 9
+        for each in idle:
+            await each.is_open()
+
+
 @pytest.mark.parametrize("limits", [{"total": 16, "per_address": 10}], indirect=True)
 async def test_the_greediest_address_makes_room(url: str) -> None:
     async with connected(url, "127.0.0.2") as lone:
