@@ -18,7 +18,7 @@ from link_agent import LinkAgent, answer, enroll, linked
 from modelshare.server.app import create_app
 from modelshare.server.settings import Settings
 from modelshare.wire.link import Request
-from programs import Server, serving
+from programs import SECRET, Server, serving
 from served import wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["sqlite"], indirect=True)]
@@ -38,7 +38,7 @@ class Prepared:
 @pytest.fixture
 async def prepared(settings: Settings) -> Prepared:
     """A platform with an endpoint, that no process serves at the moment."""
-    async with create_app(settings).running() as app:
+    async with create_app(Settings(**settings.model_dump(exclude={"secret"}), secret=SECRET)).running() as app:
         owner = await new_tenant(app, "acme")
         async with owner.http as http:
             model = await make_model(app, owner.project.id)
@@ -73,7 +73,7 @@ async def test_a_chat_and_a_link_go_on(
 ) -> None:
     headers = {"Authorization": f"Bearer {prepared.key}"}
     total = str(files * 3 // 4) if files else ""
-    with serving(tmp_path / "server", database_url=database_url, connections_total=total) as server:
+    with serving(tmp_path / "server", database_url=database_url, secret=SECRET, connections_total=total) as server:
         if files:
             resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (files, files))
         async with (

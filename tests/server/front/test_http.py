@@ -30,7 +30,10 @@ class App:
         self.began.set()
         if scope["path"] == "/break":
             raise RuntimeError("secret words of the inside")
-        if scope["path"] == "/wait":
+        if scope["path"] == "/stream":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        if scope["path"] in {"/wait", "/stream"}:
             assert (await receive())["more_body"] is False
             assert await receive() == {"type": "http.disconnect"}
             self.disconnected.set()
@@ -48,6 +51,9 @@ class App:
             more = message["more_body"]
         if scope["path"] == "/gate":
             await self.go.wait()
+        await self.answer(scope, body, send)
+
+    async def answer(self, scope: Scope, body: bytes, send: Send) -> None:
         if scope["path"] == "/line-break":
             await send({"type": "http.response.start", "status": 200, "headers": [(b"x-a", b"b\r\nc: d")]})
         if scope["path"] == "/chunks":
@@ -201,11 +207,17 @@ async def test_in_pieces(client: Client, step: int) -> None:
     await client.is_open()
 
 
-async def test_told_to_go_on(client: Client) -> None:
-    client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+@pytest.mark.parametrize("expectation", [b"100-continue", b"100-Continue"])
+async def test_told_to_go_on(client: Client, expectation: bytes) -> None:
+    client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: %b\r\n\r\n" % expectation)
     assert (await client.answer()).status == 100
     assert (await client.ask(b"abc")).json["body"] == 3
     await client.is_open()
+
+
+async def test_nobody_is_told_to_go_on_who_knows_no_such_thing(client: Client) -> None:
+    request = b"POST / HTTP/1.0\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc"
+    assert (await client.ask(request)).json["body"] == 3
 
 
 async def test_head_has_no_body(client: Client) -> None:
@@ -230,8 +242,49 @@ async def test_the_last_request(client: Client) -> None:
 
 
 async def test_another_protocol_is_not_spoken(client: Client) -> None:
-    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
-    assert (await client.ask(upgrade)).status == 200
+    """The request is answered as if it had not been offered, body and all: so Java's client asks for everything."""
+    head = (
+        b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+    )
+    for _ in range(2):
+        client.writer.write((head + b"Content-Length: 3\r\n\r\nabc") * 2)
+        assert [(await client.answer()).json["body"] for _ in range(2)] == [3, 3]
+    assert (await client.ask(head + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n")).json["body"] == 2
+    await client.is_open()
+
+
+async def test_offers_of_another_protocol_without_end(client: Client) -> None:
+    client.writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" * 2000)
+    answers = [await client.answer() for _ in range(34)]
+    answers[-1].is_problem(400, "too many")
+
+
+@pytest.mark.parametrize("url_", [b"http://x", b"http://x?q=%20", b"http://x/"])
+async def test_a_url_in_place_of_a_path(client: Client, url_: bytes) -> None:
+    assert (await client.ask(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % url_)).json["raw_path"] == "/"
+
+
+@pytest.mark.parametrize("connection", [b"", b"Connection: close\r\n"])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_client_that_sends_no_more_is_answered(
+    app: App, client: Client, version: bytes, connection: bytes
+) -> None:
+    client.writer.write(b"GET /gate HTTP/%b\r\nHost: x\r\n%b\r\n" % (version, connection))
+    client.writer.write_eof()
+    await app.began.wait()
+    if version == b"1.1":
+        assert (await client.answer()).status == 100, "by which a client that has left is known"
+    app.go.set()
+    assert (await client.answer()).json["path"] == "/gate"
+    await client.is_closed()
+
+
+async def test_a_client_that_sends_no_more_behind_several(app: App, client: Client) -> None:
+    client.writer.write(b"GET /gate HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+    client.writer.write_eof()
+    await app.began.wait()
+    app.go.set()
+    assert [(await client.answer()).status for _ in range(3)] == [200] * 3
     await client.is_closed()
 
 
@@ -253,6 +306,9 @@ async def test_another_protocol_is_not_spoken(client: Client) -> None:
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na",
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"CONNECT /x HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /ä HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
 )
@@ -314,6 +370,14 @@ async def test_a_header_that_would_be_two(client: Client) -> None:
 async def test_a_client_that_leaves_is_noticed(app: App, client: Client) -> None:
     client.writer.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
     await app.began.wait()
+    client.writer.close()
+    async with asyncio.timeout(20):
+        await app.disconnected.wait()
+
+
+async def test_a_client_that_leaves_a_silent_stream_is_noticed(app: App, client: Client) -> None:
+    client.writer.write(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+    await client.reader.readuntil(b"\r\n\r\n3\r\none\r\n")
     client.writer.close()
     async with asyncio.timeout(20):
         await app.disconnected.wait()
@@ -391,6 +455,33 @@ async def test_too_many_of_one_address(url: str) -> None:
         await second.is_closed()
         for open_ in (third, fourth, other):
             await open_.is_open()
+
+
+async def test_a_proxy_speaks_for_many(app: App) -> None:
+    """Each client behind it has limits of its own, and its connections that say nothing are nobody's."""
+
+    def began(client: str) -> bytes:
+        return b"POST / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: %b\r\nContent-Length: 9\r\n\r\n" % client.encode()
+
+    settings = Settings(
+        trusted_proxies=["127.0.0.1"], **{f"connections_{name}": each for name, each in PATIENT.items()}
+    )
+    async with fronted(app, settings) as url, AsyncExitStack() as stack:
+        greedy, others, idle = [
+            [await stack.enter_async_context(connected(url)) for _ in range(4)] for _ in ("greedy", "others", "idle")
+        ]
+        for each in idle:
+            await each.is_open()
+        for number, each in enumerate(others):
+            each.writer.write(began(f"192.0.2.{number}"))
+        for number, each in enumerate(greedy):  # of IPv6 each has a whole network
+            each.writer.write(began(f"203.0.113.9, 2001:db8::{number}"))
+        for each in greedy[:2]:
+            (await each.answer()).is_problem(429, "Your address")
+        for each in (*greedy[2:], *others):
+            assert (await each.ask(b"123456789")).json["body"] == 9
+        for each in idle:
+            await each.is_open()
 
 
 @pytest.mark.parametrize("limits", [{"total": 16, "per_address": 10}], indirect=True)

@@ -8,13 +8,12 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import httptools
-
 from modelshare.server.addresses import counted_as
 from modelshare.server.errors import ApiError
 from modelshare.server.front import refusals, request, sending
 from modelshare.server.front.exchange import Exchange
-from modelshare.server.front.pace import Pace, Phase
+from modelshare.server.front.pace import Doubt, Pace, Phase
+from modelshare.server.front.parsing import Head, Parser
 from modelshare.server.front.websocket import WebSocket
 from modelshare.server.proven import PROVEN
 
@@ -39,7 +38,7 @@ class Connection(asyncio.Protocol):
         self._limits = front.limits
         self._now = front.loop.time
         self._transport: asyncio.Transport
-        self._parser: Any = httptools.HttpRequestParser(self)
+        self._parser = Parser(self)
         self._phase = Phase.HEAD
         self._turned: Phase | None = None
         self._client = self._server = ("", 0)
@@ -56,11 +55,8 @@ class Connection(asyncio.Protocol):
         self._upgrade: dict[str, Any] | None = None
         self._is_over = False
         """What comes is no request any more."""
-        self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._is_in_head = False
-        self._framing = 0
-        """Bytes in a row that are not of a body."""
+        self._doubt = Doubt()
+        """Of a client that has closed its half."""
         self._is_reading = True
         self._is_blocked = False
         self.waking: asyncio.Future[None] | None = None
@@ -87,7 +83,7 @@ class Connection(asyncio.Protocol):
         self._phase = Phase.CLOSING
         self._count(waits=False)
         self.deadline = _NEVER
-        self._parser = None
+        self._parser.close()
         for exchange in (self._exchange, *self._pipeline):
             if exchange is not None:
                 exchange.leave()
@@ -96,8 +92,19 @@ class Connection(asyncio.Protocol):
             self.waking.set_result(None)
         self._front.closed(self)
 
-    def eof_received(self) -> None:
-        """Whoever closes one half is taken to have closed both: nothing tells the two apart in time."""
+    def eof_received(self) -> bool:
+        """True: the other half stays open.
+
+        Some clients close theirs behind their last request, and wait for the answer. One that has left altogether looks
+        the same, but resets the connection when something is sent to it. Whoever closes it amid a stream has left.
+        """
+        last = self._pipeline[-1] if self._pipeline else self._exchange
+        if last is None or not last.complete or last.is_open_ended:
+            return False
+        self._is_over = True
+        self._doubt.begin(self._now())
+        self._turn()
+        return True
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._now()
@@ -106,20 +113,15 @@ class Connection(asyncio.Protocol):
             if self._received > _LINGER_BYTES:
                 self._transport.abort()
             return
-        self._framing += len(data)
+        rest = None
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self._upgrade is not None:
-                self._become_websocket(self._upgrade, data[upgrade.args[0] :])
-                return
-            self._is_over = True
-        except httptools.HttpParserError as error:
+            rest = self._parser.feed(data)
+        except ApiError as error:
             if not self._is_over:  # else it is behind the last request
-                self._refusal = self._refusal or refusals.malformed(str(error) or "it cannot be read")
-        if self._framing > refusals.MAX_HEAD:
-            self._refusal = self._refusal or refusals.head_too_large()
-        if self._refusal is not None:
+                self._refusal = self._refusal or error
+        if rest is not None and self._upgrade is not None:
+            self._become_websocket(self._upgrade, rest)
+        elif self._refusal is not None:
             self._refuse(self._refusal)
         elif self._phase is not self._turned:
             self._turn()
@@ -134,63 +136,48 @@ class Connection(asyncio.Protocol):
 
     # What the parser says, in the midst of `data_received`.
 
-    def on_message_begin(self) -> None:
-        self._url, self._headers, self._framing = b"", [], 0
-        self._is_in_head = True
+    def head_begins(self) -> None:
         if self._phase is Phase.IDLE:
             self._phase = Phase.HEAD
 
-    def on_url(self, url: bytes) -> None:
-        self._url += url
+    def head(self, head: Head) -> bool:
+        if self._refusal is None and not self._is_over:
+            try:
+                scope = request.read(head.version, head.method, head.target, head.headers)
+                return self._begin(head, scope | {"client": self._client, "server": self._server, PROVEN: self._proven})
+            except ApiError as refusal:
+                self._refusal = refusal
+        return head.is_upgrade  # in any case it is not read again
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._is_in_head:  # trailers are read, and for nobody
-            self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        self._is_in_head = False
-        self._framing = 0
-        if self._refusal is not None or self._is_over:
-            return
-        version, method = self._parser.get_http_version(), self._parser.get_method()
-        try:
-            scope = request.read(version, method, self._url, self._headers)
-        except ApiError as refusal:
-            self._refusal = refusal
-            return
-        scope |= {"client": self._client, "server": self._server, PROVEN: self._proven}
+    def _begin(self, head: Head, scope: dict[str, Any]) -> bool:
+        """As `head`. Raises ApiError for what cannot be begun here."""
         if self._is_proxy:
-            self._address = counted_as(request.forwarded_for(self._headers)) or None
-        is_upgrade = self._parser.should_upgrade()
-        if is_upgrade and request.asks_for_link(scope):
-            if self._exchange is None:
-                self._upgrade = scope
-            else:
-                self._refusal = refusals.malformed("a WebSocket begins on a connection that waits for no answer")
-            return
-        keep_alive = version == "1.1" and self._parser.should_keep_alive() and not is_upgrade
-        expects = (b"expect", b"100-continue") in self._headers
+            self._address = counted_as(request.forwarded_for(head.headers)) or None
+        if head.is_upgrade:
+            if not request.asks_for_link(scope):
+                return False
+            if self._exchange is not None:
+                raise refusals.malformed("a WebSocket begins on a connection that waits for no answer")
+            self._upgrade = scope
+            return True
         if len(self._pipeline) >= _MOST_PIPELINED:
-            self._refusal = refusals.malformed("too many came before the first was answered")
-            return
+            raise refusals.malformed("too many came before the first was answered")
+        is_newer = head.version == "1.1"
+        keep_alive, expects = is_newer and head.keep_alive, is_newer and request.expects(head.headers)
         self._pipeline.append(Exchange(self, scope, keep_alive=keep_alive, expects=expects))
         if self._exchange is None:
             self._next()
         else:
             self._pause_reading()
+        return False
 
-    def on_chunk_header(self) -> None:
-        self._framing = 0
-
-    def on_body(self, data: bytes) -> None:
-        self._framing = 0
+    def body(self, data: bytes) -> None:
         self._received += len(data)
         exchange = self._coming
         if exchange is not None and exchange.feed(data):
             self._pause_reading()
 
-    def on_message_complete(self) -> None:
-        self._framing = 0
+    def request_ends(self) -> None:
         exchange = self._coming
         if exchange is None:
             return
@@ -246,7 +233,8 @@ class Connection(asyncio.Protocol):
         assert exchange is not None  # noqa: S101 - it is the one that calls
         if self._is_proxy:  # the next request may be somebody else's
             self._is_proven, self._address = False, None
-        if not exchange.keep_alive or self._front.is_stopping:
+        is_last = self._doubt.is_there and not self._pipeline and self._refusal is None
+        if not exchange.keep_alive or is_last or self._front.is_stopping:
             self._close(lingers=not exchange.complete)
         elif self._pipeline:
             self._next()
@@ -255,7 +243,7 @@ class Connection(asyncio.Protocol):
         elif self._refusal is not None:
             self._refuse(self._refusal)
         else:
-            self._phase = Phase.HEAD if self._is_in_head else Phase.IDLE
+            self._phase = Phase.HEAD if self._parser.is_in_head else Phase.IDLE
             self._turn()
             self.read_on()
 
@@ -283,7 +271,7 @@ class Connection(asyncio.Protocol):
 
     def refuse(self, error: ApiError) -> None:
         """Makes room at once: says why to whoever has sent something, and closes."""
-        says = self._phase is Phase.BODY or self._is_in_head
+        says = self._phase is Phase.BODY or self._parser.is_in_head
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.leave()
@@ -301,12 +289,14 @@ class Connection(asyncio.Protocol):
     def overdue(self, now: float) -> None:
         """The deadline has passed."""
         match self._phase:
-            case Phase.HEAD if self._is_in_head:
+            case Phase.HEAD if self._parser.is_in_head:
                 self._refuse(refusals.head_too_slow(self._limits.head_seconds))
             case Phase.BODY if not self._comes(now):
                 self._refuse(refusals.body_too_slow(self._limits.stalled_seconds))
             case Phase.HEAD | Phase.IDLE:
                 self._close(lingers=False)
+            case Phase.WORK if self._doubt.is_there and not self._is_blocked:
+                self._probe(now)
             case Phase.WORK | Phase.CLOSING if not self._takes(now):
                 self._transport.abort()
 
@@ -322,6 +312,16 @@ class Connection(asyncio.Protocol):
         is_kept = is_owed and self._pace.is_kept(now, self._taken(), now)
         self.deadline = self._pace.deadline(now)
         return is_kept
+
+    def _probe(self, now: float) -> None:
+        """Looks whether the client that has closed its half still has the other, by a line that clients pass over."""
+        if sending.is_reset(self._transport):
+            self._transport.abort()
+            return
+        exchange = self._exchange
+        if exchange is not None and not exchange.started and exchange.scope["http_version"] == "1.1":
+            self.write(refusals.CONTINUE)
+        self.deadline = self._doubt.again(now)
 
     def _taken(self) -> int:
         """What the client took; grows while nothing is written."""
@@ -343,7 +343,7 @@ class Connection(asyncio.Protocol):
         elif phase is Phase.WORK:
             waits = self._is_blocked and not (self._exchange is not None and self._exchange.is_stream)
             self._pace.begin(now, self._taken() if waits else 0)
-            self.deadline = self._pace.deadline(now) if waits else _NEVER
+            self.deadline = self._pace.deadline(now) if waits else self._doubt.deadline
         elif phase is Phase.IDLE:
             self.deadline = now + limits.idle_seconds
         self._turned = phase
@@ -380,11 +380,11 @@ class Connection(asyncio.Protocol):
     def _become_websocket(self, scope: dict[str, Any], rest: bytes) -> None:
         self._count(waits=False)
         self.deadline = _NEVER
-        socket = WebSocket(self._front, self._transport, scope)
-        self._transport.set_protocol(socket)
-        self._front.became(self, socket)
+        link = WebSocket(self._front, self._transport, scope)
+        self._transport.set_protocol(link)
+        self._front.became(self, link)
         if rest:
-            socket.data_received(rest)
+            link.data_received(rest)
 
     def _refuse(self, error: ApiError) -> None:
         """The last answer; after the others, if some are due."""

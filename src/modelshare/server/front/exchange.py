@@ -16,7 +16,6 @@ log = structlog.get_logger()
 PATHSEND: Final = "http.response.pathsend"
 _MOST_UNREAD: Final = 256 << 10
 """Bytes of a body that wait for the application before the client is slowed down."""
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _WITHOUT_BODY: Final = frozenset({204, 304})
 _FINAL: Final = range(200, 600)
 _BREAK: Final = re.compile(rb"[\0\r\n]")
@@ -94,6 +93,11 @@ class Exchange:
         self._unsent: int | None = None
         """Bytes of the length that was announced."""
 
+    @property
+    def is_open_ended(self) -> bool:
+        """The answer has begun, and has said nothing of its length."""
+        return self.started and self._unsent is None
+
     def feed(self, data: bytes) -> bool:
         """Some of the request's body. True: the connection is to read no more for now."""
         if self.answered or self.gone:
@@ -127,7 +131,7 @@ class Exchange:
     async def receive(self) -> Message:
         if self._expects and not self.started:
             self._expects = False
-            self._wire.write(_CONTINUE)
+            self._wire.write(refusals.CONTINUE)
         while not self.gone and not self.answered:
             if self._body or (self.complete and not self._told):
                 body, self._body = bytes(self._body), bytearray()

@@ -5,6 +5,8 @@ from typing import Final
 
 LEAST_BYTES: Final = 16 << 10
 """What has to come of a body, or be taken of an answer, in the time that either may stall: a trickle is no progress."""
+FIRST_LOOK_SECONDS: Final = 0.5
+"""What an answer may take before a client that has closed its half is looked after."""
 
 
 class Phase(Enum):
@@ -45,3 +47,27 @@ class Pace:
     def deadline(self, last: float) -> float:
         """When to look again."""
         return min(self._since, last) + self._seconds
+
+
+class Doubt:
+    """Whether a client that sends no more is still there. Looked at ever more seldom."""
+
+    __slots__ = ("_patience", "deadline")
+
+    def __init__(self) -> None:
+        self.deadline = float("inf")
+        """When to look next."""
+        self._patience = FIRST_LOOK_SECONDS
+
+    @property
+    def is_there(self) -> bool:
+        return self.deadline < float("inf")
+
+    def begin(self, now: float) -> None:
+        self.deadline = now + self._patience
+
+    def again(self, now: float) -> float:
+        """The next deadline."""
+        self.deadline = now + self._patience
+        self._patience *= 2
+        return self.deadline

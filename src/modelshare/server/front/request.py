@@ -25,15 +25,19 @@ def read(version: str, method: bytes, target: bytes, headers: Headers) -> dict[s
         raise refusals.head_too_large()
     if version not in _VERSIONS:
         raise refusals.malformed(f"this server does not speak HTTP/{version}")
+    if method == b"CONNECT":
+        raise refusals.malformed("this server is no proxy")
+    if any(name == b"transfer-encoding" and value.strip().lower() != b"chunked" for name, value in headers):
+        raise refusals.malformed("its `Transfer-Encoding` may only be `chunked`")
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
         raise refusals.malformed("it needs one header `Host`, with the name or address of the platform")
     try:
         url = httptools.parse_url(target)
-        raw_path: bytes = url.path or b""
+        raw_path: bytes = url.path or b"/"
         path = raw_path.decode("ascii")
     except (httptools.HttpParserError, UnicodeDecodeError) as error:
-        raise refusals.malformed("its URL cannot be read") from error
+        raise refusals.malformed("its URL cannot be read; what is not ASCII has to be percent-encoded") from error
     if not path.startswith("/"):
         raise refusals.malformed("it asks for no path")
     return {
@@ -54,6 +58,11 @@ def read(version: str, method: bytes, target: bytes, headers: Headers) -> dict[s
 def forwarded_for(headers: Headers) -> str:
     """Whom the proxy in front says that it speaks for; "" for nobody."""
     return forwarded([value.decode("latin-1") for name, value in headers if name == b"x-forwarded-for"])
+
+
+def expects(headers: Headers) -> bool:
+    """Whether the client keeps its body back until it is told to go on (RFC 9110 section 10.1.1)."""
+    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
 
 
 def asks_for_link(scope: MutableMapping[str, Any]) -> bool:

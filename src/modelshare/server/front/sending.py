@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import os
 import select
+import socket
 import struct
 import termios
 from typing import Final, Protocol
@@ -86,6 +87,11 @@ def pending(transport: asyncio.Transport) -> int:
         answer = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"\0" * 4)
         (unacknowledged,) = struct.unpack("i", answer)
     return transport.get_write_buffer_size() + unacknowledged
+
+
+def is_reset(transport: asyncio.Transport) -> bool:
+    """Whether the client has answered something with a reset, where nobody reads who would hear of it."""
+    return bool(transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
 
 def _send(out: int, file: int, offset: int, size: int) -> tuple[int, bool]:

@@ -6,10 +6,10 @@ import email.utils
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from starlette.types import ASGIApp
 
@@ -17,7 +17,7 @@ from modelshare.server.front import refusals
 from modelshare.server.front.connection import Connection
 from modelshare.server.front.exchange import Exchange
 from modelshare.server.front.room import Room
-from modelshare.server.front.websocket import WebSocket
+from modelshare.server.front.websocket import CLOSE_SECONDS, WebSocket
 from modelshare.server.settings import Settings
 
 BACKLOG: Final = 4096
@@ -26,6 +26,8 @@ _LEAVE_SECONDS: Final = 1.0
 """What the application has to notice that nobody waits for its answer any more."""
 _MOST_CONNECTIONS: Final = 50_000
 """Unless a setting says otherwise."""
+
+Kind = TypeVar("Kind", Connection, WebSocket)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Front:
     async def serving(self, listener: socket.socket) -> AsyncIterator[None]:
         """Serves on the bound socket while the block runs; what is being answered may then end, for a while.
 
-        WebSockets are left to the application, which closes them.
+        WebSockets, by which the application may be answering, are closed after that.
         """
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         server = await self.loop.create_server(lambda: Connection(self), sock=listener, backlog=BACKLOG)
@@ -84,6 +86,9 @@ class Front:
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
+        if self.is_stopping:  # it was accepted a moment ago
+            connection.abort()
+            return
         if len(self._connections) > self.room.total:
             for each in self.room.make(len(self._connections)):
                 each.refuse(refusals.full())
@@ -115,15 +120,26 @@ class Front:
 
     async def _stop(self) -> None:
         self.is_stopping = True
-        for connection in list(self._connections):
+        for connection in self._of(Connection):
             connection.end()
-        deadline = self.loop.time() + self.limits.stop_seconds
-        while any(each.is_busy for each in self._connections) and self.loop.time() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)  # a look at all of them, rather than an event of each
-        for connection in [each for each in self._connections if isinstance(each, Connection)]:
+        await self._while(lambda: any(each.is_busy for each in self._connections), self.limits.stop_seconds)
+        for connection in self._of(Connection):
             connection.abort()
         if left := [task for task, asked in self._tasks.items() if isinstance(asked, Exchange)]:
             await asyncio.wait(left, timeout=_LEAVE_SECONDS)
+        for link in self._of(WebSocket):
+            link.end()
+        await self._while(lambda: bool(self._connections), CLOSE_SECONDS)
+        for link in self._of(WebSocket):
+            link.abort()
+
+    def _of(self, kind: type[Kind]) -> list[Kind]:
+        return [each for each in self._connections if isinstance(each, kind)]
+
+    async def _while(self, lasts: Callable[[], bool], seconds: float) -> None:
+        deadline = self.loop.time() + seconds
+        while lasts() and self.loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)  # a look at all of them, rather than an event of each
 
 
 def _possible() -> int:

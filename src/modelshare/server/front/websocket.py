@@ -26,8 +26,9 @@ _MOST_UNREAD: Final = 2 * MAX_FRAME
 """Bytes of messages that wait for the application before the peer is slowed down."""
 _COST: Final = 512
 """Bytes that a message takes beside its own."""
-_CLOSE_SECONDS: Final = 2.0
-"""What the peer has to answer a close."""
+CLOSE_SECONDS: Final = 2.0
+"""What the peer has to answer a close, or to take what is on its way."""
+_GOING_AWAY: Final = 1001
 _MOST_REASON: Final = 123
 """Bytes of a reason that fit into a close frame."""
 _MOST_UNWRITTEN: Final = MAX_DESIRED + 2 * MAX_FRAME
@@ -78,10 +79,10 @@ class WebSocket(asyncio.Protocol):
     # What the transport says.
 
     def connection_lost(self, _: Exception | None) -> None:
-        self.deadline = float("inf")
         if self._turn is not None:
             self._turn.cancel()
         self._end(1006)
+        self.deadline = float("inf")
         self._flow.set()
         self._front.closed(self)
 
@@ -119,10 +120,12 @@ class WebSocket(asyncio.Protocol):
         for frame in frames:
             self._take(frame)
         self._flush()
-        if self._socket.close_expected():
-            close = self._socket.close_rcvd or self._socket.close_sent
-            self._end(close.code if close else 1006)
+        if self._socket.close_rcvd is not None:
+            self._end(self._socket.close_rcvd.code)
             self._transport.close()
+        elif self._socket.parser_exc is not None and not self._is_over:
+            self._end(1006)
+            self._transport.write_eof()  # what the peer still sends is read: closing now might lose it our reason
         return len(frames)
 
     def _read_or_wait(self) -> None:
@@ -153,10 +156,14 @@ class WebSocket(asyncio.Protocol):
     # What the front says.
 
     is_busy = False
-    """Its application ends it; nobody waits for that."""
+    """Nobody is owed an answer."""
 
     def end(self) -> None:
-        """The process stops; the application closes its links in its own time."""
+        """The process stops."""
+        if self._is_accepted and not self._is_over:
+            self._close(_GOING_AWAY, "The server restarts.")
+        elif not self._is_over:
+            self._deny(refusals.stopping())
 
     def abort(self) -> None:
         self._transport.abort()
@@ -249,12 +256,13 @@ class WebSocket(asyncio.Protocol):
             self._socket.send_close(code, reason.encode()[:_MOST_REASON].decode(errors="ignore"))
         self._flush()
         self._end(code)
-        self.deadline = self._front.loop.time() + _CLOSE_SECONDS
-        self._read_or_wait()
 
     def _end(self, code: int) -> None:
+        """Nothing is taken or sent any more; the connection may stay for a moment, until both sides know."""
         if not self._is_over:
             self._is_over = True
+            self.deadline = self._front.loop.time() + CLOSE_SECONDS
+            self._read_or_wait()
             self._messages.append({"type": "websocket.disconnect", "code": code})
             self._news.set()
 
