@@ -118,6 +118,20 @@ class TestRequest:
             prepared(TRANSFORMERS, **{field: value})
         assert refusal.value.param == field
 
+    @pytest.mark.parametrize("value", [-1, (1 << 17) + 1, 1 << 30])
+    @pytest.mark.parametrize("field", ["repeat_last_n", "dry_penalty_last_n"])
+    def test_no_request_reserves_memory_without_bounds(self, field: str, value: int) -> None:
+        usual: dict[str, Any] = {field: 4096}
+        assert sent(**usual)[field] == 4096
+        with pytest.raises(BadInferenceRequest, match=f"`{field}`"):
+            prepared(**usual | {field: value})
+
+    def test_what_an_engine_can_only_fail_on_is_refused(self) -> None:
+        with pytest.raises(BadInferenceRequest, match="`reasoning_format`"):
+            prepared(reasoning_format="odd")
+        with pytest.raises(BadInferenceRequest, match="`grammar`"):
+            prepared(grammar='root ::= "a"', json_schema={})
+
     def test_no_log_probabilities_and_none_but_of_the_token_itself_differ(self) -> None:
         assert "logprobs" not in sent(TRANSFORMERS, logprobs=False)
         with pytest.raises(BadInferenceRequest, match="`logprobs`"):

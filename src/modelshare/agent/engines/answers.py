@@ -91,7 +91,7 @@ class StreamReader:
                 except Refusal as refusal:
                     self._fail(refusal)
                 else:
-                    pieces += [piece] if piece else []
+                    pieces += [] if piece is None else [piece]
         return pieces
 
     def _end(self) -> None:
@@ -105,6 +105,7 @@ class StreamReader:
 
     def _piece(self, event: Event) -> Fields | None:
         asked = self._prepared.client_fields
+        is_other = event.type not in _FOR_CLIENTS
         try:
             fields = _decode_fields(event.data or b"")
             error = _given(fields, "error")
@@ -114,9 +115,13 @@ class StreamReader:
             if usage is not None:
                 self._tally.told(usage)
             elif "choices" not in fields:
+                if is_other:
+                    return {}
                 raise failed_inside(msgspec.json.decode(event.data or b""), asked)
             choices = _decode_pieces(_given(fields, "choices") or b"[]")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if is_other:
+                return {}
             raise no_answer() from error
         self._tally.generated(text for choice in choices for text in choice.texts())
         cleaned = self._last = _cleaned(fields, self._prepared.policy)
@@ -140,6 +145,8 @@ _decode_fields: Final = msgspec.json.Decoder(Fields).decode
 _NULL: Final = msgspec.Raw(b"null")
 _NOTHING: Final = (b"", b"null")
 """llama.cpp begins some streams so."""
+_FOR_CLIENTS: Final = (b"message", b"error")
+"""Events of other types, such as `ping`, are for whoever knows them, unless they hold a piece of an answer."""
 
 
 class _Said(msgspec.Struct):

@@ -26,6 +26,8 @@ ones go out as they come."""
 _LOOK_SECONDS: Final = 0.1
 _RETRY_SECONDS: Final = 2
 _DONE: Final = b"data: [DONE]\n\n"
+_PIECE_END: Final = b"}\n\n"
+"""No text has it, nor the last event."""
 _OK: Final = 200
 _SERVER_ERROR: Final = 500
 _LOOKS: Final = 3
@@ -199,7 +201,7 @@ class Relay:
             is_last = tail == _DONE
             # The count is waited for before the last bytes go out: who leaves at them is still counted by it.
             after = await self._next(stream) if is_last else None
-            self._events += frame.data.count(b"data:") - is_last
+            self._events += frame.data.count(_PIECE_END)
             await self._reply.write(frame.data)
             frame = after if is_last else await self._next(stream)
         if not self._reply.started:
