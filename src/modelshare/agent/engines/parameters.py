@@ -90,13 +90,13 @@ class _Generation(_Extras, kw_only=True):
 
 class _Function(msgspec.Struct):
     name: str
-    arguments: str | _Object = ""
+    arguments: str | _Object
 
 
 class _ToolCall(msgspec.Struct):
+    id: str
+    type: str
     function: _Function
-    id: str | None = None
-    type: str | None = None
 
 
 class _Message(msgspec.Struct):
