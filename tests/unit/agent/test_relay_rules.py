@@ -280,6 +280,15 @@ class TestStream:
         assert b"finish_reason" in out
         assert counted == Usage(3, 9)
 
+    def test_log_probabilities_of_a_completion_go_on_where_the_last_piece_ended(self) -> None:
+        request = prepared(replace(FAITHFUL, chat_logprobs=True), "completions", prompt="a", logprobs=0, stream=True)
+        assert json.loads(request.body)["logprobs"] == 1
+        told = [{"token": "one", "logprob": -0.5, "top_logprobs": [{"token": "one", "logprob": -0.5}]}]
+        out, _ = through(request, event(choices=[{"text": "one", "logprobs": {"content": told}}]) * 2, self.DONE)
+        pieces = [json.loads(line[6:])["choices"][0]["logprobs"] for line in out.decode().splitlines() if "one" in line]
+        assert [piece["text_offset"] for piece in pieces] == [[0], [3]]
+        assert pieces[0] == {"tokens": ["one"], "token_logprobs": [-0.5], "top_logprobs": None, "text_offset": [0]}
+
     def test_nothing_after_the_end_is_read(self) -> None:
         request = prepared(stream=True)
         reader = StreamReader(request, request.tally())

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from modelshare.agent.engines.counts import Tally
+from modelshare.agent.engines.logprobs import with_logprobs
 from modelshare.agent.engines.parameters import Fields
 from modelshare.agent.engines.refusals import Refusal, failed_inside, no_answer
 from modelshare.agent.engines.relay_rules import PreparedRequest, RelayPolicy
@@ -32,6 +33,7 @@ def read_answer(body: bytes, prepared: PreparedRequest, tally: Tally) -> Fields:
             fields["data"] = _vectors(fields.get("data", _NULL), prepared)
         else:
             tally.generated(_texts_of_answer(fields.get("choices", _NULL), prepared.route))
+            fields["choices"] = with_logprobs(fields["choices"], prepared)[0]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, struct.error, ValueError) as error:
         raise no_answer() from error
     if (usage := _given(fields, "usage")) is not None:
@@ -60,6 +62,7 @@ class StreamReader:
         self._tally = tally
         self._parser = EventParser()
         self._last: Fields = {}
+        self._at = 0
 
     def feed(self, chunk: bytes) -> list[Fields]:
         """The pieces that `chunk` completes."""
@@ -119,6 +122,8 @@ class StreamReader:
                     return {}
                 raise failed_inside(msgspec.json.decode(event.data or b""), asked)
             choices = _decode_pieces(_given(fields, "choices") or b"[]")
+            if choices:
+                fields["choices"], self._at = with_logprobs(fields["choices"], self._prepared, self._at)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if is_other:
                 return {}
