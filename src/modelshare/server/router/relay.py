@@ -26,8 +26,6 @@ ones go out as they come."""
 _LOOK_SECONDS: Final = 0.1
 _RETRY_SECONDS: Final = 2
 _DONE: Final = b"data: [DONE]\n\n"
-_PIECE_END: Final = b"}\n\n"
-"""No text has it, nor the last event."""
 _OK: Final = 200
 _SERVER_ERROR: Final = 500
 _LOOKS: Final = 3
@@ -161,12 +159,16 @@ class Relay:
                 self._stream = stream
                 self._context = target.context_length
                 if self._is_gone:
-                    raise ClientGoneError
+                    stream.fail(ClientGoneError())
                 head = await stream.next()
                 if isinstance(head, Answer) and head.refused:
                     self._refused.add(target.deployment_id)
                     return False
                 await self._pass(head, stream)
+        except ClientGoneError:
+            if self._usage is None and self._status == _OK:  # the engine may have worked until now, whatever the client saw of it
+                self._usage = self._estimate()
+            raise
         except StreamBrokenError as error:
             if self._reply.started:
                 raise BadGateway("The connection to the machine that runs the model broke; try again.") from error
@@ -201,7 +203,7 @@ class Relay:
             is_last = tail == _DONE
             # The count is waited for before the last bytes go out: who leaves at them is still counted by it.
             after = await self._next(stream) if is_last else None
-            self._events += frame.data.count(_PIECE_END)
+            self._events += _events_in(frame.data) - is_last
             await self._reply.write(frame.data)
             frame = after if is_last else await self._next(stream)
         if not self._reply.started:
@@ -256,3 +258,8 @@ class Relay:
         most_prompt, most_completion = most_tokens(self._asked, self._body_bytes, self._context)
         completion = self._events or tokens_in(self._answer_bytes)
         return Usage(min(tokens_in(self._body_bytes), most_prompt), min(completion, most_completion), is_estimate=True)
+
+
+def _events_in(data: bytes) -> int:
+    """How many begin in it; a text that speaks of `data:` has no line end before it."""
+    return data.startswith(b"data:") + data.count(b"\ndata:")
