@@ -188,6 +188,12 @@ class TestAnswer:
         assert [vector["embedding"] for vector in answer["data"]] == [wanted, wanted]
         assert counted == Usage(2, 0)
 
+    @pytest.mark.parametrize(("places", "order"), [((1, 0), [2.0, 1.0]), ((0, 0), [1.0, 2.0]), ((None, 1), [1.0, 2.0])])
+    def test_vectors_are_in_the_order_of_the_texts(self, places: tuple[int | None, int], order: list[float]) -> None:
+        data = [{"embedding": [value], "index": place} for value, place in zip((1.0, 2.0), places, strict=True)]
+        answer, _ = self.read(json.dumps({"data": data}).encode(), prepared(FAITHFUL, "embeddings", input=["a", "b"]))
+        assert [vector["embedding"] for vector in answer["data"]] == [[value] for value in order]
+
     @pytest.mark.parametrize(
         "data",
         [None, [], [{"embedding": [1.0]}], [{"embedding": []}] * 2, [{"embedding": ["a"]}] * 2, [{}, {}], [1, 2]],

@@ -210,7 +210,9 @@ def _vectors(data: msgspec.Raw, prepared: PreparedRequest) -> msgspec.Raw:
         if is_base64 != prepared.is_base64:
             form = base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)) if prepared.is_base64 else numbers
             vector["embedding"] = msgspec.Raw(_encode(form.decode() if isinstance(form, bytes) else form))
-    return msgspec.Raw(_encode(vectors))
+    placed = {bytes(vector.get("index", b"")).strip(): vector for vector in vectors}
+    in_order = [placed.get(b"%d" % place) for place in range(len(vectors))]
+    return msgspec.Raw(_encode(vectors if None in in_order else in_order))
 
 
 def _cleaned(fields: Fields, policy: RelayPolicy) -> Fields:

@@ -166,7 +166,7 @@ class Relay:
                     return False
                 await self._pass(head, stream)
         except ClientGoneError:
-            if self._usage is None and self._status == _OK:  # the engine may have worked until now, whatever the client saw of it
+            if self._usage is None and self._status == _OK:  # whatever the client saw of it, the engine may have worked
                 self._usage = self._estimate()
             raise
         except StreamBrokenError as error:
