@@ -268,6 +268,12 @@ async def test_what_the_engine_would_ignore_or_may_not_be_asked_is_refused_by_it
     assert f"`{field}`" in told["error"]["message"]
 
 
+async def test_a_whole_answer_that_breaks_is_no_model_that_loads(agent: Agent) -> None:
+    frame, told = await agent.whole("breaks")
+    assert (frame.status, told["error"]["code"]) == (502, None)
+    assert told["error"]["message"] == "The engine broke off its answer; try again."
+
+
 async def test_vectors_come_in_the_form_and_number_that_was_asked_for(agent: Agent) -> None:
     frame = (await agent.serve({"input": ["a", "b"], "dimensions": 3}, "embeddings"))[0]
     assert isinstance(frame, Answer)
