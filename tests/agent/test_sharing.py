@@ -105,6 +105,16 @@ async def test_nobody_can_tell_what_another_project_asked(projects: Projects) ->
     assert await asked("") == 0, "without a name nothing is one's own"
 
 
+async def test_a_slot_is_nobodys_own_until_the_engine_has_worked_for_him(projects: Projects) -> None:
+    assert cached(await projects.chat("a", messages=TALK, max_tokens=2)) == 0
+    slots = projects.serving.engine.turns.slots
+    others = [[{"role": "user", "content": f"{number} " * 500}] for number in range(slots - 1)]
+    for messages in (*others, TALK):  # the engine refuses all of them, and each slot keeps what it holds
+        refused = ask(messages=messages, grammar="root ::= (")
+        assert (await projects.answer(await projects.send("b", refused))).status == 400
+    assert cached(await projects.chat("b", messages=TALK, max_tokens=2)) == 0
+
+
 async def test_nothing_of_the_engine_shows(projects: Projects) -> None:
     answer = await projects.chat("a", messages=TALK, max_tokens=2)
     assert answer.keys() <= {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"}
