@@ -114,6 +114,7 @@ FORMS: Final = {
     "several-lines": _FORM.replace(b'"choices"', b'\ndata: "choices"'),
     "comments": b": hello\n\n" + _FORM.replace(b"\n\n", b"\n: still there\n\n: and here\n\n"),
     "fields": b"retry: 10\nid: 0\n\n" + _FORM.replace(b"data: {", b"event: message\nid: 7\nother\ndata: {"),
+    "other-types": b'event: ping\ndata: {"type": "ping"}\n\nevent: time\ndata: 12:00\n\n' + _FORM,
     "empty": b"data\n\ndata:\n\ndata: null\n\n" + _FORM,
     "no-last-line": _FORM.removesuffix(b"\n\n"),
     "no-done": b"".join([*pieces(), event(piece(None, usage=USAGE))]),

@@ -55,7 +55,7 @@ async def test_a_signal_lets_requests_finish_and_leaves_no_engine(
         await peer.want(wanted(storage))
         await ready(peer)
         (engine,) = pids_under(tmp_path)
-        await peer.ask(ask(stream=True, max_tokens=300), stream=1)
+        await peer.ask(ask(stream=True, max_tokens=100), stream=1, timeout=120)
         first = await peer.expect(Chunk)
         agent.send_signal(number)
         stopping = await peer.expect(Report, lambda one: one.phase == Phase.WAITING)

@@ -244,6 +244,14 @@ async def test_what_clients_act_on_is_kept_and_the_engines_words_are_not(
         ("functions", [{"name": "f"}]),
         ("verbosity", "low"),
         ("service_tier", "priority"),
+        ("stop", ""),
+        ("stop", ["a", ""]),
+        ("response_format", {"type": "xml"}),
+        ("response_format", {"type": "json_schema"}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "a"}}),
+        ("messages", [{"role": "user", "content": "a", "name": 5}]),
+        ("messages", [{"role": "assistant", "tool_calls": [{}]}]),
+        ("messages", [{"role": "tool", "content": "a", "tool_call_id": 5}]),
         ("messages", []),
         ("messages", "Hi"),
         ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/"}}]}]),
@@ -258,6 +266,12 @@ async def test_what_the_engine_would_ignore_or_may_not_be_asked_is_refused_by_it
     frame, told = await agent.whole("sane", **({"stream": True} if field == "stream_options" else {}) | {field: value})
     assert (frame.status, told["error"]["param"]) == (400, field)
     assert f"`{field}`" in told["error"]["message"]
+
+
+async def test_a_whole_answer_that_breaks_is_no_model_that_loads(agent: Agent) -> None:
+    frame, told = await agent.whole("breaks")
+    assert (frame.status, told["error"]["code"]) == (502, None)
+    assert told["error"]["message"] == "The engine broke off its answer; try again."
 
 
 async def test_vectors_come_in_the_form_and_number_that_was_asked_for(agent: Agent) -> None:

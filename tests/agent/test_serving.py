@@ -158,7 +158,7 @@ async def test_a_stream_outlives_its_deployment(peer: Peer, storage: Storage, tm
     async with running_agent(peer, storage, tmp_path):
         await peer.want(wanted(storage))
         await ready(peer)
-        await peer.ask(ask(stream=True, max_tokens=1500), stream=1, credit=400)
+        await peer.ask(ask(stream=True, max_tokens=50), stream=1, credit=400, timeout=120)  # it waits for more credit
         await peer.expect(Head)
         await peer.want(revision=2)
         await peer.expect(Report, lambda one: one.phase == Phase.WAITING)
@@ -169,7 +169,7 @@ async def test_a_stream_outlives_its_deployment(peer: Peer, storage: Storage, tm
         await peer.send(Credit(1, 1 << 20))
         streamed, end = await read_stream(peer)
         assert streamed.endswith(b"data: [DONE]\n\n")
-        assert (end.error, end.completion_tokens) == (None, 1500)
+        assert (end.error, end.completion_tokens) == (None, 50)
         await peer.expect(Released)
     assert pids_under(tmp_path) == []
 
@@ -181,7 +181,7 @@ async def test_an_agent_that_stops_waits_no_longer_for_what_it_has_let_go_of(
     async with running_agent(peer, storage, tmp_path) as agent:
         await peer.want(wanted(storage))
         await ready(peer)
-        await peer.ask(ask(stream=True, max_tokens=1500), stream=1, credit=400)
+        await peer.ask(ask(stream=True, max_tokens=50), stream=1, credit=400, timeout=120)
         await peer.expect(Head)
         await peer.want(revision=2)
         await peer.expect(Report, lambda one: one.phase == Phase.WAITING)
@@ -227,7 +227,7 @@ async def test_a_request_in_progress_ends_well_when_its_deployment_goes(
     async with running_agent(peer, storage, tmp_path):
         await peer.want(wanted(storage))
         await ready(peer)
-        await peer.ask(ask(stream=True, max_tokens=200))
+        await peer.ask(ask(stream=True, max_tokens=100), timeout=120)
         await peer.expect(Chunk)
         await peer.want(revision=2)
         await peer.expect(Report, lambda one: one.phase == Phase.WAITING)

@@ -86,7 +86,7 @@ def _told(error: Exception, stream: Stream) -> Refusal:
             return Refusal(HTTPStatus.BAD_REQUEST, str(error), param=error.param)
         case TimeoutError():
             return Refusal(HTTPStatus.GATEWAY_TIMEOUT, f"No whole answer came within {stream.timeout:g} s.")
-        case aiohttp.ClientConnectorError() | aiohttp.ServerDisconnectedError() if not stream.started:
+        case aiohttp.ClientConnectorError() if not stream.started:
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, _LOADING, code=ErrorCode.MODEL_LOADING)
         case aiohttp.ClientError() | ConnectionError():
             _log.warning("The engine of deployment %s broke off its answer: %r", stream.deployment_id, error)

@@ -13,6 +13,7 @@ import msgspec
 from modelshare.agent.engine_call import streamed_answer, whole_answer
 from modelshare.agent.engines.answers import StreamReader, write_answer, write_pieces
 from modelshare.agent.engines.base import Engine
+from modelshare.agent.engines.counts import Tally
 from modelshare.agent.engines.parameters import Fields
 from modelshare.agent.engines.parts import Count, Part, Weave, join, split
 from modelshare.agent.engines.refusals import Refusal
@@ -76,8 +77,8 @@ class Sequences:
                 ahead.end()
 
         async def stream(part: Part) -> None:
-            async with self._turn(part) as prepared:
-                reader = StreamReader(prepared, self.count.begin(part))
+            async with self._turn(part) as (prepared, tally):
+                reader = StreamReader(prepared, tally)
                 async with aclosing(streamed_answer(self._http, self._engine, prepared, reader)) as answer:
                     async for pieces in answer:
                         events = weave.pieces(part, pieces)
@@ -93,8 +94,8 @@ class Sequences:
             ahead.end(error)
 
     async def _answer(self, part: Part) -> Fields:
-        async with self._turn(part) as prepared:
-            return await whole_answer(self._http, self._engine, prepared, self.count.begin(part))
+        async with self._turn(part) as (prepared, tally):
+            return await whole_answer(self._http, self._engine, prepared, tally)
 
     async def _each(self, work: Callable[[Part], Awaitable[_T]]) -> list[_T]:
         """All parts at once, as far as it is their turn. The first that fails ends all."""
@@ -109,17 +110,21 @@ class Sequences:
         return [results[part.first] for part in self._parts]
 
     @asynccontextmanager
-    async def _turn(self, part: Part) -> AsyncIterator[PreparedRequest]:
-        """Waits for the part's turn, and holds it. Gives what the engine is then asked."""
+    async def _turn(self, part: Part) -> AsyncIterator[tuple[PreparedRequest, Tally]]:
+        """Waits for the part's turn, and holds it. Gives what the engine is then asked, and the count of its answer."""
         engine, prepared = self._engine, part.prepared
         asked, fields = prepared.asked, prepared.fields
         prompt = bytes(next((fields[name] for name in ("messages", "prompt", "input") if name in fields), b""))
         unseen = 0 if asked.stream or not asked.generates else asked.max_tokens or _USUAL_TOKENS
         try:
             async with engine.turns.turn(self._tenant, asked.turns, prompt) as turn:
-                with engine.activity.asking(len(prompt), unseen):
-                    fields = fields | engine.sharing.fields(self._tenant, turn)
-                    yield msgspec.structs.replace(prepared, fields=fields)
+                tally = self.count.begin(part)
+                try:
+                    with engine.activity.asking(len(prompt), unseen):
+                        fields = fields | engine.sharing.fields(self._tenant, turn)
+                        yield msgspec.structs.replace(prepared, fields=fields), tally
+                finally:
+                    turn.worked = tally.began
         except TooManyWaitingError:
             raise Refusal(
                 HTTPStatus.TOO_MANY_REQUESTS,

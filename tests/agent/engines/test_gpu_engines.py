@@ -6,11 +6,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from agent.engines.conftest import Started
-from agent.engines.processes import living
+from agent.engines.processes import children, living
 from agent.engines.relay import HELLO, PUBLIC_NAME, ask, prepared, said, stream
 from modelshare.agent.engine_call import engine_session
 from modelshare.agent.engines import sglang, vllm
@@ -64,14 +63,15 @@ async def test_embeds(kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path,
 async def test_stopping_ends_the_process_that_would_keep_the_gpu(
     kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path
 ) -> None:
+    others = children()
     engine = ProcessEngine(recipe_for(kind, tmp_path, chat_hf), state_dir)
     await engine.start()
-    before = {process.pid for process in psutil.Process().children(recursive=True)}
-    assert len(before) >= 3  # the launcher, the engine, and what holds the GPU
+    own = children() - others
+    assert len(own) >= 3  # the launcher, the engine, and what holds the GPU
 
     await engine.stop()
 
-    assert not living(before)
+    assert not living(own)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,7 @@ async def test_a_slow_start_has_an_end(kind: str, tmp_path: Path, chat_hf: Path,
 
 
 async def test_giving_up_a_start_leaves_nothing(kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path) -> None:
+    others = children()
     engine = ProcessEngine(replace(recipe_for(kind, tmp_path, chat_hf), health_path="/never"), state_dir)
     start = asyncio.create_task(engine.start())
     await asyncio.wait({start}, timeout=0.5)
@@ -152,7 +153,7 @@ async def test_giving_up_a_start_leaves_nothing(kind: str, tmp_path: Path, chat_
     await asyncio.wait({start})
 
     assert start.cancelled()
-    assert not psutil.Process().children(recursive=True)
+    assert children() == others
 
 
 @pytest.mark.parametrize("trouble", ["takes and gives nothing", "is slow"])

@@ -51,6 +51,20 @@ async def test_completes_text(chat_engine: Engine) -> None:
     assert usage.completion_tokens == 3
 
 
+@pytest.mark.parametrize("wanted", [0, 2])
+async def test_log_probabilities_of_a_completion_have_their_own_form(chat_engine: Engine, wanted: int) -> None:
+    asked = {"prompt": "Hello", "max_tokens": 3, "temperature": 0, "logprobs": wanted}
+    answer, _ = await ask(chat_engine, Route.COMPLETIONS, **asked)
+
+    (choice,) = answer["choices"]
+    told = choice["logprobs"]
+    assert told.keys() == {"tokens", "token_logprobs", "top_logprobs", "text_offset"}
+    assert "".join(told["tokens"]) == choice["text"]
+    assert told["text_offset"] == [choice["text"].index(token) for token in told["tokens"]]
+    assert all(value <= 0 for value in told["token_logprobs"])
+    assert told["top_logprobs"] is None if wanted == 0 else all(len(tops) == wanted for tops in told["top_logprobs"])
+
+
 VALUES: dict[str, Any] = {
     **dict.fromkeys(["temperature", "dry_multiplier", "dynatemp_range", "xtc_probability", "mirostat"], 0),
     **dict.fromkeys(["top_p", "repeat_penalty", "typical_p", "dry_base", "dynatemp_exponent", "top_n_sigma"], 1.0),
@@ -239,7 +253,8 @@ async def test_a_model_without_pooling_does_not_embed(chat_gguf: Path, state_dir
 
 
 def engine_process() -> psutil.Process:
-    (process,) = psutil.Process().children()
+    """Beside it there may be others of these tests, such as a database."""
+    (process,) = [child for child in psutil.Process().children() if "--model" in child.cmdline()]
     return process
 
 

@@ -103,10 +103,18 @@ async def test_a_stream_that_the_client_left_is_counted_by_its_events(endpoint: 
     asked = asyncio.ensure_future(ask())
     request, _ = await ready.request()
     await ready.send(Head(request.stream, 200, "text/event-stream"))
-    await ready.send(Chunk(request.stream, b"data: 1\n\ndata: 2\n\n"))
+    await ready.send(Chunk(request.stream, b'data: 1\n\ndata: {"text": "data: data:"}\n\n'))
     await (await asked).aclose()
     (row,) = await usage(endpoint.tenant, 1)
     assert (row["errors"], row["prompt_tokens"], row["completion_tokens"], row["estimated"]) == (0, 10, 2, True)
+
+
+async def test_who_leaves_before_an_answer_is_counted_the_prompt(endpoint: Endpoint, ready: LinkAgent) -> None:
+    asked = asyncio.ensure_future(endpoint.chat(b'{"user": "%s"}' % (b"x" * 28)))
+    await ready.request()
+    asked.cancel()
+    (row,) = await usage(endpoint.tenant, 1)
+    assert (row["errors"], row["prompt_tokens"], row["completion_tokens"], row["estimated"]) == (0, 10, 0, True)
 
 
 async def test_what_was_counted_last_is_written_at_the_end(

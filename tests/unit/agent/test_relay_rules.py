@@ -118,6 +118,20 @@ class TestRequest:
             prepared(TRANSFORMERS, **{field: value})
         assert refusal.value.param == field
 
+    @pytest.mark.parametrize("value", [-1, (1 << 17) + 1, 1 << 30])
+    @pytest.mark.parametrize("field", ["repeat_last_n", "dry_penalty_last_n"])
+    def test_no_request_reserves_memory_without_bounds(self, field: str, value: int) -> None:
+        usual: dict[str, Any] = {field: 4096}
+        assert sent(**usual)[field] == 4096
+        with pytest.raises(BadInferenceRequest, match=f"`{field}`"):
+            prepared(**usual | {field: value})
+
+    def test_what_an_engine_can_only_fail_on_is_refused(self) -> None:
+        with pytest.raises(BadInferenceRequest, match="`reasoning_format`"):
+            prepared(reasoning_format="odd")
+        with pytest.raises(BadInferenceRequest, match="`grammar`"):
+            prepared(grammar='root ::= "a"', json_schema={})
+
     def test_no_log_probabilities_and_none_but_of_the_token_itself_differ(self) -> None:
         assert "logprobs" not in sent(TRANSFORMERS, logprobs=False)
         with pytest.raises(BadInferenceRequest, match="`logprobs`"):
@@ -173,6 +187,12 @@ class TestAnswer:
         wanted = packed if form == "base64" else floats
         assert [vector["embedding"] for vector in answer["data"]] == [wanted, wanted]
         assert counted == Usage(2, 0)
+
+    @pytest.mark.parametrize(("places", "order"), [((1, 0), [2.0, 1.0]), ((0, 0), [1.0, 2.0]), ((None, 1), [1.0, 2.0])])
+    def test_vectors_are_in_the_order_of_the_texts(self, places: tuple[int | None, int], order: list[float]) -> None:
+        data = [{"embedding": [value], "index": place} for value, place in zip((1.0, 2.0), places, strict=True)]
+        answer, _ = self.read(json.dumps({"data": data}).encode(), prepared(FAITHFUL, "embeddings", input=["a", "b"]))
+        assert [vector["embedding"] for vector in answer["data"]] == [[value] for value in order]
 
     @pytest.mark.parametrize(
         "data",
@@ -265,6 +285,15 @@ class TestStream:
         out, counted = through(prepared(TRANSFORMERS, stream=True), delta("a"), last, event(choices=[], usage=None))
         assert b"finish_reason" in out
         assert counted == Usage(3, 9)
+
+    def test_log_probabilities_of_a_completion_go_on_where_the_last_piece_ended(self) -> None:
+        request = prepared(replace(FAITHFUL, chat_logprobs=True), "completions", prompt="a", logprobs=0, stream=True)
+        assert json.loads(request.body)["logprobs"] == 1
+        told = [{"token": "one", "logprob": -0.5, "top_logprobs": [{"token": "one", "logprob": -0.5}]}]
+        out, _ = through(request, event(choices=[{"text": "one", "logprobs": {"content": told}}]) * 2, self.DONE)
+        pieces = [json.loads(line[6:])["choices"][0]["logprobs"] for line in out.decode().splitlines() if "one" in line]
+        assert [piece["text_offset"] for piece in pieces] == [[0], [3]]
+        assert pieces[0] == {"tokens": ["one"], "token_logprobs": [-0.5], "top_logprobs": None, "text_offset": [0]}
 
     def test_nothing_after_the_end_is_read(self) -> None:
         request = prepared(stream=True)

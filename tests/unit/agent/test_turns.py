@@ -152,8 +152,9 @@ async def test_one_tenant_waits_for_so_many_turns_and_others_still_may() -> None
 async def test_a_slot_is_used_again_by_whom_it_computed_for() -> None:
     turns = Turns(3)
 
-    async def slot(tenant: str, prompt: bytes) -> tuple[int, bool]:
+    async def slot(tenant: str, prompt: bytes, *, works: bool = True) -> tuple[int, bool]:
         async with turns.turn(tenant, prompt=prompt) as turn:
+            turn.worked = works
             return turn.slots[0], turn.is_own
 
     first = b"you are a helpful assistant" * 9
@@ -165,6 +166,11 @@ async def test_a_slot_is_used_again_by_whom_it_computed_for() -> None:
     assert await slot("a", first) == (0, True)
     assert await slot("c", first) == (1, False), "the one that was not used for the longest time"
     assert await slot("b", first) == (2, False)
+    assert await slot("b", first, works=False) == (2, True)
+    assert await slot("b", first) == (2, True), "it holds what it held"
+    assert await slot("d", first, works=False) == (0, False)
+    assert await slot("d", first) == (1, False)
+    assert await slot("a", first) == (2, False), "nobody knows what the first one holds"
 
 
 async def test_without_a_name_nothing_is_ones_own() -> None:
@@ -172,6 +178,7 @@ async def test_without_a_name_nothing_is_ones_own() -> None:
     for _ in range(2):
         async with turns.turn("", prompt=b"x") as turn:
             assert not turn.is_own
+            turn.worked = True
 
 
 @settings(max_examples=50)

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from modelshare.agent.engines.counts import Tally
+from modelshare.agent.engines.logprobs import with_logprobs
 from modelshare.agent.engines.parameters import Fields
 from modelshare.agent.engines.refusals import Refusal, failed_inside, no_answer
 from modelshare.agent.engines.relay_rules import PreparedRequest, RelayPolicy
@@ -32,6 +33,7 @@ def read_answer(body: bytes, prepared: PreparedRequest, tally: Tally) -> Fields:
             fields["data"] = _vectors(fields.get("data", _NULL), prepared)
         else:
             tally.generated(_texts_of_answer(fields.get("choices", _NULL), prepared.route))
+            fields["choices"] = with_logprobs(fields["choices"], prepared)[0]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, struct.error, ValueError) as error:
         raise no_answer() from error
     if (usage := _given(fields, "usage")) is not None:
@@ -60,6 +62,7 @@ class StreamReader:
         self._tally = tally
         self._parser = EventParser()
         self._last: Fields = {}
+        self._at = 0
 
     def feed(self, chunk: bytes) -> list[Fields]:
         """The pieces that `chunk` completes."""
@@ -91,7 +94,7 @@ class StreamReader:
                 except Refusal as refusal:
                     self._fail(refusal)
                 else:
-                    pieces += [piece] if piece else []
+                    pieces += [] if piece is None else [piece]
         return pieces
 
     def _end(self) -> None:
@@ -105,6 +108,7 @@ class StreamReader:
 
     def _piece(self, event: Event) -> Fields | None:
         asked = self._prepared.client_fields
+        is_other = event.type not in _FOR_CLIENTS
         try:
             fields = _decode_fields(event.data or b"")
             error = _given(fields, "error")
@@ -114,9 +118,15 @@ class StreamReader:
             if usage is not None:
                 self._tally.told(usage)
             elif "choices" not in fields:
+                if is_other:
+                    return {}
                 raise failed_inside(msgspec.json.decode(event.data or b""), asked)
             choices = _decode_pieces(_given(fields, "choices") or b"[]")
+            if choices:
+                fields["choices"], self._at = with_logprobs(fields["choices"], self._prepared, self._at)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if is_other:
+                return {}
             raise no_answer() from error
         self._tally.generated(text for choice in choices for text in choice.texts())
         cleaned = self._last = _cleaned(fields, self._prepared.policy)
@@ -140,6 +150,8 @@ _decode_fields: Final = msgspec.json.Decoder(Fields).decode
 _NULL: Final = msgspec.Raw(b"null")
 _NOTHING: Final = (b"", b"null")
 """llama.cpp begins some streams so."""
+_FOR_CLIENTS: Final = (b"message", b"error")
+"""Events of other types, such as `ping`, are for whoever knows them, unless they hold a piece of an answer."""
 
 
 class _Said(msgspec.Struct):
@@ -198,7 +210,9 @@ def _vectors(data: msgspec.Raw, prepared: PreparedRequest) -> msgspec.Raw:
         if is_base64 != prepared.is_base64:
             form = base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)) if prepared.is_base64 else numbers
             vector["embedding"] = msgspec.Raw(_encode(form.decode() if isinstance(form, bytes) else form))
-    return msgspec.Raw(_encode(vectors))
+    placed = {bytes(vector.get("index", b"")).strip(): vector for vector in vectors}
+    in_order = [placed.get(b"%d" % place) for place in range(len(vectors))]
+    return msgspec.Raw(_encode(vectors if None in in_order else in_order))
 
 
 def _cleaned(fields: Fields, policy: RelayPolicy) -> Fields:

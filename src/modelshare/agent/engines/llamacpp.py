@@ -31,6 +31,7 @@ def recipe(spec: EngineSpec) -> Recipe:
             public_name=spec.served_name,
             request_model=spec.served_name,
             takes=parameters.LLAMACPP,
+            chat_logprobs=True,
             context_length=_context(spec),
         ),
         sharing=Sharing(slots=spec.options.parallel or FEW_SLOTS, one_by_one=True, cache=PromptCache.SLOTS),

@@ -5,7 +5,7 @@ silence, and what is not named here reaches no engine: engines take fields, such
 cache, that are not a client's to choose.
 """
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -23,6 +23,9 @@ _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Seed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 _Logprobs = Annotated[int, Meta(ge=0, le=20)]
 _Object = dict[str, msgspec.Raw]
+_Stop = Annotated[str, Meta(min_length=1)]
+_Window = Annotated[int, Meta(ge=0, le=1 << 17)]
+"""Tokens back that a penalty looks at: llama.cpp reserves memory for as many as are asked for."""
 
 
 class _StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -37,7 +40,7 @@ class _Extras(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     min_p: _Share | None = None
     typical_p: _Share | None = None
     repeat_penalty: float | None = None
-    repeat_last_n: int | None = None
+    repeat_last_n: _Window | None = None
     repetition_penalty: float | None = None
     mirostat: int | None = None
     mirostat_tau: float | None = None
@@ -47,7 +50,7 @@ class _Extras(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     dry_multiplier: float | None = None
     dry_base: float | None = None
     dry_allowed_length: int | None = None
-    dry_penalty_last_n: int | None = None
+    dry_penalty_last_n: _Window | None = None
     xtc_probability: _Share | None = None
     xtc_threshold: float | None = None
     top_n_sigma: float | None = None
@@ -61,7 +64,7 @@ class _Extras(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     grammar: str | None = None
-    json_schema: _Object | str | None = None
+    json_schema: _Object | None = None
     regex: str | None = None
     ebnf: str | None = None
     structured_outputs: _Object | None = None
@@ -77,7 +80,7 @@ class _Generation(_Extras, kw_only=True):
     max_tokens: _Limit | None = None
     temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
     top_p: _Share | None = None
-    stop: str | list[str] | None = None
+    stop: _Stop | list[_Stop] | None = None
     seed: _Seed | None = None
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
@@ -85,15 +88,42 @@ class _Generation(_Extras, kw_only=True):
     user: str | None = None
 
 
+class _Function(msgspec.Struct):
+    name: str
+    arguments: str | _Object
+
+
+class _ToolCall(msgspec.Struct):
+    id: str
+    type: str
+    function: _Function
+
+
 class _Message(msgspec.Struct):
     role: str
     content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+    tool_call_id: str | None = None
     # Where some servers take what is no text.
     audio: Any = None
     images: Any = None
     image_url: Any = None
     video_url: Any = None
     files: Any = None
+
+
+class _JsonSchema(msgspec.Struct):
+    schema: _Object
+
+
+class _Format(msgspec.Struct):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _JsonSchema | None = None
+    schema: _Object | None = None
+    """llama.cpp's, of a `json_object`."""
 
 
 class _Chat(_Generation, kw_only=True):
@@ -104,7 +134,7 @@ class _Chat(_Generation, kw_only=True):
     tools: list[_Object] | None = None
     tool_choice: str | _Object | None = None
     parallel_tool_calls: bool | None = None
-    response_format: _Object | None = None
+    response_format: _Format | None = None
     reasoning_effort: str | None = None
     verbosity: str | None = None
     functions: list[_Object] | None = None
@@ -126,7 +156,7 @@ class _Chat(_Generation, kw_only=True):
     include_reasoning: bool | None = None
     separate_reasoning: bool | None = None
     stream_reasoning: bool | None = None
-    reasoning_format: str | None = None
+    reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] | None = None
 
 
 class _Completion(_Generation, kw_only=True):
@@ -220,6 +250,7 @@ def check(route: str, body: bytes) -> None:
     if route == "chat/completions":
         for message in asked.messages:
             _check_message(message)
+        _check_format(asked.response_format)
     else:
         field = "input" if route == "embeddings" else "prompt"
         _check_texts(getattr(asked, field), field)
@@ -227,6 +258,8 @@ def check(route: str, body: bytes) -> None:
         raise BadInferenceRequest("`encoding_format` must be `float` or `base64`.", "encoding_format")
     if (best_of := getattr(asked, "best_of", None)) is not None and best_of != (asked.n or 1):
         raise BadInferenceRequest("`best_of` must be the same as `n`: all answers are returned.", "best_of")
+    if getattr(asked, "grammar", None) and getattr(asked, "json_schema", None) is not None:
+        raise BadInferenceRequest("`json_schema` and `grammar` exclude each other; leave one out.", "json_schema")
 
 
 def honoured(fields: Fields, takes: frozenset[str]) -> Fields:
@@ -261,6 +294,13 @@ def _check_message(message: _Message) -> None:
 def _is_text(part: dict[str, Any]) -> bool:
     kind = part.get("type")
     return kind in ("text", "refusal") and isinstance(part.get(kind), str) and part.keys() <= _TEXT_PART
+
+
+def _check_format(wanted: _Format | None) -> None:
+    if wanted is not None and wanted.type == "json_schema" and wanted.json_schema is None:
+        raise BadInferenceRequest(
+            "`response_format` names no schema; put one into its `json_schema`.", "response_format"
+        )
 
 
 def _check_texts(value: bytes, field: str) -> None:

@@ -27,6 +27,8 @@ class RelayPolicy:
     """Its streams tell their usage only when `stream_options.include_usage` asks for it."""
     counts_all: bool = False
     """Its usage covers all choices and prompts of a request, not only the first."""
+    chat_logprobs: bool = False
+    """Its completions tell log probabilities as chats do, and none for `logprobs: 0`."""
     usage_details: frozenset[str] = frozenset(DETAILS)
     """What may be told of its usage beyond counts: not what comes of other tenants' requests."""
     context_length: int | None = None
@@ -52,6 +54,8 @@ class PreparedRequest(msgspec.Struct, frozen=True):
     is_base64: bool
     """How the client wants its vectors."""
     body_bytes: int
+    wanted_logprobs: int | None = None
+    """How many alternatives to each token of a completion the client wants, of an engine that tells them otherwise."""
 
     @property
     def body(self) -> bytes:
@@ -83,6 +87,10 @@ def prepare_request(route: str, body: bytes, policy: RelayPolicy) -> PreparedReq
         fields = {"model": msgspec.Raw(_encode(policy.request_model)), **fields}
     for name in {"max_tokens", "max_completion_tokens"} & fields.keys():
         fields[name] = msgspec.Raw(b"%d" % (asked.max_tokens or 0))
+    wanted_logprobs = None
+    if policy.chat_logprobs and route == "completions" and "logprobs" in fields:
+        wanted_logprobs = msgspec.json.decode(fields["logprobs"], type=int)
+        fields["logprobs"] = msgspec.Raw(b"%d" % max(1, wanted_logprobs))
     options = fields.pop("stream_options", None)
     if asked.stream and policy.usage_on_request:
         fields["stream_options"] = msgspec.Raw(b'{"include_usage":true}')
@@ -95,6 +103,7 @@ def prepare_request(route: str, body: bytes, policy: RelayPolicy) -> PreparedReq
         include_usage=options is not None and _is(_decode_fields(options).get("include_usage"), b"true"),
         is_base64=_is(given.get("encoding_format"), b'"base64"'),
         body_bytes=len(body),
+        wanted_logprobs=wanted_logprobs,
     )
 
 

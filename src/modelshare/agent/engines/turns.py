@@ -25,13 +25,15 @@ class TooManyWaitingError(Exception):
     """The tenant waits for as many turns as it may."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Turn:
     """Slots of an engine, for as long as the turn lasts."""
 
     slots: tuple[int, ...]
     is_own: bool
-    """What the slot still holds was computed for the same tenant."""
+    """What the slots still hold was computed for the same tenant."""
+    worked: bool = False
+    """The engine has computed the prompt. One that it refused, or did not get to, leaves in a slot what was there."""
 
 
 class Turns:
@@ -65,11 +67,15 @@ class Turns:
         """
         slots = await self._take(tenant, min(count, self.slots), prompt[:_REMEMBERED])
         is_own = tenant != "" and all(slot.tenant == tenant for slot in slots)
-        for slot in slots:
-            slot.tenant, slot.prompt = tenant, prompt[:_REMEMBERED]
+        turn = Turn(tuple(slot.number for slot in slots), is_own)
         try:
-            yield Turn(tuple(slot.number for slot in slots), is_own)
+            yield turn
         finally:
+            for slot in slots:
+                if turn.worked:
+                    slot.tenant, slot.prompt = tenant, prompt[:_REMEMBERED]
+                elif not is_own:  # nobody knows what it holds
+                    slot.tenant, slot.prompt = "", b""
             self._give_back(tenant, slots)
 
     async def _take(self, tenant: str, count: int, prompt: bytes) -> "list[_Slot]":

@@ -69,21 +69,24 @@ class Watch:
             return True
         if not await self._engine.health():
             return False
-        if activity.silence > timing.silent + min(activity.patience, _MOST_PATIENCE):
-            return await self._works()
+        if activity.silence > timing.silent:
+            patience = timing.silent + min(activity.patience, _MOST_PATIENCE)
+            return await self._works(is_late=activity.silence > patience)
         if not probes or since < timing.idle_probe or activity.running or not await self._is_idle():
             return True
         return await self._is_answered(timing.probe_timeout)
 
-    async def _works(self) -> bool:
-        """Whether an engine that shows nothing of what it was asked for gets on with it all the same."""
+    async def _works(self, *, is_late: bool) -> bool:
+        """Whether an engine that shows nothing of what it was asked for gets on with it all the same, or may take
+        longer still. One step may take minutes, so its work is looked at long before it is late."""
         work = await self._engine.work()
         if work is None:
-            return await self._is_answered(self._timing.silent / 2)
+            return not is_late or await self._is_answered(self._timing.silent / 2)
         before, self._worked = self._worked, work
         if before is not None and work != before:
             self._engine.activity.succeeded()
-        return before is None or work != before
+            return True
+        return before is None or not is_late
 
     async def _is_idle(self) -> bool:
         """A probe waits in the same queue as users' requests: it must not judge an engine that is merely busy."""

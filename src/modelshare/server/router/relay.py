@@ -109,7 +109,7 @@ class Relay:
         self._refused: set[str] = set()
         self._is_gone = False
         self._is_asked = False
-        """An engine works on it, and nothing of its answer is here."""
+        """An engine works on it, as far as is known."""
         self._events = 0
         self._answer_bytes = 0
         self._usage: Usage | None = None
@@ -121,9 +121,9 @@ class Relay:
     def usage(self) -> Usage:
         """The agent's count, or an estimate where it gave none that can be: for an answer that was cut short, too.
 
-        Of one that nobody waited for, the prompt is all that is known.
+        Of one that nobody waited for, the prompt may be all that is known.
         """
-        if self._usage is None and (self._reply.started or self._is_asked):
+        if self._usage is None and self._status == _OK and (self._reply.started or self._is_asked):
             return self._estimate()
         return self._usage or Usage()
 
@@ -164,11 +164,11 @@ class Relay:
                 self._stream = stream
                 self._context = target.context_length
                 if self._is_gone:
-                    raise ClientGoneError
+                    stream.fail(ClientGoneError())
                 self._is_asked = True
                 head = await stream.next()
-                self._is_asked = False
                 if isinstance(head, Answer) and head.refused:
+                    self._is_asked = False
                     self._refused.add(target.deployment_id)
                     return False
                 await self._pass(head, stream)
@@ -193,6 +193,7 @@ class Relay:
             case Head():
                 await self._pass_whole(stream, head)
             case _:
+                self._is_asked = False
                 raise BadGateway("The engine gave no answer; try again.")
 
     async def _pass_events(self, stream: AnswerStream, head: Head) -> None:
@@ -207,7 +208,7 @@ class Relay:
             is_last = tail == _DONE
             # The count is waited for before the last bytes go out: who leaves at them is still counted by it.
             after = await self._next(stream) if is_last else None
-            self._events += frame.data.count(b"data:") - is_last
+            self._events += _events_in(frame.data) - is_last
             await self._reply.write(frame.data)
             frame = after if is_last else await self._next(stream)
         if not self._reply.started:
@@ -236,6 +237,7 @@ class Relay:
         if isinstance(frame, Chunk):
             return frame
         if isinstance(frame, End):
+            self._is_asked = False
             self._count(frame)
             if frame.error is None:
                 return None
@@ -262,3 +264,8 @@ class Relay:
         most_prompt, most_completion = most_tokens(self._asked, self._body_bytes, self._context)
         completion = self._events or tokens_in(self._answer_bytes)
         return Usage(min(tokens_in(self._body_bytes), most_prompt), min(completion, most_completion), is_estimate=True)
+
+
+def _events_in(data: bytes) -> int:
+    """How many begin in it; a text that speaks of `data:` has no line end before it."""
+    return data.startswith(b"data:") + data.count(b"\ndata:")
