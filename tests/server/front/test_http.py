@@ -475,7 +475,9 @@ async def test_a_proxy_speaks_for_many(app: App) -> None:
         for number, each in enumerate(others):
             each.writer.write(began(f"192.0.2.{number}"))
         for number, each in enumerate(greedy):  # of IPv6 each has a whole network
+            app.began.clear()
             each.writer.write(began(f"203.0.113.9, 2001:db8::{number}"))
+            await app.began.wait()
         for each in greedy[:2]:
             (await each.answer()).is_problem(429, "Your address")
         for each in (*greedy[2:], *others):
