@@ -116,7 +116,7 @@ async def test_a_goodbye_is_said_back(peer: Peer) -> None:
 )
 async def test_what_is_no_frame(peer: Peer, broken: bytes, code: int) -> None:
     """The peer hears why, whatever more it sends."""
-    peer.writer.write(broken + frame(BINARY, bytes(MAX_FRAME)) * 4)
+    peer.writer.write(broken + frame(BINARY, bytes(MAX_FRAME)))
     await peer.is_closed(code)
 
 

@@ -57,8 +57,9 @@ class Connection(asyncio.Protocol):
         """What comes is no request any more."""
         self._doubt = Doubt()
         """Of a client that has closed its half."""
-        self._is_reading = True
-        self._is_blocked = False
+        self._ahead = 0
+        """Bytes of the next answer that were sent to find out."""
+        self._is_reading, self._is_blocked = True, False
         self.waking: asyncio.Future[None] | None = None
         self._flow = asyncio.Event()
         """Clear while the client takes less than it is sent."""
@@ -199,7 +200,8 @@ class Connection(asyncio.Protocol):
         return self._front.date()
 
     def write(self, data: bytes) -> None:
-        self._transport.write(data)
+        self._transport.write(data[self._ahead :] if self._ahead else data)
+        self._ahead = 0
 
     async def drain(self) -> None:
         await self._flow.wait()
@@ -314,13 +316,12 @@ class Connection(asyncio.Protocol):
         return is_kept
 
     def _probe(self, now: float) -> None:
-        """Looks whether the client that has closed its half still has the other, by a line that clients pass over."""
+        """Looks whether the client that has closed its half still has the other, by a byte of the answer."""
         if sending.is_reset(self._transport):
             self._transport.abort()
-            return
-        exchange = self._exchange
-        if exchange is not None and not exchange.started and exchange.scope["http_version"] == "1.1":
-            self.write(refusals.CONTINUE)
+        elif self._exchange is not None and not self._exchange.started:
+            self._transport.write(refusals.BEGINNING[self._ahead : self._ahead + 1])
+            self._ahead = min(self._ahead + 1, len(refusals.BEGINNING))
         self.deadline = self._doubt.again(now)
 
     def _taken(self) -> int:
@@ -406,8 +407,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self, *, lingers: bool) -> None:
         """Once everything is out. `lingers`: the client may still be sending."""
-        self._phase, self._is_over = Phase.CLOSING, True
-        self._received = 0
+        self._phase, self._is_over, self._received = Phase.CLOSING, True, 0
         self._turn()
         self.deadline = self._now() + (_LINGER_SECONDS if lingers else self._limits.stalled_seconds)
         self._pace.begin(self._now(), self._taken())

@@ -11,6 +11,8 @@ from modelshare.wire.errors import ErrorCode, ErrorType
 MAX_HEAD: Final = 64 << 10
 """Bytes of a request's line and headers."""
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+BEGINNING: Final = b"HTTP/1.1 "
+"""Of every answer."""
 _STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
 
 
