@@ -110,8 +110,8 @@ async def test_a_goodbye_is_said_back(peer: Peer) -> None:
         (frame(3), 1002),
         (bytes([0x80 | 0x40 | BINARY, 0x80, 0, 0, 0, 0]), 1002),
         (frame(CLOSE, b"x"), 1002),
-        (frame(BINARY, bytes(MAX_FRAME + 1)), 1009),
-        (frame(BINARY, bytes(MAX_FRAME // 2 + 1), fin=False) + frame(CONT, bytes(MAX_FRAME // 2)), 1009),
+        (frame(BINARY, bytes(2 * MAX_FRAME + 1)), 1009),
+        (frame(BINARY, bytes(MAX_FRAME + 1), fin=False) + frame(CONT, bytes(MAX_FRAME)), 1009),
     ],
 )
 async def test_what_is_no_frame(peer: Peer, broken: bytes, code: int) -> None:

@@ -124,7 +124,7 @@ class WebSocket(asyncio.Protocol):
             self._end(self._socket.close_rcvd.code)
             self._transport.close()
         elif self._socket.parser_exc is not None and not self._is_over:
-            self._end(1006)
+            self._end(self._socket.close_sent.code if self._socket.close_sent else 1006)
             self._transport.write_eof()  # what the peer still sends is read: closing now might lose it our reason
         return len(frames)
 
