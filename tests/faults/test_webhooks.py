@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from programs import Server, serving, wait_until
+from programs import SECRET, Server, serving, wait_until
 from receiver import Received, Receiver, Reply, receiving
 from served import free_port
 
@@ -38,7 +38,7 @@ class Site:
             platform_key="known",
             database_url=self.database_url,
             webhooks_allow_private="true",
-            secret="of all processes",
+            secret=SECRET,
         ) as server:
             yield server
 
