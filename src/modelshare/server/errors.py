@@ -17,7 +17,7 @@ Every other exception becomes a 500 that says nothing of the inside.
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import asyncpg
 import structlog
@@ -266,22 +266,27 @@ def unavailable(error: BaseException) -> ApiError | None:
 
     The one translation of such errors: for the API, for pages, and for inference.
     """
-    match outages.outage_of(error):
-        case Outage.DATABASE_AWAY:
-            return Unavailable("The platform's database does not answer. Try again in a moment.", retry_after=5)
-        case Outage.DATABASE_READ_ONLY:
-            message = "The platform takes no changes at this moment: its database is read-only. Try again later."
-            return Unavailable(message, retry_after=30)
-        case Outage.DISK_FULL:
-            message = "The server's storage is full; nothing was lost, try again when the operator has made room."
-            return StorageFull(message, code=ErrorCode.STORAGE_FULL, retry_after=60)
-        case Outage.STORAGE_AWAY:
-            message = str(error) if isinstance(error, OutageError) else "The platform's storage cannot be used now."
-            return Unavailable(message, retry_after=5)
-        case Outage.COLLISION:  # undone for the sake of another request, so this one can be sent again as it is
-            return Unavailable("Somebody else changed the same at this moment. Try again.", retry_after=1)
-        case None:
-            return None
+    outage = outages.outage_of(error)
+    if outage is None or outage is Outage.DATABASE_UNFIT:  # the latter does not pass by itself: a 500
+        return None
+    if outage is Outage.DISK_FULL:
+        message = "The server's storage is full; nothing was lost, try again when the operator has made room."
+        return StorageFull(message, code=ErrorCode.STORAGE_FULL, retry_after=60)
+    message, retry_after = _UNAVAILABLE[outage]
+    return Unavailable(str(error) if isinstance(error, OutageError) else message, retry_after=retry_after)
+
+
+_UNAVAILABLE: Final = {
+    Outage.DATABASE_AWAY: ("The platform's database does not answer. Try again in a moment.", 5),
+    Outage.DATABASE_READ_ONLY: (
+        "The platform takes no changes at this moment: its database is read-only. Try again later.",
+        30,
+    ),
+    Outage.STORAGE_AWAY: ("The platform's storage cannot be used now.", 5),
+    # Undone for the sake of another request, so this one can be sent again as it is.
+    Outage.COLLISION: ("Somebody else changed the same at this moment. Try again.", 1),
+}
+"""What is said of each, and the seconds until another try makes sense."""
 
 
 async def _from_outside(request: Request, error: Exception) -> Response:

@@ -23,6 +23,8 @@ class Outage(StrEnum):
     DATABASE_AWAY = "database_away"
     """It cannot be asked: not there, starting, stopping, without a free connection, or broken."""
     DATABASE_READ_ONLY = "database_read_only"
+    DATABASE_UNFIT = "database_unfit"
+    """It lacks a table, or the rights on one: nothing is wrong with what was to be written."""
     DISK_FULL = "disk_full"
     """The database's, or that of the storage."""
     STORAGE_AWAY = "storage_away"
@@ -42,6 +44,9 @@ _SQLSTATES: Final = {
     "25006": Outage.DATABASE_READ_ONLY,  # read_only_sql_transaction
     "53100": Outage.DISK_FULL,
     "3D000": Outage.DATABASE_AWAY,  # invalid_catalog_name
+    "42501": Outage.DATABASE_UNFIT,  # insufficient_privilege
+    "42P01": Outage.DATABASE_UNFIT,  # undefined_table
+    "42703": Outage.DATABASE_UNFIT,  # undefined_column
 }
 _SQLSTATE_CLASSES: Final = {
     "08": Outage.DATABASE_AWAY,  # connection exception
@@ -64,9 +69,12 @@ _SQLITE: Final = {
     sqlite3.SQLITE_PERM: Outage.DATABASE_AWAY,
     sqlite3.SQLITE_PROTOCOL: Outage.DATABASE_AWAY,
 }
+_SQLITE_LACKS: Final = ("no such table", "no such column", "has no column")
+"""What SQLite says of a table; its code for it is the one for any error of a statement."""
 _SENTENCES: Final = {
     Outage.DATABASE_AWAY: "the database cannot be asked: see that it runs, and that `database_url` is right",
     Outage.DATABASE_READ_ONLY: "the database takes no writes: make it writable, or name the primary in `database_url`",
+    Outage.DATABASE_UNFIT: "the database lacks a table, or its user the rights to one: see that it is the right one",
     Outage.DISK_FULL: "a disk is full, the database's or the storage's: make room",
     Outage.STORAGE_AWAY: "the storage cannot be used: see that its folder or bucket is there, and may be written",
 }
@@ -118,6 +126,8 @@ def report(what: str, error: BaseException, **context: object) -> None:
 
 def _of_database(error: DBAPIError) -> Outage | None:
     code = getattr(error.orig, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_ERROR:
+        return Outage.DATABASE_UNFIT if any(lack in str(error.orig) for lack in _SQLITE_LACKS) else None
     if code is not None:
         return _SQLITE.get(code & 0xFF)  # extended codes keep what they extend in the low byte
     found = _of_sqlstate(getattr(error.orig, "sqlstate", None))
