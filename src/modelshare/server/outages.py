@@ -74,11 +74,10 @@ _SQLITE_LACKS: Final = ("no such table", "no such column", "has no column")
 _SENTENCES: Final = {
     Outage.DATABASE_AWAY: "the database cannot be asked: see that it runs, and that `database_url` is right",
     Outage.DATABASE_READ_ONLY: "the database takes no writes: make it writable, or name the primary in `database_url`",
-    Outage.DATABASE_UNFIT: "the database lacks a table, or its user the rights to one: see that it is the right one",
     Outage.DISK_FULL: "a disk is full, the database's or the storage's: make room",
     Outage.STORAGE_AWAY: "the storage cannot be used: see that its folder or bucket is there, and may be written",
 }
-"""What the operator is told."""
+"""What the operator is told of what passes by itself; of anything else, what it is."""
 _said: dict[Outage, float] = {}
 """When each was last told of, by the monotonic clock."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
