@@ -21,7 +21,7 @@ from shell import Shell, shell, write_model
 from storage_servers import free_port, s3_server
 from uploading import PART, tar_of, tiny_model
 
-SIZE = 24 * PART
+SIZE = 40 * PART
 """Of the weights that are cut midway: enough parts that a push does not end before it is killed."""
 
 
@@ -56,7 +56,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cut(
     owner: Shell, client: Client, path: Path, how: signal.Signals
 ) -> tuple[Upload, subprocess.CompletedProcess[str]]:
-    """Pushes until a few parts are there, then sends the signal; the session as it is left."""
+    """Pushes until a part is there, then sends the signal; the session as it is left."""
     words = [*MODELSHARE, "push", str(path), "--name", "large", "--jobs", "1"]
     process = subprocess.Popen(
         words, env=owner.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=owner.folder
@@ -64,9 +64,9 @@ def cut(
 
     def begun() -> Upload | None:
         assert process.poll() is None, "the push was over before it could be cut"
-        return next((upload for upload in client.uploads.list() if upload.bytes_done >= 3 * PART), None)
+        return next((upload for upload in client.uploads.list() if upload.bytes_done >= PART), None)
 
-    upload = wait_until(begun, "a few parts are there")
+    upload = wait_until(begun, "a part is there")
     process.send_signal(how)
     stdout, stderr = process.communicate(timeout=30)
     return client.uploads.get(upload.id), subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
