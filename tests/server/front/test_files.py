@@ -119,6 +119,6 @@ async def test_no_file_stays_open(port: int, files: Files) -> None:
         await asyncio.to_thread(take, client)
 
     async def closed() -> bool:
-        return not psutil.Process().open_files()
+        return str(files.path) not in {file.path for file in psutil.Process().open_files()}
 
     await wait_until(closed)

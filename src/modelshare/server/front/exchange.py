@@ -207,9 +207,10 @@ class Exchange:
         size = self._unsent or 0
         file = await asyncio.to_thread(os.open, path, os.O_RDONLY)
         self._put(b"")
-        if await self._wire.send_file(file, size) < size and not self.gone:
+        is_whole = await self._wire.send_file(file, size) == size
+        if not is_whole and await asyncio.to_thread(os.path.getsize, path) < size:
             raise RuntimeError(f"{path} is shorter than was announced.")
-        if not self.gone:
+        if is_whole and not self.gone:  # else the client has left, whether or not that was heard
             self._end()
 
     def _put(self, data: bytes) -> None:
