@@ -57,7 +57,8 @@ def main() -> None:
         web.run_app(engine(), host="127.0.0.1", port=given.port, print=None)
         return
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        sys.exit(asyncio.run(measure(start(stack, Path(folder), given.port), given.minutes * 60)))
+        status = asyncio.run(measure(start(stack, Path(folder), given.port), given.minutes * 60))
+    sys.exit(status)
 
 
 # --- the engine --------------------------------------------------------------------------------------------------
