@@ -30,6 +30,10 @@ async def wait_until(condition: Callable[[], bool], *, seconds: float = 20.0) ->
             await asyncio.sleep(0.005)
 
 
+async def _at_once(_: int) -> None:
+    """A cut that waits for nothing."""
+
+
 class Storage:
     """Serves `files` under `/{secret}/{path}`; `answer` decides how a range is served."""
 
@@ -44,6 +48,8 @@ class Storage:
         self.sent: Counter[str] = Counter()
         self.cut_after: list[int] = []
         """For the next requests: cut the connection after so many bytes."""
+        self.before_cut: Callable[[int], Awaitable[None]] = _at_once
+        """Awaited before a cut, with the bytes sent of this file: a cut takes away what the client has not read yet."""
         self.corrupt: Counter[str] = Counter()
         """How many more answers for a path have a wrong byte."""
         self.on_request: Callable[[str], Awaitable[None]] | None = None
@@ -91,6 +97,7 @@ class Storage:
         for at in range(0, len(body), 64 * 1024):
             if cut is not None and at >= cut:
                 assert request.transport is not None
+                await self.before_cut(self.sent[path])
                 request.transport.abort()
                 return
             if self.stall_from is not None and start + at >= self.stall_from:

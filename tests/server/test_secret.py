@@ -43,6 +43,12 @@ def test_what_people_make_for_a_secret_is_one() -> None:
     secret.check(secrets.token_bytes(32))
 
 
+@given(st.binary(min_size=32).filter(lambda made: not made.isascii()))
+def test_raw_bytes_are_a_secret_even_where_they_end_like_a_line(made: bytes) -> None:
+    secret.check(made)
+    secret.check(b"\n" + made[:30] + b"\x80 ")
+
+
 @pytest.mark.parametrize("text", [text for text in GUESSABLE if b"\0" not in text])
 def test_a_guessable_setting_is_refused(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(text)

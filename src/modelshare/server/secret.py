@@ -15,7 +15,8 @@ _NAME: Final = "secret.key"
 
 def check(secret: bytes) -> None:
     """ValueError with a sentence for one that somebody could guess."""
-    if len(secret.strip()) < LENGTH or not secret.strip(_NOTHING):
+    given = secret.strip() if secret.isascii() else secret  # raw bytes may well end in that of a blank
+    if len(given) < LENGTH or not secret.strip(_NOTHING):
         raise ValueError(
             f"a secret has at least {LENGTH} random bytes, and no blanks or zeros in their place; "
             "make one with `openssl rand -hex 32`"
