@@ -34,6 +34,11 @@ def tiny_model(*, seed: int = 0, pad: int = 0) -> dict[str, bytes]:
     }
 
 
+def broken_model() -> dict[str, bytes]:
+    """What has the names of a model, and is refused when its bytes are read."""
+    return {"config.json": b"{}", "model.safetensors": b"cut"}
+
+
 def tar_of(files: Files, *, mode: str = "w:gz", prefix: str = "") -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as tar:  # type: ignore[call-overload] # the mode is a variable

@@ -1,5 +1,6 @@
 """A push as people watch it: bars on a terminal, a line per phase where stderr goes elsewhere."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +22,9 @@ from rich.status import Status
 from modelshare.cli.output import say
 from modelshare.cli.words import size
 from modelshare.client.push import Phase, Progress
+from modelshare.client.source import Source
+from modelshare.wire.exposed import Exposed
+from modelshare.wire.left_out import note
 from modelshare.wire.uploads import Upload
 
 _WORDS = {
@@ -44,6 +48,14 @@ class PushProgress(Progress):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._show(None)
+
+    def source(self, source: Source, exposed: Sequence[Exposed]) -> None:
+        if left_out := note(source.left_out):
+            say(f"{left_out} `--include` pushes one of them all the same.")
+        for each in exposed:
+            say(f"Warning: {each}")
+        if exposed:
+            say("Whoever runs the model gets these files. Revoke such a key where it was made, and push without it.")
 
     def phase(self, phase: Phase, total: int, done: int) -> None:
         self._phase, self._task = phase, None

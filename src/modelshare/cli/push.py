@@ -20,11 +20,18 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def push(
     path: Annotated[Path, typer.Argument(exists=True, help="A model's folder, a .gguf file or an archive.")],
+    *,
     name: Annotated[str | None, typer.Option(help="The model's name; the path's own if not given.")] = None,
     version: Annotated[str | None, typer.Option(help="Such as 1.2.0; the next patch version if not given.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Drop what earlier pushes of this name left.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the server has checked it.")] = True,
     jobs: Annotated[int, typer.Option(min=1, max=32, help="Parts to send at once.")] = JOBS,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Push these files too, though they would be left out.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Leave these files out, such as '*.onnx' or 'logs/'.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Upload a model: a folder as Hugging Face has it, a .gguf file, or an archive (.tar, .tar.gz, .tar.bz2, .tar.zst).
@@ -32,11 +39,23 @@ def push(
     A push that was stopped goes on where it was when the same command runs again, from any machine.
 
     Files that the project stores already are not sent again.
+
+    What no engine reads or may be secret is left out and named: keys, .env, hidden files, virtual environments, caches,
+    logs and states of training. --include, --exclude and a file .modelshareignore take patterns as .gitignore does.
     """
     with Client() as client, PushProgress() as progress:
         try:
             pushed = push_model(
-                client, path, name=name, version=version, restart=restart, wait=wait, jobs=jobs, progress=progress
+                client,
+                path,
+                name=name,
+                version=version,
+                restart=restart,
+                wait=wait,
+                jobs=jobs,
+                include=include or (),
+                exclude=exclude or (),
+                progress=progress,
             )
         except KeyboardInterrupt as error:
             raise CommandError(progress.farewell(), ExitCode.INTERRUPTED) from error

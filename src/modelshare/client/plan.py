@@ -27,9 +27,12 @@ def opening(
     if source.is_archive:
         [file] = source.files
         archive = ArchiveEntry(filename=file.path, size=file.size)
-        return UploadOpen(name=name, version=version, make_latest=make_latest, archive=archive)
-    files = [FileEntry(path=file.path, size=file.size, sha256=digests.get(file.path)) for file in source.files]
-    return UploadOpen(name=name, version=version, make_latest=make_latest, files=files)
+        request = UploadOpen(name=name, version=version, make_latest=make_latest, archive=archive)
+        request = request.model_copy(update={"exclude": source.exclude} if source.exclude else {})
+    else:
+        files = [FileEntry(path=file.path, size=file.size, sha256=digests.get(file.path)) for file in source.files]
+        request = UploadOpen(name=name, version=version, make_latest=make_latest, files=files)
+    return request.model_copy(update={"include": source.include} if source.include else {})
 
 
 def worth_hashing(upload: Upload, source: Source, digests: Mapping[str, str]) -> list[LocalFile]:

@@ -6,7 +6,7 @@ send the parts that are missing, several at once; complete; wait until the serve
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ from modelshare.client.plan import (
     parts_to_compare,
     worth_hashing,
 )
-from modelshare.client.source import LocalFile, Source, read_source
+from modelshare.client.source import LocalFile, Source, find_exposed, read_source
+from modelshare.wire.exposed import Exposed
 from modelshare.wire.models import ExtendedModel, ModelStatus, Version
 from modelshare.wire.uploads import Upload, UploadState
 
@@ -59,6 +60,9 @@ class Progress:
     def session(self, upload: Upload) -> None:
         """The session that the parts go to."""
 
+    def source(self, source: Source, exposed: Sequence[Exposed]) -> None:
+        """What is pushed and what is left out, before anything is sent; and what looks like a key in its text."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
@@ -79,21 +83,25 @@ def push_model(
     restart: bool = False,
     wait: bool = True,
     jobs: int = JOBS,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Pushed:
     """Pushes what lies at `path` as model `name` (by default the path's own name) and returns it, `ready` if `wait`.
 
     Interrupt it and call it again, here or on another machine: it goes on where it was, unless `restart` drops what
-    earlier pushes of that name left. Raises SourceError for what cannot be pushed, ModelFailedError with the server's
-    reason, or any other ModelshareError.
+    earlier pushes of that name left. `include` and `exclude` are patterns as `.gitignore` has them: of files to push
+    that would be left out (`modelshare.wire.left_out`), and of files to leave out besides. Raises SourceError for what
+    cannot be pushed, ModelFailedError with the server's reason, or any other ModelshareError.
     """
     progress = progress or Progress()
-    source = read_source(Path(path))
+    source = read_source(Path(path), include=include, exclude=exclude)
     name = name or source.name
     if name is None:
         raise SourceError(
             f"{Path(path).name!r} cannot be a model's name. Give it a name of letters, digits and - _ . (`--name`)."
         )
+    progress.source(source, find_exposed(source))
     if restart:
         _drop_earlier(client, name)
     with _workers(jobs) as (pool, stop):

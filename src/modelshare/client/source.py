@@ -1,36 +1,36 @@
-"""What `push` sends: a Hugging Face directory, one `.gguf` file, or an archive. Looks at names and sizes only.
+"""What `push` sends: a Hugging Face directory, one `.gguf` file with its parts, or an archive.
 
 Refuses early what the server would refuse after hours of sending; the server decides in the end.
 """
 
-import os
+import json
+import posixpath
 import re
 import stat
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from modelshare.client.errors import SourceError
+from modelshare.client.folder import LocalFile, Walk, check_twins, path_of, plain_file
+from modelshare.wire.exposed import MAX_FILES as MOST_READ
+from modelshare.wire.exposed import MAX_FOUND, Exposed, find, worth_reading
+from modelshare.wire.left_out import IGNORE_FILE, MAX_IGNORE_FILE, LeftOut, Selection, lines_of
+from modelshare.wire.model_files import INDEX, missing, numbered, refusal
 from modelshare.wire.models import MODEL_NAME_PATTERN
+from modelshare.wire.patterns import MAX_PATTERN, MAX_PATTERNS, PlainPattern, parse
+from modelshare.wire.text import visible
 from modelshare.wire.uploads import MAX_FILES
 
-WEIGHTS = frozenset({".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".pkl"})
-"""Pickles among them, since a platform may allow them."""
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.zst", ".tzst")
-JUNK_FOLDERS = frozenset({".git", ".hg", ".svn", ".cache", "__pycache__", ".ipynb_checkpoints"})
-JUNK_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-JUNK_SUFFIXES = frozenset({".incomplete", ".lock", ".tmp"})
+_PATTERNS = TypeAdapter(list[PlainPattern])
+_MAX_INDEX = 64 << 20
+"""Bytes; larger indices are for the server to judge."""
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFile:
-    path: str
-    """In the model: relative, with `/`, in Unicode's normal form C."""
-    location: Path
-    size: int
-    modified_at: float
-    """Unix seconds."""
+__all__ = ["LocalFile", "Source", "find_exposed", "read_source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,39 +40,68 @@ class Source:
     is_archive: bool
     name: str | None
     """What the model may be called, from the path's own name; None where that is not a model name."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Of a folder; what an archive holds, the server says."""
+    include: Sequence[str] = ()
+    """Patterns of what is pushed although it is on the list of what is left out."""
+    exclude: Sequence[str] = ()
 
     @property
     def size(self) -> int:
         return sum(file.size for file in self.files)
 
 
-def read_source(path: Path) -> Source:
-    """What lies at `path`. Raises SourceError."""
+def read_source(path: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Source:
+    """What lies at `path`, but for what is left out. `include` and `exclude` are patterns as `.gitignore` has them.
+
+    Raises SourceError.
+    """
     try:
         if path.is_dir():
-            return _directory(path)
-        return _single_file(path)
+            return _directory(path, _checked(include, "--include"), _checked(exclude, "--exclude"))
+        return _single_file(path, _checked(include, "--include"), _checked(exclude, "--exclude"))
     except OSError as error:
-        raise SourceError(f"Cannot read {error.filename or path}: {error.strerror}.") from error
+        raise SourceError(f"Cannot read {visible(str(error.filename or path))}: {error.strerror}.") from error
 
 
-def _directory(folder: Path) -> Source:
-    files = tuple(sorted(_walk(folder), key=lambda file: file.path))
+def find_exposed(source: Source) -> list[Exposed]:
+    """What looks like a key in the small text files of a folder. Raises SourceError."""
+    found: list[Exposed] = []
+    texts = [file for file in source.files if not source.is_archive and worth_reading(file.path, file.size)]
+    for file in texts[:MOST_READ]:
+        try:
+            found += find(file.path, file.location.read_bytes())
+        except OSError as error:
+            raise SourceError(f"Cannot read {file.location}: {error.strerror}.") from error
+    return found[:MAX_FOUND]
+
+
+def _directory(folder: Path, include: Sequence[str], exclude: Sequence[str]) -> Source:
+    ignored = _ignored(folder)
+    brought_back = [line.strip()[1:] for line in ignored if line.startswith("!") and parse(line)]
+    walk = Walk(folder, Selection.of(ignored=ignored, exclude=exclude, include=include))
+    files = tuple(sorted(walk.files(), key=lambda file: file.path))
+    left_out = tuple(walk.left_out)
     if not files:
-        raise SourceError(f"{folder} holds no files. Give the folder that has the model's config.json and weights.")
+        besides = " but what is left out" if left_out else ""
+        raise SourceError(
+            f"{folder} holds no files{besides}. Give the folder that has the model's config.json and weights."
+        )
     if len(files) > MAX_FILES:
         raise SourceError(
             f"{folder} holds {len(files):,} files, and a model may have {MAX_FILES:,}. Is it the model's?"
         )
-    if not any(Path(file.path).suffix.lower() in WEIGHTS for file in files):
-        raise SourceError(
-            f"{folder} holds no weights (.safetensors or .gguf). Give the folder that has the model's config.json and "
-            "weights."
-        )
-    return Source(files, is_archive=False, name=_model_name(folder.resolve().name))
+    check_twins(files)
+    paths = [file.path for file in files]
+    unfinished = [each.path for each in left_out]
+    if why := refusal(paths, unfinished=unfinished) or _lost_shard(files, unfinished):
+        raise SourceError(f"{visible(str(folder))}: {why}")
+    name = _model_name(folder.resolve().name)
+    both = _checked([*brought_back, *include], IGNORE_FILE)
+    return Source(files, is_archive=False, name=name, left_out=left_out, include=both, exclude=exclude)
 
 
-def _single_file(path: Path) -> Source:
+def _single_file(path: Path, include: Sequence[str], exclude: Sequence[str]) -> Source:
     lower = path.name.lower()
     suffix = next((end for end in (".gguf", *ARCHIVES) if lower.endswith(end)), None)
     status = path.stat()
@@ -85,40 +114,75 @@ def _single_file(path: Path) -> Source:
         )
     if status.st_size == 0:
         raise SourceError(f"{path} is empty.")
-    name = unicodedata.normalize("NFC", path.name)
-    file = LocalFile(name, path, status.st_size, status.st_mtime)
-    return Source((file,), is_archive=suffix != ".gguf", name=_model_name(path.name[: -len(suffix)]))
+    if suffix != ".gguf":
+        file = plain_file(path, path_of(path.name))
+        name = _model_name(path.name[: -len(suffix)])
+        return Source((file,), is_archive=True, name=name, include=include, exclude=exclude)
+    if found := Selection.of(include=include).left_out(path_of(path.name)):
+        raise SourceError(f"{path.name} is left out ({found.reason}). Give another file, or `--include` this one.")
+    return _gguf(path, include)
 
 
-def _walk(folder: Path) -> Iterator[LocalFile]:
-    inside = folder.resolve()
-    for parent, folders, names in os.walk(folder, onerror=_raise):
-        here = Path(parent)
-        folders[:] = sorted(name for name in folders if name not in JUNK_FOLDERS)
-        for name in folders:
-            if (here / name).is_symlink():
-                raise SourceError(f"{here / name} is a link to a folder. {_COPY_HINT.format(folder)}")
-        for name in names:
-            if name not in JUNK_FILES and Path(name).suffix not in JUNK_SUFFIXES:
-                yield _local_file(here / name, folder, inside)
+def _gguf(path: Path, include: Sequence[str]) -> Source:
+    """One file, or all parts of the model that it is a part of."""
+    part = numbered(path.name)
+    if part is None:
+        return Source((plain_file(path, path_of(path.name)),), False, _model_name(path.stem), include=include)
+    there = {sister.name for sister in path.parent.iterdir()} if part.count <= MAX_FILES else {path.name}
+    names = [name for name in there if (other := numbered(name)) and other.sister(1) == part.sister(1)]
+    if why := refusal(names, unfinished=there):
+        raise SourceError(f"{visible(str(path.parent))}: {why}")
+    files = tuple(plain_file(path.parent / name, path_of(name)) for name in sorted(names))
+    return Source(files, False, _model_name(part.prefix), include=include)
 
 
-_COPY_HINT = "Copy the model with its links followed (`cp -rL {} COPY`) and push the copy."
+def _lost_shard(files: Iterable[LocalFile], unfinished: Sequence[str]) -> str | None:
+    """Says which shard that an index lists is not there. Where none is but the whole file is, the index is old."""
+    by_path = {file.path: file for file in files}
+    for path, file in by_path.items():
+        if not path.endswith(INDEX) or file.size > _MAX_INDEX:
+            continue
+        folder = posixpath.dirname(path)
+        shards = {posixpath.join(folder, name) for name in _indexed(file.location)}
+        lost = sorted(shards - by_path.keys())
+        if lost and not (lost == sorted(shards) and path.removesuffix(".index.json") in by_path):
+            return missing(lost[0], unfinished=unfinished, more=len(lost) - 1) + f" {path} lists it."
+    return None
 
 
-def _local_file(location: Path, folder: Path, inside: Path) -> LocalFile:
-    if location.is_symlink() and not location.resolve().is_relative_to(inside):
-        raise SourceError(f"{location} is a link out of the folder. {_COPY_HINT.format(folder)}")
-    status = location.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise SourceError(f"{location} is no ordinary file. Move it out of the folder.")
-    path = unicodedata.normalize("NFC", location.relative_to(folder).as_posix())
-    return LocalFile(path, location, status.st_size, status.st_mtime)
+def _indexed(location: Path) -> list[str]:
+    """Names that an index lists; none where it cannot be read, which the server explains."""
+    try:
+        names = set(json.loads(location.read_bytes())["weight_map"].values())
+        return [name for name in names if isinstance(name, str)]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def _ignored(folder: Path) -> Sequence[str]:
+    """The lines of the folder's ignore file."""
+    location = folder / IGNORE_FILE
+    if not location.is_file():
+        return ()
+    with location.open("rb") as file:
+        data = file.read(MAX_IGNORE_FILE + 1)
+    try:
+        return lines_of(data)
+    except ValueError as error:
+        raise SourceError(f"{visible(str(folder))}: {error}.") from error
+
+
+def _checked(patterns: Sequence[str], where: str) -> list[str]:
+    if len(patterns) > MAX_PATTERNS:
+        raise SourceError(f"{where} holds {len(patterns):,} patterns, and may hold {MAX_PATTERNS}.")
+    try:
+        return _PATTERNS.validate_python(list(patterns))
+    except ValidationError as error:
+        wrong = visible(str(error.errors()[0]["input"])[:MAX_PATTERN])
+        raise SourceError(
+            f"{wrong!r} of {where} is no pattern. Give one such as `*.log`, `logs/` or `/notes.txt`."
+        ) from error
 
 
 def _model_name(text: str) -> str | None:
     return text if len(text) <= 96 and re.fullmatch(MODEL_NAME_PATTERN, text) else None  # noqa: PLR2004 - wire.models
-
-
-def _raise(error: OSError) -> None:
-    raise error

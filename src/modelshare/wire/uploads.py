@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from modelshare.wire.base import Request, Response, UnixSeconds
 from modelshare.wire.models import ModelName, SemVer
+from modelshare.wire.patterns import MAX_PATTERNS, PlainPattern
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MAX_FILES = 10_000
@@ -34,6 +35,11 @@ class VersionOpen(Request):
     make_latest: bool = True
     files: Annotated[list[FileEntry], Field(min_length=1, max_length=MAX_FILES)] | None = None
     archive: ArchiveEntry | None = None
+    include: Annotated[list[PlainPattern], Field(max_length=MAX_PATTERNS)] | None = None
+    """Patterns as `.gitignore` has them, of files to take although they are on the list of what is left out, such as
+    `.env`. Without, one of `files` that is on it is refused, and one of an archive is left out."""
+    exclude: Annotated[list[PlainPattern], Field(max_length=MAX_PATTERNS)] | None = None
+    """Patterns of files to leave out of an archive besides."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -11,6 +11,7 @@ from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.app import Application
 from modelshare.server.settings import Settings
 from uploading import (
+    broken_model,
     error_of,
     opening,
     processed,
@@ -51,17 +52,15 @@ WHOLE = tiny_model()["model.safetensors"]
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"config.json": CONFIG, "pytorch_model.bin": b"\x80\x02pickle"}, ["pytorch_model.bin", "pickle"]),
-        (tiny_model() | {"training.pt": b"PK\x03\x04"}, ["training.pt", "pickle"]),
+        (tiny_model() | {"training.data": b"\x80\x02pickle"}, ["training.data", "pickle"]),
         ({"config.json": CONFIG, "model.safetensors": b"\x80\x04disguised"}, ["model.safetensors", "pickle"]),
         ({"config.json": CONFIG, "model.safetensors": WHOLE[:40]}, ["model.safetensors"]),
         ({"config.json": CONFIG, "model.safetensors": WHOLE[:-1]}, ["model.safetensors"]),
         ({"config.json": CONFIG, "model.safetensors": _safetensors(1 << 60)}, ["model.safetensors"]),
         ({"config.json": CONFIG, "model.safetensors": b""}, ["model.safetensors"]),
         ({"model.gguf": b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 1 << 60)}, ["model.gguf"]),
-        ({"config.json": CONFIG, "README.md": b"# Nothing"}, ["no weights"]),
     ],
-    ids=["bin", "pt", "disguised", "cut-header", "cut-data", "2^60", "empty", "gguf", "no-weights"],
+    ids=["pickle", "disguised", "cut-header", "cut-data", "2^60", "empty", "gguf"],
 )
 async def test_content_is_refused_with_a_reason(owner: Tenant, files: dict[str, bytes], words: list[str]) -> None:
     good = await pushed(owner.http, tiny_model(), "good")
@@ -87,8 +86,10 @@ async def test_content_is_refused_with_a_reason(owner: Tenant, files: dict[str, 
         (b"no archive at all" * 100, "model.tar.gz is damaged"),
         (tar_of({}), "holds no files"),
         (tar_of({"pytorch_model.bin": b"\x80\x02"}), "pickle"),
+        (tar_of(tiny_model() | {"training.pt": b"PK\x03\x04"}), "training.pt is a Python pickle"),
+        (tar_of({"config.json": CONFIG, "README.md": b"# Nothing"}), "no weights"),
     ],
-    ids=["evil", "link", "bomb", "cut", "noise", "empty", "pickle"],
+    ids=["evil", "link", "bomb", "cut", "noise", "empty", "bin", "pt", "no-weights"],
 )
 async def test_archives_are_refused_with_a_reason(app: Application, owner: Tenant, archive: bytes, words: str) -> None:
     model = await processed(owner.http, await push_archive(owner.http, archive, "model.tar.gz"))
@@ -133,7 +134,7 @@ async def test_bytes_that_are_not_those_announced(app: Application, owner: Tenan
 
 async def test_a_failed_version_leaves_the_latest_alone(owner: Tenant) -> None:
     good = await pushed(owner.http, tiny_model())
-    await pushed(owner.http, {"config.json": CONFIG})
+    await pushed(owner.http, broken_model())
     after = (await owner.http.get(f"/v1/models/{good['id']}")).json()
     assert (after["status"], after["version"]) == ("ready", "1.0.0")
     versions = (await owner.http.get(f"/v1/models/{good['id']}/versions")).json()["data"]
@@ -142,7 +143,7 @@ async def test_a_failed_version_leaves_the_latest_alone(owner: Tenant) -> None:
 
 async def test_what_was_good_of_a_refused_push_is_not_sent_again(owner: Tenant) -> None:
     files = tiny_model()
-    await pushed(owner.http, files | {"weights.bin": b"\x80\x02"})
+    await pushed(owner.http, files | {"weights.data": b"\x80\x02"})
     upload = (await owner.http.post("/v1/uploads", json=opening(files, claims=True))).json()
     assert all(file["reused"] for file in upload["files"])
     await owner.http.post(f"/v1/uploads/{upload['id']}/complete")

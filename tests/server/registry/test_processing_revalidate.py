@@ -9,7 +9,7 @@ import pytest
 
 from conftest import Tenant
 from modelshare.server.app import Application
-from uploading import error_of, open_upload, push, pushed, tiny_model
+from uploading import broken_model, error_of, open_upload, push, pushed, tiny_model
 
 pytestmark = pytest.mark.anyio
 
@@ -70,14 +70,14 @@ async def test_a_file_that_is_gone_is_named(app: Application, owner: Tenant) -> 
 
 
 async def test_a_failed_model_is_judged_again(owner: Tenant) -> None:
-    model = await pushed(owner.http, {"config.json": b"{}"})
+    model = await pushed(owner.http, broken_model())
     again = await _revalidate(owner, model["id"], 2)
     assert (again["status"], again["status_reason"]) == ("failed", model["status_reason"])
 
 
 async def test_the_newest_failed_version_goes_first(owner: Tenant) -> None:
     model = await pushed(owner.http, tiny_model())
-    await pushed(owner.http, {"config.json": b"{}"})
+    await pushed(owner.http, broken_model())
     await _revalidate(owner, model["id"], 3)
     entry = next(e for e in (await owner.http.get("/v1/audit")).json()["data"] if e["action"] == "model.failed")
     assert entry["details"]["version"] == "1.0.1"

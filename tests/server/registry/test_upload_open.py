@@ -10,7 +10,7 @@ from conftest import Tenant, new_tenant
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings
-from uploading import error_of, open_upload, opening, pushed, send, sha256, stored_files, tiny_model
+from uploading import broken_model, error_of, open_upload, opening, pushed, send, sha256, stored_files, tiny_model
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +54,7 @@ async def test_a_version_being_uploaded_is_a_conflict(owner: Tenant) -> None:
 
 
 async def test_a_failed_version_is_replaced(app: Application, owner: Tenant) -> None:
-    failed = await pushed(owner.http, {"config.json": b"{}"})
+    failed = await pushed(owner.http, broken_model())
     assert failed["status"] == "failed"
     model = await pushed(owner.http, tiny_model())
     assert (model["id"], model["status"], model["version"]) == (failed["id"], "ready", "1.0.0")
@@ -117,8 +117,9 @@ async def test_a_digest_with_another_size_is_not_reused(owner: Tenant) -> None:
     files = tiny_model()
     await pushed(owner.http, files)
     lie = {"path": "config.json", "size": 1, "sha256": sha256(files["config.json"])}
-    answer = await owner.http.post("/v1/uploads", json={"name": "other", "files": [lie]})
-    assert [file["reused"] for file in answer.json()["files"]] == [False]
+    weights = {"path": "model.safetensors", "size": 9}
+    answer = await owner.http.post("/v1/uploads", json={"name": "other", "files": [lie, weights]})
+    assert [file["reused"] for file in answer.json()["files"]] == [False, False]
 
 
 async def _set_quota(app: Application, owner: Tenant, quota: int) -> None:
@@ -189,6 +190,41 @@ async def test_what_cannot_be_stored_is_refused_in_a_sentence(
     answer = await owner.http.post("/v1/uploads", json=body)
     assert message in error_of(answer, 400)
     assert await _models(owner) == []
+
+
+def _names(*paths: str, **fields: Any) -> dict[str, Any]:
+    return {"name": "tiny", "files": [{"path": path, "size": 5} for path in paths], **fields}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (_names("config.json", "README.md"), "no weights"),
+        (_names("m.gguf", ".env"), ".env is left out of models (may hold a password or key)"),
+        (_names("m.gguf", "a/wandb/x"), "a/wandb/x is left out of models (log of a training run)"),
+        (_names("m.gguf", "training_args.bin"), "state of a training run"),
+        (_names("m.gguf", "notes.md", exclude=["*.md"]), "notes.md is left out of models (as you asked)"),
+        (_names("m-00001-of-00002.gguf"), "m-00002-of-00002.gguf is missing"),
+        (_names("m-00001-of-00003.safetensors", "m-00003-of-00003.safetensors"), "m-00002-of-00003.safetensors"),
+        (_names("config.json", "pytorch_model.bin"), "pytorch_model.bin is a Python pickle"),
+        (_names("model.safetensors", "training.pt"), "training.pt is a Python pickle"),
+        (_names("model.safetensors", "b.safetensor"), "Rename it to b.safetensors"),
+        (_names("m.gguf", include=["!x"]), "`include.0`"),
+        (_names("m.gguf", include=["x"] * 201), "`include`"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_what_names_tell_is_refused_before_the_first_byte(
+    owner: Tenant, body: dict[str, Any], message: str
+) -> None:
+    answer = await owner.http.post("/v1/uploads", json=body)
+    assert message in error_of(answer, 400)
+    assert await _models(owner) == []
+
+
+async def test_what_is_included_by_name_is_taken(owner: Tenant) -> None:
+    body = _names("m.gguf", ".env", "a/wandb/x", include=[".env", "wandb/"])
+    assert (await owner.http.post("/v1/uploads", json=body)).status_code == 201
 
 
 async def test_needs_a_key_with_the_scope(app: Application, owner: Tenant, anonymous: httpx.AsyncClient) -> None:

@@ -19,6 +19,7 @@ from typing import BinaryIO, Final, Protocol
 
 import zstandard
 
+from modelshare.server.registry.chosen import Chosen
 from modelshare.server.registry.paths import MAX_FILES, PathSet, check_path
 from modelshare.server.registry.refused import Refused, shown
 
@@ -77,24 +78,27 @@ def extract(
     destination: Path,
     *,
     max_bytes: int,
+    chosen: Chosen | None = None,
     max_files: int = MAX_FILES,
     max_ratio: int = 200,
 ) -> list[ExtractedFile]:
     """Unpack `archive` into `destination`, which must not exist or be empty, and list its files sorted by path.
 
     A single top folder that holds everything is left out. `max_bytes` bounds the sum of all files, `max_ratio` the
-    unpacked bytes per packed byte. Raises `Refused`, and leaves nothing behind, unless the archive is whole and holds
-    plain files under plain paths only. The destination appears at once, when all is written.
+    unpacked bytes per packed byte; `chosen` says what is taken, and the rest is skipped unseen. Raises `Refused`, and
+    leaves nothing behind, unless the archive is whole and holds plain files under plain paths only. The destination
+    appears at once, when all is written.
     """
+    chosen = chosen or Chosen()
     staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
     try:
         limit = max(_RATIO_FLOOR_BYTES, max_ratio * archive.stat().st_size)
         with archive.open("rb") as packed:
             stream = _Unpacked(archive.name, _decompressed(packed, kind), limit)
-            files = list(_Extraction(archive.name, stream, staging, max_bytes, max_files).run())
+            files = list(_Extraction(archive.name, stream, staging, max_bytes, max_files, chosen).run())
         if not files:
             raise Refused(f"{shown(archive.name)} holds no files; pack the model's folder again and push it.")
-        top = _single_top_folder(files)
+        top = chosen.top = _single_top_folder(files)
         (staging / top).rename(destination)
         return sorted(
             (replace(file, path=file.path.removeprefix(f"{top}/")) for file in files), key=lambda file: file.path
@@ -175,7 +179,9 @@ class _Extended:
 class _Extraction:
     """One walk over one archive."""
 
-    def __init__(self, name: str, stream: _Unpacked, folder: Path, max_bytes: int, max_files: int) -> None:
+    def __init__(
+        self, name: str, stream: _Unpacked, folder: Path, max_bytes: int, max_files: int, chosen: Chosen
+    ) -> None:
         self._name = name
         self._stream = stream
         self._folder = folder
@@ -183,6 +189,7 @@ class _Extraction:
         self._bytes_left = max_bytes
         self._entries_left = _ENTRIES_PER_FILE * max_files
         self._paths = PathSet(max_files)
+        self._chosen = chosen
 
     def run(self) -> Iterator[ExtractedFile]:
         extended = _Extended()
@@ -193,12 +200,12 @@ class _Extraction:
             path = _plain(extended.path or entry.name)
             size = entry.size if extended.size is None else extended.size
             extended = _Extended()
-            if entry.type == tarfile.DIRTYPE:
+            if not self._chosen.takes(path):
+                self._skip(size)
+            elif entry.type == tarfile.DIRTYPE:
                 check_path(path.rstrip("/") or "model")  # the packed folder itself has no name
             elif entry.type not in {tarfile.REGTYPE, tarfile.AREGTYPE}:
                 raise self._not_plain(path)
-            elif _is_made_by_macos(path):
-                self._skip(size)
             else:
                 yield self._write(path, size)
         self._check_trailer()
@@ -306,9 +313,3 @@ def _plain(path: str) -> str:
     while path.startswith("./"):
         path = path[2:].lstrip("/")
     return "" if path == "." else path
-
-
-def _is_made_by_macos(path: str) -> bool:
-    """Attributes and folder settings that macOS adds to archives beside the files meant."""
-    name = path.rpartition("/")[2]
-    return name.startswith("._") or name == ".DS_Store" or path.startswith("__MACOSX/")

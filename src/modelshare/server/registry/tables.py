@@ -10,6 +10,11 @@ from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import JsonColumn, Table
 from modelshare.server.ids import new_id
 
+SELECTION = "selection"
+"""In a version's facts until it is ready: what of an archive its push wants, as `wire.uploads.VersionOpen` has it."""
+LEFT_OUT = "left_out"
+"""In a version's facts until it is ready: a note of what its archive held and was left out."""
+
 
 class ModelRow(Table):
     """A model: what people read of it, and which of its versions is the latest."""

@@ -21,11 +21,12 @@ async def ingest(platform: Platform, lease: Lease, work: Work, upload: UploadRow
     """Makes blobs of the session's files and lists them as the version's. Raises Refused."""
     for file in upload.files:
         await _finish(platform, upload, file)
+    left_out = None
     if upload.archive is not None:
-        arrived = await unpack(platform, upload, upload.files[0].key)
+        arrived, left_out = await unpack(platform, upload, upload.files[0].key, work.selection)
     else:
         arrived = await map_concurrently(lambda file: _arrive(platform, file), upload.files, most=FILES_AT_ONCE)
-    await keep(platform, lease, work, upload, arrived)
+    await keep(platform, lease, work, upload, arrived, left_out)
 
 
 async def _finish(platform: Platform, upload: UploadRow, file: UploadFileRow) -> None:

@@ -1,15 +1,18 @@
 """What the files of a version are, and whether they are still what they were."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from modelshare.server.http import Platform
 from modelshare.server.registry.concurrently import map_concurrently
 from modelshare.server.registry.inspection import Facts, inspect
+from modelshare.server.registry.inspection.reader import RangeReader, head
 from modelshare.server.registry.processing.ingest import FILES_AT_ONCE
 from modelshare.server.registry.refused import Refused, shown
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.storage.base import BlobNotFound, BlobStore
+from modelshare.wire import exposed
 
 
 async def verify(platform: Platform, files: Sequence[StoredFile]) -> None:
@@ -32,13 +35,23 @@ async def judge(platform: Platform, files: Sequence[StoredFile]) -> Facts:
 
 
 def _inspect(store: BlobStore, files: Sequence[StoredFile], allow_pickle: bool) -> Facts:
-    readers = {}
+    readers: dict[str, RangeReader] = {}
     for file in files:
         try:
             readers[file.path] = store.reader(file.key)
         except BlobNotFound as error:
             raise _gone(file) from error
-    return inspect(readers, allow_pickle=allow_pickle)
+    facts = inspect(readers, allow_pickle=allow_pickle)
+    return replace(facts, warnings=(*facts.warnings, *exposed.warnings(_exposed(readers))))
+
+
+def _exposed(readers: Mapping[str, RangeReader]) -> list[exposed.Exposed]:
+    """What looks like a key in small text files, so far as a bound allows."""
+    texts = [path for path, reader in sorted(readers.items()) if exposed.worth_reading(path, reader.size)]
+    found: list[exposed.Exposed] = []
+    for path in texts[: exposed.MAX_FILES]:
+        found += exposed.find(path, head(readers[path], exposed.MAX_FILE))
+    return found[: exposed.MAX_FOUND]
 
 
 def _gone(file: StoredFile) -> Refused:

@@ -12,7 +12,14 @@ from modelshare.server.registry import queries as models
 from modelshare.server.registry.blobs import disposal, staging
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.processing.work import Work
-from modelshare.server.registry.tables import BlobRow, FileRow, UploadFileRow, UploadRow
+from modelshare.server.registry.tables import (
+    LEFT_OUT,
+    BlobRow,
+    FileRow,
+    UploadFileRow,
+    UploadRow,
+    VersionRow,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +33,18 @@ class Arrived:
     """Where it lies; None where the project stored the same bytes before."""
 
 
-async def keep(platform: Platform, lease: Lease, work: Work, upload: UploadRow, files: Sequence[Arrived]) -> None:
-    """Lists the files as the version's; bytes that the project has already are let go of, and an archive is."""
+async def keep(
+    platform: Platform,
+    lease: Lease,
+    work: Work,
+    upload: UploadRow,
+    files: Sequence[Arrived],
+    left_out: str | None = None,
+) -> None:
+    """Lists the files as the version's; bytes that the project has already are let go of, and an archive is.
+
+    `left_out`: a note for the version's owner.
+    """
     now = platform.now()
     async with platform.database.write() as session:
         await blobs.lock_project(session, work.project_id)
@@ -37,6 +54,9 @@ async def keep(platform: Platform, lease: Lease, work: Work, upload: UploadRow, 
             return
         if not await holds(session, lease):
             return
+        if left_out is not None:
+            version = await session.get_one(VersionRow, work.version_id)
+            version.facts = version.facts | {LEFT_OUT: left_out}
         needless = await _keep_blobs(session, work, files, now)
         if upload.archive is not None:
             needless.append(upload.files[0].key)

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,7 +16,7 @@ from modelshare.server.registry import service as registry
 from modelshare.server.registry.inspection import Facts
 from modelshare.server.registry.processing.work import Work
 from modelshare.server.registry.service import StoredFile
-from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.server.registry.tables import LEFT_OUT, ModelRow, VersionRow
 from modelshare.wire.models import ModelStatus
 
 _CARD_FIELDS = ("description", "tags", "license", "card")
@@ -90,6 +90,8 @@ def _describe(version: VersionRow, model: ModelRow, files: Sequence[StoredFile],
     version.manifest = manifest.canonical_bytes(made)
     version.manifest_digest = manifest.digest(version.manifest)
     version.size_bytes = made.total_bytes
+    if left_out := version.facts.get(LEFT_OUT):
+        facts = replace(facts, warnings=(*facts.warnings, left_out))
     version.facts = facts.to_dict()
     version.format = facts.format
     version.architecture = facts.architecture

@@ -2,36 +2,75 @@
 
 import asyncio
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from modelshare.server.http import Platform
 from modelshare.server.registry.archive import ExtractedFile, extract, kind_of
 from modelshare.server.registry.blobs import queries, staging
 from modelshare.server.registry.blobs.quota import quota_of
+from modelshare.server.registry.chosen import Chosen
 from modelshare.server.registry.processing.keeping import Arrived
+from modelshare.server.registry.refused import Refused
 from modelshare.server.registry.tables import UploadRow
 from modelshare.server.storage.local import KEEP_FREE
+from modelshare.wire.left_out import IGNORE_FILE, MAX_IGNORE_FILE, LeftOut, Selection, lines_of, note
 
 
-async def unpack(platform: Platform, upload: UploadRow, key: str) -> list[Arrived]:
-    """Unpacks the archive at `key` within the project's quota. Raises Refused for one that must not be unpacked."""
+async def unpack(
+    platform: Platform, upload: UploadRow, key: str, selection: Selection
+) -> tuple[list[Arrived], str | None]:
+    """Unpacks the archive at `key` within the project's quota; its files, and a note of what was left out.
+
+    Raises Refused for one that must not be unpacked.
+    """
     assert upload.archive is not None  # noqa: S101 - asked for archives only
     room = await _room(platform, upload)
     folder = platform.settings.data_dir.absolute() / "unpacking" / upload.id.hex
     try:
         async with platform.store.local_copy(key) as archive:
-            extracted = await asyncio.to_thread(_extract, archive, upload.archive, folder, room)
-        return [await _store(platform, upload, n, folder, file) for n, file in enumerate(extracted)]
+            extracted, left_out = await asyncio.to_thread(_extract, archive, upload.archive, folder, room, selection)
+        arrived = [await _store(platform, upload, n, folder, file) for n, file in enumerate(extracted)]
+        return arrived, note(left_out)
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
-def _extract(archive: Path, name: str, folder: Path, max_bytes: int) -> list[ExtractedFile]:
+def _extract(
+    archive: Path, name: str, folder: Path, max_bytes: int, selection: Selection
+) -> tuple[list[ExtractedFile], Sequence[LeftOut]]:
     shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
     folder.mkdir(mode=0o700, parents=True)
     named = folder / name  # errors speak of the archive by the name its owner knows
     named.symlink_to(archive)
-    return extract(named, kind_of(name), folder / "files", max_bytes=max_bytes)
+    chosen = Chosen(selection)
+    try:
+        files = extract(named, kind_of(name), folder / "files", max_bytes=max_bytes, chosen=chosen)
+        again = chosen.again(_ignored(folder / "files", files))
+    except Refused:
+        again = chosen.again(None) if chosen.top is None else None
+        if again is None:
+            raise
+    if again is not None:
+        shutil.rmtree(folder / "files", ignore_errors=True)
+        chosen = again
+        files = extract(named, kind_of(name), folder / "files", max_bytes=max_bytes, chosen=chosen)
+    return files, chosen.left_out
+
+
+def _ignored(folder: Path, files: Sequence[ExtractedFile]) -> Sequence[str] | None:
+    """The lines of the ignore file; none where there is another of that name only, which is left out all the same."""
+    if not any(file.path.rpartition("/")[2] == IGNORE_FILE for file in files):
+        return None
+    location = folder / IGNORE_FILE
+    if not location.is_file():
+        return ()
+    with location.open("rb") as file:
+        data = file.read(MAX_IGNORE_FILE + 1)
+    try:
+        return lines_of(data)
+    except ValueError as error:
+        raise Refused(f"{error}. Write it anew, and push again.") from error
 
 
 async def _store(platform: Platform, upload: UploadRow, n: int, folder: Path, file: ExtractedFile) -> Arrived:

@@ -1,12 +1,13 @@
 """What a job has to work on, read in one go."""
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modelshare.server.db import Database
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.processing import queries
-from modelshare.server.registry.tables import UploadRow
+from modelshare.server.registry.tables import SELECTION, UploadRow
+from modelshare.wire.left_out import Selection
 from modelshare.wire.models import ModelStatus
 
 
@@ -18,6 +19,8 @@ class Work:
     status: ModelStatus
     staged: UploadRow | None
     """The session whose bytes are not blobs yet, with its files."""
+    selection: Selection = field(default_factory=Selection)
+    """What of an archive is wanted."""
 
 
 async def load(database: Database, version_id: uuid.UUID) -> Work | None:
@@ -27,7 +30,14 @@ async def load(database: Database, version_id: uuid.UUID) -> Work | None:
         if version is None:
             return None
         staged = await queries.staged_upload(session, version_id)
-    return Work(version.model.project_id, version.model_id, version_id, ModelStatus(version.status), staged)
+    return Work(
+        version.model.project_id,
+        version.model_id,
+        version_id,
+        ModelStatus(version.status),
+        staged,
+        Selection.of(**version.facts.get(SELECTION, {})),
+    )
 
 
 async def stored_files(database: Database, version_id: uuid.UUID) -> list[registry.StoredFile]:

@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.errors import Conflict, PermissionDenied
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.refused import shown
-from modelshare.server.registry.tables import ModelRow, UploadRow, VersionRow
+from modelshare.server.registry.tables import SELECTION, ModelRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
-from modelshare.server.registry.uploads.rules import Wanted, is_same_push, next_version, quota_refusal
+from modelshare.server.registry.uploads.rules import Wanted, is_same_push, next_version, quota_refusal, selection_of
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelStatus
 from modelshare.wire.uploads import VersionOpen
@@ -64,10 +64,12 @@ async def _same_push(
     if model is None:
         return None
     archive = request.archive.filename if request.archive else None
+    selections = {version.version: version.facts.get(SELECTION, {}) for version in model.versions}
     for row in await queries.open_uploads_of(session, model.id):
         known = {file.path: Wanted(file.path, file.size, file.sha256) for file in row.files}
         same_version = request.version in {None, row.version_name}
-        if same_version and row.archive == archive and is_same_push(known, files):
+        same_archive = row.archive == archive and selections.get(row.version_name) == selection_of(request)
+        if same_version and same_archive and is_same_push(known, files):
             return row
     return None
 

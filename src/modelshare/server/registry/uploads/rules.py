@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from modelshare.server.registry.refused import Refused, shown
+from modelshare.wire import model_files
+from modelshare.wire.left_out import Selection
 from modelshare.wire.uploads import VersionOpen
 
 _CORE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
@@ -25,6 +28,26 @@ def wanted_files(request: VersionOpen) -> list[Wanted]:
     if request.archive is not None:
         return [Wanted(request.archive.filename, request.archive.size)]
     return [Wanted(file.path, file.size, file.sha256) for file in request.files or ()]
+
+
+def selection_of(request: VersionOpen) -> dict[str, list[str]]:
+    """What of an archive is wanted besides the list of what is left out; empty where nothing is said."""
+    said = {"include": request.include, "exclude": request.exclude} if request.archive else {}
+    return {name: patterns for name, patterns in said.items() if patterns}
+
+
+def check_names(request: VersionOpen, *, allow_pickle: bool) -> None:
+    """Raises Refused where files of these names cannot be a model. Of an archive, that shows when it is unpacked."""
+    chosen = Selection.of(exclude=request.exclude or (), include=request.include or ())
+    paths = [file.path for file in request.files or ()]
+    for path in paths:
+        if found := chosen.left_out(path):
+            raise Refused(
+                f"{shown(path)} is left out of models ({found.reason}). Open the upload without it, or name it in "
+                "`include` to have it published all the same."
+            )
+    if paths and (why := model_files.refusal(paths, allow_pickle=allow_pickle)):
+        raise Refused(why)
 
 
 def next_version(taken: Iterable[str]) -> str:

@@ -25,12 +25,12 @@ from modelshare.server.registry.paths import check_paths
 from modelshare.server.registry.processing import service as processing
 from modelshare.server.registry.refused import Refused, shown
 from modelshare.server.registry.service import MODELS_TOPIC
-from modelshare.server.registry.tables import ModelRow, UploadFileRow, UploadRow, VersionRow
+from modelshare.server.registry.tables import SELECTION, ModelRow, UploadFileRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.failures import storage_answers
 from modelshare.server.registry.uploads.plan import Plan, plan_opening
 from modelshare.server.registry.uploads.progress import file_views, view
-from modelshare.server.registry.uploads.rules import Wanted, wanted_files
+from modelshare.server.registry.uploads.rules import Wanted, check_names, selection_of, wanted_files
 from modelshare.server.storage.base import fit_part_size
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
@@ -50,7 +50,7 @@ async def open_upload(platform: Platform, caller: Caller, request: UploadOpen) -
     def lock(session: AsyncSession) -> Awaitable[ModelRow | None]:
         return queries.lock_model_named(session, caller.project, request.name)
 
-    return await _open(_Opening(platform, caller, request, _checked_files(request), lock, request.name))
+    return await _open(_Opening(platform, caller, request, _checked_files(platform, request), lock, request.name))
 
 
 async def open_version(
@@ -61,7 +61,7 @@ async def open_version(
     def lock(session: AsyncSession) -> Awaitable[ModelRow]:
         return registry.get_locked(session, caller, model_id)
 
-    return await _open(_Opening(platform, caller, request, _checked_files(request), lock))
+    return await _open(_Opening(platform, caller, request, _checked_files(platform, request), lock))
 
 
 async def get(platform: Platform, caller: Caller, upload_id: str) -> Upload:
@@ -152,12 +152,13 @@ async def _open(opening: _Opening) -> tuple[Upload, bool]:
     return await view(platform.store, row, plan.candidates), plan.resumes is None
 
 
-def _checked_files(request: VersionOpen) -> list[Wanted]:
+def _checked_files(platform: Platform, request: VersionOpen) -> list[Wanted]:
     files = wanted_files(request)
     try:
         check_paths(file.path for file in files)
         if request.archive is not None:
             _check_archive_name(request.archive.filename)
+        check_names(request, allow_pickle=platform.settings.models_allow_pickle)
     except Refused as refused:
         raise InvalidRequest(refused.reason, param="archive" if request.archive else "files") from refused
     return files
@@ -211,6 +212,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: Plan) -> Uploa
         version=plan.version,
         status=ModelStatus.UPLOADING,
         make_latest=opening.request.make_latest,
+        facts={SELECTION: chosen} if (chosen := selection_of(opening.request)) else {},
         created_at=now,
     )
     session.add(version)
