@@ -44,8 +44,9 @@ class HugeReader(MemoryReader):
         return self.data[offset : offset + length].ljust(length, b"\0")
 
 
-def inspect_bytes(files: Mapping[str, bytes], *, allow_pickle: bool = False) -> Facts:
-    return inspect({path: MemoryReader(data) for path, data in files.items()}, allow_pickle=allow_pickle)
+def inspect_bytes(files: Mapping[str, bytes], *, allow_pickle: bool = False, file: str | None = None) -> Facts:
+    readers = {path: MemoryReader(data) for path, data in files.items()}
+    return inspect(readers, allow_pickle=allow_pickle, file=file)
 
 
 def reason_of(files: Mapping[str, bytes]) -> str | None:
