@@ -9,7 +9,7 @@ import httpx
 
 from modelshare.client.client import Client
 from modelshare.client.errors import UnexpectedAnswerError, from_answer
-from modelshare.client.transport import cannot_reach
+from modelshare.client.transport import NoAnswer, cannot_reach, not_ours, refusal
 
 _DATA = "data:"
 _END = "[DONE]"
@@ -34,9 +34,12 @@ def stream_chat(
     try:
         with client.http.stream(f"{base_url}/chat/completions", body) as answer:
             if not answer.is_success:
-                raise from_answer(answer.status_code, answer.headers, answer.read())
+                answer.read()
+                raise refusal(client.config.url, answer)
+            if answer.headers.get("content-type", "").startswith("text/html"):
+                raise not_ours(client.config.url)
             yield from _contents(answer)
-    except httpx.TransportError as error:
+    except NoAnswer as error:
         raise cannot_reach(client.config.url, error) from error
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 from pydantic import BaseModel, ValidationError
 
 from modelshare import private_files
@@ -35,11 +36,23 @@ def load(environ: Mapping[str, str], *, url: str | None = None, api_key: str | N
     Raises ConfigError.
     """
     stored = read(config_path(environ))
-    url = normalized_url(url or environ.get("MODELSHARE_URL") or (stored.url if stored else DEFAULT_URL))
+    url = _wanted_url(url, environ) or (stored.url if stored else DEFAULT_URL)
     key = api_key or environ.get("MODELSHARE_API_KEY")
     if not key and stored and stored.url == url:
         key = stored.api_key
     return Config(url, checked_key(key) if key else None)
+
+
+def _wanted_url(url: str | None, environ: Mapping[str, str]) -> str | None:
+    """What is given, else what the environment names. Raises ConfigError, which says of a variable that it is one."""
+    if url:
+        return normalized_url(url)
+    if not (named := environ.get("MODELSHARE_URL")):
+        return None
+    try:
+        return normalized_url(named)
+    except ConfigError as error:
+        raise ConfigError(f"MODELSHARE_URL: {error.message}") from error
 
 
 def config_path(environ: Mapping[str, str]) -> Path:
@@ -75,7 +88,9 @@ def normalized_url(url: str) -> str:
     try:
         parts = urlsplit(url.strip())
         fine = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
+        fine = fine and not (parts.query or parts.fragment or "@" in parts.netloc or " " in parts.netloc)
+        fine = fine and bool((parts.hostname or "").encode("idna")) and bool(httpx.URL(url.strip()).host)
+    except (ValueError, httpx.InvalidURL):
         fine = False
     if not fine:
         raise ConfigError(f"{url!r} is not a URL of a platform. Give one such as {DEFAULT_URL}.")

@@ -1,27 +1,35 @@
 """HTTP for both clients: one attempt, the pause before the next, and the answer or the exception."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import count
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import ValidationError
+from socksio import SOCKSError
 
 import modelshare
-from modelshare.client import errors
+from modelshare.client import errors, trouble
 from modelshare.client.call import Answer, Call, Item, Paged, next_page
 from modelshare.client.config import Config
-from modelshare.client.errors import ConnectError, UnexpectedAnswerError
+from modelshare.client.errors import ConnectError, ModelshareError, UnexpectedAnswerError
 from modelshare.client.retry import Attempt, Outcome, pause
+from modelshare.client.route import ByEnvironment, Route, route_to
 
 TIMEOUT: Final = httpx.Timeout(60, connect=5)
 USER_AGENT: Final = f"modelshare/{modelshare.__version__}"
 _BUSY: Final = frozenset({429, 503})
+_BEHIND_A_PROXY: Final = frozenset({502, 504})
+"""A proxy's answers where the server behind it did not answer: it may or may not have carried the request out."""
 
-Result = httpx.Response | httpx.TransportError
+NoAnswer = (httpx.RequestError, SOCKSError)
+"""What httpx raises where no answer came; it lets the errors of a SOCKS proxy through."""
+Result = httpx.Response | httpx.RequestError | SOCKSError
 
 
 class HttpTransport:
@@ -30,12 +38,15 @@ class HttpTransport:
     def __init__(self, config: Config, transport: httpx.BaseTransport | None = None) -> None:
         """`transport` replaces the network, such as by an application in the same process."""
         self.config = config
+        self.route = route_to(config.url, os.environ)
         self._http = httpx.Client(
             base_url=config.url,
             headers=default_headers(config),
             timeout=TIMEOUT,
             transport=transport,
-            verify=_uses_tls(config),
+            verify=self.route.verify(),
+            proxy=self.route.httpx_proxy(),
+            trust_env=False,
         )
 
     def send(self, call: Call[Answer]) -> Answer:
@@ -45,7 +56,7 @@ class HttpTransport:
             if wait is None:
                 break
             time.sleep(wait)
-        return _answer(call, result, self.config.url)
+        return _answer(call, result, self.route)
 
     def walk(self, call: Call[Paged[Item]]) -> Iterator[Item]:
         while True:
@@ -56,11 +67,11 @@ class HttpTransport:
             call = next_page(call, page.next_cursor)
 
     def put(self, path: str, body: Iterator[bytes], headers: Mapping[str, str]) -> httpx.Response:
-        """One attempt at sending bytes as they come; `headers` says their length. Raises httpx.TransportError."""
+        """One attempt at sending bytes as they come; `headers` says their length. Raises NoAnswer."""
         return self._http.put(path, content=body, headers=headers)
 
     def stream(self, url: str, body: dict[str, Any]) -> AbstractContextManager[httpx.Response]:
-        """POSTs JSON and gives the answer while it comes in. Raises httpx.TransportError."""
+        """POSTs JSON and gives the answer while it comes in. Raises NoAnswer."""
         return self._http.stream("POST", url, json=body, timeout=httpx.Timeout(3600, connect=5))
 
     def close(self) -> None:
@@ -71,7 +82,7 @@ class HttpTransport:
             return self._http.request(
                 call.method, call.path, params=call.params(), content=call.content(), headers=_headers(call)
             )
-        except httpx.TransportError as error:
+        except NoAnswer as error:
             return error
 
 
@@ -80,12 +91,15 @@ class AsyncHttpTransport:
 
     def __init__(self, config: Config, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.config = config
+        self.route = route_to(config.url, os.environ)
         self._http = httpx.AsyncClient(
             base_url=config.url,
             headers=default_headers(config),
             timeout=TIMEOUT,
             transport=transport,
-            verify=_uses_tls(config),
+            verify=self.route.verify(),
+            proxy=self.route.httpx_proxy(),
+            trust_env=False,
         )
 
     async def send(self, call: Call[Answer]) -> Answer:
@@ -95,7 +109,7 @@ class AsyncHttpTransport:
             if wait is None:
                 break
             await asyncio.sleep(wait)
-        return _answer(call, result, self.config.url)
+        return _answer(call, result, self.route)
 
     async def walk(self, call: Call[Paged[Item]]) -> AsyncIterator[Item]:
         while True:
@@ -114,7 +128,7 @@ class AsyncHttpTransport:
             return await self._http.request(
                 call.method, call.path, params=call.params(), content=call.content(), headers=_headers(call)
             )
-        except httpx.TransportError as error:
+        except NoAnswer as error:
             return error
 
 
@@ -125,24 +139,51 @@ def default_headers(config: Config) -> dict[str, str]:
     return headers
 
 
+def bucket_client() -> httpx.Client:
+    """For presigned URLs: apart from the client's own connections, as a bucket must never see the platform's key."""
+    transport = ByEnvironment(os.environ)
+    return httpx.Client(timeout=TIMEOUT, transport=transport, trust_env=False)
+
+
 def cannot_reach(url: str, error: Exception) -> ConnectError:
     """The exception for a connection that did not come about, or broke."""
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | ConnectionRefusedError):
-        return ConnectError(f"Cannot reach {url}: is `modelshare serve` running there?")
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return ConnectError(f"{url} took too long to answer. Try again in a moment.")
-    return ConnectError(f"The connection to {url} broke ({error or type(error).__name__}). Try again.")
+    return trouble.of_connection(route_to(url, os.environ), error)
 
 
-def outcome_of(error: httpx.TransportError) -> Outcome:
+def cannot_reach_bucket(url: str, error: Exception) -> ConnectError:
+    """The same for a presigned URL, of which no more than the host may be shown."""
+    parts = urlsplit(url)
+    where = f"{parts.scheme}://{parts.netloc}"
+    return trouble.of_connection(route_to(where, os.environ), error, listener="the storage bucket")
+
+
+def refusal(url: str, answer: httpx.Response, *, sent: int = 0) -> ModelshareError:
+    """The exception for an answer that is not a success. `sent`: bytes of the request's body."""
+    return _refusal(route_to(url, os.environ), answer, sent=sent)
+
+
+def not_ours(url: str) -> UnexpectedAnswerError:
+    """The exception for a success that something else than the platform answers."""
+    return trouble.of_success(route_to(url, os.environ))
+
+
+def is_json(answer: httpx.Response) -> bool:
+    return bool(answer.headers.get("content-type", "").partition(";")[0].strip() == "application/json")
+
+
+def _refusal(route: Route, answer: httpx.Response, *, sent: int = 0) -> ModelshareError:
+    error = errors.from_answer(answer.status_code, answer.headers, answer.content)
+    if not isinstance(error, UnexpectedAnswerError):
+        return error
+    return trouble.of_answer(route, answer.status_code, answer.headers, sent=sent) or error
+
+
+def outcome_of(error: httpx.RequestError | SOCKSError) -> Outcome:
     """Whether the request may have reached the server."""
-    unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    unsent = isinstance(
+        error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError | SOCKSError
+    )
     return Outcome.NOT_SENT if unsent else Outcome.LOST
-
-
-def _uses_tls(config: Config) -> bool:
-    """Reading the certificates takes longer than most commands; redirects are not followed, so http stays http."""
-    return config.url.startswith("https://")
 
 
 def _headers(call: Call[Answer]) -> dict[str, str]:
@@ -150,21 +191,25 @@ def _headers(call: Call[Answer]) -> dict[str, str]:
 
 
 def _attempt(call: Call[Answer], result: Result, number: int) -> Attempt:
-    if isinstance(result, httpx.TransportError):
+    if isinstance(result, NoAnswer):
         return Attempt(number, outcome_of(result), call.repeatable)
     outcome = Outcome.BUSY if result.status_code in _BUSY else Outcome.ANSWERED
+    if result.status_code in _BEHIND_A_PROXY:
+        outcome = Outcome.LOST
     return Attempt(number, outcome, call.repeatable, errors.parse_retry_after(result.headers.get("retry-after")))
 
 
-def _answer(call: Call[Answer], result: Result, url: str) -> Answer:
-    if isinstance(result, httpx.TransportError):
-        raise cannot_reach(url, result) from result
+def _answer(call: Call[Answer], result: Result, route: Route) -> Answer:
+    if isinstance(result, NoAnswer):
+        raise trouble.of_connection(route, result) from result
     if not result.is_success:
-        raise errors.from_answer(result.status_code, result.headers, result.content)
+        raise _refusal(route, result, sent=len(call.content() or b""))
     try:
         return call.parse(result.content)
     except ValidationError as error:
+        if not is_json(result):
+            raise trouble.of_success(route) from error
         raise UnexpectedAnswerError(
-            f"{url} answered {call.method} {call.path} in a form that this client ({modelshare.__version__}) does not "
-            "know. Is it a modelshare server, and one of the same age?"
+            f"{route.url} answered {call.method} {call.path} in a form that this client ({modelshare.__version__}) "
+            "does not know. Is it a modelshare server, and one of the same age?"
         ) from error

@@ -1,0 +1,187 @@
+"""How the environment says that a URL is reached: through which proxy, and with which certificates.
+
+Of the environment variables that httpx, `ssl` and `urllib` read, these decide here: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY
+and NO_PROXY (in small letters too, which go first), SSL_CERT_FILE, SSL_CERT_DIR and SSLKEYLOGFILE. httpx would read
+them itself; then what is wrong with one would show as an exception that does not name it.
+"""
+
+import ipaddress
+import ssl
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+import certifi
+import httpx
+
+from modelshare.client.errors import ConfigError
+
+_SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
+_EXAMPLE = "http://proxy.example:3128"
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    variable: str
+    """What names it."""
+    url: str = field(repr=False)
+    """It may hold a password."""
+
+    @property
+    def shown(self) -> str:
+        """Without user and password."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    url: str
+    proxy: Proxy | None
+    authorities: str | None
+    """The variable that names the certificates of authorities, where one does."""
+    environ: Mapping[str, str] = field(repr=False)
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        parts = urlsplit(self.url)
+        return parts.port or _PORTS.get(parts.scheme, 0)
+
+    def httpx_proxy(self) -> httpx.Proxy | None:
+        if self.proxy is None:
+            return None
+        context = self._context() if self.proxy.url.startswith("https:") else None
+        return httpx.Proxy(self.proxy.url, ssl_context=context)
+
+    def verify(self) -> ssl.SSLContext | bool:
+        """Reading the certificates takes longer than most commands; redirects are not followed, so http stays http."""
+        return self._context() if self.url.startswith("https:") else False
+
+    def _context(self) -> ssl.SSLContext:
+        """Raises ConfigError for a variable that names no certificates, or no file that can be written."""
+        named = self.environ.get(self.authorities or "", "")
+        folder = self.authorities == "SSL_CERT_DIR"
+        if named and folder and not Path(named).is_dir():
+            raise ConfigError(f"SSL_CERT_DIR names {named}, which is no folder. Correct it, or unset it.")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            if folder:
+                context.load_verify_locations(capath=named)
+            else:
+                context.load_verify_locations(cafile=named or certifi.where())
+        except OSError as error:
+            why = "holds no certificates" if isinstance(error, ssl.SSLError) else f"cannot be read ({error.strerror})"
+            raise ConfigError(
+                f"{self.authorities} names {named}, which {why}. Set it to a file of certificates (PEM), or unset it."
+            ) from error
+        if keys := self.environ.get("SSLKEYLOGFILE"):
+            try:
+                context.keylog_filename = keys
+            except OSError as error:
+                raise ConfigError(
+                    f"SSLKEYLOGFILE names {keys}, which cannot be written ({error.strerror}). Correct it, or unset it."
+                ) from error
+        return context
+
+
+def route_to(url: str, environ: Mapping[str, str]) -> Route:
+    """Raises ConfigError where the proxy that a variable names cannot be one."""
+    parts = urlsplit(url)
+    authorities = next((name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if environ.get(name)), None)
+    proxy = None if _goes_past(parts, environ) else _proxy(parts.scheme, environ)
+    return Route(url, proxy, authorities, environ)
+
+
+class ByEnvironment(httpx.BaseTransport):
+    """Sends each request by the route that the environment has for its URL, such as to a bucket."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._transports: dict[tuple[str | None, bool], httpx.HTTPTransport] = {}
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        route = route_to(str(request.url), self._environ)
+        key = (route.proxy.url if route.proxy else None, route.url.startswith("https:"))
+        if key not in self._transports:
+            made = httpx.HTTPTransport(verify=route.verify(), trust_env=False, proxy=route.httpx_proxy())
+            self._transports.setdefault(key, made)
+        return self._transports[key].handle_request(request)
+
+    def close(self) -> None:
+        for transport in self._transports.values():
+            transport.close()
+
+
+def _proxy(scheme: str, environ: Mapping[str, str]) -> Proxy | None:
+    for variable in _variables(scheme, environ):
+        if value := environ.get(variable, "").strip():
+            return Proxy(variable, _checked(variable, value))
+    if sys.platform in {"win32", "darwin"} and (value := urllib.request.getproxies().get(scheme)):
+        return Proxy("this system's settings", _checked("this system's settings", value))
+    return None
+
+
+def _variables(scheme: str, environ: Mapping[str, str]) -> Iterator[str]:
+    for each in (scheme, "all"):
+        yield f"{each}_proxy"
+        # In a CGI program HTTP_PROXY is a header that anybody sends: https://httpoxy.org.
+        if each != "http" or "REQUEST_METHOD" not in environ:
+            yield f"{each}_proxy".upper()
+
+
+def _checked(variable: str, value: str) -> str:
+    value = value if "://" in value else f"http://{value}"
+    try:
+        parts = urlsplit(value)
+        fine = parts.scheme in _SCHEMES and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        if fine:
+            (parts.hostname or "").encode("idna")
+            httpx.Proxy(value)
+    except (ValueError, httpx.InvalidURL):
+        fine = False
+    if fine:
+        return value
+    shown = value.rpartition("@")[2] if "@" in value else value
+    example = _EXAMPLE.replace("http:", "socks5:") if value.startswith("socks") else _EXAMPLE
+    raise ConfigError(
+        f"{variable} names {shown!r}, which is no proxy's address. Set it to one such as {example}, or unset it."
+    )
+
+
+def _goes_past(parts: SplitResult, environ: Mapping[str, str]) -> bool:
+    """Whether NO_PROXY names the host: itself, a domain around it, its address or a network."""
+    host = (parts.hostname or "").lower()
+    port = parts.port or _PORTS.get(parts.scheme, 0)
+    listed = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    entries = [entry for entry in listed.lower().replace(",", " ").split() if entry]
+    return any(entry == "*" or _names(entry.rpartition("://")[2], host, port) for entry in entries)
+
+
+def _names(entry: str, host: str, port: int) -> bool:
+    if (network := _network(entry.strip("[]"))) is not None:
+        address = _network(host)
+        return address is not None and network.version == address.version and address.network_address in network
+    name, _, wanted_port = entry.rpartition(":")
+    if name and wanted_port.isdigit():
+        return int(wanted_port) == port and _names(name, host, port)
+    domain = entry.removeprefix("*").lstrip(".")
+    return bool(domain) and (host == domain or host.endswith(f".{domain}"))
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None
