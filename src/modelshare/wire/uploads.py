@@ -14,6 +14,10 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MAX_FILES = 10_000
 MAX_SIZE = 2**53 - 1
 """Bytes; beyond it JSON numbers lose digits in most readers (RFC 7493, section 2.2)."""
+MIN_PART_SIZE = 5 << 20
+"""Bytes; object stores take no smaller part, unless it is the last."""
+MAX_PART_SIZE = 64 << 20
+"""Bytes, of a part size that a client may ask for."""
 
 
 class FileEntry(Request):
@@ -36,6 +40,10 @@ class VersionOpen(Request):
     make_latest: bool = True
     files: Annotated[list[FileEntry], Field(min_length=1, max_length=MAX_FILES)] | None = None
     archive: ArchiveEntry | None = None
+    part_size: Annotated[int, Field(ge=MIN_PART_SIZE, le=MAX_PART_SIZE)] | None = None
+    """Bytes: what a client on a slow or shaky line would rather send at once. A new session takes it where the server's
+    own size is larger, and doubles it where a file would have too many parts; a session that is resumed keeps its own.
+    """
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

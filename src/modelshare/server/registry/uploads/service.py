@@ -205,6 +205,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: Plan) -> Uploa
 
 def _session_row(opening: _Opening, model: ModelRow, version: VersionRow) -> UploadRow:
     settings, now, archive = opening.platform.settings, opening.platform.now(), opening.request.archive
+    wanted_part_size = min(opening.request.part_size or settings.uploads_part_size, settings.uploads_part_size)
     return UploadRow(
         id=new_id(),
         project_id=model.project_id,
@@ -214,7 +215,7 @@ def _session_row(opening: _Opening, model: ModelRow, version: VersionRow) -> Upl
         version_name=version.version,
         archive=archive.filename if archive else None,
         state=UploadState.OPEN,
-        part_size=fit_part_size(max(file.size for file in opening.files), settings.uploads_part_size),
+        part_size=fit_part_size(max(file.size for file in opening.files), wanted_part_size),
         bytes_total=sum(file.size for file in opening.files),
         created_at=now,
         expires_at=now + settings.uploads_expire_seconds,
