@@ -71,10 +71,26 @@ class Header:
         return value.length if isinstance(value, ArrayLength) else None
 
 
-def read_header(name: str, reader: RangeReader) -> Header:
-    """The file's metadata and tensors; raises `Refused` unless the header is whole and every tensor in the file."""
-    _check_version(name, reader)
-    return _HeaderReader(name, reader).read()
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A header as far as it can be read."""
+
+    header: Header
+    tensor_count: int | None
+    """How many it claims."""
+    refused: Refused | None
+    """Why it is not accepted: it must be whole, and every tensor in the file."""
+
+
+def examine(name: str, reader: RangeReader) -> Examined:
+    """Reads the file's metadata and tensors, once."""
+    found = _HeaderReader(name, reader)
+    try:
+        _check_version(name, reader)
+        return Examined(found.read(), found.tensor_count, None)
+    except Refused as refused:
+        tensors = tuple(Tensor(each, dtype="", elements=0) for each in found.names)
+        return Examined(Header(found.kept, tensors), found.tensor_count, refused)
 
 
 def _check_version(name: str, reader: RangeReader) -> None:
@@ -100,10 +116,13 @@ class _HeaderReader:
         self._size = reader.size
         self._cursor = Cursor(name, reader, _MAX_HEADER_BYTES)
         self._items_left = _MAX_ARRAY_ITEMS
+        self.tensor_count: int | None = None
+        self.kept: dict[str, Value] = {}
+        self.names: list[str] = []
 
     def read(self) -> Header:
         self._cursor.skip(8)  # magic and version
-        tensor_count = self._count("tensors", _MAX_TENSORS)
+        self.tensor_count = tensor_count = self._count("tensors", _MAX_TENSORS)
         key_count = self._count("metadata keys", _MAX_KEYS)
         metadata = self._metadata(key_count)
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
@@ -119,7 +138,7 @@ class _HeaderReader:
 
     def _metadata(self, count: int) -> dict[str, Value]:
         seen: set[bytes] = set()
-        kept: dict[str, Value] = {}
+        kept = self.kept
         for _ in range(count):
             key = self._cursor.take(self._string_length(_MAX_KEY_BYTES, "metadata key"))
             if key in seen:
@@ -192,6 +211,7 @@ class _HeaderReader:
     def _tensor_shape(self) -> tuple[Tensor, int]:
         """The tensor described next, up to its offset, and its size in bytes."""
         name = self._cursor.take(self._string_length(_MAX_TENSOR_NAME_BYTES, "tensor name")).decode(errors="replace")
+        self.names.append(name)
         dimension_count = self._cursor.u32()
         if dimension_count > _MAX_DIMENSIONS:
             raise self._damaged(f"the tensor {shown(name)} claims {dimension_count:,} dimensions")
