@@ -1,14 +1,17 @@
 """The model card: README.md with its front matter, of which at least as much is read as the Hugging Face Hub reads."""
 
+import functools
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from modelshare.server.registry.inspection import front_matter
 from modelshare.server.registry.inspection.plain import plain_lines, plain_text, plain_texts
 from modelshare.server.registry.inspection.reader import RangeReader
 from modelshare.server.registry.inspection.text_file import read_text
+from modelshare.server.registry.refused import shown
 
 _MAX_FILE_BYTES = 1 << 20
 _MAX_BODY = 100_000  # characters
@@ -36,10 +39,27 @@ class Card:
     body: str | None = None
     warnings: tuple[str, ...] = ()
 
+    def or_else(self, other: "Card") -> "Card":
+        """This card, and the other one where it is silent."""
+        mine = {name: value for name in self.__slots__ if (value := getattr(self, name))}
+        return replace(other, **mine | {"warnings": self.warnings + other.warnings})
+
+
+def find_card(files: Mapping[str, RangeReader], root: str = "") -> Card:
+    """The card at the top, filled up from the one in `root`, the model's folder; without either, the only one there is.
+
+    Its name is README.md in whatever case.
+    """
+    paths = sorted(path for path in files if posixpath.basename(path).lower() == "readme.md")
+    near = sorted((path for path in paths if posixpath.dirname(path) in {"", root}), key=posixpath.dirname)
+    cards = [read_card(path, files[path]) for path in near or (paths if len(paths) == 1 else ())]
+    return functools.reduce(Card.or_else, cards, Card())
+
 
 def read_card(name: str, reader: RangeReader) -> Card:
     """The card in `name`; whatever is wrong with it becomes a warning, for a card is prose and stops no engine."""
     text, odd = read_text(reader, _MAX_FILE_BYTES)
+    name = shown(name)
     card = front_matter.split(plain_lines(text))
     warnings = [f"{name} {odd}"] if odd else []
     warnings += [f"The front matter of {name} {problem}" for problem in card.problems]

@@ -103,9 +103,6 @@ def _leading(text: str, *, first: bool) -> _Block | None:
         inside = _block(comment[1].lstrip(), first=False)
         if inside is not None and not inside.rest.strip():
             return _Block(inside.content, text[comment.end() :], inside.fields, inside.problems)
-        if not comment[0].endswith("-->"):
-            at = _after_blank(text, at + len("<!--"))
-            break
         at = _after_blank(text, comment.end())
     return _block(text[at:], first=first)
 
@@ -132,7 +129,7 @@ def _block(text: str, *, first: bool) -> _Block | None:
 
 
 def _between(text: str, start: int, *, first: bool) -> _Block | None:
-    closing = _CLOSING.search(text, start)
+    closing = _CLOSING.search(text, start) or _END_OF_DOCUMENT.search(text, start)
     if closing is None:
         return None
     content, rest = text[start : closing.start()], text[closing.end() :]
@@ -140,7 +137,7 @@ def _between(text: str, start: int, *, first: bool) -> _Block | None:
         rest = rest if not content[end.end() :].strip() else text[start + end.end() :]
         content = content[: end.start()]
     block = _Block(content, rest, *_read(content))
-    return block if (first and closing[0].strip() == "---") or _is_front_matter(block.fields) else None
+    return block if (first and closing[0].strip() in {"---", "..."}) or _is_front_matter(block.fields) else None
 
 
 def _unclosed(text: str) -> _Block | None:
@@ -161,7 +158,7 @@ def _unopened(text: str) -> _Block | None:
     content, rest = _run_of_yaml(text)
     closing = _CLOSING.match(rest)
     fields, _ = _read(content)
-    if not _is_front_matter(fields) or (closing is None and len(KEYS & fields.keys()) < 2):  # noqa: PLR2004
+    if fields is None or not _is_front_matter(fields) or (closing is None and len(KEYS & fields.keys()) < 2):  # noqa: PLR2004
         return None
     problem = "does not begin with a line of ---, so other programs do not read it."
     return _Block(content, rest[closing.end() :] if closing else rest, fields, [problem])
@@ -173,7 +170,7 @@ def _plain(content: str) -> _Block | None:
 
 
 def _run_of_yaml(text: str) -> tuple[str, str]:
-    """The lines of YAML that `text` begins with, and the rest. A blank line or a title ends them, unless keys follow."""
+    """The lines of YAML that `text` begins with, and the rest. A blank line or a title ends them unless keys follow."""
     lines = text.split("\n")
     kept, broken = 0, False
     for number, line in enumerate(lines, start=1):

@@ -23,8 +23,8 @@ def read_text(reader: RangeReader, max_bytes: int) -> tuple[str, str | None]:
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding, "replace"), None
-    if encoding := _without_mark(data[:_SAMPLE]):
-        return data.decode(encoding, "replace"), None
+    if unmarked := _without_mark(data[:_SAMPLE]):
+        return data.decode(unmarked, "replace"), None
     try:
         return codecs.getincrementaldecoder("utf-8")().decode(data, final=reader.size <= max_bytes), None
     except UnicodeDecodeError:
