@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import count
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import httpx
 from pydantic import ValidationError
@@ -150,10 +149,11 @@ def cannot_reach(url: str, error: Exception) -> ConnectError:
     return trouble.of_connection(route_to(url, os.environ), error)
 
 
-def cannot_reach_bucket(url: str, error: Exception) -> ConnectError:
+def cannot_reach_bucket(error: Exception) -> ConnectError:
     """The same for a presigned URL, of which no more than the host may be shown."""
-    parts = urlsplit(url)
-    where = f"{parts.scheme}://{parts.netloc}"
+    where = "the storage bucket"
+    if isinstance(error, httpx.RequestError):
+        where = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}"
     return trouble.of_connection(route_to(where, os.environ), error, listener="the storage bucket")
 
 
