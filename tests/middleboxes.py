@@ -50,8 +50,7 @@ def box(answer: bytes | Answer, *, certificate: str | None = None, drain: bool =
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            with contextlib.suppress(OSError):
-                line = context.wrap_socket(self.request, server_side=True) if context else self.request
+            with contextlib.suppress(OSError), self._line() as line:
                 head = _head(line, drain=drain)
                 if not head:
                     return
@@ -60,6 +59,10 @@ def box(answer: bytes | Answer, *, certificate: str | None = None, drain: bool =
                 if said:
                     line.sendall(said)
                 _let_go(line, gently=said is not None)
+
+        def _line(self) -> socket.socket:
+            line: socket.socket = self.request
+            return context.wrap_socket(line, server_side=True) if context else line
 
     with _serving(Handler) as port:
         yield Box(port, requests)
