@@ -198,17 +198,60 @@ async def test_pausing_stops_what_is_sent_and_resuming_goes_on(owner: Tenant, pa
     await is_ready(page, "big-model")
 
 
-async def test_a_pickle_is_refused_and_the_page_says_why(owner: Tenant, page_for: PageFor, folder: Path) -> None:
+async def test_a_pickle_is_refused_before_anything_is_sent(owner: Tenant, page_for: PageFor, folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04K\x01.")
+    page = await page_for("ada")
+    await page.goto(NEW)
+    await choose(page, folder)
+    await page.click("#start")
+    refusal = page.locator("#problem")
+    await expect(refusal).to_contain_text("pytorch_model.bin is a Python pickle", timeout=SECONDS)
+    await expect(refusal).to_contain_text("convert the weights to safetensors")
+    assert await models(owner) == []
+
+
+async def test_content_that_is_no_model_is_refused_and_the_page_says_why(
+    owner: Tenant, page_for: PageFor, folder: Path
+) -> None:
+    (folder / "extra.data").write_bytes(b"\x80\x04K\x01.")
     page = await page_for("ada")
     await page.goto(NEW)
     await choose(page, folder)
     await page.click("#start")
     await page.wait_for_url("**/models/*-*-*", timeout=SECONDS)
     refusal = page.locator(".note.bad")
-    await expect(refusal).to_contain_text("pytorch_model.bin is a Python pickle", timeout=SECONDS)
+    await expect(refusal).to_contain_text("extra.data is a Python pickle", timeout=SECONDS)
     await expect(refusal).to_contain_text("convert the weights to safetensors")
     assert [model["status"] for model in await models(owner)] == ["failed"]
+
+
+async def test_what_is_left_out_is_named(owner: Tenant, page_for: PageFor, folder: Path) -> None:
+    names = {
+        ".env",
+        "id_rsa",
+        "wandb/run/a",
+        "train/optimizer.pt",
+        ".gitattributes",
+        "a.log",
+        "keep.log",
+        ".env.example",
+    }
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    (folder / ".modelshareignore").write_text("# ours\n*.log\n!/keep.log\n!.env.ex*\ntrain/**/none\n")
+    page = await page_for("ada")
+    await page.goto(NEW)
+    await choose(page, folder)
+    said = page.locator("#chosen")
+    for words in (".env (may hold a password or key)", "more."):
+        await expect(said).to_contain_text(words)
+    listed = set(await page.locator("#names li").all_text_contents())
+    kept = {name.partition(" (")[0] for name in listed}
+    assert kept & names == {".gitattributes", "keep.log", ".env.example"}
+    assert "model.safetensors" in kept
+    await page.click("#start")
+    await is_ready(page, "my-model")
 
 
 async def test_a_new_version_sends_only_the_files_that_changed(owner: Tenant, page_for: PageFor, big: Path) -> None:

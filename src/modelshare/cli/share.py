@@ -41,6 +41,8 @@ def share(
     wish = _wish(to, public=public, link=link, expires_in=expires_in, max_uses=max_uses)
     with Client() as client:
         found = own_model(client, model)
+        for warning in found.warnings:
+            say(f"Note: {warning}")
         if public and found.audience is Audience.TARGETED:
             confirm(f"{found.name} shows to certain projects only. Show it to everybody?", yes=yes)
         shared = client.models.share(found.id, wish)

@@ -164,12 +164,13 @@ def lines_of(data: bytes) -> Sequence[str]:
         raise ValueError(f"{IGNORE_FILE} is not written in UTF-8") from None
 
 
-def for_scripts() -> list[dict[str, str]]:
-    """The list as expressions that JavaScript reads too: one for names of folders and one for names of files each."""
-    return [
+def for_scripts() -> dict[str, object]:
+    """The list with expressions that JavaScript reads too: one for names of folders and one for names of files each."""
+    expressions = [
         {"reason": names.reason, "folders": _expression(names.folders), "files": _expression(names.files)}
         for names in LIST
     ]
+    return {"list": expressions, "kept": sorted(KEPT)}
 
 
 @functools.lru_cache(8192)

@@ -82,7 +82,7 @@ def test_a_command_says_of_itself_what_the_list_says_of_it(entry: Entry) -> None
 ARGUMENTS = {
     "models show": ["m"], "models rename": ["m", "n"], "models edit": ["m", "--license", "mit"], "share": ["m"],
     "models delete": ["m", "-y"], "models revalidate": ["m"], "models versions": ["m"], "unshare": ["m"],
-    "claim": ["msl_x"], "recall": ["m"],
+    "claim": ["msl_x"], "recall": ["m"], "uploads cancel": ["u"],
     "models promote": ["m", "1.0.0"], "models rollback": ["m", "1.0.0"],
     "deploy": ["m", "--tier", "free", "--slug", "s"], "endpoints explain": ["m", "--tier", "free"],
     "endpoints show": ["e"], "endpoints deactivate": ["e"], "endpoints activate": ["e"],

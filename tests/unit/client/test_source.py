@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from modelshare.client.errors import SourceError
-from modelshare.client.source import read_source
+from modelshare.client.source import Source, find_exposed, read_source
 
 
 @pytest.fixture
@@ -33,6 +33,123 @@ def test_junk_stays_at_home(folder: Path) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("junk")
     assert [file.path for file in read_source(folder).files] == ["config.json", "model.safetensors"]
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+
+
+def paths(source: Source) -> list[str]:
+    return [file.path for file in source.files]
+
+
+def test_what_may_be_secret_stays_at_home_and_is_named(folder: Path) -> None:
+    write(folder, ".env", "id_rsa", ".netrc", ".venv/lib/x.py", "wandb/run/a", "runs/b", "training_args.bin")
+    write(folder, ".gitattributes", "sub/optimizer.pt")
+    (folder / ".venv" / "python").symlink_to("/usr/bin/python3")
+    source = read_source(folder)
+    assert paths(source) == [".gitattributes", "config.json", "model.safetensors"]
+    named = {".env", "id_rsa", ".netrc", ".venv/", "wandb/", "runs/", "training_args.bin", "sub/optimizer.pt"}
+    assert {found.path for found in source.left_out} == named
+
+
+def test_patterns_and_the_ignore_file(folder: Path) -> None:
+    write(folder, ".env", ".env.example", "a.log", "keep.log", "wandb/a", "wandb/b", "notes.md", "sub/notes.md")
+    (folder / ".modelshareignore").write_text("# ours\n*.log\n!keep.log\n!.env.example\n")
+    source = read_source(folder, include=["wandb/a"], exclude=["/notes.md"])
+    assert paths(source) == [
+        *(".env.example", "config.json", "keep.log", "model.safetensors", "sub/notes.md", "wandb/a"),
+    ]
+    assert list(source.include) == ["keep.log", ".env.example", "wandb/a"]
+    assert "wandb/" in {found.path for found in source.left_out}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"include": ["!x"]}, "--include is no pattern"),
+        ({"exclude": [""]}, "--exclude is no pattern"),
+        ({"exclude": ["x" * 301]}, "--exclude is no pattern"),
+        ({"exclude": ["x"] * 201}, "--exclude holds 201 patterns"),
+    ],
+)
+def test_what_is_no_pattern(folder: Path, fields: dict[str, list[str]], words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        read_source(folder, **fields)
+
+
+def test_an_ignore_file_that_is_none(folder: Path) -> None:
+    (folder / ".modelshareignore").write_bytes(b"\xff")
+    with pytest.raises(SourceError, match="not written in UTF-8"):
+        read_source(folder)
+
+
+@pytest.mark.parametrize("to", ["loop", "other", "./loop"])
+def test_a_link_to_itself_is_named(folder: Path, to: str) -> None:
+    (folder / "loop").symlink_to(to)
+    (folder / "other").symlink_to("loop")
+    with pytest.raises(SourceError, match=r"(loop|other) is a link that leads back to itself"):
+        read_source(folder)
+
+
+@pytest.mark.parametrize("names", [("\u00fcber.txt", "u\u0308ber.txt"), ("\u00fc/a", "u\u0308/a")])
+def test_names_that_differ_in_their_normal_form_are_told_apart(folder: Path, names: tuple[str, str]) -> None:
+    write(folder, *names)
+    with pytest.raises(SourceError, match=r"two files named .*U\+0308|two files named .*U\+00FC") as error:
+        read_source(folder)
+    assert "U+00FC" in error.value.message
+    assert "U+0308" in error.value.message
+
+
+def test_a_name_that_is_not_in_utf8(folder: Path) -> None:
+    with open(os.fsencode(folder) + b"/caf\xe9.txt", "w"):  # noqa: PTH123 - bytes are no Path
+        pass
+    with pytest.raises(SourceError, match="is not written in UTF-8"):
+        read_source(folder)
+
+
+def test_one_part_of_a_split_model_brings_its_sisters(tmp_path: Path) -> None:
+    write(tmp_path, "m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "other.gguf", "m-00001-of-00003.gguf")
+    source = read_source(tmp_path / "m-00002-of-00002.gguf")
+    assert paths(source) == ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
+    assert source.name == "m"
+    write(tmp_path, "m-00003-of-00003.gguf", "m-00002-of-00003.gguf.part")
+    with pytest.raises(SourceError, match=r"m-00002-of-00003.gguf is missing.*\.part is an unfinished download"):
+        read_source(tmp_path / "m-00001-of-00003.gguf")
+
+
+def test_a_shard_that_only_the_index_knows(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}')
+    read_source(folder)  # the index of shards that were merged to one file
+    write(folder, "one.safetensors")
+    with pytest.raises(SourceError, match=r"two.safetensors is missing.*index.json lists it"):
+        read_source(folder)
+    index.write_text("{")
+    read_source(folder)  # what is wrong with it, the server says
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("b.safetensor", "Rename it to b.safetensors"),
+        ("b.gguf.txt", "Rename it to b.gguf"),
+        ("b-00001-of-00002.safetensors", "b-00002-of-00002.safetensors is missing"),
+    ],
+)
+def test_names_that_tell_what_is_wrong(folder: Path, name: str, words: str) -> None:
+    write(folder, name)
+    with pytest.raises(SourceError, match=words):
+        read_source(folder)
+    read_source(folder, exclude=[name])
+
+
+def test_what_looks_like_a_key_is_found_in_small_files(folder: Path) -> None:
+    (folder / "train.py").write_text(f"x = 1\ntoken = 'hf_{'aB1' * 12}'\n")
+    [found] = find_exposed(read_source(folder))
+    assert str(found) == "train.py, line 2, holds what looks like a Hugging Face token."
 
 
 def test_a_path_is_in_normal_form_c_wherever_the_folder_comes_from(folder: Path) -> None:

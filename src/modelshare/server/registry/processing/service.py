@@ -32,7 +32,9 @@ async def revalidate(session: AsyncSession, caller: Caller, model_id: uuid.UUID,
     model = await registry.get_locked(session, caller, model_id)
     version = _to_judge(model)
     if version is None or version.status == ModelStatus.UPLOADING:
-        raise Conflict("This model is still being uploaded. Complete or cancel the upload first.")
+        raise Conflict(
+            "This model is still being uploaded. Complete or cancel the upload first (`modelshare uploads list`)."
+        )
     if version.status != ModelStatus.PROCESSING:
         if version.status == ModelStatus.FAILED:
             version.status, version.status_reason = ModelStatus.PROCESSING, None

@@ -1,6 +1,7 @@
 """What opening a session would do, decided from what the project holds now. Changes nothing."""
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -54,7 +55,8 @@ async def plan_opening(
         raise PermissionDenied(refusal, code=ErrorCode.QUOTA_EXCEEDED)
     if resumes is not None:
         return Plan(model, resumes, resumes.version_name, None, reused, candidates, to_send)
-    version, replaces = _version(model, request.version)
+    sessions = await queries.open_uploads_of(session, model.id) if model else []
+    version, replaces = _version(model, request.version, {row.version_name: row.id for row in sessions})
     return Plan(model, None, version, replaces, reused, candidates, to_send)
 
 
@@ -74,7 +76,9 @@ async def _same_push(
     return None
 
 
-def _version(model: ModelRow | None, wanted: str | None) -> tuple[str, VersionRow | None]:
+def _version(
+    model: ModelRow | None, wanted: str | None, open_uploads: Mapping[str, uuid.UUID]
+) -> tuple[str, VersionRow | None]:
     """The version's number, and the failed version that has it now: it was never ready, so nothing is lost with it."""
     versions = {row.version: row for row in model.versions} if model else {}
     failed = {name: row for name, row in versions.items() if row.status == ModelStatus.FAILED and row.manifest is None}
@@ -82,7 +86,8 @@ def _version(model: ModelRow | None, wanted: str | None) -> tuple[str, VersionRo
     version = wanted or following
     if version in versions and version not in failed:
         if versions[version].status == ModelStatus.UPLOADING:
-            remedy = "Cancel the upload that is open for it, or push as another version"
+            command = f" (`modelshare uploads cancel {open_uploads[version]}`)" if version in open_uploads else ""
+            remedy = f"Cancel the upload that is open for it{command}, or push as another version"
         else:
             remedy = f"Leave `version` out to push it as {following}"
         raise Conflict(

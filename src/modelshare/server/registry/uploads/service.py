@@ -163,7 +163,7 @@ async def _check_room(session: AsyncSession, opening: _Opening) -> None:
     if await queries.count_open(session, opening.caller.project, most) >= most:
         raise Conflict(
             f"Your project has {most} uploads open, the most there may be at once. Finish one, or cancel one: "
-            "GET /v1/uploads?state=open lists them, POST /v1/uploads/{id}/cancel cancels."
+            "`modelshare uploads list` shows them, `modelshare uploads cancel ID` cancels."
         )
 
 

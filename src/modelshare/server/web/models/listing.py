@@ -14,6 +14,7 @@ from modelshare.server.web.pages import PageRoute, done, fragment, render
 from modelshare.server.web.parts import LiveDep
 from modelshare.server.web.visitor import ModelsCaller, ProjectDep
 from modelshare.server.web.watching import watched
+from modelshare.wire import left_out
 from modelshare.wire.keys import Scope
 from modelshare.wire.models import ExtendedModel
 from modelshare.wire.uploads import UploadState
@@ -87,4 +88,11 @@ async def _upload_page(
         request.state.connect_to = [platform.store.origin]
     paging, name = Paging(_OPEN_SHOWN, None), model.name if model else None
     found = await uploads.page(platform, caller, paging, state=UploadState.OPEN, name=name)
-    return render(request, "dashboard/models/upload.html", model=model, uploads=found.data, url=url)
+    return render(
+        request,
+        "dashboard/models/upload.html",
+        model=model,
+        uploads=found.data,
+        url=url,
+        left_out=left_out.for_scripts(),
+    )

@@ -1,18 +1,18 @@
 // The upload page: what was chosen or dropped, which open upload it goes on with, and how far it is.
 import { reason } from "./answers.js";
+import { IGNORE_FILE, LeftOut, note } from "./left_out.js";
 import { Stopped, Transfer, call } from "./transfer.js";
 
 const NAME = /^(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?$/;
 const ARCHIVE = /\.(tar|tar\.gz|tgz|tar\.bz2|tbz2|tar\.zst|tzst)$/i;
 const WEIGHTS = /\.(safetensors|gguf|bin|pt|pth|ckpt|pkl)$/i;
-// What no model needs: hidden files and folders, and what tools leave behind.
-const JUNK = /^\.|^(__pycache__|Thumbs\.db|desktop\.ini)$|\.(incomplete|lock|tmp)$/;
 const SHOWN = 200; // file names
 const SPAN = 10_000; // milliseconds over which speed is measured
 
 const $ = (id) => document.getElementById(id);
 const page = $("upload");
 const { api, model, pages } = page.dataset;
+const leftOut = new LeftOut(JSON.parse(page.dataset.leftOut));
 let chosen = new Map(); // paths to Files
 let transfer = null;
 let suggested = ""; // the name that we filled in
@@ -41,10 +41,10 @@ function complain(message) {
   $("problem").append(note);
 }
 
-// Files below a dropped folder; hidden folders are not entered.
+// Files below a dropped folder; folders that are left out are not entered.
 async function* walk(entry, parent) {
-  if (JUNK.test(entry.name)) {
-    yield { path: parent + entry.name, file: null };
+  if (parent && entry.isDirectory && leftOut.listed(entry.name, true)) {
+    yield { path: `${parent}${entry.name}/-`, file: null };
   } else if (entry.isFile) {
     yield { path: parent + entry.name, file: await new Promise((found, failed) => entry.file(found, failed)) };
   } else {
@@ -67,15 +67,16 @@ async function dropped(items) {
 // Takes what was chosen; paths begin below the folder.
 async function take(found) {
   complain("");
-  const good = found.filter(({ path, file }) => file && !path.split("/").some((part) => JUNK.test(part)));
-  const [top] = good.length ? good[0].path.split("/") : [""];
-  const folder = good.length > 0 && good.every(({ path }) => path.startsWith(`${top}/`));
-  const below = (path) => (folder ? path.slice(top.length + 1) : path).normalize("NFC");
-  chosen = new Map(good.map(({ path, file }) => [below(path), file]));
+  const [top] = found.length ? found[0].path.split("/") : [""];
+  const folder = found.length > 0 && found.every(({ path }) => path.startsWith(`${top}/`));
+  const all = found.map(({ path, file }) => ({ path: (folder ? path.slice(top.length + 1) : path).normalize("NFC"), file }));
+  leftOut.obey(await all.find(({ path }) => path === IGNORE_FILE)?.file.text() ?? "");
+  const out = all.map(({ path }) => leftOut.of(path));
+  const good = all.filter(({ file }, at) => file && !out[at]);
+  chosen = new Map(good.map(({ path, file }) => [path, file]));
   const total = good.reduce((sum, { file }) => sum + file.size, 0);
-  const skipped = found.length - good.length;
   const words = good.length ? `${plural(good.length, "file")}, ${size(total)}` : "Nothing to upload";
-  $("chosen").textContent = words + (skipped ? `; ${plural(skipped, "hidden or temporary file")} left out.` : ".");
+  $("chosen").textContent = `${words}${note(out.filter(Boolean))}.`;
   list();
   $("start").disabled = !usable();
   $("start").textContent = "Upload";
