@@ -175,10 +175,6 @@ def test_a_version_is_the_one_that_was_asked_for(owner: Shell, client: Client, t
     assert "no ready version" in owner.refused("models", "promote", "versioned", "9.9.9")
 
 
-def _pickle(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
 def _truncated(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:20])
 
@@ -187,7 +183,7 @@ def _vast_header(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes((1 << 60).to_bytes(8, "little") + b"{}")
 
 
-@pytest.mark.parametrize("damage", [_pickle, _truncated, _vast_header])
+@pytest.mark.parametrize("damage", [_truncated, _vast_header])
 def test_what_the_server_refuses_is_told_with_its_reason(
     owner: Shell, client: Client, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -197,6 +193,47 @@ def test_what_the_server_refuses_is_told_with_its_reason(
     assert model.status == "failed"
     assert model.status_reason
     assert line == f"Error: {model.status_reason}"
+
+
+def test_a_pickle_is_refused_before_anything_is_sent(owner: Shell, client: Client, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "pytorch_model.bin is a Python pickle" in owner.refused("push", str(folder))
+    assert list(client.models.list()) == list(client.uploads.list()) == []
+
+
+def test_what_is_left_out_and_what_looks_like_a_key_is_said(owner: Shell, client: Client, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "careless")
+    secret = "hf_" + "aB1" * 12
+    for name in (".env", "id_rsa", "wandb/run/a", ".gitattributes", "notes.md"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("SECRET=1\n")
+    (folder / "train.py").write_text(f"login(\n    token={secret!r})\n")
+    said = owner.says("push", str(folder), "--include", ".env", "--exclude", "notes.md")
+    assert "Left out: id_rsa (may hold a password or key), wandb/ (log of a training run)" in said
+    assert "notes.md (as you asked)" in said
+    assert "Warning: train.py, line 2, holds what looks like a Hugging Face token." in said
+    [model] = client.models.list()
+    client.models.share(model.id)
+    paths = {file["path"] for file in client.catalog.get(model.id).manifest["files"]}
+    assert paths == {*tiny_model(), ".env", ".gitattributes", "train.py"}
+    shared = owner.says("share", "careless")
+    assert "Note: train.py, line 2, holds what looks like a Hugging Face token." in shared
+    assert secret not in said + shared
+
+
+def test_a_push_that_was_left_has_a_way_out(owner: Shell, client: Client, large: Path) -> None:
+    left, _ = cut(owner, client, large, signal.SIGKILL)
+    assert owner.json("uploads", "list")[0]["id"] == left.id
+    assert left.version in owner.says("uploads", "list", "--name", "large")
+    other = str(write_model(owner.folder / "other"))
+    line = owner.refused("push", other, "--name", "large", "--version", left.version)
+    assert f"`modelshare uploads cancel {left.id}`" in line
+    assert "is cancelled, and what was sent is deleted" in owner.says("uploads", "cancel", left.id)
+    assert "No open uploads." in owner.says("uploads", "list")
+    assert owner.json("uploads", "list", "--all")[0]["state"] == "cancelled"
+    assert "There is no such upload" in owner.refused("uploads", "cancel", "x")
+    owner.says("push", other, "--name", "large", "--version", left.version)
 
 
 def test_a_path_out_of_an_archive_is_refused(owner: Shell, tmp_path: Path) -> None:

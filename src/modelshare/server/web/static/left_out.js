@@ -26,6 +26,11 @@ export class LeftOut {
     this.#patterns = text.split(/\r?\n/).map(parsed).filter(Boolean);
   }
 
+  // The patterns that bring files back, which the platform is told of.
+  get included() {
+    return this.#patterns.filter(({ negated }) => negated).map(({ text }) => text);
+  }
+
   // What is left out of a file's path: { path, reason }, the path itself or a folder around it; null where it is pushed.
   of(path) {
     const names = path.split("/");
@@ -58,6 +63,7 @@ function parsed(line) {
   const negated = text.startsWith("!");
   if (negated) text = text.slice(1);
   const foldersOnly = text.endsWith("/");
+  const plain = text;
   text = text.replace(/\/+$/, "");
   const names = text.split("/").filter(Boolean);
   if (!names.length) return null;
@@ -68,7 +74,7 @@ function parsed(line) {
     return segment(name) + (at < names.length - 1 ? "/" : "");
   });
   try {
-    return { negated, foldersOnly, expression: new RegExp(`^${source.join("")}$`, "s") };
+    return { text: plain, negated, foldersOnly, expression: new RegExp(`^${source.join("")}$`, "s") };
   } catch {
     return null; // such as [z-a], which fits nothing
   }

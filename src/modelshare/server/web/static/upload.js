@@ -148,6 +148,7 @@ function opening() {
   const single = archive();
   if (single) request.archive = single;
   else request.files = [...chosen].map(([path, file]) => ({ path, size: file.size }));
+  if (leftOut.included.length) request.include = leftOut.included;
   return request;
 }
 
