@@ -1,5 +1,7 @@
 """Uploads: sessions that a client opens, fills part by part from any machine, and completes."""
 
+import hashlib
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
@@ -99,11 +101,40 @@ class Upload(Response):
     expires_at: UnixSeconds
 
 
+DEFERRED = "deferred"
+"""The checksum of a part whose sender compares the digest in the answer with the file afterwards."""
+
+
 class PartDone(Response):
     object: Literal["upload.part"] = "upload.part"
     n: int
     k: int
     size: int
+    sha256: Sha256
+    """Of the bytes that the server has received."""
+
+
+class FileDigest(Request):
+    """What a file holds, as its owner has read it after all of it was sent."""
+
+    n: Annotated[int, Field(ge=0, lt=MAX_FILES)]
+    sha256: Sha256 | None = None
+    """Of the whole file."""
+    parts_sha256: Sha256 | None = None
+    """Of the SHA-256 digests of its parts, 32 bytes each, one after the other."""
+
+    @model_validator(mode="after")
+    def _some_digest(self) -> Self:
+        if self.sha256 is None and self.parts_sha256 is None:
+            msg = "Give `sha256` or `parts_sha256`."
+            raise ValueError(msg)
+        return self
+
+
+class UploadComplete(Request):
+    """The end of an upload. A file with a digest here is published as exactly that, or the upload stays open."""
+
+    files: Annotated[list[FileDigest], Field(max_length=MAX_FILES)] = Field(default_factory=list)
 
 
 class PartUrl(Response):
@@ -112,3 +143,8 @@ class PartUrl(Response):
     url: str
     headers: dict[str, str]
     expires_at: UnixSeconds
+
+
+def digest_of_parts(digests: Iterable[str]) -> str:
+    """`FileDigest.parts_sha256` for the SHA-256 of each part, in order."""
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()

@@ -10,6 +10,7 @@ from modelshare.server.registry.inspection.companions import alone, role_by_name
 from modelshare.server.registry.inspection.facts import Facts, Format, Role
 from modelshare.server.registry.inspection.family import architecture_of_gguf, family_of
 from modelshare.server.registry.inspection.gguf import Header, Tensor
+from modelshare.server.registry.inspection.gguf_loading import check_types
 from modelshare.server.registry.inspection.gguf_split import group_shards
 from modelshare.server.registry.inspection.gguf_types import FILE_TYPES, INTEGER_TENSOR_TYPES
 from modelshare.server.registry.inspection.plain import plain_text, positive_integer
@@ -79,6 +80,7 @@ def _candidate(weights: tuple[str, ...], headers: Mapping[str, Header], pipeline
 
 def _facts(root: str, weights: tuple[str, ...], headers: Mapping[str, Header], pipeline_tag: str | None) -> Facts:
     header = headers[weights[0]]
+    check_types(weights[0], header)
     tensors = [tensor for path in weights for tensor in headers[path].tensors]
     model_type = plain_text(header.text("general.architecture"), 100)
     architecture = architecture_of_gguf(model_type) if model_type else None
