@@ -15,7 +15,7 @@ from conftest import Tenant
 from modelshare.demo.tiny_model import write_hf
 from modelshare.server.http import SESSION_COOKIE
 from modelshare.server.settings import Settings
-from uploading import PART
+from uploading import PART, put
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["sqlite"], indirect=True)]
 MIB = 1 << 20
@@ -163,6 +163,22 @@ async def test_a_file_that_changes_meanwhile_stops_the_upload(
     await choose(page, large)
     await page.click("#start")
     await page.wait_for_url("**/models/*-*-*", timeout=SECONDS)
+
+
+async def test_what_somebody_else_sent_for_the_same_file_is_not_published(
+    owner: Tenant, page_for: PageFor, large: Path
+) -> None:
+    page = await page_for("ada")
+    sent = await begin(page, large, hold=parts_of(large))
+    upload = await opened(owner)
+    [n] = [file["n"] for file in upload["files"] if file["path"] == WEIGHTS]
+    assert (await put(owner.http, upload, n, 0, bytes(PART))).status_code == 200
+    sent.go()
+    await expect(page.locator("#problem")).to_contain_text(
+        f"{WEIGHTS} changed while it was being pushed", timeout=SECONDS
+    )
+    await page.click("#start")
+    await is_ready(page, "large-model")
 
 
 async def test_somebody_who_was_signed_out_goes_on_after_signing_in(page_for: PageFor, large: Path) -> None:

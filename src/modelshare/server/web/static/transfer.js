@@ -46,7 +46,7 @@ function read(status, text, retryAfter) {
   const code = body?.error?.code;
   if (status === 401) throw new SignedOut("You were signed out. Sign in again in another tab, then press Resume.");
   const passes = status === 408 || status === 429 || (status >= 500 && code !== "storage_full");
-  if (passes || code === "checksum_mismatch") throw new Lost(message, wait(retryAfter));
+  if (passes) throw new Lost(message, wait(retryAfter));
   throw new Refused(message, code);
 }
 
@@ -228,9 +228,20 @@ export class Transfer {
       await this.#putIntoBucket(path, bytes);
     } else {
       const answer = await this.#request(path, { "X-Checksum-SHA256": digest }, bytes);
-      read(answer.status, answer.responseText, answer.getResponseHeader("Retry-After"));
+      await this.#accepted(answer);
     }
     this.#digests.set(place(part), digest);
+  }
+
+  // Throws Lost for a part that was damaged on its way, or came while another tab was completing the upload.
+  async #accepted(answer) {
+    try {
+      read(answer.status, answer.responseText, answer.getResponseHeader("Retry-After"));
+    } catch (error) {
+      const isOpen = error.code === "upload_not_open" && (await this.#ask()).state === "open";
+      if (isOpen || error.code === "checksum_mismatch") throw new Lost(error.message);
+      throw error;
+    }
   }
 
   async #putIntoBucket(path, bytes) {
