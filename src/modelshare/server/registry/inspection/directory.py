@@ -10,7 +10,7 @@ from typing import Final
 
 from modelshare.server.registry.inspection import gguf, safetensors
 from modelshare.server.registry.inspection.candidates import Candidate, order
-from modelshare.server.registry.inspection.card import Card, read_card
+from modelshare.server.registry.inspection.card import Card, find_card
 from modelshare.server.registry.inspection.companions import ADAPTER_CONFIG, alone, is_of_other_form, notes
 from modelshare.server.registry.inspection.facts import Choice, Facts, Format, Role, Task
 from modelshare.server.registry.inspection.gguf_model import read_gguf
@@ -35,7 +35,7 @@ def inspect(files: Mapping[str, RangeReader], *, allow_pickle: bool = False, fil
     """
     check_paths(files)
     pickles = find_pickles(files, allow=allow_pickle)
-    card = read_card("README.md", files["README.md"]) if "README.md" in files else Card()
+    card = find_card(files)
     models, companions = _models(files, pickles, card.pipeline_tag)
     described = _described(models) if file is None else _described(_with_first(models, file))
     if file is None:  # one that an engine can serve goes before one that none can
@@ -51,7 +51,7 @@ def inspect(files: Mapping[str, RangeReader], *, allow_pickle: bool = False, fil
         else (),
         warnings=(*facts.warnings, *_told(facts, len(alternatives)), *notes(companions)),
     )
-    return _with_card(facts, card)
+    return _with_card(facts, find_card(files, facts.root) if facts.root else card)
 
 
 def _models(
