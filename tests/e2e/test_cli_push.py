@@ -199,7 +199,7 @@ def test_a_pickle_is_refused_before_anything_is_sent(owner: Shell, client: Clien
     folder = write_model(tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert "pytorch_model.bin is a Python pickle" in owner.refused("push", str(folder))
-    assert list(client.models.list()) == list(client.uploads.list()) == []
+    assert (list(client.models.list()), list(client.uploads.list())) == ([], [])
 
 
 def test_what_is_left_out_and_what_looks_like_a_key_is_said(owner: Shell, client: Client, tmp_path: Path) -> None:

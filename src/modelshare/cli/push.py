@@ -23,6 +23,9 @@ def push(
     *,
     name: Annotated[str | None, typer.Option(help="The model's name; the path's own if not given.")] = None,
     version: Annotated[str | None, typer.Option(help="Such as 1.2.0; the next patch version if not given.")] = None,
+    file: Annotated[
+        str | None, typer.Option(help="Which of several models in it to describe and run, such as Q4/model.gguf.")
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Drop what earlier pushes of this name left.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the server has checked it.")] = True,
     jobs: Annotated[int, typer.Option(min=1, max=32, help="Parts to send at once.")] = JOBS,
@@ -50,6 +53,7 @@ def push(
                 path,
                 name=name,
                 version=version,
+                file=file,
                 restart=restart,
                 wait=wait,
                 jobs=jobs,

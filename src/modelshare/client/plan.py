@@ -21,17 +21,23 @@ class Part:
 
 
 def opening(
-    source: Source, name: str, version: str | None, *, make_latest: bool, digests: Mapping[str, str]
+    source: Source,
+    name: str,
+    version: str | None,
+    *,
+    make_latest: bool,
+    digests: Mapping[str, str],
+    file: str | None = None,
 ) -> UploadOpen:
     """The request that opens a session; `digests` holds the SHA-256 known so far, by path."""
     if source.is_archive:
-        [file] = source.files
-        archive = ArchiveEntry(filename=file.path, size=file.size)
-        request = UploadOpen(name=name, version=version, make_latest=make_latest, archive=archive)
+        [packed] = source.files
+        archive = ArchiveEntry(filename=packed.path, size=packed.size)
+        request = UploadOpen(name=name, version=version, make_latest=make_latest, file=file, archive=archive)
         request = request.model_copy(update={"exclude": source.exclude} if source.exclude else {})
     else:
-        files = [FileEntry(path=file.path, size=file.size, sha256=digests.get(file.path)) for file in source.files]
-        request = UploadOpen(name=name, version=version, make_latest=make_latest, files=files)
+        files = [FileEntry(path=each.path, size=each.size, sha256=digests.get(each.path)) for each in source.files]
+        request = UploadOpen(name=name, version=version, make_latest=make_latest, file=file, files=files)
     return request.model_copy(update={"include": source.include} if source.include else {})
 
 

@@ -4,6 +4,7 @@ import uuid
 from dataclasses import dataclass, field
 
 from modelshare.server.db import Database
+from modelshare.server.registry import opened
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.processing import queries
 from modelshare.server.registry.tables import SELECTION, UploadRow
@@ -19,6 +20,8 @@ class Work:
     status: ModelStatus
     staged: UploadRow | None
     """The session whose bytes are not blobs yet, with its files."""
+    file: str | None = None
+    """Which of several was named as the model, or described before."""
     selection: Selection = field(default_factory=Selection)
     """What of an archive is wanted."""
 
@@ -36,6 +39,7 @@ async def load(database: Database, version_id: uuid.UUID) -> Work | None:
         version_id,
         ModelStatus(version.status),
         staged,
+        version.file or opened.own_file(version),
         Selection.of(**version.facts.get(SELECTION, {})),
     )
 

@@ -28,7 +28,13 @@ from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.failures import storage_answers
 from modelshare.server.registry.uploads.plan import Plan, plan_opening
 from modelshare.server.registry.uploads.progress import view
-from modelshare.server.registry.uploads.rules import Wanted, check_names, selection_of, wanted_files
+from modelshare.server.registry.uploads.rules import (
+    Wanted,
+    check_named_model,
+    check_names,
+    selection_of,
+    wanted_files,
+)
 from modelshare.server.storage.base import fit_part_size
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
@@ -141,6 +147,11 @@ def _checked_files(platform: Platform, request: VersionOpen) -> list[Wanted]:
         check_names(request, allow_pickle=platform.settings.models_allow_pickle)
     except Refused as refused:
         raise InvalidRequest(refused.reason, param="archive" if request.archive else "files") from refused
+    if request.file is not None and request.archive is None:
+        try:
+            check_named_model(request.file, [file.path for file in files])
+        except Refused as refused:
+            raise InvalidRequest(refused.reason, param="file") from refused
     return files
 
 
@@ -176,6 +187,9 @@ def _resume(row: UploadRow, plan: Plan, opening: _Opening) -> UploadRow:
         if file.sha256 in plan.reused and not file.multipart_id:
             file.reused = True
     row.expires_at = platform.now() + platform.settings.uploads_expire_seconds
+    version = next(each for each in plan.model.versions if each.id == row.version_id) if plan.model else None
+    if version is not None:
+        version.file = opening.request.file
     return row
 
 
@@ -193,6 +207,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: Plan) -> Uploa
         status=ModelStatus.UPLOADING,
         make_latest=opening.request.make_latest,
         facts={SELECTION: chosen} if (chosen := selection_of(opening.request)) else {},
+        file=opening.request.file,
         created_at=now,
     )
     session.add(version)
