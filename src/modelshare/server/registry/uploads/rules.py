@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from modelshare.server.registry.refused import Refused, shown
 from modelshare.wire import model_files
-from modelshare.wire.left_out import Selection
+from modelshare.wire.left_out import Reason, Selection
 from modelshare.wire.uploads import VersionOpen
 
 _CORE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
@@ -43,7 +43,8 @@ def check_names(request: VersionOpen, *, allow_pickle: bool) -> None:
     chosen = Selection.of(exclude=request.exclude or (), include=request.include or ())
     paths = [file.path for file in request.files or ()]
     for path in paths:
-        if found := chosen.left_out(path):
+        found = chosen.left_out(path)
+        if found is not None and found.reason is not Reason.SYSTEM:  # harmless, and clients of all kinds send it
             raise Refused(
                 f"{shown(path)} is left out of models ({found.reason}). Open the upload without it, or name it in "
                 "`include` to have it published all the same."
