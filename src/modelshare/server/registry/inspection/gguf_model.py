@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from modelshare.server.registry.inspection import gguf
+from modelshare.server.registry.inspection.adapters import base_of_gguf
 from modelshare.server.registry.inspection.candidates import Candidate
 from modelshare.server.registry.inspection.companions import alone, role_by_name, role_of_gguf
 from modelshare.server.registry.inspection.facts import Facts, Format, Role
@@ -35,7 +36,10 @@ def read_gguf(
     for path in paths:
         examined = gguf.examine(path, files[path])
         if role := _role(path, examined):
-            companions[path], refusals[path] = role, examined.refused or alone(path, role)
+            companions[path], refusals[path] = (
+                role,
+                examined.refused or alone(path, role, base_of_gguf(examined.header)),
+            )
         headers[path] = examined.header
     models = []
     for group in group_shards({path: header for path, header in headers.items() if path not in companions}):
