@@ -38,7 +38,7 @@ _WORDS = {
     Role.VOCABULARY: ("a vocabulary without weights", "vocabularies without weights"),
     Role.CONTROL_VECTOR: ("a control vector", "control vectors"),
     Role.INDEX: ("the index of weights that are not opened", "indices of weights that are not opened"),
-    Role.OTHER: ("weights that are not part of the model", "weights that are not part of the model"),
+    Role.OTHER: ("not part of the model", "not part of the model"),
 }
 _REMEDIES = {
     Role.ADAPTER: "merge it into its base model and push the result",
@@ -87,7 +87,7 @@ def notes(companions: Mapping[str, Role]) -> list[str]:
         paths = sorted(path for path, its in companions.items() if its is role)
         if paths:
             verb, what = ("is", words[_ONE]) if len(paths) == 1 else ("are", words[_MANY])
-            found.append(f"{_named(paths)} {verb} {what}: stored beside the model, and not run.")
+            found.append(f"{_named(paths)} {verb} {what}: stored, and not run.")
     return found
 
 
