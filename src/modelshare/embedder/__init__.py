@@ -3,7 +3,7 @@
 Server and agent read it with the same code, so that they cannot disagree. Pure: files come in as bytes.
 """
 
-from modelshare.embedder.declared import Embedder, read_embedder, transformer_folder
+from modelshare.embedder.declared import ARCHITECTURES, Embedder, read_embedder, transformer_folder
 from modelshare.embedder.files import ModelFiles, UnreadableError
 
-__all__ = ["Embedder", "ModelFiles", "UnreadableError", "read_embedder", "transformer_folder"]
+__all__ = ["ARCHITECTURES", "Embedder", "ModelFiles", "UnreadableError", "read_embedder", "transformer_folder"]

@@ -9,8 +9,14 @@ from modelshare.embedder.modules import MODULES, Module, read_modules
 from modelshare.embedder.pooling import Pooling, read_pooling
 from modelshare.embedder.texts import ModelSettings, Texts, read_model_settings, read_texts
 
+ARCHITECTURES: Final = (
+    *("BertModel", "LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"),
+    *("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"),
+)
+"""Those whose vectors the engines of the default set compute."""
 POOLINGS: Final = frozenset({"mean", "cls", "lasttoken"})
 """What engines compute."""
+_LOST: Final = Pooling(modes=(), includes_prompt=True, unknown=())
 _SENTENCE: Final = "sentence_embedding"
 _WITH_WEIGHTS: Final = frozenset({"Dense", "LayerNorm"})
 
@@ -58,7 +64,7 @@ def read_embedder(files: ModelFiles) -> Embedder | None:
     return Embedder(
         transformer=first.folder if first else "",
         layers=layers,
-        pooling=poolings[0].modes[0] if poolings else "",
+        pooling=poolings[0].modes[0] if poolings and poolings[0].modes else "",
         normalizes=any(module.kind == "Normalize" for module in modules),
         lowercases=texts.lowercases,
         prompt=settings.prompt,
@@ -76,7 +82,12 @@ def _pooling(files: ModelFiles, module: Module) -> Pooling:
     path = module.path("config.json")
     if not files.has(path):
         raise UnreadableError(f"{MODULES} needs {shown(path)}, which is missing; push it too.")
-    return read_pooling(path, files.settings(path))
+    try:
+        return read_pooling(path, files.settings(path))
+    except UnreadableError:
+        if files.has(MODULES):
+            raise
+        return _LOST  # nothing says that the model is to be pooled by it
 
 
 def _layer(files: ModelFiles, module: Module) -> str:
@@ -120,6 +131,8 @@ def _normalizes_sentences(files: ModelFiles, module: Module) -> bool:
 
 
 def _not_pooled(pooling: Pooling, settings: ModelSettings) -> str | None:
+    if not pooling.modes:
+        return f"its pooling cannot be read, and {MODULES}, which tells what it is for, is missing."
     if len(pooling.modes) > 1:
         return f"it joins several poolings ({', '.join(pooling.modes)}), and engines compute one."
     if pooling.modes[0] not in POOLINGS:

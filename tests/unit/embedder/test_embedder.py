@@ -160,6 +160,7 @@ PROMPTED = {"prompts": {"a": "x "}, "default_prompt_name": "a"}
         (model(WORD, (OLD + "Dense", "d")) | DENSE, "a Dense layer after the Pooling"),
         (model(WORD, (OLD + "LayerNorm", "d")) | DENSE, "a LayerNorm layer"),
         (model(WORD, ("custom_st.Head", "d")), "code of its own (custom_st.Head)"),
+        ({"config.json": CONFIG, "1_Pooling/config.json": {}}, "its pooling cannot be read, and modules.json"),
         (model() | {"modules.json": []}, "lists no modules"),
         (model() | {"modules.json": modules((OLD + "Router", ""))}, "begins with Router"),
         (model() | {"modules.json": modules((OLD + "Transformer", ""))}, "not followed by a Pooling"),

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from modelshare.server.registry.inspection.config import Config, read_config
+from modelshare.server.registry.inspection.embedding import embedder_of, embedder_warnings
 from modelshare.server.registry.inspection.facts import Facts, Format
 from modelshare.server.registry.inspection.family import family_of
 from modelshare.server.registry.inspection.quantization import count_parameters, stored_as
@@ -56,6 +57,14 @@ def _facts(
     config = read_config(config_path, files[config_path]) if config_path in files else _NO_CONFIG
     tokenizer = read_tokenizer(folder, files)
     model_type = config.model_type
+    embedder = embedder_of(files)
+    task = task_of(
+        config.architecture,
+        pools=embedder is not None,
+        reranks=False,
+        has_chat_template=tokenizer.has_chat_template,
+        pipeline_tag=pipeline_tag,
+    )
     return Facts(
         format=Format.SAFETENSORS if tensors else Format.PICKLE,
         weights=weights,
@@ -68,14 +77,12 @@ def _facts(
         dtypes=_elements_by_dtype(tensors),
         vocabulary_size=tokenizer.vocabulary_size or config.vocabulary_size,
         has_chat_template=tokenizer.has_chat_template,
-        task=task_of(
-            config.architecture,
-            pools="modules.json" in files or "1_Pooling/config.json" in files,
-            reranks=False,
-            has_chat_template=tokenizer.has_chat_template,
-            pipeline_tag=pipeline_tag,
+        task=task,
+        warnings=(
+            *warnings,
+            *_config_warnings(config_path, config),
+            *embedder_warnings(embedder, task, config.architecture),
         ),
-        warnings=(*warnings, *_config_warnings(config_path, config)),
     )
 
 
