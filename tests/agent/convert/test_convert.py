@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from modelshare.agent.convert.cache import converted_file, to_gguf, unconvertible
 from modelshare.agent.convert.gguf_file import WeightType, convert
-from modelshare.agent.convert.source import ConversionError
+from modelshare.agent.convert.values import ConversionError
 from modelshare.agent.engines.base import EngineError
 from modelshare.demo import tiny_model
 

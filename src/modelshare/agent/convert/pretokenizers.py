@@ -6,7 +6,7 @@ Names and expressions: `llm_tokenizer_bpe` in https://github.com/ggml-org/llama.
 from collections.abc import Iterator
 from typing import Final
 
-from modelshare.agent.convert.source import Json
+from modelshare.agent.convert.values import Json
 
 _CONTRACTIONS: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
 _REST: Final = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -109,6 +109,10 @@ class EngineError(DeploymentError):
     """The engine cannot serve."""
 
 
+class OutOfMemoryError(EngineError):
+    """The machine's memory did not hold the model; no other engine needs less."""
+
+
 class Activity:
     """The requests that the agent has in an engine; whoever relays them keeps it current, for liveness goes by it."""
 
