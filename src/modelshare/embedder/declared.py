@@ -1,7 +1,7 @@
 """An embedding model as a whole, and what of it cannot be computed exactly here."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from modelshare.embedder.files import ModelFiles, UnreadableError, shown
@@ -17,6 +17,7 @@ ARCHITECTURES: Final = (
 POOLINGS: Final = frozenset({"mean", "cls", "lasttoken"})
 """What engines compute."""
 _LOST: Final = Pooling(modes=(), includes_prompt=True, unknown=())
+_NO_TEXTS: Final = Texts(lowercases=False, most_tokens=None, cuts_beginning=False, unknown=())
 _SENTENCE: Final = "sentence_embedding"
 _WITH_WEIGHTS: Final = frozenset({"Dense", "LayerNorm"})
 
@@ -36,10 +37,16 @@ class Embedder:
     """Put before every text."""
     most_tokens: int | None
     """Beyond it a text is cut off."""
+    cuts_beginning: bool
+    """What is too long loses its beginning, not its end."""
+    types: tuple[str, ...]
+    """Of its modules in order, as `modules.json` writes them; none where that file is missing."""
     optional_prompts: tuple[str, ...]
     obstacle: str | None
     """Why no engine of the default set computes it exactly, in a sentence that begins with its subject; None: one does.
     """
+    needs_dense: bool = False
+    """The only obstacle is Dense layers after the Pooling, which other engines compute."""
 
 
 def transformer_folder(files: ModelFiles) -> str | None:
@@ -59,9 +66,9 @@ def read_embedder(files: ModelFiles) -> Embedder | None:
     if first and not files.has(first.path("config.json")):
         raise UnreadableError(f"{MODULES} needs {shown(first.path('config.json'))}, which is missing; push it too.")
     layers = tuple(_layer(files, module) for module in modules if module.kind in _WITH_WEIGHTS)
-    texts = read_texts(files, first) if first else Texts(lowercases=False, most_tokens=None, unknown=())
+    texts = read_texts(files, first) if first else _NO_TEXTS
     settings = read_model_settings(files)
-    return Embedder(
+    found = Embedder(
         transformer=first.folder if first else "",
         layers=layers,
         pooling=poolings[0].modes[0] if poolings and poolings[0].modes else "",
@@ -69,13 +76,23 @@ def read_embedder(files: ModelFiles) -> Embedder | None:
         lowercases=texts.lowercases,
         prompt=settings.prompt,
         most_tokens=texts.most_tokens,
+        cuts_beginning=texts.cuts_beginning,
+        types=tuple(module.type for module in modules) if files.has(MODULES) else (),
         optional_prompts=settings.optional_prompts,
-        obstacle=_family(settings)
-        or _order(files, modules)
-        or _not_pooled(poolings[0], settings)
-        or _not_understood((*texts.unknown, *poolings[0].unknown))
-        or _cut(settings),
+        obstacle=None,
     )
+
+    def obstacle(passed_over: Container[str]) -> str | None:
+        return (
+            _family(settings)
+            or _order(files, [module for module in modules if module.kind not in passed_over])
+            or _not_pooled(poolings[0], settings)
+            or _not_understood((*texts.unknown, *poolings[0].unknown))
+            or _cut(settings)
+        )
+
+    told = obstacle({"Dropout"})
+    return replace(found, obstacle=told, needs_dense=told is not None and obstacle({"Dropout", "Dense"}) is None)
 
 
 def _pooling(files: ModelFiles, module: Module) -> Pooling:
@@ -107,12 +124,12 @@ def _family(settings: ModelSettings) -> str | None:
 
 
 def _order(files: ModelFiles, modules: Sequence[Module]) -> str | None:
-    """A Transformer, a Pooling, then at most Normalize: what does nothing after training is passed over."""
+    """A Transformer, a Pooling, then at most Normalize."""
     if not modules:
         return f"its {MODULES} lists no modules."
     if foreign := next((module for module in modules if not module.kind), None):
         return f"it asks for code of its own ({foreign.type}), which no engine here runs."
-    kinds = [module.kind for module in modules if module.kind != "Dropout"]
+    kinds = [module.kind for module in modules]
     if kinds[0] != "Transformer":
         return f"it begins with {shown(kinds[0])} in place of a Transformer, which no engine here computes."
     if kinds[1:2] != ["Pooling"]:

@@ -46,6 +46,8 @@ class Texts:
     lowercases: bool
     most_tokens: int | None
     """Beyond it a text is cut off; None: the model declares no limit."""
+    cuts_beginning: bool
+    """What is too long loses its beginning, not its end."""
     unknown: tuple[str, ...]
     """Settings that may change the result in a way that is not known here."""
 
@@ -66,11 +68,16 @@ def read_texts(files: ModelFiles, transformer: Module) -> Texts:
     unknown += [shown(key) for key in sorted(settings.keys() - known) if settings[key] is not None]
     unknown += [key for key, without in _WITHOUT_EFFECT.items() if settings.get(key) not in (None, *without)]
     if not _reads_text_plainly(settings.get("modality_config")):
-        unknown.append("modality_config")
+        unknown.append("a modality_config, such as a chat template, between a text and its tokens")
     declared = whole_number(path, arguments[0], "model_max_length") or whole_number(path, settings, "max_seq_length")
     limit = declared or _limit_of_tokenizer(files, transformer)
     lowercases = truth(path, settings, "do_lower_case", default=False)
-    return Texts(lowercases, limit if limit and limit < _HUGE else None, tuple(unknown))
+    return Texts(
+        lowercases,
+        limit if limit and limit < _HUGE else None,
+        cuts_beginning=_cuts_beginning(files, transformer),
+        unknown=tuple(unknown),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,14 @@ def _reads_text_plainly(modalities: object) -> bool:
         "last_hidden_state",
         ["last_hidden_state"],
     )
+
+
+def _cuts_beginning(files: ModelFiles, transformer: Module) -> bool:
+    path = transformer.path("tokenizer_config.json")
+    side = files.settings(path).get("truncation_side") or "right"
+    if side not in ("left", "right"):
+        raise UnreadableError(f"{path}: truncation_side is {shown(side)}, where left or right belongs.")
+    return bool(side == "left")
 
 
 def _limit_of_tokenizer(files: ModelFiles, transformer: Module) -> int | None:

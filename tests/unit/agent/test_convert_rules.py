@@ -39,6 +39,8 @@ def embedder(obstacle: str | None = None) -> Embedder:
         lowercases=False,
         prompt="",
         most_tokens=None,
+        cuts_beginning=False,
+        types=(),
         optional_prompts=(),
         obstacle=obstacle,
     )

@@ -173,7 +173,7 @@ PROMPTED = {"prompts": {"a": "x "}, "default_prompt_name": "a"}
         (model(files={"config_sentence_transformers.json": {"truncate_dim": 4}}), "after 4 numbers"),
         (model(WORD | {"include_prompt": False}, files={"config_sentence_transformers.json": PROMPTED}), "prompt out"),
         (model(files={"sentence_bert_config.json": {"transformer_task": "fill-mask"}}), "it sets transformer_task"),
-        (model(files={"sentence_bert_config.json": {"modality_config": {"message": {}}}}), "it sets modality_config"),
+        (model(files={"sentence_bert_config.json": {"modality_config": {"message": {}}}}), "it sets a modality_config"),
         (model(files={"sentence_bert_config.json": {"config_args": {"is_causal": False}}}), "config_kwargs.is_causal"),
         (model(files={"sentence_bert_config.json": {"novelty": 1}}), "it sets novelty"),
     ],

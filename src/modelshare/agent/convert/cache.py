@@ -12,7 +12,7 @@ from modelshare.agent.convert.rules import why_not
 from modelshare.agent.convert.source import Source
 from modelshare.agent.convert.tensors import placed
 from modelshare.agent.convert.values import ConversionError
-from modelshare.agent.engines.base import EngineError, OutOfMemoryError
+from modelshare.agent.engines.base import EngineError, OutOfMemoryError, Task
 from modelshare.agent.engines.child import Child
 
 _log = logging.getLogger(__name__)
@@ -24,12 +24,14 @@ TOLD: Final = 3
 _UNFORESEEN: Final = "its files are not as the converter to GGUF expects them; the agent's log has the details."
 
 
-def unconvertible(folder: Path) -> str | None:
+def unconvertible(folder: Path, task: Task) -> str | None:
     """Why the model cannot be converted, in a sentence; None when it can. Reads JSON files and headers of weights."""
     try:
         source = Source.read(folder)
         if reason := why_not(source):
             return reason
+        if task is Task.EMBEDDING and source.embedder is None and not source.is_bert:
+            return "it does not say how it makes one vector of a text; save it with sentence-transformers."
         placed(source, read_numbers(source), open_weights(source.folder))
     except ConversionError as error:
         return str(error)

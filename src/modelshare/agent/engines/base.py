@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import Sharing
+from modelshare.agent.engines.texts import TextEncoder
 from modelshare.agent.engines.turns import Turns
 from modelshare.agent.errors import DeploymentError
 
@@ -94,6 +95,10 @@ class EngineSpec:
     architecture: str | None = None
     context_length: int | None = None
     """Tokens, as the manifest says."""
+    texts: TextEncoder | None = None
+    """Makes the tokens of texts to embed, where the model declares how."""
+    normalizes: bool | None = None
+    """Whether its vectors have the length 1; None where the model does not say."""
     options: EngineOptions = field(default_factory=EngineOptions)
 
 

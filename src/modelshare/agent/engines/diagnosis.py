@@ -13,6 +13,7 @@ class Diagnosis:
     """One sentence for the operator."""
     port_taken: bool = False
     """Another port will do."""
+    out_of_memory: bool = False
 
 
 # The first that matches decides: an engine that runs out of memory also says that it could not load.
@@ -53,6 +54,8 @@ _SIGNATURES: Final = [
     ),
 ]
 _PATTERNS: Final = [(re.compile(pattern, re.IGNORECASE | re.MULTILINE), text) for pattern, text in _SIGNATURES]
+_PORT: Final = 0
+_MEMORY: Final = 1
 _LONGEST: Final = 300
 
 
@@ -62,9 +65,9 @@ def diagnose(log: Sequence[str], returncode: int | None) -> Diagnosis:
     for index, (pattern, sentence) in enumerate(_PATTERNS):
         if found := pattern.search(text):
             named = [group for group in found.groups() if group]
-            return Diagnosis(_filled(sentence, named), port_taken=index == 0)
+            return Diagnosis(_filled(sentence, named), port_taken=index == _PORT, out_of_memory=index == _MEMORY)
     if returncode in {-signal.SIGKILL, 128 + signal.SIGKILL}:
-        return Diagnosis("The system killed the engine, most likely because memory ran out.")
+        return Diagnosis("The system killed the engine, most likely because memory ran out.", out_of_memory=True)
     last = next((line.strip() for line in reversed(log) if line.strip()), "")
     said = f" Its last words: {last[:_LONGEST]}" if last else ""
     if returncode is None:
