@@ -80,7 +80,7 @@ def _tokenizer(source: Source) -> str | None:
 def _word_piece(tokenizer: Json) -> str | None:
     if tokenizer["model"].get("type") != "WordPiece":
         return "its tokenizer is not WordPiece, which llama.cpp's BERT expects."
-    normalizer = tokenizer.get("normalizer") or {}
+    normalizer = mapping(tokenizer, "normalizer")
     if not normalizer.get("lowercase") or normalizer.get("strip_accents") is False:
         return "its tokenizer keeps capitals or accents, and llama.cpp's does not."
     return None

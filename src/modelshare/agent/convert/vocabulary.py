@@ -17,10 +17,10 @@ _UNREACHABLE: Final = -1e6
 
 def write_vocabulary(writer: gguf.GGUFWriter, source: Source, numbers: Numbers) -> None:
     """Tokens, merges or scores, special tokens and the chat template. Raises ConversionError."""
-    tokenizer = Tokenizer.from_file(str(source.folder / "tokenizer.json"))
+    tokenizer = _tokenizer(source)
     ids: dict[str, int] = tokenizer.get_vocab()
     if not ids:
-        raise ConversionError("Its tokenizer has no tokens.")
+        raise ConversionError("its tokenizer has no tokens.")
     tokens = _in_order(ids, numbers.vocabulary)
     if source.is_bert:
         writer.add_token_type_count(numbers.token_types)
@@ -42,6 +42,13 @@ def write_vocabulary(writer: gguf.GGUFWriter, source: Source, numbers: Numbers) 
     _write_special_tokens(writer, source, ids, tokenizer)
     if template := source.chat_template:
         writer.add_chat_template(template)
+
+
+def _tokenizer(source: Source) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(source.folder / "tokenizer.json"))
+    except Exception as error:  # the library raises nothing more special
+        raise ConversionError("its tokenizer.json is none that can be read; save the model again.") from error
 
 
 def _in_order(ids: Mapping[str, int], size: int) -> list[str]:
@@ -113,7 +120,7 @@ def _as_list(given: Any) -> list[int]:
         return []
     numbers = given if isinstance(given, list) else [given]
     if not all(type(token) is int and token >= 0 for token in numbers):
-        raise ConversionError(f"Its special token is {shown(given)}, where the number of a token belongs.")
+        raise ConversionError(f"its special token is {shown(given)}, where the number of a token belongs.")
     return numbers
 
 
@@ -127,7 +134,7 @@ def _write_word_piece(writer: gguf.GGUFWriter, source: Source, ids: Mapping[str,
     def special_id(role: str, usual: str) -> int:
         token = source.special_token(role) or usual
         if token not in ids:
-            raise ConversionError(f"Its tokenizer lacks the token {shown(token)}, which llama.cpp's BERT needs.")
+            raise ConversionError(f"its tokenizer lacks the token {shown(token)}, which llama.cpp's BERT needs.")
         return ids[token]
 
     writer.add_unk_token_id(special_id("unk_token", "[UNK]"))
