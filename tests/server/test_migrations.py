@@ -146,7 +146,7 @@ def without(content: Dump, *columns: str) -> Dump:
 
 
 def old_part(content: Dump) -> Dump:
-    added = "shares.audience", "audit_log.changed_ms", "usage.estimated", "agents.join_key_id"
+    added = "shares.audience", "audit_log.changed_ms", "usage.estimated", "agents.join_key_id", "blobs.proven_at"
     return without(content, *added)
 
 

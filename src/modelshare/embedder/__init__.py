@@ -3,7 +3,17 @@
 Server and agent read it with the same code, so that they cannot disagree. Pure: files come in as bytes.
 """
 
-from modelshare.embedder.declared import ARCHITECTURES, Embedder, read_embedder, transformer_folder
+from modelshare.embedder.declared import ARCHITECTURES, Embedder, read_embedder
 from modelshare.embedder.files import ModelFiles, UnreadableError
+from modelshare.embedder.modules import MODULES, Module, read_modules
 
-__all__ = ["ARCHITECTURES", "Embedder", "ModelFiles", "UnreadableError", "read_embedder", "transformer_folder"]
+__all__ = [
+    "ARCHITECTURES",
+    "MODULES",
+    "Embedder",
+    "ModelFiles",
+    "Module",
+    "UnreadableError",
+    "read_embedder",
+    "read_modules",
+]

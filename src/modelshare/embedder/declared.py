@@ -49,13 +49,6 @@ class Embedder:
     """The only obstacle is Dense layers after the Pooling, which other engines compute."""
 
 
-def transformer_folder(files: ModelFiles) -> str | None:
-    """The folder, relative to the model's, of what computes the tokens of a sentence-transformers model; None for any
-    other model, and for one that begins with something else. Raises UnreadableError."""
-    modules = read_modules(files)
-    return modules[0].folder if modules and modules[0].kind == "Transformer" else None
-
-
 def read_embedder(files: ModelFiles) -> Embedder | None:
     """None for a model that is not of sentence-transformers. Raises UnreadableError for declarations that are lost."""
     modules = read_modules(files)

@@ -40,8 +40,8 @@ def read_modules(files: ModelFiles) -> Sequence[Module] | None:
     listed = files.json(MODULES)
     if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
         raise UnreadableError(f"{MODULES} is no list of modules; save the model with sentence-transformers again.")
-    names = [_text(entry, "name") for entry in listed]
-    if len(set(names)) < len(names):
+    names = [entry["name"] for entry in listed if "name" in entry]
+    if len(set(map(str, names))) < len(names):
         raise UnreadableError(f"{MODULES} gives two modules the same name; save the model again.")
     return tuple(_module(entry) for entry in listed)
 

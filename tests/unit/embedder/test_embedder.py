@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.embedder import Embedder, ModelFiles, UnreadableError, read_embedder, transformer_folder
+from modelshare.embedder import Embedder, ModelFiles, UnreadableError, read_embedder
 from modelshare.wire.text import fits_name
 
 OLD = "sentence_transformers.models."
@@ -90,13 +90,11 @@ def test_every_age_of_names_is_known(transformer: str, pooling: str, normalize: 
 def test_modules_lie_where_the_list_says(folder: str) -> None:
     files = model(WORD | {"pooling_mode": "cls"}, folder=folder) | {"1_Pooling/config.json": flags("mean_tokens")}
     assert (read(files).transformer, read(files).pooling) == (folder, "cls")
-    assert transformer_folder(of(files)) == folder
-    assert transformer_folder(of({f"top/{name}": value for name, value in files.items()}, "top")) == folder
+    assert read_embedder(of({f"top/{name}": value for name, value in files.items()}, "top")) == read(files)
 
 
 def test_a_model_that_declares_nothing_is_none() -> None:
     assert read_embedder(of({"config.json": CONFIG})) is None
-    assert transformer_folder(of({"config.json": CONFIG})) is None
 
 
 def test_pooling_without_its_list_counts_all_the_same() -> None:
