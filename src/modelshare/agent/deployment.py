@@ -41,7 +41,7 @@ class Engines(Protocol):
     async def prepare(
         self,
         wanted: Wanted,
-        weights: Path,
+        folder: Path,
         scratch: Path,
         on_phase: Callable[[Phase], None],
         failed: Mapping[EngineKind, str],
@@ -179,11 +179,17 @@ class Deployment:
                 try:
                     await engine.start()
                 except EngineError as error:
+                    _log.warning(
+                        "%s: %s does not start: %s\n%s",
+                        self.wanted.served_name,
+                        engine.kind,
+                        error,
+                        "\n".join(engine.log_tail),
+                    )
                     if not pulled and not failed:  # the files are from earlier: are they still what they were?
                         await tools.puller.discard_damaged(self._holding.files)
                     if isinstance(error, OutOfMemoryError) or not all(map(tools.cache.has, self._holding.files)):
                         raise
-                    _log.warning("%s: %s does not start: %s", self.wanted.served_name, engine.kind, error)
                     failed[engine.kind] = str(error)
                 else:
                     life.push(attempt.pop_all())

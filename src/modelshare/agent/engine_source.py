@@ -67,18 +67,18 @@ class EngineSource:
     async def prepare(
         self,
         wanted: Wanted,
-        weights: Path,
+        folder: Path,
         scratch: Path,
         on_phase: Callable[[Phase], None],
         failed: Mapping[EngineKind, str] = _NONE,
     ) -> Engine:
         """See `deployment.Engines`."""
-        judged = await asyncio.to_thread(_judged, _format(wanted), _task(wanted), weights)
+        judged = await asyncio.to_thread(_judged, _format(wanted), _task(wanted), folder)
         failures = dict(failed)
         while True:
             kind = self._best(judged, failures)
             try:
-                return await self._prepared(kind, judged, wanted, weights, scratch, on_phase)
+                return await self._prepared(kind, judged, wanted, folder, scratch, on_phase)
             except OutOfMemoryError:
                 raise
             except EngineError as error:
@@ -110,15 +110,15 @@ class EngineSource:
         kind: EngineKind,
         judged: "_Judged",
         wanted: Wanted,
-        weights: Path,
+        folder: Path,
         scratch: Path,
         on_phase: Callable[[Phase], None],
     ) -> Engine:
-        path = weights
+        path = folder
         if kind is EngineKind.LLAMACPP and judged.format is not Format.GGUF:
             if not converted_file(scratch, _CONVERTED_TYPE).exists():
                 on_phase(Phase.CONVERTING)
-            path = await to_gguf(weights, scratch, _CONVERTED_TYPE, self._state_dir)
+            path = await to_gguf(folder, scratch, _CONVERTED_TYPE, self._state_dir)
         spec = EngineSpec(
             path=path,
             served_name=wanted.served_name,
