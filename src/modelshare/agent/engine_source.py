@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from modelshare.agent.convert.cache import converted_file, to_gguf, unconvertible
-from modelshare.agent.convert.source import embedder_in
+from modelshare.agent.convert.numbers import read_numbers
+from modelshare.agent.convert.source import Source, embedder_in
 from modelshare.agent.convert.values import ConversionError
 from modelshare.agent.engines import llamacpp, sglang, transformers, vllm
 from modelshare.agent.engines.base import (
@@ -127,7 +128,8 @@ class EngineSource:
             architecture=wanted.architecture,
             context_length=wanted.context_length,
             texts=judged.texts,
-            normalizes=judged.embedder.normalizes if judged.embedder else None,
+            normalizes=judged.normalizes,
+            finish=judged.finish if kind is EngineKind.LLAMACPP else None,
             options=EngineOptions(gpu=self._machine.gpu, parallel=self._parallel),
         )
         return self._engine(kind, spec, scratch)
@@ -148,6 +150,14 @@ class _Judged:
     unsuited: Mapping[EngineKind, str] = field(default_factory=dict)
     embedder: Embedder | None = None
     texts: TextEncoder | None = None
+    finish: Callable[[Sequence[float]], tuple[float, ...]] | None = None
+    """For engines that compute nothing after the pooling but normalization."""
+
+    @property
+    def normalizes(self) -> bool | None:
+        if self.embedder is None:
+            return None
+        return self.finish is None and bool(self.embedder.layers)
 
 
 def _judged(format_: Format, task: Task, folder: Path) -> _Judged:
@@ -159,14 +169,30 @@ def _judged(format_: Format, task: Task, folder: Path) -> _Judged:
     except ConversionError as error:
         raise EngineError(str(error)) from error
     tokenizer = folder / (embedder.transformer if embedder else "") / "tokenizer.json"
+    obstacle, finish = None, None
+    if format_ is Format.SAFETENSORS and (obstacle := unconvertible(folder, task)) is None:
+        try:
+            finish = _finish(folder, embedder) if embedder else None
+        except ConversionError as error:
+            obstacle = str(error)
     return _Judged(
         format_,
         task,
-        unconvertible(folder, task) if format_ is Format.SAFETENSORS else None,
+        obstacle,
         unsuited(embedder, has_tokenizer=tokenizer.is_file()),
         embedder,
         _encoder(tokenizer, embedder) if embedder and tokenizer.is_file() else None,
+        finish,
     )
+
+
+def _finish(folder: Path, embedder: Embedder) -> Callable[[Sequence[float]], tuple[float, ...]] | None:
+    """Raises ConversionError."""
+    if embedder.only_normalizes:
+        return None
+    from modelshare.agent.engines.heads import VectorHead  # noqa: PLC0415 - numpy takes memory that few models need
+
+    return VectorHead(folder, embedder, read_numbers(Source.read(folder)).width).applied
 
 
 def _encoder(tokenizer: Path, embedder: Embedder) -> TextEncoder:

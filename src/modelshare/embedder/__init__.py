@@ -5,12 +5,14 @@ Server and agent read it with the same code, so that they cannot disagree. Pure:
 
 from modelshare.embedder.declared import ARCHITECTURES, Embedder, read_embedder
 from modelshare.embedder.files import ModelFiles, UnreadableError
+from modelshare.embedder.layers import Layer
 from modelshare.embedder.modules import MODULES, Module, read_modules
 
 __all__ = [
     "ARCHITECTURES",
     "MODULES",
     "Embedder",
+    "Layer",
     "ModelFiles",
     "Module",
     "UnreadableError",

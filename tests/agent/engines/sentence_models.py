@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm, Normalize, Pooling, Transformer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
@@ -29,14 +29,14 @@ CONTEXT = 128
 OLD = "sentence_transformers.models."
 
 
-def write_bert(folder: Path) -> None:
+def write_bert(folder: Path, *, lowercase: bool = True) -> None:
     letters = "abcdefghijklmnopqrstuvwxyz"
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = {
         token: n for n, token in enumerate([*special, *letters, *",.;", *(f"##{one}" for one in letters), *WORDS])
     }
     tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     ends = [(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
@@ -69,16 +69,15 @@ def write_llama(folder: Path) -> None:
     LlamaModel(config).save_pretrained(folder)
 
 
-def saved(
-    base: Path, mode: str, *, normalizes: bool = True, most: int | None = None, prompts: Any = None
-) -> Callable[[Path], None]:
+def saved(base: Path, mode: str, *layers: Any, most: int | None = None, **options: Any) -> Callable[[Path], None]:
     """As the installed release saves it."""
 
     def save(folder: Path) -> None:
         transformer = Transformer(str(base), max_seq_length=most)
         pooling = Pooling(transformer.get_embedding_dimension(), mode)
-        modules = [transformer, pooling, *([Normalize()] if normalizes else [])]
-        model = SentenceTransformer(modules=modules, device="cpu", **(prompts or {}))
+        torch.manual_seed(1)
+        after = [layer() for layer in layers]
+        model = SentenceTransformer(modules=[transformer, pooling, *after], device="cpu", **options)
         model.save(str(folder), create_model_card=False)
 
     return save
@@ -112,19 +111,30 @@ def flags(mode: str) -> dict[str, Any]:
     return {"word_embedding_dimension": 64} | {f"pooling_mode_{flag}": name == mode for name, flag in names.items()}
 
 
+def norm() -> LayerNorm:
+    layer = LayerNorm(32)
+    torch.nn.init.normal_(layer.norm.weight)
+    torch.nn.init.normal_(layer.norm.bias)
+    return layer
+
+
 def by_name(out: Path) -> dict[str, Callable[[Path], None]]:
     bert, llama, whole, last = out / ".bert", out / ".llama", out / "saved-mean", out / "saved-llama-last"
-    prompts = {"prompts": {"query": "old river: ", "other": "x"}, "default_prompt_name": "query"}
+    prompts: Any = {"prompts": {"query": "old river: ", "other": "x"}, "default_prompt_name": "query"}
     mean, cls = flags("mean"), flags("cls")
     short = {"max_seq_length": 9, "do_lower_case": False}
     return {
-        "saved-mean": saved(bert, "mean"),
-        "saved-cls-as-it-is": saved(bert, "cls", normalizes=False),
-        "saved-last": saved(bert, "lasttoken"),
-        "saved-llama-last": saved(llama, "lasttoken", prompts=prompts),
-        "saved-llama-mean-as-it-is": saved(llama, "mean", normalizes=False),
-        "saved-short": saved(bert, "mean", most=11),
-        "saved-prompt": saved(bert, "mean", prompts=prompts),
+        "saved-mean": saved(bert, "mean", Normalize),
+        "saved-cls-as-it-is": saved(bert, "cls"),
+        "saved-last": saved(bert, "lasttoken", Normalize),
+        "saved-llama-last": saved(llama, "lasttoken", Normalize, **prompts),
+        "saved-llama-mean-as-it-is": saved(llama, "mean"),
+        "saved-short": saved(bert, "mean", Normalize, most=11),
+        "saved-prompt": saved(bert, "mean", Normalize, **prompts),
+        "saved-dense": saved(bert, "mean", lambda: Dense(64, 16), Normalize),
+        "saved-layers": saved(bert, "cls", lambda: Dense(64, 32, bias=False, activation_function=None), norm),
+        "saved-cut": saved(bert, "mean", Normalize, truncate_dim=20),
+        "saved-cased": saved(out / ".cased", "mean", Normalize),
         "old-flags": changed(whole, mean),
         "old-word": changed(whole, {"word_embedding_dimension": 64, "pooling_mode": "cls"}),
         "old-cls-elsewhere": changed(whole, cls, {"1_Pooling/config.json": mean}, pool="pool"),
@@ -139,6 +149,7 @@ def by_name(out: Path) -> dict[str, Callable[[Path], None]]:
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     write_bert(out / ".bert")
+    write_bert(out / ".cased", lowercase=False)
     write_llama(out / ".llama")
     vectors = {}
     for name, write in by_name(out).items():

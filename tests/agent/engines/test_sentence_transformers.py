@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 CONTEXT = 128
 NAMES = [
     *("saved-mean", "saved-cls-as-it-is", "saved-last", "saved-llama-last", "saved-llama-mean-as-it-is"),
-    *("saved-short", "saved-prompt"),
+    *("saved-short", "saved-prompt", "saved-dense", "saved-layers", "saved-cut", "saved-cased"),
     *("old-flags", "old-word", "old-cls-elsewhere", "old-short", "old-folder", "old-lower"),
 ]
 Vectors = NDArray[np.float64]
@@ -100,7 +100,7 @@ async def test_vectors_are_those_of_the_library(name: str, made: Made, tmp_path:
 
 def test_models_that_are_told_apart_differ(made: Made) -> None:
     """Else agreement would say nothing."""
-    for name in ("saved-cls-as-it-is", "saved-last", "saved-short", "saved-prompt", "old-cls-elsewhere", "old-short"):
+    for name in ("saved-cls-as-it-is", "saved-last", "saved-short", "saved-prompt", "old-cls-elsewhere", "saved-cased"):
         assert cosines(made.vectors["saved-mean"], made.vectors[name]).min() < 0.99, name
     assert np.linalg.norm(made.vectors["saved-cls-as-it-is"], axis=1).min() > 1.5
 

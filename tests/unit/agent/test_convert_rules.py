@@ -34,8 +34,8 @@ def embedder(obstacle: str | None = None) -> Embedder:
     return Embedder(
         transformer="",
         layers=(),
+        dimensions=None,
         pooling="mean",
-        normalizes=True,
         lowercases=False,
         prompt="",
         most_tokens=None,

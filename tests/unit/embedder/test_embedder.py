@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.embedder import Embedder, ModelFiles, UnreadableError, read_embedder
+from modelshare.embedder import Embedder, Layer, ModelFiles, UnreadableError, read_embedder
 from modelshare.wire.text import fits_name
 
 OLD = "sentence_transformers.models."
@@ -83,7 +83,7 @@ def test_every_age_of_pooling_is_read(pooling: Any, mode: str) -> None:
 def test_every_age_of_names_is_known(transformer: str, pooling: str, normalize: str) -> None:
     files = model() | {"modules.json": modules((transformer, ""), (pooling, "pool"), (normalize, "n"))}
     found = read(files)
-    assert (found.pooling, found.normalizes, found.obstacle) == ("mean", True, None)
+    assert (found.pooling, len(found.layers) == 1, found.obstacle) == ("mean", True, None)
 
 
 @pytest.mark.parametrize("folder", ["", "0_Transformer", "parts/encoder"])
@@ -99,7 +99,7 @@ def test_a_model_that_declares_nothing_is_none() -> None:
 
 def test_pooling_without_its_list_counts_all_the_same() -> None:
     found = read({"config.json": CONFIG, "1_Pooling/config.json": flags("cls_token")})
-    assert (found.pooling, found.normalizes, found.obstacle) == ("cls", False, None)
+    assert (found.pooling, len(found.layers) == 1, found.obstacle) == ("cls", False, None)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,40 @@ def test_the_default_prompt(settings: dict[str, Any], prompt: str, optional: tup
     assert (found.prompt, found.optional_prompts, found.obstacle) == (prompt, optional, None)
 
 
-DENSE = {"d/config.json": {"in_features": 8, "out_features": 4}, "d/model.safetensors": b"x"}
+WIDTHS = {"in_features": 8, "out_features": 4}
+NORM = {"d/config.json": {"dimension": 8}, "d/model.safetensors": b"x"}
+
+
+def dense(**settings: Any) -> dict[str, Any]:
+    given = {"d/config.json": WIDTHS | settings, "d/model.safetensors": b"x"}
+    return model(WORD, (OLD + "Dense", "d"), (OLD + "Normalize", "n")) | given
+
+
+TORCH = "torch.nn.modules."
+
+
+@pytest.mark.parametrize(
+    ("settings", "bias", "activation"),
+    [
+        ({}, True, "tanh"),
+        ({"bias": False, "activation_function": TORCH + "linear.Identity"}, False, "identity"),
+        ({"activation_function": TORCH + "activation.ReLU", "module_input_name": "sentence_embedding"}, True, "relu"),
+    ],
+)
+def test_layers_after_the_pooling(settings: dict[str, Any], bias: bool, activation: str) -> None:
+    found = read(dense(**settings))
+    assert found.obstacle is None
+    assert not found.only_normalizes
+    assert found.layers == (Layer("Dense", "d/model.safetensors", 8, 4, bias, activation), Layer("Normalize"))
+
+
+def test_normalization_alone_is_left_to_engines() -> None:
+    assert read(model(WORD, (OLD + "Normalize", "n"))).only_normalizes
+    assert read(model()).only_normalizes
+    assert not read(model(WORD, (OLD + "LayerNorm", "d")) | NORM).only_normalizes
+    assert not read(model(files={"config_sentence_transformers.json": {"truncate_dim": 4}})).only_normalizes
+
+
 PROMPTED = {"prompts": {"a": "x "}, "default_prompt_name": "a"}
 
 
@@ -155,8 +188,11 @@ PROMPTED = {"prompts": {"a": "x "}, "default_prompt_name": "a"}
         (model(WORD | {"pooling_mode": "weightedmean"}), "its pooling is weightedmean"),
         (model(flags("mean_sqrt_len_tokens")), "its pooling is mean_sqrt_len_tokens"),
         (model(WORD | {"temperature": 2}), "it sets temperature"),
-        (model(WORD, (OLD + "Dense", "d")) | DENSE, "a Dense layer after the Pooling"),
-        (model(WORD, (OLD + "LayerNorm", "d")) | DENSE, "a LayerNorm layer"),
+        (dense(activation_function=TORCH + "activation.GELU"), "activation is torch.nn.modules.activation.GELU"),
+        (dense(use_residual=True), "adds what it takes"),
+        (dense(scale=2), "its Dense layer sets scale"),
+        (dense(module_input_name="token_embeddings"), "its Dense layer works on something else"),
+        (model(WORD, (OLD + "WeightedLayerPooling", "d")), "a WeightedLayerPooling after the Pooling"),
         (model(WORD, ("custom_st.Head", "d")), "code of its own (custom_st.Head)"),
         ({"config.json": CONFIG, "1_Pooling/config.json": {}}, "its pooling cannot be read, and modules.json"),
         (model() | {"modules.json": []}, "lists no modules"),
@@ -168,7 +204,6 @@ PROMPTED = {"prompts": {"a": "x "}, "default_prompt_name": "a"}
             "else",
         ),
         (model(files={"config_sentence_transformers.json": {"model_type": "SparseEncoder"}}), "a SparseEncoder"),
-        (model(files={"config_sentence_transformers.json": {"truncate_dim": 4}}), "after 4 numbers"),
         (model(WORD | {"include_prompt": False}, files={"config_sentence_transformers.json": PROMPTED}), "prompt out"),
         (model(files={"sentence_bert_config.json": {"transformer_task": "fill-mask"}}), "it sets transformer_task"),
         (model(files={"sentence_bert_config.json": {"modality_config": {"message": {}}}}), "it sets a modality_config"),
@@ -202,6 +237,8 @@ def test_what_cannot_be_computed_says_why(files: dict[str, Any], reason: str) ->
         (model(flags() | {"pooling_mode_cls_token": "yes"}), "true or false"),
         (model(WORD, (OLD + "Dense", "d")), "d/config.json, which is missing"),
         (model(WORD, (OLD + "Dense", "d"), files={"d/config.json": {}}), "d/model.safetensors, which is missing"),
+        (dense(in_features=None), "does not give its in_features"),
+        (dense(activation_function=3), "where a name belongs"),
         (model(files={"sentence_bert_config.json": {"max_seq_length": "long"}}), "a positive whole number"),
         (model(files={"sentence_bert_config.json": {"max_seq_length": float("nan")}}), "a positive whole number"),
         (model(files={"sentence_bert_config.json": b"[" * 100_000}), "not valid JSON"),

@@ -44,7 +44,7 @@ class _Index(msgspec.Struct):
 
 def open_weights(folder: Path) -> list[Tensor]:
     """All tensors of the model, in the order of their names. Raises ConversionError."""
-    tensors = [tensor for file in _files(folder) for tensor in _tensors(file)]
+    tensors = [tensor for file in _files(folder) for tensor in tensors_of(file)]
     return sorted(tensors, key=lambda tensor: tensor.name)
 
 
@@ -62,7 +62,8 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _tensors(file: Path) -> list[Tensor]:
+def tensors_of(file: Path) -> list[Tensor]:
+    """Of one file. Raises ConversionError."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")

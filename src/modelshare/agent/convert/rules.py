@@ -69,7 +69,7 @@ def _tokenizer(source: Source) -> str | None:
     if not model:
         return "it has no tokenizer.json; save it with a fast tokenizer."
     if source.is_bert:
-        return _word_piece(source.tokenizer)
+        return _word_piece(source)
     if model.get("type", "BPE") != "BPE":
         return f"its tokenizer is of type {shown(model['type'])}, which is not converted for this architecture."
     if byte_level_name(source.tokenizer) or adds_space_prefix(source.tokenizer) is not None:
@@ -77,10 +77,12 @@ def _tokenizer(source: Source) -> str | None:
     return "its tokenizer splits text in a way that llama.cpp is not known to share."
 
 
-def _word_piece(tokenizer: Json) -> str | None:
-    if tokenizer["model"].get("type") != "WordPiece":
+def _word_piece(source: Source) -> str | None:
+    if mapping(source.tokenizer, "model").get("type") != "WordPiece":
         return "its tokenizer is not WordPiece, which llama.cpp's BERT expects."
-    normalizer = mapping(tokenizer, "normalizer")
+    normalizer = mapping(source.tokenizer, "normalizer")
+    if source.embedder is not None:  # its tokens are made by the agent
+        return None
     if not normalizer.get("lowercase") or normalizer.get("strip_accents") is False:
         return "its tokenizer keeps capitals or accents, and llama.cpp's does not."
     return None

@@ -1,7 +1,7 @@
 """What an engine is to the rest of the agent."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -99,6 +99,8 @@ class EngineSpec:
     """Makes the tokens of texts to embed, where the model declares how."""
     normalizes: bool | None = None
     """Whether its vectors have the length 1; None where the model does not say."""
+    finish: Callable[[Sequence[float]], tuple[float, ...]] | None = None
+    """What is still to be computed of each vector, of an engine that leaves it out."""
     options: EngineOptions = field(default_factory=EngineOptions)
 
 

@@ -33,7 +33,7 @@ def unsuited(embedder: Embedder | None, *, has_tokenizer: bool) -> dict[EngineKi
 
 
 def _not_by_vllm(embedder: Embedder) -> str | None:
-    if embedder.obstacle and not embedder.needs_dense:
+    if embedder.obstacle:
         return embedder.obstacle
     if embedder.transformer:
         return "its Transformer lies in a folder of its own, where vLLM does not look for it."
@@ -41,10 +41,15 @@ def _not_by_vllm(embedder: Embedder) -> str | None:
         return "it has no modules.json, without which vLLM does not read how it pools."
     if unknown := next((type_ for type_ in embedder.types[1:] if type_ not in _KNOWN_TO_VLLM), None):
         return f"vLLM does not know its module {unknown}."
+    kinds = [layer.kind for layer in embedder.layers]
+    if embedder.dimensions or kinds != sorted(kinds, key=lambda kind: kind == "Normalize"):
+        return "vLLM computes Dense layers, then normalizes, and nothing after that."
     return None
 
 
 def _not_by_sglang(embedder: Embedder) -> str | None:
-    if embedder.obstacle or embedder.transformer or (embedder.pooling, embedder.normalizes) != ("lasttoken", True):
+    kinds = [layer.kind for layer in embedder.layers]
+    plain = embedder.obstacle is None and not embedder.transformer and embedder.dimensions is None
+    if not plain or embedder.pooling != "lasttoken" or kinds != ["Normalize"]:
         return "SGLang does not read how it pools, and always takes the last token's vector, normalized."
     return None

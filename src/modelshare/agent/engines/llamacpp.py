@@ -35,6 +35,7 @@ def recipe(spec: EngineSpec) -> Recipe:
             context_length=_context(spec),
             texts=spec.texts,
             normalizes=spec.normalizes,
+            finish=spec.finish,
         ),
         sharing=Sharing(slots=spec.options.parallel or FEW_SLOTS, one_by_one=True, cache=PromptCache.SLOTS),
         command=lambda port, key: Command(_argv(spec, file, port), {"ENGINE_API_KEY": key}),

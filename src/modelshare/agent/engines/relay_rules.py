@@ -3,6 +3,7 @@
 A request is taken apart into its fields, and goes to the engine with those that the engine honours.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -38,6 +39,8 @@ class RelayPolicy:
     """Makes the tokens of texts to embed; where there is none, the engine does. It takes time: use a thread."""
     normalizes: bool | None = None
     """Of an engine that has to be told whether vectors get the length 1."""
+    finish: Callable[[Sequence[float]], tuple[float, ...]] | None = None
+    """What is still to be computed of each vector; it takes a moment."""
 
     def under(self, public_name: str) -> "RelayPolicy":
         """The policy after the model was renamed, the engine having been started under its former name."""
