@@ -14,6 +14,7 @@ from modelshare.agent.cache import Cache, Holding
 from modelshare.agent.engines.base import Engine, EngineError, EngineKind, OutOfMemoryError
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.errors import DeploymentError
+from modelshare.agent.layout import lay_out
 from modelshare.agent.memory import Memory
 from modelshare.agent.pull import Puller
 from modelshare.agent.tasks import in_thread
@@ -46,7 +47,7 @@ class Engines(Protocol):
         on_phase: Callable[[Phase], None],
         failed: Mapping[EngineKind, str],
     ) -> Engine:
-        """An engine for these weights, not started yet; `scratch` keeps what has to be made of them first.
+        """An engine for what was laid out in `folder`, not started yet; `scratch` keeps what is made of it first.
 
         It is none of those that `failed`, for the reasons given there. Raises DeploymentError.
         """
@@ -160,19 +161,21 @@ class Deployment:
         self._enter(Phase.WAITING)
         await in_thread(None, tools.cache.hold, self._holding)
         pulled = await self._pull()
-        weights = await in_thread(None, tools.cache.view, self._holding)
-        scratch = tools.cache.converted(self._holding.manifest_digest)
+        layout = lay_out(self.wanted)
+        folder = await in_thread(None, tools.cache.view, self._holding, layout.files)
+        await in_thread(None, layout.write_index, folder)
+        scratch = tools.cache.converted(self._holding.manifest_digest, layout.key)
         with ExitStack() as life:
             async with tools.loads:
-                engine = await self._started(weights, scratch, life, pulled=pulled)
+                engine = await self._started(folder, scratch, life, pulled=pulled)
             return await self._serve(engine)
 
-    async def _started(self, weights: Path, scratch: Path, life: ExitStack, *, pulled: bool) -> Engine:
+    async def _started(self, folder: Path, scratch: Path, life: ExitStack, *, pulled: bool) -> Engine:
         """The best engine that starts. What it holds of the machine's memory belongs to `life`."""
         tools = self._tools
         failed: dict[EngineKind, str] = {}
         while True:
-            engine = await tools.engines.prepare(self.wanted, weights, scratch, self._enter, failed)
+            engine = await tools.engines.prepare(self.wanted, folder, scratch, self._enter, failed)
             with ExitStack() as attempt:
                 attempt.enter_context(tools.memory.room_for(engine.mapped_bytes))
                 self._enter(Phase.LOADING)

@@ -30,6 +30,7 @@ from modelshare.agent.engines.select import Selection, choose
 from modelshare.agent.engines.supervisor import ProcessEngine
 from modelshare.agent.engines.texts import TextEncoder
 from modelshare.agent.errors import Stop
+from modelshare.agent.layout import lay_out
 from modelshare.embedder import Embedder
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import Wanted
@@ -115,13 +116,16 @@ class EngineSource:
         scratch: Path,
         on_phase: Callable[[Phase], None],
     ) -> Engine:
-        path = folder
+        weights = tuple(folder / place for place in lay_out(wanted).weights)
+        path = weights[0] if weights and judged.format is Format.GGUF else folder
         if kind is EngineKind.LLAMACPP and judged.format is not Format.GGUF:
             if not converted_file(scratch, _CONVERTED_TYPE).exists():
                 on_phase(Phase.CONVERTING)
             path = await to_gguf(folder, scratch, _CONVERTED_TYPE, self._state_dir)
+            weights = (path,)
         spec = EngineSpec(
             path=path,
+            weights=weights,
             served_name=wanted.served_name,
             format=judged.format,
             task=judged.task,
