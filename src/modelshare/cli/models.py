@@ -13,7 +13,7 @@ from modelshare.cli.requests import request
 from modelshare.cli.which import own_model
 from modelshare.cli.words import number, size, when, yes
 from modelshare.client import Client
-from modelshare.wire.models import ExtendedModel, ModelPatch
+from modelshare.wire.models import ExtendedModel, ModelChoice, ModelPatch
 
 app = typer.Typer(add_completion=False)
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id or name.")]
@@ -160,6 +160,8 @@ def _print(model: ExtendedModel, *, json: bool) -> None:
             ("context", number(model.context_length)),
             ("quantization", model.quantization),
             ("size", size(model.size_bytes)),
+            ("file", model.file),
+            *(("choice", _choice(choice)) for choice in model.choices),
             ("licence", model.license),
             ("tags", ", ".join(model.tags)),
             ("description", model.description),
@@ -170,6 +172,11 @@ def _print(model: ExtendedModel, *, json: bool) -> None:
             *(("warning", warning) for warning in model.warnings),
         )
     )
+
+
+def _choice(choice: ModelChoice) -> str:
+    words = (choice.quantization, choice.parameters and f"{number(choice.parameters)} parameters")
+    return ", ".join([choice.file, *(word for word in words if word), size(choice.size_bytes)])
 
 
 def _shared(model: ExtendedModel) -> str:

@@ -18,10 +18,13 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def push(
+def push(  # noqa: PLR0917 - Typer hands options in by name
     path: Annotated[Path, typer.Argument(exists=True, help="A model's folder, a .gguf file or an archive.")],
     name: Annotated[str | None, typer.Option(help="The model's name; the path's own if not given.")] = None,
     version: Annotated[str | None, typer.Option(help="Such as 1.2.0; the next patch version if not given.")] = None,
+    file: Annotated[
+        str | None, typer.Option(help="Which of several models in it to describe and run, such as Q4/model.gguf.")
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Drop what earlier pushes of this name left.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the server has checked it.")] = True,
     jobs: Annotated[int, typer.Option(min=1, max=32, help="Parts to send at once.")] = JOBS,
@@ -36,7 +39,15 @@ def push(
     with Client() as client, PushProgress() as progress:
         try:
             pushed = push_model(
-                client, path, name=name, version=version, restart=restart, wait=wait, jobs=jobs, progress=progress
+                client,
+                path,
+                name=name,
+                version=version,
+                file=file,
+                restart=restart,
+                wait=wait,
+                jobs=jobs,
+                progress=progress,
             )
         except KeyboardInterrupt as error:
             raise CommandError(progress.farewell(), ExitCode.INTERRUPTED) from error

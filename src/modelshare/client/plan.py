@@ -35,15 +35,21 @@ class Part:
 
 
 def opening(
-    source: Source, name: str, version: str | None, *, make_latest: bool, digests: Mapping[str, str]
+    source: Source,
+    name: str,
+    version: str | None,
+    *,
+    make_latest: bool,
+    digests: Mapping[str, str],
+    file: str | None = None,
 ) -> UploadOpen:
     """The request that opens a session; `digests` holds the SHA-256 known so far, by path."""
     if source.is_archive:
-        [file] = source.files
-        archive = ArchiveEntry(filename=file.path, size=file.size)
-        return UploadOpen(name=name, version=version, make_latest=make_latest, archive=archive)
-    files = [FileEntry(path=file.path, size=file.size, sha256=digests.get(file.path)) for file in source.files]
-    return UploadOpen(name=name, version=version, make_latest=make_latest, files=files)
+        [packed] = source.files
+        archive = ArchiveEntry(filename=packed.path, size=packed.size)
+        return UploadOpen(name=name, version=version, make_latest=make_latest, file=file, archive=archive)
+    files = [FileEntry(path=each.path, size=each.size, sha256=digests.get(each.path)) for each in source.files]
+    return UploadOpen(name=name, version=version, make_latest=make_latest, file=file, files=files)
 
 
 def worth_hashing(upload: Upload, source: Source, digests: Mapping[str, str]) -> list[LocalFile]:

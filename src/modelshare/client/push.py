@@ -80,6 +80,7 @@ def push_model(
     name: str | None = None,
     version: str | None = None,
     make_latest: bool = True,
+    file: str | None = None,
     restart: bool = False,
     wait: bool = True,
     jobs: int = JOBS,
@@ -88,8 +89,9 @@ def push_model(
     """Pushes what lies at `path` as model `name` (by default the path's own name) and returns it, `ready` if `wait`.
 
     Interrupt it and call it again, here or on another machine: it goes on where it was, unless `restart` drops what
-    earlier pushes of that name left. Raises SourceError for what cannot be pushed, ModelFailedError with the server's
-    reason, or any other ModelshareError.
+    earlier pushes of that name left. `file` names which of several models in it is meant, by its path in there.
+    Raises SourceError for what cannot be pushed, ModelFailedError with the server's reason, or any other
+    ModelshareError.
     """
     progress = progress or Progress()
     source = read_source(Path(path))
@@ -102,7 +104,7 @@ def push_model(
         _drop_earlier(client, name)
     with _workers(jobs) as (pool, stop):
         workers = _Workers(pool, jobs, Reader(source.files, stop), progress)
-        upload, digests = _session(client, source, name, version, make_latest, workers)
+        upload, digests = _session(client, source, name, version, workers, make_latest=make_latest, file=file)
         progress.session(upload)
         sent = _send(client, upload, source, digests, workers)
     client.uploads.complete(upload.id, sent.digests)
@@ -165,13 +167,21 @@ def _drop_earlier(client: Client, name: str) -> None:
 
 
 def _session(
-    client: Client, source: Source, name: str, version: str | None, make_latest: bool, workers: _Workers
+    client: Client,
+    source: Source,
+    name: str,
+    version: str | None,
+    workers: _Workers,
+    *,
+    make_latest: bool,
+    file: str | None,
 ) -> tuple[Upload, dict[str, str]]:
     """The session to fill, and the digests of whole files known by now, by path."""
     digests: dict[str, str] = {}
 
     def opened() -> Upload:
-        return client.uploads.open(opening(source, name, version, make_latest=make_latest, digests=digests))
+        request = opening(source, name, version, make_latest=make_latest, digests=digests, file=file)
+        return client.uploads.open(request)
 
     if not source.is_archive:
         _hash([file for file in source.files if file.size <= SMALL], digests, workers)

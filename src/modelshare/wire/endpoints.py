@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from modelshare.wire.base import EndpointSlug, Request, Response, UnixSeconds
-from modelshare.wire.models import SEMVER_PATTERN
+from modelshare.wire.models import SEMVER_PATTERN, ModelFile
 from modelshare.wire.sharing import RecallNotice
 
 TierSlug = Annotated[str, Field(max_length=100)]
@@ -29,12 +29,17 @@ class EndpointCreate(Request):
     """The model's id."""
     tier: TierSlug
     version: VersionChoice = "latest"
+    file: ModelFile | None = None
+    """Which of the version's models, by a file of it (see `choices` of the model); None for the version's own. An
+    endpoint that follows `latest` stays at the last version that has it."""
 
 
 class EndpointPatch(Request):
     is_active: bool | None = None
     tier: TierSlug | None = None
     version: VersionChoice | None = None
+    file: ModelFile | None = None
+    """As for a new endpoint; null goes back to the version's own."""
 
 
 class EndpointProgress(Response):
@@ -56,6 +61,8 @@ class Endpoint(Response):
     version: str
     """`latest` or a fixed version."""
     resolved_version: str | None
+    file: str | None = None
+    """The file that was chosen; None for the version's own model."""
     status: EndpointStatus
     status_reason: str | None
     progress: EndpointProgress | None

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from modelshare.wire.base import Request, Response, UnixSeconds
-from modelshare.wire.models import ModelName, SemVer
+from modelshare.wire.models import ModelFile, ModelName, SemVer
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MAX_FILES = 10_000
@@ -45,6 +45,8 @@ class VersionOpen(Request):
     version: SemVer | None = None
     """None takes the next patch version (1.0.0 for a new model)."""
     make_latest: bool = True
+    file: ModelFile | None = None
+    """Which of several models in it is the one to describe and run, by a file of it; None lets the server choose."""
     files: Annotated[list[FileEntry], Field(min_length=1, max_length=MAX_FILES)] | None = None
     archive: ArchiveEntry | None = None
     part_size: Annotated[int, Field(ge=MIN_PART_SIZE, le=MAX_PART_SIZE)] | None = None

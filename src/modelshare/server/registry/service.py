@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,8 +17,9 @@ from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import Conflict, InvalidRequest, NotFound, Refusal
 from modelshare.server.http import Caller, Paging, encode_cursor
-from modelshare.server.registry import queries
+from modelshare.server.registry import opened, queries
 from modelshare.server.registry.blobs.disposal import release
+from modelshare.server.registry.manifest import ManifestFile
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelPatch, ModelStatus, Version
@@ -206,6 +208,14 @@ def resolve(row: ModelRow, wanted: str | None) -> VersionRow | None:
         if version.is_latest if wanted is None else version.version == wanted:
             return version
     return None
+
+
+def size_of(row: VersionRow, file: str | None) -> int:
+    """Bytes that an agent fetches to serve a version's own model, or another of its choices."""
+    model = opened.find(row, file)
+    if model is None or not opened.choices(row):
+        return row.size_bytes or 0
+    return sum(each.size for each in model.needed(msgspec.convert(manifest_of(row)["files"], list[ManifestFile])))
 
 
 def version_view(row: VersionRow) -> Version:

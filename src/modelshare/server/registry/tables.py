@@ -73,6 +73,8 @@ class VersionRow(Table):
     is_latest: Mapped[bool] = mapped_column(default=False)
     make_latest: Mapped[bool] = mapped_column(default=True)
     """Whether it becomes the latest when it is ready."""
+    file: Mapped[str | None]
+    """Which of several the push named as the model."""
     manifest: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The canonical bytes."""
     manifest_digest: Mapped[str | None]

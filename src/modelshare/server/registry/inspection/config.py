@@ -92,7 +92,7 @@ def _oddities(name: str, parts: list[Mapping[str, Any]]) -> Iterator[str]:
     """What some loaders take and others do not."""
     for part in parts:
         if part.get("quantization_config") and not isinstance(part["quantization_config"], dict):
-            yield f"{name} gives a quantization_config that is no object; it is ignored here, and some engines refuse it."
+            yield f"{name} gives a quantization_config that is no object; ignored here, and refused by some engines."
         for key in (*_SIZE_KEYS, *_CONTEXT_KEYS):
             value = part.get(key)
             if isinstance(value, float | bool):

@@ -28,7 +28,7 @@ from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.failures import storage_answers
 from modelshare.server.registry.uploads.plan import Plan, plan_opening
 from modelshare.server.registry.uploads.progress import view
-from modelshare.server.registry.uploads.rules import Wanted, wanted_files
+from modelshare.server.registry.uploads.rules import Wanted, check_named_model, wanted_files
 from modelshare.server.storage.base import fit_part_size
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
@@ -140,6 +140,11 @@ def _checked_files(request: VersionOpen) -> list[Wanted]:
             _check_archive_name(request.archive.filename)
     except Refused as refused:
         raise InvalidRequest(refused.reason, param="archive" if request.archive else "files") from refused
+    if request.file is not None and request.archive is None:
+        try:
+            check_named_model(request.file, [file.path for file in files])
+        except Refused as refused:
+            raise InvalidRequest(refused.reason, param="file") from refused
     return files
 
 
@@ -175,6 +180,9 @@ def _resume(row: UploadRow, plan: Plan, opening: _Opening) -> UploadRow:
         if file.sha256 in plan.reused and not file.multipart_id:
             file.reused = True
     row.expires_at = platform.now() + platform.settings.uploads_expire_seconds
+    version = next(each for each in plan.model.versions if each.id == row.version_id) if plan.model else None
+    if version is not None:
+        version.file = opening.request.file
     return row
 
 
@@ -191,6 +199,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: Plan) -> Uploa
         version=plan.version,
         status=ModelStatus.UPLOADING,
         make_latest=opening.request.make_latest,
+        file=opening.request.file,
         created_at=now,
     )
     session.add(version)
