@@ -107,6 +107,7 @@ def _print(endpoint: Endpoint, *, json: bool) -> None:
             ("model id", endpoint.model),
             ("version", endpoint.version),
             ("serving", endpoint.resolved_version),
+            ("note", endpoint.version_note),
             ("tier", endpoint.tier),
             ("created", when(endpoint.created_at)),
         )

@@ -20,8 +20,17 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def push(
     path: Annotated[Path, typer.Argument(exists=True, help="A model's folder, a .gguf file or an archive.")],
+    *,
     name: Annotated[str | None, typer.Option(help="The model's name; the path's own if not given.")] = None,
     version: Annotated[str | None, typer.Option(help="Such as 1.2.0; the next patch version if not given.")] = None,
+    latest: Annotated[
+        bool | None,
+        typer.Option(
+            "--latest/--no-latest",
+            help="Whether it becomes the latest; if not said: where it is higher, and no pre-release.",
+        ),
+    ] = None,
+    notes: Annotated[str | None, typer.Option(help="What people should know of this version.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Drop what earlier pushes of this name left.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the server has checked it.")] = True,
     jobs: Annotated[int, typer.Option(min=1, max=32, help="Parts to send at once.")] = JOBS,
@@ -36,7 +45,16 @@ def push(
     with Client() as client, PushProgress() as progress:
         try:
             pushed = push_model(
-                client, path, name=name, version=version, restart=restart, wait=wait, jobs=jobs, progress=progress
+                client,
+                path,
+                name=name,
+                version=version,
+                make_latest=latest,
+                version_notes=notes,
+                restart=restart,
+                wait=wait,
+                jobs=jobs,
+                progress=progress,
             )
         except KeyboardInterrupt as error:
             raise CommandError(progress.farewell(), ExitCode.INTERRUPTED) from error
@@ -51,6 +69,8 @@ def _print(pushed: Pushed) -> None:
     kept = pushed.upload.bytes_total - pushed.bytes_sent
     note = f", {size(kept)} were there already" if kept else ""
     say(f"{model.name} {pushed.version} is {model.status}: {size(pushed.bytes_sent)} sent{note}.")
+    if pushed.latest_note is not None:
+        say(f"Note: {pushed.latest_note}")
     for warning in model.warnings:
         say(f"Note: {warning}")
     typer.echo(model.id)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from modelshare.client.source import LocalFile, Source
 from modelshare.wire.uploads import ArchiveEntry, FileEntry, Upload, UploadFile, UploadOpen
@@ -21,15 +22,23 @@ class Part:
 
 
 def opening(
-    source: Source, name: str, version: str | None, *, make_latest: bool, digests: Mapping[str, str]
+    source: Source,
+    name: str,
+    version: str | None,
+    *,
+    make_latest: bool | None,
+    digests: Mapping[str, str],
+    version_notes: str | None = None,
 ) -> UploadOpen:
     """The request that opens a session; `digests` holds the SHA-256 known so far, by path."""
+    wish = {"version": version, "make_latest": make_latest, "version_notes": version_notes}
+    said: dict[str, Any] = {field: value for field, value in wish.items() if value is not None}
     if source.is_archive:
         [file] = source.files
         archive = ArchiveEntry(filename=file.path, size=file.size)
-        return UploadOpen(name=name, version=version, make_latest=make_latest, archive=archive)
+        return UploadOpen(name=name, archive=archive, **said)
     files = [FileEntry(path=file.path, size=file.size, sha256=digests.get(file.path)) for file in source.files]
-    return UploadOpen(name=name, version=version, make_latest=make_latest, files=files)
+    return UploadOpen(name=name, files=files, **said)
 
 
 def worth_hashing(upload: Upload, source: Source, digests: Mapping[str, str]) -> list[LocalFile]:

@@ -14,17 +14,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.audit import events
 from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
-from modelshare.server.endpoints import queries
+from modelshare.server.endpoints import following, queries
 from modelshare.server.endpoints.rules import Intent, came_to_shared_tier, counts_as_new
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.endpoints.views import served_name
 from modelshare.server.errors import ApiError, Conflict, InvalidRequest, NotFound, PermissionDenied, Refusal
 from modelshare.server.http import Caller, Paging, encode_cursor
-from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import EndpointCounts
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing import rules
+from modelshare.server.sharing import last_shown, rules
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.endpoints import (
@@ -184,7 +183,8 @@ async def change(
     after = Intent(patch.tier or row.tier, row.is_active if patch.is_active is None else patch.is_active)
     version = patch.version or row.version or "latest"
     if counts_as_new(before, after) or patch.version is not None:
-        wish = EndpointCreate(slug=slug, model=str(row.model_id), tier=after.tier, version=version)
+        # Not checked anew: a version from before may have a number that would not be taken today.
+        wish = EndpointCreate.model_construct(slug=slug, model=str(row.model_id), tier=after.tier, version=version)
         assessment = await _assess(session, caller, wish, terms, lock=True, keeps_tier=not counts_as_new(before, after))
         if assessment.reasons:
             raise _refused(
@@ -282,7 +282,7 @@ async def _assess(
     keeps_tier: bool = False,
 ) -> _Assessment:
     """Asks the rules. `keeps_tier`: only the version of an endpoint changes, so its place needs no new leave."""
-    model_id = parse_uuid(wish.model)
+    model_id = await sharing.find_id(session, wish.model, own=caller.project_id)
     model = await registry.find_any(session, model_id, lock=lock) if model_id else None
     if model is None:
         return _Assessment(None, [rules.invisible()])
@@ -292,14 +292,16 @@ async def _assess(
     tier = terms.tiers.get(wish.tier)
     if tier is None:
         return _Assessment(model, [rules.unknown_tier(wish.tier, terms.tiers)])
-    wanted = registry.resolve(model, None if wish.version == "latest" else wish.version)
+    shown = (await last_shown.of(session, model, [caller.project]))[caller.project]
+    ready = registry.ready(model)
+    wanted = rules.version_wanted(None if wish.version == "latest" else wish.version, ready, shown)
     if wanted is not None:
         facts = replace(facts, status=ModelStatus(wanted.status), size_bytes=wanted.size_bytes or 0)
     reasons = rules.size_reasons(facts, tier) if keeps_tier else rules.selection_reasons(relation, facts, tier)
     if not reasons and wanted is None:
-        ready, latest = registry.ready(model), registry.resolve(model, None)
-        names = [version.version for version in ready]
-        reasons.append(rules.no_such_version(wish.version, names, has_latest=latest is not None))
+        names = [version.version for version in rules.choosable(ready, shown)]
+        has_latest = rules.version_wanted(None, ready, shown) is not None
+        reasons.append(rules.no_such_version(wish.version, names, has_latest=has_latest))
     return _Assessment(model, reasons)
 
 
@@ -370,7 +372,7 @@ def _absent() -> NotFound:
 
 def _active(row: EndpointRow) -> ActiveEndpoint:
     assert row.model is not None  # noqa: S101 - the query asks for it
-    version = registry.resolve(row.model, row.version)
+    version = following.wanted(row)
     return ActiveEndpoint(
         id=row.id,
         project_id=row.project_id,

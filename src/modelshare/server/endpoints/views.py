@@ -1,7 +1,7 @@
 """What people see of endpoints. Built from rows, no query of its own."""
 
+from modelshare.server.endpoints import following
 from modelshare.server.endpoints.tables import EndpointRow
-from modelshare.server.registry import service as registry
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing.views import notice
 from modelshare.wire.base import Page
@@ -12,7 +12,7 @@ MODEL_GONE = "The model was deleted by its owner. Delete this endpoint and creat
 
 def view(row: EndpointRow, base_url: str) -> Endpoint:
     """An endpoint as its project sees it; `base_url` is how the client reaches the platform."""
-    resolved = registry.resolve(row.model, row.version) if row.model else None
+    resolved = following.wanted(row)
     status, reason = EndpointStatus(row.status), row.status_reason
     if row.model is None:
         status, reason = EndpointStatus.FAILED, MODEL_GONE
@@ -24,6 +24,7 @@ def view(row: EndpointRow, base_url: str) -> Endpoint:
         tier=row.tier,
         version=row.version or "latest",
         resolved_version=resolved.version if resolved else None,
+        version_note=following.note(row),
         status=status,
         status_reason=reason,
         progress=EndpointProgress.model_validate(row.progress) if row.progress else None,

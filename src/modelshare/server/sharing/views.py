@@ -87,6 +87,7 @@ def extended_view(own: OwnModel, *, card: bool = True) -> ExtendedModel:
         quantization=version.quantization if version else None,
         task=version.task if version else None,
         version=version.version if version else None,
+        version_notes=version.notes if version else None,
         manifest_digest=version.manifest_digest if version else None,
         is_shared=share is not None,
         is_listed=is_listed(own),

@@ -4,9 +4,8 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
-from modelshare.server.endpoints import service, views
+from modelshare.server.endpoints import following, service, views
 from modelshare.server.http import BaseUrl, Paging, ReadSession
-from modelshare.server.registry import service as registry
 from modelshare.server.web.pages import PageRoute, render
 from modelshare.server.web.visitor import EndpointsCaller
 from modelshare.wire.base import PAGE_LIMIT_MAX
@@ -29,7 +28,7 @@ async def playground(
     rows, _ = await service.page(session, caller, Paging(PAGE_LIMIT_MAX, None))
     serving = [row for row in rows if row.status == EndpointStatus.ACTIVE]
     row = await service.get(session, caller, endpoint) if endpoint else next(iter(serving or rows), None)
-    version = registry.resolve(row.model, row.version) if row and row.model else None
+    version = following.wanted(row) if row else None
     return render(
         request,
         "dashboard/playground.html",

@@ -110,7 +110,9 @@ async def test_edit_refuses_what_does_not_fit(
     assert (await read(owner, model))["name"] == "tiny"
 
 
-async def test_versions_are_promoted_and_taken_back(app: Application, owner: Tenant, person: httpx.AsyncClient) -> None:
+async def test_versions_are_promoted_and_gone_back_to(
+    app: Application, owner: Tenant, person: httpx.AsyncClient
+) -> None:
     model = await make_model(app, owner.project.id)
     await add_version(app, model, "1.1.0")
     page = f"{MODELS}/{model}"
@@ -119,10 +121,13 @@ async def test_versions_are_promoted_and_taken_back(app: Application, owner: Ten
         person, await person.post(f"{page}/versions/1.1.0/promote")
     )
     assert (await read(owner, model))["version"] == "1.1.0"
-    said = await went_on(person, await person.post(f"{page}/versions/1.1.0/rollback"))
-    assert "1.1.0 is taken back; 1.0.0 is the latest version again." in said
+    asked = text_of(await person.get(f"{page}/versions/1.0.0/rollback"))
+    assert "Go back to 1.0.0?" in asked
+    assert "instead of 1.1.0" in asked
+    said = await went_on(person, await person.post(f"{page}/versions/1.0.0/rollback"))
+    assert "1.0.0 is the latest version again, instead of 1.1.0" in said
     assert (await read(owner, model))["version"] == "1.0.0"
-    assert "no ready version before" in text_of(await person.post(f"{page}/versions/1.0.0/rollback"), 409)
+    assert "is the latest version already" in text_of(await person.post(f"{page}/versions/1.0.0/rollback"), 409)
     assert "no ready version 9.9.9" in text_of(await person.post(f"{page}/versions/9.9.9/promote"), 404)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from modelshare.wire.uploads import VersionOpen
 
-_CORE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+_CORE = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
 FIRST_VERSION = "1.0.0"
 _SMALL = 10_000_000  # bytes: below 0.01 GB, gigabytes say little
 
@@ -28,7 +28,7 @@ def wanted_files(request: VersionOpen) -> list[Wanted]:
 
 
 def next_version(taken: Iterable[str]) -> str:
-    """The patch version after the highest of `taken`, whatever their pre-release labels say."""
+    """The patch version after the highest of `taken`, whatever their pre-release labels say: above them all."""
     cores = [tuple(map(int, match.groups())) for version in taken if (match := _CORE.match(version))]
     if not cores:
         return FIRST_VERSION

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import service as audit
-from modelshare.server.db import notify
+from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import Conflict, InvalidRequest, NotFound
 from modelshare.server.http import Caller, Paging, Platform, encode_cursor
 from modelshare.server.ids import new_id, parse_uuid
@@ -21,6 +22,7 @@ from modelshare.server.registry.blobs import staging
 from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.blobs.quota import quota_of
 from modelshare.server.registry.concurrently import map_concurrently
+from modelshare.server.registry.latest import why_not_latest
 from modelshare.server.registry.paths import check_paths
 from modelshare.server.registry.processing import service as processing
 from modelshare.server.registry.refused import Refused, shown
@@ -47,8 +49,12 @@ async def open_upload(platform: Platform, caller: Caller, request: UploadOpen) -
     Everything is checked before the first byte: paths, the version, the quota, the space in storage.
     """
 
-    def lock(session: AsyncSession) -> Awaitable[ModelRow | None]:
-        return queries.lock_model_named(session, caller.project, request.name)
+    async def lock(session: AsyncSession) -> ModelRow | None:
+        found = await queries.lock_model_named(session, caller.project, request.name)
+        taken = None if found else await registry.name_conflict(session, caller.project, request.name)
+        if taken is not None:
+            raise taken
+        return found
 
     return await _open(_Opening(platform, caller, request, _checked_files(request), lock, request.name))
 
@@ -94,12 +100,14 @@ async def complete(platform: Platform, caller: Caller, upload_id: str) -> Upload
         with storage_answers():
             _require_all_parts(await file_views(platform.store, row))
         async with platform.database.write() as session:
-            await models.lock_model(session, row.model_id)
+            model = await models.any_model(session, row.model_id, lock=True)
             locked = await queries.lock_upload(session, row.id)
             if locked.state != UploadState.COMPLETED:
                 require_open(locked)
                 await _hand_over(session, platform, caller, locked)
+            note = await _latest_note(session, locked, model)
         row.state = UploadState.COMPLETED
+        return (await view(platform.store, row)).model_copy(update={"latest_note": note})
     return await view(platform.store, row)
 
 
@@ -145,11 +153,13 @@ async def _open(opening: _Opening) -> tuple[Upload, bool]:
     async with platform.database.write() as session:
         plan = await _plan(session, opening)
         if plan.resumes is not None:
-            row = _resume(plan.resumes, plan, opening)
+            row = await _resume(session, plan.resumes, plan, opening)
         else:
             await _check_room(session, opening)
             row = await _create(session, opening, plan)
-    return await view(platform.store, row, plan.candidates), plan.resumes is None
+        note = await _latest_note(session, row, plan.model)
+    opened = await view(platform.store, row, plan.candidates)
+    return opened.model_copy(update={"latest_note": note}), plan.resumes is None
 
 
 def _checked_files(request: VersionOpen) -> list[Wanted]:
@@ -186,9 +196,20 @@ async def _check_room(session: AsyncSession, opening: _Opening) -> None:
         )
 
 
-def _resume(row: UploadRow, plan: Plan, opening: _Opening) -> UploadRow:
-    """Goes on with the session, and takes up what the client has learnt of its files since."""
-    platform = opening.platform
+async def _latest_note(session: AsyncSession, row: UploadRow, model: ModelRow | None) -> str | None:
+    """Why the session's version would not become the latest as things stand."""
+    version = await session.get(VersionRow, row.version_id) if row.version_id else None
+    return why_not_latest(version, registry.resolve(model, None) if model else None) if version else None
+
+
+async def _resume(session: AsyncSession, row: UploadRow, plan: Plan, opening: _Opening) -> UploadRow:
+    """Goes on with the session, and takes up what the client has learnt of its files or wishes for it since."""
+    platform, wish = opening.platform, opening.request
+    version = await session.get_one(VersionRow, row.version_id)
+    if wish.make_latest is not None:
+        version.make_latest = wish.make_latest
+    if wish.version_notes is not None:
+        version.notes = wish.version_notes or None
     claims = {file.path: file.sha256 for file in opening.files}
     for file in row.files:
         file.sha256 = file.sha256 or claims[file.path]
@@ -205,12 +226,18 @@ async def _create(session: AsyncSession, opening: _Opening, plan: Plan) -> Uploa
     if plan.replaces is not None:
         await release(session, caller.project, [plan.replaces.id], now=now)
         await session.execute(delete(VersionRow).where(VersionRow.id == plan.replaces.id))
-    await session.flush()
+    try:
+        await session.flush()
+    except IntegrityError as error:  # another model got the name at this moment
+        if not is_unique_violation(error):
+            raise
+        raise Conflict("Somebody gave another model this name at this moment. Push again.", param="name") from error
     version = VersionRow(
         model_id=model.id,
         version=plan.version,
         status=ModelStatus.UPLOADING,
         make_latest=opening.request.make_latest,
+        notes=opening.request.version_notes or None,
         created_at=now,
     )
     session.add(version)
