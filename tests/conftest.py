@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 
 from modelshare.server import migrations
@@ -18,6 +19,14 @@ from modelshare.server.db import Database
 from modelshare.server.settings import Settings
 from modelshare.wire.keys import ProjectCreate, ProjectWithKey
 from postgres import EmptyDatabases, postgres_server, run_sql
+
+# The same examples in every run, since a failure must come from the change that is tested; no deadlines, since machines
+# are loaded. `pytest --hypothesis-profile explore tests/unit` looks for examples that nobody has tried yet.
+hypothesis.settings.register_profile(
+    "suite", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile("explore", parent=hypothesis.settings.get_profile("suite"), derandomize=False)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,12 @@ _WORDS = {
     Phase.HASHING: "Looking for files that are stored already",
     Phase.COMPARING: "Comparing what is there",
     Phase.SENDING: "Sending",
+    Phase.CHECKING: "Checking that no file has changed meanwhile",
     Phase.PROCESSING: "The server checks the files",
 }
+
+_ENDLESS = frozenset({Phase.CHECKING, Phase.PROCESSING})
+"""Nothing tells how far they are."""
 
 
 class PushProgress(Progress):
@@ -48,9 +52,9 @@ class PushProgress(Progress):
     def phase(self, phase: Phase, total: int, done: int) -> None:
         self._phase, self._task = phase, None
         if not self._console.is_terminal:
-            if total > done or phase is Phase.PROCESSING:
+            if total > done or phase in _ENDLESS:
                 say(f"{_WORDS[phase]}: {size(total - done)}." if total else f"{_WORDS[phase]}.")
-        elif phase is Phase.PROCESSING:
+        elif phase in _ENDLESS:
             self._show(self._console.status(_WORDS[phase]))
         else:
             self._bars = _bars(self._console)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from modelshare.client.errors import (
     ApiError,
     AuthenticationError,
+    ChangedError,
     ConfigError,
     ConflictError,
     ConnectError,
@@ -38,6 +39,7 @@ __all__ = [
     "AsyncClient",
     "AuthenticationError",
     "CatalogFilter",
+    "ChangedError",
     "Client",
     "ConfigError",
     "ConflictError",

@@ -5,6 +5,7 @@ ModelshareError
 ├── ConnectError                no answer: nothing listens there, or the connection broke
 ├── UnexpectedAnswerError       an answer that is not modelshare's
 ├── SourceError                 what should be pushed cannot be (see modelshare.client.source)
+│   └── ChangedError            a file changed while it was being pushed
 ├── ModelFailedError            the server processed a pushed model and refused it
 ├── WebhookSignatureError       what arrived at a webhook is not of the platform, or is old
 └── ApiError                    the server said no; has status, type, code, param, request_id, retry_after
@@ -47,6 +48,11 @@ class UnexpectedAnswerError(ModelshareError):
 
 class SourceError(ModelshareError):
     pass
+
+
+class ChangedError(SourceError):
+    def __init__(self, name: object) -> None:
+        super().__init__(f"{name} changed while it was being pushed; push again when nothing writes to it.")
 
 
 class ModelFailedError(ModelshareError):

@@ -67,6 +67,11 @@ def missing_parts(upload: Upload, changed: Collection[tuple[int, int]] = ()) -> 
                 yield file.path, _part(upload, file, k)
 
 
+def all_parts(upload: Upload, file: UploadFile) -> Iterator[Part]:
+    """In order."""
+    return (_part(upload, file, k) for k in range(file.parts))
+
+
 def _part(upload: Upload, file: UploadFile, k: int) -> Part:
     offset = k * upload.part_size
     return Part(file.n, k, offset, min(upload.part_size, file.size - offset))

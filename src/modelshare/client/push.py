@@ -1,7 +1,8 @@
 """Push: a directory, a `.gguf` file or an archive becomes a model on the platform.
 
 Open a session, or go on with the one that an earlier push left; hash only files that the project may store already;
-send the parts that are missing, several at once; complete; wait until the server has processed it.
+send the parts that are missing, several at once; compare what has arrived with the files (see
+`modelshare.client.sending`); complete; wait until the server has processed it.
 """
 
 import threading
@@ -16,7 +17,6 @@ from typing import TypeVar
 
 from modelshare.client.client import Client
 from modelshare.client.errors import ConnectError, ModelFailedError, ServerError, SourceError
-from modelshare.client.parts import PartSender, sha256_of
 from modelshare.client.plan import (
     SMALL,
     Part,
@@ -25,6 +25,8 @@ from modelshare.client.plan import (
     parts_to_compare,
     worth_hashing,
 )
+from modelshare.client.reading import Reader
+from modelshare.client.sending import Sending, Sent
 from modelshare.client.source import LocalFile, Source, read_source
 from modelshare.wire.models import ExtendedModel, ModelStatus, Version
 from modelshare.wire.uploads import Upload, UploadState
@@ -44,6 +46,8 @@ class Phase(StrEnum):
     COMPARING = "comparing"
     """Whether what an earlier push sent is still the same."""
     SENDING = "sending"
+    CHECKING = "checking"
+    """Whether a file changed while it was being sent."""
     PROCESSING = "processing"
 
 
@@ -51,7 +55,7 @@ class Progress:
     """Hears how a push gets on; override what you want to know. Calls may come from several threads."""
 
     def phase(self, phase: Phase, total: int, done: int) -> None:
-        """A phase begins, with `done` of `total` bytes there already (both zero while processing)."""
+        """A phase begins, with `done` of `total` bytes there already (both zero while checking or processing)."""
 
     def moved(self, size: int) -> None:
         """So many bytes were hashed or sent; negative when a part has to start over."""
@@ -101,7 +105,7 @@ def push_model(
     if restart:
         _drop_earlier(client, name)
     with _workers(jobs) as (pool, stop):
-        workers = _Workers(pool, stop, progress)
+        workers = _Workers(pool, jobs, Reader(source.files, stop), progress)
 
         def opened(digests: Mapping[str, str]) -> Upload:
             wish = opening(source, name, version, make_latest=make_latest, version_notes=version_notes, digests=digests)
@@ -110,11 +114,11 @@ def push_model(
         upload, digests = _session(opened, source, workers)
         progress.session(upload)
         sent = _send(client, upload, source, digests, workers)
-    note = client.uploads.complete(upload.id).latest_note
+    note = client.uploads.complete(upload.id, sent.digests).latest_note
     if wait:
         progress.phase(Phase.PROCESSING, 0, 0)
         note = wait_until_ready(client, upload.model, upload.version).latest_note
-    return Pushed(client.models.get(upload.model), upload.version, upload, sent, note)
+    return Pushed(client.models.get(upload.model), upload.version, upload, sent.size, note)
 
 
 def wait_until_ready(client: Client, model_id: str, version: str) -> Version:
@@ -141,7 +145,8 @@ class _Workers:
     """What the steps of one push share."""
 
     pool: ThreadPoolExecutor
-    stop: threading.Event
+    jobs: int
+    reader: Reader
     progress: Progress
 
     def all(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
@@ -186,43 +191,41 @@ def _hash(files: list[LocalFile], digests: dict[str, str], workers: _Workers) ->
     workers.progress.phase(Phase.HASHING, sum(file.size for file in files), 0)
 
     def work(file: LocalFile) -> None:
-        digests[file.path] = sha256_of(file, workers.stop, workers.progress.moved)
+        digests[file.path] = workers.reader.sha256(file, workers.progress.moved)
 
     workers.all(work, files)
 
 
-def _changed(upload: Upload, source: Source, workers: _Workers) -> set[tuple[int, int]]:
+def _changed(upload: Upload, source: Source, digests: dict[str, str], workers: _Workers) -> set[tuple[int, int]]:
     """Parts that an earlier push sent of a file that is another one now, as (file, part)."""
     by_path = {file.path: file for file in source.files}
-    there = list(parts_to_compare(upload))
     changed: set[tuple[int, int]] = set()
-    if there:
-        workers.progress.phase(Phase.COMPARING, sum(part.size for _, part, _ in there), 0)
+    unread: list[tuple[str, Part, str]] = []
+    for path, part, digest in parts_to_compare(upload):
+        known = digests.get(path) if part.size == by_path[path].size else None
+        if known is None:
+            unread.append((path, part, digest))
+        elif known != digest:
+            changed.add((part.n, part.k))
+    if unread:
+        workers.progress.phase(Phase.COMPARING, sum(part.size for _, part, _ in unread), 0)
 
     def work(item: tuple[str, Part, str]) -> None:
         path, part, digest = item
-        if sha256_of(by_path[path], workers.stop, workers.progress.moved, part) != digest:
+        if workers.reader.sha256(by_path[path], workers.progress.moved, part) != digest:
             changed.add((part.n, part.k))
 
-    workers.all(work, there)
+    workers.all(work, unread)
     return changed
 
 
-def _send(client: Client, upload: Upload, source: Source, digests: dict[str, str], workers: _Workers) -> int:
-    """Sends what is missing; returns its bytes."""
-    by_path = {file.path: file for file in source.files}
-    missing = list(missing_parts(upload, _changed(upload, source, workers)))
-    size = sum(part.size for _, part in missing)
+def _send(client: Client, upload: Upload, source: Source, digests: dict[str, str], workers: _Workers) -> Sent:
+    """Sends what is missing."""
+    changed = _changed(upload, source, digests, workers)
+    size = sum(part.size for _, part in missing_parts(upload, changed))
     workers.progress.phase(Phase.SENDING, source.size, source.size - size)
-    sender = PartSender(client, upload, workers.stop)
-
-    def work(item: tuple[str, Part]) -> None:
-        path, part = item
-        is_whole = part.size == by_path[path].size
-        sender.send(by_path[path], part, digests.get(path) if is_whole else None, workers.progress.moved)
-
-    try:
-        workers.all(work, missing)
-    finally:
-        sender.close()
-    return size
+    progress = workers.progress
+    sending = Sending(
+        client, upload, source, digests, workers.reader, progress.moved, lambda: progress.phase(Phase.CHECKING, 0, 0)
+    )
+    return sending.run(changed, workers.pool, workers.jobs)

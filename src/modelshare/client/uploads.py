@@ -1,8 +1,10 @@
 """`/v1/uploads`: sessions that are filled part by part. `modelshare.client.push` does all of it for a path on disk."""
 
+from collections.abc import Sequence
+
 from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, post, sent
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
-from modelshare.wire.uploads import PartUrl, Upload, UploadOpen, UploadState
+from modelshare.wire.uploads import FileDigest, PartUrl, Upload, UploadComplete, UploadOpen, UploadState
 
 BASE = "/v1/uploads"
 
@@ -31,9 +33,10 @@ class Uploads(Resource[Transport]):
         return post(at(BASE, upload_id, "files", n, "parts", k, "url"), PartUrl, repeatable=True)
 
     @sent
-    def complete(self, upload_id: str) -> Call[Upload]:
-        """Hands the files over to processing."""
-        return post(at(BASE, upload_id, "complete"), Upload, repeatable=True)
+    def complete(self, upload_id: str, files: Sequence[FileDigest] = ()) -> Call[Upload]:
+        """Hands the files over to processing. Those in `files` are published as exactly that, or not at all."""
+        body = UploadComplete(files=list(files)) if files else None
+        return post(at(BASE, upload_id, "complete"), Upload, body, repeatable=True)
 
     @sent
     def cancel(self, upload_id: str) -> Call[Upload]:

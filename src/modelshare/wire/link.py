@@ -77,6 +77,8 @@ Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9A-Za-z._-]{1,64}\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Path = Annotated[str, Meta(max_length=1024, pattern=PLAIN_PATH)]
 """Relative, and within the model's folder."""
+Folder = Annotated[str, Meta(max_length=1024, pattern=rf"^\Z|{PLAIN_PATH}")]
+"""As a `Path`, or empty: the top."""
 VerdictKey = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{64})?\Z")]
 
 
@@ -134,6 +136,11 @@ class Wanted(msgspec.Struct, frozen=True):
     files: Annotated[list[DeploymentFile], Meta(max_length=10_000)]
     max_concurrent: Figure
     """Requests at once that the tiers behind this deployment may send."""
+    root: Folder = ""
+    """The model's folder among the files; engines are given what lies in it. "" is the top."""
+    weights: Annotated[list[Path], Meta(max_length=10_000)] = []
+    """Of the files, exactly the weights that are opened, in order: a split GGUF begins with its first part. Empty where
+    an older server does not say."""
 
 
 # --- agent to server ---------------------------------------------------------------------------------------------

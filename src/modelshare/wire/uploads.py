@@ -1,5 +1,7 @@
 """Uploads: sessions that a client opens, fills part by part from any machine, and completes."""
 
+import hashlib
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
@@ -13,6 +15,10 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MAX_FILES = 10_000
 MAX_SIZE = 2**53 - 1
 """Bytes; beyond it JSON numbers lose digits in most readers (RFC 7493, section 2.2)."""
+MIN_PART_SIZE = 5 << 20
+"""Bytes; object stores take no smaller part, unless it is the last."""
+MAX_PART_SIZE = 64 << 20
+"""Bytes, of a part size that a client may ask for."""
 
 
 class FileEntry(Request):
@@ -38,6 +44,10 @@ class VersionOpen(Request):
     """What people should know of this version."""
     files: Annotated[list[FileEntry], Field(min_length=1, max_length=MAX_FILES)] | None = None
     archive: ArchiveEntry | None = None
+    part_size: Annotated[int, Field(ge=MIN_PART_SIZE, le=MAX_PART_SIZE)] | None = None
+    """Bytes: what a client on a slow or shaky line would rather send at once. A new session takes it where the server's
+    own size is larger, and doubles it where a file would have too many parts; a session that is resumed keeps its own.
+    """
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -97,11 +107,40 @@ class Upload(Response):
     expires_at: UnixSeconds
 
 
+DEFERRED = "deferred"
+"""The checksum of a part whose sender compares the digest in the answer with the file afterwards."""
+
+
 class PartDone(Response):
     object: Literal["upload.part"] = "upload.part"
     n: int
     k: int
     size: int
+    sha256: Sha256
+    """Of the bytes that the server has received."""
+
+
+class FileDigest(Request):
+    """What a file holds, as its owner has read it after all of it was sent."""
+
+    n: Annotated[int, Field(ge=0, lt=MAX_FILES)]
+    sha256: Sha256 | None = None
+    """Of the whole file."""
+    parts_sha256: Sha256 | None = None
+    """Of the SHA-256 digests of its parts, 32 bytes each, one after the other."""
+
+    @model_validator(mode="after")
+    def _some_digest(self) -> Self:
+        if self.sha256 is None and self.parts_sha256 is None:
+            msg = "Give `sha256` or `parts_sha256`."
+            raise ValueError(msg)
+        return self
+
+
+class UploadComplete(Request):
+    """The end of an upload. A file with a digest here is published as exactly that, or the upload stays open."""
+
+    files: Annotated[list[FileDigest], Field(max_length=MAX_FILES)] = Field(default_factory=list)
 
 
 class PartUrl(Response):
@@ -110,3 +149,8 @@ class PartUrl(Response):
     url: str
     headers: dict[str, str]
     expires_at: UnixSeconds
+
+
+def digest_of_parts(digests: Iterable[str]) -> str:
+    """`FileDigest.parts_sha256` for the SHA-256 of each part, in order."""
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()

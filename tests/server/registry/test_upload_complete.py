@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from conftest import Tenant
-from uploading import error_of, missing, open_upload, processed, push, pushed, put, send, tiny_model
+from modelshare.wire.uploads import digest_of_parts
+from uploading import error_of, missing, open_upload, processed, push, pushed, put, send, sha256, tiny_model
 
 pytestmark = pytest.mark.anyio
 
@@ -69,3 +70,22 @@ async def test_other_projects_find_nothing(owner: Tenant, deployer: Tenant, anon
     error_of(await owner.http.post("/v1/uploads/x/complete"), 404)
     error_of(await anonymous.post(f"/v1/uploads/{upload['id']}/complete"), 401)
     assert (await owner.http.get(f"/v1/uploads/{upload['id']}")).json()["state"] == "open"
+
+
+async def test_publishes_what_its_owner_has_read_or_nothing(owner: Tenant) -> None:
+    files = tiny_model()
+    upload = await open_upload(owner.http, files)
+    await send(owner.http, upload, files)
+    url = f"/v1/uploads/{upload['id']}/complete"
+    [weights] = [file["n"] for file in upload["files"] if file["path"] == "model.safetensors"]
+    digest = sha256(files["model.safetensors"])
+    for wrong in ({"sha256": "0" * 64}, {"parts_sha256": "0" * 64}, {"sha256": digest, "parts_sha256": digest}):
+        answer = await owner.http.post(url, json={"files": [{"n": weights, **wrong}]})
+        assert "model.safetensors changed while it was being pushed" in error_of(answer, 409)
+        assert (await owner.http.get(f"/v1/uploads/{upload['id']}")).json()["state"] == "open"
+    assert "no file 7" in error_of(await owner.http.post(url, json={"files": [{"n": 7, "sha256": digest}]}), 400)
+    error_of(await owner.http.post(url, json={"files": [{"n": weights}]}), 400)
+    assert (await put(owner.http, upload, weights, 0, files["model.safetensors"])).status_code == 200
+    right = {"n": weights, "sha256": digest, "parts_sha256": digest_of_parts([digest])}
+    assert (await owner.http.post(url, json={"files": [right]})).status_code == 200
+    assert (await processed(owner.http, upload))["status"] == "ready"

@@ -218,3 +218,22 @@ async def test_a_project_has_so_many_uploads_open_and_no_more(settings: Settings
         assert (await other.http.post("/v1/uploads", json=opening(tiny_model()))).status_code == 201
         assert (await owner.http.post(f"/v1/uploads/{first['id']}/cancel")).status_code == 200
         assert (await owner.http.post("/v1/uploads", json=opening(tiny_model(), name="next"))).status_code == 201
+
+
+@pytest.mark.parametrize(("wanted", "given"), [(None, 64 << 20), (5 << 20, 5 << 20), (8 << 20, 8 << 20)])
+async def test_a_client_may_ask_for_smaller_parts(owner: Tenant, wanted: int | None, given: int) -> None:
+    upload = await open_upload(owner.http, tiny_model(), part_size=wanted)
+    assert upload["part_size"] == given
+
+
+async def test_a_session_that_is_resumed_keeps_the_size_of_its_parts(owner: Tenant) -> None:
+    files = tiny_model()
+    begun = await open_upload(owner.http, files)
+    again = await open_upload(owner.http, files, part_size=8 << 20)
+    assert (again["id"], again["part_size"]) == (begun["id"], 64 << 20)
+
+
+@pytest.mark.parametrize("wanted", [0, -1, (5 << 20) - 1, (64 << 20) + 1, 2**70])
+async def test_a_part_size_that_storage_cannot_have_is_refused(owner: Tenant, wanted: int) -> None:
+    answer = await owner.http.post("/v1/uploads", json=opening(tiny_model(), part_size=wanted))
+    assert "part_size" in error_of(answer, 400)

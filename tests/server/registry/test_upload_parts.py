@@ -165,3 +165,11 @@ async def _wait_reused(owner: Tenant, files: dict[str, bytes]) -> dict[str, obje
             if all(file["reused"] for file in upload["files"]):
                 return upload
             await owner.http.post(f"/v1/uploads/{upload['id']}/cancel")
+
+
+async def test_a_deferred_checksum_is_told_in_the_answer(owner: Tenant) -> None:
+    upload = await open_upload(owner.http, FILES)
+    url = f"/v1/uploads/{upload['id']}/files/0/parts/0"
+    answer = await owner.http.put(url, content=part(0), headers={"X-Checksum-SHA256": "deferred"})
+    assert (answer.status_code, answer.json()["sha256"]) == (200, sha256(part(0)))
+    assert (await _get(owner, upload["id"]))["files"][0]["parts_sha256"] == {"0": sha256(part(0))}

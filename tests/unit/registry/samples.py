@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modelshare.server.registry.inspection import Facts, inspect
+from modelshare.server.registry.inspection import Facts, Refused, inspect
 from modelshare.server.registry.inspection.gguf_types import SCALARS, TENSOR_TYPES, ValueType
 from modelshare.server.registry.inspection.safetensors import DTYPE_BITS
 
@@ -44,8 +44,23 @@ class HugeReader(MemoryReader):
         return self.data[offset : offset + length].ljust(length, b"\0")
 
 
-def inspect_bytes(files: Mapping[str, bytes], *, allow_pickle: bool = False) -> Facts:
-    return inspect({path: MemoryReader(data) for path, data in files.items()}, allow_pickle=allow_pickle)
+def inspect_bytes(files: Mapping[str, bytes], *, allow_pickle: bool = False, file: str | None = None) -> Facts:
+    readers = {path: MemoryReader(data) for path, data in files.items()}
+    return inspect(readers, allow_pickle=allow_pickle, file=file)
+
+
+def reason_of(files: Mapping[str, bytes]) -> str | None:
+    """Why the files are refused, which must be fit to show; None where they are not."""
+    try:
+        inspect_bytes(files)
+    except Refused as refused:
+        reason = refused.reason
+    else:
+        return None
+    assert reason.isprintable()
+    assert reason.endswith(".")
+    assert len(reason) < 600
+    return reason
 
 
 def safetensors_file(tensors: Mapping[str, tuple[str, Sequence[int]]], metadata: Any = None) -> bytes:

@@ -7,6 +7,7 @@ import gguf
 import pytest
 
 from modelshare.server.registry.inspection import FileReader, Format, Refused, Task, inspect
+from modelshare.server.registry.inspection.facts import Role
 from modelshare.server.registry.inspection.gguf_types import FILE_TYPES, TENSOR_TYPES, ValueType
 from unit.registry.samples import HugeReader, Typed, gguf_file, inspect_bytes, llama_gguf
 
@@ -65,7 +66,6 @@ def test_numbers_are_those_of_the_gguf_library() -> None:
         ({"general.file_type": 7}, "Q8_0"),
         ({}, "F32"),
         ({"general.file_type": 1024}, "F32"),
-        ({"general.file_type": "x"}, "F32"),
     ],
 )
 def test_quantization_is_the_recipe_or_else_the_commonest_type(metadata: dict[str, Any], quantization: str) -> None:
@@ -140,13 +140,19 @@ def test_incomplete_split_is_refused(files: dict[str, bytes], because: str) -> N
 def test_projector_beside_the_model_is_not_the_model() -> None:
     projector = gguf_file({"general.architecture": "clip"}, F32)
     facts = inspect_bytes({"a-mmproj.gguf": projector, "model.gguf": llama_gguf()})
-    assert (facts.weights, facts.warnings) == (("model.gguf",), ())
+    assert (facts.weights, facts.companions) == (("model.gguf",), {"a-mmproj.gguf": Role.PROJECTOR})
+    assert facts.warnings == (
+        "a-mmproj.gguf is a projector for images or sound: stored beside the model, and not run.",
+    )
 
 
 def test_several_models_are_warned_of() -> None:
     facts = inspect_bytes({"b.gguf": llama_gguf(), "a.gguf": llama_gguf()})
     assert facts.weights == ("a.gguf",)
-    assert facts.warnings == ("Of 2 GGUF models here, a.gguf is the one described and run; push each by itself.",)
+    assert facts.warnings == (
+        "Of 2 models here, a.gguf is the one described and run. "
+        "Name another with `--file` at the push, or with `file` at an endpoint.",
+    )
 
 
 def header(version: int = 3, tensors: int = 1, keys: int = 1, rest: bytes = b"") -> bytes:

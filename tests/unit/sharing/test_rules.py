@@ -107,10 +107,11 @@ def test_every_refusal_says_why_and_what_to_do(model: ModelFacts, relation: Rela
 
 @given(facts, relations, any_tier)
 def test_a_model_larger_than_the_tier_takes_is_refused(model: ModelFacts, relation: Relation, tier: Tier) -> None:
-    if not rules.is_visible(relation, model) or (model.is_recalled and relation is not Relation.OWNER):
-        return  # refused for that alone
+    refused_by = {reason.rule for reason in rules.selection_reasons(relation, model, tier)}
+    if refused_by in ({"visibility"}, {"recall"}):
+        return  # no more is said to whom the model is not there
     too_large = tier.max_model_bytes is not None and model.size_bytes > tier.max_model_bytes
-    assert ("size" in {r.rule for r in rules.selection_reasons(relation, model, tier)}) == too_large
+    assert ("size" in refused_by) == too_large
 
 
 @given(st.none() | st.sampled_from(CatalogRole), st.integers(0, 3), st.booleans(), st.booleans())

@@ -127,6 +127,8 @@ class BlobRow(Table):
     key: Mapped[str]
     """Where in storage."""
     created_at: Mapped[int]
+    proven_at: Mapped[int | None]
+    """When the server last read the bytes and found them to have the digest; None: before this was noted."""
 
 
 class FileRow(Table):

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from modelshare.server.storage.base import PartReplaced
 
+Group = TypeVar("Group")
 Name = TypeVar("Name")
 
 
@@ -51,24 +52,37 @@ class Attempt:
             running.add_done_callback(lambda _: callback())
 
 
-class Attempts(Generic[Name]):
-    """The newest attempt for each name."""
+class Attempts(Generic[Group, Name]):
+    """The newest attempt for each name of a group."""
 
     def __init__(self) -> None:
-        self._newest: dict[Name, Attempt] = {}
+        self._newest: dict[Group, dict[Name, Attempt]] = {}
 
     @contextlib.contextmanager
-    def newest(self, name: Name) -> Iterator[Attempt]:
+    def newest(self, group: Group, name: Name) -> Iterator[Attempt]:
         """A new attempt, which replaces the one before; known until its last step is over."""
-        older = self._newest.get(name)
-        attempt = self._newest[name] = Attempt(older)
+        attempts = self._newest.setdefault(group, {})
+        older = attempts.get(name)
+        attempt = attempts[name] = Attempt(older)
         if older is not None:
             older.replaced = True
         try:
             yield attempt
         finally:
-            attempt.when_idle(lambda: self._forget(name, attempt))
+            attempt.when_idle(lambda: self._forget(group, name, attempt))
 
-    def _forget(self, name: Name, attempt: Attempt) -> None:
-        if self._newest.get(name) is attempt:
-            del self._newest[name]
+    async def end(self, group: Group) -> None:
+        """Replaces all attempts of the group by none, and waits until none touches its file any more."""
+        attempts = list(self._newest.get(group, {}).values())
+        for attempt in attempts:
+            attempt.replaced = True
+        running = {step for attempt in attempts if (step := attempt.running) is not None}
+        if running:
+            await asyncio.wait(running)
+
+    def _forget(self, group: Group, name: Name, attempt: Attempt) -> None:
+        attempts = self._newest.get(group, {})
+        if attempts.get(name) is attempt:
+            del attempts[name]
+            if not attempts:
+                del self._newest[group]

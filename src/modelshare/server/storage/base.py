@@ -134,6 +134,16 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """The server itself has hashed these bytes, and nothing has written to them since."""
+
+    sha256: str
+    size: int
+    at: float
+    """Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class SignedPut:
     """A presigned PUT: send the bytes with exactly these headers."""
 
@@ -163,8 +173,11 @@ class Store(Protocol):
         """The parts that are there, in order. Raises MultipartNotFound."""
         ...
 
-    async def finish(self, upload: Multipart) -> None:
-        """Makes the blob of its parts; doing it twice is doing it once. Raises PartsMissing, MultipartNotFound."""
+    async def finish(self, upload: Multipart) -> Proof | None:
+        """Makes the blob of its parts; doing it twice is doing it once. Raises PartsMissing, MultipartNotFound.
+
+        Answers the blob's digest where the store has hashed all of it while it came in.
+        """
         ...
 
     async def abort(self, upload: Multipart) -> None:
@@ -222,6 +235,14 @@ class ServedStore(Store, Protocol):
         Parts of one file may come in parallel. Sending a part again is harmless; the newest attempt wins.
         Raises PartRefused (the part is to be sent again), MultipartNotFound, StorageFull.
         """
+        ...
+
+    async def seal(self, uploads: Sequence[Multipart]) -> None:
+        """Lets no part be written any more: what is there stays until `finish`, `abort` or `unseal`."""
+        ...
+
+    async def unseal(self, uploads: Sequence[Multipart]) -> None:
+        """Parts may come again."""
         ...
 
 

@@ -10,7 +10,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -26,12 +27,14 @@ from modelshare.server.storage.base import (
     Multipart,
     MultipartNotFound,
     Part,
+    Proof,
     SizeMismatch,
     StorageFull,
     StorageUnavailable,
     check_key,
 )
 from modelshare.server.storage.digest import sha256_of
+from modelshare.server.storage.growing import GrowingDigest
 from modelshare.server.storage.links import LinkState, check_link, signed_link
 from modelshare.server.storage.staging import PartWriter, Staging, move, no_room
 
@@ -57,7 +60,11 @@ class FolderStore:
         self._secret = secret
         self._keep_free = keep_free
         self._clock = clock
-        self._attempts: Attempts[tuple[str, int]] = Attempts()
+        self._attempts: Attempts[str, int] = Attempts()
+        self._sealed: set[str] = set()
+        self._growing: dict[tuple[str, str], GrowingDigest] = {}
+        """By key and id of an upload."""
+        self._hashers = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="digest")
         for folder in (self._blobs, self._staging):
             private_files.folder(folder)
 
@@ -73,14 +80,18 @@ class FolderStore:
         offset, size = upload.span(number)
         staged = self._staged(upload)
         await self.require_space(size)
-        with self._attempts.newest((upload.id, number)) as attempt:
+        if upload.id in self._sealed:
+            raise MultipartNotFound
+        with self._attempts.newest(upload.id, number) as attempt:
             await attempt.settle()
             file = await self._use(staged.open)
             try:
                 # A part that is there and comes again is checked but not written: damaged on the way, it harms nothing.
+                growing = await self._digest_of(upload, staged)
                 repeated = sha256 is not None and await asyncio.to_thread(staged.mark, number) == sha256
                 writer = PartWriter(None if repeated else file, offset)
                 if not repeated:
+                    growing.going(number)
                     await attempt.start(lambda: staged.clear_mark(number))
                 await _receive(attempt, writer, chunks, size)
                 if sha256 is not None and writer.sha256 != sha256:
@@ -89,6 +100,7 @@ class FolderStore:
                     await attempt.start(writer.sync)
                     await attempt.start(lambda: staged.set_mark(number, writer.sha256))
                     await attempt.settle()
+                    growing.came(number, writer.sha256, self._hashers)
             finally:
                 attempt.when_idle(lambda: os.close(file))
         return Part(number, size, writer.sha256)
@@ -96,11 +108,26 @@ class FolderStore:
     async def list_parts(self, upload: Multipart) -> list[Part]:
         return await self._use(self._staged(upload).parts, _sizes(upload))
 
-    async def finish(self, upload: Multipart) -> None:
-        await self._use(self._finish, upload)
+    async def seal(self, uploads: Sequence[Multipart]) -> None:
+        self._sealed.update(upload.id for upload in uploads)
+        for upload in uploads:
+            await self._attempts.end(upload.id)
+
+    async def unseal(self, uploads: Sequence[Multipart]) -> None:
+        await asyncio.sleep(0)
+        self._sealed.difference_update(upload.id for upload in uploads)
+
+    async def finish(self, upload: Multipart) -> Proof | None:
+        await self.seal([upload])
+        try:
+            return await self._use(self._finish, upload)
+        finally:
+            await self.unseal([upload])
 
     async def abort(self, upload: Multipart) -> None:
+        self._growing.pop((upload.key, upload.id), None)
         await self._use(self._staged(upload).remove)
+        await self.unseal([upload])
 
     async def put_file(self, key: str, path: Path) -> None:
         blob = self._blob(key)
@@ -134,6 +161,8 @@ class FolderStore:
 
     async def delete_prefix(self, prefix: str) -> None:
         check_key(prefix)
+        for key, upload_id in [each for each in self._growing if each[0].startswith(f"{prefix}/")]:
+            self._growing.pop((key, upload_id), None)
         for folder in (self._blobs, self._staging):
             await self._use(partial(shutil.rmtree, folder / prefix, ignore_errors=True))
 
@@ -183,15 +212,29 @@ class FolderStore:
             raise InvalidKey("This is not the id of an upload.")
         return Staging(self._staging / check_key(upload.key) / check_key(upload.id))
 
-    def _finish(self, upload: Multipart) -> None:
+    async def _digest_of(self, upload: Multipart, staged: Staging) -> GrowingDigest:
+        """That of the file as it comes in."""
+        name = upload.key, upload.id
+        if name not in self._growing:
+            there = await self._use(staged.marks)
+            fresh = GrowingDigest(staged.data, upload.size, upload.part_size, there, self._clock)
+            return self._growing.setdefault(name, fresh)
+        return self._growing[name]
+
+    def _finish(self, upload: Multipart) -> Proof | None:
         staged, blob = self._staged(upload), self._blob(upload.key)
+        growing = self._growing.get((upload.key, upload.id))
         try:
+            proof = growing.proof() if growing is not None else None
             staged.publish(blob, _sizes(upload))
         except MultipartNotFound:
             # Published before, by a call whose answer was lost.
             if not blob.is_file() or blob.stat().st_size != upload.size:
                 raise
             staged.remove()
+            return None
+        self._growing.pop((upload.key, upload.id), None)
+        return proof
 
 
 @dataclass(frozen=True, slots=True)

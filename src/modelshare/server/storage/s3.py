@@ -74,6 +74,7 @@ class S3Store:
         return await asyncio.to_thread(self._list_parts, upload)
 
     async def finish(self, upload: Multipart) -> None:
+        """The bytes did not come by here, so that there is no proof."""
         await asyncio.to_thread(self._finish, upload)
 
     async def abort(self, upload: Multipart) -> None:

@@ -68,6 +68,14 @@ class Staging:
             (self._parts / str(number)).unlink()
             private_files.sync_folder(self._parts)
 
+    def marks(self) -> dict[int, str]:
+        """SHA-256 of the parts that are there."""
+        try:
+            numbers = [int(path.name) for path in self._parts.iterdir() if path.name.isdecimal()]
+        except FileNotFoundError:
+            return {}
+        return {number: mark for number in numbers if (mark := self.mark(number)) is not None}
+
     def parts(self, sizes: Sequence[int]) -> list[Part]:
         """Those of the parts with these sizes that are there. Raises MultipartNotFound."""
         if not self.data.exists():
@@ -98,8 +106,8 @@ class PartWriter:
     def write(self, chunks: Sequence[bytes]) -> None:
         for chunk in chunks:
             self._hash.update(chunk)
-            if self._file is not None:
-                self._write_all(self._file, memoryview(chunk))
+        if self._file is not None:
+            self._write_all(self._file, chunks)
 
     def sync(self) -> None:
         if self._file is not None:
@@ -110,12 +118,16 @@ class PartWriter:
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
-    def _write_all(self, file: int, rest: memoryview) -> None:
+    def _write_all(self, file: int, chunks: Sequence[bytes]) -> None:
+        size = sum(map(len, chunks))
         with no_room():
-            while rest:
-                written = os.pwrite(file, rest, self._offset)
-                self._offset += written
-                rest = rest[written:]
+            written = os.pwritev(file, chunks, self._offset) if size else 0
+            if written < size:  # the disk has just become full, and will say so
+                rest = memoryview(b"".join(chunks))[written:]
+                while rest:
+                    count = os.pwrite(file, rest, self._offset + written)
+                    written, rest = written + count, rest[count:]
+        self._offset += size
 
 
 def move(source: Path, blob: Path) -> None:

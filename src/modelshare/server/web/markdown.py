@@ -14,6 +14,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
+from modelshare.server.registry.inspection import front_matter
+
 MOST_CHARACTERS: Final = 60_000
 """Of a card are rendered; the rest is in the file, which is listed."""
 _MOST_BRACKETS: Final = 2_000
@@ -54,7 +56,6 @@ _ATTRIBUTES: Final[dict[str, set[str]]] = {
     "td": {"align", "colspan", "rowspan"},
     "th": {"align", "colspan", "rowspan"},
 }
-_FRONT_MATTER: Final = re.compile(r"\A---[ \t]*\r?\n.*?^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
 _BLANK_LINE: Final = re.compile(r"\n[ \t\r]*\n")
 _CODE: Final = re.compile(r"`([^`]+)`")
 _SCHEMES: Final = {"http", "https", "mailto"}
@@ -62,8 +63,8 @@ _SCHEMES: Final = {"http", "https", "mailto"}
 
 @functools.lru_cache(maxsize=256)
 def card(text: str) -> Markup:
-    """The card as HTML, its YAML header left out; headings begin at the second level, under the page's own."""
-    text = _FRONT_MATTER.sub("", text[:MOST_CHARACTERS], count=1)
+    """The card as HTML, its front matter left out; headings begin at the second level, under the page's own."""
+    text = front_matter.split(text[:MOST_CHARACTERS].replace("\r\n", "\n")).body
     if _takes_long(text):
         return Markup('<pre tabindex="0">{}</pre>').format(text)
     html = _parser().render(text)

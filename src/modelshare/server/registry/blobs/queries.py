@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy import ColumnElement, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -50,6 +50,13 @@ async def stored_blobs(session: AsyncSession, project_id: str, digests: Iterable
         rows = await session.scalars(owned(BlobRow, project_id).where(BlobRow.sha256.in_(batch)))
         found.update((row.sha256, row) for row in rows)
     return found
+
+
+async def prove(session: AsyncSession, project_id: str, digests: Iterable[str], at: int) -> None:
+    """Notes that these blobs were read at this time, and have these digests."""
+    for batch in _batches(sorted(set(digests))):
+        this = BlobRow.project_id == project_id, BlobRow.sha256.in_(batch)
+        await session.execute(update(BlobRow).where(*this).values(proven_at=at))
 
 
 async def stored_sizes(session: AsyncSession, project_id: str, sizes: Iterable[int]) -> set[int]:

@@ -1,24 +1,23 @@
-"""The model card: README.md with YAML front matter, as the Hugging Face Hub reads it."""
+"""The model card: README.md with its front matter, of which at least as much is read as the Hugging Face Hub reads."""
 
+import functools
+import posixpath
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
+from modelshare.server.registry.inspection import front_matter
 from modelshare.server.registry.inspection.plain import plain_lines, plain_text, plain_texts
-from modelshare.server.registry.inspection.reader import RangeReader, head
+from modelshare.server.registry.inspection.reader import RangeReader
+from modelshare.server.registry.inspection.text_file import read_text
+from modelshare.server.registry.refused import shown
 
 _MAX_FILE_BYTES = 1 << 20
-_MAX_FRONT_MATTER = 256 << 10  # characters; cards with evaluation tables reach 150,000
-_MAX_MARKS = 30_000  # of YAML; each costs the loader up to 20 microseconds
 _MAX_BODY = 100_000  # characters
 _MAX_DESCRIPTION = 500  # characters
 _MAX_TAGS = 100
 
-_FRONT_MATTER = re.compile(r"---[ \t]*\n(?:(.*?)\n)?---[ \t]*(?:\n|$)", re.DOTALL)
-_MARKS = "\n,:?[{&*!"
 _FENCE = re.compile(r" {0,3}(```|~~~)")
 # Headings, quotes, lists, tables, HTML, rules, images, and lines that are nothing but a link
 _NOT_PROSE = re.compile(r" {4}|\s*([#>|<]|[-*+]\s|\d{1,9}[.)]\s|!\[|\[!\[|([-*_=]\s*){3,}$|\[[^\]]*\]\([^)]*\)$)")
@@ -40,58 +39,72 @@ class Card:
     body: str | None = None
     warnings: tuple[str, ...] = ()
 
+    def or_else(self, other: "Card") -> "Card":
+        """This card, and the other one where it is silent."""
+        mine = {name: value for name in self.__slots__ if (value := getattr(self, name))}
+        return replace(other, **mine | {"warnings": self.warnings + other.warnings})
+
+
+def find_card(files: Mapping[str, RangeReader], root: str = "") -> Card:
+    """The card at the top, filled up from the one in `root`, the model's folder; without either, the only one there is.
+
+    Its name is README.md in whatever case.
+    """
+    paths = sorted(path for path in files if posixpath.basename(path).lower() == "readme.md")
+    near = sorted((path for path in paths if posixpath.dirname(path) in {"", root}), key=posixpath.dirname)
+    cards = [read_card(path, files[path]) for path in near or (paths if len(paths) == 1 else ())]
+    return functools.reduce(Card.or_else, cards, Card())
+
 
 def read_card(name: str, reader: RangeReader) -> Card:
     """The card in `name`; whatever is wrong with it becomes a warning, for a card is prose and stops no engine."""
-    text = plain_lines(head(reader, _MAX_FILE_BYTES).decode(errors="replace").removeprefix("\ufeff"))
-    warnings = []
-    fields: dict[str, Any] = {}
-    if front_matter := _FRONT_MATTER.match(text):
-        text = text[front_matter.end() :]
-        try:
-            fields = _parse(front_matter[1] or "")
-        except (yaml.YAMLError, ValueError, RecursionError):
-            warnings.append(f"The front matter of {name} is not valid YAML, so its licence and tags are not shown.")
-    if len(text) > _MAX_BODY:
+    text, odd = read_text(reader, _MAX_FILE_BYTES)
+    name = shown(name)
+    card = front_matter.split(plain_lines(text))
+    warnings = [f"{name} {odd}"] if odd else []
+    warnings += [f"The front matter of {name} {problem}" for problem in card.problems]
+    fields = _by_lower_case(card.fields)
+    warnings += [
+        f"The front matter of {name} states `{key}` in a form that cannot be shown; write a text or a list of texts."
+        for key in ("license", "tags")
+        if _is_unreadable(fields.get(key))
+    ]
+    if len(card.body) > _MAX_BODY:
         warnings.append(f"{name} is longer than {_MAX_BODY:,} characters; the rest is not shown.")
     return Card(
         license=_license(fields),
         tags=plain_texts(fields.get("tags"), _MAX_TAGS),
-        languages=plain_texts(fields.get("language")),
+        languages=plain_texts(fields.get("language", fields.get("languages"))),
         datasets=plain_texts(fields.get("datasets")),
         base_model=plain_texts(fields.get("base_model")),
         pipeline_tag=plain_text(fields.get("pipeline_tag")),
         library_name=plain_text(fields.get("library_name")),
-        description=_description(text),
-        body=text.strip()[:_MAX_BODY] or None,
+        description=_description(card.body),
+        body=card.body.strip()[:_MAX_BODY] or None,
         warnings=tuple(warnings),
     )
 
 
-def _parse(front_matter: str) -> dict[str, Any]:
-    """YAML as texts, lists and mappings of texts.
-
-    The base loader makes no other type, so that `language: no` stays Norwegian, runs no tag, and expands no merge key;
-    an alias is a second reference, never a copy. The loader in C would overflow its stack on deep nesting.
-    """
-    if len(front_matter) > _MAX_FRONT_MATTER:
-        raise ValueError("front matter too long")
-    if sum(map(front_matter.count, _MARKS)) > _MAX_MARKS:
-        raise ValueError("front matter of too many values")
-    fields = yaml.load(front_matter, yaml.BaseLoader)  # noqa: S506 - builds texts only, safer than SafeLoader
-    if not isinstance(fields, dict):
-        return {}
-    return fields
+def _by_lower_case(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys as the Hub spells them, those that are written so going first."""
+    known = {str(key).lower(): value for key, value in fields.items()} | dict(fields)
+    known.setdefault("license", known.get("licence"))
+    return known
 
 
-def _license(fields: dict[str, Any]) -> str | None:
+def _is_unreadable(value: object) -> bool:
+    """Whether something is stated of which nothing can be shown."""
+    return bool(value) and not plain_texts(value)
+
+
+def _license(fields: Mapping[str, Any]) -> str | None:
     """The licence's identifier; where that is `other`, the name its owner gives it."""
     stated = ", ".join(plain_texts(fields.get("license"))) or None
     return (plain_text(fields.get("license_name")) or stated) if stated == "other" else stated
 
 
 def _description(body: str) -> str | None:
-    for paragraph in _paragraphs(body[:_MAX_BODY]):
+    for paragraph in _paragraphs(front_matter.without_comments(body[:_MAX_BODY])):
         text = plain_text(_EMPHASIS.sub("", _HTML_TAG.sub("", _LINK.sub(r"\1", paragraph))), _MAX_BODY)
         if text:
             return text if len(text) <= _MAX_DESCRIPTION else text[: _MAX_DESCRIPTION - 1].rsplit(" ", 1)[0] + "…"
@@ -104,7 +117,7 @@ def _paragraphs(body: str) -> Iterator[str]:
     fenced = False
     for line in body.split("\n"):
         fence = _FENCE.match(line) is not None
-        if fence or fenced or not line.strip() or _NOT_PROSE.match(line):
+        if fence or fenced or not line.strip() or _is_not_prose(line):
             if lines:
                 yield " ".join(lines)
                 lines = []
@@ -113,3 +126,7 @@ def _paragraphs(body: str) -> Iterator[str]:
             lines.append(line)
     if lines:
         yield " ".join(lines)
+
+
+def _is_not_prose(line: str) -> bool:
+    return _NOT_PROSE.match(line) is not None or front_matter.is_line_of(line)

@@ -1,5 +1,6 @@
 """config.json, as Transformers writes it."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ from modelshare.server.registry.inspection.json_file import read_object
 from modelshare.server.registry.inspection.plain import plain_text, positive_integer
 from modelshare.server.registry.inspection.quantization import Scheme, scheme_of
 from modelshare.server.registry.inspection.reader import RangeReader
+from modelshare.server.registry.refused import Refused, shown
 
 # In order of preference; GPT-2 says n_positions, ChatGLM seq_length, MPT max_seq_len, Whisper max_target_positions.
 _CONTEXT_KEYS = (
@@ -19,6 +21,8 @@ _CONTEXT_KEYS = (
     "max_seq_len",
     "max_target_positions",
 )
+# Whole numbers without which no engine can lay out the tensors; lists (one number per layer) occur in some of them.
+_SIZE_KEYS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
 # The language part of models that also see or hear
 _TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
 # These count positions from pad_token_id + 1 = 2, so two of them hold no token (transformers, create_position_ids).
@@ -34,12 +38,14 @@ class Config:
     dtype: str | None
     scheme: Scheme | None
     needs_own_code: bool  # auto_map: Transformers would import Python files of the repository
+    warnings: tuple[str, ...] = ()
 
 
 def read_config(name: str, reader: RangeReader) -> Config:
-    """What config.json states; a missing or odd value is None. Raises `Refused` only for invalid JSON."""
+    """What config.json states; a missing or odd value is None. Raises `Refused` for what no loader takes."""
     config = read_object(name, reader)
     parts = list(_parts(config))
+    _check_types(name, config, parts)
     architectures = config.get("architectures")
     model_type = plain_text(config.get("model_type"), 100)
     context_length = _first_integer(parts, _CONTEXT_KEYS)
@@ -53,7 +59,46 @@ def read_config(name: str, reader: RangeReader) -> Config:
         dtype=next((dtype for part in parts if (dtype := _dtype(part))), None),
         scheme=next((scheme for part in parts if (scheme := scheme_of(part))), None),
         needs_own_code=bool(config.get("auto_map")),
+        warnings=tuple(_oddities(name, parts)),
     )
+
+
+def _check_types(name: str, config: Mapping[str, Any], parts: list[Mapping[str, Any]]) -> None:
+    if not isinstance(config.get("model_type"), str | None):
+        raise _unfit(name, "model_type", config["model_type"], "a text")
+    for part in parts:
+        for key in _SIZE_KEYS:
+            if not _is_size(part.get(key)):
+                raise _unfit(name, key, part[key], "a whole number")
+        for key in _CONTEXT_KEYS:
+            if isinstance(part.get(key), str | dict):
+                raise _unfit(name, key, part[key], "a whole number")
+
+
+def _is_size(value: object) -> bool:
+    if value is None or isinstance(value, list):
+        return True
+    return not isinstance(value, bool) and (value == 0 or positive_integer(value) is not None)
+
+
+def _unfit(name: str, key: str, value: object, wanted: str) -> Refused:
+    return Refused(
+        f"{shown(name)} gives {key} as {shown(json.dumps(value))}, where loaders need {wanted}; "
+        "correct it and push again."
+    )
+
+
+def _oddities(name: str, parts: list[Mapping[str, Any]]) -> Iterator[str]:
+    """What some loaders take and others do not."""
+    for part in parts:
+        if part.get("quantization_config") and not isinstance(part["quantization_config"], dict):
+            yield f"{name} gives a quantization_config that is no object; ignored here, and refused by some engines."
+        for key in (*_SIZE_KEYS, *_CONTEXT_KEYS):
+            value = part.get(key)
+            if isinstance(value, float | bool):
+                taken = positive_integer(value)
+                meaning = f"read here as {taken}" if taken else "not a whole number, so it is ignored here"
+                yield f"{name} gives {key} as {json.dumps(value)}, {meaning}; some engines refuse that."
 
 
 def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

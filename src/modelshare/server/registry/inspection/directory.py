@@ -1,47 +1,144 @@
-"""Inspection of a model as a whole: the files of one directory, however they are stored."""
+"""Inspection of a version as a whole: which of its files are the model, however they are stored, and its facts.
 
-from collections.abc import Mapping
+This is decided here and nowhere else: engines open exactly the `weights` that the facts name.
+"""
+
+import posixpath
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from modelshare.server.registry.inspection import gguf, safetensors
-from modelshare.server.registry.inspection.card import Card, read_card
-from modelshare.server.registry.inspection.facts import Facts
-from modelshare.server.registry.inspection.gguf_model import facts_of_gguf
+from modelshare.server.registry.inspection.candidates import Candidate, order
+from modelshare.server.registry.inspection.card import Card, find_card
+from modelshare.server.registry.inspection.companions import ADAPTER_CONFIG, alone, is_of_other_form, notes
+from modelshare.server.registry.inspection.facts import Choice, Facts, Format, Role, Task
+from modelshare.server.registry.inspection.gguf_model import read_gguf
 from modelshare.server.registry.inspection.pickles import find_pickles
 from modelshare.server.registry.inspection.reader import RangeReader
-from modelshare.server.registry.inspection.safetensors_model import facts_of_directory, facts_of_pickles
+from modelshare.server.registry.inspection.safetensors_model import pickle_model, read_safetensors
 from modelshare.server.registry.paths import check_paths
-from modelshare.server.registry.refused import Refused
+from modelshare.server.registry.refused import Refused, shown
+
+MAX_CHOICES: Final = 64
+_NO_WEIGHTS = (
+    "The directory holds no weights; push one that has .safetensors or .gguf files "
+    "(convert other formats to one of these first)."
+)
 
 
-def inspect(files: Mapping[str, RangeReader], *, allow_pickle: bool = False) -> Facts:
-    """The facts of the model that `files` make up; raises `Refused` for content that must not be shared.
+def inspect(files: Mapping[str, RangeReader], *, allow_pickle: bool = False, file: str | None = None) -> Facts:
+    """The facts of the model that `files` hold; of several, the one that `file` is part of, or else the first by
+    `candidates.order`. Raises `Refused` for content that must not be shared.
 
     Every weight file's header is checked, also of those that the facts are not read from.
     """
     check_paths(files)
     pickles = find_pickles(files, allow=allow_pickle)
-    safetensors_headers = {
-        path: safetensors.read_header(path, files[path]) for path in _ending(files, safetensors.EXTENSION)
-    }
-    gguf_headers = {path: gguf.read_header(path, files[path]) for path in _ending(files, gguf.EXTENSION)}
-    card = read_card("README.md", files["README.md"]) if "README.md" in files else Card()
+    card = find_card(files)
+    models, companions = _models(files, pickles, card.pipeline_tag)
+    described = _described(models) if file is None else _described(_with_first(models, file))
+    if file is None:  # one that an engine can serve goes before one that none can
+        described.sort(key=lambda each: each[1].task is Task.OTHER)
+    (candidate, facts), *others = described
+    alternatives = [(each, its) for each, its in others if _can_be_chosen(each, its)]
+    companions = _beside(files, candidate, [each for each, _ in alternatives], pickles) | companions
+    facts = replace(
+        facts,
+        companions=dict(sorted(companions.items())),
+        choices=tuple(_choice(its, files) for its in (facts, *(its for _, its in alternatives)))
+        if alternatives
+        else (),
+        warnings=(*facts.warnings, *_told(facts, len(alternatives)), *notes(companions)),
+    )
+    return _with_card(facts, find_card(files, facts.root) if facts.root else card)
 
-    if safetensors_headers and ("config.json" in files or not gguf_headers):
-        facts = facts_of_directory(files, safetensors_headers, card.pipeline_tag)
-    elif gguf_headers:
-        facts = facts_of_gguf(gguf_headers, card.pipeline_tag)
-    elif pickles:
-        facts = facts_of_pickles(files, pickles, card.pipeline_tag)
-    else:
-        raise Refused(
-            "The directory holds no weights; push one that has .safetensors or .gguf files "
-            "(convert other formats to one of these first)."
-        )
-    return _described(facts, card)
+
+def _models(
+    files: Mapping[str, RangeReader], pickles: Sequence[str], pipeline_tag: str | None
+) -> tuple[list[Candidate], dict[str, Role]]:
+    """What could be run, the first choice first; and what the other weight files are. Never empty."""
+    models, companions = read_safetensors(files, _ending(files, safetensors.EXTENSION), pipeline_tag)
+    adapter = next(iter(companions), None)
+    ggufs, others, refusal = read_gguf(files, _ending(files, gguf.EXTENSION), pipeline_tag)
+    models += ggufs
+    if not models and pickles:
+        models.append(pickle_model(files, pickles, pipeline_tag))
+    if not models and refusal is not None:
+        raise refusal
+    if not models:
+        raise alone(adapter, companions[adapter]) if adapter else Refused(_NO_WEIGHTS)
+    return sorted(models, key=order)[:MAX_CHOICES], companions | others
 
 
-def _described(facts: Facts, card: Card) -> Facts:
+def _with_first(models: Sequence[Candidate], file: str) -> list[Candidate]:
+    named = next((each for each in models if file in each.files), None)
+    if named is None:
+        known = ", ".join(shown(each.weights[0]) for each in models[:5])
+        raise Refused(f"{shown(file)}, which was named as the model, is none; name one of: {known}.")
+    return [named, *(each for each in models if each is not named)]
+
+
+def _described(models: Sequence[Candidate]) -> list[tuple[Candidate, Facts]]:
+    """Each with its facts. The first is judged; another that cannot be described is no choice."""
+    found = [(models[0], models[0].facts())]
+    for each in models[1:]:
+        try:
+            found.append((each, each.facts()))
+        except Refused:
+            continue
+    return found
+
+
+def _beside(
+    files: Mapping[str, RangeReader], chosen: Candidate, alternatives: Sequence[Candidate], pickles: Sequence[str]
+) -> dict[str, Role]:
+    """What else engines could take for weights, or for a sign of them."""
+    roles = {}
+    for path in files:
+        name = path.lower()
+        if path in chosen.files:
+            continue
+        if any(path in each.files for each in alternatives):
+            roles[path] = Role.ALTERNATIVE
+        elif name.endswith(safetensors.INDEX_EXTENSION):
+            roles[path] = Role.INDEX
+        elif posixpath.basename(path) == ADAPTER_CONFIG:
+            roles[path] = Role.ADAPTER
+        elif name.endswith((safetensors.EXTENSION, gguf.EXTENSION)) or path in pickles or is_of_other_form(path, files):
+            roles[path] = Role.OTHER
+    return roles
+
+
+def _can_be_chosen(candidate: Candidate, facts: Facts) -> bool:
+    return facts.task is not Task.OTHER and (candidate.format is Format.GGUF or candidate.has_config)
+
+
+def _choice(facts: Facts, files: Mapping[str, RangeReader]) -> Choice:
+    return Choice(
+        file=facts.weights[0],
+        root=facts.root,
+        weights=facts.weights,
+        format=facts.format,
+        architecture=facts.architecture,
+        parameters=facts.parameters,
+        context_length=facts.context_length,
+        quantization=facts.quantization,
+        task=facts.task,
+        size=sum(files[path].size for path in facts.weights),
+    )
+
+
+def _told(facts: Facts, alternatives: int) -> tuple[str, ...]:
+    if not alternatives:
+        return ()
+    return (
+        f"Of {alternatives + 1} models here, {shown(facts.weights[0])} is the one described and run. "
+        "Name another with `--file` at the push, or with `file` at an endpoint.",
+    )
+
+
+def _with_card(facts: Facts, card: Card) -> Facts:
     """`facts` with what the card says, which goes before what a weight file says about itself."""
     return replace(
         facts,

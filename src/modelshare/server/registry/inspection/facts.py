@@ -23,12 +23,48 @@ class Task(StrEnum):
     OTHER = "other"
 
 
+class Role(StrEnum):
+    """What a file is that holds tensors and is not among the weights that are opened."""
+
+    ALTERNATIVE = "alternative"
+    """Of another model of the version, such as another quantization, which an endpoint may choose."""
+    ADAPTER = "adapter"
+    PROJECTOR = "projector"
+    IMATRIX = "imatrix"
+    """A calibration matrix, by which a model was quantized."""
+    VOCABULARY = "vocabulary"
+    CONTROL_VECTOR = "control vector"
+    INDEX = "index"
+    """Of shards that are not opened."""
+    OTHER = "other"
+    """Other weights, which no engine here opens by themselves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A model among the files of a version: what an engine opens, and what it is told of it."""
+
+    file: str  # names the choice: the first of `weights`
+    root: str
+    weights: tuple[str, ...]
+    format: Format
+    architecture: str | None
+    parameters: int
+    context_length: int | None
+    quantization: str | None
+    task: Task
+    size: int  # bytes of its weights
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """Derived facts; every text is printable and bounded, every number below 2^53. `None` or empty: not stated."""
 
     format: Format
-    weights: tuple[str, ...]  # the files the facts are from, in order: an engine opens the first, or their folder
+    weights: tuple[str, ...]  # exactly the files that are opened, in order; the first lies beside the config.json
+    root: str = ""  # the folder of the model within the version, "" is the top: engines are given what lies in it
+    companions: Mapping[str, Role] = field(default_factory=dict)  # what else holds tensors; no engine opens it
+    choices: tuple[Choice, ...] = ()  # all models among the files, this one first; empty where it is the only one
     architecture: str | None  # LlamaForCausalLM; GGUF's own names are translated where one is known
     model_type: str | None  # as written: config.json's model_type, GGUF's general.architecture
     family: str | None

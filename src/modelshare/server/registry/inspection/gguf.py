@@ -1,38 +1,39 @@
-"""Headers of GGUF files, versions 2 and 3, checked as llama.cpp checks them, with tighter bounds.
+"""Headers of GGUF files, versions 2 and 3, checked as llama.cpp and the `gguf` package check them.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+Where this is stricter than both, docs/decisions/0024-checks-of-readers.md says why.
 """
 
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modelshare.server.registry.inspection.gguf_types import SCALARS, TENSOR_TYPES, ValueType
 from modelshare.server.registry.inspection.reader import Cursor, RangeReader, head
 from modelshare.server.registry.refused import Refused, shown
 
 EXTENSION = ".gguf"
+_ALIGNMENT = "general.alignment"
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32
 _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
-_MAX_TENSOR_NAME_BYTES = 64  # the format's limit
+_MAX_TENSOR_NAME_BYTES = 63  # GGML_MAX_NAME holds a zero byte too
 _MAX_KEY_BYTES = 65_535  # the format's limit
 # Real headers hold up to about 25 MiB (a vocabulary of 260,000 tokens and its merges), 1,000 keys and 10,000 tensors.
 # What they may hold bounds the time that they take: about a second at most.
 _MAX_HEADER_BYTES = 128 << 20
 _MAX_KEYS = 16_384
 _MAX_TENSORS = 65_536
-_MAX_ARRAY_ITEMS = 4_000_000  # of those that must be visited one by one: strings and arrays
-_NESTED_ARRAY_ITEMS = 16  # what visiting an array in an array costs, in strings
-_MAX_ARRAY_DEPTH = 4
+_MAX_STRINGS = 4_000_000  # in arrays: they must be visited one by one
 _MAX_KEPT_TEXT_BYTES = 1 << 20
 _MAX_ALIGNMENT = 1 << 20
 
 _KEPT_KEYS = re.compile(
-    r"general\.\w+|split\.\w+|tokenizer\.chat_template|tokenizer\.ggml\.tokens|[\w.-]+\.(context_length|pooling_type)"
+    r"general\.[\w.]+|split\.[\w.]+|tokenizer\.chat_template|tokenizer\.ggml\.tokens"
+    r"|[\w.-]+\.(context_length|pooling_type)"
 )
 
 
@@ -57,6 +58,7 @@ class Tensor:
 class Header:
     metadata: Mapping[str, Value]  # only the keys that facts are read from
     tensors: tuple[Tensor, ...]
+    types: Mapping[str, ValueType] = field(default_factory=dict)  # of all keys
 
     def text(self, key: str) -> str | None:
         value = self.metadata.get(key)
@@ -71,10 +73,26 @@ class Header:
         return value.length if isinstance(value, ArrayLength) else None
 
 
-def read_header(name: str, reader: RangeReader) -> Header:
-    """The file's metadata and tensors; raises `Refused` unless the header is whole and every tensor in the file."""
-    _check_version(name, reader)
-    return _HeaderReader(name, reader).read()
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A header as far as it can be read."""
+
+    header: Header
+    tensor_count: int | None
+    """How many it claims."""
+    refused: Refused | None
+    """Why it is not accepted: it must be whole, and every tensor in the file."""
+
+
+def examine(name: str, reader: RangeReader) -> Examined:
+    """Reads the file's metadata and tensors, once."""
+    found = _HeaderReader(name, reader)
+    try:
+        _check_version(name, reader)
+        return Examined(found.read(), found.tensor_count, None)
+    except Refused as refused:
+        tensors = tuple(Tensor(each, dtype="", elements=0) for each in found.names)
+        return Examined(Header(found.kept, tensors, found.types), found.tensor_count, refused)
 
 
 def _check_version(name: str, reader: RangeReader) -> None:
@@ -99,17 +117,18 @@ class _HeaderReader:
         self._name = name
         self._size = reader.size
         self._cursor = Cursor(name, reader, _MAX_HEADER_BYTES)
-        self._items_left = _MAX_ARRAY_ITEMS
+        self._strings_left = _MAX_STRINGS
+        self.tensor_count: int | None = None
+        self.kept: dict[str, Value] = {}
+        self.types: dict[str, ValueType] = {}
+        self.names: list[str] = []
 
     def read(self) -> Header:
         self._cursor.skip(8)  # magic and version
-        tensor_count = self._count("tensors", _MAX_TENSORS)
+        self.tensor_count = tensor_count = self._count("tensors", _MAX_TENSORS)
         key_count = self._count("metadata keys", _MAX_KEYS)
-        metadata = self._metadata(key_count)
-        alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
-        if type(alignment) is not int or not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
-            raise self._damaged("its alignment is no power of two")
-        return Header(metadata, self._tensors(tensor_count, alignment))
+        self._metadata(key_count)
+        return Header(self.kept, self._tensors(tensor_count, self._alignment()), self.types)
 
     def _count(self, what: str, limit: int) -> int:
         count = self._cursor.u64()
@@ -117,21 +136,33 @@ class _HeaderReader:
             raise self._damaged(f"it claims {count:,} {what}")
         return count
 
-    def _metadata(self, count: int) -> dict[str, Value]:
-        seen: set[bytes] = set()
-        kept: dict[str, Value] = {}
+    def _metadata(self, count: int) -> None:
         for _ in range(count):
-            key = self._cursor.take(self._string_length(_MAX_KEY_BYTES, "metadata key"))
-            if key in seen:
-                raise self._damaged(f"the key {shown(key.decode(errors='replace'))} appears twice")
-            seen.add(key)
-            text = key.decode(errors="replace")
-            value_type = self._value_type()
-            if _KEPT_KEYS.fullmatch(text):
-                kept[text] = self._value(value_type)
+            key = self._text("metadata key", _MAX_KEY_BYTES)
+            if key in self.types:
+                raise self._damaged(f"the key {shown(key)} appears twice")
+            self.types[key] = value_type = self._value_type()
+            if _KEPT_KEYS.fullmatch(key):
+                self.kept[key] = self._value(value_type)
             else:
                 self._skip_value(value_type)
-        return kept
+        if "" in self.types:
+            raise self._damaged("a metadata key is empty")
+
+    def _alignment(self) -> int:
+        alignment = self.kept.get(_ALIGNMENT, _DEFAULT_ALIGNMENT)
+        if self.types.get(_ALIGNMENT, ValueType.UINT32) is not ValueType.UINT32:
+            raise self._damaged("its alignment is no 32-bit number")
+        if type(alignment) is not int or not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
+            raise self._damaged("its alignment is no power of two")
+        return alignment
+
+    def _text(self, what: str, limit: int) -> str:
+        text = self._cursor.take(self._string_length(limit, what))
+        try:
+            return text.decode()
+        except UnicodeDecodeError:
+            raise self._damaged(f"a {what} is not UTF-8") from None
 
     def _value_type(self) -> ValueType:
         number = self._cursor.u32()
@@ -156,20 +187,16 @@ class _HeaderReader:
         else:
             self._cursor.skip(SCALARS[value_type].size)
 
-    def _skip_array(self, depth: int = 1) -> int:
+    def _skip_array(self) -> int:
         item_type = self._value_type()
         count = self._cursor.u64()
         if layout := SCALARS.get(item_type):
             self._cursor.skip(count * layout.size)
             return count
-        self._items_left -= count if item_type is ValueType.STRING else count * _NESTED_ARRAY_ITEMS
-        if self._items_left < 0 or depth > _MAX_ARRAY_DEPTH:
-            raise self._damaged("its metadata holds too large an array")
-        if item_type is ValueType.STRING:
-            self._cursor.skip_texts(count)
-        else:
-            for _ in range(count):
-                self._skip_array(depth + 1)
+        self._strings_left -= count
+        if self._strings_left < 0 or item_type is ValueType.ARRAY:
+            raise self._damaged("its metadata holds too large an array, or arrays in an array")
+        self._cursor.skip_texts(count)
         return count
 
     def _tensors(self, count: int, alignment: int) -> tuple[Tensor, ...]:
@@ -177,30 +204,37 @@ class _HeaderReader:
         data_end = 0  # bytes from the start of the data, without padding
         for _ in range(count):
             tensor, size = self._tensor_shape()
-            if tensor.name in tensors:
-                raise self._damaged(f"the tensor {shown(tensor.name)} appears twice")
-            tensors[tensor.name] = tensor
+            as_in_c = tensor.name.partition("\0")[0]
+            if as_in_c in tensors:
+                raise self._damaged(f"the tensor {shown(as_in_c)} appears twice")
+            tensors[as_in_c] = tensor
             # llama.cpp loads tensors only where each starts at the first aligned byte after the one before
             if self._cursor.u64() != _aligned(data_end, alignment):
                 raise self._damaged(f"the tensor {shown(tensor.name)} leaves a hole or overlaps another")
             data_end = _aligned(data_end, alignment) + size
         missing = _aligned(self._cursor.position, alignment) + data_end - self._size
-        if data_end and missing > 0:
+        if count and missing > 0:
             raise Refused(f"{shown(self._name)} is cut short: {missing:,} bytes of tensors are missing; push it again.")
         return tuple(tensors.values())
 
     def _tensor_shape(self) -> tuple[Tensor, int]:
         """The tensor described next, up to its offset, and its size in bytes."""
-        name = self._cursor.take(self._string_length(_MAX_TENSOR_NAME_BYTES, "tensor name")).decode(errors="replace")
+        name = self._text("tensor name", _MAX_TENSOR_NAME_BYTES)
+        self.names.append(name)
         dimension_count = self._cursor.u32()
         if dimension_count > _MAX_DIMENSIONS:
             raise self._damaged(f"the tensor {shown(name)} claims {dimension_count:,} dimensions")
         shape = [self._cursor.u64() for _ in range(dimension_count)]
         number = self._cursor.u32()
         if number not in TENSOR_TYPES:
-            raise Refused(f"{shown(self._name)} uses tensor type {number}, unknown here; quantize it to a common type.")
+            raise Refused(
+                f"{shown(self._name)} uses tensor type {number}, unknown here, for {shown(name)}; "
+                "quantize it to a common type."
+            )
         dtype, block_elements, block_bytes = TENSOR_TYPES[number]
         elements = math.prod(shape)
+        if not elements and any(size >> 63 for size in shape):
+            raise self._damaged(f"the tensor {shown(name)} claims a negative size")
         if (shape[0] if shape else 1) % block_elements:
             raise self._damaged(f"the rows of tensor {shown(name)} are no whole blocks of {dtype}")
         return Tensor(name, dtype, elements), elements // block_elements * block_bytes

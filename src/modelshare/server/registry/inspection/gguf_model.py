@@ -1,30 +1,86 @@
-"""Facts of a model in GGUF form."""
+"""Models in GGUF form: which files hold one, and its facts."""
 
+import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from modelshare.server.registry.inspection.facts import Facts, Format
+from modelshare.server.registry.inspection import gguf
+from modelshare.server.registry.inspection.candidates import Candidate
+from modelshare.server.registry.inspection.companions import alone, role_by_name, role_of_gguf
+from modelshare.server.registry.inspection.facts import Facts, Format, Role
 from modelshare.server.registry.inspection.family import architecture_of_gguf, family_of
 from modelshare.server.registry.inspection.gguf import Header, Tensor
+from modelshare.server.registry.inspection.gguf_loading import check_types
 from modelshare.server.registry.inspection.gguf_split import group_shards
 from modelshare.server.registry.inspection.gguf_types import FILE_TYPES, INTEGER_TENSOR_TYPES
 from modelshare.server.registry.inspection.plain import plain_text, positive_integer
+from modelshare.server.registry.inspection.reader import RangeReader
 from modelshare.server.registry.inspection.task import task_of
 from modelshare.server.registry.refused import Refused, shown
 
 # enum llama_pooling_type: 0 none, 1 mean, 2 first token, 3 last token, 4 rank
 _NO_POOLING, _RANK_POOLING = 0, 4
-_COMPANIONS = frozenset({"clip", "wavtokenizer-dec"})  # projectors and decoders that a model is loaded with
 
 
-def facts_of_gguf(headers: Mapping[str, Header], pipeline_tag: str | None) -> Facts:
-    """Facts of the first model among these files, in the order of their names; a projector beside it is no model."""
-    groups = group_shards(headers)
-    for group in groups:
-        _check_whole(group, headers)
-    models = [group for group in groups if not _is_companion(headers[group[0]])] or groups
-    weights = models[0]
+def read_gguf(
+    files: Mapping[str, RangeReader], paths: Sequence[str], pipeline_tag: str | None
+) -> tuple[list[Candidate], dict[str, Role], Refused | None]:
+    """The models among these files, in no order; what else they are; and why the first of those is no model.
+
+    Raises `Refused` for a damaged file, unless what can be read of it shows that nobody would run it.
+    """
+    headers: dict[str, Header] = {}
+    companions: dict[str, Role] = {}
+    refusals: dict[str, Refused] = {}
+    for path in paths:
+        examined = gguf.examine(path, files[path])
+        if role := _role(path, examined):
+            companions[path], refusals[path] = role, examined.refused or alone(path, role)
+        headers[path] = examined.header
+    models = []
+    for group in group_shards({path: header for path, header in headers.items() if path not in companions}):
+        if not_a_model := _not_a_model(group, headers):
+            companions |= dict.fromkeys(group, not_a_model[0])
+            refusals |= dict.fromkeys(group, not_a_model[1])
+        else:
+            models.append(_candidate(group, headers, pipeline_tag))
+    return models, companions, next((refusals[path] for path in sorted(refusals)), None)
+
+
+def _role(path: str, examined: gguf.Examined) -> Role | None:
+    """None for a model, or a part of one; raises for a damaged file that could be one."""
+    role = role_of_gguf(examined.header)
+    if role is not None or examined.refused is None:
+        return role
+    is_empty = examined.tensor_count == 0 and bool(examined.header.metadata)
+    if role := Role.VOCABULARY if is_empty else role_by_name(path):
+        return role
+    raise examined.refused
+
+
+def _not_a_model(group: Sequence[str], headers: Mapping[str, Header]) -> tuple[Role, Refused] | None:
+    first = group[0]
+    if not any(headers[path].tensors for path in group):
+        return Role.VOCABULARY, alone(first, Role.VOCABULARY)
+    if not headers[first].text("general.architecture"):
+        why = f"{shown(first)} does not state its general.architecture; export it with a current tool."
+        return Role.OTHER, Refused(why)
+    return None
+
+
+def _candidate(weights: tuple[str, ...], headers: Mapping[str, Header], pipeline_tag: str | None) -> Candidate:
+    root = posixpath.dirname(weights[0])
+    return Candidate(
+        format=Format.GGUF,
+        root=root,
+        weights=weights,
+        facts=lambda: _facts(root, weights, headers, pipeline_tag),
+    )
+
+
+def _facts(root: str, weights: tuple[str, ...], headers: Mapping[str, Header], pipeline_tag: str | None) -> Facts:
     header = headers[weights[0]]
+    check_types(weights[0], header)
     tensors = [tensor for path in weights for tensor in headers[path].tensors]
     model_type = plain_text(header.text("general.architecture"), 100)
     architecture = architecture_of_gguf(model_type) if model_type else None
@@ -32,6 +88,7 @@ def facts_of_gguf(headers: Mapping[str, Header], pipeline_tag: str | None) -> Fa
     has_chat_template = bool(header.text("tokenizer.chat_template"))
     return Facts(
         format=Format.GGUF,
+        root=root,
         weights=weights,
         architecture=architecture,
         model_type=model_type,
@@ -51,23 +108,7 @@ def facts_of_gguf(headers: Mapping[str, Header], pipeline_tag: str | None) -> Fa
         ),
         license=plain_text(header.text("general.license")),
         description=plain_text(header.text("general.description"), 500),
-        warnings=_warnings(models, weights),
     )
-
-
-def _check_whole(group: Sequence[str], headers: Mapping[str, Header]) -> None:
-    if not any(headers[path].tensors for path in group):
-        raise Refused(f"{shown(group[0])} holds no tensors (a vocabulary only); push the file that has the weights.")
-    if not headers[group[0]].text("general.architecture"):
-        raise Refused(f"{shown(group[0])} does not state its general.architecture; export it with a current tool.")
-
-
-def _is_companion(header: Header) -> bool:
-    return header.text("general.architecture") in _COMPANIONS or header.text("general.type") in {
-        "mmproj",
-        "adapter",
-        "imatrix",
-    }
 
 
 def _quantization(header: Header, tensors: Sequence[Tensor]) -> str | None:
@@ -83,9 +124,3 @@ def _elements_by_type(tensors: Sequence[Tensor]) -> dict[str, int]:
     for tensor in tensors:
         elements[tensor.dtype] += tensor.elements
     return dict(sorted(elements.items()))
-
-
-def _warnings(models: Sequence[Sequence[str]], chosen: Sequence[str]) -> tuple[str, ...]:
-    if len(models) == 1:
-        return ()
-    return (f"Of {len(models)} GGUF models here, {chosen[0]} is the one described and run; push each by itself.",)

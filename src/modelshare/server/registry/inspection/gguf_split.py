@@ -1,7 +1,7 @@
 """GGUF models that come in several files: NAME-00001-of-00003.gguf, as llama-gguf-split writes them."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from modelshare.server.registry.inspection.gguf import Header
 from modelshare.server.registry.refused import Refused, shown
@@ -20,6 +20,8 @@ def group_shards(headers: Mapping[str, Header]) -> list[tuple[str, ...]]:
         else:
             whole.append((path,))
     split = [_complete(prefix, count, parts) for (prefix, count), parts in groups.items()]
+    for parts in split:
+        _check_tensors(parts, headers)
     return sorted([*whole, *split])
 
 
@@ -43,3 +45,21 @@ def _complete(prefix: str, count: int, parts: Mapping[int, str]) -> tuple[str, .
         name = f"{prefix}-{first:05}-of-{count:05}.gguf"
         raise Refused(f"{shown(name)} is missing, one of {count} parts of the model; push all of them.")
     return tuple(parts[number] for number in sorted(parts))
+
+
+def _check_tensors(parts: Sequence[str], headers: Mapping[str, Header]) -> None:
+    """As llama.cpp: no tensor in two parts, and as many in all as the first part says."""
+    names: set[str] = set()
+    for path in parts:
+        for tensor in headers[path].tensors:
+            if tensor.name in names:
+                raise Refused(
+                    f"{shown(path)} holds the tensor {shown(tensor.name)}, as another part does; split the model anew."
+                )
+            names.add(tensor.name)
+    stated = headers[parts[0]].integer("split.tensors.count")
+    if stated is not None and stated != len(names):
+        raise Refused(
+            f"{shown(parts[0])} says that the parts hold {stated:,} tensors, but they hold {len(names):,}; "
+            "push all parts of one split."
+        )

@@ -26,7 +26,9 @@ def plain_lines(value: str) -> str:
 
 
 def positive_integer(value: object) -> int | None:
-    """`value` if it is a whole number from 1 to 2^53 - 1."""
+    """`value` if it is a whole number from 1 to 2^53 - 1; JSON may write 2048 as 2048.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if type(value) is int and 0 < value <= _MAX_INTEGER else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelshare.server.registry.inspection.plain import plain_text
+from modelshare.server.registry.inspection.plain import plain_text, positive_integer
 from modelshare.server.registry.inspection.safetensors import DTYPE_BITS, Tensor
 
 # Scales, zero points and the like, which come beside quantized weights and are no parameters of the model.
@@ -80,7 +80,8 @@ def _compressed_tensors(config: Mapping[str, Any]) -> Scheme:
 
 
 def _bits(value: object) -> int | None:
-    return value if type(value) is int and 0 < value <= _MAX_BITS else None
+    bits = positive_integer(value)
+    return bits if bits and bits <= _MAX_BITS else None
 
 
 def _parameters(tensor: Tensor, scheme: Scheme | None) -> int:

@@ -1,15 +1,18 @@
 """Headers of safetensors files, checked as the format's own reader checks them.
 
 Format: https://github.com/huggingface/safetensors#format
+Where this is stricter than the `safetensors` library, docs/decisions/0024-checks-of-readers.md says why.
 """
 
 import math
+import operator
 import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
-from modelshare.server.registry.inspection.json_file import parse_object, read_object
+from modelshare.server.registry.inspection.json_file import is_unicode, parse_unambiguous_object, read_object
 from modelshare.server.registry.inspection.reader import RangeReader, piece
 from modelshare.server.registry.refused import Refused, shown
 
@@ -17,7 +20,7 @@ EXTENSION = ".safetensors"
 INDEX_EXTENSION = ".safetensors.index.json"
 
 _MAX_HEADER_BYTES = 100_000_000  # MAX_HEADER_SIZE of the format's reader
-_MAX_DIMENSIONS = 64
+_MAX_DIMENSIONS = 64  # NumPy's limit
 _LENGTH_BYTES = 8
 
 DTYPE_BITS = {
@@ -62,8 +65,10 @@ class Tensor:
 def read_header(name: str, reader: RangeReader) -> dict[str, Tensor]:
     """The file's tensors by name; raises `Refused` unless header and data fit each other exactly."""
     length = _header_length(name, reader)
-    header = parse_object(name, piece(reader, _LENGTH_BYTES, length))
-    header.pop("__metadata__", None)
+    header = parse_unambiguous_object(name, piece(reader, _LENGTH_BYTES, length))
+    _check_metadata(name, header.pop("__metadata__", None))
+    if not is_unicode(header):
+        raise _damaged(name, "the name of a tensor is not Unicode text")
     tensors = {key: _tensor(name, key, entry) for key, entry in header.items()}
     if not tensors:
         raise Refused(f"{shown(name)} holds no tensors; export the model again and push the file that has its weights.")
@@ -108,6 +113,19 @@ def _header_length(name: str, reader: RangeReader) -> int:
     return length
 
 
+def _check_metadata(file: str, metadata: Any) -> None:
+    """What a writer notes of itself: texts by name, or nothing."""
+    if metadata is None:
+        return
+    if not isinstance(metadata, dict):
+        raise _damaged(file, "its __metadata__ is not an object of texts")
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise _damaged(file, f"{shown(key)} in its __metadata__ is not a text")
+        if not is_unicode((key, value)):
+            raise _damaged(file, "its __metadata__ is not Unicode text")
+
+
 def _tensor(file: str, name: str, entry: Any) -> Tensor:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)], **rest} if not rest:
@@ -120,6 +138,8 @@ def _tensor(file: str, name: str, entry: Any) -> Tensor:
             f"{shown(file)} uses the unknown type {shown(dtype)}; convert its tensors to a type of the format."
         )
     if len(shape) > _MAX_DIMENSIONS or not all(type(size) is int and 0 <= size < 1 << 63 for size in shape):
+        raise _damaged(file, f"the shape of tensor {shown(name)} is malformed")
+    if max(accumulate(shape, operator.mul), default=1) >> 64:  # also where a later size is zero
         raise _damaged(file, f"the shape of tensor {shown(name)} is malformed")
     if isinstance(start, bool) or isinstance(end, bool) or math.prod(shape) * bits != (end - start) * 8:
         raise _damaged(file, f"the bytes of tensor {shown(name)} do not match its shape and type")

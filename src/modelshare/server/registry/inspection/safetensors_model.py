@@ -1,23 +1,23 @@
-"""Facts of a model in Hugging Face form: config.json, a tokenizer, and weights in safetensors."""
+"""Models in Hugging Face form, config.json, a tokenizer, and weights in safetensors: which files, and their facts."""
 
 import posixpath
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from modelshare.server.registry.inspection.candidates import Candidate
+from modelshare.server.registry.inspection.companions import role_of_safetensors
 from modelshare.server.registry.inspection.config import Config, read_config
-from modelshare.server.registry.inspection.facts import Facts, Format
+from modelshare.server.registry.inspection.facts import Facts, Format, Role
 from modelshare.server.registry.inspection.family import family_of
+from modelshare.server.registry.inspection.modules import MODULES, Modules, modules_of
 from modelshare.server.registry.inspection.quantization import count_parameters, stored_as
 from modelshare.server.registry.inspection.reader import RangeReader
-from modelshare.server.registry.inspection.safetensors import INDEX_EXTENSION, Tensor, shards_of_index
+from modelshare.server.registry.inspection.safetensors import Tensor, read_header
 from modelshare.server.registry.inspection.task import task_of
 from modelshare.server.registry.inspection.tokenizer import read_tokenizer
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.inspection.weight_sets import Headers, WeightSet, check_numbering, sets_of_folder
 
-_SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.safetensors")
-# A layer of a sentence-transformers model, such as 2_Dense
-_SENTENCE_LAYER = re.compile(r"[0-9]+_[A-Za-z]+/model\.safetensors")
+_CONFIG = "config.json"
 _NO_CONFIG = Config(
     architecture=None,
     model_type=None,
@@ -28,36 +28,88 @@ _NO_CONFIG = Config(
     needs_own_code=False,
 )
 
-Headers = Mapping[str, Mapping[str, Tensor]]
+
+def read_safetensors(
+    files: Mapping[str, RangeReader], paths: Sequence[str], pipeline_tag: str | None
+) -> tuple[list[Candidate], dict[str, Role]]:
+    """The models among these files, in no order, and what else they are. Raises `Refused` for a damaged file, and for
+    shards that are lost.
+    """
+    headers = {path: read_header(path, files[path]) for path in paths}
+    roles = {path: role_of_safetensors(path, headers[path], files) for path in paths}
+    weights = {path: headers[path] for path in sorted(paths) if roles[path] is None}
+    check_numbering(weights)
+    modules = {each.transformer: each for each in modules_of(files, weights)}
+    taken = {path for each in modules.values() for path in each.layers}
+    models: list[Candidate] = []
+    for folder in sorted({posixpath.dirname(path) for path in weights}, key=lambda folder: (folder.count("/"), folder)):
+        here = [path for path in weights if posixpath.dirname(path) == folder and path not in taken]
+        first, *others = sets_of_folder(folder, here, files, weights) if here else [None]
+        if first is not None:
+            taken.update(first.weights)
+            place = modules.get(folder) or Modules(folder, folder)
+            same = [each for each in others if each is not None and _holds_the_same(each, first, weights)]
+            models.append(_candidate(files, first, place, weights, pipeline_tag))
+            models += [_candidate(files, each, place, weights, pipeline_tag, is_variant=True) for each in same]
+    return models, {path: role for path, role in roles.items() if role is not None}
 
 
-def facts_of_directory(files: Mapping[str, RangeReader], headers: Headers, pipeline_tag: str | None) -> Facts:
-    """Facts of the model at the root of `files`, or in its first folder with weights; refuses lost shards."""
-    weights, warnings = _weights(files, headers)
+def _holds_the_same(each: WeightSet, first: WeightSet, headers: Headers) -> bool:
+    """Whether it is another form of the same model, such as its half-precision variant."""
+    mine, its = ({name for path in one.weights for name in headers[path]} for one in (each, first))
+    return mine == its
+
+
+def _candidate(
+    files: Mapping[str, RangeReader],
+    chosen: WeightSet,
+    place: Modules,
+    headers: Headers,
+    pipeline_tag: str | None,
+    *,
+    is_variant: bool = False,
+) -> Candidate:
+    weights = (*chosen.weights, *place.layers)
     tensors = [tensor for path in weights for tensor in headers[path].values()]
-    return _facts(files, weights, tensors, pipeline_tag, warnings)
+    return Candidate(
+        format=Format.SAFETENSORS,
+        root=place.root,
+        weights=weights,
+        index=chosen.index,
+        has_config=posixpath.join(place.transformer, _CONFIG) in files,
+        facts=lambda: _facts(files, place, weights, tensors, pipeline_tag, chosen.notes),
+        is_variant=is_variant,
+    )
 
 
-def facts_of_pickles(files: Mapping[str, RangeReader], pickles: Sequence[str], pipeline_tag: str | None) -> Facts:
-    """Facts of a model whose weights are pickles, from the files around them; the pickles stay unread."""
+def pickle_model(files: Mapping[str, RangeReader], pickles: Sequence[str], pipeline_tag: str | None) -> Candidate:
+    """A model whose weights are pickles, told from the files around them; the pickles stay unread."""
     warning = "The weights are Python pickles, which can run code when loaded; their parameters are not counted."
-    return _facts(files, tuple(pickles), [], pipeline_tag, (warning,))
+    folder, weights = posixpath.dirname(pickles[0]), tuple(pickles)
+    return Candidate(
+        format=Format.PICKLE,
+        root=folder,
+        weights=weights,
+        facts=lambda: _facts(files, Modules(folder, folder), weights, [], pipeline_tag, (warning,)),
+    )
 
 
 def _facts(
     files: Mapping[str, RangeReader],
+    place: Modules,
     weights: tuple[str, ...],
     tensors: Sequence[Tensor],
     pipeline_tag: str | None,
     warnings: tuple[str, ...],
 ) -> Facts:
-    folder = posixpath.dirname(weights[0])
-    config_path = posixpath.join(folder, "config.json")
+    folder, root = place.transformer, place.root
+    config_path = posixpath.join(folder, _CONFIG)
     config = read_config(config_path, files[config_path]) if config_path in files else _NO_CONFIG
     tokenizer = read_tokenizer(folder, files)
     model_type = config.model_type
     return Facts(
         format=Format.SAFETENSORS if tensors else Format.PICKLE,
+        root=root,
         weights=weights,
         architecture=config.architecture,
         model_type=model_type,
@@ -70,42 +122,13 @@ def _facts(
         has_chat_template=tokenizer.has_chat_template,
         task=task_of(
             config.architecture,
-            pools="modules.json" in files or "1_Pooling/config.json" in files,
+            pools=any(posixpath.join(root, name) in files for name in (MODULES, "1_Pooling/config.json")),
             reranks=False,
             has_chat_template=tokenizer.has_chat_template,
             pipeline_tag=pipeline_tag,
         ),
         warnings=(*warnings, *_config_warnings(config_path, config)),
     )
-
-
-def _weights(files: Mapping[str, RangeReader], headers: Headers) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The files that hold the model, in order, and what to warn of: as Transformers picks them, an index goes first."""
-    indexed = {
-        index: shards_of_index(index, files, headers) for index in sorted(files) if index.endswith(INDEX_EXTENSION)
-    }
-    _check_numbering(headers)
-    folder = min((posixpath.dirname(path) for path in headers), key=lambda folder: (folder.count("/"), folder))
-    here = tuple(path for path in sorted(headers) if posixpath.dirname(path) == folder)
-    layers = tuple(path for path in sorted(headers) if _SENTENCE_LAYER.fullmatch(path) and path not in here)
-    single = posixpath.join(folder, "model.safetensors")
-    index = next((index for index in indexed if posixpath.dirname(index) == folder), None)
-    if index is not None:
-        return (*indexed[index], *layers), ()
-    if single in headers:
-        return (single, *layers), ()
-    warning = f"There is no {posixpath.join(folder, 'model' + INDEX_EXTENSION)} to order the weight files by."
-    return (*here, *layers), (warning,) if len(here) > 1 else ()
-
-
-def _check_numbering(headers: Headers) -> None:
-    """Refuse shards 1 and 3 of 3, also where no index says so."""
-    shards = [shard for path in sorted(headers) if (shard := _SHARD.fullmatch(path))]
-    for prefix, count in sorted({(shard["prefix"], shard["count"]) for shard in shards}):
-        for number in range(1, int(count) + 1):
-            wanted = f"{prefix}-{number:05}-of-{count}.safetensors"
-            if wanted not in headers:
-                raise Refused(f"{shown(wanted)} is missing, one of {int(count)} shards; push all of them.")
 
 
 def _elements_by_dtype(tensors: Sequence[Tensor]) -> dict[str, int]:
@@ -119,5 +142,6 @@ def _config_warnings(path: str, config: Config) -> tuple[str, ...]:
     if config is _NO_CONFIG:
         return (f"There is no {path}, so the architecture is unknown and most engines cannot load the model.",)
     if config.needs_own_code:
-        return (f"{path} asks for Python code of the model's own (auto_map), which no engine here will run.",)
-    return ()
+        own_code = f"{path} asks for Python code of the model's own (auto_map), which no engine here will run."
+        return (own_code, *config.warnings)
+    return config.warnings

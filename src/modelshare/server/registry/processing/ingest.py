@@ -1,4 +1,4 @@
-"""From what a session brought to blobs: put together, unpacked, hashed anew, compared with what the client claimed.
+"""From what a session brought to blobs: put together, unpacked, hashed, compared with what the client claimed.
 
 All or nothing: until the last step nothing but the session refers to the bytes, so each step can simply run again.
 """
@@ -12,6 +12,7 @@ from modelshare.server.registry.processing.unpacking import unpack
 from modelshare.server.registry.processing.work import Work
 from modelshare.server.registry.refused import Refused, shown
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
+from modelshare.server.storage.base import Proof
 
 FILES_AT_ONCE = 2
 """Hashed in parallel: SHA-256 runs at the speed of one core."""
@@ -19,31 +20,41 @@ FILES_AT_ONCE = 2
 
 async def ingest(platform: Platform, lease: Lease, work: Work, upload: UploadRow) -> None:
     """Makes blobs of the session's files and lists them as the version's. Raises Refused."""
-    for file in upload.files:
-        await _finish(platform, upload, file)
+    proofs = {file.n: await _finish(platform, upload, file) for file in upload.files}
+
+    async def arrive(file: UploadFileRow) -> Arrived:
+        return await _arrive(platform, file, proofs[file.n])
+
     if upload.archive is not None:
-        arrived = await unpack(platform, upload, upload.files[0].key)
+        [archive] = upload.files
+        if archive.sha256 is not None:
+            await arrive(archive)
+        arrived = await unpack(platform, upload, archive.key)
     else:
-        arrived = await map_concurrently(lambda file: _arrive(platform, file), upload.files, most=FILES_AT_ONCE)
+        arrived = await map_concurrently(arrive, upload.files, most=FILES_AT_ONCE)
     await keep(platform, lease, work, upload, arrived)
 
 
-async def _finish(platform: Platform, upload: UploadRow, file: UploadFileRow) -> None:
+async def _finish(platform: Platform, upload: UploadRow, file: UploadFileRow) -> Proof | None:
     if file.reused:
-        return
+        return None
     multipart = multipart_of(upload, file)
     if not multipart.id:  # an empty file has no part that would have begun it
         multipart = await platform.store.begin(file.key, file.size, upload.part_size)
-    await platform.store.finish(multipart)
+    return await platform.store.finish(multipart)
 
 
-async def _arrive(platform: Platform, file: UploadFileRow) -> Arrived:
+async def _arrive(platform: Platform, file: UploadFileRow, proof: Proof | None) -> Arrived:
+    """`proof`: what was hashed while it came in, and is not read again."""
     if file.reused:
         assert file.sha256 is not None  # noqa: S101 - a file is reused by its digest
-        return Arrived(file.path, file.size, file.sha256, key=None)
-    sha256, size = await platform.store.digest(file.key)
+        return Arrived(file.path, file.size, file.sha256, key=None, proven_at=platform.now())
+    if proof is None:
+        sha256, size = await platform.store.digest(file.key)
+        proof = Proof(sha256, size, platform.now())
+    sha256 = proof.sha256
     if file.sha256 not in {None, sha256}:
         raise Refused(
             f"{shown(file.path)} is not the file whose SHA-256 was announced: it has {sha256}. Push it again."
         )
-    return Arrived(file.path, size, sha256, key=file.key)
+    return Arrived(file.path, proof.size, sha256, key=file.key, proven_at=int(proof.at))

@@ -65,6 +65,6 @@ async def _steps(platform: Platform, lease: Lease, work: Work, *, anew: bool) ->
         await ingest(platform, lease, work, work.staged)
     files = await stored_files(platform.database, work.version_id)
     if anew and work.staged is None:
-        await verify(platform, files)
+        await verify(platform, work.project_id, files)
     facts = await judge(platform, files)
     await outcome.ready(platform, lease, work, files, facts)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from modelshare.server.http import Platform
+from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.concurrently import map_concurrently
 from modelshare.server.registry.inspection import Facts, inspect
 from modelshare.server.registry.processing.ingest import FILES_AT_ONCE
@@ -12,8 +13,8 @@ from modelshare.server.registry.service import StoredFile
 from modelshare.server.storage.base import BlobNotFound, BlobStore
 
 
-async def verify(platform: Platform, files: Sequence[StoredFile]) -> None:
-    """Reads every byte anew; raises Refused for the first file that is not what it was."""
+async def verify(platform: Platform, project_id: str, files: Sequence[StoredFile]) -> None:
+    """Reads every byte anew and notes when; raises Refused for the first file that is not what it was."""
 
     async def verify_file(file: StoredFile) -> None:
         try:
@@ -23,7 +24,10 @@ async def verify(platform: Platform, files: Sequence[StoredFile]) -> None:
         if found != (file.sha256, file.size):
             raise Refused(f"{shown(file.path)} has been damaged in storage. Restore it there, or push it again.")
 
+    started = platform.now()
     await map_concurrently(verify_file, files, most=FILES_AT_ONCE)
+    async with platform.database.write() as session:
+        await blobs.prove(session, project_id, [file.sha256 for file in files], started)
 
 
 async def judge(platform: Platform, files: Sequence[StoredFile]) -> Facts:

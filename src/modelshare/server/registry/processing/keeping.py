@@ -24,6 +24,8 @@ class Arrived:
     sha256: str
     key: str | None
     """Where it lies; None where the project stored the same bytes before."""
+    proven_at: int
+    """When the server hashed them, Unix seconds."""
 
 
 async def keep(platform: Platform, lease: Lease, work: Work, upload: UploadRow, files: Sequence[Arrived]) -> None:
@@ -63,7 +65,14 @@ async def _keep_blobs(session: AsyncSession, work: Work, files: Sequence[Arrived
     for file in files:
         known = known_blobs.get(file.sha256)
         if known is None and file.key is not None:
-            blob = BlobRow(project_id=work.project_id, sha256=file.sha256, size=file.size, key=file.key, created_at=now)
+            blob = BlobRow(
+                project_id=work.project_id,
+                sha256=file.sha256,
+                size=file.size,
+                key=file.key,
+                created_at=now,
+                proven_at=file.proven_at,
+            )
             session.add(blob)
             known_blobs[file.sha256] = blob
         elif known is not None and file.key not in {None, known.key}:

@@ -37,7 +37,7 @@ def _extract(archive: Path, name: str, folder: Path, max_bytes: int) -> list[Ext
 async def _store(platform: Platform, upload: UploadRow, n: int, folder: Path, file: ExtractedFile) -> Arrived:
     key = staging.unpacked_key(upload.project_id, upload.id, n)
     await platform.store.put_file(key, folder / "files" / file.path)
-    return Arrived(file.path, file.size, file.sha256, key=key)
+    return Arrived(file.path, file.size, file.sha256, key=key, proven_at=platform.now())
 
 
 async def _room(platform: Platform, upload: UploadRow) -> int:

@@ -17,7 +17,7 @@ from modelshare.server.registry.uploads.failures import storage_answers
 from modelshare.server.registry.uploads.service import no_such_upload, require_open
 from modelshare.server.storage.base import Multipart
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.uploads import PartDone, PartUrl, UploadState
+from modelshare.wire.uploads import DEFERRED, PartDone, PartUrl, UploadState
 
 PART_URL_SECONDS = 3600
 """How long a presigned PUT is valid: time for 64 MiB over a slow line."""
@@ -35,8 +35,11 @@ async def receive(
     sha256: str | None,
     length: int | None,
 ) -> PartDone:
-    """Stores part `k` of file `n` as it streams in. Safe to repeat; a part that is refused changes nothing."""
-    if sha256 is None or not _SHA256.fullmatch(sha256.lower()):
+    """Stores part `k` of file `n` as it streams in. Safe to repeat; a part that is refused changes nothing.
+
+    `sha256` may be DEFERRED: then nothing is compared here.
+    """
+    if sha256 is None or not (_SHA256.fullmatch(sha256.lower()) or sha256 == DEFERRED):
         raise InvalidRequest(
             "Send the part's SHA-256 in the header X-Checksum-SHA256, as 64 hex digits.", param="X-Checksum-SHA256"
         )
@@ -53,9 +56,9 @@ async def receive(
                 f"Part {k} of {shown(file.path)} has {size:,} bytes, not {length:,}. Send exactly these."
             )
         multipart = await _begun(platform, upload, file)
-        part = await store.write_part(multipart, k, chunks, sha256.lower())
+        part = await store.write_part(multipart, k, chunks, None if sha256 == DEFERRED else sha256.lower())
     await _keep_open(platform, upload)
-    return PartDone(n=n, k=k, size=part.size)
+    return PartDone(n=n, k=k, size=part.size, sha256=part.etag)
 
 
 async def part_url(platform: Platform, caller: Caller, upload_id: str, n: int, k: int) -> PartUrl:

@@ -1,8 +1,9 @@
 """Every select on upload sessions."""
 
 import uuid
+from collections.abc import Mapping
 
-from sqlalchemy import Select, exists, select
+from sqlalchemy import Select, bindparam, exists, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
@@ -63,6 +64,17 @@ async def expired(session: AsyncSession, now: int, limit: int, *, after: uuid.UU
     """Open sessions of all projects whose time is over, by id."""
     statement = select(UploadRow).where(UploadRow.state == UploadState.OPEN, UploadRow.expires_at <= now)
     return list(await session.scalars(statement.where(UploadRow.id > after).order_by(UploadRow.id).limit(limit)))
+
+
+async def claim(session: AsyncSession, upload_id: uuid.UUID, digests: Mapping[int, str]) -> None:
+    """Notes the SHA-256 that files of the session are to have, by number."""
+    if digests:
+        this = update(UploadFileRow).where(
+            UploadFileRow.upload_id == upload_id, UploadFileRow.n == bindparam("file"), UploadFileRow.sha256.is_(None)
+        )
+        rows = [{"file": n, "sha256": sha256} for n, sha256 in digests.items()]
+        connection = await session.connection()
+        await connection.execute(this.values(sha256=bindparam("sha256")), rows)
 
 
 async def lock_model_named(session: AsyncSession, project_id: str, name: str) -> ModelRow | None:

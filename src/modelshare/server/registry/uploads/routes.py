@@ -7,16 +7,19 @@ from starlette.requests import ClientDisconnect
 
 from modelshare.server.errors import InvalidRequest
 from modelshare.server.http import Caller, ModelId, PagingDep, PlatformDep, ProjectRoute, require
-from modelshare.server.registry.uploads import closing, parts, service
+from modelshare.server.registry.uploads import closing, completing, parts, service
 from modelshare.wire.base import Page
 from modelshare.wire.keys import Scope
-from modelshare.wire.uploads import PartDone, PartUrl, Upload, UploadOpen, UploadState, VersionOpen
+from modelshare.wire.uploads import PartDone, PartUrl, Upload, UploadComplete, UploadOpen, UploadState, VersionOpen
 
 router = APIRouter(prefix="/v1/uploads", route_class=ProjectRoute, tags=["uploads"])
 versions = APIRouter(prefix="/v1/models", route_class=ProjectRoute, tags=["models"])
 UploadsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
 _RESUMED: dict[int | str, dict[str, Any]] = {200: {"description": "The same push is open already: go on with it"}}
 Number = Annotated[int, Path(ge=0, le=1 << 31)]
+_CHECKSUM = (
+    "Required: the part's SHA-256, 64 hex digits, or `deferred` where you compare the `sha256` of the answer yourself."
+)
 _RAW_BODY = {
     "requestBody": {
         "required": True,
@@ -69,7 +72,7 @@ async def put_part(
     n: Number,
     k: Number,
     request: Request,
-    x_checksum_sha256: Annotated[str | None, Header(description="The part's SHA-256, 64 hex digits. Required.")] = None,
+    x_checksum_sha256: Annotated[str | None, Header(description=_CHECKSUM)] = None,
 ) -> PartDone:
     """One part of one file, both counted from 0; the body is its bytes and nothing else. Safe to repeat."""
     declared = request.headers.get("content-length", "")
@@ -88,9 +91,15 @@ async def sign_part(caller: UploadsCaller, platform: PlatformDep, upload_id: str
 
 
 @router.post("/{upload_id}/complete")
-async def complete_upload(caller: UploadsCaller, platform: PlatformDep, upload_id: str) -> Upload:
-    """Hands the files over to processing; the model is `processing` from then on. Safe to repeat."""
-    return await service.complete(platform, caller, upload_id)
+async def complete_upload(
+    caller: UploadsCaller, platform: PlatformDep, upload_id: str, body: UploadComplete | None = None
+) -> Upload:
+    """Hands the files over to processing; the model is `processing` from then on. Safe to repeat.
+
+    Digests in the body, taken after everything was sent, make sure that no file changed meanwhile: 409 where what has
+    arrived is something else.
+    """
+    return await completing.complete(platform, caller, upload_id, body.files if body else ())
 
 
 @router.post("/{upload_id}/cancel")

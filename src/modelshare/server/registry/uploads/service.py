@@ -1,4 +1,4 @@
-"""Upload sessions: open, look, complete. The bytes come by `parts`; `closing` ends a session early."""
+"""Upload sessions: open and look. The bytes come by `parts`; `completing` ends a session, `closing` ends it early."""
 
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +14,6 @@ from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import Conflict, InvalidRequest, NotFound
 from modelshare.server.http import Caller, Paging, Platform, encode_cursor
 from modelshare.server.ids import new_id, parse_uuid
-from modelshare.server.registry import queries as models
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.archive import kind_of
 from modelshare.server.registry.blobs import queries as blobs
@@ -24,20 +23,19 @@ from modelshare.server.registry.blobs.quota import quota_of
 from modelshare.server.registry.concurrently import map_concurrently
 from modelshare.server.registry.latest import why_not_latest
 from modelshare.server.registry.paths import check_paths
-from modelshare.server.registry.processing import service as processing
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import Refused
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.registry.tables import ModelRow, UploadFileRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.failures import storage_answers
 from modelshare.server.registry.uploads.plan import Plan, plan_opening
-from modelshare.server.registry.uploads.progress import file_views, view
+from modelshare.server.registry.uploads.progress import view
 from modelshare.server.registry.uploads.rules import Wanted, wanted_files
 from modelshare.server.storage.base import fit_part_size
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelStatus
-from modelshare.wire.uploads import Upload, UploadFile, UploadOpen, UploadState, VersionOpen
+from modelshare.wire.uploads import Upload, UploadOpen, UploadState, VersionOpen
 
 _MOST_SESSIONS = 4
 """Looked at in the storage at once."""
@@ -91,26 +89,6 @@ async def page(
     return Page(data=data, has_more=more, next_cursor=encode_cursor(str(rows[-1].id)) if more else None)
 
 
-async def complete(platform: Platform, caller: Caller, upload_id: str) -> Upload:
-    """Hands the files over to processing. 409 while parts are missing; completing twice is completing once."""
-    async with platform.database.read() as session:
-        row = await find(session, caller, upload_id)
-    if row.state != UploadState.COMPLETED:
-        require_open(row)
-        with storage_answers():
-            _require_all_parts(await file_views(platform.store, row))
-        async with platform.database.write() as session:
-            model = await models.any_model(session, row.model_id, lock=True)
-            locked = await queries.lock_upload(session, row.id)
-            if locked.state != UploadState.COMPLETED:
-                require_open(locked)
-                await _hand_over(session, platform, caller, locked)
-            note = await _latest_note(session, locked, model)
-        row.state = UploadState.COMPLETED
-        return (await view(platform.store, row)).model_copy(update={"latest_note": note})
-    return await view(platform.store, row)
-
-
 async def find(session: AsyncSession, caller: Caller, upload_id: str) -> UploadRow:
     """A session of the caller's project with its files; 404 otherwise."""
     uid = parse_uuid(upload_id)
@@ -118,6 +96,16 @@ async def find(session: AsyncSession, caller: Caller, upload_id: str) -> UploadR
     if row is None:
         raise no_such_upload()
     return row
+
+
+async def latest_note(session: AsyncSession, row: UploadRow) -> str | None:
+    """Why the session's version is not the latest, or would not be as things stand."""
+    model = await registry.find_any(session, row.model_id)
+    version = next((each for each in model.versions if each.id == row.version_id), None) if model else None
+    if model is None or version is None:
+        return None
+    is_ready = version.status == ModelStatus.READY
+    return version.latest_note if is_ready else why_not_latest(version, registry.resolve(model, None))
 
 
 def no_such_upload() -> NotFound:
@@ -157,7 +145,7 @@ async def _open(opening: _Opening) -> tuple[Upload, bool]:
         else:
             await _check_room(session, opening)
             row = await _create(session, opening, plan)
-        note = await _latest_note(session, row, plan.model)
+        note = await latest_note(session, row)
     opened = await view(platform.store, row, plan.candidates)
     return opened.model_copy(update={"latest_note": note}), plan.resumes is None
 
@@ -194,12 +182,6 @@ async def _check_room(session: AsyncSession, opening: _Opening) -> None:
             f"Your project has {most} uploads open, the most there may be at once. Finish one, or cancel one: "
             "GET /v1/uploads?state=open lists them, POST /v1/uploads/{id}/cancel cancels."
         )
-
-
-async def _latest_note(session: AsyncSession, row: UploadRow, model: ModelRow | None) -> str | None:
-    """Why the session's version would not become the latest as things stand."""
-    version = await session.get(VersionRow, row.version_id) if row.version_id else None
-    return why_not_latest(version, registry.resolve(model, None) if model else None) if version else None
 
 
 async def _resume(session: AsyncSession, row: UploadRow, plan: Plan, opening: _Opening) -> UploadRow:
@@ -245,13 +227,14 @@ async def _create(session: AsyncSession, opening: _Opening, plan: Plan) -> Uploa
     row = _session_row(opening, model, version)
     row.files = [_file_row(row, n, file, reused=file.sha256 in plan.reused) for n, file in enumerate(files)]
     session.add(row)
-    _record(session, caller, "upload.open", row, now, version=plan.version, bytes=row.bytes_total, files=len(files))
+    record(session, caller, "upload.open", row, now, version=plan.version, bytes=row.bytes_total, files=len(files))
     notify(session, MODELS_TOPIC, str(model.id))
     return row
 
 
 def _session_row(opening: _Opening, model: ModelRow, version: VersionRow) -> UploadRow:
     settings, now, archive = opening.platform.settings, opening.platform.now(), opening.request.archive
+    wanted_part_size = min(opening.request.part_size or settings.uploads_part_size, settings.uploads_part_size)
     return UploadRow(
         id=new_id(),
         project_id=model.project_id,
@@ -261,7 +244,7 @@ def _session_row(opening: _Opening, model: ModelRow, version: VersionRow) -> Upl
         version_name=version.version,
         archive=archive.filename if archive else None,
         state=UploadState.OPEN,
-        part_size=fit_part_size(max(file.size for file in opening.files), settings.uploads_part_size),
+        part_size=fit_part_size(max(file.size for file in opening.files), wanted_part_size),
         bytes_total=sum(file.size for file in opening.files),
         created_at=now,
         expires_at=now + settings.uploads_expire_seconds,
@@ -280,27 +263,7 @@ def _file_row(row: UploadRow, n: int, file: Wanted, *, reused: bool) -> UploadFi
     )
 
 
-def _require_all_parts(files: Sequence[UploadFile]) -> None:
-    missing = [(file, k) for file in files for k in sorted(set(range(file.parts)) - set(file.parts_done))]
-    if missing:
-        file, k = missing[0]
-        others = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
-        raise Conflict(
-            f"Part {k} of {shown(file.path)}{others} is missing. Send it, then complete again.", param="files"
-        )
-
-
-async def _hand_over(session: AsyncSession, platform: Platform, caller: Caller, row: UploadRow) -> None:
-    assert row.version_id is not None  # noqa: S101 - an open session's version goes only with the session
-    version = await session.get_one(VersionRow, row.version_id)
-    row.state = UploadState.COMPLETED
-    version.status = ModelStatus.PROCESSING
-    await processing.request(session, version.id, now=platform.now())
-    _record(session, caller, "upload.complete", row, platform.now(), version=row.version_name)
-    notify(session, MODELS_TOPIC, str(row.model_id))
-
-
-def _record(session: AsyncSession, caller: Caller, action: str, row: UploadRow, now: int, **details: Any) -> None:
+def record(session: AsyncSession, caller: Caller, action: str, row: UploadRow, now: int, **details: Any) -> None:
     audit.record(
         session,
         project_id=row.project_id,

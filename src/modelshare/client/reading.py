@@ -1,0 +1,126 @@
+"""Reads the files of a push, and notices when one is no longer what it was when the push began.
+
+Size, times and inode tell of most changes at once. Only reading a file whole a second time, after all of it was read
+once, tells of every change (see `modelshare.client.sending`).
+"""
+
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from modelshare.client.errors import ChangedError, SourceError
+from modelshare.client.plan import Part
+from modelshare.client.source import LocalFile
+
+SLICE = 256 << 10
+"""Bytes sent at once: a socket takes about as many, and the network library copies what it leaves."""
+HASH_SLICE = 1 << 20
+Moved = Callable[[int], None]
+"""Hears how many bytes were read or went out; fewer than none when a part starts over."""
+
+
+class StoppedError(Exception):
+    """The push was stopped from elsewhere, such as by Ctrl-C."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "_Identity":
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class Reader:
+    """Of one push. Threads may share it."""
+
+    def __init__(self, files: Iterable[LocalFile], stop: threading.Event) -> None:
+        """Looks at all files. Raises SourceError."""
+        self._stop = stop
+        self._seen: dict[str, _Identity] = {}
+        for file in files:
+            status = _status(file)
+            if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
+                raise ChangedError(file.location)
+            self._seen[file.path] = _Identity.of(status)
+
+    def sleep(self, seconds: float) -> None:
+        """Raises StoppedError."""
+        if self._stop.wait(seconds):
+            raise StoppedError
+
+    def require_unchanged(self, file: LocalFile) -> None:
+        """Raises ChangedError, SourceError."""
+        self._require(file, _status(file))
+
+    def sha256(self, file: LocalFile, moved: Moved, part: Part | None = None) -> str:
+        """Lowercase hex of the file, or of one part of it. Raises SourceError, StoppedError."""
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(HASH_SLICE))
+        for piece in self._pieces(file, part, buffer):
+            digest.update(piece)
+            moved(len(piece))
+        return digest.hexdigest()
+
+    def sha256_with_parts(self, file: LocalFile, parts: Iterable[Part]) -> tuple[str, list[str]]:
+        """Of the file and of each of its parts, read once. Raises SourceError, StoppedError."""
+        whole = hashlib.sha256()
+        digests = []
+        buffer = memoryview(bytearray(HASH_SLICE))
+        for part in parts:
+            digest = hashlib.sha256()
+            for piece in self._pieces(file, part, buffer):
+                whole.update(piece)
+                digest.update(piece)
+            digests.append(digest.hexdigest())
+        return whole.hexdigest(), digests
+
+    def slices(self, file: LocalFile, part: Part) -> Iterator[bytes]:
+        """The part's bytes. Raises SourceError, StoppedError."""
+        buffer = memoryview(bytearray(SLICE))
+        return map(bytes, self._pieces(file, part, buffer))
+
+    def _pieces(self, file: LocalFile, part: Part | None, buffer: memoryview) -> Iterator[memoryview]:
+        """Each lies in `buffer`, until the next one is asked for."""
+        offset, size = (0, file.size) if part is None else (part.offset, part.size)
+        try:
+            with file.location.open("rb", buffering=0) as source:
+                self._require(file, os.fstat(source.fileno()))
+                source.seek(offset)
+                while size:
+                    if self._stop.is_set():
+                        raise StoppedError
+                    count = source.readinto(buffer[:size])
+                    if not count:
+                        raise ChangedError(file.location)
+                    size -= count
+                    if not size:  # before the last piece is given, as nobody may ask for more
+                        self._require(file, os.fstat(source.fileno()))
+                    yield buffer[:count]
+        except OSError as error:
+            raise _unreadable(file, error) from error
+
+    def _require(self, file: LocalFile, status: os.stat_result) -> None:
+        if _Identity.of(status) != self._seen[file.path]:
+            raise ChangedError(file.location)
+
+
+def _status(file: LocalFile) -> os.stat_result:
+    try:
+        return file.location.stat()
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: LocalFile, error: OSError) -> SourceError:
+    if isinstance(error, FileNotFoundError):  # it was there a moment ago
+        return ChangedError(file.location)
+    return SourceError(f"Cannot read {file.location}: {error.strerror}.")

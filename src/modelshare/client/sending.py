@@ -1,0 +1,180 @@
+"""Sends what an upload lacks, and makes sure that it is what the files held at one moment.
+
+A file is read whole to be sent; only after its last part has arrived is it read whole once more and compared with what
+the server has received. Where both are the same, the file held exactly these bytes between the two readings. A file of
+one part that was hashed before it is sent needs no further reading: the server refuses other bytes. The digests go
+along with `complete`, so that the server publishes just what was compared, even if another push fills the same upload.
+"""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+from modelshare.client.client import Client
+from modelshare.client.errors import ChangedError
+from modelshare.client.parts import PartSender
+from modelshare.client.plan import Part, all_parts, missing_parts
+from modelshare.client.reading import Reader
+from modelshare.client.source import LocalFile, Source
+from modelshare.wire.uploads import FileDigest, Upload, UploadFile, digest_of_parts
+
+Step = Callable[[], Iterable["Step"]]
+"""Does something, and answers what is to be done next because of it."""
+PartId = tuple[int, int]
+"""File and part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    size: int
+    """Bytes."""
+    digests: list[FileDigest]
+
+
+class Sending:
+    """Of one push, by several threads."""
+
+    def __init__(
+        self,
+        client: Client,
+        upload: Upload,
+        source: Source,
+        digests: Mapping[str, str],
+        reader: Reader,
+        moved: Callable[[int], None],
+        all_sent: Callable[[], None],
+    ) -> None:
+        """`digests`: SHA-256 of whole files that were hashed for this push, by path.
+
+        `all_sent` is called when everything was sent, and something is to be compared still.
+        """
+        self._upload = upload
+        self._files = {file.path: file for file in source.files}
+        self._digests = digests
+        self._reader = reader
+        self._moved = moved
+        self._all_sent = all_sent
+        self._sender = PartSender(client, upload, reader)
+        self._there: dict[PartId, str] = {
+            (file.n, k): digest for file in upload.files for k, digest in file.parts_sha256.items()
+        }
+        """SHA-256 of parts, as the server has received them."""
+        self._whole: dict[int, str] = {}
+        """SHA-256 of whole files, read after they were sent."""
+        self._unsent: Counter[int] = Counter()
+        self._lock = threading.Lock()
+
+    def run(self, changed: set[PartId], pool: ThreadPoolExecutor, jobs: int) -> Sent:
+        """Sends and compares. `changed`: parts that are there, but are to be sent again.
+
+        Raises ChangedError, or what the server says.
+        """
+        missing = list(missing_parts(self._upload, changed))
+        self._unsent.update(part.n for _, part in missing)
+        sent_whole = {part.n for path, part in missing if part.size == self._files[path].size and path in self._digests}
+        self._compared = {
+            file.n: file for file in self._upload.files if not file.reused and file.parts and file.n not in sent_whole
+        }
+        steps = [self._send_step(path, part) for path, part in missing]
+        steps += [step for n in self._compared if not self._unsent[n] for step in self._compare_steps(n)]
+        try:
+            agenda = _Agenda(steps)
+            for done in as_completed([pool.submit(agenda.work) for _ in range(jobs)]):
+                done.result()
+        finally:
+            self._sender.close()
+        for file in self._files.values():
+            self._reader.require_unchanged(file)
+        return Sent(sum(part.size for _, part in missing), [*filter(None, map(self._digest, self._upload.files))])
+
+    def _send_step(self, path: str, part: Part) -> Step:
+        file = self._files[path]
+        known = self._digests.get(path) if part.size == file.size else None
+
+        def send() -> Iterable[Step]:
+            received = self._sender.send(file, part, known, self._moved)
+            with self._lock:
+                self._there[part.n, part.k] = received
+                self._unsent[part.n] -= 1
+                was_last = not self._unsent[part.n]
+                was_last_of_all = not self._unsent.total()
+            following = self._compare_steps(part.n) if was_last and part.n in self._compared else ()
+            if was_last_of_all and following:
+                self._all_sent()
+            return following
+
+        return send
+
+    def _compare_steps(self, n: int) -> list[Step]:
+        described = self._compared[n]
+        file, parts = self._files[described.path], list(all_parts(self._upload, described))
+        if self._upload.direct:
+            return [lambda: self._compare_whole(file, parts)]
+        return [self._compare_step(file, part) for part in parts]
+
+    def _compare_step(self, file: LocalFile, part: Part) -> Step:
+        def compare() -> Iterable[Step]:
+            if self._reader.sha256(file, _ignore, part) != self._there[part.n, part.k]:
+                raise ChangedError(file.location)
+            return ()
+
+        return compare
+
+    def _compare_whole(self, file: LocalFile, parts: list[Part]) -> Iterable[Step]:
+        """A bucket does not tell what it has received: the server compares the whole file while processing it."""
+        whole, digests = self._reader.sha256_with_parts(file, parts)
+        for part, digest in zip(parts, digests, strict=True):
+            if self._there.get((part.n, part.k), digest) != digest:
+                raise ChangedError(file.location)
+        self._whole[parts[0].n] = whole
+        return ()
+
+    def _digest(self, file: UploadFile) -> FileDigest | None:
+        if file.reused or not file.parts:
+            return None
+        if whole := self._whole.get(file.n) or (self._there[file.n, 0] if file.parts == 1 else None):
+            return FileDigest(n=file.n, sha256=whole)
+        return FileDigest(n=file.n, parts_sha256=digest_of_parts(self._there[file.n, k] for k in range(file.parts)))
+
+
+class _Agenda:
+    """Steps that several threads do; those that follow from one come first, as what they read is in memory still."""
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self._waiting = deque(steps)
+        self._running = 0
+        self._changed = threading.Condition()
+
+    def work(self) -> None:
+        """Until nothing is left to do, for other threads either."""
+        while (step := self._next()) is not None:
+            following: Iterable[Step] = ()
+            try:
+                following = step()
+            except BaseException:
+                self.drop()
+                raise
+            finally:
+                with self._changed:
+                    self._waiting.extendleft(following)
+                    self._running -= 1
+                    self._changed.notify_all()
+
+    def drop(self) -> None:
+        """Nothing more is begun."""
+        with self._changed:
+            self._waiting.clear()
+
+    def _next(self) -> Step | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or not self._running)
+            if not self._waiting:
+                return None
+            self._running += 1
+            return self._waiting.popleft()
+
+
+def _ignore(_: int) -> None:
+    return

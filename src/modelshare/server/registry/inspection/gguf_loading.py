@@ -1,0 +1,37 @@
+"""The types that llama.cpp demands of a model's metadata: it ends at the first value of another type."""
+
+import re
+from typing import Final
+
+from modelshare.server.registry.inspection.gguf import Header
+from modelshare.server.registry.inspection.gguf_types import ValueType
+from modelshare.server.registry.refused import Refused, shown
+
+_TYPES: Final = {
+    re.compile(r"general\.(architecture|name)|tokenizer\.ggml\.(model|pre)"): ValueType.STRING,
+    re.compile(
+        r"general\.file_type|tokenizer\.ggml\.\w+_token_id"
+        r"|ARCHITECTURE\.(context_length|embedding_length|block_count|vocab_size|pooling_type|expert_count"
+        r"|expert_used_count|rope\.dimension_count|attention\.(key|value)_length)"
+    ): ValueType.UINT32,
+    re.compile(
+        r"ARCHITECTURE\.(rope\.freq_base|rope\.scaling\.factor|attention\.layer_norm_(rms_)?epsilon)"
+    ): ValueType.FLOAT32,
+    re.compile(r"tokenizer\.ggml\.(add_(bos|eos|sep)_token|add_space_prefix)"): ValueType.BOOL,
+    re.compile(r"tokenizer\.ggml\.(tokens|merges|scores|token_type)"): ValueType.ARRAY,
+    re.compile(r"split\.(no|count)"): ValueType.UINT16,
+    re.compile(r"split\.tensors\.count"): ValueType.INT32,
+}
+
+
+def check_types(path: str, header: Header) -> None:
+    """Raises `Refused` for the first key whose value is of a type that llama.cpp does not take there."""
+    prefix = f"{header.text('general.architecture')}."
+    for key, found in header.types.items():
+        general = f"ARCHITECTURE.{key.removeprefix(prefix)}" if key.startswith(prefix) else key
+        wanted = next((wanted for pattern, wanted in _TYPES.items() if pattern.fullmatch(general)), found)
+        if found is not wanted:
+            raise Refused(
+                f"{shown(path)} holds {shown(key)} as {found.name}, where llama.cpp takes {wanted.name} only; "
+                "export it with a current tool and push it again."
+            )

@@ -1,0 +1,122 @@
+"""The end of an upload: everything is there, and is what its owner has read."""
+
+from collections.abc import Sequence
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.db import notify
+from modelshare.server.errors import Conflict, InvalidRequest
+from modelshare.server.http import Caller, Platform
+from modelshare.server.registry import queries as models
+from modelshare.server.registry.blobs.staging import multipart_of
+from modelshare.server.registry.processing import service as processing
+from modelshare.server.registry.refused import shown
+from modelshare.server.registry.service import MODELS_TOPIC
+from modelshare.server.registry.tables import UploadRow, VersionRow
+from modelshare.server.registry.uploads import queries
+from modelshare.server.registry.uploads.failures import storage_answers
+from modelshare.server.registry.uploads.progress import file_views, view
+from modelshare.server.registry.uploads.service import find, latest_note, record, require_open
+from modelshare.server.storage.base import BlobStore, Multipart
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.models import ModelStatus
+from modelshare.wire.uploads import FileDigest, Upload, UploadFile, UploadState, digest_of_parts
+
+
+async def complete(platform: Platform, caller: Caller, upload_id: str, digests: Sequence[FileDigest]) -> Upload:
+    """Hands the files over to processing. 409 while parts are missing, or where a file is not what `digests` says.
+
+    Completing twice is completing once.
+    """
+    async with platform.database.read() as session:
+        row = await find(session, caller, upload_id)
+    if row.state != UploadState.COMPLETED:
+        require_open(row)
+        claims = _claims(row, digests)
+        with storage_answers():
+            await _hand_over(platform, caller, row, claims)
+        row.state = UploadState.COMPLETED
+    async with platform.database.read() as session:
+        note = await latest_note(session, row)
+    return (await view(platform.store, row)).model_copy(update={"latest_note": note})
+
+
+def _claims(row: UploadRow, digests: Sequence[FileDigest]) -> dict[int, FileDigest]:
+    """By number of the file. Raises InvalidRequest."""
+    claims = {digest.n: digest for digest in digests}
+    if unknown := claims.keys() - {file.n for file in row.files}:
+        raise InvalidRequest(f"This upload has no file {min(unknown)}.", param="files")
+    return claims
+
+
+async def _hand_over(platform: Platform, caller: Caller, row: UploadRow, claims: dict[int, FileDigest]) -> None:
+    begun = [multipart_of(row, file) for file in row.files if file.multipart_id]
+    await _seal(platform.store, begun, sealed=True)
+    try:
+        views = await file_views(platform.store, row)
+        _require_all_parts(views)
+        learnt = _compare(row, views, claims)
+        async with platform.database.write() as session:
+            await models.lock_model(session, row.model_id)
+            locked = await queries.lock_upload(session, row.id)
+            if locked.state != UploadState.COMPLETED:
+                require_open(locked)
+                await _complete(session, platform, caller, locked, learnt)
+    except BaseException:
+        async with platform.database.read() as session:
+            now = await find(session, caller, str(row.id))
+        if now.state == UploadState.OPEN:  # else it was completed by another request
+            await _seal(platform.store, begun, sealed=False)
+        raise
+
+
+async def _seal(store: BlobStore, uploads: Sequence[Multipart], *, sealed: bool) -> None:
+    """Into a bucket, parts may go as long as their URLs are valid: there, processing reads everything anew."""
+    if not store.direct:
+        await (store.seal(uploads) if sealed else store.unseal(uploads))
+
+
+def _require_all_parts(files: Sequence[UploadFile]) -> None:
+    missing = [(file, k) for file in files for k in sorted(set(range(file.parts)) - set(file.parts_done))]
+    if missing:
+        file, k = missing[0]
+        others = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
+        raise Conflict(
+            f"Part {k} of {shown(file.path)}{others} is missing. Send it, then complete again.", param="files"
+        )
+
+
+def _compare(row: UploadRow, files: Sequence[UploadFile], claims: dict[int, FileDigest]) -> dict[int, str]:
+    """SHA-256 of whole files that processing has to compare. Raises Conflict for the first that is something else."""
+    learnt = {}
+    for file, view_of in zip(row.files, files, strict=True):
+        if (claim := claims.get(file.n)) is None:
+            continue
+        parts = [view_of.parts_sha256[k] for k in sorted(view_of.parts_sha256)]
+        known = file.sha256 if file.reused else parts[0] if len(parts) == 1 == view_of.parts else file.sha256
+        is_other = claim.sha256 is not None and known is not None and claim.sha256 != known
+        if parts and claim.parts_sha256 is not None and claim.parts_sha256 != digest_of_parts(parts):
+            is_other = True
+        if is_other:
+            raise Conflict(
+                f"{shown(file.path)} changed while it was being pushed: it is not what has arrived. Push again when "
+                "nothing writes to it.",
+                code=ErrorCode.CHECKSUM_MISMATCH,
+                param="files",
+            )
+        if claim.sha256 is not None and not file.reused:
+            learnt[file.n] = claim.sha256
+    return learnt
+
+
+async def _complete(
+    session: AsyncSession, platform: Platform, caller: Caller, row: UploadRow, learnt: dict[int, str]
+) -> None:
+    assert row.version_id is not None  # noqa: S101 - an open session's version goes only with the session
+    version = await session.get_one(VersionRow, row.version_id)
+    row.state = UploadState.COMPLETED
+    version.status = ModelStatus.PROCESSING
+    await queries.claim(session, row.id, learnt)
+    await processing.request(session, version.id, now=platform.now())
+    record(session, caller, "upload.complete", row, platform.now(), version=row.version_name)
+    notify(session, MODELS_TOPIC, str(row.model_id))

@@ -1,0 +1,198 @@
+"""What a push leaves out unless it is told otherwise: the one list for folders, archives and the browser. Pure.
+
+No engine reads any of it, and much of it is somebody's secret. What was left out is always said.
+"""
+
+import functools
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from modelshare.wire.patterns import Pattern, decision, parse_all
+
+IGNORE_FILE: Final = ".modelshareignore"
+"""In a model's folder: patterns of what to leave out besides, or, after a `!`, of what to push all the same."""
+MAX_IGNORE_FILE: Final = 64 << 10
+"""Bytes."""
+KEPT: Final = frozenset({".gitattributes", ".gitignore"})
+"""Hidden files that are a repository's own."""
+_SHOWN: Final = 10
+
+
+class Reason(StrEnum):
+    """Why something is left out, as a note says it."""
+
+    SECRET = "may hold a password or key"  # noqa: S105 - a reason
+    TRAINING = "state of a training run, which no engine reads"
+    LOG = "log of a training run"
+    UNFINISHED = "unfinished download or temporary file"
+    INSTALLED = "installed packages"
+    CACHE = "cache"
+    HIDDEN = "hidden"
+    SYSTEM = "written by an operating system or editor"
+    ASKED = "as you asked"
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    reason: Reason
+    folders: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+LIST: Final = (
+    _Names(
+        Reason.SECRET,
+        folders=(".ssh", ".aws", ".azure", ".gnupg", ".kube", ".docker", ".config", ".huggingface", ".kaggle"),
+        files=(
+            *(".env*", "*.env", ".envrc", "secrets.*", "credentials", "credentials.*", "client_secret*.json"),
+            *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "authorized_keys", "known_hosts"),
+            *("*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk", "*.ovpn"),
+            *("token", "token.txt", "hf_token*", "huggingface_token*", ".*token*", "stored_tokens"),
+            *("api_key*", "apikey*", ".netrc", "_netrc", ".pgpass", ".my.cnf", ".htpasswd", ".git-credentials"),
+            *(".npmrc", ".pypirc", ".dockercfg", ".boto", ".s3cfg", "rclone.conf", "kaggle.json", "kubeconfig"),
+            *("service_account*.json", "service-account*.json", "application_default_credentials.json"),
+            *("*.tfstate", "*.tfstate.backup", "*.tfvars"),
+        ),
+    ),
+    _Names(
+        Reason.TRAINING,
+        files=(
+            *("training_args*.bin", "optimizer*.pt", "optimizer*.pth", "optimizer*.bin", "scheduler*.pt"),
+            *("scheduler*.bin", "scaler*.pt", "rng_state*.pth", "random_states_*.pkl", "custom_checkpoint_*.pkl"),
+            *("*_optim_states.pt", "*_model_states.pt", "*.distcp"),
+        ),
+    ),
+    _Names(
+        Reason.LOG,
+        folders=("wandb", "runs", "mlruns", "lightning_logs", "tb_logs"),
+        files=("events.out.tfevents.*",),
+    ),
+    _Names(
+        Reason.UNFINISHED,
+        files=("*.incomplete", "*.lock", "*.tmp", "*.part", "*.partial", "*.crdownload", "*.download", "*.aria2"),
+    ),
+    _Names(Reason.INSTALLED, folders=("venv", ".venv", "node_modules", "site-packages")),
+    _Names(Reason.CACHE, folders=("__pycache__", ".cache", ".ipynb_checkpoints"), files=("*.pyc", "*.pyo")),
+    _Names(
+        Reason.SYSTEM,
+        folders=("__macosx", "$recycle.bin", "system volume information", "lost+found"),
+        files=("._*", ".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "*~", "*.swp", "*.swo"),
+    ),
+    _Names(Reason.HIDDEN, folders=(".*",), files=(".*",)),
+)
+"""The first that fits gives the reason. Names in small letters, with `*` for any characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    path: str
+    """A file, or a folder with a `/` at its end."""
+    reason: Reason
+
+
+def left_out(path: str, *, is_folder: bool = False) -> LeftOut | None:
+    """What the list leaves out of `path`: the path, or the outermost folder around it; None where it says nothing."""
+    names = path.split("/")
+    for number, name in enumerate(names, 1):
+        reason = _reason(name, is_folder=is_folder or number < len(names))
+        if reason is not None:
+            is_file = number == len(names) and not is_folder
+            return LeftOut("/".join(names[:number]) + ("" if is_file else "/"), reason)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The list, and what somebody wants besides: later patterns go before earlier ones, and all before the list."""
+
+    patterns: tuple[Pattern, ...] = ()
+    """A pattern takes out, one with `!` brings back."""
+
+    @classmethod
+    def of(
+        cls, *, ignored: Iterable[str] = (), exclude: Iterable[str] = (), include: Iterable[str] = ()
+    ) -> "Selection":
+        """From the lines of an ignore file, and from plain patterns."""
+        brought_back = tuple(replace(pattern, negated=True) for pattern in parse_all(include))
+        return cls((*parse_all(ignored), *parse_all(exclude), *brought_back))
+
+    @property
+    def brings_back(self) -> bool:
+        """Whether it may want something of a folder that is left out."""
+        return any(pattern.negated for pattern in self.patterns)
+
+    def with_ignored(self, lines: Iterable[str]) -> "Selection":
+        """With an ignore file's lines before its own patterns."""
+        return Selection((*parse_all(lines), *self.patterns))
+
+    def left_out(self, path: str, *, is_folder: bool = False) -> LeftOut | None:
+        """What is left out of `path`: the path, or a folder around it; None where it is to be pushed."""
+        decided = decision(self.patterns, path, is_folder=is_folder)
+        if decided is False:
+            return None
+        listed = left_out(path, is_folder=is_folder)
+        if listed is None and decided:
+            return LeftOut(path + ("/" if is_folder else ""), Reason.ASKED)
+        return listed
+
+
+def note(found: Iterable[LeftOut]) -> str | None:
+    """One sentence that names what was left out, what may be secret first; None where nothing was."""
+    counts = Counter(found)
+    order = list(Reason)
+    items = sorted(counts, key=lambda item: (order.index(item.reason), item.path))
+    if not items:
+        return None
+    words = [f"{item.path} ({item.reason})" for item in items[:_SHOWN]]
+    if len(items) > _SHOWN:
+        words.append(f"{len(items) - _SHOWN:,} more")
+    return f"Left out: {', '.join(words)}."
+
+
+def lines_of(data: bytes) -> Sequence[str]:
+    """The lines of an ignore file. ValueError where it is no such file."""
+    if len(data) > MAX_IGNORE_FILE:
+        raise ValueError(f"{IGNORE_FILE} is longer than {MAX_IGNORE_FILE:,} bytes")
+    try:
+        return data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{IGNORE_FILE} is not written in UTF-8") from None
+
+
+def for_scripts() -> list[dict[str, str]]:
+    """The list as expressions that JavaScript reads too: one for names of folders and one for names of files each."""
+    return [
+        {"reason": names.reason, "folders": _expression(names.folders), "files": _expression(names.files)}
+        for names in LIST
+    ]
+
+
+@functools.lru_cache(8192)
+def _reason(name: str, *, is_folder: bool) -> Reason | None:
+    """Why a file or a folder of this name is left out."""
+    name = unicodedata.normalize("NFC", name).lower()
+    if name in {"", ".", ".."} or (name in KEPT and not is_folder):
+        return None
+    for names, folders, files in _compiled():
+        if (folders if is_folder else files).fullmatch(name):
+            return names.reason
+    return None
+
+
+@functools.cache
+def _compiled() -> list[tuple[_Names, re.Pattern[str], re.Pattern[str]]]:
+    return [
+        (names, re.compile(_expression(names.folders), re.DOTALL), re.compile(_expression(names.files), re.DOTALL))
+        for names in LIST
+    ]
+
+
+def _expression(globs: Sequence[str]) -> str:
+    """Fits a whole name; `(?!)` fits none."""
+    each = (".*".join(re.escape(piece) for piece in glob.split("*")) for glob in globs)
+    return f"^(?:{'|'.join(each)})$" if globs else "(?!)"

@@ -1,0 +1,126 @@
+"""Patterns of file paths as `.gitignore` has them (https://git-scm.com/docs/gitignore). Pure.
+
+Not a library's, since the server matches patterns that anybody sends: here the time is bounded by the length of the
+pattern times that of the path, whatever they hold. One rule differs from git's: a file can be brought back from a
+folder that an earlier pattern takes, as Docker has it.
+"""
+
+import fnmatch
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field
+
+MAX_PATTERNS: Final = 200
+MAX_PATTERN: Final = 300
+"""Characters."""
+_ANY_DEPTH: Final = "**"
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    negated: bool
+    folders_only: bool
+    segments: tuple[str, ...]
+
+    def fits(self, path: str, *, is_folder: bool = False) -> bool:
+        """Whether it fits the path, or a folder around it."""
+        names = path.split("/")
+        at = self._without_passing({0})
+        for number, name in enumerate(names, 1):
+            at = self._after(at, name)
+            if len(self.segments) in at and (number < len(names) or is_folder or not self.folders_only):
+                return True
+        return False
+
+    def _after(self, at: set[int], name: str) -> set[int]:
+        """Where in the pattern one may be, after one more name of the path."""
+        after = set[int]()
+        for n in at:
+            if n < len(self.segments):
+                if self.segments[n] == _ANY_DEPTH:
+                    after.add(n)
+                elif _segment(self.segments[n]).match(name):
+                    after.add(n + 1)
+        return self._without_passing(after)
+
+    def _without_passing(self, at: set[int]) -> set[int]:
+        """`at`, and the places after a `**` that takes no folder."""
+        for n in sorted(at):
+            while n < len(self.segments) and self.segments[n] == _ANY_DEPTH:
+                n += 1  # noqa: PLW2901 - the next place
+                at.add(n)
+        return at
+
+
+def parse(line: str) -> Pattern | None:
+    """The pattern of one line; None for an empty line or a comment."""
+    text = _without_blanks_at_end(line.rstrip("\r\n"))
+    if not text or text.startswith("#"):
+        return None
+    negated = text.startswith("!")
+    text = text.removeprefix("!")
+    folders_only = text.endswith("/")
+    text = text.rstrip("/") if folders_only else text
+    anchored = "/" in text
+    segments = [part for part in text.split("/") if part]
+    if not segments:
+        return None
+    if not anchored:
+        segments.insert(0, _ANY_DEPTH)
+    if segments[-1] == _ANY_DEPTH:  # `folder/**` takes what is in it: any name, with all that is below
+        segments[-1] = "*"
+    return Pattern(negated, folders_only, tuple(segments))
+
+
+def parse_all(lines: Iterable[str]) -> tuple[Pattern, ...]:
+    return tuple(pattern for line in lines if (pattern := parse(line)) is not None)
+
+
+def decision(patterns: Sequence[Pattern], path: str, *, is_folder: bool = False) -> bool | None:
+    """True where the last pattern that fits takes the path, False where it brings it back, None where none fits."""
+    for pattern in reversed(patterns):
+        if pattern.fits(path, is_folder=is_folder):
+            return not pattern.negated
+    return None
+
+
+def _check_plain(text: str) -> str:
+    if parse(text) is None or text.startswith("!"):
+        raise ValueError("give a pattern such as `*.log`, `logs/` or `/notes.txt`, one each")
+    return text
+
+
+PlainPattern = Annotated[str, Field(min_length=1, max_length=MAX_PATTERN), AfterValidator(_check_plain)]
+"""One pattern without `!`."""
+
+
+def _without_blanks_at_end(text: str) -> str:
+    stripped = text.rstrip(" \t")
+    escaped = (len(stripped) - len(stripped.rstrip("\\"))) % 2 == 1
+    return stripped + text[len(stripped) : len(stripped) + 1] if escaped else stripped
+
+
+@functools.lru_cache(1024)
+def _segment(glob: str) -> re.Pattern[str]:
+    # fnmatch writes atomic groups, so that no name makes its expressions try again and again.
+    return re.compile(fnmatch.translate(_as_fnmatch(glob)))
+
+
+def _as_fnmatch(glob: str) -> str:
+    """`glob` with a backslash's next character as a class of its own, and `[^...]` as `[!...]`."""
+    out, at = [], 0
+    while at < len(glob):
+        if glob[at] == "\\" and at + 1 < len(glob):
+            at += 1
+            out.append(f"[{glob[at]}]" if glob[at] in "*?[" else glob[at])
+        elif glob.startswith("[^", at):
+            at += 1
+            out.append("[!")
+        else:
+            out.append(glob[at])
+        at += 1
+    return "".join(out)
