@@ -150,8 +150,8 @@ def edit_version(
 ) -> None:
     """Change a version's notes."""
     with Client() as client:
-        changes = VersionPatch(version_notes=notes or None)
-        found = client.models.update_version(own_model(client, model).id, version, changes)
+        changes = request(VersionPatch, version_notes=notes) if notes else VersionPatch(version_notes=None)
+        found = client.models.update_version(own_model(client, model).id, version, version_notes=changes.version_notes)
     if json:
         print_json(found)
     else:
@@ -166,14 +166,16 @@ def delete_version(
     with Client() as client:
         found = own_model(client, model)
         preview = client.models.preview_delete_version(found.id, version)
-        if not json:
-            _print_deletion(found.name, preview)
         if dry_run:
             if json:
                 print_json(preview)
+            else:
+                _print_deletion(found.name, preview)
             return
         if not preview.possible:
             raise CommandError(f"{found.name} {version} cannot be deleted. {' '.join(preview.reasons)}")
+        if not json:
+            _print_deletion(found.name, preview)
         confirm(f"Delete {found.name} {version} for good?", yes=yes)
         client.models.delete_version(found.id, version)
     if json:
@@ -220,13 +222,13 @@ def _print(model: ExtendedModel, *, json: bool) -> None:
 
 
 def _print_deletion(name: str, preview: VersionDeletion) -> None:
-    """What would go, on stderr: the question or the refusal that follows is there too."""
-    if preview.possible:
-        say(f"Deleting {name} {preview.version} frees {size(preview.frees_bytes)} of your quota.")
+    """On stderr, as the question that follows is."""
+    if not preview.possible:
+        say(f"{name} {preview.version} cannot be deleted. {' '.join(preview.reasons)}")
+        return
+    say(f"Deleting {name} {preview.version} frees {size(preview.frees_bytes)} of your quota.")
     for note in preview.notes:
         say(f"Note: {note}")
-    if not preview.possible:
-        say(f"Not possible now: {' '.join(preview.reasons)}")
 
 
 def _shared(model: ExtendedModel) -> str:

@@ -111,9 +111,9 @@ class Models(Resource[Transport]):
         return post(at(BASE, model_id, "versions", version, "rollback"), ExtendedModel)
 
     @sent
-    def update_version(self, model_id: str, version: str, changes: VersionPatch) -> Call[Version]:
-        """Edits a version's notes."""
-        return patch(at(BASE, model_id, "versions", version), Version, changes)
+    def update_version(self, model_id: str, version: str, *, version_notes: str | None) -> Call[Version]:
+        """Edits a version's notes; None takes them away."""
+        return patch(at(BASE, model_id, "versions", version), Version, VersionPatch(version_notes=version_notes))
 
     @sent
     def delete_version(self, model_id: str, version: str) -> Call[None]:

@@ -120,7 +120,9 @@ async def _make_latest(
     if before is not None:
         before.is_latest = False
         await session.flush()  # there is at most one at any instant, the database sees to that
-    wanted.is_latest, wanted.latest_note = True, None
+    wanted.is_latest = True
+    for each in row.versions:  # what was said of them was said of another latest version
+        each.latest_note = None
     was = before.version if before else None
     record(session, action, row, actor, now, reason, version=wanted.version, before=was)
     notify(session, MODELS_TOPIC, str(row.id))

@@ -112,6 +112,7 @@ async def _decide_latest(session: AsyncSession, model: ModelRow, version: Versio
 async def _make_latest(session: AsyncSession, model: ModelRow, version: VersionRow) -> None:
     before: dict[str, Any] = {}
     for other in model.versions:
+        other.latest_note = None  # it was said of another latest version
         if other.is_latest:
             before = other.facts
             other.is_latest = False
