@@ -148,6 +148,7 @@ def without(content: Dump, *columns: str) -> Dump:
 def old_part(content: Dump) -> Dump:
     added = (
         *("shares.audience", "audit_log.changed_ms", "usage.estimated", "agents.join_key_id", "blobs.proven_at"),
+        *("model_versions.file", "endpoints.file", "deployments.file", "serving.file"),
         *("models.name_key", "model_versions.latest_note", "model_versions.notes"),
     )
     old = without(content, *added)

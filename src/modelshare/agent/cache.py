@@ -12,7 +12,7 @@ import contextlib
 import re
 import shutil
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -93,24 +93,27 @@ class Cache:
         finally:
             del self._pulling[holding.deployment_id]
 
-    def view(self, holding: Holding) -> Path:
-        """A folder with the deployment's files under their own names; all of them must be here."""
+    def view(self, holding: Holding, places: Mapping[str, DeploymentFile] | None = None) -> Path:
+        """A folder with the deployment's files under their own names, or as `places` says; all of them must be here."""
         target = self._views / _name(holding.deployment_id)
         fresh = target.with_name(target.name + ".new")
         for leftover in (target, fresh):
             if leftover.exists():
                 shutil.rmtree(leftover)
-        for file in holding.files:
-            place = fresh / _checked(file.path)
+        for path, file in (places or {file.path: file for file in holding.files}).items():
+            place = fresh / _checked(path)
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _link(self.blob(file.sha256), place)
         fresh.rename(target)
         return target
 
-    def converted(self, manifest_digest: str) -> Path:
-        """A folder for what engines make of these weights; it goes when the last deployment of them does."""
-        folder = self._converted / _name(manifest_digest.removeprefix("sha256:"))
-        folder.mkdir(mode=0o700, exist_ok=True)
+    def converted(self, manifest_digest: str, key: str = "") -> Path:
+        """A folder for what engines make of these weights; it goes when the last deployment of their version does.
+
+        `key` tells several models of a version apart.
+        """
+        folder = self._converted / _name(manifest_digest.removeprefix("sha256:")) / key
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
 
     def discard(self, file: DeploymentFile) -> None:

@@ -14,6 +14,7 @@ from modelshare.agent.cache import Cache, Holding
 from modelshare.agent.engines.base import Engine, EngineError
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.errors import DeploymentError
+from modelshare.agent.layout import lay_out
 from modelshare.agent.memory import Memory
 from modelshare.agent.pull import Puller
 from modelshare.agent.tasks import in_thread
@@ -38,8 +39,8 @@ _STEADY_SECONDS: Final = 60.0
 class Engines(Protocol):
     """Where engines come from."""
 
-    async def prepare(self, wanted: Wanted, weights: Path, scratch: Path, on_phase: Callable[[Phase], None]) -> Engine:
-        """An engine for these weights, not started yet; `scratch` keeps what has to be made of them first.
+    async def prepare(self, wanted: Wanted, folder: Path, scratch: Path, on_phase: Callable[[Phase], None]) -> Engine:
+        """An engine for what was laid out in `folder`, not started yet; `scratch` keeps what is made of it first.
 
         Raises DeploymentError.
         """
@@ -153,11 +154,13 @@ class Deployment:
         self._enter(Phase.WAITING)
         await in_thread(None, tools.cache.hold, self._holding)
         pulled = await self._pull()
-        weights = await in_thread(None, tools.cache.view, self._holding)
-        scratch = tools.cache.converted(self._holding.manifest_digest)
+        layout = lay_out(self.wanted)
+        folder = await in_thread(None, tools.cache.view, self._holding, layout.files)
+        await in_thread(None, layout.write_index, folder)
+        scratch = tools.cache.converted(self._holding.manifest_digest, layout.key)
         with ExitStack() as life:
             async with tools.loads:
-                engine = await tools.engines.prepare(self.wanted, weights, scratch, self._enter)
+                engine = await tools.engines.prepare(self.wanted, folder, scratch, self._enter)
                 life.enter_context(tools.memory.room_for(engine.mapped_bytes))
                 self._enter(Phase.LOADING)
                 try:

@@ -14,6 +14,7 @@ from modelshare.agent.engines.recipe import Recipe
 from modelshare.agent.engines.select import choose
 from modelshare.agent.engines.supervisor import ProcessEngine
 from modelshare.agent.errors import Stop
+from modelshare.agent.layout import lay_out
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import Wanted
 
@@ -45,20 +46,23 @@ class EngineSource:
         """What can be started here."""
         return sorted(self._machine.installed)
 
-    async def prepare(self, wanted: Wanted, weights: Path, scratch: Path, on_phase: Callable[[Phase], None]) -> Engine:
+    async def prepare(self, wanted: Wanted, folder: Path, scratch: Path, on_phase: Callable[[Phase], None]) -> Engine:
         """See `deployment.Engines`."""
         format_, task = _format(wanted), _task(wanted)
-        obstacle = await asyncio.to_thread(unconvertible, weights) if format_ is Format.SAFETENSORS else None
+        obstacle = await asyncio.to_thread(unconvertible, folder) if format_ is Format.SAFETENSORS else None
         choice = choose(format_, task, self._machine, unconvertible=obstacle, preference=self._preference)
         if choice.engine is None:
             raise EngineError(f"No engine of this machine can serve the model. {choice.explanation}")
-        path = weights
+        weights = tuple(folder / place for place in lay_out(wanted).weights)
+        path = weights[0] if weights and format_ is Format.GGUF else folder
         if choice.converts:
             if not converted_file(scratch, _CONVERTED_TYPE).exists():
                 on_phase(Phase.CONVERTING)
-            path = await to_gguf(weights, scratch, _CONVERTED_TYPE, self._state_dir)
+            path = await to_gguf(folder, scratch, _CONVERTED_TYPE, self._state_dir)
+            weights = (path,)
         spec = EngineSpec(
             path=path,
+            weights=weights,
             served_name=wanted.served_name,
             format=format_,
             task=task,

@@ -25,13 +25,16 @@ def deploy(
     tier: Annotated[str, typer.Option(help="A tier of `modelshare tiers`.")],
     slug: Annotated[str, typer.Option(help="The endpoint's name in its URL, such as chat.")],
     version: Annotated[str, typer.Option(help="`latest`, or a fixed version.")] = "latest",
+    file: Annotated[
+        str | None, typer.Option(help="Which of the model's files to serve, of those `modelshare models show` lists.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until an agent serves it.")] = False,
     json: Json = False,
 ) -> None:
     """Make an endpoint that serves a model on a tier."""
     with Client() as client:
         endpoint = client.endpoints.create(
-            request(EndpointCreate, model=any_model(client, model), tier=tier, slug=slug, version=version)
+            request(EndpointCreate, model=any_model(client, model), tier=tier, slug=slug, version=version, file=file)
         )
         if tier == SELF_HOSTED and not _has_agent(client):
             say(_how_to_run_an_agent(client.config.url))

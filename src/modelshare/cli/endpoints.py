@@ -49,12 +49,13 @@ def explain(
     tier: Annotated[str, typer.Option(help="A tier of `modelshare tiers`.")],
     slug: Annotated[str, typer.Option(help="The endpoint's name in its URL.")] = "endpoint",
     version: Annotated[str, typer.Option(help="`latest`, or a fixed version.")] = "latest",
+    file: Annotated[str | None, typer.Option(help="Which of the model's files to serve.")] = None,
     json: Json = False,
 ) -> None:
     """Say whether a model can be deployed on a tier; if not, why, and what would help. Ends with 1 if not."""
     with Client() as client:
         answer = client.endpoints.explain(
-            request(EndpointCreate, model=any_model(client, model), tier=tier, slug=slug, version=version)
+            request(EndpointCreate, model=any_model(client, model), tier=tier, slug=slug, version=version, file=file)
         )
     if json:
         print_json(answer)
@@ -108,6 +109,7 @@ def _print(endpoint: Endpoint, *, json: bool) -> None:
             ("version", endpoint.version),
             ("serving", endpoint.resolved_version),
             ("note", endpoint.version_note),
+            ("file", endpoint.file),
             ("tier", endpoint.tier),
             ("created", when(endpoint.created_at)),
         )

@@ -13,7 +13,7 @@ from modelshare.cli.requests import request
 from modelshare.cli.which import own_model
 from modelshare.cli.words import number, size, when, yes
 from modelshare.client import Client
-from modelshare.wire.models import ExtendedModel, ModelPatch, VersionDeletion, VersionPatch
+from modelshare.wire.models import ExtendedModel, ModelChoice, ModelPatch, VersionDeletion, VersionPatch
 
 app = typer.Typer(add_completion=False)
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id, its name, or OWNER/NAME.")]
@@ -209,6 +209,8 @@ def _print(model: ExtendedModel, *, json: bool) -> None:
             ("context", number(model.context_length)),
             ("quantization", model.quantization),
             ("size", size(model.size_bytes)),
+            ("file", model.file),
+            *(("choice", _choice(choice)) for choice in model.choices),
             ("licence", model.license),
             ("tags", ", ".join(model.tags)),
             ("description", model.description),
@@ -229,6 +231,11 @@ def _print_deletion(name: str, preview: VersionDeletion) -> None:
     say(f"Deleting {name} {preview.version} frees {size(preview.frees_bytes)} of your quota.")
     for note in preview.notes:
         say(f"Note: {note}")
+
+
+def _choice(choice: ModelChoice) -> str:
+    words = (choice.quantization, choice.parameters and f"{number(choice.parameters)} parameters")
+    return ", ".join([choice.file, *(word for word in words if word), size(choice.size_bytes)])
 
 
 def _shared(model: ExtendedModel) -> str:

@@ -31,6 +31,9 @@ def push(
         ),
     ] = None,
     notes: Annotated[str | None, typer.Option(help="What people should know of this version.")] = None,
+    file: Annotated[
+        str | None, typer.Option(help="Which of several models in it to describe and run, such as Q4/model.gguf.")
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Drop what earlier pushes of this name left.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the server has checked it.")] = True,
     jobs: Annotated[int, typer.Option(min=1, max=32, help="Parts to send at once.")] = JOBS,
@@ -51,6 +54,7 @@ def push(
                 version=version,
                 make_latest=latest,
                 version_notes=notes,
+                file=file,
                 restart=restart,
                 wait=wait,
                 jobs=jobs,

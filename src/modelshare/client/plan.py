@@ -29,15 +29,16 @@ def opening(
     make_latest: bool | None,
     digests: Mapping[str, str],
     version_notes: str | None = None,
+    file: str | None = None,
 ) -> UploadOpen:
     """The request that opens a session; `digests` holds the SHA-256 known so far, by path."""
-    wish = {"version": version, "make_latest": make_latest, "version_notes": version_notes}
+    wish = {"version": version, "make_latest": make_latest, "version_notes": version_notes, "file": file}
     said: dict[str, Any] = {field: value for field, value in wish.items() if value is not None}
     if source.is_archive:
-        [file] = source.files
-        archive = ArchiveEntry(filename=file.path, size=file.size)
+        [packed] = source.files
+        archive = ArchiveEntry(filename=packed.path, size=packed.size)
         return UploadOpen(name=name, archive=archive, **said)
-    files = [FileEntry(path=file.path, size=file.size, sha256=digests.get(file.path)) for file in source.files]
+    files = [FileEntry(path=each.path, size=each.size, sha256=digests.get(each.path)) for each in source.files]
     return UploadOpen(name=name, files=files, **said)
 
 

@@ -83,6 +83,7 @@ def push_model(
     version: str | None = None,
     make_latest: bool | None = None,
     version_notes: str | None = None,
+    file: str | None = None,
     restart: bool = False,
     wait: bool = True,
     jobs: int = JOBS,
@@ -92,8 +93,9 @@ def push_model(
 
     Interrupt it and call it again, here or on another machine: it goes on where it was, unless `restart` drops what
     earlier pushes of that name left. `make_latest` None: it becomes the latest where it is higher and no pre-release;
-    `Pushed.latest_note` says why it did not. Raises SourceError for what cannot be pushed, ModelFailedError with the
-    server's reason, or any other ModelshareError.
+    `Pushed.latest_note` says why it did not. `file` names which of several models in it is meant, by its path in there.
+    Raises SourceError for what cannot be pushed, ModelFailedError with the server's reason, or any other
+    ModelshareError.
     """
     progress = progress or Progress()
     source = read_source(Path(path))
@@ -108,7 +110,15 @@ def push_model(
         workers = _Workers(pool, jobs, Reader(source.files, stop), progress)
 
         def opened(digests: Mapping[str, str]) -> Upload:
-            wish = opening(source, name, version, make_latest=make_latest, version_notes=version_notes, digests=digests)
+            wish = opening(
+                source,
+                name,
+                version,
+                make_latest=make_latest,
+                version_notes=version_notes,
+                file=file,
+                digests=digests,
+            )
             return client.uploads.open(wish)
 
         upload, digests = _session(opened, source, workers)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from modelshare.wire.base import EndpointSlug, Request, Response, UnixSeconds
+from modelshare.wire.models import ModelFile
 from modelshare.wire.semver import MAX_VERSION, SEMVER_PATTERN
 from modelshare.wire.sharing import RecallNotice
 
@@ -31,12 +32,17 @@ class EndpointCreate(Request):
     """The model's id, `owner/name`, or the name of one of the project's own."""
     tier: TierSlug
     version: VersionChoice = "latest"
+    file: ModelFile | None = None
+    """Which of the version's models, by a file of it (see `choices` of the model); None for the version's own. An
+    endpoint that follows `latest` stays at the last version that has it."""
 
 
 class EndpointPatch(Request):
     is_active: bool | None = None
     tier: TierSlug | None = None
     version: VersionChoice | None = None
+    file: ModelFile | None = None
+    """As for a new endpoint; null goes back to the version's own."""
 
 
 class EndpointProgress(Response):
@@ -60,6 +66,8 @@ class Endpoint(Response):
     resolved_version: str | None
     version_note: str | None = None
     """Why it stays at a version although it follows `latest`: the model is not shared with its project any more."""
+    file: str | None = None
+    """The file that was chosen; None for the version's own model."""
     status: EndpointStatus
     status_reason: str | None
     progress: EndpointProgress | None

@@ -16,6 +16,8 @@ ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN, max_length=96)]
 Tag = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_name)]
 VersionNotes = Annotated[Text, Field(max_length=4000)]
 """What its owner says of a version: what changed, what to mind."""
+ModelFile = Annotated[Line, Field(min_length=1, max_length=1024)]
+"""The path of a file that says which of several models is meant."""
 
 
 class ModelStatus(StrEnum):
@@ -43,6 +45,19 @@ class Model(Response):
     owned_by: str
 
 
+class ModelChoice(Response):
+    """One of several models among a version's files, such as a quantization."""
+
+    file: str
+    """Names it, at an endpoint and at a push."""
+    format: str
+    quantization: str | None
+    parameters: int | None
+    context_length: int | None
+    size_bytes: int
+    """Of its weights."""
+
+
 class ExtendedModel(Model):
     """The owner's view. The sharing fields are None or zero while the model is not in the catalog."""
 
@@ -64,6 +79,10 @@ class ExtendedModel(Model):
     context_length: int | None
     quantization: str | None
     task: str | None
+    file: str | None = None
+    """The file that is described and opened; the first, where the weights are several."""
+    choices: list[ModelChoice] = Field(default_factory=list)
+    """All models among the files, the one described first; empty where it is the only one."""
     version: str | None
     version_notes: str | None = None
     manifest_digest: str | None

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from modelshare.wire.base import Request, Response, UnixSeconds
-from modelshare.wire.models import ModelName, VersionNotes
+from modelshare.wire.models import ModelFile, ModelName, VersionNotes
 from modelshare.wire.semver import SemVer
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -42,6 +42,8 @@ class VersionOpen(Request):
     """Whether it becomes the latest once it is ready. None: where it is higher than the latest, and no pre-release."""
     version_notes: VersionNotes | None = None
     """What people should know of this version."""
+    file: ModelFile | None = None
+    """Which of several models in it is the one to describe and run, by a file of it; None lets the server choose."""
     files: Annotated[list[FileEntry], Field(min_length=1, max_length=MAX_FILES)] | None = None
     archive: ArchiveEntry | None = None
     part_size: Annotated[int, Field(ge=MIN_PART_SIZE, le=MAX_PART_SIZE)] | None = None

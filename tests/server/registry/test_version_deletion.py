@@ -114,7 +114,7 @@ async def test_what_endpoints_have_stays_and_others_are_counts(
     await owner.http.post(f"/v1/models/{model}/versions/2.0.0/promote")
     refused = await owner.http.delete(f"/v1/models/{model}/versions/1.0.0")
     assert problem(refused) == IN_USE
-    assert "1 active endpoint of your project is fixed to it" in message(refused)
+    assert "1 active endpoint of your project has it" in message(refused)
     assert "2 active endpoints of other projects have it" in message(refused)
     assert "borg" not in message(refused).lower()
     await owner.http.delete("/v1/endpoints/mine")

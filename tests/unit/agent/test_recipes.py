@@ -71,18 +71,12 @@ def test_transformers_refuses_a_path_that_it_would_misread(spec: EngineSpec, tmp
         transformers.recipe(replace(spec, path=tmp_path / "a@b"), "transformers", tmp_path)
 
 
-def test_llamacpp_opens_the_model_and_not_its_projector(spec: EngineSpec) -> None:
-    def gguf(name: str, architecture: bytes) -> None:
-        key = b"general.architecture"
-        head = b"GGUF" + bytes(20) + len(key).to_bytes(8, "little") + key + (8).to_bytes(4, "little")
-        (spec.path / name).write_bytes(head + len(architecture).to_bytes(8, "little") + architecture)
-
-    gguf("a-mmproj.gguf", b"clip")
-    gguf("b-00002-of-00002.gguf", b"llama")
-    gguf("b-00001-of-00002.gguf", b"llama")
-
-    argv = llamacpp.recipe(spec).command(4000, "secret").argv
-    assert argv[argv.index("--model") + 1] == str(spec.path / "b-00001-of-00002.gguf")
+def test_llamacpp_opens_the_file_that_it_is_given(spec: EngineSpec) -> None:
+    first = spec.path / "b-00001-of-00002.gguf"
+    for name in ("a-mmproj.gguf", "b-00002-of-00002.gguf", first.name):
+        (spec.path / name).write_bytes(b"GGUF")
+    argv = llamacpp.recipe(replace(spec, path=first)).command(4000, "secret").argv
+    assert argv[argv.index("--model") + 1] == str(first)
     assert "secret" not in argv
 
 
@@ -103,11 +97,12 @@ def test_load_is_added_up_over_labels() -> None:
 
 
 def test_llamacpp_maps_the_model_it_opens_in_all_its_parts(tmp_path: Path) -> None:
-    for number in (1, 2):
-        (tmp_path / f"model-0000{number}-of-00002.gguf").write_bytes(b"GGUF" * number)
+    parts = tuple(tmp_path / f"model-0000{number}-of-00002.gguf" for number in (1, 2))
+    for number, part in enumerate(parts, 1):
+        part.write_bytes(b"GGUF" * number)
     (tmp_path / "other-quantization.gguf").write_bytes(b"GGUF" * 100)
-    spec = EngineSpec(path=tmp_path, served_name="acme/tiny", format=Format.GGUF, task=Task.CHAT)
+    spec = EngineSpec(path=parts[0], weights=parts, served_name="acme/tiny", format=Format.GGUF, task=Task.CHAT)
     assert llamacpp.recipe(spec).mapped_bytes == 12
     assert llamacpp.recipe(replace(spec, options=EngineOptions(gpu=True))).mapped_bytes == 0
-    single = replace(spec, path=tmp_path / "other-quantization.gguf")
+    single = replace(spec, path=tmp_path / "other-quantization.gguf", weights=())
     assert llamacpp.recipe(single).mapped_bytes == 400

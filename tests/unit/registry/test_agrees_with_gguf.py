@@ -209,8 +209,8 @@ def rewritten(source: Path, target: Path, key: str, kind: gguf.GGUFValueType, va
         else:
             writer.add_key_value(each.name, each.contents(), each.types[0])
     writer.add_key_value(key, value, kind)
-    for each in reader.tensors:
-        writer.add_tensor(each.name, each.data, raw_dtype=each.tensor_type)
+    for stored in reader.tensors:
+        writer.add_tensor(stored.name, stored.data, raw_dtype=stored.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -219,7 +219,7 @@ def rewritten(source: Path, target: Path, key: str, kind: gguf.GGUFValueType, va
 
 
 KIND = gguf.GGUFValueType
-VALUES = {
+VALUES: dict[str, tuple[str, gguf.GGUFValueType, Any, bool]] = {
     "the context as it is": ("llama.context_length", KIND.UINT32, 512, True),
     "the context in 64 bits": ("llama.context_length", KIND.UINT64, 512, False),
     "the context as a float": ("llama.context_length", KIND.FLOAT32, 512.0, False),
@@ -241,8 +241,8 @@ VALUES = {
 
 def test_metadata_of_other_types_than_llama_cpp_takes_is_refused(chat_gguf: Path, tmp_path: Path) -> None:
     files = {
-        name: rewritten(chat_gguf, tmp_path / f"{index}.gguf", *change)
-        for index, (name, (*change, _)) in enumerate(VALUES.items())
+        name: rewritten(chat_gguf, tmp_path / f"{index}.gguf", key, kind, value)
+        for index, (name, (key, kind, value, _)) in enumerate(VALUES.items())
     }
     expected = {name: loads for name, (*_, loads) in VALUES.items()}
     assert llama_cpp.loads(files) == expected

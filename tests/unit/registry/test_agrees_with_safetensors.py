@@ -13,7 +13,7 @@ from safetensors import SafetensorError, deserialize, safe_open
 
 from modelshare.server.registry.inspection import FileReader, Refused, inspect
 from modelshare.server.registry.inspection.safetensors import DTYPE_BITS, read_header
-from unit.registry.samples import MemoryReader, safetensors_from
+from unit.registry.samples import MemoryReader, safetensors_file, safetensors_from
 
 GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 ENTRY = json.dumps(GOOD)
@@ -21,7 +21,7 @@ ENTRY = json.dumps(GOOD)
 
 def library_takes(data: bytes) -> bool:
     try:
-        deserialize(data)
+        deserialize(data)  # type: ignore[no-untyped-call] # the library has no types
     except SafetensorError:
         return False
     return True
@@ -184,3 +184,20 @@ def beyond_numpy(data: bytes) -> bool:
 def test_verdict_on_generated_files_is_that_of_the_library(data: bytes) -> None:
     if not beyond_numpy(data):
         assert taken_here(data) == library_takes(data)
+
+
+SAMPLE = safetensors_file({"a": ("F32", [2, 3]), "bb": ("BF16", [4]), "c": ("I64", [1])}, metadata={"format": "pt"})
+EDIT = st.tuples(
+    st.integers(0, len(SAMPLE) - 1),
+    st.integers(0, 2),
+    st.sampled_from([b"", *(bytes([c]) for c in b'0128-[]{},:" '), b"\xff"]),
+)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(st.lists(EDIT, max_size=3))
+def test_verdict_on_damaged_files_is_that_of_the_library(edits: list[tuple[int, int, bytes]]) -> None:
+    data = bytearray(SAMPLE)
+    for position, length, replacement in edits:
+        data[position : position + length] = replacement
+    assert taken_here(bytes(data)) == library_takes(bytes(data))

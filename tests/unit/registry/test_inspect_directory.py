@@ -146,7 +146,7 @@ SAMPLES = {
     "config.json": json.dumps(
         {"architectures": ["X"], "text_config": {"n_ctx": 5}, "quantization_config": {"bits": 4}}
     ).encode(),
-    "tokenizer.json": b'{"model": {"vocab": {"a": 0}, "merges": []}, "added_tokens": [{"content": "b"}]}',
+    "tokenizer.json": b'{"model": {"vocab": {"a": 0}, "merges": []}, "added_tokens": []}',
     "tokenizer_config.json": b'{"chat_template": [{"name": "default"}]}',
     "model.safetensors.index.json": b'{"weight_map": {"a": "model.safetensors"}}',
     "README.md": b"---\nlicense: mit\ntags: [a, &b c, *b]\n---\n# T\n\nText *x* [y](z).\n",

@@ -141,9 +141,7 @@ def test_projector_beside_the_model_is_not_the_model() -> None:
     projector = gguf_file({"general.architecture": "clip"}, F32)
     facts = inspect_bytes({"a-mmproj.gguf": projector, "model.gguf": llama_gguf()})
     assert (facts.weights, facts.companions) == (("model.gguf",), {"a-mmproj.gguf": Role.PROJECTOR})
-    assert facts.warnings == (
-        "a-mmproj.gguf is a projector for images or sound: stored beside the model, and not run.",
-    )
+    assert facts.warnings == ("a-mmproj.gguf is a projector for images or sound: stored, and not run.",)
 
 
 def test_several_models_are_warned_of() -> None:

@@ -40,20 +40,27 @@ def index(weight_map: dict[str, str]) -> bytes:
         pytest.param(gguf_file({}, {"x": F32}), Role.OTHER, id="tensors that nobody knows"),
         pytest.param(gguf_file({}, {"direction.1": F32}), Role.CONTROL_VECTOR, id="a control vector"),
         pytest.param(gguf_file({}, LORA)[:-9], Role.ADAPTER, id="an adapter that is cut short"),
-        pytest.param(gguf_file({"general.alignment": 33}, MATRIX), None, id="unreadable, without a telling name"),
+        pytest.param(gguf_file({"general.alignment": 33}, MATRIX), Role.OTHER, id="metadata that nobody reads"),
+        pytest.param(b"notes", Role.OTHER, id="no GGUF at all"),
+        pytest.param(b"", Role.OTHER, id="an empty file"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.gguf", "z/0.gguf"])
-def test_a_stray_gguf_is_named_and_never_the_model(stray: bytes, role: Role | None, name: str) -> None:
-    files = {"model.gguf": llama_gguf(), name: stray}
-    if role is None:
-        with pytest.raises(Refused, match=name):
-            inspect_bytes(files)
-        files["imatrix.gguf"] = files.pop(name)
-        name, role = "imatrix.gguf", Role.IMATRIX
-    facts = inspect_bytes(files)
+def test_a_stray_gguf_is_named_and_never_the_model(stray: bytes, role: Role, name: str) -> None:
+    facts = inspect_bytes({"model.gguf": llama_gguf(), name: stray})
     assert (facts.weights, facts.companions, facts.choices) == (("model.gguf",), {name: role}, ())
     assert facts.warnings[0].startswith(name)
+
+
+@pytest.mark.parametrize("name", ["imatrix.gguf", "my-lora.gguf", "mmproj-f16.gguf", "vocab.gguf"])
+def test_a_name_tells_what_a_file_is_that_cannot_be_read(name: str) -> None:
+    assert inspect_bytes({"model.gguf": llama_gguf(), name: llama_gguf()[:-999]}).companions[name] is not Role.OTHER
+
+
+@pytest.mark.parametrize("name", ["z.gguf", "a-00001-of-00002.gguf"])
+def test_a_damaged_model_beside_another_is_refused(name: str) -> None:
+    with pytest.raises(Refused, match=name):
+        inspect_bytes({"model.gguf": llama_gguf(), name: llama_gguf()[:-999]})
 
 
 @pytest.mark.parametrize(

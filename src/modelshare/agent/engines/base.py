@@ -84,9 +84,13 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """What to serve. `path` is a folder of verified files, or one GGUF file."""
+    """What to serve. `path` is a folder that holds no other weights than these, or a GGUF file: of a split one the
+    first part, from which llama.cpp finds the others.
+    """
 
     path: Path
+    weights: tuple[Path, ...] = ()
+    """All that is opened; empty stands for `path`."""
     served_name: str
     """The public `model` name in requests and answers."""
     format: Format

@@ -2,14 +2,12 @@
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from modelshare.agent.engines import parameters
 from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKind, EngineSpec, Task
-from modelshare.agent.engines.gguf_files import model_file, model_size
 from modelshare.agent.engines.recipe import Command, Facts, LoadMetrics, Recipe, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import FEW_SLOTS, PromptCache, Sharing
@@ -20,8 +18,7 @@ DEFAULT_CONTEXT: Final = 8192
 
 def recipe(spec: EngineSpec) -> Recipe:
     """Raises EngineError when there is no GGUF model at `spec.path`."""
-    file = model_file(spec.path)
-    if file is None:
+    if not spec.path.is_file():
         raise EngineError("There is no GGUF model among the files; push one, or choose another engine.")
     return Recipe(
         kind=EngineKind.LLAMACPP,
@@ -35,10 +32,10 @@ def recipe(spec: EngineSpec) -> Recipe:
             context_length=_context(spec),
         ),
         sharing=Sharing(slots=spec.options.parallel or FEW_SLOTS, one_by_one=True, cache=PromptCache.SLOTS),
-        command=lambda port, key: Command(_argv(spec, file, port), {"ENGINE_API_KEY": key}),
+        command=lambda port, key: Command(_argv(spec, port), {"ENGINE_API_KEY": key}),
         facts=Facts("/props", refined),
         metrics=LoadMetrics("llamacpp:requests_processing", "llamacpp:requests_deferred", ("llamacpp:n_decode_total",)),
-        mapped_bytes=0 if spec.options.gpu else model_size(file),
+        mapped_bytes=0 if spec.options.gpu else weights_size(spec),
         start_seconds=start_seconds(weights_size(spec), base=60),
     )
 
@@ -68,10 +65,10 @@ def _context(spec: EngineSpec) -> int:
     return spec.options.context or min(spec.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
 
 
-def _argv(spec: EngineSpec, file: Path, port: int) -> tuple[str, ...]:
+def _argv(spec: EngineSpec, port: int) -> tuple[str, ...]:
     options = spec.options
     argv = [sys.executable, "-P", "-m", "modelshare.agent.engines.llamacpp_server"]
-    argv += ["--model", str(file), "--alias", spec.served_name, "--port", str(port)]
+    argv += ["--model", str(spec.path), "--alias", spec.served_name, "--port", str(port)]
     argv += ["--parallel", str(options.parallel or FEW_SLOTS), "--context", str(_context(spec))]
     if options.threads:
         argv += ["--threads", str(options.threads)]

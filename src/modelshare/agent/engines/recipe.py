@@ -62,7 +62,5 @@ def start_seconds(size: int, *, base: float) -> float:
 
 
 def weights_size(spec: EngineSpec) -> int:
-    """Bytes of all files of the model."""
-    if spec.path.is_file():
-        return spec.path.stat().st_size
-    return sum(path.stat().st_size for path in spec.path.rglob("*") if path.is_file())
+    """Bytes of the weights that are opened."""
+    return sum(path.stat().st_size for path in spec.weights or (spec.path,))

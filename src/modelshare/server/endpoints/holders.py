@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.endpoints import queries
+from modelshare.server.endpoints.views import resolved
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing import last_shown
 
@@ -41,7 +42,11 @@ async def followers(session: AsyncSession, model: ModelRow) -> Followers:
 
 
 async def of(session: AsyncSession, model: ModelRow, version: VersionRow) -> Holders:
-    """Who has this version, which is not the latest one."""
-    fixed = await queries.fixed_to(session, model.id, version.version)
-    own = fixed.pop(model.project_id, 0)
-    return Holders(own, sum(fixed.values()) + (await followers(session, model)).staying.get(version.id, 0))
+    """Who is fixed to this version, or gets it for whatever other reason."""
+    projects = [
+        row.project_id
+        for row in await queries.active_of(session, model.id)
+        if row.version == version.version or ((gets := resolved(row)) is not None and gets.id == version.id)
+    ]
+    own = projects.count(model.project_id)
+    return Holders(own, len(projects) - own)

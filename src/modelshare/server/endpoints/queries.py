@@ -102,14 +102,10 @@ async def followers(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -
     return {project_id: int(count) for project_id, count in await session.execute(statement)}
 
 
-async def fixed_to(session: AsyncSession, model_id: uuid.UUID, version: str) -> dict[str, int]:
-    """Active endpoints that are fixed to a version of the model, by project."""
-    statement = (
-        select(EndpointRow.project_id, func.count())
-        .where(EndpointRow.model_id == model_id, EndpointRow.is_active, EndpointRow.version == version)
-        .group_by(EndpointRow.project_id)
-    )
-    return {project_id: int(count) for project_id, count in await session.execute(statement)}
+async def active_of(session: AsyncSession, model_id: uuid.UUID) -> list[EndpointRow]:
+    """Active endpoints of a model, with all that says which version each gets."""
+    statement = select(EndpointRow).where(EndpointRow.model_id == model_id, EndpointRow.is_active)
+    return list(await session.scalars(_with_model(statement).order_by(EndpointRow.id)))
 
 
 async def recalled(session: AsyncSession, ids: Collection[uuid.UUID], now: int) -> set[uuid.UUID]:

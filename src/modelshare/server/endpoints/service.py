@@ -14,15 +14,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.audit import events
 from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
-from modelshare.server.endpoints import following, queries
+from modelshare.server.endpoints import queries
 from modelshare.server.endpoints.rules import Intent, came_to_shared_tier, counts_as_new
 from modelshare.server.endpoints.tables import EndpointRow
-from modelshare.server.endpoints.views import served_name
+from modelshare.server.endpoints.views import resolved, served_name
 from modelshare.server.errors import ApiError, Conflict, InvalidRequest, NotFound, PermissionDenied, Refusal
 from modelshare.server.http import Caller, Paging, encode_cursor
+from modelshare.server.registry import opened
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import EndpointCounts
-from modelshare.server.registry.tables import ModelRow
+from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing import last_shown, rules
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.tiers import TierBook
@@ -82,6 +83,8 @@ class ActiveEndpoint:
     """`{owner's slug}/{model name}`."""
     version_id: uuid.UUID | None
     """The version it wants now; None while that is not ready."""
+    file: str
+    """Which of the version's models; empty for the version's own."""
     ends_at: int | None
     """When a recall stops it, in Unix seconds."""
 
@@ -127,6 +130,7 @@ async def create(session: AsyncSession, caller: Caller, wish: EndpointCreate, te
         model_id=model.id,
         tier=wish.tier,
         version=None if wish.version == "latest" else wish.version,
+        file=wish.file,
         is_active=True,
         status=EndpointStatus.PROVISIONING,
         created_at=now,
@@ -182,15 +186,20 @@ async def change(
     before = Intent(row.tier, row.is_active)
     after = Intent(patch.tier or row.tier, row.is_active if patch.is_active is None else patch.is_active)
     version = patch.version or row.version or "latest"
-    if counts_as_new(before, after) or patch.version is not None:
+    file = patch.file if "file" in patch.model_fields_set else row.file
+    stays = (version, file) == (row.version or "latest", row.file)
+    if counts_as_new(before, after) or patch.version is not None or not stays:
         # Not checked anew: a version from before may have a number that would not be taken today.
-        wish = EndpointCreate.model_construct(slug=slug, model=str(row.model_id), tier=after.tier, version=version)
-        assessment = await _assess(session, caller, wish, terms, lock=True, keeps_tier=not counts_as_new(before, after))
+        wish = EndpointCreate.model_construct(
+            slug=slug, model=str(row.model_id), tier=after.tier, version=version, file=file
+        )
+        keeps_tier = not counts_as_new(before, after)
+        assessment = await _assess(session, caller, wish, terms, lock=True, keeps_tier=keeps_tier, keeps_file=stays)
         if assessment.reasons:
             raise _refused(
                 await _why_not(session, row, assessment.reasons[0]), Refusal("endpoint.change", f"endpoint:{row.id}")
             )
-    row.tier, row.version = after.tier, None if version == "latest" else version
+    row.tier, row.version, row.file = after.tier, None if version == "latest" else version, file
     if after.is_active != before.is_active:
         row.is_active = after.is_active
         row.status = EndpointStatus.PROVISIONING if after.is_active else EndpointStatus.INACTIVE
@@ -198,7 +207,8 @@ async def change(
     await session.flush()
     if model is not None:
         await _changed(session, caller, model, before, after, terms=terms, now=now)
-    _record(session, caller, "endpoint.change", row, now, **patch.model_dump(exclude_none=True))
+    named = {"file": patch.file} if "file" in patch.model_fields_set else {}
+    _record(session, caller, "endpoint.change", row, now, **patch.model_dump(exclude_none=True) | named)
     return await get(session, caller, slug)
 
 
@@ -280,8 +290,11 @@ async def _assess(
     *,
     lock: bool,
     keeps_tier: bool = False,
+    keeps_file: bool = False,
 ) -> _Assessment:
-    """Asks the rules. `keeps_tier`: only the version of an endpoint changes, so its place needs no new leave."""
+    """Asks the rules. `keeps_tier`: only the version of an endpoint changes, so its place needs no new leave.
+    `keeps_file`: neither version nor file is chosen anew, so that it may stay at an earlier version that has the file.
+    """
     model_id = await sharing.find_id(session, wish.model, own=caller.project_id)
     model = await registry.find_any(session, model_id, lock=lock) if model_id else None
     if model is None:
@@ -296,12 +309,15 @@ async def _assess(
     ready = registry.ready(model)
     wanted = rules.version_wanted(None if wish.version == "latest" else wish.version, ready, shown)
     if wanted is not None:
-        facts = replace(facts, status=ModelStatus(wanted.status), size_bytes=wanted.size_bytes or 0)
+        size = registry.size_of(wanted, wish.file)
+        facts = replace(facts, status=ModelStatus(wanted.status), size_bytes=size)
     reasons = rules.size_reasons(facts, tier) if keeps_tier else rules.selection_reasons(relation, facts, tier)
     if not reasons and wanted is None:
         names = [version.version for version in rules.choosable(ready, shown)]
         has_latest = rules.version_wanted(None, ready, shown) is not None
         reasons.append(rules.no_such_version(wish.version, names, has_latest=has_latest))
+    elif not reasons and not keeps_file and wanted is not None and opened.find(wanted, wish.file) is None:
+        reasons.append(_no_such_file(wish.file or "", wanted))
     return _Assessment(model, reasons)
 
 
@@ -344,7 +360,7 @@ def _refused(reason: Reason, refusal: Refusal | None) -> ApiError:
     match reason.rule:
         case "visibility":
             return NotFound(text, code=ErrorCode.MODEL_NOT_FOUND, param="model", refusal=refusal)
-        case "tier" | "version":
+        case "tier" | "version" | "file":
             return InvalidRequest(text, param=reason.rule, refusal=refusal)
         case "slug":
             return Conflict(text, code=ErrorCode.SLUG_TAKEN, param="slug")
@@ -364,6 +380,15 @@ def _slug_taken(slug: str) -> Reason:
     )
 
 
+def _no_such_file(file: str, version: VersionRow) -> Reason:
+    names = [choice["file"] for choice in opened.choices(version)] or [opened.own_file(version) or "none"]
+    return Reason(
+        rule="file",
+        message=f"Version {version.version} of this model has no model `{file}`.",
+        fix=f"Choose one of: {', '.join(names)}. Leave `file` out for the version's own.",
+    )
+
+
 def _absent() -> NotFound:
     return NotFound(
         "There is no such endpoint in your project. GET /v1/endpoints lists yours.", code=ErrorCode.ENDPOINT_NOT_FOUND
@@ -372,7 +397,8 @@ def _absent() -> NotFound:
 
 def _active(row: EndpointRow) -> ActiveEndpoint:
     assert row.model is not None  # noqa: S101 - the query asks for it
-    version = following.wanted(row)
+    version = resolved(row)
+    model = opened.find(version, row.file) if version else None
     return ActiveEndpoint(
         id=row.id,
         project_id=row.project_id,
@@ -381,6 +407,7 @@ def _active(row: EndpointRow) -> ActiveEndpoint:
         model_id=row.model.id,
         served_name=served_name(row.model),
         version_id=version.id if version else None,
+        file=model.file if model else "",
         ends_at=row.recall.deadline if row.recall else None,
     )
 

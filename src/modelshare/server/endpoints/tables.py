@@ -34,6 +34,8 @@ class EndpointRow(Table):
     tier: Mapped[str]
     version: Mapped[str | None]
     """A fixed version, or None for the latest."""
+    file: Mapped[str | None]
+    """Which of the version's models, by a file of it; None for the version's own."""
     is_active: Mapped[bool]
     status: Mapped[str]
     status_reason: Mapped[str | None]

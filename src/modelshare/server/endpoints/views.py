@@ -2,7 +2,9 @@
 
 from modelshare.server.endpoints import following
 from modelshare.server.endpoints.tables import EndpointRow
-from modelshare.server.registry.tables import ModelRow
+from modelshare.server.registry import opened
+from modelshare.server.registry.opened import Opened
+from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.views import notice
 from modelshare.wire.base import Page
 from modelshare.wire.endpoints import Endpoint, EndpointProgress, EndpointStatus
@@ -12,8 +14,8 @@ MODEL_GONE = "The model was deleted by its owner. Delete this endpoint and creat
 
 def view(row: EndpointRow, base_url: str) -> Endpoint:
     """An endpoint as its project sees it; `base_url` is how the client reaches the platform."""
-    resolved = following.wanted(row)
-    status, reason = EndpointStatus(row.status), row.status_reason
+    version = resolved(row)
+    status, reason = EndpointStatus(row.status), row.status_reason or _stays(row, version)
     if row.model is None:
         status, reason = EndpointStatus.FAILED, MODEL_GONE
     return Endpoint(
@@ -23,8 +25,9 @@ def view(row: EndpointRow, base_url: str) -> Endpoint:
         model_name=served_name(row.model) if row.model else None,
         tier=row.tier,
         version=row.version or "latest",
-        resolved_version=resolved.version if resolved else None,
+        resolved_version=version.version if version else None,
         version_note=following.note(row),
+        file=row.file,
         status=status,
         status_reason=reason,
         progress=EndpointProgress.model_validate(row.progress) if row.progress else None,
@@ -32,6 +35,37 @@ def view(row: EndpointRow, base_url: str) -> Endpoint:
         base_url=f"{base_url}/{row.project_id}/{row.slug}/v1",
         recall=notice(row.recall) if row.recall else None,
         created_at=row.created_at,
+    )
+
+
+def resolved(row: EndpointRow) -> VersionRow | None:
+    """The ready version that the endpoint wants.
+
+    One that follows the latest version and chose a file stays at the last version that has it.
+    """
+    wanted = following.wanted(row)
+    if wanted is None or opened.find(wanted, row.file):
+        return wanted
+    if row.version is not None:
+        return None
+    earlier = [each for each in following.choosable(row) if each.id < wanted.id and opened.find(each, row.file)]
+    return earlier[-1] if earlier else None
+
+
+def serves(row: EndpointRow) -> Opened | None:
+    """Which of that version's models it serves."""
+    version = resolved(row)
+    return opened.find(version, row.file) if version else None
+
+
+def _stays(row: EndpointRow, version: VersionRow | None) -> str | None:
+    """Why it does not follow the latest version."""
+    latest = following.wanted(row) if row.version is None else None
+    if version is None or latest is None or latest is version:
+        return None
+    return (
+        f"Version {latest.version} has no model `{row.file}`, so the endpoint stays at {version.version}. "
+        "Choose another `file` to follow it."
     )
 
 

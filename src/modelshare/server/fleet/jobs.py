@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server import outages
 from modelshare.server.db import Database, notify
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
+from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, ActiveEndpoint
 from modelshare.server.fleet import presence, queries, releases
-from modelshare.server.fleet.rules import EndpointFacts, Fleet, Holding, Observation, Placement
+from modelshare.server.fleet.rules import Content, EndpointFacts, Fleet, Holding, Observation, Placement
 from modelshare.server.fleet.service import facts_of
 from modelshare.server.fleet.tables import DeploymentRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC, DESIRED_TOPIC
@@ -48,6 +48,8 @@ class _Plan:
     place: Mapping[Placement, int]
     """All that is to be held."""
     existing: Mapping[Placement, DeploymentRow]
+    contents: Mapping[uuid.UUID, Content]
+    """By the ids that stand for them in placements."""
     answered: Mapping[uuid.UUID, uuid.UUID]
     """What endpoints answer with."""
     serving: Mapping[uuid.UUID, uuid.UUID | None]
@@ -73,7 +75,7 @@ class _Plan:
     def versions(self) -> set[uuid.UUID]:
         """Versions whose deployments or endpoints change."""
         answers = (self._answers(endpoint_id) for endpoint_id in self.serving)
-        return {placement.version_id for placement in self.changed}.union(*answers)
+        return {self.contents[placement.version_id].version_id for placement in self.changed}.union(*answers)
 
     def within(
         self, endpoints: Collection[uuid.UUID], agents: Collection[uuid.UUID], versions: Collection[uuid.UUID]
@@ -81,15 +83,15 @@ class _Plan:
         """Nothing but what concerns these."""
 
         def inside(placement: Placement) -> bool:
-            return placement.agent_id in agents and placement.version_id in versions
+            return placement.agent_id in agents and self.contents[placement.version_id].version_id in versions
 
         return replace(
             self,
             place={placement: most for placement, most in self.place.items() if inside(placement)},
             existing={placement: row for placement, row in self.existing.items() if inside(placement)},
             serving={
-                id_: version_id
-                for id_, version_id in self.serving.items()
+                id_: content_id
+                for id_, content_id in self.serving.items()
                 if id_ in endpoints and self._answers(id_) <= set(versions)
             },
         )
@@ -99,12 +101,13 @@ class _Plan:
         for agent_id in self.agents:
             part = self.within((), {agent_id}, self.versions)
             yield replace(part, serving={})
-        for endpoint_id, version_id in self.serving.items():
-            yield replace(self, place={}, existing={}, serving={endpoint_id: version_id})
+        for endpoint_id, content_id in self.serving.items():
+            yield replace(self, place={}, existing={}, serving={endpoint_id: content_id})
 
     def _answers(self, endpoint_id: uuid.UUID) -> set[uuid.UUID]:
         """The versions an endpoint whose answer changes has and gets."""
-        return {version for version in (self.answered.get(endpoint_id), self.serving[endpoint_id]) if version}
+        found = (self.answered.get(endpoint_id), self.serving[endpoint_id])
+        return {self.contents[content_id].version_id for content_id in found if content_id}
 
 
 class Reconciler:
@@ -152,7 +155,8 @@ class Reconciler:
                 versions = await queries.keep_versions(session, plan.versions)
                 # Looked at again under the locks: another process may have been faster.
                 anew = (await self._plan(session, now)).within(endpoint_ids, plan.agents, versions)
-                await queries.keep_serving(session, anew.serving)
+                answers = {id_: anew.contents[content] if content else None for id_, content in anew.serving.items()}
+                await queries.keep_serving(session, answers)
                 await _place(session, anew, now)
                 _tell(session, plan.agents)
         except Exception as error:
@@ -200,13 +204,17 @@ class Reconciler:
         return asyncio.get_running_loop().time() < self._last_trouble + presence.STALE_SECONDS
 
     async def _plan(self, session: AsyncSession, now: int) -> _Plan:
-        serving = {row.endpoint_id: row.version_id for row in await queries.servings(session)}
-        active = await self._endpoints(session, serving)
-        existing = {Placement(row.agent_id, row.version_id): row for row in await queries.deployments(session)}
+        active = await endpoints.active(session)
+        answered = {row.endpoint_id: Content(row.version_id, row.file) for row in await queries.servings(session)}
+        rows = [(Content(row.version_id, row.file), row) for row in await queries.deployments(session)]
+        contents = [*_wanted(active).values(), *answered.values(), *(content for content, _ in rows)]
+        existing = {Placement(row.agent_id, content.id): row for content, row in rows}
         agents = [facts_of(row) for row in await queries.present_agents(session)]
         fleet = Fleet(agents, [_holding(placement, row) for placement, row in existing.items()], now=now)
-        seen = {endpoint.id: fleet.observe(endpoint) for endpoint in active}
+        facts = self._facts(active, answered)
+        seen = {endpoint.id: fleet.observe(endpoint) for endpoint in facts}
         written = await queries.observations(session)
+        serving = {id_: content.id for id_, content in answered.items()}
         changed: dict[uuid.UUID, uuid.UUID | None] = dict.fromkeys(serving.keys() - seen.keys())
         changed.update(
             (id_, observation.serving)
@@ -214,8 +222,9 @@ class Reconciler:
             if observation.serving is not None and observation.serving != serving.get(id_)
         )
         return _Plan(
-            place=fleet.place(active),
+            place=fleet.place(facts),
             existing=existing,
+            contents={content.id: content for content in contents},
             answered=serving,
             serving=changed,
             observed={
@@ -223,22 +232,28 @@ class Reconciler:
             },
         )
 
-    async def _endpoints(self, session: AsyncSession, serving: Mapping[uuid.UUID, uuid.UUID]) -> list[EndpointFacts]:
-        found = []
-        for endpoint in await endpoints.active(session):
-            tier = self._tiers.get(endpoint.tier)
+    def _facts(self, active: Iterable[ActiveEndpoint], answered: Mapping[uuid.UUID, Content]) -> list[EndpointFacts]:
+        wanted, found = _wanted(active), []
+        for endpoint in active:
+            tier, wants, has = self._tiers.get(endpoint.tier), wanted.get(endpoint.id), answered.get(endpoint.id)
             found.append(
                 EndpointFacts(
                     id=endpoint.id,
                     project_id=endpoint.project_id,
                     tier=endpoint.tier,
                     model_id=endpoint.model_id,
-                    wanted=endpoint.version_id,
-                    serving=serving.get(endpoint.id),
+                    wanted=wants.id if wants else None,
+                    serving=has.id if has else None,
                     max_concurrent=tier.max_concurrent_requests if tier else 1,
+                    keeps_version=bool(wants and has and wants.version_id == has.version_id),
                 )
             )
         return found
+
+
+def _wanted(active: Iterable[ActiveEndpoint]) -> dict[uuid.UUID, Content]:
+    """By endpoint."""
+    return {each.id: Content(each.version_id, each.file) for each in active if each.version_id}
 
 
 async def _alone(what: str, work: Awaitable[None]) -> None:
@@ -258,10 +273,12 @@ async def _place(session: AsyncSession, plan: _Plan, now: int) -> None:
         if row is not None:
             row.max_concurrent = most
         else:
+            content = plan.contents[placement.version_id]
             session.add(
                 DeploymentRow(
                     agent_id=placement.agent_id,
-                    version_id=placement.version_id,
+                    version_id=content.version_id,
+                    file=content.file,
                     phase=Phase.WAITING,
                     max_concurrent=most,
                     created_at=now,

@@ -16,6 +16,7 @@ from modelshare.server.fleet import queries
 from modelshare.server.fleet.service import served_name
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC, READY_TOPIC
+from modelshare.server.registry import opened
 from modelshare.server.registry import service as registry
 from modelshare.wire.agents import AgentState, Capabilities, Phase
 from modelshare.wire.link import (
@@ -157,22 +158,27 @@ def _tell(session: AsyncSession, event: str, row: AgentRow, now: int) -> None:
 
 
 def _wanted(row: DeploymentRow) -> Wanted:
-    version = row.version
+    version, model = row.version, opened.find(row.version, row.file)
+    if model is None:
+        raise LookupError(f"version {version.version} has no model {row.file}")
+    files = [
+        DeploymentFile(path=file["path"], size=file["size"], sha256=file["sha256"])
+        for file in registry.manifest_of(version)["files"]
+    ]
     return Wanted(
         deployment_id=str(row.id),
         manifest_digest=version.manifest_digest or "",
         served_name=served_name(row),
         version=version.version,
-        format=version.format or "",
-        architecture=plain(version.architecture, MAX_NAME) if version.architecture else None,
-        task=version.task or "",
-        context_length=_figure(version.context_length),
-        parameters=_figure(version.parameters),
-        files=[
-            DeploymentFile(path=file["path"], size=file["size"], sha256=file["sha256"])
-            for file in registry.manifest_of(version)["files"]
-        ],
+        format=model.format,
+        architecture=plain(model.architecture, MAX_NAME) if model.architecture else None,
+        task=model.task,
+        context_length=_figure(model.context_length),
+        parameters=_figure(model.parameters),
+        files=model.needed(files),
         max_concurrent=row.max_concurrent,
+        root=model.root,
+        weights=list(model.weights),
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import uuid
 from collections.abc import Collection, Mapping
+from operator import itemgetter
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, union, update
@@ -11,6 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute, joinedload
 
 from modelshare.server.db import counted, kept, locked, owned, upsert
 from modelshare.server.endpoints.tables import EndpointRow
+from modelshare.server.fleet.rules import Content
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow, ReleaseRow, ServingRow
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.wire.agents import AgentState, Phase
@@ -294,16 +296,15 @@ async def servings(session: AsyncSession) -> list[ServingRow]:
     return list(await session.scalars(select(ServingRow)))
 
 
-async def keep_serving(session: AsyncSession, changed: Mapping[uuid.UUID, uuid.UUID | None]) -> None:
-    """Remembers which version answers, by endpoint; None forgets. In one order for all processes."""
-    for endpoint_id, version_id in sorted(changed.items()):
-        if version_id is None:
+async def keep_serving(session: AsyncSession, changed: Mapping[uuid.UUID, Content | None]) -> None:
+    """Remembers what answers, by endpoint; None forgets. In one order for all processes."""
+    for endpoint_id, content in sorted(changed.items(), key=itemgetter(0)):
+        if content is None:
             await session.execute(delete(ServingRow).where(ServingRow.endpoint_id == endpoint_id))
         else:
-            fresh = upsert(session, ServingRow).values(endpoint_id=endpoint_id, version_id=version_id)
-            await session.execute(
-                fresh.on_conflict_do_update(index_elements=["endpoint_id"], set_={"version_id": version_id})
-            )
+            serving = content._asdict()
+            fresh = upsert(session, ServingRow).values(endpoint_id=endpoint_id, **serving)
+            await session.execute(fresh.on_conflict_do_update(index_elements=["endpoint_id"], set_=serving))
 
 
 async def served_with(session: AsyncSession, version_id: uuid.UUID) -> list[uuid.UUID]:

@@ -2,6 +2,9 @@
 
 An agent is `eligible` for an endpoint by project or tier alone; `place` says which eligible agents are to hold its
 version; `observe` says how the endpoint stands. The router and the grants ask `eligible` too, so that they agree.
+
+A version stands here for what an engine serves: where an endpoint chose another of a version's models than the
+version's own, that has an id of its own (`Content.id`).
 """
 
 import hashlib
@@ -52,6 +55,19 @@ class EndpointFacts:
     """The version that it was last able to serve; None when it never was."""
     max_concurrent: int = 1
     """Requests at once that its tier allows."""
+    keeps_version: bool = False
+    """Whether `wanted` and `serving` are models of one version."""
+
+
+class Content(NamedTuple):
+    """One of a version's models; of the version's own, `file` is empty."""
+
+    version_id: uuid.UUID
+    file: str = ""
+
+    @property
+    def id(self) -> uuid.UUID:
+        return uuid.uuid5(self.version_id, self.file) if self.file else self.version_id
 
 
 class Placement(NamedTuple):
@@ -121,12 +137,13 @@ class Fleet:
             else None
         )
         if self._is_ready(endpoint, endpoint.serving):
+            new = "file" if endpoint.keeps_version else "version"
             if endpoint.wanted is None:
                 reason = "No version that this endpoint wants is ready now, the one that it had still answers."
             elif failure:
-                reason = f"The new version could not be started, the one before still answers: {failure}"
+                reason = f"The new {new} could not be started, the one before still answers: {failure}"
             else:
-                reason = "The new version is not ready yet, the one before still answers."
+                reason = f"The new {new} is not ready yet, the one before still answers."
             return Observation(EndpointStatus.ACTIVE, reason, progress, endpoint.serving)
         if endpoint.serving is not None:
             status = EndpointStatus.DEGRADED

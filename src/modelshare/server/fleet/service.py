@@ -20,6 +20,7 @@ from modelshare.server.fleet.topics import AGENTS_TOPIC
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
+from modelshare.server.registry import opened
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.settings import Settings
@@ -200,7 +201,8 @@ async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str
             expires_at=expires_at,
         )
     files = await registry.stored_files(session, row.version_id)
-    return Granted(row.version.manifest_digest or "", files, expires_at)
+    model = opened.find(row.version, row.file)
+    return Granted(row.version.manifest_digest or "", model.needed(files) if model else [], expires_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,15 +230,18 @@ class Answering:
 async def answering(session: AsyncSession, endpoint: ActiveEndpoint) -> Answering:
     """The linked agents that can answer for the endpoint: with the version it wants, else with the one before."""
     serving = await queries.serving(session, endpoint.id)
-    versions = [version_id for version_id in (endpoint.version_id, serving and serving.version_id) if version_id]
-    found: dict[uuid.UUID, list[Target]] = defaultdict(list)
+    contents = [rules.Content(endpoint.version_id, endpoint.file)] if endpoint.version_id else []
+    contents += [rules.Content(serving.version_id, serving.file)] if serving else []
+    versions = {content.version_id for content in contents}
+    found: dict[rules.Content, list[Target]] = defaultdict(list)
     for row in await queries.ready_deployments(session, versions):
         agent = row.agent
         if rules.eligible(endpoint.tier, endpoint.project_id, facts_of(agent)):
-            context = row.version.context_length
+            model = opened.find(row.version, row.file)
+            context = model.context_length if model else None
             target = Target(str(row.id), agent.id, agent.linked_to or "", frozenset(row.routes), context)
-            found[row.version_id].append(target)
-    targets = next((found[version_id] for version_id in versions if found[version_id]), [])
+            found[rules.Content(row.version_id, row.file)].append(target)
+    targets = next((found[content] for content in contents if found[content]), [])
     return Answering(frozenset(map(str, versions)), tuple(targets))
 
 
@@ -317,7 +322,8 @@ async def _wanted_until(session: AsyncSession, agent: AgentRow, row: DeploymentR
     ends = [
         math.inf if endpoint.ends_at is None else endpoint.ends_at
         for endpoint in await endpoints.active(session, ids)
-        if endpoint.version_id == row.version_id and rules.eligible(endpoint.tier, endpoint.project_id, facts)
+        if (endpoint.version_id, endpoint.file) == (row.version_id, row.file)
+        and rules.eligible(endpoint.tier, endpoint.project_id, facts)
     ]
     return max(ends, default=None)
 

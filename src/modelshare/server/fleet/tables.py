@@ -59,11 +59,11 @@ class AgentRow(Table):
 
 
 class DeploymentRow(Table):
-    """A model version that an agent is to hold, and how far it is. The row is the agent's right to the weights."""
+    """A model that an agent is to hold, and how far it is. The row is the agent's right to the weights."""
 
     __tablename__ = "deployments"
     __table_args__ = (
-        UniqueConstraint("agent_id", "version_id"),
+        UniqueConstraint("agent_id", "version_id", "file"),
         Index("ix_deployments_version_id", "version_id"),
         CheckConstraint(
             "phase IN ('waiting', 'pulling', 'verifying', 'converting', 'loading', 'ready', 'failed')", name="phase"
@@ -73,6 +73,8 @@ class DeploymentRow(Table):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     agent_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("agents.id", ondelete="CASCADE"))
     version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id", ondelete="CASCADE"))
+    file: Mapped[str] = mapped_column(default="", server_default="")
+    """Which of the version's models, where it is not the version's own."""
     phase: Mapped[str]
     bytes_done: Mapped[int] = mapped_column(default=0)
     bytes_total: Mapped[int] = mapped_column(default=0)
@@ -88,12 +90,13 @@ class DeploymentRow(Table):
 
 
 class ServingRow(Table):
-    """The version that an active endpoint answers with, or did last. None yet: no row."""
+    """The model that an active endpoint answers with, or did last. None yet: no row."""
 
     __tablename__ = "serving"
 
     endpoint_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("endpoints.id", ondelete="CASCADE"), primary_key=True)
     version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id", ondelete="CASCADE"))
+    file: Mapped[str] = mapped_column(default="", server_default="")
 
 
 class ReleaseRow(Table):

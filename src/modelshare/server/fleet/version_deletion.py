@@ -77,11 +77,11 @@ async def _obstacles(session: AsyncSession, caller: Caller, model: ModelRow, ver
     found = []
     have = await holders.of(session, model, version)
     if have.own:
-        found.append(f"{_endpoints(have.own)} of your project {_are(have.own)} fixed to it: change or delete them.")
+        found.append(f"{_endpoints(have.own)} of your project {_have(have.own)} it: change or delete them.")
     if have.others:
         found.append(
-            f"{_endpoints(have.others)} of other projects {'has' if have.others == 1 else 'have'} it: wait until they "
-            "end, or recall the model."
+            f"{_endpoints(have.others)} of other projects {_have(have.others)} it: wait until they end, or recall the "
+            "model."
         )
     if answering := await _answering(session, version):
         found.append(
@@ -117,5 +117,5 @@ def _endpoints(count: int) -> str:
     return f"{count} active {'endpoint' if count == 1 else 'endpoints'}"
 
 
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"

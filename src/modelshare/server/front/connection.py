@@ -14,6 +14,7 @@ from modelshare.server.front import refusals, request, sending
 from modelshare.server.front.exchange import Exchange
 from modelshare.server.front.pace import Doubt, Pace, Phase
 from modelshare.server.front.parsing import Head, Parser
+from modelshare.server.front.receiving import Body
 from modelshare.server.front.websocket import WebSocket
 from modelshare.server.proven import PROVEN
 
@@ -229,6 +230,31 @@ class Connection(asyncio.Protocol):
             self._is_reading = True
             self._transport.resume_reading()
             self._turn()
+
+    def take_body(self, first: bytes, left: int) -> Body | None:
+        if self._pipeline or self._is_over or self._refusal is not None or self._transport.is_closing():
+            return None
+        self._pause_reading()
+        return Body(self, self._transport, first, left, self._limits.stalled_seconds)
+
+    def begin_body(self) -> None:
+        if self._exchange is not None:
+            self._exchange.go_on()
+
+    def received(self, count: int) -> None:
+        """So much of a body came without being read here."""
+        self._received += count
+        self._heard = self._now()
+
+    def end_body(self) -> None:
+        self._parser.close()
+        self._parser = Parser(self)  # the other one still waits for this body
+        self.request_ends()
+        self._turn()
+        self.read_on()
+
+    def stalled(self) -> None:
+        self._refuse(refusals.body_too_slow(self._limits.stalled_seconds))
 
     def answered(self) -> None:
         exchange, self._exchange = self._exchange, None

@@ -10,6 +10,7 @@ import structlog
 from starlette.types import ASGIApp, Message
 
 from modelshare.server.front import refusals
+from modelshare.server.front.receiving import LEAST, TAKE_BODY, Body
 
 log = structlog.get_logger()
 
@@ -38,6 +39,10 @@ class Wire(Protocol):
         """There is room for more of the body."""
         ...
 
+    def take_body(self, first: bytes, left: int) -> Body | None:
+        """As `Exchange.take_body`. `first` is read, `left` bytes are to come."""
+        ...
+
     def answered(self) -> None:
         """The answer was handed over, to its end."""
         ...
@@ -55,9 +60,11 @@ class Exchange:
         "_body",
         "_chunked",
         "_expects",
+        "_fed",
         "_head",
         "_news",
         "_told",
+        "_unread",
         "_unsent",
         "_wire",
         "answered",
@@ -72,6 +79,7 @@ class Exchange:
     def __init__(self, wire: Wire, scope: MutableMapping[str, Any], *, keep_alive: bool, expects: bool) -> None:
         """`expects`: the client keeps its body back until it is told to go on."""
         self.scope = scope
+        scope["extensions"] = {**scope["extensions"], TAKE_BODY: self.take_body}
         self.keep_alive = keep_alive
         self.complete = False
         """The request is here, to its end."""
@@ -85,7 +93,8 @@ class Exchange:
         """The answer is a stream of events."""
         self._wire = wire
         self._expects = expects
-        self._body = bytearray()
+        self._body: list[bytes] = []
+        self._unread = self._fed = 0
         self._told = False
         self._news = asyncio.Event()
         self._head = b""
@@ -102,9 +111,11 @@ class Exchange:
         """Some of the request's body. True: the connection is to read no more for now."""
         if self.answered or self.gone:
             return False
-        self._body += data
+        self._body.append(data)
+        self._unread += len(data)
+        self._fed += len(data)
         self._news.set()
-        return len(self._body) > _MOST_UNREAD
+        return self._unread > _MOST_UNREAD
 
     def end_of_request(self) -> None:
         self.complete = True
@@ -128,13 +139,31 @@ class Exchange:
             if not self.answered and not self.gone:
                 self._wire.failed()
 
-    async def receive(self) -> Message:
+    def take_body(self) -> Body | None:
+        """The body as it comes from the socket; None where it is short, here already, or of unknown length.
+
+        Then `receive` gives it, else no more of it.
+        """
+        length = dict(self.scope["headers"]).get(b"content-length", b"")
+        left = int(length) - self._fed if length.isdigit() else 0
+        if self.gone or self.answered or self.complete or left < LEAST:
+            return None
+        if (body := self._wire.take_body(b"".join(self._body), left)) is not None:
+            self._body, self._unread = [], 0
+        return body
+
+    def go_on(self) -> None:
+        """Tells a client that waits for it to send its body."""
         if self._expects and not self.started:
             self._expects = False
             self._wire.write(refusals.CONTINUE)
+
+    async def receive(self) -> Message:
+        self.go_on()
         while not self.gone and not self.answered:
             if self._body or (self.complete and not self._told):
-                body, self._body = bytes(self._body), bytearray()
+                body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+                self._body, self._unread = [], 0
                 self._told = self.complete
                 self._wire.read_on()
                 return {"type": "http.request", "body": body, "more_body": not self.complete}

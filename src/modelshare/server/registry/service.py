@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,8 +17,9 @@ from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import Conflict, InvalidRequest, NotFound, Refusal
 from modelshare.server.http import Caller, Paging, encode_cursor
-from modelshare.server.registry import queries
+from modelshare.server.registry import opened, queries
 from modelshare.server.registry.blobs.disposal import release
+from modelshare.server.registry.manifest import ManifestFile
 from modelshare.server.registry.names import key_of
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.wire.errors import ErrorCode
@@ -188,6 +190,14 @@ def version_of(row: ModelRow, version: str) -> VersionRow:
         names = ", ".join(each.version for each in row.versions)
         raise NotFound(f"There is no version `{version}` of this model. There are: {names or 'none'}.")
     return found
+
+
+def size_of(row: VersionRow, file: str | None) -> int:
+    """Bytes that an agent fetches to serve a version's own model, or another of its choices."""
+    model = opened.find(row, file)
+    if model is None or not opened.choices(row):
+        return row.size_bytes or 0
+    return sum(each.size for each in model.needed(msgspec.convert(manifest_of(row)["files"], list[ManifestFile])))
 
 
 def version_view(row: VersionRow) -> Version:

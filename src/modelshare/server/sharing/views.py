@@ -1,7 +1,9 @@
 """What people see of a model: the owner's view and the catalog's. Built from rows, no query of its own."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+from modelshare.server.registry import opened
 from modelshare.server.registry.service import current, manifest_of, resolve, version_view
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.rules import ModelFacts, allowed_tiers, status_of
@@ -17,6 +19,7 @@ from modelshare.wire.models import (
     ExtendedModel,
     FacetCount,
     Model,
+    ModelChoice,
     ModelStatus,
 )
 from modelshare.wire.sharing import Audience, RecallNotice
@@ -86,6 +89,8 @@ def extended_view(own: OwnModel, *, card: bool = True) -> ExtendedModel:
         context_length=version.context_length if version else None,
         quantization=version.quantization if version else None,
         task=version.task if version else None,
+        file=opened.own_file(version) if version else None,
+        choices=[_choice_view(choice) for choice in opened.choices(version)] if version else [],
         version=version.version if version else None,
         version_notes=version.notes if version else None,
         manifest_digest=version.manifest_digest if version else None,
@@ -98,6 +103,17 @@ def extended_view(own: OwnModel, *, card: bool = True) -> ExtendedModel:
         featured=share.featured if share else False,
         recall=notice(recall) if recall else None,
         warnings=list(version.facts.get("warnings", ())) if version else [],
+    )
+
+
+def _choice_view(choice: Mapping[str, Any]) -> ModelChoice:
+    return ModelChoice(
+        file=choice["file"],
+        format=choice["format"],
+        quantization=choice["quantization"],
+        parameters=choice["parameters"] or None,
+        context_length=choice["context_length"],
+        size_bytes=choice["size"],
     )
 
 

@@ -151,6 +151,18 @@ class SignedPut:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class Inflow(Protocol):
+    """Bytes on their way from a client, as threads take them."""
+
+    async def more(self) -> bool:
+        """Waits until some are here; False when there are no more."""
+        ...
+
+    def take(self, sink: Callable[[memoryview], None]) -> None:
+        """Blocks, though not for long: gives `sink` what has come, in pieces that are valid while it runs."""
+        ...
+
+
 class RangeReader(Protocol):
     """Random access to a finished blob, for code that runs in threads. Holds nothing open."""
 
@@ -228,7 +240,7 @@ class ServedStore(Store, Protocol):
     def direct(self) -> Literal[False]: ...
 
     async def write_part(
-        self, upload: Multipart, number: int, chunks: AsyncIterator[bytes], sha256: str | None
+        self, upload: Multipart, number: int, chunks: AsyncIterator[bytes] | Inflow, sha256: str | None
     ) -> Part:
         """Stores one part as it streams in. From the moment this returns it counts and survives a power cut.
 

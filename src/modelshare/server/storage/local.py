@@ -23,6 +23,7 @@ from modelshare.server.storage.attempts import Attempt, Attempts
 from modelshare.server.storage.base import (
     BlobNotFound,
     ChecksumMismatch,
+    Inflow,
     InvalidKey,
     Multipart,
     MultipartNotFound,
@@ -75,7 +76,7 @@ class FolderStore:
         return upload
 
     async def write_part(
-        self, upload: Multipart, number: int, chunks: AsyncIterator[bytes], sha256: str | None
+        self, upload: Multipart, number: int, chunks: AsyncIterator[bytes] | Inflow, sha256: str | None
     ) -> Part:
         offset, size = upload.span(number)
         staged = self._staged(upload)
@@ -251,7 +252,16 @@ class FileReader:
             raise BlobNotFound from None
 
 
-async def _receive(attempt: Attempt, writer: PartWriter, chunks: AsyncIterator[bytes], size: int) -> None:
+async def _receive(attempt: Attempt, writer: PartWriter, chunks: AsyncIterator[bytes] | Inflow, size: int) -> None:
+    if isinstance(chunks, AsyncIterator):
+        await _receive_chunks(attempt, writer, chunks, size)
+        return
+    while await chunks.more():  # as many as were announced, and these were compared with the size
+        await attempt.start(partial(chunks.take, lambda piece: writer.write([piece])))
+        await attempt.settle()
+
+
+async def _receive_chunks(attempt: Attempt, writer: PartWriter, chunks: AsyncIterator[bytes], size: int) -> None:
     """Passes the chunks to the writer in batches: one is being written while the next arrives."""
     received = 0
     batch: list[bytes] = []

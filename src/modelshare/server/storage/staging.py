@@ -103,7 +103,7 @@ class PartWriter:
         self._offset = offset
         self._hash = hashlib.sha256()
 
-    def write(self, chunks: Sequence[bytes]) -> None:
+    def write(self, chunks: Sequence[bytes | memoryview]) -> None:
         for chunk in chunks:
             self._hash.update(chunk)
         if self._file is not None:
@@ -118,7 +118,7 @@ class PartWriter:
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
-    def _write_all(self, file: int, chunks: Sequence[bytes]) -> None:
+    def _write_all(self, file: int, chunks: Sequence[bytes | memoryview]) -> None:
         size = sum(map(len, chunks))
         with no_room():
             written = os.pwritev(file, chunks, self._offset) if size else 0

@@ -11,6 +11,7 @@ from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.errors import NotFound
 from modelshare.server.fleet import service as fleet
 from modelshare.server.http import BaseUrl, Caller, Paging, PlatformDep, ReadSession, WriteSession
+from modelshare.server.registry import opened
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.server.web.pages import PageRoute, done, fragment, parsed, render
@@ -147,6 +148,7 @@ async def endpoint_page(
         again=again,
         tiers=_options(terms.tiers),
         versions=[(version, version) for version in _versions(row)],
+        files=_files(row),
         task=_task(row),
         **await _shown(session, caller, project, row, base_url),
     )
@@ -195,12 +197,14 @@ async def change(
     slug: str,
     tier: Text,
     version: Text,
+    file: Annotated[str | None, Form(max_length=1024)] = None,
 ) -> Response:
     row = await service.get(session, caller, slug)
     patch = parsed(
         EndpointPatch,
         tier=tier if tier != row.tier else None,
         version=version if version != (row.version or "latest") else None,
+        **({} if file in {None, row.file or ""} else {"file": file or None}),
     )
     await service.change(session, caller, slug, patch, terms, now=platform.now())
     return done(request, page_of(project.slug, slug), "Saved.")
@@ -330,10 +334,21 @@ def _versions(row: EndpointRow) -> list[str]:
     return list(dict.fromkeys(("latest", *offered, row.version or "latest")))
 
 
+def _files(row: EndpointRow) -> list[tuple[str, str]]:
+    """What the endpoint may serve of its version, and what it serves now; none where there is no choice."""
+    version = views.resolved(row)
+    choices = opened.choices(version) if version else []
+    if not choices and row.file is None:
+        return []
+    files = {choice["file"]: f"{choice['file']} ({choice['quantization'] or choice['format']})" for choice in choices}
+    now = {row.file: row.file} if row.file else {}
+    return [("", "the version's own"), *(now | files).items()]
+
+
 def _task(row: EndpointRow) -> str | None:
     """What the model is for: of the version that is served."""
-    version = following.wanted(row)
-    return version.task if version else None
+    model = views.serves(row)
+    return model.task if model else None
 
 
 def _options(tiers: TierBook) -> list[tuple[str, str]]:

@@ -4,11 +4,11 @@ import posixpath
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+from modelshare.server.registry.inspection.adapters import is_adapter
 from modelshare.server.registry.inspection.facts import Role
 from modelshare.server.registry.inspection.gguf import Header
 from modelshare.server.registry.refused import Refused, shown
 
-ADAPTER_CONFIG = "adapter_config.json"
 _BY_TYPE = {"adapter": Role.ADAPTER, "mmproj": Role.PROJECTOR, "imatrix": Role.IMATRIX}
 _BY_ARCHITECTURE = {
     "clip": Role.PROJECTOR,
@@ -18,7 +18,6 @@ _BY_ARCHITECTURE = {
 }
 _CONTROL_VECTOR = re.compile(r"direction\.\d+")
 _PROJECTOR = re.compile(r"(v|a|mm|resampler)\.")
-_SAFETENSORS_ADAPTER = re.compile(r"\.lora_([AB]|down|up|embedding_[AB]|magnitude_vector)\b")
 # Names that tools give to files; they decide only where the content cannot be read.
 _BY_NAME = {
     "imatrix": Role.IMATRIX,
@@ -39,7 +38,7 @@ _WORDS = {
     Role.VOCABULARY: ("a vocabulary without weights", "vocabularies without weights"),
     Role.CONTROL_VECTOR: ("a control vector", "control vectors"),
     Role.INDEX: ("the index of weights that are not opened", "indices of weights that are not opened"),
-    Role.OTHER: ("weights that are not part of the model", "weights that are not part of the model"),
+    Role.OTHER: ("not part of the model", "not part of the model"),
 }
 _REMEDIES = {
     Role.ADAPTER: "merge it into its base model and push the result",
@@ -72,9 +71,7 @@ def role_by_name(path: str) -> Role | None:
 
 def role_of_safetensors(path: str, names: Collection[str], beside: Collection[str]) -> Role | None:
     """None for weights of a model. `beside`: all paths of the version."""
-    folder, name = posixpath.split(path)
-    is_peft = name.startswith("adapter_model") and posixpath.join(folder, ADAPTER_CONFIG) in beside
-    return Role.ADAPTER if is_peft or all(map(_SAFETENSORS_ADAPTER.search, names)) else None
+    return Role.ADAPTER if is_adapter(path, names, beside) else None
 
 
 def is_of_other_form(path: str, beside: Collection[str]) -> bool:
@@ -90,15 +87,17 @@ def notes(companions: Mapping[str, Role]) -> list[str]:
         paths = sorted(path for path, its in companions.items() if its is role)
         if paths:
             verb, what = ("is", words[_ONE]) if len(paths) == 1 else ("are", words[_MANY])
-            found.append(f"{_named(paths)} {verb} {what}: stored beside the model, and not run.")
+            found.append(f"{_named(paths)} {verb} {what}: stored, and not run.")
     return found
 
 
-def alone(path: str, role: Role) -> Refused:
-    """The refusal of a version that has nothing but companions."""
+def alone(path: str, role: Role, base: str | None = None) -> Refused:
+    """The refusal of a version that has nothing but companions. `base`: the model that an adapter is for."""
     remedy = _REMEDIES.get(role, "push it together with the model that it belongs to")
     if role is Role.VOCABULARY:
         return Refused(f"{shown(path)} holds no tensors (a vocabulary only); {remedy}.")
+    if role is Role.ADAPTER and base is not None:
+        remedy = f"merge it into its base model, {shown(base)}, and push the result"
     return Refused(f"{shown(path)} is {_WORDS[role][_ONE]}, not a model by itself; {remedy}.")
 
 

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Final
 
 from modelshare.server.registry.inspection import gguf, safetensors
+from modelshare.server.registry.inspection.adapters import ADAPTER_CONFIG, base_of
 from modelshare.server.registry.inspection.candidates import Candidate, order
 from modelshare.server.registry.inspection.card import Card, find_card
-from modelshare.server.registry.inspection.companions import ADAPTER_CONFIG, alone, is_of_other_form, notes
+from modelshare.server.registry.inspection.companions import alone, is_of_other_form, notes
 from modelshare.server.registry.inspection.facts import Choice, Facts, Format, Role, Task
 from modelshare.server.registry.inspection.gguf_model import read_gguf
 from modelshare.server.registry.inspection.pickles import find_pickles
@@ -36,7 +37,7 @@ def inspect(files: Mapping[str, RangeReader], *, allow_pickle: bool = False, fil
     check_paths(files)
     pickles = find_pickles(files, allow=allow_pickle)
     card = find_card(files)
-    models, companions = _models(files, pickles, card.pipeline_tag)
+    models, companions = _models(files, pickles, card)
     described = _described(models) if file is None else _described(_with_first(models, file))
     if file is None:  # one that an engine can serve goes before one that none can
         described.sort(key=lambda each: each[1].task is Task.OTHER)
@@ -55,19 +56,22 @@ def inspect(files: Mapping[str, RangeReader], *, allow_pickle: bool = False, fil
 
 
 def _models(
-    files: Mapping[str, RangeReader], pickles: Sequence[str], pipeline_tag: str | None
+    files: Mapping[str, RangeReader], pickles: Sequence[str], card: Card
 ) -> tuple[list[Candidate], dict[str, Role]]:
     """What could be run, the first choice first; and what the other weight files are. Never empty."""
-    models, companions = read_safetensors(files, _ending(files, safetensors.EXTENSION), pipeline_tag)
+    models, companions = read_safetensors(files, _ending(files, safetensors.EXTENSION), card.pipeline_tag)
     adapter = next(iter(companions), None)
-    ggufs, others, refusal = read_gguf(files, _ending(files, gguf.EXTENSION), pipeline_tag)
+    ggufs, others, refusal = read_gguf(files, _ending(files, gguf.EXTENSION), card.pipeline_tag)
     models += ggufs
     if not models and pickles:
-        models.append(pickle_model(files, pickles, pipeline_tag))
+        models.append(pickle_model(files, pickles, card.pipeline_tag))
     if not models and refusal is not None:
         raise refusal
     if not models:
-        raise alone(adapter, companions[adapter]) if adapter else Refused(_NO_WEIGHTS)
+        if adapter is None:
+            raise Refused(_NO_WEIGHTS)
+        base = base_of(adapter, files) or next(iter(card.base_model), None)
+        raise alone(adapter, companions[adapter], base)
     return sorted(models, key=order)[:MAX_CHOICES], companions | others
 
 

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from modelshare.server.registry.inspection import gguf
+from modelshare.server.registry.inspection.adapters import base_of_gguf
 from modelshare.server.registry.inspection.candidates import Candidate
 from modelshare.server.registry.inspection.companions import alone, role_by_name, role_of_gguf
 from modelshare.server.registry.inspection.facts import Facts, Format, Role
 from modelshare.server.registry.inspection.family import architecture_of_gguf, family_of
 from modelshare.server.registry.inspection.gguf import Header, Tensor
 from modelshare.server.registry.inspection.gguf_loading import check_types
-from modelshare.server.registry.inspection.gguf_split import group_shards
+from modelshare.server.registry.inspection.gguf_split import group_shards, is_part
 from modelshare.server.registry.inspection.gguf_types import FILE_TYPES, INTEGER_TENSOR_TYPES
 from modelshare.server.registry.inspection.plain import plain_text, positive_integer
 from modelshare.server.registry.inspection.reader import RangeReader
@@ -35,7 +36,10 @@ def read_gguf(
     for path in paths:
         examined = gguf.examine(path, files[path])
         if role := _role(path, examined):
-            companions[path], refusals[path] = role, examined.refused or alone(path, role)
+            companions[path], refusals[path] = (
+                role,
+                examined.refused or alone(path, role, base_of_gguf(examined.header)),
+            )
         headers[path] = examined.header
     models = []
     for group in group_shards({path: header for path, header in headers.items() if path not in companions}):
@@ -48,14 +52,16 @@ def read_gguf(
 
 
 def _role(path: str, examined: gguf.Examined) -> Role | None:
-    """None for a model, or a part of one; raises for a damaged file that could be one."""
+    """None for a model, or a part of one; raises for a damaged file that says it is one."""
     role = role_of_gguf(examined.header)
     if role is not None or examined.refused is None:
         return role
     is_empty = examined.tensor_count == 0 and bool(examined.header.metadata)
     if role := Role.VOCABULARY if is_empty else role_by_name(path):
         return role
-    raise examined.refused
+    if examined.header.text("general.architecture") or is_part(path):
+        raise examined.refused
+    return Role.OTHER
 
 
 def _not_a_model(group: Sequence[str], headers: Mapping[str, Header]) -> tuple[Role, Refused] | None:

@@ -9,6 +9,11 @@ from modelshare.server.registry.refused import Refused, shown
 _SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.IGNORECASE)
 
 
+def is_part(path: str) -> bool:
+    """Whether it is named as one of several."""
+    return _SHARD.fullmatch(path) is not None
+
+
 def group_shards(headers: Mapping[str, Header]) -> list[tuple[str, ...]]:
     """The files of each model, sorted, in shard order; raises `Refused` for a model that lacks a part."""
     groups: dict[tuple[str, int], dict[int, str]] = {}

@@ -1,19 +1,28 @@
-"""The tokenizer's files: whether they are whole, whether they hold a chat template, how large the vocabulary is."""
+"""The files of a tokenizer: whether loaders take them, what vocabulary they hold, and whether a chat template."""
 
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from modelshare.server.registry.inspection.json_file import read_object
 from modelshare.server.registry.inspection.reader import RangeReader, head
+from modelshare.server.registry.inspection.tokenizer_json import vocabulary_size
 from modelshare.server.registry.refused import Refused, shown
 
-# The largest known, Gemma 3's, has 33 MB and 1.3 million values; a value costs up to 100 bytes of memory.
-_MAX_TOKENIZER_BYTES = 128 << 20
-_MAX_VALUES = 4_000_000
+_FILE = "tokenizer.json"
+_TEMPLATE = "chat_template.jinja"
+_MAX_TEMPLATE_BYTES = 1 << 20
+# What loaders read beside it; each is an object.
+_SETTINGS = (
+    "tokenizer_config.json",
+    "chat_template.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+)
+# What a tokenizer is built from where there is no tokenizer.json
+_VOCABULARIES = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,52 +32,35 @@ class Tokenizer:
 
 
 def read_tokenizer(folder: str, files: Mapping[str, RangeReader]) -> Tokenizer:
-    """What the tokenizer files in `folder` ('' is the root) state; raises `Refused` for invalid JSON."""
-
-    def settings(name: str) -> Mapping[str, Any]:
-        path = posixpath.join(folder, name)
-        return read_object(path, files[path]) if path in files else {}
-
-    template_file = posixpath.join(folder, "chat_template.jinja")
-    has_template = (template_file in files and files[template_file].size > 0) or any(
-        settings(name).get("chat_template") for name in ("tokenizer_config.json", "chat_template.json")
-    )
-    path = posixpath.join(folder, "tokenizer.json")
-    return Tokenizer(has_template, _vocabulary_size(path, files[path]) if path in files else None)
-
-
-class _Model(msgspec.Struct):
-    # A mapping from token to id (BPE, WordPiece, WordLevel) or a list of [token, score] (Unigram)
-    vocab: dict[str, msgspec.Raw] | list[msgspec.Raw] | None = None
+    """What the tokenizer files in `folder` ('' is the root) state; raises `Refused` for one that no loader takes."""
+    here = {name: posixpath.join(folder, name) for name in (_FILE, _TEMPLATE, *_SETTINGS, *_VOCABULARIES)}
+    paths = {name: path for name, path in here.items() if path in files}
+    settings = {name: read_object(path, files[path]) for name, path in paths.items() if name in _SETTINGS}
+    template = _template(paths[_TEMPLATE], files[paths[_TEMPLATE]]) if _TEMPLATE in paths else ""
+    if _FILE in paths:
+        size = vocabulary_size(paths[_FILE], files[paths[_FILE]])
+    else:
+        size = None
+        _check_not_empty({path: files[path] for name, path in paths.items() if name in _VOCABULARIES})
+    return Tokenizer(bool(template) or any(map(_has_template, settings.values())), size)
 
 
-class _AddedToken(msgspec.Struct):
-    content: str = ""
+def _has_template(settings: Mapping[str, Any]) -> bool:
+    return bool(settings.get("chat_template"))
 
 
-class _TokenizerFile(msgspec.Struct):
-    """The part of tokenizer.json that counts; the rest, merges above all, is checked but never held."""
-
-    model: _Model
-    added_tokens: list[_AddedToken] | None = None
-
-
-def _vocabulary_size(name: str, reader: RangeReader) -> int:
-    if reader.size > _MAX_TOKENIZER_BYTES:
+def _template(path: str, reader: RangeReader) -> str:
+    if reader.size > _MAX_TEMPLATE_BYTES:
         raise Refused(
-            f"{shown(name)} is larger than {_MAX_TOKENIZER_BYTES >> 20} MiB; push the model with a smaller one."
+            f"{shown(path)} is larger than {_MAX_TEMPLATE_BYTES >> 20} MiB; push the model with a shorter one."
         )
-    data = head(reader, reader.size)
-    if data.count(b",") > _MAX_VALUES:
-        raise Refused(f"{shown(name)} holds more than {_MAX_VALUES:,} values; push the model with a smaller one.")
     try:
-        tokenizer = msgspec.json.decode(data, type=_TokenizerFile)
-    except (ValueError, RecursionError) as error:
-        raise Refused(
-            f"{shown(name)} is not a valid tokenizer ({shown(str(error))}); save it again and push."
-        ) from error
-    vocabulary = tokenizer.model.vocab or ()
-    known = vocabulary if isinstance(vocabulary, dict) else {}
-    # A Unigram vocabulary holds its special tokens already; the others may have them added on top.
-    added = {token.content for token in tokenizer.added_tokens or ()} if isinstance(vocabulary, dict) else set()
-    return len(vocabulary) + len(added - known.keys())
+        return head(reader, reader.size).decode()
+    except UnicodeDecodeError:
+        raise Refused(f"{shown(path)} is not UTF-8, as loaders expect it; save it again and push.") from None
+
+
+def _check_not_empty(vocabularies: Mapping[str, RangeReader]) -> None:
+    for path, reader in vocabularies.items():
+        if not reader.size:
+            raise Refused(f"{shown(path)} is empty, so no loader can build the tokenizer; save it again and push.")

@@ -37,9 +37,9 @@ def sets_of_folder(
 ) -> list[WeightSet]:
     """The sets that the weights in a folder make up; the first is what stands there under the plain names.
 
-    The plain index goes before any variant's (`model.fp16.safetensors.index.json`, as Transformers names them). One
-    whose shards are not there is stale where the weights also lie in one file, and a variant's is then no reason to
-    refuse anything.
+    As Transformers looks for them: `model.safetensors`, then the plain index, and both before any variant's
+    (`model.fp16.safetensors.index.json`). An index whose shards are not there is stale where the weights also lie in
+    one file, and a variant's is then no reason to refuse anything.
     """
     plain_index = posixpath.join(folder, _PLAIN + INDEX_EXTENSION)
     single = posixpath.join(folder, _PLAIN + EXTENSION)
@@ -68,9 +68,9 @@ def _indices(folder: str, files: Mapping[str, RangeReader], *, first: str) -> li
 
 
 def _rank(each: WeightSet, plain_index: str, single: str) -> tuple[int, str]:
-    if each.index == plain_index:
+    if each.weights == (single,):
         return 0, ""
-    return 1 if each.weights == (single,) else 2, each.weights[0]
+    return 1 if each.index == plain_index else 2, each.weights[0]
 
 
 def _without_plain_names(

@@ -66,5 +66,5 @@ async def _steps(platform: Platform, lease: Lease, work: Work, *, anew: bool) ->
     files = await stored_files(platform.database, work.version_id)
     if anew and work.staged is None:
         await verify(platform, work.project_id, files)
-    facts = await judge(platform, files)
+    facts = await judge(platform, files, work.file)
     await outcome.ready(platform, lease, work, files, facts)

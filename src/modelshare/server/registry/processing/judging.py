@@ -30,19 +30,21 @@ async def verify(platform: Platform, project_id: str, files: Sequence[StoredFile
         await blobs.prove(session, project_id, [file.sha256 for file in files], started)
 
 
-async def judge(platform: Platform, files: Sequence[StoredFile]) -> Facts:
-    """The facts of the model that the files make up; raises Refused for one that must not be shared."""
-    return await asyncio.to_thread(_inspect, platform.store, files, platform.settings.models_allow_pickle)
+async def judge(platform: Platform, files: Sequence[StoredFile], file: str | None) -> Facts:
+    """The facts of the model that the files make up, of several the one that `file` names; raises Refused for one that
+    must not be shared.
+    """
+    return await asyncio.to_thread(_inspect, platform.store, files, platform.settings.models_allow_pickle, file)
 
 
-def _inspect(store: BlobStore, files: Sequence[StoredFile], allow_pickle: bool) -> Facts:
+def _inspect(store: BlobStore, files: Sequence[StoredFile], allow_pickle: bool, file: str | None) -> Facts:
     readers = {}
-    for file in files:
+    for stored in files:
         try:
-            readers[file.path] = store.reader(file.key)
+            readers[stored.path] = store.reader(stored.key)
         except BlobNotFound as error:
-            raise _gone(file) from error
-    return inspect(readers, allow_pickle=allow_pickle)
+            raise _gone(stored) from error
+    return inspect(readers, allow_pickle=allow_pickle, file=file)
 
 
 def _gone(file: StoredFile) -> Refused:

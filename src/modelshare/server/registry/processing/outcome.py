@@ -37,7 +37,9 @@ class Followers:
 
 
 async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[StoredFile], facts: Facts) -> None:
-    """The version is ready; a manifest that it has already stays as it is."""
+    """The version is ready. A manifest that it has already stays as it is; what its facts did not say yet, such as the
+    choices there are, they say from now on.
+    """
     async with platform.database.write() as session:
         locked = await _locked(session, lease, work)
         if locked is None:
@@ -45,6 +47,8 @@ async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[St
         model, version = locked
         if version.manifest is None:
             _describe(version, model, files, facts)
+        else:
+            version.facts = facts.to_dict() | version.facts
         version.status, version.status_reason = ModelStatus.READY, None
         await _decide_latest(session, model, version)
         await platform.parts[Followers].catalog(session, model.id)

@@ -4,6 +4,7 @@ import uuid
 from dataclasses import dataclass
 
 from modelshare.server.db import Database
+from modelshare.server.registry import opened
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.processing import queries
 from modelshare.server.registry.tables import UploadRow
@@ -18,6 +19,8 @@ class Work:
     status: ModelStatus
     staged: UploadRow | None
     """The session whose bytes are not blobs yet, with its files."""
+    file: str | None = None
+    """Which of several was named as the model, or described before."""
 
 
 async def load(database: Database, version_id: uuid.UUID) -> Work | None:
@@ -27,7 +30,8 @@ async def load(database: Database, version_id: uuid.UUID) -> Work | None:
         if version is None:
             return None
         staged = await queries.staged_upload(session, version_id)
-    return Work(version.model.project_id, version.model_id, version_id, ModelStatus(version.status), staged)
+    file = version.file or opened.own_file(version)
+    return Work(version.model.project_id, version.model_id, version_id, ModelStatus(version.status), staged, file)
 
 
 async def stored_files(database: Database, version_id: uuid.UUID) -> list[registry.StoredFile]:

@@ -15,7 +15,7 @@ from modelshare.server.registry.tables import UploadFileRow, UploadRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.failures import storage_answers
 from modelshare.server.registry.uploads.service import no_such_upload, require_open
-from modelshare.server.storage.base import Multipart
+from modelshare.server.storage.base import Inflow, Multipart
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.uploads import DEFERRED, PartDone, PartUrl, UploadState
 
@@ -30,7 +30,7 @@ async def receive(
     upload_id: str,
     n: int,
     k: int,
-    chunks: AsyncIterator[bytes],
+    chunks: AsyncIterator[bytes] | Inflow,
     *,
     sha256: str | None,
     length: int | None,

@@ -1,13 +1,17 @@
 """`/v1/uploads`, and the uploads of new versions of a model."""
 
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from starlette.requests import ClientDisconnect
 
-from modelshare.server.errors import InvalidRequest
+from modelshare.server.errors import InvalidRequest, check_encoding
+from modelshare.server.front.receiving import TAKE_BODY, Body
 from modelshare.server.http import Caller, ModelId, PagingDep, PlatformDep, ProjectRoute, require
 from modelshare.server.registry.uploads import closing, completing, parts, service
+from modelshare.server.storage.base import Inflow
 from modelshare.wire.base import Page
 from modelshare.wire.keys import Scope
 from modelshare.wire.uploads import PartDone, PartUrl, Upload, UploadComplete, UploadOpen, UploadState, VersionOpen
@@ -77,11 +81,23 @@ async def put_part(
     """One part of one file, both counted from 0; the body is its bytes and nothing else. Safe to repeat."""
     declared = request.headers.get("content-length", "")
     length = int(declared) if declared.isascii() and declared.isdigit() else None
-    chunks = request.stream()
-    try:
+    with _body_of(request) as chunks:
         return await parts.receive(platform, caller, upload_id, n, k, chunks, sha256=x_checksum_sha256, length=length)
+
+
+@contextmanager
+def _body_of(request: Request) -> Iterator[AsyncIterator[bytes] | Inflow]:
+    """Straight from the socket, where the server in front can do that."""
+    check_encoding(request.headers.get("content-encoding", "").encode())
+    take_body = request.scope.get("extensions", {}).get(TAKE_BODY)
+    body: Body | None = take_body() if take_body is not None else None
+    try:
+        yield request.stream() if body is None else body
     except ClientDisconnect as error:
         raise InvalidRequest("The connection ended inside the part. Send it again.") from error
+    finally:
+        if body is not None:
+            body.close()
 
 
 @router.post("/{upload_id}/files/{n}/parts/{k}/url")

@@ -1,13 +1,16 @@
 """What may be uploaded under which version. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from modelshare.server.registry.refused import Refused, shown
 from modelshare.wire.uploads import VersionOpen
 
 _CORE = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
 FIRST_VERSION = "1.0.0"
+_WEIGHTS = (".gguf", ".safetensors", ".safetensors.index.json")
+_MOST_NAMES = 5
 _SMALL = 10_000_000  # bytes: below 0.01 GB, gigabytes say little
 
 
@@ -25,6 +28,17 @@ def wanted_files(request: VersionOpen) -> list[Wanted]:
     if request.archive is not None:
         return [Wanted(request.archive.filename, request.archive.size)]
     return [Wanted(file.path, file.size, file.sha256) for file in request.files or ()]
+
+
+def check_named_model(file: str, paths: Sequence[str]) -> None:
+    """Raise `Refused` unless the file that is named as the model is one of these, and may hold weights."""
+    weights = sorted(path for path in paths if path.lower().endswith(_WEIGHTS))
+    if file in weights:
+        return
+    what = "holds no weights" if file in paths else "is not among the files"
+    names = ", ".join(map(shown, weights[:_MOST_NAMES])) + (", …" if len(weights) > _MOST_NAMES else "")
+    remedy = f"name one of: {names}" if names else "there are no .gguf and no .safetensors files, leave `file` out"
+    raise Refused(f"{shown(file)}, which `file` names as the model, {what}; {remedy}.")
 
 
 def next_version(taken: Iterable[str]) -> str:

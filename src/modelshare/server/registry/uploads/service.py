@@ -30,7 +30,7 @@ from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.failures import storage_answers
 from modelshare.server.registry.uploads.plan import Plan, plan_opening
 from modelshare.server.registry.uploads.progress import view
-from modelshare.server.registry.uploads.rules import Wanted, wanted_files
+from modelshare.server.registry.uploads.rules import Wanted, check_named_model, wanted_files
 from modelshare.server.storage.base import fit_part_size
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
@@ -158,6 +158,11 @@ def _checked_files(request: VersionOpen) -> list[Wanted]:
             _check_archive_name(request.archive.filename)
     except Refused as refused:
         raise InvalidRequest(refused.reason, param="archive" if request.archive else "files") from refused
+    if request.file is not None and request.archive is None:
+        try:
+            check_named_model(request.file, [file.path for file in files])
+        except Refused as refused:
+            raise InvalidRequest(refused.reason, param="file") from refused
     return files
 
 
@@ -188,6 +193,7 @@ async def _resume(session: AsyncSession, row: UploadRow, plan: Plan, opening: _O
     """Goes on with the session, and takes up what the client has learnt of its files or wishes for it since."""
     platform, wish = opening.platform, opening.request
     version = await session.get_one(VersionRow, row.version_id)
+    version.file = wish.file
     if wish.make_latest is not None:
         version.make_latest = wish.make_latest
     if wish.version_notes is not None:
@@ -220,6 +226,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: Plan) -> Uploa
         status=ModelStatus.UPLOADING,
         make_latest=opening.request.make_latest,
         notes=opening.request.version_notes or None,
+        file=opening.request.file,
         created_at=now,
     )
     session.add(version)

@@ -78,9 +78,18 @@ export async function sha256Streamed(blob) {
   return digest.hex();
 }
 
-// In hex; for what fits into memory.
-export async function sha256(blob) {
-  if (!globalThis.crypto?.subtle) return sha256Streamed(blob);
-  const digest = await crypto.subtle.digest("SHA-256", await blob.arrayBuffer());
+// In hex, of an ArrayBuffer.
+export async function sha256(buffer) {
+  if (!globalThis.crypto?.subtle) {
+    const digest = new Sha256();
+    digest.update(new Uint8Array(buffer));
+    return digest.hex();
+  }
+  const digest = await crypto.subtle.digest("SHA-256", buffer);
   return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// In hex, of digests in hex: of their bytes, one after the other.
+export function sha256OfDigests(digests) {
+  return sha256(Uint8Array.from(digests.join("").match(/../g) ?? [], (pair) => parseInt(pair, 16)).buffer);
 }

@@ -1,14 +1,27 @@
 // Sends a model's files to the platform, part by part, and goes on after whatever came between.
 // Files are sliced, so a browser never holds more of them in memory than the parts that are on their way.
+//
+// A file may change while it is sent. So all of it is read again after all of it was sent: where both readings agree, it
+// held these very bytes at the moment between them. What was read is said when the upload is completed, and the platform
+// publishes nothing else.
 import { Failure, UNREADABLE, explained, span, wait } from "./answers.js";
-import { sha256, sha256Streamed } from "./sha256.js";
+import { sha256, sha256OfDigests, sha256Streamed } from "./sha256.js";
 
+export const PART_SIZE = 8 << 20; // bytes: a break costs no more than the parts that are on their way
 const PARALLEL = 3;
+const LARGE_PART = 16 << 20; // bytes, as a command line may have begun with: one of these at a time
+const LARGEST_PART = 512 << 20; // bytes that a browser holds in memory
+const FINISHING = 60_000; // milliseconds that a pause leaves to the parts that are on their way
 const LONGEST_WAIT = 30; // seconds between two attempts
 const STALLED = 120_000; // milliseconds without a byte moving
 
 // The platform's answer is no, and the same again would be refused again.
-export class Refused extends Failure {}
+export class Refused extends Failure {
+  constructor(message, code = null) {
+    super(message);
+    this.code = code;
+  }
+}
 // The same may work in a moment: a lost connection, a busy server.
 class Lost extends Failure {
   constructor(message, seconds = 0) {
@@ -16,6 +29,8 @@ class Lost extends Failure {
     this.wait = seconds; // seconds, where the server says so
   }
 }
+// Nobody is signed in any more.
+class SignedOut extends Failure {}
 // Somebody cancelled.
 export class Stopped extends Error {}
 
@@ -29,10 +44,10 @@ function read(status, text, retryAfter) {
   }
   const message = explained(status, text);
   const code = body?.error?.code;
-  if (status === 401) throw new Refused("You were signed out. Sign in again in another tab, then go on here.");
+  if (status === 401) throw new SignedOut("You were signed out. Sign in again in another tab, then press Resume.");
   const passes = status === 408 || status === 429 || (status >= 500 && code !== "storage_full");
-  if (passes || code === "checksum_mismatch") throw new Lost(message, wait(retryAfter));
-  throw new Refused(message);
+  if (passes) throw new Lost(message, wait(retryAfter));
+  throw new Refused(message, code);
 }
 
 export async function call(method, url, body) {
@@ -52,14 +67,16 @@ export class Transfer {
   #files;
   #hear;
   #upload = null;
-  #done = 0; // bytes of parts that are there
+  #done = 0; // bytes of parts that are stored
+  #digests = new Map(); // a part's place: the SHA-256 of what is stored there, in hex
   #sending = new Map(); // a part's request: its bytes that are out
   #resumed = null; // resolves when a pause ends
   #resume = () => {};
   #stopped = false;
   #wake = new EventTarget();
 
-  // `files`: a Map of paths to Files. `hear`: { opened(upload), progress(done, total), state(words) }.
+  // `files`: a Map of paths to Files.
+  // `hear`: { opened(upload), progress(stored, sent, total), state(words), signedOut(words) }, the last of which pauses.
   constructor(api, files, hear) {
     this.#api = api;
     this.#files = files;
@@ -72,30 +89,47 @@ export class Transfer {
     if (await this.#hashCandidates(upload, opening)) {
       upload = await this.#insist(() => call("POST", this.#api + path, opening));
     }
+    if (upload.part_size > LARGEST_PART) throw new Refused("This upload was begun with parts that are too large for a browser. Go on with it from a terminal, or cancel it.");
     this.#upload = upload;
     this.#hear.opened(upload);
-    const missing = await this.#missing(upload);
-    this.#report();
-    const next = missing.values();
-    const worker = async () => { for (const part of next) await this.#sendPart(part); };
-    await Promise.all(Array.from({ length: PARALLEL }, worker)).catch((error) => {
+    try {
+      await this.#sendAll(await this.#missing(upload));
+      const files = await this.#readAgain(upload);
+      return await this.#insist(() => call("POST", `${this.#api}/uploads/${upload.id}/complete`, { files }));
+    } catch (error) {
       this.#stopped = true;
       this.#abort();
+      const now = error.code === "upload_not_open" && await this.#ask().catch(() => null);
+      if (now?.state === "completed") return now; // by another tab
       throw error;
-    });
-    return this.#insist(() => call("POST", `${this.#api}/uploads/${upload.id}/complete`));
+    }
   }
 
   get paused() { return this.#resumed !== null; }
 
-  pause() {
+  // Begins no more parts, and leaves some time to those on their way. What is stored then: { bytes_done, bytes_total,
+  // expires_at } as the platform says, without the last where it cannot be asked; null before anything was opened, or
+  // where the pause has ended meanwhile.
+  async pause() {
     this.#resumed ??= new Promise((resolve) => { this.#resume = resolve; });
-    this.#abort();
+    const pause = this.#resumed;
+    this.#wake.dispatchEvent(new Event("wake"));
+    const late = setTimeout(() => this.#abort(), FINISHING);
+    while (this.#sending.size && this.#resumed === pause) {
+      await new Promise((resolve) => {
+        for (const name of ["wake", "settled"]) this.#wake.addEventListener(name, resolve, { once: true });
+      });
+    }
+    clearTimeout(late);
+    if (!this.#upload || this.#resumed !== pause) return null;
+    const stored = await this.#ask().catch(() => ({ bytes_done: this.#done, bytes_total: this.#upload.bytes_total }));
+    return this.#resumed === pause ? stored : null;
   }
 
   resume() {
     this.#resumed = null;
     this.#resume();
+    this.#wake.dispatchEvent(new Event("wake"));
   }
 
   // Ends it, and has the platform forget what was sent.
@@ -104,6 +138,39 @@ export class Transfer {
     this.resume();
     this.#abort();
     if (this.#upload) await call("POST", `${this.#api}/uploads/${this.#upload.id}/cancel`);
+  }
+
+  #ask() { return call("GET", `${this.#api}/uploads/${this.#upload.id}`); }
+
+  async #sendAll(parts) {
+    this.#report();
+    const next = parts.values();
+    const sender = async () => { for (const part of next) await this.#sendPart(part); };
+    const senders = this.#upload.part_size > LARGE_PART ? 1 : PARALLEL;
+    await Promise.all(Array.from({ length: senders }, sender));
+  }
+
+  // Reads every file once more, and refuses one that is not what was sent. What was read, as completing takes it.
+  async #readAgain(upload) {
+    const read = [];
+    const total = upload.files.reduce((sum, file) => sum + (file.reused ? 0 : file.size), 0);
+    let checked = 0;
+    for (const file of upload.files) {
+      if (file.reused || !file.parts) continue;
+      const digests = [];
+      for (let k = 0; k < file.parts; k++) {
+        await this.#gate();
+        this.#hear.state(`Checking that your files are still as they were sent: ${Math.floor((100 * checked) / total)} %.`);
+        const part = this.#part(upload, file, k);
+        const digest = await sha256(await this.#bytes(part));
+        const stored = this.#digests.get(place(part));
+        if (stored && stored !== digest) throw new Refused(`${file.path} changed while it was being uploaded. Upload it again when nothing writes to it any more.`);
+        digests.push(digest);
+        checked += part.size;
+      }
+      read.push({ n: file.n, parts_sha256: await sha256OfDigests(digests) });
+    }
+    return read;
   }
 
   // Learns the digests of files that the project may store already; whether there were any.
@@ -116,8 +183,8 @@ export class Transfer {
       if (!candidates.has(entry.path)) continue;
       await this.#gate();
       const file = this.#files.get(entry.path);
-      const digest = file.size <= upload.part_size ? sha256 : sha256Streamed;
-      entry.sha256 = await this.#reading(entry.path, () => digest(file));
+      const digest = async () => file.size > LARGE_PART ? sha256Streamed(file) : sha256(await file.arrayBuffer());
+      entry.sha256 = await this.#reading(entry.path, digest);
     }
     return true;
   }
@@ -128,46 +195,62 @@ export class Transfer {
     for (const file of upload.files) {
       const there = new Set(file.parts_done);
       for (let k = 0; k < file.parts; k++) {
-        const start = k * upload.part_size;
-        const size = Math.min(upload.part_size, file.size - start);
-        const part = { n: file.n, k, path: file.path, start, size };
-        if (file.reused || (there.has(k) && await this.#isSame(part, file.parts_sha256[k]))) this.#done += size;
+        const part = this.#part(upload, file, k);
+        if (file.reused || (there.has(k) && await this.#isSame(part, file.parts_sha256[k]))) this.#done += part.size;
         else missing.push(part);
       }
     }
+    this.#hear.state("");
     return missing;
   }
 
   async #isSame(part, digest) {
-    if (!digest) return true; // a bucket, which does not say
+    if (!digest) return true; // a bucket, which does not say: the platform compares when all is there
     this.#hear.state("Comparing what is there with your files.");
     await this.#gate();
-    return digest === await this.#reading(part.path, () => sha256(this.#slice(part)));
+    this.#digests.set(place(part), digest);
+    return digest === await sha256(await this.#bytes(part));
   }
 
   async #sendPart(part) {
     await this.#insist(() => this.#put(part));
     this.#done += part.size;
-    this.#hear.state("");
     this.#report();
+    if (!this.paused) this.#hear.state("");
   }
 
   async #put(part) {
-    const body = this.#slice(part);
     const path = `${this.#api}/uploads/${this.#upload.id}/files/${part.n}/parts/${part.k}`;
-    const hashed = this.#upload.direct ? body.slice(0, 1) : body; // at least see that the file can be read still
-    const digest = await this.#reading(part.path, () => sha256(hashed));
+    const bytes = await this.#bytes(part); // what is hashed is what is sent
+    const digest = await sha256(bytes);
     await this.#gate();
-    if (!this.#upload.direct) {
-      const answer = await this.#request(path, { "X-Checksum-SHA256": digest }, body);
-      return read(answer.status, answer.responseText, answer.getResponseHeader("Retry-After"));
+    if (this.#upload.direct) {
+      await this.#putIntoBucket(path, bytes);
+    } else {
+      const answer = await this.#request(path, { "X-Checksum-SHA256": digest }, bytes);
+      await this.#accepted(answer);
     }
+    this.#digests.set(place(part), digest);
+  }
+
+  // Throws Lost for a part that was damaged on its way, or came while another tab was completing the upload.
+  async #accepted(answer) {
+    try {
+      read(answer.status, answer.responseText, answer.getResponseHeader("Retry-After"));
+    } catch (error) {
+      const isOpen = error.code === "upload_not_open" && (await this.#ask()).state === "open";
+      if (isOpen || error.code === "checksum_mismatch") throw new Lost(error.message);
+      throw error;
+    }
+  }
+
+  async #putIntoBucket(path, bytes) {
     const { url } = await call("POST", `${path}/url`);
-    const answer = await this.#request(url, {}, body).catch((error) => {
+    await this.#gate();
+    const answer = await this.#request(url, {}, bytes).catch((error) => {
       throw this.paused ? error : new Lost("The storage bucket does not answer. If that stays so, the platform's operator has to let this site into the bucket's CORS rules.");
     });
     if (answer.status >= 300) throw new Lost(`The storage bucket answered ${answer.status}.`);
-    return null;
   }
 
   // XMLHttpRequest, since fetch does not tell how far a body is.
@@ -185,6 +268,7 @@ export class Transfer {
         clearTimeout(stalled);
         this.#sending.delete(request);
         act();
+        setTimeout(() => this.#wake.dispatchEvent(new Event("settled"))); // after what waits for the answer
       };
       request.open("PUT", url);
       for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
@@ -203,6 +287,10 @@ export class Transfer {
       try {
         return await act();
       } catch (error) {
+        if (error instanceof SignedOut && !this.#stopped) {
+          this.#hear.signedOut(error.message);
+          continue;
+        }
         if (!(error instanceof Lost)) throw error;
         if (this.#stopped || this.paused) continue;
         this.#report();
@@ -238,16 +326,26 @@ export class Transfer {
     try {
       return await act();
     } catch {
-      throw new Refused(`${path} cannot be read any more: it was moved or changed. Choose the folder again.`);
+      throw new Refused(`${path} changed while it was being uploaded, or was moved. Choose it again when nothing writes to it any more.`);
     }
   }
 
-  #slice(part) { return this.#files.get(part.path).slice(part.start, part.start + part.size); }
+  #part(upload, file, k) {
+    const start = k * upload.part_size;
+    return { n: file.n, k, path: file.path, start, size: Math.min(upload.part_size, file.size - start) };
+  }
+
+  #bytes(part) {
+    const slice = this.#files.get(part.path).slice(part.start, part.start + part.size);
+    return this.#reading(part.path, () => slice.arrayBuffer());
+  }
 
   #report() {
     if (!this.#upload) return;
     let out = this.#done;
     for (const bytes of this.#sending.values()) out += bytes;
-    this.#hear.progress(out, this.#upload.bytes_total);
+    this.#hear.progress(this.#done, out, this.#upload.bytes_total);
   }
 }
+
+const place = (part) => `${part.n}/${part.k}`;

@@ -1,6 +1,6 @@
 // The upload page: what was chosen or dropped, which open upload it goes on with, and how far it is.
 import { reason } from "./answers.js";
-import { Stopped, Transfer, call } from "./transfer.js";
+import { PART_SIZE, Stopped, Transfer, call } from "./transfer.js";
 
 const NAME = /^(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?$/;
 const ARCHIVE = /\.(tar|tar\.gz|tgz|tar\.bz2|tbz2|tar\.zst|tzst)$/i;
@@ -126,23 +126,26 @@ async function recognise() {
   $("chosen").textContent += ` This goes on with ${upload.name} ${upload.version}: ${size(upload.bytes_done)} of ${size(upload.bytes_total)} are there.`;
 }
 
-// Bytes, speed and time left.
+// Bytes, speed and time left. What is stored stays there, whatever happens here; what is sent besides is on its way.
 function meter() {
   const seen = [];
-  return (done, total) => {
+  return (stored, sent, total) => {
     const now = performance.now();
-    seen.push([now, done]);
+    seen.push([now, sent]);
     while (seen.length > 2 && seen[0][0] < now - SPAN) seen.shift();
     const [then, before] = seen[0];
-    const speed = now > then ? Math.max(0, ((done - before) * 1000) / (now - then)) : 0;
-    $("bar").value = total ? done / total : 1;
-    $("bytes").textContent = `${size(done)} of ${size(total)}`;
-    $("pace").textContent = speed && !transfer?.paused ? `${size(speed)}/s, ${span((total - done) / speed)} left` : "";
+    const speed = now > then ? Math.max(0, ((sent - before) * 1000) / (now - then)) : 0;
+    $("bar").value = total ? stored / total : 1;
+    $("sent").value = total ? sent / total : 1;
+    $("bytes").textContent = `${size(stored)} of ${size(total)} stored`;
+    $("on-its-way").hidden = sent <= stored;
+    $("more").textContent = `${size(sent - stored)} more sent`;
+    $("pace").textContent = speed && !transfer?.paused ? `${size(speed)}/s, ${span((total - sent) / speed)} left` : "";
   };
 }
 
 function opening() {
-  const request = { version: $("f-version").value.trim() || null };
+  const request = { version: $("f-version").value.trim() || null, part_size: PART_SIZE };
   if (!model) request.name = $("f-name").value.trim();
   const single = archive();
   if (single) request.archive = single;
@@ -165,6 +168,7 @@ async function start() {
     opened: (upload) => { $("what").textContent = `Uploading ${upload.name} ${upload.version}`; },
     progress: meter(),
     state: (words) => { $("state").textContent = words; },
+    signedOut: (words) => { if (!transfer.paused) pause(words); },
   });
   try {
     const upload = await transfer.run(model ? `/models/${model}/versions` : "/uploads", opening());
@@ -178,11 +182,28 @@ async function start() {
   }
 }
 
+async function pause(why = "Paused.") {
+  const paused = transfer.pause();
+  $("pause").textContent = "Resume";
+  $("pace").textContent = "";
+  $("state").textContent = `${why} The parts on their way are being finished…`;
+  const kept = await paused;
+  if (!kept) {
+    if (transfer?.paused) $("state").textContent = why;
+    return;
+  }
+  const stored = `${size(kept.bytes_done)} of ${size(kept.bytes_total)}`;
+  const until = new Date(kept.expires_at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+  $("state").textContent = kept.expires_at
+    ? `${why} ${stored} are stored on the server, and kept there until ${until}.`
+    : `${why} ${stored} were stored when the server last answered, and are kept there for a day.`;
+}
+
 function pauseOrResume() {
-  if (transfer.paused) transfer.resume();
-  else transfer.pause();
-  $("pause").textContent = transfer.paused ? "Resume" : "Pause";
-  $("state").textContent = transfer.paused ? "Paused. What was sent is kept for a day." : "";
+  if (!transfer.paused) return pause();
+  transfer.resume();
+  $("pause").textContent = "Pause";
+  $("state").textContent = "";
 }
 
 async function cancel() {
@@ -218,5 +239,5 @@ for (const button of document.querySelectorAll("[data-resume]")) {
     $("folder").click();
   });
 }
-addEventListener("beforeunload", (event) => { if (transfer) event.preventDefault(); });
+addEventListener("beforeunload", (event) => { if (transfer && !transfer.paused) event.preventDefault(); });
 page.hidden = false;

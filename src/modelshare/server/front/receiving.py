@@ -1,0 +1,163 @@
+"""Bodies out of a socket, without their bytes passing through the event loop."""
+
+import asyncio
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from starlette.requests import ClientDisconnect
+
+from modelshare.server.front.pace import Pace
+
+TAKE_BODY: Final = "modelshare.take_body"
+"""ASGI extension: a function that answers the request's `Body`, or None where it has to be read by `receive`."""
+LEAST: Final = 256 << 10
+"""Bytes of a body that make it worth a thread."""
+_BUFFER: Final = 1 << 20
+_PIECE: Final = 8 << 20
+"""Bytes that a thread takes before it looks whether anybody still wants them."""
+_PATIENCE_MS: Final = 10
+"""What a thread waits for the client: going back and forth for one that sends all the time would cost more."""
+
+
+class Receiver(Protocol):
+    """The connection."""
+
+    waking: "asyncio.Future[None] | None"
+    """To be resolved when the connection is lost."""
+
+    def begin_body(self) -> None:
+        """The client may send, if it waits to be told so."""
+        ...
+
+    def received(self, count: int) -> None:
+        """So many bytes of the body came."""
+        ...
+
+    def end_body(self) -> None:
+        """All of it is here."""
+        ...
+
+    def stalled(self) -> None:
+        """It comes too slowly."""
+        ...
+
+
+class Body:
+    """What is left of a request's body. Threads call `take`, the loop all else, and `close` in any case."""
+
+    def __init__(
+        self, receiver: Receiver, transport: asyncio.Transport, first: bytes, left: int, stalled_seconds: float
+    ) -> None:
+        """`first` was read already, and `left` bytes follow it. Nobody else reads from the socket meanwhile."""
+        self._receiver = receiver
+        self._transport = transport
+        # A descriptor of our own: the transport closes its own one when it likes.
+        self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        self._socket.setblocking(False)
+        self._in_use = threading.Lock()
+        self._is_closing = False
+        self._first = first
+        self._left = left
+        self._stalled_seconds = stalled_seconds
+        self._pace = Pace(stalled_seconds)
+        self._buffer = memoryview(bytearray(_BUFFER))
+        self._moved = self._told = 0
+        self._has_begun = self._is_blocked = self._is_lost = False
+
+    async def more(self) -> bool:
+        """Waits until some of it is here; False when there is no more. Raises ClientDisconnect."""
+        loop = asyncio.get_running_loop()
+        if not self._has_begun:
+            self._has_begun = True
+            self._pace.begin(loop.time(), 0)
+            self._receiver.begin_body()
+        self._receiver.received(self._moved - self._told)
+        self._told = self._moved
+        if self._is_lost:
+            self._transport.abort()
+        if self._transport.is_closing():
+            raise ClientDisconnect
+        if not self._left and not self._first:
+            self._receiver.end_body()
+            return False
+        if self._is_blocked:
+            await self._readable(loop)
+        return True
+
+    def take(self, sink: Callable[[memoryview], None]) -> None:
+        """Blocks, though not for long: gives `sink` what has come, in pieces that are valid while it runs."""
+        try:
+            with self._in_use:
+                if not self._is_closing:
+                    self._take(sink)
+        finally:
+            if self._is_closing:
+                self.close()
+
+    def close(self) -> None:
+        """At once, or when no thread is at it any more."""
+        self._is_closing = True
+        if self._in_use.acquire(blocking=False):
+            self._socket.close()
+            self._in_use.release()
+
+    def _take(self, sink: Callable[[memoryview], None]) -> None:
+        enough = self._moved + _PIECE
+        if self._first:
+            self._moved += len(self._first)
+            sink(memoryview(self._first))
+            self._first = b""
+        self._is_blocked = False
+        while self._left and self._moved < enough and not (self._is_blocked or self._is_lost):
+            count = self._fill()
+            self._left -= count
+            self._moved += count
+            if count:
+                sink(self._buffer[:count])
+
+    def _fill(self) -> int:
+        """How many bytes the buffer has: as many as fit, unless the client pauses."""
+        room = select.poll()
+        room.register(self._socket, select.POLLIN)
+        filled, most = 0, min(_BUFFER, self._left)
+        while filled < most:
+            try:
+                count = self._socket.recv_into(self._buffer[filled:most])
+            except BlockingIOError:
+                if not room.poll(_PATIENCE_MS):
+                    self._is_blocked = True
+                    break
+            except OSError:
+                self._is_lost = True
+                break
+            else:
+                filled += count
+                if not count:
+                    self._is_lost = True
+                    break
+        return filled
+
+    async def _readable(self, loop: asyncio.AbstractEventLoop) -> None:
+        ready = self._receiver.waking = loop.create_future()
+
+        def resolve() -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        is_kept = self._pace.is_kept(loop.time(), self._moved, loop.time())
+        loop.add_reader(self._socket, resolve)
+        try:
+            async with asyncio.timeout(self._stalled_seconds if is_kept else 0):
+                await ready
+        except TimeoutError:
+            self._receiver.stalled()
+            raise ClientDisconnect from None
+        finally:
+            loop.remove_reader(self._socket)
+            self._receiver.waking = None
+        if self._transport.is_closing():
+            raise ClientDisconnect

@@ -1,0 +1,62 @@
+"""Adapters, which change a base model and are none themselves: how they are told, and which base they name."""
+
+import posixpath
+import re
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from modelshare.server.registry.inspection.gguf import Header
+from modelshare.server.registry.inspection.json_file import read_object
+from modelshare.server.registry.inspection.plain import plain_text
+from modelshare.server.registry.inspection.reader import RangeReader
+from modelshare.server.registry.refused import Refused
+
+ADAPTER_CONFIG: Final = "adapter_config.json"
+_CONFIG = "config.json"
+_FILE = "adapter_model"  # as PEFT names it
+
+# As PEFT, diffusers, kohya's scripts and LyCORIS name what they train: LoRA and DoRA, IA3, LoHa, LoKr, OFT and BOFT,
+# VeRA, prompts.
+_TENSOR = re.compile(
+    r"(\.|_|^)(lora(_linear_layer|\.layers?)?[._](A|B|down|up|mid|embedding_[AB]|magnitude_vector)\b"
+    r"|ia3_l\b|hada_[wt][12](_[ab])?\b|lokr_[wt][12](_[ab])?\b|(b?oft|oft_diag)_[RSrs]\b|oft_blocks\b"
+    r"|vera_lambda_[bd]\b|dora_scale\b|prompt_embeddings\b)"
+)
+_BESIDE_TENSORS = re.compile(r"\.(alpha|diff|diff_b)$")
+_PEFT_PREFIX = "base_model.model."
+
+
+def is_adapter(path: str, names: Collection[str], beside: Collection[str]) -> bool:
+    """Of the safetensors file `path`, by its tensors and by what lies beside it.
+
+    Some whole models have adapters built in: so all tensors must be such, or lie in what PEFT puts around a model.
+    """
+    folder, name = posixpath.split(path)
+    if posixpath.join(folder, ADAPTER_CONFIG) in beside:
+        is_alone = posixpath.join(folder, _CONFIG) not in beside
+        if is_alone or name.startswith(_FILE):
+            return True
+    return all(_is_of_adapter(each) for each in names) and any(not _BESIDE_TENSORS.search(each) for each in names)
+
+
+def base_of(path: str, files: Mapping[str, RangeReader]) -> str | None:
+    """The base model that the adapter in `path` names; None where it names none that can be shown."""
+    config = posixpath.join(posixpath.dirname(path), ADAPTER_CONFIG)
+    if config not in files:
+        return None
+    try:
+        return plain_text(read_object(config, files[config]).get("base_model_name_or_path"))
+    except Refused:
+        return None
+
+
+def base_of_gguf(header: Header) -> str | None:
+    """Likewise, of an adapter in GGUF."""
+    address = plain_text(header.text("general.base_model.0.repo_url"))
+    organization = plain_text(header.text("general.base_model.0.organization"))
+    name = plain_text(header.text("general.base_model.0.name"))
+    return address or (f"{name} of {organization}" if name and organization else name)
+
+
+def _is_of_adapter(name: str) -> bool:
+    return bool(name.startswith(_PEFT_PREFIX) or _TENSOR.search(name) or _BESIDE_TENSORS.search(name))
