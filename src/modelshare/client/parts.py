@@ -1,9 +1,10 @@
 """Sends file parts in slices, so that bytes never gather in memory, each until the server has it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from itertools import count
+from typing import Protocol
 
 import httpx
 from pydantic import ValidationError
@@ -31,12 +32,18 @@ from modelshare.client.transport import (
     outcome_of,
     refusal,
 )
-from modelshare.client.uploads import part_path
+from modelshare.client.uploads import files_path, part_path
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.uploads import DEFERRED, PartDone, Upload
+from modelshare.wire.uploads import BATCH_HEAD, DEFERRED, PartDone, Upload
 
 ATTEMPTS = 9
 """Of one part; with their growing pauses, 25 seconds, they outlast a restart of the server."""
+
+
+class Hasher(Protocol):
+    """What `hashlib` gives."""
+
+    def update(self, data: bytes, /) -> None: ...
 
 
 class PartSender:
@@ -57,6 +64,47 @@ class PartSender:
 
         Raises ModelshareError when the server refuses it for good, StoppedError.
         """
+
+        def attempt(number: int, counted: Moved) -> tuple[str | ModelshareError, Attempt]:
+            return self._attempt(lambda hasher: self._put(file, part, digest, counted, hasher), number)
+
+        def check(error: ModelshareError) -> None:
+            if _is_damage(error) and self._reader.sha256(file, _ignore, part) != digest:
+                raise ChangedError(file.location)
+
+        return self._insist(attempt, moved, check)
+
+    def send_files(self, files: Sequence[tuple[LocalFile, Part, str]], moved: Moved) -> None:
+        """Sends small files together until all have arrived. Raises as `send`."""
+        size = sum(part.size for _, part, _ in files)
+
+        def attempt(number: int, counted: Moved) -> tuple[str | ModelshareError, Attempt]:
+            def put(_: Hasher) -> httpx.Response:
+                body = b"".join(self._framed(*each) for each in files)
+                headers = {"Content-Type": "application/octet-stream", "Content-Length": str(len(body))}
+                answer = self._client.http.put(files_path(self._upload.id), iter([body]), headers)
+                if answer.is_success:
+                    counted(size)
+                return answer
+
+            return self._attempt(put, number, lambda _: "")
+
+        self._insist(attempt, moved, _ignore)
+
+    def _framed(self, file: LocalFile, part: Part, digest: str) -> bytes:
+        """The file as it goes into a request of many."""
+        content = b"".join(self._reader.slices(file, part))
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise ChangedError(file.location)
+        return BATCH_HEAD.pack(part.n, part.size, bytes.fromhex(digest)) + content
+
+    def _insist(
+        self,
+        attempt: Callable[[int, Moved], tuple[str | ModelshareError, Attempt]],
+        moved: Moved,
+        check: Callable[[ModelshareError], object],
+    ) -> str:
+        """Tries until it works; `check` looks at what went wrong before each further try."""
         for number in count(1):
             sent = 0
 
@@ -65,34 +113,40 @@ class PartSender:
                 sent += size
                 moved(size)
 
-            received, attempt = self._attempt(file, part, digest, counted, number)
+            received, outcome = attempt(number, counted)
             if isinstance(received, str):
                 return received
             moved(-sent)
-            wait = pause(attempt, attempts=ATTEMPTS)
+            wait = pause(outcome, attempts=ATTEMPTS)
             if wait is None:
                 raise received
             self._reader.sleep(wait)
-            if _is_damage(received) and self._reader.sha256(file, _ignore, part) != digest:
-                raise ChangedError(file.location)
+            check(received)
         raise AssertionError("the last attempt returns or raises")
 
     def _attempt(
-        self, file: LocalFile, part: Part, digest: str | None, moved: Moved, number: int
+        self, put: Callable[[Hasher], httpx.Response], number: int, read: Callable[[httpx.Response], str] | None = None
     ) -> tuple[str | ModelshareError, Attempt]:
-        """The SHA-256 of what has arrived, else what went wrong."""
+        """What the answer says has arrived (its SHA-256, unless `read` is given), else what went wrong."""
         hasher = hashlib.sha256()
         try:
-            answer = self._put(file, part, digest, moved, hasher)
+            answer = put(hasher)
         except NoAnswer as error:
             refused: ModelshareError = self._unreachable(error)
             return refused, Attempt(number, outcome_of(error), repeatable=True)
         except ConnectError as error:  # no presigned URL yet
             return error, Attempt(number, Outcome.NOT_SENT, repeatable=True)
+        if answer.is_success and self._bucket is None and not is_json(answer):
+            return not_ours(self._client.config.url), Attempt(number, Outcome.ANSWERED, repeatable=True)
         if answer.is_success:
-            received = hasher.hexdigest() if self._bucket is not None else _received(answer, self._client.config.url)
+            if read is not None:
+                received = read(answer)
+            else:
+                received = (
+                    hasher.hexdigest() if self._bucket is not None else _received(answer, self._client.config.url)
+                )
             return received, Attempt(number, Outcome.ANSWERED, repeatable=True)
-        refused = self._refusal(answer, part)
+        refused = self._refusal(answer)
         outcome = Outcome.BUSY if _may_pass(answer.status_code, refused) else Outcome.ANSWERED
         retry_after = parse_retry_after(answer.headers.get("retry-after"))
         return refused, Attempt(number, outcome, repeatable=True, retry_after=retry_after)
@@ -102,17 +156,15 @@ class PartSender:
             return cannot_reach(self._client.config.url, error)
         return cannot_reach_bucket(error)
 
-    def _refusal(self, answer: httpx.Response, part: Part) -> ModelshareError:
+    def _refusal(self, answer: httpx.Response) -> ModelshareError:
         if self._bucket is None:
-            return refusal(self._client.config.url, answer, sent=part.size)
+            return refusal(self._client.config.url, answer, sent=int(answer.request.headers["content-length"]))
         return UnexpectedAnswerError(
             f"The storage bucket refused a part ({answer.status_code} {answer.reason_phrase}). Push again; if it stays "
             "so, tell the platform's operator."
         )
 
-    def _put(
-        self, file: LocalFile, part: Part, digest: str | None, moved: Moved, hasher: "hashlib._Hash"
-    ) -> httpx.Response:
+    def _put(self, file: LocalFile, part: Part, digest: str | None, moved: Moved, hasher: Hasher) -> httpx.Response:
         body = _counted(self._reader.slices(file, part), moved)
         headers = {"Content-Length": str(part.size)}
         if self._bucket is not None:
@@ -127,15 +179,13 @@ def _received(answer: httpx.Response, url: str) -> str:
     try:
         return PartDone.model_validate_json(answer.content).sha256
     except ValidationError as error:
-        if not is_json(answer):
-            raise not_ours(url) from error
         raise UnexpectedAnswerError(
             f"{url} answered a part in a form that this client does not know. Is it a modelshare server, and one of "
             "the same age?"
         ) from error
 
 
-def _hashed(pieces: Iterator[bytes], hasher: "hashlib._Hash") -> Iterator[bytes]:
+def _hashed(pieces: Iterator[bytes], hasher: Hasher) -> Iterator[bytes]:
     for piece in pieces:
         hasher.update(piece)
         yield piece
@@ -157,5 +207,5 @@ def _is_damage(error: ModelshareError) -> bool:
     return isinstance(error, ApiError) and error.code == ErrorCode.CHECKSUM_MISMATCH
 
 
-def _ignore(_: int) -> None:
+def _ignore(_: object) -> None:
     return
