@@ -381,7 +381,7 @@ def opened(head: bytes) -> bytes | None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (http("413 Request Entity Too Large"), "refused a body of 4,000 bytes as too large (413)"),
+        (http("413 Request Entity Too Large"), "refused a body of 4,044 bytes as too large (413)"),
         (http("200 OK", "<html>Sign in</html>"), "the sign-in page of a network"),
         (http("301 Moved Permanently", Location="https://models.example/v1/x"), "its URL as https://models.example;"),
         (http("407 Proxy Authentication Required"), "asks for a user and a password"),
