@@ -183,7 +183,7 @@ def files(draw: st.DrawFn) -> bytes:
     return bytes(data[: len(data) - draw(st.sampled_from([0, 0, 0, 1, 16, 40]))])
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(data=files())
 def test_verdict_on_generated_files(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     # The package is asked last, for it may go on for hours about a length that is wrong.
