@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import llama_cpp
+import llamacpp_library
 from modelshare.demo import tiny_model
 from modelshare.server.registry.inspection.gguf import examine
 from modelshare.server.registry.inspection.gguf_types import TENSOR_TYPES, ValueType
@@ -136,13 +136,13 @@ STRICTER = {
     ],
 )
 def test_taken_where_both_take_it(data: bytes, by_llama_cpp: bool, by_package: bool, tmp_path: Path) -> None:
-    assert (llama_cpp.reads(data), package_takes(data, tmp_path)) == (by_llama_cpp, by_package)
+    assert (llamacpp_library.reads(data), package_takes(data, tmp_path)) == (by_llama_cpp, by_package)
     assert taken_here(data) == (by_llama_cpp and by_package)
 
 
 @pytest.mark.parametrize("data", STRICTER.values(), ids=STRICTER.keys())
 def test_stricter_than_both(data: bytes, tmp_path: Path) -> None:
-    assert llama_cpp.reads(data)
+    assert llamacpp_library.reads(data)
     assert package_takes(data, tmp_path)
     assert not taken_here(data)
 
@@ -152,8 +152,8 @@ def test_every_tensor_type_has_the_size_that_llama_cpp_gives_it(name: str) -> No
     _, elements, size = TENSOR_TYPES[TYPE_NUMBERS[name]]
     data = gguf_file({}, {"a": (name, [elements * 3]), "b": (name, [elements])})
     short = data[: len(data) - (-(-size // 32) * 32 - size) - 1]
-    assert (llama_cpp.reads(data), taken_here(data)) == (True, True)
-    assert (llama_cpp.reads(short), taken_here(short)) == (False, False)
+    assert (llamacpp_library.reads(data), taken_here(data)) == (True, True)
+    assert (llamacpp_library.reads(short), taken_here(short)) == (False, False)
 
 
 SIZES = st.sampled_from([0, 1, 2, 4, 32, 33, 256])
@@ -183,11 +183,11 @@ def files(draw: st.DrawFn) -> bytes:
     return bytes(data[: len(data) - draw(st.sampled_from([0, 0, 0, 1, 16, 40]))])
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(data=files())
 def test_verdict_on_generated_files(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     # The package is asked last, for it may go on for hours about a length that is wrong.
-    both = llama_cpp.reads(data) and package_takes(data, tmp_path_factory.getbasetemp())
+    both = llamacpp_library.reads(data) and package_takes(data, tmp_path_factory.getbasetemp())
     assert taken_here(data) == both
 
 
@@ -245,7 +245,7 @@ def test_metadata_of_other_types_than_llama_cpp_takes_is_refused(chat_gguf: Path
         for index, (name, (key, kind, value, _)) in enumerate(VALUES.items())
     }
     expected = {name: loads for name, (*_, loads) in VALUES.items()}
-    assert llama_cpp.loads(files) == expected
+    assert llamacpp_library.loads(files) == expected
     reasons = {name: reason_of({"m.gguf": path.read_bytes()}) for name, path in files.items()}
     assert {name: reason is None for name, reason in reasons.items()} == expected
     context = "m.gguf holds llama.context_length as UINT64, where llama.cpp takes UINT32 only"
@@ -298,7 +298,7 @@ def write_model(path: Path, add: Callable[[gguf.GGUFWriter], None]) -> None:
 def test_files_that_the_package_writes(add: Callable[[gguf.GGUFWriter], None], tmp_path: Path) -> None:
     write_model(tmp_path / "m.gguf", add)
     data = (tmp_path / "m.gguf").read_bytes()
-    assert llama_cpp.reads(data)
+    assert llamacpp_library.reads(data)
     assert reason_of({"m.gguf": data}) is None
 
 

@@ -179,7 +179,7 @@ def beyond_numpy(data: bytes) -> bool:
     return str(2**63).encode() in data
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(whole_files())
 def test_verdict_on_generated_files_is_that_of_the_library(data: bytes) -> None:
     if not beyond_numpy(data):
@@ -194,7 +194,7 @@ EDIT = st.tuples(
 )
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @given(st.lists(EDIT, max_size=3))
 def test_verdict_on_damaged_files_is_that_of_the_library(edits: list[tuple[int, int, bytes]]) -> None:
     data = bytearray(SAMPLE)

@@ -218,7 +218,7 @@ def changed(draw: st.DrawFn) -> bytes:
     return json.dumps(tokenizer).encode()
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @given(changed())
 def test_verdict_on_changed_files_is_that_of_the_library(tokenizer: bytes) -> None:
     assert taken_here(tokenizer) == library_takes(tokenizer)

@@ -170,7 +170,7 @@ EDITS = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 4), st.sampled_fr
 READ_BY_VALUE = {"StrictDataclassFieldValidationError", "StrictDataclassClassValidationError", "ValueError"}
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(edits=EDITS)
 def test_verdict_on_damaged_files_is_that_of_transformers(
     edits: list[tuple[int, int, bytes]], tmp_path_factory: pytest.TempPathFactory

@@ -79,7 +79,7 @@ def _without_plain_names(
     """The numbered shards first, where there are any of the plain name; else all files together, as engines take a
     folder without an index, unless a tensor is in two of them: then each is by itself.
     """
-    note = f"There is no {shown(index)} to order the weight files by."
+    note = f"There is no {shown(index)}; the machine that runs the model makes one."
     numbered = posixpath.join(posixpath.dirname(index), f"{_PLAIN}-")
     groups = sorted(groups, key=lambda each: (not each.weights[0].startswith(numbered), each.weights[0]))
     names = [name for path in paths for name in headers[path]]

@@ -1,7 +1,7 @@
 """What llama.cpp itself makes of GGUF files, asked through the C interface of its library in the xllamacpp wheel.
 
-`python tests/llama_cpp.py FILE ...` loads each as a model and writes its verdict; in a process of its own, since some
-damage ends the process that loads it.
+`python tests/llamacpp_library.py FILE ...` loads each as a model and writes its verdict; in a process of its own, since
+some damage ends the process that loads it.
 """
 
 import ctypes
