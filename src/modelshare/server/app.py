@@ -10,7 +10,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
@@ -151,7 +151,8 @@ class Application:
         self.database = Database(settings.database)
         self.clock = DatabaseClock(self.database, clock)
         self.platform = _platform(settings, self.database, self.clock)
-        self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=frozenset({uploads_routes.put_part}))))
+        unlimited: frozenset[Callable[..., Any]] = frozenset({uploads_routes.put_part, uploads_routes.put_files})
+        self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=unlimited)))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
         self.links = Links(self.database, self.clock, address=settings.address, verdicts=self.platform.parts[Verdicts])

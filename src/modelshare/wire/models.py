@@ -245,6 +245,8 @@ class CatalogModelDetail(CatalogModel):
     manifest: dict[str, Any]
     manifest_digest: str
     versions: list[Version]
+    choices: list[ModelChoice] = Field(default_factory=list)
+    """All models among the files of this version, its own first; empty where it is the only one."""
 
 
 class FacetCount(Response):

@@ -1,6 +1,7 @@
 """Uploads: sessions that a client opens, fills part by part from any machine, and completes."""
 
 import hashlib
+import struct
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Literal, Self
@@ -13,6 +14,12 @@ from modelshare.wire.semver import SemVer
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MAX_FILES = 10_000
+BATCH_FILES = 500
+"""Most files that one request may bring."""
+BATCH_BYTES = 8 << 20
+"""Most bytes of such a request."""
+BATCH_HEAD = struct.Struct(">IQ32s")
+"""Before each file of such a request: its number in the session, its size, its SHA-256."""
 MAX_SIZE = 2**53 - 1
 """Bytes; beyond it JSON numbers lose digits in most readers (RFC 7493, section 2.2)."""
 MIN_PART_SIZE = 5 << 20
@@ -143,6 +150,13 @@ class UploadComplete(Request):
     """The end of an upload. A file with a digest here is published as exactly that, or the upload stays open."""
 
     files: Annotated[list[FileDigest], Field(max_length=MAX_FILES)] = Field(default_factory=list)
+
+
+class FilesDone(Response):
+    """Files that came by one request, in its order."""
+
+    object: Literal["upload.files"] = "upload.files"
+    data: list[PartDone]
 
 
 class PartUrl(Response):

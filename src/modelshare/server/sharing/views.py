@@ -133,6 +133,7 @@ def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers:
         manifest=manifest_of(version),
         manifest_digest=version.manifest_digest or "",
         versions=ready,
+        choices=[_choice_view(choice) for choice in opened.choices(version)],
     )
 
 

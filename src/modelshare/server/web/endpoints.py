@@ -25,6 +25,8 @@ from modelshare.wire.tiers import SELF_HOSTED
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 Text = Annotated[str, Form(max_length=200)]
+_OWN_FILE: Final = "-"
+"""In a form: the version's own model. No weights have that name, and an empty field is one that was left out."""
 Asked = Annotated[str, Query(max_length=200)]
 Cursor = Annotated[str | None, Query(max_length=200)]
 _LIST: Final = "/dashboard/{project}/endpoints"
@@ -197,15 +199,17 @@ async def change(
     slug: str,
     tier: Text,
     version: Text,
-    file: Annotated[str | None, Form(max_length=1024)] = None,
+    file: Annotated[str, Form(max_length=1024)] = "",
 ) -> Response:
     row = await service.get(session, caller, slug)
     patch = parsed(
         EndpointPatch,
         tier=tier if tier != row.tier else None,
         version=version if version != (row.version or "latest") else None,
-        **({} if file in {None, row.file or ""} else {"file": file or None}),
+        file=file if file not in {row.file, _OWN_FILE} else None,
     )
+    if file == _OWN_FILE and row.file is not None:
+        patch = EndpointPatch(**patch.model_dump(exclude_unset=True), file=None)
     await service.change(session, caller, slug, patch, terms, now=platform.now())
     return done(request, page_of(project.slug, slug), "Saved.")
 
@@ -342,7 +346,7 @@ def _files(row: EndpointRow) -> list[tuple[str, str]]:
         return []
     files = {choice["file"]: f"{choice['file']} ({choice['quantization'] or choice['format']})" for choice in choices}
     now = {row.file: row.file} if row.file else {}
-    return [("", "the version's own"), *(now | files).items()]
+    return [(_OWN_FILE, "the version's own"), *(now | files).items()]
 
 
 def _task(row: EndpointRow) -> str | None:
