@@ -9,7 +9,7 @@ from playwright.async_api import Page, expect
 
 from browser.conftest import PageFor
 from conftest import Tenant
-from factories import make_model
+from factories import add_version, make_model
 from modelshare.demo.tiny_model import write_hf
 from modelshare.server.app import Application
 from uploading import open_upload, send
@@ -102,3 +102,26 @@ async def test_pages_are_for_everybody(
         await page.goto(f"/dashboard/acme/models{path}")
         await is_accessible(page)
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+
+
+async def test_versions_are_gone_back_to_and_deleted(
+    app: Application, owner: Tenant, page_for: PageFor, model: uuid.UUID
+) -> None:
+    await add_version(app, model, "1.1.0")
+    await owner.http.post(f"/v1/models/{model}/versions/1.1.0/promote")
+    page = await page_for("ada")
+    await page.goto(f"/dashboard/acme/models/{model}")
+    await page.get_by_role("link", name="Go back to 1.0.0").click()
+    dialog = page.get_by_role("dialog")
+    await expect(dialog).to_contain_text("1.0.0 becomes the latest version of tiny instead of 1.1.0.")
+    await is_accessible(page)
+    await dialog.get_by_role("button", name="Go back to 1.0.0").click()
+    await expect(page.locator("main")).to_contain_text("1.0.0 is the latest version again, instead of 1.1.0")
+    await page.get_by_role("link", name="Edit the notes of 1.1.0").click()
+    await dialog.get_by_label("Notes").fill("Sums are wrong.")
+    await dialog.get_by_role("button", name="Save").click()
+    await expect(page.locator("main")).to_contain_text("Sums are wrong.")
+    await page.get_by_role("link", name="Delete 1.1.0").click()
+    await expect(dialog).to_contain_text("The number 1.1.0 is not given again")
+    await dialog.get_by_role("button", name="Delete 1.1.0").click()
+    await expect(page.locator("main")).to_contain_text("Version 1.1.0 is deleted.")

@@ -113,6 +113,9 @@ async def test_a_projects_models(lived: LivedIn, page_for: PageFor) -> None:
             "model-share": f"{root}/{lived.private}/share",
             "model-unshare": f"{root}/{lived.model}/unshare",
             "model-recall": f"{root}/{lived.model}/recall",
+            "version-notes": f"{root}/{lived.model}/versions/1.0.0/edit",
+            "version-rollback": f"{root}/{lived.model}/versions/1.0.0/rollback",
+            "version-delete": f"{root}/{lived.model}/versions/1.0.0/delete",
             "model-delete": f"{root}/{lived.private}/delete",
         },
     )

@@ -15,15 +15,16 @@ from modelshare.server.audit import events
 from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.endpoints import queries
+from modelshare.server.endpoints.refusals import absent, no_such_file, refused, slug_taken
 from modelshare.server.endpoints.rules import Intent, came_to_shared_tier, counts_as_new
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.endpoints.views import resolved, served_name
-from modelshare.server.errors import ApiError, Conflict, InvalidRequest, NotFound, PermissionDenied, Refusal
+from modelshare.server.errors import Conflict, Refusal
 from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.server.registry import opened
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import EndpointCounts
-from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import last_shown, rules
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.tiers import TierBook
@@ -35,7 +36,6 @@ from modelshare.wire.endpoints import (
     Explanation,
     Reason,
 )
-from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelStatus
 from modelshare.wire.sharing import WeightsRelease
 from modelshare.wire.tiers import Tier
@@ -110,7 +110,7 @@ async def explain(
     if there is not None and again:
         reasons = [await _why_not(session, there, reason) for reason in reasons]
     elif there is not None:
-        reasons.append(_slug_taken(wish.slug))
+        reasons.append(slug_taken(wish.slug))
     tier = terms.tiers.get(wish.tier)
     notes = []
     if tier is not None and not reasons:
@@ -123,7 +123,7 @@ async def create(session: AsyncSession, caller: Caller, wish: EndpointCreate, te
     assessment = await _assess(session, caller, wish, terms, lock=True)
     model = assessment.model
     if assessment.reasons or model is None:
-        raise _refused(assessment.reasons[0], Refusal("endpoint.create", f"model:{wish.model}"))
+        raise refused(assessment.reasons[0], Refusal("endpoint.create", f"model:{wish.model}"))
     row = EndpointRow(
         project_id=caller.project,
         slug=wish.slug,
@@ -141,7 +141,7 @@ async def create(session: AsyncSession, caller: Caller, wish: EndpointCreate, te
     except IntegrityError as error:
         if not is_unique_violation(error):
             raise
-        raise _refused(_slug_taken(wish.slug), None) from error
+        raise refused(slug_taken(wish.slug), None) from error
     _record(session, caller, "endpoint.create", row, now, tier=row.tier, model=str(model.id))
     await _changed(session, caller, model, None, Intent(row.tier, row.is_active), terms=terms, now=now)
     return await get(session, caller, wish.slug)
@@ -151,7 +151,7 @@ async def get(session: AsyncSession, caller: Caller, slug: str) -> EndpointRow:
     """The caller's own endpoint; 404 otherwise."""
     row = await queries.endpoint(session, caller.project, slug)
     if row is None:
-        raise _absent()
+        raise absent()
     return row
 
 
@@ -196,7 +196,7 @@ async def change(
         keeps_tier = not counts_as_new(before, after)
         assessment = await _assess(session, caller, wish, terms, lock=True, keeps_tier=keeps_tier, keeps_file=stays)
         if assessment.reasons:
-            raise _refused(
+            raise refused(
                 await _why_not(session, row, assessment.reasons[0]), Refusal("endpoint.change", f"endpoint:{row.id}")
             )
     row.tier, row.version, row.file = after.tier, None if version == "latest" else version, file
@@ -317,7 +317,7 @@ async def _assess(
         has_latest = rules.version_wanted(None, ready, shown) is not None
         reasons.append(rules.no_such_version(wish.version, names, has_latest=has_latest))
     elif not reasons and not keeps_file and wanted is not None and opened.find(wanted, wish.file) is None:
-        reasons.append(_no_such_file(wish.file or "", wanted))
+        reasons.append(no_such_file(wish.file or "", wanted))
     return _Assessment(model, reasons)
 
 
@@ -326,7 +326,7 @@ async def _locked(session: AsyncSession, caller: Caller, slug: str) -> tuple[Mod
     model = await registry.find_any(session, model_id, lock=True) if model_id else None
     row = await queries.lock_endpoint(session, caller.project, slug)
     if row is None:
-        raise _absent()
+        raise absent()
     if row.model_id != (model.id if model else None):
         raise Conflict(f"The endpoint `{slug}` was made anew at this moment. Look at it, then try again.")
     return model, row
@@ -352,47 +352,6 @@ async def _why_not(session: AsyncSession, row: EndpointRow, reason: Reason) -> R
     """That a model cannot be seen any more is told to a project that deploys it as the recall that it knows of."""
     recall = await sharing.find_recall(session, row.model_id) if row.model_id else None
     return rules.recalled(recall.reason) if recall and reason.rule == "visibility" else reason
-
-
-def _refused(reason: Reason, refusal: Refusal | None) -> ApiError:
-    """The error that says what `explain` says."""
-    text = f"{reason.message} {reason.fix}"
-    match reason.rule:
-        case "visibility":
-            return NotFound(text, code=ErrorCode.MODEL_NOT_FOUND, param="model", refusal=refusal)
-        case "tier" | "version" | "file":
-            return InvalidRequest(text, param=reason.rule, refusal=refusal)
-        case "slug":
-            return Conflict(text, code=ErrorCode.SLUG_TAKEN, param="slug")
-        case "status":
-            return Conflict(text, param="model", refusal=refusal)
-        case "recall":
-            return PermissionDenied(text, code=ErrorCode.MODEL_RECALLED, param="model", refusal=refusal)
-        case _:
-            return PermissionDenied(text, code=ErrorCode.TIER_NOT_ALLOWED, param="tier", refusal=refusal)
-
-
-def _slug_taken(slug: str) -> Reason:
-    return Reason(
-        rule="slug",
-        message=f"Your project has an endpoint `{slug}` already.",
-        fix="Choose another slug, or delete that endpoint.",
-    )
-
-
-def _no_such_file(file: str, version: VersionRow) -> Reason:
-    names = [choice["file"] for choice in opened.choices(version)] or [opened.own_file(version) or "none"]
-    return Reason(
-        rule="file",
-        message=f"Version {version.version} of this model has no model `{file}`.",
-        fix=f"Choose one of: {', '.join(names)}. Leave `file` out for the version's own.",
-    )
-
-
-def _absent() -> NotFound:
-    return NotFound(
-        "There is no such endpoint in your project. GET /v1/endpoints lists yours.", code=ErrorCode.ENDPOINT_NOT_FOUND
-    )
 
 
 def _active(row: EndpointRow) -> ActiveEndpoint:

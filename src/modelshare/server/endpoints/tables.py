@@ -34,14 +34,14 @@ class EndpointRow(Table):
     tier: Mapped[str]
     version: Mapped[str | None]
     """A fixed version, or None for the latest."""
-    file: Mapped[str | None]
-    """Which of the version's models, by a file of it; None for the version's own."""
     is_active: Mapped[bool]
     status: Mapped[str]
     status_reason: Mapped[str | None]
     progress: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn)
     """`wire.endpoints.EndpointProgress` of the most advanced agent."""
     created_at: Mapped[int]
+    file: Mapped[str | None]
+    """Which of the version's models, by a file of it; None for the version's own."""
 
     project: Mapped[ProjectRow] = relationship(lazy="raise")
     model: Mapped[ModelRow | None] = relationship(lazy="raise")

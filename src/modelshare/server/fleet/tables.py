@@ -73,8 +73,6 @@ class DeploymentRow(Table):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     agent_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("agents.id", ondelete="CASCADE"))
     version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id", ondelete="CASCADE"))
-    file: Mapped[str] = mapped_column(default="", server_default="")
-    """Which of the version's models, where it is not the version's own."""
     phase: Mapped[str]
     bytes_done: Mapped[int] = mapped_column(default=0)
     bytes_total: Mapped[int] = mapped_column(default=0)
@@ -84,6 +82,8 @@ class DeploymentRow(Table):
     max_concurrent: Mapped[int]
     """Requests at once that the tiers of the endpoints behind it may send."""
     created_at: Mapped[int]
+    file: Mapped[str] = mapped_column(default="", server_default="")
+    """Which of the version's models, where it is not the version's own."""
 
     agent: Mapped[AgentRow] = relationship(lazy="raise")
     version: Mapped[VersionRow] = relationship(lazy="raise")

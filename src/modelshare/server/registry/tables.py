@@ -88,8 +88,6 @@ class VersionRow(Table):
     is_latest: Mapped[bool] = mapped_column(default=False)
     make_latest: Mapped[bool | None]
     """Whether it is to be the latest; None: where it is higher. See `latest.py`."""
-    file: Mapped[str | None]
-    """Which of several the push named as the model."""
     manifest: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The canonical bytes."""
     manifest_digest: Mapped[str | None]
@@ -104,6 +102,8 @@ class VersionRow(Table):
     quantization: Mapped[str | None]
     task: Mapped[str | None]
     created_at: Mapped[int]
+    file: Mapped[str | None]
+    """Which of several the push named as the model."""
     latest_note: Mapped[str | None]
     """Why it did not become the latest when it was ready."""
     notes: Mapped[str | None]

@@ -1,0 +1,48 @@
+"""What is said where an endpoint cannot be had: as a reason of `explain`, and as the error of a route. Pure."""
+
+from modelshare.server.errors import ApiError, Conflict, InvalidRequest, NotFound, PermissionDenied, Refusal
+from modelshare.server.registry import opened
+from modelshare.server.registry.tables import VersionRow
+from modelshare.wire.endpoints import Reason
+from modelshare.wire.errors import ErrorCode
+
+
+def refused(reason: Reason, refusal: Refusal | None) -> ApiError:
+    """The error that says what `explain` says."""
+    text = f"{reason.message} {reason.fix}"
+    match reason.rule:
+        case "visibility":
+            return NotFound(text, code=ErrorCode.MODEL_NOT_FOUND, param="model", refusal=refusal)
+        case "tier" | "version" | "file":
+            return InvalidRequest(text, param=reason.rule, refusal=refusal)
+        case "slug":
+            return Conflict(text, code=ErrorCode.SLUG_TAKEN, param="slug")
+        case "status":
+            return Conflict(text, param="model", refusal=refusal)
+        case "recall":
+            return PermissionDenied(text, code=ErrorCode.MODEL_RECALLED, param="model", refusal=refusal)
+        case _:
+            return PermissionDenied(text, code=ErrorCode.TIER_NOT_ALLOWED, param="tier", refusal=refusal)
+
+
+def slug_taken(slug: str) -> Reason:
+    return Reason(
+        rule="slug",
+        message=f"Your project has an endpoint `{slug}` already.",
+        fix="Choose another slug, or delete that endpoint.",
+    )
+
+
+def no_such_file(file: str, version: VersionRow) -> Reason:
+    names = [choice["file"] for choice in opened.choices(version)] or [opened.own_file(version) or "none"]
+    return Reason(
+        rule="file",
+        message=f"Version {version.version} of this model has no model `{file}`.",
+        fix=f"Choose one of: {', '.join(names)}. Leave `file` out for the version's own.",
+    )
+
+
+def absent() -> NotFound:
+    return NotFound(
+        "There is no such endpoint in your project. GET /v1/endpoints lists yours.", code=ErrorCode.ENDPOINT_NOT_FOUND
+    )
