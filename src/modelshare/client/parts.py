@@ -24,9 +24,9 @@ from modelshare.client.reading import Moved, Reader
 from modelshare.client.retry import Attempt, Outcome, pause
 from modelshare.client.source import LocalFile
 from modelshare.client.transport import cannot_reach, outcome_of
-from modelshare.client.uploads import files_path, part_path
+from modelshare.client.uploads import SmallFile, files_path, part_path
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.uploads import BATCH_HEAD, DEFERRED, PartDone, Upload
+from modelshare.wire.uploads import DEFERRED, PartDone, Upload
 
 ATTEMPTS = 9
 """Of one part; with their growing pauses, 25 seconds, they outlast a restart of the server."""
@@ -89,7 +89,7 @@ class PartSender:
         content = b"".join(self._reader.slices(file, part))
         if hashlib.sha256(content).hexdigest() != digest:
             raise ChangedError(file.location)
-        return BATCH_HEAD.pack(part.n, part.size, bytes.fromhex(digest)) + content
+        return SmallFile(part.n, content).framed()
 
     def _insist(
         self,

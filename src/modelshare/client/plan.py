@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from modelshare.client.source import LocalFile, Source
 from modelshare.wire.uploads import (
@@ -39,17 +40,20 @@ def opening(
     name: str,
     version: str | None,
     *,
-    make_latest: bool,
+    make_latest: bool | None,
     digests: Mapping[str, str],
+    version_notes: str | None = None,
     file: str | None = None,
 ) -> UploadOpen:
     """The request that opens a session; `digests` holds the SHA-256 known so far, by path."""
+    wish = {"version": version, "make_latest": make_latest, "version_notes": version_notes, "file": file}
+    said: dict[str, Any] = {field: value for field, value in wish.items() if value is not None}
     if source.is_archive:
         [packed] = source.files
         archive = ArchiveEntry(filename=packed.path, size=packed.size)
-        return UploadOpen(name=name, version=version, make_latest=make_latest, file=file, archive=archive)
+        return UploadOpen(name=name, archive=archive, **said)
     files = [FileEntry(path=each.path, size=each.size, sha256=digests.get(each.path)) for each in source.files]
-    return UploadOpen(name=name, version=version, make_latest=make_latest, file=file, files=files)
+    return UploadOpen(name=name, files=files, **said)
 
 
 def worth_hashing(upload: Upload, source: Source, digests: Mapping[str, str]) -> list[LocalFile]:

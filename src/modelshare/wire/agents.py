@@ -102,6 +102,8 @@ class DeploymentReport(Response):
     bytes_done: int
     bytes_total: int
     reason: str | None
+    file: str | None = None
+    """Which of the version's models, where it is not the version's own."""
 
 
 class Agent(Response):

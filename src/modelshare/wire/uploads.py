@@ -9,7 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from modelshare.wire.base import Request, Response, UnixSeconds
-from modelshare.wire.models import ModelFile, ModelName, SemVer
+from modelshare.wire.models import ModelFile, ModelName, VersionNotes
+from modelshare.wire.semver import SemVer
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MAX_FILES = 10_000
@@ -44,7 +45,10 @@ class VersionOpen(Request):
 
     version: SemVer | None = None
     """None takes the next patch version (1.0.0 for a new model)."""
-    make_latest: bool = True
+    make_latest: bool | None = None
+    """Whether it becomes the latest once it is ready. None: where it is higher than the latest, and no pre-release."""
+    version_notes: VersionNotes | None = None
+    """What people should know of this version."""
     file: ModelFile | None = None
     """Which of several models in it is the one to describe and run, by a file of it; None lets the server choose."""
     files: Annotated[list[FileEntry], Field(min_length=1, max_length=MAX_FILES)] | None = None
@@ -104,6 +108,8 @@ class Upload(Response):
     files: list[UploadFile]
     bytes_total: int
     bytes_done: int
+    latest_note: str | None = None
+    """In the answer to opening and completing: why the version would not become the latest as things stand."""
     hash_candidates: list[str] = Field(default_factory=list)
     """Paths whose size equals a stored file's: opening again with their sha256 may save sending them."""
     created_at: UnixSeconds

@@ -357,6 +357,7 @@ def _report(row: DeploymentRow) -> DeploymentReport:
         bytes_done=row.bytes_done,
         bytes_total=row.bytes_total,
         reason=row.reason,
+        file=row.file or None,
     )
 
 

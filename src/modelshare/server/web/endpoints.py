@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.endpoints import service, views
+from modelshare.server.endpoints import following, service, views
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.errors import NotFound
 from modelshare.server.fleet import service as fleet
@@ -21,11 +21,12 @@ from modelshare.server.web.watching import watched
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch
 from modelshare.wire.keys import Project, Scope
-from modelshare.wire.models import ModelStatus
 from modelshare.wire.tiers import SELF_HOSTED
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 Text = Annotated[str, Form(max_length=200)]
+_OWN_FILE: Final = "-"
+"""In a form: the version's own model. No weights have that name, and an empty field is one that was left out."""
 Asked = Annotated[str, Query(max_length=200)]
 Cursor = Annotated[str | None, Query(max_length=200)]
 _LIST: Final = "/dashboard/{project}/endpoints"
@@ -198,15 +199,17 @@ async def change(
     slug: str,
     tier: Text,
     version: Text,
-    file: Annotated[str | None, Form(max_length=1024)] = None,
+    file: Annotated[str, Form(max_length=1024)] = "",
 ) -> Response:
     row = await service.get(session, caller, slug)
     patch = parsed(
         EndpointPatch,
         tier=tier if tier != row.tier else None,
         version=version if version != (row.version or "latest") else None,
-        **({} if file in {None, row.file or ""} else {"file": file or None}),
+        file=file if file not in {row.file, _OWN_FILE} else None,
     )
+    if file == _OWN_FILE and row.file is not None:
+        patch = EndpointPatch(**patch.model_dump(exclude_unset=True), file=None)
     await service.change(session, caller, slug, patch, terms, now=platform.now())
     return done(request, page_of(project.slug, slug), "Saved.")
 
@@ -295,7 +298,9 @@ def _slug_for(model: str) -> str:
 
 def _again(row: EndpointRow, tier: str) -> EndpointCreate:
     """The endpoint as a wish, for asking whether it could be made anew on this tier."""
-    return parsed(EndpointCreate, slug=row.slug, model=str(row.model_id), tier=tier, version=row.version or "latest")
+    tier = parsed(EndpointPatch, tier=tier).tier or row.tier
+    version = row.version or "latest"  # not checked anew, as it is there already
+    return EndpointCreate.model_construct(slug=row.slug, model=str(row.model_id), tier=tier, version=version)
 
 
 async def _listed(
@@ -329,9 +334,8 @@ async def _shown(
 
 def _versions(row: EndpointRow) -> list[str]:
     """What the endpoint may be set to: the newest first, and what it is set to now."""
-    rows = reversed(row.model.versions) if row.model else ()
-    ready = [version.version for version in rows if version.status == ModelStatus.READY]
-    return list(dict.fromkeys(("latest", *ready, row.version or "latest")))
+    offered = [version.version for version in reversed(following.choosable(row))]
+    return list(dict.fromkeys(("latest", *offered, row.version or "latest")))
 
 
 def _files(row: EndpointRow) -> list[tuple[str, str]]:
@@ -342,7 +346,7 @@ def _files(row: EndpointRow) -> list[tuple[str, str]]:
         return []
     files = {choice["file"]: f"{choice['file']} ({choice['quantization'] or choice['format']})" for choice in choices}
     now = {row.file: row.file} if row.file else {}
-    return [("", "the version's own"), *(now | files).items()]
+    return [(_OWN_FILE, "the version's own"), *(now | files).items()]
 
 
 def _task(row: EndpointRow) -> str | None:
