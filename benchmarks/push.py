@@ -2,9 +2,9 @@
 
     python benchmarks/push.py [--gib 4] [--files 8] [--rounds 2] [--folder DIR] [--small 3000]
 
-The yardstick copies the files one after another, then hashes the copies with OpenSSL; target >= 0.8. `cp` leaves the bytes
-in memory, while a push is only ready when they are on the disk, so the same with `fdatasync` is shown beside it. The
-server's processor time per GiB is to be at most twice that of the yardstick, and its memory below 300 MiB.
+The yardstick copies the files one after another, then hashes the copies with OpenSSL; target >= 0.8. `cp` leaves the
+bytes in memory, while a push is only ready when they are on the disk, so the same with `fdatasync` is shown beside it.
+The server's processor time per GiB is to be at most twice that of the yardstick, and its memory below 300 MiB.
 Rounds alternate, and the best of each side counts, since what slows a round down is other work on the machine. Each
 push is of bytes that the server does not store yet, and ends when the server has hashed and judged them.
 """

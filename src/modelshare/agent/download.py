@@ -13,7 +13,7 @@ from modelshare.agent.backoff import Backoff
 from modelshare.agent.errors import PullError
 from modelshare.agent.fetch import Body, Interrupted, Refused, Unusable, open_range
 from modelshare.agent.grants import SignedUrls
-from modelshare.agent.partfile import Hasher, PartFile
+from modelshare.agent.partfile import MOST_AT_ONCE, Hasher, PartFile
 from modelshare.agent.tasks import in_thread, together
 from modelshare.wire.link import DeploymentFile
 
@@ -113,29 +113,32 @@ class Download:
                 self._knows_ranges = False
             at = start
             async for data in _from(body, start):
-                self._on_bytes(await in_thread(lane.writers, self._part.write, at, data))
-                at += len(data)
+                self._on_bytes(await in_thread(lane.writers, self._part.write, at, *data))
+                at += sum(map(len, data))
                 self._grown.set()
             if at < body.end:
                 raise Interrupted("the answer ended too early")
 
 
-async def _from(body: Body, start: int) -> AsyncIterator[bytearray]:
+async def _from(body: Body, start: int) -> AsyncIterator[list[bytes]]:
     """The body's bytes from `start` on, gathered so that a write is worth its way to a thread.
 
     What arrived before a cut is given too, before the error.
     """
     skip = start - body.start
     left = body.end - body.start
-    gathered = bytearray()
+    gathered: list[bytes] = []
+    held = 0
     try:
         async for chunk in body.content.iter_any():
             data = chunk[skip:left]
             skip, left = max(0, skip - len(chunk)), left - len(chunk)
-            gathered += data
-            if len(gathered) >= _FLUSH:
+            if data:
+                gathered.append(data)
+                held += len(data)
+            if held >= _FLUSH or len(gathered) == MOST_AT_ONCE:
                 yield gathered
-                gathered = bytearray()
+                gathered, held = [], 0
             if left <= 0:
                 break
     except (aiohttp.ClientError, TimeoutError, ConnectionError):

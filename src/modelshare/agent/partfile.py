@@ -17,6 +17,8 @@ PIECE = 8 << 20
 """Bytes fetched by one request (S3 clients use the same: boto3's `multipart_chunksize`). With at most
 `download.CONNECTIONS` = 8 unfinished pieces, a kill loses less than 64 MiB."""
 
+MOST_AT_ONCE = 512
+"""Buffers of one write; systems take 1,024."""
 _READ_SIZE = 1 << 20
 _DONE = b"\1"
 
@@ -70,17 +72,19 @@ class PartFile:
         start = piece * PIECE
         return start + self._filled[piece], start + self._length(piece)
 
-    def write(self, offset: int, data: bytes | bytearray | memoryview) -> int:
+    def write(self, offset: int, *data: bytes) -> int:
         """Put `data` at `offset`, where each touched piece must have all bytes before it; returns how many are new.
 
-        Blocks on the disk: call it in a thread.
+        Blocks on the disk: call it in a thread. At most `MOST_AT_ONCE` at once.
         """
-        view = memoryview(data)
-        at = offset
-        while view:
-            written = os.pwrite(self._file, view, at)
-            view, at = view[written:], at + written
-        return self._fill(offset, at)
+        size = sum(map(len, data))
+        written = os.pwritev(self._file, data, offset) if size else 0
+        if written < size:  # the disk has just become full, and will say so
+            rest = memoryview(b"".join(data))[written:]
+            while rest:
+                count = os.pwrite(self._file, rest, offset + written)
+                rest, written = rest[count:], written + count
+        return self._fill(offset, offset + size)
 
     def feed(self, hasher: Hasher, start: int, end: int) -> int:
         """Hash the bytes [start, end) as the disk has them; returns `end`. Blocks: call it in a thread."""

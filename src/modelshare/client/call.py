@@ -35,13 +35,15 @@ class Call(Generic[Answer_co]):
     body: BaseModel | None = None
     repeatable: bool = False
     """Sending it twice is the same as sending it once, so it may be tried again when the answer got lost."""
+    raw: bytes | None = None
+    """A body that is not JSON."""
 
     def params(self) -> dict[str, str]:
         return {name: str(value) for name, value in self.query.items() if value is not None}
 
     def content(self) -> bytes | None:
         """The body as JSON; what the caller did not set is left to the server's defaults."""
-        return None if self.body is None else self.body.model_dump_json(exclude_unset=True).encode()
+        return self.raw if self.body is None else self.body.model_dump_json(exclude_unset=True).encode()
 
 
 def get(path: str, answer: type[Shape], **query: QueryValue) -> Call[Shape]:

@@ -32,9 +32,9 @@ from modelshare.client.transport import (
     outcome_of,
     refusal,
 )
-from modelshare.client.uploads import files_path, part_path
+from modelshare.client.uploads import SmallFile, files_path, part_path
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.uploads import BATCH_HEAD, DEFERRED, PartDone, Upload
+from modelshare.wire.uploads import DEFERRED, PartDone, Upload
 
 ATTEMPTS = 9
 """Of one part; with their growing pauses, 25 seconds, they outlast a restart of the server."""
@@ -96,7 +96,7 @@ class PartSender:
         content = b"".join(self._reader.slices(file, part))
         if hashlib.sha256(content).hexdigest() != digest:
             raise ChangedError(file.location)
-        return BATCH_HEAD.pack(part.n, part.size, bytes.fromhex(digest)) + content
+        return SmallFile(part.n, content).framed()
 
     def _insist(
         self,

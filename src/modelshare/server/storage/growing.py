@@ -55,7 +55,7 @@ class GrowingDigest:
             self._there[number] = sha256
             if self._is_one_part:
                 self._hashed_at = self._clock()
-            elif number == self._at and (self._work is None or self._work.done()):
+            elif self._at in self._there and (self._work is None or self._work.done()):
                 self._work = executor.submit(self._follow)
 
     def going(self, number: int) -> None:
