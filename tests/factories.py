@@ -64,7 +64,9 @@ async def make_model(
         return model.id
 
 
-async def add_version(app: Application, model: uuid.UUID, version: str, status: str = "ready") -> None:
+async def add_version(
+    app: Application, model: uuid.UUID, version: str, status: str = "ready", *, family: str | None = None
+) -> None:
     """A further version that is not the latest; of no files."""
     ready = status == "ready"
     async with app.database.write() as session:
@@ -77,6 +79,7 @@ async def add_version(app: Application, model: uuid.UUID, version: str, status: 
                 manifest_digest=f"sha256:{version}" if ready else None,
                 size_bytes=1000,
                 format="gguf",
+                family=family,
                 task="chat",
                 created_at=app.platform.now(),
             )

@@ -5,7 +5,7 @@ not select a model goes into `OBSTACLES`, a further way to see one into `Referen
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -26,13 +26,37 @@ class Answer(NamedTuple):
 class Share:
     role: Literal["deployable", "shared"] = "deployable"
     featured: bool = False
+    shown_to: str | None = None
+    """The only project that sees it; None: everybody does."""
 
 
 @dataclass
 class Model:
     owner: str
-    status: Status = "ready"
     share: Share | None = None
+    versions: dict[int, Status] = field(default_factory=lambda: {1: "ready"})
+    """By major number; the others are zero. Only the first one is ever judged again."""
+    latest: int | None = 1
+    last_seen: dict[str, int | None] = field(default_factory=dict)
+    """The latest version when a project stopped seeing the model, by project."""
+
+    @property
+    def status(self) -> Status:
+        return "failed" if self.latest is None else "ready"
+
+    def sees(self, project: str) -> bool:
+        return project == self.owner or (self.share is not None and self.share.shown_to in {None, project})
+
+    def shows(self, share: Share | None, projects: Iterable[str]) -> None:
+        """Shows to whom the share says from now on."""
+        saw = [project for project in projects if self.sees(project)]
+        self.share = share
+        self.last_seen |= {project: self.latest for project in saw if not self.sees(project)}
+
+    def served(self, project: str) -> str | None:
+        """What an endpoint of the project gets that follows `latest`."""
+        number = self.latest if self.sees(project) else self.last_seen.get(project)
+        return f"{number}.0.0" if number is not None and self.versions[number] == "ready" else None
 
 
 @dataclass
@@ -61,25 +85,62 @@ class Reference:
     endpoints: dict[tuple[str, str], Endpoint] = field(default_factory=dict)
     """By project and slug."""
     promotion: bool = True
+    projects: tuple[str, ...] = ()
 
-    def share(self, project: str, name: str) -> Answer:
+    def share(self, project: str, name: str, to: str | None = None) -> Answer:
+        """`to`: `public`, a project, or None, which changes nothing where it is shared."""
         model = self._own(project, name)
         if model is None or model.status != "ready":
             return Answer(400)
-        model.share = model.share or Share()
+        if model.share is None or to is not None:
+            role = model.share.role if model.share else "deployable"
+            shown_to = None if to in {None, "public"} else to
+            featured = model.share is not None and model.share.featured and shown_to is None
+            model.shows(Share(role, featured, shown_to), self.projects)
         return Answer(200)
+
+    def release(self, project: str, name: str) -> Answer:
+        """One more version, which is promoted."""
+        model = self._own(project, name)
+        if model is None:
+            return Answer(404)
+        model.latest = max(model.versions) + 1
+        model.versions[model.latest] = "ready"
+        return Answer(200)
+
+    def roll_back(self, project: str, name: str) -> Answer:
+        """To the first version."""
+        model = self._own(project, name)
+        if model is None or model.versions[1] != "ready":
+            return Answer(404)
+        if model.latest == 1:
+            return Answer(409)
+        model.latest = 1
+        return Answer(200)
+
+    def judged(self, name: str, status: Status) -> None:
+        """The first version is judged again."""
+        model = self.models.get(name)
+        if model is None:
+            return
+        model.versions[1] = status
+        ready = [number for number, each in model.versions.items() if each == "ready"]
+        if model.latest is None or (model.latest == 1 and status == "failed"):
+            model.latest = max(ready, default=None)
 
     def unshare(self, project: str, name: str) -> Answer:
         model = self._own(project, name)
         if model is None or model.share is None:
             return Answer(404, None, NOT_SHARED)
-        model.share = None
+        model.shows(None, self.projects)
         return Answer(200)
 
     def feature(self, name: str, *, featured: bool) -> Answer:
         model = self.models.get(name)
         if model is None or model.share is None:
             return Answer(404, None, NOT_SHARED)
+        if featured and model.share.shown_to is not None:
+            return Answer(409)
         model.share.featured = featured
         return Answer(200)
 
@@ -122,15 +183,19 @@ class Reference:
 
     def sees(self, wish: Wish) -> bool:
         model = self.models.get(wish.model)
-        return model is not None and (wish.project == model.owner or model.share is not None)
+        return model is not None and model.sees(wish.project)
 
     def counts(self, name: str) -> dict[str, int]:
         """Active endpoints by tier."""
         return dict(Counter(endpoint.tier for _, endpoint in self._active(name)))
 
     def listed(self) -> dict[str, Share]:
-        """The catalog. A model that failed has no version to show, and keeps its footprint."""
-        return {name: model.share for name, model in self.models.items() if model.share and model.status == "ready"}
+        """The public catalog. A model that failed has no version to show, and keeps its footprint."""
+        return {
+            name: model.share
+            for name, model in self.models.items()
+            if model.share and model.share.shown_to is None and model.status == "ready"
+        }
 
     def _change(self, project: str, slug: str, tier: str | None, on: bool | None, *, is_platform: bool) -> Answer:
         endpoint = self.endpoints.get((project, slug))

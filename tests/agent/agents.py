@@ -68,7 +68,7 @@ async def read_stream(peer: Peer, stream: int = 1) -> tuple[bytes, End]:
 
 
 @asynccontextmanager
-async def running_agent(peer: Peer, storage: Storage, folder: Path) -> AsyncIterator[Agent]:
+async def running_agent(peer: Peer, storage: Storage, folder: Path, engine: str | None = None) -> AsyncIterator[Agent]:
     """An enrolled agent in this process, linked to the peer."""
     peer.grant = storage.grant
     async with aiohttp.ClientSession() as http, engine_session() as engine_http:
@@ -76,7 +76,7 @@ async def running_agent(peer: Peer, storage: Storage, folder: Path) -> AsyncIter
             peer.url,
             Identity("agent_1", TOKEN, VERDICT_KEY),
             folder,
-            EngineSource(folder, None, None),
+            EngineSource(folder, engine, None),
             http,
             engine_http,
         )

@@ -170,7 +170,7 @@ def test_a_version_is_the_one_that_was_asked_for(owner: Shell, client: Client, t
     assert "has a version 2.1.0 already" in owner.refused("push", path, "--version", "2.1.0")
     owner.refused("push", path, "--version", "two", code=ExitCode.USAGE)
     assert "2.1.1" in owner.says("models", "versions", "versioned")
-    assert owner.json("models", "rollback", "versioned", "2.1.1")["version"] == "2.1.0"
+    assert owner.json("models", "rollback", "versioned", "2.1.0")["version"] == "2.1.0"
     assert owner.json("models", "promote", "versioned", "2.1.1")["version"] == "2.1.1"
     assert "no ready version" in owner.refused("models", "promote", "versioned", "9.9.9")
 

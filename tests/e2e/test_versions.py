@@ -148,9 +148,9 @@ def test_no_request_is_dropped_while_versions_change(
         for endpoint in (follows, latest):
             wait_until(traffic.reaches(endpoint, version), f"{version} answers {endpoint.slug}")
 
-    def change(how: Callable[[str, str], object]) -> None:
+    def change(how: Callable[[str, str], object], version: str) -> None:
         for model in (alone, both):
-            how(model.id, NEW)
+            how(model.id, version)
             changed.append(model.name)
 
     with traffic.on(follows, latest, stays):
@@ -159,13 +159,13 @@ def test_no_request_is_dropped_while_versions_change(
             changed.append(model.name)
         reach(NEW)
         for _ in range(2):
-            change(client.models.rollback)
+            change(client.models.rollback, OLD)
             reach(OLD)
-            change(client.models.promote)
+            change(client.models.promote, NEW)
             reach(NEW)
         for _ in range(4):  # each again before the one before could come about
-            change(client.models.rollback)
-            change(client.models.promote)
+            change(client.models.rollback, OLD)
+            change(client.models.promote, NEW)
         reach(NEW)
     assert traffic.failed == [], box.read_text()[-3000:]
     counts = {slug: len(versions) for slug, versions in traffic.answered.items()}

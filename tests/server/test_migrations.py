@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, MetaData, delete, select, update
+from sqlalchemy import Connection, MetaData, delete, select, text, update
 
 from conftest import client_of, new_tenant
 from factories import make_model
@@ -19,9 +19,9 @@ from modelshare.server.db import Database
 from modelshare.server.fleet.tables import ReleaseRow
 from modelshare.server.ids import secret_hash
 from modelshare.server.jobs import GivenUpRow
-from modelshare.server.registry.tables import ModelRow
+from modelshare.server.registry.tables import DeletedVersionRow, ModelRow
 from modelshare.server.settings import Settings
-from modelshare.server.sharing.tables import RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
+from modelshare.server.sharing.tables import EVERYBODY, LastShownRow, RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
 
 pytestmark = pytest.mark.anyio
 FIRST = "0001"
@@ -146,9 +146,15 @@ def without(content: Dump, *columns: str) -> Dump:
 
 
 def old_part(content: Dump) -> Dump:
-    added = "shares.audience", "audit_log.changed_ms", "usage.estimated", "agents.join_key_id", "blobs.proven_at"
-    files = "model_versions.file", "endpoints.file", "deployments.file", "serving.file"
-    return without(content, *added, *files)
+    added = (
+        *("shares.audience", "audit_log.changed_ms", "usage.estimated", "agents.join_key_id", "blobs.proven_at"),
+        *("model_versions.file", "endpoints.file", "deployments.file", "serving.file"),
+        *("models.name_key", "model_versions.latest_note", "model_versions.notes"),
+    )
+    old = without(content, *added)
+    for version in old["model_versions"]:  # since 0013 what nobody had to say is not said
+        version["make_latest"] = version["make_latest"] is None or version["make_latest"]
+    return old
 
 
 @pytest.fixture
@@ -198,6 +204,8 @@ async def add_what_is_new(database: Database) -> None:
                 ProcessRow(name="p", address="http://p", version="0.1.0", started_ms=1, seen_ms=2),
                 ConfirmationRow(audit_id=uid(50), process="p", at_ms=3),
                 ReleaseRow(deployment_id=uid(42), agent_id=uid(41), model_id=SHARED, version="1.0.0", asked_at=9),
+                DeletedVersionRow(model_id=SHARED, version="0.9.0", deleted_at=9),
+                LastShownRow(model_id=PRIVATE, project_id="", version_id=None, versions=[]),
             ]
         )
         person = {"email": "ada@example.org", "name": "Ada", "password_hash": "$argon2id$"}
@@ -282,3 +290,42 @@ async def test_who_sees_an_entry(settings: Settings) -> None:
     await migrations.upgrade(database)
     assert await stale_entries(database) == []
     await database.close()
+
+
+async def test_models_whose_names_differ_in_case_only_stay(settings: Settings) -> None:
+    """0013: from before that was refused. The oldest has the name; the others are found by theirs exactly."""
+    app = create_app(settings)
+    async with app.running():
+        owner = await new_tenant(app, "acme")
+        ids = {name: await make_model(app, owner.project.id, name=name) for name in ("Tiny", "other")}
+    database = Database(settings.database)
+    await migrations.downgrade(database, "0011")
+    async with database.engine.begin() as connection:
+        await connection.execute(text("UPDATE models SET name = 'tiny' WHERE name = 'other'"))
+    await migrations.upgrade(database)
+    async with database.read() as session:
+        keys = {row.name: row.name_key for row in await session.scalars(select(ModelRow))}
+    await database.close()
+    assert keys == {"Tiny": "tiny", "tiny": None}
+    app = create_app(settings)
+    async with app.running(), owner.http, client_of(app, owner.project.api_key) as http:
+        found = {name: (await http.get(f"/v1/models/{name}")).json()["id"] for name in ("Tiny", "tiny", "TINY")}
+        assert found == {"Tiny": str(ids["Tiny"]), "tiny": str(ids["other"]), "TINY": str(ids["Tiny"])}
+        for name in ("TINY", "Tiny"):
+            refused = await http.patch(f"/v1/models/{ids['other']}", json={"name": name})
+            assert refused.status_code == 409, refused.text
+        again = await http.patch(f"/v1/models/{ids['other']}", json={"name": "tiny", "description": "Mine."})
+        assert again.status_code == 200, again.text
+        assert (await http.patch(f"/v1/models/{ids['other']}", json={"name": "free"})).status_code == 200
+        assert (await http.get("/v1/models/FREE")).json()["id"] == str(ids["other"])
+
+
+async def test_endpoints_of_a_model_that_is_not_shared_stay_where_they_are(database: Database) -> None:
+    """0013: what they followed until then is what they keep."""
+    async with database.engine.begin() as connection:
+        await connection.execute(text("DELETE FROM shares"))
+    await migrations.upgrade(database)
+    async with database.read() as session:
+        (kept,) = await session.scalars(select(LastShownRow))
+    assert (kept.model_id, kept.project_id) == (SHARED, EVERYBODY)
+    assert (kept.version_id, kept.versions) == (uid(20), [str(uid(20))])

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from conftest import Tenant, client_of, new_tenant
-from factories import make_model
+from factories import add_version, make_model
 from invariants import contradictions, lost_updates, stale_entries
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import Application, create_app
@@ -97,12 +97,55 @@ class ShareStep(Step):
     project: str
     model: str
 
+    to: str | None = None
+    """Of a share: to whom; None says nothing."""
+
     async def act(self, world: World) -> httpx.Response:
-        return await world.tenants[self.project].http.post(f"/v1/models/{world.ids[self.model]}/{self.action}")
+        path = f"/v1/models/{world.ids[self.model]}/{self.action}"
+        body: dict[str, Any] = {}
+        if self.to is not None:
+            named = {"projects": [world.tenants[self.to].project.slug]} if self.to != "public" else self.to
+            body = {"audience": named}
+        return await world.tenants[self.project].http.post(path, json=body)
 
     def expect(self, reference: Reference) -> Answer:
-        change = reference.share if self.action == "share" else reference.unshare
-        return change(self.project, self.model)
+        if self.action == "share":
+            return reference.share(self.project, self.model, self.to)
+        return reference.unshare(self.project, self.model)
+
+
+@dataclass(frozen=True)
+class Release(Step):
+    """One more version becomes the latest."""
+
+    project: str
+    model: str
+
+    async def act(self, world: World) -> httpx.Response:
+        model = world.reference.models.get(self.model)
+        version = f"{max(model.versions) + 1 if model else 9}.0.0"
+        if model is not None and model.owner == self.project:
+            await add_version(world.app, world.ids[self.model], version, family=world.family)
+        path = f"/v1/models/{world.ids[self.model]}/versions/{version}/promote"
+        return await world.tenants[self.project].http.post(path)
+
+    def expect(self, reference: Reference) -> Answer:
+        return reference.release(self.project, self.model)
+
+
+@dataclass(frozen=True)
+class RollBack(Step):
+    """To the first version."""
+
+    project: str
+    model: str
+
+    async def act(self, world: World) -> httpx.Response:
+        path = f"/v1/models/{world.ids[self.model]}/versions/1.0.0/rollback"
+        return await world.tenants[self.project].http.post(path)
+
+    def expect(self, reference: Reference) -> Answer:
+        return reference.roll_back(self.project, self.model)
 
 
 @dataclass(frozen=True)
@@ -222,13 +265,15 @@ class Judged(Step):
             await outcome.failed(platform, lease, work, "Its bytes were damaged.")
 
     def expect(self, reference: Reference) -> None:
-        if self.model in reference.models:
-            reference.models[self.model].status = self.status
+        reference.judged(self.model, self.status)
 
 
 WISHES = [Wish(*one) for one in itertools.product(PROJECTS, (False, True), MODELS, TIERS)]
 STEPS: dict[str, list[Step]] = {
     "share": [ShareStep("share", *one) for one in itertools.product(PROJECTS, MODELS)],
+    "audience": [ShareStep("share", "owner", *one) for one in itertools.product(MODELS, ("public", "other", "third"))],
+    "release": [Release(*one) for one in itertools.product(PROJECTS, MODELS)],
+    "roll back": [RollBack(*one) for one in itertools.product(PROJECTS, MODELS)],
     "unshare": [ShareStep("unshare", *one) for one in itertools.product(PROJECTS, MODELS)],
     "create": [Create(*one) for one in itertools.product(WISHES, SLUGS)],
     "move": [Change(*one, None) for one in itertools.product(PROJECTS, SLUGS, (False, True), TIERS)],
@@ -240,7 +285,17 @@ STEPS: dict[str, list[Step]] = {
     "delete model": [DeleteModel(*one) for one in itertools.product(PROJECTS, MODELS)],
 }
 """All that can happen, by kind."""
-WEIGHTS = {"share": 5, "create": 10, "move": 8, "switch": 8, "delete": 4, "feature": 2, "judged": 2}
+WEIGHTS = {
+    "share": 5,
+    "audience": 3,
+    "release": 3,
+    "create": 10,
+    "move": 8,
+    "switch": 8,
+    "delete": 4,
+    "feature": 2,
+    "judged": 2,
+}
 KINDS = [kind for kind in STEPS for _ in range(WEIGHTS.get(kind, 1))]
 
 
@@ -284,10 +339,16 @@ async def compare(world: World) -> None:
     for name, tenant in world.tenants.items():
         endpoints = (await tenant.http.get("/v1/endpoints")).json()["data"]
         assert {
-            one["slug"]: (names[one["model"]] if one["model"] else None, one["tier"], one["is_active"])
+            one["slug"]: (
+                *(names[one["model"]] if one["model"] else None, one["tier"], one["is_active"]),
+                one["resolved_version"],
+            )
             for one in endpoints
         } == {
-            slug: (used.model, used.tier, used.is_active)
+            slug: (
+                *(used.model, used.tier, used.is_active),
+                reference.models[used.model].served(name) if used.model else None,
+            )
             for (project, slug), used in reference.endpoints.items()
             if project == name
         }
@@ -312,13 +373,13 @@ async def play(app: Application, operator: httpx.AsyncClient, rolls: list[int]) 
     number = next(EXAMPLE)
     family = f"family{number}"
     async with AsyncExitStack() as stack:
-        tenants = {name: await new_tenant(app, f"{name}{number}") for name in PROJECTS}
+        tenants = {name: await new_tenant(app, f"{name}{number}") for name in (*PROJECTS, "third")}
         public = await stack.enter_async_context(client_of(app))
         for tenant in tenants.values():
             await stack.enter_async_context(tenant.http)
         ids = {name: await make_model(app, tenants["owner"].project.id, name=name, family=family) for name in MODELS}
         versions = {name: await version_of(app, id_) for name, id_ in ids.items()}
-        reference = Reference({name: Model("owner") for name in MODELS})
+        reference = Reference({name: Model("owner") for name in MODELS}, projects=PROJECTS)
         world = World(app, tenants, operator, public, family, ids, versions, reference)
         await Promotion(on=True).act(world)
         for index, rolled in enumerate(rolls):

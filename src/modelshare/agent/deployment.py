@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from modelshare.agent.backoff import Backoff
 from modelshare.agent.cache import Cache, Holding
-from modelshare.agent.engines.base import Engine, EngineError
+from modelshare.agent.engines.base import Engine, EngineError, EngineKind, OutOfMemoryError
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.errors import DeploymentError
 from modelshare.agent.layout import lay_out
@@ -39,10 +39,17 @@ _STEADY_SECONDS: Final = 60.0
 class Engines(Protocol):
     """Where engines come from."""
 
-    async def prepare(self, wanted: Wanted, folder: Path, scratch: Path, on_phase: Callable[[Phase], None]) -> Engine:
+    async def prepare(
+        self,
+        wanted: Wanted,
+        folder: Path,
+        scratch: Path,
+        on_phase: Callable[[Phase], None],
+        failed: Mapping[EngineKind, str],
+    ) -> Engine:
         """An engine for what was laid out in `folder`, not started yet; `scratch` keeps what is made of it first.
 
-        Raises DeploymentError.
+        It is none of those that `failed`, for the reasons given there. Raises DeploymentError.
         """
 
 
@@ -160,16 +167,36 @@ class Deployment:
         scratch = tools.cache.converted(self._holding.manifest_digest, layout.key)
         with ExitStack() as life:
             async with tools.loads:
-                engine = await tools.engines.prepare(self.wanted, folder, scratch, self._enter)
-                life.enter_context(tools.memory.room_for(engine.mapped_bytes))
+                engine = await self._started(folder, scratch, life, pulled=pulled)
+            return await self._serve(engine)
+
+    async def _started(self, folder: Path, scratch: Path, life: ExitStack, *, pulled: bool) -> Engine:
+        """The best engine that starts. What it holds of the machine's memory belongs to `life`."""
+        tools = self._tools
+        failed: dict[EngineKind, str] = {}
+        while True:
+            engine = await tools.engines.prepare(self.wanted, folder, scratch, self._enter, failed)
+            with ExitStack() as attempt:
+                attempt.enter_context(tools.memory.room_for(engine.mapped_bytes))
                 self._enter(Phase.LOADING)
                 try:
                     await engine.start()
-                except EngineError:
-                    if not pulled:  # the files are from earlier: are they still what they were?
+                except EngineError as error:
+                    _log.warning(
+                        "%s: %s does not start: %s\n%s",
+                        self.wanted.served_name,
+                        engine.kind,
+                        error,
+                        "\n".join(engine.log_tail),
+                    )
+                    if not pulled and not failed:  # the files are from earlier: are they still what they were?
                         await tools.puller.discard_damaged(self._holding.files)
-                    raise
-            return await self._serve(engine)
+                    if isinstance(error, OutOfMemoryError) or not all(map(tools.cache.has, self._holding.files)):
+                        raise
+                    failed[engine.kind] = str(error)
+                else:
+                    life.push(attempt.pop_all())
+                    return engine
 
     async def _serve(self, engine: Engine) -> str:
         try:

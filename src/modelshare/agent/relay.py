@@ -16,7 +16,7 @@ import aiohttp
 from modelshare.agent.deployment import Serving
 from modelshare.agent.engines.counts import Usage
 from modelshare.agent.engines.refusals import Refusal
-from modelshare.agent.engines.relay_rules import prepare_request
+from modelshare.agent.engines.relay_rules import PreparedRequest, RelayPolicy, prepare_request
 from modelshare.agent.sequences import Sequences
 from modelshare.agent.streams import Stream
 from modelshare.wire.errors import ErrorCode
@@ -51,12 +51,19 @@ class Relay:
         sequences: Sequences | None = None
         try:
             async with asyncio.timeout(stream.timeout):
-                prepared = prepare_request(stream.route, bytes(stream.body), serving.policy)
+                prepared = await _prepared(stream, serving.policy)
                 sequences = Sequences(self._http, serving.engine, stream.tenant, prepared)
                 with serving.engine.activity.request():
                     await (_stream if prepared.asked.stream else _answer)(stream, sequences)
         except Exception as error:  # noqa: BLE001 - answered, whatever it is: a client must never wait for nothing
             await _break_off(stream, _told(error, stream), sequences.count.usage if sequences else Usage())
+
+
+async def _prepared(stream: Stream, policy: RelayPolicy) -> PreparedRequest:
+    route, body = stream.route, bytes(stream.body)
+    if policy.texts is None:
+        return prepare_request(route, body, policy)
+    return await asyncio.to_thread(prepare_request, route, body, policy)
 
 
 async def _answer(stream: Stream, sequences: Sequences) -> None:

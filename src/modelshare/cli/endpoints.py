@@ -108,6 +108,7 @@ def _print(endpoint: Endpoint, *, json: bool) -> None:
             ("model id", endpoint.model),
             ("version", endpoint.version),
             ("serving", endpoint.resolved_version),
+            ("note", endpoint.version_note),
             ("file", endpoint.file),
             ("tier", endpoint.tier),
             ("created", when(endpoint.created_at)),

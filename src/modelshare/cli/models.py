@@ -13,11 +13,12 @@ from modelshare.cli.requests import request
 from modelshare.cli.which import own_model
 from modelshare.cli.words import number, size, when, yes
 from modelshare.client import Client
-from modelshare.wire.models import ExtendedModel, ModelChoice, ModelPatch
+from modelshare.wire.models import ExtendedModel, ModelChoice, ModelPatch, VersionDeletion, VersionPatch
 
 app = typer.Typer(add_completion=False)
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id or name.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id, its name, or OWNER/NAME.")]
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="Such as 1.2.0.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")]
 
 
 @app.command("list")
@@ -114,15 +115,19 @@ def versions(model: Model, json: Json = False) -> None:
             size(item.size_bytes),
             when(item.created_at),
             item.manifest_digest or item.status_reason or "",
+            item.version_notes or "",
         )
         for item in found
     )
-    print_table(("VERSION", "", "STATUS", "SIZE", "CREATED (UTC)", "MANIFEST"), rows, empty="No versions.")
+    print_table(("VERSION", "", "STATUS", "SIZE", "CREATED (UTC)", "MANIFEST", "NOTES"), rows, empty="No versions.")
+    for item in found:
+        if item.latest_note and not item.is_latest:
+            say(f"{item.version}: {item.latest_note}")
 
 
 @app.command()
 def promote(model: Model, version: VersionArgument, json: Json = False) -> None:
-    """Make a ready version the latest one. Endpoints on `latest` follow."""
+    """Make a ready version the latest one. Endpoints that follow `latest` change to it."""
     with Client() as client:
         found = client.models.promote(own_model(client, model).id, version)
     _print(found, json=json)
@@ -130,10 +135,53 @@ def promote(model: Model, version: VersionArgument, json: Json = False) -> None:
 
 @app.command()
 def rollback(model: Model, version: VersionArgument, json: Json = False) -> None:
-    """Take the latest version, named to be sure, back: the ready one before it becomes the latest."""
+    """Go back to VERSION: it becomes the latest one. Endpoints that follow `latest` change to it."""
     with Client() as client:
         found = client.models.rollback(own_model(client, model).id, version)
     _print(found, json=json)
+
+
+@app.command("edit-version")
+def edit_version(
+    model: Model,
+    version: VersionArgument,
+    notes: Annotated[str, typer.Option(help="What people should know of this version; empty takes notes away.")],
+    json: Json = False,
+) -> None:
+    """Change a version's notes."""
+    with Client() as client:
+        changes = request(VersionPatch, version_notes=notes) if notes else VersionPatch(version_notes=None)
+        found = client.models.update_version(own_model(client, model).id, version, version_notes=changes.version_notes)
+    if json:
+        print_json(found)
+    else:
+        say(f"Saved the notes of {version}." if found.version_notes else f"{version} has no notes now.")
+
+
+@app.command("delete-version")
+def delete_version(
+    model: Model, version: VersionArgument, dry_run: DryRun = False, yes: Yes = False, json: Json = False
+) -> None:
+    """Delete a version that is neither the latest nor in use, or one that failed. It frees its part of the quota."""
+    with Client() as client:
+        found = own_model(client, model)
+        preview = client.models.preview_delete_version(found.id, version)
+        if dry_run:
+            if json:
+                print_json(preview)
+            else:
+                _print_deletion(found.name, preview)
+            return
+        if not preview.possible:
+            raise CommandError(f"{found.name} {version} cannot be deleted. {' '.join(preview.reasons)}")
+        if not json:
+            _print_deletion(found.name, preview)
+        confirm(f"Delete {found.name} {version} for good?", yes=yes)
+        client.models.delete_version(found.id, version)
+    if json:
+        print_json({"id": found.id, "version": version, "deleted": True})
+    else:
+        say(f"Deleted {found.name} {version}.")
 
 
 def _update(model: str, changes: ModelPatch, *, json: bool) -> None:
@@ -154,6 +202,7 @@ def _print(model: ExtendedModel, *, json: bool) -> None:
             ("status", model.status),
             ("reason", model.status_reason),
             ("version", model.version),
+            ("notes", model.version_notes),
             ("format", model.format),
             ("architecture", model.architecture),
             ("parameters", number(model.parameters)),
@@ -172,6 +221,16 @@ def _print(model: ExtendedModel, *, json: bool) -> None:
             *(("warning", warning) for warning in model.warnings),
         )
     )
+
+
+def _print_deletion(name: str, preview: VersionDeletion) -> None:
+    """On stderr, as the question that follows is."""
+    if not preview.possible:
+        say(f"{name} {preview.version} cannot be deleted. {' '.join(preview.reasons)}")
+        return
+    say(f"Deleting {name} {preview.version} frees {size(preview.frees_bytes)} of your quota.")
+    for note in preview.notes:
+        say(f"Note: {note}")
 
 
 def _choice(choice: ModelChoice) -> str:

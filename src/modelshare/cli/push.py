@@ -18,10 +18,19 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def push(  # noqa: PLR0917 - Typer hands options in by name
+def push(
     path: Annotated[Path, typer.Argument(exists=True, help="A model's folder, a .gguf file or an archive.")],
+    *,
     name: Annotated[str | None, typer.Option(help="The model's name; the path's own if not given.")] = None,
     version: Annotated[str | None, typer.Option(help="Such as 1.2.0; the next patch version if not given.")] = None,
+    latest: Annotated[
+        bool | None,
+        typer.Option(
+            "--latest/--no-latest",
+            help="Whether it becomes the latest; if not said: where it is higher, and no pre-release.",
+        ),
+    ] = None,
+    notes: Annotated[str | None, typer.Option(help="What people should know of this version.")] = None,
     file: Annotated[
         str | None, typer.Option(help="Which of several models in it to describe and run, such as Q4/model.gguf.")
     ] = None,
@@ -43,6 +52,8 @@ def push(  # noqa: PLR0917 - Typer hands options in by name
                 path,
                 name=name,
                 version=version,
+                make_latest=latest,
+                version_notes=notes,
                 file=file,
                 restart=restart,
                 wait=wait,
@@ -62,6 +73,8 @@ def _print(pushed: Pushed) -> None:
     kept = pushed.upload.bytes_total - pushed.bytes_sent
     note = f", {size(kept)} were there already" if kept else ""
     say(f"{model.name} {pushed.version} is {model.status}: {size(pushed.bytes_sent)} sent{note}.")
+    if pushed.latest_note is not None:
+        say(f"Note: {pushed.latest_note}")
     for warning in model.warnings:
         say(f"Note: {warning}")
     typer.echo(model.id)

@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def share(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id or name.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id, its name, or OWNER/NAME.")],
     *,
     to: Annotated[
         list[str] | None, typer.Option(metavar="PROJECT", help="Only to this project; repeat it for more.")

@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def unshare(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id or name.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id, its name, or OWNER/NAME.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
     json: Json = False,
 ) -> None:
@@ -32,7 +32,10 @@ def unshare(
     if json:
         print_json(unshared)
     else:
-        say(f"{unshared.name} is out of the catalog. Endpoints that exist go on serving; others can make no new one.")
+        say(
+            f"{unshared.name} is out of the catalog. Endpoints that exist go on serving; others can make no new one, "
+            "and what you push from now on does not reach theirs."
+        )
 
 
 def _print_preview(name: str, preview: UnsharePreview) -> None:

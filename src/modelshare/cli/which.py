@@ -4,42 +4,32 @@ import uuid
 from collections.abc import Iterable
 
 from modelshare.cli.failures import CommandError
-from modelshare.client import CatalogFilter, Client
+from modelshare.client import CatalogFilter, Client, InvalidRequestError, NotFoundError
 from modelshare.wire.models import CatalogModel, ExtendedModel
 
 
 def own_model(client: Client, text: str) -> ExtendedModel:
     """The project's model with this id or name. Raises CommandError."""
-    if _is_id(text):
+    try:
         return client.models.get(text)
-    found = next((model for model in client.models.list() if model.name == text), None)
-    if found is None:
-        raise CommandError(f"You have no model `{text}`. `modelshare models list` shows those you have.")
-    return found
+    except (NotFoundError, InvalidRequestError):
+        raise CommandError(f"You have no model `{text}`. `modelshare models list` shows those you have.") from None
 
 
 def any_model(client: Client, text: str) -> str:
-    """The id of a model of the project or the catalog. Raises CommandError, naming what to choose from."""
-    if _is_id(text):
+    """What the server takes for a model of the project or the catalog. Raises CommandError, naming what to choose from,
+    where a name alone is of none of the project's own."""
+    if _is_id(text) or "/" in text:
         return text
-    owner, slash, name = text.rpartition("/")
-    own = [model for model in client.models.list() if model.name == name and owner in {"", model.owned_by}]
-    if own:
-        return own[0].id
-    shared = [model for model in client.catalog.list(CatalogFilter(q=name)) if model.name == name]
-    if slash:
-        return _only([model for model in shared if model.owner == owner], text)
+    try:
+        return client.models.get(text).id
+    except (NotFoundError, InvalidRequestError):
+        shared = [model for model in client.catalog.list(CatalogFilter(q=text)) if model.name.lower() == text.lower()]
     if shared:
-        raise CommandError(f"You have no model `{name}`, but the catalog has {_names(shared)}. Say which one.")
-    return _only(shared, text)
-
-
-def _only(models: list[CatalogModel], text: str) -> str:
-    if not models:
-        raise CommandError(
-            f"There is no model `{text}` in your project or the catalog. `modelshare catalog` shows what there is."
-        )
-    return models[0].id
+        raise CommandError(f"You have no model `{text}`, but the catalog has {_names(shared)}. Say which one.")
+    raise CommandError(
+        f"There is no model `{text}` in your project or the catalog. `modelshare catalog` shows what there is."
+    )
 
 
 def _names(models: Iterable[CatalogModel]) -> str:

@@ -53,7 +53,7 @@ class Catalog(Resource[Transport]):
 
     @sent
     def get(self, model_id: str) -> Call[CatalogModelDetail]:
-        """Card, facts, manifest and its digest."""
+        """Card, facts, manifest and its digest, by the model's id or as `owner/name`."""
         return get(at(BASE, model_id), CatalogModelDetail)
 
     @sent

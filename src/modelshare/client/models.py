@@ -2,7 +2,16 @@
 
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
-from modelshare.wire.models import CatalogFootprint, ExtendedModel, ModelPatch, SharedModel, UnsharePreview, Version
+from modelshare.wire.models import (
+    CatalogFootprint,
+    ExtendedModel,
+    ModelPatch,
+    SharedModel,
+    UnsharePreview,
+    Version,
+    VersionDeletion,
+    VersionPatch,
+)
 from modelshare.wire.sharing import Recall, RecallRequest, ShareRequest, ToLink, WeightsRelease
 from modelshare.wire.uploads import Upload, VersionOpen
 
@@ -11,6 +20,8 @@ NOT_SAID = ShareRequest()
 
 
 class Models(Resource[Transport]):
+    """A model is named by its id, as `owner/name`, or by its name alone."""
+
     @listed
     def list(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[ExtendedModel]]:
         """All models of the project; `limit` is how many one request fetches."""
@@ -91,10 +102,26 @@ class Models(Resource[Transport]):
 
     @sent
     def promote(self, model_id: str, version: str) -> Call[ExtendedModel]:
-        """Makes a ready version the latest one."""
+        """Makes a ready version the latest one; endpoints that follow `latest` change to it."""
         return post(at(BASE, model_id, "versions", version, "promote"), ExtendedModel, repeatable=True)
 
     @sent
     def rollback(self, model_id: str, version: str) -> Call[ExtendedModel]:
-        """Takes `version`, the latest one, back: the ready one before it becomes the latest."""
+        """Goes back to `version`: it becomes the latest one. ConflictError where it is that already."""
         return post(at(BASE, model_id, "versions", version, "rollback"), ExtendedModel)
+
+    @sent
+    def update_version(self, model_id: str, version: str, *, version_notes: str | None) -> Call[Version]:
+        """Edits a version's notes; None takes them away."""
+        return patch(at(BASE, model_id, "versions", version), Version, VersionPatch(version_notes=version_notes))
+
+    @sent
+    def delete_version(self, model_id: str, version: str) -> Call[None]:
+        """Deletes a version that is neither the latest nor in use, else ConflictError; cancels one under way."""
+        return delete(at(BASE, model_id, "versions", version))
+
+    @sent
+    def preview_delete_version(self, model_id: str, version: str) -> Call[VersionDeletion]:
+        """What deleting a version would do; changes nothing."""
+        path = at(BASE, model_id, "versions", version)
+        return Call("DELETE", path, VersionDeletion.model_validate_json, {"dry_run": "true"}, repeatable=True)

@@ -1,9 +1,10 @@
 """Sends file parts in slices, so that bytes never gather in memory, each until the server has it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from itertools import count
+from typing import Protocol
 
 import httpx
 from pydantic import ValidationError
@@ -23,12 +24,18 @@ from modelshare.client.reading import Moved, Reader
 from modelshare.client.retry import Attempt, Outcome, pause
 from modelshare.client.source import LocalFile
 from modelshare.client.transport import cannot_reach, outcome_of
-from modelshare.client.uploads import part_path
+from modelshare.client.uploads import files_path, part_path
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.uploads import DEFERRED, PartDone, Upload
+from modelshare.wire.uploads import BATCH_HEAD, DEFERRED, PartDone, Upload
 
 ATTEMPTS = 9
 """Of one part; with their growing pauses, 25 seconds, they outlast a restart of the server."""
+
+
+class Hasher(Protocol):
+    """What `hashlib` gives."""
+
+    def update(self, data: bytes, /) -> None: ...
 
 
 class PartSender:
@@ -50,6 +57,47 @@ class PartSender:
 
         Raises ModelshareError when the server refuses it for good, StoppedError.
         """
+
+        def attempt(number: int, counted: Moved) -> tuple[str | ModelshareError, Attempt]:
+            return self._attempt(lambda hasher: self._put(file, part, digest, counted, hasher), number)
+
+        def check(error: ModelshareError) -> None:
+            if _is_damage(error) and self._reader.sha256(file, _ignore, part) != digest:
+                raise ChangedError(file.location)
+
+        return self._insist(attempt, moved, check)
+
+    def send_files(self, files: Sequence[tuple[LocalFile, Part, str]], moved: Moved) -> None:
+        """Sends small files together until all have arrived. Raises as `send`."""
+        size = sum(part.size for _, part, _ in files)
+
+        def attempt(number: int, counted: Moved) -> tuple[str | ModelshareError, Attempt]:
+            def put(_: Hasher) -> httpx.Response:
+                body = b"".join(self._framed(*each) for each in files)
+                headers = {"Content-Type": "application/octet-stream", "Content-Length": str(len(body))}
+                answer = self._client.http.put(files_path(self._upload.id), iter([body]), headers)
+                if answer.is_success:
+                    counted(size)
+                return answer
+
+            return self._attempt(put, number, lambda _: "")
+
+        self._insist(attempt, moved, _ignore)
+
+    def _framed(self, file: LocalFile, part: Part, digest: str) -> bytes:
+        """The file as it goes into a request of many."""
+        content = b"".join(self._reader.slices(file, part))
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise ChangedError(file.location)
+        return BATCH_HEAD.pack(part.n, part.size, bytes.fromhex(digest)) + content
+
+    def _insist(
+        self,
+        attempt: Callable[[int, Moved], tuple[str | ModelshareError, Attempt]],
+        moved: Moved,
+        check: Callable[[ModelshareError], object],
+    ) -> str:
+        """Tries until it works; `check` looks at what went wrong before each further try."""
         for number in count(1):
             sent = 0
 
@@ -58,32 +106,36 @@ class PartSender:
                 sent += size
                 moved(size)
 
-            received, attempt = self._attempt(file, part, digest, counted, number)
+            received, outcome = attempt(number, counted)
             if isinstance(received, str):
                 return received
             moved(-sent)
-            wait = pause(attempt, attempts=ATTEMPTS)
+            wait = pause(outcome, attempts=ATTEMPTS)
             if wait is None:
                 raise received
             self._reader.sleep(wait)
-            if _is_damage(received) and self._reader.sha256(file, _ignore, part) != digest:
-                raise ChangedError(file.location)
+            check(received)
         raise AssertionError("the last attempt returns or raises")
 
     def _attempt(
-        self, file: LocalFile, part: Part, digest: str | None, moved: Moved, number: int
+        self, put: Callable[[Hasher], httpx.Response], number: int, read: Callable[[httpx.Response], str] | None = None
     ) -> tuple[str | ModelshareError, Attempt]:
-        """The SHA-256 of what has arrived, else what went wrong."""
+        """What the answer says has arrived (its SHA-256, unless `read` is given), else what went wrong."""
         hasher = hashlib.sha256()
         try:
-            answer = self._put(file, part, digest, moved, hasher)
+            answer = put(hasher)
         except httpx.TransportError as error:
             refused: ModelshareError = cannot_reach(self._client.config.url, error)
             return refused, Attempt(number, outcome_of(error), repeatable=True)
         except ConnectError as error:  # no presigned URL yet
             return error, Attempt(number, Outcome.NOT_SENT, repeatable=True)
         if answer.is_success:
-            received = hasher.hexdigest() if self._bucket is not None else _received(answer, self._client.config.url)
+            if read is not None:
+                received = read(answer)
+            else:
+                received = (
+                    hasher.hexdigest() if self._bucket is not None else _received(answer, self._client.config.url)
+                )
             return received, Attempt(number, Outcome.ANSWERED, repeatable=True)
         refused = self._refusal(answer)
         outcome = Outcome.BUSY if _may_pass(answer.status_code, refused) else Outcome.ANSWERED
@@ -98,9 +150,7 @@ class PartSender:
             "so, tell the platform's operator."
         )
 
-    def _put(
-        self, file: LocalFile, part: Part, digest: str | None, moved: Moved, hasher: "hashlib._Hash"
-    ) -> httpx.Response:
+    def _put(self, file: LocalFile, part: Part, digest: str | None, moved: Moved, hasher: Hasher) -> httpx.Response:
         body = _counted(self._reader.slices(file, part), moved)
         headers = {"Content-Length": str(part.size)}
         if self._bucket is not None:
@@ -121,7 +171,7 @@ def _received(answer: httpx.Response, url: str) -> str:
         ) from error
 
 
-def _hashed(pieces: Iterator[bytes], hasher: "hashlib._Hash") -> Iterator[bytes]:
+def _hashed(pieces: Iterator[bytes], hasher: Hasher) -> Iterator[bytes]:
     for piece in pieces:
         hasher.update(piece)
         yield piece
@@ -143,5 +193,5 @@ def _is_damage(error: ModelshareError) -> bool:
     return isinstance(error, ApiError) and error.code == ErrorCode.CHECKSUM_MISMATCH
 
 
-def _ignore(_: int) -> None:
+def _ignore(_: object) -> None:
     return

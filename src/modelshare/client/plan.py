@@ -1,13 +1,28 @@
 """What a push asks for, which files are worth hashing, and which parts are missing. Pure."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from modelshare.client.source import LocalFile, Source
-from modelshare.wire.uploads import ArchiveEntry, FileEntry, Upload, UploadFile, UploadOpen
+from modelshare.wire.uploads import (
+    BATCH_BYTES,
+    BATCH_FILES,
+    BATCH_HEAD,
+    ArchiveEntry,
+    FileEntry,
+    Upload,
+    UploadFile,
+    UploadOpen,
+)
 
 SMALL = 64 << 20
 """Bytes. A file up to this size is one part, whose checksum is the file's: hashing it at once costs nothing twice."""
+
+TINY = 1 << 20
+"""Bytes. Files up to this size are sent many at once."""
+FILES_AT_ONCE = BATCH_FILES // 2
+"""Enough that a request costs little; few enough that several are on their way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +40,20 @@ def opening(
     name: str,
     version: str | None,
     *,
-    make_latest: bool,
+    make_latest: bool | None,
     digests: Mapping[str, str],
+    version_notes: str | None = None,
     file: str | None = None,
 ) -> UploadOpen:
     """The request that opens a session; `digests` holds the SHA-256 known so far, by path."""
+    wish = {"version": version, "make_latest": make_latest, "version_notes": version_notes, "file": file}
+    said: dict[str, Any] = {field: value for field, value in wish.items() if value is not None}
     if source.is_archive:
         [packed] = source.files
         archive = ArchiveEntry(filename=packed.path, size=packed.size)
-        return UploadOpen(name=name, version=version, make_latest=make_latest, file=file, archive=archive)
+        return UploadOpen(name=name, archive=archive, **said)
     files = [FileEntry(path=each.path, size=each.size, sha256=digests.get(each.path)) for each in source.files]
-    return UploadOpen(name=name, version=version, make_latest=make_latest, file=file, files=files)
+    return UploadOpen(name=name, files=files, **said)
 
 
 def worth_hashing(upload: Upload, source: Source, digests: Mapping[str, str]) -> list[LocalFile]:
@@ -62,6 +80,21 @@ def missing_parts(upload: Upload, changed: Collection[tuple[int, int]] = ()) -> 
         for k in range(0 if file.reused else file.parts):
             if k not in done or (file.n, k) in changed:
                 yield file.path, _part(upload, file, k)
+
+
+def batches(parts: Iterable[tuple[str, Part]]) -> Iterator[list[tuple[str, Part]]]:
+    """Files of one part, as many together as one request may bring."""
+    batch: list[tuple[str, Part]] = []
+    size = 0
+    for path, part in parts:
+        length = BATCH_HEAD.size + part.size
+        if batch and (len(batch) == FILES_AT_ONCE or size + length > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append((path, part))
+        size += length
+    if batch:
+        yield batch
 
 
 def all_parts(upload: Upload, file: UploadFile) -> Iterator[Part]:

@@ -7,7 +7,7 @@ send the parts that are missing, several at once; compare what has arrived with 
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,6 +71,8 @@ class Pushed:
     upload: Upload
     """As it was before this push sent its first part."""
     bytes_sent: int
+    latest_note: str | None = None
+    """Why the version is not the latest, or (without `wait`) would not be as things stand."""
 
 
 def push_model(
@@ -79,7 +81,8 @@ def push_model(
     *,
     name: str | None = None,
     version: str | None = None,
-    make_latest: bool = True,
+    make_latest: bool | None = None,
+    version_notes: str | None = None,
     file: str | None = None,
     restart: bool = False,
     wait: bool = True,
@@ -89,7 +92,8 @@ def push_model(
     """Pushes what lies at `path` as model `name` (by default the path's own name) and returns it, `ready` if `wait`.
 
     Interrupt it and call it again, here or on another machine: it goes on where it was, unless `restart` drops what
-    earlier pushes of that name left. `file` names which of several models in it is meant, by its path in there.
+    earlier pushes of that name left. `make_latest` None: it becomes the latest where it is higher and no pre-release;
+    `Pushed.latest_note` says why it did not. `file` names which of several models in it is meant, by its path in there.
     Raises SourceError for what cannot be pushed, ModelFailedError with the server's reason, or any other
     ModelshareError.
     """
@@ -104,14 +108,27 @@ def push_model(
         _drop_earlier(client, name)
     with _workers(jobs) as (pool, stop):
         workers = _Workers(pool, jobs, Reader(source.files, stop), progress)
-        upload, digests = _session(client, source, name, version, workers, make_latest=make_latest, file=file)
+
+        def opened(digests: Mapping[str, str]) -> Upload:
+            wish = opening(
+                source,
+                name,
+                version,
+                make_latest=make_latest,
+                version_notes=version_notes,
+                file=file,
+                digests=digests,
+            )
+            return client.uploads.open(wish)
+
+        upload, digests = _session(opened, source, workers)
         progress.session(upload)
         sent = _send(client, upload, source, digests, workers)
-    client.uploads.complete(upload.id, sent.digests)
+    note = client.uploads.complete(upload.id, sent.digests).latest_note
     if wait:
         progress.phase(Phase.PROCESSING, 0, 0)
-        wait_until_ready(client, upload.model, upload.version)
-    return Pushed(client.models.get(upload.model), upload.version, upload, sent.size)
+        note = wait_until_ready(client, upload.model, upload.version).latest_note
+    return Pushed(client.models.get(upload.model), upload.version, upload, sent.size, note)
 
 
 def wait_until_ready(client: Client, model_id: str, version: str) -> Version:
@@ -167,28 +184,16 @@ def _drop_earlier(client: Client, name: str) -> None:
 
 
 def _session(
-    client: Client,
-    source: Source,
-    name: str,
-    version: str | None,
-    workers: _Workers,
-    *,
-    make_latest: bool,
-    file: str | None,
+    opened: Callable[[Mapping[str, str]], Upload], source: Source, workers: _Workers
 ) -> tuple[Upload, dict[str, str]]:
     """The session to fill, and the digests of whole files known by now, by path."""
     digests: dict[str, str] = {}
-
-    def opened() -> Upload:
-        request = opening(source, name, version, make_latest=make_latest, digests=digests, file=file)
-        return client.uploads.open(request)
-
     if not source.is_archive:
         _hash([file for file in source.files if file.size <= SMALL], digests, workers)
-    upload = opened()
+    upload = opened(digests)
     if candidates := worth_hashing(upload, source, digests):
         _hash(candidates, digests, workers)
-        upload = opened()  # the server goes on with the same session, and takes over what it stores already
+        upload = opened(digests)  # the server goes on with the same session, and takes over what it stores already
     return upload, digests
 
 

@@ -8,14 +8,14 @@ along with `complete`, so that the server publishes just what was compared, even
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from modelshare.client.client import Client
 from modelshare.client.errors import ChangedError
 from modelshare.client.parts import PartSender
-from modelshare.client.plan import Part, all_parts, missing_parts
+from modelshare.client.plan import TINY, Part, all_parts, batches, missing_parts
 from modelshare.client.reading import Reader
 from modelshare.client.source import LocalFile, Source
 from modelshare.wire.uploads import FileDigest, Upload, UploadFile, digest_of_parts
@@ -77,7 +77,10 @@ class Sending:
         self._compared = {
             file.n: file for file in self._upload.files if not file.reused and file.parts and file.n not in sent_whole
         }
-        steps = [self._send_step(path, part) for path, part in missing]
+        tiny = [(path, part) for path, part in missing if part.n in sent_whole and self._is_tiny(part)]
+        together = {part.n for _, part in tiny}
+        steps = [self._send_files_step(batch) for batch in batches(tiny)]
+        steps += [self._send_step(path, part) for path, part in missing if part.n not in together]
         steps += [step for n in self._compared if not self._unsent[n] for step in self._compare_steps(n)]
         try:
             agenda = _Agenda(steps)
@@ -88,6 +91,22 @@ class Sending:
         for file in self._files.values():
             self._reader.require_unchanged(file)
         return Sent(sum(part.size for _, part in missing), [*filter(None, map(self._digest, self._upload.files))])
+
+    def _is_tiny(self, part: Part) -> bool:
+        return not self._upload.direct and 0 < part.size <= TINY
+
+    def _send_files_step(self, batch: Sequence[tuple[str, Part]]) -> Step:
+        files = [(self._files[path], part, self._digests[path]) for path, part in batch]
+
+        def send() -> Iterable[Step]:
+            self._sender.send_files(files, self._moved)
+            with self._lock:
+                for _, part, digest in files:
+                    self._there[part.n, 0] = digest
+                    self._unsent[part.n] -= 1
+            return ()
+
+        return send
 
     def _send_step(self, path: str, part: Part) -> Step:
         file = self._files[path]
@@ -169,7 +188,8 @@ class _Agenda:
 
     def _next(self) -> Step | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or not self._running)
+            while self._running and not self._waiting:
+                self._changed.wait()
             if not self._waiting:
                 return None
             self._running += 1

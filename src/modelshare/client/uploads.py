@@ -44,6 +44,11 @@ class Uploads(Resource[Transport]):
         return post(at(BASE, upload_id, "cancel"), Upload, repeatable=True)
 
 
+def files_path(upload_id: str) -> str:
+    """Where many small files are PUT at once."""
+    return at(BASE, upload_id, "files")
+
+
 def part_path(upload_id: str, n: int, k: int) -> str:
     """Where the bytes of part `k` of file `n` are PUT, for a session whose `direct` is false."""
     return at(BASE, upload_id, "files", n, "parts", k)

@@ -7,17 +7,19 @@ everything else (FastAPI). `/{project_id}/v1/...` is `/v1/...` with the project 
 import functools
 import re
 import socket
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modelshare import __version__
-from modelshare.server import health, installation, jobs, migrations
+from modelshare.server import health, installation, jobs, migrations, model_paths
 from modelshare.server.accounts import routes as accounts_routes
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts import sessions as accounts_sessions
@@ -63,6 +65,7 @@ from modelshare.server.router.service import Router, RouterParts
 from modelshare.server.settings import Settings
 from modelshare.server.sharing import routes as sharing_routes
 from modelshare.server.sharing import search, tiers
+from modelshare.server.sharing import service as sharing
 from modelshare.server.storage import links
 from modelshare.server.storage.files import BlobFiles
 from modelshare.server.storage.local import FolderStore
@@ -93,6 +96,41 @@ STOP_SECONDS = 20.0
 """How long the parts have, all together, to end in good order."""
 MAX_BODY: Final = 16 << 20
 """Bytes of a request's body: an upload of 10,000 files, the most there may be, names them in 12 MB."""
+_ROUTERS: Final = (
+    sharing_routes.public,
+    sharing_routes.router,
+    uploads_routes.router,
+    uploads_routes.versions,
+    endpoints_routes.router,
+    fleet_routes.public,
+    fleet_routes.router,
+    router_routes.public,
+    router_routes.router,
+    accounts_routes.router,
+    audit_routes.router,
+    confirming_routes.router,
+    given_up_routes.router,
+    webhooks_routes.router,
+    health.router,
+    static_files.router,
+    account_pages.router,
+    key_pages.router,
+    member_pages.router,
+    endpoints_pages.router,
+    agents_pages.router,
+    playground_pages.router,
+    usage_pages.router,
+    catalog_pages.router,
+    model_list_pages.router,
+    model_pages.router,
+    model_sharing_pages.router,
+    webhook_pages.router,
+    audit_pages.router,
+    platform_pages.router,
+)
+_BELOW_MODELS: Final = model_paths.below_models(
+    route.path for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)
+)
 _PROJECT_PATH = re.compile(r"/(proj_[^/]+)(/v1(?:/.*)?)")
 
 
@@ -113,7 +151,8 @@ class Application:
         self.database = Database(settings.database)
         self.clock = DatabaseClock(self.database, clock)
         self.platform = _platform(settings, self.database, self.clock)
-        self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=frozenset({uploads_routes.put_part}))))
+        unlimited: frozenset[Callable[..., Any]] = frozenset({uploads_routes.put_part, uploads_routes.put_files})
+        self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=unlimited)))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
         self.links = Links(self.database, self.clock, address=settings.address, verdicts=self.platform.parts[Verdicts])
@@ -204,9 +243,12 @@ class Application:
             if Router.takes(scope["path"]):
                 return self._inference
             named = _PROJECT_PATH.fullmatch(scope["path"])
+            written: bytes = scope["raw_path"]
             if named:
                 scope["project_id"], scope["path"] = named.groups()
-                scope["raw_path"] = scope["path"].encode()
+                written = b"/" + written.lstrip(b"/").partition(b"/")[2]
+            scope["path"] = model_paths.joined(scope["path"], written, _BELOW_MODELS)
+            scope["raw_path"] = scope["path"].encode()
         elif scope["path"] == LINK_PATH:
             return self.links.asgi
         return self._api
@@ -238,6 +280,10 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
         async with database.read() as session:
             return await accounts.get_project(session, project_id)
 
+    async def find_own_model(caller: Caller, reference: str) -> uuid.UUID | None:
+        async with database.read() as session:
+            return await sharing.find_own_id(session, caller, reference)
+
     async def record_refusal(caller: Caller, error: ApiError) -> None:
         await accounts.record_refusal(database, caller, error, now=int(clock()))
 
@@ -250,6 +296,7 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
         authenticate=keys.authenticate,
         authenticate_person=sessions.authenticate,
         find_project=find_project,
+        find_own_model=find_own_model,
         record_refusal=record_refusal,
         public_buckets=TokenBuckets(settings.public_requests_per_minute, clock),
         clock=clock,
@@ -290,38 +337,7 @@ def api() -> FastAPI:
     )
     install_handlers(built, page=error_page)
     complete(built)
-    for router in (
-        sharing_routes.public,
-        sharing_routes.router,
-        uploads_routes.router,
-        uploads_routes.versions,
-        endpoints_routes.router,
-        fleet_routes.public,
-        fleet_routes.router,
-        router_routes.public,
-        router_routes.router,
-        accounts_routes.router,
-        audit_routes.router,
-        confirming_routes.router,
-        given_up_routes.router,
-        webhooks_routes.router,
-        health.router,
-        static_files.router,
-        account_pages.router,
-        key_pages.router,
-        member_pages.router,
-        endpoints_pages.router,
-        agents_pages.router,
-        playground_pages.router,
-        usage_pages.router,
-        catalog_pages.router,
-        model_list_pages.router,
-        model_pages.router,
-        model_sharing_pages.router,
-        webhook_pages.router,
-        audit_pages.router,
-        platform_pages.router,
-    ):
+    for router in _ROUTERS:
         built.include_router(router)
     return built
 

@@ -32,10 +32,11 @@ from starlette.requests import ClientDisconnect
 from modelshare.server import outages
 from modelshare.server.outages import Outage, OutageError
 from modelshare.wire.base import SLUG_PATTERN
-from modelshare.wire.endpoints import VERSION_CHOICE_PATTERN
+from modelshare.wire.endpoints import MODEL_REFERENCE_PATTERN, VERSION_CHOICE_PATTERN
 from modelshare.wire.errors import ErrorCode, ErrorType
 from modelshare.wire.json_text import flaw
-from modelshare.wire.models import MODEL_NAME_PATTERN, SEMVER_PATTERN
+from modelshare.wire.models import MODEL_NAME_PATTERN
+from modelshare.wire.semver import SEMVER_PATTERN
 from modelshare.wire.usage import ACTION_PATTERN
 
 log = structlog.get_logger()
@@ -177,6 +178,7 @@ async def _api_error(request: Request, error: Exception) -> Response:
 _FITTING: Mapping[str, str] = {
     SLUG_PATTERN: "lower-case letters and digits, with single hyphens between them",
     MODEL_NAME_PATTERN: "1 to 96 letters, digits, `_`, `.` and `-`; no `.` or `-` at an end, no `..` and no `--`",
+    MODEL_REFERENCE_PATTERN: "a model's id, `owner/name`, or the name of one of your own",
     SEMVER_PATTERN: "a semantic version, such as 1.0.0",
     VERSION_CHOICE_PATTERN: "`latest` or a semantic version, such as 1.0.0",
     ACTION_PATTERN: "an action such as `model.share`, or a subject such as `model` for all that is done to models",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -22,6 +22,7 @@ from modelshare.server.addresses import counted_as, forwarded
 from modelshare.server.db import Database
 from modelshare.server.errors import ApiError, InvalidRequest, NotFound, PermissionDenied, RateLimited, Unauthenticated
 from modelshare.server.ids import parse_uuid
+from modelshare.server.model_paths import SLASH
 from modelshare.server.openapi import KEYED
 from modelshare.server.proven import proven
 from modelshare.server.ratelimit import TokenBuckets
@@ -101,6 +102,10 @@ class FindProject(Protocol):
     async def __call__(self, project_id: str) -> Project | None: ...
 
 
+class FindOwnModel(Protocol):
+    async def __call__(self, caller: Caller, reference: str) -> uuid.UUID | None: ...
+
+
 class RecordRefusal(Protocol):
     async def __call__(self, caller: Caller, error: ApiError) -> None: ...
 
@@ -115,6 +120,7 @@ class Platform:
     authenticate: Authenticate
     authenticate_person: AuthenticatePerson
     find_project: FindProject
+    find_own_model: FindOwnModel
     record_refusal: RecordRefusal
     public_buckets: TokenBuckets
     clock: Callable[[], float]
@@ -290,11 +296,30 @@ async def _write_session(request: Request) -> AsyncIterator[AsyncSession]:
         raise
 
 
-async def _model_id(model_id: str) -> uuid.UUID:
+ModelReference = Annotated[
+    str, Path(description="The model's id, `owner/name`, or the name of one of the project's own models")
+]
+NO_MODEL: Final = uuid.UUID(int=0)
+"""No model has this id. It stands for what the caller may not know of, so that every route answers in its own way."""
+
+
+async def _model_id(request: Request, model_id: ModelReference) -> uuid.UUID:
     value = parse_uuid(model_id)
-    if value is None:
+    if value is None and (caller := getattr(request.state, "caller", None)) is not None:
+        value = await get_platform(request).find_own_model(caller, reference_of(model_id))
+    return value or unknown_model(model_id)
+
+
+def reference_of(segment: str) -> str:
+    """A model's segment of a path as people write it: see `model_paths`."""
+    return segment.replace(SLASH, "/")
+
+
+def unknown_model(segment: str) -> uuid.UUID:
+    """What stands for a model that the caller cannot know; 400 for what is neither an id nor `owner/name`."""
+    if SLASH not in segment:
         raise InvalidRequest("Invalid model ID")
-    return value
+    return NO_MODEL
 
 
 async def public_rate_limit(request: Request) -> None:
@@ -314,6 +339,7 @@ WriteSession = Annotated[AsyncSession, Depends(_write_session, scope="function")
 PlatformDep = Annotated[Platform, Depends(get_platform)]
 PlatformCaller = Annotated[Caller, Depends(_platform_caller)]
 ModelId = Annotated[uuid.UUID, Depends(_model_id)]
+"""Of one of the caller's own models, in whatever form the path names it; another's id is as it is."""
 BaseUrl = Annotated[str, Depends(base_url)]
 
 

@@ -6,12 +6,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from modelshare.wire.base import EndpointSlug, Request, Response, UnixSeconds
-from modelshare.wire.models import SEMVER_PATTERN, ModelFile
+from modelshare.wire.models import ModelFile
+from modelshare.wire.semver import MAX_VERSION, SEMVER_PATTERN
 from modelshare.wire.sharing import RecallNotice
 
 TierSlug = Annotated[str, Field(max_length=100)]
+MODEL_REFERENCE_PATTERN = r"^[^/]{0,100}(/[^/]{0,100})?$(?!\n)"
+"""An id, `owner/name` or a name, as far as its length goes: what names nothing is told as a model that is not there."""
 VERSION_CHOICE_PATTERN = rf"^latest$(?!\n)|{SEMVER_PATTERN}"
-VersionChoice = Annotated[str, Field(pattern=VERSION_CHOICE_PATTERN, max_length=64)]
+VersionChoice = Annotated[str, Field(pattern=VERSION_CHOICE_PATTERN, max_length=MAX_VERSION)]
 
 
 class EndpointStatus(StrEnum):
@@ -25,8 +28,8 @@ class EndpointStatus(StrEnum):
 
 class EndpointCreate(Request):
     slug: EndpointSlug
-    model: Annotated[str, Field(max_length=100)]
-    """The model's id."""
+    model: Annotated[str, Field(pattern=MODEL_REFERENCE_PATTERN)]
+    """The model's id, `owner/name`, or the name of one of the project's own."""
     tier: TierSlug
     version: VersionChoice = "latest"
     file: ModelFile | None = None
@@ -61,6 +64,8 @@ class Endpoint(Response):
     version: str
     """`latest` or a fixed version."""
     resolved_version: str | None
+    version_note: str | None = None
+    """Why it stays at a version although it follows `latest`: the model is not shared with its project any more."""
     file: str | None = None
     """The file that was chosen; None for the version's own model."""
     status: EndpointStatus

@@ -23,6 +23,7 @@ class ErrorCode(StrEnum):
     TIER_NOT_ALLOWED = "tier_not_allowed"
     SLUG_TAKEN = "slug_taken"
     MODEL_IN_USE = "model_in_use"
+    VERSION_IN_USE = "version_in_use"
     MODEL_RECALLED = "model_recalled"
     ENDPOINT_NOT_FOUND = "endpoint_not_found"
     ENDPOINT_INACTIVE = "endpoint_inactive"

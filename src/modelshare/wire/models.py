@@ -11,14 +11,13 @@ from modelshare.wire.text import Line, Text, check_name
 
 MODEL_NAME_PATTERN = r"^(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?$(?!\n)"
 """The Hugging Face form: 1-96 of `[A-Za-z0-9_.-]`, a word character at both ends, no `--` and no `..`."""
-SEMVER_PATTERN = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.\-]+)?(\+[0-9A-Za-z.\-]+)?$(?!\n)"
-"""https://semver.org, version 2.0.0."""
 
 ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN, max_length=96)]
 Tag = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_name)]
+VersionNotes = Annotated[Text, Field(max_length=4000)]
+"""What its owner says of a version: what changed, what to mind."""
 ModelFile = Annotated[Line, Field(min_length=1, max_length=1024)]
 """The path of a file that says which of several models is meant."""
-SemVer = Annotated[str, Field(pattern=SEMVER_PATTERN, max_length=64)]
 
 
 class ModelStatus(StrEnum):
@@ -85,6 +84,7 @@ class ExtendedModel(Model):
     choices: list[ModelChoice] = Field(default_factory=list)
     """All models among the files, the one described first; empty where it is the only one."""
     version: str | None
+    version_notes: str | None = None
     manifest_digest: str | None
     is_shared: bool
     is_listed: bool
@@ -123,9 +123,33 @@ class Version(Response):
     status: ModelStatus
     status_reason: str | None
     is_latest: bool
+    latest_note: str | None = None
+    """Why it did not become the latest when it was ready, and what would make it the latest; None where it did."""
+    version_notes: str | None = None
+    """What its owner says of it."""
     size_bytes: int | None
     manifest_digest: str | None
     created_at: UnixSeconds
+
+
+class VersionPatch(Request):
+    """What may be edited of a version; its files and its manifest never change."""
+
+    version_notes: VersionNotes | None
+
+
+class VersionDeletion(Response):
+    """What deleting a version would do; nothing was changed."""
+
+    object: Literal["model.version_deletion"] = "model.version_deletion"
+    version: str
+    possible: bool
+    reasons: list[str]
+    """What stands in the way, and what to do about it."""
+    frees_bytes: int
+    """Bytes of the quota that it gives back: what no other version holds."""
+    notes: list[str] = Field(default_factory=list)
+    """What one might not expect."""
 
 
 class UnsharePreview(Response):
@@ -136,6 +160,11 @@ class UnsharePreview(Response):
     keeps_serving: int
     """Active endpoints that go on serving, of all projects."""
     keeps_serving_other_projects: int
+    stops_following: int = 0
+    """Those of other projects that follow `latest` now: they stay at `stays_at`, and nothing pushed later reaches
+    them."""
+    stays_at: str | None = None
+    """The latest version now."""
     stops_being_possible: list[str]
     removed: list[str]
     """Parts of the catalog footprint that go."""
@@ -167,6 +196,9 @@ class CatalogFootprint(Response):
     featured: bool
     deployment_count: int
     endpoints_by_tier: dict[str, int]
+    staying_at: dict[str, int] = Field(default_factory=dict)
+    """Active endpoints of other projects that follow `latest` and stay at this version, by version: the model is not
+    shared with them any more."""
     deploying_projects: list[DeployingProject]
     tokens_served: int
 

@@ -1,6 +1,7 @@
 """Uploads: sessions that a client opens, fills part by part from any machine, and completes."""
 
 import hashlib
+import struct
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Literal, Self
@@ -8,10 +9,17 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from modelshare.wire.base import Request, Response, UnixSeconds
-from modelshare.wire.models import ModelFile, ModelName, SemVer
+from modelshare.wire.models import ModelFile, ModelName, VersionNotes
+from modelshare.wire.semver import SemVer
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MAX_FILES = 10_000
+BATCH_FILES = 500
+"""Most files that one request may bring."""
+BATCH_BYTES = 8 << 20
+"""Most bytes of such a request."""
+BATCH_HEAD = struct.Struct(">IQ32s")
+"""Before each file of such a request: its number in the session, its size, its SHA-256."""
 MAX_SIZE = 2**53 - 1
 """Bytes; beyond it JSON numbers lose digits in most readers (RFC 7493, section 2.2)."""
 MIN_PART_SIZE = 5 << 20
@@ -37,7 +45,10 @@ class VersionOpen(Request):
 
     version: SemVer | None = None
     """None takes the next patch version (1.0.0 for a new model)."""
-    make_latest: bool = True
+    make_latest: bool | None = None
+    """Whether it becomes the latest once it is ready. None: where it is higher than the latest, and no pre-release."""
+    version_notes: VersionNotes | None = None
+    """What people should know of this version."""
     file: ModelFile | None = None
     """Which of several models in it is the one to describe and run, by a file of it; None lets the server choose."""
     files: Annotated[list[FileEntry], Field(min_length=1, max_length=MAX_FILES)] | None = None
@@ -97,6 +108,8 @@ class Upload(Response):
     files: list[UploadFile]
     bytes_total: int
     bytes_done: int
+    latest_note: str | None = None
+    """In the answer to opening and completing: why the version would not become the latest as things stand."""
     hash_candidates: list[str] = Field(default_factory=list)
     """Paths whose size equals a stored file's: opening again with their sha256 may save sending them."""
     created_at: UnixSeconds
@@ -137,6 +150,13 @@ class UploadComplete(Request):
     """The end of an upload. A file with a digest here is published as exactly that, or the upload stays open."""
 
     files: Annotated[list[FileDigest], Field(max_length=MAX_FILES)] = Field(default_factory=list)
+
+
+class FilesDone(Response):
+    """Files that came by one request, in its order."""
+
+    object: Literal["upload.files"] = "upload.files"
+    data: list[PartDone]
 
 
 class PartUrl(Response):

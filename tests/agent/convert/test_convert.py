@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from modelshare.agent.convert.cache import converted_file, to_gguf, unconvertible
 from modelshare.agent.convert.gguf_file import WeightType, convert
-from modelshare.agent.convert.source import ConversionError
-from modelshare.agent.engines.base import EngineError
+from modelshare.agent.convert.values import ConversionError
+from modelshare.agent.engines.base import EngineError, Task
 from modelshare.demo import tiny_model
 
 pytestmark = pytest.mark.anyio
@@ -154,4 +154,4 @@ def test_a_missing_shard_is_named(folder: Path, tmp_path: Path) -> None:
 def test_broken_json_is_a_reason(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
-    assert unconvertible(folder) == "config.json is not valid JSON."
+    assert unconvertible(folder, Task.CHAT) == "config.json is not valid JSON."

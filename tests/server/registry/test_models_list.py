@@ -88,6 +88,7 @@ async def test_anothers_model_looks_absent(app: Application, owner: Tenant, depl
         ("GET", "/{id}/versions"),
         ("POST", "/{id}/versions/1.0.0/promote"),
         ("POST", "/{id}/versions/1.0.0/rollback"),
+        ("DELETE", "/{id}/versions/1.0.0"),
         ("GET", "/{id}/catalog"),
         ("POST", "/{id}/revalidate"),
         ("POST", "/{id}/share"),

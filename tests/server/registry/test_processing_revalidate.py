@@ -122,8 +122,8 @@ async def test_the_version_before_takes_the_place_of_a_latest_that_fails(
     found = (await anonymous.get("/v1/catalog/models", params={"q": "tiny"})).json()["data"]
     assert [each["version"] for each in found] == ["1.0.0"]
     assert (await owner.http.get("/v1/endpoints/follows")).json()["resolved_version"] == "1.0.0"
-    refused = error_of(await owner.http.post(f"/v1/models/{model}/versions/2.0.0/rollback"), 409)
-    assert refused.startswith("`2.0.0` is not the latest version of this model, 1.0.0 is.")
+    refused = error_of(await owner.http.post(f"/v1/models/{model}/versions/2.0.0/rollback"), 404)
+    assert refused == "There is no ready version `2.0.0` of this model. Ready: 1.0.0."
 
     fell_back, failed = (await owner.http.get("/v1/audit")).json()["data"][:2]
     assert (failed["action"], failed["details"]["version"]) == ("model.failed", "2.0.0")
@@ -158,7 +158,7 @@ async def test_one_that_was_taken_back_does_not_come_back_before_the_one_before(
     app: Application, owner: Tenant
 ) -> None:
     model, sizes = await _versions(owner, {"1.0.0": 0, "2.0.0": 1000, "3.0.0": 2000})
-    await owner.http.post(f"/v1/models/{model}/versions/3.0.0/rollback")
+    await owner.http.post(f"/v1/models/{model}/versions/2.0.0/rollback")
     _damage(app, sizes["2.0.0"])
     await _revalidate(owner, model, 4)
     assert await _latest(owner, model) == "1.0.0"
@@ -183,8 +183,8 @@ async def test_a_shared_model_whose_only_version_fails_says_that_the_catalog_doe
     footprint = (await owner.http.get(f"/v1/models/{model}/catalog")).json()
     assert (footprint["is_shared"], footprint["is_listed"]) == (True, False)
     assert (await anonymous.get(f"/v1/catalog/models/{model}")).status_code == 404
-    refused = error_of(await owner.http.post(f"/v1/models/{model}/versions/1.0.0/rollback"), 409)
-    assert refused == "No version of this model is ready, so there is none to take back. Push one, or revalidate it."
+    refused = error_of(await owner.http.post(f"/v1/models/{model}/versions/1.0.0/rollback"), 404)
+    assert refused == "There is no ready version `1.0.0` of this model. Ready: none."
     wish = {"slug": "chat", "model": model, "tier": "self_hosted"}
     (reason,) = (await deployer.http.post("/v1/endpoints/explain", json=wish)).json()["reasons"]
     assert reason["message"] == "The model is not ready: its status is `failed`."

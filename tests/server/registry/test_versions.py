@@ -61,29 +61,40 @@ async def test_only_a_ready_version_is_promoted(app: Application, owner: Tenant,
     assert await latest(owner, model) == "1.0.0"
 
 
-async def test_roll_back_goes_to_the_ready_one_before(app: Application, owner: Tenant) -> None:
+async def test_roll_back_goes_back_to_the_version_that_is_named(app: Application, owner: Tenant) -> None:
     model = await make_model(app, owner.project.id)
     await add_version(app, model, "1.0.1", "failed")
+    await add_version(app, model, "1.1.0")
     await add_version(app, model, "2.0.0")
     await owner.http.post(f"/v1/models/{model}/versions/2.0.0/promote")
-    back = await owner.http.post(f"/v1/models/{model}/versions/2.0.0/rollback")
+    back = await owner.http.post(f"/v1/models/{model}/versions/1.0.0/rollback")
     assert (back.status_code, back.json()["version"]) == (200, "1.0.0")
-    twice = await owner.http.post(f"/v1/models/{model}/versions/2.0.0/rollback")
+    entry = (await owner.http.get("/v1/audit")).json()["data"][0]
+    assert (entry["action"], entry["details"]) == (
+        "model.rollback",
+        {"name": "tiny", "version": "1.0.0", "before": "2.0.0"},
+    )
+    twice = await owner.http.post(f"/v1/models/{model}/versions/1.0.0/rollback")
     assert problem(twice) == (409, "conflict_error", None)
-    assert "1.0.0" in message(twice), "it says which is the latest"
-    none_before = await owner.http.post(f"/v1/models/{model}/versions/1.0.0/rollback")
-    assert problem(none_before) == (409, "conflict_error", None)
+    assert message(twice) == "1.0.0 is the latest version already. Name the one to go back to: 1.1.0, 2.0.0."
+    failed = await owner.http.post(f"/v1/models/{model}/versions/1.0.1/rollback")
+    assert problem(failed) == (404, "not_found_error", None)
+    assert "Ready: 1.0.0, 1.1.0, 2.0.0." in message(failed)
     assert await latest(owner, model) == "1.0.0"
 
 
-async def test_without_a_latest_version_a_roll_back_names_what_can_be_promoted(app: Application, owner: Tenant) -> None:
+async def test_with_one_version_there_is_nowhere_to_go_back_to(app: Application, owner: Tenant) -> None:
+    model = await make_model(app, owner.project.id)
+    answer = await owner.http.post(f"/v1/models/{model}/versions/1.0.0/rollback")
+    assert problem(answer) == (409, "conflict_error", None)
+    assert "There is no other ready version" in message(answer)
+
+
+async def test_where_none_is_the_latest_one_can_be_gone_back_to(app: Application, owner: Tenant) -> None:
     model = await make_model(app, owner.project.id, status="failed")
     await add_version(app, model, "1.1.0")
     answer = await owner.http.post(f"/v1/models/{model}/versions/1.1.0/rollback")
-    assert problem(answer) == (409, "conflict_error", None)
-    assert (
-        message(answer) == "No version of this model is the latest, so there is none to take back. Promote one: 1.1.0."
-    )
+    assert (answer.status_code, answer.json()["version"]) == (200, "1.1.0")
 
 
 @pytest.mark.parametrize("action", ["promote", "rollback"])

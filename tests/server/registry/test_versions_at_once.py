@@ -38,12 +38,10 @@ async def test_whoever_wins_there_is_one_latest_version(app: Application, owner:
     async def change(number: int) -> None:
         version = random.Random(number).choice(["1.0.0", "1.1.0", "1.2.0", "2.0.0", "2.0.1", "9.9.9"])
         action = random.Random(-number).choice(["promote", "rollback"])
-        if action == "rollback" and number % 2:  # what is the latest at this moment, and may not be at the next
-            version = (await owner.http.get(f"/v1/models/{model}")).json()["version"]
         answer = await owner.http.post(f"/v1/models/{model}/versions/{version}/{action}")
         statuses[answer.status_code] += 1
         if answer.status_code != 200:
-            assert answer.json()["error"]["message"].endswith((".", "back."))
+            assert answer.json()["error"]["message"].endswith(".")
 
     for burst in range(4):
         version = f"2.0.{burst}"
@@ -57,21 +55,23 @@ async def test_whoever_wins_there_is_one_latest_version(app: Application, owner:
     assert statuses[200] > 0
     listed = (await owner.http.get(f"/v1/models/{model}/versions")).json()["data"]
     assert len([one for one in listed if one["is_latest"]]) == 1
-    latest = (await owner.http.get(f"/v1/models/{model}")).json()["version"]
-    await owner.http.post(f"/v1/models/{model}/versions/{latest}/rollback")  # in the bursts all may have come too late
+    for version in ("1.0.0", "1.1.0"):  # in the bursts all may have come too late
+        await owner.http.post(f"/v1/models/{model}/versions/{version}/rollback")
     last = (await owner.http.get("/v1/audit?limit=200")).json()["data"]
     assert {entry["action"] for entry in last} >= {"model.promote", "model.rollback", "model.ready"}
 
 
-async def test_two_who_roll_back_the_same_version_take_one_back(app: Application, owner: Tenant) -> None:
+async def test_of_many_who_go_back_to_the_same_version_one_does(app: Application, owner: Tenant) -> None:
     model = await make_model(app, owner.project.id)
     for version in ("1.1.0", "1.2.0"):
         await add_version(app, model, version)
     await owner.http.post(f"/v1/models/{model}/versions/1.2.0/promote")
-    answers = await asyncio.gather(*(owner.http.post(f"/v1/models/{model}/versions/1.2.0/rollback") for _ in range(8)))
+    answers = await asyncio.gather(*(owner.http.post(f"/v1/models/{model}/versions/1.1.0/rollback") for _ in range(8)))
     assert sorted(answer.status_code for answer in answers) == [200, *[409] * 7]
     assert {answer.json()["version"] for answer in answers if answer.status_code == 200} == {"1.1.0"}
-    assert all("1.1.0 is" in answer.json()["error"]["message"] for answer in answers if answer.status_code == 409)
+    assert all(
+        "1.1.0 is the latest" in answer.json()["error"]["message"] for answer in answers if answer.status_code == 409
+    )
 
 
 async def test_versions_that_are_pushed_at_once_end_with_one_latest(app: Application, owner: Tenant) -> None:
@@ -91,4 +91,4 @@ async def test_versions_that_are_pushed_at_once_end_with_one_latest(app: Applica
     async with asyncio.timeout(30):
         while not (found := await judged()):  # noqa: ASYNC110 - the jobs say nothing when they are done
             await asyncio.sleep(0.02)
-    assert len(found) == 1
+    assert found == ["1.5.0"], "the highest, in whatever order they became ready"

@@ -142,8 +142,9 @@ async def deploy(
 
 
 async def change(tenant: Tenant, model: uuid.UUID, action: str) -> None:
-    """Promotes the new version, or takes it back."""
-    answered = await tenant.http.post(f"/v1/models/{model}/versions/{NEW}/{action}")
+    """Promotes the new version, or goes back to the old one."""
+    version = NEW if action == "promote" else OLD
+    answered = await tenant.http.post(f"/v1/models/{model}/versions/{version}/{action}")
     assert answered.status_code == 200, answered.text
 
 

@@ -94,7 +94,7 @@ ACTIONS = (
     *("share", "share", "share borg", "share link", "claim", "unshare"),
     *("edit name other", "edit name one", "edit description Élégant words", "edit display_name 日本語"),
     *("edit tags a b a", "edit license mit"),
-    *("promote 1.0.0", "promote 2.0.0", "rollback 2.0.0", "judge 1.0.0 well", "judge 1.0.0 badly"),
+    *("promote 1.0.0", "promote 2.0.0", "rollback 1.0.0", "judge 1.0.0 well", "judge 1.0.0 badly"),
     *("judge 2.0.0 well", "judge 2.0.0 badly", "deploy free", "deploy self_hosted", "withdraw"),
 )
 

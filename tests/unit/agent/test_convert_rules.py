@@ -5,7 +5,8 @@ import pytest
 
 from modelshare.agent.convert.pretokenizers import adds_space_prefix, byte_level_name
 from modelshare.agent.convert.rules import why_not
-from modelshare.agent.convert.source import Source
+from modelshare.agent.convert.source import GGUF_ARCHITECTURES, Source
+from modelshare.embedder import ARCHITECTURES, Embedder
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -24,9 +25,25 @@ def bpe(*steps: dict[str, Any], normalizer: dict[str, Any] | None = None, **mode
     return {"pre_tokenizer": pre_tokenizer, "normalizer": normalizer, "model": {"type": "BPE", **model}}
 
 
-def source(tokenizer: dict[str, Any] | None = None, pooling: Any = None, modules: Any = (), **config: Any) -> Source:
+def source(tokenizer: dict[str, Any] | None = None, embedder: Embedder | None = None, **config: Any) -> Source:
     config = {"architectures": ["LlamaForCausalLM"], **config}
-    return Source(Path(), config, bpe(BYTE_LEVEL) if tokenizer is None else tokenizer, {}, {}, pooling or {}, modules)
+    return Source(Path(), config, bpe(BYTE_LEVEL) if tokenizer is None else tokenizer, {}, {}, embedder)
+
+
+def embedder(obstacle: str | None = None) -> Embedder:
+    return Embedder(
+        transformer="",
+        layers=(),
+        dimensions=None,
+        pooling="mean",
+        lowercases=False,
+        prompt="",
+        most_tokens=None,
+        cuts_beginning=False,
+        types=(),
+        optional_prompts=(),
+        obstacle=obstacle,
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +87,7 @@ def test_sentencepiece_tokenizers_say_whether_they_put_a_space_first(tokenizer: 
 
 
 WORD_PIECE = {"model": {"type": "WordPiece"}, "normalizer": {"lowercase": True, "strip_accents": None}}
-BERT = {"architectures": ["BertModel"], "hidden_act": "gelu"}
+BERT: dict[str, Any] = {"architectures": ["BertModel"], "hidden_act": "gelu"}
 
 
 @pytest.mark.parametrize(
@@ -79,11 +96,16 @@ BERT = {"architectures": ["BertModel"], "hidden_act": "gelu"}
         source(),
         source(rope_scaling={"rope_type": "llama3", "factor": 8.0}),
         source(rope_parameters={"rope_type": "default", "rope_theta": 1e6}, hidden_act="silu"),
-        source(WORD_PIECE, {"pooling_mode_mean_tokens": True}, ("Transformer", "Pooling", "Normalize"), **BERT),
+        source(WORD_PIECE, embedder(), **BERT),
+        source(architectures=["Qwen3Model"]),
     ],
 )
 def test_what_is_converted(model: Source) -> None:
     assert why_not(model) is None
+
+
+def test_a_push_names_the_architectures_that_are_converted() -> None:
+    assert set(ARCHITECTURES) == GGUF_ARCHITECTURES.keys()
 
 
 @pytest.mark.parametrize(
@@ -99,8 +121,11 @@ def test_what_is_converted(model: Source) -> None:
         (source({}), "no tokenizer.json"),
         (source({"model": {"type": "Unigram"}}), "of type Unigram"),
         (source(bpe()), "splits text in a way"),
-        (source(modules=("Transformer", "Pooling", "Dense")), "ends in a Dense layer"),
-        (source(pooling={"pooling_mode_max_tokens": True}), "neither mean"),
+        (source(WORD_PIECE, embedder("it has a Dense layer."), **BERT), "it has a Dense layer."),
+        (source(architectures="LlamaForCausalLM"), "an architecture that config.json does not name"),
+        (source(rope_scaling={"rope_type": ["llama3"]}), "scaled by '[\"llama3\"]'"),
+        (source(is_causal=False), "look at those after them"),
+        (source(architectures=["Qwen3Model"], attention_bias=True), "its attention has biases"),
         (source(bpe(BYTE_LEVEL), **BERT), "not WordPiece"),
         (source({**WORD_PIECE, "normalizer": {"lowercase": False}}, **BERT), "keeps capitals"),
         (source(WORD_PIECE, **BERT, position_embedding_type="relative_key"), "not absolute"),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.opened import inspected, wanted_of, write
-from modelshare.agent.convert.weights import open_weights
+from modelshare.agent.convert.headers import open_weights
 from modelshare.agent.layout import lay_out
 from modelshare.server.registry.inspection import Format
 from unit.registry.samples import gguf_file, llama_gguf, safetensors_file

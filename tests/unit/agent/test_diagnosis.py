@@ -51,5 +51,21 @@ def test_unknown_last_words_are_passed_on(returncode: int | None, reason: str) -
     assert diagnose(["so long", ""], returncode).reason == reason
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ValueError: hidden_size must be positive",
+        "huggingface_hub.errors.StrictDataclassFieldValidationError: Validation error for field 'x':",
+        "AttributeError: 'NoneType' object has no attribute 'get'",
+        '  File "/opt/venv/lib/python3.11/site-packages/x.py", line 3, in <module>',
+        "    ^^^^^^^^",
+        "    raise exception",
+        "<class 'dict'> is not it",
+    ],
+)
+def test_words_for_programmers_are_left_to_the_log(line: str) -> None:
+    assert diagnose([line], 1).reason == "The engine ended with exit code 1. The agent's log has the details."
+
+
 def test_nothing_said() -> None:
     assert diagnose([], 1).reason == "The engine ended with exit code 1."

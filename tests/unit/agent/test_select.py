@@ -50,3 +50,17 @@ def test_where_nothing_can_every_engine_says_why() -> None:
 
 def test_a_model_without_a_task_is_served_by_nobody() -> None:
     assert choose(Format.GGUF, Task.OTHER, EVERYTHING, unconvertible=None).engine is None
+
+
+def test_those_that_can_follow_each_other() -> None:
+    selection = choose(Format.SAFETENSORS, Task.CHAT, EVERYTHING, unconvertible=None, preference=EngineKind.LLAMACPP)
+    assert selection.candidates == (
+        *(EngineKind.LLAMACPP, EngineKind.VLLM, EngineKind.SGLANG, EngineKind.TRANSFORMERS),
+    )
+
+
+def test_what_does_not_suit_the_model_is_passed_over_and_told() -> None:
+    reasons = {EngineKind.VLLM: "it pools otherwise.", EngineKind.LLAMACPP: "it failed."}
+    selection = choose(Format.SAFETENSORS, Task.CHAT, EVERYTHING, unconvertible=None, unsuited=reasons)
+    assert selection.candidates == (EngineKind.SGLANG, EngineKind.TRANSFORMERS)
+    assert "vllm: it pools otherwise." in selection.explanation

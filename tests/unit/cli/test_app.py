@@ -84,6 +84,7 @@ ARGUMENTS = {
     "models delete": ["m", "-y"], "models revalidate": ["m"], "models versions": ["m"], "unshare": ["m"],
     "claim": ["msl_x"], "recall": ["m"],
     "models promote": ["m", "1.0.0"], "models rollback": ["m", "1.0.0"],
+    "models edit-version": ["m", "1.0.0", "--notes", "n"], "models delete-version": ["m", "1.0.0", "-y"],
     "deploy": ["m", "--tier", "free", "--slug", "s"], "endpoints explain": ["m", "--tier", "free"],
     "endpoints show": ["e"], "endpoints deactivate": ["e"], "endpoints activate": ["e"],
     "endpoints delete": ["e", "-y"],

@@ -300,3 +300,18 @@ def test_files_that_the_package_writes(add: Callable[[gguf.GGUFWriter], None], t
     data = (tmp_path / "m.gguf").read_bytes()
     assert llama_cpp.reads(data)
     assert reason_of({"m.gguf": data}) is None
+
+
+@pytest.mark.parametrize("small_first_shard", [False, True])
+def test_parts_that_the_package_splits(small_first_shard: bool, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=2, small_first_shard=small_first_shard)
+    for name in "abcde":
+        writer.add_tensor(name, np.zeros((4, 64), "float32"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(files) == 3 + small_first_shard
+    assert reason_of(files) is None

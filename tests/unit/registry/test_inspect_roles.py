@@ -226,6 +226,7 @@ def test_modules_say_where_the_transformer_and_its_layers_lie() -> None:
         "0_Transformer/config.json": CONFIG,
         "0_Transformer/model.safetensors": weights,
         "dense/model.safetensors": weights,
+        "dense/config.json": b"{}",
         "2_Dense/model.safetensors": weights,
     }
     for above in ("", "m/"):

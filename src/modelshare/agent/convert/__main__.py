@@ -1,15 +1,17 @@
 """`python -m modelshare.agent.convert FOLDER FILE --type f16`: safetensors to GGUF, in a process of its own.
 
-Exits with 0 when FILE is there, and with 1 and one sentence when it cannot be. Ends with whoever holds its standard
-input open.
+Exits with 0 when FILE is there. Where it cannot be, it says why in its last line, a sentence for people, and exits with
+`TOLD`; any other exit is a failure of its own, of which the output is for the operator. Ends with whoever holds its
+standard input open.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from modelshare.agent.convert.cache import TOLD
 from modelshare.agent.convert.gguf_file import WeightType, convert
-from modelshare.agent.convert.source import ConversionError
+from modelshare.agent.convert.values import ConversionError
 from modelshare.agent.engines import lifeline
 
 
@@ -22,10 +24,16 @@ def main() -> int:
     lifeline.attach()
     try:
         convert(arguments.folder, arguments.file, arguments.type)
-    except (ConversionError, OSError) as error:
-        print(error, flush=True)  # noqa: T201  the agent reads it
-        return 1
+    except ConversionError as error:
+        return _told(str(error))
+    except OSError as error:
+        return _told(f"the agent's disk failed: {error.strerror or 'it gives no reason'}.")
     return 0
+
+
+def _told(reason: str) -> int:
+    print(reason, flush=True)  # noqa: T201  the agent reads it
+    return TOLD
 
 
 if __name__ == "__main__":

@@ -1,24 +1,44 @@
 """Converted weights, made once per verified source."""
 
+import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Final
 
+from modelshare.agent.convert.headers import open_weights
+from modelshare.agent.convert.numbers import read_numbers
 from modelshare.agent.convert.rules import why_not
-from modelshare.agent.convert.source import ConversionError, Source
-from modelshare.agent.engines.base import EngineError
+from modelshare.agent.convert.source import Source
+from modelshare.agent.convert.tensors import placed
+from modelshare.agent.convert.values import ConversionError
+from modelshare.agent.engines.base import EngineError, OutOfMemoryError, Task
 from modelshare.agent.engines.child import Child
 
-CONVERTER_VERSION: Final = 1
+_log = logging.getLogger(__name__)
+
+CONVERTER_VERSION: Final = 2
 """To be raised with every change of what the converter writes."""
+TOLD: Final = 3
+"""The child's exit code where its last words are a sentence for people."""
+_UNFORESEEN: Final = "its files are not as the converter to GGUF expects them; the agent's log has the details."
 
 
-def unconvertible(folder: Path) -> str | None:
-    """Why the model cannot be converted, in a sentence; None when it can. Reads JSON files only."""
+def unconvertible(folder: Path, task: Task) -> str | None:
+    """Why the model cannot be converted, in a sentence; None when it can. Reads JSON files and headers of weights."""
     try:
-        return why_not(Source.read(folder))
+        source = Source.read(folder)
+        if reason := why_not(source):
+            return reason
+        if task is Task.EMBEDDING and source.embedder is None and not source.is_bert:
+            return "it does not say how it makes one vector of a text; save it with sentence-transformers."
+        placed(source, read_numbers(source), open_weights(source.folder))
     except ConversionError as error:
         return str(error)
+    except Exception:  # noqa: BLE001 - logged: whatever a stranger's files hold, others get a sentence
+        _log.exception("The model cannot be judged for its conversion to GGUF.")
+        return _UNFORESEEN
+    return None
 
 
 def converted_file(cache: Path, weight_type: str) -> Path:
@@ -42,7 +62,11 @@ async def to_gguf(folder: Path, cache: Path, weight_type: str, state_dir: Path) 
     finally:
         await child.destroy(0.0)
         target.with_name(target.name + ".part").unlink(missing_ok=True)
+    if returncode in {-signal.SIGKILL, 128 + signal.SIGKILL}:
+        raise OutOfMemoryError("The system killed the conversion to GGUF, most likely because memory ran out.")
+    if returncode == TOLD and child.log:
+        raise EngineError(f"The weights cannot be converted to GGUF: {child.log[-1]}")
     if returncode:
-        said = child.log[-1] if child.log else f"exit code {returncode}"
-        raise EngineError(f"The weights cannot be converted to GGUF: {said}")
+        _log.error("The conversion to GGUF failed with exit code %d:\n%s", returncode, "\n".join(child.log))
+        raise EngineError("The weights cannot be converted to GGUF; the agent's log has the details.")
     return target

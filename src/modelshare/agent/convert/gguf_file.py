@@ -10,11 +10,13 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from modelshare.agent.convert.headers import open_weights
 from modelshare.agent.convert.network import OutTensor, out_tensors, write_network
-from modelshare.agent.convert.rules import GGUF_ARCHITECTURES, why_not
-from modelshare.agent.convert.source import ConversionError, Source
+from modelshare.agent.convert.numbers import read_numbers
+from modelshare.agent.convert.rules import why_not
+from modelshare.agent.convert.source import Source
+from modelshare.agent.convert.values import ConversionError
 from modelshare.agent.convert.vocabulary import write_vocabulary
-from modelshare.agent.convert.weights import open_weights
 
 
 class WeightType(StrEnum):
@@ -56,13 +58,14 @@ class _TooLargeForHalfError(Exception):
 
 
 def _write(source: Source, path: Path, weight_type: WeightType, *, exact: Collection[str]) -> None:
-    tensors = list(out_tensors(source, open_weights(source.folder)))
+    numbers = read_numbers(source)
+    tensors = list(out_tensors(source, numbers, open_weights(source.folder)))
     kinds = [_kind(tensor, weight_type, exact) for tensor in tensors]
-    writer = gguf.GGUFWriter(path, GGUF_ARCHITECTURES[source.architecture])
+    writer = gguf.GGUFWriter(path, source.gguf_architecture)
     try:
         writer.add_file_type(_TYPES[weight_type][1])
-        write_network(writer, source)
-        write_vocabulary(writer, source)
+        write_network(writer, source, numbers)
+        write_vocabulary(writer, source, numbers)
         for tensor, kind in zip(tensors, kinds, strict=True):
             writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), _bytes(tensor, kind), kind)
         writer.write_header_to_file()

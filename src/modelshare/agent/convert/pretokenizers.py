@@ -4,9 +4,9 @@ Names and expressions: `llm_tokenizer_bpe` in https://github.com/ggml-org/llama.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
-from modelshare.agent.convert.source import Json
+from modelshare.agent.convert.values import Json
 
 _CONTRACTIONS: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
 _REST: Final = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -56,11 +56,15 @@ def adds_space_prefix(tokenizer: Json) -> bool | None:
     return None
 
 
-def _steps(step: Json | None) -> Iterator[Json]:
+def _steps(step: Any) -> Iterator[Json]:
+    """One after the other; what is no step shows as one that nobody knows."""
     if step is None:
         return
-    if step.get("type") == "Sequence":
-        for inner in step.get("pretokenizers", step.get("normalizers", ())):
-            yield from _steps(inner)
+    if not isinstance(step, dict):
+        yield {}
+    elif step.get("type") == "Sequence":
+        inner = step.get("pretokenizers", step.get("normalizers", ()))
+        for one in inner if isinstance(inner, list) else [inner]:
+            yield from _steps(one)
     else:
         yield step

@@ -1,17 +1,25 @@
 """What can be said about a Hugging Face folder by its JSON files alone."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
+from modelshare.agent.convert.values import ConversionError, Json, mapping, number, shown
+from modelshare.embedder import Embedder, ModelFiles, UnreadableError, read_embedder
 
-class ConversionError(Exception):
-    """The model cannot be converted; the text is one sentence for people."""
-
-
-Json = Mapping[str, Any]
+GGUF_ARCHITECTURES: Final = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "LlamaModel": "llama",
+    "MistralModel": "llama",
+    "Qwen2Model": "qwen2",
+    "Qwen3Model": "qwen3",
+    "BertModel": "bert",
+}
+"""A `Model` is without the head that generates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,43 +27,54 @@ class Source:
     """A model's folder. Files that are absent read as empty."""
 
     folder: Path
+    """Of its config.json and weights."""
     config: Json
     tokenizer: Json
     tokenizer_config: Json
     generation_config: Json
-    pooling: Json
-    """`1_Pooling/config.json` of sentence-transformers."""
-    modules: tuple[str, ...]
-    """What sentence-transformers runs, in order: `Transformer`, `Pooling`, `Normalize`, ..."""
+    embedder: Embedder | None = None
+    """Where sentence-transformers saved it."""
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Raises ConversionError for files that are no JSON."""
-        modules = _read(folder / "modules.json", [])
+    def read(cls, root: Path) -> Self:
+        """Raises ConversionError for files that cannot be read. The model's folder, as it was pushed, is `root`."""
+        embedder = embedder_in(root)
+        folder = root / embedder.transformer if embedder else root
         return cls(
             folder,
-            _read(folder / "config.json", {}),
-            _read(folder / "tokenizer.json", {}),
-            _read(folder / "tokenizer_config.json", {}),
-            _read(folder / "generation_config.json", {}),
-            _read(folder / "1_Pooling" / "config.json", {}),
-            tuple(str(module["type"]).rpartition(".")[2] for module in modules),
+            _read(folder / "config.json"),
+            _read(folder / "tokenizer.json"),
+            _read(folder / "tokenizer_config.json"),
+            _read(folder / "generation_config.json"),
+            embedder,
         )
 
     @property
     def architecture(self) -> str:
-        names = self.config.get("architectures") or [""]
-        return str(names[0])
+        names = self.config.get("architectures")
+        return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+
+    @property
+    def gguf_architecture(self) -> str:
+        """For one that is converted."""
+        return GGUF_ARCHITECTURES[self.architecture]
+
+    @property
+    def is_bert(self) -> bool:
+        return self.architecture == "BertModel"
+
+    @property
+    def is_headless(self) -> bool:
+        return not self.architecture.endswith("ForCausalLM")
 
     @property
     def rope(self) -> Json:
         """Rotary embedding: type, base and scaling, wherever this age of config.json puts them."""
-        given = self.config.get("rope_parameters") or self.config.get("rope_scaling") or {}
-        return {
-            **given,
-            "type": given.get("rope_type", given.get("type", "default")),
-            "base": float(given.get("rope_theta") or self.config.get("rope_theta") or 10000.0),
-        }
+        given = mapping(self.config, "rope_parameters") or mapping(self.config, "rope_scaling")
+        if any(isinstance(value, dict) for value in given.values()):
+            raise ConversionError("its rotary embeddings differ from layer to layer, which is not converted to GGUF.")
+        base = number(given, "rope_theta", number(self.config, "rope_theta", 10000.0))
+        return {**given, "type": given.get("rope_type", given.get("type", "default")), "base": base}
 
     @property
     def chat_template(self) -> str | None:
@@ -65,18 +84,40 @@ class Source:
         given = self.tokenizer_config.get("chat_template")
         if isinstance(given, list):
             given = {entry["name"]: entry["template"] for entry in given}.get("default")
+        if not isinstance(given, str | None):
+            raise ConversionError(f"its chat template is {shown(given)}, where a text belongs.")
         return given
 
     def special_token(self, role: str) -> str | None:
         """The text of `bos_token` and the like."""
         given = self.tokenizer_config.get(role)
-        return given.get("content") if isinstance(given, dict) else given
+        given = given.get("content") if isinstance(given, dict) else given
+        if not isinstance(given, str | None):
+            raise ConversionError(f"its {role} is {shown(given)}, where a text belongs.")
+        return given
 
 
-def _read(path: Path, absent: Any) -> Any:
+def embedder_in(root: Path) -> Embedder | None:
+    """What the model in the folder `root` declares about its vectors. Raises ConversionError."""
+
+    def read(path: str, most: int) -> bytes:
+        with (root / path).open("rb") as file:
+            return file.read(most)
+
+    paths = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     try:
-        return json.loads(path.read_bytes())
+        return read_embedder(ModelFiles(paths, read))
+    except UnreadableError as error:
+        raise ConversionError(str(error)) from error
+
+
+def _read(path: Path) -> Json:
+    try:
+        found: Any = json.loads(path.read_bytes())
     except FileNotFoundError:
-        return absent
-    except ValueError as error:
+        return {}
+    except (ValueError, RecursionError) as error:
         raise ConversionError(f"{path.name} is not valid JSON.") from error
+    if not isinstance(found, dict):
+        raise ConversionError(f"{path.name} does not hold a JSON object.")
+    return found

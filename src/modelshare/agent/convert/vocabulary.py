@@ -6,19 +6,24 @@ from typing import Any, Final
 import gguf
 from tokenizers import Tokenizer
 
+from modelshare.agent.convert.numbers import Numbers
 from modelshare.agent.convert.pretokenizers import adds_space_prefix, byte_level_name
-from modelshare.agent.convert.source import ConversionError, Json, Source
+from modelshare.agent.convert.source import Source
+from modelshare.agent.convert.values import ConversionError, Json, shown
 
 _UNREACHABLE: Final = -1e6
 """Score of a token that no merge leads to."""
 
 
-def write_vocabulary(writer: gguf.GGUFWriter, source: Source) -> None:
+def write_vocabulary(writer: gguf.GGUFWriter, source: Source, numbers: Numbers) -> None:
     """Tokens, merges or scores, special tokens and the chat template. Raises ConversionError."""
-    tokenizer = Tokenizer.from_file(str(source.folder / "tokenizer.json"))
+    tokenizer = _tokenizer(source)
     ids: dict[str, int] = tokenizer.get_vocab()
-    tokens = _in_order(ids, source.config["vocab_size"])
-    if source.architecture == "BertModel":
+    if not ids:
+        raise ConversionError("its tokenizer has no tokens.")
+    tokens = _in_order(ids, numbers.vocabulary)
+    if source.is_bert:
+        writer.add_token_type_count(numbers.token_types)
         _write_word_piece(writer, source, ids, tokens)
         return
     if pre := byte_level_name(source.tokenizer):
@@ -37,6 +42,13 @@ def write_vocabulary(writer: gguf.GGUFWriter, source: Source) -> None:
     _write_special_tokens(writer, source, ids, tokenizer)
     if template := source.chat_template:
         writer.add_chat_template(template)
+
+
+def _tokenizer(source: Source) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(source.folder / "tokenizer.json"))
+    except Exception as error:  # the library raises nothing more special
+        raise ConversionError("its tokenizer.json is none that can be read; save the model again.") from error
 
 
 def _in_order(ids: Mapping[str, int], size: int) -> list[str]:
@@ -93,8 +105,8 @@ def _write_special_tokens(
     if other := next((end for end in ends if end != eos), None):
         writer.add_eot_token_id(other)
     encoded = tokenizer.encode("a").ids
-    writer.add_add_bos_token(encoded[0] == bos)
-    writer.add_add_eos_token(encoded[-1] == eos)
+    writer.add_add_bos_token(encoded[:1] == [bos])
+    writer.add_add_eos_token(encoded[-1:] == [eos])
 
 
 def _special_id(source: Source, role: str, ids: Mapping[str, int]) -> int | None:
@@ -106,19 +118,24 @@ def _special_id(source: Source, role: str, ids: Mapping[str, int]) -> int | None
 def _as_list(given: Any) -> list[int]:
     if given is None:
         return []
-    return list(given) if isinstance(given, list) else [given]
+    numbers = given if isinstance(given, list) else [given]
+    if not all(type(token) is int and token >= 0 for token in numbers):
+        raise ConversionError(f"its special token is {shown(given)}, where the number of a token belongs.")
+    return numbers
 
 
 def _write_word_piece(writer: gguf.GGUFWriter, source: Source, ids: Mapping[str, int], tokens: list[str]) -> None:
     special = {added["content"] for added in source.tokenizer.get("added_tokens", ()) if added.get("special")}
-    writer.add_token_type_count(source.config.get("type_vocab_size", 1))
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([token if token in special else _as_phantom_space(token) for token in tokens])
     writer.add_token_types(_types(source.tokenizer, tokens))
 
     def special_id(role: str, usual: str) -> int:
-        return ids[source.special_token(role) or usual]
+        token = source.special_token(role) or usual
+        if token not in ids:
+            raise ConversionError(f"its tokenizer lacks the token {shown(token)}, which llama.cpp's BERT needs.")
+        return ids[token]
 
     writer.add_unk_token_id(special_id("unk_token", "[UNK]"))
     writer.add_pad_token_id(special_id("pad_token", "[PAD]"))

@@ -207,7 +207,9 @@ def _vectors(data: msgspec.Raw, prepared: PreparedRequest) -> msgspec.Raw:
             numbers = tuple(_decode_floats(raw))
         if not numbers:
             raise no_answer()
-        if is_base64 != prepared.is_base64:
+        if (finish := prepared.policy.finish) is not None:
+            numbers = finish(numbers)
+        if is_base64 != prepared.is_base64 or finish is not None:
             form = base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)) if prepared.is_base64 else numbers
             vector["embedding"] = msgspec.Raw(_encode(form.decode() if isinstance(form, bytes) else form))
     placed = {bytes(vector.get("index", b"")).strip(): vector for vector in vectors}

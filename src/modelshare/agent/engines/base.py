@@ -1,7 +1,7 @@
 """What an engine is to the rest of the agent."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import Sharing
+from modelshare.agent.engines.texts import TextEncoder
 from modelshare.agent.engines.turns import Turns
 from modelshare.agent.errors import DeploymentError
 
@@ -98,6 +99,12 @@ class EngineSpec:
     architecture: str | None = None
     context_length: int | None = None
     """Tokens, as the manifest says."""
+    texts: TextEncoder | None = None
+    """Makes the tokens of texts to embed, where the model declares how."""
+    normalizes: bool | None = None
+    """Whether its vectors have the length 1; None where the model does not say."""
+    finish: Callable[[Sequence[float]], tuple[float, ...]] | None = None
+    """What is still to be computed of each vector, of an engine that leaves it out."""
     options: EngineOptions = field(default_factory=EngineOptions)
 
 
@@ -111,6 +118,10 @@ class Load:
 
 class EngineError(DeploymentError):
     """The engine cannot serve."""
+
+
+class OutOfMemoryError(EngineError):
+    """The machine's memory did not hold the model; no other engine needs less."""
 
 
 class Activity:

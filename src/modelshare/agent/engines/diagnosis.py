@@ -13,6 +13,7 @@ class Diagnosis:
     """One sentence for the operator."""
     port_taken: bool = False
     """Another port will do."""
+    out_of_memory: bool = False
 
 
 # The first that matches decides: an engine that runs out of memory also says that it could not load.
@@ -53,7 +54,14 @@ _SIGNATURES: Final = [
     ),
 ]
 _PATTERNS: Final = [(re.compile(pattern, re.IGNORECASE | re.MULTILINE), text) for pattern, text in _SIGNATURES]
+_PORT: Final = 0
+_MEMORY: Final = 1
 _LONGEST: Final = 300
+_PYTHON: Final = re.compile(
+    r"\b(?:\w+\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Warning)\b|\bTraceback\b|\bFile \"|^\s*[\^~]+\s*$|"
+    r"<(?:class|function|module|bound method)\b|\bobject at 0x|\bNoneType\b|^\s*(?:raise|return|self\.)"
+)
+"""A program's words for programmers."""
 
 
 def diagnose(log: Sequence[str], returncode: int | None) -> Diagnosis:
@@ -62,14 +70,26 @@ def diagnose(log: Sequence[str], returncode: int | None) -> Diagnosis:
     for index, (pattern, sentence) in enumerate(_PATTERNS):
         if found := pattern.search(text):
             named = [group for group in found.groups() if group]
-            return Diagnosis(_filled(sentence, named), port_taken=index == 0)
+            return Diagnosis(_filled(sentence, named), port_taken=index == _PORT, out_of_memory=index == _MEMORY)
     if returncode in {-signal.SIGKILL, 128 + signal.SIGKILL}:
-        return Diagnosis("The system killed the engine, most likely because memory ran out.")
+        return Diagnosis("The system killed the engine, most likely because memory ran out.", out_of_memory=True)
     last = next((line.strip() for line in reversed(log) if line.strip()), "")
-    said = f" Its last words: {last[:_LONGEST]}" if last else ""
+    said = _last_words(last)
     if returncode is None:
         return Diagnosis(f"The engine does not answer.{said}")
     return Diagnosis(f"The engine ended with {_how(returncode)}.{said}")
+
+
+def for_people(said: str) -> str | None:
+    """The words of a program, cut to a length; None for those that are for programmers."""
+    return None if _PYTHON.search(said) else said[:_LONGEST]
+
+
+def _last_words(line: str) -> str:
+    if not line:
+        return ""
+    said = for_people(line)
+    return " The agent's log has the details." if said is None else f" Its last words: {said}"
 
 
 def _filled(sentence: str, named: Sequence[str]) -> str:

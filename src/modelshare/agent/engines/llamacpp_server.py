@@ -91,6 +91,8 @@ def _params(arguments: argparse.Namespace) -> Any:
     if arguments.embedding:
         params.embedding = True
         params.n_batch = params.n_ubatch = min(arguments.context, _MAX_BATCH)
+        # Else texts of different lengths, computed together, are cut into steps, of which only the last is pooled.
+        params.kv_unified = True
     return params
 
 

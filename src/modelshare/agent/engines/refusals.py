@@ -108,14 +108,19 @@ def no_answer() -> Refusal:
     return Refusal(HTTPStatus.BAD_GATEWAY, "The engine gave no valid answer; try again.")
 
 
+def too_long(param: str | None) -> Refusal:
+    """For a request whose prompts the model's context does not hold."""
+    return Refusal(
+        HTTPStatus.BAD_REQUEST,
+        "The input is longer than the model takes at once; send a shorter one, or ask for fewer tokens.",
+        code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+        param=param,
+    )
+
+
 def _refusal(status: int, said: _Said, asked: Collection[str], retry_after: int | None) -> Refusal:
     if _is_too_long(status, said):
-        return Refusal(
-            HTTPStatus.BAD_REQUEST,
-            "The input is longer than the model takes at once; send a shorter one, or ask for fewer tokens.",
-            code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
-            param=next((name for name in ("messages", "prompt", "input") if name in asked), None),
-        )
+        return too_long(next((name for name in ("messages", "prompt", "input") if name in asked), None))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         is_busy = status == HTTPStatus.SERVICE_UNAVAILABLE
         return Refusal(status, _BUSY if is_busy else FAILED, retry_after=retry_after)

@@ -3,6 +3,7 @@
 A request is taken apart into its fields, and goes to the engine with those that the engine honours.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,6 +12,7 @@ import msgspec
 from modelshare.agent.engines import parameters
 from modelshare.agent.engines.counts import DETAILS, Tally
 from modelshare.agent.engines.parameters import Fields
+from modelshare.agent.engines.texts import TextEncoder
 from modelshare.wire.inference import InferenceRequest, read
 
 
@@ -33,6 +35,12 @@ class RelayPolicy:
     """What may be told of its usage beyond counts: not what comes of other tenants' requests."""
     context_length: int | None = None
     """Tokens that a prompt and its answer may have together, where that is known."""
+    texts: TextEncoder | None = None
+    """Makes the tokens of texts to embed; where there is none, the engine does. It takes time: use a thread."""
+    normalizes: bool | None = None
+    """Of an engine that has to be told whether vectors get the length 1."""
+    finish: Callable[[Sequence[float]], tuple[float, ...]] | None = None
+    """What is still to be computed of each vector; it takes a moment."""
 
     def under(self, public_name: str) -> "RelayPolicy":
         """The policy after the model was renamed, the engine having been started under its former name."""
@@ -77,7 +85,8 @@ class PreparedRequest(msgspec.Struct, frozen=True):
 
 
 def prepare_request(route: str, body: bytes, policy: RelayPolicy) -> PreparedRequest:
-    """The request for the engine. Values that pass keep their bytes. Raises BadInferenceRequest."""
+    """The request for the engine. Values that pass keep their bytes. Raises BadInferenceRequest, and
+    Refusal for a text that is too long."""
     asked = read(route, body)
     parameters.check(route, body)
     given = _decode_fields(body)
@@ -91,6 +100,8 @@ def prepare_request(route: str, body: bytes, policy: RelayPolicy) -> PreparedReq
     if policy.chat_logprobs and route == "completions" and "logprobs" in fields:
         wanted_logprobs = msgspec.json.decode(fields["logprobs"], type=int)
         fields["logprobs"] = msgspec.Raw(b"%d" % max(1, wanted_logprobs))
+    if route == "embeddings":
+        fields |= _embedding_fields(fields, policy)
     options = fields.pop("stream_options", None)
     if asked.stream and policy.usage_on_request:
         fields["stream_options"] = msgspec.Raw(b'{"include_usage":true}')
@@ -107,7 +118,19 @@ def prepare_request(route: str, body: bytes, policy: RelayPolicy) -> PreparedReq
     )
 
 
+def _embedding_fields(fields: Fields, policy: RelayPolicy) -> Fields:
+    changed: Fields = {}
+    if policy.texts is not None:
+        changed["input"] = policy.texts.encoded(fields["input"], policy.context_length)
+    if policy.normalizes is not None:
+        changed["embd_normalize"] = _L2_NORM if policy.normalizes else _AS_IT_IS
+    return changed
+
+
 _encode: Final = msgspec.json.encode
+_L2_NORM: Final = msgspec.Raw(b"2")
+_AS_IT_IS: Final = msgspec.Raw(b"-1")
+"""Values of llama.cpp's `embd_normalize`."""
 _decode_fields: Final = msgspec.json.Decoder(Fields).decode
 
 

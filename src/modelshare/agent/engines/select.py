@@ -18,12 +18,17 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    engine: EngineKind | None
-    """None: no engine of this machine can serve the model."""
+    candidates: tuple[EngineKind, ...]
+    """Those that can serve the model, the best first; none where no engine of this machine can."""
     converts: bool
-    """The weights become GGUF first."""
+    """For the best of them the weights become GGUF first."""
     why_not: Mapping[EngineKind, str]
     """A sentence for each engine that cannot."""
+
+    @property
+    def engine(self) -> EngineKind | None:
+        """The best; None where no engine of this machine can serve the model."""
+        return next(iter(self.candidates), None)
 
     @property
     def explanation(self) -> str:
@@ -39,6 +44,8 @@ _INSTALL: Final = {
     EngineKind.EXTERNAL: "no external server is configured.",
 }
 
+_NONE: Final[Mapping[EngineKind, str]] = {}
+
 
 def choose(
     format_: Format,
@@ -47,22 +54,28 @@ def choose(
     *,
     unconvertible: str | None,
     preference: EngineKind | None = None,
+    unsuited: Mapping[EngineKind, str] = _NONE,
 ) -> Selection:
-    """The preferred engine if it can, else the fastest that can.
+    """The preferred engine if it can, then the others that can, the fastest first.
 
-    `unconvertible` says why safetensors cannot become GGUF; None when they can.
+    `unconvertible` says why safetensors cannot become GGUF; None when they can. `unsuited` says which engines cannot
+    serve this model for reasons of its own, or have failed to.
     """
     why_not = {
         kind: reason
         for kind in EngineKind
-        if (reason := _why_not(kind, format_, task, machine, unconvertible, preferred=kind is preference))
+        if (
+            reason := _why_not(kind, format_, task, machine, unconvertible, preferred=kind is preference)
+            or unsuited.get(kind)
+        )
     }
     order = [EngineKind.VLLM, EngineKind.SGLANG] if machine.gpu else []
     order += [EngineKind.LLAMACPP, EngineKind.TRANSFORMERS]
     if preference:
-        order.insert(0, preference)
-    engine = next((kind for kind in order if kind not in why_not), None)
-    return Selection(engine, engine is EngineKind.LLAMACPP and format_ is not Format.GGUF, why_not)
+        order = [preference, *(kind for kind in order if kind is not preference)]
+    candidates = tuple(kind for kind in order if kind not in why_not)
+    converts = candidates[:1] == (EngineKind.LLAMACPP,) and format_ is not Format.GGUF
+    return Selection(candidates, converts, why_not)
 
 
 def _why_not(

@@ -22,6 +22,7 @@ def recipe(spec: EngineSpec, executable: str) -> Recipe:
             takes=parameters.SGLANG,
             counts_all=True,
             context_length=spec.options.context or spec.context_length,
+            texts=spec.texts,
         ),
         sharing=Sharing(slots=spec.options.parallel or MANY_SLOTS, cache=PromptCache.SALTED),
         command=lambda port, key: Command(wrapped(_argv(spec, executable, port, key)), {"HF_HUB_OFFLINE": "1"}),

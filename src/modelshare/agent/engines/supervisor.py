@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from modelshare.agent.engines.base import Activity, EngineError, Load
+from modelshare.agent.engines.base import Activity, EngineError, Load, OutOfMemoryError
 from modelshare.agent.engines.child import Child
-from modelshare.agent.engines.diagnosis import diagnose
+from modelshare.agent.engines.diagnosis import Diagnosis, diagnose
 from modelshare.agent.engines.probe import Probe
 from modelshare.agent.engines.recipe import Recipe
 from modelshare.agent.engines.relay_rules import RelayPolicy
@@ -148,7 +148,7 @@ class ProcessEngine:
                 await asyncio.wait({ended}, timeout=_ENDING_SECONDS)
             if ended.done():
                 diagnosis = diagnose(self.log_tail, ended.result())
-                raise _PortTaken(diagnosis.reason) if diagnosis.port_taken else EngineError(diagnosis.reason)
+                raise _failure(diagnosis)
             if not ready.done():
                 raise EngineError(f"The engine was not ready after {self._recipe.start_seconds / 60:.0f} minutes.")
             ready.result()
@@ -175,6 +175,12 @@ class ProcessEngine:
 
 class _PortTaken(EngineError):
     pass
+
+
+def _failure(diagnosis: Diagnosis) -> EngineError:
+    if diagnosis.port_taken:
+        return _PortTaken(diagnosis.reason)
+    return OutOfMemoryError(diagnosis.reason) if diagnosis.out_of_memory else EngineError(diagnosis.reason)
 
 
 async def _to_the_end(job: Coroutine[Any, Any, None]) -> None:

@@ -21,6 +21,7 @@ def recipe(spec: EngineSpec, executable: str) -> Recipe:
             takes=parameters.VLLM,
             counts_all=True,
             context_length=spec.options.context or spec.context_length,
+            texts=spec.texts,
         ),
         sharing=Sharing(slots=spec.options.parallel or MANY_SLOTS, cache=PromptCache.SALTED),
         command=lambda port, key: Command(

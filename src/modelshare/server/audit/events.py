@@ -14,6 +14,7 @@ OF_ACTIONS: Final[Mapping[str, str]] = {
     "model.role_change": "model.role_changed",
     "model.promote": "model.promoted",
     "model.rollback": "model.rolled_back",
+    "model.delete_version": "model.version_deleted",
     "model.delete": "model.deleted",
     "model.recall": "model.recalled",
     "model.recall_cancel": "model.recall_cancelled",

@@ -15,12 +15,20 @@ from modelshare.server.sharing.tables import RecallRow
 
 
 def _whole(statement: Select[EndpointRow]) -> Select[EndpointRow]:
+    return _with_model(statement.options(joinedload(EndpointRow.project)))
+
+
+def _with_model(statement: Select[EndpointRow]) -> Select[EndpointRow]:
+    """With all that says which version it is to serve, and until when."""
     model = joinedload(EndpointRow.model)
     return statement.options(
-        joinedload(EndpointRow.project),
-        joinedload(EndpointRow.model_recall),
         model.joinedload(ModelRow.project),
         model.selectinload(ModelRow.versions),
+        joinedload(EndpointRow.model_recall),
+        joinedload(EndpointRow.share),
+        joinedload(EndpointRow.invitation),
+        joinedload(EndpointRow.last_shown),
+        joinedload(EndpointRow.last_public),
     )
 
 
@@ -80,13 +88,24 @@ async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None) -> li
     statement = select(EndpointRow).where(EndpointRow.is_active, EndpointRow.model_id.is_not(None))
     if ids is not None:
         statement = statement.where(EndpointRow.id.in_(ids))
-    model = joinedload(EndpointRow.model)
-    statement = statement.options(
-        joinedload(EndpointRow.model_recall),
-        model.joinedload(ModelRow.project),
-        model.selectinload(ModelRow.versions),
+    return list(await session.scalars(_with_model(statement).order_by(EndpointRow.id)))
+
+
+async def followers(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -> dict[str, int]:
+    """Active endpoints of other projects that are set to follow a model's latest version, by project."""
+    statement = (
+        select(EndpointRow.project_id, func.count())
+        .where(EndpointRow.model_id == model_id, EndpointRow.is_active, EndpointRow.project_id != owner_id)
+        .where(EndpointRow.version.is_(None))
+        .group_by(EndpointRow.project_id)
     )
-    return list(await session.scalars(statement.order_by(EndpointRow.id)))
+    return {project_id: int(count) for project_id, count in await session.execute(statement)}
+
+
+async def active_of(session: AsyncSession, model_id: uuid.UUID) -> list[EndpointRow]:
+    """Active endpoints of a model, with all that says which version each gets."""
+    statement = select(EndpointRow).where(EndpointRow.model_id == model_id, EndpointRow.is_active)
+    return list(await session.scalars(_with_model(statement).order_by(EndpointRow.id)))
 
 
 async def recalled(session: AsyncSession, ids: Collection[uuid.UUID], now: int) -> set[uuid.UUID]:

@@ -18,10 +18,12 @@ from modelshare.server.http import (
     get_platform,
     require,
 )
+from modelshare.server.sharing import service as sharing
+from modelshare.server.sharing.views import OwnModel, extended_view
 from modelshare.wire.base import Page
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation
 from modelshare.wire.keys import Scope
-from modelshare.wire.models import CatalogFootprint
+from modelshare.wire.models import CatalogFootprint, ExtendedModel, UnsharePreview
 from modelshare.wire.sharing import Recall, RecallRequest
 
 router = APIRouter(route_class=ProjectRoute, tags=["endpoints"])
@@ -92,6 +94,21 @@ async def delete_endpoint(
 ) -> None:
     """Deletes an endpoint."""
     await service.delete(session, caller, slug, terms, now=platform.now())
+
+
+@router.post("/v1/models/{model_id}/unshare", tags=["models"])
+async def unshare_model(
+    caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, *, dry_run: bool = False
+) -> ExtendedModel | UnsharePreview:
+    """Takes the model out of the catalog; endpoints that exist go on serving.
+
+    Those of other projects that follow `latest` stay at the version that is the latest now: nothing pushed or promoted
+    later reaches them until the model is shared with their project again. `dry_run=true` changes nothing and says what
+    would happen.
+    """
+    if dry_run:
+        return await footprints.unshare_preview(session, caller, model_id)
+    return extended_view(OwnModel(await sharing.unshare(session, caller, model_id, now=platform.now())))
 
 
 @router.get("/v1/models/{model_id}/catalog", tags=["models"])

@@ -20,12 +20,11 @@ from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.endpoints.views import resolved, served_name
 from modelshare.server.errors import ApiError, Conflict, InvalidRequest, NotFound, PermissionDenied, Refusal
 from modelshare.server.http import Caller, Paging, encode_cursor
-from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import opened
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import EndpointCounts
 from modelshare.server.registry.tables import ModelRow, VersionRow
-from modelshare.server.sharing import rules
+from modelshare.server.sharing import last_shown, rules
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.endpoints import (
@@ -190,7 +189,10 @@ async def change(
     file = patch.file if "file" in patch.model_fields_set else row.file
     stays = (version, file) == (row.version or "latest", row.file)
     if counts_as_new(before, after) or patch.version is not None or not stays:
-        wish = EndpointCreate(slug=slug, model=str(row.model_id), tier=after.tier, version=version, file=file)
+        # Not checked anew: a version from before may have a number that would not be taken today.
+        wish = EndpointCreate.model_construct(
+            slug=slug, model=str(row.model_id), tier=after.tier, version=version, file=file
+        )
         keeps_tier = not counts_as_new(before, after)
         assessment = await _assess(session, caller, wish, terms, lock=True, keeps_tier=keeps_tier, keeps_file=stays)
         if assessment.reasons:
@@ -293,7 +295,7 @@ async def _assess(
     """Asks the rules. `keeps_tier`: only the version of an endpoint changes, so its place needs no new leave.
     `keeps_file`: neither version nor file is chosen anew, so that it may stay at an earlier version that has the file.
     """
-    model_id = parse_uuid(wish.model)
+    model_id = await sharing.find_id(session, wish.model, own=caller.project_id)
     model = await registry.find_any(session, model_id, lock=lock) if model_id else None
     if model is None:
         return _Assessment(None, [rules.invisible()])
@@ -303,15 +305,17 @@ async def _assess(
     tier = terms.tiers.get(wish.tier)
     if tier is None:
         return _Assessment(model, [rules.unknown_tier(wish.tier, terms.tiers)])
-    wanted = registry.resolve(model, None if wish.version == "latest" else wish.version)
+    shown = (await last_shown.of(session, model, [caller.project]))[caller.project]
+    ready = registry.ready(model)
+    wanted = rules.version_wanted(None if wish.version == "latest" else wish.version, ready, shown)
     if wanted is not None:
         size = registry.size_of(wanted, wish.file)
         facts = replace(facts, status=ModelStatus(wanted.status), size_bytes=size)
     reasons = rules.size_reasons(facts, tier) if keeps_tier else rules.selection_reasons(relation, facts, tier)
     if not reasons and wanted is None:
-        ready, latest = registry.ready(model), registry.resolve(model, None)
-        names = [version.version for version in ready]
-        reasons.append(rules.no_such_version(wish.version, names, has_latest=latest is not None))
+        names = [version.version for version in rules.choosable(ready, shown)]
+        has_latest = rules.version_wanted(None, ready, shown) is not None
+        reasons.append(rules.no_such_version(wish.version, names, has_latest=has_latest))
     elif not reasons and not keeps_file and wanted is not None and opened.find(wanted, wish.file) is None:
         reasons.append(_no_such_file(wish.file or "", wanted))
     return _Assessment(model, reasons)

@@ -3,14 +3,14 @@
 import uuid
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, and_
 from sqlalchemy.orm import Mapped, foreign, mapped_column, relationship
 
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import JsonColumn, Table
 from modelshare.server.ids import new_id
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing.tables import RecallRow
+from modelshare.server.sharing.tables import EVERYBODY, LastShownRow, RecallRow, ShareProjectRow, ShareRow
 
 
 class EndpointRow(Table):
@@ -47,6 +47,34 @@ class EndpointRow(Table):
     model: Mapped[ModelRow | None] = relationship(lazy="raise")
     model_recall: Mapped[RecallRow | None] = relationship(
         primaryjoin=lambda: foreign(EndpointRow.model_id) == RecallRow.model_id, viewonly=True, lazy="raise"
+    )
+
+    share: Mapped[ShareRow | None] = relationship(
+        primaryjoin=lambda: foreign(EndpointRow.model_id) == ShareRow.model_id, viewonly=True, lazy="raise"
+    )
+    invitation: Mapped[ShareProjectRow | None] = relationship(
+        primaryjoin=lambda: and_(
+            foreign(EndpointRow.model_id) == ShareProjectRow.model_id,
+            foreign(EndpointRow.project_id) == ShareProjectRow.project_id,
+        ),
+        viewonly=True,
+        lazy="raise",
+    )
+    """There where the model's targeted share names the endpoint's project."""
+    last_shown: Mapped[LastShownRow | None] = relationship(
+        primaryjoin=lambda: and_(
+            foreign(EndpointRow.model_id) == LastShownRow.model_id,
+            foreign(EndpointRow.project_id) == LastShownRow.project_id,
+        ),
+        viewonly=True,
+        lazy="raise",
+    )
+    last_public: Mapped[LastShownRow | None] = relationship(
+        primaryjoin=lambda: and_(
+            foreign(EndpointRow.model_id) == LastShownRow.model_id, LastShownRow.project_id == EVERYBODY
+        ),
+        viewonly=True,
+        lazy="raise",
     )
 
     @property

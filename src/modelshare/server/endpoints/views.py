@@ -1,8 +1,8 @@
 """What people see of endpoints. Built from rows, no query of its own."""
 
+from modelshare.server.endpoints import following
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.registry import opened
-from modelshare.server.registry import service as registry
 from modelshare.server.registry.opened import Opened
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.views import notice
@@ -26,6 +26,7 @@ def view(row: EndpointRow, base_url: str) -> Endpoint:
         tier=row.tier,
         version=row.version or "latest",
         resolved_version=version.version if version else None,
+        version_note=following.note(row),
         file=row.file,
         status=status,
         status_reason=reason,
@@ -42,12 +43,12 @@ def resolved(row: EndpointRow) -> VersionRow | None:
 
     One that follows the latest version and chose a file stays at the last version that has it.
     """
-    wanted = registry.resolve(row.model, row.version) if row.model else None
-    if row.model is None or wanted is None or opened.find(wanted, row.file):
+    wanted = following.wanted(row)
+    if wanted is None or opened.find(wanted, row.file):
         return wanted
     if row.version is not None:
         return None
-    earlier = [each for each in registry.ready(row.model) if each.id < wanted.id and opened.find(each, row.file)]
+    earlier = [each for each in following.choosable(row) if each.id < wanted.id and opened.find(each, row.file)]
     return earlier[-1] if earlier else None
 
 
@@ -59,7 +60,7 @@ def serves(row: EndpointRow) -> Opened | None:
 
 def _stays(row: EndpointRow, version: VersionRow | None) -> str | None:
     """Why it does not follow the latest version."""
-    latest = registry.resolve(row.model, None) if row.model and row.version is None else None
+    latest = following.wanted(row) if row.version is None else None
     if version is None or latest is None or latest is version:
         return None
     return (

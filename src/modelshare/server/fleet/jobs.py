@@ -27,6 +27,7 @@ from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC, DESI
 from modelshare.server.outages import outage_of
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.agents import Phase
 from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
 
@@ -120,7 +121,7 @@ class Reconciler:
         self._task: asyncio.Task[None] | None = None
         self._last_trouble = -math.inf
         """When the database was last away, by the loop's clock."""
-        for topic in (ENDPOINTS_TOPIC, MODELS_TOPIC, AGENTS_TOPIC, DEPLOYMENTS_TOPIC):
+        for topic in (ENDPOINTS_TOPIC, MODELS_TOPIC, SHARES_TOPIC, AGENTS_TOPIC, DEPLOYMENTS_TOPIC):
             database.subscribe(topic, lambda _: self._wake.set())
 
     async def start(self) -> None:

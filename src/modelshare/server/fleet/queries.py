@@ -307,5 +307,20 @@ async def keep_serving(session: AsyncSession, changed: Mapping[uuid.UUID, Conten
             await session.execute(fresh.on_conflict_do_update(index_elements=["endpoint_id"], set_=serving))
 
 
+async def served_with(session: AsyncSession, version_id: uuid.UUID) -> list[uuid.UUID]:
+    """Ids of endpoints that answer with this version, or did last."""
+    return list(await session.scalars(select(ServingRow.endpoint_id).where(ServingRow.version_id == version_id)))
+
+
+async def agents_with(session: AsyncSession, version_id: uuid.UUID) -> list[uuid.UUID]:
+    """Ids of agents that are to hold this version."""
+    return list(await session.scalars(select(DeploymentRow.agent_id).where(DeploymentRow.version_id == version_id)))
+
+
+async def deployments_of_version(session: AsyncSession, version_id: uuid.UUID) -> list[DeploymentRow]:
+    """Lock their agents and the version's model first."""
+    return list(await session.scalars(select(DeploymentRow).where(DeploymentRow.version_id == version_id)))
+
+
 async def serving(session: AsyncSession, endpoint_id: uuid.UUID) -> ServingRow | None:
     return await session.get(ServingRow, endpoint_id)

@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
 
 from modelshare.server.errors import Unauthenticated
-from modelshare.server.fleet import releases, service
+from modelshare.server.fleet import releases, service, version_deletion
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.http import (
     BaseUrl,
@@ -37,6 +38,7 @@ from modelshare.wire.agents import (
 )
 from modelshare.wire.base import Page
 from modelshare.wire.keys import Scope
+from modelshare.wire.models import VersionDeletion
 from modelshare.wire.sharing import WeightsRelease
 from modelshare.wire.verdict import NONCE_BYTES, AgentStatus
 
@@ -156,6 +158,29 @@ async def change_agent(
 async def remove_agent(caller: AgentsCaller, session: WriteSession, platform: PlatformDep, agent_id: str) -> None:
     """Ends its credential and its link; it lets go of its deployments and their weights."""
     await service.remove_agent(session, caller, agent_id, now=platform.now())
+
+
+@router.delete(
+    "/v1/models/{model_id}/versions/{version}",
+    tags=["models"],
+    status_code=204,
+    response_model=None,
+    responses={200: {"model": VersionDeletion, "description": "With `dry_run=true`: what would happen"}},
+)
+async def delete_version(
+    caller: ModelsCaller, model_id: ModelId, platform: PlatformDep, version: str, *, dry_run: bool = False
+) -> Response | None:
+    """Deletes a version that is neither the latest nor in use, a failed one too, and frees its part of the quota.
+
+    409 `version_in_use` says who has it. A version that is being uploaded: the upload is cancelled. The number of one
+    that was ready is not given again. `dry_run=true` changes nothing and says what would happen.
+    """
+    if dry_run:
+        async with platform.database.read() as session:
+            told = await version_deletion.preview(session, caller, model_id, version)
+        return JSONResponse(told.model_dump(mode="json"))
+    await version_deletion.delete(platform, caller, model_id, version)
+    return None
 
 
 @router.post("/v1/models/{model_id}/releases/{deployment_id}/close", tags=["models"])

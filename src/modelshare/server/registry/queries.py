@@ -3,13 +3,14 @@
 import uuid
 from collections.abc import Collection
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload, selectinload
 
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import counted, locked, owned
-from modelshare.server.registry.tables import BlobRow, FileRow, ModelRow, VersionRow
+from modelshare.server.registry.names import key_of
+from modelshare.server.registry.tables import BlobRow, DeletedVersionRow, FileRow, ModelRow, VersionRow
 
 
 def _whole(statement: Select[ModelRow]) -> Select[ModelRow]:
@@ -22,8 +23,24 @@ async def model(session: AsyncSession, project_id: str, model_id: uuid.UUID, *, 
     return await session.scalar(locked(statement, of=ModelRow) if lock else statement)
 
 
-async def model_named(session: AsyncSession, project_id: str, name: str) -> ModelRow | None:
-    return await session.scalar(_whole(owned(ModelRow, project_id).where(ModelRow.name == name)))
+async def id_named(session: AsyncSession, project_id: str, name: str) -> uuid.UUID | None:
+    """Without regard to case; the exact name first, as older models may differ in case only."""
+    named = or_(ModelRow.name == name, ModelRow.name_key == key_of(name))
+    statement = owned(ModelRow, project_id).where(named).with_only_columns(ModelRow.id)
+    return await session.scalar(statement.order_by((ModelRow.name == name).desc()).limit(1))
+
+
+async def other_named(session: AsyncSession, project_id: str, name: str, but: uuid.UUID | None) -> str | None:
+    """The name of another model of the project that differs from this one in case at most."""
+    statement = owned(ModelRow, project_id).where(func.lower(ModelRow.name) == key_of(name))
+    if but is not None:
+        statement = statement.where(ModelRow.id != but)
+    return await session.scalar(statement.with_only_columns(ModelRow.name).limit(1))
+
+
+async def deleted_versions(session: AsyncSession, model_id: uuid.UUID) -> set[str]:
+    """Numbers that are not given again."""
+    return set(await session.scalars(select(DeletedVersionRow.version).where(DeletedVersionRow.model_id == model_id)))
 
 
 async def served_names(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:

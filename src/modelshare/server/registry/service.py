@@ -20,6 +20,7 @@ from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.server.registry import opened, queries
 from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.manifest import ManifestFile
+from modelshare.server.registry.names import key_of
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelPatch, ModelStatus, Version
@@ -73,9 +74,17 @@ async def find_any(session: AsyncSession, model_id: uuid.UUID, *, lock: bool = F
     return await queries.any_model(session, model_id, lock=lock)
 
 
-async def find_named(session: AsyncSession, project_id: str, name: str) -> ModelRow | None:
-    """A model of whatever project by its name there."""
-    return await queries.model_named(session, project_id, name)
+async def find_named(session: AsyncSession, project_id: str, name: str) -> uuid.UUID | None:
+    """The id of a model of whatever project by its name there, without regard to case."""
+    return await queries.id_named(session, project_id, name)
+
+
+async def name_conflict(
+    session: AsyncSession, project_id: str, name: str, *, but: uuid.UUID | None = None
+) -> Conflict | None:
+    """Why the project can have no model of this name, if another one has it or differs from it in case only."""
+    other = await queries.other_named(session, project_id, name, but)
+    return _name_taken(other, name) if other is not None else None
 
 
 async def served_names(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
@@ -107,17 +116,19 @@ async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch
     changes = patch.model_dump(exclude_unset=True)
     if "name" in changes and changes["name"] is None:
         raise InvalidRequest("`name`: A model needs a name; leave the field out to keep it.", param="name")
+    if patch.name is not None and patch.name != row.name:
+        if (taken := await name_conflict(session, row.project_id, patch.name, but=row.id)) is not None:
+            raise taken
+        row.name_key = key_of(patch.name)
     for field, value in changes.items():
         setattr(row, field, value if value is not None or field != "tags" else [])
     try:
         await session.flush()
-    except IntegrityError as error:
+    except IntegrityError as error:  # somebody else took the name at this moment
         if not is_unique_violation(error):
             raise
-        raise Conflict(
-            f"Your project has a model `{patch.name}` already. Choose another name.", param="name"
-        ) from error
-    _record(session, "model.edit", row, caller.actor, now, fields=sorted(changes))
+        raise _name_taken(patch.name or "", patch.name or "") from error
+    record(session, "model.edit", row, caller.actor, now, fields=sorted(changes))
     notify(session, MODELS_TOPIC, str(row.id))
     return row
 
@@ -133,48 +144,10 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
             code=ErrorCode.MODEL_IN_USE,
             refusal=Refusal("model.delete", f"model:{row.id}"),
         )
-    _record(session, "model.delete", row, caller.actor, now)
+    record(session, "model.delete", row, caller.actor, now)
     notify(session, MODELS_TOPIC, str(row.id))
     await release(session, caller.project, [version.id for version in row.versions], now=now)
     await session.delete(row)
-
-
-async def promote(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> ModelRow:
-    """Makes a ready version the latest; endpoints on `latest` follow."""
-    row = await get_locked(session, caller, model_id)
-    wanted = resolve(row, version)
-    if wanted is None:
-        names = ", ".join(each.version for each in ready(row))
-        raise NotFound(f"There is no ready version `{version}` of this model. Ready: {names or 'none'}.")
-    await _make_latest(session, row, wanted, "model.promote", caller.actor, now)
-    return row
-
-
-async def roll_back(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> ModelRow:
-    """Takes the latest version, named to be sure, back: the ready one made before it becomes the latest."""
-    row = await get_locked(session, caller, model_id)
-    latest = resolve(row, None)
-    if latest is None:
-        raise Conflict(_nothing_to_take_back(row))
-    if latest.version != version:
-        raise Conflict(
-            f"`{version}` is not the latest version of this model, {latest.version} is. Name that one to take it back."
-        )
-    earlier = [each for each in ready(row) if each.id < latest.id]
-    if not earlier:
-        raise Conflict(f"There is no ready version before `{version}` to go back to.")
-    await _make_latest(session, row, earlier[-1], "model.rollback", caller.actor, now)
-    return row
-
-
-async def fall_back(session: AsyncSession, row: ModelRow, failed: VersionRow, *, reason: str, now: int) -> None:
-    """Takes the latest version back as it fails: the ready one made before it becomes the latest, else the newest ready
-    one, if there is any. `row` is locked.
-    """
-    others = [each for each in ready(row) if each is not failed]
-    earlier = [each for each in others if each.id < failed.id]
-    if others:
-        await _make_latest(session, row, (earlier or others)[-1], "model.rollback", audit.SYSTEM, now, reason)
 
 
 async def stored_files(session: AsyncSession, version_id: uuid.UUID) -> list[StoredFile]:
@@ -210,6 +183,15 @@ def resolve(row: ModelRow, wanted: str | None) -> VersionRow | None:
     return None
 
 
+def version_of(row: ModelRow, version: str) -> VersionRow:
+    """The version of this number, ready or not; 404 where there is none."""
+    found = next((each for each in row.versions if each.version == version), None)
+    if found is None:
+        names = ", ".join(each.version for each in row.versions)
+        raise NotFound(f"There is no version `{version}` of this model. There are: {names or 'none'}.")
+    return found
+
+
 def size_of(row: VersionRow, file: str | None) -> int:
     """Bytes that an agent fetches to serve a version's own model, or another of its choices."""
     model = opened.find(row, file)
@@ -224,6 +206,8 @@ def version_view(row: VersionRow) -> Version:
         status=ModelStatus(row.status),
         status_reason=row.status_reason,
         is_latest=row.is_latest,
+        latest_note=row.latest_note,
+        version_notes=row.notes,
         size_bytes=row.size_bytes,
         manifest_digest=row.manifest_digest,
         created_at=row.created_at,
@@ -235,35 +219,18 @@ def manifest_of(row: VersionRow) -> dict[str, Any]:
     return dict(json.loads(row.manifest or b"{}"))
 
 
-def _nothing_to_take_back(row: ModelRow) -> str:
-    names = ", ".join(version.version for version in ready(row))
-    if names:
-        return f"No version of this model is the latest, so there is none to take back. Promote one: {names}."
-    return "No version of this model is ready, so there is none to take back. Push one, or revalidate it."
+def _name_taken(there: str, name: str) -> Conflict:
+    if there == name:
+        words = f"Your project has a model `{there}` already. Choose another name."
+    else:
+        words = (
+            f"Your project has a model `{there}`, and names that differ in upper and lower case only count as the "
+            f"same. Use `{there}`, or choose another name."
+        )
+    return Conflict(words, param="name")
 
 
-async def _make_latest(
-    session: AsyncSession,
-    row: ModelRow,
-    wanted: VersionRow,
-    action: str,
-    actor: str,
-    now: int,
-    reason: str | None = None,
-) -> None:
-    before = resolve(row, None)
-    if before is wanted:
-        return
-    if before is not None:
-        before.is_latest = False
-        await session.flush()  # there is at most one at any instant, the database sees to that
-    wanted.is_latest = True
-    was = before.version if before else None
-    _record(session, action, row, actor, now, reason, version=wanted.version, before=was)
-    notify(session, MODELS_TOPIC, str(row.id))
-
-
-def _record(
+def record(
     session: AsyncSession,
     action: str,
     row: ModelRow,
@@ -272,6 +239,7 @@ def _record(
     reason: str | None = None,
     **details: Any,
 ) -> None:
+    """In the audit log of the model's project."""
     audit.record(
         session,
         project_id=row.project_id,

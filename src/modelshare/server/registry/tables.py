@@ -9,6 +9,11 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import JsonColumn, Table
 from modelshare.server.ids import new_id
+from modelshare.server.registry.names import key_of
+
+
+def _name_key(context: Any) -> str:
+    return key_of(context.get_current_parameters()["name"])
 
 
 class ModelRow(Table):
@@ -17,6 +22,7 @@ class ModelRow(Table):
     __tablename__ = "models"
     __table_args__ = (
         UniqueConstraint("project_id", "name"),
+        UniqueConstraint("project_id", "name_key"),
         CheckConstraint("foreign_endpoints <= active_endpoints", name="foreign_endpoints"),
         CheckConstraint("foreign_endpoints >= 0", name="foreign_endpoints_count"),
         CheckConstraint("shared_tier_endpoints BETWEEN 0 AND active_endpoints", name="shared_tier_endpoints"),
@@ -38,6 +44,9 @@ class ModelRow(Table):
     """Those of other projects than the owner's."""
     shared_tier_endpoints: Mapped[int] = mapped_column(default=0)
     """Those on shared tiers."""
+    name_key: Mapped[str | None] = mapped_column(default=_name_key)
+    """`names.key_of` its name, unique in the project. None for one of two models whose names differed in case only
+    before that was refused."""
 
     project: Mapped[ProjectRow] = relationship(lazy="raise")
     versions: Mapped[list["VersionRow"]] = relationship(
@@ -71,8 +80,8 @@ class VersionRow(Table):
     status: Mapped[str]
     status_reason: Mapped[str | None]
     is_latest: Mapped[bool] = mapped_column(default=False)
-    make_latest: Mapped[bool] = mapped_column(default=True)
-    """Whether it becomes the latest when it is ready."""
+    make_latest: Mapped[bool | None]
+    """Whether it is to be the latest; None: where it is higher. See `latest.py`."""
     file: Mapped[str | None]
     """Which of several the push named as the model."""
     manifest: Mapped[bytes | None] = mapped_column(LargeBinary)
@@ -89,9 +98,24 @@ class VersionRow(Table):
     quantization: Mapped[str | None]
     task: Mapped[str | None]
     created_at: Mapped[int]
+    latest_note: Mapped[str | None]
+    """Why it did not become the latest when it was ready."""
+    notes: Mapped[str | None]
+    """What its owner says of it."""
 
     model: Mapped[ModelRow] = relationship(back_populates="versions", lazy="raise")
     files: Mapped[list["FileRow"]] = relationship(lazy="raise", passive_deletes="all", order_by="FileRow.path")
+
+
+class DeletedVersionRow(Table):
+    """The number of a version that was ready once and was deleted: it names no other bytes."""
+
+    __tablename__ = "deleted_versions"
+
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    version: Mapped[str] = mapped_column(primary_key=True)
+    manifest_digest: Mapped[str | None]
+    deleted_at: Mapped[int]
 
 
 class BlobRow(Table):

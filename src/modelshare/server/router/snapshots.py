@@ -18,6 +18,7 @@ from modelshare.server.fleet.topics import READY_TOPIC
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.router import queries
 from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
 from modelshare.wire.tiers import Tier
 
@@ -57,6 +58,7 @@ class Snapshots:
         self._cache = NotifiedCache[tuple[str, str], Snapshot | None](self._load, clock, grace=grace)
         database.subscribe(ENDPOINTS_TOPIC, self._endpoint_changed)
         database.subscribe(MODELS_TOPIC, self._model_changed)
+        database.subscribe(SHARES_TOPIC, self._model_changed)
         database.subscribe(READY_TOPIC, self._ready_changed)
 
     async def get(self, project_id: str, slug: str, *, since: float = -math.inf) -> Snapshot | None:

@@ -18,7 +18,7 @@ from modelshare.server.http import Caller
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing import queries, search
+from modelshare.server.sharing import last_shown, queries, search
 from modelshare.server.sharing.tables import ShareLinkRow, ShareProjectRow, ShareRow
 from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.sharing import (
@@ -174,9 +174,10 @@ async def links(session: AsyncSession, model_id: uuid.UUID) -> list[ShareLink]:
 async def _show_to(session: AsyncSession, model: ModelRow, projects: Projects, now: int) -> Changed:
     """To exactly these projects; claim links end."""
     before = {row.project_id: row for row in await queries.shown_to(session, model.id)}
-    for project_id, row in before.items():
-        if project_id not in projects:
-            await session.delete(row)
+    removed = before.keys() - projects.keys()
+    await last_shown.keep(session, model, removed)
+    for project_id in removed:
+        await session.delete(before[project_id])
     added = [project for project_id, project in projects.items() if project_id not in before]
     session.add_all(ShareProjectRow(model_id=model.id, project_id=project.id, added_at=now) for project in added)
     ended = await queries.links(session, model.id)
@@ -184,7 +185,7 @@ async def _show_to(session: AsyncSession, model: ModelRow, projects: Projects, n
         await session.delete(link)
     return Changed(
         added=tuple(sorted(project.slug for project in added)),
-        removed=tuple(sorted(row.project.slug for id_, row in before.items() if id_ not in projects)),
+        removed=tuple(sorted(before[project_id].project.slug for project_id in removed)),
         ended_links=len(ended),
     )
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import joinedload
 from modelshare.server.db import counted
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing.search.cards import Card, select_cards
-from modelshare.server.sharing.tables import RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
+from modelshare.server.sharing.tables import EVERYBODY, LastShownRow, RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
 
 
 async def share(session: AsyncSession, model_id: uuid.UUID) -> ShareRow | None:
@@ -75,6 +75,23 @@ async def shown_to(session: AsyncSession, model_id: uuid.UUID) -> list[ShareProj
         .order_by(ShareProjectRow.added_at, ShareProjectRow.project_id)
     )
     return list(await session.scalars(statement))
+
+
+async def invited(session: AsyncSession, model_id: uuid.UUID, project_ids: Collection[str]) -> set[str]:
+    """Those of the projects that a targeted share names."""
+    statement = select(ShareProjectRow.project_id).where(ShareProjectRow.model_id == model_id)
+    return set(await session.scalars(statement.where(ShareProjectRow.project_id.in_(project_ids))))
+
+
+async def last_shown(
+    session: AsyncSession, model_id: uuid.UUID, project_ids: Collection[str]
+) -> dict[str, LastShownRow]:
+    """How the model was when it last showed to these projects and to everybody, by project."""
+    statement = select(LastShownRow).where(
+        LastShownRow.model_id == model_id, LastShownRow.project_id.in_([*project_ids, EVERYBODY])
+    )
+    rows = await session.scalars(statement.execution_options(populate_existing=True))
+    return {row.project_id: row for row in rows}
 
 
 async def links(session: AsyncSession, model_id: uuid.UUID) -> list[ShareLinkRow]:

@@ -10,6 +10,7 @@ from modelshare.server.errors import NotFound
 from modelshare.server.http import (
     Caller,
     ModelId,
+    ModelReference,
     PagingDep,
     PlatformCaller,
     PlatformDep,
@@ -19,15 +20,17 @@ from modelshare.server.http import (
     authenticate,
     get_platform,
     public_rate_limit,
+    reference_of,
     require,
+    unknown_model,
 )
 from modelshare.server.registry import service as registry
+from modelshare.server.registry import versions
 from modelshare.server.registry.processing import service as processing
 from modelshare.server.registry.service import version_view
 from modelshare.server.sharing import audience, search, service, views
 from modelshare.server.sharing.search import ANYBODY, Filters, Sort, Viewer, Wish
 from modelshare.server.sharing.tiers import TierBook
-from modelshare.server.sharing.views import OwnModel
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import Scope
@@ -40,8 +43,8 @@ from modelshare.wire.models import (
     Model,
     ModelPatch,
     SharedModel,
-    UnsharePreview,
     Version,
+    VersionPatch,
 )
 from modelshare.wire.sharing import Claim, ShareRequest
 from modelshare.wire.tiers import Tier
@@ -73,6 +76,20 @@ async def _viewer(request: Request) -> Viewer:
 
 Tiers = Annotated[TierBook, Depends(_tiers)]
 ViewerDep = Annotated[Viewer, Depends(_viewer)]
+
+
+async def _catalog_model_id(viewer: ViewerDep, session: ReadSession, model_id: ModelReference) -> uuid.UUID:
+    found = await service.find_id(session, reference_of(model_id), own=viewer.project_id)
+    return found or unknown_model(model_id)
+
+
+async def _any_model_id(session: ReadSession, model_id: ModelReference) -> uuid.UUID:
+    return await service.find_id(session, reference_of(model_id), own=None) or unknown_model(model_id)
+
+
+CatalogModelId = Annotated[uuid.UUID, Depends(_catalog_model_id)]
+"""Of a model of whomever: whether the viewer may see it, the catalog says."""
+AnyModelId = Annotated[uuid.UUID, Depends(_any_model_id)]
 
 
 @router.get("/v1/models")
@@ -128,7 +145,7 @@ async def list_versions(caller: ModelsCaller, model_id: ModelId, session: ReadSe
 async def promote_version(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, version: str
 ) -> ExtendedModel:
-    """Makes a ready version the latest; endpoints on `latest` follow."""
+    """Makes a ready version the latest; endpoints that follow `latest` change to it."""
     return views.extended_view(await service.promote(session, caller, model_id, version, now=platform.now()))
 
 
@@ -136,8 +153,24 @@ async def promote_version(
 async def roll_back_version(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, version: str
 ) -> ExtendedModel:
-    """Takes the latest version back: the ready one before it becomes the latest."""
+    """Goes back to `version`: it becomes the latest, and endpoints that follow `latest` change to it.
+
+    It has to be ready (404 otherwise) and not the latest already (409). The version that was the latest stays.
+    """
     return views.extended_view(await service.roll_back(session, caller, model_id, version, now=platform.now()))
+
+
+@router.patch("/v1/models/{model_id}/versions/{version}")
+async def edit_version(
+    caller: ModelsCaller,
+    model_id: ModelId,
+    session: WriteSession,
+    platform: PlatformDep,
+    version: str,
+    body: VersionPatch,
+) -> Version:
+    """Edits a version's notes; null takes them away."""
+    return version_view(await versions.edit_version(session, caller, model_id, version, body, now=platform.now()))
 
 
 @router.post("/v1/models/{model_id}/share")
@@ -155,20 +188,6 @@ async def share_model(
     """
     own, link = await service.share(session, caller, model_id, body.audience, now=platform.now())
     return SharedModel(**views.extended_view(own).model_dump(), link=link)
-
-
-@router.post("/v1/models/{model_id}/unshare")
-async def unshare_model(
-    caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, *, dry_run: bool = False
-) -> ExtendedModel | UnsharePreview:
-    """Takes the model out of the catalog; endpoints that exist go on serving.
-
-    `dry_run=true` changes nothing and says what would happen.
-    """
-    if dry_run:
-        return await service.unshare_preview(session, caller, model_id)
-    model = await service.unshare(session, caller, model_id, now=platform.now())
-    return views.extended_view(OwnModel(model))
 
 
 @router.delete("/v1/models/{model_id}/links/{link_id}", status_code=204)
@@ -191,7 +210,7 @@ async def claim_link(
 
 @router.post("/v1/platform/catalog/{model_id}/feature", tags=["platform"])
 async def feature_model(
-    caller: PlatformCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, body: FeatureRequest
+    caller: PlatformCaller, model_id: AnyModelId, session: WriteSession, platform: PlatformDep, body: FeatureRequest
 ) -> FeatureRequest:
     """Sets or clears the featured flag of a model in the catalog."""
     share = await service.feature(session, caller, model_id, featured=body.featured, now=platform.now())
@@ -241,7 +260,7 @@ async def list_catalog(
 
 @public.get("/v1/catalog/models/{model_id}", tags=["catalog"])
 async def get_catalog_model(
-    viewer: ViewerDep, model_id: ModelId, session: ReadSession, tiers: Tiers
+    viewer: ViewerDep, model_id: CatalogModelId, session: ReadSession, tiers: Tiers
 ) -> CatalogModelDetail:
     """A model of the catalog: card, facts, role, and its manifest. No key needed for what is shared with everybody."""
     return await _catalog_model(session, viewer, model_id, tiers)

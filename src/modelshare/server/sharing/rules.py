@@ -3,9 +3,11 @@
 Pure functions. Routes, lists, pages, explain and the router all ask here, so that they cannot disagree.
 """
 
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol, TypeVar
 
 from modelshare.wire.endpoints import Reason
 from modelshare.wire.models import CatalogRole, ModelStatus
@@ -75,6 +77,66 @@ def _is_for(relation: Relation, facts: ModelFacts) -> bool:
             return facts.in_catalog
         case Relation.DEPLOYER | Relation.PLATFORM:
             return facts.audience is Audience.PUBLIC
+
+
+@dataclass(frozen=True, slots=True)
+class LastShown:
+    """A model as a project last saw it: its endpoints get nothing that came later."""
+
+    version_id: uuid.UUID | None
+    """The latest version then."""
+    versions: frozenset[uuid.UUID]
+    """Those that could be chosen."""
+
+
+NEVER_SHOWN = LastShown(None, frozenset())
+
+
+def stays_at(
+    *, is_owner: bool, audience: Audience | None, is_invited: bool, own: LastShown | None, everybody: LastShown | None
+) -> LastShown | None:
+    """Where a project's endpoints of a model stay; None while the model shows to it, so that they follow.
+
+    `audience`: None while it is not shared. `is_invited`: its targeted share names the project. `own`, `everybody`:
+    how the model was when it last showed to this project alone, and to the public; the former is the newer one.
+    """
+    if is_owner or audience is Audience.PUBLIC or (audience is Audience.TARGETED and is_invited):
+        return None
+    return own or everybody or NEVER_SHOWN
+
+
+class ReadyVersion(Protocol):
+    """A version that is ready, as far as the rules need to know it."""
+
+    @property
+    def id(self) -> uuid.UUID: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def is_latest(self) -> bool: ...
+
+
+AnyVersion = TypeVar("AnyVersion", bound=ReadyVersion)
+
+
+def choosable(ready: Iterable[AnyVersion], shown: LastShown | None) -> list[AnyVersion]:
+    """The versions that an endpoint may have."""
+    return [each for each in ready if shown is None or each.id in shown.versions]
+
+
+def version_wanted(wanted: str | None, ready: Iterable[AnyVersion], shown: LastShown | None) -> AnyVersion | None:
+    """The version that an endpoint gets: the one it is fixed to, or (None) the latest that it may have.
+
+    The only answer to what `latest` means for an endpoint.
+    """
+    for each in choosable(ready, shown):
+        if wanted is not None:
+            found = each.version == wanted
+        else:
+            found = each.is_latest if shown is None else each.id == shown.version_id
+        if found:
+            return each
+    return None
 
 
 def share_refusal(facts: ModelFacts | None) -> str | None:

@@ -3,8 +3,9 @@
 Every change here happens under the model's lock.
 """
 
+import re
 import uuid
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,9 +16,10 @@ from modelshare.server.errors import Conflict, InvalidRequest, NotFound, Refusal
 from modelshare.server.http import Caller, Paging
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
+from modelshare.server.registry import versions
 from modelshare.server.registry.service import EndpointCounts
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing import audience, queries, rules, search
+from modelshare.server.sharing import audience, last_shown, queries, rules, search
 from modelshare.server.sharing.audience import Changed
 from modelshare.server.sharing.rules import ModelFacts, Relation
 from modelshare.server.sharing.search import Card
@@ -27,12 +29,10 @@ from modelshare.server.sharing.views import OwnModel, facts_of
 from modelshare.wire.models import CatalogRole, ModelPatch, UnsharePreview
 from modelshare.wire.sharing import Audience, AudienceChoice, ShareLinkWithToken
 
+_REFERENCE: Final = re.compile(r"(?:([a-z0-9_-]{1,100})/)?([A-Za-z0-9_.-]{1,96})")
+"""`owner/name` or a name alone."""
 NOT_SHARED = "Model not found or not shared"
 """The contract's words for every unshare that cannot be."""
-_FOLLOWS = (
-    "Endpoints of other projects that follow `latest` go on following it, to versions that you push later as well. "
-    "Push what they are not to get as another model, or recall this one."
-)
 
 
 async def get(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> OwnModel:
@@ -55,24 +55,47 @@ async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch
 
 async def promote(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> OwnModel:
     """Makes a ready version the latest, and what the catalog shows."""
-    return await _changed(session, await registry.promote(session, caller, model_id, version, now=now))
+    return await _changed(session, await versions.promote(session, caller, model_id, version, now=now))
 
 
 async def roll_back(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> OwnModel:
-    """Takes the latest version back; the catalog shows the ready one before it."""
-    return await _changed(session, await registry.roll_back(session, caller, model_id, version, now=now))
+    """Goes back to this version, which becomes the latest and what the catalog shows."""
+    return await _changed(session, await versions.roll_back(session, caller, model_id, version, now=now))
 
 
 async def find_visible(session: AsyncSession, caller: Caller, text: str) -> ModelRow | None:
-    """The model that a person means by its id or as `owner/name`, if the caller can see it."""
-    owner, _, name = text.strip().partition("/")
-    model_id = parse_uuid(owner)
-    if name:
-        project = (await accounts.find_projects(session, [owner])).get(owner)
-        model = await registry.find_named(session, project.id, name) if project else None
-    else:
-        model = await registry.find_any(session, model_id) if model_id else None
+    """The model that is meant by its id, as `owner/name`, or as the name of one of the caller's own, if the caller can
+    see it."""
+    model_id = await find_id(session, text, own=caller.project_id)
+    model = await registry.find_any(session, model_id) if model_id else None
     return model if model and rules.is_visible(*await standing(session, caller, model)) else None
+
+
+async def find_id(session: AsyncSession, text: str, *, own: str | None) -> uuid.UUID | None:
+    """The id of the model that is meant by its id, as `owner/name`, or as the name of one of the project `own`.
+
+    An id comes first where it could be a name as well. Whether the caller may see the model is for `rules` to say.
+    """
+    if (model_id := parse_uuid(text.strip())) is not None:
+        return model_id
+    reference = _REFERENCE.fullmatch(text.strip())
+    if reference is None:
+        return None
+    owner, name = reference.groups()
+    if owner is None:
+        return await registry.find_named(session, own, name) if own else None
+    project = (await accounts.find_projects(session, [owner])).get(owner)
+    return await registry.find_named(session, project.id, name) if project else None
+
+
+async def find_own_id(session: AsyncSession, caller: Caller, text: str) -> uuid.UUID | None:
+    """As `find_id`, of the caller's own models only: nobody learns which names others have."""
+    reference = _REFERENCE.fullmatch(text.strip())
+    if reference is None or caller.project_id is None:
+        return None
+    owner, name = reference.groups()
+    is_own = owner in {None, caller.project_id, caller.project_slug}
+    return await registry.find_named(session, caller.project_id, name) if is_own else None
 
 
 async def share(
@@ -108,12 +131,17 @@ async def share(
         session.add(found)
         await session.flush()
         _record(session, model, "model.share", caller.actor, now, role=found.role, audience=found.audience)
+    elif before is Audience.PUBLIC and audience.kind_of(choice) is Audience.TARGETED:
+        await last_shown.keep_for_all(session, model, found)
     found.featured = rules.featured_after(featured=found.featured, audience=audience.kind_of(choice))
     if Audience.TARGETED not in {before, audience.kind_of(choice)}:  # public and to stay so: nobody to add or remove
         if before is None:
+            await last_shown.forget(session, model.id)
             await search.index(session, model.id)
         return OwnModel(model, found), None
     changed = await audience.choose(session, model, found, choice, projects, now=now)
+    if audience.kind_of(choice) is Audience.PUBLIC:
+        await last_shown.forget(session, model.id)
     _record_audience(session, model, found, before, changed, caller.actor, now)
     return OwnModel(model, found), changed.link
 
@@ -126,7 +154,7 @@ async def unshare(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *,
 
 
 async def unshare_preview(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> UnsharePreview:
-    """What `unshare` would do, without doing it."""
+    """What `unshare` would do to the share, without doing it; what it does to endpoints, `endpoints` says."""
     model, found = await _shared(session, caller, model_id)
     removed = ["catalog listing", f"deployment count ({found.deployment_count})", f"catalog role ({found.role})"]
     if found.audience == Audience.TARGETED:
@@ -141,7 +169,7 @@ async def unshare_preview(session: AsyncSession, caller: Caller, model_id: uuid.
             "Other projects moving an endpoint of this model to another tier, or switching a deactivated one on again.",
         ],
         removed=[*removed, "featured flag"] if found.featured else removed,
-        notes=[_FOLLOWS] if model.foreign_endpoints else [],
+        notes=[],
     )
 
 
@@ -267,6 +295,7 @@ async def _changed(session: AsyncSession, model: ModelRow) -> OwnModel:
 
 async def _unshare(session: AsyncSession, model: ModelRow, found: ShareRow, actor: str, now: int) -> None:
     _record(session, model, "model.unshare", actor, now, role=found.role, deployments=found.deployment_count)
+    await last_shown.keep_for_all(session, model, found)
     await session.delete(found)
     await session.flush()
 

@@ -1,12 +1,13 @@
 """The catalog footprint of a model, to whom it shows, and recalls."""
 
 import uuid
+from typing import Final
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import Table
+from modelshare.server.db import JsonColumn, Table
 from modelshare.server.ids import new_id
 from modelshare.server.registry.tables import ModelRow
 
@@ -75,6 +76,27 @@ class ShareProjectRow(Table):
     added_at: Mapped[int]
 
     project: Mapped[ProjectRow] = relationship(lazy="raise")
+
+
+EVERYBODY: Final = ""
+"""Stands for all projects in `LastShownRow.project_id`."""
+
+
+class LastShownRow(Table):
+    """A model as it was when it last showed to a project, or (`EVERYBODY`) to the public: its endpoints stay there.
+
+    The project's own row is the newer one of the two: public sharing removes all.
+    """
+
+    __tablename__ = "last_shown"
+    __table_args__ = (Index("ix_last_shown_version_id", "version_id"),)
+
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    project_id: Mapped[str] = mapped_column(primary_key=True)
+    version_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("model_versions.id", ondelete="SET NULL"))
+    """The latest version then; None where there was none, or it was deleted since."""
+    versions: Mapped[list[str]] = mapped_column(JsonColumn)
+    """Ids of the versions that could be chosen."""
 
 
 class RecallRow(Table):

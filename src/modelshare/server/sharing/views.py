@@ -92,6 +92,7 @@ def extended_view(own: OwnModel, *, card: bool = True) -> ExtendedModel:
         file=opened.own_file(version) if version else None,
         choices=[_choice_view(choice) for choice in opened.choices(version)] if version else [],
         version=version.version if version else None,
+        version_notes=version.notes if version else None,
         manifest_digest=version.manifest_digest if version else None,
         is_shared=share is not None,
         is_listed=is_listed(own),

@@ -6,7 +6,7 @@ same bytes, so the older one must stop, and its last write must be over, before 
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from modelshare.server.storage.base import PartReplaced
@@ -35,6 +35,17 @@ class Attempt:
         if self.replaced:
             raise PartReplaced
         self._step = asyncio.get_running_loop().run_in_executor(None, step)
+
+    @staticmethod
+    async def start_together(attempts: "Sequence[Attempt]", step: Callable[[], None]) -> None:
+        """Starts one step of all attempts. Raises PartReplaced."""
+        for attempt in attempts:
+            await attempt.settle()
+        if any(attempt.replaced for attempt in attempts):
+            raise PartReplaced
+        running = asyncio.get_running_loop().run_in_executor(None, step)
+        for attempt in attempts:
+            attempt._step = running  # noqa: SLF001 - a method of it
 
     async def settle(self) -> None:
         """Waits for the last step, an older attempt's included, and raises the error of this one's."""

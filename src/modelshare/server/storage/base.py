@@ -249,6 +249,25 @@ class ServedStore(Store, Protocol):
         """
         ...
 
+    async def begin_all(self, wanted: Sequence[Multipart]) -> list[Multipart]:
+        """Opens an upload for each, whose ids are of no account. Raises StorageFull."""
+        ...
+
+    async def write_files(self, files: Sequence[tuple[Multipart, memoryview, str]]) -> None:
+        """Stores files of one part, each with its SHA-256, which the caller has compared with the bytes.
+
+        As `write_part` of each. Raises PartReplaced, MultipartNotFound, StorageFull.
+        """
+        ...
+
+    async def list_parts_of(self, uploads: Sequence[Multipart]) -> list[list[Part]]:
+        """As `list_parts` of each; none where that raises MultipartNotFound."""
+        ...
+
+    async def finish_all(self, uploads: Sequence[Multipart]) -> list[Proof | None]:
+        """As `finish` of each."""
+        ...
+
     async def seal(self, uploads: Sequence[Multipart]) -> None:
         """Lets no part be written any more: what is there stays until `finish`, `abort` or `unseal`."""
         ...

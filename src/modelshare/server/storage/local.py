@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -34,6 +34,7 @@ from modelshare.server.storage.base import (
     StorageUnavailable,
     check_key,
 )
+from modelshare.server.storage.batch import Arrival, sync_folders, write_all
 from modelshare.server.storage.digest import sha256_of
 from modelshare.server.storage.growing import GrowingDigest
 from modelshare.server.storage.links import LinkState, check_link, signed_link
@@ -43,6 +44,8 @@ KEEP_FREE = 256 << 20
 """Bytes that uploads leave free, so that the database beside them can still write."""
 _BATCH = 1 << 20
 """Bytes handed to a thread at once; a part in flight holds at most two batches."""
+_SYNCS = 16
+"""Small files that wait for the disk at once: file systems write them down together."""
 _HASH_STEP = 4 << 20
 _PROBE = 4096
 """Bytes that tell whether there is room: no file system keeps so many beside a file's name."""
@@ -65,6 +68,7 @@ class FolderStore:
         self._sealed: set[str] = set()
         self._growing: dict[tuple[str, str], GrowingDigest] = {}
         """By key and id of an upload."""
+        self._syncers = ThreadPoolExecutor(_SYNCS, thread_name_prefix="sync")
         self._hashers = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="digest")
         for folder in (self._blobs, self._staging):
             private_files.folder(folder)
@@ -106,8 +110,48 @@ class FolderStore:
                 attempt.when_idle(lambda: os.close(file))
         return Part(number, size, writer.sha256)
 
+    async def begin_all(self, wanted: Sequence[Multipart]) -> list[Multipart]:
+        await self.require_space(sum(upload.size for upload in wanted))
+        begun = [replace(upload, key=check_key(upload.key), id=secrets.token_hex(16)) for upload in wanted]
+
+        def create() -> None:
+            for upload in begun:
+                self._staged(upload).create(upload.size)
+
+        await self._use(create)
+        return begun
+
+    async def write_files(self, files: Sequence[tuple[Multipart, memoryview, str]]) -> None:
+        await self.require_space(sum(len(content) for _, content, _ in files))
+        arrivals = []
+        for upload, content, sha256 in files:
+            staged = self._staged(upload)
+            growing = self._growing.setdefault(
+                (upload.key, upload.id),
+                GrowingDigest(staged.data, upload.size, upload.part_size, {}, self._clock),
+            )
+            arrivals.append(Arrival(staged, growing, content, sha256))
+        if any(upload.id in self._sealed for upload, _, _ in files):
+            raise MultipartNotFound
+        with contextlib.ExitStack() as stack:
+            attempts = [stack.enter_context(self._attempts.newest(upload.id, 0)) for upload, _, _ in files]
+            await Attempt.start_together(attempts, partial(write_all, arrivals, self._syncers))
+            await attempts[0].settle()
+
     async def list_parts(self, upload: Multipart) -> list[Part]:
         return await self._use(self._staged(upload).parts, _sizes(upload))
+
+    async def list_parts_of(self, uploads: Sequence[Multipart]) -> list[list[Part]]:
+        def look() -> list[list[Part]]:
+            found = []
+            for upload in uploads:
+                parts: list[Part] = []
+                with contextlib.suppress(MultipartNotFound):
+                    parts = self._staged(upload).parts(_sizes(upload))
+                found.append(parts)
+            return found
+
+        return await self._use(look)
 
     async def seal(self, uploads: Sequence[Multipart]) -> None:
         self._sealed.update(upload.id for upload in uploads)
@@ -119,11 +163,15 @@ class FolderStore:
         self._sealed.difference_update(upload.id for upload in uploads)
 
     async def finish(self, upload: Multipart) -> Proof | None:
-        await self.seal([upload])
+        [proof] = await self.finish_all([upload])
+        return proof
+
+    async def finish_all(self, uploads: Sequence[Multipart]) -> list[Proof | None]:
+        await self.seal(uploads)
         try:
-            return await self._use(self._finish, upload)
+            return await self._use(self._finish_all, uploads)
         finally:
-            await self.unseal([upload])
+            await self.unseal(uploads)
 
     async def abort(self, upload: Multipart) -> None:
         self._growing.pop((upload.key, upload.id), None)
@@ -221,6 +269,12 @@ class FolderStore:
             fresh = GrowingDigest(staged.data, upload.size, upload.part_size, there, self._clock)
             return self._growing.setdefault(name, fresh)
         return self._growing[name]
+
+    def _finish_all(self, uploads: Sequence[Multipart]) -> list[Proof | None]:
+        try:
+            return [self._finish(upload) for upload in uploads]
+        finally:
+            sync_folders(blob for upload in uploads if (blob := self._blob(upload.key)).exists())
 
     def _finish(self, upload: Multipart) -> Proof | None:
         staged, blob = self._staged(upload), self._blob(upload.key)

@@ -21,7 +21,7 @@ from modelshare.server.storage.base import MultipartNotFound, Part, PartsMissing
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_sync_data = getattr(os, "fdatasync", os.fsync)
+sync_data = getattr(os, "fdatasync", os.fsync)
 """macOS has no fdatasync."""
 
 
@@ -84,11 +84,14 @@ class Staging:
         return [Part(number, size, mark) for number, size, mark in marks if mark is not None]
 
     def publish(self, blob: Path, sizes: Sequence[int]) -> None:
-        """Moves the whole file to `blob`. Raises PartsMissing, MultipartNotFound."""
+        """Moves the whole file to `blob`; its folder is to be synced. Raises PartsMissing, MultipartNotFound."""
         there = {part.number for part in self.parts(sizes)}
         if missing := [number for number in range(len(sizes)) if number not in there]:
             raise PartsMissing(missing)
-        move(self.data, blob)
+        with no_room():
+            blob.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_files.tighten(self.data)
+            self.data.replace(blob)  # each part was synced before its mark was made
         self.remove()
 
     def remove(self) -> None:
@@ -112,7 +115,7 @@ class PartWriter:
     def sync(self) -> None:
         if self._file is not None:
             with no_room():
-                _sync_data(self._file)
+                sync_data(self._file)
 
     @property
     def sha256(self) -> str:

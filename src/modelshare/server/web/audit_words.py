@@ -15,6 +15,8 @@ _SAID_OTHERWISE: Final[Mapping[str, str]] = {
     "grant.issue": "Agent got links to weights",
     "job.retry": "Job run once more",
     "model.audience": "Change who sees model",
+    "model.delete_version": "Delete version of model",
+    "model.edit_version": "Edit version of model",
     "model.end_link": "End claim link",
     "model.failed": "Model refused when processed",
     "model.invite": "Model shown to this project",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.endpoints import service, views
+from modelshare.server.endpoints import following, service, views
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.errors import NotFound
 from modelshare.server.fleet import service as fleet
@@ -21,7 +21,6 @@ from modelshare.server.web.watching import watched
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch
 from modelshare.wire.keys import Project, Scope
-from modelshare.wire.models import ModelStatus
 from modelshare.wire.tiers import SELF_HOSTED
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -299,7 +298,9 @@ def _slug_for(model: str) -> str:
 
 def _again(row: EndpointRow, tier: str) -> EndpointCreate:
     """The endpoint as a wish, for asking whether it could be made anew on this tier."""
-    return parsed(EndpointCreate, slug=row.slug, model=str(row.model_id), tier=tier, version=row.version or "latest")
+    tier = parsed(EndpointPatch, tier=tier).tier or row.tier
+    version = row.version or "latest"  # not checked anew, as it is there already
+    return EndpointCreate.model_construct(slug=row.slug, model=str(row.model_id), tier=tier, version=version)
 
 
 async def _listed(
@@ -333,9 +334,8 @@ async def _shown(
 
 def _versions(row: EndpointRow) -> list[str]:
     """What the endpoint may be set to: the newest first, and what it is set to now."""
-    rows = reversed(row.model.versions) if row.model else ()
-    ready = [version.version for version in rows if version.status == ModelStatus.READY]
-    return list(dict.fromkeys(("latest", *ready, row.version or "latest")))
+    offered = [version.version for version in reversed(following.choosable(row))]
+    return list(dict.fromkeys(("latest", *offered, row.version or "latest")))
 
 
 def _files(row: EndpointRow) -> list[tuple[str, str]]:

@@ -110,7 +110,9 @@ async def test_edit_refuses_what_does_not_fit(
     assert (await read(owner, model))["name"] == "tiny"
 
 
-async def test_versions_are_promoted_and_taken_back(app: Application, owner: Tenant, person: httpx.AsyncClient) -> None:
+async def test_versions_are_promoted_and_gone_back_to(
+    app: Application, owner: Tenant, person: httpx.AsyncClient
+) -> None:
     model = await make_model(app, owner.project.id)
     await add_version(app, model, "1.1.0")
     page = f"{MODELS}/{model}"
@@ -119,10 +121,13 @@ async def test_versions_are_promoted_and_taken_back(app: Application, owner: Ten
         person, await person.post(f"{page}/versions/1.1.0/promote")
     )
     assert (await read(owner, model))["version"] == "1.1.0"
-    said = await went_on(person, await person.post(f"{page}/versions/1.1.0/rollback"))
-    assert "1.1.0 is taken back; 1.0.0 is the latest version again." in said
+    asked = text_of(await person.get(f"{page}/versions/1.0.0/rollback"))
+    assert "Go back to 1.0.0?" in asked
+    assert "instead of 1.1.0" in asked
+    said = await went_on(person, await person.post(f"{page}/versions/1.0.0/rollback"))
+    assert "1.0.0 is the latest version again, instead of 1.1.0" in said
     assert (await read(owner, model))["version"] == "1.0.0"
-    assert "no ready version before" in text_of(await person.post(f"{page}/versions/1.0.0/rollback"), 409)
+    assert "is the latest version already" in text_of(await person.post(f"{page}/versions/1.0.0/rollback"), 409)
     assert "no ready version 9.9.9" in text_of(await person.post(f"{page}/versions/9.9.9/promote"), 404)
 
 
@@ -254,3 +259,24 @@ async def test_a_page_follows_its_model_and_ends_with_it(app: Application, owner
 
 async def _closed(events: httpx.Response) -> bool:
     return events.is_stream_consumed
+
+
+async def test_notes_of_a_version_are_edited(app: Application, owner: Tenant, person: httpx.AsyncClient) -> None:
+    model = await make_model(app, owner.project.id)
+    page = f"{MODELS}/{model}"
+    said = await went_on(person, await person.post(f"{page}/versions/1.0.0/edit", data={"notes": "Mind <b>this</b>."}))
+    assert "Mind <b>this</b>." in said
+    assert "Mind <b>this</b>." in text_of(await person.get(f"{page}/versions/1.0.0/edit"))
+    await person.post(f"{page}/versions/1.0.0/edit", data={"notes": ""})
+    assert "Mind" not in text_of(await person.get(page))
+
+
+async def test_a_version_is_deleted_after_a_preview(app: Application, owner: Tenant, person: httpx.AsyncClient) -> None:
+    model = await make_model(app, owner.project.id)
+    await add_version(app, model, "1.1.0")
+    page = f"{MODELS}/{model}"
+    assert "It is the latest version. Promote another one" in text_of(await person.get(f"{page}/versions/1.0.0/delete"))
+    assert "The number 1.1.0 is not given again" in text_of(await person.get(f"{page}/versions/1.1.0/delete"))
+    said = await went_on(person, await person.post(f"{page}/versions/1.1.0/delete"))
+    assert "Version 1.1.0 is deleted." in said
+    assert "It is the latest version." in text_of(await person.post(f"{page}/versions/1.0.0/delete"), 409)

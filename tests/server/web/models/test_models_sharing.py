@@ -228,3 +228,14 @@ async def test_a_recall_that_does_not_fit_is_none(
     await person.post(f"{page}/share", data={"audience": "public"})
     assert words in text_of(await person.post(f"{page}/recall", data=form), 400)
     assert (await footprint(owner, model))["is_shared"]
+
+
+async def test_it_asks_before_a_targeted_model_shows_to_everybody(
+    owner: Tenant, deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
+) -> None:
+    await person.post(f"{page}/share", data={"audience": "projects", "projects": "borg"})
+    asked = text_of(await person.post(f"{page}/share", data={"audience": "public"}))
+    assert "Show tiny to everybody?" in asked
+    assert (await footprint(owner, model))["audience"] == "targeted"
+    await went_on(person, await person.post(f"{page}/share", data={"audience": "public", "sure": "yes"}))
+    assert (await footprint(owner, model))["audience"] == "public"

@@ -8,8 +8,8 @@ from sqlalchemy import delete
 from modelshare.server.http import Platform
 from modelshare.server.jobs import Lease
 from modelshare.server.registry.blobs import queries
-from modelshare.server.registry.blobs.disposal import discard
-from modelshare.server.registry.tables import BlobRow, GarbageRow
+from modelshare.server.registry.blobs.disposal import let_go_of_unused
+from modelshare.server.registry.tables import GarbageRow
 from modelshare.server.storage.base import BlobStore, StorageError
 
 log = structlog.get_logger()
@@ -46,11 +46,7 @@ async def collect(platform: Platform, lease: Lease) -> None:
 async def _let_go_of_unused(platform: Platform, project_id: str) -> int:
     async with platform.database.write() as session:
         await queries.lock_project(session, project_id)
-        rows: list[BlobRow] = await queries.unused_blobs(session, project_id, _BATCH)
-        discard(session, project_id, [row.key for row in rows])
-        for row in rows:
-            await session.delete(row)
-    return len(rows)
+        return await let_go_of_unused(session, project_id)
 
 
 async def _garbage(platform: Platform, project_id: str, after: uuid.UUID) -> list[GarbageRow]:

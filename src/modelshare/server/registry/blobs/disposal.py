@@ -12,6 +12,7 @@ from modelshare.server.registry.blobs.staging import prefix
 from modelshare.server.registry.tables import GarbageRow, UploadFileRow, UploadRow
 from modelshare.wire.uploads import UploadState
 
+_BATCH = 500
 COLLECT = "registry.collect"
 """The job that deletes; its subject is the project's id."""
 
@@ -23,6 +24,18 @@ async def release(session: AsyncSession, project_id: str, version_ids: Collectio
             upload.state = UploadState.CANCELLED
         await discard_staged(session, upload)
     await collect_later(session, project_id, now=now)
+
+
+async def let_go_of_unused(session: AsyncSession, project_id: str) -> int:
+    """Turns blobs that nobody has any more into garbage, so that they count no more: the project is locked. So many
+    were found; call it again until there are none.
+    """
+    rows = await queries.unused_blobs(session, project_id, _BATCH)
+    discard(session, project_id, [row.key for row in rows])
+    for row in rows:
+        await session.delete(row)
+    await session.flush()
+    return len(rows)
 
 
 async def discard_staged(session: AsyncSession, upload: UploadRow) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import exists, func, select, update
+from sqlalchemy import ColumnElement, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import locked, owned
@@ -70,12 +71,32 @@ async def stored_sizes(session: AsyncSession, project_id: str, sizes: Iterable[i
 async def unused_blobs(session: AsyncSession, project_id: str, limit: int) -> list[BlobRow]:
     """Those that no version has and no session takes up."""
     in_version = exists().where(FileRow.project_id == BlobRow.project_id, FileRow.sha256 == BlobRow.sha256)
-    in_session = (
+    return list(await session.scalars(owned(BlobRow, project_id).where(~in_version, ~_in_session()).limit(limit)))
+
+
+async def bytes_only_of(session: AsyncSession, project_id: str, version_id: uuid.UUID) -> int:
+    """Bytes of blobs that this version has and no other version or session."""
+    other = aliased(FileRow)
+    in_this = exists().where(FileRow.version_id == version_id, FileRow.sha256 == BlobRow.sha256)
+    in_other = (
         exists()
-        .where(UploadFileRow.reused, UploadFileRow.sha256 == BlobRow.sha256)
-        .where(UploadRow.id == UploadFileRow.upload_id, UploadRow.project_id == BlobRow.project_id)
+        .where(other.project_id == BlobRow.project_id, other.sha256 == BlobRow.sha256)
+        .where(other.version_id != version_id)
     )
-    return list(await session.scalars(owned(BlobRow, project_id).where(~in_version, ~in_session).limit(limit)))
+    statement = select(func.sum(BlobRow.size)).where(
+        BlobRow.project_id == project_id, in_this, ~in_other, ~_in_session()
+    )
+    return int(await session.scalar(statement) or 0)
+
+
+async def staged_bytes_of(session: AsyncSession, version_id: uuid.UUID) -> int:
+    """Bytes that a session brings for this version and that are not blobs yet."""
+    statement = (
+        select(func.sum(UploadFileRow.size))
+        .join(UploadRow, UploadRow.id == UploadFileRow.upload_id)
+        .where(UploadRow.version_id == version_id, UploadFileRow.reused.is_(False))
+    )
+    return int(await session.scalar(statement) or 0)
 
 
 async def sessions_of(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[UploadRow]:
@@ -93,6 +114,15 @@ async def projects_with_garbage(session: AsyncSession, job: str) -> list[str]:
     pending = exists().where(JobRow.kind == job, JobRow.subject == GarbageRow.project_id)
     statement = select(GarbageRow.project_id).where(~pending).distinct()
     return list(await session.scalars(statement.order_by(GarbageRow.project_id)))
+
+
+def _in_session() -> ColumnElement[bool]:
+    """Whether a session takes the blob up."""
+    return (
+        exists()
+        .where(UploadFileRow.reused, UploadFileRow.sha256 == BlobRow.sha256)
+        .where(UploadRow.id == UploadFileRow.upload_id, UploadRow.project_id == BlobRow.project_id)
+    )
 
 
 def _batches(values: Sequence[Value]) -> Iterator[list[Value]]:

@@ -11,8 +11,7 @@ _TYPES: Final = {
     re.compile(r"general\.(architecture|name)|tokenizer\.ggml\.(model|pre)"): ValueType.STRING,
     re.compile(
         r"general\.file_type|tokenizer\.ggml\.\w+_token_id"
-        r"|ARCHITECTURE\.(context_length|embedding_length|block_count|vocab_size|pooling_type|expert_count"
-        r"|expert_used_count|rope\.dimension_count|attention\.(key|value)_length)"
+        r"|ARCHITECTURE\.(context_length|embedding_length|block_count|vocab_size|pooling_type|rope\.dimension_count)"
     ): ValueType.UINT32,
     re.compile(
         r"ARCHITECTURE\.(rope\.freq_base|rope\.scaling\.factor|attention\.layer_norm_(rms_)?epsilon)"

@@ -5,19 +5,12 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-import msgspec
+from modelshare.embedder import MODULES, Module, UnreadableError, read_modules
+from modelshare.server.registry.inspection.embedding import model_files
+from modelshare.server.registry.inspection.reader import RangeReader
 
-from modelshare.server.registry.inspection.reader import RangeReader, head
-
-MODULES = "modules.json"
-_MAX_BYTES = 1 << 20
 # Layers as they are named by default, such as 2_Dense, for models without a modules.json
 _LAYER = re.compile(r"[0-9]+_(?!Transformer/)[A-Za-z]+/model\.safetensors")
-
-
-class _Module(msgspec.Struct):
-    path: str
-    type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +33,16 @@ def modules_of(files: Mapping[str, RangeReader], weights: Collection[str]) -> li
 
 def _read(root: str, files: Mapping[str, RangeReader], weights: Collection[str]) -> Modules | None:
     try:
-        modules = msgspec.json.decode(head(files[posixpath.join(root, MODULES)], _MAX_BYTES), type=list[_Module])
-    except (ValueError, RecursionError):
+        modules = [*(read_modules(model_files(files, root)) or ())]
+    except UnreadableError:  # the facts say so, of the model that is described
         return None
-    folders = [posixpath.join(root, module.path).rstrip("/") for module in modules]
-    transformers = [n for n, module in enumerate(modules) if module.type.endswith("Transformer")]
-    if not transformers:
+    transformer = next((module for module in modules if _is_transformer(module)), None)
+    if transformer is None:
         return None
-    transformer = folders.pop(transformers[0])
-    layers = [posixpath.join(folder, "model.safetensors") for folder in folders]
-    return Modules(root, transformer, tuple(dict.fromkeys(path for path in layers if path in weights)))
+    layers = [posixpath.join(root, module.path("model.safetensors")) for module in modules if module is not transformer]
+    folder = posixpath.join(root, transformer.folder).rstrip("/")
+    return Modules(root, folder, tuple(dict.fromkeys(path for path in layers if path in weights)))
+
+
+def _is_transformer(module: Module) -> bool:
+    return module.kind == "Transformer" or module.type.endswith("Transformer")

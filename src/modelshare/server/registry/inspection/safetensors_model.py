@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from modelshare.server.registry.inspection.candidates import Candidate
 from modelshare.server.registry.inspection.companions import role_of_safetensors
 from modelshare.server.registry.inspection.config import Config, read_config
+from modelshare.server.registry.inspection.embedding import embedder_of, embedder_warnings
 from modelshare.server.registry.inspection.facts import Facts, Format, Role
 from modelshare.server.registry.inspection.family import family_of
-from modelshare.server.registry.inspection.modules import MODULES, Modules, modules_of
+from modelshare.server.registry.inspection.modules import Modules, modules_of
 from modelshare.server.registry.inspection.quantization import count_parameters, stored_as
 from modelshare.server.registry.inspection.reader import RangeReader
 from modelshare.server.registry.inspection.safetensors import Tensor, read_header
@@ -107,6 +108,14 @@ def _facts(
     config = read_config(config_path, files[config_path]) if config_path in files else _NO_CONFIG
     tokenizer = read_tokenizer(folder, files)
     model_type = config.model_type
+    embedder = embedder_of(files, root)
+    task = task_of(
+        config.architecture,
+        pools=embedder is not None,
+        reranks=False,
+        has_chat_template=tokenizer.has_chat_template,
+        pipeline_tag=pipeline_tag,
+    )
     return Facts(
         format=Format.SAFETENSORS if tensors else Format.PICKLE,
         root=root,
@@ -120,14 +129,12 @@ def _facts(
         dtypes=_elements_by_dtype(tensors),
         vocabulary_size=tokenizer.vocabulary_size or config.vocabulary_size,
         has_chat_template=tokenizer.has_chat_template,
-        task=task_of(
-            config.architecture,
-            pools=any(posixpath.join(root, name) in files for name in (MODULES, "1_Pooling/config.json")),
-            reranks=False,
-            has_chat_template=tokenizer.has_chat_template,
-            pipeline_tag=pipeline_tag,
+        task=task,
+        warnings=(
+            *warnings,
+            *_config_warnings(config_path, config),
+            *embedder_warnings(embedder, task, config.architecture),
         ),
-        warnings=(*warnings, *_config_warnings(config_path, config)),
     )
 
 

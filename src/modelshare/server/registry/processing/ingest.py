@@ -20,10 +20,10 @@ FILES_AT_ONCE = 2
 
 async def ingest(platform: Platform, lease: Lease, work: Work, upload: UploadRow) -> None:
     """Makes blobs of the session's files and lists them as the version's. Raises Refused."""
-    proofs = {file.n: await _finish(platform, upload, file) for file in upload.files}
+    proofs = await _finish(platform, upload)
 
     async def arrive(file: UploadFileRow) -> Arrived:
-        return await _arrive(platform, file, proofs[file.n])
+        return await _arrive(platform, file, proofs.get(file.n))
 
     if upload.archive is not None:
         [archive] = upload.files
@@ -35,13 +35,16 @@ async def ingest(platform: Platform, lease: Lease, work: Work, upload: UploadRow
     await keep(platform, lease, work, upload, arrived)
 
 
-async def _finish(platform: Platform, upload: UploadRow, file: UploadFileRow) -> Proof | None:
-    if file.reused:
-        return None
-    multipart = multipart_of(upload, file)
-    if not multipart.id:  # an empty file has no part that would have begun it
-        multipart = await platform.store.begin(file.key, file.size, upload.part_size)
-    return await platform.store.finish(multipart)
+async def _finish(platform: Platform, upload: UploadRow) -> dict[int, Proof | None]:
+    """By number of the file, those that are not reused."""
+    store = platform.store
+    multiparts = {file.n: multipart_of(upload, file) for file in upload.files if not file.reused}
+    for n, multipart in multiparts.items():
+        if not multipart.id:  # an empty file has no part that would have begun it
+            multiparts[n] = await store.begin(multipart.key, multipart.size, upload.part_size)
+    if store.direct:
+        return {n: await store.finish(multipart) for n, multipart in multiparts.items()}
+    return dict(zip(multiparts, await store.finish_all(list(multiparts.values())), strict=True))
 
 
 async def _arrive(platform: Platform, file: UploadFileRow, proof: Proof | None) -> Arrived:

@@ -11,9 +11,10 @@ from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
 from modelshare.server.http import Platform
 from modelshare.server.jobs import Lease, holds
-from modelshare.server.registry import manifest
+from modelshare.server.registry import manifest, versions
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.inspection import Facts
+from modelshare.server.registry.latest import why_not_latest
 from modelshare.server.registry.processing.work import Work
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.tables import ModelRow, VersionRow
@@ -49,10 +50,10 @@ async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[St
         else:
             version.facts = facts.to_dict() | version.facts
         version.status, version.status_reason = ModelStatus.READY, None
-        if version.make_latest and not _is_overtaken(model, version):
-            await _make_latest(session, model, version)
+        await _decide_latest(session, model, version)
         await platform.parts[Followers].catalog(session, model.id)
-        _record(session, platform, model, version, "model.ready", digest=version.manifest_digest)
+        details = {"latest": version.is_latest, "latest_note": version.latest_note, "version_notes": version.notes}
+        _record(session, platform, model, version, "model.ready", None, digest=version.manifest_digest, **details)
 
 
 async def failed(platform: Platform, lease: Lease, work: Work, reason: str) -> None:
@@ -67,7 +68,7 @@ async def failed(platform: Platform, lease: Lease, work: Work, reason: str) -> N
         model, version = locked
         _record(session, platform, model, version, "model.failed", reason=reason)
         if version.is_latest:
-            await registry.fall_back(session, model, version, reason=reason, now=platform.now())
+            await versions.fall_back(session, model, version, reason=reason, now=platform.now())
         version.is_latest = False
         version.status, version.status_reason = ModelStatus.FAILED, reason
         await platform.parts[Followers].catalog(session, model.id)
@@ -104,14 +105,18 @@ def _describe(version: VersionRow, model: ModelRow, files: Sequence[StoredFile],
     version.task = facts.task
 
 
-def _is_overtaken(model: ModelRow, version: VersionRow) -> bool:
-    """Whether a version that was pushed later was ready sooner."""
-    return any(other.is_latest and other.id > version.id for other in model.versions)
+async def _decide_latest(session: AsyncSession, model: ModelRow, version: VersionRow) -> None:
+    if version.is_latest:
+        return
+    version.latest_note = why_not_latest(version, registry.resolve(model, None))
+    if version.latest_note is None:
+        await _make_latest(session, model, version)
 
 
 async def _make_latest(session: AsyncSession, model: ModelRow, version: VersionRow) -> None:
     before: dict[str, Any] = {}
     for other in model.versions:
+        other.latest_note = None  # it was said of another latest version
         if other.is_latest:
             before = other.facts
             other.is_latest = False

@@ -156,25 +156,31 @@ class Members:
         if header.type == _CONTINUED:
             self._refuse_volume(b"")
         name = header.name if extended.path is None else extended.path
-        is_pax_sparse = extended.holes is not None and bool(extended.holes.major or extended.holes.numbers)
         if extended.holes is not None and extended.holes.name is not None:
             name = extended.holes.name
-        path = _plain(name)
-        stored = header.size if extended.size is None else extended.size
         kind = _kind(header, name)
-        if kind is Kind.FILE and header.type == _GNU_SPARSE:
-            layout = sparse.old_gnu(self.stream, header, stored)
-        elif kind is Kind.FILE and is_pax_sparse and extended.holes is not None:
-            layout = sparse.pax(self.stream, extended.holes, stored)
-        elif header.type == _FOLDER and stored:
-            raise ValueError("programs disagree on whether bytes follow")
-        elif kind in {Kind.FILE, Kind.FOLDER, Kind.UNKNOWN}:
-            layout = sparse.whole(stored)
-        else:
-            layout = sparse.whole(0)  # whatever size is stated: some programs state the target's
+        layout = self._layout(extended, header, kind)
         self._count_details(len(layout.segments))
-        target = _plain(header.link if extended.link is None else extended.link)
-        return Member(path, kind, target, layout, _is_utf8(name), header.type)
+        target = header.link if extended.link is None else extended.link
+        return Member(_plain(name), kind, _plain(target), layout, _is_utf8(name), header.type)
+
+    def _layout(self, extended: _Extended, header: Header, kind: Kind) -> sparse.Layout:
+        stored = header.size if extended.size is None else extended.size
+        if kind is Kind.FILE and (header.type == _GNU_SPARSE or extended.holes is not None):
+            try:
+                if extended.holes is not None:
+                    return sparse.pax(self.stream, extended.holes, stored)
+                return sparse.old_gnu(self.stream, header, stored)
+            except ValueError as error:
+                raise Refused(
+                    f"{shown(self.stream.name)} holds a sparse file that is damaged or of another form; pack the "
+                    "folder again without --sparse (-S) and push it."
+                ) from error
+        if header.type == _FOLDER and stored:
+            raise ValueError("programs disagree on whether bytes follow")
+        if kind in {Kind.FILE, Kind.FOLDER, Kind.UNKNOWN}:
+            return sparse.whole(stored)
+        return sparse.whole(0)  # whatever size is stated: some programs state the target's
 
     def _refuse_volume(self, key: bytes) -> None:
         if key == b"GNU.volume.label":

@@ -16,7 +16,7 @@ from modelshare.server.registry.tables import UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.failures import storage_answers
 from modelshare.server.registry.uploads.progress import file_views, view
-from modelshare.server.registry.uploads.service import find, record, require_open
+from modelshare.server.registry.uploads.service import find, latest_note, record, require_open
 from modelshare.server.storage.base import BlobStore, Multipart
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelStatus
@@ -36,7 +36,9 @@ async def complete(platform: Platform, caller: Caller, upload_id: str, digests: 
         with storage_answers():
             await _hand_over(platform, caller, row, claims)
         row.state = UploadState.COMPLETED
-    return await view(platform.store, row)
+    async with platform.database.read() as session:
+        note = await latest_note(session, row)
+    return (await view(platform.store, row)).model_copy(update={"latest_note": note})
 
 
 def _claims(row: UploadRow, digests: Sequence[FileDigest]) -> dict[int, FileDigest]:

@@ -57,7 +57,7 @@ async def receive(
             )
         multipart = await _begun(platform, upload, file)
         part = await store.write_part(multipart, k, chunks, None if sha256 == DEFERRED else sha256.lower())
-    await _keep_open(platform, upload)
+    await keep_open(platform, upload)
     return PartDone(n=n, k=k, size=part.size, sha256=part.etag)
 
 
@@ -71,7 +71,7 @@ async def part_url(platform: Platform, caller: Caller, upload_id: str, n: int, k
     with storage_answers():
         staging.multipart_of(upload, file).span(k)
         signed = store.part_url(await _begun(platform, upload, file), k, expires_at=expires_at)
-    await _keep_open(platform, upload)
+    await keep_open(platform, upload)
     return PartUrl(url=signed.url, headers=dict(signed.headers), expires_at=expires_at)
 
 
@@ -109,7 +109,7 @@ async def _begun(platform: Platform, upload: UploadRow, file: UploadFileRow) -> 
     return replace(fresh, id=winner)
 
 
-async def _keep_open(platform: Platform, upload: UploadRow) -> None:
+async def keep_open(platform: Platform, upload: UploadRow) -> None:
     """Puts off the session's expiry. What came after its end is deleted again."""
     async with platform.database.write() as session:
         row = await queries.lock_upload(session, upload.id)

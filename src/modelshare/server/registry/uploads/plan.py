@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.errors import Conflict, PermissionDenied
+from modelshare.server.registry import queries as models
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.refused import shown
 from modelshare.server.registry.tables import ModelRow, UploadRow, VersionRow
@@ -54,7 +55,8 @@ async def plan_opening(
         raise PermissionDenied(refusal, code=ErrorCode.QUOTA_EXCEEDED)
     if resumes is not None:
         return Plan(model, resumes, resumes.version_name, None, reused, candidates, to_send)
-    version, replaces = _version(model, request.version)
+    deleted = await models.deleted_versions(session, model.id) if model else set()
+    version, replaces = _version(model, request.version, deleted)
     return Plan(model, None, version, replaces, reused, candidates, to_send)
 
 
@@ -72,12 +74,18 @@ async def _same_push(
     return None
 
 
-def _version(model: ModelRow | None, wanted: str | None) -> tuple[str, VersionRow | None]:
+def _version(model: ModelRow | None, wanted: str | None, deleted: set[str]) -> tuple[str, VersionRow | None]:
     """The version's number, and the failed version that has it now: it was never ready, so nothing is lost with it."""
     versions = {row.version: row for row in model.versions} if model else {}
     failed = {name: row for name, row in versions.items() if row.status == ModelStatus.FAILED and row.manifest is None}
-    following = next_version(versions.keys() - failed.keys())
+    following = next_version((versions.keys() - failed.keys()) | deleted)
     version = wanted or following
+    if version in deleted:
+        raise Conflict(
+            f"The model {shown(model.name if model else '')} had a version {version}, which was deleted. A number "
+            f"never stands for other files: leave `version` out to push this as {following}.",
+            param="version",
+        )
     if version in versions and version not in failed:
         if versions[version].status == ModelStatus.UPLOADING:
             remedy = "Cancel the upload that is open for it, or push as another version"

@@ -36,10 +36,18 @@ async def view(store: BlobStore, row: UploadRow, candidates: Sequence[str] = ())
 async def file_views(store: BlobStore, row: UploadRow) -> list[UploadFile]:
     """The session's files, each with its parts that are there."""
 
-    async def view_file(file: UploadFileRow) -> UploadFile:
+    is_over = row.state == UploadState.COMPLETED
+    begun = [multipart_of(row, file) for file in row.files if file.multipart_id and not file.reused and not is_over]
+    if store.direct:
+        listed = await map_concurrently(lambda whole: _parts(store, whole), begun, most=_MOST_QUESTIONS)
+    else:
+        listed = await store.list_parts_of(begun) if begun else []
+    there = {whole.key: parts for whole, parts in zip(begun, listed, strict=True)}
+
+    def view_file(file: UploadFileRow) -> UploadFile:
         whole = multipart_of(row, file)
-        is_complete = file.reused or row.state == UploadState.COMPLETED
-        parts = [] if is_complete else await _parts(store, whole, file)
+        is_complete = file.reused or is_over
+        parts = there.get(file.key, [])
         return UploadFile(
             n=file.n,
             path=file.path,
@@ -50,13 +58,11 @@ async def file_views(store: BlobStore, row: UploadRow) -> list[UploadFile]:
             reused=file.reused,
         )
 
-    return await map_concurrently(view_file, row.files, most=_MOST_QUESTIONS)
+    return [view_file(file) for file in row.files]
 
 
-async def _parts(store: BlobStore, whole: Multipart, file: UploadFileRow) -> list[Part]:
+async def _parts(store: BlobStore, whole: Multipart) -> list[Part]:
     """Those that are there."""
-    if not file.multipart_id:
-        return []
     try:
         return await store.list_parts(whole)
     except MultipartNotFound:

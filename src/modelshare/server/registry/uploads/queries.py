@@ -1,7 +1,7 @@
 """Every select on upload sessions."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Select, bindparam, exists, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -64,6 +64,32 @@ async def expired(session: AsyncSession, now: int, limit: int, *, after: uuid.UU
     """Open sessions of all projects whose time is over, by id."""
     statement = select(UploadRow).where(UploadRow.state == UploadState.OPEN, UploadRow.expires_at <= now)
     return list(await session.scalars(statement.where(UploadRow.id > after).order_by(UploadRow.id).limit(limit)))
+
+
+async def upload_with(
+    session: AsyncSession, project_id: str, upload_id: uuid.UUID, numbers: Collection[int]
+) -> tuple[UploadRow, Sequence[UploadFileRow]] | None:
+    """A session of this project and those of its files."""
+    row = await session.scalar(owned(UploadRow, project_id).where(UploadRow.id == upload_id))
+    if row is None:
+        return None
+    this = UploadFileRow.upload_id == upload_id, UploadFileRow.n.in_(numbers)
+    return row, (await session.scalars(select(UploadFileRow).where(*this))).all()
+
+
+async def begin_files(session: AsyncSession, upload_id: uuid.UUID, ids: Mapping[int, str]) -> dict[int, str]:
+    """Notes the storage's names for files that have none, and answers those that they have then, by number."""
+    unclaimed = UploadFileRow.multipart_id == "", UploadFileRow.reused.is_(False)
+    this = update(UploadFileRow).where(
+        UploadFileRow.upload_id == upload_id, UploadFileRow.n == bindparam("file"), *unclaimed
+    )
+    connection = await session.connection()
+    rows = [{"file": n, "name": name} for n, name in ids.items()]
+    await connection.execute(this.values(multipart_id=bindparam("name")), rows)
+    found = select(UploadFileRow.n, UploadFileRow.multipart_id).where(
+        UploadFileRow.upload_id == upload_id, UploadFileRow.n.in_(ids)
+    )
+    return {row.n: row.multipart_id for row in await session.execute(found)}
 
 
 async def claim(session: AsyncSession, upload_id: uuid.UUID, digests: Mapping[int, str]) -> None:

@@ -10,11 +10,20 @@ from starlette.requests import ClientDisconnect
 from modelshare.server.errors import InvalidRequest, check_encoding
 from modelshare.server.front.receiving import TAKE_BODY, Body
 from modelshare.server.http import Caller, ModelId, PagingDep, PlatformDep, ProjectRoute, require
-from modelshare.server.registry.uploads import closing, completing, parts, service
+from modelshare.server.registry.uploads import closing, completing, parts, service, small_files
 from modelshare.server.storage.base import Inflow
 from modelshare.wire.base import Page
 from modelshare.wire.keys import Scope
-from modelshare.wire.uploads import PartDone, PartUrl, Upload, UploadComplete, UploadOpen, UploadState, VersionOpen
+from modelshare.wire.uploads import (
+    FilesDone,
+    PartDone,
+    PartUrl,
+    Upload,
+    UploadComplete,
+    UploadOpen,
+    UploadState,
+    VersionOpen,
+)
 
 router = APIRouter(prefix="/v1/uploads", route_class=ProjectRoute, tags=["uploads"])
 versions = APIRouter(prefix="/v1/models", route_class=ProjectRoute, tags=["models"])
@@ -83,6 +92,20 @@ async def put_part(
     length = int(declared) if declared.isascii() and declared.isdigit() else None
     with _body_of(request) as chunks:
         return await parts.receive(platform, caller, upload_id, n, k, chunks, sha256=x_checksum_sha256, length=length)
+
+
+@router.put("/{upload_id}/files", openapi_extra=_RAW_BODY)
+async def put_files(caller: UploadsCaller, platform: PlatformDep, upload_id: str, request: Request) -> FilesDone:
+    """Many small files at once, up to 500 with 8 MiB. Safe to repeat; either all of them are taken or none.
+
+    The body has each file whole, behind its number in the session (4 bytes), its size (8 bytes, both big-endian) and
+    its SHA-256 (32 bytes).
+    """
+    check_encoding(request.headers.get("content-encoding", "").encode())
+    try:
+        return await small_files.receive(platform, caller, upload_id, request.stream())
+    except ClientDisconnect as error:
+        raise InvalidRequest("The connection ended inside the files. Send them again.") from error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from modelshare.server.registry.refused import Refused, shown
 from modelshare.wire.uploads import VersionOpen
 
-_CORE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+_CORE = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
 FIRST_VERSION = "1.0.0"
 _WEIGHTS = (".gguf", ".safetensors", ".safetensors.index.json")
 _MOST_NAMES = 5
@@ -42,7 +42,7 @@ def check_named_model(file: str, paths: Sequence[str]) -> None:
 
 
 def next_version(taken: Iterable[str]) -> str:
-    """The patch version after the highest of `taken`, whatever their pre-release labels say."""
+    """The patch version after the highest of `taken`, whatever their pre-release labels say: above them all."""
     cores = [tuple(map(int, match.groups())) for version in taken if (match := _CORE.match(version))]
     if not cores:
         return FIRST_VERSION

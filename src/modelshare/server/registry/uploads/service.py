@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import service as audit
-from modelshare.server.db import notify
+from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import Conflict, InvalidRequest, NotFound
 from modelshare.server.http import Caller, Paging, Platform, encode_cursor
 from modelshare.server.ids import new_id, parse_uuid
@@ -20,6 +21,7 @@ from modelshare.server.registry.blobs import staging
 from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.blobs.quota import quota_of
 from modelshare.server.registry.concurrently import map_concurrently
+from modelshare.server.registry.latest import why_not_latest
 from modelshare.server.registry.paths import check_paths
 from modelshare.server.registry.refused import Refused
 from modelshare.server.registry.service import MODELS_TOPIC
@@ -45,8 +47,12 @@ async def open_upload(platform: Platform, caller: Caller, request: UploadOpen) -
     Everything is checked before the first byte: paths, the version, the quota, the space in storage.
     """
 
-    def lock(session: AsyncSession) -> Awaitable[ModelRow | None]:
-        return queries.lock_model_named(session, caller.project, request.name)
+    async def lock(session: AsyncSession) -> ModelRow | None:
+        found = await queries.lock_model_named(session, caller.project, request.name)
+        taken = None if found else await registry.name_conflict(session, caller.project, request.name)
+        if taken is not None:
+            raise taken
+        return found
 
     return await _open(_Opening(platform, caller, request, _checked_files(request), lock, request.name))
 
@@ -92,6 +98,16 @@ async def find(session: AsyncSession, caller: Caller, upload_id: str) -> UploadR
     return row
 
 
+async def latest_note(session: AsyncSession, row: UploadRow) -> str | None:
+    """Why the session's version is not the latest, or would not be as things stand."""
+    model = await registry.find_any(session, row.model_id)
+    version = next((each for each in model.versions if each.id == row.version_id), None) if model else None
+    if model is None or version is None:
+        return None
+    is_ready = version.status == ModelStatus.READY
+    return version.latest_note if is_ready else why_not_latest(version, registry.resolve(model, None))
+
+
 def no_such_upload() -> NotFound:
     return NotFound("There is no such upload in your project. GET /v1/uploads lists them.")
 
@@ -125,11 +141,13 @@ async def _open(opening: _Opening) -> tuple[Upload, bool]:
     async with platform.database.write() as session:
         plan = await _plan(session, opening)
         if plan.resumes is not None:
-            row = _resume(plan.resumes, plan, opening)
+            row = await _resume(session, plan.resumes, plan, opening)
         else:
             await _check_room(session, opening)
             row = await _create(session, opening, plan)
-    return await view(platform.store, row, plan.candidates), plan.resumes is None
+        note = await latest_note(session, row)
+    opened = await view(platform.store, row, plan.candidates)
+    return opened.model_copy(update={"latest_note": note}), plan.resumes is None
 
 
 def _checked_files(request: VersionOpen) -> list[Wanted]:
@@ -171,18 +189,21 @@ async def _check_room(session: AsyncSession, opening: _Opening) -> None:
         )
 
 
-def _resume(row: UploadRow, plan: Plan, opening: _Opening) -> UploadRow:
-    """Goes on with the session, and takes up what the client has learnt of its files since."""
-    platform = opening.platform
+async def _resume(session: AsyncSession, row: UploadRow, plan: Plan, opening: _Opening) -> UploadRow:
+    """Goes on with the session, and takes up what the client has learnt of its files or wishes for it since."""
+    platform, wish = opening.platform, opening.request
+    version = await session.get_one(VersionRow, row.version_id)
+    version.file = wish.file
+    if wish.make_latest is not None:
+        version.make_latest = wish.make_latest
+    if wish.version_notes is not None:
+        version.notes = wish.version_notes or None
     claims = {file.path: file.sha256 for file in opening.files}
     for file in row.files:
         file.sha256 = file.sha256 or claims[file.path]
         if file.sha256 in plan.reused and not file.multipart_id:
             file.reused = True
     row.expires_at = platform.now() + platform.settings.uploads_expire_seconds
-    version = next(each for each in plan.model.versions if each.id == row.version_id) if plan.model else None
-    if version is not None:
-        version.file = opening.request.file
     return row
 
 
@@ -193,12 +214,18 @@ async def _create(session: AsyncSession, opening: _Opening, plan: Plan) -> Uploa
     if plan.replaces is not None:
         await release(session, caller.project, [plan.replaces.id], now=now)
         await session.execute(delete(VersionRow).where(VersionRow.id == plan.replaces.id))
-    await session.flush()
+    try:
+        await session.flush()
+    except IntegrityError as error:  # another model got the name at this moment
+        if not is_unique_violation(error):
+            raise
+        raise Conflict("Somebody gave another model this name at this moment. Push again.", param="name") from error
     version = VersionRow(
         model_id=model.id,
         version=plan.version,
         status=ModelStatus.UPLOADING,
         make_latest=opening.request.make_latest,
+        notes=opening.request.version_notes or None,
         file=opening.request.file,
         created_at=now,
     )

@@ -9,8 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.endpoints import footprints, recalls
 from modelshare.server.endpoints.service import Terms
 from modelshare.server.errors import InvalidRequest
+from modelshare.server.fleet import version_deletion
 from modelshare.server.http import Caller, ModelId, Platform, PlatformDep, ReadSession, WriteSession
 from modelshare.server.registry import service as registry
+from modelshare.server.registry import versions
 from modelshare.server.registry.processing import service as processing
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.views import extended_view
@@ -20,7 +22,7 @@ from modelshare.server.web.parts import LiveDep
 from modelshare.server.web.visitor import ModelsCaller, ProjectDep
 from modelshare.server.web.watching import watched
 from modelshare.wire.keys import Scope
-from modelshare.wire.models import ModelPatch
+from modelshare.wire.models import ModelPatch, VersionPatch
 
 router = APIRouter(prefix="/dashboard/{project}/models/{model_id}", route_class=PageRoute, include_in_schema=False)
 Text = Annotated[str, Form()]
@@ -99,9 +101,20 @@ async def promote(
     project: ProjectDep,
     version: str,
 ) -> Response:
-    await registry.promote(session, caller, model_id, version, now=platform.now())
+    await sharing.promote(session, caller, model_id, version, now=platform.now())
     message = f"{version} is the latest version now; endpoints that follow the latest change to it."
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+
+
+@router.get("/versions/{version}/rollback")
+async def roll_back_page(
+    request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession, version: str
+) -> Response:
+    own = await sharing.get(session, caller, model_id)
+    found = registry.version_of(own.model, version)
+    model = extended_view(own, card=False)
+    shown = registry.version_view(found)
+    return render(request, "dashboard/models/roll_back.html", model=model, version=shown)
 
 
 @router.post("/versions/{version}/rollback")
@@ -114,10 +127,62 @@ async def roll_back(
     project: ProjectDep,
     version: str,
 ) -> Response:
-    model = await registry.roll_back(session, caller, model_id, version, now=platform.now())
-    latest = registry.resolve(model, None)
-    message = f"{version} is taken back; {latest.version if latest else 'none'} is the latest version again."
+    before = registry.resolve(await registry.get(session, caller, model_id), None)
+    instead = f", instead of {before.version}" if before else ""
+    await sharing.roll_back(session, caller, model_id, version, now=platform.now())
+    message = f"{version} is the latest version again{instead}; endpoints that follow the latest change to it."
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+
+
+@router.get("/versions/{version}/edit")
+async def edit_version_page(
+    request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession, version: str
+) -> Response:
+    own = await sharing.get(session, caller, model_id)
+    shown = registry.version_view(registry.version_of(own.model, version))
+    return render(request, "dashboard/models/edit_version.html", model=extended_view(own, card=False), version=shown)
+
+
+@router.post("/versions/{version}/edit")
+async def edit_version(
+    request: Request,
+    caller: ModelsCaller,
+    model_id: ModelId,
+    session: WriteSession,
+    platform: PlatformDep,
+    project: ProjectDep,
+    version: str,
+    notes: Text = "",
+) -> Response:
+    text = notes.replace("\r\n", "\n").strip()
+    patch = parsed(VersionPatch, version_notes=text) if text else VersionPatch(version_notes=None)
+    await versions.edit_version(session, caller, model_id, version, patch, now=platform.now())
+    return done(request, f"/dashboard/{project.slug}/models/{model_id}", "Saved.")
+
+
+@router.get("/versions/{version}/delete")
+async def delete_version_page(
+    request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession, version: str
+) -> Response:
+    preview = await version_deletion.preview(session, caller, model_id, version)
+    model = extended_view(await sharing.get(session, caller, model_id), card=False)
+    return render(request, "dashboard/models/delete_version.html", model=model, preview=preview)
+
+
+@router.post("/versions/{version}/delete")
+async def delete_version(
+    request: Request,
+    caller: ModelsCaller,
+    model_id: ModelId,
+    platform: PlatformDep,
+    project: ProjectDep,
+    version: str,
+) -> Response:
+    await version_deletion.delete(platform, caller, model_id, version)
+    async with platform.database.read() as session:
+        is_left = await registry.find(session, caller, model_id) is not None
+    page = f"/dashboard/{project.slug}/models"
+    return done(request, f"{page}/{model_id}" if is_left else page, f"Version {version} is deleted.")
 
 
 @router.post("/revalidate")
@@ -172,15 +237,14 @@ async def _shown(session: AsyncSession, caller: Caller, model_id: uuid.UUID, pla
     if model.card:
         await markdown.prepare(model.card)
     files = await registry.stored_files(session, version.id) if version else []
-    ready = [row.version for row in model.versions if registry.resolve(model, row.version)]
     latest = registry.resolve(model, None)
     terms: Terms = platform.parts[Terms]
     return {
         "model": extended_view(own),
         "newest": registry.version_view(model.versions[-1]) if model.versions else None,
         "versions": [registry.version_view(row) for row in reversed(model.versions)],
-        "ready": ready,
-        "can_roll_back": latest is not None and ready.index(latest.version) > 0,
+        "ready": [row.version for row in registry.ready(model)],
+        "before_latest": [row.version for row in model.versions if latest and row.id < latest.id],
         "files": files[:_LISTED_FILES],
         "more_files": max(0, len(files) - _LISTED_FILES),
         "footprint": await footprints.footprint(session, caller, model_id),

@@ -17,7 +17,7 @@ from modelshare.server.web.choices import Choice, Chosen, Field, Option
 from modelshare.server.web.figures import date, plural
 from modelshare.server.web.pages import PageRoute, done, is_htmx, once, parsed, render
 from modelshare.server.web.visitor import ModelsCaller, ProjectDep
-from modelshare.wire.sharing import AudienceChoice, LinkTerms, RecallNotice, RecallRequest, ToLink, ToProjects
+from modelshare.wire.sharing import Audience, AudienceChoice, LinkTerms, RecallNotice, RecallRequest, ToLink, ToProjects
 
 router = APIRouter(prefix="/dashboard/{project}/models/{model_id}", route_class=PageRoute, include_in_schema=False)
 Text = Annotated[str, Form(max_length=100_000)]
@@ -87,9 +87,14 @@ async def share(
     project: ProjectDep,
     url: BaseUrl,
     chosen: Annotated[Chosen, Depends(AUDIENCES.read)],
+    sure: Text = "",
 ) -> Response:
-    """Answers a claim link, where one was asked for, this once."""
+    """Answers a claim link, where one was asked for, this once. Asks first before everybody sees what only some saw."""
     wish = _audience(chosen)
+    share_now = (await sharing.get(session, caller, model_id)).share
+    if wish == "public" and share_now is not None and share_now.audience == Audience.TARGETED and not sure:
+        asked = "dashboard/models/public_asked.html" if is_htmx(request) else "dashboard/models/public.html"
+        return once(request, asked, model=extended_view(await sharing.get(session, caller, model_id), card=False))
     own, link = await sharing.share(session, caller, model_id, wish, now=platform.now())
     page = f"/dashboard/{project.slug}/models/{model_id}"
     if link is None:
@@ -118,7 +123,7 @@ async def end_link(
 @router.get("/unshare")
 async def unshare_page(request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> Response:
     model = extended_view(await sharing.get(session, caller, model_id), card=False)
-    preview = await sharing.unshare_preview(session, caller, model_id)
+    preview = await footprints.unshare_preview(session, caller, model_id)
     return render(request, "dashboard/models/unshare.html", model=model, preview=preview)
 
 

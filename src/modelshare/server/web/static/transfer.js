@@ -13,6 +13,7 @@ const LARGE_PART = 16 << 20; // bytes, as a command line may have begun with: on
 const LARGEST_PART = 512 << 20; // bytes that a browser holds in memory
 const FINISHING = 60_000; // milliseconds that a pause leaves to the parts that are on their way
 const LONGEST_WAIT = 30; // seconds between two attempts
+const MOST_CLASHES = 5; // with another tab
 const STALLED = 120_000; // milliseconds without a byte moving
 
 // The platform's answer is no, and the same again would be refused again.
@@ -228,20 +229,13 @@ export class Transfer {
       await this.#putIntoBucket(path, bytes);
     } else {
       const answer = await this.#request(path, { "X-Checksum-SHA256": digest }, bytes);
-      await this.#accepted(answer);
+      try {
+        read(answer.status, answer.responseText, answer.getResponseHeader("Retry-After"));
+      } catch (error) {
+        throw error.code === "checksum_mismatch" ? new Lost(error.message) : error; // damaged on its way
+      }
     }
     this.#digests.set(place(part), digest);
-  }
-
-  // Throws Lost for a part that was damaged on its way, or came while another tab was completing the upload.
-  async #accepted(answer) {
-    try {
-      read(answer.status, answer.responseText, answer.getResponseHeader("Retry-After"));
-    } catch (error) {
-      const isOpen = error.code === "upload_not_open" && (await this.#ask()).state === "open";
-      if (isOpen || error.code === "checksum_mismatch") throw new Lost(error.message);
-      throw error;
-    }
   }
 
   async #putIntoBucket(path, bytes) {
@@ -291,14 +285,21 @@ export class Transfer {
           this.#hear.signedOut(error.message);
           continue;
         }
-        if (!(error instanceof Lost)) throw error;
+        if (!(error instanceof Lost) && !(attempt < MOST_CLASHES && await this.#clashed(error))) throw error;
         if (this.#stopped || this.paused) continue;
         this.#report();
-        const seconds = Math.max(error.wait, Math.min(2 ** attempt, LONGEST_WAIT));
+        const seconds = Math.max(error.wait ?? 0, Math.min(2 ** attempt, LONGEST_WAIT));
         this.#hear.state(`${error.message} Trying again in ${span(seconds)}.`);
         await this.#wait(seconds);
       }
     }
+  }
+
+  // Whether another tab was just about to complete the upload, and has not done so.
+  async #clashed(error) {
+    if (error.code !== "upload_not_open" || !this.#upload) return false;
+    const now = await this.#ask().catch(() => null);
+    return now?.state === "open";
   }
 
   async #wait(seconds) {

@@ -1,0 +1,55 @@
+"""Texts to embed as the model's own tokenizer has them: with its prompt, cut off where it says.
+
+Engines get tokens: what llama.cpp makes of a text itself may differ, and no engine puts prompts before texts or cuts
+them off where sentence-transformers does.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tokenizers import Tokenizer, normalizers
+
+from modelshare.agent.engines.refusals import too_long
+from modelshare.embedder import Embedder
+from modelshare.wire.inference import BadInferenceRequest
+
+_FIELD = "input"
+
+
+class TextEncoder:
+    """For one model. May be used by several threads at once."""
+
+    def __init__(self, tokenizer_file: Path, embedder: Embedder) -> None:
+        """Raises whatever the library does for a file that is no tokenizer."""
+        self._prompt = embedder.prompt
+        self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        if embedder.lowercases:
+            present = self._tokenizer.normalizer
+            steps = [normalizers.Lowercase(), *([present] if present is not None else [])]
+            self._tokenizer.normalizer = normalizers.Sequence(steps)
+        if embedder.most_tokens is not None:
+            direction = "left" if embedder.cuts_beginning else "right"
+            self._tokenizer.enable_truncation(embedder.most_tokens, direction=direction)
+        self._special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+
+    def encoded(self, given: msgspec.Raw, context: int | None) -> msgspec.Raw:
+        """A request's `input` as lists of tokens. Raises Refusal for a text that is longer than `context`, and
+        BadInferenceRequest for tokens where a prompt belongs before a text."""
+        value: Any = msgspec.json.decode(given)
+        texts = [value] if isinstance(value, str) else value
+        if not all(isinstance(text, str) for text in texts):
+            if self._prompt:
+                raise BadInferenceRequest("This model puts a prompt before each text: send texts, not tokens.", _FIELD)
+            return given
+        return msgspec.Raw(msgspec.json.encode([self._tokens(text, context) for text in texts]))
+
+    def _tokens(self, text: str, context: int | None) -> list[int]:
+        encoding = self._tokenizer.encode(self._prompt + text)
+        tokens: list[int] = encoding.ids
+        whole = len(tokens) + sum(len(rest.ids) - self._special for rest in encoding.overflowing)
+        if context is not None and whole > context:
+            raise too_long(_FIELD)
+        return tokens

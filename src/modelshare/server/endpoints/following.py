@@ -1,0 +1,40 @@
+"""Which version an endpoint gets: the rule of `sharing.rules`, asked with what hangs on the endpoint. No query."""
+
+from modelshare.server.endpoints.tables import EndpointRow
+from modelshare.server.registry import service as registry
+from modelshare.server.registry.tables import VersionRow
+from modelshare.server.sharing import last_shown, rules
+from modelshare.server.sharing.rules import LastShown
+from modelshare.wire.sharing import Audience
+
+
+def stays_at(row: EndpointRow) -> LastShown | None:
+    """Where it stays; None while its model shows to its project. Needs the row whole (`queries`)."""
+    return rules.stays_at(
+        is_owner=row.model is not None and row.model.project_id == row.project_id,
+        audience=Audience(row.share.audience) if row.share else None,
+        is_invited=row.invitation is not None,
+        own=last_shown.fact(row.last_shown),
+        everybody=last_shown.fact(row.last_public),
+    )
+
+
+def wanted(row: EndpointRow) -> VersionRow | None:
+    """The version that it is to serve; None while there is none."""
+    if row.model is None:
+        return None
+    return rules.version_wanted(row.version, registry.ready(row.model), stays_at(row))
+
+
+def choosable(row: EndpointRow) -> list[VersionRow]:
+    """The versions that it may be set to, oldest first."""
+    return rules.choosable(registry.ready(row.model), stays_at(row)) if row.model else []
+
+
+def note(row: EndpointRow) -> str | None:
+    """Why it does not follow the latest version although it is set to."""
+    if row.version is not None or row.model is None or stays_at(row) is None:
+        return None
+    version = wanted(row)
+    stays = f"it stays at {version.version}, the last one that was" if version else "there is none left that was"
+    return f"The model is no longer shared with your project. Later versions do not reach this endpoint: {stays}."

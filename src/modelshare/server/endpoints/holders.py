@@ -1,0 +1,52 @@
+"""Who has which version of a model: active endpoints that are fixed to one, follow the latest, or stay behind it."""
+
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.endpoints import queries
+from modelshare.server.endpoints.views import resolved
+from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.server.sharing import last_shown
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """Active endpoints that have a version: of the model's owner, and of other projects."""
+
+    own: int
+    others: int
+
+
+@dataclass(frozen=True, slots=True)
+class Followers:
+    """Active endpoints of other projects that are set to `latest`."""
+
+    following: int
+    """The model shows to their projects, so they follow."""
+    staying: dict[uuid.UUID | None, int]
+    """The others, by the version where they stay."""
+
+
+async def followers(session: AsyncSession, model: ModelRow) -> Followers:
+    """Who of the other projects follows the model's latest version, and who stays behind."""
+    counts = await queries.followers(session, model.id, model.project_id)
+    shown = await last_shown.of(session, model, counts.keys())
+    staying: Counter[uuid.UUID | None] = Counter()
+    for project_id, stays in shown.items():
+        if stays is not None:
+            staying[stays.version_id] += counts[project_id]
+    return Followers(sum(counts.values()) - staying.total(), dict(staying))
+
+
+async def of(session: AsyncSession, model: ModelRow, version: VersionRow) -> Holders:
+    """Who is fixed to this version, or gets it for whatever other reason."""
+    projects = [
+        row.project_id
+        for row in await queries.active_of(session, model.id)
+        if row.version == version.version or ((gets := resolved(row)) is not None and gets.id == version.id)
+    ]
+    own = projects.count(model.project_id)
+    return Holders(own, len(projects) - own)

@@ -1,0 +1,121 @@
+"""Deleting a version: who stands in its way, what it frees, and what goes with it.
+
+Above the registry, as endpoints and machines have a say in it.
+"""
+
+import uuid
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.db import notify
+from modelshare.server.endpoints import holders
+from modelshare.server.endpoints import service as endpoints
+from modelshare.server.errors import Conflict, Refusal
+from modelshare.server.fleet import queries, releases
+from modelshare.server.fleet.topics import DESIRED_TOPIC
+from modelshare.server.http import Caller, Platform
+from modelshare.server.registry import service as registry
+from modelshare.server.registry import versions
+from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.server.registry.uploads import closing
+from modelshare.server.sharing import service as sharing
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.models import ModelStatus, VersionDeletion
+
+
+async def preview(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str) -> VersionDeletion:
+    """What `delete` would do, without doing it. 404 where there is no such version of the caller's own model."""
+    model = await registry.get(session, caller, model_id)
+    found = registry.version_of(model, version)
+    reasons = await _obstacles(session, caller, model, found)
+    notes = []
+    if found.status == ModelStatus.UPLOADING:
+        notes.append("Its upload is cancelled.")
+    elif found.manifest is not None:
+        notes.append(f"The number {found.version} is not given again: push other files as another version.")
+    if len(model.versions) == 1:
+        notes.append("It is the model's only version, so the model goes with it.")
+    return VersionDeletion(
+        version=found.version,
+        possible=not reasons,
+        reasons=reasons,
+        frees_bytes=await versions.bytes_only_of(session, model, found),
+        notes=notes,
+    )
+
+
+async def delete(platform: Platform, caller: Caller, model_id: uuid.UUID, version: str) -> None:
+    """Deletes a version that is neither the latest nor in use; an upload under way is cancelled.
+
+    409 says who has it. What no other version holds counts against the quota no more once this returns.
+    """
+    async with platform.database.read() as session:
+        model = await registry.get(session, caller, model_id)
+        found = registry.version_of(model, version)
+        upload = await versions.open_upload_of(session, found) if found.status == ModelStatus.UPLOADING else None
+    if upload is not None:
+        await closing.cancel(platform, caller, str(upload))
+        return
+    async with platform.database.write() as session:
+        await versions.lock_stored(session, caller)
+        model = await registry.get_locked(session, caller, model_id)
+        found = registry.version_of(model, version)
+        if reasons := await _obstacles(session, caller, model, found):
+            raise Conflict(
+                f"Version {found.version} cannot be deleted. {' '.join(reasons)}",
+                code=ErrorCode.VERSION_IN_USE,
+                refusal=Refusal("model.delete_version", f"model:{model.id}"),
+            )
+        await _let_go(session, found, platform.now())
+        await versions.delete_version(session, caller, model, found, now=platform.now())
+
+
+async def _obstacles(session: AsyncSession, caller: Caller, model: ModelRow, version: VersionRow) -> list[str]:
+    """Why the version cannot be deleted now, each with what to do about it. Other projects are counts, no more."""
+    if version.is_latest:
+        return ["It is the latest version. Promote another one, then delete it."]
+    found = []
+    have = await holders.of(session, model, version)
+    if have.own:
+        found.append(f"{_endpoints(have.own)} of your project {_have(have.own)} it: change or delete them.")
+    if have.others:
+        found.append(
+            f"{_endpoints(have.others)} of other projects {_have(have.others)} it: wait until they end, or recall the "
+            "model."
+        )
+    if answering := await _answering(session, version):
+        found.append(
+            f"{_endpoints(answering)} still {'answers' if answering == 1 else 'answer'} with it, until another "
+            "version is loaded: try again in a while."
+        )
+    own = await sharing.get(session, caller, model.id)
+    if own.recall is not None and own.recall.stopped_at is None:
+        found.append("The model is being recalled: wait until that is over, or cancel the recall.")
+    if len(model.versions) == 1 and (own.share is not None or model.active_endpoints):
+        found.append("It is the only version of a model that is shared or in use: delete the model instead.")
+    return found
+
+
+async def _answering(session: AsyncSession, version: VersionRow) -> int:
+    """Active endpoints that want another version and answer with this one meanwhile."""
+    ids = await queries.served_with(session, version.id)
+    return sum(each.version_id != version.id for each in await endpoints.active(session, ids)) if ids else 0
+
+
+async def _let_go(session: AsyncSession, version: VersionRow, now: int) -> None:
+    """Machines that hold it though nobody wants it any more are told to delete it."""
+    agents = await queries.agents_with(session, version.id)
+    await queries.lock_agents(session, agents)
+    rows = await queries.deployments_of_version(session, version.id)
+    await releases.let_go(session, rows, now=now)
+    for agent_id in {row.agent_id for row in rows}:
+        notify(session, DESIRED_TOPIC, str(agent_id))
+    await session.flush()
+
+
+def _endpoints(count: int) -> str:
+    return f"{count} active {'endpoint' if count == 1 else 'endpoints'}"
+
+
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"

@@ -1,0 +1,77 @@
+"""What happens to a connection whose deadline has passed."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from modelshare.server.errors import ApiError
+from modelshare.server.front import refusals, sending
+from modelshare.server.front.exchange import Exchange
+from modelshare.server.front.pace import Doubt, Pace, Phase
+from modelshare.server.front.parsing import Parser
+
+if TYPE_CHECKING:
+    from modelshare.server.front.server import Limits
+
+
+class Overdue:
+    """The part of a connection that looks at deadlines."""
+
+    deadline: float
+    _limits: "Limits"
+    _transport: asyncio.Transport
+    _parser: Parser
+    _phase: Phase
+    _exchange: Exchange | None
+    _doubt: Doubt
+    _pace: Pace
+    _heard: float
+    _received: int
+    _sent_of_files: int
+    _ahead: int
+    _is_blocked: bool
+
+    def _refuse(self, error: ApiError) -> None:
+        raise NotImplementedError
+
+    def _close(self, *, lingers: bool) -> None:
+        raise NotImplementedError
+
+    def overdue(self, now: float) -> None:
+        """The deadline has passed."""
+        match self._phase:
+            case Phase.HEAD if self._parser.is_in_head:
+                self._refuse(refusals.head_too_slow(self._limits.head_seconds))
+            case Phase.BODY if not self._comes(now):
+                self._refuse(refusals.body_too_slow(self._limits.stalled_seconds))
+            case Phase.HEAD | Phase.IDLE:
+                self._close(lingers=False)
+            case Phase.WORK if self._doubt.is_there and not self._is_blocked:
+                self._probe(now)
+            case Phase.WORK | Phase.CLOSING if not self._takes(now):
+                self._transport.abort()
+
+    def _comes(self, now: float) -> bool:
+        """False when the body comes no more, or too slowly; else there is a new deadline."""
+        is_kept = self._pace.is_kept(now, self._received, self._heard)
+        self.deadline = self._pace.deadline(self._heard)
+        return is_kept
+
+    def _takes(self, now: float) -> bool:
+        """False when the client takes nothing, or next to nothing; else there is a new deadline."""
+        is_owed = self._is_blocked or self._transport.get_write_buffer_size() > 0
+        is_kept = is_owed and self._pace.is_kept(now, self._taken(), now)
+        self.deadline = self._pace.deadline(now)
+        return is_kept
+
+    def _probe(self, now: float) -> None:
+        """Looks whether the client that has closed its half still has the other, by a byte of the answer."""
+        if sending.is_reset(self._transport):
+            self._transport.abort()
+        elif self._exchange is not None and not self._exchange.started:
+            self._transport.write(refusals.BEGINNING[self._ahead : self._ahead + 1])
+            self._ahead = min(self._ahead + 1, len(refusals.BEGINNING))
+        self.deadline = self._doubt.again(now)
+
+    def _taken(self) -> int:
+        """What the client took; grows while nothing is written."""
+        return self._sent_of_files - sending.pending(self._transport)

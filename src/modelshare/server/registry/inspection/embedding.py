@@ -1,0 +1,40 @@
+"""What the files of an embedding model declare, as far as its publisher is to know it at the push."""
+
+from collections.abc import Mapping
+
+from modelshare.embedder import ARCHITECTURES, Embedder, ModelFiles, UnreadableError, read_embedder
+from modelshare.server.registry.inspection.facts import Task
+from modelshare.server.registry.inspection.reader import RangeReader, head
+from modelshare.server.registry.refused import Refused, shown
+
+
+def model_files(files: Mapping[str, RangeReader], root: str = "") -> ModelFiles:
+    """The files of the model in `root`, for `modelshare.embedder`."""
+
+    def read(path: str, most: int) -> bytes:
+        length = min(files[path].size, most)
+        return head(files[path], length) if length else b""
+
+    return ModelFiles(files, read, root)
+
+
+def embedder_of(files: Mapping[str, RangeReader], root: str = "") -> Embedder | None:
+    """None for a model that is not of sentence-transformers. Raises `Refused` where declarations are lost."""
+    try:
+        return read_embedder(model_files(files, root))
+    except UnreadableError as error:
+        raise Refused(f"In {shown(root)}: {error}" if root else str(error)) from error
+
+
+def embedder_warnings(embedder: Embedder | None, task: Task, architecture: str | None) -> tuple[str, ...]:
+    """What will keep agents from serving it, and what callers have to add themselves."""
+    if task is not Task.EMBEDDING:
+        return ()
+    obstacle = embedder.obstacle if embedder else None
+    if obstacle is None and architecture is not None and architecture not in ARCHITECTURES:
+        obstacle = f"its architecture is {architecture}, and embeddings are computed of {', '.join(ARCHITECTURES)}."
+    warnings = [f"No engine of the default set can serve this model: {obstacle}"] if obstacle else []
+    if embedder and embedder.optional_prompts:
+        names = ", ".join(embedder.optional_prompts)
+        warnings.append(f"It defines prompts ({names}) that are not put before texts; callers do that where they want.")
+    return tuple(warnings)

@@ -1,0 +1,114 @@
+"""Many small files in one request: each whole, behind its number, its size and its SHA-256."""
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+
+from modelshare.server.errors import Conflict, InvalidRequest, NotFound
+from modelshare.server.http import Caller, Platform
+from modelshare.server.ids import parse_uuid
+from modelshare.server.registry.blobs import staging
+from modelshare.server.registry.refused import shown
+from modelshare.server.registry.tables import UploadFileRow, UploadRow
+from modelshare.server.registry.uploads import queries
+from modelshare.server.registry.uploads.failures import storage_answers
+from modelshare.server.registry.uploads.parts import keep_open
+from modelshare.server.registry.uploads.service import no_such_upload, require_open
+from modelshare.server.storage.base import ChecksumMismatch, Multipart, ServedStore
+from modelshare.wire.uploads import BATCH_BYTES, BATCH_FILES, BATCH_HEAD, FilesDone, PartDone
+
+
+@dataclass(frozen=True, slots=True)
+class _Small:
+    n: int
+    content: memoryview
+    sha256: str
+
+
+async def receive(platform: Platform, caller: Caller, upload_id: str, chunks: AsyncIterator[bytes]) -> FilesDone:
+    """Stores all of the files or, where one is not as it should be, none. Safe to repeat."""
+    files = _split(await _read(chunks))
+    upload, rows = await _find(platform, caller, upload_id, files)
+    store = platform.store
+    if store.direct:
+        raise InvalidRequest("Parts of this upload go to the bucket, one by one.")
+    with storage_answers():
+        for file in files:
+            if hashlib.sha256(file.content).hexdigest() != file.sha256:
+                raise ChecksumMismatch
+        begun = await _begun(platform, store, upload, rows)
+        await store.write_files([(begun[file.n], file.content, file.sha256) for file in files])
+    await keep_open(platform, upload)
+    done = [PartDone(n=file.n, k=0, size=len(file.content), sha256=file.sha256) for file in files]
+    return FilesDone(data=done)
+
+
+async def _read(chunks: AsyncIterator[bytes]) -> bytes:
+    body = bytearray()
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > BATCH_BYTES:
+            raise InvalidRequest(f"One request may bring {BATCH_BYTES:,} bytes of small files. Send fewer at once.")
+    return bytes(body)
+
+
+def _split(body: bytes) -> list[_Small]:
+    files, at, rest = [], 0, memoryview(body)
+    while at < len(body):
+        if len(body) - at < BATCH_HEAD.size:
+            raise _cut_short()
+        n, size, digest = BATCH_HEAD.unpack_from(body, at)
+        at += BATCH_HEAD.size
+        if size > len(body) - at:
+            raise _cut_short()
+        files.append(_Small(n, rest[at : at + size], digest.hex()))
+        at += size
+    if not files or len(files) > BATCH_FILES or len({file.n for file in files}) < len(files):
+        raise InvalidRequest(f"Send 1 to {BATCH_FILES} files at once, each of them once.")
+    return files
+
+
+def _cut_short() -> InvalidRequest:
+    return InvalidRequest("The request ends within a file. Send it again.")
+
+
+async def _find(
+    platform: Platform, caller: Caller, upload_id: str, files: Sequence[_Small]
+) -> tuple[UploadRow, list[UploadFileRow]]:
+    uid = parse_uuid(upload_id)
+    async with platform.database.read() as session:
+        upload = await queries.upload_with(session, caller.project, uid, [file.n for file in files]) if uid else None
+    if upload is None:
+        raise no_such_upload()
+    row, rows = upload
+    require_open(row)
+    known = {each.n: each for each in rows}
+    for file in files:
+        if (each := known.get(file.n)) is None:
+            raise NotFound(f"This upload has no file {file.n}. GET /v1/uploads/{row.id} lists its files.")
+        if each.reused:
+            raise Conflict(f"{shown(each.path)} is stored already, so that it need not be sent.")
+        size = len(file.content)
+        if not size or size != each.size or size > row.part_size:
+            raise InvalidRequest(f"{shown(each.path)} has {each.size:,} bytes, not {size:,}. Send exactly these.")
+    return row, list(rows)
+
+
+async def _begun(
+    platform: Platform, store: ServedStore, upload: UploadRow, rows: Sequence[UploadFileRow]
+) -> dict[int, Multipart]:
+    """The storage's uploads of the files, by number; begun where that was not done yet."""
+    uploads = {row.n: staging.multipart_of(upload, row) for row in rows}
+    if not (new := [row for row in rows if not row.multipart_id]):
+        return uploads
+    fresh = await store.begin_all([uploads[row.n] for row in new])
+    mine = {row.n: each for row, each in zip(new, fresh, strict=True)}
+    async with platform.database.write() as session:
+        winners = await queries.begin_files(session, upload.id, {n: each.id for n, each in mine.items()})
+    for n, each in mine.items():
+        if winners.get(n) != each.id:
+            await store.abort(each)
+        if not winners.get(n):
+            raise Conflict("This upload has just changed. Ask GET /v1/uploads/{id} what is missing.")
+        uploads[n] = replace(each, id=winners[n])
+    return uploads

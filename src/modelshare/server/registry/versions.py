@@ -1,0 +1,128 @@
+"""What is done to versions of a model: which is the latest, their notes, their deletion."""
+
+import uuid
+
+from sqlalchemy import delete as sql_delete
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.audit import service as audit
+from modelshare.server.db import notify
+from modelshare.server.errors import Conflict, NotFound
+from modelshare.server.http import Caller
+from modelshare.server.registry.blobs import queries as blobs
+from modelshare.server.registry.blobs.disposal import let_go_of_unused, release
+from modelshare.server.registry.latest import next_latest
+from modelshare.server.registry.service import MODELS_TOPIC, delete, get_locked, ready, record, resolve, version_of
+from modelshare.server.registry.tables import DeletedVersionRow, ModelRow, VersionRow
+from modelshare.wire.models import VersionPatch
+from modelshare.wire.uploads import UploadState
+
+
+async def lock_stored(session: AsyncSession, caller: Caller) -> None:
+    """Locks what the caller's project stores: before the model, by whoever frees some of it."""
+    await blobs.lock_project(session, caller.project)
+
+
+async def delete_version(
+    session: AsyncSession, caller: Caller, model: ModelRow, version: VersionRow, *, now: int
+) -> None:
+    """Deletes a version that nobody has; its model too, where that has no other. Stored bytes and model are locked."""
+    details = {"version": version.version, "status": version.status, "digest": version.manifest_digest}
+    if len(model.versions) == 1:
+        await delete(session, caller, model.id, now=now)
+    else:
+        await release(session, model.project_id, [version.id], now=now)
+        if version.manifest is not None:
+            deleted = DeletedVersionRow(model_id=model.id, version=version.version, deleted_at=now)
+            deleted.manifest_digest = version.manifest_digest
+            session.add(deleted)
+        await session.execute(sql_delete(VersionRow).where(VersionRow.id == version.id))
+        notify(session, MODELS_TOPIC, str(model.id))
+    record(session, "model.delete_version", model, caller.actor, now, **details)
+    await session.flush()
+    while await let_go_of_unused(session, caller.project):
+        continue
+
+
+async def bytes_only_of(session: AsyncSession, model: ModelRow, version: VersionRow) -> int:
+    """Bytes that count against the quota for this version alone."""
+    staged = await blobs.staged_bytes_of(session, version.id)
+    return staged + await blobs.bytes_only_of(session, model.project_id, version.id)
+
+
+async def open_upload_of(session: AsyncSession, version: VersionRow) -> uuid.UUID | None:
+    """The upload that a version waits for."""
+    sessions = await blobs.sessions_of(session, [version.id])
+    return next((each.id for each in sessions if each.state == UploadState.OPEN), None)
+
+
+async def promote(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> ModelRow:
+    """Makes a ready version the latest; endpoints on `latest` follow."""
+    row = await get_locked(session, caller, model_id)
+    wanted = _ready(row, version)
+    wanted.make_latest = True
+    await _make_latest(session, row, wanted, "model.promote", caller.actor, now)
+    return row
+
+
+async def roll_back(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> ModelRow:
+    """Goes back to this ready version: it becomes the latest. 409 where it is that already."""
+    row = await get_locked(session, caller, model_id)
+    wanted = _ready(row, version)
+    if wanted.is_latest:
+        others = ", ".join(each.version for each in ready(row) if each is not wanted)
+        remedy = f"Name the one to go back to: {others}" if others else "There is no other ready version to go back to"
+        raise Conflict(f"{version} is the latest version already. {remedy}.")
+    wanted.make_latest = True
+    await _make_latest(session, row, wanted, "model.rollback", caller.actor, now)
+    return row
+
+
+async def edit_version(
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, patch: VersionPatch, *, now: int
+) -> VersionRow:
+    """Edits what people read of a version."""
+    row = await get_locked(session, caller, model_id)
+    found = version_of(row, version)
+    found.notes = patch.version_notes or None
+    record(session, "model.edit_version", row, caller.actor, now, version=found.version, version_notes=found.notes)
+    notify(session, MODELS_TOPIC, str(row.id))
+    return found
+
+
+async def fall_back(session: AsyncSession, row: ModelRow, failed: VersionRow, *, reason: str, now: int) -> None:
+    """Another ready version, if there is any, becomes the latest as this one fails. `row` is locked."""
+    wanted = next_latest(failed.version, [each for each in ready(row) if each is not failed])
+    if wanted is not None:
+        await _make_latest(session, row, wanted, "model.rollback", audit.SYSTEM, now, reason)
+
+
+def _ready(row: ModelRow, version: str) -> VersionRow:
+    wanted = resolve(row, version)
+    if wanted is None:
+        names = ", ".join(each.version for each in ready(row))
+        raise NotFound(f"There is no ready version `{version}` of this model. Ready: {names or 'none'}.")
+    return wanted
+
+
+async def _make_latest(
+    session: AsyncSession,
+    row: ModelRow,
+    wanted: VersionRow,
+    action: str,
+    actor: str,
+    now: int,
+    reason: str | None = None,
+) -> None:
+    before = resolve(row, None)
+    if before is wanted:
+        return
+    if before is not None:
+        before.is_latest = False
+        await session.flush()  # there is at most one at any instant, the database sees to that
+    wanted.is_latest = True
+    for each in row.versions:  # what was said of them was said of another latest version
+        each.latest_note = None
+    was = before.version if before else None
+    record(session, action, row, actor, now, reason, version=wanted.version, before=was)
+    notify(session, MODELS_TOPIC, str(row.id))

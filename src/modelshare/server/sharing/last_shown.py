@@ -1,0 +1,73 @@
+"""Remembers how a model was when it last showed to whom: endpoints of projects that lost it stay there.
+
+Every change here happens under the model's lock, before the share changes.
+"""
+
+import uuid
+from collections.abc import Collection
+from typing import Final
+
+from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.db import upsert
+from modelshare.server.registry import service as registry
+from modelshare.server.registry.tables import ModelRow
+from modelshare.server.sharing import queries
+from modelshare.server.sharing.rules import LastShown, stays_at
+from modelshare.server.sharing.tables import EVERYBODY, LastShownRow, ShareRow
+from modelshare.wire.sharing import Audience
+
+_AT_ONCE: Final = 1000
+"""Rows in one statement."""
+
+
+async def keep_for_all(session: AsyncSession, model: ModelRow, share: ShareRow) -> None:
+    """The share ends for everybody to whom it shows now."""
+    if share.audience == Audience.PUBLIC:
+        await keep(session, model, [EVERYBODY])
+    else:
+        await keep(session, model, [row.project_id for row in await queries.shown_to(session, model.id)])
+
+
+async def keep(session: AsyncSession, model: ModelRow, project_ids: Collection[str]) -> None:
+    """The model stops showing to these projects (or `EVERYBODY`)."""
+    latest = registry.resolve(model, None)
+    now = {
+        "version_id": latest.id if latest else None,
+        "versions": [str(each.id) for each in model.versions if each.manifest is not None],
+    }
+    ordered = sorted(project_ids)
+    for start in range(0, len(ordered), _AT_ONCE):
+        some = ordered[start : start + _AT_ONCE]
+        rows = [{"model_id": model.id, "project_id": project_id, **now} for project_id in some]
+        statement = upsert(session, LastShownRow).values(rows)
+        await session.execute(statement.on_conflict_do_update(index_elements=["model_id", "project_id"], set_=now))
+
+
+async def forget(session: AsyncSession, model_id: uuid.UUID) -> None:
+    """Everybody sees the model: nothing that was kept counts any more."""
+    await session.execute(delete(LastShownRow).where(LastShownRow.model_id == model_id))
+
+
+async def of(session: AsyncSession, model: ModelRow, project_ids: Collection[str]) -> dict[str, LastShown | None]:
+    """Where endpoints of these projects stay, by project; None: they follow."""
+    share = await queries.share(session, model.id)
+    invited = await queries.invited(session, model.id, project_ids)
+    rows = await queries.last_shown(session, model.id, project_ids)
+    everybody = fact(rows.get(EVERYBODY))
+    return {
+        project_id: stays_at(
+            is_owner=project_id == model.project_id,
+            audience=Audience(share.audience) if share else None,
+            is_invited=project_id in invited,
+            own=fact(rows.get(project_id)),
+            everybody=everybody,
+        )
+        for project_id in project_ids
+    }
+
+
+def fact(row: LastShownRow | None) -> LastShown | None:
+    """The row as the rules see it."""
+    return LastShown(row.version_id, frozenset(map(uuid.UUID, row.versions))) if row else None

@@ -1,0 +1,48 @@
+"""Many small files at once: what takes longest, waiting for the disk, is done for all of them together."""
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelshare import private_files
+from modelshare.server.storage.growing import GrowingDigest
+from modelshare.server.storage.staging import PartWriter, Staging, no_room, sync_data
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A whole file of one part, whose digest was compared with its bytes."""
+
+    staged: Staging
+    growing: GrowingDigest
+    content: memoryview
+    sha256: str
+
+
+def write_all(arrivals: Sequence[Arrival], executor: Executor) -> None:
+    """Blocks. Each file counts once all of them are on the disk."""
+    fresh = [arrival for arrival in arrivals if arrival.staged.mark(0) != arrival.sha256]
+    files: list[int] = []
+    try:
+        for arrival in fresh:
+            file = arrival.staged.open()
+            files.append(file)
+            arrival.growing.going(0)
+            arrival.staged.clear_mark(0)
+            PartWriter(file, 0).write([arrival.content])
+        with no_room():
+            list(executor.map(sync_data, files))
+    finally:
+        for file in files:
+            os.close(file)
+    for arrival in fresh:
+        arrival.staged.set_mark(0, arrival.sha256)
+        arrival.growing.came(0, arrival.sha256, executor)
+
+
+def sync_folders(paths: Iterable[Path]) -> None:
+    """What was put into the folders of these files survives a power cut."""
+    for folder in {path.parent for path in paths}:
+        private_files.sync_folder(folder)
