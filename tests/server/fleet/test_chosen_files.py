@@ -2,9 +2,12 @@
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from conftest import Tenant
 from link_agent import enroll, linked
+from modelshare.server.app import Application
+from modelshare.server.registry.tables import VersionRow
 from modelshare.wire.agents import Phase
 from served import wait_until
 from unit.registry.samples import gguf_file, llama_gguf
@@ -154,3 +157,27 @@ async def until(tenant: Tenant, slug: str, **fields: object) -> None:
         return all(found[field] == value for field, value in fields.items())
 
     await wait_until(look)
+
+
+async def test_a_version_from_before_is_opened_as_described_and_revalidated_to_have_choices(
+    app: Application, url: str, owner: Tenant
+) -> None:
+    model = await pushed(owner.http, BOTH, file="Q8/model.gguf")
+    async with app.database.write() as session:
+        [row] = await session.scalars(select(VersionRow))
+        row.file = None
+        row.facts = {name: value for name, value in row.facts.items() if name not in {"root", "companions", "choices"}}
+    await deploy(owner, model["id"], "chat")
+    _, token = await enroll(owner.http)
+    async with linked(url, token) as link:
+        (before,) = await link.wanted(1)
+        assert (before.root, before.weights) == ("Q8", ["Q8/model.gguf"])
+        assert [file.path for file in before.files] == ["Q8/model.gguf"]
+    await owner.http.post(f"/v1/models/{model['id']}/revalidate")
+
+    async def revalidated() -> bool:
+        found = (await owner.http.get(f"/v1/models/{model['id']}")).json()
+        assert (found["file"], found["manifest_digest"]) == ("Q8/model.gguf", model["manifest_digest"])
+        return [choice["file"] for choice in found["choices"]] == ["Q8/model.gguf", "Q4/model.gguf"]
+
+    await wait_until(revalidated)

@@ -220,13 +220,21 @@ def sentence_files(*modules: tuple[str, str]) -> dict[str, bytes]:
     return {"modules.json": json.dumps(listed).encode()}
 
 
+DENSE = {
+    "in_features": 2,
+    "out_features": 3,
+    "bias": True,
+    "activation_function": "torch.nn.modules.linear.Identity",
+}
+
+
 def test_modules_say_where_the_transformer_and_its_layers_lie() -> None:
     weights = MODEL["model.safetensors"]
     files = sentence_files(("0_Transformer", "Transformer"), ("dense", "Dense")) | {
         "0_Transformer/config.json": CONFIG,
         "0_Transformer/model.safetensors": weights,
+        "dense/config.json": json.dumps(DENSE).encode(),
         "dense/model.safetensors": weights,
-        "dense/config.json": b'{"in_features": 4, "out_features": 4}',
         "2_Dense/model.safetensors": weights,
     }
     for above in ("", "m/"):
