@@ -57,6 +57,8 @@ def _exposed(readers: Mapping[str, RangeReader]) -> list[exposed.Exposed]:
     found: list[exposed.Exposed] = []
     for path in texts[: exposed.MAX_FILES]:
         found += exposed.find(path, head(readers[path], exposed.MAX_FILE))
+        if len(found) >= exposed.MAX_FOUND:
+            break
     return found[: exposed.MAX_FOUND]
 
 
