@@ -33,7 +33,9 @@ Sent = tuple[int, int]
 
 
 @given(order=st.permutations(range(COUNT)), again=st.lists(st.tuples(st.integers(0, COUNT - 1), st.integers(1, 5))))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 async def test_parts_in_any_order_and_written_anew(tmp_path: Path, order: list[int], again: list[Sent]) -> None:
     store = FolderStore(tmp_path, b"secret")
     upload = await store.begin(KEY, SIZE, PART)
