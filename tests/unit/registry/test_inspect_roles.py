@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from modelshare.server.registry.inspection import Facts, Refused, Task
+from modelshare.server.registry.inspection import Facts, Refused, Task, inspect
 from modelshare.server.registry.inspection.facts import Role
-from unit.registry.samples import gguf_file, inspect_bytes, llama_gguf, safetensors_file
+from unit.registry.samples import MemoryReader, gguf_file, inspect_bytes, llama_gguf, safetensors_file
 
 CONFIG = json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}).encode()
 TENSORS = {"a": ("F32", [2]), "b": ("F32", [3])}
@@ -108,6 +108,13 @@ def test_a_model_that_an_engine_can_serve_goes_before_one_that_none_can() -> Non
     facts = inspect_bytes({"a.gguf": odd, "b.gguf": llama_gguf()})
     assert (facts.weights, facts.choices, facts.companions) == (("b.gguf",), (), {"a.gguf": Role.OTHER})
     assert inspect_bytes({"a.gguf": odd}).task is Task.OTHER
+
+
+def test_what_lies_around_many_variants_is_read_once() -> None:
+    variants = {f"model.v{n}.safetensors": safetensors_file(TENSORS) for n in range(20)}
+    readers = {path: MemoryReader(data) for path, data in (MODEL | variants).items()}
+    assert len(inspect(readers).choices) == 21
+    assert readers["config.json"].bytes_read <= 2 * len(CONFIG)
 
 
 SHARDS = {

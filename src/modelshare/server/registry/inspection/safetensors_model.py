@@ -1,9 +1,12 @@
 """Models in Hugging Face form, config.json, a tokenizer, and weights in safetensors: which files, and their facts."""
 
+import functools
 import posixpath
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from modelshare.embedder import Embedder
 from modelshare.server.registry.inspection.candidates import Candidate
 from modelshare.server.registry.inspection.companions import role_of_safetensors
 from modelshare.server.registry.inspection.config import Config, read_config
@@ -15,8 +18,9 @@ from modelshare.server.registry.inspection.quantization import count_parameters,
 from modelshare.server.registry.inspection.reader import RangeReader
 from modelshare.server.registry.inspection.safetensors import Tensor, read_header
 from modelshare.server.registry.inspection.task import task_of
-from modelshare.server.registry.inspection.tokenizer import read_tokenizer
+from modelshare.server.registry.inspection.tokenizer import Tokenizer, read_tokenizer
 from modelshare.server.registry.inspection.weight_sets import Headers, WeightSet, check_numbering, sets_of_folder
+from modelshare.server.registry.refused import Refused
 
 _CONFIG = "config.json"
 _NO_CONFIG = Config(
@@ -28,6 +32,15 @@ _NO_CONFIG = Config(
     scheme=None,
     needs_own_code=False,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Surroundings:
+    """What the files around the weights say."""
+
+    config: Config
+    tokenizer: Tokenizer
+    embedder: Embedder | None
 
 
 def read_safetensors(
@@ -42,6 +55,7 @@ def read_safetensors(
     check_numbering(weights)
     modules = {each.transformer: each for each in modules_of(files, weights)}
     taken = {path for each in modules.values() for path in each.layers}
+    surroundings = _surroundings_in(files)
     models: list[Candidate] = []
     for folder in sorted({posixpath.dirname(path) for path in weights}, key=lambda folder: (folder.count("/"), folder)):
         here = [path for path in weights if posixpath.dirname(path) == folder and path not in taken]
@@ -50,8 +64,9 @@ def read_safetensors(
             taken.update(first.weights)
             place = modules.get(folder) or Modules(folder, folder)
             same = [each for each in others if each is not None and _holds_the_same(each, first, weights)]
-            models.append(_candidate(files, first, place, weights, pipeline_tag))
-            models += [_candidate(files, each, place, weights, pipeline_tag, is_variant=True) for each in same]
+            candidate = functools.partial(_candidate, files, surroundings, place, weights, pipeline_tag)
+            models.append(candidate(first))
+            models += [candidate(each, is_variant=True) for each in same]
     return models, {path: role for path, role in roles.items() if role is not None}
 
 
@@ -63,10 +78,11 @@ def _holds_the_same(each: WeightSet, first: WeightSet, headers: Headers) -> bool
 
 def _candidate(
     files: Mapping[str, RangeReader],
-    chosen: WeightSet,
+    surroundings: Callable[[Modules], _Surroundings],
     place: Modules,
     headers: Headers,
     pipeline_tag: str | None,
+    chosen: WeightSet,
     *,
     is_variant: bool = False,
 ) -> Candidate:
@@ -78,7 +94,7 @@ def _candidate(
         weights=weights,
         index=chosen.index,
         has_config=posixpath.join(place.transformer, _CONFIG) in files,
-        facts=lambda: _facts(files, place, weights, tensors, pipeline_tag, chosen.notes),
+        facts=lambda: _facts(surroundings(place), place, weights, tensors, pipeline_tag, chosen.notes),
         is_variant=is_variant,
     )
 
@@ -87,28 +103,49 @@ def pickle_model(files: Mapping[str, RangeReader], pickles: Sequence[str], pipel
     """A model whose weights are pickles, told from the files around them; the pickles stay unread."""
     warning = "The weights are Python pickles, which can run code when loaded; their parameters are not counted."
     folder, weights = posixpath.dirname(pickles[0]), tuple(pickles)
+    place, surroundings = Modules(folder, folder), _surroundings_in(files)
     return Candidate(
         format=Format.PICKLE,
         root=folder,
         weights=weights,
-        facts=lambda: _facts(files, Modules(folder, folder), weights, [], pipeline_tag, (warning,)),
+        facts=lambda: _facts(surroundings(place), place, weights, [], pipeline_tag, (warning,)),
     )
 
 
+def _surroundings_in(files: Mapping[str, RangeReader]) -> Callable[[Modules], _Surroundings]:
+    """Reads them once for all models of a folder: it may take seconds, and a folder may hold many. Raises `Refused`."""
+
+    @functools.cache
+    def read(place: Modules) -> _Surroundings | Refused:
+        path = posixpath.join(place.transformer, _CONFIG)
+        try:
+            return _Surroundings(
+                read_config(path, files[path]) if path in files else _NO_CONFIG,
+                read_tokenizer(place.transformer, files),
+                embedder_of(files, place.root),
+            )
+        except Refused as refused:
+            return refused
+
+    def surroundings(place: Modules) -> _Surroundings:
+        found = read(place)
+        if isinstance(found, Refused):
+            raise found
+        return found
+
+    return surroundings
+
+
 def _facts(
-    files: Mapping[str, RangeReader],
+    surroundings: _Surroundings,
     place: Modules,
     weights: tuple[str, ...],
     tensors: Sequence[Tensor],
     pipeline_tag: str | None,
     warnings: tuple[str, ...],
 ) -> Facts:
-    folder, root = place.transformer, place.root
-    config_path = posixpath.join(folder, _CONFIG)
-    config = read_config(config_path, files[config_path]) if config_path in files else _NO_CONFIG
-    tokenizer = read_tokenizer(folder, files)
+    config, tokenizer, embedder = surroundings.config, surroundings.tokenizer, surroundings.embedder
     model_type = config.model_type
-    embedder = embedder_of(files, root)
     task = task_of(
         config.architecture,
         pools=embedder is not None,
@@ -118,7 +155,7 @@ def _facts(
     )
     return Facts(
         format=Format.SAFETENSORS if tensors else Format.PICKLE,
-        root=root,
+        root=place.root,
         weights=weights,
         architecture=config.architecture,
         model_type=model_type,
@@ -132,7 +169,7 @@ def _facts(
         task=task,
         warnings=(
             *warnings,
-            *_config_warnings(config_path, config),
+            *_config_warnings(posixpath.join(place.transformer, _CONFIG), config),
             *embedder_warnings(embedder, task, config.architecture),
         ),
     )
