@@ -111,7 +111,8 @@ def _of_name(route: Route, error: socket.gaierror) -> str:
     if error.errno == socket.EAI_AGAIN:
         return f"The name {name} cannot be looked up just now. Check this machine's network and DNS, and try again."
     if route.proxy:
-        return f"There is no host named {name}, as {_proxy(route.proxy)}. {_without(route, route.proxy)}."
+        variable = route.proxy.variable
+        return f"There is no host named {name}, which {variable} names as the proxy. {_without(route, route.proxy)}."
     return f"There is no host named {name}. Check the URL {route.url}."
 
 
