@@ -29,7 +29,7 @@ class Entry:
 
 ENTRIES = (
     Entry("push", "push", PUBLISH, "Upload a model: a folder, a .gguf file or an archive. Goes on where it stopped."),
-    Entry("uploads", "uploads", PUBLISH, "List pushes that were begun and not finished, and cancel one."),
+    Entry("uploads", "uploads", PUBLISH, "List unfinished uploads, and cancel one."),
     Entry("models", "models", PUBLISH, "List, show, rename, edit, delete and revalidate your models."),
     Entry("share", "share", PUBLISH, "Show a model in the catalog, to everybody or to some. The weights stay yours."),
     Entry("unshare", "unshare", PUBLISH, "Take a model out of the catalog. Endpoints that exist go on serving."),
