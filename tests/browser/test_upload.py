@@ -263,12 +263,17 @@ async def test_a_new_version_sends_only_the_files_that_changed(owner: Tenant, pa
     await page.route(PARTS, sent)
     await page.goto(f"/dashboard/acme/models/{model['id']}/new-version")
     await choose(page, big)
+    await page.fill("#f-notes", "Another card.\nMind it.")
+    await page.select_option("#f-latest", "no")
     await page.click("#start")
     await page.wait_for_url(f"**/models/{model['id']}", timeout=SECONDS)
     await expect(page.locator("tr", has_text="1.0.1").locator(".badge.good", has_text="ready")).to_be_visible(
         timeout=SECONDS
     )
     assert len(sent.parts) == 1
+    newest = (await owner.http.get(f"/v1/models/{model['id']}/versions")).json()["data"][0]
+    assert (newest["version_notes"], newest["is_latest"]) == ("Another card.\nMind it.", False)
+    await expect(page.locator("main")).to_contain_text("latest stays at 1.0.0, because the push asked for that.")
 
 
 async def test_files_without_weights_are_not_sent(page_for: PageFor, folder: Path) -> None:

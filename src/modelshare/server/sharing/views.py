@@ -127,7 +127,7 @@ def catalog_view(card: Card, tiers: TierBook) -> CatalogModel:
 def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers: TierBook) -> CatalogModelDetail:
     """A model's page: the manifest too, and the other versions that are ready."""
     ready = [
-        version_view(row).model_copy(update={"latest_note": None})  # which tells its owner what to do
+        version_view(row).model_copy(update={"latest_note": None})  # its owner's to know, as it says what to do
         for row in reversed(model.versions)
         if row.status == ModelStatus.READY
     ]

@@ -113,8 +113,9 @@ async def latest_note(session: AsyncSession, row: UploadRow) -> str | None:
     version = next((each for each in model.versions if each.id == row.version_id), None) if model else None
     if model is None or version is None:
         return None
-    is_ready = version.status == ModelStatus.READY
-    return version.latest_note if is_ready else why_not_latest(version, registry.resolve(model, None))
+    if version.status == ModelStatus.READY:
+        return version.latest_note
+    return why_not_latest(version, registry.resolve(model, None), registry.ready(model))
 
 
 def no_such_upload() -> NotFound:

@@ -148,6 +148,8 @@ function meter() {
 function opening() {
   const request = { version: $("f-version").value.trim() || null, part_size: PART_SIZE };
   if (!model) request.name = $("f-name").value.trim();
+  if ($("f-notes").value.trim()) request.version_notes = $("f-notes").value.trim();
+  if ($("f-latest").value) request.make_latest = $("f-latest").value === "yes";
   const single = archive();
   if (single) request.archive = single;
   else request.files = [...chosen].map(([path, file]) => ({ path, size: file.size }));
