@@ -42,7 +42,7 @@ ENTRIES = (
     Entry("catalog", "catalog", RUN, "Search the public catalog. Needs no key."),
     Entry("claim", "claim", RUN, "Claim a link: its model shows in your view of the catalog from now on."),
     Entry("deploy", "deploy", RUN, "Make an endpoint that serves a model on a tier."),
-    Entry("endpoints", "endpoints", RUN, "List, show, explain, switch and delete your endpoints."),
+    Entry("endpoints", "endpoints", RUN, "List, show, explain, change, switch and delete your endpoints."),
     Entry("chat", "chat", RUN, "Talk to an endpoint."),
     Entry("tiers", "tiers", RUN, "List the service tiers, with limits and prices. Needs no key."),
     Entry("agent", "agent", RUN, "Run models of your project on this machine."),

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from modelshare.server.registry.inspection import Facts, Refused, Task, inspect
+from modelshare.server.registry.inspection.directory import MAX_CHOICES
 from modelshare.server.registry.inspection.facts import Role
 from unit.registry.samples import MemoryReader, gguf_file, inspect_bytes, llama_gguf, safetensors_file
 
@@ -261,3 +262,19 @@ def test_facts_from_before_roles_can_be_read() -> None:
     for name in ("root", "companions", "choices"):
         del fields[name]
     assert Facts.from_dict(fields).weights == ("model.safetensors",)
+
+
+def test_the_last_of_very_many_models_can_be_named() -> None:
+    files = {f"m{n:03}.gguf": llama_gguf() for n in range(MAX_CHOICES + 6)}
+    facts = inspect_bytes(files, file="m069.gguf")
+    assert (facts.weights, len(facts.choices)) == (("m069.gguf",), MAX_CHOICES)
+
+
+def test_a_damaged_safetensors_does_not_stand_in_the_way_of_a_gguf() -> None:
+    facts = inspect_bytes({"model.gguf": llama_gguf(), "a.safetensors": b"x"})
+    assert (facts.weights, facts.companions) == (("model.gguf",), {"a.safetensors": Role.OTHER})
+
+
+def test_a_gguf_without_a_context_length_is_warned_of() -> None:
+    facts = inspect_bytes({"flux.gguf": gguf_file({"general.architecture": "flux"}, {"x": F32})})
+    assert "does not state its flux.context_length" in facts.warnings[0]

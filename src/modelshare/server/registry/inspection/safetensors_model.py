@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from modelshare.embedder import Embedder
 from modelshare.server.registry.inspection.candidates import Candidate
 from modelshare.server.registry.inspection.companions import role_of_safetensors
-from modelshare.server.registry.inspection.config import Config, read_config
+from modelshare.server.registry.inspection.config import Config, declared_weights, read_config
 from modelshare.server.registry.inspection.embedding import embedder_of, embedder_warnings
 from modelshare.server.registry.inspection.facts import Facts, Format, Role
 from modelshare.server.registry.inspection.family import family_of
@@ -45,13 +45,16 @@ class _Surroundings:
 
 def read_safetensors(
     files: Mapping[str, RangeReader], paths: Sequence[str], pipeline_tag: str | None
-) -> tuple[list[Candidate], dict[str, Role]]:
-    """The models among these files, in no order, and what else they are. Raises `Refused` for a damaged file, and for
-    shards that are lost.
+) -> tuple[list[Candidate], dict[str, Role], Mapping[str, Refused]]:
+    """The models among these files, in no order; what else they are; and which of them are damaged. Raises `Refused`
+    for shards that are lost.
+
+    A damaged file is refused with the model that it is part of, if that is the one described.
     """
-    headers = {path: read_header(path, files[path]) for path in paths}
-    roles = {path: role_of_safetensors(path, headers[path], files) for path in paths}
-    weights = {path: headers[path] for path in sorted(paths) if roles[path] is None}
+    tensors, damaged = _headers(files, paths)
+    roles = {path: role_of_safetensors(path, tensors[path], files) for path in paths}
+    weights = [path for path in sorted(paths) if roles[path] is None]
+    headers = Headers({path: tensors[path] for path in weights}, damaged)
     check_numbering(weights)
     modules = {each.transformer: each for each in modules_of(files, weights)}
     taken = {path for each in modules.values() for path in each.layers}
@@ -59,21 +62,41 @@ def read_safetensors(
     models: list[Candidate] = []
     for folder in sorted({posixpath.dirname(path) for path in weights}, key=lambda folder: (folder.count("/"), folder)):
         here = [path for path in weights if posixpath.dirname(path) == folder and path not in taken]
-        first, *others = sets_of_folder(folder, here, files, weights) if here else [None]
+        first, *others = _sets(folder, here, files, headers) if here else [None]
         if first is not None:
             taken.update(first.weights)
             place = modules.get(folder) or Modules(folder, folder)
-            same = [each for each in others if each is not None and _holds_the_same(each, first, weights)]
-            candidate = functools.partial(_candidate, files, surroundings, place, weights, pipeline_tag)
+            same = [each for each in others if each is not None and _is_another_form(each, first, headers)]
+            candidate = functools.partial(_candidate, files, surroundings, place, headers, pipeline_tag)
             models.append(candidate(first))
             models += [candidate(each, is_variant=True) for each in same]
-    return models, {path: role for path, role in roles.items() if role is not None}
+    return models, {path: role for path, role in roles.items() if role is not None}, damaged
 
 
-def _holds_the_same(each: WeightSet, first: WeightSet, headers: Headers) -> bool:
-    """Whether it is another form of the same model, such as its half-precision variant."""
-    mine, its = ({name for path in one.weights for name in headers[path]} for one in (each, first))
-    return mine == its
+def _sets(folder: str, here: Sequence[str], files: Mapping[str, RangeReader], headers: Headers) -> list[WeightSet]:
+    """First the one that config.json names, as Transformers has it, and then as they are named."""
+    sets = sets_of_folder(folder, here, files, headers)
+    config = posixpath.join(folder, _CONFIG)
+    named = posixpath.join(folder, declared_weights(config, files[config])) if config in files else ""
+    return sorted(sets, key=lambda each: named not in (*each.weights, each.index))
+
+
+def _headers(
+    files: Mapping[str, RangeReader], paths: Sequence[str]
+) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Refused]]:
+    tensors: dict[str, Mapping[str, Tensor]] = {}
+    damaged: dict[str, Refused] = {}
+    for path in paths:
+        try:
+            tensors[path] = read_header(path, files[path])
+        except Refused as refused:
+            tensors[path], damaged[path] = {}, refused
+    return tensors, damaged
+
+
+def _is_another_form(each: WeightSet, first: WeightSet, headers: Headers) -> bool:
+    """Whether it is the same model, such as its half-precision variant; or may be, since it cannot be read."""
+    return each.refused is not None or set(headers.names(each.weights)) == set(headers.names(first.weights))
 
 
 def _candidate(
@@ -87,14 +110,21 @@ def _candidate(
     is_variant: bool = False,
 ) -> Candidate:
     weights = (*chosen.weights, *place.layers)
-    tensors = [tensor for path in weights for tensor in headers[path].values()]
+    tensors = [tensor for path in weights for tensor in headers.tensors[path].values()]
+    refused = chosen.refused or headers.fault(place.layers)
+
+    def facts() -> Facts:
+        if refused is not None:
+            raise refused
+        return _facts(surroundings(place), place, weights, tensors, pipeline_tag, chosen.notes)
+
     return Candidate(
         format=Format.SAFETENSORS,
         root=place.root,
         weights=weights,
         index=chosen.index,
         has_config=posixpath.join(place.transformer, _CONFIG) in files,
-        facts=lambda: _facts(surroundings(place), place, weights, tensors, pipeline_tag, chosen.notes),
+        facts=facts,
         is_variant=is_variant,
     )
 
