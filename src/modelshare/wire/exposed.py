@@ -5,7 +5,6 @@ supported patterns (https://docs.github.com/en/code-security/secret-scanning), t
 models have at hand. Such a library of its own would bring hundreds of forms, most of which fit random text.
 """
 
-import posixpath
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,12 +16,14 @@ MAX_FILE: Final = 1 << 20
 """Bytes of a file that is looked into; larger ones hold vocabularies and data."""
 MAX_FILES: Final = 500
 MAX_FOUND: Final = 10
-_TEXT: Final = frozenset(
-    {
-        *("", ".cfg", ".conf", ".html", ".ini", ".ipynb", ".jinja", ".js", ".json", ".jsonl", ".md", ".properties"),
-        *(".py", ".rst", ".sh", ".toml", ".ts", ".txt", ".xml", ".yaml", ".yml", ".modelfile", ".log", ".csv"),
-    }
+_HEAD: Final = 8 << 10
+"""Bytes in which a file that is no text has a zero."""
+_BINARY: Final = (
+    *(".safetensors", ".gguf", ".ggml", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".onnx", ".h5", ".npy", ".npz"),
+    *(".msgpack", ".tflite", ".pb", ".model", ".zip", ".gz", ".bz2", ".xz", ".zst", ".tar", ".parquet", ".arrow"),
+    *(".png", ".jpg", ".jpeg", ".gif", ".webp", ".pdf", ".wav", ".mp3", ".flac", ".mp4"),
 )
+"""Extensions of files that hold no text. Of others, the content tells: keys lie in files of all names."""
 
 _FORMS: Final = {
     "private_key": ("a private key", r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"),
@@ -45,6 +46,31 @@ _FORMS: Final = {
     "stripe": ("a Stripe key", r"(?<![A-Za-z0-9])[sr]k_live_[A-Za-z0-9]{20,}"),
     "npm": ("an npm token", r"(?<![A-Za-z0-9])npm_[A-Za-z0-9]{36}"),
     "pypi": ("a PyPI token", r"(?<![\w-])pypi-AgE[\w-]{50,}"),
+    "slack_hook": (
+        "a Slack webhook",
+        r"https://hooks\.slack\.com/(?:services|workflows|triggers)/[A-Za-z0-9/_+-]{20,}",
+    ),
+    "sendgrid": ("a SendGrid key", r"(?<![\w.-])SG\.[\w-]{20,24}\.[\w-]{39,50}(?![\w-])"),
+    "digitalocean": ("a DigitalOcean token", r"(?<![A-Za-z0-9])do[opr]_v1_[0-9a-f]{64}"),
+    "databricks": ("a Databricks token", r"(?<![A-Za-z0-9])dapi[0-9a-f]{32}(?![0-9a-z])"),
+    "inference": (
+        "an API key of an inference service",
+        r"(?<![\w-])(?:r8_[A-Za-z0-9]{37,40}|gsk_[A-Za-z0-9]{40,}|nvapi-[\w-]{60,}|xai-[A-Za-z0-9]{70,}"
+        r"|pplx-[A-Za-z0-9]{40,}|tgp_v1_[\w-]{40,})(?![\w-])",
+    ),
+    "telegram": ("a Telegram bot's token", r"(?<![0-9])[0-9]{8,10}:AA[\w-]{33}(?![\w-])"),
+    "jwt": ("a signed token (JWT)", r"(?<![\w-])eyJ[\w-]{15,2000}\.eyJ[\w-]{15,4000}\.[\w-]{20,}"),
+    "url": (
+        "a password in a URL",
+        r"(?<![a-z])(?:postgres(?:ql)?|mysql|mariadb|mongodb(?:\+srv)?|rediss?|amqps?|https?|ftp)(?:\+[a-z0-9]{1,12})?://"
+        r"[^\s:/@\"'<>{}$]{1,60}:(?!(?i:pass|your|secret|token|example|xxx))[^\s:/@\"'<>{}$*]{8,100}@[A-Za-z0-9\[]",
+    ),
+    "named": (
+        "a key or password",
+        r"(?i:api[_-]?key|secret[_-]?key|client[_-]?secret|access[_-]?token|auth[_-]?token|passw(?:or)?d)"
+        r"[\"']?[ \t]{0,9}[=:][ \t]{0,9}[\"']?(?=[A-Za-z_/+-]{0,60}[0-9])(?=[0-9_/+-]{0,60}[A-Za-z])"
+        r"[A-Za-z0-9_/+-]{24,200}(?![A-Za-z0-9_/+-])",
+    ),
     "azure": ("an Azure storage key", r"AccountKey=[A-Za-z0-9+/=]{80,}"),
     "wandb": ("a Weights & Biases key", r"WANDB_API_KEY[\"']?[ \t]{0,9}[=:][ \t]{0,9}[\"']?[0-9a-f]{40}"),
     "ours": (
@@ -68,13 +94,15 @@ class Exposed:
 
 
 def worth_reading(path: str, size: int) -> bool:
-    """Whether a file of that name and size is text in which a key may stand."""
-    return 0 < size <= MAX_FILE and posixpath.splitext(path)[1].lower() in _TEXT
+    """Whether a file of that name and size may be text in which a key stands."""
+    return 0 < size <= MAX_FILE and not path.lower().endswith(_BINARY)
 
 
 def find(path: str, data: bytes) -> list[Exposed]:
     """The places in a file's text that look like keys: the first of each line, no more than MAX_FOUND."""
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
+    if encoding == "utf-8" and b"\0" in data[:_HEAD]:
+        return []
     text = data[:MAX_FILE].decode(encoding, errors="replace")
     found: list[Exposed] = []
     for place in _ANY.finditer(text):
