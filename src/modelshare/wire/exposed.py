@@ -63,7 +63,7 @@ _FORMS: Final = {
     "url": (
         "a password in a URL",
         r"(?<![a-z])(?:postgres(?:ql)?|mysql|mariadb|mongodb(?:\+srv)?|rediss?|amqps?|https?|ftp)(?:\+[a-z0-9]{1,12})?://"
-        r"[^\s:/@\"'<>{}$]{1,60}:(?!(?i:pass|your|secret|token|example|xxx))[^\s:/@\"'<>{}$*]{8,100}@[A-Za-z0-9\[]",
+        r"[^\s:/@\"'<>{}$]{1,60}:(?!(?i:pass|your|secret|token|example|xxx)|gh[pousr]_|github_pat_|glpat-|hf_)[^\s:/@\"'<>{}$*]{8,100}@[A-Za-z0-9\[]",
     ),
     "named": (
         "a key or password",

@@ -51,7 +51,16 @@ LIST: Final = (
             *(".ssh", ".aws", ".azure", ".gnupg", ".kube", ".docker", ".config", ".huggingface", ".kaggle", "secrets"),
         ),
         files=(
-            *(".env*", "*.env", ".envrc", "secret.*", "secrets.*", "*credentials*", "client_secret*.json"),
+            *(
+                ".env*",
+                "*.env",
+                ".envrc",
+                "secret.json",
+                "secret.y*ml",
+                "secrets.*",
+                "*credentials*",
+                "client_secret*.json",
+            ),
             *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "authorized_keys", "known_hosts"),
             *("*.pem", "*.key", "*.p8", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk", "*.ovpn"),
             *("token", "token.txt", "hf_token*", "huggingface_token*", ".*token*", "stored_tokens"),
