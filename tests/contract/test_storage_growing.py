@@ -97,6 +97,17 @@ async def test_what_is_sealed_stays_as_it_is(tmp_path: Path) -> None:
     assert await store.digest(KEY) == (proof.sha256, SIZE)
 
 
+async def test_it_stays_sealed_until_all_who_sealed_it_let_go(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path, b"secret")
+    upload = await store.begin(KEY, SIZE, PART)
+    await asyncio.gather(store.seal([upload]), store.seal([upload]))
+    await store.unseal([upload])
+    with pytest.raises(MultipartNotFound):
+        await store.write_part(upload, 0, chunks(content_of(0, 1)), None)
+    await store.unseal([upload])
+    await store.write_part(upload, 0, chunks(content_of(0, 1)), None)
+
+
 async def test_small_files_are_proven_as_well(tmp_path: Path) -> None:
     store = FolderStore(tmp_path, b"secret")
     wanted = [Multipart(f"{KEY}{n}", "", PART, PART) for n in range(5)]

@@ -51,16 +51,27 @@ class _Names:
 LIST: Final = (
     _Names(
         Reason.SECRET,
-        folders=(".ssh", ".aws", ".azure", ".gnupg", ".kube", ".docker", ".config", ".huggingface", ".kaggle"),
+        folders=(
+            *(".ssh", ".aws", ".azure", ".gnupg", ".kube", ".docker", ".config", ".huggingface", ".kaggle", "secrets"),
+        ),
         files=(
-            *(".env*", "*.env", ".envrc", "secrets.*", "credentials", "credentials.*", "client_secret*.json"),
+            *(
+                ".env*",
+                "*.env",
+                ".envrc",
+                "secret.json",
+                "secret.y*ml",
+                "secrets.*",
+                "*credentials*",
+                "client_secret*.json",
+            ),
             *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "authorized_keys", "known_hosts"),
-            *("*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk", "*.ovpn"),
+            *("*.pem", "*.key", "*.p8", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk", "*.ovpn"),
             *("token", "token.txt", "hf_token*", "huggingface_token*", ".*token*", "stored_tokens"),
             *("api_key*", "apikey*", ".netrc", "_netrc", ".pgpass", ".my.cnf", ".htpasswd", ".git-credentials"),
-            *(".npmrc", ".pypirc", ".dockercfg", ".boto", ".s3cfg", "rclone.conf", "kaggle.json", "kubeconfig"),
-            *("service_account*.json", "service-account*.json", "application_default_credentials.json"),
-            *("*.tfstate", "*.tfstate.backup", "*.tfvars"),
+            *(".npmrc", ".pypirc", ".dockercfg", ".boto", ".s3cfg", "rclone.conf", "kaggle.json", "*kubeconfig*"),
+            *("service_account*.json", "service-account*.json", "*firebase-adminsdk*.json"),
+            *("*.keytab", "*.gpg", "*.tfstate", "*.tfstate.backup", "*.tfvars"),
         ),
     ),
     _Names(
@@ -73,14 +84,17 @@ LIST: Final = (
     ),
     _Names(
         Reason.LOG,
-        folders=("wandb", "runs", "mlruns", "lightning_logs", "tb_logs"),
-        files=("events.out.tfevents.*",),
+        folders=("wandb", "runs", "mlruns", "lightning_logs", "tb_logs", "tensorboard"),
+        files=("events.out.tfevents*",),
     ),
     _Names(
         Reason.UNFINISHED,
         files=("*.incomplete", "*.lock", "*.tmp", "*.part", "*.partial", "*.crdownload", "*.download", "*.aria2"),
     ),
-    _Names(Reason.INSTALLED, folders=("venv", ".venv", "node_modules", "site-packages")),
+    _Names(
+        Reason.INSTALLED,
+        folders=("venv*", ".venv*", "virtualenv", "node_modules", "site-packages", "*.dist-info", "*.egg-info"),
+    ),
     _Names(Reason.CACHE, folders=("__pycache__", ".cache", ".ipynb_checkpoints"), files=("*.pyc", "*.pyo")),
     _Names(
         Reason.SYSTEM,

@@ -11,10 +11,11 @@ SECRETS = """
 .env .env.local prod.env .envrc id_rsa id_ed25519.pub .netrc .npmrc .pypirc server.pem tls.KEY .ssh/config
 .aws/credentials .config/gcloud/x .docker/config.json .kube/config token token.txt hf_token .huggingface_token
 .git-credentials client_secret_1.json service_account.json credentials.json kaggle.json
-cert.p12 terraform.tfvars
+cert.p12 terraform.tfvars .huggingface/token secrets.yaml secret.json .env.production aws_credentials secrets/a.txt
 """.split()  # noqa: SIM905 - easier to read
 OTHERS = """
-.venv/lib/x.py venv/bin/python node_modules/x/y.js env/lib/site-packages/x.py wandb/run-1/config.yaml
+.venv/lib/x.py .venv311/x venv-gpu/x lightning_logs/version_0/x events.out.tfevents a-4.1.dist-info/RECORD
+venv/bin/python node_modules/x/y.js env/lib/site-packages/x.py wandb/run-1/config.yaml
 runs/events.out.tfevents.1 mlruns/0/meta.yaml events.out.tfevents.9 .git/config .git .hg/x .svn/x .gitmodules
 .cache/huggingface/download/x.metadata __pycache__/a.pyc b.pyc .ipynb_checkpoints/x
 .DS_Store ._model.safetensors
