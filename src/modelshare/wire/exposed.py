@@ -137,14 +137,21 @@ def find(path: str, data: bytes) -> list[Exposed]:
         return []
     text = data[:MAX_FILE].decode(encoding, errors="replace")
     small = text.lower()
-    forms = [form for form in _FORMS if any(mark in small for mark in form.marks)]
-    if not forms:
-        return []
-    found: list[Exposed] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        form = next((form for form in forms if form.pattern.search(line)), None)
-        if form is not None:
-            found.append(Exposed(path, number, form.what))
+    kinds: dict[int, str] = {}
+    for form in _FORMS:
+        if any(mark in small for mark in form.marks):
+            for line in _lines(form.pattern, text):
+                kinds.setdefault(line, form.what)
+    return [Exposed(path, line, what) for line, what in sorted(kinds.items())[:MAX_FOUND]]
+
+
+def _lines(pattern: re.Pattern[str], text: str) -> set[int]:
+    """The first lines that hold it, as many as may be told. No form goes over the end of a line."""
+    found = set[int]()
+    line, at = 1, 0
+    for place in pattern.finditer(text):
+        line, at = line + text.count("\n", at, place.start()), place.start()
+        found.add(line)
         if len(found) == MAX_FOUND:
             break
     return found
