@@ -69,6 +69,8 @@ async def lived_in(app: Application, url: str, owner: Tenant, deployer: Tenant) 
     await make_model(app, owner.project.id, name="broken", status="failed")
     await _card(app, model)
     await add_version(app, uuid.UUID(model), "1.1.0")
+    for version, notes in (("1.0.0", "The first one.\nMind its template."), ("1.1.0", "Answers better. " * 60)):
+        await owner.http.patch(f"/v1/models/{model}/versions/{version}", json={"version_notes": notes})
     for each in (model, recalled):
         await _ok(owner, f"/v1/models/{each}/share")
     await _ok(owner, f"/v1/models/{targeted}/share", audience={"link": {"expires_in": 86_400, "max_uses": 3}})

@@ -106,6 +106,7 @@ async def test_a_projects_models(lived: LivedIn, page_for: PageFor) -> None:
             "models": root,
             "models-new": f"{root}/new",
             "model": f"{root}/{lived.model}",
+            "model-new-version": f"{root}/{lived.model}/new-version",
             "model-targeted": f"{root}/{lived.targeted}",
             "model-private": f"{root}/{lived.private}",
             "model-recalled": f"{root}/{lived.recalled}",

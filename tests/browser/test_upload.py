@@ -170,8 +170,7 @@ async def test_a_page_that_is_loaded_again_sends_only_what_is_missing(
     done = (await owner.http.get("/v1/uploads?state=open")).json()["data"][0]["bytes_done"]
     assert done > 0
     page.on("dialog", lambda dialog: dialog.accept())
-    await page.unroute(PARTS)
-    await page.reload()
+    await page.reload()  # the parts that wait are dropped: nothing but what is done can have arrived whole
     rest = Sent()
     await page.route(PARTS, rest)
     await choose(page, big)
@@ -263,12 +262,17 @@ async def test_a_new_version_sends_only_the_files_that_changed(owner: Tenant, pa
     await page.route(PARTS, sent)
     await page.goto(f"/dashboard/acme/models/{model['id']}/new-version")
     await choose(page, big)
+    await page.fill("#f-notes", "Another card.\nMind it.")
+    await page.select_option("#f-latest", "no")
     await page.click("#start")
     await page.wait_for_url(f"**/models/{model['id']}", timeout=SECONDS)
     await expect(page.locator("tr", has_text="1.0.1").locator(".badge.good", has_text="ready")).to_be_visible(
         timeout=SECONDS
     )
     assert len(sent.parts) == 1
+    newest = (await owner.http.get(f"/v1/models/{model['id']}/versions")).json()["data"][0]
+    assert (newest["version_notes"], newest["is_latest"]) == ("Another card.\nMind it.", False)
+    await expect(page.locator("main")).to_contain_text("latest stays at 1.0.0, because the push asked for that.")
 
 
 async def test_files_without_weights_are_not_sent(page_for: PageFor, folder: Path) -> None:

@@ -14,7 +14,7 @@ from modelshare.server.model_paths import joined
 from uploading import error_of, open_upload, opening, tiny_model
 
 pytestmark = pytest.mark.anyio
-NAMES = ["acme/tiny", "acme%2Ftiny", "acme%2ftiny", "tiny", "TINY", "acme/Tiny"]
+NAMES = ["acme/tiny", "acme%2Ftiny", "acme%2ftiny", "tiny", "TINY", "acme/Tiny", "ACME/tiny"]
 BELOW = frozenset({"versions", "share", "feature"})
 
 

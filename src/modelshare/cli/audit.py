@@ -20,7 +20,7 @@ def audit(
         str | None, typer.Option(help="Only this, such as model.share; or model, for all that is done to models.")
     ] = None,
     actor: Annotated[str | None, typer.Option(help="Only by this one, as the column WHO has it.")] = None,
-    target: Annotated[str | None, typer.Option(help="Only on this, as the column ON has it.")] = None,
+    target: Annotated[str | None, typer.Option(help="Only on this, as the column ON has it, or model:NAME.")] = None,
     outcome: Annotated[AuditOutcome | None, typer.Option(help="Only what was done, or only what was refused.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most entries to show.")] = 50,
     json: Json = False,

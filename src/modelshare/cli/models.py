@@ -1,7 +1,8 @@
 """`modelshare models …`."""
 
 from pathlib import Path
-from typing import Annotated
+from textwrap import shorten
+from typing import Annotated, Final
 
 import typer
 
@@ -18,6 +19,8 @@ from modelshare.wire.models import ExtendedModel, ModelChoice, ModelPatch, Versi
 app = typer.Typer(add_completion=False)
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id, its name, or OWNER/NAME.")]
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="Such as 1.2.0.")]
+_NOTES_SHOWN: Final = 60
+"""Characters of a version's notes in a table; `--json` has all."""
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")]
 
 
@@ -115,7 +118,7 @@ def versions(model: Model, json: Json = False) -> None:
             size(item.size_bytes),
             when(item.created_at),
             item.manifest_digest or item.status_reason or "",
-            item.version_notes or "",
+            shorten(item.version_notes or "", _NOTES_SHOWN, placeholder=" …"),
         )
         for item in found
     )
@@ -145,7 +148,7 @@ def rollback(model: Model, version: VersionArgument, json: Json = False) -> None
 def edit_version(
     model: Model,
     version: VersionArgument,
-    notes: Annotated[str, typer.Option(help="What people should know of this version; empty takes notes away.")],
+    notes: Annotated[str, typer.Option(help="What people should know about this version; empty text removes them.")],
     json: Json = False,
 ) -> None:
     """Change a version's notes."""

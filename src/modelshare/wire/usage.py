@@ -43,7 +43,7 @@ class AuditFilter(Request):
     actor: Annotated[str, Field(max_length=200)] | None = None
     """Who did it, as entries have it: `key:<id>`, `person:<id>`, `system`."""
     target: Annotated[str, Field(max_length=200)] | None = None
-    """What it was done to, as entries have it: `model:<uuid>`."""
+    """What it was done to, as entries have it: `model:<uuid>`; or `model:owner/name` of one of the project's own."""
     outcome: AuditOutcome | None = None
 
     @model_validator(mode="before")

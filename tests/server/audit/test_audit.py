@@ -137,6 +137,9 @@ async def test_what_fits_alone_is_shown(app: Application, owner: Tenant) -> None
     assert await shown("outcome=refused") == [refused]
     assert await shown(f"action=model&actor=key:{key['id']}&outcome=done") == [shared]
     assert await shown("action=model_") == await shown("actor=nobody") == await shown("action=key.share") == []
+    for name in ("tiny", "TINY", "acme/tiny", f"{owner.project.id}/tiny"):
+        assert await shown(f"target=model:{name}") == await shown(f"target=model:{model}")
+    assert await shown("target=model:acme/absent") == []
     assert await shown("action=&actor=&target=&outcome=") == await shown(""), "empty fields of a form"
 
 

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import httpx
 import pytest
 
 from answers import problem
 from conftest import Tenant
-from uploading import open_upload, processed, push, pushed, tiny_model
+from uploading import open_upload, processed, push, pushed, send, tiny_model
 
 pytestmark = pytest.mark.anyio
 STAYS = "`latest` stays at 1.10.0, because {} is {}. Promote {} to make it the latest."
@@ -34,6 +35,9 @@ async def test_what_is_lower_or_a_pre_release_is_not_the_latest_and_says_so(
     assert (told["is_latest"], told["latest_note"], await latest(owner, model)) == (False, note, "1.10.0")
     entry = (await owner.http.get("/v1/audit?action=model.ready")).json()["data"][0]
     assert (entry["details"]["latest"], entry["details"]["latest_note"]) == (False, note)
+    await owner.http.post(f"/v1/models/{model}/share")
+    public = (await owner.http.get(f"/v1/catalog/models/{model}")).json()["versions"]
+    assert {each["version"]: each["latest_note"] for each in public} == {version: None, "1.10.0": None}
     promoted = await owner.http.post(f"/v1/models/{model}/versions/{version}/promote")
     assert promoted.json()["version"] == version
     assert (await versions(owner, model))[version]["latest_note"] is None
@@ -66,6 +70,50 @@ async def test_a_push_that_goes_on_may_change_its_mind(owner: Tenant) -> None:
     assert "because the push asked for that" in again["latest_note"]
     told = (await versions(owner, model))["2.0.0"]
     assert told["version_notes"] == "New."
+
+
+async def test_the_order_of_pushes_decides_whatever_becomes_ready_first(owner: Tenant) -> None:
+    wishes: list[tuple[str, bool | None]] = [("3.0.0", None), ("1.0.0", True), ("2.0.0", None)]
+    files = [tiny_model(seed=number) for number in range(3)]
+    uploads = [
+        await open_upload(owner.http, each, version=version, make_latest=wish)
+        for each, (version, wish) in zip(files, wishes, strict=True)
+    ]
+    for number in (2, 0, 1):
+        await send(owner.http, uploads[number], files[number])
+        await owner.http.post(f"/v1/uploads/{uploads[number]['id']}/complete")
+        model = (await processed(owner.http, uploads[number]))["id"]
+    assert await latest(owner, model) == "2.0.0", "pushed after 1.0.0 was said to be the latest, and higher"
+    assert "because 1.0.0 is not higher" in (await versions(owner, model))["1.0.0"]["latest_note"]
+    (entry,) = (await owner.http.get("/v1/audit?action=model.promote")).json()["data"]
+    assert (entry["actor"], entry["details"]["version"], entry["details"]["before"]) == ("system", "2.0.0", "3.0.0")
+
+
+async def test_what_people_read_is_of_the_version_that_is_the_latest(owner: Tenant) -> None:
+    model = (await pushed(owner.http, tiny_model()))["id"]
+    card = b"---\nlicense: mit\ntags: [other]\n---\nAnother model.\n"
+    await pushed(owner.http, tiny_model(seed=1) | {"README.md": card}, version="2.0.0", make_latest=False)
+
+    async def read() -> tuple[object, ...]:
+        shown = (await owner.http.get(f"/v1/models/{model}")).json()
+        return shown["version"], shown["license"], shown["tags"]
+
+    assert await read() == ("1.0.0", "apache-2.0", ["tiny"])
+    await owner.http.post(f"/v1/models/{model}/versions/2.0.0/promote")
+    assert await read() == ("2.0.0", "mit", ["other"])
+    await owner.http.patch(f"/v1/models/{model}", json={"tags": ["mine"]})
+    await owner.http.post(f"/v1/models/{model}/versions/1.0.0/rollback")
+    assert await read() == ("1.0.0", "apache-2.0", ["mine"]), "what its owner edited stays"
+
+
+async def test_why_a_version_is_not_the_latest_is_its_owners_to_know(
+    owner: Tenant, anonymous: httpx.AsyncClient
+) -> None:
+    model = (await pushed(owner.http, tiny_model(), version="1.1.0"))["id"]
+    await pushed(owner.http, tiny_model(seed=1), version="1.0.0")
+    await owner.http.post(f"/v1/models/{model}/share")
+    shown = (await anonymous.get(f"/v1/catalog/models/{model}")).json()["versions"]
+    assert [(each["version"], each["latest_note"]) for each in shown] == [("1.0.0", None), ("1.1.0", None)]
 
 
 async def test_notes(owner: Tenant, deployer: Tenant) -> None:

@@ -30,6 +30,7 @@ async def test_filters(owner: Tenant) -> None:
     assert await names("state=open") == ["one"]
     assert await names("state=completed") == ["two"]
     assert await names("name=two") == ["two"]
+    assert await names("name=TWO") == ["two"], "names are found without regard to case"
     assert await names("name=two&state=open") == []
     error_of(await owner.http.get("/v1/uploads?state=half"), 400)
 

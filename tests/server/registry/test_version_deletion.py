@@ -14,6 +14,7 @@ from modelshare.server.app import Application
 from modelshare.server.fleet.tables import ServingRow
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.tables import VersionRow
+from unit.registry.samples import llama_gguf
 from uploading import error_of, open_upload, opening, pushed, stored_files, tiny_model, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -138,6 +139,40 @@ async def test_what_still_answers_stays(app: Application, owner: Tenant) -> None
         session.add(ServingRow(endpoint_id=uuid.UUID(endpoint), version_id=old))
     refused = await owner.http.delete(f"/v1/models/{model}/versions/1.0.0")
     assert "1 active endpoint still answers with it" in message(refused)
+
+
+async def test_an_endpoint_that_stays_for_its_file_has_the_version(owner: Tenant, deployer: Tenant) -> None:
+    quantized = {
+        f"{name}/model.gguf": llama_gguf(**{"general.file_type": kind}) for name, kind in (("Q4", 15), ("Q8", 7))
+    }
+    model = (await pushed(owner.http, quantized))["id"]
+    await owner.http.post(f"/v1/models/{model}/share")
+    wish = {"model": model, "tier": "self_hosted", "slug": "eight", "file": "Q8/model.gguf"}
+    assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+    await pushed(owner.http, {"Q4/model.gguf": quantized["Q4/model.gguf"]})
+    assert (await deployer.http.get("/v1/endpoints/eight")).json()["resolved_version"] == "1.0.0"
+    refused = await owner.http.delete(f"/v1/models/{model}/versions/1.0.0")
+    assert problem(refused) == IN_USE
+    assert "1 active endpoint of other projects has it" in message(refused)
+    assert (await deployer.http.patch("/v1/endpoints/eight", json={"file": None})).status_code == 200
+    assert (await owner.http.delete(f"/v1/models/{model}/versions/1.0.0")).status_code == 204
+
+
+async def test_an_upload_under_way_does_not_count_as_another_version(
+    app: Application, owner: Tenant, deployer: Tenant
+) -> None:
+    """Cancelled, it would take the model with it, and with that the endpoints of others."""
+    model = await make_model(app, owner.project.id)
+    await owner.http.post(f"/v1/models/{model}/share")
+    await deployer.http.post("/v1/endpoints", json={"model": str(model), "tier": "self_hosted", "slug": "chat"})
+    async with app.database.write() as session:
+        version = (await session.scalars(select(VersionRow))).one()
+        version.status, version.is_latest = "failed", False
+    upload = await open_upload(owner.http, tiny_model(seed=1), version="2.0.0")
+    refused = await owner.http.delete(f"/v1/models/{model}/versions/1.0.0")
+    assert "It is the only version of a model that is shared or in use" in message(refused)
+    assert (await owner.http.post(f"/v1/uploads/{upload['id']}/cancel")).status_code == 200
+    assert (await deployer.http.get("/v1/endpoints/chat")).json()["model"] == str(model)
 
 
 async def test_nothing_goes_while_a_recall_runs(app: Application, owner: Tenant, deployer: Tenant) -> None:

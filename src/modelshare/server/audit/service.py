@@ -9,8 +9,8 @@ from modelshare.server.audit.confirming import queries as confirming
 from modelshare.server.audit.confirming.rules import ACTIONS
 from modelshare.server.audit.tables import AuditRow, OutboxRow
 from modelshare.server.db import CONFIRM_TOPIC, notify, now_ms
-from modelshare.server.http import Paging, encode_cursor
-from modelshare.server.ids import new_id
+from modelshare.server.http import Caller, Paging, Platform, encode_cursor
+from modelshare.server.ids import new_id, parse_uuid
 from modelshare.wire.base import Page
 from modelshare.wire.usage import AuditEntry, AuditFilter, AuditOutcome, Confirmation
 
@@ -64,6 +64,15 @@ def emit(session: AsyncSession, *, project_id: str, now: int, event: str, data: 
     """Tells the project's webhooks of something, once and only if this transaction commits."""
     session.add(OutboxRow(project_id=project_id, type=event, at=now, data=data))
     notify(session, OUTBOX_TOPIC, "*")
+
+
+async def by_id(platform: Platform, caller: Caller, where: AuditFilter) -> AuditFilter:
+    """Entries have the ids of models: one of the caller's own that the target names as people do is meant by its id."""
+    subject, _, reference = (where.target or "").partition(":")
+    if subject != "model" or parse_uuid(reference) is not None:
+        return where
+    model_id = await platform.find_own_model(caller, reference)
+    return where.model_copy(update={"target": f"model:{model_id}"}) if model_id else where
 
 
 async def page(session: AsyncSession, project_id: str | None, where: AuditFilter, paging: Paging) -> Page[AuditEntry]:

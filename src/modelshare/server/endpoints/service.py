@@ -104,7 +104,7 @@ async def explain(
 
     `again`: it is there, and would be moved or switched on, which counts as new.
     """
-    assessment = await _assess(session, caller, wish, terms, lock=False)
+    assessment = await _assess(session, caller, wish, terms, lock=False, keeps_file=again)
     reasons = list(assessment.reasons)
     there = await queries.endpoint(session, caller.project, wish.slug)
     if there is not None and again:
@@ -123,7 +123,8 @@ async def create(session: AsyncSession, caller: Caller, wish: EndpointCreate, te
     assessment = await _assess(session, caller, wish, terms, lock=True)
     model = assessment.model
     if assessment.reasons or model is None:
-        raise refused(assessment.reasons[0], Refusal("endpoint.create", f"model:{wish.model}"))
+        target = f"model:{model.id if model else wish.model}"
+        raise refused(assessment.reasons[0], Refusal("endpoint.create", target))
     row = EndpointRow(
         project_id=caller.project,
         slug=wish.slug,

@@ -91,7 +91,9 @@ async def _obstacles(session: AsyncSession, caller: Caller, model: ModelRow, ver
     own = await sharing.get(session, caller, model.id)
     if own.recall is not None and own.recall.stopped_at is None:
         found.append("The model is being recalled: wait until that is over, or cancel the recall.")
-    if len(model.versions) == 1 and (own.share is not None or model.active_endpoints):
+    # One that is being uploaded may be cancelled, and the model goes with its last version.
+    kept = [each for each in model.versions if each is not version and each.status != ModelStatus.UPLOADING]
+    if not kept and (own.share is not None or model.active_endpoints):
         found.append("It is the only version of a model that is shared or in use: delete the model instead.")
     return found
 

@@ -1,6 +1,8 @@
 """What is done to versions of a model: which is the latest, their notes, their deletion."""
 
 import uuid
+from collections.abc import Mapping
+from typing import Any, Final
 
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,6 +18,9 @@ from modelshare.server.registry.service import MODELS_TOPIC, delete, get_locked,
 from modelshare.server.registry.tables import DeletedVersionRow, ModelRow, VersionRow
 from modelshare.wire.models import VersionPatch
 from modelshare.wire.uploads import UploadState
+
+_CARD_FIELDS: Final[Mapping[str, Any]] = {"description": None, "tags": [], "license": None, "card": None}
+"""Each with what stands for nothing."""
 
 
 async def lock_stored(session: AsyncSession, caller: Caller) -> None:
@@ -61,7 +66,7 @@ async def promote(session: AsyncSession, caller: Caller, model_id: uuid.UUID, ve
     row = await get_locked(session, caller, model_id)
     wanted = _ready(row, version)
     wanted.make_latest = True
-    await _make_latest(session, row, wanted, "model.promote", caller.actor, now)
+    await move_latest(session, row, wanted, "model.promote", caller.actor, now)
     return row
 
 
@@ -74,7 +79,7 @@ async def roll_back(session: AsyncSession, caller: Caller, model_id: uuid.UUID, 
         remedy = f"Name the one to go back to: {others}" if others else "There is no other ready version to go back to"
         raise Conflict(f"{version} is the latest version already. {remedy}.")
     wanted.make_latest = True
-    await _make_latest(session, row, wanted, "model.rollback", caller.actor, now)
+    await move_latest(session, row, wanted, "model.rollback", caller.actor, now)
     return row
 
 
@@ -94,7 +99,7 @@ async def fall_back(session: AsyncSession, row: ModelRow, failed: VersionRow, *,
     """Another ready version, if there is any, becomes the latest as this one fails. `row` is locked."""
     wanted = next_latest(failed.version, [each for each in ready(row) if each is not failed])
     if wanted is not None:
-        await _make_latest(session, row, wanted, "model.rollback", audit.SYSTEM, now, reason)
+        await move_latest(session, row, wanted, "model.rollback", audit.SYSTEM, now, reason)
 
 
 def _ready(row: ModelRow, version: str) -> VersionRow:
@@ -105,7 +110,7 @@ def _ready(row: ModelRow, version: str) -> VersionRow:
     return wanted
 
 
-async def _make_latest(
+async def move_latest(
     session: AsyncSession,
     row: ModelRow,
     wanted: VersionRow,
@@ -114,15 +119,27 @@ async def _make_latest(
     now: int,
     reason: str | None = None,
 ) -> None:
+    """Makes another version the latest, and says so in the audit log. `row` is locked."""
     before = resolve(row, None)
     if before is wanted:
         return
+    await set_latest(session, row, wanted)
+    was = before.version if before else None
+    record(session, action, row, actor, now, reason, version=wanted.version, before=was)
+    notify(session, MODELS_TOPIC, str(row.id))
+
+
+async def set_latest(session: AsyncSession, row: ModelRow, wanted: VersionRow) -> None:
+    """Makes a version the latest, and the model's card say what that version's files say: but for what its owner has
+    edited, which no longer says what the version before said."""
+    before = resolve(row, None)
+    for each in row.versions:
+        each.latest_note = None  # it was said of another latest version
     if before is not None:
         before.is_latest = False
         await session.flush()  # there is at most one at any instant, the database sees to that
     wanted.is_latest = True
-    for each in row.versions:  # what was said of them was said of another latest version
-        each.latest_note = None
-    was = before.version if before else None
-    record(session, action, row, actor, now, reason, version=wanted.version, before=was)
-    notify(session, MODELS_TOPIC, str(row.id))
+    said = before.facts if before else {}
+    for field, nothing in _CARD_FIELDS.items():
+        if (getattr(row, field) or nothing) == (said.get(field) or nothing):
+            setattr(row, field, wanted.facts.get(field) or nothing)

@@ -29,8 +29,8 @@ from modelshare.server.sharing.views import OwnModel, facts_of
 from modelshare.wire.models import CatalogRole, ModelPatch, UnsharePreview
 from modelshare.wire.sharing import Audience, AudienceChoice, ShareLinkWithToken
 
-_REFERENCE: Final = re.compile(r"(?:([a-z0-9_-]{1,100})/)?([A-Za-z0-9_.-]{1,96})")
-"""`owner/name` or a name alone."""
+_REFERENCE: Final = re.compile(r"(?:([A-Za-z0-9_-]{1,100})/)?([A-Za-z0-9_.-]{1,96})")
+"""`owner/name` or a name alone; the case of either says nothing."""
 NOT_SHARED = "Model not found or not shared"
 """The contract's words for every unshare that cannot be."""
 
@@ -84,6 +84,7 @@ async def find_id(session: AsyncSession, text: str, *, own: str | None) -> uuid.
     owner, name = reference.groups()
     if owner is None:
         return await registry.find_named(session, own, name) if own else None
+    owner = owner.lower()
     project = (await accounts.find_projects(session, [owner])).get(owner)
     return await registry.find_named(session, project.id, name) if project else None
 
@@ -94,7 +95,7 @@ async def find_own_id(session: AsyncSession, caller: Caller, text: str) -> uuid.
     if reference is None or caller.project_id is None:
         return None
     owner, name = reference.groups()
-    is_own = owner in {None, caller.project_id, caller.project_slug}
+    is_own = owner is None or owner.lower() in {caller.project_id, caller.project_slug}
     return await registry.find_named(session, caller.project_id, name) if is_own else None
 
 

@@ -126,7 +126,11 @@ def catalog_view(card: Card, tiers: TierBook) -> CatalogModel:
 
 def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers: TierBook) -> CatalogModelDetail:
     """A model's page: the manifest too, and the other versions that are ready."""
-    ready = [version_view(row) for row in reversed(model.versions) if row.status == ModelStatus.READY]
+    ready = [
+        version_view(row).model_copy(update={"latest_note": None})  # its owner's to know, as it says what to do
+        for row in reversed(model.versions)
+        if row.status == ModelStatus.READY
+    ]
     return CatalogModelDetail(
         **catalog_view(card_of(share, model, version), tiers).model_dump(),
         card=model.card,

@@ -15,7 +15,7 @@ from modelshare.server.audit import service as audit
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.fleet import service as fleet
-from modelshare.server.http import Caller, Paging, PagingDep, ReadSession
+from modelshare.server.http import Caller, Paging, PagingDep, ReadSession, get_platform
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.web import audit_words as words
@@ -60,7 +60,8 @@ async def log_page(
     request: Request, template: str, caller: Caller, session: AsyncSession, paging: Paging, where: AuditFilter
 ) -> Response:
     """The caller's log: of their project, or of the platform."""
-    page = await audit.page(session, caller.project_id, where, paging)
+    asked = await audit.by_id(get_platform(request), caller, where)
+    page = await audit.page(session, caller.project_id, asked, paging)
     return render(
         request,
         template,

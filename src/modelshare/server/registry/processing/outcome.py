@@ -14,13 +14,11 @@ from modelshare.server.jobs import Lease, holds
 from modelshare.server.registry import manifest, versions
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.inspection import Facts
-from modelshare.server.registry.latest import why_not_latest
+from modelshare.server.registry.latest import latest_after, why_not_latest
 from modelshare.server.registry.processing.work import Work
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.tables import LEFT_OUT, ModelRow, VersionRow
 from modelshare.wire.models import ModelStatus
-
-_CARD_FIELDS = ("description", "tags", "license", "card")
 
 
 class Follow(Protocol):
@@ -49,8 +47,10 @@ async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[St
             _describe(version, model, files, facts)
         else:
             version.facts = facts.to_dict() | version.facts
+        was_ready = version.status == ModelStatus.READY
         version.status, version.status_reason = ModelStatus.READY, None
-        await _decide_latest(session, model, version)
+        if not was_ready:
+            await _decide_latest(session, model, version, platform.now())
         await platform.parts[Followers].catalog(session, model.id)
         details = {"latest": version.is_latest, "latest_note": version.latest_note, "version_notes": version.notes}
         _record(session, platform, model, version, "model.ready", None, digest=version.manifest_digest, **details)
@@ -107,27 +107,16 @@ def _describe(version: VersionRow, model: ModelRow, files: Sequence[StoredFile],
     version.task = facts.task
 
 
-async def _decide_latest(session: AsyncSession, model: ModelRow, version: VersionRow) -> None:
-    if version.is_latest:
-        return
-    version.latest_note = why_not_latest(version, registry.resolve(model, None))
-    if version.latest_note is None:
-        await _make_latest(session, model, version)
-
-
-async def _make_latest(session: AsyncSession, model: ModelRow, version: VersionRow) -> None:
-    before: dict[str, Any] = {}
-    for other in model.versions:
-        other.latest_note = None  # it was said of another latest version
-        if other.is_latest:
-            before = other.facts
-            other.is_latest = False
-    await session.flush()  # the database allows one latest version at any moment
-    version.is_latest = True
-    for field in _CARD_FIELDS:
-        # What its owner has edited no longer says what the version before said, and is left alone.
-        if (getattr(model, field) or None) == (before.get(field) or None):
-            setattr(model, field, version.facts.get(field))
+async def _decide_latest(session: AsyncSession, model: ModelRow, version: VersionRow, now: int) -> None:
+    latest = registry.resolve(model, None)
+    others = [each for each in registry.ready(model) if each is not version]
+    wanted, note = latest_after(version, latest, others), why_not_latest(version, latest, others)
+    if wanted is version:
+        await versions.set_latest(session, model, version)
+    elif wanted is not None and wanted is not latest:
+        why = f"{version.version} was to be the latest, but {wanted.version} was pushed after it and is higher."
+        await versions.move_latest(session, model, wanted, "model.promote", audit.SYSTEM, now, why)
+    version.latest_note = note
 
 
 def _record(

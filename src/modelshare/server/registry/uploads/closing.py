@@ -34,7 +34,7 @@ async def cancel(platform: Platform, caller: Caller, upload_id: str) -> Upload:
     closed = await _close(platform, row, UploadState.CANCELLED, caller.actor)
     if closed.state == UploadState.COMPLETED:
         raise Conflict(
-            "This upload is completed, so there is nothing to cancel. Delete the model instead.",
+            "This upload is completed, so there is nothing to cancel. Delete the model instead, or this version of it.",
             code=ErrorCode.UPLOAD_NOT_OPEN,
         )
     row.state, row.files = closed.state, []

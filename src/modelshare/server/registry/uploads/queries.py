@@ -3,11 +3,12 @@
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import Select, bindparam, exists, select, update
+from sqlalchemy import Select, bindparam, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
 from modelshare.server.db import counted, locked, owned
+from modelshare.server.registry.names import key_of
 from modelshare.server.registry.tables import ModelRow, UploadFileRow, UploadRow, VersionRow
 from modelshare.wire.uploads import UploadState
 
@@ -44,7 +45,7 @@ async def uploads(
     if state is not None:
         statement = statement.where(UploadRow.state == state)
     if name is not None:
-        statement = statement.where(UploadRow.model_name == name)
+        statement = statement.where(func.lower(UploadRow.model_name) == key_of(name))
     return list(await session.scalars(statement))
 
 
