@@ -12,9 +12,10 @@ from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from safetensors.numpy import load, save
 
 from agent.agents import ask, ready, running_agent, tiny_gguf
-from agent.opened import inspected, wanted_of
+from agent.opened import inspected, wanted_of, write
 from agent.peer import Peer
 from agent.support import Storage
+from modelshare.agent.layout import lay_out
 from modelshare.demo.tiny_model import REPLY, write_hf
 from modelshare.wire.link import Answer
 
@@ -48,18 +49,45 @@ def rewritten(*, loop: bool, context: int | None = None, tensors: bool = True) -
         source, target = Path(folder) / "a.gguf", Path(folder) / "b.gguf"
         source.write_bytes(tiny_gguf(loop=loop))
         reader, writer = GGUFReader(source), GGUFWriter(target, "llama")
-        for field in reader.fields.values():
-            if field.name.startswith("GGUF.") or field.name == "general.architecture":
-                continue
-            if field.types[0] is GGUFValueType.ARRAY:
-                writer.add_array(field.name, field.contents())
-            elif field.name == "llama.context_length" and context:
-                writer.add_context_length(context)
-            else:
-                writer.add_key_value(field.name, field.contents(), field.types[0])
+        _copy_metadata(reader, writer, context)
         for tensor in reader.tensors if tensors else ():
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
         return _written(writer, target)
+
+
+@cache
+def in_parts(*names: str) -> Mapping[str, bytes]:
+    """The tiny model as llama.cpp's splitter leaves it, under these names."""
+    files = {}
+    with TemporaryDirectory() as folder:
+        source, target = Path(folder) / "a.gguf", Path(folder) / "b.gguf"
+        source.write_bytes(tiny_gguf(loop=False))
+        reader = GGUFReader(source)
+        for number, name in enumerate(names):
+            writer = GGUFWriter(target, "llama")
+            if number == 0:
+                _copy_metadata(reader, writer)
+            else:
+                del writer.kv_data[0]["general.architecture"]
+            writer.add_key_value("split.no", number, GGUFValueType.UINT16)
+            writer.add_key_value("split.count", len(names), GGUFValueType.UINT16)
+            writer.add_key_value("split.tensors.count", len(reader.tensors), GGUFValueType.INT32)
+            for tensor in reader.tensors[number :: len(names)]:
+                writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+            files[name] = _written(writer, target)
+    return files
+
+
+def _copy_metadata(reader: GGUFReader, writer: GGUFWriter, context: int | None = None) -> None:
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+            continue
+        if field.types[0] is GGUFValueType.ARRAY:
+            writer.add_array(field.name, field.contents())
+        elif field.name == "llama.context_length" and context:
+            writer.add_context_length(context)
+        else:
+            writer.add_key_value(field.name, field.contents(), field.types[0])
 
 
 def _written(writer: GGUFWriter, path: Path) -> bytes:
@@ -126,6 +154,9 @@ CASES: dict[str, Callable[[], Files]] = {
         "ggml-vocab.gguf": rewritten(loop=False, tensors=False),
         "model.gguf": rewritten(loop=False),
     },
+    "parts whose names llama.cpp would not put together": lambda: (
+        {**in_parts("Größe 8/M-00001-of-00002.GGUF", "Größe 8/M-00002-of-00002.gguf")}
+    ),
     "two indices": two_indices,
     "shards without an index": without_index,
     "a folder above the model's": lambda: {f"tiny/{name}": data for name, data in folder_files().items()},
@@ -148,3 +179,24 @@ async def test_what_is_described_is_what_answers(peer: Peer, storage: Storage, t
         says = answer["choices"][0]["message"]["content"]
         chats = wanted.context_length == SHORT if facts.choices else True
         assert (says == REPLY) is chats, says
+
+
+def test_transformers_opens_what_is_described(tmp_path: Path) -> None:
+    """Whatever the index lacks, however it writes its shards, and whatever other weights the config names."""
+    transformers = pytest.importorskip("transformers")
+    files = two_indices()
+    index = json.loads(files["model.safetensors.index.json"])
+    shards = {tensor: f"./{shard}" for tensor, shard in index["weight_map"].items()}
+    config = json.loads(files["config.json"]) | {"transformers_weights": "gone.safetensors"}
+    files |= {
+        "model.safetensors.index.json": json.dumps({"weight_map": shards}).encode(),
+        "config.json": json.dumps(config).encode(),
+    }
+    facts = inspected(tmp_path / "pushed", files)
+    layout = lay_out(wanted_of(facts, files))
+    write(tmp_path / "laid out", {place: files[file.path] for place, file in layout.files.items()})
+    layout.finish(tmp_path / "laid out")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "laid out")
+    decided = {name: values for path in facts.weights for name, values in load(files[path]).items()}
+    loaded = model.state_dict()
+    assert all(np.array_equal(loaded[name].numpy(), values) for name, values in decided.items())

@@ -67,7 +67,9 @@ def test_publishing_gives_the_name_and_leaves_nothing_else(tmp_path: Path) -> No
     assert (tmp_path / "f").read_bytes() == DATA
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.permutations(range(4)), st.integers(0, 4))
 def test_pieces_in_any_order_and_a_restart_anywhere_make_the_whole(
     tmp_path: Path, order: list[int], restart_after: int

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Protocol
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
 from conftest import Tenant
 from modelshare.server.app import Application
@@ -17,6 +17,8 @@ from served import serving
 INSECURE = "modelshare.test"
 """A host whose pages a browser does not trust as it trusts https and its own machine."""
 FLAGS = ["--no-sandbox", "--disable-background-networking", f"--host-resolver-rules=MAP {INSECURE} 127.0.0.1"]
+
+expect.set_options(timeout=30_000)  # milliseconds: what a loaded machine may take, not what is usual
 
 
 class PageFor(Protocol):

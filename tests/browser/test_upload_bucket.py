@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from browser.conftest import PageFor
+from browser.test_upload import models
 from conftest import Tenant
 from modelshare.demo.tiny_model import write_hf
 from modelshare.server.settings import Settings
 from storage_servers import s3_server
+from uploading import PART, wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["sqlite"], indirect=True)]
 NEW = "/dashboard/acme/models/new"
@@ -25,7 +27,7 @@ def settings(
     with s3_server(tmp_path / "buckets", browsers=lets_browsers_in) as server:
         for name, value in server.environ.items():
             monkeypatch.setenv(name, value)
-        yield settings.model_copy(update={"storage_url": server.url})
+        yield settings.model_copy(update={"storage_url": server.url, "uploads_part_size": PART})
 
 
 @pytest.fixture
@@ -56,3 +58,39 @@ async def test_a_bucket_that_lets_no_browser_in_is_explained(page_for: PageFor, 
     await page.set_input_files("#folder", folder)
     await page.click("#start")
     await expect(page.locator("#state")).to_contain_text("the bucket's CORS rules", timeout=SECONDS)
+
+
+@pytest.mark.parametrize("lets_browsers_in", [True])
+async def test_a_file_that_changed_between_two_visits_is_not_published(
+    owner: Tenant, page_for: PageFor, tmp_path: Path
+) -> None:
+    folder = tmp_path / "large-model"
+    write_hf(folder, pad_bytes=3 * PART)
+    padding = folder / "padding.safetensors"
+    page = await page_for("ada")
+    puts = "**/models/weights/**"
+    sent: list[str] = []
+
+    async def hold_one(route: Route) -> None:
+        sent.append(route.request.url)
+        if "partNumber=3" not in route.request.url:
+            await route.continue_()
+
+    await page.route(puts, hold_one)
+    await page.goto(NEW)
+    await page.set_input_files("#folder", folder)
+    await page.click("#start")
+    await wait_until(lambda: any("partNumber=3" in url for url in sent))
+    await expect(page.locator("#bytes")).to_contain_text("11 MB of", timeout=SECONDS)
+    page.on("dialog", lambda dialog: dialog.accept())
+    await page.reload()
+    await page.unroute(puts)
+    with padding.open("r+b") as file:
+        file.seek(2 << 20)
+        file.write(b"changed after it was sent")
+    await page.set_input_files("#folder", folder)
+    await expect(page.locator("#start")).to_have_text("Resume")
+    await page.click("#start")
+    await page.wait_for_url("**/models/*-*-*", timeout=SECONDS)
+    await expect(page.locator(".note.bad")).to_contain_text("padding.safetensors is not the file", timeout=SECONDS)
+    assert [model["status"] for model in await models(owner)] == ["failed"]

@@ -56,6 +56,17 @@ async def test_a_damaged_part_does_not_count_and_can_be_sent_again(store: Folder
     await finish_with_all_parts(store, upload)
 
 
+async def test_a_part_may_come_in_many_tiny_pieces(store: FolderStore) -> None:
+    async def crumbs() -> AsyncIterator[bytes]:
+        for at in range(0, 60_000, 12):
+            yield CONTENT[at : at + 12]
+
+    upload = await store.begin(KEY, 60_000, PART)
+    await store.write_part(upload, 0, crumbs(), sha256(CONTENT[:60_000]))
+    await store.finish(upload)
+    assert store.path(KEY).read_bytes() == CONTENT[:60_000]
+
+
 async def test_a_part_that_is_there_survives_a_damaged_copy(store: FolderStore) -> None:
     upload = await store.begin(KEY, len(CONTENT), PART)
     await send(store, upload, 0)

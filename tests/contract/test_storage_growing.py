@@ -33,7 +33,9 @@ Sent = tuple[int, int]
 
 
 @given(order=st.permutations(range(COUNT)), again=st.lists(st.tuples(st.integers(0, COUNT - 1), st.integers(1, 5))))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 async def test_parts_in_any_order_and_written_anew(tmp_path: Path, order: list[int], again: list[Sent]) -> None:
     store = FolderStore(tmp_path, b"secret")
     upload = await store.begin(KEY, SIZE, PART)
@@ -93,6 +95,17 @@ async def test_what_is_sealed_stays_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(MultipartNotFound):
         await store.write_part(upload, 0, chunks(content_of(0, 1)), None)
     assert await store.digest(KEY) == (proof.sha256, SIZE)
+
+
+async def test_it_stays_sealed_until_all_who_sealed_it_let_go(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path, b"secret")
+    upload = await store.begin(KEY, SIZE, PART)
+    await asyncio.gather(store.seal([upload]), store.seal([upload]))
+    await store.unseal([upload])
+    with pytest.raises(MultipartNotFound):
+        await store.write_part(upload, 0, chunks(content_of(0, 1)), None)
+    await store.unseal([upload])
+    await store.write_part(upload, 0, chunks(content_of(0, 1)), None)
 
 
 async def test_small_files_are_proven_as_well(tmp_path: Path) -> None:

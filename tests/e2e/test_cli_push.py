@@ -18,11 +18,12 @@ from modelshare.wire.keys import ProjectWithKey
 from modelshare.wire.uploads import Upload
 from programs import MODELSHARE, Server, serving, stop, wait_until
 from shell import Shell, shell, write_model
+from stalling import stalling_after
 from storage_servers import free_port, s3_server
 from uploading import PART, tar_of, tiny_model
 
-SIZE = 40 * PART
-"""Of the weights that are cut midway: enough parts that a push does not end before it is killed."""
+SIZE = 16 * PART
+"""Of the weights that are cut midway: more than what is hashed before it is sent."""
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +59,22 @@ def cut(
 ) -> tuple[Upload, subprocess.CompletedProcess[str]]:
     """Pushes until a part is there, then sends the signal; the session as it is left."""
     words = [*MODELSHARE, "push", str(path), "--name", "large", "--jobs", "1"]
-    process = subprocess.Popen(
-        words, env=owner.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=owner.folder
-    )
+    with stalling_after(client.config.url, SIZE // 2) as url:
+        process = subprocess.Popen(
+            words,
+            env=owner.environment | {"MODELSHARE_URL": url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=owner.folder,
+        )
 
-    def begun() -> Upload | None:
-        assert process.poll() is None, "the push was over before it could be cut"
-        return next((upload for upload in client.uploads.list() if upload.bytes_done >= PART), None)
+        def begun() -> Upload | None:
+            assert process.poll() is None, "the push was over before it could be cut"
+            return next((upload for upload in client.uploads.list() if upload.bytes_done >= PART), None)
 
-    upload = wait_until(begun, "a part is there")
-    process.send_signal(how)
+        upload = wait_until(begun, "a part is there")
+        process.send_signal(how)
     stdout, stderr = process.communicate(timeout=30)
     return client.uploads.get(upload.id), subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
 

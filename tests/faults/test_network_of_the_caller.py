@@ -4,6 +4,7 @@ The variables that decide, of httpx, `ssl`, `urllib` and ours: HTTP_PROXY, HTTPS
 capital and small letters, REQUEST_METHOD, SSL_CERT_FILE, SSL_CERT_DIR, SSLKEYLOGFILE, MODELSHARE_URL.
 """
 
+import errno
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from middleboxes import AUTHORITY, box, closed_port, forwarding, http
@@ -20,6 +22,7 @@ from modelshare.client.chat import Message, stream_chat
 from modelshare.client.errors import ConfigError, ConnectError, ModelshareError, UnexpectedAnswerError
 from modelshare.client.push import push_model
 from modelshare.client.route import route_to
+from modelshare.client.trouble import of_connection
 
 pytestmark = pytest.mark.anyio
 
@@ -308,6 +311,32 @@ def test_a_host_that_is_not_there(host: str) -> None:
     message = said(f"http://{host}:8000")
     assert host in message
     assert "serve" not in message
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ECONNRESET, errno.EMFILE])
+def test_a_connection_that_this_machine_does_not_make(number: int) -> None:
+    """Only where nothing listens at the address is a server what is missing."""
+    error = httpx.ConnectError(os.strerror(number))
+    error.__cause__ = OSError(number, os.strerror(number))
+    message = of_connection(route_to("http://platform.example", {}), error).message
+    assert message.startswith(f"Cannot reach http://platform.example ({os.strerror(number)}). Check this machine's")
+
+
+async def test_a_line_that_is_cut_before_it_is_secure() -> None:
+    with box(lambda *_: None) as other:
+        message = said(f"https://127.0.0.1:{other.port}")
+        with pytest.raises(ConnectError) as awaiting:
+            async with AsyncClient(f"https://127.0.0.1:{other.port}", KEY) as client:
+                [each async for each in client.models.list()]
+    assert "running there" not in message + awaiting.value.message
+
+
+async def test_nothing_listens_at_any_address_of_a_host() -> None:
+    url = f"http://localhost:{closed_port()}"
+    with pytest.raises(ConnectError, match="running there"):
+        async with AsyncClient(url, KEY) as client:
+            [each async for each in client.models.list()]
+    assert "running there" in said(url)
 
 
 # --- Answers of others -------------------------------------------------------------------------------------------

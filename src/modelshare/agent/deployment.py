@@ -163,7 +163,7 @@ class Deployment:
         pulled = await self._pull()
         layout = lay_out(self.wanted)
         folder = await in_thread(None, tools.cache.view, self._holding, layout.files)
-        await in_thread(None, layout.write_index, folder)
+        await in_thread(None, layout.finish, folder)
         scratch = tools.cache.converted(self._holding.manifest_digest, layout.key)
         with ExitStack() as life:
             async with tools.loads:

@@ -24,6 +24,7 @@ from modelshare.agent.engines.base import (
 )
 from modelshare.agent.engines.embedders import unsuited
 from modelshare.agent.engines.external import ExternalEngine, ExternalServer
+from modelshare.agent.engines.heads import VectorHead
 from modelshare.agent.engines.machine import detect, find_program
 from modelshare.agent.engines.recipe import Recipe
 from modelshare.agent.engines.select import Selection, choose
@@ -194,8 +195,6 @@ def _finish(folder: Path, embedder: Embedder) -> Callable[[Sequence[float]], tup
     """Raises ConversionError."""
     if embedder.only_normalizes:
         return None
-    from modelshare.agent.engines.heads import VectorHead  # noqa: PLC0415 - numpy takes memory that few models need
-
     return VectorHead(folder, embedder, read_numbers(Source.read(folder)).width).applied
 
 

@@ -1,7 +1,9 @@
 """The folder that engines are given: what lies in the model's own folder, and of weights those alone that are opened.
 
 Which those are, the server has decided. An engine that opens a folder finds nothing else there, under the names that
-all of them look for: one file as `model.safetensors`, several beside a `model.safetensors.index.json`.
+all of them look for: one file as `model.safetensors`, several beside a `model.safetensors.index.json`, parts of a GGUF
+numbered as llama.cpp counts them. The index is made here from the files themselves, since those that come with models
+may lack what a reader needs, and config.json loses a setting by which Transformers would look for another file.
 """
 
 import hashlib
@@ -19,7 +21,10 @@ from modelshare.wire.link import DeploymentFile, Wanted
 _SAFETENSORS: Final = ".safetensors"
 _GGUF: Final = ".gguf"
 _INDEX: Final = ".safetensors.index.json"
+_CONFIG: Final = "config.json"
 _PLAIN: Final = "model"
+_OTHER_WEIGHTS: Final = "transformers_weights"
+"""Of config.json: the file that Transformers opens in place of `model.safetensors`."""
 _FIRST_PART: Final = re.compile(r"(.+-)00001(-of-\d{5}\.gguf)", re.IGNORECASE)
 _MAX_HEADER: Final = 100 << 20
 """As the format's own reader allows."""
@@ -33,7 +38,9 @@ class Layout:
     weights: tuple[str, ...]
     """In order."""
     index: str | None = None
-    """Where an index is to be written, since none came with the weights."""
+    """Where the index of several files is to be written."""
+    config: str | None = None
+    """The config.json that may name other weights."""
 
     @property
     def key(self) -> str:
@@ -41,16 +48,16 @@ class Layout:
         digests = "\n".join(self.files[place].sha256 for place in self.weights)
         return hashlib.sha256(digests.encode()).hexdigest()[:16]
 
-    def write_index(self, folder: Path) -> None:
-        """Says in which file each tensor is. Raises DeploymentError for files that cannot be read."""
-        if self.index is None:
-            return
-        beside = posixpath.dirname(self.index)
-        here = [place for place in self.weights if posixpath.dirname(place) == beside]
-        names = {name: posixpath.basename(place) for place in here for name in _tensor_names(folder / place)}
-        size = sum(self.files[place].size for place in here)
-        text = json.dumps({"metadata": {"total_size": size}, "weight_map": names})
-        (folder / self.index).write_text(text, encoding="utf-8")
+    def finish(self, folder: Path) -> None:
+        """Writes what did not come with the model. Raises DeploymentError for files that cannot be read."""
+        if self.index is not None:
+            beside = posixpath.dirname(self.index)
+            here = [place for place in self.weights if posixpath.dirname(place) == beside]
+            names = {name: posixpath.basename(place) for place in here for name in _tensor_names(folder / place)}
+            size = sum(self.files[place].size for place in here)
+            _write(folder / self.index, {"metadata": {"total_size": size}, "weight_map": names})
+        if self.config is not None:
+            _without_other_weights(folder / self.config)
 
 
 def lay_out(wanted: Wanted) -> Layout:
@@ -61,29 +68,37 @@ def lay_out(wanted: Wanted) -> Layout:
     if missing := next((path for path in wanted.weights if path not in known), None):
         raise DeploymentError(f"The server names {missing[:100]!r} as weights and does not give it; update the server.")
     beside = posixpath.dirname(wanted.weights[0])
-    main = [path for path in wanted.weights if posixpath.dirname(path) == beside and _is(_SAFETENSORS, path)]
-    index = _index(known, beside) if len(main) > 1 else None
-    renamed = {main[0]: posixpath.join(beside, _PLAIN + _SAFETENSORS)} if len(main) == 1 else {}
-    plain_index = posixpath.join(beside, _PLAIN + _INDEX)
-    if index is not None:
-        renamed[index] = plain_index
+    main = [path for path in wanted.weights if posixpath.dirname(path) == beside]
+    renamed = {
+        path: posixpath.join(beside, _name(number, len(main), path)) for number, path in enumerate(main, start=1)
+    }
 
     def place(path: str) -> str:
         path = renamed.get(path, path)
         return path.removeprefix(f"{wanted.root}/") if wanted.root else path
 
-    kept = {*wanted.weights, *([index] if index else [])}
+    files = {
+        place(file.path): file
+        for file in wanted.files
+        if file.path in wanted.weights or _is_beside(file.path, wanted.root)
+    }
+    config = place(posixpath.join(beside, _CONFIG))
+    is_safetensors = _is(_SAFETENSORS, wanted.weights[0])
     return Layout(
-        {place(file.path): file for file in wanted.files if file.path in kept or _is_beside(file.path, wanted.root)},
+        files,
         tuple(map(place, wanted.weights)),
-        place(plain_index) if len(main) > 1 and index is None else None,
+        place(posixpath.join(beside, _PLAIN + _INDEX)) if is_safetensors and len(main) > 1 else None,
+        config if is_safetensors and config in files else None,
     )
 
 
-def _index(paths: set[str], folder: str) -> str | None:
-    """The one index beside the weights, the plain one first."""
-    here = [path for path in paths if path.endswith(_INDEX) and posixpath.dirname(path) == folder]
-    return min(here, key=lambda path: (posixpath.basename(path) != _PLAIN + _INDEX, path), default=None)
+def _name(number: int, count: int, path: str) -> str:
+    """The name under which engines look for these weights. A GGUF in one file keeps its own: engines get its path."""
+    name = posixpath.basename(path)
+    extension = next((each for each in (_SAFETENSORS, _GGUF) if _is(each, path)), None)
+    if extension is None or (extension == _GGUF and count == 1):
+        return name
+    return f"{_PLAIN}{extension}" if count == 1 else f"{_PLAIN}-{number:05}-of-{count:05}{extension}"
 
 
 def _is_beside(path: str, root: str) -> bool:
@@ -114,6 +129,21 @@ def _tensor_names(file: Path) -> list[str]:
         length = int.from_bytes(opened.read(8), "little")
         try:
             header = json.loads(opened.read(min(length, _MAX_HEADER)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DeploymentError(f"{file.name} is no safetensors file.") from error
     return [name for name in header if name != "__metadata__"]
+
+
+def _without_other_weights(config: Path) -> None:
+    try:
+        settings = json.loads(config.read_bytes())
+    except (ValueError, RecursionError):  # whoever reads it says so
+        return
+    if isinstance(settings, dict) and _OTHER_WEIGHTS in settings:
+        del settings[_OTHER_WEIGHTS]
+        config.unlink()  # it is a link to the file as it came
+        _write(config, settings)
+
+
+def _write(file: Path, content: object) -> None:
+    file.write_text(json.dumps(content), encoding="utf-8")

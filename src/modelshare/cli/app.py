@@ -29,7 +29,7 @@ class Entry:
 
 ENTRIES = (
     Entry("push", "push", PUBLISH, "Upload a model: a folder, a .gguf file or an archive. Goes on where it stopped."),
-    Entry("uploads", "uploads", PUBLISH, "List pushes that were begun and not finished, and cancel one."),
+    Entry("uploads", "uploads", PUBLISH, "List unfinished uploads, and cancel one."),
     Entry("models", "models", PUBLISH, "List, show, rename, edit, delete and revalidate your models."),
     Entry("share", "share", PUBLISH, "Show a model in the catalog, to everybody or to some. The weights stay yours."),
     Entry("unshare", "unshare", PUBLISH, "Take a model out of the catalog. Endpoints that exist go on serving."),
@@ -42,7 +42,7 @@ ENTRIES = (
     Entry("catalog", "catalog", RUN, "Search the public catalog. Needs no key."),
     Entry("claim", "claim", RUN, "Claim a link: its model shows in your view of the catalog from now on."),
     Entry("deploy", "deploy", RUN, "Make an endpoint that serves a model on a tier."),
-    Entry("endpoints", "endpoints", RUN, "List, show, explain, switch and delete your endpoints."),
+    Entry("endpoints", "endpoints", RUN, "List, show, explain, change, switch and delete your endpoints."),
     Entry("chat", "chat", RUN, "Talk to an endpoint."),
     Entry("tiers", "tiers", RUN, "List the service tiers, with limits and prices. Needs no key."),
     Entry("agent", "agent", RUN, "Run models of your project on this machine."),

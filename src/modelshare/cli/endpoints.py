@@ -6,12 +6,13 @@ import typer
 
 from modelshare.cli.confirm import Yes, confirm
 from modelshare.cli.exits import ExitCode
+from modelshare.cli.failures import CommandError
 from modelshare.cli.output import Json, one_line, print_json, print_record, print_table, say, tell
 from modelshare.cli.requests import request
 from modelshare.cli.which import any_model
 from modelshare.cli.words import size, when
 from modelshare.client import Client
-from modelshare.wire.endpoints import Endpoint, EndpointCreate, Explanation
+from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation
 
 app = typer.Typer(add_completion=False)
 Slug = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's slug.")]
@@ -63,6 +64,30 @@ def explain(
         _print_explanation(answer)
     if not answer.possible:
         raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command()
+def update(
+    endpoint: Slug,
+    version: Annotated[str | None, typer.Option(help="`latest`, or a fixed version.")] = None,
+    tier: Annotated[str | None, typer.Option(help="A tier of `modelshare tiers`.")] = None,
+    file: Annotated[
+        str | None, typer.Option(help="Which of the model's files to serve, of those `modelshare models show` lists.")
+    ] = None,
+    own_file: Annotated[bool, typer.Option("--own-file", help="Serve the version's own file again.")] = False,
+    json: Json = False,
+) -> None:
+    """Change an endpoint's version, file or tier. The one before answers until an agent has the new one ready."""
+    if file is not None and own_file:
+        raise CommandError("Say --file or --own-file, not both.", ExitCode.USAGE)
+    changes = request(EndpointPatch, version=version, tier=tier, file=file)
+    if own_file:
+        changes = changes.model_copy(update={"file": None})
+    if not changes.model_fields_set:
+        raise CommandError("Nothing to change. Name at least one option, such as --file.", ExitCode.USAGE)
+    with Client() as client:
+        found = client.endpoints.update(endpoint, changes)
+    _print(found, json=json)
 
 
 @app.command()

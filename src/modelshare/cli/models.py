@@ -148,7 +148,7 @@ def rollback(model: Model, version: VersionArgument, json: Json = False) -> None
 def edit_version(
     model: Model,
     version: VersionArgument,
-    notes: Annotated[str, typer.Option(help="What people should know of this version; empty takes notes away.")],
+    notes: Annotated[str, typer.Option(help="What people should know about this version; empty text removes them.")],
     json: Json = False,
 ) -> None:
     """Change a version's notes."""

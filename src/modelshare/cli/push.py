@@ -27,10 +27,10 @@ def push(
         bool | None,
         typer.Option(
             "--latest/--no-latest",
-            help="Whether it becomes the latest; if not said: where it is higher, and no pre-release.",
+            help="Whether it becomes the latest. By default, if it is higher and not a pre-release.",
         ),
     ] = None,
-    notes: Annotated[str | None, typer.Option(help="What people should know of this version.")] = None,
+    notes: Annotated[str | None, typer.Option(help="What people should know about this version.")] = None,
     file: Annotated[
         str | None, typer.Option(help="Which of several models in it to describe and run, such as Q4/model.gguf.")
     ] = None,

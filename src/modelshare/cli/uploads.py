@@ -15,10 +15,10 @@ app = typer.Typer(add_completion=False)
 @app.command("list")
 def list_uploads(
     name: Annotated[str | None, typer.Option(help="Only of the model of this name.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Those that ended too, not only those that are open.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Include uploads that have ended, not only open ones.")] = False,
     json: Json = False,
 ) -> None:
-    """List uploads that were begun and are not finished, newest first. The same push again goes on with one."""
+    """List unfinished uploads, newest first. Repeat the push to resume one."""
     with Client() as client:
         uploads = list(client.uploads.list(state=None if every else UploadState.OPEN, name=name))
     if json:

@@ -40,7 +40,8 @@ def _of_connection(route: Route, error: Exception, listener: str) -> str:
             whom = f"the proxy {route.proxy.shown}, which {route.proxy.variable} names," if route.proxy else route.url
             return f"Cannot reach {whom} within a few seconds. Check the address, and any firewall or VPN in between."
         case httpx.ConnectError() | ConnectionRefusedError() if not route.proxy:
-            return f"Cannot reach {route.url}: is {listener} running there?"
+            check = f" ({what}). Check this machine's network, and any firewall or VPN in between."
+            return f"Cannot reach {route.url}" + (f": is {listener} running there?" if _was_refused(error) else check)
         case httpx.TimeoutException() | TimeoutError():
             return f"{route.url}{via} took too long to answer. Try again in a moment."
         case httpx.DecodingError():
@@ -111,7 +112,8 @@ def _of_name(route: Route, error: socket.gaierror) -> str:
     if error.errno == socket.EAI_AGAIN:
         return f"The name {name} cannot be looked up just now. Check this machine's network and DNS, and try again."
     if route.proxy:
-        return f"There is no host named {name}, as {_proxy(route.proxy)}. {_without(route, route.proxy)}."
+        variable = route.proxy.variable
+        return f"There is no host named {name}, which {variable} names as the proxy. {_without(route, route.proxy)}."
     return f"There is no host named {name}. Check the URL {route.url}."
 
 
@@ -193,9 +195,18 @@ def _via(route: Route) -> str:
     return f" (by the proxy {route.proxy.shown}, which {route.proxy.variable} names)" if route.proxy else ""
 
 
+def _was_refused(error: BaseException) -> bool:
+    """Whether nothing listens there; also where nothing tells why there was no connection."""
+    told = [cause for cause in _causes(error) if isinstance(cause, OSError)]
+    return not told or any(isinstance(cause, ConnectionRefusedError) for cause in told)
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """The error and what it came from."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
+        if isinstance(seen, BaseExceptionGroup):  # one for each address of a host
+            for each in seen.exceptions:
+                yield from _causes(each)
         seen = seen.__cause__ or seen.__context__

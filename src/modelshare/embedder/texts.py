@@ -102,7 +102,7 @@ def read_model_settings(files: ModelFiles) -> ModelSettings:
     settings = files.settings(MODEL_SETTINGS)
     prompts = settings.get("prompts") or {}
     name = settings.get("default_prompt_name")
-    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+    if not isinstance(prompts, dict) or not all(text is None or _is_text(text) for text in prompts.values()):
         raise UnreadableError(f"{MODEL_SETTINGS}: prompts are not texts by name; save the model again.")
     if name is not None and (not isinstance(name, str) or name not in _ALWAYS_THERE | prompts):
         raise UnreadableError(f"{MODEL_SETTINGS}: the default prompt {shown(name)} is not among its prompts.")
@@ -112,6 +112,11 @@ def read_model_settings(files: ModelFiles) -> ModelSettings:
         optional_prompts=tuple(shown(key) for key, text in sorted(prompts.items()) if text and key != name),
         dimensions=whole_number(MODEL_SETTINGS, settings, "truncate_dim"),
     )
+
+
+def _is_text(value: object) -> bool:
+    """JSON may hold halves of characters, which no tokenizer takes."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _arguments(path: str, settings: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any]:

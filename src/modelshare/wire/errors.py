@@ -34,6 +34,7 @@ class ErrorCode(StrEnum):
     QUOTA_EXCEEDED = "quota_exceeded"
     CHECKSUM_MISMATCH = "checksum_mismatch"
     UPLOAD_NOT_OPEN = "upload_not_open"
+    PART_REPLACED = "part_replaced"
     STORAGE_FULL = "storage_full"
 
 

@@ -5,7 +5,6 @@ supported patterns (https://docs.github.com/en/code-security/secret-scanning), t
 models have at hand. Such a library of its own would bring hundreds of forms, most of which fit random text.
 """
 
-import posixpath
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,42 +16,101 @@ MAX_FILE: Final = 1 << 20
 """Bytes of a file that is looked into; larger ones hold vocabularies and data."""
 MAX_FILES: Final = 500
 MAX_FOUND: Final = 10
-_TEXT: Final = frozenset(
-    {
-        *("", ".cfg", ".conf", ".html", ".ini", ".ipynb", ".jinja", ".js", ".json", ".jsonl", ".md", ".properties"),
-        *(".py", ".rst", ".sh", ".toml", ".ts", ".txt", ".xml", ".yaml", ".yml", ".modelfile", ".log", ".csv"),
-    }
+_HEAD: Final = 8 << 10
+"""Bytes in which a file that is no text has a zero."""
+_BINARY: Final = (
+    *(".safetensors", ".gguf", ".ggml", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".onnx", ".h5", ".npy", ".npz"),
+    *(".msgpack", ".tflite", ".pb", ".model", ".zip", ".gz", ".bz2", ".xz", ".zst", ".tar", ".parquet", ".arrow"),
+    *(".png", ".jpg", ".jpeg", ".gif", ".webp", ".pdf", ".wav", ".mp3", ".flac", ".mp4"),
 )
+"""Extensions of files that hold no text. Of others, the content tells: keys lie in files of all names."""
 
-_FORMS: Final = {
-    "private_key": ("a private key", r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"),
-    "putty": ("a private key", r"PuTTY-User-Key-File-[0-9]:"),
-    "aws_id": ("an AWS access key", r"(?<![A-Za-z0-9])(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Za-z0-9])"),
-    "aws": (
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    what: str
+    marks: tuple[str, ...]
+    """In small letters: a text that holds none of them has no such key. Looking for them is fast."""
+    pattern: re.Pattern[str]
+
+
+def _form(what: str, marks: str, pattern: str) -> _Form:
+    return _Form(what, tuple(marks.split()), re.compile(pattern))
+
+
+_FORMS: Final = (  # of several that fit a line, the first tells what it is
+    _form("a private key", "-----begin", r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"),
+    _form("a private key", "putty-user-key-file-", r"PuTTY-User-Key-File-[0-9]:"),
+    _form(
+        "an AWS access key",
+        "akia asia abia acca",
+        r"(?<![A-Za-z0-9])(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Za-z0-9])",
+    ),
+    _form(
         "an AWS secret key",
+        "aws",
         r"(?i:aws_?secret_?(?:access_?)?key)[\"']?[ \t]{0,9}[=:][ \t]{0,9}[\"']?[A-Za-z0-9/+=]{40}(?![A-Za-z0-9/+=])",
     ),
-    "google": ("a Google API key", r"(?<![\w-])AIza[\w-]{35}(?![\w-])"),
-    "google_oauth": ("a Google OAuth secret", r"(?<![\w-])GOCSPX-[\w-]{28}"),
-    "hugging_face": ("a Hugging Face token", r"(?<![A-Za-z0-9])(?:hf_|api_org_)[A-Za-z0-9]{30,}"),
-    "openai": (
+    _form("a Google API key", "aiza", r"(?<![\w-])AIza[\w-]{35}(?![\w-])"),
+    _form("a Google OAuth secret", "gocspx-", r"(?<![\w-])GOCSPX-[\w-]{28}"),
+    _form("a Hugging Face token", "hf_ api_org_", r"(?<![A-Za-z0-9])(?:hf_|api_org_)[A-Za-z0-9]{30,}"),
+    _form(
         "an API key of OpenAI's or Anthropic's form",
+        "sk-",
         r"(?<![\w-])sk-(?:(?:proj|svcacct|admin|ant|or)-[\w-]{20,}|[A-Za-z0-9]{32,})",
     ),
-    "github": ("a GitHub token", r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,})"),
-    "gitlab": ("a GitLab token", r"(?<![\w-])glpat-[\w-]{20,}"),
-    "slack": ("a Slack token", r"(?<![\w-])xox[abeoprs]-[\w-]{10,}"),
-    "stripe": ("a Stripe key", r"(?<![A-Za-z0-9])[sr]k_live_[A-Za-z0-9]{20,}"),
-    "npm": ("an npm token", r"(?<![A-Za-z0-9])npm_[A-Za-z0-9]{36}"),
-    "pypi": ("a PyPI token", r"(?<![\w-])pypi-AgE[\w-]{50,}"),
-    "azure": ("an Azure storage key", r"AccountKey=[A-Za-z0-9+/=]{80,}"),
-    "wandb": ("a Weights & Biases key", r"WANDB_API_KEY[\"']?[ \t]{0,9}[=:][ \t]{0,9}[\"']?[0-9a-f]{40}"),
-    "ours": (
+    _form(
+        "a GitHub token",
+        "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_",
+        r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,})",
+    ),
+    _form("a GitLab token", "glpat-", r"(?<![\w-])glpat-[\w-]{20,}"),
+    _form("a Slack token", "xox", r"(?<![\w-])xox[abeoprs]-[\w-]{10,}"),
+    _form("a Stripe key", "k_live_", r"(?<![A-Za-z0-9])[sr]k_live_[A-Za-z0-9]{20,}"),
+    _form("an npm token", "npm_", r"(?<![A-Za-z0-9])npm_[A-Za-z0-9]{36}"),
+    _form("a PyPI token", "pypi-age", r"(?<![\w-])pypi-AgE[\w-]{50,}"),
+    _form(
+        "a Slack webhook",
+        "hooks.slack.com",
+        r"https://hooks\.slack\.com/(?:services|workflows|triggers)/[A-Za-z0-9/_+-]{20,}",
+    ),
+    _form("a SendGrid key", "sg.", r"(?<![\w.-])SG\.[\w-]{20,24}\.[\w-]{39,50}(?![\w-])"),
+    _form("a DigitalOcean token", "_v1_", r"(?<![A-Za-z0-9])do[opr]_v1_[0-9a-f]{64}"),
+    _form("a Databricks token", "dapi", r"(?<![A-Za-z0-9])dapi[0-9a-f]{32}(?![0-9a-z])"),
+    _form(
+        "an API key of an inference service",
+        "r8_ gsk_ nvapi- xai- pplx- tgp_v1_",
+        r"(?<![\w-])(?:r8_[A-Za-z0-9]{37,40}|gsk_[A-Za-z0-9]{40,}|nvapi-[\w-]{60,}|xai-[A-Za-z0-9]{70,}"
+        r"|pplx-[A-Za-z0-9]{40,}|tgp_v1_[\w-]{40,})(?![\w-])",
+    ),
+    _form("a Telegram bot's token", ":aa", r"(?<![0-9])[0-9]{8,10}:AA[\w-]{33}(?![\w-])"),
+    _form("a signed token (JWT)", "eyj", r"(?<![\w-])eyJ[\w-]{15,2000}\.eyJ[\w-]{15,4000}\.[\w-]{20,}"),
+    _form("an Azure storage key", "accountkey=", r"AccountKey=[A-Za-z0-9+/=]{80,}"),
+    _form(
+        "a Weights & Biases key",
+        "wandb_api_key",
+        r"WANDB_API_KEY[\"']?[ \t]{0,9}[=:][ \t]{0,9}[\"']?[0-9a-f]{40}",
+    ),
+    _form(
         "a modelshare key",
+        "ms",
         r"(?<![A-Za-z0-9])(?:ms_[a-z0-9](?:-?[a-z0-9]){0,62}_|ms[a-z]_)[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])",
     ),
-}
-_ANY: Final = re.compile("|".join(f"(?P<{name}>{form})" for name, (_, form) in _FORMS.items()))
+    _form(
+        "a password in a URL",
+        "://",
+        r"(?<![a-z])(?:postgres(?:ql)?|mysql|mariadb|mongodb(?:\+srv)?|rediss?|amqps?|https?|ftp)(?:\+[a-z0-9]{1,12})?"
+        r"://[^\s:/@\"'<>{}$]{1,60}:(?!(?i:pass|your|secret|token|example|xxx)|gh[pousr]_|github_pat_|glpat-|hf_)"
+        r"[^\s:/@\"'<>{}$*]{8,100}@[A-Za-z0-9\[]",
+    ),
+    _form(
+        "a key or password",
+        "key token secret passw",
+        r"(?i:api[_-]?key|secret[_-]?key|client[_-]?secret|access[_-]?token|auth[_-]?token|passw(?:or)?d)"
+        r"[\"']?[ \t]{0,9}[=:][ \t]{0,9}[\"']?(?=[A-Za-z_/+-]{0,60}[0-9])(?=[0-9_/+-]{0,60}[A-Za-z])"
+        r"[A-Za-z0-9_/+-]{24,200}(?![A-Za-z0-9_/+-])",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +126,32 @@ class Exposed:
 
 
 def worth_reading(path: str, size: int) -> bool:
-    """Whether a file of that name and size is text in which a key may stand."""
-    return 0 < size <= MAX_FILE and posixpath.splitext(path)[1].lower() in _TEXT
+    """Whether a file of that name and size may be text in which a key stands."""
+    return 0 < size <= MAX_FILE and not path.lower().endswith(_BINARY)
 
 
 def find(path: str, data: bytes) -> list[Exposed]:
-    """The places in a file's text that look like keys: the first of each line, no more than MAX_FOUND."""
+    """The lines of a file's text that hold what looks like a key: no more than MAX_FOUND."""
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
+    if encoding == "utf-8" and b"\0" in data[:_HEAD]:
+        return []
     text = data[:MAX_FILE].decode(encoding, errors="replace")
-    found: list[Exposed] = []
-    for place in _ANY.finditer(text):
-        line = text.count("\n", 0, place.start()) + 1
-        if not found or found[-1].line != line:
-            found.append(Exposed(path, line, _FORMS[place.lastgroup or ""][0]))
+    small = text.lower()
+    kinds: dict[int, str] = {}
+    for form in _FORMS:
+        if any(mark in small for mark in form.marks):
+            for line in _lines(form.pattern, text):
+                kinds.setdefault(line, form.what)
+    return [Exposed(path, line, what) for line, what in sorted(kinds.items())[:MAX_FOUND]]
+
+
+def _lines(pattern: re.Pattern[str], text: str) -> set[int]:
+    """The first lines that hold it, as many as may be told. No form goes over the end of a line."""
+    found = set[int]()
+    line, at = 1, 0
+    for place in pattern.finditer(text):
+        line, at = line + text.count("\n", at, place.start()), place.start()
+        found.add(line)
         if len(found) == MAX_FOUND:
             break
     return found

@@ -12,15 +12,19 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from modelshare.wire.patterns import Pattern, decision, parse_all
+from modelshare.wire.patterns import MAX_PATTERN, Pattern, decision, is_bounded, parse_all
+from modelshare.wire.text import visible
 
 IGNORE_FILE: Final = ".modelshareignore"
 """In a model's folder: patterns of what to leave out besides, or, after a `!`, of what to push all the same."""
 MAX_IGNORE_FILE: Final = 64 << 10
 """Bytes."""
+MAX_IGNORED: Final = 500
+"""Patterns in it."""
 KEPT: Final = frozenset({".gitattributes", ".gitignore"})
 """Hidden files that are a repository's own."""
 _SHOWN: Final = 10
+_SHOWN_OF_PATH: Final = 120
 
 
 class Reason(StrEnum):
@@ -47,16 +51,27 @@ class _Names:
 LIST: Final = (
     _Names(
         Reason.SECRET,
-        folders=(".ssh", ".aws", ".azure", ".gnupg", ".kube", ".docker", ".config", ".huggingface", ".kaggle"),
+        folders=(
+            *(".ssh", ".aws", ".azure", ".gnupg", ".kube", ".docker", ".config", ".huggingface", ".kaggle", "secrets"),
+        ),
         files=(
-            *(".env*", "*.env", ".envrc", "secrets.*", "credentials", "credentials.*", "client_secret*.json"),
+            *(
+                ".env*",
+                "*.env",
+                ".envrc",
+                "secret.json",
+                "secret.y*ml",
+                "secrets.*",
+                "*credentials*",
+                "client_secret*.json",
+            ),
             *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "authorized_keys", "known_hosts"),
-            *("*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk", "*.ovpn"),
+            *("*.pem", "*.key", "*.p8", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk", "*.ovpn"),
             *("token", "token.txt", "hf_token*", "huggingface_token*", ".*token*", "stored_tokens"),
             *("api_key*", "apikey*", ".netrc", "_netrc", ".pgpass", ".my.cnf", ".htpasswd", ".git-credentials"),
-            *(".npmrc", ".pypirc", ".dockercfg", ".boto", ".s3cfg", "rclone.conf", "kaggle.json", "kubeconfig"),
-            *("service_account*.json", "service-account*.json", "application_default_credentials.json"),
-            *("*.tfstate", "*.tfstate.backup", "*.tfvars"),
+            *(".npmrc", ".pypirc", ".dockercfg", ".boto", ".s3cfg", "rclone.conf", "kaggle.json", "*kubeconfig*"),
+            *("service_account*.json", "service-account*.json", "*firebase-adminsdk*.json"),
+            *("*.keytab", "*.gpg", "*.tfstate", "*.tfstate.backup", "*.tfvars"),
         ),
     ),
     _Names(
@@ -69,14 +84,17 @@ LIST: Final = (
     ),
     _Names(
         Reason.LOG,
-        folders=("wandb", "runs", "mlruns", "lightning_logs", "tb_logs"),
-        files=("events.out.tfevents.*",),
+        folders=("wandb", "runs", "mlruns", "lightning_logs", "tb_logs", "tensorboard"),
+        files=("events.out.tfevents*",),
     ),
     _Names(
         Reason.UNFINISHED,
         files=("*.incomplete", "*.lock", "*.tmp", "*.part", "*.partial", "*.crdownload", "*.download", "*.aria2"),
     ),
-    _Names(Reason.INSTALLED, folders=("venv", ".venv", "node_modules", "site-packages")),
+    _Names(
+        Reason.INSTALLED,
+        folders=("venv*", ".venv*", "virtualenv", "node_modules", "site-packages", "*.dist-info", "*.egg-info"),
+    ),
     _Names(Reason.CACHE, folders=("__pycache__", ".cache", ".ipynb_checkpoints"), files=("*.pyc", "*.pyo")),
     _Names(
         Reason.SYSTEM,
@@ -130,6 +148,10 @@ class Selection:
         """With an ignore file's lines before its own patterns."""
         return Selection((*parse_all(lines), *self.patterns))
 
+    def work(self, path: str) -> int:
+        """How many steps `left_out` may take for this path."""
+        return sum(pattern.work(path) for pattern in self.patterns)
+
     def left_out(self, path: str, *, is_folder: bool = False) -> LeftOut | None:
         """What is left out of `path`: the path, or a folder around it; None where it is to be pushed."""
         decided = decision(self.patterns, path, is_folder=is_folder)
@@ -148,10 +170,14 @@ def note(found: Iterable[LeftOut]) -> str | None:
     items = sorted(counts, key=lambda item: (order.index(item.reason), item.path))
     if not items:
         return None
-    words = [f"{item.path} ({item.reason})" for item in items[:_SHOWN]]
+    words = [f"{_shown(item.path)} ({item.reason})" for item in items[:_SHOWN]]
     if len(items) > _SHOWN:
         words.append(f"{len(items) - _SHOWN:,} more")
     return f"Left out: {', '.join(words)}."
+
+
+def _shown(path: str) -> str:
+    return visible(path if len(path) <= _SHOWN_OF_PATH else f"{path[: _SHOWN_OF_PATH - 1]}…")
 
 
 def lines_of(data: bytes) -> Sequence[str]:
@@ -159,9 +185,15 @@ def lines_of(data: bytes) -> Sequence[str]:
     if len(data) > MAX_IGNORE_FILE:
         raise ValueError(f"{IGNORE_FILE} is longer than {MAX_IGNORE_FILE:,} bytes")
     try:
-        return data.decode("utf-8-sig").splitlines()
+        lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{IGNORE_FILE} is not written in UTF-8") from None
+    patterns = parse_all(lines)
+    if len(patterns) > MAX_IGNORED:
+        raise ValueError(f"{IGNORE_FILE} holds {len(patterns):,} patterns, and may hold {MAX_IGNORED}")
+    if not all(map(is_bounded, patterns)):
+        raise ValueError(f"{IGNORE_FILE} holds a pattern of more than {MAX_PATTERN} characters, or with too many `**`")
+    return lines
 
 
 def for_scripts() -> dict[str, object]:

@@ -1,7 +1,9 @@
 """Models, their versions, and the manifest that sharing exposes."""
 
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any, Literal
+from unicodedata import normalize
 
 from pydantic import AfterValidator, Field
 
@@ -16,8 +18,8 @@ ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN, max_length=96)]
 Tag = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_name)]
 VersionNotes = Annotated[Text, Field(max_length=4000)]
 """What its owner says of a version: what changed, what to mind."""
-ModelFile = Annotated[Line, Field(min_length=1, max_length=1024)]
-"""The path of a file that says which of several models is meant."""
+ModelFile = Annotated[Line, Field(min_length=1, max_length=1024), AfterValidator(partial(normalize, "NFC"))]
+"""The path of a file that says which of several models is meant, in the form in which paths are pushed."""
 
 
 class ModelStatus(StrEnum):

@@ -17,6 +17,8 @@ from pydantic import AfterValidator, Field
 MAX_PATTERNS: Final = 200
 MAX_PATTERN: Final = 300
 """Characters."""
+MAX_DEPTHS: Final = 4
+"""Times that a pattern may say `**`: each makes it one more place where the match may go on."""
 _ANY_DEPTH: Final = "**"
 
 
@@ -35,6 +37,10 @@ class Pattern:
             if len(self.segments) in at and (number < len(names) or is_folder or not self.folders_only):
                 return True
         return False
+
+    def work(self, path: str) -> int:
+        """How many steps `fits` may take for this path."""
+        return (1 + 2 * self.segments.count(_ANY_DEPTH)) * (1 + path.count("/"))
 
     def _after(self, at: set[int], name: str) -> set[int]:
         """Where in the pattern one may be, after one more name of the path."""
@@ -66,7 +72,8 @@ def parse(line: str) -> Pattern | None:
     folders_only = text.endswith("/")
     text = text.rstrip("/") if folders_only else text
     anchored = "/" in text
-    segments = [part for part in text.split("/") if part]
+    parts = [part for part in text.split("/") if part]
+    segments = [part for n, part in enumerate(parts) if part != _ANY_DEPTH or parts[n - 1 : n] != [_ANY_DEPTH]]
     if not segments:
         return None
     if not anchored:
@@ -88,9 +95,18 @@ def decision(patterns: Sequence[Pattern], path: str, *, is_folder: bool = False)
     return None
 
 
+def is_bounded(pattern: Pattern) -> bool:
+    """Whether it is short and simple enough to be matched with many paths."""
+    is_short = sum(map(len, pattern.segments)) + len(pattern.segments) <= MAX_PATTERN + len(_ANY_DEPTH) + 1
+    return is_short and pattern.segments.count(_ANY_DEPTH) <= MAX_DEPTHS
+
+
 def _check_plain(text: str) -> str:
-    if parse(text) is None or text.startswith("!"):
+    pattern = parse(text)
+    if pattern is None or text.startswith("!"):
         raise ValueError("give a pattern such as `*.log`, `logs/` or `/notes.txt`, one each")
+    if not is_bounded(pattern):
+        raise ValueError(f"say `**` at most {MAX_DEPTHS} times in a pattern")
     return text
 
 

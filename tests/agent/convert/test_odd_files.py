@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from modelshare.agent.convert import cache
 from modelshare.agent.convert.cache import to_gguf, unconvertible
 from modelshare.agent.convert.gguf_file import WeightType, convert
-from modelshare.agent.convert.values import ConversionError
+from modelshare.agent.convert.values import ConversionError, number
+from modelshare.agent.convert.values import whole as whole_number
 from modelshare.agent.engines.base import EngineError, Task
 from modelshare.demo import tiny_model
 
@@ -31,7 +32,10 @@ KEYS = (
     *("partial_rotary_factor", "bos_token_id", "eos_token_id"),
 )
 FAMILIES = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
@@ -65,6 +69,15 @@ def judged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         told = str(error)
     assert told is None or told.endswith(".")
     assert not PYTHON.search(told or "")
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("nan"), float("inf"), 1e300, 0.5, True, "8", [8]])
+def test_no_number_is_too_odd_for_a_sentence(value: object) -> None:
+    with pytest.raises(ConversionError, match=r"its n is .*, where a whole number from 1"):
+        whole_number({"n": value}, "n")
+    if value != 0.5:
+        with pytest.raises(ConversionError, match=r"its n is .*, where a positive number belongs"):
+            number({"n": value}, "n")
 
 
 @FAMILIES

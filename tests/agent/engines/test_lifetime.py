@@ -23,12 +23,14 @@ from modelshare.agent.engines.supervisor import ProcessEngine
 
 pytestmark = pytest.mark.anyio
 
-# A process that starts another one, which would live on; both ignore SIGTERM.
+# A process that starts another one, which would live on; both ignore SIGTERM. It waits until the other one is up, which
+# would end of itself if its word came when nobody listens any more.
 STUBBORN = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if len(sys.argv) > 1:
-    subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+    other = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+    print(other.stdout.readline(), end="")
 print("up", flush=True)
 while True:
     time.sleep(60)

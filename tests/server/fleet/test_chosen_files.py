@@ -142,6 +142,34 @@ async def test_an_endpoint_stays_at_the_last_version_that_has_its_file(url: str,
     assert followed.json()["resolved_version"] == "1.0.1"
 
 
+async def test_an_endpoint_whose_file_a_rollback_takes_away_keeps_answering_and_says_so(
+    url: str, owner: Tenant
+) -> None:
+    await pushed(owner.http, {"Q4/model.gguf": Q4})
+    model = await pushed(owner.http, BOTH)
+    await deploy(owner, model["id"], "chat", file="Q8/model.gguf")
+    _, token = await enroll(owner.http)
+    async with linked(url, token) as link:
+        (eight,) = await link.wanted(1)
+        await link.report(eight.deployment_id, Phase.READY)
+        await until(owner, "chat", status="active", status_reason=None)
+        back = await owner.http.post(f"/v1/models/{model['id']}/versions/1.0.0/rollback")
+        assert back.status_code == 200, back.text
+        reason = "No version that this endpoint wants is ready now, the one that it had still answers."
+        await until(owner, "chat", status="active", status_reason=reason)
+        deleted = await owner.http.delete(f"/v1/models/{model['id']}/versions/1.0.1")
+        assert "still answers with it" in error_of(deleted, 409)
+        own = await owner.http.patch("/v1/endpoints/chat", json={"file": None})
+        assert (own.json()["file"], own.json()["resolved_version"]) == (None, "1.0.0")
+
+
+async def test_a_file_may_be_named_as_any_system_writes_its_letters(owner: Tenant) -> None:
+    model = await pushed(owner.http, {"Größe/model.gguf": Q8, "A/model.gguf": Q4}, file="Gro\u0308ße/model.gguf")
+    assert model["file"] == "Größe/model.gguf"
+    chosen = await deploy(owner, model["id"], "chat", file="Gro\u0308ße/model.gguf")
+    assert chosen.json()["file"] == "Größe/model.gguf"
+
+
 async def test_an_archive_is_judged_by_the_file_that_is_named(owner: Tenant) -> None:
     data = tar_of(BOTH)
     archive = {"filename": "models.tar.gz", "size": len(data)}

@@ -35,6 +35,9 @@ async def test_what_is_lower_or_a_pre_release_is_not_the_latest_and_says_so(
     assert (told["is_latest"], told["latest_note"], await latest(owner, model)) == (False, note, "1.10.0")
     entry = (await owner.http.get("/v1/audit?action=model.ready")).json()["data"][0]
     assert (entry["details"]["latest"], entry["details"]["latest_note"]) == (False, note)
+    await owner.http.post(f"/v1/models/{model}/share")
+    public = (await owner.http.get(f"/v1/catalog/models/{model}")).json()["versions"]
+    assert {each["version"]: each["latest_note"] for each in public} == {version: None, "1.10.0": None}
     promoted = await owner.http.post(f"/v1/models/{model}/versions/{version}/promote")
     assert promoted.json()["version"] == version
     assert (await versions(owner, model))[version]["latest_note"] is None

@@ -71,6 +71,13 @@ async def test_links_and_devices_among_what_is_left_out_refuse_nothing(owner: Te
     assert await paths_of(owner, await processed(owner.http, upload)) == set(tiny_model())
 
 
+async def test_a_name_that_is_not_utf8_of_what_is_left_out_is_told_readably(owner: Tenant) -> None:
+    data = tar_of(tiny_model() | {".caf\udce9/x": b"x"})
+    model = await push_archive(owner, data)
+    assert model["status"] == "ready", model["status_reason"]
+    assert model["warnings"] == ["Left out: .caf\\udce9/ (hidden)."]
+
+
 async def test_an_archive_takes_patterns(owner: Tenant) -> None:
     files = tiny_model() | {"notes.md": b"x", "sub/notes.md": b"x", ".env": b"x", "wandb/a": b"x", "wandb/b": b"x"}
     model = await push_archive(

@@ -112,6 +112,21 @@ async def test_bytes_that_are_not_those_announced(owner: Tenant) -> None:
     assert model["status_reason"].startswith("README.md is not the file whose SHA-256 was announced")
 
 
+async def test_what_is_completed_is_what_its_owner_has_read(owner: Tenant) -> None:
+    files = tiny_model(pad=PART)
+    upload = await open_upload(owner.http, files)
+    await send(owner, upload, files)
+    url = f"/v1/uploads/{upload['id']}/complete"
+    [weights] = [file["n"] for file in upload["files"] if file["path"] == "model.safetensors"]
+    answer = await owner.http.post(url, json={"files": [{"n": weights, "parts_sha256": "0" * 64}]})
+    assert "give the `sha256` of the whole file" in error_of(answer, 400), "it cannot be compared"
+    assert (await owner.http.get(f"/v1/uploads/{upload['id']}")).json()["state"] == "open"
+    answer = await owner.http.post(url, json={"files": [{"n": weights, "sha256": "0" * 64}]})
+    assert answer.status_code == 200, "the bucket is read while it is processed"
+    model = await processed(owner.http, upload)
+    assert (model["status"], model["status_reason"].split(" ")[0]) == ("failed", "model.safetensors")
+
+
 async def test_cancel_empties_the_bucket(owner: Tenant, bucket: Path) -> None:
     files = tiny_model()
     upload = await open_upload(owner.http, files)

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import Tenant
 from modelshare.wire.uploads import digest_of_parts
-from uploading import error_of, missing, open_upload, processed, push, pushed, put, send, sha256, tiny_model
+from uploading import error_of, missing, open_upload, opening, processed, push, pushed, put, send, sha256, tiny_model
 
 pytestmark = pytest.mark.anyio
 
@@ -88,4 +88,33 @@ async def test_publishes_what_its_owner_has_read_or_nothing(owner: Tenant) -> No
     assert (await put(owner.http, upload, weights, 0, files["model.safetensors"])).status_code == 200
     right = {"n": weights, "sha256": digest, "parts_sha256": digest_of_parts([digest])}
     assert (await owner.http.post(url, json={"files": [right]})).status_code == 200
+    assert (await processed(owner.http, upload))["status"] == "ready"
+
+
+async def test_a_file_that_the_project_stores_already_is_compared_as_well(owner: Tenant) -> None:
+    files = tiny_model()
+    upload = await open_upload(owner.http, files)
+    await pushed(owner.http, files, "another")
+    again = (await owner.http.post("/v1/uploads", json=opening(files, claims=True))).json()
+    assert (again["id"], {file["reused"] for file in again["files"]}) == (upload["id"], {True})
+    url = f"/v1/uploads/{upload['id']}/complete"
+    answer = await owner.http.post(url, json={"files": [{"n": 0, "sha256": "0" * 64}]})
+    assert "changed while it was being pushed" in error_of(answer, 409)
+    answer = await owner.http.post(url, json={"files": [{"n": 0, "parts_sha256": "0" * 64}]})
+    assert "was taken from what the project stores already" in error_of(answer, 409)
+    assert (await owner.http.post(url)).status_code == 200
+
+
+async def test_parts_may_come_again_after_a_completion_that_was_refused(owner: Tenant) -> None:
+    files = tiny_model()
+    upload = await open_upload(owner.http, files)
+    await send(owner.http, upload, files)
+    url = f"/v1/uploads/{upload['id']}/complete"
+    wrong = {"files": [{"n": 0, "sha256": "0" * 64}]}
+    answers = await asyncio.gather(*(owner.http.post(url, json=wrong) for _ in range(5)))
+    assert {answer.status_code for answer in answers} == {409}
+    other = tiny_model(seed=1)
+    [weights] = [file["n"] for file in upload["files"] if file["path"] == "model.safetensors"]
+    assert (await put(owner.http, upload, weights, 0, other["model.safetensors"])).status_code == 200
+    assert (await owner.http.post(url)).status_code == 200
     assert (await processed(owner.http, upload))["status"] == "ready"

@@ -16,7 +16,7 @@ from modelshare.server.registry.inspection import Format
 from unit.registry.samples import gguf_file, llama_gguf, safetensors_file
 
 NAMES = ("a", "b", "c")
-CONFIG = json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}).encode()
+CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 ADAPTER = safetensors_file({"q.lora_A.weight": ("F32", [2]), "q.lora_B.weight": ("F32", [2])})
 F32 = ("F32", [4])
 STRAYS: Mapping[str, bytes] = {
@@ -62,7 +62,8 @@ def versions(draw: st.DrawFn) -> dict[str, bytes]:
             dtype = "F16" if form == "model.fp16" else "F32"
             split, index = draw(st.booleans()), draw(st.booleans())
             add(folder, shards(form, dtype, size, split=split, index=index))
-        add(folder, {"config.json": CONFIG})
+        named = draw(st.sampled_from([None, "model.fp16.safetensors", "other.safetensors.index.json", "gone"]))
+        add(folder, {"config.json": json.dumps(CONFIG | {"transformers_weights": named}).encode()})
     for stray in draw(st.sets(st.sampled_from(sorted(STRAYS)))):
         add(draw(FOLDERS), {stray: STRAYS[stray]})
     return files
@@ -81,7 +82,7 @@ def test_what_is_described_is_what_is_opened(files: dict[str, bytes]) -> None:
         with tempfile.TemporaryDirectory() as laid_out:
             folder = Path(laid_out)
             write(folder, {place: files[file.path] for place, file in layout.files.items()})
-            layout.write_index(folder)
+            layout.finish(folder)
             weights = {
                 path.relative_to(folder).as_posix()
                 for path in folder.rglob("*")

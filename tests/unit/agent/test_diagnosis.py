@@ -12,6 +12,7 @@ from modelshare.agent.engines.diagnosis import diagnose
         ("error loading model: unknown model architecture: 'mamba9'", "does not know the model's architecture mamba9;"),
         ("Model architectures ['FooForCausalLM'] are not supported for now.", "architecture FooForCausalLM;"),
         ("error loading model vocabulary: unknown pre-tokenizer type: 'x-1'", "tokenizer x-1;"),
+        ("error loading model: key not found in model: llama.block_count", "not state its llama.block_count, which"),
         ("gguf_init_from_reader: invalid magic characters: 'hell', expected 'GGUF'", "cannot read the model's files"),
         ("safetensors_rust.SafetensorError: Error while deserializing header", "cannot read the model's files"),
         ("vllm cannot be started: Permission denied", "vllm cannot be started: Permission denied;"),

@@ -56,9 +56,20 @@ def wanted(*paths: str, root: str = "", weights: tuple[str, ...] = ()) -> Wanted
                 "x.safetensors.index.json",
                 weights=("x-1.safetensors", "x-2.safetensors"),
             ),
-            {"config.json", "x-1.safetensors", "x-2.safetensors", "model.safetensors.index.json"},
-            ("x-1.safetensors", "x-2.safetensors"),
-            id="shards with their index under the plain name",
+            {"config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"},
+            ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"),
+            id="shards under the plain names, without the index that came",
+        ),
+        pytest.param(
+            wanted(
+                "Q8/A-00001-of-00002.GGUF",
+                "Q8/A-00002-of-00002.gguf",
+                root="Q8",
+                weights=("Q8/A-00001-of-00002.GGUF", "Q8/A-00002-of-00002.gguf"),
+            ),
+            {"model-00001-of-00002.gguf", "model-00002-of-00002.gguf"},
+            ("model-00001-of-00002.gguf", "model-00002-of-00002.gguf"),
+            id="parts as llama.cpp counts them",
         ),
         pytest.param(
             wanted(
@@ -81,22 +92,41 @@ def wanted(*paths: str, root: str = "", weights: tuple[str, ...] = ()) -> Wanted
 )
 def test_what_an_engine_finds(one: Wanted, places: set[str], weights: tuple[str, ...]) -> None:
     layout = lay_out(one)
-    assert (set(layout.files), layout.weights, layout.index) == (places, weights, None)
+    assert (set(layout.files), layout.weights) == (places, weights)
 
 
-def test_shards_without_an_index_get_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("index", [(), ("m/model.safetensors.index.json",)])
+def test_shards_get_an_index_that_every_reader_takes(index: tuple[str, ...], tmp_path: Path) -> None:
+    """Transformers ends at an index without `metadata`."""
     names = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-    layout = lay_out(
-        wanted("m/config.json", *(f"m/{name}" for name in names), root="m", weights=tuple(f"m/{n}" for n in names))
-    )
+    shards = tuple(f"m/{name}" for name in names)
+    layout = lay_out(wanted(*shards, *index, root="m", weights=shards))
     for name, tensor in zip(names, "ab", strict=True):
         header = json.dumps(
             {"__metadata__": {}, tensor: {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}
         ).encode()
         (tmp_path / name).write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
-    layout.write_index(tmp_path)
-    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    assert index["weight_map"] == {"a": names[0], "b": names[1]}
+    layout.finish(tmp_path)
+    written = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert written == {"metadata": {"total_size": 2}, "weight_map": {"a": names[0], "b": names[1]}}
+
+
+@pytest.mark.parametrize(
+    ("config", "laid_out"),
+    [
+        ('{"transformers_weights": "x.safetensors", "a": NaN, "b": "\\ud800"}', '{"a": NaN, "b": "\\ud800"}'),
+        ('{ "a": 1 }', '{ "a": 1 }'),
+        ('["transformers_weights"]', '["transformers_weights"]'),
+        ("{", "{"),
+    ],
+)
+def test_no_config_names_other_weights_to_an_engine(config: str, laid_out: str, tmp_path: Path) -> None:
+    """What is kept of the file, to which the folder has a link, stays as it came."""
+    (tmp_path / "kept").write_text(config)
+    (tmp_path / "config.json").hardlink_to(tmp_path / "kept")
+    layout = lay_out(wanted("config.json", "x.safetensors", weights=("x.safetensors",)))
+    layout.finish(tmp_path)
+    assert ((tmp_path / "config.json").read_text(), (tmp_path / "kept").read_text()) == (laid_out, config)
 
 
 def test_weights_that_do_not_come_are_told() -> None:

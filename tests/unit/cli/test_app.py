@@ -87,7 +87,7 @@ ARGUMENTS = {
     "models edit-version": ["m", "1.0.0", "--notes", "n"], "models delete-version": ["m", "1.0.0", "-y"],
     "deploy": ["m", "--tier", "free", "--slug", "s"], "endpoints explain": ["m", "--tier", "free"],
     "endpoints show": ["e"], "endpoints deactivate": ["e"], "endpoints activate": ["e"],
-    "endpoints delete": ["e", "-y"],
+    "endpoints delete": ["e", "-y"], "endpoints update": ["e", "--own-file"],
     "agents remove": ["a", "-y"], "agents suspend": ["a"], "join-keys create": ["j"], "join-keys revoke": ["j"],
     "webhooks create": ["https://w.example"], "webhooks show": ["w"], "webhooks update": ["w", "--on"],
     "webhooks delete": ["w", "-y"], "webhooks test": ["w"], "webhooks deliveries": ["w"],

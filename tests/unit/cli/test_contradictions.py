@@ -21,6 +21,8 @@ CONTRADICTIONS = (
     ("recall", "m", "--close", "d", "--now"),
     ("recall", "m", "--close", "d", "--reason", "x"),
     ("webhooks", "update", "w", "--all-events", "--event", "model.ready"),
+    ("endpoints", "update", "e", "--file", "a.gguf", "--own-file"),
+    ("endpoints", "update", "e"),
     ("usage", "--by", "day,weekday"),
     ("usage", "--from", "2026-02-02", "--to", "2026-02-01"),
     ("agent", "--engine", "llamacpp", "--external-url", "http://127.0.0.1:1/v1"),

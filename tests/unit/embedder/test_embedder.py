@@ -244,6 +244,7 @@ def test_what_cannot_be_computed_says_why(files: dict[str, Any], reason: str) ->
         (model(files={"sentence_bert_config.json": b"[" * 100_000}), "not valid JSON"),
         (model(files={"config_sentence_transformers.json": {"default_prompt_name": "a"}}), "default prompt a is not"),
         (model(files={"config_sentence_transformers.json": {"prompts": {"a": 1}}}), "not texts by name"),
+        (model(files={"config_sentence_transformers.json": {"prompts": {"a": "\ud800"}}}), "not texts by name"),
         (model(files={"config_sentence_transformers.json": b'"' + b"x" * (1 << 20)}), "larger than 1 MiB"),
     ],
 )

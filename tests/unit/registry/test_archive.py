@@ -272,7 +272,9 @@ def test_other_kinds_are_refused(name: str) -> None:
 BASE = tar_of({"model/config.json": b"{}", "model/" + "n" * 120: b"1" * 600})
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(st.tuples(st.integers(0, len(BASE) - 1), st.integers(0, 255)), min_size=1, max_size=6))
 def test_damage_anywhere_is_refused_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[int, int]]

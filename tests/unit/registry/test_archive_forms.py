@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,22 @@ def test_a_name_that_is_not_utf8_is_refused_by_name(tmp_path: Path, tar_format: 
 def test_a_name_that_is_not_utf8_of_a_file_that_is_left_out_decides_nothing(tmp_path: Path) -> None:
     data = changed(tar_of({"._caf_": b"1", "a": b"1"}, tarfile.USTAR_FORMAT), 5, b"\xe9")
     assert [file.path for file in unpack(tmp_path, data)] == ["a"]
+
+
+def test_long_runs_of_dots_and_marks_in_names_take_no_long_time(tmp_path: Path) -> None:
+    members = [(member("./" * 30_000 + f"a{n}"), b"") for n in range(100)]
+    began = time.process_time()
+    assert len(unpack(tmp_path, tar_with(members, tarfile.GNU_FORMAT))) == 100
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("name", ["x/" * 3000 + ".env", ".venv/" + "\u0301\u0327" * 15_000])
+def test_a_name_beyond_what_systems_take_is_refused_though_it_is_left_out(tmp_path: Path, name: str) -> None:
+    data = tar_with([(member(name), b""), (member("a", 1), b"1")], tarfile.GNU_FORMAT)
+    archive = tmp_path / "model.tar"
+    archive.write_bytes(data)
+    with pytest.raises(Refused, match=r"A name in model\.tar is longer than"):
+        extract(archive, kind_of("model.tar"), tmp_path / "out", max_bytes=100)
 
 
 def test_names_in_the_form_of_macos_are_composed(tmp_path: Path) -> None:
@@ -340,7 +357,9 @@ def test_the_archive_that_is_damaged_below_is_good_before(tmp_path: Path) -> Non
     assert [file.path for file in unpack(tmp_path, WHOLE)] == ["a", "link", "n" * 120, "s", "t"]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), max_size=6),
     st.lists(st.integers(0, len(WHOLE) // 512 - 1), max_size=2),

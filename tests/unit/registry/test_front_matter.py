@@ -1,6 +1,7 @@
 """Front matter in every form that people and tools give it: licence and tags are read, and none of it becomes prose."""
 
 import codecs
+import time
 from pathlib import Path
 
 import pytest
@@ -211,7 +212,9 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(PIECES, max_size=14).map("".join))
 def test_at_least_what_the_hub_reads_is_read(tmp_path: Path, text: str) -> None:
     path = tmp_path / "README.md"
@@ -238,3 +241,28 @@ def test_nothing_raises(text: str) -> None:
 )
 def test_no_text_takes_long(unit: str) -> None:
     with_card(unit * (1_000_000 // len(unit)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "license: mit\na" + " " * 400_000 + "\n",
+        "---" + " " * 400_000 + "x\n",
+        "```" + " " * 400_000 + "x\n",
+        "<!--license: a-->" * 50_000,
+        "+++\n" + ".".join("a" * 200_000) + " = 1\n+++\n",
+        "+++\n[" + ".".join("a" * 10_000) + "]\n" + "".join(f"k{n} = 1\n" for n in range(10_000)) + "+++\n",
+        "\n".join("`" * n + "yaml" for n in range(1000, 2, -1)) + "\n" + "\n".join("`" * n for n in range(3, 1001)),
+    ],
+    ids=["blanks", "opening", "fence", "comments", "dotted", "tables", "fences in fences"],
+)
+def test_no_card_takes_long(text: str) -> None:
+    began = time.process_time()
+    split(text)
+    assert time.process_time() - began < 20
+
+
+def test_a_character_beyond_unicode_makes_a_warning() -> None:
+    facts = with_card('---\nlicense: "\\UFFFFFFFF"\n---\n# Title\n\nA model for tests.\n')
+    assert (facts.license, facts.description) == (None, "A model for tests.")
+    assert any("is not valid YAML" in warning for warning in facts.warnings)

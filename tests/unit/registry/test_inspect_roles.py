@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from modelshare.server.registry.inspection import Facts, Refused, Task
+from modelshare.server.registry.inspection import Facts, Refused, Task, inspect
+from modelshare.server.registry.inspection.directory import MAX_CHOICES
 from modelshare.server.registry.inspection.facts import Role
-from unit.registry.samples import gguf_file, inspect_bytes, llama_gguf, safetensors_file
+from unit.registry.samples import MemoryReader, gguf_file, inspect_bytes, llama_gguf, safetensors_file
 
 CONFIG = json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}).encode()
 TENSORS = {"a": ("F32", [2]), "b": ("F32", [3])}
@@ -108,6 +109,13 @@ def test_a_model_that_an_engine_can_serve_goes_before_one_that_none_can() -> Non
     facts = inspect_bytes({"a.gguf": odd, "b.gguf": llama_gguf()})
     assert (facts.weights, facts.choices, facts.companions) == (("b.gguf",), (), {"a.gguf": Role.OTHER})
     assert inspect_bytes({"a.gguf": odd}).task is Task.OTHER
+
+
+def test_what_lies_around_many_variants_is_read_once() -> None:
+    variants = {f"model.v{n}.safetensors": safetensors_file(TENSORS) for n in range(20)}
+    readers = {path: MemoryReader(data) for path, data in (MODEL | variants).items()}
+    assert len(inspect(readers).choices) == 21
+    assert readers["config.json"].bytes_read <= 2 * len(CONFIG)
 
 
 SHARDS = {
@@ -254,3 +262,19 @@ def test_facts_from_before_roles_can_be_read() -> None:
     for name in ("root", "companions", "choices"):
         del fields[name]
     assert Facts.from_dict(fields).weights == ("model.safetensors",)
+
+
+def test_the_last_of_very_many_models_can_be_named() -> None:
+    files = {f"m{n:03}.gguf": llama_gguf() for n in range(MAX_CHOICES + 6)}
+    facts = inspect_bytes(files, file="m069.gguf")
+    assert (facts.weights, len(facts.choices)) == (("m069.gguf",), MAX_CHOICES)
+
+
+def test_a_damaged_safetensors_does_not_stand_in_the_way_of_a_gguf() -> None:
+    facts = inspect_bytes({"model.gguf": llama_gguf(), "a.safetensors": b"x"})
+    assert (facts.weights, facts.companions) == (("model.gguf",), {"a.safetensors": Role.OTHER})
+
+
+def test_a_gguf_without_a_context_length_is_warned_of() -> None:
+    facts = inspect_bytes({"flux.gguf": gguf_file({"general.architecture": "flux"}, {"x": F32})})
+    assert "does not state its flux.context_length" in facts.warnings[0]

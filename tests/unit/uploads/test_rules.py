@@ -1,11 +1,14 @@
+import time
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelshare.server.registry.refused import Refused
 from modelshare.server.registry.uploads.rules import (
     Wanted,
+    check_names,
     gigabytes,
     is_same_push,
     next_version,
@@ -88,3 +91,15 @@ def test_wanted_files() -> None:
     request = UploadOpen(name="m", files=[FileEntry(path="a", size=1, sha256=A), FileEntry(path="b", size=0)])
     assert wanted_files(request) == [Wanted("a", 1, A), Wanted("b", 0, None)]
     assert wanted_files(UploadOpen(name="m", archive=ArchiveEntry(filename="m.tar", size=5))) == [Wanted("m.tar", 5)]
+
+
+def test_patterns_and_files_together_take_no_long_time() -> None:
+    deep = "/".join(["a"] * 120)
+    files = [FileEntry(path=f"{deep}/.env{n}", size=1) for n in range(2000)]
+    include = [f"a*/**/a*/**/a*/**/a*/x{n}" for n in range(200)]
+    began = time.process_time()
+    with pytest.raises(Refused, match="too many patterns for so many files"):
+        check_names(UploadOpen(name="m", files=files, include=include), allow_pickle=False)
+    plain = [FileEntry(path=f"{deep}/{n}.gguf", size=1) for n in range(2000)]
+    check_names(UploadOpen(name="m", files=plain, include=include), allow_pickle=False)
+    assert time.process_time() - began < 10

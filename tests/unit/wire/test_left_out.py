@@ -11,10 +11,11 @@ SECRETS = """
 .env .env.local prod.env .envrc id_rsa id_ed25519.pub .netrc .npmrc .pypirc server.pem tls.KEY .ssh/config
 .aws/credentials .config/gcloud/x .docker/config.json .kube/config token token.txt hf_token .huggingface_token
 .git-credentials client_secret_1.json service_account.json credentials.json kaggle.json
-cert.p12 terraform.tfvars
+cert.p12 terraform.tfvars .huggingface/token secrets.yaml secret.json .env.production aws_credentials secrets/a.txt
 """.split()  # noqa: SIM905 - easier to read
 OTHERS = """
-.venv/lib/x.py venv/bin/python node_modules/x/y.js env/lib/site-packages/x.py wandb/run-1/config.yaml
+.venv/lib/x.py .venv311/x venv-gpu/x lightning_logs/version_0/x events.out.tfevents a-4.1.dist-info/RECORD
+venv/bin/python node_modules/x/y.js env/lib/site-packages/x.py wandb/run-1/config.yaml
 runs/events.out.tfevents.1 mlruns/0/meta.yaml events.out.tfevents.9 .git/config .git .hg/x .svn/x .gitmodules
 .cache/huggingface/download/x.metadata __pycache__/a.pyc b.pyc .ipynb_checkpoints/x
 .DS_Store ._model.safetensors
@@ -100,3 +101,25 @@ def test_the_expressions_for_scripts_say_the_same(name: str) -> None:
 
 def test_every_name_of_the_list_is_in_small_letters() -> None:
     assert [name for names in LIST for name in (*names.folders, *names.files) if name != name.lower()] == []
+
+
+def test_a_note_can_be_stored_and_shown_whatever_the_names_hold() -> None:
+    names = ["\udce9.env", "a\x00b.log.tmp", "x\x1b[31m.tmp", "y" * 4000 + ".tmp"]
+    told = note(filter(None, map(left_out, names)))
+    assert told is not None
+    assert told.isprintable()
+    assert len(told.encode()) < 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "because"),
+    [
+        ("a\n" * 501, "holds 501 patterns, and may hold 500"),
+        ("x" * 400, "a pattern of more than 300 characters"),
+        ("**/a/**/b/**/c/**/d/**/e", "too many `\\*\\*`"),
+    ],
+)
+def test_an_ignore_file_holds_so_many_patterns_and_no_endless_ones(text: str, because: str) -> None:
+    with pytest.raises(ValueError, match=because):
+        lines_of(text.encode())
+    assert len(lines_of(b"#\n" * 1000 + b"a\n" * 500)) == 1500

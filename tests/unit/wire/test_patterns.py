@@ -5,8 +5,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+from pydantic import TypeAdapter, ValidationError
 
-from modelshare.wire.patterns import decision, parse, parse_all
+from modelshare.wire.patterns import PlainPattern, decision, parse, parse_all
 
 NAMES = st.text("ab.", min_size=1, max_size=3).filter(lambda name: name not in {".", "..", "..."})
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
@@ -75,3 +76,10 @@ def test_no_pattern_takes_long(line: str) -> None:
         pattern.fits("/".join(["a" * 250] * 4))
         pattern.fits("/".join("a" * 120))
     assert time.process_time() - began < 5  # one that tries again and again takes hours
+
+
+def test_a_pattern_with_many_depths_is_none_to_give() -> None:
+    check = TypeAdapter(PlainPattern).validate_python
+    assert check("a/**/**/**/**/**/**/b") == "a/**/**/**/**/**/**/b"  # the same as one
+    with pytest.raises(ValidationError, match=r"say `\*\*` at most 4 times"):
+        check("/".join(["**/a"] * 5))

@@ -1,7 +1,6 @@
 """Values of configuration files, each checked for what it has to be. Pure, and light: no numpy."""
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
@@ -30,8 +29,8 @@ def whole(values: Json, key: str, default: int | None = None, *, least: int = 1)
     value = values.get(key)
     if value is None:
         return _present(key, default)
-    is_whole = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_whole or value != int(value) or not least <= value <= _MOST:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= _MOST or value != int(value):  # in this order: NaN is no int
         raise ConversionError(f"its {key} is {shown(value)}, where a whole number from {least} to {_MOST} belongs.")
     return int(value)
 

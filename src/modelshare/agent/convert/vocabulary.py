@@ -48,7 +48,7 @@ def _tokenizer(source: Source) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(source.folder / "tokenizer.json"))
     except Exception as error:  # the library raises nothing more special
-        raise ConversionError("its tokenizer.json is none that can be read; save the model again.") from error
+        raise ConversionError("its tokenizer.json cannot be read; save the model again.") from error
 
 
 def _in_order(ids: Mapping[str, int], size: int) -> list[str]:

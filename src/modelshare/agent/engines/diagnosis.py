@@ -47,6 +47,10 @@ _SIGNATURES: Final = [
         "This version of the engine does not know the model's tokenizer {0}; update the engine or choose another.",
     ),
     (
+        r"key not found in model: ([\w.-]+)",
+        "The model's GGUF file does not state its {0}, which llama.cpp needs; export it with a current tool.",
+    ),
+    (
         r"safetensorerror|metadataincompletebuffer|headertoolarge|invalid magic|not within the file bounds|"
         r"corrupted or incomplete|failed to read|tensor '.*' not found|missing tensor|does not appear to have a file|"
         r"failed to load model|error loading model",

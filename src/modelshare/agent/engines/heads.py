@@ -1,7 +1,4 @@
-"""What becomes of vectors after an engine pooled them: layers that no engine computes, a few thousand products each.
-
-Imported only where a model has such layers: it needs numpy.
-"""
+"""What becomes of vectors after an engine pooled them: layers that no engine computes."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -104,7 +104,7 @@ async def explain(
 
     `again`: it is there, and would be moved or switched on, which counts as new.
     """
-    assessment = await _assess(session, caller, wish, terms, lock=False)
+    assessment = await _assess(session, caller, wish, terms, lock=False, keeps_file=again)
     reasons = list(assessment.reasons)
     there = await queries.endpoint(session, caller.project, wish.slug)
     if there is not None and again:

@@ -1,8 +1,13 @@
 """Which files of an archive are taken: those that a push of the unpacked folder would take."""
 
 from collections.abc import Sequence
+from typing import Final
 
+from modelshare.server.registry.refused import Refused
 from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection
+
+_MOST_WORK: Final = 40_000_000
+"""Steps of matching, a few hundred nanoseconds each, of one walk."""
 
 
 class Chosen:
@@ -19,11 +24,15 @@ class Chosen:
         self._prefix = None if top is None else f"{top}/" if top else ""
         self._left_out: dict[LeftOut, None] = {}
         self._took_any = False
+        self._work = 0
 
     def takes(self, path: str) -> bool:
         """Of a file, or of a folder with a `/` at its end. An ignore file is taken as long as it has not been read."""
         if self._prefix is None and path.rpartition("/")[2] == IGNORE_FILE:
             return True
+        self._work += self._selection.work(path)
+        if self._work > _MOST_WORK:
+            raise Refused("There are too many patterns for so many files; give fewer or simpler ones, and push again.")
         found = self._found(path.rstrip("/"), is_folder=path.endswith("/"))
         if found is not None:
             self._left_out[found] = None

@@ -83,7 +83,10 @@ class ChecksumMismatch(PartRefused):
 
 class PartReplaced(PartRefused):
     def __init__(self) -> None:
-        super().__init__("A newer request is sending this part; follow that one.")
+        super().__init__(
+            "Another request is sending the same part, and this one gave way to it. If the same push runs twice, let "
+            "one of them finish."
+        )
 
 
 class StorageFull(StorageError, OutageError):
@@ -269,11 +272,11 @@ class ServedStore(Store, Protocol):
         ...
 
     async def seal(self, uploads: Sequence[Multipart]) -> None:
-        """Lets no part be written any more: what is there stays until `finish`, `abort` or `unseal`."""
+        """Lets no part be written any more, until `finish`, `abort` or as many calls of `unseal`."""
         ...
 
     async def unseal(self, uploads: Sequence[Multipart]) -> None:
-        """Parts may come again."""
+        """Takes one `seal` back; after the last, parts may come again."""
         ...
 
 

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -65,7 +66,8 @@ class FolderStore:
         self._keep_free = keep_free
         self._clock = clock
         self._attempts: Attempts[str, int] = Attempts()
-        self._sealed: set[str] = set()
+        self._sealed: Counter[str] = Counter()
+        """How many want it so, by id of an upload."""
         self._growing: dict[tuple[str, str], GrowingDigest] = {}
         """By key and id of an upload."""
         self._syncers = ThreadPoolExecutor(_SYNCS, thread_name_prefix="sync")
@@ -154,13 +156,13 @@ class FolderStore:
         return await self._use(look)
 
     async def seal(self, uploads: Sequence[Multipart]) -> None:
-        self._sealed.update(upload.id for upload in uploads)
+        self._sealed.update(upload.id for upload in uploads)  # counts each
         for upload in uploads:
             await self._attempts.end(upload.id)
 
     async def unseal(self, uploads: Sequence[Multipart]) -> None:
         await asyncio.sleep(0)
-        self._sealed.difference_update(upload.id for upload in uploads)
+        self._sealed -= Counter(upload.id for upload in uploads)
 
     async def finish(self, upload: Multipart) -> Proof | None:
         [proof] = await self.finish_all([upload])
@@ -169,14 +171,17 @@ class FolderStore:
     async def finish_all(self, uploads: Sequence[Multipart]) -> list[Proof | None]:
         await self.seal(uploads)
         try:
-            return await self._use(self._finish_all, uploads)
-        finally:
+            proofs = await self._use(self._finish_all, uploads)
+        except BaseException:
             await self.unseal(uploads)
+            raise
+        self._forget_seals(uploads)
+        return proofs
 
     async def abort(self, upload: Multipart) -> None:
         self._growing.pop((upload.key, upload.id), None)
         await self._use(self._staged(upload).remove)
-        await self.unseal([upload])
+        self._forget_seals([upload])
 
     async def put_file(self, key: str, path: Path) -> None:
         blob = self._blob(key)
@@ -260,6 +265,11 @@ class FolderStore:
         if "/" in upload.id:
             raise InvalidKey("This is not the id of an upload.")
         return Staging(self._staging / check_key(upload.key) / check_key(upload.id))
+
+    def _forget_seals(self, uploads: Sequence[Multipart]) -> None:
+        """Of uploads that are over, to which nothing can be written any more."""
+        for upload in uploads:
+            self._sealed.pop(upload.id, None)
 
     async def _digest_of(self, upload: Multipart, staged: Staging) -> GrowingDigest:
         """That of the file as it comes in."""

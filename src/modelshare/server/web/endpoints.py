@@ -300,7 +300,9 @@ def _again(row: EndpointRow, tier: str) -> EndpointCreate:
     """The endpoint as a wish, for asking whether it could be made anew on this tier."""
     tier = parsed(EndpointPatch, tier=tier).tier or row.tier
     version = row.version or "latest"  # not checked anew, as it is there already
-    return EndpointCreate.model_construct(slug=row.slug, model=str(row.model_id), tier=tier, version=version)
+    return EndpointCreate.model_construct(
+        slug=row.slug, model=str(row.model_id), tier=tier, version=version, file=row.file
+    )
 
 
 async def _listed(

@@ -22,7 +22,10 @@ _CONTEXT_KEYS = (
     "max_target_positions",
 )
 # Whole numbers without which no engine can lay out the tensors; lists (one number per layer) occur in some of them.
-_SIZE_KEYS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
+_SIZE_KEYS = (
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size"),
+    *("num_key_value_heads", "head_dim"),
+)
 # The language part of models that also see or hear
 _TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
 # These count positions from pad_token_id + 1 = 2, so two of them hold no token (transformers, create_position_ids).
@@ -63,6 +66,16 @@ def read_config(name: str, reader: RangeReader) -> Config:
     )
 
 
+def declared_weights(name: str, reader: RangeReader) -> str:
+    """The file of weights, or index of them, that Transformers opens in place of the usual one; empty where none is
+    named, or where the config.json cannot be read, which is told of the model that is described.
+    """
+    try:
+        return plain_text(read_object(name, reader).get("transformers_weights"), 1024) or ""
+    except Refused:
+        return ""
+
+
 def _check_types(name: str, config: Mapping[str, Any], parts: list[Mapping[str, Any]]) -> None:
     if not isinstance(config.get("model_type"), str | None):
         raise _unfit(name, "model_type", config["model_type"], "a text")
@@ -71,8 +84,15 @@ def _check_types(name: str, config: Mapping[str, Any], parts: list[Mapping[str, 
             if not _is_size(part.get(key)):
                 raise _unfit(name, key, part[key], "a whole number")
         for key in _CONTEXT_KEYS:
-            if isinstance(part.get(key), str | dict):
+            if not _is_context(key, part.get(key)):
                 raise _unfit(name, key, part[key], "a whole number")
+
+
+def _is_context(key: str, value: object) -> bool:
+    """`max_position_embeddings` has one meaning; the other keys are also used for other things."""
+    if key == _CONTEXT_KEYS[0] and isinstance(value, float | bool | list):
+        return positive_integer(value) is not None
+    return not isinstance(value, str | dict)
 
 
 def _is_size(value: object) -> bool:

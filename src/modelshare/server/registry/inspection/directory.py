@@ -32,13 +32,14 @@ def inspect(files: Mapping[str, RangeReader], *, allow_pickle: bool = False, fil
     """The facts of the model that `files` hold; of several, the one that `file` is part of, or else the first by
     `candidates.order`. Raises `Refused` for content that must not be shared.
 
-    Every weight file's header is checked, also of those that the facts are not read from.
+    Every weight file's header is read. A damaged one is refused where it is part of that model, and of GGUF wherever
+    it says that it is a model.
     """
     check_paths(files)
     pickles = find_pickles(files, allow=allow_pickle)
     card = find_card(files)
-    models, companions = _models(files, pickles, card)
-    described = _described(models) if file is None else _described(_with_first(models, file))
+    models, companions, damaged = _models(files, pickles, card)
+    described = _described((models if file is None else _with_first(models, file))[:MAX_CHOICES])
     if file is None:  # one that an engine can serve goes before one that none can
         described.sort(key=lambda each: each[1].task is Task.OTHER)
     (candidate, facts), *others = described
@@ -50,16 +51,23 @@ def inspect(files: Mapping[str, RangeReader], *, allow_pickle: bool = False, fil
         choices=tuple(_choice(its, files) for its in (facts, *(its for _, its in alternatives)))
         if alternatives
         else (),
-        warnings=(*facts.warnings, *_told(facts, len(alternatives)), *notes(companions)),
+        warnings=(
+            *facts.warnings,
+            *_told(facts, len(alternatives)),
+            *notes(companions),
+            *(refused.reason for path, refused in damaged.items() if path in companions),
+        ),
     )
     return _with_card(facts, find_card(files, facts.root) if facts.root else card)
 
 
 def _models(
     files: Mapping[str, RangeReader], pickles: Sequence[str], card: Card
-) -> tuple[list[Candidate], dict[str, Role]]:
-    """What could be run, the first choice first; and what the other weight files are. Never empty."""
-    models, companions = read_safetensors(files, _ending(files, safetensors.EXTENSION), card.pipeline_tag)
+) -> tuple[list[Candidate], dict[str, Role], Mapping[str, Refused]]:
+    """What could be run, the first choice first, never nothing; what the other weight files are; and of these in
+    safetensors, which are damaged.
+    """
+    models, companions, damaged = read_safetensors(files, _ending(files, safetensors.EXTENSION), card.pipeline_tag)
     adapter = next(iter(companions), None)
     ggufs, others, refusal = read_gguf(files, _ending(files, gguf.EXTENSION), card.pipeline_tag)
     models += ggufs
@@ -72,7 +80,7 @@ def _models(
             raise Refused(_NO_WEIGHTS)
         base = base_of(adapter, files) or next(iter(card.base_model), None)
         raise alone(adapter, companions[adapter], base)
-    return sorted(models, key=order)[:MAX_CHOICES], companions | others
+    return sorted(models, key=order), companions | others, damaged
 
 
 def _with_first(models: Sequence[Candidate], file: str) -> list[Candidate]:

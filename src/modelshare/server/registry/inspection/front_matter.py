@@ -25,6 +25,8 @@ KEYS: Final = CORE_KEYS | {
 _MAX_LENGTH = 256 << 10  # characters; cards with evaluation tables reach 150,000
 _MAX_MARKS = 30_000  # of YAML; each costs the loader up to 20 microseconds
 _MARKS = "\n,:?[{&*!"
+_MAX_MARKS_OF_TOML = 3_000  # the loader's time grows with their square
+_MARKS_OF_TOML = "\n,=.[{"
 _MOST_BLOCKS = 8
 _MOST_TRIED = 5
 _MAX_LENGTH_BELOW = 32 << 10
@@ -32,17 +34,18 @@ _MAX_LENGTH_BELOW = 32 << 10
 _INVISIBLE = "\ufeff\u200b\u2060"
 _COMMENT = re.compile(r"<!--(.*?)(?:-->|\Z)", re.DOTALL)
 _BLANK = re.compile(rf"[\s{_INVISIBLE}]*")
-_OPENING = re.compile(r"[ \t]*-{3,}[ \t]*(?:ya?ml)?[ \t]*(?:\n|\Z)", re.IGNORECASE)
+# Possessive (*+, ?+) where neighbours fit the same blanks: else a long line of them would take time by its square.
+_OPENING = re.compile(r"[ \t]*+-{3,}+[ \t]*+(?:ya?ml)?+[ \t]*+(?:\n|\Z)", re.IGNORECASE)
 _CLOSING = re.compile(r"^-{3,}[ \t]*(?:\n|\Z)", re.MULTILINE)
 _END_OF_DOCUMENT = re.compile(r"^\.{3}[ \t]*(?:\n|\Z)", re.MULTILINE)
 _TOML = re.compile(r"\+{3}[ \t]*\n(?:(.*?)\n)?\+{3}[ \t]*(?:\n|\Z)", re.DOTALL)
 _TOML_OPENING = re.compile(r"\+{3}[ \t]*\n((?:[^\n]+(?:\n|\Z))*)")
 _FENCE = re.compile(
-    r"(`{3,}|~{3,})[ \t]*(?:ya?ml|toml|markdown|md)?[ \t]*\n(.*?)\n\1[ \t]*(?:\n|\Z)", re.DOTALL | re.IGNORECASE
+    r"(`{3,}+|~{3,}+)[ \t]*+(?:ya?ml|toml|markdown|md)?+[ \t]*+\n(.*?)\n\1[ \t]*(?:\n|\Z)", re.DOTALL | re.IGNORECASE
 )
 _FENCED = re.compile(r"^ {0,3}(`{3,}|~{3,}).*?(?:^ {0,3}\1|\Z)", re.DOTALL | re.MULTILINE)
 _RULE = re.compile(r"^---[ \t]*\n", re.MULTILINE)
-_LINE = re.compile(r"\s*(?:#|$)|[ \t]+\S|-(?:\s|$)|[]})]|[\"']?[A-Za-z_][\w .-]*[\"']?[ \t]*:(?:\s|$)")
+_LINE = re.compile(r"\s*(?:#|$)|[ \t]+\S|-(?:\s|$)|[]})]|[\"']?[A-Za-z_][\w .-]*+[\"']?[ \t]*+:(?:\s|$)")
 _KEY = re.compile(r"[\"']?([A-Za-z_][\w-]*)[\"']?[ \t]*:(?:\s|$)")
 
 
@@ -99,8 +102,10 @@ def without_comments(text: str) -> str:
 def _leading(text: str, *, first: bool) -> _Block | None:
     """The block that `text` begins with, after blanks and comments."""
     at = _after_blank(text, 0)
+    comments = 0
     while (comment := _COMMENT.match(text, at)) is not None:
-        inside = _block(comment[1].lstrip(), first=False)
+        comments += 1
+        inside = _block(comment[1].lstrip(), first=False) if comments <= _MOST_TRIED else None
         if inside is not None and not inside.rest.strip():
             return _Block(inside.content, text[comment.end() :], inside.fields, inside.problems)
         at = _after_blank(text, comment.end())
@@ -112,7 +117,7 @@ def _after_blank(text: str, at: int) -> int:
     return blank.end() if blank else at
 
 
-def _block(text: str, *, first: bool) -> _Block | None:
+def _block(text: str, *, first: bool, in_fence: bool = False) -> _Block | None:
     """The block that begins here. One that is not the `first` thing of a card has to look like front matter."""
     if opening := _OPENING.match(text):
         between = _between(text, opening.end(), first=first and opening[0].strip() == "---")
@@ -122,8 +127,8 @@ def _block(text: str, *, first: bool) -> _Block | None:
         return unclosed if unclosed is not None and (between is None or unclosed.fields is not None) else between
     if text.startswith("+++"):
         return _toml(text)
-    if fence := _FENCE.match(text):
-        inside = _block(fence[2].lstrip() + "\n", first=False) or _plain(fence[2])
+    if not in_fence and (fence := _FENCE.match(text)):
+        inside = _block(fence[2].lstrip() + "\n", first=False, in_fence=True) or _plain(fence[2])
         return replace(inside, rest=inside.rest + text[fence.end() :]) if inside else None
     return _unopened(text)
 
@@ -202,7 +207,8 @@ def _toml(text: str) -> _Block | None:
     problems = [] if whole else ["is not closed by a line of +++."]
     content = found[1] or ""
     try:
-        fields = _as_texts(tomllib.loads(content)) if sum(map(content.count, "[{=,\n")) <= _MAX_MARKS else None
+        marks = sum(map(content.count, _MARKS_OF_TOML))
+        fields = _as_texts(tomllib.loads(content)) if marks <= _MAX_MARKS_OF_TOML else None
     except (ValueError, RecursionError):
         fields = None
     if fields is None:
@@ -227,7 +233,7 @@ def _is_front_matter(fields: dict[str, Any] | None) -> bool:
 def _read(content: str) -> tuple[dict[str, Any] | None, list[str]]:
     try:
         return _parse(content), []
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
         return None, ["is not valid YAML, so its licence and tags are not shown."]
 
 

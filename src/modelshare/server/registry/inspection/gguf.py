@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from modelshare.server.registry.inspection.gguf_types import SCALARS, TENSOR_TYPES, ValueType
-from modelshare.server.registry.inspection.reader import Cursor, RangeReader, head
+from modelshare.server.registry.inspection.reader import Cursor, RangeReader, check_no_pointer, head
 from modelshare.server.registry.refused import Refused, shown
 
 EXTENSION = ".gguf"
@@ -98,6 +98,7 @@ def examine(name: str, reader: RangeReader) -> Examined:
 def _check_version(name: str, reader: RangeReader) -> None:
     if not reader.size:
         raise Refused(f"{shown(name)} is empty; export it and push it again.")
+    check_no_pointer(name, reader)
     start = head(reader, 8)
     if start[:4] != _MAGIC:
         raise Refused(

@@ -90,6 +90,7 @@ def _facts(root: str, weights: tuple[str, ...], headers: Mapping[str, Header], p
     tensors = [tensor for path in weights for tensor in headers[path].tensors]
     model_type = plain_text(header.text("general.architecture"), 100)
     architecture = architecture_of_gguf(model_type) if model_type else None
+    context_length = positive_integer(header.integer(f"{model_type}.context_length"))
     pooling = header.integer(f"{model_type}.pooling_type") or _NO_POOLING
     has_chat_template = bool(header.text("tokenizer.chat_template"))
     return Facts(
@@ -100,7 +101,7 @@ def _facts(root: str, weights: tuple[str, ...], headers: Mapping[str, Header], p
         model_type=model_type,
         family=family_of(model_type),
         parameters=sum(tensor.elements for tensor in tensors if tensor.dtype not in INTEGER_TENSOR_TYPES),
-        context_length=positive_integer(header.integer(f"{model_type}.context_length")),
+        context_length=context_length,
         quantization=_quantization(header, tensors),
         dtypes=_elements_by_type(tensors),
         vocabulary_size=header.length("tokenizer.ggml.tokens"),
@@ -114,6 +115,15 @@ def _facts(root: str, weights: tuple[str, ...], headers: Mapping[str, Header], p
         ),
         license=plain_text(header.text("general.license")),
         description=plain_text(header.text("general.description"), 500),
+        warnings=() if context_length else (_no_context(weights[0], model_type),),
+    )
+
+
+def _no_context(file: str, model_type: str | None) -> str:
+    """GGUF files of programs for pictures and speech lack it, among others."""
+    return (
+        f"No engine of the default set can serve this model: {shown(file)} does not state its "
+        f"{model_type}.context_length, without which llama.cpp loads no model."
     )
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from modelshare.server.registry.inspection.reader import RangeReader, head
+from modelshare.server.registry.inspection.reader import RangeReader, check_no_pointer, head
 from modelshare.server.registry.refused import Refused, shown
 
 # Each value but the first follows one of , [ { so their number bounds what parsing can allocate (about 0.2 GB).
@@ -37,6 +37,7 @@ def read_value(name: str, reader: RangeReader, max_bytes: int = _MAX_CONFIG_BYTE
         )
     if not reader.size:
         raise Refused(f"{shown(name)} is empty, and loaders expect JSON in it; save it again, or push without it.")
+    check_no_pointer(name, reader)
     return _parse(name, head(reader, reader.size))
 
 

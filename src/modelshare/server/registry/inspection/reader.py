@@ -9,6 +9,8 @@ from modelshare.server.registry.refused import Refused, shown
 
 _LENGTH = struct.Struct("<Q")
 _WINDOW_BYTES = 1 << 20  # one request to an object store brings this much of a header
+_POINTER = b"version https://git-lfs.github.com/"
+_LONGEST_POINTER = 1024  # as the specification has it
 
 
 class RangeReader(Protocol):
@@ -107,3 +109,9 @@ class Cursor:
             f"{shown(self._name)} has a header of more than {self._limit >> 20} MiB, which no engine needs; "
             "export it again with a current tool."
         )
+
+
+def check_no_pointer(name: str, reader: RangeReader) -> None:
+    """Raises `Refused` for what Git leaves in a clone in place of a large file."""
+    if len(_POINTER) < reader.size <= _LONGEST_POINTER and head(reader, len(_POINTER)) == _POINTER:
+        raise Refused(f"{shown(name)} is a pointer of Git LFS, not the file itself; run `git lfs pull` and push again.")

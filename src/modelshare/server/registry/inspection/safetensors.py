@@ -7,13 +7,13 @@ Where this is stricter than the `safetensors` library, docs/decisions/0024-check
 import math
 import operator
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 from modelshare.server.registry.inspection.json_file import is_unicode, parse_unambiguous_object, read_object
-from modelshare.server.registry.inspection.reader import RangeReader, piece
+from modelshare.server.registry.inspection.reader import RangeReader, check_no_pointer, piece
 from modelshare.server.registry.refused import Refused, shown
 
 EXTENSION = ".safetensors"
@@ -64,6 +64,7 @@ class Tensor:
 
 def read_header(name: str, reader: RangeReader) -> dict[str, Tensor]:
     """The file's tensors by name; raises `Refused` unless header and data fit each other exactly."""
+    check_no_pointer(name, reader)
     length = _header_length(name, reader)
     header = parse_unambiguous_object(name, piece(reader, _LENGTH_BYTES, length))
     _check_metadata(name, header.pop("__metadata__", None))
@@ -77,18 +78,30 @@ def read_header(name: str, reader: RangeReader) -> dict[str, Tensor]:
 
 
 def shards_of_index(
-    index: str, files: Mapping[str, RangeReader], headers: Mapping[str, Mapping[str, Tensor]]
+    index: str,
+    files: Mapping[str, RangeReader],
+    headers: Mapping[str, Mapping[str, Tensor]],
+    unread: Container[str] = (),
 ) -> tuple[str, ...]:
-    """The weight files an index names, sorted; raises `Refused` if one is missing or lacks a tensor mapped to it."""
+    """The weight files an index names, sorted; raises `Refused` if one is missing or lacks a tensor mapped to it.
+
+    `unread`: files whose tensors are not known.
+    """
     weight_map = read_object(index, files[index], _MAX_HEADER_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise Refused(f"{shown(index)} has no weight_map; export the model again so that the index is complete.")
+    folder = posixpath.dirname(index)
     shards = set()
     for tensor, shard in weight_map.items():
-        path = posixpath.join(posixpath.dirname(index), shard) if isinstance(shard, str) else ""
+        name = posixpath.normpath(shard) if isinstance(shard, str) else str(shard)
+        path = posixpath.join(folder, name)
+        if posixpath.dirname(name):
+            raise Refused(
+                f"{shown(index)} names the file {shown(str(shard))} of another folder; put the shards beside the index."
+            )
         if path not in headers:
             raise Refused(f"{shown(index)} names the file {shown(str(shard))}, which is missing; push it too.")
-        if tensor not in headers[path]:
+        if tensor not in headers[path] and path not in unread:
             raise Refused(
                 f"{shown(path)} lacks the tensor {shown(tensor)} that {shown(index)} places there; push both anew."
             )

@@ -1,12 +1,15 @@
 """Models in Hugging Face form, config.json, a tokenizer, and weights in safetensors: which files, and their facts."""
 
+import functools
 import posixpath
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from modelshare.embedder import Embedder
 from modelshare.server.registry.inspection.candidates import Candidate
 from modelshare.server.registry.inspection.companions import role_of_safetensors
-from modelshare.server.registry.inspection.config import Config, read_config
+from modelshare.server.registry.inspection.config import Config, declared_weights, read_config
 from modelshare.server.registry.inspection.embedding import embedder_of, embedder_warnings
 from modelshare.server.registry.inspection.facts import Facts, Format, Role
 from modelshare.server.registry.inspection.family import family_of
@@ -15,8 +18,9 @@ from modelshare.server.registry.inspection.quantization import count_parameters,
 from modelshare.server.registry.inspection.reader import RangeReader
 from modelshare.server.registry.inspection.safetensors import Tensor, read_header
 from modelshare.server.registry.inspection.task import task_of
-from modelshare.server.registry.inspection.tokenizer import read_tokenizer
+from modelshare.server.registry.inspection.tokenizer import Tokenizer, read_tokenizer
 from modelshare.server.registry.inspection.weight_sets import Headers, WeightSet, check_numbering, sets_of_folder
+from modelshare.server.registry.refused import Refused
 
 _CONFIG = "config.json"
 _NO_CONFIG = Config(
@@ -30,55 +34,97 @@ _NO_CONFIG = Config(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Surroundings:
+    """What the files around the weights say."""
+
+    config: Config
+    tokenizer: Tokenizer
+    embedder: Embedder | None
+
+
 def read_safetensors(
     files: Mapping[str, RangeReader], paths: Sequence[str], pipeline_tag: str | None
-) -> tuple[list[Candidate], dict[str, Role]]:
-    """The models among these files, in no order, and what else they are. Raises `Refused` for a damaged file, and for
-    shards that are lost.
+) -> tuple[list[Candidate], dict[str, Role], Mapping[str, Refused]]:
+    """The models among these files, in no order; what else they are; and which of them are damaged. Raises `Refused`
+    for shards that are lost.
+
+    A damaged file is refused with the model that it is part of, if that is the one described.
     """
-    headers = {path: read_header(path, files[path]) for path in paths}
-    roles = {path: role_of_safetensors(path, headers[path], files) for path in paths}
-    weights = {path: headers[path] for path in sorted(paths) if roles[path] is None}
+    tensors, damaged = _headers(files, paths)
+    roles = {path: role_of_safetensors(path, tensors[path], files) for path in paths}
+    weights = [path for path in sorted(paths) if roles[path] is None]
+    headers = Headers({path: tensors[path] for path in weights}, damaged)
     check_numbering(weights)
     modules = {each.transformer: each for each in modules_of(files, weights)}
     taken = {path for each in modules.values() for path in each.layers}
+    surroundings = _surroundings_in(files)
     models: list[Candidate] = []
     for folder in sorted({posixpath.dirname(path) for path in weights}, key=lambda folder: (folder.count("/"), folder)):
         here = [path for path in weights if posixpath.dirname(path) == folder and path not in taken]
-        first, *others = sets_of_folder(folder, here, files, weights) if here else [None]
+        first, *others = _sets(folder, here, files, headers) if here else [None]
         if first is not None:
             taken.update(first.weights)
             place = modules.get(folder) or Modules(folder, folder)
-            same = [each for each in others if each is not None and _holds_the_same(each, first, weights)]
-            models.append(_candidate(files, first, place, weights, pipeline_tag))
-            models += [_candidate(files, each, place, weights, pipeline_tag, is_variant=True) for each in same]
-    return models, {path: role for path, role in roles.items() if role is not None}
+            same = [each for each in others if each is not None and _is_another_form(each, first, headers)]
+            candidate = functools.partial(_candidate, files, surroundings, place, headers, pipeline_tag)
+            models.append(candidate(first))
+            models += [candidate(each, is_variant=True) for each in same]
+    return models, {path: role for path, role in roles.items() if role is not None}, damaged
 
 
-def _holds_the_same(each: WeightSet, first: WeightSet, headers: Headers) -> bool:
-    """Whether it is another form of the same model, such as its half-precision variant."""
-    mine, its = ({name for path in one.weights for name in headers[path]} for one in (each, first))
-    return mine == its
+def _sets(folder: str, here: Sequence[str], files: Mapping[str, RangeReader], headers: Headers) -> list[WeightSet]:
+    """First the one that config.json names, as Transformers has it, and then as they are named."""
+    sets = sets_of_folder(folder, here, files, headers)
+    config = posixpath.join(folder, _CONFIG)
+    named = posixpath.join(folder, declared_weights(config, files[config])) if config in files else ""
+    return sorted(sets, key=lambda each: named not in (*each.weights, each.index))
+
+
+def _headers(
+    files: Mapping[str, RangeReader], paths: Sequence[str]
+) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Refused]]:
+    tensors: dict[str, Mapping[str, Tensor]] = {}
+    damaged: dict[str, Refused] = {}
+    for path in paths:
+        try:
+            tensors[path] = read_header(path, files[path])
+        except Refused as refused:
+            tensors[path], damaged[path] = {}, refused
+    return tensors, damaged
+
+
+def _is_another_form(each: WeightSet, first: WeightSet, headers: Headers) -> bool:
+    """Whether it is the same model, such as its half-precision variant; or may be, since it cannot be read."""
+    return each.refused is not None or set(headers.names(each.weights)) == set(headers.names(first.weights))
 
 
 def _candidate(
     files: Mapping[str, RangeReader],
-    chosen: WeightSet,
+    surroundings: Callable[[Modules], _Surroundings],
     place: Modules,
     headers: Headers,
     pipeline_tag: str | None,
+    chosen: WeightSet,
     *,
     is_variant: bool = False,
 ) -> Candidate:
     weights = (*chosen.weights, *place.layers)
-    tensors = [tensor for path in weights for tensor in headers[path].values()]
+    tensors = [tensor for path in weights for tensor in headers.tensors[path].values()]
+    refused = chosen.refused or headers.fault(place.layers)
+
+    def facts() -> Facts:
+        if refused is not None:
+            raise refused
+        return _facts(surroundings(place), place, weights, tensors, pipeline_tag, chosen.notes)
+
     return Candidate(
         format=Format.SAFETENSORS,
         root=place.root,
         weights=weights,
         index=chosen.index,
         has_config=posixpath.join(place.transformer, _CONFIG) in files,
-        facts=lambda: _facts(files, place, weights, tensors, pipeline_tag, chosen.notes),
+        facts=facts,
         is_variant=is_variant,
     )
 
@@ -87,28 +133,49 @@ def pickle_model(files: Mapping[str, RangeReader], pickles: Sequence[str], pipel
     """A model whose weights are pickles, told from the files around them; the pickles stay unread."""
     warning = "The weights are Python pickles, which can run code when loaded; their parameters are not counted."
     folder, weights = posixpath.dirname(pickles[0]), tuple(pickles)
+    place, surroundings = Modules(folder, folder), _surroundings_in(files)
     return Candidate(
         format=Format.PICKLE,
         root=folder,
         weights=weights,
-        facts=lambda: _facts(files, Modules(folder, folder), weights, [], pipeline_tag, (warning,)),
+        facts=lambda: _facts(surroundings(place), place, weights, [], pipeline_tag, (warning,)),
     )
 
 
+def _surroundings_in(files: Mapping[str, RangeReader]) -> Callable[[Modules], _Surroundings]:
+    """Reads them once for all models of a folder: it may take seconds, and a folder may hold many. Raises `Refused`."""
+
+    @functools.cache
+    def read(place: Modules) -> _Surroundings | Refused:
+        path = posixpath.join(place.transformer, _CONFIG)
+        try:
+            return _Surroundings(
+                read_config(path, files[path]) if path in files else _NO_CONFIG,
+                read_tokenizer(place.transformer, files),
+                embedder_of(files, place.root),
+            )
+        except Refused as refused:
+            return refused
+
+    def surroundings(place: Modules) -> _Surroundings:
+        found = read(place)
+        if isinstance(found, Refused):
+            raise found
+        return found
+
+    return surroundings
+
+
 def _facts(
-    files: Mapping[str, RangeReader],
+    surroundings: _Surroundings,
     place: Modules,
     weights: tuple[str, ...],
     tensors: Sequence[Tensor],
     pipeline_tag: str | None,
     warnings: tuple[str, ...],
 ) -> Facts:
-    folder, root = place.transformer, place.root
-    config_path = posixpath.join(folder, _CONFIG)
-    config = read_config(config_path, files[config_path]) if config_path in files else _NO_CONFIG
-    tokenizer = read_tokenizer(folder, files)
+    config, tokenizer, embedder = surroundings.config, surroundings.tokenizer, surroundings.embedder
     model_type = config.model_type
-    embedder = embedder_of(files, root)
     task = task_of(
         config.architecture,
         pools=embedder is not None,
@@ -118,7 +185,7 @@ def _facts(
     )
     return Facts(
         format=Format.SAFETENSORS if tensors else Format.PICKLE,
-        root=root,
+        root=place.root,
         weights=weights,
         architecture=config.architecture,
         model_type=model_type,
@@ -132,7 +199,7 @@ def _facts(
         task=task,
         warnings=(
             *warnings,
-            *_config_warnings(config_path, config),
+            *_config_warnings(posixpath.join(place.transformer, _CONFIG), config),
             *embedder_warnings(embedder, task, config.architecture),
         ),
     )

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from modelshare.server.registry.inspection.reader import RangeReader, head
+from modelshare.server.registry.inspection.reader import RangeReader, check_no_pointer, head
 from modelshare.server.registry.refused import Refused, shown
 
 # The largest known, Gemma 3's, has 33 MB and 1.3 million values; a value costs up to 100 bytes of memory.
@@ -135,6 +135,7 @@ def vocabulary_size(name: str, reader: RangeReader) -> int:
     """How many tokens the file has; raises `Refused` for one that the library would not load."""
     if reader.size > _MAX_BYTES:
         raise Refused(f"{shown(name)} is larger than {_MAX_BYTES >> 20} MiB; push the model with a smaller one.")
+    check_no_pointer(name, reader)
     data = head(reader, reader.size)
     if data.count(b",") > _MAX_VALUES:
         raise Refused(f"{shown(name)} holds more than {_MAX_VALUES:,} values; push the model with a smaller one.")

@@ -12,7 +12,21 @@ from modelshare.server.registry.refused import Refused, shown
 _SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.safetensors")
 _PLAIN = "model"
 
-Headers = Mapping[str, Mapping[str, Tensor]]
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """Of the weights of a version."""
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    """By file and name; none of a damaged file."""
+    damaged: Mapping[str, Refused]
+
+    def names(self, paths: Iterable[str]) -> list[str]:
+        return [name for path in paths for name in self.tensors[path]]
+
+    def fault(self, paths: Iterable[str]) -> Refused | None:
+        """What is wrong with the first of these files that is damaged."""
+        return next((self.damaged[path] for path in paths if path in self.damaged), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +34,8 @@ class WeightSet:
     weights: tuple[str, ...]
     index: str | None = None
     notes: tuple[str, ...] = ()
+    refused: Refused | None = None
+    """Why it cannot be run."""
 
 
 def check_numbering(paths: Iterable[str]) -> None:
@@ -39,7 +55,7 @@ def sets_of_folder(
 
     As Transformers looks for them: `model.safetensors`, then the plain index, and both before any variant's
     (`model.fp16.safetensors.index.json`). An index whose shards are not there is stale where the weights also lie in
-    one file, and a variant's is then no reason to refuse anything.
+    one file, and a variant's is then no reason to refuse anything. What is wrong with a set counts if it is run.
     """
     plain_index = posixpath.join(folder, _PLAIN + INDEX_EXTENSION)
     single = posixpath.join(folder, _PLAIN + EXTENSION)
@@ -47,17 +63,17 @@ def sets_of_folder(
     taken: set[str] = set()
     for index in _indices(folder, files, first=plain_index):
         try:
-            shards = shards_of_index(index, files, headers)
-        except Refused:
-            if index == plain_index and single not in headers:
-                raise
+            shards = shards_of_index(index, files, headers.tensors, headers.damaged)
+        except Refused as refused:
+            if index == plain_index and single not in headers.tensors:
+                return [WeightSet(tuple(paths), index, refused=refused)]
         else:
             if taken.isdisjoint(shards):
-                found.append(WeightSet(shards, index))
+                found.append(WeightSet(shards, index, refused=headers.fault(shards)))
                 taken.update(shards)
     loose = [path for path in paths if path not in taken]
-    groups = [WeightSet(group) for group in _groups(loose)]
-    if not found and single not in headers:
+    groups = [WeightSet(group, refused=headers.fault(group)) for group in _groups(loose)]
+    if not found and single not in headers.tensors:
         return _without_plain_names(plain_index, loose, groups, headers)
     return sorted([*found, *groups], key=lambda each: _rank(each, plain_index, single))
 
@@ -80,12 +96,17 @@ def _without_plain_names(
     folder without an index, unless a tensor is in two of them: then each is by itself.
     """
     note = f"There is no {shown(index)}; the machine that runs the model makes one."
-    numbered = posixpath.join(posixpath.dirname(index), f"{_PLAIN}-")
-    groups = sorted(groups, key=lambda each: (not each.weights[0].startswith(numbered), each.weights[0]))
-    names = [name for path in paths for name in headers[path]]
-    if len(groups) > 1 and not groups[0].weights[0].startswith(numbered) and len(names) == len(set(names)):
-        return [WeightSet(tuple(paths), notes=(note,))]
+    groups = sorted(groups, key=lambda each: (not _has_plain_name(each), each.weights[0]))
+    names = headers.names(paths)
+    if len(groups) > 1 and not _has_plain_name(groups[0]) and len(names) == len(set(names)):
+        return [WeightSet(tuple(paths), notes=(note,), refused=headers.fault(paths))]
     return [replace(each, notes=(note,)) if len(each.weights) > 1 else each for each in groups]
+
+
+def _has_plain_name(each: WeightSet) -> bool:
+    """Whether these are `model-00001-of-00002.safetensors` and so on."""
+    shard = _SHARD.fullmatch(each.weights[0])
+    return shard is not None and posixpath.basename(shard["prefix"]) == _PLAIN
 
 
 def _groups(paths: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from modelshare.server.http import Platform
 from modelshare.server.registry.blobs import queries as blobs
@@ -14,6 +15,9 @@ from modelshare.server.registry.refused import Refused, shown
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.storage.base import BlobNotFound, BlobStore
 from modelshare.wire import exposed
+
+_SEARCHED_BYTES: Final = 64 << 20
+"""Of text that is searched for keys: a second each 2 MiB at worst."""
 
 
 async def verify(platform: Platform, project_id: str, files: Sequence[StoredFile]) -> None:
@@ -55,7 +59,11 @@ def _exposed(readers: Mapping[str, RangeReader]) -> list[exposed.Exposed]:
     """What looks like a key in small text files, so far as a bound allows."""
     texts = [path for path, reader in sorted(readers.items()) if exposed.worth_reading(path, reader.size)]
     found: list[exposed.Exposed] = []
+    left = _SEARCHED_BYTES
     for path in texts[: exposed.MAX_FILES]:
+        left -= readers[path].size
+        if left < 0 or len(found) >= exposed.MAX_FOUND:
+            break
         found += exposed.find(path, head(readers[path], exposed.MAX_FILE))
     return found[: exposed.MAX_FOUND]
 

@@ -3,6 +3,7 @@
 The walk is ours, since `tarfile` would read extended headers of any size into memory and takes damage for the end.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ _ENTRIES_PER_FILE = 4  # a file may bring its folders
 _EXTENSIONS_PER_ENTRY = 2
 _DETAILS, _DETAILS_PER_FILE = 100_000, 64  # records of extended headers, and segments of sparse files
 _MAX_LONG_NAME_BYTES = 64 << 10
+_MAX_NAME_BYTES = 4 << 10  # PATH_MAX of Linux; of what is not left out, MAX_PATH_BYTES counts
+_HERE = re.compile(rb"(?:\./+)+")
 _MAX_TRAILER_BYTES = 1 << 20  # tar pads archives to 10 KiB
 
 _PAX, _SOLARIS_PAX, _GLOBAL_PAX, _LONG_NAME, _LONG_LINK = b"x", b"X", b"g", b"L", b"K"
@@ -128,12 +131,15 @@ class Members:
     def _too_many(self) -> Refused:
         return Refused(f"{shown(self.stream.name)} holds too many entries; pack only the files an engine needs.")
 
+    def _too_long(self) -> Refused:
+        return Refused(
+            f"A name in {shown(self.stream.name)} is longer than {MAX_PATH_BYTES:,} bytes; use a shorter one."
+        )
+
     def _extend(self, extended: _Extended, header: Header) -> None:
         if header.type in {_LONG_NAME, _LONG_LINK}:
             if header.size > _MAX_LONG_NAME_BYTES:
-                raise Refused(
-                    f"A name in {shown(self.stream.name)} is longer than {MAX_PATH_BYTES:,} bytes; use a shorter one."
-                )
+                raise self._too_long()
             name = text(self.stream.take(header.size))
             if header.type == _LONG_NAME:
                 extended.path = name
@@ -161,8 +167,17 @@ class Members:
         kind = _kind(header, name)
         layout = self._layout(extended, header, kind)
         self._count_details(len(layout.segments))
-        target = header.link if extended.link is None else extended.link
-        return Member(_plain(name), kind, _plain(target), layout, _is_utf8(name), header.type)
+        target = (header.link if extended.link is None else extended.link) if kind is Kind.HARD_LINK else b""
+        return Member(self._plain(name), kind, self._plain(target), layout, _is_utf8(name), header.type)
+
+    def _plain(self, name: bytes) -> str:
+        """`name` without the ./ that `tar -C FOLDER .` puts before each, in the form in which folders are pushed."""
+        if here := _HERE.match(name):
+            name = name[here.end() :]
+        if len(name) > _MAX_NAME_BYTES:
+            raise self._too_long()
+        path = unicodedata.normalize("NFC", name.decode("utf-8", "surrogateescape"))
+        return "" if path == "." else path
 
     def _layout(self, extended: _Extended, header: Header, kind: Kind) -> sparse.Layout:
         stored = header.size if extended.size is None else extended.size
@@ -220,14 +235,6 @@ def _kind(header: Header, name: bytes) -> Kind:
     if header.type in _DEVICES:
         return Kind.DEVICE
     return {_HARD_LINK: Kind.HARD_LINK, _SYMBOLIC_LINK: Kind.SYMBOLIC_LINK}.get(header.type, Kind.UNKNOWN)
-
-
-def _plain(name: bytes) -> str:
-    """`name` without the ./ that `tar -C FOLDER .` puts before each, and in the form in which folders are pushed."""
-    path = unicodedata.normalize("NFC", name.decode("utf-8", "surrogateescape"))
-    while path.startswith("./"):
-        path = path[2:].lstrip("/")
-    return "" if path == "." else path
 
 
 def _is_utf8(name: bytes) -> bool:

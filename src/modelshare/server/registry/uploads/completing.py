@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.db import notify
-from modelshare.server.errors import Conflict, InvalidRequest
+from modelshare.server.errors import ApiError, Conflict, InvalidRequest
 from modelshare.server.http import Caller, Platform
 from modelshare.server.registry import queries as models
 from modelshare.server.registry.blobs.staging import multipart_of
 from modelshare.server.registry.processing import service as processing
 from modelshare.server.registry.refused import shown
 from modelshare.server.registry.service import MODELS_TOPIC
-from modelshare.server.registry.tables import UploadRow, VersionRow
+from modelshare.server.registry.tables import UploadFileRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.failures import storage_answers
 from modelshare.server.registry.uploads.progress import file_views, view
@@ -51,8 +51,9 @@ def _claims(row: UploadRow, digests: Sequence[FileDigest]) -> dict[int, FileDige
 
 async def _hand_over(platform: Platform, caller: Caller, row: UploadRow, claims: dict[int, FileDigest]) -> None:
     begun = [multipart_of(row, file) for file in row.files if file.multipart_id]
-    await _seal(platform.store, begun, sealed=True)
+    is_handed_over = False
     try:
+        await _seal(platform.store, begun, sealed=True)
         views = await file_views(platform.store, row)
         _require_all_parts(views)
         learnt = _compare(row, views, claims)
@@ -62,12 +63,18 @@ async def _hand_over(platform: Platform, caller: Caller, row: UploadRow, claims:
             if locked.state != UploadState.COMPLETED:
                 require_open(locked)
                 await _complete(session, platform, caller, locked, learnt)
+                is_handed_over = True
     except BaseException:
-        async with platform.database.read() as session:
-            now = await find(session, caller, str(row.id))
-        if now.state == UploadState.OPEN:  # else it was completed by another request
+        if not is_handed_over or await _is_open(platform, caller, row):  # it may be, though the commit's answer is lost
             await _seal(platform.store, begun, sealed=False)
         raise
+    if not is_handed_over:  # another request did it, and has its own seal
+        await _seal(platform.store, begun, sealed=False)
+
+
+async def _is_open(platform: Platform, caller: Caller, row: UploadRow) -> bool:
+    async with platform.database.read() as session:
+        return (await find(session, caller, str(row.id))).state == UploadState.OPEN
 
 
 async def _seal(store: BlobStore, uploads: Sequence[Multipart], *, sealed: bool) -> None:
@@ -93,6 +100,8 @@ def _compare(row: UploadRow, files: Sequence[UploadFile], claims: dict[int, File
         if (claim := claims.get(file.n)) is None:
             continue
         parts = [view_of.parts_sha256[k] for k in sorted(view_of.parts_sha256)]
+        if claim.sha256 is None and len(parts) < view_of.parts:
+            raise _needs_whole(file, view_of)
         known = file.sha256 if file.reused else parts[0] if len(parts) == 1 == view_of.parts else file.sha256
         is_other = claim.sha256 is not None and known is not None and claim.sha256 != known
         if parts and claim.parts_sha256 is not None and claim.parts_sha256 != digest_of_parts(parts):
@@ -107,6 +116,20 @@ def _compare(row: UploadRow, files: Sequence[UploadFile], claims: dict[int, File
         if claim.sha256 is not None and not file.reused:
             learnt[file.n] = claim.sha256
     return learnt
+
+
+def _needs_whole(file: UploadFileRow, view_of: UploadFile) -> ApiError:
+    """For a claim about parts whose digests the server does not know."""
+    path = shown(file.path)
+    if view_of.reused:
+        return Conflict(
+            f"{path} was taken from what the project stores already while it was being sent too. Push again.",
+            param="files",
+        )
+    return InvalidRequest(
+        f"{path} went straight to the bucket, which tells no digests of parts: give the `sha256` of the whole file.",
+        param="files",
+    )
 
 
 async def _complete(

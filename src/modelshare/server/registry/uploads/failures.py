@@ -20,6 +20,6 @@ def storage_answers() -> Iterator[None]:
     except base.SizeMismatch as error:
         raise InvalidRequest(str(error)) from error
     except base.PartReplaced as error:
-        raise Conflict(str(error)) from error
+        raise Conflict(str(error), code=ErrorCode.PART_REPLACED) from error
     except (base.MultipartNotFound, base.BlobNotFound, base.PartsMissing) as error:
         raise Conflict(str(error), code=ErrorCode.UPLOAD_NOT_OPEN) from error

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from modelshare.server.registry.refused import Refused, shown
 from modelshare.wire import model_files
-from modelshare.wire.left_out import Reason, Selection
+from modelshare.wire.left_out import Reason, Selection, left_out
 from modelshare.wire.uploads import VersionOpen
 
 _CORE = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
 FIRST_VERSION = "1.0.0"
 _WEIGHTS = (".gguf", ".safetensors", ".safetensors.index.json")
 _MOST_NAMES = 5
+_MOST_WORK = 10_000_000  # steps of matching, a few hundred nanoseconds each
 _SMALL = 10_000_000  # bytes: below 0.01 GB, gigabytes say little
 
 
@@ -42,7 +43,10 @@ def check_names(request: VersionOpen, *, allow_pickle: bool) -> None:
     """Raises Refused where files of these names cannot be a model. Of an archive, that shows when it is unpacked."""
     chosen = Selection.of(exclude=request.exclude or (), include=request.include or ())
     paths = [file.path for file in request.files or ()]
-    for path in paths:
+    judged = paths if request.exclude else [path for path in paths if left_out(path)]  # `include` takes nothing out
+    if sum(map(chosen.work, judged)) > _MOST_WORK:
+        raise Refused("There are too many patterns for so many files; give fewer or simpler ones.")
+    for path in judged:
         found = chosen.left_out(path)
         if found is not None and found.reason is not Reason.SYSTEM:  # harmless, and clients of all kinds send it
             raise Refused(

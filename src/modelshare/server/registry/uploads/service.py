@@ -1,5 +1,6 @@
 """Upload sessions: open and look. The bytes come by `parts`; `completing` ends a session, `closing` ends it early."""
 
+import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ async def open_upload(platform: Platform, caller: Caller, request: UploadOpen) -
             raise taken
         return found
 
-    return await _open(_Opening(platform, caller, request, _checked_files(platform, request), lock, request.name))
+    files = await asyncio.to_thread(_checked_files, platform, request)
+    return await _open(_Opening(platform, caller, request, files, lock, request.name))
 
 
 async def open_version(
@@ -71,7 +73,8 @@ async def open_version(
     def lock(session: AsyncSession) -> Awaitable[ModelRow]:
         return registry.get_locked(session, caller, model_id)
 
-    return await _open(_Opening(platform, caller, request, _checked_files(platform, request), lock))
+    files = await asyncio.to_thread(_checked_files, platform, request)
+    return await _open(_Opening(platform, caller, request, files, lock))
 
 
 async def get(platform: Platform, caller: Caller, upload_id: str) -> Upload:

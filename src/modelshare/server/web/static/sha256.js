@@ -12,7 +12,7 @@ const START = PRIMES.slice(0, 8).map((prime) => fraction(Math.sqrt(prime)));
 const ROUND = Int32Array.from(PRIMES, (prime) => fraction(Math.cbrt(prime)));
 const BLOCK = 64;
 
-class Sha256 {
+export class Sha256 {
   #state = Int32Array.from(START);
   #words = new Int32Array(64); // signed: engines are far quicker with numbers that fit 32 bits so
   #rest = new Uint8Array(BLOCK);

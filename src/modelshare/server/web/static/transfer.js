@@ -5,7 +5,7 @@
 // held these very bytes at the moment between them. What was read is said when the upload is completed, and the platform
 // publishes nothing else.
 import { Failure, UNREADABLE, explained, span, wait } from "./answers.js";
-import { sha256, sha256OfDigests, sha256Streamed } from "./sha256.js";
+import { Sha256, sha256, sha256OfDigests, sha256Streamed } from "./sha256.js";
 
 export const PART_SIZE = 8 << 20; // bytes: a break costs no more than the parts that are on their way
 const PARALLEL = 3;
@@ -13,7 +13,8 @@ const LARGE_PART = 16 << 20; // bytes, as a command line may have begun with: on
 const LARGEST_PART = 512 << 20; // bytes that a browser holds in memory
 const FINISHING = 60_000; // milliseconds that a pause leaves to the parts that are on their way
 const LONGEST_WAIT = 30; // seconds between two attempts
-const MOST_CLASHES = 5; // with another tab
+const CLASHES = ["upload_not_open", "part_replaced"]; // codes: another tab completes the upload, or sends the same part
+const MOST_CLASHES = 5;
 const STALLED = 120_000; // milliseconds without a byte moving
 
 // The platform's answer is no, and the same again would be refused again.
@@ -100,7 +101,7 @@ export class Transfer {
     } catch (error) {
       this.#stopped = true;
       this.#abort();
-      const now = error.code === "upload_not_open" && await this.#ask().catch(() => null);
+      const now = CLASHES.includes(error.code) && await this.#ask().catch(() => null);
       if (now?.state === "completed") return now; // by another tab
       throw error;
     }
@@ -159,17 +160,20 @@ export class Transfer {
     for (const file of upload.files) {
       if (file.reused || !file.parts) continue;
       const digests = [];
+      const whole = upload.direct ? new Sha256() : null; // a bucket tells nothing of parts, so the platform reads the file
       for (let k = 0; k < file.parts; k++) {
         await this.#gate();
         this.#hear.state(`Checking that your files are still as they were sent: ${Math.floor((100 * checked) / total)} %.`);
         const part = this.#part(upload, file, k);
-        const digest = await sha256(await this.#bytes(part));
+        const bytes = await this.#bytes(part);
+        const digest = await sha256(bytes);
+        whole?.update(new Uint8Array(bytes));
         const stored = this.#digests.get(place(part));
         if (stored && stored !== digest) throw new Refused(`${file.path} changed while it was being uploaded. Upload it again when nothing writes to it any more.`);
         digests.push(digest);
         checked += part.size;
       }
-      read.push({ n: file.n, parts_sha256: await sha256OfDigests(digests) });
+      read.push(whole ? { n: file.n, sha256: whole.hex() } : { n: file.n, parts_sha256: await sha256OfDigests(digests) });
     }
     return read;
   }
@@ -295,9 +299,9 @@ export class Transfer {
     }
   }
 
-  // Whether another tab was just about to complete the upload, and has not done so.
+  // Whether another tab came between, and the upload is open still.
   async #clashed(error) {
-    if (error.code !== "upload_not_open" || !this.#upload) return false;
+    if (!CLASHES.includes(error.code) || !this.#upload) return false;
     const now = await this.#ask().catch(() => null);
     return now?.state === "open";
   }

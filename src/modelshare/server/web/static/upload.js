@@ -41,9 +41,16 @@ function complain(message) {
   $("problem").append(note);
 }
 
-// Files below a dropped folder; folders that are left out are not entered.
+// The text of a dropped folder's ignore file.
+async function ignored(entry) {
+  if (!entry.isDirectory) return "";
+  const found = await new Promise((found) => entry.getFile(IGNORE_FILE, {}, found, () => found(null)));
+  return found ? new Promise((read, failed) => found.file((file) => read(file.text()), failed)) : "";
+}
+
+// Files below a dropped folder; folders that are left out are not entered, unless something may be brought back.
 async function* walk(entry, parent) {
-  if (parent && entry.isDirectory && leftOut.listed(entry.name, true)) {
+  if (parent && entry.isDirectory && !leftOut.included.length && leftOut.listed(entry.name, true)) {
     yield { path: `${parent}${entry.name}/-`, file: null };
   } else if (entry.isFile) {
     yield { path: parent + entry.name, file: await new Promise((found, failed) => entry.file(found, failed)) };
@@ -60,6 +67,7 @@ async function* walk(entry, parent) {
 async function dropped(items) {
   const entries = [...items].map((item) => item.webkitGetAsEntry()).filter(Boolean); // gone after the first await
   const found = [];
+  leftOut.obey(entries.length === 1 ? await ignored(entries[0]) : "");
   for (const entry of entries) for await (const each of walk(entry, "")) found.push(each);
   return found;
 }
