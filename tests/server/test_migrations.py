@@ -147,7 +147,14 @@ def without(content: Dump, *columns: str) -> Dump:
 
 def old_part(content: Dump) -> Dump:
     added = (
-        *("shares.audience", "audit_log.changed_ms", "usage.estimated", "agents.join_key_id", "blobs.proven_at"),
+        *(
+            "shares.audience",
+            "audit_log.changed_ms",
+            "usage.estimated",
+            "agents.join_key_id",
+            "blobs.proven_at",
+            "uploads.digests",
+        ),
         *("model_versions.file", "endpoints.file", "deployments.file", "serving.file"),
         *("models.name_key", "model_versions.latest_note", "model_versions.notes"),
     )

@@ -118,3 +118,19 @@ async def test_parts_may_come_again_after_a_completion_that_was_refused(owner: T
     assert (await put(owner.http, upload, weights, 0, other["model.safetensors"])).status_code == 200
     assert (await owner.http.post(url)).status_code == 200
     assert (await processed(owner.http, upload))["status"] == "ready"
+
+
+async def test_whoever_comes_second_with_other_bytes_is_told(owner: Tenant) -> None:
+    files = tiny_model()
+    upload = await open_upload(owner.http, files)
+    await send(owner.http, upload, files)
+    url = f"/v1/uploads/{upload['id']}/complete"
+    mine = [{"n": file["n"], "sha256": sha256(files[file["path"]])} for file in upload["files"]]
+    by_parts = [{"n": each["n"], "parts_sha256": digest_of_parts([each["sha256"]])} for each in mine]
+    other = [*mine[:-1], mine[-1] | {"sha256": "0" * 64}]
+    assert (await owner.http.post(url, json={"files": mine})).status_code == 200
+    for _ in range(2):  # while it is processed, and when its rows are gone
+        for same in (mine, by_parts, mine[:1], []):
+            assert (await owner.http.post(url, json={"files": same})).status_code == 200
+        assert "Another push completed this upload" in error_of(await owner.http.post(url, json={"files": other}), 409)
+        assert (await processed(owner.http, upload))["status"] == "ready"

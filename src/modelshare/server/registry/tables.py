@@ -179,6 +179,8 @@ class UploadRow(Table):
     bytes_total: Mapped[int]
     created_at: Mapped[int]
     expires_at: Mapped[int]
+    digests: Mapped[dict[str, Any] | None]
+    """What whoever completed it said its files hold: `FileDigest` by number, without what was not given."""
 
     files: Mapped[list["UploadFileRow"]] = relationship(lazy="raise", passive_deletes="all", order_by="UploadFileRow.n")
 

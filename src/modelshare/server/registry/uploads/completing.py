@@ -26,11 +26,13 @@ from modelshare.wire.uploads import FileDigest, Upload, UploadFile, UploadState,
 async def complete(platform: Platform, caller: Caller, upload_id: str, digests: Sequence[FileDigest]) -> Upload:
     """Hands the files over to processing. 409 while parts are missing, or where a file is not what `digests` says.
 
-    Completing twice is completing once.
+    Completing twice is completing once, with the same files.
     """
     async with platform.database.read() as session:
         row = await find(session, caller, upload_id)
-    if row.state != UploadState.COMPLETED:
+    if row.state == UploadState.COMPLETED:
+        _compare_again(row, digests)
+    else:
         require_open(row)
         claims = _claims(row, digests)
         with storage_answers():
@@ -39,6 +41,24 @@ async def complete(platform: Platform, caller: Caller, upload_id: str, digests: 
     async with platform.database.read() as session:
         note = await latest_note(session, row)
     return (await view(platform.store, row)).model_copy(update={"latest_note": note})
+
+
+def _compare_again(row: UploadRow, digests: Sequence[FileDigest]) -> None:
+    """Raises Conflict where another client completed the upload with other bytes than this one has read."""
+    known = row.digests or {}
+    for digest in digests:
+        theirs = known.get(str(digest.n), {})
+        if any(theirs.get(name, value) != value for name, value in _said(digest).items()):
+            raise Conflict(
+                f"Another push completed this upload, with other bytes in its file {digest.n}. Push again to make a "
+                "version of your own.",
+                code=ErrorCode.CHECKSUM_MISMATCH,
+                param="files",
+            )
+
+
+def _said(digest: FileDigest) -> dict[str, str]:
+    return {name: value for name in ("sha256", "parts_sha256") if (value := getattr(digest, name)) is not None}
 
 
 def _claims(row: UploadRow, digests: Sequence[FileDigest]) -> dict[int, FileDigest]:
@@ -62,6 +82,7 @@ async def _hand_over(platform: Platform, caller: Caller, row: UploadRow, claims:
             locked = await queries.lock_upload(session, row.id)
             if locked.state != UploadState.COMPLETED:
                 require_open(locked)
+                locked.digests = {str(n): _said(claim) for n, claim in claims.items()}
                 await _complete(session, platform, caller, locked, learnt)
                 is_handed_over = True
     except BaseException:
