@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,23 +24,6 @@ from uploading import PART, tar_of, tiny_model
 
 SIZE = 16 * PART
 """Of the weights that are cut midway: more than what is hashed before it is sent."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("platform"), uploads_part_size=str(PART)) as running:
-        yield running
-
-
-@pytest.fixture
-def project(server: Server, request: pytest.FixtureRequest) -> ProjectWithKey:
-    return server.project(f"p{hashlib.sha256(request.node.name.encode()).hexdigest()[:12]}")
-
-
-@pytest.fixture
-def client(server: Server, project: ProjectWithKey) -> Iterator[Client]:
-    with server.client(project) as connected:
-        yield connected
 
 
 @pytest.fixture

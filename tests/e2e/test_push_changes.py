@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,23 +25,6 @@ PARTS = 4
 WEIGHTS = "model.safetensors"
 AT = 1000
 """The byte that changes; it lies in the first part."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("platform"), uploads_part_size=str(PART)) as running:
-        yield running
-
-
-@pytest.fixture
-def project(server: Server, request: pytest.FixtureRequest) -> ProjectWithKey:
-    return server.project(f"p{hashlib.sha256(request.node.name.encode()).hexdigest()[:12]}")
-
-
-@pytest.fixture
-def client(server: Server, project: ProjectWithKey) -> Iterator[Client]:
-    with server.client(project) as connected:
-        yield connected
 
 
 @pytest.fixture

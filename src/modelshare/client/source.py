@@ -17,7 +17,7 @@ from modelshare.client.errors import SourceError
 from modelshare.client.folder import LocalFile, Walk, check_twins, path_of, plain_file
 from modelshare.wire.exposed import MAX_FILES as MOST_READ
 from modelshare.wire.exposed import MAX_FOUND, Exposed, find, worth_reading
-from modelshare.wire.left_out import IGNORE_FILE, MAX_IGNORE_FILE, LeftOut, Selection, lines_of
+from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection, ignore_file_lines
 from modelshare.wire.model_files import INDEX, missing, numbered, refusal
 from modelshare.wire.models import MODEL_NAME_PATTERN
 from modelshare.wire.patterns import MAX_PATTERN, MAX_PATTERNS, PlainPattern, parse
@@ -160,14 +160,9 @@ def _indexed(location: Path) -> list[str]:
 
 
 def _ignored(folder: Path) -> Sequence[str]:
-    """The lines of the folder's ignore file."""
-    location = folder / IGNORE_FILE
-    if not location.is_file():
-        return ()
-    with location.open("rb") as file:
-        data = file.read(MAX_IGNORE_FILE + 1)
+    """The lines of the folder's ignore file. Raises SourceError."""
     try:
-        return lines_of(data)
+        return ignore_file_lines(folder)
     except ValueError as error:
         raise SourceError(f"{visible(str(folder))}: {error}.") from error
 

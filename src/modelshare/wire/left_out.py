@@ -1,4 +1,4 @@
-"""What a push leaves out unless it is told otherwise: the one list for folders, archives and the browser. Pure.
+"""What a push leaves out unless it is told otherwise: the one list for folders, archives and the browser.
 
 No engine reads any of it, and much of it is somebody's secret. What was left out is always said.
 """
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 from modelshare.wire.patterns import MAX_PATTERN, Pattern, decision, is_bounded, parse_all
@@ -178,6 +179,15 @@ def note(found: Iterable[LeftOut]) -> str | None:
 
 def _shown(path: str) -> str:
     return visible(path if len(path) <= _SHOWN_OF_PATH else f"{path[: _SHOWN_OF_PATH - 1]}…")
+
+
+def ignore_file_lines(folder: Path) -> Sequence[str]:
+    """The lines of the folder's ignore file, none where it has none. ValueError for one that cannot be read as such."""
+    location = folder / IGNORE_FILE
+    if not location.is_file():
+        return ()
+    with location.open("rb") as file:
+        return lines_of(file.read(MAX_IGNORE_FILE + 1))
 
 
 def lines_of(data: bytes) -> Sequence[str]:

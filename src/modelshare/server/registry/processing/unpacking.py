@@ -14,7 +14,7 @@ from modelshare.server.registry.processing.keeping import Arrived
 from modelshare.server.registry.refused import Refused
 from modelshare.server.registry.tables import UploadRow
 from modelshare.server.storage.local import KEEP_FREE
-from modelshare.wire.left_out import IGNORE_FILE, MAX_IGNORE_FILE, LeftOut, Selection, lines_of, note
+from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection, ignore_file_lines, note
 
 
 async def unpack(
@@ -62,13 +62,8 @@ def _ignored(folder: Path, files: Sequence[ExtractedFile]) -> Sequence[str] | No
     """The lines of the ignore file; none where there is another of that name only, which is left out all the same."""
     if not any(file.path.rpartition("/")[2] == IGNORE_FILE for file in files):
         return None
-    location = folder / IGNORE_FILE
-    if not location.is_file():
-        return ()
-    with location.open("rb") as file:
-        data = file.read(MAX_IGNORE_FILE + 1)
     try:
-        return lines_of(data)
+        return ignore_file_lines(folder)
     except ValueError as error:
         raise Refused(f"{error}. Write it anew, and push again.") from error
 
