@@ -110,12 +110,6 @@ def project(server: Server, request: pytest.FixtureRequest) -> ProjectWithKey:
 
 
 @pytest.fixture
-def client(server: Server, project: ProjectWithKey) -> Iterator[Client]:
-    with server.client(project) as connected:
-        yield connected
-
-
-@pytest.fixture
 def box(server: Server, client: Client, tmp_path: Path) -> Iterator[Path]:
     """The project's machine, and where its agent logs."""
     with agent(server.url, tmp_path / "box", client.join_keys.create(JoinKeyCreate(name="box")).key):
