@@ -1,14 +1,11 @@
 """How processing ends: the version is ready, with its manifest, or it failed, with the reason."""
 
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
-from modelshare.server.db import notify
+from modelshare.server.audit.service import SYSTEM
 from modelshare.server.http import Platform
 from modelshare.server.jobs import Lease, holds
 from modelshare.server.registry import manifest, versions
@@ -19,19 +16,6 @@ from modelshare.server.registry.processing.work import Work
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.tables import LEFT_OUT, ModelRow, VersionRow
 from modelshare.wire.models import ModelStatus
-
-
-class Follow(Protocol):
-    """Brings what other domains say of a model up to date: in the same transaction, under the model's lock."""
-
-    async def __call__(self, session: AsyncSession, model_id: uuid.UUID) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Followers:
-    """What follows a model whose version ended. The wiring names it, as the catalog is above the registry."""
-
-    catalog: Follow
 
 
 async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[StoredFile], facts: Facts) -> None:
@@ -51,9 +35,18 @@ async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[St
         version.status, version.status_reason = ModelStatus.READY, None
         if not was_ready:
             await _decide_latest(session, model, version, platform.now())
-        await platform.parts[Followers].catalog(session, model.id)
-        details = {"latest": version.is_latest, "latest_note": version.latest_note, "version_notes": version.notes}
-        _record(session, platform, model, version, "model.ready", None, digest=version.manifest_digest, **details)
+        registry.record(
+            session,
+            "model.ready",
+            model,
+            SYSTEM,
+            platform.now(),
+            version=version.version,
+            digest=version.manifest_digest,
+            latest=version.is_latest,
+            latest_note=version.latest_note,
+            version_notes=version.notes,
+        )
 
 
 async def failed(platform: Platform, lease: Lease, work: Work, reason: str) -> None:
@@ -66,12 +59,11 @@ async def failed(platform: Platform, lease: Lease, work: Work, reason: str) -> N
         if locked is None:
             return
         model, version = locked
-        _record(session, platform, model, version, "model.failed", reason=reason)
+        registry.record(session, "model.failed", model, SYSTEM, platform.now(), reason, version=version.version)
         if version.is_latest:
             await versions.fall_back(session, model, version, reason=reason, now=platform.now())
         version.is_latest = False
         version.status, version.status_reason = ModelStatus.FAILED, reason
-        await platform.parts[Followers].catalog(session, model.id)
 
 
 async def _locked(session: AsyncSession, lease: Lease, work: Work) -> tuple[ModelRow, VersionRow] | None:
@@ -115,29 +107,5 @@ async def _decide_latest(session: AsyncSession, model: ModelRow, version: Versio
         await versions.set_latest(session, model, version)
     elif wanted is not None and wanted is not latest:
         why = f"{version.version} was to be the latest, but {wanted.version} was pushed after it and is higher."
-        await versions.move_latest(session, model, wanted, "model.promote", audit.SYSTEM, now, why)
+        await versions.move_latest(session, model, wanted, "model.promote", SYSTEM, now, why)
     version.latest_note = note
-
-
-def _record(
-    session: AsyncSession,
-    platform: Platform,
-    model: ModelRow,
-    version: VersionRow,
-    action: str,
-    reason: str | None = None,
-    **details: Any,
-) -> None:
-    audit.record(
-        session,
-        project_id=model.project_id,
-        now=platform.now(),
-        actor=audit.SYSTEM,
-        action=action,
-        target=f"model:{model.id}",
-        reason=reason,
-        name=model.name,
-        version=version.version,
-        **details,
-    )
-    notify(session, registry.MODELS_TOPIC, str(model.id))

@@ -4,11 +4,25 @@
 """
 
 from modelshare.server.sharing.search.cards import Card
-from modelshare.server.sharing.search.index import index
+from modelshare.server.sharing.search.index import follow_changes, index
 from modelshare.server.sharing.search.learning import learn
 from modelshare.server.sharing.search.ordering import Wish
 from modelshare.server.sharing.search.queries import Entry
 from modelshare.server.sharing.search.service import Found, find, get
 from modelshare.server.sharing.search.terms import ANYBODY, Filters, Sort, Viewer
 
-__all__ = ["ANYBODY", "Card", "Entry", "Filters", "Found", "Sort", "Viewer", "Wish", "find", "get", "index", "learn"]
+__all__ = [
+    "ANYBODY",
+    "Card",
+    "Entry",
+    "Filters",
+    "Found",
+    "Sort",
+    "Viewer",
+    "Wish",
+    "find",
+    "follow_changes",
+    "get",
+    "index",
+    "learn",
+]

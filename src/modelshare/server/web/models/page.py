@@ -87,7 +87,7 @@ async def edit(
     words = list(dict.fromkeys(word.strip() for word in tags.split(",") if word.strip()))
     patch = parsed(ModelPatch, **texts, tags=words)
     patch = patch.model_copy(update={field: None for field, text in texts.items() if not text})
-    await sharing.edit(session, caller, model_id, patch, now=platform.now())
+    await registry.edit(session, caller, model_id, patch, now=platform.now())
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", "Saved.")
 
 
@@ -101,7 +101,7 @@ async def promote(
     project: ProjectDep,
     version: str,
 ) -> Response:
-    await sharing.promote(session, caller, model_id, version, now=platform.now())
+    await versions.promote(session, caller, model_id, version, now=platform.now())
     message = f"{version} is the latest version now; endpoints that follow the latest change to it."
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
@@ -129,7 +129,7 @@ async def roll_back(
 ) -> Response:
     before = registry.resolve(await registry.get(session, caller, model_id), None)
     instead = f", instead of {before.version}" if before else ""
-    await sharing.roll_back(session, caller, model_id, version, now=platform.now())
+    await versions.roll_back(session, caller, model_id, version, now=platform.now())
     message = f"{version} is the latest version again{instead}; endpoints that follow the latest change to it."
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
