@@ -16,17 +16,10 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from modelshare import private_files
-from modelshare.server.storage.base import (
-    BlobNotFoundError,
-    Multipart,
-    MultipartNotFoundError,
-    Part,
-    PartsMissingError,
-    SignedPut,
-    check_key,
-)
+from modelshare.server.storage.base import Multipart, Part, SignedPut, check_key
 from modelshare.server.storage.bucket import ObjectReader, S3Options, bucket_errors, open_client
 from modelshare.server.storage.digest import sha256_of
+from modelshare.server.storage_errors import BlobNotFoundError, MultipartNotFoundError, PartsMissingError
 
 LONGEST_LINK = 7 * 24 * 3600
 """Seconds; the most that Signature Version 4 allows (AWS, "Authenticating requests: using query parameters")."""

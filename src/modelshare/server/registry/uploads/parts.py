@@ -14,7 +14,6 @@ from modelshare.server.registry.refused import printable
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.service import no_such_upload, require_open
-from modelshare.server.registry.uploads.storage_errors import storage_answers
 from modelshare.server.storage.base import Inflow, Multipart
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.uploads import DEFERRED, PartDone, PartUrl, UploadState
@@ -49,14 +48,13 @@ async def receive(
         raise InvalidRequestError(
             f"Parts of this upload go to the bucket: ask POST /v1/uploads/{upload.id}/files/{n}/parts/{k}/url."
         )
-    with storage_answers():
-        _, size = staging.multipart_of(upload, file).span(k)
-        if length is not None and length != size:
-            raise InvalidRequestError(
-                f"Part {k} of {printable(file.path)} has {size:,} bytes, not {length:,}. Send exactly these."
-            )
-        multipart = await _begun(platform, upload, file)
-        part = await store.write_part(multipart, k, chunks, None if sha256 == DEFERRED else sha256.lower())
+    _, size = staging.multipart_of(upload, file).span(k)
+    if length is not None and length != size:
+        raise InvalidRequestError(
+            f"Part {k} of {printable(file.path)} has {size:,} bytes, not {length:,}. Send exactly these."
+        )
+    multipart = await _begun(platform, upload, file)
+    part = await store.write_part(multipart, k, chunks, None if sha256 == DEFERRED else sha256.lower())
     await keep_open(platform, upload)
     return PartDone(n=n, k=k, size=part.size, sha256=part.etag)
 
@@ -68,9 +66,8 @@ async def part_url(platform: Platform, caller: Caller, upload_id: str, n: int, k
     if not store.direct:
         raise InvalidRequestError(f"Parts of this upload come here: PUT /v1/uploads/{upload.id}/files/{n}/parts/{k}.")
     expires_at = platform.now() + PART_URL_SECONDS
-    with storage_answers():
-        staging.multipart_of(upload, file).span(k)
-        signed = store.part_url(await _begun(platform, upload, file), k, expires_at=expires_at)
+    staging.multipart_of(upload, file).span(k)
+    signed = store.part_url(await _begun(platform, upload, file), k, expires_at=expires_at)
     await keep_open(platform, upload)
     return PartUrl(url=signed.url, headers=dict(signed.headers), expires_at=expires_at)
 

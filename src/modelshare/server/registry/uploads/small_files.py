@@ -14,8 +14,8 @@ from modelshare.server.registry.tables import UploadFileRow, UploadRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.parts import keep_open
 from modelshare.server.registry.uploads.service import no_such_upload, require_open
-from modelshare.server.registry.uploads.storage_errors import storage_answers
-from modelshare.server.storage.base import ChecksumMismatchError, Multipart, ServedStore
+from modelshare.server.storage.base import Multipart, ServedStore
+from modelshare.server.storage_errors import ChecksumMismatchError
 from modelshare.wire.uploads import BATCH_BYTES, BATCH_FILES, BATCH_HEAD, FilesDone, PartDone
 
 
@@ -33,10 +33,9 @@ async def receive(platform: Platform, caller: Caller, upload_id: str, chunks: As
     store = platform.store
     if store.direct:
         raise InvalidRequestError("Parts of this upload go to the bucket, one by one.")
-    with storage_answers():
-        await asyncio.to_thread(_check_digests, files)
-        begun = await _begun(platform, store, upload, rows)
-        await store.write_files([(begun[file.n], file.content, file.sha256) for file in files])
+    await asyncio.to_thread(_check_digests, files)
+    begun = await _begun(platform, store, upload, rows)
+    await store.write_files([(begun[file.n], file.content, file.sha256) for file in files])
     await keep_open(platform, upload)
     done = [PartDone(n=file.n, k=0, size=len(file.content), sha256=file.sha256) for file in files]
     return FilesDone(data=done)

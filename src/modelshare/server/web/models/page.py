@@ -13,7 +13,6 @@ from modelshare.server.fleet import version_deletion
 from modelshare.server.http import Caller, ModelId, Platform, PlatformDep, ReadSession, WriteSession
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
-from modelshare.server.registry.processing import service as processing
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.presenters import extended_view
 from modelshare.server.web import markdown
@@ -194,7 +193,7 @@ async def revalidate(
     platform: PlatformDep,
     project: ProjectDep,
 ) -> Response:
-    await processing.revalidate(session, caller, model_id, now=platform.now())
+    await versions.revalidate(session, caller, model_id, now=platform.now())
     message = "Every byte is read and checked anew. What comes of it shows here."
     return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
