@@ -35,7 +35,7 @@ async def verify_files(platform: Platform, project_id: str, files: Sequence[Stor
             )
 
     started = platform.now()
-    await map_concurrently(verify_file, files, most=FILES_AT_ONCE)
+    await map_concurrently(verify_file, files, limit=FILES_AT_ONCE)
     async with platform.database.write() as session:
         await blobs.prove(session, project_id, [file.sha256 for file in files], started)
 

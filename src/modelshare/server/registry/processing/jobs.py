@@ -30,22 +30,22 @@ _INCOMPLETE = "Some of this version's bytes are missing in storage. Push it agai
 def handlers(platform: Platform) -> Mapping[str, Handler]:
     """For the process's worker."""
     return {
-        PROCESS: partial(process, platform, anew=False),
-        REVALIDATE: partial(process, platform, anew=True),
+        PROCESS: partial(process, platform, fresh=False),
+        REVALIDATE: partial(process, platform, fresh=True),
         COLLECT: partial(collect, platform),
     }
 
 
-async def process(platform: Platform, lease: Lease, *, anew: bool) -> None:
+async def process(platform: Platform, lease: Lease, *, fresh: bool) -> None:
     """Brings a version to ready or failed. `anew`: it may be ready, and its blobs are read again."""
     job = await load_job(platform.database, uuid.UUID(lease.subject))
-    if job is None or not (job.status == ModelStatus.PROCESSING or (anew and job.status == ModelStatus.READY)):
+    if job is None or not (job.status == ModelStatus.PROCESSING or (fresh and job.status == ModelStatus.READY)):
         return
     if lease.attempts_exhausted:
         await _give_up(platform, lease, job)
         return
     try:
-        await _steps(platform, lease, job, anew=anew)
+        await _steps(platform, lease, job, fresh=fresh)
     except ModelRejectedError as refused:
         await finish.failed(platform, lease, job, refused.reason)
     except (PartsMissingError, MultipartNotFoundError, BlobNotFoundError):
@@ -56,11 +56,11 @@ async def process(platform: Platform, lease: Lease, *, anew: bool) -> None:
         raise
 
 
-async def _steps(platform: Platform, lease: Lease, job: ProcessingJob, *, anew: bool) -> None:
+async def _steps(platform: Platform, lease: Lease, job: ProcessingJob, *, fresh: bool) -> None:
     if job.staged is not None:
         await store_blobs(platform, lease, job, job.staged)
     files = await stored_files(platform.database, job.version_id)
-    if anew and job.staged is None:
+    if fresh and job.staged is None:
         await verify_files(platform, job.project_id, files)
     facts = await inspect_files(platform, files, job.file)
     await finish.ready(platform, lease, job, files, facts)

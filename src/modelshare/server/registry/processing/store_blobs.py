@@ -60,7 +60,7 @@ async def store_blobs(platform: Platform, lease: Lease, job: ProcessingJob, uplo
             await receive(archive)
         arrived, left_out = await _unpack(platform, upload, archive.key, job.selection)
     else:
-        arrived = await map_concurrently(receive, upload.files, most=FILES_AT_ONCE)
+        arrived = await map_concurrently(receive, upload.files, limit=FILES_AT_ONCE)
     await _store(platform, lease, job, upload, arrived, left_out)
 
 
