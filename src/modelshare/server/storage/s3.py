@@ -85,8 +85,13 @@ class S3Store:
         return await sha256_of(reader, step=_HASH_STEP, ahead=_HASH_AHEAD, progress=progress)
 
     def reader(self, key: str) -> ObjectReader:
-        with bucket_errors():
-            head = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+        try:
+            with bucket_errors():
+                head = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+        except BlobNotFoundError:
+            with bucket_errors():  # raises where the bucket itself is missing, which the answer to a HEAD does not tell
+                self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
+            raise
         return ObjectReader(self._client, self._bucket, self._name(key), head["ContentLength"])
 
     @contextlib.asynccontextmanager
