@@ -67,13 +67,14 @@ async def test_a_push_under_way_is_told_to_try_again(owner: Tenant, storage: Sto
     assert sent.status_code == 200, sent.text
 
     async def told() -> list[httpx.Response]:
-        return await asyncio.gather(  # at once, as a client of a bucket tries several times
+        answers = await asyncio.gather(  # at once, as a client of a bucket tries several times
             owner.http.post("/v1/uploads", json=opening(files)),
             owner.http.get(url),
             owner.http.get("/v1/uploads"),
             send_part(owner.http, upload, 1, files["model.safetensors"]),
             owner.http.post(f"{url}/complete"),
         )
+        return list(answers)
 
     if storage.stop is not None:
         storage.stop()

@@ -28,7 +28,7 @@ async def release(session: AsyncSession, project_id: str, version_ids: Collectio
     for upload in await queries.sessions_of(session, version_ids):
         if upload.state == UploadState.OPEN:
             upload.state = UploadState.CANCELLED
-        await discard_staged(session, upload)
+        await discard_staged(session, upload, now=now)
     await collect_later(session, project_id, now=now)
 
 
@@ -37,25 +37,26 @@ async def let_go_of_unused(session: AsyncSession, project_id: str) -> int:
     were found; call it again until there are none.
     """
     rows = await queries.unused_blobs(session, project_id, _BATCH)
-    discard(session, project_id, [row.key for row in rows])
     for row in rows:
+        session.add(GarbageRow(project_id=project_id, key=row.key))
         await session.delete(row)
     await session.flush()
     return len(rows)
 
 
-async def discard_staged(session: AsyncSession, upload: UploadRow) -> None:
-    """Lets go of what a session brought, unless that has become blobs."""
+async def discard_staged(session: AsyncSession, upload: UploadRow, *, now: int) -> None:
+    """Lets go of what a session brought, unless that has become blobs, and of the blobs that it reused."""
     there = await session.scalars(
         delete(UploadFileRow).where(UploadFileRow.upload_id == upload.id).returning(UploadFileRow.n)
     )
-    if there.first() is not None:
-        discard(session, upload.project_id, [prefix(upload.project_id, upload.id)])
+    found = there.first() is not None
+    await discard(session, upload.project_id, [prefix(upload.project_id, upload.id)] if found else [], now=now)
 
 
-def discard(session: AsyncSession, project_id: str, keys: Iterable[str]) -> None:
-    """Notes bytes to delete. A key that ends in `/` stands for everything below it."""
+async def discard(session: AsyncSession, project_id: str, keys: Iterable[str], *, now: int) -> None:
+    """Has these bytes deleted once this transaction is committed. A key that ends in `/` means everything below it."""
     session.add_all(GarbageRow(project_id=project_id, key=key) for key in keys)
+    await collect_later(session, project_id, now=now)
 
 
 async def collect_later(session: AsyncSession, project_id: str, *, now: int) -> None:

@@ -174,8 +174,7 @@ async def _store(
     async with platform.database.write() as session:
         await blobs.lock_project(session, job.project_id)
         if not await models.lock_model(session, job.model_id):
-            disposal.discard(session, job.project_id, [staging.prefix(job.project_id, upload.id)])
-            await disposal.collect_later(session, job.project_id, now=now)
+            await disposal.discard(session, job.project_id, [staging.prefix(job.project_id, upload.id)], now=now)
             return
         if not await lease_is_valid(session, lease):
             return
@@ -197,8 +196,7 @@ async def _store(
         )
         await session.execute(delete(UploadFileRow).where(UploadFileRow.upload_id == upload.id))
         if needless:
-            disposal.discard(session, job.project_id, needless)
-            await disposal.collect_later(session, job.project_id, now=now)
+            await disposal.discard(session, job.project_id, needless, now=now)
 
 
 async def _add_blobs(session: AsyncSession, job: ProcessingJob, files: Sequence[ReceivedFile], now: int) -> list[str]:
