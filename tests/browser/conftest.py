@@ -39,9 +39,9 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture
-async def url(app: Application) -> AsyncIterator[str]:
+async def url(running_app: Application) -> AsyncIterator[str]:
     """Where the platform is served."""
-    async with serving(app) as address:
+    async with serving(running_app) as address:
         yield address
 
 

@@ -14,7 +14,7 @@ from modelshare.server.registry.processing.jobs import process
 from modelshare.server.registry.tables import UploadRow, VersionRow
 from uploading import open_upload, opening, pushed, send, tiny_model, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def _handed_over(app: Application, owner: Tenant) -> uuid.UUID:

@@ -35,6 +35,7 @@ async def project_id(app: Application, key: str) -> str:
     return caller.project
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_who_did_what(app: Application, colleague: Somebody, project: str) -> None:
     async with client_of(app, await new_key(colleague, "<i>website")) as http:
         key = (await http.get("/v1/keys")).json()["data"][0]["id"]

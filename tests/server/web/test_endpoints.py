@@ -20,8 +20,8 @@ PAGE = "/dashboard/labs/endpoints"
 
 
 @pytest.fixture
-async def url(app: Application) -> AsyncIterator[str]:
-    async with serving(app) as served:
+async def url(running_app: Application) -> AsyncIterator[str]:
+    async with serving(running_app) as served:
         yield served
 
 
@@ -46,6 +46,7 @@ async def test_a_project_without_endpoints_is_led_to_the_catalog(colleague: Some
     assert "Find a model in the catalog" in lines(answer)
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_an_endpoint_is_made_and_takes_the_models_name(
     colleague: Somebody, project: str, model: uuid.UUID
 ) -> None:

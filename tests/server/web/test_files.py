@@ -16,6 +16,7 @@ FILES = {
 }
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_the_models_are_shown_and_an_endpoint_chooses(
     anonymous: httpx.AsyncClient, colleague: Somebody, project: str, owner: Tenant
 ) -> None:

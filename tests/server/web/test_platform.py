@@ -21,6 +21,7 @@ PLATFORM = "/dashboard/-/platform"
 PAGES = ("", "/projects", "/projects/new", "/people", "/agents", "/agents/join", "/tiers", "/featured", "/audit")
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_health(person: Somebody, owner: Tenant, app: Application) -> None:
     await make_model(app, owner.project.id)
     answer = lines(await person.get(PLATFORM))
@@ -35,6 +36,7 @@ async def test_health(person: Somebody, owner: Tenant, app: Application) -> None
     assert "More than one version runs" not in answer
 
 
+@pytest.mark.usefixtures("running_app")
 @pytest.mark.parametrize(("version", "shown"), [("0.0.9", "0.0.9"), (None, "older")])
 async def test_an_upgrade_that_is_under_way(
     person: Somebody, app: Application, version: str | None, shown: str

@@ -13,7 +13,7 @@ from receiver import Receiver, Reply, receiving
 from served import wait_until
 from server.web.conftest import Somebody
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 HOOKS = "/dashboard/labs/webhooks"
 
 

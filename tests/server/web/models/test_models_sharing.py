@@ -170,6 +170,7 @@ async def test_a_recall_is_announced_changed_and_cancelled(
     assert (await owner.http.get(f"/v1/models/{model}/recall")).json()["notice"] is None
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_a_recall_now_stops_others(
     deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
 ) -> None:
@@ -188,11 +189,11 @@ async def test_a_recall_now_stops_others(
 
 
 async def test_a_machine_that_has_not_confirmed_shows_with_a_recall_and_after(
-    app: Application, deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
+    running_app: Application, deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
 ) -> None:
     await person.post(f"{page}/share", data={"audience": "public"})
     await deployed(deployer, model)
-    async with serving(app) as url:
+    async with serving(running_app) as url:
         agent_id, token = await enroll(deployer.http)
         async with linked(url, token, agent_id=agent_id) as link:
             await link.wanted()
