@@ -30,8 +30,9 @@ class PageFor(Protocol):
     async def __call__(self, name: str | None, project_id: str | None = None) -> Page: ...
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+@pytest.fixture(scope="session")
+async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
+    """One for all tests: each page has a context of its own, as if nobody had looked at anything before."""
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         yield chromium

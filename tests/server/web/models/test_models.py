@@ -15,6 +15,7 @@ from modelshare.server.settings import Settings
 from page_texts import text_of, went_on
 from persons import browser_of, sign_up
 from served import serving, wait_until
+from server.web.conftest import ON_BOTH_DATABASES
 from storage_servers import s3_server
 from uploading import open_upload, pushed, tiny_model
 
@@ -32,6 +33,7 @@ async def test_a_project_without_models_learns_both_ways_to_push(person: httpx.A
     assert "modelshare login --url http://modelshare.test modelshare push ./my-model --name my-model" in said
 
 
+@ON_BOTH_DATABASES
 async def test_the_list_shows_each_model_as_it_stands(
     app: Application, owner: Tenant, person: httpx.AsyncClient
 ) -> None:
@@ -43,6 +45,7 @@ async def test_the_list_shows_each_model_as_it_stands(
     assert "broken failed 1.0.0 1 kB no 0" in said
 
 
+@ON_BOTH_DATABASES
 async def test_the_list_goes_on_where_it_ended(app: Application, owner: Tenant, person: httpx.AsyncClient) -> None:
     for number in range(51):
         await make_model(app, owner.project.id, name=f"model-{number}")
@@ -54,6 +57,7 @@ async def test_the_list_goes_on_where_it_ended(app: Application, owner: Tenant, 
     assert (await person.get(f"{MODELS}?after=nonsense")).status_code == 400
 
 
+@ON_BOTH_DATABASES
 @pytest.mark.usefixtures("running_app")
 async def test_a_model_page_tells_its_facts_files_and_versions(owner: Tenant, person: httpx.AsyncClient) -> None:
     model = await pushed(owner.http, tiny_model())

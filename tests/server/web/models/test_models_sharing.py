@@ -16,6 +16,7 @@ from modelshare.server.app import Application
 from modelshare.server.registry.tables import VersionRow
 from page_texts import text_of, went_on
 from served import serving, wait_until
+from server.web.conftest import ON_BOTH_DATABASES
 
 pytestmark = pytest.mark.anyio
 DAY = 86_400
@@ -60,6 +61,7 @@ async def test_sharing_with_named_projects(
     assert 'value="borg"' in (await person.get(f"{page}/share")).text
 
 
+@ON_BOTH_DATABASES
 @pytest.mark.parametrize("in_place", [False, True])
 async def test_a_claim_link_is_shown_once_and_can_be_claimed(
     owner: Tenant,
@@ -137,6 +139,7 @@ async def test_what_the_catalog_hides_is_not_said_to_be_seen(
     assert "not shown" in text_of(await person.get("/dashboard/acme/models"))
 
 
+@ON_BOTH_DATABASES
 async def test_the_owner_sees_who_deploys_it(
     deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
 ) -> None:
