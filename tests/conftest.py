@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import hypothesis
 import pytest
+import structlog
 
 import compiled_statements
 from modelshare.server import migrations
@@ -31,6 +32,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("explore", parent=hypothesis.settings.get_profile("suite"), derandomize=False)
 hypothesis.settings.load_profile("suite")
 compiled_statements.share()
+# Not the traceback with all variables, which takes a second to draw.
+CONSOLE = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], CONSOLE])
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -46,6 +46,12 @@ async def url(running_app: Application) -> AsyncIterator[str]:
         yield address
 
 
+async def dress(page: Page, theme: str, width: int) -> None:
+    """Shows what is loaded in this theme and width. No colour may be changing still when it is looked at."""
+    await page.emulate_media(color_scheme="dark" if theme == "dark" else "light", reduced_motion="reduce")
+    await page.set_viewport_size({"width": width, "height": 900})
+
+
 @pytest.fixture
 async def page_for(app: Application, owner: Tenant, browser: Browser, url: str) -> AsyncIterator[PageFor]:
     """In the end, no page may have had an error of a script, or have tried what its policy forbids."""

@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
 
-from browser.conftest import PageFor
+from browser.conftest import PageFor, dress
 from conftest import Tenant
 from factories import add_version, make_model
 from modelshare.demo.tiny_model import write_hf
@@ -94,8 +94,7 @@ async def test_pages_are_for_everybody(owner: Tenant, page_for: PageFor, model: 
     for path in ("", "/new", *(f"/{model}{part}" for part in parts)):
         await page.goto(f"/dashboard/acme/models{path}")
         for scheme, width in itertools.product(("light", "dark"), (1440, 390)):
-            await page.set_viewport_size({"width": width, "height": 900})
-            await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+            await dress(page, scheme, width)
             await is_accessible(page)
             assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, scheme, width)
 

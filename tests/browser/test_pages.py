@@ -13,7 +13,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page
 from sqlalchemy import select
 
-from browser.conftest import PageFor
+from browser.conftest import PageFor, dress
 from browser.lived_in import LivedIn, lived_in
 from conftest import Tenant
 from modelshare.server.accounts.tables import PersonRow
@@ -58,11 +58,6 @@ async def look(page: Page, paths: dict[str, str]) -> None:
         if SCREENSHOTS:
             await draw(page, Path(SCREENSHOTS), name, path)
     assert wrong == []
-
-
-async def dress(page: Page, theme: str, width: int) -> None:
-    await page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
-    await page.set_viewport_size({"width": width, "height": 900})
 
 
 async def show(page: Page, path: str, theme: str, width: int) -> None:
