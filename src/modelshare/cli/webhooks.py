@@ -162,6 +162,7 @@ def _print(webhook: Webhook, *, json: bool) -> None:
             ("on", yes_or_no(webhook.is_active)),
             ("failures", str(webhook.failures) if webhook.failures else None),
             ("next try", when(webhook.retry_at)),
+            ("old secret valid until", when(webhook.old_secret_valid_until)),
             ("created", when(webhook.created_at)),
         )
     )

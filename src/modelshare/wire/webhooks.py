@@ -45,14 +45,14 @@ class Webhook(Response):
     """Attempts that failed since the last good one."""
     retry_at: UnixSeconds | None
     """Nothing is sent before: the last attempt failed."""
+    old_secret_valid_until: UnixSeconds | None
+    """Where the secret was rotated: until then deliveries are signed with the one before, too."""
     created_at: UnixSeconds
 
 
 class WebhookWithSecret(Webhook):
     secret: str
     """`whsec_…`, signs what is sent; shown this once."""
-    old_secret_valid_until: UnixSeconds | None = None
-    """Where the secret was rotated: until then deliveries are signed with the one before, too."""
 
 
 class DeliveryState(StrEnum):

@@ -216,9 +216,7 @@ def _record(session: AsyncSession, caller: Caller, action: str, row: WebhookRow,
 
 def _with_secret(row: WebhookRow, settings: Settings) -> WebhookWithSecret:
     key = rules.signing_key(settings.signing_secret(), row.id, row.secret_number)
-    return WebhookWithSecret(
-        **_view(row).model_dump(), secret=rules.secret(key), old_secret_valid_until=row.old_secret_until
-    )
+    return WebhookWithSecret(**_view(row).model_dump(), secret=rules.secret(key))
 
 
 def _view(row: WebhookRow) -> Webhook:
@@ -229,6 +227,7 @@ def _view(row: WebhookRow) -> Webhook:
         is_active=row.is_active,
         failures=row.failures,
         retry_at=row.retry_at,
+        old_secret_valid_until=row.old_secret_until,
         created_at=row.created_at,
     )
 
