@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 
 from agent.support import serving
-from modelshare.agent.control import Control
-from modelshare.agent.errors import GrantGone, PullError
+from modelshare.agent.errors import GrantGoneError, PullError
+from modelshare.agent.server_api import ServerApi
 from modelshare.wire.agents import Grant
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +40,7 @@ async def server() -> AsyncIterator[Server]:
 
 async def ask(url: str) -> Grant:
     async with aiohttp.ClientSession() as http:
-        return await Control(http, url + "/", "msa_x", retry_first=0.001).grant("dep_1")
+        return await ServerApi(http, url + "/", "msa_x", retry_first=0.001).grant("dep_1")
 
 
 async def test_a_busy_server_is_asked_again(server: Server) -> None:
@@ -52,7 +52,7 @@ async def test_a_busy_server_is_asked_again(server: Server) -> None:
 @pytest.mark.parametrize("status", [403, 404])
 async def test_a_deployment_of_somebody_else_is_told_at_once(server: Server, status: int) -> None:
     server.statuses = [status]
-    with pytest.raises(GrantGone, match="no longer gives this deployment to this agent"):
+    with pytest.raises(GrantGoneError, match="no longer gives this deployment to this agent"):
         await ask(server.url)
     assert len(server.tokens) == 1
 

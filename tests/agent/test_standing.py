@@ -6,9 +6,9 @@ import aiohttp
 import pytest
 
 from agent.peer import TOKEN, VERDICT_KEY, Peer
-from modelshare.agent.control import Control
+from modelshare.agent.fleet_status import FleetStatus
 from modelshare.agent.identity import Identity, load_identity
-from modelshare.agent.standing import Standing
+from modelshare.agent.server_api import ServerApi
 from modelshare.wire.verdict import Verdict
 
 pytestmark = pytest.mark.anyio
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 async def verdict(peer: Peer, folder: Path, key: str = VERDICT_KEY) -> Verdict | None:
     async with aiohttp.ClientSession() as http:
-        return await Standing(Control(http, peer.url, TOKEN), Identity("agent_1", TOKEN, key), folder).verdict()
+        return await FleetStatus(ServerApi(http, peer.url, TOKEN), Identity("agent_1", TOKEN, key), folder).verdict()
 
 
 @pytest.mark.parametrize("said", list(Verdict))
@@ -38,7 +38,7 @@ async def test_what_anybody_else_says_is_not(peer: Peer, tmp_path: Path) -> None
 
 async def test_the_first_key_is_learned_and_no_other(peer: Peer, tmp_path: Path) -> None:
     async with aiohttp.ClientSession() as http:
-        standing = Standing(Control(http, peer.url, TOKEN), Identity("agent_1", TOKEN), tmp_path)
+        standing = FleetStatus(ServerApi(http, peer.url, TOKEN), Identity("agent_1", TOKEN), tmp_path)
         for key in ("", VERDICT_KEY, "00" * 32):
             standing.learn(key)
         peer.verdict = Verdict.REMOVED

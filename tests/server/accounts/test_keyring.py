@@ -8,7 +8,7 @@ import pytest
 from clock import Clock
 from conftest import Tenant
 from modelshare.server.accounts import service as accounts
-from modelshare.server.accounts.keyring import KEYS_TOPIC, KeyRing, KeyUse
+from modelshare.server.accounts.key_auth import KEYS_TOPIC, KeyAuthenticator, KeyUse
 from modelshare.server.app import Application
 from modelshare.server.cache import CACHE_SECONDS
 from modelshare.server.db import Database, notify
@@ -29,8 +29,8 @@ async def database(app: Application, settings: Settings) -> AsyncIterator[SlowDa
 
 
 @pytest.fixture
-def ring(database: SlowDatabase, app: Application) -> KeyRing:
-    return KeyRing(database, app.platform.clock)
+def ring(database: SlowDatabase, app: Application) -> KeyAuthenticator:
+    return KeyAuthenticator(database, app.platform.clock)
 
 
 async def revoke(database: Database, caller: Caller, now: int) -> None:
@@ -39,7 +39,7 @@ async def revoke(database: Database, caller: Caller, now: int) -> None:
 
 
 async def test_a_look_that_began_before_a_revocation_is_not_believed_after_it(
-    app: Application, owner: Tenant, database: SlowDatabase, ring: KeyRing
+    app: Application, owner: Tenant, database: SlowDatabase, ring: KeyAuthenticator
 ) -> None:
     caller = await ring.authenticate(owner.project.api_key, HERE)
     assert caller is not None
@@ -53,7 +53,7 @@ async def test_a_look_that_began_before_a_revocation_is_not_believed_after_it(
 
 
 async def test_a_look_during_the_change_of_another_key_needs_no_second(
-    app: Application, owner: Tenant, deployer: Tenant, database: SlowDatabase, ring: KeyRing
+    app: Application, owner: Tenant, deployer: Tenant, database: SlowDatabase, ring: KeyAuthenticator
 ) -> None:
     other = await ring.authenticate(deployer.project.api_key, HERE)
     assert other is not None
@@ -67,7 +67,7 @@ async def test_a_look_during_the_change_of_another_key_needs_no_second(
 
 
 async def test_a_key_that_never_stops_changing_is_answered_from_the_last_look_and_not_remembered(
-    owner: Tenant, database: SlowDatabase, ring: KeyRing
+    owner: Tenant, database: SlowDatabase, ring: KeyAuthenticator
 ) -> None:
     caller = await ring.authenticate(owner.project.api_key, HERE)
     assert caller is not None
@@ -85,7 +85,7 @@ async def test_a_key_that_never_stops_changing_is_answered_from_the_last_look_an
 
 
 async def test_what_a_lost_notification_would_have_told_is_seen_after_a_second(
-    app: Application, owner: Tenant, ring: KeyRing, settings: Settings, clock: Clock
+    app: Application, owner: Tenant, ring: KeyAuthenticator, settings: Settings, clock: Clock
 ) -> None:
     caller = await ring.authenticate(owner.project.api_key, HERE)
     assert caller is not None
@@ -98,7 +98,7 @@ async def test_what_a_lost_notification_would_have_told_is_seen_after_a_second(
 
 
 async def test_uses_that_are_over_are_found_in_one_look(
-    app: Application, owner: Tenant, deployer: Tenant, database: SlowDatabase, ring: KeyRing, clock: Clock
+    app: Application, owner: Tenant, deployer: Tenant, database: SlowDatabase, ring: KeyAuthenticator, clock: Clock
 ) -> None:
     made = {}
     wishes: dict[str, dict[str, object]] = {

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.server.accounts.turns import Turns
+from modelshare.server.accounts.fair_turns import FairTurns
 
 pytestmark = pytest.mark.anyio
 
@@ -16,7 +16,7 @@ def test_the_order(askers: list[tuple[int, bool]], most: int) -> None:
     """Each asker has asked for so much before, and may go away while it waits."""
 
     async def main() -> tuple[list[int], int]:
-        turns, done, at_work = Turns(most), list[int](), 0
+        turns, done, at_work = FairTurns(most), list[int](), 0
         gate = asyncio.Event()
 
         async def hold() -> None:
@@ -49,7 +49,7 @@ def test_the_order(askers: list[tuple[int, bool]], most: int) -> None:
 
 
 async def test_one_that_leaves_as_it_is_called_passes_its_turn_on() -> None:
-    turns = Turns(1)
+    turns = FairTurns(1)
     async with turns.turn(0):
         leaving = asyncio.create_task(turns._wait(0))
         await asyncio.sleep(0)

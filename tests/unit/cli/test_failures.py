@@ -1,7 +1,7 @@
 import pytest
 
-from modelshare.cli.exits import ExitCode
-from modelshare.cli.failures import CommandError, describe
+from modelshare.cli.error_messages import CommandError, describe
+from modelshare.cli.exit_codes import ExitCode
 from modelshare.client.errors import ConfigError, ConnectError, ModelFailedError, SourceError, from_answer
 
 

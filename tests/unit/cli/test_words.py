@@ -1,7 +1,7 @@
 import pytest
 import typer
 
-from modelshare.cli.words import duration, number, size, size_of, when
+from modelshare.cli.formatting import duration, number, size, size_of, when
 
 
 @pytest.mark.parametrize(

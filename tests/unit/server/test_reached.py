@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from modelshare.server.reached import _outward_address, hostname, is_own, is_own_address, url_of
+from modelshare.server.public_url import _outward_address, hostname, is_own, is_own_address, url_of
 
 
 def asked(host: str, server: tuple[str, int | None] = ("127.0.0.1", 8000)) -> str:

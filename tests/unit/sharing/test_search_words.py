@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from modelshare.server.sharing.search.ranges import CONTEXT, PARAMETERS, Range, Scale
 from modelshare.server.sharing.search.ranking import Ranking
 from modelshare.server.sharing.search.spelling import distance, forms, nearest
-from modelshare.server.sharing.search.terms import ANYBODY, Facts, Filters, Viewer, conditions, terms_of
-from modelshare.server.sharing.search.words import LONGEST, MOST_ASKED, MOST_WORDS, asked, words
+from modelshare.server.sharing.search.terms import ANYBODY, CatalogFacts, Filters, Viewer, conditions, terms_of
+from modelshare.server.sharing.search.tokenizer import LONGEST, MOST_ASKED, MOST_WORDS, asked, words
 
 NUMBERS = st.integers(0, 10**13)
 BOUNDS = st.none() | NUMBERS
-FACTS = Facts(
+FACTS = CatalogFacts(
     project_id="proj_a",
     owner="acme",
     audience="public",

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.server.web import memory
-from modelshare.server.web.memory import Fit, MemoryNeed
+from modelshare.server.web import memory_estimate
+from modelshare.server.web.memory_estimate import Fit, MemoryNeed
 
 PARAMETERS = st.integers(min_value=1, max_value=10**13)
 TOKENS = st.integers(min_value=1, max_value=1 << 22)
@@ -25,27 +25,30 @@ ENGINES = st.frozensets(st.sampled_from(["llamacpp", "transformers", "vllm", "sg
 )
 def test_the_cache_is_about_that_of_known_models(parameters: int, layers: int, key_width: int) -> None:
     known = 2 * layers * key_width * 2
-    assert memory.cache_bytes(parameters, 1) == pytest.approx(known, rel=0.35)
+    assert memory_estimate.cache_bytes(parameters, 1) == pytest.approx(known, rel=0.35)
 
 
 @given(PARAMETERS, TOKENS, TOKENS)
 def test_more_tokens_need_more(parameters: int, tokens: int, more: int) -> None:
-    assert memory.cache_bytes(parameters, tokens) < memory.cache_bytes(parameters, tokens + more) or parameters < 10**3
+    assert (
+        memory_estimate.cache_bytes(parameters, tokens) < memory_estimate.cache_bytes(parameters, tokens + more)
+        or parameters < 10**3
+    )
 
 
 @given(PARAMETERS, PARAMETERS, TOKENS)
 def test_larger_models_need_more(parameters: int, more: int, tokens: int) -> None:
-    assert memory.cache_bytes(parameters, tokens) <= memory.cache_bytes(parameters + more, tokens)
+    assert memory_estimate.cache_bytes(parameters, tokens) <= memory_estimate.cache_bytes(parameters + more, tokens)
 
 
 @given(BYTES, PARAMETERS | st.none(), TOKENS | st.none(), st.sampled_from(["chat", "completion", "embedding", None]))
 def test_weights_and_cache_are_the_need(
     size: int, parameters: int | None, context: int | None, task: str | None
 ) -> None:
-    found = memory.need(weight_bytes=size, parameters=parameters, context_length=context, task=task)
+    found = memory_estimate.need(weight_bytes=size, parameters=parameters, context_length=context, task=task)
     assert found.total == size + (found.cache or 0) >= size
     assert found.comfortable >= found.total
-    assert 1 <= found.context <= memory.USUAL_CONTEXT
+    assert 1 <= found.context <= memory_estimate.USUAL_CONTEXT
     assert context is None or found.context <= context
     assert (found.cache is None) == (parameters is None and task != "embedding")
 
@@ -56,21 +59,21 @@ def test_more_memory_never_fits_worse(
 ) -> None:
     order = [Fit.TOO_BIG, Fit.TIGHT, Fit.FITS]
     needed = MemoryNeed(size, None, 1)
-    before, after = (memory.fit(needed, each, engines, format_) for each in (room, room + more))
+    before, after = (memory_estimate.fit(needed, each, engines, format_) for each in (room, room + more))
     assert (before is Fit.NO_ENGINE) == (after is Fit.NO_ENGINE)
     assert before is Fit.NO_ENGINE or order.index(before) <= order.index(after)
 
 
 def test_a_fit_has_its_bounds() -> None:
     needed = MemoryNeed(100, 20, 1)
-    assert memory.fit(needed, 119, ["llamacpp"], "gguf") is Fit.TOO_BIG
-    assert memory.fit(needed, 120, ["llamacpp"], "gguf") is Fit.TIGHT
-    assert memory.fit(needed, 140, ["llamacpp"], "gguf") is Fit.FITS
-    assert memory.fit(needed, None, ["llamacpp"], "gguf") is Fit.UNKNOWN
-    assert memory.fit(needed, 140, ["transformers"], "gguf") is Fit.NO_ENGINE
+    assert memory_estimate.fit(needed, 119, ["llamacpp"], "gguf") is Fit.TOO_BIG
+    assert memory_estimate.fit(needed, 120, ["llamacpp"], "gguf") is Fit.TIGHT
+    assert memory_estimate.fit(needed, 140, ["llamacpp"], "gguf") is Fit.FITS
+    assert memory_estimate.fit(needed, None, ["llamacpp"], "gguf") is Fit.UNKNOWN
+    assert memory_estimate.fit(needed, 140, ["transformers"], "gguf") is Fit.NO_ENGINE
 
 
 def test_only_the_files_that_are_loaded_count() -> None:
     files = [{"path": "a.gguf", "size": 7}, {"path": "b.gguf", "size": 5}, {"path": "README.md", "size": 3}]
-    assert memory.weight_bytes({"files": files, "facts": {"weights": ["b.gguf"]}}, 15) == 5
-    assert memory.weight_bytes({"files": files}, 15) == 15
+    assert memory_estimate.weight_bytes({"files": files, "facts": {"weights": ["b.gguf"]}}, 15) == 5
+    assert memory_estimate.weight_bytes({"files": files}, 15) == 15

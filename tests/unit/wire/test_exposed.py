@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.wire.exposed import MAX_FOUND, Exposed, find, warnings, worth_reading
+from modelshare.wire.secret_scan import MAX_FOUND, Exposed, find, warnings, worth_reading
 
 A = "aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1eF3hJ5kL7nP9rS1uV3xY"
 """Characters such as keys have."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MOST_WAITING: Final = 1024
-"""Turns that one tenant may wait for. There is no common bound: a tenant could use it up for all others."""
+"""TenantQueue that one tenant may wait for. There is no common bound: a tenant could use it up for all others."""
 _REMEMBERED: Final = 64 << 10
 """Bytes of a prompt by which a slot is found that has computed its beginning."""
 _ALIKE: Final = 0.1
@@ -36,7 +36,7 @@ class Turn:
     """The engine has computed the prompt. One that it refused, or did not get to, leaves in a slot what was there."""
 
 
-class Turns:
+class TenantQueue:
     """The slots of one engine, and who waits for them."""
 
     def __init__(self, slots: int) -> None:
@@ -51,7 +51,7 @@ class Turns:
 
     @property
     def waiting(self) -> int:
-        """Turns that are waited for."""
+        """TenantQueue that are waited for."""
         return sum(len(queue) for queue in self._waiting.values())
 
     def others_wait(self, tenant: str) -> bool:

@@ -12,7 +12,7 @@ from modelshare.server.registry import service as registry
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import audience
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.views import OwnModel, is_listed
+from modelshare.server.sharing.presenters import OwnModel, is_listed
 from modelshare.wire.models import CatalogFootprint, DeployingProject, UnsharePreview
 from modelshare.wire.sharing import Audience
 

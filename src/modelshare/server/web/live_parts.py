@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 from fastapi import Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.errors import NotFound
+from modelshare.server.errors import NotFoundError
 from modelshare.server.http import Caller, get_platform
 from modelshare.server.web.live import Part
-from modelshare.server.web.visitor import caller_now
+from modelshare.server.web.page_auth import caller_now
 from modelshare.wire.keys import Project, Scope
 
 Draw = Callable[[AsyncSession, Caller], Awaitable[str]]
@@ -26,7 +26,7 @@ def watched(request: Request, project: Project, scope: Scope, draw: Draw) -> Par
         async with platform.database.read() as session:
             try:
                 return await draw(session, caller)
-            except NotFound:
+            except NotFoundError:
                 return None
 
     return part

@@ -8,16 +8,16 @@ from urllib.parse import quote, urlsplit
 from fastapi import Depends, Request, Response
 
 from modelshare.server.accounts import people
-from modelshare.server.accounts.sessions import SessionBook
-from modelshare.server.accounts.views import Person
-from modelshare.server.errors import NotFound, PermissionDenied, Unauthenticated
+from modelshare.server.accounts.presenters import Person
+from modelshare.server.accounts.sessions import SessionAuthenticator
+from modelshare.server.errors import NotFoundError, PermissionDeniedError, UnauthenticatedError
 from modelshare.server.http import SESSION_COOKIE, Caller, base_url, get_platform, is_same_origin, requested_url
 from modelshare.server.proven import proven
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import Project, Scope
 
 
-class SignInNeeded(Unauthenticated):
+class SignInNeededError(UnauthenticatedError):
     """The page is for people who are signed in: errors of this kind lead there and back."""
 
 
@@ -85,7 +85,7 @@ async def visitor(request: Request) -> Visitor:
 async def signed_in(found: Annotated[Visitor, Depends(visitor)]) -> Person:
     """Sends others to sign in."""
     if found.person is None:
-        raise SignInNeeded
+        raise SignInNeededError
     return found.person
 
 
@@ -99,7 +99,7 @@ async def member(request: Request, project: str) -> Caller:
     """The person in a project that they chose; 404 for anybody who is not in it."""
     caller = await caller_now(request, project)
     if caller is None:
-        raise NotFound(
+        raise NotFoundError(
             "There is no such project, or you are not a member of it. Choose one of yours.",
             code=ErrorCode.PROJECT_NOT_FOUND,
         )
@@ -112,7 +112,7 @@ async def project_caller(request: Request, project: str, _: Annotated[Person, De
     caller = await caller_now(request, project)
     named = await platform.find_project(caller.project) if caller else None
     if caller is None or named is None:
-        raise NotFound("There is no such project, or you are not a member of it.")
+        raise NotFoundError("There is no such project, or you are not a member of it.")
     request.state.caller = caller
     request.state.project = named
     return caller
@@ -123,7 +123,7 @@ def in_project(scope: Scope | None = None) -> Callable[..., Awaitable[Caller]]:
 
     async def caller(found: Annotated[Caller, Depends(project_caller)]) -> Caller:
         if scope is not None and not found.allows(scope):
-            raise PermissionDenied("Only owners of the project may do this. Ask one of them.")
+            raise PermissionDeniedError("Only owners of the project may do this. Ask one of them.")
         return found
 
     return caller
@@ -132,7 +132,7 @@ def in_project(scope: Scope | None = None) -> Callable[..., Awaitable[Caller]]:
 async def platform_admin(person: Annotated[Person, Depends(signed_in)]) -> Caller:
     """The person as who runs the platform; for others there is no such page."""
     if not person.is_admin:
-        raise NotFound("There is no such page.")
+        raise NotFoundError("There is no such page.")
     return people.platform_caller(person)
 
 
@@ -141,8 +141,8 @@ async def project(request: Request, _: Annotated[Caller, Depends(project_caller)
     return found
 
 
-def _book(request: Request) -> SessionBook:
-    found: SessionBook = get_platform(request).parts[SessionBook]
+def _book(request: Request) -> SessionAuthenticator:
+    found: SessionAuthenticator = get_platform(request).parts[SessionAuthenticator]
     return found
 
 

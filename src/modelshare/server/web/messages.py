@@ -22,7 +22,7 @@ _INPUT: Final = (
 """How pydantic begins what it says."""
 
 
-def for_people(message: str) -> str:
+def humanize_error(message: str) -> str:
     """The message without words of programs, and without sentences that name a route of the API where it says more."""
     for programs, people in _ANEW:
         if programs.fullmatch(message):

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare import __version__
 from modelshare.server import outages
-from modelshare.server.audit.confirming import queries
+from modelshare.server.audit.propagation import queries
 from modelshare.server.audit.tables import ProcessRow
 from modelshare.server.db import CONFIRM_TOPIC, Database
 from modelshare.server.http import Paging, decode_cursor, encode_cursor
@@ -37,7 +37,7 @@ _LATE_SECONDS: Final = 60.0
 """The longest that a transaction takes: from the change until others see it."""
 
 
-class Confirmer:
+class PropagationTracker:
     """Confirms for one process, and keeps it among those that run."""
 
     def __init__(self, database: Database, *, address: str) -> None:

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from modelshare.server.audit.confirming import service
+from modelshare.server.audit.propagation import service
 from modelshare.server.http import PagingDep, PlatformCaller, ProjectRoute, ReadSession
 from modelshare.wire.base import Page
 from modelshare.wire.usage import Process

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from pydantic import ValidationError
 
-from modelshare.cli.exits import ExitCode
+from modelshare.cli.exit_codes import ExitCode
 from modelshare.client.errors import (
     ApiError,
     AuthenticationError,

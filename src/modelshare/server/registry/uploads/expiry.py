@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
-from modelshare.server.errors import Conflict
+from modelshare.server.errors import ConflictError
 from modelshare.server.http import Caller, Platform
 from modelshare.server.outages import is_database_away
 from modelshare.server.registry import queries as models
@@ -33,7 +33,7 @@ async def cancel(platform: Platform, caller: Caller, upload_id: str) -> Upload:
         row = await find(session, caller, upload_id)
     closed = await _close(platform, row, UploadState.CANCELLED, caller.actor)
     if closed.state == UploadState.COMPLETED:
-        raise Conflict(
+        raise ConflictError(
             "This upload is completed, so there is nothing to cancel. Delete the model instead, or this version of it.",
             code=ErrorCode.UPLOAD_NOT_OPEN,
         )

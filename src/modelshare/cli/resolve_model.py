@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
 from modelshare.client import CatalogFilter, Client, InvalidRequestError, NotFoundError
 from modelshare.wire.models import CatalogModel, ExtendedModel
 

@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.db import Database, unclaimed, upsert
+from modelshare.server.db import Database, skip_locked, upsert
 from modelshare.server.outages import outage_of
 from modelshare.server.sharing.search.spelling import can_be_corrected, forms
 from modelshare.server.sharing.search.tables import CatalogEntryRow, CatalogWordRow
@@ -42,7 +42,7 @@ async def learn(database: Database) -> None:
 async def _learn_some(session: AsyncSession, after: int, at_once: int, taken: list[int]) -> bool:
     """Whether there may be more. `taken` hears which entries these are."""
     statement = select(CatalogEntryRow).where(CatalogEntryRow.is_learned.is_(False), CatalogEntryRow.id > after)
-    entries = (await session.scalars(unclaimed(statement.order_by(CatalogEntryRow.id).limit(at_once)))).all()
+    entries = (await session.scalars(skip_locked(statement.order_by(CatalogEntryRow.id).limit(at_once)))).all()
     taken.extend(entry.id for entry in entries)
     if not entries:
         return False

@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import Final
 
 from modelshare.agent.backoff import Backoff
-from modelshare.agent.deployment import RETRY_CAP, RETRY_FIRST, Deployment, Serving, Tools
+from modelshare.agent.deployment import RETRY_CAP, RETRY_FIRST, Deployment, DeploymentContext, Serving
 from modelshare.agent.desired import plan
 from modelshare.agent.tasks import in_thread
-from modelshare.wire.link import Desired, Frame, Released, Wanted
+from modelshare.wire.link import Desired, DesiredDeployment, Frame, Released
 
 _log = logging.getLogger(__name__)
 
@@ -21,10 +21,12 @@ RELEASE_SECONDS: Final = 1800.0
 request take. It ends at once when the last of them does, and the server cancels those that nobody waits for."""
 
 
-class Runner:
+class Deployments:
     """Holds one supervisor per wanted deployment. `say` gives False when a frame could not be sent."""
 
-    def __init__(self, tools: Tools, say: Callable[[Frame], bool], *, release_seconds: float = RELEASE_SECONDS) -> None:
+    def __init__(
+        self, tools: DeploymentContext, say: Callable[[Frame], bool], *, release_seconds: float = RELEASE_SECONDS
+    ) -> None:
         self._tools = tools
         self._say = say
         self._release_seconds = release_seconds
@@ -81,7 +83,7 @@ class Runner:
             if name not in here and name not in self._ending:
                 self._say(Released(name))
 
-    def _begin(self, wanted: Wanted) -> None:
+    def _begin(self, wanted: DesiredDeployment) -> None:
         name = wanted.deployment_id
         self._left_over.discard(name)
         self._unsaid.discard(name)

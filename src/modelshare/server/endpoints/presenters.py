@@ -1,11 +1,11 @@
 """What people see of endpoints. Built from rows, no query of its own."""
 
-from modelshare.server.endpoints import following
+from modelshare.server.endpoints import version_choice
 from modelshare.server.endpoints.tables import EndpointRow
-from modelshare.server.registry import opened
-from modelshare.server.registry.opened import Opened
+from modelshare.server.registry import file_selection
+from modelshare.server.registry.file_selection import FileSelection
 from modelshare.server.registry.tables import ModelRow, VersionRow
-from modelshare.server.sharing.views import notice
+from modelshare.server.sharing.presenters import notice
 from modelshare.wire.base import Page
 from modelshare.wire.endpoints import Endpoint, EndpointProgress, EndpointStatus
 
@@ -26,7 +26,7 @@ def view(row: EndpointRow, base_url: str) -> Endpoint:
         tier=row.tier,
         version=row.version or "latest",
         resolved_version=version.version if version else None,
-        version_note=following.note(row),
+        version_note=version_choice.note(row),
         file=row.file,
         status=status,
         status_reason=reason,
@@ -43,24 +43,26 @@ def resolved(row: EndpointRow) -> VersionRow | None:
 
     One that follows the latest version and chose a file stays at the last version that has it.
     """
-    wanted = following.wanted(row)
-    if wanted is None or opened.find(wanted, row.file):
+    wanted = version_choice.wanted(row)
+    if wanted is None or file_selection.find(wanted, row.file):
         return wanted
     if row.version is not None:
         return None
-    earlier = [each for each in following.choosable(row) if each.id < wanted.id and opened.find(each, row.file)]
+    earlier = [
+        each for each in version_choice.choosable(row) if each.id < wanted.id and file_selection.find(each, row.file)
+    ]
     return earlier[-1] if earlier else None
 
 
-def serves(row: EndpointRow) -> Opened | None:
+def serves(row: EndpointRow) -> FileSelection | None:
     """Which of that version's models it serves."""
     version = resolved(row)
-    return opened.find(version, row.file) if version else None
+    return file_selection.find(version, row.file) if version else None
 
 
 def _stays(row: EndpointRow, version: VersionRow | None) -> str | None:
     """Why it does not follow the latest version."""
-    latest = following.wanted(row) if row.version is None else None
+    latest = version_choice.wanted(row) if row.version is None else None
     if version is None or latest is None or latest is version:
         return None
     return (

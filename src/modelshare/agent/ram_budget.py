@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from modelshare.agent.errors import NoMemory
+from modelshare.agent.errors import NoMemoryError
 
 
-class Memory:
+class RamBudget:
     """What engines that run take of it. Weights that are mapped are never refused by the system, so it is done here."""
 
     def __init__(self, total: int) -> None:
@@ -20,7 +20,7 @@ class Memory:
         The first engine is always let in: alone, a model that is too large may still be served, if slowly.
         """
         if weights and self._taken and self._taken + weights > self._total:
-            raise NoMemory(needed=weights, taken=self._taken, total=self._total)
+            raise NoMemoryError(needed=weights, taken=self._taken, total=self._total)
         self._taken += weights
         try:
             yield

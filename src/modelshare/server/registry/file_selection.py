@@ -26,7 +26,7 @@ File = TypeVar("File", bound=_File)
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class FileSelection:
     """A model of a version, as an agent is told of it."""
 
     file: str
@@ -67,7 +67,7 @@ def own_file(version: VersionRow) -> str | None:
     return next(iter(version.facts.get("weights") or ()), None)
 
 
-def find(version: VersionRow, file: str | None) -> Opened | None:
+def find(version: VersionRow, file: str | None) -> FileSelection | None:
     """The model that `file` is part of (None: the version's own); None where there is no such choice."""
     facts = version.facts
     weights = tuple(facts.get("weights") or ())
@@ -76,7 +76,7 @@ def find(version: VersionRow, file: str | None) -> Opened | None:
     choice = next((each for each in choices(version) if file in each["weights"]), None)
     if choice is None:
         return None
-    return Opened(
+    return FileSelection(
         file=choice["file"],
         root=choice["root"],
         weights=tuple(choice["weights"]),
@@ -89,9 +89,9 @@ def find(version: VersionRow, file: str | None) -> Opened | None:
     )
 
 
-def _own(version: VersionRow, weights: tuple[str, ...]) -> Opened:
+def _own(version: VersionRow, weights: tuple[str, ...]) -> FileSelection:
     companions = version.facts.get("companions")
-    return Opened(
+    return FileSelection(
         file="",
         root=version.facts.get("root", _root_of_old(version, weights)),
         weights=weights,

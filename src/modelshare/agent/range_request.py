@@ -17,20 +17,20 @@ _READ_AHEAD: Final = 1 << 20
 """Bytes that may wait per connection while earlier ones are written."""
 
 
-class Refused(Exception):
+class UrlRejectedError(Exception):
     """The signed URL is not, or no longer, accepted."""
 
 
-class Interrupted(Exception):
+class InterruptedTransferError(Exception):
     """The connection was cut or stalled, or the storage is busy: the same request may work in a moment."""
 
 
-class Unusable(Exception):
+class UnusableAnswerError(Exception):
     """The storage answers, but not with this file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class RangeBody:
     """The bytes of an answer, and where in the file they begin and end."""
 
     start: int
@@ -41,7 +41,7 @@ class Body:
 @asynccontextmanager
 async def open_range(
     http: aiohttp.ClientSession, url: str, start: int, end: int, *, size: int, stall_seconds: float
-) -> AsyncIterator[Body]:
+) -> AsyncIterator[RangeBody]:
     """Ask for the bytes [start, end) of a file of `size` bytes.
 
     A server that knows no ranges sends the whole file: then the body begins at 0, whatever was asked. Reading from
@@ -52,40 +52,40 @@ async def open_range(
     try:
         async with http.get(url, headers=headers, timeout=timeout, read_bufsize=_READ_AHEAD) as answer:
             first, last = _extent(answer, start, end, size)
-            yield Body(first, last, answer.content)
+            yield RangeBody(first, last, answer.content)
     except TimeoutError as error:
-        raise Interrupted(f"no byte came for {stall_seconds:g} s") from error
+        raise InterruptedTransferError(f"no byte came for {stall_seconds:g} s") from error
     except aiohttp.InvalidURL as error:
-        raise Unusable("the link to it is not a URL") from error
+        raise UnusableAnswerError("the link to it is not a URL") from error
     except (aiohttp.ClientError, ConnectionError) as error:
-        raise Interrupted(_plain(error)) from error
+        raise InterruptedTransferError(_plain(error)) from error
 
 
 def _extent(answer: aiohttp.ClientResponse, start: int, end: int, size: int) -> tuple[int, int]:
     status = answer.status
     if status in _REFUSED:
-        raise Refused(f"HTTP {status}")
+        raise UrlRejectedError(f"HTTP {status}")
     if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise Interrupted(f"HTTP {status}")
+        raise InterruptedTransferError(f"HTTP {status}")
     if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-        raise Unusable(f"HTTP {status}")
+        raise UnusableAnswerError(f"HTTP {status}")
     if (header := answer.headers.get("Content-Range")) is None:
         if status == HTTPStatus.PARTIAL_CONTENT:
-            raise Unusable("a partial answer that does not say which part it is")
+            raise UnusableAnswerError("a partial answer that does not say which part it is")
         _check_size(answer.content_length, size)
         return 0, size
     if (match := _CONTENT_RANGE.fullmatch(header)) is None:
-        raise Unusable(f"an unreadable Content-Range, `{header[:80]}`")
+        raise UnusableAnswerError(f"an unreadable Content-Range, `{header[:80]}`")
     if match[3] != "*":
         _check_size(int(match[3]), size)
     if int(match[1]) != start:
-        raise Unusable("another part of the file than the one asked for")
+        raise UnusableAnswerError("another part of the file than the one asked for")
     return start, min(end, int(match[2]) + 1)
 
 
 def _check_size(stored: int | None, size: int) -> None:
     if stored is not None and stored != size:
-        raise Unusable(f"{stored} bytes where the manifest says {size}")
+        raise UnusableAnswerError(f"{stored} bytes where the manifest says {size}")
 
 
 def _plain(error: Exception) -> str:

@@ -5,15 +5,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from modelshare.server.fleet.link import AnswerStream
-from modelshare.server.fleet.links import Links
+from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.service import Target
 from modelshare.server.router.forward import Forwarder
 
 
-class LinkWays:
+class TargetSelector:
     """The ways of one process."""
 
-    def __init__(self, links: Links, forwarder: Forwarder) -> None:
+    def __init__(self, links: AgentLinks, forwarder: Forwarder) -> None:
         self._links = links
         self._forwarder = forwarder
         self._forwarded: Counter[str] = Counter()

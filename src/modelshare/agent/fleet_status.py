@@ -7,18 +7,18 @@ from pathlib import Path
 
 import msgspec
 
-from modelshare.agent.control import Control
 from modelshare.agent.errors import AgentError
 from modelshare.agent.identity import Identity, save_identity
+from modelshare.agent.server_api import ServerApi
 from modelshare.wire.verdict import NONCE_BYTES, Verdict, sign
 
 _log = logging.getLogger(__name__)
 
 
-class Standing:
+class FleetStatus:
     """Of one identity."""
 
-    def __init__(self, control: Control, identity: Identity, data_dir: Path) -> None:
+    def __init__(self, control: ServerApi, identity: Identity, data_dir: Path) -> None:
         self._control = control
         self._identity = identity
         self._data_dir = data_dir

@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.accounts.service import get_project
 from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
-from modelshare.server.errors import Conflict, NotFound
+from modelshare.server.errors import ConflictError, NotFoundError
 from modelshare.server.fleet import queries
-from modelshare.server.fleet.tables import DeploymentRow, ReleaseRow
+from modelshare.server.fleet.tables import DeploymentRow, WeightDeletionRow
 from modelshare.server.fleet.topics import DEPLOYMENTS_TOPIC, READY_TOPIC
 from modelshare.server.http import Caller
 from modelshare.server.ids import parse_uuid
@@ -19,11 +19,11 @@ from modelshare.server.registry.tables import ModelRow
 from modelshare.wire.sharing import WeightsRelease
 
 
-async def let_go(session: AsyncSession, deployments: Collection[DeploymentRow], *, now: int) -> None:
+async def request_deletion(session: AsyncSession, deployments: Collection[DeploymentRow], *, now: int) -> None:
     """Ends deployments, whose agents are locked; each agent hears of it, deletes the weights and says so."""
     for row in await queries.with_agent_and_version(session, [row.id for row in deployments]):
         session.add(
-            ReleaseRow(
+            WeightDeletionRow(
                 deployment_id=row.id,
                 agent_id=row.agent_id,
                 project_id=row.agent.project_id,
@@ -81,9 +81,9 @@ async def close(
     model, uid = await registry.get(session, caller, model_id), parse_uuid(deployment_id)
     row = await queries.release(session, model.id, uid) if uid else None
     if row is None or row.project_id == model.project_id:
-        raise NotFound("No machine was told to delete that. GET /v1/models/{id}/recall lists those that were.")
+        raise NotFoundError("No machine was told to delete that. GET /v1/models/{id}/recall lists those that were.")
     if row.confirmed_at is not None:
-        raise Conflict("This machine has confirmed that the weights are deleted; there is nothing to close.")
+        raise ConflictError("This machine has confirmed that the weights are deleted; there is nothing to close.")
     if row.closed_at is None:
         row.closed_at = now
         notify(session, DEPLOYMENTS_TOPIC, str(row.deployment_id))
@@ -102,7 +102,7 @@ async def close(
     return _view(row, await _name(session, row.project_id))
 
 
-def _view(row: ReleaseRow, project: str | None) -> WeightsRelease:
+def _view(row: WeightDeletionRow, project: str | None) -> WeightsRelease:
     return WeightsRelease(
         deployment=str(row.deployment_id),
         version=row.version,

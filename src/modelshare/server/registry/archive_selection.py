@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Final
 
-from modelshare.server.registry.refused import Refused
+from modelshare.server.registry.refused import ModelRejectedError
 from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection
 
 _MOST_WORK: Final = 40_000_000
 """Steps of matching, a few hundred nanoseconds each, of one walk."""
 
 
-class Chosen:
+class ArchiveSelection:
     """Decides for one walk over an archive, and remembers what it left out.
 
     Patterns are relative to the folder that holds everything, which shows only at the end: a first walk, which does not
@@ -32,7 +32,9 @@ class Chosen:
             return True
         self._work += self._selection.work(path)
         if self._work > _MOST_WORK:
-            raise Refused("There are too many patterns for so many files; give fewer or simpler ones, and push again.")
+            raise ModelRejectedError(
+                "There are too many patterns for so many files; give fewer or simpler ones, and push again."
+            )
         found = self._found(path.rstrip("/"), is_folder=path.endswith("/"))
         if found is not None:
             self._left_out[found] = None
@@ -45,7 +47,7 @@ class Chosen:
         prefix = f"{self.top}/" if self.top and self._prefix is None else ""
         return [LeftOut(found.path.removeprefix(prefix), found.reason) for found in self._left_out]
 
-    def again(self, lines: Sequence[str] | None) -> "Chosen | None":
+    def again(self, lines: Sequence[str] | None) -> "ArchiveSelection | None":
         """For a second walk, where the first did not know enough; `lines` are the ignore file's, where there is one.
 
         Also where the folder that holds everything has the name of one that is left out, such as `runs`.
@@ -55,10 +57,12 @@ class Chosen:
         if self.top is None:
             tops = {found.path for found in self._left_out}
             top = tops.pop() if len(tops) == 1 and not self._took_any else ""
-            return Chosen(self._selection, top=top[:-1]) if top.endswith("/") and top.count("/") == 1 else None
+            return (
+                ArchiveSelection(self._selection, top=top[:-1]) if top.endswith("/") and top.count("/") == 1 else None
+            )
         if lines is None and not self._selection.patterns:
             return None
-        return Chosen(self._selection.with_ignored(lines or ()), top=self.top)
+        return ArchiveSelection(self._selection.with_ignored(lines or ()), top=self.top)
 
     def _found(self, path: str, *, is_folder: bool) -> LeftOut | None:
         if self._prefix is not None:

@@ -10,12 +10,12 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import passwords, people, sessions
+from modelshare.server.accounts.fair_turns import FairTurns
+from modelshare.server.accounts.presenters import Person
 from modelshare.server.accounts.rules import EMAIL_LENGTH, normal_email
-from modelshare.server.accounts.turns import Turns
-from modelshare.server.accounts.views import Person
 from modelshare.server.addresses import counted_as
 from modelshare.server.db import Database
-from modelshare.server.errors import RateLimited, Unauthenticated
+from modelshare.server.errors import RateLimitedError, UnauthenticatedError
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.settings import Settings
 from modelshare.wire.errors import ErrorCode
@@ -34,7 +34,7 @@ class SignIn:
         self._clock = clock
         self._addresses = TokenBuckets(_PER_ADDRESS, clock)
         self._pairs = TokenBuckets(_PER_PAIR, clock)
-        self._turns = Turns(passwords.AT_ONCE)
+        self._turns = FairTurns(passwords.AT_ONCE)
 
     async def sign_up(
         self, *, email: str, name: str, password: str, invitation: str | None, address: str
@@ -82,7 +82,7 @@ class SignIn:
         async with self._database.read() as session:
             found = await people.credentials(session, email)
         if not await passwords.verify(password, found[1] if found else None) or found is None:
-            raise Unauthenticated("E-mail and password do not go together. Check both and try again.")
+            raise UnauthenticatedError("E-mail and password do not go together. Check both and try again.")
         return found
 
     def _count(self, address: str, email: str) -> float:
@@ -90,7 +90,7 @@ class SignIn:
         place = counted_as(address)
         pair = f"{place} {normal_email(email)[:EMAIL_LENGTH]}"
         if wait := self._addresses.take(place) or self._pairs.take(pair):
-            raise RateLimited(
+            raise RateLimitedError(
                 f"Too many attempts from your address. Try again in {wait} s.",
                 code=ErrorCode.RATE_LIMIT_EXCEEDED,
                 retry_after=wait,

@@ -8,12 +8,12 @@ from fastapi import Depends, Query, Request
 from modelshare.server.accounts import members
 from modelshare.server.http import Caller, ReadSession
 from modelshare.server.sharing.search import ANYBODY, Viewer
-from modelshare.server.web.visitor import VisitorDep, member
+from modelshare.server.web.page_auth import VisitorDep, member
 from modelshare.wire.keys import Scope
 
 
 @dataclass(frozen=True, slots=True)
-class Onlooker:
+class PageViewer:
     """Whoever looks, and as which project."""
 
     viewer: Viewer = ANYBODY
@@ -32,18 +32,18 @@ async def onlooker(
     session: ReadSession,
     visitor: VisitorDep,
     project: Annotated[str, Query(alias="as", max_length=100)] = "",
-) -> Onlooker:
+) -> PageViewer:
     """Somebody who is not signed in sees what the public sees, whatever the URL says."""
     if visitor.person is None:
-        return Onlooker()
+        return PageViewer()
     found = {each.slug: f"{each.name} ({each.slug})" for each in await members.memberships(session, visitor.person)}
     if not project:
-        return Onlooker(projects=tuple(found.items()))
+        return PageViewer(projects=tuple(found.items()))
     caller = await member(request, project)
     slug = caller.project_slug or project
     found.setdefault(slug, slug)  # who runs the platform may look as any
     knows = caller.allows(Scope.MODELS) or caller.allows(Scope.ENDPOINTS)
-    return Onlooker(Viewer(caller.project_id) if knows else ANYBODY, caller, tuple(found.items()))
+    return PageViewer(Viewer(caller.project_id) if knows else ANYBODY, caller, tuple(found.items()))
 
 
-OnlookerDep = Annotated[Onlooker, Depends(onlooker)]
+OnlookerDep = Annotated[PageViewer, Depends(onlooker)]

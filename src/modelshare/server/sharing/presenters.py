@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from modelshare.server.registry import opened
+from modelshare.server.registry import file_selection
 from modelshare.server.registry.service import current, manifest_of, resolve, version_view
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.rules import ModelFacts, allowed_tiers, status_of
 from modelshare.server.sharing.search import Found
-from modelshare.server.sharing.search.cards import Card, card_of
+from modelshare.server.sharing.search.cards import CatalogCard, card_of
 from modelshare.server.sharing.tables import RecallRow, ShareRow
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.models import (
     CatalogModel,
     CatalogModelDetail,
@@ -89,8 +89,8 @@ def extended_view(own: OwnModel, *, card: bool = True) -> ExtendedModel:
         context_length=version.context_length if version else None,
         quantization=version.quantization if version else None,
         task=version.task if version else None,
-        file=opened.own_file(version) if version else None,
-        choices=[_choice_view(choice) for choice in opened.choices(version)] if version else [],
+        file=file_selection.own_file(version) if version else None,
+        choices=[_choice_view(choice) for choice in file_selection.choices(version)] if version else [],
         version=version.version if version else None,
         version_notes=version.notes if version else None,
         manifest_digest=version.manifest_digest if version else None,
@@ -117,14 +117,14 @@ def _choice_view(choice: Mapping[str, Any]) -> ModelChoice:
     )
 
 
-def catalog_view(card: Card, tiers: TierBook) -> CatalogModel:
+def catalog_view(card: CatalogCard, tiers: TierRegistry) -> CatalogModel:
     """A card of the public catalog."""
     role = CatalogRole(card.role)
     shown = card._asdict() | {"id": str(card.id), "size_bytes": card.size_bytes or 0}
     return CatalogModel(**shown, catalog_role=role, allowed_tiers=allowed_tiers(role, tiers))
 
 
-def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers: TierBook) -> CatalogModelDetail:
+def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers: TierRegistry) -> CatalogModelDetail:
     """A model's page: the manifest too, and the other versions that are ready."""
     ready = [
         version_view(row).model_copy(update={"latest_note": None})  # its owner's to know, as it says what to do
@@ -137,11 +137,11 @@ def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers:
         manifest=manifest_of(version),
         manifest_digest=version.manifest_digest or "",
         versions=ready,
-        choices=[_choice_view(choice) for choice in opened.choices(version)],
+        choices=[_choice_view(choice) for choice in file_selection.choices(version)],
     )
 
 
-def catalog_page(found: Found, tiers: TierBook) -> CatalogPage:
+def catalog_page(found: Found, tiers: TierRegistry) -> CatalogPage:
     """A page of cards, with what was counted."""
     return CatalogPage(
         data=[catalog_view(card, tiers) for card in found.cards],

@@ -50,7 +50,7 @@ class KeyUse(NamedTuple):
     address: str
 
 
-class KeyRing:
+class KeyAuthenticator:
     """Authenticates values of keys; remembers them for a second, and forgets at once what a notification names."""
 
     def __init__(self, database: Database, clock: Callable[[], float], *, grace: float = GRACE_SECONDS) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Turns:
+class FairTurns:
     """`most` at once. One that asks for much waits behind all others, so nobody is kept out by somebody's flood."""
 
     def __init__(self, most: int) -> None:

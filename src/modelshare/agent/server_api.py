@@ -9,7 +9,7 @@ import aiohttp
 from pydantic import BaseModel, ValidationError
 
 from modelshare.agent.backoff import Backoff
-from modelshare.agent.errors import AgentError, GrantGone, PullError, Stop
+from modelshare.agent.errors import AgentError, GrantGoneError, PullError, StopError
 from modelshare.wire.agents import Enroll, Enrolled, Grant
 from modelshare.wire.errors import ErrorEnvelope
 from modelshare.wire.verdict import STATUS_PATH, AgentStatus
@@ -24,7 +24,7 @@ _RETRY_CAP: Final = 30.0
 _LONGEST_STATUS: Final = 4096
 
 
-class Refusal(AgentError):
+class ServerRefusalError(AgentError):
     """The server answered with an error."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -32,7 +32,7 @@ class Refusal(AgentError):
         self.status = status
 
 
-class Control:
+class ServerApi:
     """The server's routes for agents."""
 
     def __init__(
@@ -49,14 +49,14 @@ class Control:
         while True:
             try:
                 return Enrolled.model_validate_json(await self._post("/v1/enroll", request))
-            except Refusal as refusal:
+            except ServerRefusalError as refusal:
                 if refusal.status < HTTPStatus.INTERNAL_SERVER_ERROR and refusal.status != HTTPStatus.TOO_MANY_REQUESTS:
-                    raise Stop(f"The server did not enroll this agent: {refusal}") from refusal
+                    raise StopError(f"The server did not enroll this agent: {refusal}") from refusal
                 trouble: Exception = refusal
             except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
                 trouble = error
             except ValidationError as error:
-                raise Stop(f"What answers at {self._url} is no modelshare server; check --url.") from error
+                raise StopError(f"What answers at {self._url} is no modelshare server; check --url.") from error
             delay = backoff.next()
             _log.warning("%s cannot be reached (%s). Trying again in %.1f s.", self._url, _brief(trouble), delay)
             await asyncio.sleep(delay)
@@ -67,9 +67,9 @@ class Control:
         while True:
             try:
                 return Grant.model_validate_json(await self._post(f"/v1/agent/deployments/{deployment_id}/grant"))
-            except Refusal as refusal:
+            except ServerRefusalError as refusal:
                 if refusal.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
-                    raise GrantGone("The server no longer gives this deployment to this agent.") from refusal
+                    raise GrantGoneError("The server no longer gives this deployment to this agent.") from refusal
                 trouble: Exception = refusal
             except (aiohttp.ClientError, TimeoutError, ConnectionError, ValidationError) as error:
                 trouble = error
@@ -85,7 +85,7 @@ class Control:
             async with asked as answer:
                 content = await answer.content.read(_LONGEST_STATUS)
                 if answer.status != HTTPStatus.OK:
-                    raise Refusal(answer.status, _message(content) or f"HTTP {answer.status}")
+                    raise ServerRefusalError(answer.status, _message(content) or f"HTTP {answer.status}")
                 return AgentStatus.model_validate_json(content)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise AgentError(_brief(error)) from error
@@ -96,7 +96,7 @@ class Control:
         async with self._http.post(self._url + path, data=data, headers=headers, timeout=_TIMEOUT) as answer:
             content = await answer.read()
             if answer.status >= HTTPStatus.BAD_REQUEST:
-                raise Refusal(answer.status, _message(content) or f"HTTP {answer.status}")
+                raise ServerRefusalError(answer.status, _message(content) or f"HTTP {answer.status}")
             return content
 
 

@@ -21,7 +21,7 @@ _ANSWER_SECONDS: Final = 5.0
 """A database that has not answered by then is asked again: the connection may be dead, and the database not."""
 
 
-class Running(Generic[Ground]):
+class InFlight(Generic[Ground]):
     """One process's requests, by the ground each stands on: the key it came with, the endpoint it goes to."""
 
     def __init__(

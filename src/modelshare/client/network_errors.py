@@ -37,7 +37,9 @@ def _of_connection(route: Route, error: Exception, listener: str) -> str:
         case httpx.ProxyError() if route.proxy:
             return _refused_by_proxy(route, route.proxy, what)
         case httpx.ConnectTimeout():
-            whom = f"the proxy {route.proxy.shown}, which {route.proxy.variable} names," if route.proxy else route.url
+            whom = (
+                f"the proxy {route.proxy.printable}, which {route.proxy.variable} names," if route.proxy else route.url
+            )
             return f"Cannot reach {whom} within a few seconds. Check the address, and any firewall or VPN in between."
         case httpx.ConnectError() | ConnectionRefusedError() if not route.proxy:
             check = f" ({what}). Check this machine's network, and any firewall or VPN in between."
@@ -118,7 +120,7 @@ def _of_name(route: Route, error: socket.gaierror) -> str:
 
 
 def _proxy(proxy: Proxy) -> str:
-    return f"the proxy {proxy.shown}, which {proxy.variable} names"
+    return f"the proxy {proxy.printable}, which {proxy.variable} names"
 
 
 def _without(route: Route, proxy: Proxy) -> str:
@@ -152,7 +154,7 @@ def _of_tls(route: Route, error: ssl.SSLError) -> str:
     proxy = route.proxy
     if reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"}:
         if proxy and proxy.url.startswith("https:"):
-            plainly = proxy.shown.replace("https:", "http:", 1)
+            plainly = proxy.printable.replace("https:", "http:", 1)
             return f"The proxy that {proxy.variable} names does not speak TLS. Set the variable to {plainly}."
         plainly = route.url.replace("https:", "http:", 1)
         return f"{route.host}:{route.port} does not speak TLS. Give the URL as {plainly}, or the port that does."
@@ -166,7 +168,7 @@ def _refused_by_proxy(route: Route, proxy: Proxy, said: str) -> str:
     if said.startswith("407") or "auth" in said.lower():
         return _wants_password(proxy)
     return (
-        f"The proxy {proxy.shown}, which {proxy.variable} names, does not connect to {route.host}:{route.port} "
+        f"The proxy {proxy.printable}, which {proxy.variable} names, does not connect to {route.host}:{route.port} "
         f"({plain(said, _LONGEST).rstrip('.')}). Ask whoever runs it, or set NO_PROXY={route.host} to go without."
     )
 
@@ -174,9 +176,9 @@ def _refused_by_proxy(route: Route, proxy: Proxy, said: str) -> str:
 def _wants_password(proxy: Proxy | None) -> str:
     if proxy is None:
         return "A proxy on the way asks for a user and a password (407). Name it in HTTPS_PROXY, with both."
-    scheme, _, rest = proxy.shown.partition("://")
+    scheme, _, rest = proxy.printable.partition("://")
     return (
-        f"The proxy {proxy.shown}, which {proxy.variable} names, asks for a user and a password. Set {proxy.variable} "
+        f"The proxy {proxy.printable}, which {proxy.variable} names, asks for a user and a password. Set {proxy.variable} "
         f"to {scheme}://USER:PASSWORD@{rest}."
     )
 
@@ -192,7 +194,7 @@ def _of_redirect(route: Route, location: str) -> str:
 
 
 def _via(route: Route) -> str:
-    return f" (by the proxy {route.proxy.shown}, which {route.proxy.variable} names)" if route.proxy else ""
+    return f" (by the proxy {route.proxy.printable}, which {route.proxy.variable} names)" if route.proxy else ""
 
 
 def _was_refused(error: BaseException) -> bool:
