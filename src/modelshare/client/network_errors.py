@@ -178,8 +178,8 @@ def _wants_password(proxy: Proxy | None) -> str:
         return "A proxy on the way asks for a user and a password (407). Name it in HTTPS_PROXY, with both."
     scheme, _, rest = proxy.printable.partition("://")
     return (
-        f"The proxy {proxy.printable}, which {proxy.variable} names, asks for a user and a password. Set {proxy.variable} "
-        f"to {scheme}://USER:PASSWORD@{rest}."
+        f"The proxy {proxy.printable}, which {proxy.variable} names, asks for a user and a password. Set "
+        f"{proxy.variable} to {scheme}://USER:PASSWORD@{rest}."
     )
 
 

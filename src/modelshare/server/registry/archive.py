@@ -139,7 +139,8 @@ class _Extraction:
         source = self._written.get(member.target)
         if source is None:
             raise ModelRejectedError(
-                f"{printable(member.path)} in {self._name} is a hard link to {printable(member.target)}, which is not among "
+                f"{printable(member.path)} in {self._name} is a hard link to {printable(member.target)}, "
+                "which is not among "
                 "the files before it; pack the folder with `tar --hard-dereference`, or a copy of it made by `cp -rL`, "
                 "and push it again."
             )

@@ -59,7 +59,8 @@ def _check_tensors(parts: Sequence[str], headers: Mapping[str, Header]) -> None:
         for tensor in headers[path].tensors:
             if tensor.name in names:
                 raise ModelRejectedError(
-                    f"{printable(path)} holds the tensor {printable(tensor.name)}, as another part does; split the model anew."
+                    f"{printable(path)} holds the tensor {printable(tensor.name)}, as another part does; "
+                    "split the model anew."
                 )
             names.add(tensor.name)
     stated = headers[parts[0]].integer("split.tensors.count")

@@ -101,7 +101,8 @@ def shards_of_index(
         path = posixpath.join(folder, name)
         if posixpath.dirname(name):
             raise ModelRejectedError(
-                f"{printable(index)} names the file {printable(str(shard))} of another folder; put the shards beside the index."
+                f"{printable(index)} names the file {printable(str(shard))} of another folder; "
+                "put the shards beside the index."
             )
         if path not in headers:
             raise ModelRejectedError(
@@ -109,7 +110,8 @@ def shards_of_index(
             )
         if tensor not in headers[path] and path not in unread:
             raise ModelRejectedError(
-                f"{printable(path)} lacks the tensor {printable(tensor)} that {printable(index)} places there; push both anew."
+                f"{printable(path)} lacks the tensor {printable(tensor)} that {printable(index)} places there; "
+                "push both anew."
             )
         shards.add(path)
     return tuple(sorted(shards))

@@ -129,8 +129,8 @@ def _compare(row: UploadRow, files: Sequence[UploadFile], claims: dict[int, File
             is_other = True
         if is_other:
             raise ConflictError(
-                f"{printable(file.path)} changed while it was being pushed: it is not what has arrived. Push again when "
-                "nothing writes to it.",
+                f"{printable(file.path)} changed while it was being pushed: it is not what has arrived. Push again "
+                "when nothing writes to it.",
                 code=ErrorCode.CHECKSUM_MISMATCH,
                 param="files",
             )
