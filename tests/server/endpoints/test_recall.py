@@ -46,8 +46,8 @@ async def model(app: Application, owner: Tenant) -> str:
 @pytest.fixture
 async def deployed(deployer: Tenant, model: str) -> str:
     """The deployer's endpoint; its slug."""
-    wish = {"slug": "chat", "model": model, "tier": "self_hosted"}
-    assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": "chat", "model": model, "tier": "self_hosted"}
+    assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
     return "chat"
 
 
@@ -118,13 +118,13 @@ async def test_while_it_lasts_nobody_else_selects_it_and_it_cannot_be_shared(
     refused = await owner.http.post(f"/v1/models/{model}/share")
     assert problem(refused) == (400, "invalid_request_error", None)
     assert "Cancel the recall first" in message(refused)
-    wish = {"slug": "another", "model": model, "tier": "self_hosted"}
-    assert problem(await deployer.http.post("/v1/endpoints", json=wish))[2] == "model_not_found"
+    spec = {"slug": "another", "model": model, "tier": "self_hosted"}
+    assert problem(await deployer.http.post("/v1/endpoints", json=spec))[2] == "model_not_found"
     await deployer.http.patch("/v1/endpoints/chat", json={"is_active": False})
     again = await deployer.http.patch("/v1/endpoints/chat", json={"is_active": True})
     assert problem(again) == (403, "permission_error", "model_recalled")
     assert REASON in message(again)
-    assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201, "the owner is not bound"
+    assert (await owner.http.post("/v1/endpoints", json=spec)).status_code == 201, "the owner is not bound"
 
 
 async def test_cancelled_everything_goes_on_but_unshared_it_stays(
@@ -176,8 +176,8 @@ async def test_at_the_deadline_endpoints_stop_and_machines_delete(
 
     await wait_until(confirmed)
     assert await holding(owner, model) == 0
-    assert (await actions(owner))[0] == "agent.release"
-    assert (await actions(deployer))[:2] == ["agent.release", "endpoint.stop"]
+    assert (await actions(owner))[0] == "agent.delete_weights"
+    assert (await actions(deployer))[:2] == ["agent.delete_weights", "endpoint.stop"]
 
 
 async def test_a_machine_that_left_before_and_has_not_confirmed_is_shown(
@@ -363,8 +363,8 @@ async def test_a_grant_lives_no_longer_than_the_recall_lets_it(
 async def test_the_owners_own_endpoints_go_on(
     app: Application, owner: Tenant, deployer: Tenant, model: str, deployed: str
 ) -> None:
-    wish = {"slug": "own", "model": model, "tier": "free"}
-    assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": "own", "model": model, "tier": "free"}
+    assert (await owner.http.post("/v1/endpoints", json=spec)).status_code == 201
     await recall(owner, model, 0)
     await endpoint_is(deployer, "inactive")
     own = (await owner.http.get("/v1/endpoints/own")).json()
@@ -376,10 +376,10 @@ async def test_the_platform_makes_no_new_one_for_another_project(
     app: Application, owner: Tenant, deployer: Tenant, operator: httpx.AsyncClient, model: str
 ) -> None:
     await recall(owner, model, 3600)
-    wish = {"slug": "new", "model": model, "tier": "self_hosted"}
-    refused = await operator.post(f"/{deployer.project.id}/v1/endpoints", json=wish)
+    spec = {"slug": "new", "model": model, "tier": "self_hosted"}
+    refused = await operator.post(f"/{deployer.project.id}/v1/endpoints", json=spec)
     assert problem(refused) == (403, "permission_error", "model_recalled")
-    assert (await operator.post(f"/{owner.project.id}/v1/endpoints", json=wish)).status_code == 201
+    assert (await operator.post(f"/{owner.project.id}/v1/endpoints", json=spec)).status_code == 201
 
 
 async def test_another_projects_log_names_no_key_of_the_owner(
@@ -407,8 +407,8 @@ async def test_put_off_and_brought_forward(
 async def test_cancelled_after_it_stopped_endpoints_they_do_not_say_recalled_any_more(
     app: Application, owner: Tenant, deployer: Tenant, model: str, deployed: str
 ) -> None:
-    wish = {"slug": "off", "model": model, "tier": "self_hosted"}
-    assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": "off", "model": model, "tier": "self_hosted"}
+    assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
     assert (await deployer.http.patch("/v1/endpoints/off", json={"is_active": False})).status_code == 200
     await recall(owner, model, 0, f"  {REASON} ")
     assert f"owner: {REASON}" in (await endpoint_is(deployer, "inactive"))["status_reason"]

@@ -28,13 +28,13 @@ STOP = "endpoints.recall"
 
 
 async def request(
-    session: AsyncSession, caller: Caller, model_id: uuid.UUID, wish: RecallRequest, terms: EndpointPolicy, *, now: int
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, spec: RecallRequest, terms: EndpointPolicy, *, now: int
 ) -> Recall:
     """Announces a recall, changes one that was announced, or cancels it, and tells every deployer."""
-    if wish.deadline is None:
+    if spec.deadline is None:
         own = await _cancel(session, caller, model_id, now=now)
     else:
-        own = await _announce(session, caller, model_id, max(wish.deadline, now), wish.reason, now=now)
+        own = await _announce(session, caller, model_id, max(spec.deadline, now), spec.reason, now=now)
     return await _state(session, own, terms)
 
 

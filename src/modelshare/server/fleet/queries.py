@@ -77,12 +77,12 @@ async def agents(session: AsyncSession, project_id: str | None, limit: int, afte
 
 
 async def agents_holding(
-    session: AsyncSession, project_id: str, model_id: uuid.UUID, most: int = 200
+    session: AsyncSession, project_id: str, model_id: uuid.UUID, limit: int = 200
 ) -> list[AgentRow]:
     """A project's agents that hold a version of the model, newest first."""
     holding = select(DeploymentRow.agent_id).join(DeploymentRow.version).where(VersionRow.model_id == model_id)
     statement = scoped_to(AgentRow, project_id).where(AgentRow.state != AgentState.REMOVED, AgentRow.id.in_(holding))
-    return list(await session.scalars(statement.order_by(AgentRow.id.desc()).limit(most)))
+    return list(await session.scalars(statement.order_by(AgentRow.id.desc()).limit(limit)))
 
 
 async def agent_names(
@@ -94,14 +94,16 @@ async def agent_names(
     return {row.id: row.name for row in rows}
 
 
-async def count_linked(session: AsyncSession, most: int) -> int:
-    return await session.scalar(capped_count(select(AgentRow.id).where(AgentRow.state == AgentState.ACTIVE), most)) or 0
+async def count_linked(session: AsyncSession, limit: int) -> int:
+    return (
+        await session.scalar(capped_count(select(AgentRow.id).where(AgentRow.state == AgentState.ACTIVE), limit)) or 0
+    )
 
 
-async def count_agents(session: AsyncSession, most: int, **of: str | uuid.UUID) -> int:
+async def count_agents(session: AsyncSession, limit: int, **of: str | uuid.UUID) -> int:
     """Agents with these values of columns, without the removed ones; counted no further than `most`."""
     statement = select(AgentRow.id).where(AgentRow.state != AgentState.REMOVED).filter_by(**of)
-    return await session.scalar(capped_count(statement, most)) or 0
+    return await session.scalar(capped_count(statement, limit)) or 0
 
 
 async def present_agents(session: AsyncSession) -> list[AgentRow]:

@@ -16,7 +16,7 @@ from modelshare.server.http import Caller
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.tables import ModelRow
-from modelshare.wire.sharing import WeightsRelease
+from modelshare.wire.sharing import WeightsDeletion
 
 
 async def request_deletion(session: AsyncSession, deployments: Collection[DeploymentRow], *, now: int) -> None:
@@ -51,7 +51,7 @@ async def confirm(session: AsyncSession, released: Collection[tuple[uuid.UUID, u
                 project_id=project_id,
                 now=now,
                 actor=f"agent:{row.agent_id}",
-                action="agent.release",
+                action="agent.delete_weights",
                 target=f"deployment:{row.deployment_id}",
                 model=str(row.model_id),
                 version=row.version,
@@ -63,7 +63,7 @@ async def unconfirmed(session: AsyncSession, agent_id: uuid.UUID) -> list[str]:
     return [str(deployment_id) for deployment_id in await queries.unconfirmed_releases(session, agent_id)]
 
 
-async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) -> tuple[int, list[WeightsRelease]]:
+async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) -> tuple[int, list[WeightsDeletion]]:
     """Who holds the weights beside the owner, and who was told to delete them: `endpoints.service.Weights`."""
     holding = await queries.machines_holding(session, model.id, model.project_id)
     rows = await queries.releases(session, model.id, model.project_id, since)
@@ -73,7 +73,7 @@ async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) 
 
 async def close(
     session: AsyncSession, caller: Caller, model_id: uuid.UUID, deployment_id: str, *, now: int
-) -> WeightsRelease:
+) -> WeightsDeletion:
     """The model's owner waits no longer for a machine to confirm, such as one that was removed. It may still do so.
 
     404 for what is none of the caller's models' or was the owner's own machine; 409 where it has confirmed.
@@ -93,7 +93,7 @@ async def close(
                 project_id=project_id,
                 now=now,
                 actor=caller.actor_in(project_id or ""),
-                action="release.close",
+                action="weight_deletion.close",
                 target=f"deployment:{row.deployment_id}",
                 model=str(row.model_id),
                 version=row.version,
@@ -102,8 +102,8 @@ async def close(
     return _view(row, await _name(session, row.project_id))
 
 
-def _view(row: WeightDeletionRow, project: str | None) -> WeightsRelease:
-    return WeightsRelease(
+def _view(row: WeightDeletionRow, project: str | None) -> WeightsDeletion:
+    return WeightsDeletion(
         deployment=str(row.deployment_id),
         version=row.version,
         project=project,
