@@ -71,9 +71,9 @@ class Models(Resource[Transport]):
         return get(at(BASE, model_id, "recall"), Recall)
 
     @sent
-    def close_release(self, model_id: str, deployment_id: str) -> Call[WeightsDeletion]:
+    def close_weight_deletion(self, model_id: str, deployment_id: str) -> Call[WeightsDeletion]:
         """Stops waiting for a machine to confirm that it deleted the weights; it may still do so."""
-        return post(at(BASE, model_id, "releases", deployment_id, "close"), WeightsDeletion, repeatable=True)
+        return post(at(BASE, model_id, "weight-deletions", deployment_id, "close"), WeightsDeletion, repeatable=True)
 
     @sent
     def unshare(self, model_id: str) -> Call[ExtendedModel]:

@@ -158,11 +158,11 @@ class Recall(Response):
     told to delete them counts until it confirms, or the owner closes that. While it is stopped or suspended it cannot
     confirm, and a removed one never can.
     """
-    releases: list[WeightsDeletion]
+    weight_deletions: list[WeightsDeletion]
     """Machines told to delete the weights that have not confirmed it, whether or not there is a recall, and those told
     since the recall was announced; the newest first."""
 
     @property
     def unconfirmed(self) -> list[WeightsDeletion]:
         """What is still waited for; the newest first."""
-        return [each for each in self.releases if each.confirmed_at is None and each.closed_at is None]
+        return [each for each in self.weight_deletions if each.confirmed_at is None and each.closed_at is None]

@@ -120,11 +120,11 @@ def _tell(
 
 async def _state(session: AsyncSession, own: OwnModel, terms: EndpointPolicy) -> Recall:
     model, _, recall = own
-    holding, releases = await terms.weights(session, model, since=recall.created_at if recall else None)
+    holding, weight_deletions = await terms.weights(session, model, since=recall.created_at if recall else None)
     return Recall(
         model=str(model.id),
         notice=notice(recall) if recall else None,
         endpoints_serving=model.foreign_endpoints,
         machines_holding=holding,
-        releases=releases,
+        weight_deletions=weight_deletions,
     )

@@ -209,12 +209,14 @@ def _unconfirmed(agent_ids: Collection[uuid.UUID]) -> Select[WeightDeletionRow]:
     )
 
 
-async def lock_unconfirmed_releases(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> list[WeightDeletionRow]:
+async def lock_unconfirmed_deletions(
+    session: AsyncSession, agent_ids: Collection[uuid.UUID]
+) -> list[WeightDeletionRow]:
     """Unconfirmed deletions of these agents, locked in the order of their ids."""
     return list(await session.scalars(for_update(_unconfirmed(agent_ids).order_by(WeightDeletionRow.deployment_id))))
 
 
-async def unconfirmed_releases(session: AsyncSession, agent_id: uuid.UUID) -> list[uuid.UUID]:
+async def unconfirmed_deletions(session: AsyncSession, agent_id: uuid.UUID) -> list[uuid.UUID]:
     """Ids of deployments."""
     return list(await session.scalars(_unconfirmed([agent_id]).with_only_columns(WeightDeletionRow.deployment_id)))
 
@@ -237,7 +239,7 @@ def _not_of(owner_id: str, project_id: InstrumentedAttribute[str | None]) -> Col
     return or_(project_id.is_(None), project_id != owner_id)
 
 
-async def releases(
+async def weight_deletions(
     session: AsyncSession, model_id: uuid.UUID, owner_id: str, since: int | None
 ) -> list[WeightDeletionRow]:
     """What machines that are not the owner's were told to delete, the newest first: since then, or whenever (None:

@@ -183,8 +183,8 @@ async def delete_version(
     return None
 
 
-@router.post("/v1/models/{model_id}/releases/{deployment_id}/close", tags=["models"])
-async def close_release(
+@router.post("/v1/models/{model_id}/weight-deletions/{deployment_id}/close", tags=["models"])
+async def close_weight_deletion(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, deployment_id: str
 ) -> WeightsDeletion:
     """Waits no longer for a machine, such as a removed one, to confirm that it deleted the model's weights."""

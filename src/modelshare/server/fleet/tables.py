@@ -103,8 +103,11 @@ class WeightDeletionRow(Table):
     Ids without foreign keys: the row outlives deployment, version and model.
     """
 
-    __tablename__ = "releases"
-    __table_args__ = (Index("ix_releases_model_id", "model_id"), Index("ix_releases_agent_id", "agent_id"))
+    __tablename__ = "weight_deletions"
+    __table_args__ = (
+        Index("ix_weight_deletions_model_id", "model_id"),
+        Index("ix_weight_deletions_agent_id", "agent_id"),
+    )
 
     deployment_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     agent_id: Mapped[uuid.UUID]

@@ -40,7 +40,7 @@ async def confirm(session: AsyncSession, released: Collection[tuple[uuid.UUID, u
     """Records confirmations, given as (agent, deployment), once each in the audit logs of the model's owner and of the
     agent's project."""
     # Selected by agent, not by the ids that agents sent: those may be anything, and any number.
-    for row in await queries.lock_unconfirmed_releases(session, {agent_id for agent_id, _ in released}):
+    for row in await queries.lock_unconfirmed_deletions(session, {agent_id for agent_id, _ in released}):
         if (row.agent_id, row.deployment_id) not in released:
             continue
         row.confirmed_at = now
@@ -60,13 +60,13 @@ async def confirm(session: AsyncSession, released: Collection[tuple[uuid.UUID, u
 
 async def unconfirmed(session: AsyncSession, agent_id: uuid.UUID) -> list[str]:
     """Ids of deployments whose weights the agent was told to delete and has not confirmed."""
-    return [str(deployment_id) for deployment_id in await queries.unconfirmed_releases(session, agent_id)]
+    return [str(deployment_id) for deployment_id in await queries.unconfirmed_deletions(session, agent_id)]
 
 
 async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) -> tuple[int, list[WeightsDeletion]]:
     """How many machines of others hold the weights, and what they were told to delete: `endpoints.service.Weights`."""
     holding = await queries.machines_holding(session, model.id, model.project_id)
-    rows = await queries.releases(session, model.id, model.project_id, since)
+    rows = await queries.weight_deletions(session, model.id, model.project_id, since)
     names = {row.project_id: await _name(session, row.project_id) for row in rows}
     return holding, [_view(row, names[row.project_id]) for row in rows]
 

@@ -48,7 +48,7 @@ SUBJECTS: Final[Mapping[str, str]] = {
     "webhook": "Webhooks",
     "project": "Projects",
     "person": "People",
-    "release": "Weights that are to be deleted",
+    "weight_deletion": "Weights that are to be deleted",
     "job": "Jobs",
 }
 """What actions are done to, and how several are called."""

@@ -195,8 +195,8 @@ async def cancel_recall(
     return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
-@router.post("/releases/{deployment_id}/close")
-async def close_release(
+@router.post("/weight-deletions/{deployment_id}/close")
+async def close_weight_deletion(
     request: Request,
     caller: ModelsCaller,
     model_id: ModelId,
