@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_WAITING: Final = 1024
-"""TenantQueue that one tenant may wait for. There is no common bound: a tenant could use it up for all others."""
+"""Turns that one tenant may wait for. There is no common bound: a tenant could use it up for all others."""
 _REMEMBERED: Final = 64 << 10
 """Bytes of a prompt by which a slot is found that has computed its beginning."""
 _ALIKE: Final = 0.1
@@ -51,7 +51,7 @@ class TenantQueue:
 
     @property
     def waiting(self) -> int:
-        """TenantQueue that are waited for."""
+        """Turns that are waited for."""
         return sum(len(queue) for queue in self._waiting.values())
 
     def others_wait(self, tenant: str) -> bool:
