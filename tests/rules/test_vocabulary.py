@@ -21,6 +21,7 @@ NAMES: Final[Mapping[str, str]] = {
     "ensure": "enqueue_if_absent",
     "for_people": "humanize_error",
     "holds": "lease_is_valid",
+    "most": "limit",
     "Confirmer": "PropagationTracker",
     "KeyRing": "KeyAuthenticator",
     "LinkWays": "TargetSelector",
@@ -36,7 +37,10 @@ PARTS: Final[Mapping[str, str]] = {
     "hurry": "run_now",
     "judging": "inspection",
     "keeping": "storing",
+    "lane": "context",
     "tend": "housekeeping",
+    "ways": "selector",
+    "wish": "spec, request",
 }
 """Words inside of such names: `_tend` and `TendLoop` both have `tend`."""
 FILES: Final[Mapping[str, str]] = {

@@ -34,7 +34,7 @@ LONGEST_STREAM: Final = 24 * 3600.0
 """Seconds that the agent is told. The tier's limits apply here: a stream may outlast a whole answer."""
 
 
-class Ways(Protocol):
+class Selector(Protocol):
     """Chooses targets and sends requests to them."""
 
     def best(self, targets: Sequence[Target]) -> Target | None:
@@ -90,7 +90,7 @@ class RequestRelay:
 
     def __init__(
         self,
-        ways: Ways,
+        selector: Selector,
         tenant: str,
         asked: InferenceRequest,
         reply: Reply,
@@ -99,7 +99,7 @@ class RequestRelay:
     ) -> None:
         """`timer` ends the request; each chunk of a stream postpones it by `idle_seconds`."""
         self._asked = asked
-        self._ways = ways
+        self._selector = selector
         self._tenant = tenant
         self._reply = reply
         self._timer = timer
@@ -142,7 +142,7 @@ class RequestRelay:
         self._body_bytes = len(body)
         for _ in range(_LOOKS):
             left = [target for target in await look() if target.deployment_id not in self._refused]
-            while (target := self._ways.best(left)) is not None:
+            while (target := self._selector.best(left)) is not None:
                 left.remove(target)
                 if await self._by(target, route, body):
                     return
@@ -159,8 +159,8 @@ class RequestRelay:
     async def _by(self, target: Target, route: str, body: bytes) -> bool:
         """Relays to this target. False if nothing was answered and another one should be tried."""
         try:
-            way = self._ways.request(target, route, body, tenant=self._tenant, timeout=LONGEST_STREAM)
-            async with way as stream:
+            request = self._selector.request(target, route, body, tenant=self._tenant, timeout=LONGEST_STREAM)
+            async with request as stream:
                 self._stream = stream
                 self._context = target.context_length
                 if self._is_gone:

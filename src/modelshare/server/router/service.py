@@ -92,7 +92,7 @@ class Router:
         secret = parts.settings.signing_secret()
         self._tenant_secret = hmac.digest(secret, b"modelshare tenant 1", "sha256")
         self._forwarder = Forwarder(parts.links, secret, parts.clock)
-        self._ways = TargetSelector(parts.links, self._forwarder)
+        self._selector = TargetSelector(parts.links, self._forwarder)
 
     async def start(self) -> None:
         await self._meter.start()
@@ -176,7 +176,7 @@ class Router:
                 body = await read_body(receive, self._settings.inference_max_body_bytes, ask.content_length)
                 asked = _asked(ask.route, body, tier)
                 tenant = self._tenant(ask.project_id)
-                relay = RequestRelay(self._ways, tenant, asked, reply, timer, tier.stream_idle_timeout_seconds)
+                relay = RequestRelay(self._selector, tenant, asked, reply, timer, tier.stream_idle_timeout_seconds)
                 try:
                     with watched(receive, relay.client_gone), gate.working(asked.turns):
                         await relay.run(self._looks(ask, endpoint), ask.route, body)
