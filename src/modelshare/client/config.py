@@ -30,7 +30,7 @@ class _Stored(BaseModel):
 
 
 def load(environ: Mapping[str, str], *, url: str | None = None, api_key: str | None = None) -> Config:
-    """The configuration in force: what is given wins over MODELSHARE_URL and MODELSHARE_API_KEY, these over the file.
+    """The effective configuration: arguments, then MODELSHARE_URL and MODELSHARE_API_KEY, then the file.
 
     The file's key goes only to the file's URL: naming another platform never sends it a key that is not its own.
     Raises ConfigError.
