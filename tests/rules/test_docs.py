@@ -67,7 +67,8 @@ def defined(path: Path) -> frozenset[str]:
 
 @functools.cache
 def modules(stem: str) -> tuple[Path, ...]:
-    return tuple(PACKAGE.rglob(f"{stem}.py"))
+    """Modules of that name, and those in a package of that name."""
+    return (*PACKAGE.rglob(f"{stem}.py"), *PACKAGE.rglob(f"{stem}/*.py"))
 
 
 def wrong(find: Callable[[Path], Iterable[str]]) -> list[str]:
