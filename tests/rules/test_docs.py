@@ -126,7 +126,7 @@ def test_attributes_of_modules_exist() -> None:
             if named is None or token in events.TYPES or named[2] in NO_ATTRIBUTE:
                 continue
             candidates = modules(named[1])
-            if candidates and not any(named[2] in defined(candidate) for candidate in candidates):
+            if candidates and not any(named[2] in {*defined(each), each.stem} for each in candidates):
                 found.append(token)
         return found
 
