@@ -43,6 +43,7 @@ from modelshare.wire.link import (
     Released,
     Report,
     Request,
+    UnknownFrame,
     decode_from_agent,
     encode,
 )
@@ -61,7 +62,8 @@ _LATE: Final = 1 << 20
 """Bytes accepted for streams that no longer exist, beyond what was in transit when they were cancelled."""
 _CONTROL_BURST: Final = 1000
 _CONTROL_PER_MINUTE: Final = 1200
-"""Limits `Report`, `Released` and `Ping`. Two models are pulled at a time, and each may report twice a second."""
+"""Limits `Report`, `Released`, `Ping`, and frames of unknown kinds. Two models are pulled at a time, and each may
+report twice a second."""
 
 
 class StreamBrokenError(Exception):
@@ -207,7 +209,7 @@ class AgentLink:
         if not data or len(data) > MAX_FRAME:
             raise ClosedError(CloseCode.PROTOCOL, f"A frame is binary and has at most {MAX_FRAME} bytes.")
         try:
-            frame: FromAgent = decode_from_agent(data)
+            frame = decode_from_agent(data)
         except DecodeError as error:
             raise ClosedError(CloseCode.PROTOCOL, f"This is no frame: {error}.") from error
         if not isinstance(frame, AnswerFrame) and self._control.take(1, self._heard):
@@ -309,7 +311,7 @@ class AgentLink:
                     on_report(frame)
                 case Released():
                     on_released(frame)
-                case Ping():
+                case Ping() | UnknownFrame():
                     pass
                 case _:
                     raise ClosedError(CloseCode.PROTOCOL, "Hello comes once, as the first frame.")
