@@ -9,12 +9,12 @@ from typing import Final
 
 import aiohttp
 
-from modelshare.agent.backoff import Backoff
 from modelshare.agent.errors import PullError
 from modelshare.agent.fetch import Body, Interrupted, Refused, Unusable, open_range
 from modelshare.agent.grants import SignedUrls
 from modelshare.agent.partfile import MOST_AT_ONCE, Hasher, PartFile
 from modelshare.agent.tasks import in_thread, together
+from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import DeploymentFile
 
 CONNECTIONS: Final = 8

@@ -9,11 +9,11 @@ from typing import Final, Protocol
 import aiohttp
 from yarl import URL
 
-from modelshare.agent.backoff import Backoff
 from modelshare.agent.connection import BadFrame, Connection, LinkLost
 from modelshare.agent.errors import Removed, Stop
 from modelshare.agent.streams import Stream, Streams
 from modelshare.agent.tasks import together
+from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import (
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,

@@ -8,13 +8,15 @@ import asyncio
 import contextlib
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
 from modelshare.server import outages
+from modelshare.server.background import Loop, retry
 from modelshare.server.db import Database
 from modelshare.server.fleet import presence, queries, releases, service
 from modelshare.server.fleet.link import ClosedError, Link, StreamBrokenError
@@ -82,7 +84,7 @@ class Links:
         self._verdicts = verdicts
         self._linked: dict[uuid.UUID, _Linked] = {}
         self._reports = Reports(database, clock)
-        self._vouching: asyncio.Task[None] | None = None
+        self._vouching = Loop("vouch for links", self._vouch, every=_VOUCH_SECONDS, retry=_RETRY_SECONDS)
         self._sessions: set[asyncio.Task[Any]] = set()
         database.subscribe(AGENTS_TOPIC, self._agent_changed)
         database.subscribe(DESIRED_TOPIC, self._desired_changed)
@@ -91,15 +93,19 @@ class Links:
         async with self._database.write() as session:
             await presence.forget_links(session, self.address, now=self._now())
         await self._reports.start()
-        self._vouching = asyncio.create_task(self._vouch())
+        await self._vouching.start()
 
     async def stop(self) -> None:
         """Ends all links; the agents come back to whoever is there. Takes seconds, whatever the database does."""
         for linked in self._linked.values():
             linked.link.close(ClosedError(CloseCode.GOING_AWAY, "The server restarts."))
-        await _end(self._sessions, patience=_STOP_SECONDS)
-        if self._vouching is not None:
-            await _end({self._vouching})
+        if self._sessions:
+            _, left = await asyncio.wait(self._sessions, timeout=_STOP_SECONDS)
+            for task in left:  # what does not end even then, in a thread that waits for the database, is left behind
+                task.cancel()
+            if left:
+                await asyncio.wait(left, timeout=_GOODBYE_SECONDS)
+        await self._vouching.stop(_GOODBYE_SECONDS)
         await self._reports.stop()
 
     def get(self, agent_id: uuid.UUID) -> Link | None:
@@ -192,23 +198,20 @@ class Links:
         while True:
             await linked.changed.wait()
             linked.changed.clear()
-            try:
-                async with self._database.read() as session:
-                    wanted = await presence.wanted(session, linked.name.agent_id)
-                    unconfirmed = await releases.unconfirmed(session, linked.name.agent_id)
-            except Exception as error:  # noqa: BLE001 - the link outlives a database that is away for a while
-                outages.report("cannot look at what an agent is to hold", error, agent=str(linked.name.agent_id))
-                linked.changed.set()
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
+            look = partial(self._desired, linked.name.agent_id)
+            wanted, told = await retry("look at what an agent is to hold", look, longest=_RETRY_SECONDS)
             if wanted != sent:
                 revision += 1
-                told = unconfirmed[:MAX_DEPLOYMENTS]
                 linked.held, linked.let_go = frozenset(one.deployment_id for one in wanted), frozenset(told)
                 self._hear_early(linked)
                 linked.link.expect(len(wanted) + len(told))
                 await linked.link.send(Desired(revision, wanted, told))
                 sent = wanted
+
+    async def _desired(self, agent_id: uuid.UUID) -> tuple[list[Wanted], list[str]]:
+        async with self._database.read() as session:
+            unconfirmed = await releases.unconfirmed(session, agent_id)
+            return await presence.wanted(session, agent_id), unconfirmed[:MAX_DEPLOYMENTS]
 
     def _hear_early(self, linked: _Linked) -> None:
         early, linked.early = linked.early, None
@@ -232,21 +235,12 @@ class Links:
             self._reports.released(linked.name.agent_id, released.deployment_id)
 
     async def _vouch(self) -> None:
-        pause = _VOUCH_SECONDS
-        while True:
-            await asyncio.sleep(pause)
-            pause = _VOUCH_SECONDS
-            linked = list(self._linked.values())
-            try:
-                async with self._database.write() as session:
-                    known = await presence.vouch(session, [each.name for each in linked], now=self._now())
-            except Exception as error:  # noqa: BLE001 - as above: the next round says it again
-                outages.report("cannot vouch for links", error)
-                pause = _RETRY_SECONDS  # in time, before anybody takes them for dead
-                continue
-            for each in linked:
-                if each.name.token not in known:
-                    await self._check(each)
+        linked = list(self._linked.values())
+        async with self._database.write() as session:
+            known = await presence.vouch(session, [each.name for each in linked], now=self._now())
+        for each in linked:
+            if each.name.token not in known:
+                await self._check(each)
 
     def _agent_changed(self, subject: str) -> Awaitable[object] | None:
         """An agent changed: end its link here if it is not to have one any more."""
@@ -255,28 +249,23 @@ class Links:
 
     async def _check(self, linked: _Linked) -> None:
         """Ends the link if the agent is not to have it any more; asks until the database answers."""
-        while not linked.link.is_over:
-            try:
-                why = await self._over(linked.name)
-            except Exception as error:  # noqa: BLE001 - as above: the database may be away for a while
-                outages.report("cannot look at a linked agent", error)
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            if why is not None:
-                linked.link.close(why)
-            return
+        why = await retry("look at a linked agent", partial(self._over, linked), longest=_RETRY_SECONDS)
+        if why is not None:
+            linked.link.close(why)
 
-    async def _over(self, name: LinkName) -> ClosedError | None:
-        """Why the agent is not to have this link any more, if so."""
+    async def _over(self, linked: _Linked) -> ClosedError | None:
+        """Why the agent is not to have this link any more, if so and it still has it."""
+        if linked.link.is_over:
+            return None
         async with self._database.read() as session:
-            agent = await queries.agent(session, name.agent_id)
+            agent = await queries.agent(session, linked.name.agent_id)
         if agent is None or agent.state == AgentState.REMOVED:
             return _REMOVED
         if agent.state == AgentState.SUSPENDED:
             return _SUSPENDED
         if agent.link_token is None:
             return ClosedError(CloseCode.GOING_AWAY, "The server took this link for dead: link again.")
-        return None if agent.link_token == name.token else _REPLACED
+        return None if agent.link_token == linked.name.token else _REPLACED
 
     def _desired_changed(self, subject: str) -> None:
         for linked in self._subjects(subject):
@@ -311,14 +300,3 @@ async def _try_again(scope: Scope, send: Send) -> None:
         return
     await send({"type": "websocket.accept"})
     await send({"type": "websocket.close", "code": int(CloseCode.TRY_AGAIN), "reason": "Try again in a moment."})
-
-
-async def _end(tasks: Collection[asyncio.Task[Any]], patience: float = 0.0) -> None:
-    """Ends what does not end by itself; what does not even then, in a thread that waits for the database, is left."""
-    if tasks and patience:
-        await asyncio.wait(tasks, timeout=patience)
-    left = [task for task in tasks if not task.done()]
-    for task in left:
-        task.cancel()
-    if left:
-        await asyncio.wait(left, timeout=_GOODBYE_SECONDS)

@@ -5,13 +5,14 @@ import hmac
 import json
 import re
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 from modelshare.server.audit.events import TYPES
 from modelshare.server.audit.webhooks.addresses import is_public
+from modelshare.wire.backoff import Uniform, delay
 
 MOST_WEBHOOKS: Final = 20
 """Of one project."""
@@ -25,7 +26,7 @@ _FIRST_DELAY: Final = 10
 _DELAY_FACTOR: Final = 3.0
 _MOST_DELAY: Final = 6 * 3600
 _MOST_PAUSE: Final = 3600
-_JITTER: Final = 0.2
+_JITTER: Final = (0.8, 1.2)
 _KINDS: Final = tuple(sorted({f"{name.partition('.')[0]}.*" for name in TYPES}))
 _URL: Final = re.compile(r"[!-~]+")
 _NOT_IN_URLS: Final = frozenset('\\"<>^`{|}')
@@ -96,12 +97,12 @@ def body(event_id: uuid.UUID, type_: str, *, created: int, project_id: str, data
     return json.dumps(event, separators=(",", ":"))
 
 
-def retry_delay(attempts: int, uniform: Callable[[float, float], float]) -> int:
+def retry_delay(attempts: int, uniform: Uniform) -> int:
     """Seconds until a delivery that failed so many times is tried again."""
     return _delay(attempts, _MOST_DELAY, uniform)
 
 
-def pause(failures: int, uniform: Callable[[float, float], float]) -> int:
+def pause(failures: int, uniform: Uniform) -> int:
     """Seconds for which nothing at all is sent to an address that failed so many times in a row.
 
     Shorter than the delays of a delivery become: an address that is back is noticed within the hour.
@@ -109,9 +110,8 @@ def pause(failures: int, uniform: Callable[[float, float], float]) -> int:
     return _delay(failures, _MOST_PAUSE, uniform)
 
 
-def _delay(failures: int, most: int, uniform: Callable[[float, float], float]) -> int:
-    whole = min(most, _FIRST_DELAY * _DELAY_FACTOR ** min(failures - 1, 20))
-    return round(whole * uniform(1 - _JITTER, 1 + _JITTER))
+def _delay(failures: int, most: int, uniform: Uniform) -> int:
+    return round(delay(failures, _FIRST_DELAY, most, factor=_DELAY_FACTOR, jitter=_JITTER, uniform=uniform))
 
 
 def is_given_up(attempts: int, *, age: int) -> bool:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.agent.backoff import Backoff
+from modelshare.wire.backoff import Backoff
 
 
 def test_delays_double_up_to_the_cap_and_start_again() -> None:
