@@ -23,6 +23,7 @@ from modelshare.server import outages
 from modelshare.server.background import Loop, stop_all, wait
 from modelshare.server.db import Database, Table, locked, notify, unclaimed, upsert
 from modelshare.server.ids import new_id
+from modelshare.wire.backoff import delay
 
 log = structlog.get_logger()
 
@@ -306,7 +307,7 @@ class Worker:
             if ends:
                 await self._give_up(kind, lease, error)
             else:
-                await self._give_back(lease, attempts=lease.attempt, after=2**lease.attempt)
+                await self._give_back(lease, attempts=lease.attempt, after=_retry_seconds(lease.attempt))
         else:
             await self._finish(kind, lease)
         finally:
@@ -359,6 +360,10 @@ def _in_a_line(error: Exception) -> str:
     said = getattr(error, "orig", None) or error
     words = f"{type(error).__name__}: {said}"
     return "".join(each if each.isprintable() else " " for each in words[:_LONGEST_ERROR])
+
+
+def _retry_seconds(attempt: int) -> int:
+    return round(delay(attempt, 2, 2**MAX_ATTEMPTS, jitter=(1, 1)))
 
 
 def _held(lease: Lease) -> tuple[ColumnElement[bool], ...]:
