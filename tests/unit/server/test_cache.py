@@ -192,12 +192,14 @@ class Interleaved:
 
 
 STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.sampled_from(["write", "get", "get"]), st.sampled_from("ab")),
-        st.tuples(st.sampled_from(["hear", "read", "answer", "read", "answer"]), st.just("")),
-        st.tuples(st.just("pass"), st.sampled_from([0.25, 0.5, 1.0])),
+    st.sampled_from(
+        [
+            *(("write", "a"), ("write", "b"), ("hear", ""), ("get", "a"), ("get", "a"), ("get", "b")),
+            *(("read", ""), ("read", ""), ("answer", ""), ("answer", ""), ("pass", 0.25), ("pass", 1.0)),
+        ]
     ),
-    max_size=40,
+    min_size=30,
+    max_size=60,
 )
 
 
@@ -232,4 +234,6 @@ def test_in_any_order_nothing_older_is_answered_than_a_second_or_a_change_heard_
         for task, oldest in world.asked:
             assert task.result() >= oldest
 
-    asyncio.run(run())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "_LOOK_SECONDS", 60)  # however loaded the machine is
+        asyncio.run(run())
