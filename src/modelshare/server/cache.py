@@ -83,6 +83,7 @@ class NotifiedCache(Generic[Key, Value]):
 
         `since`, by the clock: what was read before then is too old.
         """
+        oldest = self._clock() - CACHE_SECONDS  # a load that others began long ago would bring what is as old
         for _ in range(_LOADS):
             entry = self._usable(key, since)
             if entry is not None:
@@ -94,7 +95,7 @@ class NotifiedCache(Generic[Key, Value]):
                 if entry is None:
                     raise
                 return entry.value
-            if loaded.started >= since and not loaded.is_outdated:
+            if loaded.started >= since and loaded.started > oldest and not loaded.is_outdated:
                 break
         # One that changes all the time: this load began after it was asked for, and that is all that can be had.
         return loaded.value

@@ -128,6 +128,18 @@ async def test_what_is_asked_for_as_of_now_is_not_from_before(source: Source) ->
         await source.cache.get("a", since=source.now)
 
 
+async def test_whoever_joins_a_load_that_takes_long_gets_nothing_older_than_a_second(source: Source) -> None:
+    source.gate.clear()
+    first = asyncio.create_task(source.cache.get("a"))
+    await settle()
+    source.now += CACHE_SECONDS
+    source.value = 2
+    second = asyncio.create_task(source.cache.get("a"))
+    await settle()
+    source.gate.set()
+    assert (await first, await second, source.loads) == (1, 2, 2)
+
+
 async def test_beyond_the_limit_the_least_recently_used_goes() -> None:
     loads: list[str] = []
 
