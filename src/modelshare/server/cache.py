@@ -83,11 +83,11 @@ class NotifiedCache(Generic[Key, Value]):
 
         `since`, by the clock: what was read before then is too old.
         """
-        oldest = self._clock() - CACHE_SECONDS  # a load that others began long ago would bring what is as old
         for _ in range(_LOADS):
             entry = self._usable(key, since)
             if entry is not None:
                 return entry.value
+            oldest = self._clock() - CACHE_SECONDS  # a load that others began before that would bring what is as old
             try:
                 loaded = await asyncio.shield(self._loading(key))
             except Exception as error:

@@ -160,19 +160,17 @@ class AgentLinks:
                 await link.send(Welcome(PROTOCOL, str(name.agent_id), plain(agent_name, MAX_NAME), key))
             except StreamBrokenError as error:
                 return ClosedError(CloseCode.GOING_AWAY, str(error))
-            return await link.run(
-                lambda report: self._report(linked, report),
-                lambda released: self._released(linked, released),
-                self._send_desired(linked),
-            )
+            hear = partial(self._hear, linked)
+            return await link.run(hear, hear, self._send_desired(linked))
 
     @contextlib.asynccontextmanager
     async def _connected(self, name: LinkName, hello: Hello, link: AgentLink) -> AsyncIterator[_Linked | None]:
         """The agent's link is this one for as long; the block ends when the link does."""
         async with self._database.write() as session:
-            if not await presence.connect(session, name, hello, self.address, now=self._now()):
-                yield None
-                return
+            is_connected = await presence.connect(session, name, hello, self.address, now=self._now())
+        if not is_connected:
+            yield None
+            return
         # An older link, here or elsewhere, hears of it by the notification and ends itself.
         linked = self._linked[name.agent_id] = _Linked(name, link)
         log.info("agent linked", agent=str(name.agent_id))
@@ -203,7 +201,9 @@ class AgentLinks:
             if wanted != sent:
                 revision += 1
                 linked.held, linked.let_go = frozenset(one.deployment_id for one in wanted), frozenset(told)
-                self._hear_early(linked)
+                early, linked.early = linked.early, None
+                for frame in early or ():
+                    self._hear(linked, frame)
                 linked.link.expect(len(wanted) + len(told))
                 await linked.link.send(Desired(revision, wanted, told))
                 sent = wanted
@@ -213,26 +213,16 @@ class AgentLinks:
             unconfirmed = await weight_deletions.unconfirmed(session, agent_id)
             return await presence.wanted(session, agent_id), unconfirmed[:MAX_DEPLOYMENTS]
 
-    def _hear_early(self, linked: _Linked) -> None:
-        early, linked.early = linked.early, None
-        for frame in early or ():
-            if isinstance(frame, Report):
-                self._report(linked, frame)
-            else:
-                self._released(linked, frame)
-
-    def _report(self, linked: _Linked, report: Report) -> None:
+    def _hear(self, linked: _Linked, frame: Report | Released) -> None:
+        agent_id, deployment_id = linked.name.agent_id, frame.deployment_id
         if linked.early is not None:
-            linked.early.append(report)
-        elif report.deployment_id in linked.held:
-            self._reports.report(linked.name.agent_id, report)
-
-    def _released(self, linked: _Linked, released: Released) -> None:
-        if linked.early is not None:
-            linked.early.append(released)
-        elif released.deployment_id in linked.let_go:
-            log.info("agent deleted weights", agent=str(linked.name.agent_id), deployment=released.deployment_id)
-            self._reports.released(linked.name.agent_id, released.deployment_id)
+            linked.early.append(frame)
+        elif isinstance(frame, Report):
+            if deployment_id in linked.held:
+                self._reports.report(agent_id, frame)
+        elif deployment_id in linked.let_go:
+            log.info("agent deleted weights", agent=str(agent_id), deployment=deployment_id)
+            self._reports.released(agent_id, deployment_id)
 
     async def _vouch(self) -> None:
         linked = list(self._linked.values())
