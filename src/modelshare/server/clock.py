@@ -48,7 +48,7 @@ class DatabaseClock:
         self._is_test = told is not None
         self._base: _Base | None = None
         self._is_said = False
-        self._loop = Loop("ask the database for the time", self.look, every=LOOK_SECONDS)
+        self._loop = Loop("ask the database for the time", self.check, every=LOOK_SECONDS)
 
     def __call__(self) -> float:
         if self._base is None:
@@ -65,7 +65,7 @@ class DatabaseClock:
         """Asks the database, now and again and again."""
         if self._database.is_sqlite:
             return
-        await self.look()
+        await self.check()
         if self._is_test:
             if abs(self.skew) <= SKEW_SECONDS:
                 self._base = None
@@ -75,7 +75,7 @@ class DatabaseClock:
     async def stop(self) -> None:
         await self._loop.stop()
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Asks the database once."""
         async with self._database.read() as session:
             await session.connection()

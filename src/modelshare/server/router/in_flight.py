@@ -31,10 +31,10 @@ class InFlight(Generic[Ground]):
         self._over = over
         self._error = error
         self._running: dict[Ground, set[asyncio.Timeout]] = {}
-        self.loop = Loop("end what may not run any more", self.look, every=LOOK_SECONDS)
+        self.loop = Loop("end what may not run any more", self.check, every=LOOK_SECONDS)
 
     @asynccontextmanager
-    async def on(self, ground: Ground) -> AsyncIterator[None]:
+    async def track(self, ground: Ground) -> AsyncIterator[None]:
         """The block ends with the error as soon as the ground is over.
 
         To be entered right after the ground was found good: nothing else runs between, so no change slips through.
@@ -51,7 +51,7 @@ class InFlight(Generic[Ground]):
                 raise self._error() from error
             raise
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Ends what runs on a ground that is over; asks until the database answers."""
         now = asyncio.get_running_loop().time
         for ground in await retry("look at what running requests stand on", self._ask, longest=LOOK_SECONDS):
