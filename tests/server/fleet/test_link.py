@@ -16,7 +16,7 @@ from modelshare.wire.agents import Phase
 from modelshare.wire.link import PROTOCOL, Chunk, CloseCode, Hello, Ping
 from served import serving, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def agent_of(tenant: Tenant) -> dict[str, Any]:
