@@ -12,10 +12,13 @@ from pathlib import Path
 import httpx
 import hypothesis
 import pytest
+import structlog
 
+import compiled_statements
 from modelshare.server import migrations
 from modelshare.server.accounts import service as accounts
-from modelshare.server.app import Application, create_app
+from modelshare.server.app import STOP_SECONDS, Application
+from modelshare.server.background import Ending
 from modelshare.server.db import Database
 from modelshare.server.settings import Settings
 from modelshare.wire.keys import ProjectCreate, ProjectWithKey
@@ -28,6 +31,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("explore", parent=hypothesis.settings.get_profile("suite"), derandomize=False)
 hypothesis.settings.load_profile("suite")
+compiled_statements.share()
+# Not the traceback with all variables, which takes a second to draw.
+CONSOLE = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], CONSOLE])
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -96,11 +103,24 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def app(settings: Settings) -> AsyncIterator[Application]:
-    """The running platform, called in this process."""
-    application = create_app(settings)
-    async with application.running():
+def clock() -> Callable[[], float] | None:
+    """The platform's; a folder whose tests turn it has one of its own."""
+    return None
+
+
+@pytest.fixture
+async def app(settings: Settings, clock: Callable[[], float] | None) -> AsyncIterator[Application]:
+    """The platform, called in this process. Nothing works in the background: see `running_app`."""
+    application = Application(settings, clock)
+    async with application.answering(Ending(STOP_SECONDS)):
         yield application
+
+
+@pytest.fixture
+async def running_app(app: Application) -> AsyncIterator[Application]:
+    """`app`, with all that works in the background: jobs, webhooks, the fleet, chores, confirmations, metering."""
+    async with app.working(Ending(STOP_SECONDS)):
+        yield app
 
 
 @dataclass(frozen=True)

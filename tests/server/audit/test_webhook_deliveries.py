@@ -26,7 +26,7 @@ from modelshare.server.db import notify
 from receiver import Receiver, Reply
 from served import wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def test_a_change_arrives_signed(app: Application, owner: Tenant, hook: Hook, receiver: Receiver) -> None:

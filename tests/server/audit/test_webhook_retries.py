@@ -14,7 +14,7 @@ from modelshare.server.audit.webhooks import rules
 from receiver import Received, Receiver, Reply, receiving
 from served import free_port, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def test_what_failed_is_sent_again_byte_for_byte(

@@ -131,6 +131,7 @@ def requests(hook: Hook, delivery: str) -> list[tuple[str, str, dict[str, Any] |
     ]
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_anothers_looks_absent(owner: Tenant, deployer: Tenant, hook: Hook, receiver: Receiver) -> None:
     delivery = (await hook.test())["id"]
     await hook.delivery(state="delivered")

@@ -20,7 +20,7 @@ from modelshare.wire.agents import Phase
 from modelshare.wire.link import LINK_PATH, PROTOCOL, Chunk, CloseCode, Hello, Ping
 from served import serving, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def agent_of(tenant: Tenant) -> dict[str, Any]:

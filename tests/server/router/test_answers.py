@@ -23,7 +23,7 @@ from odd_engine import SECRET, TEXT, application
 from server.router.conftest import Endpoint
 from server.router.test_usage import usage
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 FAILED = "The engine failed on this request; try again, or change the request."
 DONE = b"data: [DONE]\n\n"
 

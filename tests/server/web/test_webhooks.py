@@ -11,9 +11,9 @@ from modelshare.server.settings import Settings
 from page_texts import lines, message
 from receiver import Receiver, Reply, receiving
 from served import wait_until
-from server.web.conftest import Somebody
+from server.web.conftest import ON_BOTH_DATABASES, Somebody
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 HOOKS = "/dashboard/labs/webhooks"
 
 
@@ -56,6 +56,7 @@ async def settled(somebody: Somebody, delivery: str, state: str) -> httpx.Respon
     return await wait_until(look)
 
 
+@ON_BOTH_DATABASES
 async def test_a_webhook_hears_of_a_test(colleague: Somebody, project: str, receiver: Receiver) -> None:
     assert "No webhook yet" in (await colleague.get(HOOKS)).text
     hook = await new_hook(colleague, receiver.url, "model.*", "endpoint.created")
