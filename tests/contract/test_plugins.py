@@ -146,7 +146,7 @@ def test_a_storage_that_cannot_be_opened_says_whose_it_is(tmp_path: Path) -> Non
     for url, words in (
         ("broken://x", "modelshare-broken cannot be used (RuntimeError: made for another version)"),
         ("nas://", "nas://SHARE/FOLDER"),
-        ("ftp://x", "begins with none of broken://, file://, nas://, s3://"),
+        ("ftp://x", "must begin with one of broken://, file://, nas://, s3://"),
         ("s3://", "s3://BUCKET/PREFIX"),
     ):
         with pytest.raises(StorageSettingError, match=re.escape(words)):

@@ -342,7 +342,7 @@ async def test_endpoints_of_a_model_that_is_not_shared_stay_where_they_are(datab
 
 
 async def test_deliveries_that_wait_take_the_form_that_receivers_expect(database: Database) -> None:
-    """0016: their bodies were written by an earlier version."""
+    """0017: their bodies were written by an earlier version."""
     await migrations.upgrade(database, "0015")
     old = '{"id":"1","type":"model.ready","created":1764076182,"project":"proj_acme","data":{"name":"caf\\u00e9"}}'
     async with database.engine.begin() as connection:

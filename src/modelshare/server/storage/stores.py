@@ -39,8 +39,8 @@ def open_store(url: str | None, *, data_dir: Path, secret: bytes, clock: Callabl
     found = plugins.find(GROUP)
     if scheme not in found or (url is not None and not rest.startswith("//")):
         raise StorageSettingError(
-            f"It begins with none of {', '.join(f'{name}://' for name in sorted(found))}. Use s3://BUCKET/PREFIX, or "
-            "install the package that adds another storage."
+            f"It must begin with one of {', '.join(f'{name}://' for name in sorted(found))}, such as s3://BUCKET/PREFIX. "
+            "Another storage needs its package installed."
         )
     try:
         open_: StorageType = plugins.load(found[scheme])
