@@ -38,9 +38,9 @@ def open_store(url: str | None, *, data_dir: Path, secret: bytes, clock: Callabl
     scheme, _, rest = (url or "file:").partition(":")
     found = plugins.find(GROUP)
     if scheme not in found or (url is not None and not rest.startswith("//")):
+        names = ", ".join(f"{name}://" for name in sorted(found))
         raise StorageSettingError(
-            f"It must begin with one of {', '.join(f'{name}://' for name in sorted(found))}, such as s3://BUCKET/PREFIX. "
-            "Another storage needs its package installed."
+            f"It must begin with one of {names}, such as s3://BUCKET/PREFIX. Install the package of any other storage."
         )
     try:
         open_: StorageType = plugins.load(found[scheme])
