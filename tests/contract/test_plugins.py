@@ -19,8 +19,8 @@ from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.errors import StopError
 from modelshare.client.push import push_model
 from modelshare.demo.tiny_model import REPLY, write_gguf
-from modelshare.server.storage.base import StorageSettingError
 from modelshare.server.storage.stores import open_store
+from modelshare.server.storage_errors import StorageSettingError
 from modelshare.wire.link import Answer
 from programs import serving
 
