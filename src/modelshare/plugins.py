@@ -16,7 +16,9 @@ class PluginError(Exception):
 def find(group: str) -> Mapping[str, EntryPoint]:
     """The group's plug-ins by name. Ours come before others of the same name."""
     found: dict[str, EntryPoint] = {}
-    for entry in sorted(entry_points(group=group), key=lambda entry: (_distribution(entry) != _OURS, entry.name)):
+    for entry in sorted(
+        entry_points(group=group), key=lambda entry: (_distribution(entry) != _OURS, _distribution(entry))
+    ):
         found.setdefault(entry.name, entry)
     return found
 
@@ -42,6 +44,11 @@ def unusable(entry: EntryPoint, why: str) -> str:
     return (
         f"The plug-in `{entry.name}` of {distribution} cannot be used ({why}): update {distribution}, or uninstall it."
     )
+
+
+def _precedence(entry: EntryPoint) -> tuple[bool, str]:
+    distribution = _distribution(entry)
+    return distribution != _OURS, distribution
 
 
 def _distribution(entry: EntryPoint) -> str:

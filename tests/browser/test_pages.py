@@ -153,6 +153,7 @@ async def test_what_owners_look_after(lived: LivedIn, page_for: PageFor) -> None
             "webhooks": f"{root}/webhooks",
             "webhook-new": f"{root}/webhooks/new",
             "webhook": f"{root}/webhooks/{lived.webhook}",
+            "webhook-rotate": f"{root}/webhooks/{lived.webhook}/rotate",
             "audit": f"{root}/audit",
             "audit-narrowed": f"{root}/audit?action=model.share",
             "audit-nothing": f"{root}/audit?action=invitation&outcome=refused",

@@ -126,7 +126,6 @@ class EngineSource:
             served_name=wanted.served_name,
             format=facts.format,
             task=facts.task,
-            architecture=wanted.architecture,
             context_length=wanted.context_length,
             texts=judged.texts,
             normalizes=judged.normalizes,

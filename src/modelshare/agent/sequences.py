@@ -18,7 +18,7 @@ from modelshare.agent.engines.parameters import Fields
 from modelshare.agent.engines.parts import Count, Subrequest, Weave, join, split
 from modelshare.agent.engines.refusals import EngineRefusalError
 from modelshare.agent.engines.relay_rules import PreparedRequest
-from modelshare.agent.engines.turns import TooManyWaitingError
+from modelshare.agent.engines.sharing import TooManyWaitingError
 from modelshare.agent.tasks import run_all
 from modelshare.wire.errors import ErrorCode
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.agent.engines.environment import for_engines
+from modelshare.agent.engines.child import for_engines
 
 NEEDED = {
     "PATH": "/bin",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelshare.agent.engines.turns import MAX_WAITING, TenantQueue, TooManyWaitingError, Turn
+from modelshare.agent.engines.sharing import MAX_WAITING, TenantQueue, TooManyWaitingError, Turn
 
 pytestmark = pytest.mark.anyio
 Step = Callable[[], Awaitable[None]]

@@ -10,9 +10,8 @@ from time import monotonic
 from typing import Final, Protocol
 
 from modelshare.agent.engines.relay_rules import RelayPolicy
-from modelshare.agent.engines.sharing import Sharing
+from modelshare.agent.engines.sharing import Sharing, TenantQueue
 from modelshare.agent.engines.texts import TextEncoder
-from modelshare.agent.engines.turns import TenantQueue
 from modelshare.agent.errors import DeploymentError
 
 _SLOW_PROMPT_BYTES: Final = 50
@@ -86,7 +85,6 @@ class EngineSpec:
     """The public `model` name in requests and answers."""
     format: Format
     task: Task
-    architecture: str | None = None
     context_length: int | None = None
     """Tokens, as the manifest says."""
     texts: TextEncoder | None = None

@@ -19,8 +19,7 @@ from modelshare.agent.engines.base import (
 from modelshare.agent.engines.plugin import EngineType, ModelFacts
 from modelshare.agent.engines.probe import Probe, RequestRefusedError
 from modelshare.agent.engines.relay_rules import RelayPolicy
-from modelshare.agent.engines.sharing import MANY_SLOTS, PromptCache, Sharing
-from modelshare.agent.engines.turns import TenantQueue
+from modelshare.agent.engines.sharing import MANY_SLOTS, PromptCache, Sharing, TenantQueue
 from modelshare.agent.engines.watch import Timing, Watch
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ class SGLang(ProgramType):
     rank = 40
     needs_gpu = True
     program = "sglang"
-    install = "install sglang on this machine"
+    install = "install sglang, so that its program is on PATH"
 
     def unsuited(self, model: ModelFacts) -> str | None:
         if model.format is Format.GGUF:

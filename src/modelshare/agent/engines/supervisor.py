@@ -14,7 +14,7 @@ from modelshare.agent.engines.diagnosis import Diagnosis, diagnose
 from modelshare.agent.engines.probe import Probe
 from modelshare.agent.engines.recipe import Recipe
 from modelshare.agent.engines.relay_rules import RelayPolicy
-from modelshare.agent.engines.turns import TenantQueue
+from modelshare.agent.engines.sharing import TenantQueue
 from modelshare.agent.engines.watch import Timing, Watch
 
 _PORTS: Final = 5

@@ -29,7 +29,7 @@ class VLLM(ProgramType):
     rank = 30
     needs_gpu = True
     program = "vllm"
-    install = "install vllm on this machine"
+    install = "install vllm, so that its program is on PATH"
 
     def unsuited(self, model: ModelFacts) -> str | None:
         if model.format is Format.GGUF:

@@ -39,9 +39,9 @@ def open_store(url: str | None, *, data_dir: Path, secret: bytes, clock: Callabl
     scheme, _, rest = (url or "file:").partition(":")
     found = plugins.find(GROUP)
     if scheme not in found or (url is not None and not rest.startswith("//")):
+        names = ", ".join(f"{name}://" for name in sorted(found))
         raise StorageSettingError(
-            f"It begins with none of {', '.join(f'{name}://' for name in sorted(found))}. Use s3://BUCKET/PREFIX, or "
-            "install the package that adds another storage."
+            f"It must begin with one of {names}, such as s3://BUCKET/PREFIX. Install the package of any other storage."
         )
     try:
         open_: StorageType = plugins.load(found[scheme])
