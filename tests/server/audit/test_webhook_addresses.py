@@ -80,7 +80,7 @@ async def sender(
 
 
 def message(url: str) -> Message:
-    return Message(uuid.uuid4(), uuid.uuid4(), "webhook.test", "{}", url, "whsec_x")
+    return Message(uuid.uuid4(), uuid.uuid4(), "{}", url, (b"key",))
 
 
 def https(receiver: Receiver, host: str) -> str:

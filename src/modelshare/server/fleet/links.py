@@ -1,7 +1,7 @@
-"""The links that this process holds: `GET /v1/agent/link`, a WebSocket per agent.
+"""All agents connected to this process: `GET /v1/agent/link`, one WebSocket per agent.
 
-A credential is looked at before the handshake is answered. An agent has one link: a newer one ends the older, in
-whatever process that is. What an agent is to hold goes out when it changes; what it reports is written in batches.
+The token is checked before the handshake is answered. An agent has one connection: a newer one ends the older, in
+whichever process that is. The desired state is sent when it changes; reports are written in batches.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from modelshare.wire.agents import AgentState
 from modelshare.wire.link import (
     MAX_DEPLOYMENTS,
     MAX_NAME,
+    OLDEST_PROTOCOL,
     PROTOCOL,
     CloseCode,
     Desired,
@@ -44,10 +45,10 @@ log = structlog.get_logger()
 _HELLO_SECONDS = 10.0
 _GOODBYE_SECONDS = 1.0
 _STOP_SECONDS = 2.0
-"""Links may take to end when the process does; the database they tell of it may be away."""
+"""How long connections may take to end when the process stops: the database may be away."""
 _RETRY_SECONDS = 1.0
 _EARLY = 1000
-"""Frames; of more only the last are heard. An agent says all of it again once it is told what to hold."""
+"""Frames kept, the newest ones. Once an agent has its desired state, it reports everything again anyway."""
 _VOUCH_SECONDS = presence.STALE_SECONDS / 3
 _SUSPENDED = ClosedError(CloseCode.SUSPENDED, "This agent is suspended. Its owner can resume it.")
 _REMOVED = ClosedError(CloseCode.REMOVED, "This agent was removed. Enroll it anew with a join key to use it again.")
@@ -55,27 +56,25 @@ _REPLACED = ClosedError(CloseCode.REPLACED, "A newer link of this agent took ove
 
 
 class _Linked:
-    """An agent's link with what this process keeps beside it."""
+    """An agent's connection and its state in this process."""
 
     def __init__(self, name: LinkName, link: AgentLink) -> None:
         self.name = name
         self.link = link
         self.changed = asyncio.Event()
-        """What it is to hold may have changed."""
+        """Its desired state may have changed."""
         self.changed.set()
         self.held: frozenset[str] = frozenset()
-        """Ids of what it was told to hold: what it says of others says nothing."""
+        """Ids of deployments it was told to hold; reports on others are ignored."""
         self.let_go: frozenset[str] = frozenset()
-        """Ids of what it was told to let go of, and has not said to be gone."""
+        """Ids of deployments it was told to delete and has not confirmed."""
         self.early: deque[Report | Released] | None = deque(maxlen=_EARLY)
-        """What it says before it was told anything, of which it is not known yet whether it counts; None afterwards."""
+        """Frames that came before the first desired state, when it is not known whether they count; None afterwards."""
 
 
 class AgentLinks:
-    """All links of one process."""
-
     def __init__(self, database: Database, clock: Callable[[], float], *, address: str, verdicts: Verdicts) -> None:
-        """`address`: this process's URL, for the others; nobody else ever has the same."""
+        """`address`: this process's URL for the others; no other process ever has the same."""
         self.address = address
         self._database = database
         self._clock = clock
@@ -94,7 +93,7 @@ class AgentLinks:
         self._vouching = asyncio.create_task(self._vouch())
 
     async def stop(self) -> None:
-        """Ends all links; the agents come back to whoever is there. Takes seconds, whatever the database does."""
+        """Ends all connections; the agents reconnect to any process. Takes seconds, whatever the database does."""
         for linked in self._linked.values():
             linked.link.close(ClosedError(CloseCode.GOING_AWAY, "The server restarts."))
         await _end(self._sessions, patience=_STOP_SECONDS)
@@ -103,7 +102,7 @@ class AgentLinks:
         await self._reports.stop()
 
     def get(self, agent_id: uuid.UUID) -> AgentLink | None:
-        """The agent's link, when this process holds it."""
+        """The agent's connection, if it is to this process."""
         linked = self._linked.get(agent_id)
         return linked.link if linked else None
 
@@ -131,7 +130,7 @@ class AgentLinks:
             task.add_done_callback(self._sessions.discard)
             await asyncio.wait([task])
             why = _result(task)
-        # The socket may be gone: servers differ in what they raise then, and one never answers.
+        # The socket may be gone: HTTP servers differ in what they raise then, and one never returns.
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_GOODBYE_SECONDS):
                 await send({"type": "websocket.close", "code": int(why.code), "reason": close_reason(str(why))})
@@ -144,14 +143,18 @@ class AgentLinks:
             return ClosedError(CloseCode.SILENT, "No Hello came.")
         except ClosedError as error:
             return error
-        if not isinstance(hello, Hello) or hello.protocol != PROTOCOL:
-            return ClosedError(CloseCode.PROTOCOL, f"This server speaks version {PROTOCOL}: update modelshare.")
+        if not isinstance(hello, Hello):
+            return ClosedError(CloseCode.PROTOCOL, "The first frame has to be a Hello.")
+        return _no_common_protocol(hello) or await self._serve_after_hello(name, agent_name, hello, link)
+
+    async def _serve_after_hello(self, name: LinkName, agent_name: str, hello: Hello, link: AgentLink) -> ClosedError:
         async with self._connected(name, hello, link) as linked:
             if linked is None:
                 return _SUSPENDED
             try:
+                protocol = min(PROTOCOL, max(hello.protocol, hello.newest_protocol))
                 key = self._verdicts.key_of(str(name.agent_id))
-                await link.send(Welcome(PROTOCOL, str(name.agent_id), plain(agent_name, MAX_NAME), key))
+                await link.send(Welcome(protocol, str(name.agent_id), plain(agent_name, MAX_NAME), key))
             except StreamBrokenError as error:
                 return ClosedError(CloseCode.GOING_AWAY, str(error))
             return await link.run(
@@ -162,16 +165,16 @@ class AgentLinks:
 
     @contextlib.asynccontextmanager
     async def _connected(self, name: LinkName, hello: Hello, link: AgentLink) -> AsyncIterator[_Linked | None]:
-        """The agent's link is this one for as long; the block ends when the link does."""
+        """Registers the connection as the agent's for the length of the block. None: the agent may not connect."""
         async with self._database.write() as session:
             if not await presence.connect(session, name, hello, self.address, now=self._now()):
                 yield None
                 return
-        # An older link, here or elsewhere, hears of it by the notification and ends itself.
+        # An older connection, here or elsewhere, ends itself when it receives the notification.
         linked = self._linked[name.agent_id] = _Linked(name, link)
         log.info("agent linked", agent=str(name.agent_id))
         try:
-            await self._check(linked)  # what changed a moment ago was heard before the link stood here
+            await self._check(linked)  # notifications that came before it was registered were missed
             yield linked
         finally:
             link.close(_REPLACED)
@@ -186,7 +189,7 @@ class AgentLinks:
             log.info("agent link ended", agent=str(name.agent_id))
 
     async def _send_desired(self, linked: _Linked) -> None:
-        """Sends what the agent is to hold, whenever that is something else than it was."""
+        """Sends the desired state whenever it differs from what was sent last."""
         sent: list[DesiredDeployment] | None = None
         revision = 0
         while True:
@@ -249,12 +252,12 @@ class AgentLinks:
                     await self._check(each)
 
     def _agent_changed(self, subject: str) -> Awaitable[object] | None:
-        """An agent changed: end its link here if it is not to have one any more."""
+        """An agent changed: ends its connection here if it may no longer have one."""
         linked = self._subjects(subject)
         return asyncio.gather(*map(self._check, linked)) if linked else None
 
     async def _check(self, linked: _Linked) -> None:
-        """Ends the link if the agent is not to have it any more; asks until the database answers."""
+        """Ends the connection if the agent may no longer have it; retries until the database answers."""
         while not linked.link.is_over:
             try:
                 why = await self._over(linked.name)
@@ -267,7 +270,7 @@ class AgentLinks:
             return
 
     async def _over(self, name: LinkName) -> ClosedError | None:
-        """Why the agent is not to have this link any more, if so."""
+        """Why the agent may no longer have this connection, or None."""
         async with self._database.read() as session:
             agent = await queries.agent(session, name.agent_id)
         if agent is None or agent.state == AgentState.REMOVED:
@@ -293,7 +296,7 @@ class AgentLinks:
 
 
 def _result(serving: asyncio.Task[ClosedError]) -> ClosedError:
-    """Why the link that it served ended."""
+    """Why the connection that it served ended."""
     if serving.cancelled():
         return ClosedError(CloseCode.GOING_AWAY, "The server restarts.")
     if (error := serving.exception()) is None:
@@ -302,8 +305,19 @@ def _result(serving: asyncio.Task[ClosedError]) -> ClosedError:
     return ClosedError(CloseCode.TRY_AGAIN, "The server cannot take a link now: link again.")
 
 
+def _no_common_protocol(hello: Hello) -> ClosedError | None:
+    oldest, newest = hello.protocol, max(hello.protocol, hello.newest_protocol)
+    if newest >= OLDEST_PROTOCOL and oldest <= PROTOCOL:
+        return None
+    theirs, older = (oldest, "server") if oldest > PROTOCOL else (newest, "agent")
+    ours = f"this server {OLDEST_PROTOCOL} to {PROTOCOL}"
+    return ClosedError(
+        CloseCode.PROTOCOL, f"The agent speaks version {theirs} of the link protocol, {ours}: update the {older}."
+    )
+
+
 async def _try_again(scope: Scope, send: Send) -> None:
-    """Answers a handshake with 503, or with what comes next to it where the HTTP server lets us say no status."""
+    """Answers a handshake with 503, or with close code 1013 where the HTTP server cannot send a status."""
     if "websocket.http.response" in scope.get("extensions", {}):
         headers = [(b"retry-after", b"%d" % _RETRY_SECONDS)]
         await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
@@ -314,7 +328,7 @@ async def _try_again(scope: Scope, send: Send) -> None:
 
 
 async def _end(tasks: Collection[asyncio.Task[Any]], patience: float = 0.0) -> None:
-    """Ends what does not end by itself; what does not even then, in a thread that waits for the database, is left."""
+    """Waits, then cancels. A task that ignores even that, in a thread that waits for the database, is left behind."""
     if tasks and patience:
         await asyncio.wait(tasks, timeout=patience)
     left = [task for task in tasks if not task.done()]

@@ -1,8 +1,8 @@
-"""What agents linked to this process said of their deployments, on its way into the database.
+"""Writes what agents report to the database, in batches.
 
-It is written in batches. An item that cannot be written keeps no other from it: when a batch fails, each item is tried
-alone, and what fails for a reason of its own is dropped, with a line in the log. While the database is away everything
-waits; newer reports replace older ones, so that no agent has more of them than it has deployments.
+If a batch fails, each item is tried alone, so that one that cannot be written blocks no other; it is dropped with a log
+line. While the database is away everything waits. Newer reports replace older ones, so what waits for an agent is
+bounded by its number of deployments.
 """
 
 import asyncio
@@ -23,20 +23,18 @@ from modelshare.wire.link import Report
 log = structlog.get_logger()
 Value = TypeVar("Value")
 Deployment = tuple[uuid.UUID, str]
-"""An agent and the id of its deployment."""
+"""An agent's id and its deployment's."""
 Write = Callable[[AsyncSession, Mapping[Deployment, Value]], Awaitable[None]]
 _GATHER_SECONDS: Final = 0.5
-"""The longest that reports gather before they are written."""
+"""How long reports are collected before they are written."""
 _PAUSE_SECONDS: Final = 0.1
-"""Between two batches, so that an agent whose phase flickers leaves the database to others."""
+"""Between two batches, so that an agent whose phase flickers does not occupy the database."""
 _STOP_SECONDS: Final = 1.0
-"""What is left may take to be written in the end."""
+"""How long the last batch may take."""
 _GRADUAL: Final = frozenset({Phase.PULLING, Phase.VERIFYING, Phase.CONVERTING})
 
 
 class Reports:
-    """Of one process."""
-
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
@@ -58,23 +56,22 @@ class Reports:
         last.cancel()
 
     def report(self, agent_id: uuid.UUID, report: Report) -> None:
-        """An agent says how one of its deployments stands."""
         self._reports[agent_id, report.deployment_id] = report
         if report.phase not in _GRADUAL:
             self._urgent.set()
 
     def released(self, agent_id: uuid.UUID, deployment_id: str) -> None:
-        """An agent says that it deleted the weights of a deployment that it was told to let go of."""
+        """An agent confirms that it deleted the weights of a deployment."""
         self._released[agent_id, deployment_id] = True
         self._urgent.set()
 
     def forget(self, agent_id: uuid.UUID) -> None:
-        """Its link ended: how its deployments stand, it says again on the next one."""
+        """Drops reports of an agent that disconnected; it reports everything again on its next connection."""
         for key in [key for key in self._reports if key[0] == agent_id]:
             del self._reports[key]
 
     async def flush(self) -> None:
-        """Writes what was said; what cannot be written now stays."""
+        """Writes what waits; what cannot be written now stays."""
         await self._write(self._reports, presence.apply)
         await self._write(self._released, self._confirm)
 

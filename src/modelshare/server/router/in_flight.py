@@ -1,8 +1,7 @@
-"""Requests under way, by what can end them: cut as soon as that is over.
+"""Requests in progress, by what they depend on: a key, a session, an endpoint. They are cut as soon as it is revoked.
 
-A notification that keys changed has all of them looked at, in one query; so does every half second that passes, which
-finds keys that expire, a rotation whose grace is over, recalls that come due, and what a lost notification did not
-tell.
+All of them are checked in one query on each notification, and every half second: that finds keys that expire, rotations
+whose grace period is over, recalls that come due, and whatever a lost notification did not report.
 """
 
 import asyncio
@@ -16,9 +15,9 @@ from modelshare.server.errors import ApiError
 Ground = TypeVar("Ground", bound=Hashable)
 
 LOOK_SECONDS: Final = 0.5
-"""How often grounds are looked at without having been told: half of the second that a revocation has."""
+"""How often they are checked without a notification: half of the second in which a revocation has to hold."""
 _ANSWER_SECONDS: Final = 5.0
-"""A database that has not answered by then is asked again: the connection may be dead, and the database not."""
+"""After this the query is repeated: the connection may be dead while the database is not."""
 
 
 class InFlight(Generic[Ground]):

@@ -1,4 +1,4 @@
-"""What was used, by day, endpoint and key: counted in memory, added to the database every second."""
+"""Counts requests and tokens by day, endpoint and key in memory, and adds them to the database every second."""
 
 import asyncio
 import time
@@ -21,11 +21,11 @@ from modelshare.server.router.snapshots import Snapshot
 log = structlog.get_logger()
 _FLUSH_SECONDS: Final = 1.0
 _BATCH: Final = 500
-"""Rows of one statement, below SQLite's limit of variables."""
+"""Rows of one statement, below SQLite's limit of bound variables."""
 _MAX: Final = 2**48
-"""A row's counts stay near it: sums of as many rows as anybody has fit the database's 64 bits."""
+"""Upper bound of a row's counts, so that sums over any number of rows fit into 64 bits."""
 _MAX_KEPT: Final = 200_000
-"""Rows that are kept while the database is away."""
+"""Maximum rows kept while the database is away."""
 _COUNTS: Final = ("requests", "errors", "prompt_tokens", "completion_tokens", "estimated")
 
 
@@ -35,7 +35,7 @@ class MeteredUsage(NamedTuple):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     is_estimate: bool = False
-    """Nobody counted them."""
+    """The engine gave no usable count."""
 
 
 class _Key(NamedTuple):
@@ -46,7 +46,7 @@ class _Key(NamedTuple):
 
 @dataclass(slots=True)
 class _Count:
-    """What is not in the database yet."""
+    """Counts that are not in the database yet."""
 
     project_id: str
     endpoint_slug: str

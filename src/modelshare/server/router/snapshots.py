@@ -1,4 +1,4 @@
-"""Endpoints as the router sees them: frozen, at most a second old, forgotten as soon as a change is heard of."""
+"""Endpoints as the router sees them: immutable, at most a second old, dropped as soon as a change is notified."""
 
 import math
 import uuid
@@ -25,7 +25,7 @@ from modelshare.wire.tiers import Tier
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An endpoint that exists."""
+    """An existing endpoint."""
 
     id: uuid.UUID
     project_id: str
@@ -34,14 +34,14 @@ class Snapshot:
     created_at: int
     model_id: uuid.UUID | None
     served_name: str | None
-    """The public `model` name; None, like its id, unless the endpoint is active and its model there."""
+    """The public `model` name. None, like the model's id, unless the endpoint is active and its model exists."""
     status: EndpointStatus
     reason: str | None
     progress: EndpointProgress | None
     versions: frozenset[str]
-    """Ids of the versions it may be answered with."""
+    """Ids of the versions that may answer."""
     targets: tuple[Target, ...]
-    """Where it can be answered now. Empty unless the endpoint is active."""
+    """Deployments that can answer now. Empty unless the endpoint is active."""
     ends_at: int | None
     """When a recall stops it, in Unix seconds."""
 
@@ -62,7 +62,7 @@ class Snapshots:
         database.subscribe(READY_TOPIC, self._ready_changed)
 
     async def get(self, project_id: str, slug: str, *, since: float = -math.inf) -> Snapshot | None:
-        """The endpoint, or None when there is none. `since`, by the clock: what was read before then is too old."""
+        """The endpoint, or None. `since`: a clock time; what was read before it is too old."""
         return await self._cache.get((project_id, slug), since=since)
 
     async def stop(self) -> None:
@@ -85,7 +85,7 @@ class Snapshots:
 
 
 async def load_snapshot(session: AsyncSession, tiers: TierRegistry, project_id: str, slug: str) -> Snapshot | None:
-    """The endpoint as it is in the database now, or None when there is none."""
+    """The endpoint as it is in the database now, or None."""
     row = await queries.endpoint(session, project_id, slug)
     tier = tiers.get(row.tier) if row else None
     if row is None or tier is None:
