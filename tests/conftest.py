@@ -4,7 +4,7 @@ import gc
 import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 import structlog
 
 import compiled_statements
+from invariants import assert_consistent
 from modelshare.server import migrations
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import STOP_SECONDS, Application
@@ -110,10 +111,14 @@ def clock() -> Callable[[], float] | None:
 
 @pytest.fixture
 async def app(settings: Settings, clock: Callable[[], float] | None) -> AsyncIterator[Application]:
-    """The platform, called in this process. Nothing works in the background: see `running_app`."""
+    """The platform, called in this process. Nothing works in the background: see `running_app`.
+
+    In the end its database agrees with itself, whatever the test did.
+    """
     application = Application(settings, clock)
     async with application.answering(Ending(STOP_SECONDS)):
         yield application
+        await assert_consistent(application.database)
 
 
 @pytest.fixture
@@ -121,6 +126,14 @@ async def running_app(app: Application) -> AsyncIterator[Application]:
     """`app`, with all that works in the background: jobs, webhooks, the fleet, chores, confirmations, metering."""
     async with app.working(Ending(STOP_SECONDS)):
         yield app
+
+
+@asynccontextmanager
+async def running(application: Application) -> AsyncIterator[Application]:
+    """Another platform with all that works in the background; checked in the end as `app` is."""
+    async with application.running():
+        yield application
+        await assert_consistent(application.database)
 
 
 @dataclass(frozen=True)

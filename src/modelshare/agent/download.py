@@ -9,7 +9,6 @@ from typing import Final
 
 import aiohttp
 
-from modelshare.agent.backoff import Backoff
 from modelshare.agent.errors import PullError
 from modelshare.agent.grants import SignedUrls
 from modelshare.agent.partfile import MAX_AT_ONCE, Hasher, PartFile
@@ -21,6 +20,7 @@ from modelshare.agent.range_request import (
     open_range,
 )
 from modelshare.agent.tasks import in_thread, run_all
+from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import DeploymentFile
 
 CONNECTIONS: Final = 8

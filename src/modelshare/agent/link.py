@@ -9,11 +9,11 @@ from typing import Final, Protocol
 import aiohttp
 from yarl import URL
 
-from modelshare.agent.backoff import Backoff
 from modelshare.agent.connection import BadFrameError, Connection, LinkLostError
 from modelshare.agent.errors import RemovedError, StopError
 from modelshare.agent.streams import Stream, Streams
 from modelshare.agent.tasks import run_all
+from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import (
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,

@@ -1,8 +1,9 @@
 """Whether a request is tried again, and after how long. Pure."""
 
-import random
 from dataclasses import dataclass
 from enum import Enum, auto
+
+from modelshare.wire.backoff import delay
 
 MAX_ATTEMPTS = 4
 FIRST_PAUSE = 0.1
@@ -41,5 +42,5 @@ def pause(attempt: Attempt, *, attempts: int = MAX_ATTEMPTS, jitter: float | Non
         return None
     if attempt.retry_after is not None:
         return float(attempt.retry_after) if attempt.retry_after <= LONGEST_PAUSE else None
-    jitter = random.random() if jitter is None else jitter  # noqa: S311 - spreads load, keeps no secret
-    return min(FIRST_PAUSE * 2.0 ** (attempt.number - 1) * (0.5 + jitter), LONGEST_PAUSE)
+    bounds = (0.5, 1.5) if jitter is None else (0.5 + jitter, 0.5 + jitter)
+    return min(delay(attempt.number, FIRST_PAUSE, LONGEST_PAUSE, jitter=bounds), LONGEST_PAUSE)

@@ -7,7 +7,6 @@ locks while holding those of agents could deadlock.
 """
 
 import asyncio
-import contextlib
 import math
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ from dataclasses import dataclass, replace
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server import outages
+from modelshare.server.background import Loop
 from modelshare.server.db import Database, notify
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, ActiveEndpoint
@@ -116,20 +115,12 @@ class Reconciler:
         self._database = database
         self._tiers = tiers
         self._clock = clock
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self.loop = Loop("reconcile the fleet", self._round, every=_ROUND_SECONDS)
+        self.loop.wake()
         self._last_trouble = -math.inf
         """When the database was last unavailable, by the event loop's clock."""
         for topic in (ENDPOINTS_TOPIC, MODELS_TOPIC, SHARES_TOPIC, AGENTS_TOPIC, DEPLOYMENTS_TOPIC):
-            database.subscribe(topic, lambda _: self._wake.set())
-
-    async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            database.subscribe(topic, self.loop.wake)
 
     async def reconcile(self) -> None:
         """One round."""
@@ -180,23 +171,18 @@ class Reconciler:
                 what = f"cannot write the state of endpoint {endpoint_id}"
                 await _alone(what, self._write_observed({endpoint_id: seen}, now))
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            self._wake.clear()
-            started = loop.time()
-            try:
-                await self.reconcile()
-            except Exception as error:  # noqa: BLE001 - the next round may find the database back
-                outages.report("a round of reconciling failed", error)
-                self._last_trouble = loop.time()
-            if loop.time() - started > _LONG_SECONDS:
-                self._last_trouble = loop.time()
-            await asyncio.sleep((loop.time() - started) * _REST)
-            # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this would never stop.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_ROUND_SECONDS):
-                    await self._wake.wait()
+    async def _round(self) -> None:
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        try:
+            await self.reconcile()
+        except Exception:
+            self._last_trouble = clock()
+            raise
+        took = clock() - started
+        if took > _LONG_SECONDS:
+            self._last_trouble = clock()
+        await asyncio.sleep(took * _REST)
 
     def _is_doubtful(self) -> bool:
         """Whether connections may look dead only because heartbeats could not be written: the database was away."""

@@ -8,13 +8,15 @@ import asyncio
 import contextlib
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
 from modelshare.server import outages
+from modelshare.server.background import Loop, retry
 from modelshare.server.db import Database
 from modelshare.server.fleet import presence, queries, service, weight_deletions
 from modelshare.server.fleet.link import AgentLink, ClosedError, StreamBrokenError
@@ -81,7 +83,7 @@ class AgentLinks:
         self._verdicts = verdicts
         self._linked: dict[uuid.UUID, _Linked] = {}
         self._reports = Reports(database, clock)
-        self._vouching: asyncio.Task[None] | None = None
+        self._vouching = Loop("vouch for links", self._vouch, every=_VOUCH_SECONDS, retry=_RETRY_SECONDS)
         self._sessions: set[asyncio.Task[Any]] = set()
         database.subscribe(AGENTS_TOPIC, self._agent_changed)
         database.subscribe(DESIRED_TOPIC, self._desired_changed)
@@ -90,15 +92,19 @@ class AgentLinks:
         async with self._database.write() as session:
             await presence.forget_links(session, self.address, now=self._now())
         await self._reports.start()
-        self._vouching = asyncio.create_task(self._vouch())
+        await self._vouching.start()
 
     async def stop(self) -> None:
         """Ends all connections; the agents reconnect to any process. Takes seconds, whatever the database does."""
         for linked in self._linked.values():
             linked.link.close(ClosedError(CloseCode.GOING_AWAY, "The server restarts."))
-        await _end(self._sessions, patience=_STOP_SECONDS)
-        if self._vouching is not None:
-            await _end({self._vouching})
+        if self._sessions:
+            _, left = await asyncio.wait(self._sessions, timeout=_STOP_SECONDS)
+            for task in left:  # what does not end even then, in a thread that waits for the database, is left behind
+                task.cancel()
+            if left:
+                await asyncio.wait(left, timeout=_GOODBYE_SECONDS)
+        await self._vouching.stop(_GOODBYE_SECONDS)
         await self._reports.stop()
 
     def get(self, agent_id: uuid.UUID) -> AgentLink | None:
@@ -157,20 +163,18 @@ class AgentLinks:
                 await link.send(Welcome(protocol, str(name.agent_id), plain(agent_name, MAX_NAME), key))
             except StreamBrokenError as error:
                 return ClosedError(CloseCode.GOING_AWAY, str(error))
-            return await link.run(
-                lambda report: self._report(linked, report),
-                lambda released: self._released(linked, released),
-                self._send_desired(linked),
-            )
+            hear = partial(self._hear, linked)
+            return await link.run(hear, hear, self._send_desired(linked))
 
     @contextlib.asynccontextmanager
     async def _connected(self, name: LinkName, hello: Hello, link: AgentLink) -> AsyncIterator[_Linked | None]:
         """Registers the connection as the agent's for the length of the block. None: the agent may not connect."""
         async with self._database.write() as session:
-            if not await presence.connect(session, name, hello, self.address, now=self._now()):
-                yield None
-                return
-        # An older connection, here or elsewhere, ends itself when it receives the notification.
+            is_connected = await presence.connect(session, name, hello, self.address, now=self._now())
+        if not is_connected:
+            yield None
+            return
+        # An older link, here or elsewhere, ends itself when it receives the notification.
         linked = self._linked[name.agent_id] = _Linked(name, link)
         log.info("agent linked", agent=str(name.agent_id))
         try:
@@ -195,61 +199,41 @@ class AgentLinks:
         while True:
             await linked.changed.wait()
             linked.changed.clear()
-            try:
-                async with self._database.read() as session:
-                    wanted = await presence.wanted(session, linked.name.agent_id)
-                    unconfirmed = await weight_deletions.unconfirmed(session, linked.name.agent_id)
-            except Exception as error:  # noqa: BLE001 - the link outlives a database that is away for a while
-                outages.report("cannot look at what an agent is to hold", error, agent=str(linked.name.agent_id))
-                linked.changed.set()
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
+            look = partial(self._desired, linked.name.agent_id)
+            wanted, told = await retry("look at what an agent is to hold", look, longest=_RETRY_SECONDS)
             if wanted != sent:
                 revision += 1
-                told = unconfirmed[:MAX_DEPLOYMENTS]
                 linked.held, linked.let_go = frozenset(one.deployment_id for one in wanted), frozenset(told)
-                self._hear_early(linked)
+                early, linked.early = linked.early, None
+                for frame in early or ():
+                    self._hear(linked, frame)
                 linked.link.expect(len(wanted) + len(told))
                 await linked.link.send(Desired(revision, wanted, told))
                 sent = wanted
 
-    def _hear_early(self, linked: _Linked) -> None:
-        early, linked.early = linked.early, None
-        for frame in early or ():
-            if isinstance(frame, Report):
-                self._report(linked, frame)
-            else:
-                self._released(linked, frame)
+    async def _desired(self, agent_id: uuid.UUID) -> tuple[list[DesiredDeployment], list[str]]:
+        async with self._database.read() as session:
+            unconfirmed = await weight_deletions.unconfirmed(session, agent_id)
+            return await presence.wanted(session, agent_id), unconfirmed[:MAX_DEPLOYMENTS]
 
-    def _report(self, linked: _Linked, report: Report) -> None:
+    def _hear(self, linked: _Linked, frame: Report | Released) -> None:
+        agent_id, deployment_id = linked.name.agent_id, frame.deployment_id
         if linked.early is not None:
-            linked.early.append(report)
-        elif report.deployment_id in linked.held:
-            self._reports.report(linked.name.agent_id, report)
-
-    def _released(self, linked: _Linked, released: Released) -> None:
-        if linked.early is not None:
-            linked.early.append(released)
-        elif released.deployment_id in linked.let_go:
-            log.info("agent deleted weights", agent=str(linked.name.agent_id), deployment=released.deployment_id)
-            self._reports.released(linked.name.agent_id, released.deployment_id)
+            linked.early.append(frame)
+        elif isinstance(frame, Report):
+            if deployment_id in linked.held:
+                self._reports.report(agent_id, frame)
+        elif deployment_id in linked.let_go:
+            log.info("agent deleted weights", agent=str(agent_id), deployment=deployment_id)
+            self._reports.released(agent_id, deployment_id)
 
     async def _vouch(self) -> None:
-        pause = _VOUCH_SECONDS
-        while True:
-            await asyncio.sleep(pause)
-            pause = _VOUCH_SECONDS
-            linked = list(self._linked.values())
-            try:
-                async with self._database.write() as session:
-                    known = await presence.heartbeat(session, [each.name for each in linked], now=self._now())
-            except Exception as error:  # noqa: BLE001 - as above: the next round says it again
-                outages.report("cannot vouch for links", error)
-                pause = _RETRY_SECONDS  # in time, before anybody takes them for dead
-                continue
-            for each in linked:
-                if each.name.token not in known:
-                    await self._check(each)
+        linked = list(self._linked.values())
+        async with self._database.write() as session:
+            known = await presence.heartbeat(session, [each.name for each in linked], now=self._now())
+        for each in linked:
+            if each.name.token not in known:
+                await self._check(each)
 
     def _agent_changed(self, subject: str) -> Awaitable[object] | None:
         """An agent changed: ends its connection here if it may no longer have one."""
@@ -258,28 +242,23 @@ class AgentLinks:
 
     async def _check(self, linked: _Linked) -> None:
         """Ends the connection if the agent may no longer have it; retries until the database answers."""
-        while not linked.link.is_over:
-            try:
-                why = await self._over(linked.name)
-            except Exception as error:  # noqa: BLE001 - as above: the database may be away for a while
-                outages.report("cannot look at a linked agent", error)
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            if why is not None:
-                linked.link.close(why)
-            return
+        why = await retry("look at a linked agent", partial(self._over, linked), longest=_RETRY_SECONDS)
+        if why is not None:
+            linked.link.close(why)
 
-    async def _over(self, name: LinkName) -> ClosedError | None:
+    async def _over(self, linked: _Linked) -> ClosedError | None:
         """Why the agent may no longer have this connection, or None."""
+        if linked.link.is_over:
+            return None
         async with self._database.read() as session:
-            agent = await queries.agent(session, name.agent_id)
+            agent = await queries.agent(session, linked.name.agent_id)
         if agent is None or agent.state == AgentState.REMOVED:
             return _REMOVED
         if agent.state == AgentState.SUSPENDED:
             return _SUSPENDED
         if agent.link_token is None:
             return ClosedError(CloseCode.GOING_AWAY, "The server took this link for dead: link again.")
-        return None if agent.link_token == name.token else _REPLACED
+        return None if agent.link_token == linked.name.token else _REPLACED
 
     def _desired_changed(self, subject: str) -> None:
         for linked in self._subjects(subject):
@@ -325,14 +304,3 @@ async def _try_again(scope: Scope, send: Send) -> None:
         return
     await send({"type": "websocket.accept"})
     await send({"type": "websocket.close", "code": int(CloseCode.TRY_AGAIN), "reason": "Try again in a moment."})
-
-
-async def _end(tasks: Collection[asyncio.Task[Any]], patience: float = 0.0) -> None:
-    """Waits, then cancels. A task that ignores even that, in a thread that waits for the database, is left behind."""
-    if tasks and patience:
-        await asyncio.wait(tasks, timeout=patience)
-    left = [task for task in tasks if not task.done()]
-    for task in left:
-        task.cancel()
-    if left:
-        await asyncio.wait(left, timeout=_GOODBYE_SECONDS)

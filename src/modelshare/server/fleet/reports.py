@@ -6,7 +6,6 @@ bounded by its number of deployments.
 """
 
 import asyncio
-import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final, TypeVar
@@ -15,6 +14,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server import outages
+from modelshare.server.background import Loop
 from modelshare.server.db import Database
 from modelshare.server.fleet import presence, weight_deletions
 from modelshare.wire.agents import Phase
@@ -40,17 +40,14 @@ class Reports:
         self._clock = clock
         self._reports: dict[Deployment, Report] = {}
         self._released: dict[Deployment, bool] = {}
-        self._urgent = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Loop("write what agents report", self.flush, every=_GATHER_SECONDS, rest=_PAUSE_SECONDS)
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        await self._loop.start()
 
     async def stop(self) -> None:
         """Writes what is left, unless that takes long."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=_STOP_SECONDS)
+        await self._loop.stop(_STOP_SECONDS)
         last = asyncio.create_task(self.flush())
         await asyncio.wait([last], timeout=_STOP_SECONDS)
         last.cancel()
@@ -58,12 +55,12 @@ class Reports:
     def report(self, agent_id: uuid.UUID, report: Report) -> None:
         self._reports[agent_id, report.deployment_id] = report
         if report.phase not in _GRADUAL:
-            self._urgent.set()
+            self._loop.wake()
 
     def released(self, agent_id: uuid.UUID, deployment_id: str) -> None:
         """An agent confirms that it deleted the weights of a deployment."""
         self._released[agent_id, deployment_id] = True
-        self._urgent.set()
+        self._loop.wake()
 
     def forget(self, agent_id: uuid.UUID) -> None:
         """Drops reports of an agent that disconnected; it reports everything again on its next connection."""
@@ -74,16 +71,6 @@ class Reports:
         """Writes what waits; what cannot be written now stays."""
         await self._write(self._reports, presence.apply)
         await self._write(self._released, self._confirm)
-
-    async def _run(self) -> None:
-        while True:
-            # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this would never stop.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_GATHER_SECONDS):
-                    await self._urgent.wait()
-            self._urgent.clear()
-            await self.flush()
-            await asyncio.sleep(_GATHER_SECONDS if self._reports or self._released else _PAUSE_SECONDS)
 
     async def _write(self, waiting: dict[Deployment, Value], write: Write[Value]) -> None:
         batch = dict(waiting)

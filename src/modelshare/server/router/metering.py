@@ -1,6 +1,5 @@
 """Counts requests and tokens by day, endpoint and key in memory, and adds them to the database every second."""
 
-import asyncio
 import time
 import uuid
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from modelshare.server import outages
+from modelshare.server.background import Loop
 from modelshare.server.db import Database
 from modelshare.server.endpoints.tables import UsageRow
 from modelshare.server.outages import outage_of
@@ -65,7 +64,7 @@ class Meter:
         self._database = database
         self._clock = clock
         self._counts: dict[_Key, _Count] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Loop("write usage", self.flush, every=_FLUSH_SECONDS)
 
     def add(self, endpoint: Snapshot, key_id: uuid.UUID, usage: MeteredUsage, *, failed: bool) -> None:
         """Counts one request that was let in."""
@@ -84,13 +83,11 @@ class Meter:
         count.estimated += usage.is_estimate
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        await self._loop.start()
 
     async def stop(self) -> None:
         """Writes what is left, once: what cannot be written then is told of."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loop.stop()
         try:
             await self.flush()
         except Exception as error:  # noqa: BLE001 - the process ends, whatever the database does
@@ -144,14 +141,6 @@ class Meter:
         if newer is not count:
             for name in _COUNTS:
                 setattr(newer, name, min(_MAX, getattr(newer, name) + getattr(count, name)))
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(_FLUSH_SECONDS)
-            try:
-                await self.flush()
-            except Exception as error:  # noqa: BLE001 - the database may be away for a while; nothing is lost
-                outages.report("cannot write usage", error)
 
 
 def _row(key: _Key, count: _Count) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.inference import InferenceRequest
 from modelshare.wire.tiers import Tier
+from modelshare.wire.units import size
 
 _WORK: Final = {
     Phase.WAITING: "is about to be fetched by its machine",
@@ -96,14 +97,4 @@ def _words(progress: EndpointProgress) -> str:
     if progress.phase != Phase.PULLING or not progress.bytes_total:
         return words
     percent = 100 * progress.bytes_done // progress.bytes_total
-    return f"{words}: {_size(progress.bytes_done)} of {_size(progress.bytes_total)} ({percent} %)"
-
-
-def _size(count: int) -> str:
-    """`12.3 GB`, in decimal units."""
-    value = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:  # noqa: PLR2004 - a kilo
-            return f"{count} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+    return f"{words}: {size(progress.bytes_done)} of {size(progress.bytes_total)} ({percent} %)"

@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from modelshare.server import outages
 from modelshare.server.accounts.key_auth import KEYS_TOPIC, KeyAuthenticator, KeyUse
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionAuthenticator, SessionUse
+from modelshare.server.background import stop_all
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.errors import (
@@ -96,15 +97,12 @@ class Router:
 
     async def start(self) -> None:
         await self._meter.start()
-        await self._running_keys.start()
-        await self._running_sessions.start()
-        await self._running_endpoints.start()
+        for running in (self._running_keys, self._running_sessions, self._running_endpoints):
+            await running.loop.start()
 
     async def stop(self) -> None:
         """Writes what was counted. Call it when no more requests arrive."""
-        await self._running_keys.stop()
-        await self._running_sessions.stop()
-        await self._running_endpoints.stop()
+        await stop_all(each.loop for each in (self._running_keys, self._running_sessions, self._running_endpoints))
         await self._meter.stop()
         await self._snapshots.stop()
         await self._forwarder.stop()

@@ -56,10 +56,14 @@ class Snapshots:
         self._database = database
         self._tiers = tiers
         self._cache = NotifiedCache[tuple[str, str], Snapshot | None](self._load, clock, grace=grace)
-        database.subscribe(ENDPOINTS_TOPIC, self._endpoint_changed)
-        database.subscribe(MODELS_TOPIC, self._model_changed)
-        database.subscribe(SHARES_TOPIC, self._model_changed)
-        database.subscribe(READY_TOPIC, self._ready_changed)
+        self._cache.drop_on(database, ENDPOINTS_TOPIC, lambda subject, key, _: subject == "/".join(key))
+        for topic in (MODELS_TOPIC, SHARES_TOPIC):
+            self._cache.drop_on(
+                database, topic, lambda subject, _, seen: seen is not None and subject == str(seen.model_id)
+            )
+        self._cache.drop_on(
+            database, READY_TOPIC, lambda subject, _, seen: seen is not None and subject in seen.versions
+        )
 
     async def get(self, project_id: str, slug: str, *, since: float = -math.inf) -> Snapshot | None:
         """The endpoint, or None. `since`: a clock time; what was read before it is too old."""
@@ -72,16 +76,6 @@ class Snapshots:
     async def _load(self, key: tuple[str, str]) -> Snapshot | None:
         async with self._database.read() as session:
             return await load_snapshot(session, self._tiers, *key)
-
-    def _endpoint_changed(self, subject: str) -> None:
-        project_id, _, slug = subject.partition("/")
-        self._cache.forget(lambda key, _: subject == "*" or key == (project_id, slug))
-
-    def _model_changed(self, subject: str) -> None:
-        self._cache.forget(lambda _, seen: subject == "*" or (seen is not None and subject == str(seen.model_id)))
-
-    def _ready_changed(self, subject: str) -> None:
-        self._cache.forget(lambda _, seen: subject == "*" or (seen is not None and subject in seen.versions))
 
 
 async def load_snapshot(session: AsyncSession, tiers: TierRegistry, project_id: str, slug: str) -> Snapshot | None:
