@@ -103,7 +103,7 @@ def test_pooling_without_its_list_counts_all_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "most"),
+    ("files", "limit"),
     [
         ({}, 128),
         ({"sentence_bert_config.json": {"max_seq_length": 32, "do_lower_case": False}}, 32),
