@@ -51,13 +51,12 @@ from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import Links
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.health import Readiness
-from modelshare.server.http import Caller, Platform
+from modelshare.server.http import Caller
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
-from modelshare.server.registry.processing.outcome import Followers
 from modelshare.server.registry.uploads import closing
 from modelshare.server.registry.uploads import routes as uploads_routes
 from modelshare.server.router import routes as router_routes
@@ -87,6 +86,7 @@ from modelshare.server.web.models import page as model_pages
 from modelshare.server.web.models import sharing as model_sharing_pages
 from modelshare.server.web.pages import error_page
 from modelshare.server.web.platform import routes as platform_pages
+from modelshare.server.web.visitor import PagesPlatform
 from modelshare.wire.keys import Project
 from modelshare.wire.link import LINK_PATH
 
@@ -150,23 +150,22 @@ class Application:
         self.settings = settings
         self.database = Database(settings.database)
         self.clock = DatabaseClock(self.database, clock)
-        self.platform = _platform(settings, self.database, self.clock)
+        self._confirmer = Confirmer(self.database, address=settings.address)
+        self.platform = _platform(settings, self.database, self.clock, self._confirmer)
         unlimited: frozenset[Callable[..., Any]] = frozenset({uploads_routes.put_part, uploads_routes.put_files})
         self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=unlimited)))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
-        self.links = Links(self.database, self.clock, address=settings.address, verdicts=self.platform.parts[Verdicts])
-        self._confirmer = Confirmer(self.database, address=settings.address)
-        self.platform.parts[Readiness] = Readiness([self._confirmer.check, store.check])
+        self.links = Links(self.database, self.clock, address=settings.address, verdicts=self.platform.verdicts)
         self._router = Router(
             RouterParts(
                 settings=settings,
                 database=self.database,
-                tiers=self.platform.parts[tiers.TierBook],
+                tiers=self.platform.tiers,
                 links=self.links,
-                keys=self.platform.parts[KeyRing],
-                sessions=self.platform.parts[SessionBook],
-                registry=self.platform.parts[CollectorRegistry],
+                keys=self.platform.keys,
+                sessions=self.platform.sessions,
+                registry=self.platform.metrics,
                 clock=self.clock,
             )
         )
@@ -202,14 +201,14 @@ class Application:
             await self.database.start()
             await self.clock.start()
             at_end("clock", self.clock.stop)
-            at_end("keys", self.platform.parts[KeyRing].stop)
-            at_end("sessions", self.platform.parts[SessionBook].stop)
+            at_end("keys", self.platform.keys.stop)
+            at_end("sessions", self.platform.sessions.stop)
             await self._confirmer.start()
             at_end("confirmer", self._confirmer.stop)
             sender = Sender(self.platform.clock, allow_private=self.settings.webhooks_allow_private)
             at_end("webhooks", sender.close)
             dispatcher = Dispatcher(self.database, self.platform.clock)
-            reconciler = Reconciler(self.database, self.platform.parts[tiers.TierBook], self.platform.clock)
+            reconciler = Reconciler(self.database, self.platform.tiers, self.platform.clock)
             parts: list[Part] = [*self._workers(sender), dispatcher, self._router, self.links, reconciler, self.chores]
             for part in parts:
                 await part.start()
@@ -219,7 +218,7 @@ class Application:
 
     async def end_streams(self) -> None:
         """Ends answers that go on for as long as somebody listens; an HTTP server that stops waits for them."""
-        await self.platform.parts[Live].stop()
+        await self.platform.live.stop()
 
     def _workers(self, sender: Sender) -> Iterator[Worker]:
         """Three, so that no webhook waits until weights are hashed, and no recall for a webhook's address."""
@@ -271,10 +270,12 @@ def create_app(settings: Settings) -> Application:
     return Application(settings)
 
 
-def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> Platform:
+def _platform(settings: Settings, database: Database, clock: DatabaseClock, confirmer: Confirmer) -> PagesPlatform:
     keys = KeyRing(database, clock, grace=settings.database_grace_seconds)
     sessions = SessionBook(database, clock, grace=settings.database_grace_seconds)
     book = tiers.load(settings.tiers_file)
+    secret = settings.signing_secret()
+    store = open_store(settings.storage_url, data_dir=settings.data_dir, secret=secret, clock=clock)
 
     async def find_project(project_id: str) -> Project | None:
         async with database.read() as session:
@@ -287,33 +288,30 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
     async def record_refusal(caller: Caller, error: ApiError) -> None:
         await accounts.record_refusal(database, caller, error, now=int(clock()))
 
-    platform = Platform(
+    return PagesPlatform(
         settings=settings,
         database=database,
-        store=open_store(
-            settings.storage_url, data_dir=settings.data_dir, secret=settings.signing_secret(), clock=clock
-        ),
+        store=store,
         authenticate=keys.authenticate,
         authenticate_person=sessions.authenticate,
         find_project=find_project,
         find_own_model=find_own_model,
+        model_changed=search.index,
         record_refusal=record_refusal,
         public_buckets=TokenBuckets(settings.public_requests_per_minute, clock),
         clock=clock,
+        metrics=CollectorRegistry(),
+        why_not_ready=Readiness([confirmer.check, store.check]).reasons,
+        tiers=book,
+        endpoint_policy=Terms(
+            book, promotion=settings.catalog_promotion == "on", capacity=fleet.capacity, weights=releases.weights
+        ),
+        verdicts=Verdicts(secret),
+        keys=keys,
+        sessions=sessions,
+        sign_in=SignIn(database, settings, clock),
+        live=Live(database),
     )
-    platform.parts[DatabaseClock] = clock
-    platform.parts[KeyRing] = keys
-    platform.parts[SessionBook] = sessions
-    platform.parts[Verdicts] = Verdicts(settings.signing_secret())
-    platform.parts[SignIn] = SignIn(database, settings, clock)
-    platform.parts[tiers.TierBook] = book
-    platform.parts[Followers] = Followers(catalog=search.index)
-    platform.parts[CollectorRegistry] = CollectorRegistry()
-    platform.parts[Live] = Live(database)
-    platform.parts[Terms] = Terms(
-        book, promotion=settings.catalog_promotion == "on", capacity=fleet.capacity, weights=releases.weights
-    )
-    return platform
 
 
 @functools.cache
@@ -342,7 +340,7 @@ def api() -> FastAPI:
     return built
 
 
-def _chores(platform: Platform) -> Iterator[Chore]:
+def _chores(platform: PagesPlatform) -> Iterator[Chore]:
     """What is done now and then. A recall whose job was given up is taken up again."""
 
     def writing(sweep: Callable[..., Awaitable[object]]) -> Callable[[], Awaitable[object]]:
@@ -352,7 +350,7 @@ def _chores(platform: Platform) -> Iterator[Chore]:
 
         return run
 
-    yield Chore("note the use of keys", platform.parts[KeyRing].note_use)
+    yield Chore("note the use of keys", platform.keys.note_use)
     yield Chore("end uploads that have expired", functools.partial(closing.end_expired, platform))
     yield Chore("collect garbage", functools.partial(closing.collect_garbage, platform))
     yield Chore("learn the words of models", functools.partial(search.learn, platform.database))

@@ -9,16 +9,19 @@ import binascii
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Path, Query, Request, Response
 from fastapi.routing import APIRoute
+from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server import reached
 from modelshare.server.addresses import counted_as, forwarded
+from modelshare.server.clock import DatabaseClock
 from modelshare.server.db import Database
 from modelshare.server.errors import ApiError, InvalidRequest, NotFound, PermissionDenied, RateLimited, Unauthenticated
 from modelshare.server.ids import parse_uuid
@@ -106,13 +109,23 @@ class FindOwnModel(Protocol):
     async def __call__(self, caller: Caller, reference: str) -> uuid.UUID | None: ...
 
 
+class ModelChanged(Protocol):
+    """Brings what other domains say of a model up to date: in the same transaction, under the model's lock."""
+
+    async def __call__(self, session: AsyncSession, model_id: uuid.UUID) -> None: ...
+
+
 class RecordRefusal(Protocol):
     async def __call__(self, caller: Caller, error: ApiError) -> None: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Platform:
-    """The parts that routes use, wired once in `app.py`."""
+    """What every route may use, wired once in `app.py`.
+
+    A domain whose routes or jobs need more declares it in a subclass of the one below: `SharingPlatform`, then
+    `EndpointsPlatform`, and so on up to the pages. A route asks for the one it needs, with `Depends(get_platform)`.
+    """
 
     settings: Settings
     database: Database
@@ -121,12 +134,14 @@ class Platform:
     authenticate_person: AuthenticatePerson
     find_project: FindProject
     find_own_model: FindOwnModel
+    model_changed: ModelChanged
     record_refusal: RecordRefusal
     public_buckets: TokenBuckets
-    clock: Callable[[], float]
-    """Unix seconds, the same for all processes: see clock.py."""
-    parts: dict[type, Any] = field(default_factory=dict)
-    """What single domains keep while the process runs (links, snapshots), by type."""
+    clock: DatabaseClock
+    """Unix seconds, the same for all processes."""
+    metrics: CollectorRegistry
+    why_not_ready: Callable[[], Awaitable[list[str]]]
+    """Why the platform cannot serve now, in words for anybody; none when it can."""
 
     def now(self) -> int:
         """Unix seconds."""
@@ -154,9 +169,22 @@ class ProjectRoute(APIRoute):
 
         async def authenticated(request: Request) -> Response:
             request.state.caller = await authenticate(request)
-            return await handle(request)
+            async with recorded_refusals(request):
+                return await handle(request)
 
         return authenticated
+
+
+@asynccontextmanager
+async def recorded_refusals(request: Request) -> AsyncIterator[None]:
+    """A refusal that belongs in the audit log gets there, in a transaction of its own: the request's is rolled back."""
+    try:
+        yield
+    except ApiError as error:
+        caller: Caller | None = getattr(request.state, "caller", None)
+        if error.refusal is not None and caller is not None:
+            await get_platform(request).record_refusal(caller, error)
+        raise
 
 
 def get_platform(request: Request) -> Platform:
@@ -286,14 +314,8 @@ async def _read_session(request: Request) -> AsyncIterator[AsyncSession]:
 
 
 async def _write_session(request: Request) -> AsyncIterator[AsyncSession]:
-    platform = get_platform(request)
-    try:
-        async with platform.database.write() as session:
-            yield session
-    except ApiError as error:
-        if error.refusal is not None:
-            await platform.record_refusal(request.state.caller, error)
-        raise
+    async with get_platform(request).database.write() as session:
+        yield session
 
 
 ModelReference = Annotated[

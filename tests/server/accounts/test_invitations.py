@@ -9,7 +9,6 @@ from clock import Clock
 from conftest import Tenant
 from modelshare.server.accounts import invitations, members
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.accounts.sessions import SessionBook
 from modelshare.server.accounts.views import InvitationView, Invited, Person
 from modelshare.server.app import Application
 from modelshare.server.audit import service as audit
@@ -31,7 +30,7 @@ async def ada(app: Application, owner: Tenant) -> Caller:
 
 async def caller_of(app: Application, person: Person, tenant: Tenant, role: MemberRole) -> Caller:
     await join(app, person, tenant.project.id, role)
-    book: SessionBook = app.platform.parts[SessionBook]
+    book = app.platform.sessions
     caller = await book.caller(await sign_in(app, person), tenant.project.id)
     assert caller is not None
     return caller

@@ -8,7 +8,6 @@ import pytest
 from conftest import Tenant
 from modelshare.server.accounts import members, queries
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.accounts.sessions import SessionBook
 from modelshare.server.accounts.views import MemberView, Person
 from modelshare.server.app import Application
 from modelshare.server.audit import service as audit
@@ -27,7 +26,7 @@ async def create(app: Application, person: Person, slug: str = "lab", name: str 
 
 
 async def caller_of(app: Application, person: Person, project: str = "lab") -> Caller:
-    book: SessionBook = app.platform.parts[SessionBook]
+    book = app.platform.sessions
     caller = await book.caller(await sign_in(app, person), project)
     assert caller is not None
     return caller

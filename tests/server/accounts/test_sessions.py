@@ -27,8 +27,7 @@ DAY = 24 * 3600
 
 @pytest.fixture
 def book(app: Application) -> SessionBook:
-    found: SessionBook = app.platform.parts[SessionBook]
-    return found
+    return app.platform.sessions
 
 
 async def close(app: Application, token: str) -> None:

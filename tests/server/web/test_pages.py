@@ -11,7 +11,6 @@ from sqlalchemy import text
 
 from modelshare.server.app import Application, api
 from modelshare.server.errors import RateLimited
-from modelshare.server.web.live import Live
 from modelshare.server.web.pages import PageRoute
 from page_texts import message
 from server.web.conftest import Somebody
@@ -107,7 +106,7 @@ async def test_whoever_cannot_be_looked_up_gets_an_error_page(app: Application) 
 
 
 async def test_one_person_has_so_many_live_parts(app: Application) -> None:
-    live: Live = app.platform.parts[Live]
+    live = app.platform.live
     person, other = uuid.uuid4(), uuid.uuid4()
 
     async def part() -> str:

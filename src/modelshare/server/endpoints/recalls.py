@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
 from modelshare.server.endpoints import queries
-from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, Terms, recount
+from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, EndpointsPlatform, Terms, recount
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.errors import InvalidRequest
-from modelshare.server.http import Caller, Platform
+from modelshare.server.http import Caller
 from modelshare.server.jobs import Lease, enqueue, ensure, holds
 from modelshare.server.registry import service as registry
 from modelshare.server.sharing import rules
@@ -43,7 +43,7 @@ async def state(session: AsyncSession, caller: Caller, model_id: uuid.UUID, term
     return await _state(session, await sharing.get(session, caller, model_id), terms)
 
 
-async def stop(platform: Platform, terms: Terms, lease: Lease) -> None:
+async def stop(platform: EndpointsPlatform, lease: Lease) -> None:
     """The job: ends the endpoints of other projects, unless the recall was cancelled or put off meanwhile."""
     model_id, now = uuid.UUID(lease.subject), platform.now()
     async with platform.database.write() as session:
@@ -60,7 +60,8 @@ async def stop(platform: Platform, terms: Terms, lease: Lease) -> None:
             _tell(session, row, "endpoint.stop", audit.SYSTEM, row.status_reason, now)
         recall.stopped_at = now
         await session.flush()
-        await recount(session, model, came_to_shared_tier=False, terms=terms, actor=audit.SYSTEM, now=now)
+        policy = platform.endpoint_policy
+        await recount(session, model, came_to_shared_tier=False, terms=policy, actor=audit.SYSTEM, now=now)
 
 
 async def resume_overdue(session: AsyncSession, *, now: int) -> None:

@@ -27,7 +27,7 @@ from modelshare.server.registry.service import EndpointCounts
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import last_shown, rules
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import SharingPlatform, TierBook
 from modelshare.wire.endpoints import (
     EndpointCreate,
     EndpointPatch,
@@ -68,6 +68,11 @@ class Terms:
     promotion: bool
     capacity: Capacity
     weights: Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointsPlatform(SharingPlatform):
+    endpoint_policy: Terms
 
 
 @dataclass(frozen=True, slots=True)

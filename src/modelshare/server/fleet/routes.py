@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 
 from modelshare.server.errors import Unauthenticated
 from modelshare.server.fleet import releases, service, version_deletion
-from modelshare.server.fleet.verdicts import Verdicts
+from modelshare.server.fleet.verdicts import FleetPlatform
 from modelshare.server.http import (
     BaseUrl,
     Caller,
@@ -24,7 +24,6 @@ from modelshare.server.http import (
     require,
 )
 from modelshare.server.proven import proven
-from modelshare.server.sharing.tiers import TierBook
 from modelshare.wire.agents import (
     Agent,
     AgentPatch,
@@ -49,33 +48,20 @@ _ID = r"^[0-9A-Za-z_-]{1,64}$"
 _NONCE = rf"^[0-9a-f]{{{2 * NONCE_BYTES}}}$"
 ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
 AgentsCaller = Annotated[Caller, Depends(require(Scope.AGENTS))]
-
-
-def _tiers(request: Request) -> TierBook:
-    tiers: TierBook = get_platform(request).parts[TierBook]
-    return tiers
-
-
-def _verdicts(request: Request) -> Verdicts:
-    found: Verdicts = get_platform(request).parts[Verdicts]
-    return found
-
-
-TiersDep = Annotated[TierBook, Depends(_tiers)]
-VerdictsDep = Annotated[Verdicts, Depends(_verdicts)]
+FleetPlatformDep = Annotated[FleetPlatform, Depends(get_platform)]
 
 
 @public.post("/v1/enroll", status_code=201, dependencies=[Depends(public_rate_limit)])
-async def enroll(session: WriteSession, platform: PlatformDep, verdicts: VerdictsDep, body: Enroll) -> Enrolled:
+async def enroll(session: WriteSession, platform: FleetPlatformDep, body: Enroll) -> Enrolled:
     """Turns a join key into an agent's own credential, which is in this answer and nowhere else."""
-    return await service.enroll(session, body, platform.settings, verdicts, now=platform.now())
+    return await service.enroll(session, body, platform.settings, platform.verdicts, now=platform.now())
 
 
 @public.get("/v1/agent/status", dependencies=[Depends(public_rate_limit)])
 async def agent_status(
     request: Request,
     session: ReadSession,
-    verdicts: VerdictsDep,
+    platform: FleetPlatformDep,
     agent_id: Annotated[str, Query(pattern=_ID)],
     nonce: Annotated[str, Query(pattern=_NONCE)],
 ) -> AgentStatus:
@@ -83,7 +69,7 @@ async def agent_status(
     token = bearer(request.headers.get("authorization"))
     if token is None:
         raise Unauthenticated("This needs an agent's token (`msa_...`).")
-    return await verdicts.status(session, agent_id=agent_id, token=token, nonce=nonce)
+    return await platform.verdicts.status(session, agent_id=agent_id, token=token, nonce=nonce)
 
 
 @public.post("/v1/agent/deployments/{deployment_id}/grant")
@@ -122,10 +108,10 @@ async def list_join_keys(caller: AgentsCaller, session: ReadSession, paging: Pag
 
 @router.post("/v1/join-keys", status_code=201, tags=["agents"])
 async def create_join_key(
-    caller: AgentsCaller, session: WriteSession, platform: PlatformDep, tiers: TiersDep, body: JoinKeyCreate
+    caller: AgentsCaller, session: WriteSession, platform: FleetPlatformDep, body: JoinKeyCreate
 ) -> JoinKeyWithValue:
     """A join key for agents that serve the project's `self_hosted` endpoints. Its value is in this answer only."""
-    return await service.create_join_key(session, caller, body, tiers, now=platform.now())
+    return await service.create_join_key(session, caller, body, platform.tiers, now=platform.now())
 
 
 @router.delete("/v1/join-keys/{key_id}", status_code=204, tags=["agents"])
@@ -199,10 +185,10 @@ async def list_platform_join_keys(caller: PlatformCaller, session: ReadSession, 
 
 @router.post("/v1/platform/join-keys", status_code=201, tags=["platform"])
 async def create_platform_join_key(
-    caller: PlatformCaller, session: WriteSession, platform: PlatformDep, tiers: TiersDep, body: JoinKeyCreate
+    caller: PlatformCaller, session: WriteSession, platform: FleetPlatformDep, body: JoinKeyCreate
 ) -> JoinKeyWithValue:
     """A join key for agents that serve any project's endpoints on the shared tiers it names."""
-    return await service.create_join_key(session, caller, body, tiers, now=platform.now())
+    return await service.create_join_key(session, caller, body, platform.tiers, now=platform.now())
 
 
 @router.delete("/v1/platform/join-keys/{key_id}", status_code=204, tags=["platform"])

@@ -4,7 +4,7 @@ import datetime as dt
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from modelshare.server.errors import InvalidRequest
 from modelshare.server.http import (
@@ -56,4 +56,4 @@ async def list_usage(
 @public.get("/metrics", response_class=Response)
 async def metrics(platform: PlatformDep) -> Response:
     """What this process counts, in Prometheus' text form."""
-    return Response(generate_latest(platform.parts[CollectorRegistry]), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(platform.metrics), media_type=CONTENT_TYPE_LATEST)

@@ -18,7 +18,6 @@ from modelshare.server.http import (
     ReadSession,
     WriteSession,
     authenticate,
-    get_platform,
     public_rate_limit,
     reference_of,
     require,
@@ -30,7 +29,7 @@ from modelshare.server.registry.processing import service as processing
 from modelshare.server.registry.service import version_view
 from modelshare.server.sharing import audience, search, service, views
 from modelshare.server.sharing.search import ANYBODY, Filters, Sort, Viewer, Wish
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import SharingPlatformDep, TierBook
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import Scope
@@ -55,11 +54,6 @@ ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
 EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
 
 
-def _tiers(request: Request) -> TierBook:
-    book: TierBook = get_platform(request).parts[TierBook]
-    return book
-
-
 async def _viewer(request: Request) -> Viewer:
     """Who looks at the catalog. A key is not needed, but one that is sent has to be good.
 
@@ -74,7 +68,6 @@ async def _viewer(request: Request) -> Viewer:
     return Viewer(caller.project_id) if knows else ANYBODY
 
 
-Tiers = Annotated[TierBook, Depends(_tiers)]
 ViewerDep = Annotated[Viewer, Depends(_viewer)]
 
 
@@ -200,12 +193,12 @@ async def end_link(
 
 @router.post("/v1/catalog/claims", tags=["catalog"])
 async def claim_link(
-    caller: EndpointsCaller, session: WriteSession, platform: PlatformDep, tiers: Tiers, body: Claim
+    caller: EndpointsCaller, session: WriteSession, platform: SharingPlatformDep, body: Claim
 ) -> CatalogModelDetail:
     """Claims a link: the model shows in the project's view of the catalog from now on."""
     model_id = await audience.claim(session, caller, body.token, now=platform.now())
     await session.flush()
-    return await _catalog_model(session, Viewer(caller.project), model_id, tiers)
+    return await _catalog_model(session, Viewer(caller.project), model_id, platform.tiers)
 
 
 @router.post("/v1/platform/catalog/{model_id}/feature", tags=["platform"])
@@ -218,22 +211,22 @@ async def feature_model(
 
 
 @router.get("/v1/platform/tiers", tags=["platform"])
-async def list_platform_tiers(_: PlatformCaller, tiers: Tiers) -> Page[Tier]:
+async def list_platform_tiers(_: PlatformCaller, platform: SharingPlatformDep) -> Page[Tier]:
     """The platform's tiers, as its tiers file has them."""
-    return Page(data=list(tiers))
+    return Page(data=list(platform.tiers))
 
 
 @public.get("/v1/tiers", tags=["catalog"])
-async def list_tiers(tiers: Tiers) -> Page[Tier]:
+async def list_tiers(platform: SharingPlatformDep) -> Page[Tier]:
     """The service tiers and their limits."""
-    return Page(data=list(tiers))
+    return Page(data=list(platform.tiers))
 
 
 @public.get("/v1/catalog/models", tags=["catalog"])
 async def list_catalog(
     viewer: ViewerDep,
     session: ReadSession,
-    tiers: Tiers,
+    platform: SharingPlatformDep,
     paging: PagingDep,
     q: Annotated[str | None, Query(max_length=200)] = None,
     family: str | None = None,
@@ -255,15 +248,15 @@ async def list_catalog(
         q, family, tag, license, architecture, format, role, min_parameters, max_parameters, min_context, max_context
     )
     found = await search.find(session, viewer, Wish(filters, sort, paging.limit, paging.after, facets))
-    return views.catalog_page(found, tiers)
+    return views.catalog_page(found, platform.tiers)
 
 
 @public.get("/v1/catalog/models/{model_id}", tags=["catalog"])
 async def get_catalog_model(
-    viewer: ViewerDep, model_id: CatalogModelId, session: ReadSession, tiers: Tiers
+    viewer: ViewerDep, model_id: CatalogModelId, session: ReadSession, platform: SharingPlatformDep
 ) -> CatalogModelDetail:
     """A model of the catalog: card, facts, role, and its manifest. No key needed for what is shared with everybody."""
-    return await _catalog_model(session, viewer, model_id, tiers)
+    return await _catalog_model(session, viewer, model_id, platform.tiers)
 
 
 async def _catalog_model(

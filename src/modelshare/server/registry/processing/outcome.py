@@ -1,9 +1,8 @@
 """How processing ends: the version is ready, with its manifest, or it failed, with the reason."""
 
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -19,19 +18,6 @@ from modelshare.server.registry.processing.work import Work
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.tables import LEFT_OUT, ModelRow, VersionRow
 from modelshare.wire.models import ModelStatus
-
-
-class Follow(Protocol):
-    """Brings what other domains say of a model up to date: in the same transaction, under the model's lock."""
-
-    async def __call__(self, session: AsyncSession, model_id: uuid.UUID) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Followers:
-    """What follows a model whose version ended. The wiring names it, as the catalog is above the registry."""
-
-    catalog: Follow
 
 
 async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[StoredFile], facts: Facts) -> None:
@@ -51,7 +37,7 @@ async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[St
         version.status, version.status_reason = ModelStatus.READY, None
         if not was_ready:
             await _decide_latest(session, model, version, platform.now())
-        await platform.parts[Followers].catalog(session, model.id)
+        await platform.model_changed(session, model.id)
         details = {"latest": version.is_latest, "latest_note": version.latest_note, "version_notes": version.notes}
         _record(session, platform, model, version, "model.ready", None, digest=version.manifest_digest, **details)
 
@@ -71,7 +57,7 @@ async def failed(platform: Platform, lease: Lease, work: Work, reason: str) -> N
             await versions.fall_back(session, model, version, reason=reason, now=platform.now())
         version.is_latest = False
         version.status, version.status_reason = ModelStatus.FAILED, reason
-        await platform.parts[Followers].catalog(session, model.id)
+        await platform.model_changed(session, model.id)
 
 
 async def _locked(session: AsyncSession, lease: Lease, work: Work) -> tuple[ModelRow, VersionRow] | None:

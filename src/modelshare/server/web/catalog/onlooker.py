@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Query
 
 from modelshare.server.accounts import members
-from modelshare.server.http import Caller, ReadSession
+from modelshare.server.http import Caller
 from modelshare.server.sharing.search import ANYBODY, Viewer
-from modelshare.server.web.visitor import VisitorDep, member
+from modelshare.server.web.context import AnyPage
+from modelshare.server.web.visitor import member
 from modelshare.wire.keys import Scope
 
 
@@ -28,18 +29,18 @@ class Onlooker:
 
 
 async def onlooker(
-    request: Request,
-    session: ReadSession,
-    visitor: VisitorDep,
+    page: AnyPage,
     project: Annotated[str, Query(alias="as", max_length=100)] = "",
 ) -> Onlooker:
     """Somebody who is not signed in sees what the public sees, whatever the URL says."""
-    if visitor.person is None:
+    if page.visitor.person is None:
         return Onlooker()
-    found = {each.slug: f"{each.name} ({each.slug})" for each in await members.memberships(session, visitor.person)}
+    found = {
+        each.slug: f"{each.name} ({each.slug})" for each in await members.memberships(page.session, page.visitor.person)
+    }
     if not project:
         return Onlooker(projects=tuple(found.items()))
-    caller = await member(request, project)
+    caller = await member(page.request, project)
     slug = caller.project_slug or project
     found.setdefault(slug, slug)  # who runs the platform may look as any
     knows = caller.allows(Scope.MODELS) or caller.allows(Scope.ENDPOINTS)
