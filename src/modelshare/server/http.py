@@ -9,7 +9,6 @@ import binascii
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Protocol, cast
 from urllib.parse import urlsplit
@@ -157,27 +156,11 @@ _LARGEST = 2**63 - 1
 """What the databases take for a number."""
 
 
-class ProjectRoute(APIRoute):
-    """A route that needs a key."""
+async def _recorded_refusals(request: Request) -> AsyncIterator[None]:
+    """A refusal that belongs in the audit log gets there, in a transaction of its own: the request's is rolled back.
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        options["openapi_extra"] = {**(options.get("openapi_extra") or {}), **KEYED}
-        super().__init__(*args, **options)
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def authenticated(request: Request) -> Response:
-            request.state.caller = await authenticate(request)
-            async with recorded_refusals(request):
-                return await handle(request)
-
-        return authenticated
-
-
-@asynccontextmanager
-async def recorded_refusals(request: Request) -> AsyncIterator[None]:
-    """A refusal that belongs in the audit log gets there, in a transaction of its own: the request's is rolled back."""
+    A dependency, and the first: those end in reverse order, so the request's session is closed by then.
+    """
     try:
         yield
     except ApiError as error:
@@ -185,6 +168,28 @@ async def recorded_refusals(request: Request) -> AsyncIterator[None]:
         if error.refusal is not None and caller is not None:
             await get_platform(request).record_refusal(caller, error)
         raise
+
+
+RECORDED_REFUSALS: Final = Depends(_recorded_refusals, scope="function")
+"""What every route depends on first whose caller may be refused something."""
+
+
+class ProjectRoute(APIRoute):
+    """A route that needs a key."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        options["openapi_extra"] = {**(options.get("openapi_extra") or {}), **KEYED}
+        options["dependencies"] = [RECORDED_REFUSALS, *(options.get("dependencies") or ())]
+        super().__init__(*args, **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def authenticated(request: Request) -> Response:
+            request.state.caller = await authenticate(request)
+            return await handle(request)
+
+        return authenticated
 
 
 def get_platform(request: Request) -> Platform:
