@@ -23,13 +23,13 @@ from modelshare.server import health, installation, jobs, migrations, model_path
 from modelshare.server.accounts import routes as accounts_routes
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts import sessions as accounts_sessions
-from modelshare.server.accounts.keyring import KeyRing
-from modelshare.server.accounts.sessions import SessionBook
-from modelshare.server.accounts.signing_in import SignIn
+from modelshare.server.accounts.key_auth import KeyAuthenticator
+from modelshare.server.accounts.sessions import SessionAuthenticator
+from modelshare.server.accounts.sign_in import SignIn
 from modelshare.server.audit import routes as audit_routes
-from modelshare.server.audit.confirming import routes as confirming_routes
-from modelshare.server.audit.confirming.service import Confirmer
 from modelshare.server.audit.given_up import routes as given_up_routes
+from modelshare.server.audit.propagation import routes as confirming_routes
+from modelshare.server.audit.propagation.service import PropagationTracker
 from modelshare.server.audit.webhooks import jobs as webhook_jobs
 from modelshare.server.audit.webhooks import routes as webhooks_routes
 from modelshare.server.audit.webhooks import service as webhooks
@@ -42,13 +42,13 @@ from modelshare.server.db import Database
 from modelshare.server.endpoints import jobs as endpoints_jobs
 from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints import routes as endpoints_routes
-from modelshare.server.endpoints.service import Terms
+from modelshare.server.endpoints.service import EndpointPolicy
 from modelshare.server.errors import ApiError, install_handlers, valid_json
-from modelshare.server.fleet import releases
 from modelshare.server.fleet import routes as fleet_routes
 from modelshare.server.fleet import service as fleet
+from modelshare.server.fleet import weight_deletions
 from modelshare.server.fleet.jobs import Reconciler
-from modelshare.server.fleet.links import Links
+from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.health import Readiness
 from modelshare.server.http import Caller
@@ -57,7 +57,7 @@ from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniff
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
-from modelshare.server.registry.uploads import closing
+from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
 from modelshare.server.router import routes as router_routes
 from modelshare.server.router.service import Router, RouterParts
@@ -65,7 +65,7 @@ from modelshare.server.settings import Settings
 from modelshare.server.sharing import routes as sharing_routes
 from modelshare.server.sharing import search, tiers
 from modelshare.server.sharing import service as sharing
-from modelshare.server.storage import links
+from modelshare.server.storage import signed_urls
 from modelshare.server.storage.files import BlobFiles
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
@@ -84,9 +84,9 @@ from modelshare.server.web.live import Live
 from modelshare.server.web.models import listing as model_list_pages
 from modelshare.server.web.models import page as model_pages
 from modelshare.server.web.models import sharing as model_sharing_pages
+from modelshare.server.web.page_auth import PagesPlatform
 from modelshare.server.web.pages import error_page
 from modelshare.server.web.platform import routes as platform_pages
-from modelshare.server.web.visitor import PagesPlatform
 from modelshare.wire.keys import Project
 from modelshare.wire.link import LINK_PATH
 
@@ -134,7 +134,7 @@ _BELOW_MODELS: Final = model_paths.below_models(
 _PROJECT_PATH = re.compile(r"/(proj_[^/]+)(/v1(?:/.*)?)")
 
 
-class Part(Protocol):
+class BackgroundService(Protocol):
     """What works in the background while the platform runs."""
 
     async def start(self) -> None: ...
@@ -150,13 +150,13 @@ class Application:
         self.settings = settings
         self.database = Database(settings.database)
         self.clock = DatabaseClock(self.database, clock)
-        self._confirmer = Confirmer(self.database, address=settings.address)
+        self._confirmer = PropagationTracker(self.database, address=settings.address)
         self.platform = _platform(settings, self.database, self.clock, self._confirmer)
         unlimited: frozenset[Callable[..., Any]] = frozenset({uploads_routes.put_part, uploads_routes.put_files})
         self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=unlimited)))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
-        self.links = Links(self.database, self.clock, address=settings.address, verdicts=self.platform.verdicts)
+        self.links = AgentLinks(self.database, self.clock, address=settings.address, verdicts=self.platform.verdicts)
         self._router = Router(
             RouterParts(
                 settings=settings,
@@ -209,7 +209,14 @@ class Application:
             at_end("webhooks", sender.close)
             dispatcher = Dispatcher(self.database, self.platform.clock)
             reconciler = Reconciler(self.database, self.platform.tiers, self.platform.clock)
-            parts: list[Part] = [*self._workers(sender), dispatcher, self._router, self.links, reconciler, self.chores]
+            parts: list[BackgroundService] = [
+                *self._workers(sender),
+                dispatcher,
+                self._router,
+                self.links,
+                reconciler,
+                self.chores,
+            ]
             for part in parts:
                 await part.start()
                 at_end(type(part).__name__.lower(), part.stop)
@@ -237,7 +244,7 @@ class Application:
 
     def _route(self, scope: Scope) -> ASGIApp:
         if scope["type"] == "http":
-            if self._files is not None and scope["path"].startswith(links.PATH):
+            if self._files is not None and scope["path"].startswith(signed_urls.PATH):
                 return self._files
             if Router.takes(scope["path"]):
                 return self._inference
@@ -270,9 +277,11 @@ def create_app(settings: Settings) -> Application:
     return Application(settings)
 
 
-def _platform(settings: Settings, database: Database, clock: DatabaseClock, confirmer: Confirmer) -> PagesPlatform:
-    keys = KeyRing(database, clock, grace=settings.database_grace_seconds)
-    sessions = SessionBook(database, clock, grace=settings.database_grace_seconds)
+def _platform(
+    settings: Settings, database: Database, clock: DatabaseClock, confirmer: PropagationTracker
+) -> PagesPlatform:
+    keys = KeyAuthenticator(database, clock, grace=settings.database_grace_seconds)
+    sessions = SessionAuthenticator(database, clock, grace=settings.database_grace_seconds)
     book = tiers.load(settings.tiers_file)
     secret = settings.signing_secret()
     store = open_store(settings.storage_url, data_dir=settings.data_dir, secret=secret, clock=clock)
@@ -303,8 +312,11 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock, conf
         metrics=CollectorRegistry(),
         why_not_ready=Readiness([confirmer.check, store.check]).reasons,
         tiers=book,
-        endpoint_policy=Terms(
-            book, promotion=settings.catalog_promotion == "on", capacity=fleet.capacity, weights=releases.weights
+        endpoint_policy=EndpointPolicy(
+            book,
+            promotion=settings.catalog_promotion == "on",
+            capacity=fleet.capacity,
+            weights=weight_deletions.weights,
         ),
         verdicts=Verdicts(secret),
         keys=keys,
@@ -351,8 +363,8 @@ def _chores(platform: PagesPlatform) -> Iterator[Chore]:
         return run
 
     yield Chore("note the use of keys", platform.keys.note_use)
-    yield Chore("end uploads that have expired", functools.partial(closing.end_expired, platform))
-    yield Chore("collect garbage", functools.partial(closing.collect_garbage, platform))
+    yield Chore("end uploads that have expired", functools.partial(expiry.end_expired, platform))
+    yield Chore("collect garbage", functools.partial(expiry.collect_garbage, platform))
     yield Chore("learn the words of models", functools.partial(search.learn, platform.database))
     yield Chore("end sessions that have expired", writing(accounts_sessions.sweep))
     yield Chore("forget old deliveries", writing(webhooks.forget_old))

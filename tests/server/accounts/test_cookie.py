@@ -8,8 +8,8 @@ import pytest
 from answers import ANONYMOUS, message, problem
 from conftest import Tenant, client_of
 from modelshare.server.accounts import members, sessions
+from modelshare.server.accounts.presenters import Person
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.accounts.views import Person
 from modelshare.server.app import Application, create_app
 from modelshare.server.http import SESSION_COOKIE
 from modelshare.server.settings import Settings

@@ -8,11 +8,11 @@ import pytest
 
 from link_agent import LinkAgent, answer
 from modelshare.server.accounts import members, sessions
+from modelshare.server.accounts.presenters import Person
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.accounts.views import Person
 from modelshare.server.app import Application
 from modelshare.server.http import SESSION_COOKIE
-from modelshare.server.router import running
+from modelshare.server.router import in_flight
 from modelshare.wire.link import Chunk, End, Head, Request
 from persons import join, new_person, sign_in
 from served import wait_until
@@ -77,7 +77,7 @@ async def begin(http: httpx.AsyncClient, agent: LinkAgent) -> tuple[httpx.Respon
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is cut is cut by the notification, not by the look twice a second."""
-    monkeypatch.setattr(running, "LOOK_SECONDS", 60)
+    monkeypatch.setattr(in_flight, "LOOK_SECONDS", 60)
 
 
 @pytest.mark.usefixtures("told")

@@ -17,8 +17,8 @@ from link_agent import LinkAgent, answer, enroll, linked
 from modelshare.server.app import Application
 from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.settings import Settings
-from modelshare.server.storage.links import LinkState
 from modelshare.server.storage.local import FolderStore
+from modelshare.server.storage.signed_urls import LinkState
 from modelshare.wire.link import Request
 from page_texts import lines
 from persons import browser_of, new_person, sign_in

@@ -15,7 +15,7 @@ from modelshare.server.settings import SettingsError
 from modelshare.wire.tiers import SELF_HOSTED, Tier, TierCategory
 
 
-class TierBook:
+class TierRegistry:
     """The tiers by slug, in the file's order. `self_hosted` is always among them, and the only one of its category."""
 
     def __init__(self, tiers: list[Tier]) -> None:
@@ -35,13 +35,13 @@ class TierBook:
 
 @dataclass(frozen=True, kw_only=True)
 class SharingPlatform(Platform):
-    tiers: TierBook
+    tiers: TierRegistry
 
 
 SharingPlatformDep = Annotated[SharingPlatform, Depends(get_platform)]
 
 
-def load(file: Path | None) -> TierBook:
+def load(file: Path | None) -> TierRegistry:
     """Reads the tiers; SettingsError names what is wrong."""
     try:
         if file is None:
@@ -49,7 +49,7 @@ def load(file: Path | None) -> TierBook:
         else:
             text = file.read_text(encoding="utf-8")
         content = tomllib.loads(text)
-        return TierBook([Tier(slug=slug, **fields) for slug, fields in content.items()])
+        return TierRegistry([Tier(slug=slug, **fields) for slug, fields in content.items()])
     except OSError as error:
         raise SettingsError(f"The tiers file {file} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, TypeError) as error:

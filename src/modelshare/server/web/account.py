@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query, Response
 
 from modelshare.server.accounts import invitations, members, people, sessions
-from modelshare.server.errors import NotFound
+from modelshare.server.errors import NotFoundError
 from modelshare.server.http import client_address
 from modelshare.server.sharing import audience
 from modelshare.server.web.context import AnyPage, PersonPage
+from modelshare.server.web.page_auth import DASHBOARD, own_path, sign_in_as, sign_out
 from modelshare.server.web.pages import PageRoute
-from modelshare.server.web.visitor import DASHBOARD, own_path, sign_in_as, sign_out
 from modelshare.wire.keys import Scope
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -41,7 +41,7 @@ async def sign_in(page: AnyPage, email: Text, password: Text, onward: OnwardFiel
 
 @router.get("/sign-up")
 async def sign_up_page(page: AnyPage, invitation: Token = "", onward: OnwardQuery = DASHBOARD) -> Response:
-    first = not await people.are_there(page.session)
+    first = not await people.any_exist(page.session)
     invited = await invitations.invitation(page.session, invitation, now=page.now) if invitation else None
     return page.render(
         "account/sign_up.html",
@@ -129,7 +129,7 @@ async def sign_out_others(page: PersonPage) -> Response:
 async def invitation_page(page: AnyPage, token: Token) -> Response:
     invited = await invitations.invitation(page.session, token, now=page.now)
     if invited is None:
-        raise NotFound("This invitation is used or over. Ask a project's owner for a new link.")
+        raise NotFoundError("This invitation is used or over. Ask a project's owner for a new link.")
     return page.render("account/invitation.html", invitation=invited, token=token)
 
 

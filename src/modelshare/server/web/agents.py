@@ -7,7 +7,7 @@ from fastapi import APIRouter, Form, Query, Response
 from modelshare.server.fleet import service
 from modelshare.server.http import Paging
 from modelshare.server.web.context import AgentsPage, ProjectContext
-from modelshare.server.web.pages import PageRoute, parsed
+from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.agents import AgentPatch, JoinKeyCreate
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -42,7 +42,7 @@ async def list_events(page: AgentsPage, after: Cursor = None) -> Response:
 
 @router.post(_KEYS)
 async def create_join_key(page: AgentsPage, name: Text, expires_in: Text = "") -> Response:
-    wish = parsed(JoinKeyCreate, name=name, expires_in=expires_in) if expires_in else _endless(name)
+    wish = parse_form(JoinKeyCreate, name=name, expires_in=expires_in) if expires_in else _endless(name)
     made = await service.create_join_key(page.session, page.caller, wish, page.platform.tiers, now=page.now)
     keys = await _join_keys(page, None)
     return page.show_once("dashboard/agents/join.html", key=made, base_url=page.base_url, **keys)
@@ -67,7 +67,7 @@ async def rename_page(page: AgentsPage, agent_id: str) -> Response:
 
 @router.post(_ONE + "/rename")
 async def rename(page: AgentsPage, agent_id: str, name: Text) -> Response:
-    patch = parsed(AgentPatch, name=name.strip())
+    patch = parse_form(AgentPatch, name=name.strip())
     await service.change_agent(page.session, page.caller, agent_id, patch, now=page.now)
     return page.redirect(f"{page.root}/agents", "Saved.")
 
@@ -104,7 +104,7 @@ async def remove(page: AgentsPage, agent_id: str) -> Response:
 
 def _endless(name: str) -> JoinKeyCreate:
     """Leaving the time out would take the default."""
-    return parsed(JoinKeyCreate, name=name).model_copy(update={"expires_in": None})
+    return parse_form(JoinKeyCreate, name=name).model_copy(update={"expires_in": None})
 
 
 async def _agents(page: ProjectContext, after: str | None) -> dict[str, Any]:

@@ -8,12 +8,19 @@ from fastapi import Depends, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import people
-from modelshare.server.accounts.views import Person
-from modelshare.server.endpoints.service import Terms
-from modelshare.server.errors import NotFound, PermissionDenied
+from modelshare.server.accounts.presenters import Person
+from modelshare.server.endpoints.service import EndpointPolicy
+from modelshare.server.errors import NotFoundError, PermissionDeniedError
 from modelshare.server.http import SAFE_METHODS, Caller, base_url
-from modelshare.server.web.pages import done, fragment, is_htmx, once, render
-from modelshare.server.web.visitor import PagesPlatform, SignInNeeded, Visitor, caller_now, member, pages_platform
+from modelshare.server.web.page_auth import (
+    PagesPlatform,
+    SignInNeededError,
+    Visitor,
+    caller_now,
+    member,
+    pages_platform,
+)
+from modelshare.server.web.pages import fragment, is_htmx, redirect_after_form, render, show_once
 from modelshare.wire.keys import Project, Scope
 
 
@@ -37,7 +44,7 @@ class PageContext:
         return self.platform.now()
 
     @property
-    def policy(self) -> Terms:
+    def policy(self) -> EndpointPolicy:
         return self.platform.endpoint_policy
 
     @property
@@ -60,11 +67,11 @@ class PageContext:
 
     def redirect(self, url: str, message: str | None = None) -> Response:
         """Goes on to `url` after a form was good; the next page says `message`."""
-        return done(self.request, url, message)
+        return redirect_after_form(self.request, url, message)
 
     def show_once(self, template: str, **context: Any) -> Response:
         """What is shown this once, such as a key's value."""
-        return once(self.request, template, **context)
+        return show_once(self.request, template, **context)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +115,7 @@ class ProjectContext(CallerContext):
             async with self.platform.database.read() as session:
                 try:
                     return await draw(replace(self, session=session, caller=caller))
-                except NotFound:
+                except NotFoundError:
                     return None
 
         return self.platform.live.stream(self.person.id, part)
@@ -132,7 +139,7 @@ AnyPage = Annotated[PageContext, Depends(_anybody)]
 async def _person(page: AnyPage) -> PersonContext:
     """Sends others to sign in."""
     if page.visitor.person is None:
-        raise SignInNeeded
+        raise SignInNeededError
     return PersonContext(request=page.request, platform=page.platform, session=page.session, person=page.visitor.person)
 
 
@@ -142,7 +149,7 @@ PersonPage = Annotated[PersonContext, Depends(_person)]
 async def _admin(page: PersonPage) -> CallerContext:
     """The person as who runs the platform; for others there is no such page."""
     if not page.person.is_admin:
-        raise NotFound("There is no such page.")
+        raise NotFoundError("There is no such page.")
     caller = page.request.state.caller = people.platform_caller(page.person)
     return CallerContext(
         request=page.request, platform=page.platform, session=page.session, person=page.person, caller=caller
@@ -156,10 +163,10 @@ def _member(scope: Scope | None = None) -> Callable[..., Awaitable[ProjectContex
         caller = await caller_now(page.request, project)
         found = await page.platform.find_project(caller.project) if caller else None
         if caller is None or found is None:
-            raise NotFound("There is no such project, or you are not a member of it.")
+            raise NotFoundError("There is no such project, or you are not a member of it.")
         page.request.state.caller, page.request.state.project = caller, found
         if scope is not None and not caller.allows(scope):
-            raise PermissionDenied("Only owners of the project may do this. Ask one of them.")
+            raise PermissionDeniedError("Only owners of the project may do this. Ask one of them.")
         return ProjectContext(
             request=page.request,
             platform=page.platform,

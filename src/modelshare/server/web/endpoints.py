@@ -5,16 +5,16 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Form, Query, Response
 
-from modelshare.server.endpoints import following, service, views
+from modelshare.server.endpoints import presenters, service, version_choice
 from modelshare.server.endpoints.tables import EndpointRow
-from modelshare.server.errors import NotFound
+from modelshare.server.errors import NotFoundError
 from modelshare.server.fleet import service as fleet
 from modelshare.server.http import Paging
-from modelshare.server.registry import opened
+from modelshare.server.registry import file_selection
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.server.web.context import EndpointsPage, ProjectContext
-from modelshare.server.web.pages import PageRoute, parsed
+from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation
 from modelshare.wire.tiers import SELF_HOSTED
@@ -59,7 +59,7 @@ async def new_page(
         version=version,
         wish=wish,
         explanation=await _explained(page, wish),
-        own=[views.served_name(each.model) for each in own],
+        own=[presenters.served_name(each.model) for each in own],
         tiers=_options(page.platform.tiers),
         recalled=await _recalled(page),
     )
@@ -78,7 +78,7 @@ async def explain(
 async def create(page: EndpointsPage, model: Text, tier: Text, slug: Text = "", version: Text = "latest") -> Response:
     _, wish = await _wish(page, model, tier, slug, version)
     if wish is None:
-        raise NotFound("Name a model: one of yours, or one of the catalog as `owner/name`.")
+        raise NotFoundError("Name a model: one of yours, or one of the catalog as `owner/name`.")
     row = await service.create(page.session, page.caller, wish, page.policy, now=page.now)
     return page.redirect(page_of(page.project.slug, row.slug), f"The endpoint {row.slug} is there.")
 
@@ -103,7 +103,7 @@ async def endpoint_events(page: EndpointsPage, slug: str) -> Response:
     async def endpoint(page: ProjectContext) -> str:
         try:
             row = await service.get(page.session, page.caller, slug)
-        except NotFound:
+        except NotFoundError:
             return page.fragment("dashboard/endpoints/gone.html", slug=slug)
         return page.fragment("dashboard/endpoints/endpoint_part.html", **await _shown(page, row))
 
@@ -123,7 +123,7 @@ async def change(
     page: EndpointsPage, slug: str, tier: Text, version: Text, file: Annotated[str, Form(max_length=1024)] = ""
 ) -> Response:
     row = await service.get(page.session, page.caller, slug)
-    patch = parsed(
+    patch = parse_form(
         EndpointPatch,
         tier=tier if tier != row.tier else None,
         version=version if version != (row.version or "latest") else None,
@@ -173,8 +173,8 @@ async def _wish(
     if not model.strip():
         return "", None
     found = await sharing.find_visible(page.session, page.caller, model)
-    named = views.served_name(found) if found else model
-    wish = parsed(
+    named = presenters.served_name(found) if found else model
+    wish = parse_form(
         EndpointCreate,
         model=str(found.id) if found else "unknown",
         tier=tier,
@@ -192,7 +192,7 @@ def _slug_for(model: str) -> str:
 
 def _again(row: EndpointRow, tier: str) -> EndpointCreate:
     """The endpoint as a wish, for asking whether it could be made anew on this tier."""
-    tier = parsed(EndpointPatch, tier=tier).tier or row.tier
+    tier = parse_form(EndpointPatch, tier=tier).tier or row.tier
     version = row.version or "latest"  # not checked anew, as it is there already
     return EndpointCreate.model_construct(
         slug=row.slug, model=str(row.model_id), tier=tier, version=version, file=row.file
@@ -213,18 +213,18 @@ async def _explained_again(page: ProjectContext, row: EndpointRow, tier: str) ->
 async def _listed(page: ProjectContext, after: str | None) -> dict[str, Any]:
     rows, cursor = await service.page(page.session, page.caller, Paging(_PER_PAGE, after))
     return {
-        "endpoints": [views.view(row, page.base_url) for row in rows],
+        "endpoints": [presenters.view(row, page.base_url) for row in rows],
         "recalled": await _recalled(page),
         "cursor": cursor,
     }
 
 
 async def _recalled(page: ProjectContext) -> list[Endpoint]:
-    return [views.view(row, page.base_url) for row in await service.under_recall(page.session, page.caller)]
+    return [presenters.view(row, page.base_url) for row in await service.under_recall(page.session, page.caller)]
 
 
 async def _shown(page: ProjectContext, row: EndpointRow) -> dict[str, Any]:
-    endpoint = views.view(row, page.base_url)
+    endpoint = presenters.view(row, page.base_url)
     holding = row.model_id is not None and row.tier == SELF_HOSTED
     return {
         "endpoint": endpoint,
@@ -237,14 +237,14 @@ async def _shown(page: ProjectContext, row: EndpointRow) -> dict[str, Any]:
 
 def _versions(row: EndpointRow) -> list[str]:
     """What the endpoint may be set to: the newest first, and what it is set to now."""
-    offered = [version.version for version in reversed(following.choosable(row))]
+    offered = [version.version for version in reversed(version_choice.choosable(row))]
     return list(dict.fromkeys(("latest", *offered, row.version or "latest")))
 
 
 def _files(row: EndpointRow) -> list[tuple[str, str]]:
     """What the endpoint may serve of its version, and what it serves now; none where there is no choice."""
-    version = views.resolved(row)
-    choices = opened.choices(version) if version else []
+    version = presenters.resolved(row)
+    choices = file_selection.choices(version) if version else []
     if not choices and row.file is None:
         return []
     files = {choice["file"]: f"{choice['file']} ({choice['quantization'] or choice['format']})" for choice in choices}
@@ -254,11 +254,11 @@ def _files(row: EndpointRow) -> list[tuple[str, str]]:
 
 def _task(row: EndpointRow) -> str | None:
     """What the model is for: of the version that is served."""
-    model = views.serves(row)
+    model = presenters.serves(row)
     return model.task if model else None
 
 
-def _options(tiers: TierBook) -> list[tuple[str, str]]:
+def _options(tiers: TierRegistry) -> list[tuple[str, str]]:
     return [(tier.slug, f"{tier.name} ({tier.slug})") for tier in tiers]
 
 

@@ -7,11 +7,11 @@ from fastapi import APIRouter, Depends, Form, Response
 
 from modelshare.server.accounts import service as accounts
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.errors import InvalidRequest
+from modelshare.server.errors import InvalidRequestError
 from modelshare.server.http import Paging, PagingDep
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
 from modelshare.server.web.context import OwnerPage
-from modelshare.server.web.pages import PageRoute, parsed
+from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.keys import Key, KeyCreate, Scope
 
@@ -71,10 +71,10 @@ async def new_key(
     allowed_ips: Text = "",
 ) -> Response:
     if reach.value == "some" and not reach.all("scopes"):
-        raise InvalidRequest("Tick what the key may do, at least one of them.", param="scopes")
+        raise InvalidRequestError("Tick what the key may do, at least one of them.", param="scopes")
     if reach.value == "endpoint" and not reach.text("endpoint"):
-        raise InvalidRequest("Name the endpoint that the key may call, by its slug.", param="endpoint")
-    wish = parsed(
+        raise InvalidRequestError("Name the endpoint that the key may call, by its slug.", param="endpoint")
+    wish = parse_form(
         KeyCreate,
         name=name.strip(),
         scopes=reach.all("scopes"),
@@ -122,7 +122,7 @@ def _networks(text: str) -> list[str]:
             ipaddress.ip_network(network)
         except ValueError as error:
             message = f"“{network}” is no address or network. Write one a line, such as 203.0.113.7 or 10.0.0.0/8."
-            raise InvalidRequest(message, param="allowed_ips") from error
+            raise InvalidRequestError(message, param="allowed_ips") from error
     return found
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response
 
-from modelshare.server.endpoints import service, views
+from modelshare.server.endpoints import presenters, service
 from modelshare.server.http import Paging
 from modelshare.server.web.context import EndpointsPage
 from modelshare.server.web.pages import PageRoute
@@ -22,10 +22,10 @@ async def playground(page: EndpointsPage, endpoint: Annotated[str, Query(max_len
     rows, _ = await service.page(page.session, page.caller, Paging(PAGE_LIMIT_MAX, None))
     serving = [row for row in rows if row.status == EndpointStatus.ACTIVE]
     row = await service.get(page.session, page.caller, endpoint) if endpoint else next(iter(serving or rows), None)
-    model = views.serves(row) if row else None
+    model = presenters.serves(row) if row else None
     return page.render(
         "dashboard/playground.html",
         slugs=[(each.slug, each.slug) for each in rows],
-        endpoint=views.view(row, page.base_url) if row else None,
+        endpoint=presenters.view(row, page.base_url) if row else None,
         embeds=model is not None and model.task == _EMBEDDING,
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query, Response
 
-from modelshare.server.endpoints import footprints
+from modelshare.server.endpoints import deployment_stats
 from modelshare.server.http import Paging
 from modelshare.server.router import usage
 from modelshare.server.web.context import EndpointsPage
@@ -34,7 +34,7 @@ async def usage_page(
         what: await usage.by_name(page.session, page.caller, what, span, _MOST) for what in ("endpoint", "model", "key")
     }
     deployed, cursor = (
-        await footprints.overview(page.session, page.caller, Paging(_MOST, after))
+        await deployment_stats.overview(page.session, page.caller, Paging(_MOST, after))
         if page.caller.allows(Scope.MODELS)
         else ([], None)
     )

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Depends, Form, Response
 
 from modelshare.server.audit.events import TYPES
 from modelshare.server.audit.webhooks import service as webhooks
-from modelshare.server.errors import InvalidRequest
+from modelshare.server.errors import InvalidRequestError
 from modelshare.server.http import PagingDep
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
 from modelshare.server.web.context import OwnerPage, ProjectContext
-from modelshare.server.web.pages import PageRoute, parsed
+from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.webhooks import DeliveryState, Webhook, WebhookCreate, WebhookPatch
 
 router = APIRouter(prefix="/dashboard/{project}/webhooks", route_class=PageRoute, include_in_schema=False)
@@ -43,7 +43,7 @@ async def new_webhook_page(page: OwnerPage) -> Response:
 
 @router.post("/new")
 async def new_webhook(page: OwnerPage, url: Text, events: Events) -> Response:
-    wish = parsed(WebhookCreate, url=url.strip(), events=_heard(events))
+    wish = parse_form(WebhookCreate, url=url.strip(), events=_heard(events))
     webhook = await webhooks.create(page.session, page.caller, wish, page.platform.settings, now=page.now)
     return page.show_once("dashboard/webhooks/shown.html", webhook=webhook)
 
@@ -75,7 +75,7 @@ async def edit_page(page: OwnerPage, webhook_id: str) -> Response:
 async def edit(page: OwnerPage, webhook_id: str, url: Text, events: Events) -> Response:
     """An address that stays as it is keeps what is known of its failures."""
     before = await webhooks.get(page.session, page.caller, webhook_id)
-    patch = parsed(WebhookPatch, url=url.strip() if url.strip() != before.url else None, events=_heard(events))
+    patch = parse_form(WebhookPatch, url=url.strip() if url.strip() != before.url else None, events=_heard(events))
     await webhooks.change(page.session, page.caller, webhook_id, patch, page.platform.settings, now=page.now)
     return page.redirect(_url(page, webhook_id), "Saved.")
 
@@ -122,7 +122,7 @@ async def redeliver(page: OwnerPage, webhook_id: str, delivery_id: str) -> Respo
 def _heard(chosen: Chosen) -> list[str]:
     """None: all of them."""
     if chosen.value == "some" and not chosen.all("events"):
-        raise InvalidRequest("Tick what it is to hear of, at least one event.", param="events")
+        raise InvalidRequestError("Tick what it is to hear of, at least one event.", param="events")
     return chosen.all("events")
 
 

@@ -5,10 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from modelshare.server.http import Paging
-from modelshare.server.registry.uploads import closing
+from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import service as uploads
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.views import extended_view
+from modelshare.server.sharing.presenters import extended_view
 from modelshare.server.web.context import ModelsPage, ProjectContext
 from modelshare.server.web.models.page import ModelPage
 from modelshare.server.web.pages import PageRoute
@@ -49,7 +49,7 @@ async def new_version(page: ModelPage) -> Response:
 
 @router.post("/uploads/{upload_id}/cancel")
 async def cancel_upload(page: ModelsPage, upload_id: str) -> Response:
-    upload = await closing.cancel(page.platform, page.caller, upload_id)
+    upload = await expiry.cancel(page.platform, page.caller, upload_id)
     message = f"The upload of {upload.name} {upload.version} is cancelled, and what was sent is deleted."
     return page.redirect(f"{page.root}/models", message)
 

@@ -6,18 +6,18 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Response
 
-from modelshare.server.endpoints import footprints, recalls
-from modelshare.server.errors import InvalidRequest
+from modelshare.server.endpoints import deployment_stats, recalls
+from modelshare.server.errors import InvalidRequestError
 from modelshare.server.fleet import version_deletion
 from modelshare.server.http import ModelId
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
 from modelshare.server.registry.processing import service as processing
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.views import OwnModel, extended_view
+from modelshare.server.sharing.presenters import OwnModel, extended_view
 from modelshare.server.web import markdown
 from modelshare.server.web.context import ModelsPage, ProjectContext
-from modelshare.server.web.pages import PageRoute, parsed
+from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.models import ExtendedModel, ModelPatch, VersionPatch
 
 router = APIRouter(prefix="/dashboard/{project}/models/{model_id}", route_class=PageRoute, include_in_schema=False)
@@ -94,7 +94,7 @@ async def edit(
     }
     texts = {field: text.replace("\r\n", "\n").strip() for field, text in texts.items()}
     words = list(dict.fromkeys(word.strip() for word in tags.split(",") if word.strip()))
-    patch = parsed(ModelPatch, **texts, tags=words)
+    patch = parse_form(ModelPatch, **texts, tags=words)
     patch = patch.model_copy(update={field: None for field, text in texts.items() if not text})
     await sharing.edit(page.session, page.caller, page.model_id, patch, now=page.now)
     return page.back("Saved.")
@@ -135,7 +135,7 @@ async def edit_version_page(page: ModelPage, version: str) -> Response:
 @router.post("/versions/{version}/edit")
 async def edit_version(page: ModelPage, version: str, notes: Text = "") -> Response:
     text = notes.replace("\r\n", "\n").strip()
-    patch = parsed(VersionPatch, version_notes=text) if text else VersionPatch(version_notes=None)
+    patch = parse_form(VersionPatch, version_notes=text) if text else VersionPatch(version_notes=None)
     await versions.edit_version(page.session, page.caller, page.model_id, version, patch, now=page.now)
     return page.back("Saved.")
 
@@ -179,7 +179,7 @@ async def delete(page: ModelPage, name: Text = "") -> Response:
     """The name is typed to be sure."""
     model = await registry.get(page.session, page.caller, page.model_id)
     if name.strip() != model.name:
-        raise InvalidRequest(f"This model is called {model.name}. Type exactly that to delete it.", param="name")
+        raise InvalidRequestError(f"This model is called {model.name}. Type exactly that to delete it.", param="name")
     await registry.delete(page.session, page.caller, page.model_id, now=page.now)
     return page.redirect(f"{page.root}/models", f"{name.strip()} is deleted, with all its versions.")
 
@@ -200,6 +200,6 @@ async def _shown(page: ModelContext) -> dict[str, Any]:
         "before_latest": [row.version for row in model.versions if latest and row.id < latest.id],
         "files": files[:_LISTED_FILES],
         "more_files": max(0, len(files) - _LISTED_FILES),
-        "footprint": await footprints.footprint(page.session, page.caller, page.model_id),
+        "footprint": await deployment_stats.footprint(page.session, page.caller, page.model_id),
         "recall": await recalls.state(page.session, page.caller, page.model_id, page.policy),
     }

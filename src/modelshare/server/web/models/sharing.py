@@ -5,16 +5,16 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Form, Response
 
-from modelshare.server.endpoints import footprints, recalls
-from modelshare.server.errors import InvalidRequest
-from modelshare.server.fleet import releases
+from modelshare.server.endpoints import deployment_stats, recalls
+from modelshare.server.errors import InvalidRequestError
+from modelshare.server.fleet import weight_deletions
 from modelshare.server.sharing import audience
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.views import extended_view
+from modelshare.server.sharing.presenters import extended_view
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
-from modelshare.server.web.figures import date, plural
 from modelshare.server.web.models.page import ModelPage
-from modelshare.server.web.pages import PageRoute, parsed
+from modelshare.server.web.number_format import date, plural
+from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.sharing import Audience, AudienceChoice, LinkTerms, RecallNotice, RecallRequest, ToLink, ToProjects
 
 router = APIRouter(prefix="/dashboard/{project}/models/{model_id}", route_class=PageRoute, include_in_schema=False)
@@ -101,7 +101,7 @@ async def end_link(page: ModelPage, link_id: str) -> Response:
 @router.get("/unshare")
 async def unshare_page(page: ModelPage) -> Response:
     model = await page.model()
-    preview = await footprints.unshare_preview(page.session, page.caller, page.model_id)
+    preview = await deployment_stats.unshare_preview(page.session, page.caller, page.model_id)
     return page.render("dashboard/models/unshare.html", model=model, preview=preview)
 
 
@@ -119,7 +119,7 @@ async def recall_page(page: ModelPage) -> Response:
         deadlines=DEADLINES,
         model=await page.model(),
         recall=await recalls.state(page.session, page.caller, page.model_id, page.policy),
-        footprint=await footprints.footprint(page.session, page.caller, page.model_id),
+        footprint=await deployment_stats.footprint(page.session, page.caller, page.model_id),
     )
 
 
@@ -127,7 +127,7 @@ async def recall_page(page: ModelPage) -> Response:
 async def recall(page: ModelPage, chosen: Annotated[Chosen, Depends(DEADLINES.read)], reason: Text = "") -> Response:
     now = page.now
     before = await recalls.state(page.session, page.caller, page.model_id, page.policy)
-    wish = parsed(RecallRequest, deadline=_deadline(chosen, before.notice, now), reason=reason.strip())
+    wish = parse_form(RecallRequest, deadline=_deadline(chosen, before.notice, now), reason=reason.strip())
     await recalls.request(page.session, page.caller, page.model_id, wish, page.policy, now=now)
     when = "at once" if wish.deadline is None or wish.deadline <= now else f"on {date(wish.deadline)}"
     message = (
@@ -148,7 +148,7 @@ async def cancel_recall(page: ModelPage) -> Response:
 
 @router.post("/releases/{deployment_id}/close")
 async def close_release(page: ModelPage, deployment_id: str) -> Response:
-    await releases.close(page.session, page.caller, page.model_id, deployment_id, now=page.now)
+    await weight_deletions.close(page.session, page.caller, page.model_id, deployment_id, now=page.now)
     message = "This machine is not waited for any more. Should it come back, it still deletes the weights."
     return page.back(message)
 
@@ -157,12 +157,12 @@ def _audience(chosen: Chosen) -> AudienceChoice:
     if chosen.value == "projects":
         names = list(dict.fromkeys(chosen.text("projects").replace(",", " ").split()))
         if not names:
-            raise InvalidRequest("Name at least one project, by its slug or its id.", param="projects")
-        return parsed(ToProjects, projects=names)
+            raise InvalidRequestError("Name at least one project, by its slug or its id.", param="projects")
+        return parse_form(ToProjects, projects=names)
     if chosen.value == "link":
         ends = chosen.text("expires_in")
         expires_in = None if ends == _NEVER else _number(ends, "expires_in")
-        terms = parsed(LinkTerms, expires_in=expires_in, max_uses=_number(chosen.text("max_uses"), "max_uses"))
+        terms = parse_form(LinkTerms, expires_in=expires_in, max_uses=_number(chosen.text("max_uses"), "max_uses"))
         return ToLink(link=terms)
     return "public"
 
@@ -179,22 +179,22 @@ def _deadline(chosen: Chosen, announced: RecallNotice | None, now: int) -> int:
         return now
     if chosen.value == "keep":
         if announced is None:
-            raise InvalidRequest("No recall is announced whose deadline could be kept. Choose another one.")
+            raise InvalidRequestError("No recall is announced whose deadline could be kept. Choose another one.")
         return announced.deadline
     if chosen.value == "in":
         unit = chosen.text("unit") or "days"
         if unit not in _SPANS:
-            raise InvalidRequest(f"`unit` is one of {', '.join(_SPANS)}.", param="unit")
+            raise InvalidRequestError(f"`unit` is one of {', '.join(_SPANS)}.", param="unit")
         count = _number(chosen.text("amount"), "amount")
         if not count:
-            raise InvalidRequest(f"Say after how many {unit}, or choose to recall it now.", param="amount")
+            raise InvalidRequestError(f"Say after how many {unit}, or choose to recall it now.", param="amount")
         return now + count * _SPANS[unit]
     try:
         deadline = int(datetime.fromisoformat(chosen.text("at")).replace(tzinfo=UTC).timestamp())
     except (ValueError, OverflowError) as error:
-        raise InvalidRequest("Give the date and the time of the deadline, such as 2027-01-31 12:00.") from error
+        raise InvalidRequestError("Give the date and the time of the deadline, such as 2027-01-31 12:00.") from error
     if deadline <= now:  # a slip of the year must not stop everything at once
-        raise InvalidRequest("That time has passed. Give a later one, or choose to recall it now.", param="at")
+        raise InvalidRequestError("That time has passed. Give a later one, or choose to recall it now.", param="at")
     return deadline
 
 
@@ -204,5 +204,5 @@ def _number(text: str, param: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit()) or len(text) > 10:  # noqa: PLR2004 - digits of what anybody means
-        raise InvalidRequest(f"`{param}` is a whole number. Write it in digits.", param=param)
+        raise InvalidRequestError(f"`{param}` is a whole number. Write it in digits.", param=param)
     return int(text)

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Form, Response
 
 from modelshare.server.fleet import service as fleet
 from modelshare.server.http import Paging, PagingDep
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.server.web.context import AdminPage
-from modelshare.server.web.pages import PageRoute, parsed
+from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.agents import AgentPatch, JoinKeyCreate
 from modelshare.wire.tiers import SELF_HOSTED, Tier
 
@@ -47,7 +47,7 @@ async def new_join_key(
     chosen: Annotated[list[str], Form(alias="tiers", default_factory=list)],
     expires_in: Text = "",
 ) -> Response:
-    wish = parsed(JoinKeyCreate, name=name.strip(), tiers=chosen, expires_in=expires_in)
+    wish = parse_form(JoinKeyCreate, name=name.strip(), tiers=chosen, expires_in=expires_in)
     if not expires_in:  # "never" was chosen; what is not sent would be a day
         wish = wish.model_copy(update={"expires_in": None})
     key = await fleet.create_join_key(page.session, page.caller, wish, page.platform.tiers, now=page.now)
@@ -85,5 +85,5 @@ async def remove(page: AdminPage, agent_id: str) -> Response:
     return page.redirect(_HERE, "The agent is removed.")
 
 
-def _shared(tiers: TierBook) -> list[Tier]:
+def _shared(tiers: TierRegistry) -> list[Tier]:
     return [tier for tier in tiers if tier.slug != SELF_HOSTED]

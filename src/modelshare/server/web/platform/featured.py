@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.ids import parse_uuid
 from modelshare.server.sharing import search
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.search import ANYBODY, Card, Filters, Sort, Wish
+from modelshare.server.sharing.search import ANYBODY, CatalogCard, Filters, SearchQuery, Sort
 from modelshare.server.sharing.search.cards import card_of
 from modelshare.server.web.context import AdminPage
 from modelshare.server.web.pages import PageRoute
@@ -37,12 +37,12 @@ async def feature(page: AdminPage, model_id: uuid.UUID, featured: Annotated[bool
     return page.redirect("/dashboard/-/platform/featured", words)
 
 
-async def _found(session: AsyncSession, q: str) -> Sequence[Card]:
+async def _found(session: AsyncSession, q: str) -> Sequence[CatalogCard]:
     """Public models by words or an id."""
     if model_id := parse_uuid(q):
         entry = await search.get(session, ANYBODY, model_id)
         return [card_of(*entry)] if entry else []
     if not q:
         return []
-    wish = Wish(Filters(q=q), Sort.RELEVANCE, _MOST_FOUND, None, facets=False)
+    wish = SearchQuery(Filters(q=q), Sort.RELEVANCE, _MOST_FOUND, None, facets=False)
     return (await search.find(session, ANYBODY, wish)).cards

@@ -11,8 +11,8 @@ from modelshare import __version__
 from modelshare.server import jobs
 from modelshare.server.accounts import people
 from modelshare.server.accounts import service as accounts
-from modelshare.server.audit.confirming import service as confirming
 from modelshare.server.audit.given_up import service as given_up
+from modelshare.server.audit.propagation import service as confirming
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.clock import SKEW_SECONDS
 from modelshare.server.endpoints import service as endpoints

@@ -10,11 +10,11 @@ from pydantic import AfterValidator
 
 from modelshare.server.accounts import people
 from modelshare.server.accounts import service as accounts
-from modelshare.server.errors import NotFound
+from modelshare.server.errors import NotFoundError
 from modelshare.server.http import PagingDep
 from modelshare.server.web.context import AdminPage
-from modelshare.server.web.figures import size
-from modelshare.server.web.pages import PageRoute, parsed
+from modelshare.server.web.number_format import size
+from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.keys import ProjectCreate, ProjectPatch
 
 router = APIRouter(route_class=PageRoute)
@@ -50,7 +50,7 @@ async def new_project_page(page: AdminPage) -> Response:
 @router.post("/projects/new")
 async def new_project(page: AdminPage, name: Text, slug: Text, quota_gb: Gigabytes = "") -> Response:
     """As with the API, its first key is what its owner begins with."""
-    wish = parsed(ProjectCreate, name=name.strip(), slug=slug.strip(), quota_bytes=_bytes(quota_gb))
+    wish = parse_form(ProjectCreate, name=name.strip(), slug=slug.strip(), quota_bytes=_bytes(quota_gb))
     project = await accounts.create_project(page.session, wish, now=page.now, actor=page.caller.actor)
     return page.show_once("platform/project_shown.html", made=project, base_url=page.base_url)
 
@@ -59,7 +59,7 @@ async def new_project(page: AdminPage, name: Text, slug: Text, quota_gb: Gigabyt
 async def quota_page(page: AdminPage, project_id: str) -> Response:
     found = await accounts.get_project(page.session, project_id)
     if found is None:
-        raise NotFound("There is no such project.")
+        raise NotFoundError("There is no such project.")
     given = "" if found.quota_bytes is None else _gigabytes(found.quota_bytes)
     default = page.platform.settings.projects_quota_bytes
     return page.render("platform/quota.html", of=found, quota_gb=given, default_quota=default)
