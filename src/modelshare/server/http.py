@@ -8,9 +8,9 @@ import base64
 import binascii
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final, Protocol, cast
+from typing import Annotated, Any, Final, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Path, Query, Request, Response
@@ -379,15 +379,45 @@ ModelId = Annotated[uuid.UUID, Depends(_model_id)]
 BaseUrl = Annotated[str, Depends(base_url)]
 
 
+Row = TypeVar("Row")
+First = TypeVar("First", int, str, uuid.UUID)
+Second = TypeVar("Second", int, str, uuid.UUID)
+
+
+def _id_of(row: Any) -> tuple[object, ...]:
+    return (row.id,)
+
+
 @dataclass(frozen=True, slots=True)
 class Paging:
+    """Which page of a list is asked for."""
+
     limit: int
-    after: str | None
+    after: str | None = None
+
+    @property
+    def fetch_limit(self) -> int:
+        """How many rows to ask the database for: one beyond the page says that there is a next one."""
+        return self.limit + 1
 
     @property
     def after_id(self) -> uuid.UUID | None:
         """The last page's last row, of a list that is ordered by id."""
         return decode_cursor(self.after, uuid.UUID)[0] if self.after else None
+
+    def after_row(self, first: type[First], second: type[Second]) -> tuple[First, Second] | None:
+        """As `after_id`, of a list that is ordered by two columns of these types."""
+        if not self.after:
+            return None
+        one, other = decode_cursor(self.after, first, second)
+        return one, other
+
+    def cut(
+        self, rows: Sequence[Row], cursor_of: Callable[[Row], tuple[object, ...]] = _id_of
+    ) -> tuple[list[Row], str | None]:
+        """The page's rows of at most `fetch_limit`, and the cursor of the next page. `cursor_of`: what orders them."""
+        page = list(rows[: self.limit])
+        return page, encode_cursor(*cursor_of(page[-1])) if len(rows) > self.limit else None
 
 
 async def _paging(
@@ -399,9 +429,10 @@ async def _paging(
 PagingDep = Annotated[Paging, Depends(_paging)]
 
 
-def encode_cursor(*values: str | int | None) -> str:
-    """A cursor that carries the sort values of a page's last row."""
-    return base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode()).decode().rstrip("=")
+def encode_cursor(*values: object) -> str:
+    """A cursor that carries the sort values of a page's last row: strings, numbers and UUIDs."""
+    text = json.dumps(values, separators=(",", ":"), default=str)
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str, *kinds: type[int | str | uuid.UUID]) -> list[Any]:
@@ -412,9 +443,7 @@ def decode_cursor(cursor: str, *kinds: type[int | str | uuid.UUID]) -> list[Any]
             raise TypeError(values)  # noqa: TRY301 - one way out for all that is no cursor
         return [_of_kind(value, kind) for value, kind in zip(values, kinds, strict=True)]
     except (binascii.Error, ValueError, TypeError, RecursionError) as error:
-        raise InvalidRequestError(
-            "`after` is no cursor of this list. Take it from `next_cursor`.", param="after"
-        ) from error
+        raise InvalidRequestError("Invalid `after` cursor. Take it from `next_cursor`.", param="after") from error
 
 
 def _of_kind(value: Any, kind: type[int | str | uuid.UUID]) -> int | str | uuid.UUID:

@@ -9,7 +9,7 @@ from modelshare.server.audit.propagation import queries as confirming
 from modelshare.server.audit.propagation.rules import ACTIONS
 from modelshare.server.audit.tables import AuditRow, OutboxRow
 from modelshare.server.db import CONFIRM_TOPIC, notify, now_ms
-from modelshare.server.http import Caller, Paging, Platform, encode_cursor
+from modelshare.server.http import Caller, Paging, Platform
 from modelshare.server.ids import new_id, parse_uuid
 from modelshare.wire.base import Page
 from modelshare.wire.usage import AuditEntry, AuditFilter, AuditOutcome, Confirmation
@@ -77,15 +77,10 @@ async def by_id(platform: Platform, caller: Caller, where: AuditFilter) -> Audit
 
 async def page(session: AsyncSession, project_id: str | None, where: AuditFilter, paging: Paging) -> Page[AuditEntry]:
     """Those that fit, the newest first, of one project or (None) of the platform itself."""
-    rows = await queries.entries(session, project_id, where, paging.limit + 1, paging.after_id)
-    more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
+    rows = await queries.entries(session, project_id, where, paging.fetch_limit, paging.after_id)
+    rows, cursor = paging.cut(rows)
     answers = await confirming.answers(session, [row.id for row in rows if row.changed_ms is not None])
-    return Page(
-        data=[_entry(row, answers.get(row.id, {})) for row in rows],
-        has_more=more,
-        next_cursor=encode_cursor(str(rows[-1].id)) if more else None,
-    )
+    return Page.of([_entry(row, answers.get(row.id, {})) for row in rows], cursor)
 
 
 def _entry(row: AuditRow, answers: confirming.Answers) -> AuditEntry:

@@ -20,7 +20,7 @@ from modelshare.server.endpoints.refusals import absent, no_such_file, refused, 
 from modelshare.server.endpoints.rules import Intent, came_to_shared_tier, counts_as_new
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.errors import AuditedRefusal, ConflictError
-from modelshare.server.http import Caller, Paging, encode_cursor
+from modelshare.server.http import Caller, Paging
 from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import EndpointCounts
@@ -165,10 +165,8 @@ async def get(session: AsyncSession, caller: Caller, slug: str) -> EndpointRow:
 
 async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[list[EndpointRow], str | None]:
     """The caller's endpoints, newest first, and the cursor of the next page."""
-    rows = await queries.page(session, caller.project, paging.limit + 1, paging.after_id)
-    more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
-    return rows, encode_cursor(str(rows[-1].id)) if more else None
+    rows = await queries.page(session, caller.project, paging.fetch_limit, paging.after_id)
+    return paging.cut(rows)
 
 
 async def under_recall(session: AsyncSession, caller: Caller) -> list[EndpointRow]:

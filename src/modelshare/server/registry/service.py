@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import AuditedRefusal, ConflictError, InvalidRequestError, NotFoundError
-from modelshare.server.http import Caller, Paging, encode_cursor
+from modelshare.server.http import Caller, Paging
 from modelshare.server.registry import file_selection, queries
 from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.manifest import ManifestFile
@@ -94,10 +94,8 @@ async def served_names(session: AsyncSession, model_ids: Collection[uuid.UUID]) 
 
 async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[list[ModelRow], str | None]:
     """The caller's models, newest first, and the cursor of the next page."""
-    rows = await queries.models(session, caller.project, paging.limit + 1, paging.after_id)
-    more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
-    return rows, encode_cursor(str(rows[-1].id)) if more else None
+    rows = await queries.models(session, caller.project, paging.fetch_limit, paging.after_id)
+    return paging.cut(rows)
 
 
 async def names(session: AsyncSession, caller: Caller, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:

@@ -91,11 +91,10 @@ async def list_models(
 ) -> Page[ExtendedModel] | Page[Model]:
     """The project's models, newest first; `extended=true` tells all about each."""
     rows, cursor = await service.page(session, caller, paging)
-    more = cursor is not None
     if extended:
         data = [presenters.extended_view(own, card=False) for own in rows]
-        return Page[ExtendedModel](data=data, has_more=more, next_cursor=cursor)
-    return Page[Model](data=[presenters.model_view(own.model) for own in rows], has_more=more, next_cursor=cursor)
+        return Page[ExtendedModel].of(data, cursor)
+    return Page[Model].of([presenters.model_view(own.model) for own in rows], cursor)
 
 
 @router.get("/v1/models/{model_id}")

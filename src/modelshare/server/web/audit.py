@@ -90,7 +90,7 @@ async def _names(session: AsyncSession, caller: Caller, entries: Sequence[AuditE
         found["model"] = await registry.names(session, caller, wanted["model"])
         found["endpoint"] = await endpoints.slugs(session, caller, wanted["endpoint"])
         if wanted["webhook"]:
-            hooks = await webhooks.page(session, caller, Paging(PAGE_LIMIT_MAX, None))
+            hooks = await webhooks.page(session, caller, Paging(PAGE_LIMIT_MAX))
             found["webhook"] = {uuid.UUID(each.id): each.url for each in hooks.data}
     return found
 

@@ -50,7 +50,7 @@ async def new_page(
     page: EndpointsPage, model: Asked = "", tier: Asked = SELF_HOSTED, slug: Asked = "", version: Asked = "latest"
 ) -> Response:
     named, wish = await _wish(page, model, tier, slug, version)
-    own, _ = await sharing.page(page.session, page.caller, Paging(PAGE_LIMIT_MAX, None))
+    own, _ = await sharing.page(page.session, page.caller, Paging(PAGE_LIMIT_MAX))
     return page.render(
         "dashboard/endpoints/new.html",
         model=named,

@@ -57,7 +57,7 @@ async def keys(page: OwnerPage, paging: PagingDep) -> Response:
 
 @router.get("/new")
 async def new_key_page(page: OwnerPage) -> Response:
-    rows, _ = await endpoints.page(page.session, page.caller, Paging(PAGE_LIMIT_MAX, None))
+    rows, _ = await endpoints.page(page.session, page.caller, Paging(PAGE_LIMIT_MAX))
     slugs = sorted(row.slug for row in rows)
     return page.render("dashboard/keys/new.html", reaches=REACHES, scopes=_SCOPES, expiries=_EXPIRIES, endpoints=slugs)
 

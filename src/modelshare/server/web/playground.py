@@ -19,7 +19,7 @@ _EMBEDDING: Final = "embedding"
 @router.get(_PAGE)
 async def playground(page: EndpointsPage, endpoint: Annotated[str, Query(max_length=100)] = "") -> Response:
     """For the endpoint that is named, else the newest that serves."""
-    rows, _ = await service.page(page.session, page.caller, Paging(PAGE_LIMIT_MAX, None))
+    rows, _ = await service.page(page.session, page.caller, Paging(PAGE_LIMIT_MAX))
     serving = [row for row in rows if row.status == EndpointStatus.ACTIVE]
     row = await service.get(page.session, page.caller, endpoint) if endpoint else next(iter(serving or rows), None)
     model = presenters.serves(row) if row else None

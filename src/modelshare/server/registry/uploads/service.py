@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
-from modelshare.server.http import Caller, Paging, Platform, encode_cursor
+from modelshare.server.http import Caller, Paging, Platform
 from modelshare.server.ids import new_id, parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.archive import kind_of
@@ -90,12 +90,11 @@ async def page(
 ) -> Page[Upload]:
     """The project's sessions, newest first."""
     async with platform.database.read() as session:
-        rows = await queries.uploads(session, caller.project, paging.limit + 1, paging.after_id, state, name)
-    more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
+        rows = await queries.uploads(session, caller.project, paging.fetch_limit, paging.after_id, state, name)
+    rows, cursor = paging.cut(rows)
     with storage_answers():
         data = await map_concurrently(lambda row: view(platform.store, row), rows, most=_MOST_SESSIONS)
-    return Page(data=data, has_more=more, next_cursor=encode_cursor(str(rows[-1].id)) if more else None)
+    return Page.of(data, cursor)
 
 
 async def find(session: AsyncSession, caller: Caller, upload_id: str) -> UploadRow:

@@ -165,7 +165,7 @@ async def _answer(
 async def _machines(session: AsyncSession, caller: Caller, model: CatalogModelDetail) -> list[tuple[Agent, Fit]]:
     """The project's agents, and how the model would do on each."""
     needed = _need(model)
-    agents = (await fleet.list_agents(session, caller, Paging(PAGE_LIMIT_MAX, None))).data
+    agents = (await fleet.list_agents(session, caller, Paging(PAGE_LIMIT_MAX))).data
     return [
         (agent, memory_estimate.fit(needed, agent.capabilities.memory_bytes, agent.capabilities.engines, model.format))
         for agent in agents

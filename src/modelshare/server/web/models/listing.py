@@ -65,7 +65,7 @@ async def _upload_page(page: ProjectContext, model: ExtendedModel | None) -> Res
     store = page.platform.store
     if store.direct:
         page.request.state.connect_to = [store.origin]
-    paging, name = Paging(_OPEN_SHOWN, None), model.name if model else None
+    paging, name = Paging(_OPEN_SHOWN), model.name if model else None
     found = await uploads.page(page.platform, page.caller, paging, state=UploadState.OPEN, name=name)
     return page.render(
         "dashboard/models/upload.html",

@@ -31,7 +31,7 @@ async def agents(page: AdminPage, paging: PagingDep) -> Response:
     return page.render(
         "platform/agents.html",
         agents=await fleet.list_agents(page.session, page.caller, paging),
-        join_keys=(await fleet.list_join_keys(page.session, page.caller, Paging(_JOIN_KEYS, None))).data,
+        join_keys=(await fleet.list_join_keys(page.session, page.caller, Paging(_JOIN_KEYS))).data,
     )
 
 

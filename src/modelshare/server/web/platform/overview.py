@@ -34,7 +34,7 @@ _MOST: Final = 100_000
 @router.get("")
 async def overview(page: AdminPage, paging: PagingDep) -> Response:
     started = time.perf_counter()
-    processes = await confirming.page(page.session, Paging(PAGE_LIMIT_MAX, None))
+    processes = await confirming.page(page.session, Paging(PAGE_LIMIT_MAX))
     answered_ms = (time.perf_counter() - started) * 1000
     skew = page.platform.clock.skew
     return page.render(
