@@ -51,7 +51,7 @@ from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.health import Readiness
-from modelshare.server.http import Caller
+from modelshare.server.http import Caller, record_refusal
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
@@ -285,6 +285,7 @@ def _platform(
     book = tiers.load(settings.tiers_file)
     secret = settings.signing_secret()
     store = open_store(settings.storage_url, data_dir=settings.data_dir, secret=secret, clock=clock)
+    search.follow_changes(database)
 
     async def find_project(project_id: str) -> Project | None:
         async with database.read() as session:
@@ -294,7 +295,7 @@ def _platform(
         async with database.read() as session:
             return await sharing.find_own_id(session, caller, reference)
 
-    async def record_refusal(caller: Caller, error: ApiError) -> None:
+    async def keep_refusal(caller: Caller, error: ApiError) -> None:
         await accounts.record_refusal(database, caller, error, now=int(clock()))
 
     return PagesPlatform(
@@ -305,8 +306,7 @@ def _platform(
         authenticate_person=sessions.authenticate,
         find_project=find_project,
         find_own_model=find_own_model,
-        model_changed=search.index,
-        record_refusal=record_refusal,
+        record_refusal=keep_refusal,
         public_buckets=TokenBuckets(settings.public_requests_per_minute, clock),
         clock=clock,
         metrics=CollectorRegistry(),
@@ -345,7 +345,7 @@ def api() -> FastAPI:
             },
         ],
     )
-    install_handlers(built, page=error_page)
+    install_handlers(built, error_page, record_refusal)
     complete(built)
     for router in _ROUTERS:
         built.include_router(router)

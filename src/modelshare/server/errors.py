@@ -143,12 +143,15 @@ def envelope(message: str, type_: ErrorType, code: str | None = None, param: str
 
 
 ErrorPage = Callable[[Request, ApiError], Awaitable[Response]]
-"""Says an error to a person in a browser."""
+"""Shows an error to a person in a browser."""
+RecordRefusal = Callable[[Request, ApiError], Awaitable[None]]
+"""Adds a refused action to the audit log."""
 
 
-def install_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
-    """Answers every error with the envelope; with `page` where a person asked for a page."""
+def install_handlers(app: FastAPI, page: ErrorPage | None = None, record_refusal: RecordRefusal | None = None) -> None:
+    """Answers every error with the envelope, or with `page` where a person asked for a page."""
     app.state.error_page = page
+    app.state.record_refusal = record_refusal
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -172,6 +175,12 @@ async def _respond(request: Request, error: ApiError) -> Response:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)  # noqa: S101 - narrows for the type checker; registered for this type only
+    record: RecordRefusal | None = request.app.state.record_refusal
+    if record is not None and error.refusal is not None:
+        try:
+            await record(request, error)
+        except Exception as failure:  # noqa: BLE001 - no handler catches what a handler raises
+            return await _from_outside(request, failure)
     return await _respond(request, error)
 
 

@@ -117,12 +117,6 @@ class FindOwnModel(Protocol):
     async def __call__(self, caller: Caller, reference: str) -> uuid.UUID | None: ...
 
 
-class ModelChanged(Protocol):
-    """Brings what other domains say of a model up to date: in the same transaction, under the model's lock."""
-
-    async def __call__(self, session: AsyncSession, model_id: uuid.UUID) -> None: ...
-
-
 class RecordRefusal(Protocol):
     async def __call__(self, caller: Caller, error: ApiError) -> None: ...
 
@@ -142,7 +136,6 @@ class Platform:
     authenticate_person: AuthenticatePerson
     find_project: FindProject
     find_own_model: FindOwnModel
-    model_changed: ModelChanged
     record_refusal: RecordRefusal
     public_buckets: TokenBuckets
     clock: DatabaseClock
@@ -165,30 +158,11 @@ _LARGEST = 2**63 - 1
 """What the databases take for a number."""
 
 
-async def _recorded_refusals(request: Request) -> AsyncIterator[None]:
-    """A refusal that belongs in the audit log gets there, in a transaction of its own: the request's is rolled back.
-
-    A dependency, and the first: those end in reverse order, so the request's session is closed by then.
-    """
-    try:
-        yield
-    except ApiError as error:
-        caller: Caller | None = getattr(request.state, "caller", None)
-        if error.refusal is not None and caller is not None:
-            await get_platform(request).record_refusal(caller, error)
-        raise
-
-
-RECORDED_REFUSALS: Final = Depends(_recorded_refusals, scope="function")
-"""What every route depends on first whose caller may be refused something."""
-
-
 class ProjectRoute(APIRoute):
     """A route that needs a key."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         options["openapi_extra"] = {**(options.get("openapi_extra") or {}), **KEYED}
-        options["dependencies"] = [RECORDED_REFUSALS, *(options.get("dependencies") or ())]
         super().__init__(*args, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -330,6 +304,11 @@ async def _read_session(request: Request) -> AsyncIterator[AsyncSession]:
 async def _write_session(request: Request) -> AsyncIterator[AsyncSession]:
     async with get_platform(request).database.write() as session:
         yield session
+
+
+async def record_refusal(request: Request, error: ApiError) -> None:
+    """Adds a refused action to the audit log: for `errors.install_handlers`."""
+    await get_platform(request).record_refusal(request.state.caller, error)
 
 
 ModelReference = Annotated[

@@ -7,14 +7,13 @@ from typing import Any, Final
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
-from modelshare.server.db import notify
+from modelshare.server.audit.service import SYSTEM
 from modelshare.server.errors import ConflictError, NotFoundError
 from modelshare.server.http import Caller
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.blobs.disposal import let_go_of_unused, release
 from modelshare.server.registry.latest import next_latest
-from modelshare.server.registry.service import MODELS_TOPIC, delete, get_locked, ready, record, resolve, version_of
+from modelshare.server.registry.service import delete, get_locked, ready, record, resolve, version_of
 from modelshare.server.registry.tables import DeletedVersionRow, ModelRow, VersionRow
 from modelshare.wire.models import VersionPatch
 from modelshare.wire.uploads import UploadState
@@ -42,7 +41,6 @@ async def delete_version(
             deleted.manifest_digest = version.manifest_digest
             session.add(deleted)
         await session.execute(sql_delete(VersionRow).where(VersionRow.id == version.id))
-        notify(session, MODELS_TOPIC, str(model.id))
     record(session, "model.delete_version", model, caller.actor, now, **details)
     await session.flush()
     while await let_go_of_unused(session, caller.project):
@@ -91,7 +89,6 @@ async def edit_version(
     found = version_of(row, version)
     found.notes = patch.version_notes or None
     record(session, "model.edit_version", row, caller.actor, now, version=found.version, version_notes=found.notes)
-    notify(session, MODELS_TOPIC, str(row.id))
     return found
 
 
@@ -99,7 +96,7 @@ async def fall_back(session: AsyncSession, row: ModelRow, failed: VersionRow, *,
     """Another ready version, if there is any, becomes the latest as this one fails. `row` is locked."""
     wanted = next_latest(failed.version, [each for each in ready(row) if each is not failed])
     if wanted is not None:
-        await move_latest(session, row, wanted, "model.rollback", audit.SYSTEM, now, reason)
+        await move_latest(session, row, wanted, "model.rollback", SYSTEM, now, reason)
 
 
 def _ready(row: ModelRow, version: str) -> VersionRow:
@@ -126,7 +123,6 @@ async def move_latest(
     await set_latest(session, row, wanted)
     was = before.version if before else None
     record(session, action, row, actor, now, reason, version=wanted.version, before=was)
-    notify(session, MODELS_TOPIC, str(row.id))
 
 
 async def set_latest(session: AsyncSession, row: ModelRow, wanted: VersionRow) -> None:

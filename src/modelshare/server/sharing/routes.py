@@ -108,7 +108,8 @@ async def edit_model(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, body: ModelPatch
 ) -> ExtendedModel:
     """Renames a model or edits what people read of it; the manifest never changes."""
-    return presenters.extended_view(await service.edit(session, caller, model_id, body, now=platform.now()))
+    await registry.edit(session, caller, model_id, body, now=platform.now())
+    return presenters.extended_view(await service.get(session, caller, model_id))
 
 
 @router.delete("/v1/models/{model_id}", status_code=204)
@@ -138,7 +139,8 @@ async def promote_version(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, version: str
 ) -> ExtendedModel:
     """Makes a ready version the latest; endpoints that follow `latest` change to it."""
-    return presenters.extended_view(await service.promote(session, caller, model_id, version, now=platform.now()))
+    await versions.promote(session, caller, model_id, version, now=platform.now())
+    return presenters.extended_view(await service.get(session, caller, model_id))
 
 
 @router.post("/v1/models/{model_id}/versions/{version}/rollback")
@@ -149,7 +151,8 @@ async def roll_back_version(
 
     It has to be ready (404 otherwise) and not the latest already (409). The version that was the latest stays.
     """
-    return presenters.extended_view(await service.roll_back(session, caller, model_id, version, now=platform.now()))
+    await versions.roll_back(session, caller, model_id, version, now=platform.now())
+    return presenters.extended_view(await service.get(session, caller, model_id))
 
 
 @router.patch("/v1/models/{model_id}/versions/{version}")
@@ -191,13 +194,12 @@ async def end_link(
 
 
 @router.post("/v1/catalog/claims", tags=["catalog"])
-async def claim_link(
-    caller: EndpointsCaller, session: WriteSession, platform: SharingPlatformDep, body: Claim
-) -> CatalogModelDetail:
+async def claim_link(caller: EndpointsCaller, platform: SharingPlatformDep, body: Claim) -> CatalogModelDetail:
     """Claims a link: the model shows in the project's view of the catalog from now on."""
-    model_id = await audience.claim(session, caller, body.token, now=platform.now())
-    await session.flush()
-    return await _catalog_model(session, Viewer(caller.project), model_id, platform.tiers)
+    async with platform.database.write() as session:
+        model_id = await audience.claim(session, caller, body.token, now=platform.now())
+    async with platform.database.read() as session:  # the catalog's entry is written as the claim is committed
+        return await _catalog_model(session, Viewer(caller.project), model_id, platform.tiers)
 
 
 @router.post("/v1/platform/catalog/{model_id}/feature", tags=["platform"])

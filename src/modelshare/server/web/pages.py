@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from structlog.contextvars import get_contextvars
 
 from modelshare.server.errors import ApiError, answer_with_pages, refusal_of
-from modelshare.server.http import RECORDED_REFUSALS, Caller, check_same_origin, get_platform
+from modelshare.server.http import Caller, check_same_origin, get_platform
 from modelshare.server.web import flash, identicons, markdown, number_format, plots, rejected_forms, static_files
 from modelshare.server.web.messages import humanize_error
 from modelshare.server.web.page_auth import ANONYMOUS, SignInNeededError, Visitor, sign_in_url, visitor_of
@@ -46,10 +46,6 @@ Form = TypeVar("Form", bound=BaseModel)
 
 class PageRoute(APIRoute):
     """A route that answers a person: who it is, forms from this site only, and errors as pages."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        options["dependencies"] = [RECORDED_REFUSALS, *(options.get("dependencies") or ())]
-        super().__init__(*args, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

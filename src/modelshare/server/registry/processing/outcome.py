@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
-from modelshare.server.db import notify
+from modelshare.server.audit.service import SYSTEM
 from modelshare.server.http import Platform
 from modelshare.server.jobs import Lease, lease_is_valid
 from modelshare.server.registry import manifest, versions
@@ -37,9 +35,18 @@ async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[St
         version.status, version.status_reason = ModelStatus.READY, None
         if not was_ready:
             await _decide_latest(session, model, version, platform.now())
-        await platform.model_changed(session, model.id)
-        details = {"latest": version.is_latest, "latest_note": version.latest_note, "version_notes": version.notes}
-        _record(session, platform, model, version, "model.ready", None, digest=version.manifest_digest, **details)
+        registry.record(
+            session,
+            "model.ready",
+            model,
+            SYSTEM,
+            platform.now(),
+            version=version.version,
+            digest=version.manifest_digest,
+            latest=version.is_latest,
+            latest_note=version.latest_note,
+            version_notes=version.notes,
+        )
 
 
 async def failed(platform: Platform, lease: Lease, work: Work, reason: str) -> None:
@@ -52,12 +59,11 @@ async def failed(platform: Platform, lease: Lease, work: Work, reason: str) -> N
         if locked is None:
             return
         model, version = locked
-        _record(session, platform, model, version, "model.failed", reason=reason)
+        registry.record(session, "model.failed", model, SYSTEM, platform.now(), reason, version=version.version)
         if version.is_latest:
             await versions.fall_back(session, model, version, reason=reason, now=platform.now())
         version.is_latest = False
         version.status, version.status_reason = ModelStatus.FAILED, reason
-        await platform.model_changed(session, model.id)
 
 
 async def _locked(session: AsyncSession, lease: Lease, work: Work) -> tuple[ModelRow, VersionRow] | None:
@@ -101,29 +107,5 @@ async def _decide_latest(session: AsyncSession, model: ModelRow, version: Versio
         await versions.set_latest(session, model, version)
     elif wanted is not None and wanted is not latest:
         why = f"{version.version} was to be the latest, but {wanted.version} was pushed after it and is higher."
-        await versions.move_latest(session, model, wanted, "model.promote", audit.SYSTEM, now, why)
+        await versions.move_latest(session, model, wanted, "model.promote", SYSTEM, now, why)
     version.latest_note = note
-
-
-def _record(
-    session: AsyncSession,
-    platform: Platform,
-    model: ModelRow,
-    version: VersionRow,
-    action: str,
-    reason: str | None = None,
-    **details: Any,
-) -> None:
-    audit.record(
-        session,
-        project_id=model.project_id,
-        now=platform.now(),
-        actor=audit.SYSTEM,
-        action=action,
-        target=f"model:{model.id}",
-        reason=reason,
-        name=model.name,
-        version=version.version,
-        **details,
-    )
-    notify(session, registry.MODELS_TOPIC, str(model.id))

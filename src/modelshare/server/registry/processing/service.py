@@ -4,8 +4,6 @@ import uuid
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
-from modelshare.server.db import notify
 from modelshare.server.errors import ConflictError
 from modelshare.server.http import Caller
 from modelshare.server.jobs import enqueue
@@ -39,16 +37,7 @@ async def revalidate(session: AsyncSession, caller: Caller, model_id: uuid.UUID,
         if version.status == ModelStatus.FAILED:
             version.status, version.status_reason = ModelStatus.PROCESSING, None
         await enqueue(session, REVALIDATE, str(version.id), now=now)
-        audit.record(
-            session,
-            project_id=caller.project,
-            now=now,
-            actor=caller.actor,
-            action="model.revalidate",
-            target=f"model:{model.id}",
-            version=version.version,
-        )
-        notify(session, registry.MODELS_TOPIC, str(model.id))
+        registry.record(session, "model.revalidate", model, caller.actor, now, version=version.version)
     return model
 
 

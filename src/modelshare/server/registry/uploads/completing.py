@@ -4,14 +4,12 @@ from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.db import notify
 from modelshare.server.errors import ApiError, ConflictError, InvalidRequestError
 from modelshare.server.http import Caller, Platform
 from modelshare.server.registry import queries as models
 from modelshare.server.registry.blobs.staging import multipart_of
 from modelshare.server.registry.processing import service as processing
 from modelshare.server.registry.refused import printable
-from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.registry.tables import UploadFileRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.progress import file_views, view
@@ -162,5 +160,4 @@ async def _complete(
     version.status = ModelStatus.PROCESSING
     await queries.claim(session, row.id, learnt)
     await processing.request(session, version.id, now=platform.now())
-    record(session, caller, "upload.complete", row, platform.now(), version=row.version_name)
-    notify(session, MODELS_TOPIC, str(row.model_id))
+    record(session, "upload.complete", row, caller.actor, platform.now())

@@ -10,8 +10,8 @@ from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
-from modelshare.server.db import is_unique_violation, notify
+from modelshare.server.audit.service import Audit
+from modelshare.server.db import is_unique_violation
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Paging, Platform
 from modelshare.server.ids import new_id, parse_uuid
@@ -25,7 +25,6 @@ from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.latest import why_not_latest
 from modelshare.server.registry.paths import check_paths
 from modelshare.server.registry.refused import ModelRejectedError
-from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.registry.tables import SELECTION, ModelRow, UploadFileRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.plan import UploadPlan, plan_opening
@@ -249,8 +248,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: UploadPlan) ->
     row = _session_row(opening, model, version)
     row.files = [_file_row(row, n, file, reused=file.sha256 in plan.reused) for n, file in enumerate(files)]
     session.add(row)
-    record(session, caller, "upload.open", row, now, version=plan.version, bytes=row.bytes_total, files=len(files))
-    notify(session, MODELS_TOPIC, str(model.id))
+    record(session, "upload.open", row, caller.actor, now, bytes=row.bytes_total, files=len(files))
     return row
 
 
@@ -285,15 +283,8 @@ def _file_row(row: UploadRow, n: int, file: WantedFile, *, reused: bool) -> Uplo
     )
 
 
-def record(session: AsyncSession, caller: Caller, action: str, row: UploadRow, now: int, **details: Any) -> None:
-    audit.record(
-        session,
-        project_id=row.project_id,
-        now=now,
-        actor=caller.actor,
-        action=action,
-        target=f"upload:{row.id}",
-        model=str(row.model_id),
-        name=row.model_name,
-        **details,
-    )
+def record(session: AsyncSession, action: str, row: UploadRow, actor: str, now: int, **details: Any) -> None:
+    """As `registry.service.record`, for what an upload changes of its model."""
+    about = {"model": str(row.model_id), "name": row.model_name, "version": row.version_name}
+    Audit(session, row.project_id, actor, now).done(action, f"upload:{row.id}", **about, **details)
+    registry.model_changed(session, row.model_id)

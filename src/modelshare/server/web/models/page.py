@@ -96,13 +96,13 @@ async def edit(
     words = list(dict.fromkeys(word.strip() for word in tags.split(",") if word.strip()))
     patch = parse_form(ModelPatch, **texts, tags=words)
     patch = patch.model_copy(update={field: None for field, text in texts.items() if not text})
-    await sharing.edit(page.session, page.caller, page.model_id, patch, now=page.now)
+    await registry.edit(page.session, page.caller, page.model_id, patch, now=page.now)
     return page.back("Saved.")
 
 
 @router.post("/versions/{version}/promote")
 async def promote(page: ModelPage, version: str) -> Response:
-    await sharing.promote(page.session, page.caller, page.model_id, version, now=page.now)
+    await versions.promote(page.session, page.caller, page.model_id, version, now=page.now)
     message = f"{version} is the latest version now; endpoints that follow the latest change to it."
     return page.back(message)
 
@@ -120,7 +120,7 @@ async def roll_back_page(page: ModelPage, version: str) -> Response:
 async def roll_back(page: ModelPage, version: str) -> Response:
     before = registry.resolve(await registry.get(page.session, page.caller, page.model_id), None)
     instead = f", instead of {before.version}" if before else ""
-    await sharing.roll_back(page.session, page.caller, page.model_id, version, now=page.now)
+    await versions.roll_back(page.session, page.caller, page.model_id, version, now=page.now)
     message = f"{version} is the latest version again{instead}; endpoints that follow the latest change to it."
     return page.back(message)
 
