@@ -42,6 +42,7 @@ from modelshare.server.db import Database
 from modelshare.server.endpoints import jobs as endpoints_jobs
 from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints import routes as endpoints_routes
+from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import EndpointPolicy
 from modelshare.server.errors import ApiError, install_handlers, valid_json
 from modelshare.server.fleet import routes as fleet_routes
@@ -286,6 +287,7 @@ def _platform(
     secret = settings.signing_secret()
     store = open_store(settings.storage_url, data_dir=settings.data_dir, secret=secret, clock=clock)
     search.follow_changes(database)
+    endpoints.follow_changes(database)
 
     async def find_project(project_id: str) -> Project | None:
         async with database.read() as session:

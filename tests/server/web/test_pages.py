@@ -112,11 +112,11 @@ async def test_one_person_has_so_many_live_parts(app: Application) -> None:
     async def part() -> str:
         return "<p>Here.</p>"
 
-    streams = [aiter(live.stream(person, part).body_iterator) for _ in range(40)]
+    streams = [aiter(live.stream(person, "a project", part).body_iterator) for _ in range(40)]
     for stream in streams:
         assert await anext(stream) == "data: <p>Here.</p>\n\n"
     with pytest.raises(RateLimitedError, match="You have 40 live pages open"):
-        live.stream(person, part)
-    live.stream(other, part)
+        live.stream(person, "a project", part)
+    live.stream(other, "a project", part)
     await streams[0].aclose()  # type: ignore[attr-defined]
-    live.stream(person, part)
+    live.stream(person, "a project", part)

@@ -17,6 +17,8 @@ from modelshare.wire.usage import AuditEntry, AuditFilter, AuditOutcome, Confirm
 
 SYSTEM = "system"
 """The actor of what the platform does by itself."""
+PROJECTS_TOPIC = "projects"
+"""Notification that something changed which a project's pages may show; the subject is the project's id."""
 OUTBOX_TOPIC = "outbox"
 """Notification that events wait for their deliveries to be written."""
 
@@ -37,6 +39,7 @@ class Audit:
         applies the change where `confirming.rules.ACTIONS` has it.
         """
         entry = self._entry(action, target, AuditOutcome.DONE, reason, details)
+        project_changed(self.session, self.project_id)
         if action in ACTIONS:
             self._await_confirmations(entry)
         if self.project_id is not None and (event := events.OF_ACTIONS.get(action)) is not None:
@@ -67,6 +70,12 @@ class Audit:
         notify(self.session, CONFIRM_TOPIC, str(entry.id))
 
 
+def project_changed(session: AsyncSession, project_id: str | None) -> None:
+    """Has the project's live pages look again. What is audited or emitted does so by itself. None: no project's."""
+    if project_id is not None:
+        notify(session, PROJECTS_TOPIC, project_id)
+
+
 def emit(
     session: AsyncSession,
     project_id: str,
@@ -80,6 +89,7 @@ def emit(
     """Sends the project's webhooks an event, once and only if this transaction commits."""
     data = events.data_of(target, reason, details)
     session.add(OutboxRow(project_id=project_id, type=event, at=now, data=data))
+    project_changed(session, project_id)
     notify(session, OUTBOX_TOPIC, "*")
 
 

@@ -12,8 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.events import ENDPOINT_STATUS
-from modelshare.server.audit.service import Audit, emit
-from modelshare.server.db import is_unique_violation, notify
+from modelshare.server.audit.service import Audit, emit, project_changed
+from modelshare.server.db import Database, is_unique_violation, notify
 from modelshare.server.endpoints import queries
 from modelshare.server.endpoints.presenters import resolved, served_name
 from modelshare.server.endpoints.refusals import absent, no_such_file, refused, slug_taken
@@ -23,11 +23,12 @@ from modelshare.server.errors import AuditedRefusal, ConflictError
 from modelshare.server.http import Caller, Paging
 from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
-from modelshare.server.registry.service import EndpointCounts
+from modelshare.server.registry.service import MODELS_TOPIC, EndpointCounts
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import last_shown, rules
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.tiers import SharingPlatform, TierRegistry
+from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.endpoints import (
     EndpointCreate,
     EndpointPatch,
@@ -100,6 +101,17 @@ class _Assessment:
 
     model: ModelRow | None
     reasons: list[Reason]
+
+
+def follow_changes(database: Database) -> None:
+    """A change of a model shows on the pages of its owner, and of every project that has an endpoint of it."""
+
+    async def changed(session: AsyncSession, model_id: str) -> None:
+        for project_id in await queries.projects_showing(session, uuid.UUID(model_id)):
+            project_changed(session, project_id)
+
+    for topic in (MODELS_TOPIC, SHARES_TOPIC):
+        database.before_commit(topic, changed)
 
 
 async def explain(
@@ -286,6 +298,7 @@ async def observe(
             told = {"slug": row.slug, "status": status.value, "before": row.status}
             emit(session, row.project_id, ENDPOINT_STATUS, f"endpoint:{row.id}", now, reason=reason, **told)
         row.status, row.status_reason, row.progress = new
+        project_changed(session, row.project_id)
 
 
 async def _assess(

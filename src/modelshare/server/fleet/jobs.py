@@ -268,13 +268,14 @@ async def _alone(what: str, work: Awaitable[None]) -> None:
 
 async def _place(session: AsyncSession, plan: _Plan, now: int) -> None:
     """Brings deployments, whose agents are locked, to what they should be."""
+    added = list[DeploymentRow]()
     for placement, most in plan.place.items():
         row = plan.existing.get(placement)
         if row is not None:
             row.max_concurrent = most
         else:
             content = plan.contents[placement.version_id]
-            session.add(
+            added.append(
                 DeploymentRow(
                     agent_id=placement.agent_id,
                     version_id=content.version_id,
@@ -284,6 +285,10 @@ async def _place(session: AsyncSession, plan: _Plan, now: int) -> None:
                     created_at=now,
                 )
             )
+    session.add_all(added)
+    await session.flush()
+    for row in await queries.with_agent_and_version(session, [row.id for row in added]):
+        weight_deletions.placement_changed(session, row)
     over = [row for placement, row in plan.existing.items() if placement not in plan.place]
     await weight_deletions.request_deletion(session, over, now=now)
 

@@ -109,9 +109,10 @@ async def present_agents(session: AsyncSession) -> list[AgentRow]:
     return list(await session.scalars(select(AgentRow).where(AgentRow.state != AgentState.REMOVED)))
 
 
-async def lock_agents(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> None:
+async def lock_agents(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> list[AgentRow]:
     """Locked in one order. Who changes deployments holds their agents' locks."""
-    await session.scalars(for_update(select(AgentRow).where(AgentRow.id.in_(agent_ids)).order_by(AgentRow.id)))
+    statement = for_update(select(AgentRow).where(AgentRow.id.in_(agent_ids)).order_by(AgentRow.id))
+    return list(await session.scalars(statement))
 
 
 async def keep_endpoints(session: AsyncSession, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
@@ -191,11 +192,11 @@ async def deployment(session: AsyncSession, agent_id: uuid.UUID, deployment_id: 
 
 
 async def with_agent_and_version(session: AsyncSession, deployment_ids: Collection[uuid.UUID]) -> list[DeploymentRow]:
-    """These deployments, in one order, each with its agent and its version."""
+    """These deployments, in one order, each with its agent, its version and its model."""
     statement = (
         select(DeploymentRow)
         .where(DeploymentRow.id.in_(deployment_ids))
-        .options(joinedload(DeploymentRow.agent), joinedload(DeploymentRow.version))
+        .options(joinedload(DeploymentRow.agent), joinedload(DeploymentRow.version).joinedload(VersionRow.model))
         .order_by(DeploymentRow.id)
     )
     return list(await session.scalars(statement))
@@ -279,7 +280,7 @@ async def ready_deployments(session: AsyncSession, version_ids: Collection[uuid.
             DeploymentRow.phase == Phase.READY,
             AgentRow.state == AgentState.ACTIVE,
         )
-        .options(joinedload(DeploymentRow.agent), joinedload(DeploymentRow.version))
+        .options(joinedload(DeploymentRow.agent), joinedload(DeploymentRow.version).joinedload(VersionRow.model))
     )
     return list(await session.scalars(statement))
 

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit.service import Audit
+from modelshare.server.audit.service import Audit, project_changed
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import AuditedRefusal, ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Paging
@@ -161,6 +161,7 @@ def set_usage(session: AsyncSession, row: ModelRow, counts: EndpointCounts) -> N
     row.foreign_endpoints = counts.foreign
     row.shared_tier_endpoints = counts.on_shared_tiers
     notify(session, USAGE_TOPIC, str(row.id))
+    project_changed(session, row.project_id)
 
 
 def current(row: ModelRow) -> VersionRow | None:

@@ -118,7 +118,7 @@ class ProjectContext(CallerContext):
                 except NotFoundError:
                     return None
 
-        return self.platform.live.stream(self.person.id, part)
+        return self.platform.live.stream(self.person.id, self.project.id, part)
 
 
 async def _session(request: Request) -> AsyncIterator[AsyncSession]:
