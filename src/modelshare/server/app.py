@@ -247,7 +247,7 @@ class Application:
         if scope["type"] == "http":
             if self._files is not None and scope["path"].startswith(signed_urls.PATH):
                 return self._files
-            if Router.takes(scope["path"]):
+            if Router.matches_path(scope["path"]):
                 return self._inference
             named = _PROJECT_PATH.fullmatch(scope["path"])
             written: bytes = scope["raw_path"]
@@ -316,7 +316,7 @@ def _platform(
         tiers=book,
         endpoint_policy=EndpointPolicy(
             book,
-            promotion=settings.catalog_promotion == "on",
+            promotion=settings.catalog_promotion,
             capacity=fleet.capacity,
             weights=weight_deletions.weights,
         ),

@@ -258,9 +258,9 @@ def scoped_to(table: type[Row], project_id: str) -> Select[Row]:
     return select(table).where(table.project_id == project_id)  # type: ignore[attr-defined] # every tenant's table has it
 
 
-def capped_count(statement: Select[*tuple[Any, ...]], most: int) -> Select[int]:
+def capped_count(statement: Select[*tuple[Any, ...]], limit: int) -> Select[int]:
     """How many rows these are, counted no further than `most`: a look at a large table stays quick."""
-    return select(func.count()).select_from(statement.limit(most).subquery())
+    return select(func.count()).select_from(statement.limit(limit).subquery())
 
 
 async def advisory_lock(session: AsyncSession, what: str) -> None:

@@ -64,7 +64,7 @@ async def change_project(
     if "quota_bytes" not in request.model_fields_set or request.quota_bytes == project.quota_bytes:
         return project_view(project)
     Audit(session, project.id, actor, now).done(
-        "project.quota",
+        "project.change_quota",
         f"project:{project.id}",
         slug=project.slug,
         quota=request.quota_bytes,
@@ -159,9 +159,9 @@ async def list_projects(session: AsyncSession, paging: Paging) -> Page[Project]:
     return Page.of([project_view(row) for row in rows], cursor)
 
 
-async def count_projects(session: AsyncSession, most: int) -> int:
+async def count_projects(session: AsyncSession, limit: int) -> int:
     """Counts no further than `most`."""
-    return await queries.count_projects(session, most)
+    return await queries.count_projects(session, limit)
 
 
 async def get_project(session: AsyncSession, project_id: str) -> Project | None:

@@ -79,8 +79,8 @@ async def slugs(session: AsyncSession, project_id: str, ids: Collection[uuid.UUI
     return {row.id: row.slug for row in rows}
 
 
-async def count_active(session: AsyncSession, most: int) -> int:
-    return await session.scalar(capped_count(select(EndpointRow.id).where(EndpointRow.is_active), most)) or 0
+async def count_active(session: AsyncSession, limit: int) -> int:
+    return await session.scalar(capped_count(select(EndpointRow.id).where(EndpointRow.is_active), limit)) or 0
 
 
 async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None) -> list[EndpointRow]:
@@ -157,7 +157,7 @@ async def projects_showing(session: AsyncSession, model_id: uuid.UUID) -> set[st
     return set(await session.scalars(owner.union(deployers)))
 
 
-async def deploying_projects(session: AsyncSession, model_id: uuid.UUID, most: int = 200) -> list[tuple[str, int]]:
+async def deploying_projects(session: AsyncSession, model_id: uuid.UUID, limit: int = 200) -> list[tuple[str, int]]:
     """(public name, active endpoints) of the projects that deploy a model, those with most first."""
     many = func.count()
     statement = (
@@ -166,7 +166,7 @@ async def deploying_projects(session: AsyncSession, model_id: uuid.UUID, most: i
         .where(EndpointRow.model_id == model_id, EndpointRow.is_active)
         .group_by(ProjectRow.id, ProjectRow.name)
         .order_by(many.desc(), ProjectRow.name)
-        .limit(most)
+        .limit(limit)
     )
     return [(name, count) for name, count in await session.execute(statement)]
 

@@ -16,7 +16,7 @@ from modelshare.server.http import Caller
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.tables import ModelRow
-from modelshare.wire.sharing import WeightsRelease
+from modelshare.wire.sharing import WeightsDeletion
 
 
 async def request_deletion(session: AsyncSession, deployments: Collection[DeploymentRow], *, now: int) -> None:
@@ -47,33 +47,33 @@ async def confirm(session: AsyncSession, released: Collection[tuple[uuid.UUID, u
     """Agents say that the weights of deployments are deleted: (agent, deployment). Told to the weights' owner and to
     the agent's project, once."""
     # By agent, not by what they say: that may be anything, and any number of things.
-    for row in await queries.lock_unconfirmed_releases(session, {agent_id for agent_id, _ in released}):
+    for row in await queries.lock_unconfirmed_deletions(session, {agent_id for agent_id, _ in released}):
         if (row.agent_id, row.deployment_id) not in released:
             continue
         row.confirmed_at = now
         model = await registry.find_any(session, row.model_id)
         for project_id in {model.project_id if model else None, row.project_id} - {None}:
             Audit(session, project_id, f"agent:{row.agent_id}", now).done(
-                "agent.release", f"deployment:{row.deployment_id}", model=str(row.model_id), version=row.version
+                "agent.delete_weights", f"deployment:{row.deployment_id}", model=str(row.model_id), version=row.version
             )
 
 
 async def unconfirmed(session: AsyncSession, agent_id: uuid.UUID) -> list[str]:
     """Ids of deployments that the agent was told to let go of and has said nothing of since."""
-    return [str(deployment_id) for deployment_id in await queries.unconfirmed_releases(session, agent_id)]
+    return [str(deployment_id) for deployment_id in await queries.unconfirmed_deletions(session, agent_id)]
 
 
-async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) -> tuple[int, list[WeightsRelease]]:
+async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) -> tuple[int, list[WeightsDeletion]]:
     """Who holds the weights beside the owner, and who was told to delete them: `endpoints.service.Weights`."""
     holding = await queries.machines_holding(session, model.id, model.project_id)
-    rows = await queries.releases(session, model.id, model.project_id, since)
+    rows = await queries.weight_deletions(session, model.id, model.project_id, since)
     names = {row.project_id: await _name(session, row.project_id) for row in rows}
     return holding, [_view(row, names[row.project_id]) for row in rows]
 
 
 async def close(
     session: AsyncSession, caller: Caller, model_id: uuid.UUID, deployment_id: str, *, now: int
-) -> WeightsRelease:
+) -> WeightsDeletion:
     """The model's owner waits no longer for a machine to confirm, such as one that was removed. It may still do so.
 
     404 for what is none of the caller's models' or was the owner's own machine; 409 where it has confirmed.
@@ -89,7 +89,7 @@ async def close(
         notify(session, DEPLOYMENTS_TOPIC, str(row.deployment_id))
         for project_id in {model.project_id, row.project_id} - {None}:
             Audit(session, project_id, caller.actor_in(project_id or ""), now).done(
-                "release.close",
+                "weight_deletion.close",
                 f"deployment:{row.deployment_id}",
                 model=str(row.model_id),
                 version=row.version,
@@ -98,8 +98,8 @@ async def close(
     return _view(row, await _name(session, row.project_id))
 
 
-def _view(row: WeightDeletionRow, project: str | None) -> WeightsRelease:
-    return WeightsRelease(
+def _view(row: WeightDeletionRow, project: str | None) -> WeightsDeletion:
+    return WeightsDeletion(
         deployment=str(row.deployment_id),
         version=row.version,
         project=project,

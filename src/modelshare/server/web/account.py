@@ -49,7 +49,7 @@ async def sign_up_page(page: AnyPage, invitation: Token = "", onward: OnwardQuer
         first=first,
         invitation=invited,
         token=invitation if invited else None,
-        closed=page.platform.settings.accounts_sign_up == "invited",
+        closed=page.platform.settings.accounts_sign_up == "invite_only",
     )
 
 
@@ -95,8 +95,8 @@ async def new_project_page(page: PersonPage) -> Response:
 
 @router.post("/dashboard/-/new")
 async def new_project(page: PersonPage, name: Text, slug: Text) -> Response:
-    most = page.platform.settings.accounts_projects_per_person
-    project = await members.create_project(page.session, page.person, name=name, slug=slug, most=most, now=page.now)
+    limit = page.platform.settings.accounts_projects_per_person
+    project = await members.create_project(page.session, page.person, name=name, slug=slug, limit=limit, now=page.now)
     return page.redirect(f"/dashboard/{project.slug}/models", f"The project {project.name} is there.")
 
 

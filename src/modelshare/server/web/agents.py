@@ -42,8 +42,8 @@ async def list_events(page: AgentsPage, after: Cursor = None) -> Response:
 
 @router.post(_KEYS)
 async def create_join_key(page: AgentsPage, name: Text, expires_in: Text = "") -> Response:
-    wish = parse_form(JoinKeyCreate, name=name, expires_in=expires_in) if expires_in else _endless(name)
-    made = await service.create_join_key(page.session, page.caller, wish, page.platform.tiers, now=page.now)
+    spec = parse_form(JoinKeyCreate, name=name, expires_in=expires_in) if expires_in else _endless(name)
+    made = await service.create_join_key(page.session, page.caller, spec, page.platform.tiers, now=page.now)
     keys = await _join_keys(page, None)
     return page.show_once("dashboard/agents/join.html", key=made, base_url=page.base_url, **keys)
 

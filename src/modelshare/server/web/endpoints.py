@@ -49,7 +49,7 @@ async def list_events(page: EndpointsPage, after: Cursor = None) -> Response:
 async def new_page(
     page: EndpointsPage, model: Asked = "", tier: Asked = SELF_HOSTED, slug: Asked = "", version: Asked = "latest"
 ) -> Response:
-    named, wish = await _wish(page, model, tier, slug, version)
+    named, spec = await _spec(page, model, tier, slug, version)
     own, _ = await sharing.page(page.session, page.caller, Paging(PAGE_LIMIT_MAX))
     return page.render(
         "dashboard/endpoints/new.html",
@@ -57,8 +57,8 @@ async def new_page(
         tier=tier,
         slug=slug,
         version=version,
-        wish=wish,
-        explanation=await _explained(page, wish),
+        spec=spec,
+        explanation=await _explained(page, spec),
         own=[presenters.served_name(each.model) for each in own],
         tiers=_options(page.platform.tiers),
         recalled=await _recalled(page),
@@ -70,16 +70,16 @@ async def explain(
     page: EndpointsPage, model: Asked = "", tier: Asked = SELF_HOSTED, slug: Asked = "", version: Asked = "latest"
 ) -> Response:
     """The part of the page that says whether the choice is possible."""
-    _, wish = await _wish(page, model, tier, slug, version)
-    return page.render("dashboard/endpoints/explanation.html", wish=wish, explanation=await _explained(page, wish))
+    _, spec = await _spec(page, model, tier, slug, version)
+    return page.render("dashboard/endpoints/explanation.html", spec=spec, explanation=await _explained(page, spec))
 
 
 @router.post(_LIST + "/new")
 async def create(page: EndpointsPage, model: Text, tier: Text, slug: Text = "", version: Text = "latest") -> Response:
-    _, wish = await _wish(page, model, tier, slug, version)
-    if wish is None:
+    _, spec = await _spec(page, model, tier, slug, version)
+    if spec is None:
         raise NotFoundError("Name a model: one of yours, or one of the catalog as `owner/name`.")
-    row = await service.create(page.session, page.caller, wish, page.policy, now=page.now)
+    row = await service.create(page.session, page.caller, spec, page.policy, now=page.now)
     return page.redirect(page_of(page.project.slug, row.slug), f"The endpoint {row.slug} is there.")
 
 
@@ -115,7 +115,7 @@ async def explain_move(page: EndpointsPage, slug: str, tier: Asked) -> Response:
     """What moving the endpoint to this tier would come to."""
     row = await service.get(page.session, page.caller, slug)
     explanation = await _explained_again(page, row, tier) if tier != row.tier else None
-    return page.render("dashboard/endpoints/explanation.html", wish=None, explanation=explanation)
+    return page.render("dashboard/endpoints/explanation.html", spec=None, explanation=explanation)
 
 
 @router.post(_ONE + "/change")
@@ -166,7 +166,7 @@ async def delete(page: EndpointsPage, slug: str) -> Response:
     return page.redirect(f"{page.root}/endpoints", f"The endpoint {slug} is deleted.")
 
 
-async def _wish(
+async def _spec(
     page: ProjectContext, model: str, tier: str, slug: str, version: str
 ) -> tuple[str, EndpointCreate | None]:
     """The model as `owner/name`, and what is wished; None while no model is named. Without a slug, the model's name."""
@@ -174,14 +174,14 @@ async def _wish(
         return "", None
     found = await sharing.find_visible(page.session, page.caller, model)
     named = presenters.served_name(found) if found else model
-    wish = parse_form(
+    spec = parse_form(
         EndpointCreate,
         model=str(found.id) if found else "unknown",
         tier=tier,
         slug=slug.strip() or _slug_for(named),
         version=version.strip(),
     )
-    return named, wish
+    return named, spec
 
 
 def _slug_for(model: str) -> str:
@@ -199,8 +199,8 @@ def _again(row: EndpointRow, tier: str) -> EndpointCreate:
     )
 
 
-async def _explained(page: ProjectContext, wish: EndpointCreate | None) -> Explanation | None:
-    return await service.explain(page.session, page.caller, wish, page.policy) if wish else None
+async def _explained(page: ProjectContext, spec: EndpointCreate | None) -> Explanation | None:
+    return await service.explain(page.session, page.caller, spec, page.policy) if spec else None
 
 
 async def _explained_again(page: ProjectContext, row: EndpointRow, tier: str) -> Explanation | None:

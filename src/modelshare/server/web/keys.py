@@ -74,7 +74,7 @@ async def new_key(
         raise InvalidRequestError("Tick what the key may do, at least one of them.", param="scopes")
     if reach.value == "endpoint" and not reach.text("endpoint"):
         raise InvalidRequestError("Name the endpoint that the key may call, by its slug.", param="endpoint")
-    wish = parse_form(
+    spec = parse_form(
         KeyCreate,
         name=name.strip(),
         scopes=reach.all("scopes"),
@@ -82,7 +82,7 @@ async def new_key(
         allowed_ips=_networks(allowed_ips),
         endpoint=reach.text("endpoint"),
     )
-    key = await accounts.create_key(page.session, page.caller, wish, now=page.now)
+    key = await accounts.create_key(page.session, page.caller, spec, now=page.now)
     return page.show_once("dashboard/keys/shown.html", key=key, base_url=page.base_url)
 
 
@@ -103,9 +103,7 @@ async def rotate(page: OwnerPage, key_id: str) -> Response:
 @router.get("/{key_id}/revoke")
 async def revoke_page(page: OwnerPage, key_id: str) -> Response:
     key = await accounts.get_key(page.session, page.caller, key_id)
-    return page.render(
-        "dashboard/keys/revoke.html", key=key, cuts_streams=page.platform.settings.keys_cut_streams == "on"
-    )
+    return page.render("dashboard/keys/revoke.html", key=key, cuts_streams=page.platform.settings.keys_cut_streams)
 
 
 @router.post("/{key_id}/revoke")

@@ -26,7 +26,7 @@ _LOOK_SECONDS: Final = 10.0
 """Looks without having been told, should a notification be lost; also keeps proxies from closing a silent stream."""
 _OVER: Final = "event: over\ndata:\n\n"
 """Has the page load itself again, which says why."""
-_MOST: Final = 40
+_MAX: Final = 40
 """Streams of one person: as many tabs as anybody looks at."""
 
 Part = Callable[[], Awaitable[str | None]]
@@ -50,9 +50,9 @@ class Live:
 
     def stream(self, person_id: uuid.UUID, project_id: str, part: Part) -> StreamingResponse:
         """An answer to this person about this project that goes on. 429 where there are too many."""
-        if sum(stream.person_id == person_id for stream in self._open) >= _MOST:
+        if sum(stream.person_id == person_id for stream in self._open) >= _MAX:
             raise RateLimitedError(
-                f"You have {_MOST} live pages open. Close some of them.", retry_after=math.ceil(_LOOK_SECONDS)
+                f"You have {_MAX} live pages open. Close some of them.", retry_after=math.ceil(_LOOK_SECONDS)
             )
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         events = self._events(_Stream(person_id, project_id), part)

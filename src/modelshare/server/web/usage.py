@@ -17,7 +17,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 _PAGE: Final = "/dashboard/{project}/usage"
 _SPANS: Final = (7, 30, 90)
 """Days."""
-_MOST: Final = 50
+_MAX: Final = 50
 """Rows of a table."""
 
 
@@ -31,10 +31,10 @@ async def usage_page(
     span = (today - dt.timedelta(int(days) - 1), today)
     by_day = await usage.by_day(page.session, page.caller, span)
     named = {
-        what: await usage.by_name(page.session, page.caller, what, span, _MOST) for what in ("endpoint", "model", "key")
+        what: await usage.by_name(page.session, page.caller, what, span, _MAX) for what in ("endpoint", "model", "key")
     }
     deployed, cursor = (
-        await deployment_stats.overview(page.session, page.caller, Paging(_MOST, after))
+        await deployment_stats.overview(page.session, page.caller, Paging(_MAX, after))
         if page.caller.allows(Scope.MODELS)
         else ([], None)
     )
@@ -46,7 +46,7 @@ async def usage_page(
         requests=[Bar(str(row.day), row.requests) for row in by_day],
         tokens=[Bar(str(row.day), row.prompt_tokens + row.completion_tokens) for row in by_day],
         by_name=named,
-        most=_MOST,
+        limit=_MAX,
         deployed=deployed,
         cursor=cursor,
     )

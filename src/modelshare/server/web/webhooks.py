@@ -43,8 +43,8 @@ async def new_webhook_page(page: OwnerPage) -> Response:
 
 @router.post("/new")
 async def new_webhook(page: OwnerPage, url: Text, events: Events) -> Response:
-    wish = parse_form(WebhookCreate, url=url.strip(), events=_heard(events))
-    webhook = await webhooks.create(page.session, page.caller, wish, page.platform.settings, now=page.now)
+    spec = parse_form(WebhookCreate, url=url.strip(), events=_heard(events))
+    webhook = await webhooks.create(page.session, page.caller, spec, page.platform.settings, now=page.now)
     return page.show_once("dashboard/webhooks/shown.html", webhook=webhook)
 
 

@@ -29,7 +29,7 @@ from modelshare.wire.tiers import SELF_HOSTED
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, dependencies=[Depends(public_rate_limit)])
 SHOWN_FILES: Final = 10
-MOST_FILES: Final = 500
+MAX_FILES: Final = 500
 """Of a manifest are listed; the API has all."""
 Text = Annotated[str, Form(max_length=4096)]
 Choice = Annotated[str, Query(max_length=200)]
@@ -83,7 +83,7 @@ async def model_page(
         "catalog/model.html",
         model=model,
         needed=_need(model),
-        files=files[:MOST_FILES],
+        files=files[:MAX_FILES],
         file_count=len(files),
         shown_files=SHOWN_FILES,
         tiers=list(page.platform.tiers),
@@ -126,8 +126,8 @@ async def deploy(
 ) -> Response:
     """Makes the endpoint, or says why not."""
     caller = await page.act_in(project, Scope.ENDPOINTS)
-    wish = parse_form(EndpointCreate, slug=slug, model=str(model_id), tier=tier, version=version)
-    row = await endpoints.create(page.session, caller, wish, page.policy, now=page.now)
+    spec = parse_form(EndpointCreate, slug=slug, model=str(model_id), tier=tier, version=version)
+    row = await endpoints.create(page.session, caller, spec, page.policy, now=page.now)
     return page.redirect(page_of(caller.project_slug, row.slug), f"The endpoint {row.slug} is there.")
 
 
@@ -156,8 +156,8 @@ async def _answer(
     """What the explanation is made of; nothing is explained to nobody."""
     if caller is None or not caller.allows(Scope.ENDPOINTS):
         return {"explanation": None, "machines": []}
-    wish = parse_form(EndpointCreate, slug=slug, model=model.id, tier=tier, version=version)
-    explanation = await endpoints.explain(page.session, caller, wish, page.policy)
+    spec = parse_form(EndpointCreate, slug=slug, model=model.id, tier=tier, version=version)
+    explanation = await endpoints.explain(page.session, caller, spec, page.policy)
     own = tier == SELF_HOSTED and caller.allows(Scope.AGENTS)
     return {"explanation": explanation, "machines": await _machines(page.session, caller, model) if own else []}
 

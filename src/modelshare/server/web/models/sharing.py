@@ -77,14 +77,14 @@ async def share_page(page: ModelPage) -> Response:
 @router.post("/share")
 async def share(page: ModelPage, chosen: Annotated[Chosen, Depends(AUDIENCES.read)], sure: Text = "") -> Response:
     """Answers a claim link, where one was asked for, this once. Asks first before everybody sees what only some saw."""
-    wish = _audience(chosen)
+    spec = _audience(chosen)
     share_now = (await page.own()).share
-    if wish == "public" and share_now is not None and share_now.audience == Audience.TARGETED and not sure:
+    if spec == "public" and share_now is not None and share_now.audience == Audience.TARGETED and not sure:
         asked = "dashboard/models/public_asked.html" if page.is_htmx else "dashboard/models/public.html"
         return page.show_once(asked, model=await page.model())
-    own, link = await sharing.share(page.session, page.caller, page.model_id, wish, now=page.now)
+    own, link = await sharing.share(page.session, page.caller, page.model_id, spec, now=page.now)
     if link is None:
-        return page.back(_shared_with(own.model.name, wish))
+        return page.back(_shared_with(own.model.name, spec))
     template = "dashboard/models/link_shown.html" if page.is_htmx else "dashboard/models/link.html"
     return page.show_once(
         template, model=extended_view(own, card=False), link=link, address=f"{page.base_url}/claim?token={link.token}"
@@ -127,9 +127,9 @@ async def recall_page(page: ModelPage) -> Response:
 async def recall(page: ModelPage, chosen: Annotated[Chosen, Depends(DEADLINES.read)], reason: Text = "") -> Response:
     now = page.now
     before = await recalls.state(page.session, page.caller, page.model_id, page.policy)
-    wish = parse_form(RecallRequest, deadline=_deadline(chosen, before.notice, now), reason=reason.strip())
-    await recalls.request(page.session, page.caller, page.model_id, wish, page.policy, now=now)
-    when = "at once" if wish.deadline is None or wish.deadline <= now else f"on {date(wish.deadline)}"
+    spec = parse_form(RecallRequest, deadline=_deadline(chosen, before.notice, now), reason=reason.strip())
+    await recalls.request(page.session, page.caller, page.model_id, spec, page.policy, now=now)
+    when = "at once" if spec.deadline is None or spec.deadline <= now else f"on {date(spec.deadline)}"
     message = (
         "The recall is announced, and everybody who deploys the model is told: endpoints of other projects stop "
         f"{when}."
@@ -146,8 +146,8 @@ async def cancel_recall(page: ModelPage) -> Response:
     return page.back(message)
 
 
-@router.post("/releases/{deployment_id}/close")
-async def close_release(page: ModelPage, deployment_id: str) -> Response:
+@router.post("/weight-deletions/{deployment_id}/close")
+async def close_weight_deletion(page: ModelPage, deployment_id: str) -> Response:
     await weight_deletions.close(page.session, page.caller, page.model_id, deployment_id, now=page.now)
     message = "This machine is not waited for any more. Should it come back, it still deletes the weights."
     return page.back(message)
@@ -167,9 +167,9 @@ def _audience(chosen: Chosen) -> AudienceChoice:
     return "public"
 
 
-def _shared_with(name: str, wish: AudienceChoice) -> str:
-    if isinstance(wish, ToProjects):
-        return f"{name} is shared with {plural(len(wish.projects), 'project')}: {', '.join(wish.projects)}."
+def _shared_with(name: str, spec: AudienceChoice) -> str:
+    if isinstance(spec, ToProjects):
+        return f"{name} is shared with {plural(len(spec.projects), 'project')}: {', '.join(spec.projects)}."
     return f"{name} is in the catalog now. It is shared with everybody."
 
 

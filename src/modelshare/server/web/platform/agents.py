@@ -47,10 +47,10 @@ async def new_join_key(
     chosen: Annotated[list[str], Form(alias="tiers", default_factory=list)],
     expires_in: Text = "",
 ) -> Response:
-    wish = parse_form(JoinKeyCreate, name=name.strip(), tiers=chosen, expires_in=expires_in)
+    spec = parse_form(JoinKeyCreate, name=name.strip(), tiers=chosen, expires_in=expires_in)
     if not expires_in:  # "never" was chosen; what is not sent would be a day
-        wish = wish.model_copy(update={"expires_in": None})
-    key = await fleet.create_join_key(page.session, page.caller, wish, page.platform.tiers, now=page.now)
+        spec = spec.model_copy(update={"expires_in": None})
+    key = await fleet.create_join_key(page.session, page.caller, spec, page.platform.tiers, now=page.now)
     return page.show_once("platform/join_key_shown.html", key=key, base_url=page.base_url)
 
 

@@ -16,15 +16,15 @@ from modelshare.server.web.context import AdminPage
 from modelshare.server.web.pages import PageRoute
 
 router = APIRouter(prefix="/featured", route_class=PageRoute)
-_MOST_FEATURED: Final = 200
-_MOST_FOUND: Final = 20
+_MAX_FEATURED: Final = 200
+_MAX_FOUND: Final = 20
 
 
 @router.get("")
 async def featured(page: AdminPage, q: Annotated[str, Query(max_length=200)] = "") -> Response:
     return page.render(
         "platform/featured.html",
-        featured=await sharing.featured(page.session, _MOST_FEATURED),
+        featured=await sharing.featured(page.session, _MAX_FEATURED),
         found=await _found(page.session, q.strip()),
         q=q,
     )
@@ -44,5 +44,5 @@ async def _found(session: AsyncSession, q: str) -> Sequence[CatalogCard]:
         return [card_of(*entry)] if entry else []
     if not q:
         return []
-    wish = SearchQuery(Filters(q=q), Sort.RELEVANCE, _MOST_FOUND, None, facets=False)
-    return (await search.find(session, ANYBODY, wish)).cards
+    spec = SearchQuery(Filters(q=q), Sort.RELEVANCE, _MAX_FOUND, None, facets=False)
+    return (await search.find(session, ANYBODY, spec)).cards

@@ -27,7 +27,7 @@ from modelshare.server.web.pages import PageRoute
 from modelshare.wire.base import PAGE_LIMIT_MAX
 
 router = APIRouter(route_class=PageRoute)
-_MOST: Final = 100_000
+_MAX: Final = 100_000
 """Nothing is counted further."""
 
 
@@ -46,10 +46,10 @@ async def overview(page: AdminPage, paging: PagingDep) -> Response:
         storage=_storage(page.platform.settings),
         processes=processes.data,
         counts=await _counts(page.session),
-        most=_MOST,
+        limit=_MAX,
         queues=await jobs.queues(page.session),
         given_up=await given_up.page(page.session, paging),
-        backlog=await webhooks.backlog(page.session, _MOST),
+        backlog=await webhooks.backlog(page.session, _MAX),
     )
 
 
@@ -72,12 +72,12 @@ async def tiers(page: AdminPage) -> Response:
 
 async def _counts(session: AsyncSession) -> list[tuple[str, int]]:
     return [
-        ("Projects", await accounts.count_projects(session, _MOST)),
-        ("People", await people.count(session, _MOST)),
-        ("Models", await registry.count(session, _MOST)),
-        ("Shared models", await sharing.count(session, _MOST)),
-        ("Endpoints on", await endpoints.count_active(session, _MOST)),
-        ("Agents linked", await fleet.count_linked(session, _MOST)),
+        ("Projects", await accounts.count_projects(session, _MAX)),
+        ("People", await people.count(session, _MAX)),
+        ("Models", await registry.count(session, _MAX)),
+        ("Shared models", await sharing.count(session, _MAX)),
+        ("Endpoints on", await endpoints.count_active(session, _MAX)),
+        ("Agents linked", await fleet.count_linked(session, _MAX)),
     ]
 
 

@@ -50,8 +50,8 @@ async def new_project_page(page: AdminPage) -> Response:
 @router.post("/projects/new")
 async def new_project(page: AdminPage, name: Text, slug: Text, quota_gb: Gigabytes = "") -> Response:
     """As with the API, its first key is what its owner begins with."""
-    wish = parse_form(ProjectCreate, name=name.strip(), slug=slug.strip(), quota_bytes=_bytes(quota_gb))
-    project = await accounts.create_project(page.session, wish, now=page.now, actor=page.caller.actor)
+    spec = parse_form(ProjectCreate, name=name.strip(), slug=slug.strip(), quota_bytes=_bytes(quota_gb))
+    project = await accounts.create_project(page.session, spec, now=page.now, actor=page.caller.actor)
     return page.show_once("platform/project_shown.html", made=project, base_url=page.base_url)
 
 
@@ -67,8 +67,8 @@ async def quota_page(page: AdminPage, project_id: str) -> Response:
 
 @router.post("/projects/{project_id}/quota")
 async def change_quota(page: AdminPage, project_id: str, quota_gb: Gigabytes = "") -> Response:
-    wish = ProjectPatch(quota_bytes=_bytes(quota_gb))
-    changed = await accounts.change_project(page.session, project_id, wish, now=page.now, actor=page.caller.actor)
+    spec = ProjectPatch(quota_bytes=_bytes(quota_gb))
+    changed = await accounts.change_project(page.session, project_id, spec, now=page.now, actor=page.caller.actor)
     default = page.platform.settings.projects_quota_bytes
     quota = f"the platform's default, {size(default)}" if changed.quota_bytes is None else size(changed.quota_bytes)
     return page.redirect(_HERE, f"{changed.name} may store {quota}.")
