@@ -289,7 +289,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None] | None:
     return (parts.scheme, parts.hostname, port) if parts.scheme in _PORTS and parts.hostname else None
 
 
-async def _platform_caller(request: Request) -> Caller:
+async def platform_caller(request: Request) -> Caller:
     found: Caller = request.state.caller
     if not found.is_platform:
         raise PermissionDeniedError("This route needs a platform key (scope `platform`): they start with `msp_`.")
@@ -352,7 +352,10 @@ async def public_rate_limit(request: Request) -> None:
 ReadSession = Annotated[AsyncSession, Depends(_read_session, scope="function")]
 WriteSession = Annotated[AsyncSession, Depends(_write_session, scope="function")]
 PlatformDep = Annotated[Platform, Depends(get_platform)]
-PlatformCaller = Annotated[Caller, Depends(_platform_caller)]
+ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
+EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
+KeysCaller = Annotated[Caller, Depends(require(Scope.KEYS))]
+PlatformCaller = Annotated[Caller, Depends(platform_caller)]
 ModelId = Annotated[uuid.UUID, Depends(_model_id)]
 """Of one of the caller's own models, in whatever form the path names it; another's id is as it is."""
 BaseUrl = Annotated[str, Depends(base_url)]

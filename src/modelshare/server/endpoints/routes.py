@@ -8,27 +8,24 @@ from modelshare.server.endpoints import deployment_stats, presenters, recalls, s
 from modelshare.server.endpoints.service import EndpointsPlatform
 from modelshare.server.http import (
     BaseUrl,
-    Caller,
+    EndpointsCaller,
     ModelId,
+    ModelsCaller,
     PagingDep,
     PlatformDep,
     ProjectRoute,
     ReadSession,
     WriteSession,
     get_platform,
-    require,
 )
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.presenters import OwnModel, extended_view
 from modelshare.wire.base import Page
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation
-from modelshare.wire.keys import Scope
 from modelshare.wire.models import CatalogFootprint, ExtendedModel, UnsharePreview
 from modelshare.wire.sharing import Recall, RecallRequest
 
 router = APIRouter(route_class=ProjectRoute, tags=["endpoints"])
-EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
-ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
 EndpointsPlatformDep = Annotated[EndpointsPlatform, Depends(get_platform)]
 
 

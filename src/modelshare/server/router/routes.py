@@ -7,22 +7,13 @@ from fastapi import APIRouter, Depends, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from modelshare.server.errors import InvalidRequestError
-from modelshare.server.http import (
-    Caller,
-    PagingDep,
-    PlatformDep,
-    ProjectRoute,
-    ReadSession,
-    require,
-)
+from modelshare.server.http import EndpointsCaller, PagingDep, PlatformDep, ProjectRoute, ReadSession
 from modelshare.server.router import usage
 from modelshare.wire.base import Page
-from modelshare.wire.keys import Scope
 from modelshare.wire.usage import UsageRow
 
 router = APIRouter(route_class=ProjectRoute, tags=["usage"])
 public = APIRouter(tags=["health"])
-EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
 _DAYS: Final = 30
 """What is shown when no first day is named."""
 

@@ -6,11 +6,11 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Query, Request
 from pydantic import Field
 
-from modelshare.server.errors import NotFoundError
 from modelshare.server.http import (
-    Caller,
+    EndpointsCaller,
     ModelId,
     ModelReference,
+    ModelsCaller,
     PagingDep,
     PlatformCaller,
     PlatformDep,
@@ -20,7 +20,6 @@ from modelshare.server.http import (
     authenticate,
     public_rate_limit,
     reference_of,
-    require,
     unknown_model,
 )
 from modelshare.server.registry import service as registry
@@ -29,10 +28,8 @@ from modelshare.server.registry.processing import service as processing
 from modelshare.server.registry.service import version_view
 from modelshare.server.sharing import audience, presenters, search, service
 from modelshare.server.sharing.search import ANYBODY, Filters, SearchQuery, Sort, Viewer
-from modelshare.server.sharing.tiers import SharingPlatformDep, TierRegistry
+from modelshare.server.sharing.tiers import SharingPlatformDep
 from modelshare.wire.base import Page
-from modelshare.wire.errors import ErrorCode
-from modelshare.wire.keys import Scope
 from modelshare.wire.models import (
     CatalogModelDetail,
     CatalogPage,
@@ -50,22 +47,13 @@ from modelshare.wire.tiers import Tier
 
 router = APIRouter(route_class=ProjectRoute, tags=["models"])
 public = APIRouter(dependencies=[Depends(public_rate_limit)])
-ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
-EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
 
 
 async def _viewer(request: Request) -> Viewer:
-    """Who looks at the catalog. A key is not needed, but one that is sent has to be good.
-
-    One that may neither manage models nor endpoints (it calls one endpoint, say) sees what everybody sees.
-    """
+    """Who looks at the catalog. A key is not needed, but one that is sent has to be good."""
     if request.headers.get("authorization") is None:
         return ANYBODY
-    caller = await authenticate(request)
-    if caller.is_platform:
-        return Viewer(sees_all=True)
-    knows = caller.allows(Scope.MODELS) or caller.allows(Scope.ENDPOINTS)
-    return Viewer(caller.project_id) if knows else ANYBODY
+    return service.viewer_of(await authenticate(request))
 
 
 ViewerDep = Annotated[Viewer, Depends(_viewer)]
@@ -199,7 +187,7 @@ async def claim_link(caller: EndpointsCaller, platform: SharingPlatformDep, body
     async with platform.database.write() as session:
         model_id = await audience.claim(session, caller, body.token, now=platform.now())
     async with platform.database.read() as session:  # the catalog's entry is written as the claim is committed
-        return await _catalog_model(session, Viewer(caller.project), model_id, platform.tiers)
+        return await service.catalog_model(session, service.viewer_of(caller), model_id, platform.tiers)
 
 
 @router.post("/v1/platform/catalog/{model_id}/feature", tags=["platform"])
@@ -257,15 +245,4 @@ async def get_catalog_model(
     viewer: ViewerDep, model_id: CatalogModelId, session: ReadSession, platform: SharingPlatformDep
 ) -> CatalogModelDetail:
     """A model of the catalog: card, facts, role, and its manifest. No key needed for what is shared with everybody."""
-    return await _catalog_model(session, viewer, model_id, platform.tiers)
-
-
-async def _catalog_model(
-    session: ReadSession, viewer: Viewer, model_id: uuid.UUID, tiers: TierRegistry
-) -> CatalogModelDetail:
-    found = await search.get(session, viewer, model_id)
-    if found is None:
-        raise NotFoundError(
-            "There is no such model in the catalog; its owner may have unshared it.", code=ErrorCode.MODEL_NOT_FOUND
-        )
-    return presenters.catalog_detail(*found, tiers)
+    return await service.catalog_model(session, viewer, model_id, platform.tiers)

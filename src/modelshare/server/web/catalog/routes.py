@@ -10,6 +10,7 @@ from modelshare.server.endpoints import service as endpoints
 from modelshare.server.errors import NotFoundError
 from modelshare.server.fleet import service as fleet
 from modelshare.server.http import Caller, ModelId, Paging, public_rate_limit
+from modelshare.server.sharing import service as sharing
 from modelshare.server.web import markdown, memory_estimate
 from modelshare.server.web.catalog import source
 from modelshare.server.web.catalog.query import FACETS, PATH, ROLES, SORTS, CatalogQuery, words_of
@@ -68,7 +69,7 @@ async def model_page(
 ) -> Response:
     """One model; with what stands in the way of deploying it as it is chosen in the URL."""
     try:
-        model = await source.model(page.session, onlooker.viewer, page.platform.tiers, model_id)
+        model = await sharing.catalog_model(page.session, onlooker.viewer, model_id, page.platform.tiers)
     except NotFoundError:
         if page.visitor.person is None and "as" in page.request.query_params:
             raise SignInNeededError from None  # it may be shared with a project of theirs
@@ -109,7 +110,7 @@ async def explain(
     version: Choice = "latest",
 ) -> Response:
     """Whether the project could deploy it so, for a part of the model's page."""
-    model = await source.model(page.session, onlooker.viewer, page.platform.tiers, model_id)
+    model = await sharing.catalog_model(page.session, onlooker.viewer, model_id, page.platform.tiers)
     slug = slug or slug_of(model.name)
     answer = await _answer(page, onlooker.caller, model, tier=tier, slug=slug, version=version)
     return page.render("catalog/explanation.html", model=model, **answer)

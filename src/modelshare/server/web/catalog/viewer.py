@@ -7,10 +7,10 @@ from fastapi import Depends, Query
 
 from modelshare.server.accounts import members
 from modelshare.server.http import Caller
+from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.search import ANYBODY, Viewer
 from modelshare.server.web.context import AnyPage
 from modelshare.server.web.page_auth import member
-from modelshare.wire.keys import Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,7 @@ async def onlooker(
     caller = await member(page.request, project)
     slug = caller.project_slug or project
     found.setdefault(slug, slug)  # who runs the platform may look as any
-    knows = caller.allows(Scope.MODELS) or caller.allows(Scope.ENDPOINTS)
-    return PageViewer(Viewer(caller.project_id) if knows else ANYBODY, caller, tuple(found.items()))
+    return PageViewer(sharing.viewer_of(caller), caller, tuple(found.items()))
 
 
 OnlookerDep = Annotated[PageViewer, Depends(onlooker)]
