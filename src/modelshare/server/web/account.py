@@ -8,13 +8,12 @@ from modelshare.server.accounts import invitations, members, people, sessions
 from modelshare.server.errors import NotFoundError
 from modelshare.server.http import client_address
 from modelshare.server.sharing import audience
-from modelshare.server.web.context import AnyPage, PersonPage
+from modelshare.server.web.context import AnyPage, PersonPage, Text
 from modelshare.server.web.page_auth import DASHBOARD, own_path, sign_in_as, sign_out
 from modelshare.server.web.pages import PageRoute
 from modelshare.wire.keys import Scope
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
-Text = Annotated[str, Form(max_length=4096)]
 Token = Annotated[str, Query(max_length=200)]
 OnwardField = Annotated[str, Form(alias="next")]
 OnwardQuery = Annotated[str, Query(alias="next")]

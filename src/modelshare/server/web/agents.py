@@ -42,7 +42,7 @@ async def list_events(page: AgentsPage, after: Cursor = None) -> Response:
 
 @router.post(_KEYS)
 async def create_join_key(page: AgentsPage, name: Text, expires_in: Text = "") -> Response:
-    spec = parse_form(JoinKeyCreate, name=name, expires_in=expires_in) if expires_in else _endless(name)
+    spec = join_key_form(name=name, expires_in=expires_in)
     made = await service.create_join_key(page.session, page.caller, spec, page.platform.tiers, now=page.now)
     keys = await _join_keys(page, None)
     return page.show_once("dashboard/agents/join.html", key=made, base_url=page.base_url, **keys)
@@ -102,9 +102,10 @@ async def remove(page: AgentsPage, agent_id: str) -> Response:
     return page.redirect(f"{page.root}/agents", "The machine is removed.")
 
 
-def _endless(name: str) -> JoinKeyCreate:
-    """Leaving the time out would take the default."""
-    return parse_form(JoinKeyCreate, name=name).model_copy(update={"expires_in": None})
+def join_key_form(*, expires_in: str, **fields: Any) -> JoinKeyCreate:
+    """No time means never, where leaving it out would take the default."""
+    spec = parse_form(JoinKeyCreate, expires_in=expires_in, **fields)
+    return spec if expires_in else spec.model_copy(update={"expires_in": None})
 
 
 async def _agents(page: ProjectContext, after: str | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Self
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Form, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import people
@@ -22,6 +22,9 @@ from modelshare.server.web.page_auth import (
 )
 from modelshare.server.web.pages import fragment, is_htmx, redirect_after_form, render, show_once
 from modelshare.wire.keys import Project, Scope
+
+Text = Annotated[str, Form(max_length=4096)]
+"""A field of a form."""
 
 
 @dataclass(frozen=True, kw_only=True)

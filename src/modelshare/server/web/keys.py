@@ -3,20 +3,19 @@
 import ipaddress
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Form, Response
+from fastapi import APIRouter, Depends, Response
 
 from modelshare.server.accounts import service as accounts
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.errors import InvalidRequestError
 from modelshare.server.http import Paging, PagingDep
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
-from modelshare.server.web.context import OwnerPage
+from modelshare.server.web.context import OwnerPage, Text
 from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.keys import Key, KeyCreate, Scope
 
 router = APIRouter(prefix="/dashboard/{project}/keys", route_class=PageRoute, include_in_schema=False)
-Text = Annotated[str, Form(max_length=4096)]
 _DAY: Final = 24 * 3600
 _SCOPES: Final = (
     (Scope.INFERENCE, "Call the project's endpoints, and nothing else. What an application needs."),

@@ -11,12 +11,11 @@ from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.errors import InvalidRequestError
 from modelshare.server.http import PagingDep
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
-from modelshare.server.web.context import OwnerPage, ProjectContext
+from modelshare.server.web.context import OwnerPage, ProjectContext, Text
 from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.webhooks import DeliveryState, Webhook, WebhookCreate, WebhookPatch
 
 router = APIRouter(prefix="/dashboard/{project}/webhooks", route_class=PageRoute, include_in_schema=False)
-Text = Annotated[str, Form(max_length=4096)]
 HEARING: Final = Choice(
     "hears",
     "Choose what it hears of.",

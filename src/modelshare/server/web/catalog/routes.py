@@ -16,7 +16,7 @@ from modelshare.server.web.catalog import source
 from modelshare.server.web.catalog.query import FACETS, PATH, ROLES, SORTS, CatalogQuery, words_of
 from modelshare.server.web.catalog.samples import samples
 from modelshare.server.web.catalog.viewer import OnlookerDep, PageViewer
-from modelshare.server.web.context import AnyPage, PageContext, PersonPage
+from modelshare.server.web.context import AnyPage, PageContext, PersonPage, Text
 from modelshare.server.web.endpoints import page_of
 from modelshare.server.web.memory_estimate import Fit, MemoryNeed
 from modelshare.server.web.page_auth import SignInNeededError, member, sign_in_url
@@ -32,7 +32,6 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False, dependencies=
 SHOWN_FILES: Final = 10
 MAX_FILES: Final = 500
 """Of a manifest are listed; the API has all."""
-Text = Annotated[str, Form(max_length=4096)]
 Choice = Annotated[str, Query(max_length=200)]
 
 

@@ -7,13 +7,13 @@ from fastapi import APIRouter, Form, Response
 from modelshare.server.fleet import service as fleet
 from modelshare.server.http import Paging, PagingDep
 from modelshare.server.sharing.tiers import TierRegistry
-from modelshare.server.web.context import AdminPage
-from modelshare.server.web.pages import PageRoute, parse_form
-from modelshare.wire.agents import AgentPatch, JoinKeyCreate
+from modelshare.server.web.agents import join_key_form
+from modelshare.server.web.context import AdminPage, Text
+from modelshare.server.web.pages import PageRoute
+from modelshare.wire.agents import AgentPatch
 from modelshare.wire.tiers import SELF_HOSTED, Tier
 
 router = APIRouter(prefix="/agents", route_class=PageRoute)
-Text = Annotated[str, Form(max_length=4096)]
 _HERE: Final = "/dashboard/-/platform/agents"
 _JOIN_KEYS: Final = 50
 """That are shown, the newest ones."""
@@ -47,9 +47,7 @@ async def new_join_key(
     chosen: Annotated[list[str], Form(alias="tiers", default_factory=list)],
     expires_in: Text = "",
 ) -> Response:
-    spec = parse_form(JoinKeyCreate, name=name.strip(), tiers=chosen, expires_in=expires_in)
-    if not expires_in:  # "never" was chosen; what is not sent would be a day
-        spec = spec.model_copy(update={"expires_in": None})
+    spec = join_key_form(name=name.strip(), tiers=chosen, expires_in=expires_in)
     key = await fleet.create_join_key(page.session, page.caller, spec, page.platform.tiers, now=page.now)
     return page.show_once("platform/join_key_shown.html", key=key, base_url=page.base_url)
 

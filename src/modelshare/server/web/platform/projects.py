@@ -12,13 +12,12 @@ from modelshare.server.accounts import people
 from modelshare.server.accounts import service as accounts
 from modelshare.server.errors import NotFoundError
 from modelshare.server.http import PagingDep
-from modelshare.server.web.context import AdminPage
+from modelshare.server.web.context import AdminPage, Text
 from modelshare.server.web.number_format import size
 from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.keys import ProjectCreate, ProjectPatch
 
 router = APIRouter(route_class=PageRoute)
-Text = Annotated[str, Form(max_length=4096)]
 _HERE: Final = "/dashboard/-/platform/projects"
 _GB: Final = 1_000_000_000
 _NUMBER: Final = re.compile(r"(\d{1,9}(\.\d{1,9})?)?", re.ASCII)
