@@ -27,12 +27,18 @@ from modelshare.server.storage.base import (
 )
 from modelshare.server.storage.bucket import ObjectReader, S3Options, bucket_errors, open_client
 from modelshare.server.storage.digest import sha256_of
+from modelshare.server.storage.stores import StorageContext
 
 LONGEST_LINK = 7 * 24 * 3600
 """Seconds; the most that Signature Version 4 allows (AWS, "Authenticating requests: using query parameters")."""
 _HASH_STEP = 8 << 20
 _HASH_AHEAD = 4
 """One stream out of a bucket is far slower than a hash; four at once are not."""
+
+
+def open_bucket(url: str, context: StorageContext) -> "S3Store":
+    """Raises StorageSettingError."""
+    return S3Store(S3Options.parse(url), scratch=context.data_dir / "scratch", clock=context.clock)
 
 
 class S3Store:
