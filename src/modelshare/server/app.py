@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Protocol
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
@@ -52,7 +52,7 @@ from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.health import Readiness
-from modelshare.server.http import Caller, record_refusal
+from modelshare.server.http import Caller, get_platform
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
@@ -311,9 +311,6 @@ def _platform(
         async with database.read() as session:
             return await sharing.find_own_id(session, caller, reference)
 
-    async def keep_refusal(caller: Caller, error: ApiError) -> None:
-        await accounts.record_refusal(database, caller, error, now=int(clock()))
-
     return PagesPlatform(
         settings=settings,
         database=database,
@@ -322,7 +319,6 @@ def _platform(
         authenticate_person=sessions.authenticate,
         find_project=find_project,
         find_own_model=find_own_model,
-        record_refusal=keep_refusal,
         public_buckets=TokenBuckets(settings.public_requests_per_minute, clock),
         clock=clock,
         metrics=CollectorRegistry(),
@@ -361,11 +357,16 @@ def api() -> FastAPI:
             },
         ],
     )
-    install_handlers(built, error_page, record_refusal)
+    install_handlers(built, error_page, _record_refusal)
     complete(built)
     for router in _ROUTERS:
         built.include_router(router)
     return built
+
+
+async def _record_refusal(request: Request, error: ApiError) -> None:
+    platform = get_platform(request)
+    await accounts.record_refusal(platform.database, request.state.caller, error, now=platform.now())
 
 
 def _chores(platform: PagesPlatform) -> Iterator[Chore]:

@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final, Protocol, TypeVar, cast
+from typing import Annotated, Any, Final, TypeVar, cast
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Path, Query, Request, Response
@@ -23,7 +23,6 @@ from modelshare.server.addresses import counted_as, forwarded
 from modelshare.server.clock import DatabaseClock
 from modelshare.server.db import Database
 from modelshare.server.errors import (
-    ApiError,
     InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
@@ -101,26 +100,6 @@ class Caller:
         )
 
 
-class Authenticate(Protocol):
-    async def __call__(self, secret: str, address: str) -> Caller | None: ...
-
-
-class AuthenticatePerson(Protocol):
-    async def __call__(self, token: str, project_id: str) -> Caller: ...
-
-
-class FindProject(Protocol):
-    async def __call__(self, project_id: str) -> Project | None: ...
-
-
-class FindOwnModel(Protocol):
-    async def __call__(self, caller: Caller, reference: str) -> uuid.UUID | None: ...
-
-
-class RecordRefusal(Protocol):
-    async def __call__(self, caller: Caller, error: ApiError) -> None: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Platform:
     """What every route may use, wired once in `app.py`.
@@ -132,11 +111,12 @@ class Platform:
     settings: Settings
     database: Database
     store: BlobStore
-    authenticate: Authenticate
-    authenticate_person: AuthenticatePerson
-    find_project: FindProject
-    find_own_model: FindOwnModel
-    record_refusal: RecordRefusal
+    authenticate: Callable[[str, str], Awaitable[Caller | None]]
+    """By a key's value and the address that it comes from."""
+    authenticate_person: Callable[[str, str], Awaitable[Caller]]
+    """By a session's token, in the project of this id."""
+    find_project: Callable[[str], Awaitable[Project | None]]
+    find_own_model: Callable[[Caller, str], Awaitable[uuid.UUID | None]]
     public_buckets: TokenBuckets
     clock: DatabaseClock
     """Unix seconds, the same for all processes."""
@@ -304,11 +284,6 @@ async def _read_session(request: Request) -> AsyncIterator[AsyncSession]:
 async def _write_session(request: Request) -> AsyncIterator[AsyncSession]:
     async with get_platform(request).database.write() as session:
         yield session
-
-
-async def record_refusal(request: Request, error: ApiError) -> None:
-    """Adds a refused action to the audit log: for `errors.install_handlers`."""
-    await get_platform(request).record_refusal(request.state.caller, error)
 
 
 ModelReference = Annotated[

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import Tenant, client_of
+from conftest import Tenant, client_of, running
 from factories import make_model
 from link_agent import LinkAgent, enroll, linked
 from modelshare.server.accounts import sessions
@@ -43,7 +43,7 @@ async def processes(settings: Settings) -> AsyncIterator[list[Process]]:
         for _ in range(3):
             port = free_port()
             app = create_app(settings.model_copy(update={"advertise_url": f"http://127.0.0.1:{port}"}))
-            await stack.enter_async_context(app.running())
+            await stack.enter_async_context(running(app))
             found.append(Process(app, await stack.enter_async_context(serving(app, port))))
         yield found
 

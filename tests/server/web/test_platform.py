@@ -180,7 +180,7 @@ async def test_admins_are_made_and_taken_back(person: Somebody, colleague: Someb
     nobody = await colleague.post(f"{PLATFORM}/people/{uuid.uuid4()}/admin", admin="true")
     assert nobody.status_code == 404
     log = lines(await colleague.get(f"{PLATFORM}/audit"))
-    assert "Ada Change platform admin: Ada person.admin · its log is admin no" in log
+    assert "Ada Change platform admin: Ada person.set_admin · its log is admin no" in log
     narrowed = lines(await colleague.get(f"{PLATFORM}/audit?action=person.set_admin"))
     assert ("person.set_admin" in narrowed, "person.sign_up" in narrowed) == (True, False)
 

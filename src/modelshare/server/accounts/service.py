@@ -15,6 +15,7 @@ from modelshare.server.db import Database, is_unique_violation, notify
 from modelshare.server.errors import ApiError, ConflictError, NotFoundError, PermissionDeniedError
 from modelshare.server.http import Caller, Paging
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
+from modelshare.server.settings import Settings
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import (
@@ -185,6 +186,11 @@ async def record_refusal(database: Database, caller: Caller, error: ApiError, *,
         log.refused(error.refusal.action, error.refusal.target, error.message)
 
 
+def quota_of(project: ProjectRow, settings: Settings) -> int:
+    """Bytes that it may store: its own quota, or the platform's default."""
+    return settings.projects_quota_bytes if project.quota_bytes is None else project.quota_bytes
+
+
 def project_view(row: ProjectRow) -> Project:
     return Project(id=row.id, name=row.name, slug=row.slug, quota_bytes=row.quota_bytes, created_at=row.created_at)
 
@@ -237,9 +243,10 @@ def _end(request: KeyCreate, now: int) -> int | None:
 
 
 def _record(session: AsyncSession, caller: Caller, action: str, row: KeyRow, now: int) -> None:
-    """Ends every change of a key."""
+    """Ends every change of a key. Nobody remembers anything of one that is new."""
     Audit(session, caller.project, caller.actor, now).done(action, f"key:{row.id}", name=row.name)
-    notify(session, KEYS_TOPIC, str(row.id))
+    if action != "key.create":
+        notify(session, KEYS_TOPIC, str(row.id))
 
 
 def _view(row: KeyRow) -> Key:

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import events, queries
-from modelshare.server.audit.propagation import queries as confirming
+from modelshare.server.audit.propagation import queries as propagation
 from modelshare.server.audit.propagation.rules import ACTIONS
 from modelshare.server.audit.tables import AuditRow, OutboxRow
 from modelshare.server.db import CONFIRM_TOPIC, notify, now_ms
@@ -36,14 +36,15 @@ class Audit:
         """`action` reads `subject.verb`, `target` reads `subject:<id>`.
 
         Webhooks are told where `events.OF_ACTIONS` has an event for the action, and every process confirms that it
-        applies the change where `confirming.rules.ACTIONS` has it.
+        applies the change where `propagation.rules.ACTIONS` has it.
         """
         entry = self._entry(action, target, AuditOutcome.DONE, reason, details)
         project_changed(self.session, self.project_id)
         if action in ACTIONS:
             self._await_confirmations(entry)
         if self.project_id is not None and (event := events.OF_ACTIONS.get(action)) is not None:
-            emit(self.session, self.project_id, event, target, self.now, reason=reason, **details)
+            data = events.data_of(target, reason, details)
+            emit(self.session, project_id=self.project_id, now=self.now, event=event, data=data)
 
     def refused(self, action: str, target: str, reason: str) -> None:
         self._entry(action, target, AuditOutcome.REFUSED, reason, {})
@@ -76,18 +77,8 @@ def project_changed(session: AsyncSession, project_id: str | None) -> None:
         notify(session, PROJECTS_TOPIC, project_id)
 
 
-def emit(
-    session: AsyncSession,
-    project_id: str,
-    event: str,
-    target: str,
-    now: int,
-    *,
-    reason: str | None = None,
-    **details: Any,
-) -> None:
+def emit(session: AsyncSession, *, project_id: str, now: int, event: str, data: dict[str, Any]) -> None:
     """Sends the project's webhooks an event, once and only if this transaction commits."""
-    data = events.data_of(target, reason, details)
     session.add(OutboxRow(project_id=project_id, type=event, at=now, data=data))
     project_changed(session, project_id)
     notify(session, OUTBOX_TOPIC, "*")
@@ -106,11 +97,11 @@ async def page(session: AsyncSession, project_id: str | None, where: AuditFilter
     """Those that fit, the newest first, of one project or (None) of the platform itself."""
     rows = await queries.entries(session, project_id, where, paging.fetch_limit, paging.after_id)
     rows, cursor = paging.cut(rows)
-    answers = await confirming.answers(session, [row.id for row in rows if row.changed_ms is not None])
+    answers = await propagation.answers(session, [row.id for row in rows if row.changed_ms is not None])
     return Page.of([_entry(row, answers.get(row.id, {})) for row in rows], cursor)
 
 
-def _entry(row: AuditRow, answers: confirming.Answers) -> AuditEntry:
+def _entry(row: AuditRow, answers: propagation.Answers) -> AuditEntry:
     return AuditEntry(
         id=str(row.id),
         at=row.at,

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit.events import ENDPOINT_STATUS
+from modelshare.server.audit import events
 from modelshare.server.audit.service import Audit, emit, project_changed
 from modelshare.server.db import Database, is_unique_violation, notify
 from modelshare.server.endpoints import queries
@@ -296,7 +296,8 @@ async def observe(
         if row.status != status:
             notify(session, ENDPOINTS_TOPIC, f"{row.project_id}/{row.slug}")
             told = {"slug": row.slug, "status": status.value, "before": row.status}
-            emit(session, row.project_id, ENDPOINT_STATUS, f"endpoint:{row.id}", now, reason=reason, **told)
+            data = events.data_of(f"endpoint:{row.id}", reason, told)
+            emit(session, project_id=row.project_id, now=now, event=events.ENDPOINT_STATUS, data=data)
         row.status, row.status_reason, row.progress = new
         project_changed(session, row.project_id)
 

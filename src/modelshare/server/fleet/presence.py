@@ -156,7 +156,8 @@ async def _gone(session: AsyncSession, row: AgentRow, *, seen: int, now: int) ->
 def _tell(session: AsyncSession, event: str, row: AgentRow, now: int) -> None:
     """The agent's project hears of it; shared agents are the platform's."""
     if row.project_id is not None:
-        emit(session, row.project_id, event, f"agent:{row.id}", now, name=row.name)
+        data = events.data_of(f"agent:{row.id}", None, {"name": row.name})
+        emit(session, project_id=row.project_id, now=now, event=event, data=data)
 
 
 def _wanted(row: DeploymentRow) -> DesiredDeployment:

@@ -20,8 +20,7 @@ from modelshare.server.http import Caller, Paging
 from modelshare.server.registry import file_selection, queries
 from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.manifest import ManifestFile
-from modelshare.server.registry.names import key_of
-from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.server.registry.tables import ModelRow, VersionRow, key_of
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelPatch, ModelStatus, Version
 

@@ -24,7 +24,6 @@ from modelshare.server.http import (
 )
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
-from modelshare.server.registry.processing import service as processing
 from modelshare.server.registry.service import version_view
 from modelshare.server.sharing import audience, presenters, search, service
 from modelshare.server.sharing.search import ANYBODY, Filters, SearchQuery, Sort, Viewer
@@ -111,7 +110,7 @@ async def revalidate_model(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep
 ) -> ExtendedModel:
     """Reads every byte of the model anew and judges it again, in the background."""
-    await processing.revalidate(session, caller, model_id, now=platform.now())
+    await versions.revalidate(session, caller, model_id, now=platform.now())
     return presenters.extended_view(await service.get(session, caller, model_id))
 
 

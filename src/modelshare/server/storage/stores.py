@@ -8,7 +8,8 @@ from typing import Final, Protocol
 
 from modelshare import plugins
 from modelshare.plugins import PluginError
-from modelshare.server.storage.base import BlobStore, StorageSettingError
+from modelshare.server.storage.base import BlobStore
+from modelshare.server.storage_errors import StorageSettingError
 
 GROUP: Final = "modelshare.storages"
 

@@ -87,17 +87,15 @@ async def switch(page: OwnerPage, webhook_id: str, on: Annotated[bool, Form()]) 
 
 
 @router.get("/{webhook_id}/rotate")
-async def rotate_page(request: Request, caller: OwnerCaller, session: ReadSession, webhook_id: str) -> Response:
-    webhook = await webhooks.get(session, caller, webhook_id)
-    return render(request, "dashboard/webhooks/rotate.html", webhook=webhook)
+async def rotate_page(page: OwnerPage, webhook_id: str) -> Response:
+    webhook = await webhooks.get(page.session, page.caller, webhook_id)
+    return page.render("dashboard/webhooks/rotate.html", webhook=webhook)
 
 
 @router.post("/{webhook_id}/rotate")
-async def rotate(
-    request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, webhook_id: str
-) -> Response:
-    webhook = await webhooks.rotate_secret(session, caller, webhook_id, platform.settings, now=platform.now())
-    return show_once(request, "dashboard/webhooks/shown.html", webhook=webhook)
+async def rotate(page: OwnerPage, webhook_id: str) -> Response:
+    webhook = await webhooks.rotate_secret(page.session, page.caller, webhook_id, page.platform.settings, now=page.now)
+    return page.show_once("dashboard/webhooks/shown.html", webhook=webhook)
 
 
 @router.get("/{webhook_id}/delete")

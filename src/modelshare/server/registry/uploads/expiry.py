@@ -82,8 +82,7 @@ async def _close(platform: Platform, row: UploadRow, state: UploadState, actor: 
 
 
 async def _drop(session: AsyncSession, row: UploadRow, now: int) -> None:
-    await disposal.discard_staged(session, row)
-    await disposal.collect_later(session, row.project_id, now=now)
+    await disposal.discard_staged(session, row, now=now)
     version_id, row.version_id = row.version_id, None
     await session.flush()
     await session.execute(delete(VersionRow).where(VersionRow.id == version_id))

@@ -10,6 +10,7 @@ from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from modelshare.server.accounts.service import quota_of
 from modelshare.server.audit.service import Audit
 from modelshare.server.db import is_unique_violation
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
@@ -20,7 +21,6 @@ from modelshare.server.registry.archive import kind_of
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.blobs import staging
 from modelshare.server.registry.blobs.disposal import release
-from modelshare.server.registry.blobs.quota import quota_of
 from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.latest import why_not_latest
 from modelshare.server.registry.paths import check_paths
@@ -36,7 +36,6 @@ from modelshare.server.registry.uploads.rules import (
     selection_of,
     wanted_files,
 )
-from modelshare.server.registry.uploads.storage_errors import storage_answers
 from modelshare.server.storage.base import fit_part_size
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
@@ -80,8 +79,7 @@ async def get(platform: Platform, caller: Caller, upload_id: str) -> Upload:
     """A session of the caller's project; 404 otherwise."""
     async with platform.database.read() as session:
         row = await find(session, caller, upload_id)
-    with storage_answers():
-        return await view(platform.store, row)
+    return await view(platform.store, row)
 
 
 async def page(
@@ -91,8 +89,7 @@ async def page(
     async with platform.database.read() as session:
         rows = await queries.uploads(session, caller.project, paging.fetch_limit, paging.after_id, state, name)
     rows, cursor = paging.cut(rows)
-    with storage_answers():
-        data = await map_concurrently(lambda row: view(platform.store, row), rows, limit=_MAX_SESSIONS)
+    data = await map_concurrently(lambda row: view(platform.store, row), rows, limit=_MAX_SESSIONS)
     return Page.of(data, cursor)
 
 
@@ -146,8 +143,7 @@ async def _open(opening: _Opening) -> tuple[Upload, bool]:
     platform = opening.platform
     async with platform.database.write() as session:  # changes nothing, but looks under the locks of what follows
         plan = await _plan(session, opening)
-    with storage_answers():
-        await platform.store.require_space(plan.bytes_to_send)
+    await platform.store.require_space(plan.bytes_to_send)
     async with platform.database.write() as session:
         plan = await _plan(session, opening)
         if plan.resumes is not None:

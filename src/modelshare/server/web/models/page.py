@@ -12,7 +12,6 @@ from modelshare.server.fleet import version_deletion
 from modelshare.server.http import ModelId
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
-from modelshare.server.registry.processing import service as processing
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.presenters import OwnModel, extended_view
 from modelshare.server.web import markdown
@@ -157,7 +156,7 @@ async def delete_version(page: ModelPage, version: str) -> Response:
 
 @router.post("/revalidate")
 async def revalidate(page: ModelPage) -> Response:
-    await processing.revalidate(page.session, page.caller, page.model_id, now=page.now)
+    await versions.revalidate(page.session, page.caller, page.model_id, now=page.now)
     message = "Every byte is read and checked anew. What comes of it shows here."
     return page.back(message)
 

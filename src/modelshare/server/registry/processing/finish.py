@@ -12,18 +12,20 @@ from modelshare.server.registry import manifest, versions
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.inspection import Facts
 from modelshare.server.registry.latest import latest_after, why_not_latest
-from modelshare.server.registry.processing.work import Work
+from modelshare.server.registry.processing.load_job import ProcessingJob
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.tables import LEFT_OUT, ModelRow, VersionRow
 from modelshare.wire.models import ModelStatus
 
 
-async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[StoredFile], facts: Facts) -> None:
+async def ready(
+    platform: Platform, lease: Lease, job: ProcessingJob, files: Sequence[StoredFile], facts: Facts
+) -> None:
     """The version is ready. A manifest that it has already stays as it is; what its facts did not say yet, such as the
     choices there are, they say from now on.
     """
     async with platform.database.write() as session:
-        locked = await _locked(session, lease, work)
+        locked = await _locked(session, lease, job)
         if locked is None:
             return
         model, version = locked
@@ -49,13 +51,13 @@ async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[St
         )
 
 
-async def failed(platform: Platform, lease: Lease, work: Work, reason: str) -> None:
+async def failed(platform: Platform, lease: Lease, job: ProcessingJob, reason: str) -> None:
     """The version failed. Its bytes stay until it is deleted or replaced, so that it can be judged again.
 
     Where it was the latest, another that is ready takes its place.
     """
     async with platform.database.write() as session:
-        locked = await _locked(session, lease, work)
+        locked = await _locked(session, lease, job)
         if locked is None:
             return
         model, version = locked
@@ -66,12 +68,12 @@ async def failed(platform: Platform, lease: Lease, work: Work, reason: str) -> N
         version.status, version.status_reason = ModelStatus.FAILED, reason
 
 
-async def _locked(session: AsyncSession, lease: Lease, work: Work) -> tuple[ModelRow, VersionRow] | None:
+async def _locked(session: AsyncSession, lease: Lease, job: ProcessingJob) -> tuple[ModelRow, VersionRow] | None:
     """The version and its model while both exist and the lease is still ours."""
-    model = await registry.find_any(session, work.model_id, lock=True)
+    model = await registry.find_any(session, job.model_id, lock=True)
     if model is None or not await lease_is_valid(session, lease):
         return None
-    version = next((row for row in model.versions if row.id == work.version_id), None)
+    version = next((row for row in model.versions if row.id == job.version_id), None)
     return None if version is None else (model, version)
 
 
