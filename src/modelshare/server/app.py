@@ -220,17 +220,17 @@ class Application:
             at_end("webhooks", sender.close)
             dispatcher = Dispatcher(self.database, self.platform.clock)
             reconciler = Reconciler(self.database, self.platform.tiers, self.platform.clock)
-            parts: list[BackgroundService] = [
-                *self._workers(sender),
-                dispatcher,
-                self._router,
-                self.links,
-                reconciler,
-                self.chores,
-            ]
-            for part in parts:
+            workers = enumerate(self._workers(sender))
+            parts: dict[str, BackgroundService] = {f"worker {number}": worker for number, worker in workers} | {
+                "dispatcher": dispatcher.loop,
+                "router": self._router,
+                "links": self.links,
+                "reconciler": reconciler.loop,
+                "chores": self.chores,
+            }
+            for name, part in parts.items():
                 await part.start()
-                at_end(type(part).__name__.lower(), part.stop)
+                at_end(name, part.stop)
             at_end("pages", self.end_streams)
             yield self
 

@@ -6,7 +6,6 @@ The stream ends when its person may not see the part any more, and when the proc
 """
 
 import asyncio
-import contextlib
 import math
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,6 +16,7 @@ from starlette.responses import StreamingResponse
 
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC
 from modelshare.server.audit.service import PROJECTS_TOPIC
+from modelshare.server.background import wait
 from modelshare.server.db import Database
 from modelshare.server.errors import RateLimitedError
 
@@ -71,9 +71,7 @@ class Live:
                 yield ":\n\n" if html == sent else _event(html)
                 sent = html
                 await asyncio.sleep(_REST_SECONDS)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_SECONDS):
-                        await stream.changed.wait()
+                await wait(stream.changed, _LOOK_SECONDS)
         finally:
             self._open.discard(stream)
 
