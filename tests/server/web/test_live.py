@@ -108,6 +108,7 @@ async def test_a_model_is_looked_at_by_who_deploys_it_and_an_endpoint_by_the_mod
         await other.looks_again(lambda: owner.http.post(f"/v1/models/{model}/unshare"))
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_what_a_machine_does_is_looked_at_by_its_project_and_what_it_holds_by_the_weights_owner(
     app: Application, owner: Tenant, deployer: Tenant
 ) -> None:
