@@ -109,7 +109,7 @@ async def _made(
     async with app.database.write() as session:
         if in_use:
             spec = EndpointCreate(slug=f"uses-{name}", model=str(model_id), tier=SELF_HOSTED)
-            await endpoints.create(session, owner, spec, app.platform.parts[EndpointPolicy], now=0)
+            await endpoints.create(session, owner, spec, app.platform.endpoint_policy, now=0)
         if role is not None:
             # As if an endpoint on a shared tier were there where the role says so: it is the role that is tried.
             session.add(
@@ -132,7 +132,7 @@ async def _made(
 @pytest.fixture
 async def machines(app: Application, callers: Callers, circumstances: list[Circumstance]) -> None:
     """A machine of each project and a shared one of all tiers, linked, with every version ready."""
-    tiers = [tier.slug for tier in app.platform.parts[TierRegistry] if tier.slug != SELF_HOSTED]
+    tiers = [tier.slug for tier in app.platform.tiers if tier.slug != SELF_HOSTED]
     projects = {caller.project_id for caller in callers.values()}
     async with app.database.write() as session:
         agents = [
@@ -184,7 +184,7 @@ def viewer(caller: Caller) -> Viewer:
 async def test_all_five_agree(
     app: Application, callers: Callers, circumstances: list[Circumstance], promotion: bool
 ) -> None:
-    terms = replace(app.platform.parts[EndpointPolicy], promotion=promotion)
+    terms = replace(app.platform.endpoint_policy, promotion=promotion)
     seen: set[str] = set()
     async with app.database.write() as session:
         for relation, caller in callers.items():

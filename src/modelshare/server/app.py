@@ -42,6 +42,7 @@ from modelshare.server.db import Database
 from modelshare.server.endpoints import jobs as endpoints_jobs
 from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints import routes as endpoints_routes
+from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import EndpointPolicy
 from modelshare.server.errors import ApiError, install_handlers, valid_json
 from modelshare.server.fleet import routes as fleet_routes
@@ -51,7 +52,7 @@ from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.health import Readiness
-from modelshare.server.http import Caller, Platform, get_platform
+from modelshare.server.http import Caller, get_platform
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
@@ -84,6 +85,7 @@ from modelshare.server.web.live import Live
 from modelshare.server.web.models import listing as model_list_pages
 from modelshare.server.web.models import page as model_pages
 from modelshare.server.web.models import sharing as model_sharing_pages
+from modelshare.server.web.page_auth import PagesPlatform
 from modelshare.server.web.pages import error_page
 from modelshare.server.web.platform import routes as platform_pages
 from modelshare.wire.keys import Project
@@ -149,25 +151,22 @@ class Application:
         self.settings = settings
         self.database = Database(settings.database)
         self.clock = DatabaseClock(self.database, clock)
-        self.platform = _platform(settings, self.database, self.clock)
+        self._confirmer = PropagationTracker(self.database, address=settings.address)
+        self.platform = _platform(settings, self.database, self.clock, self._confirmer)
         unlimited: frozenset[Callable[..., Any]] = frozenset({uploads_routes.put_part, uploads_routes.put_files})
         self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=unlimited)))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
-        self.links = AgentLinks(
-            self.database, self.clock, address=settings.address, verdicts=self.platform.parts[Verdicts]
-        )
-        self._confirmer = PropagationTracker(self.database, address=settings.address)
-        self.platform.parts[Readiness] = Readiness([self._confirmer.check, store.check])
+        self.links = AgentLinks(self.database, self.clock, address=settings.address, verdicts=self.platform.verdicts)
         self._router = Router(
             RouterParts(
                 settings=settings,
                 database=self.database,
-                tiers=self.platform.parts[tiers.TierRegistry],
+                tiers=self.platform.tiers,
                 links=self.links,
-                keys=self.platform.parts[KeyAuthenticator],
-                sessions=self.platform.parts[SessionAuthenticator],
-                registry=self.platform.parts[CollectorRegistry],
+                keys=self.platform.keys,
+                sessions=self.platform.sessions,
+                registry=self.platform.metrics,
                 clock=self.clock,
             )
         )
@@ -206,8 +205,8 @@ class Application:
             await self.database.start()
             await self.clock.start()
             at_end("clock", self.clock.stop)
-            at_end("keys", self.platform.parts[KeyAuthenticator].stop)
-            at_end("sessions", self.platform.parts[SessionAuthenticator].stop)
+            at_end("keys", self.platform.keys.stop)
+            at_end("sessions", self.platform.sessions.stop)
             yield self
 
     @asynccontextmanager
@@ -220,7 +219,7 @@ class Application:
             sender = Sender(self.platform.clock, allow_private=self.settings.webhooks_allow_private)
             at_end("webhooks", sender.close)
             dispatcher = Dispatcher(self.database, self.platform.clock)
-            reconciler = Reconciler(self.database, self.platform.parts[tiers.TierRegistry], self.platform.clock)
+            reconciler = Reconciler(self.database, self.platform.tiers, self.platform.clock)
             workers = enumerate(self._workers(sender))
             parts: dict[str, BackgroundService] = {f"worker {number}": worker for number, worker in workers} | {
                 "dispatcher": dispatcher.loop,
@@ -237,7 +236,7 @@ class Application:
 
     async def end_streams(self) -> None:
         """Ends answers that go on for as long as somebody listens; an HTTP server that stops waits for them."""
-        await self.platform.parts[Live].stop()
+        await self.platform.live.stop()
 
     def _workers(self, sender: Sender) -> Iterator[Worker]:
         """Three, so that no webhook waits until weights are hashed, and no recall for a webhook's address."""
@@ -293,11 +292,16 @@ def create_app(settings: Settings) -> Application:
     return Application(settings)
 
 
-def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> Platform:
+def _platform(
+    settings: Settings, database: Database, clock: DatabaseClock, confirmer: PropagationTracker
+) -> PagesPlatform:
     keys = KeyAuthenticator(database, clock, grace=settings.database_grace_seconds)
     sessions = SessionAuthenticator(database, clock, grace=settings.database_grace_seconds)
     book = tiers.load(settings.tiers_file)
+    secret = settings.signing_secret()
+    store = open_store(settings.storage_url, data_dir=settings.data_dir, secret=secret, clock=clock)
     search.follow_changes(database)
+    endpoints.follow_changes(database)
 
     async def find_project(project_id: str) -> Project | None:
         async with database.read() as session:
@@ -307,31 +311,31 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
         async with database.read() as session:
             return await sharing.find_own_id(session, caller, reference)
 
-    platform = Platform(
+    return PagesPlatform(
         settings=settings,
         database=database,
-        store=open_store(
-            settings.storage_url, data_dir=settings.data_dir, secret=settings.signing_secret(), clock=clock
-        ),
+        store=store,
         authenticate=keys.authenticate,
         authenticate_person=sessions.authenticate,
         find_project=find_project,
         find_own_model=find_own_model,
         public_buckets=TokenBuckets(settings.public_requests_per_minute, clock),
         clock=clock,
+        metrics=CollectorRegistry(),
+        why_not_ready=Readiness([confirmer.check, store.check]).reasons,
+        tiers=book,
+        endpoint_policy=EndpointPolicy(
+            book,
+            promotion=settings.catalog_promotion,
+            capacity=fleet.capacity,
+            weights=weight_deletions.weights,
+        ),
+        verdicts=Verdicts(secret),
+        keys=keys,
+        sessions=sessions,
+        sign_in=SignIn(database, settings, clock),
+        live=Live(database),
     )
-    platform.parts[DatabaseClock] = clock
-    platform.parts[KeyAuthenticator] = keys
-    platform.parts[SessionAuthenticator] = sessions
-    platform.parts[Verdicts] = Verdicts(settings.signing_secret())
-    platform.parts[SignIn] = SignIn(database, settings, clock)
-    platform.parts[tiers.TierRegistry] = book
-    platform.parts[CollectorRegistry] = CollectorRegistry()
-    platform.parts[Live] = Live(database)
-    platform.parts[EndpointPolicy] = EndpointPolicy(
-        book, promotion=settings.catalog_promotion, capacity=fleet.capacity, weights=weight_deletions.weights
-    )
-    return platform
 
 
 @functools.cache
@@ -365,7 +369,7 @@ async def _record_refusal(request: Request, error: ApiError) -> None:
     await accounts.record_refusal(platform.database, request.state.caller, error, now=platform.now())
 
 
-def _chores(platform: Platform) -> Iterator[Chore]:
+def _chores(platform: PagesPlatform) -> Iterator[Chore]:
     """What is done now and then. A recall whose job was given up is taken up again."""
 
     def writing(sweep: Callable[..., Awaitable[object]]) -> Callable[[], Awaitable[object]]:
@@ -375,7 +379,7 @@ def _chores(platform: Platform) -> Iterator[Chore]:
 
         return run
 
-    yield Chore("note the use of keys", platform.parts[KeyAuthenticator].note_use)
+    yield Chore("note the use of keys", platform.keys.note_use)
     yield Chore("end uploads that have expired", functools.partial(expiry.end_expired, platform))
     yield Chore("collect garbage", functools.partial(expiry.collect_garbage, platform))
     yield Chore("learn the words of models", functools.partial(search.learn, platform.database))

@@ -8,7 +8,6 @@ from typing import Final
 from fastapi import APIRouter
 
 from modelshare.server import outages
-from modelshare.server.clock import DatabaseClock
 from modelshare.server.errors import ApiError, UnavailableError, unavailable
 from modelshare.server.http import PlatformDep
 
@@ -61,7 +60,7 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz")
 async def readyz(platform: PlatformDep) -> dict[str, str | float]:
     """`clock_skew_seconds`: how far this machine's clock is ahead of the database's, which is gone by."""
-    reasons = await platform.parts[Readiness].reasons()
+    reasons = await platform.why_not_ready()
     if reasons:
         raise UnavailableError(" ".join(reasons), retry_after=_RETRY_SECONDS)
-    return {"status": "ready", "clock_skew_seconds": round(platform.parts[DatabaseClock].skew, 1)}
+    return {"status": "ready", "clock_skew_seconds": round(platform.clock.skew, 1)}

@@ -8,17 +8,19 @@ import base64
 import binascii
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Final, Protocol, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final, TypeVar, cast
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Path, Query, Request, Response
 from fastapi.routing import APIRoute
+from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server import public_url
 from modelshare.server.addresses import counted_as, forwarded
+from modelshare.server.clock import DatabaseClock
 from modelshare.server.db import Database
 from modelshare.server.errors import (
     InvalidRequestError,
@@ -98,38 +100,29 @@ class Caller:
         )
 
 
-class Authenticate(Protocol):
-    async def __call__(self, secret: str, address: str) -> Caller | None: ...
-
-
-class AuthenticatePerson(Protocol):
-    async def __call__(self, token: str, project_id: str) -> Caller: ...
-
-
-class FindProject(Protocol):
-    async def __call__(self, project_id: str) -> Project | None: ...
-
-
-class FindOwnModel(Protocol):
-    async def __call__(self, caller: Caller, reference: str) -> uuid.UUID | None: ...
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Platform:
-    """The parts that routes use, wired once in `app.py`."""
+    """What every route may use, wired once in `app.py`.
+
+    A domain whose routes or jobs need more declares it in a subclass of the one below: `SharingPlatform`, then
+    `EndpointsPlatform`, and so on up to the pages. A route asks for the one it needs, with `Depends(get_platform)`.
+    """
 
     settings: Settings
     database: Database
     store: BlobStore
-    authenticate: Authenticate
-    authenticate_person: AuthenticatePerson
-    find_project: FindProject
-    find_own_model: FindOwnModel
+    authenticate: Callable[[str, str], Awaitable[Caller | None]]
+    """By a key's value and the address that it comes from."""
+    authenticate_person: Callable[[str, str], Awaitable[Caller]]
+    """By a session's token, in the project of this id."""
+    find_project: Callable[[str], Awaitable[Project | None]]
+    find_own_model: Callable[[Caller, str], Awaitable[uuid.UUID | None]]
     public_buckets: TokenBuckets
-    clock: Callable[[], float]
-    """Unix seconds, the same for all processes: see clock.py."""
-    parts: dict[type, Any] = field(default_factory=dict)
-    """What single domains keep while the process runs (links, snapshots), by type."""
+    clock: DatabaseClock
+    """Unix seconds, the same for all processes."""
+    metrics: CollectorRegistry
+    why_not_ready: Callable[[], Awaitable[list[str]]]
+    """Why the platform cannot serve now, in words for anybody; none when it can."""
 
     def now(self) -> int:
         """Unix seconds."""
@@ -276,7 +269,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None] | None:
     return (parts.scheme, parts.hostname, port) if parts.scheme in _PORTS and parts.hostname else None
 
 
-async def _platform_caller(request: Request) -> Caller:
+async def platform_caller(request: Request) -> Caller:
     found: Caller = request.state.caller
     if not found.is_platform:
         raise PermissionDeniedError("This route needs a platform key (scope `platform`): they start with `msp_`.")
@@ -334,21 +327,54 @@ async def public_rate_limit(request: Request) -> None:
 ReadSession = Annotated[AsyncSession, Depends(_read_session, scope="function")]
 WriteSession = Annotated[AsyncSession, Depends(_write_session, scope="function")]
 PlatformDep = Annotated[Platform, Depends(get_platform)]
-PlatformCaller = Annotated[Caller, Depends(_platform_caller)]
+ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
+EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
+KeysCaller = Annotated[Caller, Depends(require(Scope.KEYS))]
+PlatformCaller = Annotated[Caller, Depends(platform_caller)]
 ModelId = Annotated[uuid.UUID, Depends(_model_id)]
 """Of one of the caller's own models, in whatever form the path names it; another's id is as it is."""
 BaseUrl = Annotated[str, Depends(base_url)]
 
 
+Row = TypeVar("Row")
+First = TypeVar("First", int, str, uuid.UUID)
+Second = TypeVar("Second", int, str, uuid.UUID)
+
+
+def _id_of(row: Any) -> tuple[object, ...]:
+    return (row.id,)
+
+
 @dataclass(frozen=True, slots=True)
 class Paging:
+    """Which page of a list is asked for."""
+
     limit: int
-    after: str | None
+    after: str | None = None
+
+    @property
+    def fetch_limit(self) -> int:
+        """How many rows to ask the database for: one beyond the page says that there is a next one."""
+        return self.limit + 1
 
     @property
     def after_id(self) -> uuid.UUID | None:
         """The last page's last row, of a list that is ordered by id."""
         return decode_cursor(self.after, uuid.UUID)[0] if self.after else None
+
+    def after_row(self, first: type[First], second: type[Second]) -> tuple[First, Second] | None:
+        """As `after_id`, of a list that is ordered by two columns of these types."""
+        if not self.after:
+            return None
+        one, other = decode_cursor(self.after, first, second)
+        return one, other
+
+    def cut(
+        self, rows: Sequence[Row], cursor_of: Callable[[Row], tuple[object, ...]] = _id_of
+    ) -> tuple[list[Row], str | None]:
+        """The page's rows of at most `fetch_limit`, and the cursor of the next page. `cursor_of`: what orders them."""
+        page = list(rows[: self.limit])
+        return page, encode_cursor(*cursor_of(page[-1])) if len(rows) > self.limit else None
 
 
 async def _paging(
@@ -360,9 +386,10 @@ async def _paging(
 PagingDep = Annotated[Paging, Depends(_paging)]
 
 
-def encode_cursor(*values: str | int | None) -> str:
-    """A cursor that carries the sort values of a page's last row."""
-    return base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode()).decode().rstrip("=")
+def encode_cursor(*values: object) -> str:
+    """A cursor that carries the sort values of a page's last row: strings, numbers and UUIDs."""
+    text = json.dumps(values, separators=(",", ":"), default=str)
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str, *kinds: type[int | str | uuid.UUID]) -> list[Any]:
@@ -373,9 +400,7 @@ def decode_cursor(cursor: str, *kinds: type[int | str | uuid.UUID]) -> list[Any]
             raise TypeError(values)  # noqa: TRY301 - one way out for all that is no cursor
         return [_of_kind(value, kind) for value, kind in zip(values, kinds, strict=True)]
     except (binascii.Error, ValueError, TypeError, RecursionError) as error:
-        raise InvalidRequestError(
-            "`after` is no cursor of this list. Take it from `next_cursor`.", param="after"
-        ) from error
+        raise InvalidRequestError("Invalid `after` cursor. Take it from `next_cursor`.", param="after") from error
 
 
 def _of_kind(value: Any, kind: type[int | str | uuid.UUID]) -> int | str | uuid.UUID:

@@ -1,6 +1,6 @@
 """What every wire type shares: strict requests, tolerant responses, the list envelope."""
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -55,3 +55,7 @@ class Page(Response, Generic[Item]):
     data: list[Item] = Field(default_factory=list)
     has_more: bool = False
     next_cursor: str | None = None
+
+    @classmethod
+    def of(cls, data: list[Item], next_cursor: str | None) -> Self:
+        return cls(data=data, has_more=next_cursor is not None, next_cursor=next_cursor)

@@ -10,7 +10,6 @@ from conftest import Tenant
 from modelshare.server.accounts import invitations, members
 from modelshare.server.accounts.presenters import InvitationView, Invited, Person
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.accounts.sessions import SessionAuthenticator
 from modelshare.server.app import Application
 from modelshare.server.audit import service as audit
 from modelshare.server.errors import ConflictError, NotFoundError, PermissionDeniedError
@@ -31,7 +30,7 @@ async def ada(app: Application, owner: Tenant) -> Caller:
 
 async def caller_of(app: Application, person: Person, tenant: Tenant, role: MemberRole) -> Caller:
     await join(app, person, tenant.project.id, role)
-    book: SessionAuthenticator = app.platform.parts[SessionAuthenticator]
+    book = app.platform.sessions
     caller = await book.caller(await sign_in(app, person), tenant.project.id)
     assert caller is not None
     return caller

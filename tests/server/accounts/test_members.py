@@ -9,7 +9,6 @@ from conftest import Tenant
 from modelshare.server.accounts import members, queries
 from modelshare.server.accounts.presenters import MemberView, Person
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.accounts.sessions import SessionAuthenticator
 from modelshare.server.app import Application
 from modelshare.server.audit import service as audit
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError, PermissionDeniedError
@@ -27,7 +26,7 @@ async def create(app: Application, person: Person, slug: str = "lab", name: str 
 
 
 async def caller_of(app: Application, person: Person, project: str = "lab") -> Caller:
-    book: SessionAuthenticator = app.platform.parts[SessionAuthenticator]
+    book = app.platform.sessions
     caller = await book.caller(await sign_in(app, person), project)
     assert caller is not None
     return caller

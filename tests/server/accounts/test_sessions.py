@@ -27,8 +27,7 @@ DAY = 24 * 3600
 
 @pytest.fixture
 def book(app: Application) -> SessionAuthenticator:
-    found: SessionAuthenticator = app.platform.parts[SessionAuthenticator]
-    return found
+    return app.platform.sessions
 
 
 async def close(app: Application, token: str) -> None:

@@ -12,7 +12,6 @@ from argon2 import PasswordHasher
 
 from clock import Clock
 from modelshare.server.accounts import passwords, people
-from modelshare.server.accounts.sessions import SessionAuthenticator
 from modelshare.server.accounts.sign_in import SignIn
 from modelshare.server.app import Application
 from modelshare.server.errors import InvalidRequestError, RateLimitedError, UnauthenticatedError
@@ -28,8 +27,7 @@ HERE = "10.0.0.1"
 
 @pytest.fixture
 def desk(app: Application) -> SignIn:
-    found: SignIn = app.platform.parts[SignIn]
-    return found
+    return app.platform.sign_in
 
 
 async def test_however_it_is_typed(app: Application, desk: SignIn) -> None:
@@ -38,7 +36,7 @@ async def test_however_it_is_typed(app: Application, desk: SignIn) -> None:
     for email, password in (("ada@example.org", PASSWORD), (" ADA@Example.org", decomposed)):
         found, token = await desk.sign_in(email=email, password=password, address=HERE)
         assert found == person
-        assert await app.platform.parts[SessionAuthenticator].person(token) == person
+        assert await app.platform.sessions.person(token) == person
 
 
 async def test_a_hash_of_the_past_is_made_anew(app: Application, desk: SignIn) -> None:
@@ -134,7 +132,7 @@ async def test_attempts_from_one_network_of_ipv6_are_limited_together(app: Appli
 
 async def test_a_change_of_password_signs_out_everywhere_else(app: Application, desk: SignIn) -> None:
     person = await new_person(app, "ada", hashed=HASH)
-    book: SessionAuthenticator = app.platform.parts[SessionAuthenticator]
+    book = app.platform.sessions
     here, elsewhere = await sign_in(app, person), await sign_in(app, person)
     assert await book.person(elsewhere)
 
@@ -163,7 +161,7 @@ async def test_who_signs_in_while_the_password_changes_is_not_in_by_the_old_one(
 
 async def test_the_operator_gives_a_new_password(app: Application, desk: SignIn, clock: Clock) -> None:
     person = await new_person(app, "ada", hashed=HASH)
-    book: SessionAuthenticator = app.platform.parts[SessionAuthenticator]
+    book = app.platform.sessions
     token = await sign_in(app, person)
     assert await book.person(token)
 

@@ -9,7 +9,6 @@ from conftest import Tenant
 from modelshare.server.accounts import invitations, members, people
 from modelshare.server.accounts.presenters import Person
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.accounts.sign_in import SignIn
 from modelshare.server.app import Application
 from modelshare.server.audit import service as audit
 from modelshare.server.db import Database
@@ -129,7 +128,7 @@ async def test_one_invitation_makes_one_person(app: Application, owner: Tenant) 
 
 
 async def test_signing_up_signs_in(app: Application) -> None:
-    desk: SignIn = app.platform.parts[SignIn]
+    desk = app.platform.sign_in
     good: dict[str, Any] = {"email": "ada@example.org", "name": "Ada", "invitation": None, "address": "10.0.0.1"}
     with pytest.raises(ApiError, match="10 to 256"):
         await desk.sign_up(password="short", **good)

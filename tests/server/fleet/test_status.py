@@ -52,7 +52,7 @@ async def test_what_the_database_does_not_know_is_signed_as_well(
     assert await verdict(anonymous, agent_id, "msa_other", key) == Verdict.UNKNOWN
     assert await verdict(anonymous, other_id, token, other_key) == Verdict.UNKNOWN
     lost = "0190a6f0-0000-7000-8000-000000000000"
-    assert await verdict(anonymous, lost, token, app.platform.parts[Verdicts].key_of(lost)) == Verdict.UNKNOWN
+    assert await verdict(anonymous, lost, token, app.platform.verdicts.key_of(lost)) == Verdict.UNKNOWN
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from modelshare.server.db import Database
 from modelshare.server.endpoints.tables import UsageRow
 from modelshare.server.router.metering import Meter, MeteredUsage
 from modelshare.server.router.snapshots import Snapshot
-from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.endpoints import EndpointStatus
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
@@ -24,7 +23,7 @@ def meter(app: Application) -> Meter:
 
 
 def endpoint(app: Application, slug: str) -> Snapshot:
-    tier = app.platform.parts[TierRegistry].get("self_hosted")
+    tier = app.platform.tiers.get("self_hosted")
     assert tier is not None
     return Snapshot(
         id=uuid.uuid5(uuid.NAMESPACE_URL, slug.encode("utf-8", "replace").decode()),

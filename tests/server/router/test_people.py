@@ -10,7 +10,6 @@ from link_agent import LinkAgent, answer
 from modelshare.server.accounts import members, sessions
 from modelshare.server.accounts.presenters import Person
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.accounts.sessions import SessionAuthenticator
 from modelshare.server.app import Application
 from modelshare.server.http import SESSION_COOKIE
 from modelshare.server.router import in_flight
@@ -90,7 +89,7 @@ async def test_who_is_out_is_cut_off(
     streamed, _ = await begin(page, ready)
     boss = await new_person(app, "boss")
     await join(app, boss, endpoint.tenant.project.id)
-    book: SessionAuthenticator = app.platform.parts[SessionAuthenticator]
+    book = app.platform.sessions
     caller = await book.caller(await sign_in(app, boss), endpoint.tenant.project.id)
     assert caller is not None
     async with app.database.write() as session:

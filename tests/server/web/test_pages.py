@@ -11,7 +11,6 @@ from sqlalchemy import text
 
 from modelshare.server.app import Application, api
 from modelshare.server.errors import RateLimitedError
-from modelshare.server.web.live import Live
 from modelshare.server.web.pages import PageRoute
 from page_texts import message
 from server.web.conftest import ON_BOTH_DATABASES, Somebody
@@ -109,17 +108,17 @@ async def test_whoever_cannot_be_looked_up_gets_an_error_page(app: Application) 
 
 
 async def test_one_person_has_so_many_live_parts(app: Application) -> None:
-    live: Live = app.platform.parts[Live]
+    live = app.platform.live
     person, other = uuid.uuid4(), uuid.uuid4()
 
     async def part() -> str:
         return "<p>Here.</p>"
 
-    streams = [aiter(live.stream(person, part).body_iterator) for _ in range(40)]
+    streams = [aiter(live.stream(person, "a project", part).body_iterator) for _ in range(40)]
     for stream in streams:
         assert await anext(stream) == "data: <p>Here.</p>\n\n"
     with pytest.raises(RateLimitedError, match="You have 40 live pages open"):
-        live.stream(person, part)
-    live.stream(other, part)
+        live.stream(person, "a project", part)
+    live.stream(other, "a project", part)
     await streams[0].aclose()  # type: ignore[attr-defined]
-    live.stream(person, part)
+    live.stream(person, "a project", part)

@@ -3,6 +3,7 @@
 import base64
 import json
 import uuid
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,3 +70,28 @@ def test_the_last_rows_id() -> None:
     last = uuid.uuid4()
     assert Paging(50, encode_cursor(str(last))).after_id == last
     assert Paging(50, None).after_id is None
+
+
+@given(st.lists(st.uuids(), unique=True), st.integers(1, 7))
+def test_pages_in_a_row_are_the_whole_list(ids: list[uuid.UUID], limit: int) -> None:
+    """Read as the databases do: in order, from beyond the cursor, one row more than a page."""
+    stored = [SimpleNamespace(id=id_) for id_ in sorted(ids)]
+    seen, paging = list[uuid.UUID](), Paging(limit)
+    while True:
+        after = paging.after_id
+        rows = [row for row in stored if after is None or row.id > after][: paging.fetch_limit]
+        page, cursor = paging.cut(rows)
+        assert len(page) <= limit
+        seen += [row.id for row in page]
+        if cursor is None:
+            break
+        assert len(page) == limit, "only the last page is short"
+        paging = Paging(limit, cursor)
+    assert seen == sorted(ids)
+
+
+@given(st.integers(0, 2**53), st.uuids())
+def test_a_list_that_two_columns_order_goes_on_after_both(added_at: int, id_: uuid.UUID) -> None:
+    _, cursor = Paging(1).cut([(added_at, id_), (added_at, id_)], lambda row: row)
+    assert Paging(1, cursor).after_row(int, uuid.UUID) == (added_at, id_)
+    assert Paging(1).after_row(int, uuid.UUID) is None

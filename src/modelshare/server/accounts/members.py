@@ -15,7 +15,7 @@ from modelshare.server.accounts.tables import MemberRow
 from modelshare.server.audit.service import Audit
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError, PermissionDeniedError
-from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
+from modelshare.server.http import Caller, Paging
 from modelshare.wire.base import Page
 from modelshare.wire.keys import Project, ProjectCreate
 
@@ -63,18 +63,9 @@ async def add(session: AsyncSession, project_id: str, person: Person, role: Memb
 
 async def members(session: AsyncSession, caller: Caller, paging: Paging) -> Page[MemberView]:
     """Those who were added first come first."""
-    after = None
-    if paging.after:
-        added_at, person_id = decode_cursor(paging.after, int, uuid.UUID)
-        after = (added_at, person_id)
-    rows = await queries.members(session, caller.project, paging.limit + 1, after)
-    more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
-    return Page(
-        data=[member_view(row) for row in rows],
-        has_more=more,
-        next_cursor=encode_cursor(rows[-1].added_at, str(rows[-1].person_id)) if more else None,
-    )
+    rows = await queries.members(session, caller.project, paging.fetch_limit, paging.after_row(int, uuid.UUID))
+    rows, cursor = paging.cut(rows, lambda row: (row.added_at, row.person_id))
+    return Page.of([member_view(row) for row in rows], cursor)
 
 
 async def member(session: AsyncSession, caller: Caller, person_id: uuid.UUID) -> MemberView:

@@ -22,7 +22,7 @@ from modelshare.server.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from modelshare.server.http import Caller, Paging, encode_cursor
+from modelshare.server.http import Caller, Paging
 from modelshare.wire.base import Page
 
 Value = TypeVar("Value")
@@ -131,14 +131,9 @@ async def names(session: AsyncSession, person_ids: Collection[uuid.UUID]) -> dic
 async def people(session: AsyncSession, caller: Caller, paging: Paging) -> Page[Person]:
     """For the platform's admins: everybody, the newest first."""
     _check_platform(caller)
-    rows = await queries.people(session, paging.limit + 1, paging.after_id)
-    more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
-    return Page(
-        data=[person_view(row) for row in rows],
-        has_more=more,
-        next_cursor=encode_cursor(str(rows[-1].id)) if more else None,
-    )
+    rows = await queries.people(session, paging.fetch_limit, paging.after_id)
+    rows, cursor = paging.cut(rows)
+    return Page.of([person_view(row) for row in rows], cursor)
 
 
 async def count(session: AsyncSession, limit: int) -> int:

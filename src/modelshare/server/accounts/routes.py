@@ -1,19 +1,16 @@
 """`/v1/keys` and `/v1/platform/projects`."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
 from modelshare.server.accounts import service
 from modelshare.server.http import (
-    Caller,
+    KeysCaller,
     PagingDep,
     PlatformCaller,
     PlatformDep,
     ProjectRoute,
     ReadSession,
     WriteSession,
-    require,
 )
 from modelshare.wire.base import Page
 from modelshare.wire.keys import (
@@ -24,11 +21,9 @@ from modelshare.wire.keys import (
     ProjectCreate,
     ProjectPatch,
     ProjectWithKey,
-    Scope,
 )
 
 router = APIRouter(route_class=ProjectRoute)
-KeysCaller = Annotated[Caller, Depends(require(Scope.KEYS))]
 
 
 @router.get("/v1/keys", tags=["keys"])

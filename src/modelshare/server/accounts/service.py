@@ -13,7 +13,7 @@ from modelshare.server.accounts.tables import KeyRow, KeyValueRow, ProjectRow
 from modelshare.server.audit.service import SYSTEM, Audit
 from modelshare.server.db import Database, is_unique_violation, notify
 from modelshare.server.errors import ApiError, ConflictError, NotFoundError, PermissionDeniedError
-from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
+from modelshare.server.http import Caller, Paging
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.server.settings import Settings
 from modelshare.wire.base import Page
@@ -104,12 +104,9 @@ async def create_key(session: AsyncSession, caller: Caller, request: KeyCreate, 
 
 
 async def list_keys(session: AsyncSession, caller: Caller, paging: Paging) -> Page[Key]:
-    rows = await queries.keys(session, caller.project, paging.limit + 1, paging.after_id)
-    more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
-    return Page(
-        data=[_view(row) for row in rows], has_more=more, next_cursor=encode_cursor(str(rows[-1].id)) if more else None
-    )
+    rows = await queries.keys(session, caller.project, paging.fetch_limit, paging.after_id)
+    rows, cursor = paging.cut(rows)
+    return Page.of([_view(row) for row in rows], cursor)
 
 
 async def get_key(session: AsyncSession, caller: Caller, key_id: str) -> Key:
@@ -158,18 +155,9 @@ async def revoke_key(session: AsyncSession, caller: Caller, key_id: str, *, now:
 
 
 async def list_projects(session: AsyncSession, paging: Paging) -> Page[Project]:
-    after = None
-    if paging.after:
-        created_at, project_id = decode_cursor(paging.after, int, str)
-        after = (created_at, project_id)
-    rows = await queries.projects(session, paging.limit + 1, after)
-    more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
-    return Page(
-        data=[project_view(row) for row in rows],
-        has_more=more,
-        next_cursor=encode_cursor(rows[-1].created_at, rows[-1].id) if more else None,
-    )
+    rows = await queries.projects(session, paging.fetch_limit, paging.after_row(int, str))
+    rows, cursor = paging.cut(rows, lambda row: (row.created_at, row.id))
+    return Page.of([project_view(row) for row in rows], cursor)
 
 
 async def count_projects(session: AsyncSession, limit: int) -> int:

@@ -10,13 +10,15 @@ from modelshare.server.audit.propagation import queries as propagation
 from modelshare.server.audit.propagation.rules import ACTIONS
 from modelshare.server.audit.tables import AuditRow, OutboxRow
 from modelshare.server.db import CONFIRM_TOPIC, notify, now_ms
-from modelshare.server.http import Caller, Paging, Platform, encode_cursor
+from modelshare.server.http import Caller, Paging, Platform
 from modelshare.server.ids import new_id, parse_uuid
 from modelshare.wire.base import Page
 from modelshare.wire.usage import AuditEntry, AuditFilter, AuditOutcome, Confirmation
 
 SYSTEM = "system"
 """The actor of what the platform does by itself."""
+PROJECTS_TOPIC = "projects"
+"""Notification that something changed which a project's pages may show; the subject is the project's id."""
 OUTBOX_TOPIC = "outbox"
 """Notification that events wait for their deliveries to be written."""
 
@@ -37,6 +39,7 @@ class Audit:
         applies the change where `propagation.rules.ACTIONS` has it.
         """
         entry = self._entry(action, target, AuditOutcome.DONE, reason, details)
+        project_changed(self.session, self.project_id)
         if action in ACTIONS:
             self._await_confirmations(entry)
         if self.project_id is not None and (event := events.OF_ACTIONS.get(action)) is not None:
@@ -68,9 +71,16 @@ class Audit:
         notify(self.session, CONFIRM_TOPIC, str(entry.id))
 
 
+def project_changed(session: AsyncSession, project_id: str | None) -> None:
+    """Has the project's live pages look again. What is audited or emitted does so by itself. None: no project's."""
+    if project_id is not None:
+        notify(session, PROJECTS_TOPIC, project_id)
+
+
 def emit(session: AsyncSession, *, project_id: str, now: int, event: str, data: dict[str, Any]) -> None:
     """Sends the project's webhooks an event, once and only if this transaction commits."""
     session.add(OutboxRow(project_id=project_id, type=event, at=now, data=data))
+    project_changed(session, project_id)
     notify(session, OUTBOX_TOPIC, "*")
 
 
@@ -85,15 +95,10 @@ async def by_id(platform: Platform, caller: Caller, where: AuditFilter) -> Audit
 
 async def page(session: AsyncSession, project_id: str | None, where: AuditFilter, paging: Paging) -> Page[AuditEntry]:
     """Those that fit, the newest first, of one project or (None) of the platform itself."""
-    rows = await queries.entries(session, project_id, where, paging.limit + 1, paging.after_id)
-    more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
+    rows = await queries.entries(session, project_id, where, paging.fetch_limit, paging.after_id)
+    rows, cursor = paging.cut(rows)
     answers = await propagation.answers(session, [row.id for row in rows if row.changed_ms is not None])
-    return Page(
-        data=[_entry(row, answers.get(row.id, {})) for row in rows],
-        has_more=more,
-        next_cursor=encode_cursor(str(rows[-1].id)) if more else None,
-    )
+    return Page.of([_entry(row, answers.get(row.id, {})) for row in rows], cursor)
 
 
 def _entry(row: AuditRow, answers: propagation.Answers) -> AuditEntry:

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from functools import partial
 
 from modelshare.server.endpoints import recalls
-from modelshare.server.endpoints.service import EndpointPolicy
-from modelshare.server.http import Platform
+from modelshare.server.endpoints.service import EndpointsPlatform
 from modelshare.server.jobs import Handler
 
 
-def handlers(platform: Platform) -> Mapping[str, Handler]:
+def handlers(platform: EndpointsPlatform) -> Mapping[str, Handler]:
     """For the process's worker."""
-    return {recalls.STOP: partial(recalls.stop, platform, platform.parts[EndpointPolicy])}
+    return {recalls.STOP: partial(recalls.stop, platform)}

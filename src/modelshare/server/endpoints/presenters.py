@@ -72,7 +72,7 @@ def _stays(row: EndpointRow, version: VersionRow | None) -> str | None:
 
 
 def listing(rows: list[EndpointRow], cursor: str | None, base_url: str) -> Page[Endpoint]:
-    return Page(data=[view(row, base_url) for row in rows], has_more=cursor is not None, next_cursor=cursor)
+    return Page.of([view(row, base_url) for row in rows], cursor)
 
 
 def served_name(model: ModelRow) -> str:

@@ -150,6 +150,13 @@ async def active_by_tier_and_project(session: AsyncSession, model_id: uuid.UUID)
     return [(tier, project_id, count) for tier, project_id, count in await session.execute(statement)]
 
 
+async def projects_showing(session: AsyncSession, model_id: uuid.UUID) -> set[str]:
+    """Ids of the model's project and of those that have an endpoint of it, switched on or off."""
+    owner = select(ModelRow.project_id).where(ModelRow.id == model_id)
+    deployers = select(EndpointRow.project_id).where(EndpointRow.model_id == model_id)
+    return set(await session.scalars(owner.union(deployers)))
+
+
 async def deploying_projects(session: AsyncSession, model_id: uuid.UUID, limit: int = 200) -> list[tuple[str, int]]:
     """(public name, active endpoints) of the projects that deploy a model, those with most first."""
     many = func.count()

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.service import SYSTEM
 from modelshare.server.endpoints import queries
-from modelshare.server.endpoints.service import EndpointPolicy, record, recount
+from modelshare.server.endpoints.service import EndpointPolicy, EndpointsPlatform, record, recount
 from modelshare.server.errors import InvalidRequestError
-from modelshare.server.http import Caller, Platform
+from modelshare.server.http import Caller
 from modelshare.server.jobs import Lease, enqueue, enqueue_if_absent, lease_is_valid
 from modelshare.server.registry import service as registry
 from modelshare.server.sharing import rules
@@ -41,7 +41,7 @@ async def state(session: AsyncSession, caller: Caller, model_id: uuid.UUID, term
     return await _state(session, await sharing.get(session, caller, model_id), terms)
 
 
-async def stop(platform: Platform, terms: EndpointPolicy, lease: Lease) -> None:
+async def stop(platform: EndpointsPlatform, lease: Lease) -> None:
     """The job: ends the endpoints of other projects, unless the recall was cancelled or put off meanwhile."""
     model_id, now = uuid.UUID(lease.subject), platform.now()
     async with platform.database.write() as session:
@@ -58,7 +58,8 @@ async def stop(platform: Platform, terms: EndpointPolicy, lease: Lease) -> None:
             record(session, "endpoint.stop", row, SYSTEM, now, row.status_reason)
         recall.stopped_at = now
         await session.flush()
-        await recount(session, model, came_to_shared_tier=False, terms=terms, actor=SYSTEM, now=now)
+        policy = platform.endpoint_policy
+        await recount(session, model, came_to_shared_tier=False, terms=policy, actor=SYSTEM, now=now)
 
 
 async def resume_overdue(session: AsyncSession, *, now: int) -> None:

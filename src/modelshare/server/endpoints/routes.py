@@ -2,41 +2,31 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 
 from modelshare.server.endpoints import deployment_stats, presenters, recalls, service
-from modelshare.server.endpoints.service import EndpointPolicy
+from modelshare.server.endpoints.service import EndpointsPlatform
 from modelshare.server.http import (
     BaseUrl,
-    Caller,
+    EndpointsCaller,
     ModelId,
+    ModelsCaller,
     PagingDep,
     PlatformDep,
     ProjectRoute,
     ReadSession,
     WriteSession,
     get_platform,
-    require,
 )
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.presenters import OwnModel, extended_view
 from modelshare.wire.base import Page
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation
-from modelshare.wire.keys import Scope
 from modelshare.wire.models import CatalogFootprint, ExtendedModel, UnsharePreview
 from modelshare.wire.sharing import Recall, RecallRequest
 
 router = APIRouter(route_class=ProjectRoute, tags=["endpoints"])
-EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
-ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
-
-
-def _terms(request: Request) -> EndpointPolicy:
-    terms: EndpointPolicy = get_platform(request).parts[EndpointPolicy]
-    return terms
-
-
-TermsDep = Annotated[EndpointPolicy, Depends(_terms)]
+EndpointsPlatformDep = Annotated[EndpointsPlatform, Depends(get_platform)]
 
 
 @router.get("/v1/endpoints")
@@ -51,21 +41,22 @@ async def list_endpoints(
 async def create_endpoint(
     caller: EndpointsCaller,
     session: WriteSession,
-    platform: PlatformDep,
-    terms: TermsDep,
+    platform: EndpointsPlatformDep,
     base_url: BaseUrl,
     body: EndpointCreate,
 ) -> Endpoint:
     """A new endpoint. A refusal says why and what would make it possible, as `explain` does."""
-    return presenters.view(await service.create(session, caller, body, terms, now=platform.now()), base_url)
+    return presenters.view(
+        await service.create(session, caller, body, platform.endpoint_policy, now=platform.now()), base_url
+    )
 
 
 @router.post("/v1/endpoints/explain")
 async def explain_endpoint(
-    caller: EndpointsCaller, session: ReadSession, terms: TermsDep, body: EndpointCreate
+    caller: EndpointsCaller, session: ReadSession, platform: EndpointsPlatformDep, body: EndpointCreate
 ) -> Explanation:
     """Whether this endpoint could be created now, and if not, why not and what would make it possible."""
-    return await service.explain(session, caller, body, terms)
+    return await service.explain(session, caller, body, platform.endpoint_policy)
 
 
 @router.get("/v1/endpoints/{slug}")
@@ -78,22 +69,23 @@ async def get_endpoint(caller: EndpointsCaller, session: ReadSession, base_url: 
 async def change_endpoint(
     caller: EndpointsCaller,
     session: WriteSession,
-    platform: PlatformDep,
-    terms: TermsDep,
+    platform: EndpointsPlatformDep,
     base_url: BaseUrl,
     slug: str,
     body: EndpointPatch,
 ) -> Endpoint:
     """Switches an endpoint on or off, moves it to another tier, or changes its version."""
-    return presenters.view(await service.change(session, caller, slug, body, terms, now=platform.now()), base_url)
+    return presenters.view(
+        await service.change(session, caller, slug, body, platform.endpoint_policy, now=platform.now()), base_url
+    )
 
 
 @router.delete("/v1/endpoints/{slug}", status_code=204)
 async def delete_endpoint(
-    caller: EndpointsCaller, session: WriteSession, platform: PlatformDep, terms: TermsDep, slug: str
+    caller: EndpointsCaller, session: WriteSession, platform: EndpointsPlatformDep, slug: str
 ) -> None:
     """Deletes an endpoint."""
-    await service.delete(session, caller, slug, terms, now=platform.now())
+    await service.delete(session, caller, slug, platform.endpoint_policy, now=platform.now())
 
 
 @router.post("/v1/models/{model_id}/unshare", tags=["models"])
@@ -122,8 +114,7 @@ async def recall_model(
     caller: ModelsCaller,
     model_id: ModelId,
     session: WriteSession,
-    platform: PlatformDep,
-    terms: TermsDep,
+    platform: EndpointsPlatformDep,
     body: RecallRequest,
 ) -> Recall:
     """Calls a model back, for a licence or for safety: unshares it now, and stops other projects at the deadline.
@@ -131,10 +122,12 @@ async def recall_model(
     Until then their endpoints serve, and they are told. Then machines delete the weights and say so. A `deadline` of
     null cancels; the model stays out of the catalog until it is shared again.
     """
-    return await recalls.request(session, caller, model_id, body, terms, now=platform.now())
+    return await recalls.request(session, caller, model_id, body, platform.endpoint_policy, now=platform.now())
 
 
 @router.get("/v1/models/{model_id}/recall", tags=["models"])
-async def get_recall(caller: ModelsCaller, model_id: ModelId, session: ReadSession, terms: TermsDep) -> Recall:
+async def get_recall(
+    caller: ModelsCaller, model_id: ModelId, session: ReadSession, platform: EndpointsPlatformDep
+) -> Recall:
     """Where a recall stands: who serves still, and which machines have deleted the weights."""
-    return await recalls.state(session, caller, model_id, terms)
+    return await recalls.state(session, caller, model_id, platform.endpoint_policy)

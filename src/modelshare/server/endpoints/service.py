@@ -12,22 +12,23 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import events
-from modelshare.server.audit.service import Audit, emit
-from modelshare.server.db import is_unique_violation, notify
+from modelshare.server.audit.service import Audit, emit, project_changed
+from modelshare.server.db import Database, is_unique_violation, notify
 from modelshare.server.endpoints import queries
 from modelshare.server.endpoints.presenters import resolved, served_name
 from modelshare.server.endpoints.refusals import absent, no_such_file, refused, slug_taken
 from modelshare.server.endpoints.rules import Intent, came_to_shared_tier, counts_as_new
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.errors import AuditedRefusal, ConflictError
-from modelshare.server.http import Caller, Paging, encode_cursor
+from modelshare.server.http import Caller, Paging
 from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
-from modelshare.server.registry.service import EndpointCounts
+from modelshare.server.registry.service import MODELS_TOPIC, EndpointCounts
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import last_shown, rules
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.tiers import TierRegistry
+from modelshare.server.sharing.tiers import SharingPlatform, TierRegistry
+from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.endpoints import (
     EndpointCreate,
     EndpointPatch,
@@ -70,6 +71,11 @@ class EndpointPolicy:
     weights: Weights
 
 
+@dataclass(frozen=True, kw_only=True)
+class EndpointsPlatform(SharingPlatform):
+    endpoint_policy: EndpointPolicy
+
+
 @dataclass(frozen=True, slots=True)
 class ActiveEndpoint:
     """An active endpoint, as the fleet needs it."""
@@ -95,6 +101,17 @@ class _Assessment:
 
     model: ModelRow | None
     reasons: list[Reason]
+
+
+def follow_changes(database: Database) -> None:
+    """A change of a model shows on the pages of its owner, and of every project that has an endpoint of it."""
+
+    async def changed(session: AsyncSession, model_id: str) -> None:
+        for project_id in await queries.projects_showing(session, uuid.UUID(model_id)):
+            project_changed(session, project_id)
+
+    for topic in (MODELS_TOPIC, SHARES_TOPIC):
+        database.before_commit(topic, changed)
 
 
 async def explain(
@@ -160,10 +177,8 @@ async def get(session: AsyncSession, caller: Caller, slug: str) -> EndpointRow:
 
 async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[list[EndpointRow], str | None]:
     """The caller's endpoints, newest first, and the cursor of the next page."""
-    rows = await queries.page(session, caller.project, paging.limit + 1, paging.after_id)
-    more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
-    return rows, encode_cursor(str(rows[-1].id)) if more else None
+    rows = await queries.page(session, caller.project, paging.fetch_limit, paging.after_id)
+    return paging.cut(rows)
 
 
 async def under_recall(session: AsyncSession, caller: Caller) -> list[EndpointRow]:
@@ -284,6 +299,7 @@ async def observe(
             data = events.data_of(f"endpoint:{row.id}", reason, told)
             emit(session, project_id=row.project_id, now=now, event=events.ENDPOINT_STATUS, data=data)
         row.status, row.status_reason, row.progress = new
+        project_changed(session, row.project_id)
 
 
 async def _assess(

@@ -253,13 +253,14 @@ async def _alone(what: str, work: Awaitable[None]) -> None:
 
 async def _place(session: AsyncSession, plan: _Plan, now: int) -> None:
     """Adds, changes and ends deployments. Their agents must be locked."""
+    added = list[DeploymentRow]()
     for placement, limit in plan.place.items():
         row = plan.existing.get(placement)
         if row is not None:
             row.max_concurrent = limit
         else:
             content = plan.contents[placement.version_id]
-            session.add(
+            added.append(
                 DeploymentRow(
                     agent_id=placement.agent_id,
                     version_id=content.version_id,
@@ -269,6 +270,10 @@ async def _place(session: AsyncSession, plan: _Plan, now: int) -> None:
                     created_at=now,
                 )
             )
+    session.add_all(added)
+    await session.flush()
+    for row in await queries.with_agent_and_version(session, [row.id for row in added]):
+        weight_deletions.placement_changed(session, row)
     over = [row for placement, row in plan.existing.items() if placement not in plan.place]
     await weight_deletions.request_deletion(session, over, now=now)
 

@@ -10,7 +10,7 @@ from msgspec import DecodeError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import events
-from modelshare.server.audit.service import emit
+from modelshare.server.audit.service import emit, project_changed
 from modelshare.server.db import notify
 from modelshare.server.fleet import queries
 from modelshare.server.fleet.service import served_name
@@ -76,6 +76,7 @@ async def connect(session: AsyncSession, name: LinkName, hello: Hello, address: 
         deployment.phase, deployment.reason, deployment.routes = Phase.WAITING, None, []
         notify(session, READY_TOPIC, str(deployment.version_id))
     notify(session, AGENTS_TOPIC, str(row.id))
+    project_changed(session, row.project_id)
     return True
 
 
@@ -126,7 +127,7 @@ async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[DesiredDepl
 async def apply(session: AsyncSession, reports: Mapping[tuple[uuid.UUID, str], Report]) -> None:
     """Stores reports by (agent, deployment); those for deployments that are no longer the agent's are dropped."""
     agent_ids = {agent_id for agent_id, _ in reports}
-    await queries.lock_agents(session, agent_ids)
+    projects = {row.id: row.project_id for row in await queries.lock_agents(session, agent_ids)}
     for row in await queries.deployments_to_change(session, agent_ids):
         report = reports.get((row.agent_id, str(row.id)))
         if report is None:
@@ -138,6 +139,7 @@ async def apply(session: AsyncSession, reports: Mapping[tuple[uuid.UUID, str], R
         row.bytes_done, row.bytes_total = min(report.bytes_done, report.bytes_total), report.bytes_total
         row.reason = report.reason
         notify(session, DEPLOYMENTS_TOPIC, str(row.agent_id))
+        project_changed(session, projects[row.agent_id])
 
 
 async def _gone(session: AsyncSession, row: AgentRow, *, seen: int, now: int) -> None:
@@ -148,6 +150,7 @@ async def _gone(session: AsyncSession, row: AgentRow, *, seen: int, now: int) ->
     for deployment in await queries.deployments_of(session, [row.id]):
         notify(session, READY_TOPIC, str(deployment.version_id))
     notify(session, AGENTS_TOPIC, str(row.id))
+    project_changed(session, row.project_id)
 
 
 def _tell(session: AsyncSession, event: str, row: AgentRow, now: int) -> None:

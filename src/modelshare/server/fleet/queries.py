@@ -111,9 +111,10 @@ async def present_agents(session: AsyncSession) -> list[AgentRow]:
     return list(await session.scalars(select(AgentRow).where(AgentRow.state != AgentState.REMOVED)))
 
 
-async def lock_agents(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> None:
+async def lock_agents(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> list[AgentRow]:
     """Locks them in the order of their ids. To change a deployment, lock its agent first."""
-    await session.scalars(for_update(select(AgentRow).where(AgentRow.id.in_(agent_ids)).order_by(AgentRow.id)))
+    statement = for_update(select(AgentRow).where(AgentRow.id.in_(agent_ids)).order_by(AgentRow.id))
+    return list(await session.scalars(statement))
 
 
 async def keep_endpoints(session: AsyncSession, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
@@ -193,11 +194,11 @@ async def deployment(session: AsyncSession, agent_id: uuid.UUID, deployment_id: 
 
 
 async def with_agent_and_version(session: AsyncSession, deployment_ids: Collection[uuid.UUID]) -> list[DeploymentRow]:
-    """These deployments in the order of their ids, each with its agent and version."""
+    """These deployments in the order of their ids, each with its agent, its version and its model."""
     statement = (
         select(DeploymentRow)
         .where(DeploymentRow.id.in_(deployment_ids))
-        .options(joinedload(DeploymentRow.agent), joinedload(DeploymentRow.version))
+        .options(joinedload(DeploymentRow.agent), joinedload(DeploymentRow.version).joinedload(VersionRow.model))
         .order_by(DeploymentRow.id)
     )
     return list(await session.scalars(statement))
@@ -283,7 +284,7 @@ async def ready_deployments(session: AsyncSession, version_ids: Collection[uuid.
             DeploymentRow.phase == Phase.READY,
             AgentRow.state == AgentState.ACTIVE,
         )
-        .options(joinedload(DeploymentRow.agent), joinedload(DeploymentRow.version))
+        .options(joinedload(DeploymentRow.agent), joinedload(DeploymentRow.version).joinedload(VersionRow.model))
     )
     return list(await session.scalars(statement))
 

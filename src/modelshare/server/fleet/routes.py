@@ -7,24 +7,24 @@ from fastapi.responses import JSONResponse
 
 from modelshare.server.errors import UnauthenticatedError
 from modelshare.server.fleet import service, version_deletion, weight_deletions
-from modelshare.server.fleet.verdicts import Verdicts
+from modelshare.server.fleet.verdicts import FleetPlatform
 from modelshare.server.http import (
     BaseUrl,
     Caller,
     ModelId,
+    ModelsCaller,
     PagingDep,
-    PlatformCaller,
     PlatformDep,
     ProjectRoute,
     ReadSession,
     WriteSession,
     bearer,
     get_platform,
+    platform_caller,
     public_rate_limit,
     require,
 )
 from modelshare.server.proven import proven
-from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.agents import (
     Agent,
     AgentPatch,
@@ -47,35 +47,30 @@ public = APIRouter(tags=["agents"])
 """Routes that take no key of a project: a join key or an agent's token is the credential."""
 _ID = r"^[0-9A-Za-z_-]{1,64}$"
 _NONCE = rf"^[0-9a-f]{{{2 * NONCE_BYTES}}}$"
-ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
-AgentsCaller = Annotated[Caller, Depends(require(Scope.AGENTS))]
+_own_fleet = require(Scope.AGENTS)
 
 
-def _tiers(request: Request) -> TierRegistry:
-    tiers: TierRegistry = get_platform(request).parts[TierRegistry]
-    return tiers
+async def _fleet_caller(request: Request) -> Caller:
+    """Whose machines a route is about: below `/v1/platform` the platform's shared ones, else the project's own."""
+    of_platform = request.scope["path"].startswith("/v1/platform/")
+    return await (platform_caller if of_platform else _own_fleet)(request)
 
 
-def _verdicts(request: Request) -> Verdicts:
-    found: Verdicts = get_platform(request).parts[Verdicts]
-    return found
-
-
-TiersDep = Annotated[TierRegistry, Depends(_tiers)]
-VerdictsDep = Annotated[Verdicts, Depends(_verdicts)]
+FleetCaller = Annotated[Caller, Depends(_fleet_caller)]
+FleetPlatformDep = Annotated[FleetPlatform, Depends(get_platform)]
 
 
 @public.post("/v1/enroll", status_code=201, dependencies=[Depends(public_rate_limit)])
-async def enroll(session: WriteSession, platform: PlatformDep, verdicts: VerdictsDep, body: Enroll) -> Enrolled:
+async def enroll(session: WriteSession, platform: FleetPlatformDep, body: Enroll) -> Enrolled:
     """Turns a join key into an agent's own credential, which is in this answer and nowhere else."""
-    return await service.enroll(session, body, platform.settings, verdicts, now=platform.now())
+    return await service.enroll(session, body, platform.settings, platform.verdicts, now=platform.now())
 
 
 @public.get("/v1/agent/status", dependencies=[Depends(public_rate_limit)])
 async def agent_status(
     request: Request,
     session: ReadSession,
-    verdicts: VerdictsDep,
+    platform: FleetPlatformDep,
     agent_id: Annotated[str, Query(pattern=_ID)],
     nonce: Annotated[str, Query(pattern=_NONCE)],
 ) -> AgentStatus:
@@ -83,7 +78,7 @@ async def agent_status(
     token = bearer(request.headers.get("authorization"))
     if token is None:
         raise UnauthenticatedError("This needs an agent's token (`msa_...`).")
-    return await verdicts.status(session, agent_id=agent_id, token=token, nonce=nonce)
+    return await platform.verdicts.status(session, agent_id=agent_id, token=token, nonce=nonce)
 
 
 @public.post("/v1/agent/deployments/{deployment_id}/grant")
@@ -114,48 +109,85 @@ async def issue_grant(
     )
 
 
+@router.get(
+    "/v1/platform/join-keys",
+    tags=["platform"],
+    name="list_platform_join_keys",
+    description="Join keys for shared agents.",
+)
 @router.get("/v1/join-keys", tags=["agents"])
-async def list_join_keys(caller: AgentsCaller, session: ReadSession, paging: PagingDep) -> Page[JoinKey]:
+async def list_join_keys(caller: FleetCaller, session: ReadSession, paging: PagingDep) -> Page[JoinKey]:
     """The project's join keys, newest first; never their values."""
     return await service.list_join_keys(session, caller, paging)
 
 
+@router.post(
+    "/v1/platform/join-keys",
+    status_code=201,
+    tags=["platform"],
+    name="create_platform_join_key",
+    description="A join key for agents that serve any project's endpoints on the shared tiers it names.",
+)
 @router.post("/v1/join-keys", status_code=201, tags=["agents"])
 async def create_join_key(
-    caller: AgentsCaller, session: WriteSession, platform: PlatformDep, tiers: TiersDep, body: JoinKeyCreate
+    caller: FleetCaller, session: WriteSession, platform: FleetPlatformDep, body: JoinKeyCreate
 ) -> JoinKeyWithValue:
     """A join key for agents that serve the project's `self_hosted` endpoints. Its value is in this answer only."""
-    return await service.create_join_key(session, caller, body, tiers, now=platform.now())
+    return await service.create_join_key(session, caller, body, platform.tiers, now=platform.now())
 
 
+@router.delete(
+    "/v1/platform/join-keys/{key_id}",
+    status_code=204,
+    tags=["platform"],
+    name="revoke_platform_join_key",
+    description="Nobody enrols with it any more; agents that did stay.",
+)
 @router.delete("/v1/join-keys/{key_id}", status_code=204, tags=["agents"])
-async def revoke_join_key(caller: AgentsCaller, session: WriteSession, platform: PlatformDep, key_id: str) -> None:
+async def revoke_join_key(caller: FleetCaller, session: WriteSession, platform: PlatformDep, key_id: str) -> None:
     """Nobody enrols with it any more; agents that did stay."""
     await service.revoke_join_key(session, caller, key_id, now=platform.now())
 
 
+@router.get("/v1/platform/agents", tags=["platform"], name="list_platform_agents", description="The shared agents.")
 @router.get("/v1/agents", tags=["agents"])
-async def list_agents(caller: AgentsCaller, session: ReadSession, paging: PagingDep) -> Page[Agent]:
+async def list_agents(caller: FleetCaller, session: ReadSession, paging: PagingDep) -> Page[Agent]:
     """The project's own machines, newest first, with what each one holds."""
     return await service.list_agents(session, caller, paging)
 
 
+@router.get(
+    "/v1/platform/agents/{agent_id}", tags=["platform"], name="get_platform_agent", description="One shared agent."
+)
 @router.get("/v1/agents/{agent_id}", tags=["agents"])
-async def get_agent(caller: AgentsCaller, session: ReadSession, agent_id: str) -> Agent:
+async def get_agent(caller: FleetCaller, session: ReadSession, agent_id: str) -> Agent:
     """One machine of the project."""
     return await service.get_agent(session, caller, agent_id)
 
 
+@router.patch(
+    "/v1/platform/agents/{agent_id}",
+    tags=["platform"],
+    name="change_platform_agent",
+    description="Renames, suspends or resumes a shared agent.",
+)
 @router.patch("/v1/agents/{agent_id}", tags=["agents"])
 async def change_agent(
-    caller: AgentsCaller, session: WriteSession, platform: PlatformDep, agent_id: str, body: AgentPatch
+    caller: FleetCaller, session: WriteSession, platform: PlatformDep, agent_id: str, body: AgentPatch
 ) -> Agent:
     """Renames, suspends or resumes it."""
     return await service.change_agent(session, caller, agent_id, body, now=platform.now())
 
 
+@router.delete(
+    "/v1/platform/agents/{agent_id}",
+    status_code=204,
+    tags=["platform"],
+    name="remove_platform_agent",
+    description="Ends a shared agent's credential and its link.",
+)
 @router.delete("/v1/agents/{agent_id}", status_code=204, tags=["agents"])
-async def remove_agent(caller: AgentsCaller, session: WriteSession, platform: PlatformDep, agent_id: str) -> None:
+async def remove_agent(caller: FleetCaller, session: WriteSession, platform: PlatformDep, agent_id: str) -> None:
     """Ends its credential and its link; it lets go of its deployments and their weights."""
     await service.remove_agent(session, caller, agent_id, now=platform.now())
 
@@ -189,53 +221,3 @@ async def close_weight_deletion(
 ) -> WeightsDeletion:
     """Waits no longer for a machine, such as a removed one, to confirm that it deleted the model's weights."""
     return await weight_deletions.close(session, caller, model_id, deployment_id, now=platform.now())
-
-
-@router.get("/v1/platform/join-keys", tags=["platform"])
-async def list_platform_join_keys(caller: PlatformCaller, session: ReadSession, paging: PagingDep) -> Page[JoinKey]:
-    """Join keys for shared agents."""
-    return await service.list_join_keys(session, caller, paging)
-
-
-@router.post("/v1/platform/join-keys", status_code=201, tags=["platform"])
-async def create_platform_join_key(
-    caller: PlatformCaller, session: WriteSession, platform: PlatformDep, tiers: TiersDep, body: JoinKeyCreate
-) -> JoinKeyWithValue:
-    """A join key for agents that serve any project's endpoints on the shared tiers it names."""
-    return await service.create_join_key(session, caller, body, tiers, now=platform.now())
-
-
-@router.delete("/v1/platform/join-keys/{key_id}", status_code=204, tags=["platform"])
-async def revoke_platform_join_key(
-    caller: PlatformCaller, session: WriteSession, platform: PlatformDep, key_id: str
-) -> None:
-    """Nobody enrols with it any more; agents that did stay."""
-    await service.revoke_join_key(session, caller, key_id, now=platform.now())
-
-
-@router.get("/v1/platform/agents", tags=["platform"])
-async def list_platform_agents(caller: PlatformCaller, session: ReadSession, paging: PagingDep) -> Page[Agent]:
-    """The shared agents."""
-    return await service.list_agents(session, caller, paging)
-
-
-@router.get("/v1/platform/agents/{agent_id}", tags=["platform"])
-async def get_platform_agent(caller: PlatformCaller, session: ReadSession, agent_id: str) -> Agent:
-    """One shared agent."""
-    return await service.get_agent(session, caller, agent_id)
-
-
-@router.patch("/v1/platform/agents/{agent_id}", tags=["platform"])
-async def change_platform_agent(
-    caller: PlatformCaller, session: WriteSession, platform: PlatformDep, agent_id: str, body: AgentPatch
-) -> Agent:
-    """Renames, suspends or resumes a shared agent."""
-    return await service.change_agent(session, caller, agent_id, body, now=platform.now())
-
-
-@router.delete("/v1/platform/agents/{agent_id}", status_code=204, tags=["platform"])
-async def remove_platform_agent(
-    caller: PlatformCaller, session: WriteSession, platform: PlatformDep, agent_id: str
-) -> None:
-    """Ends a shared agent's credential and its link."""
-    await service.remove_agent(session, caller, agent_id, now=platform.now())

@@ -18,7 +18,7 @@ from modelshare.server.fleet import queries, rules, weight_deletions
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC
 from modelshare.server.fleet.verdicts import Verdicts
-from modelshare.server.http import Caller, Paging, encode_cursor
+from modelshare.server.http import Caller, Paging
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
@@ -65,9 +65,9 @@ async def create_join_key(
 
 
 async def list_join_keys(session: AsyncSession, caller: Caller, paging: Paging) -> Page[JoinKey]:
-    rows = await queries.join_keys(session, caller.project_id, paging.limit + 1, paging.after_id)
-    shown = rows[: paging.limit]
-    return Page(data=[_join_key_view(row) for row in shown], **_more(rows, shown))
+    rows = await queries.join_keys(session, caller.project_id, paging.fetch_limit, paging.after_id)
+    rows, cursor = paging.cut(rows)
+    return Page.of([_join_key_view(row) for row in rows], cursor)
 
 
 async def revoke_join_key(session: AsyncSession, caller: Caller, key_id: str, *, now: int) -> None:
@@ -113,9 +113,9 @@ async def authenticate(session: AsyncSession, token: str | None) -> AgentRow | N
 
 
 async def list_agents(session: AsyncSession, caller: Caller, paging: Paging) -> Page[Agent]:
-    rows = await queries.agents(session, caller.project_id, paging.limit + 1, paging.after_id)
-    shown = rows[: paging.limit]
-    return Page(data=await _views(session, shown), **_more(rows, shown))
+    rows = await queries.agents(session, caller.project_id, paging.fetch_limit, paging.after_id)
+    rows, cursor = paging.cut(rows)
+    return Page.of(await _views(session, rows), cursor)
 
 
 async def agent_names(session: AsyncSession, caller: Caller, agent_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
@@ -364,11 +364,6 @@ def _join_key_view(row: JoinKeyRow) -> JoinKey:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
     )
-
-
-def _more(rows: list[JoinKeyRow] | list[AgentRow], shown: list[JoinKeyRow] | list[AgentRow]) -> dict[str, object]:
-    more = len(rows) > len(shown)
-    return {"has_more": more, "next_cursor": encode_cursor(str(shown[-1].id)) if more else None}
 
 
 def _join_key_changed(session: AsyncSession, caller: Caller, action: str, row: JoinKeyRow, now: int) -> None:

@@ -1,10 +1,12 @@
 """Signed answers to agents that ask whether they are still part of the fleet (docs/decisions/0015)."""
 
 import hmac
+from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from modelshare.server.endpoints.service import EndpointsPlatform
 from modelshare.server.fleet import queries
 from modelshare.server.fleet.tables import AgentRow
 from modelshare.server.ids import secret_hash
@@ -30,6 +32,11 @@ class Verdicts:
         verdict = _verdict(agent_id, await queries.agent_that_had(session, secret_hash(token)))
         signature = sign(self.key_of(agent_id), nonce=nonce, agent_id=agent_id, token=token, verdict=verdict)
         return AgentStatus(agent_id=agent_id, verdict=verdict, signature=signature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetPlatform(EndpointsPlatform):
+    verdicts: Verdicts
 
 
 def _verdict(agent_id: str, row: AgentRow | None) -> Verdict:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts.service import get_project
-from modelshare.server.audit.service import Audit
+from modelshare.server.audit.service import Audit, project_changed
 from modelshare.server.db import notify
 from modelshare.server.errors import ConflictError, NotFoundError
 from modelshare.server.fleet import queries
@@ -33,7 +33,14 @@ async def request_deletion(session: AsyncSession, deployments: Collection[Deploy
             )
         )
         await session.delete(row)
+        placement_changed(session, row)
         notify(session, READY_TOPIC, str(row.version_id))
+
+
+def placement_changed(session: AsyncSession, row: DeploymentRow) -> None:
+    """Which machines hold what shows on the pages of the machine's project and of the weights' owner."""
+    project_changed(session, row.agent.project_id)
+    project_changed(session, row.version.model.project_id)
 
 
 async def confirm(session: AsyncSession, released: Collection[tuple[uuid.UUID, uuid.UUID]], *, now: int) -> None:

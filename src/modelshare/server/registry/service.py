@@ -13,10 +13,10 @@ import msgspec
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit.service import Audit
+from modelshare.server.audit.service import Audit, project_changed
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import AuditedRefusal, ConflictError, InvalidRequestError, NotFoundError
-from modelshare.server.http import Caller, Paging, encode_cursor
+from modelshare.server.http import Caller, Paging
 from modelshare.server.registry import file_selection, queries
 from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.manifest import ManifestFile
@@ -95,10 +95,8 @@ async def served_names(session: AsyncSession, model_ids: Collection[uuid.UUID]) 
 
 async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[list[ModelRow], str | None]:
     """The caller's models, newest first, and the cursor of the next page."""
-    rows = await queries.models(session, caller.project, paging.limit + 1, paging.after_id)
-    more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
-    return rows, encode_cursor(str(rows[-1].id)) if more else None
+    rows = await queries.models(session, caller.project, paging.fetch_limit, paging.after_id)
+    return paging.cut(rows)
 
 
 async def names(session: AsyncSession, caller: Caller, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
@@ -162,6 +160,7 @@ def set_usage(session: AsyncSession, row: ModelRow, counts: EndpointCounts) -> N
     row.foreign_endpoints = counts.foreign
     row.shared_tier_endpoints = counts.on_shared_tiers
     notify(session, USAGE_TOPIC, str(row.id))
+    project_changed(session, row.project_id)
 
 
 def current(row: ModelRow) -> VersionRow | None:

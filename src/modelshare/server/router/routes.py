@@ -4,25 +4,16 @@ import datetime as dt
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from modelshare.server.errors import InvalidRequestError
-from modelshare.server.http import (
-    Caller,
-    PagingDep,
-    PlatformDep,
-    ProjectRoute,
-    ReadSession,
-    require,
-)
+from modelshare.server.http import EndpointsCaller, PagingDep, PlatformDep, ProjectRoute, ReadSession
 from modelshare.server.router import usage
 from modelshare.wire.base import Page
-from modelshare.wire.keys import Scope
 from modelshare.wire.usage import UsageRow
 
 router = APIRouter(route_class=ProjectRoute, tags=["usage"])
 public = APIRouter(tags=["health"])
-EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
 _DAYS: Final = 30
 """What is shown when no first day is named."""
 
@@ -58,4 +49,4 @@ async def list_usage(
 @public.get("/metrics", response_class=Response)
 async def metrics(platform: PlatformDep) -> Response:
     """What this process counts, in Prometheus' text form."""
-    return Response(generate_latest(platform.parts[CollectorRegistry]), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(platform.metrics), media_type=CONTENT_TYPE_LATEST)

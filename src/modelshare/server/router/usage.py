@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import people
 from modelshare.server.accounts import service as accounts
-from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
+from modelshare.server.http import Caller, Paging, decode_cursor
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.router import queries
@@ -43,13 +43,8 @@ async def page(
 ) -> Page[UsageRow]:
     """Sums by group, the newest day first."""
     offset = max(0, decode_cursor(paging.after, int)[0]) if paging.after else 0
-    rows = await _sums(session, caller, group_by, days, limit=paging.limit + 1, offset=offset)
-    more = len(rows) > paging.limit
-    return Page(
-        data=rows[: paging.limit],
-        has_more=more,
-        next_cursor=encode_cursor(offset + paging.limit) if more else None,
-    )
+    rows = await _sums(session, caller, group_by, days, limit=paging.fetch_limit, offset=offset)
+    return Page.of(*paging.cut(rows, lambda _: (offset + paging.limit,)))
 
 
 async def by_day(session: AsyncSession, caller: Caller, days: Days) -> list[UsageRow]:

@@ -6,11 +6,11 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Query, Request
 from pydantic import Field
 
-from modelshare.server.errors import NotFoundError
 from modelshare.server.http import (
-    Caller,
+    EndpointsCaller,
     ModelId,
     ModelReference,
+    ModelsCaller,
     PagingDep,
     PlatformCaller,
     PlatformDep,
@@ -18,10 +18,8 @@ from modelshare.server.http import (
     ReadSession,
     WriteSession,
     authenticate,
-    get_platform,
     public_rate_limit,
     reference_of,
-    require,
     unknown_model,
 )
 from modelshare.server.registry import service as registry
@@ -29,10 +27,8 @@ from modelshare.server.registry import versions
 from modelshare.server.registry.service import version_view
 from modelshare.server.sharing import audience, presenters, search, service
 from modelshare.server.sharing.search import ANYBODY, Filters, SearchQuery, Sort, Viewer
-from modelshare.server.sharing.tiers import TierRegistry
+from modelshare.server.sharing.tiers import SharingPlatformDep
 from modelshare.wire.base import Page
-from modelshare.wire.errors import ErrorCode
-from modelshare.wire.keys import Scope
 from modelshare.wire.models import (
     CatalogModelDetail,
     CatalogPage,
@@ -50,30 +46,15 @@ from modelshare.wire.tiers import Tier
 
 router = APIRouter(route_class=ProjectRoute, tags=["models"])
 public = APIRouter(dependencies=[Depends(public_rate_limit)])
-ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
-EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
-
-
-def _tiers(request: Request) -> TierRegistry:
-    book: TierRegistry = get_platform(request).parts[TierRegistry]
-    return book
 
 
 async def _viewer(request: Request) -> Viewer:
-    """Who looks at the catalog. A key is not needed, but one that is sent has to be good.
-
-    One that may neither manage models nor endpoints (it calls one endpoint, say) sees what everybody sees.
-    """
+    """Who looks at the catalog. A key is not needed, but one that is sent has to be good."""
     if request.headers.get("authorization") is None:
         return ANYBODY
-    caller = await authenticate(request)
-    if caller.is_platform:
-        return Viewer(sees_all=True)
-    knows = caller.allows(Scope.MODELS) or caller.allows(Scope.ENDPOINTS)
-    return Viewer(caller.project_id) if knows else ANYBODY
+    return service.viewer_of(await authenticate(request))
 
 
-Tiers = Annotated[TierRegistry, Depends(_tiers)]
 ViewerDep = Annotated[Viewer, Depends(_viewer)]
 
 
@@ -97,11 +78,10 @@ async def list_models(
 ) -> Page[ExtendedModel] | Page[Model]:
     """The project's models, newest first; `extended=true` tells all about each."""
     rows, cursor = await service.page(session, caller, paging)
-    more = cursor is not None
     if extended:
         data = [presenters.extended_view(own, card=False) for own in rows]
-        return Page[ExtendedModel](data=data, has_more=more, next_cursor=cursor)
-    return Page[Model](data=[presenters.model_view(own.model) for own in rows], has_more=more, next_cursor=cursor)
+        return Page[ExtendedModel].of(data, cursor)
+    return Page[Model].of([presenters.model_view(own.model) for own in rows], cursor)
 
 
 @router.get("/v1/models/{model_id}")
@@ -201,12 +181,12 @@ async def end_link(
 
 
 @router.post("/v1/catalog/claims", tags=["catalog"])
-async def claim_link(caller: EndpointsCaller, platform: PlatformDep, tiers: Tiers, body: Claim) -> CatalogModelDetail:
+async def claim_link(caller: EndpointsCaller, platform: SharingPlatformDep, body: Claim) -> CatalogModelDetail:
     """Claims a link: the model shows in the project's view of the catalog from now on."""
     async with platform.database.write() as session:
         model_id = await audience.claim(session, caller, body.token, now=platform.now())
     async with platform.database.read() as session:  # the catalog's entry is written as the claim is committed
-        return await _catalog_model(session, Viewer(caller.project), model_id, tiers)
+        return await service.catalog_model(session, service.viewer_of(caller), model_id, platform.tiers)
 
 
 @router.post("/v1/platform/catalog/{model_id}/feature", tags=["platform"])
@@ -219,22 +199,22 @@ async def feature_model(
 
 
 @router.get("/v1/platform/tiers", tags=["platform"])
-async def list_platform_tiers(_: PlatformCaller, tiers: Tiers) -> Page[Tier]:
+async def list_platform_tiers(_: PlatformCaller, platform: SharingPlatformDep) -> Page[Tier]:
     """The platform's tiers, as its tiers file has them."""
-    return Page(data=list(tiers))
+    return Page(data=list(platform.tiers))
 
 
 @public.get("/v1/tiers", tags=["catalog"])
-async def list_tiers(tiers: Tiers) -> Page[Tier]:
+async def list_tiers(platform: SharingPlatformDep) -> Page[Tier]:
     """The service tiers and their limits."""
-    return Page(data=list(tiers))
+    return Page(data=list(platform.tiers))
 
 
 @public.get("/v1/catalog/models", tags=["catalog"])
 async def list_catalog(
     viewer: ViewerDep,
     session: ReadSession,
-    tiers: Tiers,
+    platform: SharingPlatformDep,
     paging: PagingDep,
     q: Annotated[str | None, Query(max_length=200)] = None,
     family: str | None = None,
@@ -256,23 +236,12 @@ async def list_catalog(
         q, family, tag, license, architecture, format, role, min_parameters, max_parameters, min_context, max_context
     )
     found = await search.find(session, viewer, SearchQuery(filters, sort, paging.limit, paging.after, facets))
-    return presenters.catalog_page(found, tiers)
+    return presenters.catalog_page(found, platform.tiers)
 
 
 @public.get("/v1/catalog/models/{model_id}", tags=["catalog"])
 async def get_catalog_model(
-    viewer: ViewerDep, model_id: CatalogModelId, session: ReadSession, tiers: Tiers
+    viewer: ViewerDep, model_id: CatalogModelId, session: ReadSession, platform: SharingPlatformDep
 ) -> CatalogModelDetail:
     """A model of the catalog: card, facts, role, and its manifest. No key needed for what is shared with everybody."""
-    return await _catalog_model(session, viewer, model_id, tiers)
-
-
-async def _catalog_model(
-    session: ReadSession, viewer: Viewer, model_id: uuid.UUID, tiers: TierRegistry
-) -> CatalogModelDetail:
-    found = await search.get(session, viewer, model_id)
-    if found is None:
-        raise NotFoundError(
-            "There is no such model in the catalog; its owner may have unshared it.", code=ErrorCode.MODEL_NOT_FOUND
-        )
-    return presenters.catalog_detail(*found, tiers)
+    return await service.catalog_model(session, viewer, model_id, platform.tiers)

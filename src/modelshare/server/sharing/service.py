@@ -18,14 +18,17 @@ from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import EndpointCounts
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing import audience, last_shown, queries, rules
+from modelshare.server.sharing import audience, last_shown, queries, rules, search
 from modelshare.server.sharing.audience import Changed
-from modelshare.server.sharing.presenters import OwnModel, facts_of
+from modelshare.server.sharing.presenters import OwnModel, catalog_detail, facts_of
 from modelshare.server.sharing.rules import ModelFacts, Relation
-from modelshare.server.sharing.search import CatalogCard
+from modelshare.server.sharing.search import ANYBODY, CatalogCard, Viewer
 from modelshare.server.sharing.tables import RecallRow, ShareRow
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.server.sharing.topics import SHARES_TOPIC
-from modelshare.wire.models import CatalogRole, UnsharePreview
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.keys import Scope
+from modelshare.wire.models import CatalogModelDetail, CatalogRole, UnsharePreview
 from modelshare.wire.sharing import Audience, AudienceChoice, ClaimLinkWithToken
 
 _REFERENCE: Final = re.compile(r"(?:([A-Za-z0-9_-]{1,100})/)?([A-Za-z0-9_.-]{1,96})")
@@ -45,6 +48,26 @@ async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[l
     ids = [row.id for row in rows]
     shares, recalls = await queries.shares(session, ids), await queries.recalls(session, ids)
     return [OwnModel(row, shares.get(row.id), recalls.get(row.id)) for row in rows], cursor
+
+
+def viewer_of(caller: Caller) -> Viewer:
+    """As whom the caller sees the catalog: as everybody, unless they may manage models or endpoints."""
+    if caller.is_platform:
+        return Viewer(sees_all=True)
+    knows = caller.allows(Scope.MODELS) or caller.allows(Scope.ENDPOINTS)
+    return Viewer(caller.project_id) if knows else ANYBODY
+
+
+async def catalog_model(
+    session: AsyncSession, viewer: Viewer, model_id: uuid.UUID, tiers: TierRegistry
+) -> CatalogModelDetail:
+    """A model of the catalog. 404 when it is not there for the viewer."""
+    found = await search.get(session, viewer, model_id)
+    if found is None:
+        raise NotFoundError(
+            "There is no such model in the catalog; its owner may have unshared it.", code=ErrorCode.MODEL_NOT_FOUND
+        )
+    return catalog_detail(*found, tiers)
 
 
 async def find_visible(session: AsyncSession, caller: Caller, text: str) -> ModelRow | None:

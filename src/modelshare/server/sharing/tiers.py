@@ -2,11 +2,15 @@
 
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Annotated
 
+from fastapi import Depends
 from pydantic import ValidationError
 
+from modelshare.server.http import Platform, get_platform
 from modelshare.server.settings import SettingsError
 from modelshare.wire.tiers import SELF_HOSTED, Tier, TierCategory
 
@@ -27,6 +31,14 @@ class TierRegistry:
 
     def __iter__(self) -> Iterator[Tier]:
         return iter(self._tiers.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharingPlatform(Platform):
+    tiers: TierRegistry
+
+
+SharingPlatformDep = Annotated[SharingPlatform, Depends(get_platform)]
 
 
 def load(file: Path | None) -> TierRegistry:

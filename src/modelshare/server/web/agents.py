@@ -2,17 +2,13 @@
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Form, Query, Request, Response
-from sqlalchemy.ext.asyncio import AsyncSession
+from fastapi import APIRouter, Form, Query, Response
 
 from modelshare.server.fleet import service
-from modelshare.server.http import BaseUrl, Caller, Paging, PlatformDep, ReadSession, WriteSession
-from modelshare.server.web.dependencies import LiveDep, TiersDep
-from modelshare.server.web.live_parts import watched
-from modelshare.server.web.page_auth import AgentsCaller, ProjectDep
-from modelshare.server.web.pages import PageRoute, fragment, parse_form, redirect_after_form, render, show_once
+from modelshare.server.http import Paging
+from modelshare.server.web.context import AgentsPage, ProjectContext
+from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.agents import AgentPatch, JoinKeyCreate
-from modelshare.wire.keys import Project, Scope
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 Text = Annotated[str, Form(max_length=200)]
@@ -26,161 +22,97 @@ _EXPIRY: Final = [("3600", "an hour"), ("86400", "a day"), ("604800", "a week"),
 
 
 @router.get(_LIST)
-async def list_page(
-    request: Request,
-    caller: AgentsCaller,
-    project: ProjectDep,
-    session: ReadSession,
-    after: Cursor = None,
-    keys_after: Cursor = None,
-) -> Response:
-    return render(
-        request,
+async def list_page(page: AgentsPage, after: Cursor = None, keys_after: Cursor = None) -> Response:
+    return page.render(
         "dashboard/agents/list.html",
         after=after,
         expiry=_EXPIRY,
-        **await _agents(session, caller, project, after),
-        **await _join_keys(session, caller, keys_after),
+        **await _agents(page, after),
+        **await _join_keys(page, keys_after),
     )
 
 
 @router.get(_LIST + "/events")
-async def list_events(
-    request: Request,
-    viewer: AgentsCaller,
-    project: ProjectDep,
-    platform: PlatformDep,
-    live: LiveDep,
-    after: Cursor = None,
-) -> Response:
-    async def table(session: AsyncSession, caller: Caller) -> str:
-        listed = await _agents(session, caller, project, after)
-        return fragment("dashboard/agents/list_part.html", now=platform.now(), **listed)
+async def list_events(page: AgentsPage, after: Cursor = None) -> Response:
+    async def table(page: ProjectContext) -> str:
+        return page.fragment("dashboard/agents/list_part.html", **await _agents(page, after))
 
-    return live.stream(viewer.id, watched(request, project, Scope.AGENTS, table))
+    return page.live(table)
 
 
 @router.post(_KEYS)
-async def create_join_key(
-    request: Request,
-    caller: AgentsCaller,
-    session: WriteSession,
-    platform: PlatformDep,
-    tiers: TiersDep,
-    base_url: BaseUrl,
-    name: Text,
-    expires_in: Text = "",
-) -> Response:
-    spec = parse_form(JoinKeyCreate, name=name, expires_in=expires_in) if expires_in else _endless(name)
-    made = await service.create_join_key(session, caller, spec, tiers, now=platform.now())
-    keys = await _join_keys(session, caller, None)
-    return show_once(request, "dashboard/agents/join.html", key=made, base_url=base_url, **keys)
+async def create_join_key(page: AgentsPage, name: Text, expires_in: Text = "") -> Response:
+    spec = join_key_form(name=name, expires_in=expires_in)
+    made = await service.create_join_key(page.session, page.caller, spec, page.platform.tiers, now=page.now)
+    keys = await _join_keys(page, None)
+    return page.show_once("dashboard/agents/join.html", key=made, base_url=page.base_url, **keys)
 
 
 @router.get(_KEYS + "/{key_id}/revoke")
-async def revoke_join_key_page(request: Request, _: AgentsCaller, key_id: str) -> Response:
-    return render(request, "dashboard/agents/revoke.html", key_id=key_id)
+async def revoke_join_key_page(page: AgentsPage, key_id: str) -> Response:
+    return page.render("dashboard/agents/revoke.html", key_id=key_id)
 
 
 @router.post(_KEYS + "/{key_id}/revoke")
-async def revoke_join_key(
-    request: Request,
-    caller: AgentsCaller,
-    project: ProjectDep,
-    session: WriteSession,
-    platform: PlatformDep,
-    key_id: str,
-) -> Response:
-    await service.revoke_join_key(session, caller, key_id, now=platform.now())
-    return redirect_after_form(request, _url(project), "Nobody joins with this key any more.")
+async def revoke_join_key(page: AgentsPage, key_id: str) -> Response:
+    await service.revoke_join_key(page.session, page.caller, key_id, now=page.now)
+    return page.redirect(f"{page.root}/agents", "Nobody joins with this key any more.")
 
 
 @router.get(_ONE + "/rename")
-async def rename_page(request: Request, caller: AgentsCaller, session: ReadSession, agent_id: str) -> Response:
-    agent = await service.get_agent(session, caller, agent_id)
-    return render(request, "dashboard/agents/rename.html", agent=agent)
+async def rename_page(page: AgentsPage, agent_id: str) -> Response:
+    agent = await service.get_agent(page.session, page.caller, agent_id)
+    return page.render("dashboard/agents/rename.html", agent=agent)
 
 
 @router.post(_ONE + "/rename")
-async def rename(
-    request: Request,
-    caller: AgentsCaller,
-    project: ProjectDep,
-    session: WriteSession,
-    platform: PlatformDep,
-    agent_id: str,
-    name: Text,
-) -> Response:
+async def rename(page: AgentsPage, agent_id: str, name: Text) -> Response:
     patch = parse_form(AgentPatch, name=name.strip())
-    await service.change_agent(session, caller, agent_id, patch, now=platform.now())
-    return redirect_after_form(request, _url(project), "Saved.")
+    await service.change_agent(page.session, page.caller, agent_id, patch, now=page.now)
+    return page.redirect(f"{page.root}/agents", "Saved.")
 
 
 @router.get(_ONE + "/suspend")
-async def suspend_page(request: Request, caller: AgentsCaller, session: ReadSession, agent_id: str) -> Response:
-    agent = await service.get_agent(session, caller, agent_id)
-    return render(request, "dashboard/agents/suspend.html", agent=agent)
+async def suspend_page(page: AgentsPage, agent_id: str) -> Response:
+    agent = await service.get_agent(page.session, page.caller, agent_id)
+    return page.render("dashboard/agents/suspend.html", agent=agent)
 
 
 @router.post(_ONE + "/suspend")
-async def suspend(
-    request: Request,
-    caller: AgentsCaller,
-    project: ProjectDep,
-    session: WriteSession,
-    platform: PlatformDep,
-    agent_id: str,
-) -> Response:
-    agent = await service.change_agent(session, caller, agent_id, AgentPatch(suspended=True), now=platform.now())
-    return redirect_after_form(request, _url(project), f"{agent.name} is suspended.")
+async def suspend(page: AgentsPage, agent_id: str) -> Response:
+    agent = await service.change_agent(page.session, page.caller, agent_id, AgentPatch(suspended=True), now=page.now)
+    return page.redirect(f"{page.root}/agents", f"{agent.name} is suspended.")
 
 
 @router.post(_ONE + "/resume")
-async def resume(
-    request: Request,
-    caller: AgentsCaller,
-    project: ProjectDep,
-    session: WriteSession,
-    platform: PlatformDep,
-    agent_id: str,
-) -> Response:
-    agent = await service.change_agent(session, caller, agent_id, AgentPatch(suspended=False), now=platform.now())
-    return redirect_after_form(request, _url(project), f"{agent.name} may connect again.")
+async def resume(page: AgentsPage, agent_id: str) -> Response:
+    agent = await service.change_agent(page.session, page.caller, agent_id, AgentPatch(suspended=False), now=page.now)
+    return page.redirect(f"{page.root}/agents", f"{agent.name} may connect again.")
 
 
 @router.get(_ONE + "/remove")
-async def remove_page(request: Request, caller: AgentsCaller, session: ReadSession, agent_id: str) -> Response:
-    agent = await service.get_agent(session, caller, agent_id)
-    return render(request, "dashboard/agents/remove.html", agent=agent)
+async def remove_page(page: AgentsPage, agent_id: str) -> Response:
+    agent = await service.get_agent(page.session, page.caller, agent_id)
+    return page.render("dashboard/agents/remove.html", agent=agent)
 
 
 @router.post(_ONE + "/remove")
-async def remove(
-    request: Request,
-    caller: AgentsCaller,
-    project: ProjectDep,
-    session: WriteSession,
-    platform: PlatformDep,
-    agent_id: str,
-) -> Response:
-    await service.remove_agent(session, caller, agent_id, now=platform.now())
-    return redirect_after_form(request, _url(project), "The machine is removed.")
+async def remove(page: AgentsPage, agent_id: str) -> Response:
+    await service.remove_agent(page.session, page.caller, agent_id, now=page.now)
+    return page.redirect(f"{page.root}/agents", "The machine is removed.")
 
 
-def _endless(name: str) -> JoinKeyCreate:
-    """Leaving the time out would take the default."""
-    return parse_form(JoinKeyCreate, name=name).model_copy(update={"expires_in": None})
+def join_key_form(*, expires_in: str, **fields: Any) -> JoinKeyCreate:
+    """No time means never, where leaving it out would take the default."""
+    spec = parse_form(JoinKeyCreate, expires_in=expires_in, **fields)
+    return spec if expires_in else spec.model_copy(update={"expires_in": None})
 
 
-async def _agents(session: AsyncSession, caller: Caller, project: Project, after: str | None) -> dict[str, Any]:
-    listed = await service.list_agents(session, caller, Paging(_PER_PAGE, after))
-    return {"agents": listed.data, "cursor": listed.next_cursor, "root": f"/dashboard/{project.slug}"}
+async def _agents(page: ProjectContext, after: str | None) -> dict[str, Any]:
+    listed = await service.list_agents(page.session, page.caller, Paging(_PER_PAGE, after))
+    return {"agents": listed.data, "cursor": listed.next_cursor}
 
 
-async def _join_keys(session: AsyncSession, caller: Caller, after: str | None) -> dict[str, Any]:
-    listed = await service.list_join_keys(session, caller, Paging(_PER_PAGE, after))
+async def _join_keys(page: ProjectContext, after: str | None) -> dict[str, Any]:
+    listed = await service.list_join_keys(page.session, page.caller, Paging(_PER_PAGE, after))
     return {"join_keys": listed.data, "keys_cursor": listed.next_cursor}
-
-
-def _url(project: Project) -> str:
-    return f"/dashboard/{project.slug}/agents"

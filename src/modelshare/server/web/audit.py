@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import people
@@ -15,13 +15,13 @@ from modelshare.server.audit import service as audit
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.fleet import service as fleet
-from modelshare.server.http import Caller, Paging, PagingDep, ReadSession, get_platform
+from modelshare.server.http import Caller, Paging, PagingDep
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.web import audit_words as words
+from modelshare.server.web.context import CallerContext, OwnerPage
 from modelshare.server.web.endpoints import page_of
-from modelshare.server.web.page_auth import OwnerCaller
-from modelshare.server.web.pages import PageRoute, render
+from modelshare.server.web.pages import PageRoute
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.usage import AuditEntry, AuditFilter
 
@@ -52,21 +52,18 @@ class Line:
 
 
 @router.get("")
-async def log(request: Request, caller: OwnerCaller, session: ReadSession, paging: PagingDep, where: Where) -> Response:
-    return await log_page(request, "dashboard/audit.html", caller, session, paging, where)
+async def log(page: OwnerPage, paging: PagingDep, where: Where) -> Response:
+    return await log_page(page, "dashboard/audit.html", paging, where)
 
 
-async def log_page(
-    request: Request, template: str, caller: Caller, session: AsyncSession, paging: Paging, where: AuditFilter
-) -> Response:
+async def log_page(page: CallerContext, template: str, paging: Paging, where: AuditFilter) -> Response:
     """The caller's log: of their project, or of the platform."""
-    asked = await audit.by_id(get_platform(request), caller, where)
-    page = await audit.page(session, caller.project_id, asked, paging)
-    return render(
-        request,
+    asked = await audit.by_id(page.platform, page.caller, where)
+    listed = await audit.page(page.session, page.caller.project_id, asked, paging)
+    return page.render(
         template,
-        lines=await _lines(session, caller, page.data),
-        next_cursor=page.next_cursor,
+        lines=await _lines(page.session, page.caller, listed.data),
+        next_cursor=listed.next_cursor,
         asked=where.given,
         actions=words.choices(where.action),
     )
@@ -93,7 +90,7 @@ async def _names(session: AsyncSession, caller: Caller, entries: Sequence[AuditE
         found["model"] = await registry.names(session, caller, wanted["model"])
         found["endpoint"] = await endpoints.slugs(session, caller, wanted["endpoint"])
         if wanted["webhook"]:
-            hooks = await webhooks.page(session, caller, Paging(PAGE_LIMIT_MAX, None))
+            hooks = await webhooks.page(session, caller, Paging(PAGE_LIMIT_MAX))
             found["webhook"] = {uuid.UUID(each.id): each.url for each in hooks.data}
     return found
 

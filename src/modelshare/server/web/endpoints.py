@@ -3,24 +3,20 @@
 import re
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Form, Query, Request, Response
-from sqlalchemy.ext.asyncio import AsyncSession
+from fastapi import APIRouter, Form, Query, Response
 
 from modelshare.server.endpoints import presenters, service, version_choice
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.errors import NotFoundError
 from modelshare.server.fleet import service as fleet
-from modelshare.server.http import BaseUrl, Caller, Paging, PlatformDep, ReadSession, WriteSession
+from modelshare.server.http import Paging
 from modelshare.server.registry import file_selection
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.tiers import TierRegistry
-from modelshare.server.web.dependencies import LiveDep, TermsDep
-from modelshare.server.web.live_parts import watched
-from modelshare.server.web.page_auth import EndpointsCaller, ProjectDep
-from modelshare.server.web.pages import PageRoute, fragment, parse_form, redirect_after_form, render
+from modelshare.server.web.context import EndpointsPage, ProjectContext
+from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.base import PAGE_LIMIT_MAX
-from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch
-from modelshare.wire.keys import Project, Scope
+from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation
 from modelshare.wire.tiers import SELF_HOSTED
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -36,172 +32,97 @@ _SLUG_LENGTH: Final = 63
 
 
 @router.get(_LIST)
-async def list_page(
-    request: Request,
-    caller: EndpointsCaller,
-    project: ProjectDep,
-    session: ReadSession,
-    base_url: BaseUrl,
-    after: Cursor = None,
-) -> Response:
-    listed = await _listed(session, caller, project, base_url, after)
-    return render(request, "dashboard/endpoints/list.html", after=after, **listed)
+async def list_page(page: EndpointsPage, after: Cursor = None) -> Response:
+    listed = await _listed(page, after)
+    return page.render("dashboard/endpoints/list.html", after=after, **listed)
 
 
 @router.get(_LIST + "/-/events")
-async def list_events(
-    request: Request,
-    viewer: EndpointsCaller,
-    project: ProjectDep,
-    platform: PlatformDep,
-    live: LiveDep,
-    base_url: BaseUrl,
-    after: Cursor = None,
-) -> Response:
-    async def table(session: AsyncSession, caller: Caller) -> str:
-        listed = await _listed(session, caller, project, base_url, after)
-        return fragment("dashboard/endpoints/list_part.html", now=platform.now(), **listed)
+async def list_events(page: EndpointsPage, after: Cursor = None) -> Response:
+    async def table(page: ProjectContext) -> str:
+        return page.fragment("dashboard/endpoints/list_part.html", **await _listed(page, after))
 
-    return live.stream(viewer.id, watched(request, project, Scope.ENDPOINTS, table))
+    return page.live(table)
 
 
 @router.get(_LIST + "/new")
 async def new_page(
-    request: Request,
-    caller: EndpointsCaller,
-    session: ReadSession,
-    terms: TermsDep,
-    base_url: BaseUrl,
-    model: Asked = "",
-    tier: Asked = SELF_HOSTED,
-    slug: Asked = "",
-    version: Asked = "latest",
+    page: EndpointsPage, model: Asked = "", tier: Asked = SELF_HOSTED, slug: Asked = "", version: Asked = "latest"
 ) -> Response:
-    named, spec = await _spec(session, caller, model, tier, slug, version)
-    own, _ = await sharing.page(session, caller, Paging(PAGE_LIMIT_MAX, None))
-    return render(
-        request,
+    named, spec = await _spec(page, model, tier, slug, version)
+    own, _ = await sharing.page(page.session, page.caller, Paging(PAGE_LIMIT_MAX))
+    return page.render(
         "dashboard/endpoints/new.html",
         model=named,
         tier=tier,
         slug=slug,
         version=version,
         spec=spec,
-        explanation=await service.explain(session, caller, spec, terms) if spec else None,
+        explanation=await _explained(page, spec),
         own=[presenters.served_name(each.model) for each in own],
-        tiers=_options(terms.tiers),
-        recalled=await _recalled(session, caller, base_url),
+        tiers=_options(page.platform.tiers),
+        recalled=await _recalled(page),
     )
 
 
 @router.get(_LIST + "/-/explain")
 async def explain(
-    request: Request,
-    caller: EndpointsCaller,
-    session: ReadSession,
-    terms: TermsDep,
-    model: Asked = "",
-    tier: Asked = SELF_HOSTED,
-    slug: Asked = "",
-    version: Asked = "latest",
+    page: EndpointsPage, model: Asked = "", tier: Asked = SELF_HOSTED, slug: Asked = "", version: Asked = "latest"
 ) -> Response:
     """The part of the page that says whether the choice is possible."""
-    _, spec = await _spec(session, caller, model, tier, slug, version)
-    explanation = await service.explain(session, caller, spec, terms) if spec else None
-    return render(request, "dashboard/endpoints/explanation.html", spec=spec, explanation=explanation)
+    _, spec = await _spec(page, model, tier, slug, version)
+    return page.render("dashboard/endpoints/explanation.html", spec=spec, explanation=await _explained(page, spec))
 
 
 @router.post(_LIST + "/new")
-async def create(
-    request: Request,
-    caller: EndpointsCaller,
-    project: ProjectDep,
-    session: WriteSession,
-    platform: PlatformDep,
-    terms: TermsDep,
-    model: Text,
-    tier: Text,
-    slug: Text = "",
-    version: Text = "latest",
-) -> Response:
-    _, spec = await _spec(session, caller, model, tier, slug, version)
+async def create(page: EndpointsPage, model: Text, tier: Text, slug: Text = "", version: Text = "latest") -> Response:
+    _, spec = await _spec(page, model, tier, slug, version)
     if spec is None:
         raise NotFoundError("Name a model: one of yours, or one of the catalog as `owner/name`.")
-    row = await service.create(session, caller, spec, terms, now=platform.now())
-    return redirect_after_form(request, page_of(project.slug, row.slug), f"The endpoint {row.slug} is there.")
+    row = await service.create(page.session, page.caller, spec, page.policy, now=page.now)
+    return page.redirect(page_of(page.project.slug, row.slug), f"The endpoint {row.slug} is there.")
 
 
 @router.get(_ONE)
 @router.get(_LIST + "/-/{slug}")
-async def endpoint_page(
-    request: Request,
-    caller: EndpointsCaller,
-    project: ProjectDep,
-    session: ReadSession,
-    terms: TermsDep,
-    base_url: BaseUrl,
-    slug: str,
-) -> Response:
-    row = await service.get(session, caller, slug)
-    again = await service.explain(session, caller, _again(row, row.tier), terms, again=True) if row.model else None
-    return render(
-        request,
+async def endpoint_page(page: EndpointsPage, slug: str) -> Response:
+    row = await service.get(page.session, page.caller, slug)
+    return page.render(
         "dashboard/endpoints/endpoint.html",
-        again=again,
-        tiers=_options(terms.tiers),
+        again=await _explained_again(page, row, row.tier),
+        tiers=_options(page.platform.tiers),
         versions=[(version, version) for version in _versions(row)],
         files=_files(row),
         task=_task(row),
-        **await _shown(session, caller, project, row, base_url),
+        **await _shown(page, row),
     )
 
 
 @router.get(_ONE + "/events")
-async def endpoint_events(
-    request: Request,
-    viewer: EndpointsCaller,
-    project: ProjectDep,
-    platform: PlatformDep,
-    live: LiveDep,
-    base_url: BaseUrl,
-    slug: str,
-) -> Response:
-    async def standing(session: AsyncSession, caller: Caller) -> str:
+async def endpoint_events(page: EndpointsPage, slug: str) -> Response:
+    async def endpoint(page: ProjectContext) -> str:
         try:
-            row = await service.get(session, caller, slug)
+            row = await service.get(page.session, page.caller, slug)
         except NotFoundError:
-            return fragment("dashboard/endpoints/gone.html", slug=slug)
-        shown = await _shown(session, caller, project, row, base_url)
-        return fragment("dashboard/endpoints/endpoint_part.html", now=platform.now(), **shown)
+            return page.fragment("dashboard/endpoints/gone.html", slug=slug)
+        return page.fragment("dashboard/endpoints/endpoint_part.html", **await _shown(page, row))
 
-    return live.stream(viewer.id, watched(request, project, Scope.ENDPOINTS, standing))
+    return page.live(endpoint)
 
 
 @router.get(_ONE + "/explain")
-async def explain_move(
-    request: Request, caller: EndpointsCaller, session: ReadSession, terms: TermsDep, slug: str, tier: Asked
-) -> Response:
+async def explain_move(page: EndpointsPage, slug: str, tier: Asked) -> Response:
     """What moving the endpoint to this tier would come to."""
-    row = await service.get(session, caller, slug)
-    spec = _again(row, tier) if row.model and tier != row.tier else None
-    explanation = await service.explain(session, caller, spec, terms, again=True) if spec else None
-    return render(request, "dashboard/endpoints/explanation.html", spec=None, explanation=explanation)
+    row = await service.get(page.session, page.caller, slug)
+    explanation = await _explained_again(page, row, tier) if tier != row.tier else None
+    return page.render("dashboard/endpoints/explanation.html", spec=None, explanation=explanation)
 
 
 @router.post(_ONE + "/change")
 async def change(
-    request: Request,
-    caller: EndpointsCaller,
-    project: ProjectDep,
-    session: WriteSession,
-    platform: PlatformDep,
-    terms: TermsDep,
-    slug: str,
-    tier: Text,
-    version: Text,
-    file: Annotated[str, Form(max_length=1024)] = "",
+    page: EndpointsPage, slug: str, tier: Text, version: Text, file: Annotated[str, Form(max_length=1024)] = ""
 ) -> Response:
-    row = await service.get(session, caller, slug)
+    row = await service.get(page.session, page.caller, slug)
     patch = parse_form(
         EndpointPatch,
         tier=tier if tier != row.tier else None,
@@ -210,75 +131,48 @@ async def change(
     )
     if file == _OWN_FILE and row.file is not None:
         patch = EndpointPatch(**patch.model_dump(exclude_unset=True), file=None)
-    await service.change(session, caller, slug, patch, terms, now=platform.now())
-    return redirect_after_form(request, page_of(project.slug, slug), "Saved.")
+    await service.change(page.session, page.caller, slug, patch, page.policy, now=page.now)
+    return page.redirect(page_of(page.project.slug, slug), "Saved.")
 
 
 @router.get(_ONE + "/off")
-async def switch_off_page(
-    request: Request, caller: EndpointsCaller, session: ReadSession, terms: TermsDep, slug: str
-) -> Response:
+async def switch_off_page(page: EndpointsPage, slug: str) -> Response:
     """Says what switching off ends, and whether it can be switched on again."""
-    row = await service.get(session, caller, slug)
-    again = await service.explain(session, caller, _again(row, row.tier), terms, again=True) if row.model else None
-    return render(request, "dashboard/endpoints/off.html", slug=slug, again=again)
+    row = await service.get(page.session, page.caller, slug)
+    return page.render("dashboard/endpoints/off.html", slug=slug, again=await _explained_again(page, row, row.tier))
 
 
 @router.post(_ONE + "/off")
-async def switch_off(
-    request: Request,
-    caller: EndpointsCaller,
-    project: ProjectDep,
-    session: WriteSession,
-    platform: PlatformDep,
-    terms: TermsDep,
-    slug: str,
-) -> Response:
-    await service.change(session, caller, slug, EndpointPatch(is_active=False), terms, now=platform.now())
-    return redirect_after_form(request, page_of(project.slug, slug), "Switched off.")
+async def switch_off(page: EndpointsPage, slug: str) -> Response:
+    await service.change(page.session, page.caller, slug, EndpointPatch(is_active=False), page.policy, now=page.now)
+    return page.redirect(page_of(page.project.slug, slug), "Switched off.")
 
 
 @router.post(_ONE + "/on")
-async def switch_on(
-    request: Request,
-    caller: EndpointsCaller,
-    project: ProjectDep,
-    session: WriteSession,
-    platform: PlatformDep,
-    terms: TermsDep,
-    slug: str,
-) -> Response:
-    await service.change(session, caller, slug, EndpointPatch(is_active=True), terms, now=platform.now())
-    return redirect_after_form(request, page_of(project.slug, slug), "Switched on.")
+async def switch_on(page: EndpointsPage, slug: str) -> Response:
+    await service.change(page.session, page.caller, slug, EndpointPatch(is_active=True), page.policy, now=page.now)
+    return page.redirect(page_of(page.project.slug, slug), "Switched on.")
 
 
 @router.get(_ONE + "/delete")
-async def delete_page(request: Request, caller: EndpointsCaller, session: ReadSession, slug: str) -> Response:
-    row = await service.get(session, caller, slug)
-    return render(request, "dashboard/endpoints/delete.html", slug=slug, is_own_machine=row.tier == SELF_HOSTED)
+async def delete_page(page: EndpointsPage, slug: str) -> Response:
+    row = await service.get(page.session, page.caller, slug)
+    return page.render("dashboard/endpoints/delete.html", slug=slug, is_own_machine=row.tier == SELF_HOSTED)
 
 
 @router.post(_ONE + "/delete")
-async def delete(
-    request: Request,
-    caller: EndpointsCaller,
-    project: ProjectDep,
-    session: WriteSession,
-    platform: PlatformDep,
-    terms: TermsDep,
-    slug: str,
-) -> Response:
-    await service.delete(session, caller, slug, terms, now=platform.now())
-    return redirect_after_form(request, f"/dashboard/{project.slug}/endpoints", f"The endpoint {slug} is deleted.")
+async def delete(page: EndpointsPage, slug: str) -> Response:
+    await service.delete(page.session, page.caller, slug, page.policy, now=page.now)
+    return page.redirect(f"{page.root}/endpoints", f"The endpoint {slug} is deleted.")
 
 
 async def _spec(
-    session: AsyncSession, caller: Caller, model: str, tier: str, slug: str, version: str
+    page: ProjectContext, model: str, tier: str, slug: str, version: str
 ) -> tuple[str, EndpointCreate | None]:
     """The model as `owner/name`, and what is wished; None while no model is named. Without a slug, the model's name."""
     if not model.strip():
         return "", None
-    found = await sharing.find_visible(session, caller, model)
+    found = await sharing.find_visible(page.session, page.caller, model)
     named = presenters.served_name(found) if found else model
     spec = parse_form(
         EndpointCreate,
@@ -305,32 +199,39 @@ def _again(row: EndpointRow, tier: str) -> EndpointCreate:
     )
 
 
-async def _listed(
-    session: AsyncSession, caller: Caller, project: Project, base_url: str, after: str | None
-) -> dict[str, Any]:
-    rows, cursor = await service.page(session, caller, Paging(_PER_PAGE, after))
+async def _explained(page: ProjectContext, spec: EndpointCreate | None) -> Explanation | None:
+    return await service.explain(page.session, page.caller, spec, page.policy) if spec else None
+
+
+async def _explained_again(page: ProjectContext, row: EndpointRow, tier: str) -> Explanation | None:
+    """Whether the endpoint could be made anew on this tier; None where its model is gone."""
+    if row.model is None:
+        return None
+    return await service.explain(page.session, page.caller, _again(row, tier), page.policy, again=True)
+
+
+async def _listed(page: ProjectContext, after: str | None) -> dict[str, Any]:
+    rows, cursor = await service.page(page.session, page.caller, Paging(_PER_PAGE, after))
     return {
-        "endpoints": [presenters.view(row, base_url) for row in rows],
-        "recalled": await _recalled(session, caller, base_url),
+        "endpoints": [presenters.view(row, page.base_url) for row in rows],
+        "recalled": await _recalled(page),
         "cursor": cursor,
-        "root": f"/dashboard/{project.slug}",
     }
 
 
-async def _recalled(session: AsyncSession, caller: Caller, base_url: str) -> list[Endpoint]:
-    return [presenters.view(row, base_url) for row in await service.under_recall(session, caller)]
+async def _recalled(page: ProjectContext) -> list[Endpoint]:
+    return [presenters.view(row, page.base_url) for row in await service.under_recall(page.session, page.caller)]
 
 
-async def _shown(
-    session: AsyncSession, caller: Caller, project: Project, row: EndpointRow, base_url: str
-) -> dict[str, Any]:
-    endpoint = presenters.view(row, base_url)
+async def _shown(page: ProjectContext, row: EndpointRow) -> dict[str, Any]:
+    endpoint = presenters.view(row, page.base_url)
     holding = row.model_id is not None and row.tier == SELF_HOSTED
     return {
         "endpoint": endpoint,
         "recalled": [endpoint] if endpoint.recall else [],
-        "agents": await fleet.agents_holding(session, caller, row.model_id) if holding and row.model_id else [],
-        "root": f"/dashboard/{project.slug}",
+        "agents": await fleet.agents_holding(page.session, page.caller, row.model_id)
+        if holding and row.model_id
+        else [],
     }
 
 

@@ -3,20 +3,19 @@
 import ipaddress
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import APIRouter, Depends, Response
 
 from modelshare.server.accounts import service as accounts
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.errors import InvalidRequestError
-from modelshare.server.http import BaseUrl, Paging, PagingDep, PlatformDep, ReadSession, WriteSession
+from modelshare.server.http import Paging, PagingDep
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
-from modelshare.server.web.page_auth import OwnerCaller
-from modelshare.server.web.pages import PageRoute, parse_form, redirect_after_form, render, show_once
+from modelshare.server.web.context import OwnerPage, Text
+from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.keys import Key, KeyCreate, Scope
 
 router = APIRouter(prefix="/dashboard/{project}/keys", route_class=PageRoute, include_in_schema=False)
-Text = Annotated[str, Form(max_length=4096)]
 _DAY: Final = 24 * 3600
 _SCOPES: Final = (
     (Scope.INFERENCE, "Call the project's endpoints, and nothing else. What an application needs."),
@@ -49,30 +48,22 @@ _EXPIRIES: Final = (
 
 
 @router.get("")
-async def keys(
-    request: Request, caller: OwnerCaller, session: ReadSession, platform: PlatformDep, paging: PagingDep
-) -> Response:
-    page = await accounts.list_keys(session, caller, paging)
-    states = {key.id: _state(key, platform.now()) for key in page.data}
-    return render(request, "dashboard/keys/list.html", keys=page, states=states)
+async def keys(page: OwnerPage, paging: PagingDep) -> Response:
+    listed = await accounts.list_keys(page.session, page.caller, paging)
+    states = {key.id: _state(key, page.now) for key in listed.data}
+    return page.render("dashboard/keys/list.html", keys=listed, states=states)
 
 
 @router.get("/new")
-async def new_key_page(request: Request, caller: OwnerCaller, session: ReadSession) -> Response:
-    rows, _ = await endpoints.page(session, caller, Paging(PAGE_LIMIT_MAX, None))
+async def new_key_page(page: OwnerPage) -> Response:
+    rows, _ = await endpoints.page(page.session, page.caller, Paging(PAGE_LIMIT_MAX))
     slugs = sorted(row.slug for row in rows)
-    return render(
-        request, "dashboard/keys/new.html", reaches=REACHES, scopes=_SCOPES, expiries=_EXPIRIES, endpoints=slugs
-    )
+    return page.render("dashboard/keys/new.html", reaches=REACHES, scopes=_SCOPES, expiries=_EXPIRIES, endpoints=slugs)
 
 
 @router.post("/new")
 async def new_key(
-    request: Request,
-    caller: OwnerCaller,
-    session: WriteSession,
-    platform: PlatformDep,
-    base_url: BaseUrl,
+    page: OwnerPage,
     name: Text,
     reach: Annotated[Chosen, Depends(REACHES.read)],
     expires_in: Text = "",
@@ -90,47 +81,34 @@ async def new_key(
         allowed_ips=_networks(allowed_ips),
         endpoint=reach.text("endpoint"),
     )
-    key = await accounts.create_key(session, caller, spec, now=platform.now())
-    return show_once(request, "dashboard/keys/shown.html", key=key, base_url=base_url)
+    key = await accounts.create_key(page.session, page.caller, spec, now=page.now)
+    return page.show_once("dashboard/keys/shown.html", key=key, base_url=page.base_url)
 
 
 @router.get("/{key_id}/rotate")
-async def rotate_page(
-    request: Request, caller: OwnerCaller, session: ReadSession, platform: PlatformDep, key_id: str
-) -> Response:
-    key = await accounts.get_key(session, caller, key_id)
-    until = platform.now() + platform.settings.keys_rotation_grace_seconds
-    return render(request, "dashboard/keys/rotate.html", key=key, until=until)
+async def rotate_page(page: OwnerPage, key_id: str) -> Response:
+    key = await accounts.get_key(page.session, page.caller, key_id)
+    until = page.now + page.platform.settings.keys_rotation_grace_seconds
+    return page.render("dashboard/keys/rotate.html", key=key, until=until)
 
 
 @router.post("/{key_id}/rotate")
-async def rotate(
-    request: Request,
-    caller: OwnerCaller,
-    session: WriteSession,
-    platform: PlatformDep,
-    base_url: BaseUrl,
-    key_id: str,
-) -> Response:
-    grace = platform.settings.keys_rotation_grace_seconds
-    key = await accounts.rotate_key(session, caller, key_id, now=platform.now(), grace_seconds=grace)
-    return show_once(request, "dashboard/keys/shown.html", key=key, base_url=base_url)
+async def rotate(page: OwnerPage, key_id: str) -> Response:
+    grace = page.platform.settings.keys_rotation_grace_seconds
+    key = await accounts.rotate_key(page.session, page.caller, key_id, now=page.now, grace_seconds=grace)
+    return page.show_once("dashboard/keys/shown.html", key=key, base_url=page.base_url)
 
 
 @router.get("/{key_id}/revoke")
-async def revoke_page(
-    request: Request, caller: OwnerCaller, session: ReadSession, platform: PlatformDep, key_id: str
-) -> Response:
-    key = await accounts.get_key(session, caller, key_id)
-    return render(request, "dashboard/keys/revoke.html", key=key, cuts_streams=platform.settings.keys_cut_streams)
+async def revoke_page(page: OwnerPage, key_id: str) -> Response:
+    key = await accounts.get_key(page.session, page.caller, key_id)
+    return page.render("dashboard/keys/revoke.html", key=key, cuts_streams=page.platform.settings.keys_cut_streams)
 
 
 @router.post("/{key_id}/revoke")
-async def revoke(
-    request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, key_id: str
-) -> Response:
-    await accounts.revoke_key(session, caller, key_id, now=platform.now())
-    return redirect_after_form(request, f"/dashboard/{caller.project_slug}/keys", "The key is revoked.")
+async def revoke(page: OwnerPage, key_id: str) -> Response:
+    await accounts.revoke_key(page.session, page.caller, key_id, now=page.now)
+    return page.redirect(f"{page.root}/keys", "The key is revoked.")
 
 
 def _networks(text: str) -> list[str]:

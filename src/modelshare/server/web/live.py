@@ -1,6 +1,7 @@
 """Parts of pages that stay up to date: server-sent events, each the part's HTML anew.
 
-A part is rendered again when the database says that something changed, and sent when it is not what was sent before.
+A part is rendered again when the database says that something of its project or its person changed, and sent when it is
+not what was sent before.
 The stream ends when its person may not see the part any more, and when the process stops; browsers come back then.
 """
 
@@ -8,20 +9,17 @@ import asyncio
 import math
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 from starlette.responses import StreamingResponse
 
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC
+from modelshare.server.audit.service import PROJECTS_TOPIC
 from modelshare.server.background import wait
 from modelshare.server.db import Database
-from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
 from modelshare.server.errors import RateLimitedError
-from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC
-from modelshare.server.registry.service import MODELS_TOPIC
-from modelshare.server.sharing.topics import SHARES_TOPIC
 
-_TOPICS: Final = (MODELS_TOPIC, SHARES_TOPIC, ENDPOINTS_TOPIC, AGENTS_TOPIC, DEPLOYMENTS_TOPIC, PEOPLE_TOPIC)
 _REST_SECONDS: Final = 0.25
 """Between two looks, however much changes."""
 _LOOK_SECONDS: Final = 10.0
@@ -39,33 +37,33 @@ class Live:
     """All such streams of one process."""
 
     def __init__(self, database: Database) -> None:
-        self._waiting: dict[asyncio.Event, uuid.UUID] = {}
-        """With whose stream it is."""
+        self._open: set[_Stream] = set()
         self._stopping = False
-        for topic in _TOPICS:
-            database.subscribe(topic, lambda _: self._wake())
+        database.subscribe(PROJECTS_TOPIC, self._project_changed)
+        database.subscribe(PEOPLE_TOPIC, self._person_changed)
 
     async def stop(self) -> None:
         """Ends all streams."""
         self._stopping = True
-        self._wake()
+        for stream in self._open:
+            stream.changed.set()
 
-    def stream(self, person_id: uuid.UUID, part: Part) -> StreamingResponse:
-        """An answer to this person that goes on. 429 where there are too many."""
-        if sum(each == person_id for each in self._waiting.values()) >= _MAX:
+    def stream(self, person_id: uuid.UUID, project_id: str, part: Part) -> StreamingResponse:
+        """An answer to this person about this project that goes on. 429 where there are too many."""
+        if sum(stream.person_id == person_id for stream in self._open) >= _MAX:
             raise RateLimitedError(
                 f"You have {_MAX} live pages open. Close some of them.", retry_after=math.ceil(_LOOK_SECONDS)
             )
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._events(person_id, part), media_type="text/event-stream", headers=headers)
+        events = self._events(_Stream(person_id, project_id), part)
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
-    async def _events(self, person_id: uuid.UUID, part: Part) -> AsyncIterator[str]:
-        changed = asyncio.Event()
-        self._waiting[changed] = person_id
+    async def _events(self, stream: "_Stream", part: Part) -> AsyncIterator[str]:
+        self._open.add(stream)
         sent: str | None = None
         try:
             while not self._stopping:
-                changed.clear()
+                stream.changed.clear()
                 html = await part()
                 if html is None:
                     yield _OVER
@@ -73,13 +71,27 @@ class Live:
                 yield ":\n\n" if html == sent else _event(html)
                 sent = html
                 await asyncio.sleep(_REST_SECONDS)
-                await wait(changed, _LOOK_SECONDS)
+                await wait(stream.changed, _LOOK_SECONDS)
         finally:
-            del self._waiting[changed]
+            self._open.discard(stream)
 
-    def _wake(self) -> None:
-        for changed in self._waiting:
-            changed.set()
+    def _project_changed(self, project_id: str) -> None:
+        for stream in self._open:
+            if project_id in {stream.project_id, "*"}:
+                stream.changed.set()
+
+    def _person_changed(self, person_id: str) -> None:
+        """They may have lost the right to see what is open."""
+        for stream in self._open:
+            if person_id in {str(stream.person_id), "*"}:
+                stream.changed.set()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stream:
+    person_id: uuid.UUID
+    project_id: str
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def _event(html: str) -> str:

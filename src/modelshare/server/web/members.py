@@ -3,91 +3,60 @@
 import uuid
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Form, Response
 
 from modelshare.server.accounts import invitations, members
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.http import BaseUrl, PagingDep, PlatformDep, ReadSession, WriteSession
-from modelshare.server.web.page_auth import MemberCaller, OwnerCaller, SignedIn
-from modelshare.server.web.pages import PageRoute, redirect_after_form, render, show_once
+from modelshare.server.http import PagingDep
+from modelshare.server.web.context import MemberPage, OwnerPage
+from modelshare.server.web.pages import PageRoute
 
 router = APIRouter(prefix="/dashboard/{project}/members", route_class=PageRoute, include_in_schema=False)
 Role = Annotated[MemberRole, Form()]
 
 
 @router.get("")
-async def people(
-    request: Request, caller: OwnerCaller, session: ReadSession, platform: PlatformDep, paging: PagingDep
-) -> Response:
-    return render(
-        request,
+async def people(page: OwnerPage, paging: PagingDep) -> Response:
+    return page.render(
         "dashboard/members/list.html",
-        members=await members.members(session, caller, paging),
-        invitations=await invitations.invitations(session, caller, now=platform.now()),
+        members=await members.members(page.session, page.caller, paging),
+        invitations=await invitations.invitations(page.session, page.caller, now=page.now),
     )
 
 
 @router.post("/{person_id}/role")
-async def change_role(
-    request: Request,
-    caller: OwnerCaller,
-    session: WriteSession,
-    platform: PlatformDep,
-    person: SignedIn,
-    person_id: uuid.UUID,
-    role: Role,
-) -> Response:
-    await members.change_role(session, caller, person_id, role, now=platform.now())
-    gave_up = person_id == person.id and role is MemberRole.MEMBER and not person.is_admin
-    return redirect_after_form(
-        request, f"/dashboard/{caller.project_slug}/{'models' if gave_up else 'members'}", "Saved."
-    )
+async def change_role(page: OwnerPage, person_id: uuid.UUID, role: Role) -> Response:
+    await members.change_role(page.session, page.caller, person_id, role, now=page.now)
+    gave_up = person_id == page.person.id and role is MemberRole.MEMBER and not page.person.is_admin
+    return page.redirect(f"{page.root}/{'models' if gave_up else 'members'}", "Saved.")
 
 
 @router.get("/{person_id}/remove")
-async def remove_page(request: Request, caller: MemberCaller, session: ReadSession, person_id: uuid.UUID) -> Response:
+async def remove_page(page: MemberPage, person_id: uuid.UUID) -> Response:
     """Who is no owner sees it of themselves alone."""
-    if caller.person_id != person_id:
-        members.check_owner(caller)
-    found = await members.member(session, caller, person_id)
-    return render(request, "dashboard/members/remove.html", member=found)
+    if page.caller.person_id != person_id:
+        members.check_owner(page.caller)
+    found = await members.member(page.session, page.caller, person_id)
+    return page.render("dashboard/members/remove.html", member=found)
 
 
 @router.post("/{person_id}/remove")
-async def remove(
-    request: Request,
-    caller: MemberCaller,
-    session: WriteSession,
-    platform: PlatformDep,
-    person: SignedIn,
-    person_id: uuid.UUID,
-) -> Response:
+async def remove(page: MemberPage, person_id: uuid.UUID) -> Response:
     """Also how somebody leaves, whatever their role."""
-    await members.remove(session, caller, person_id, now=platform.now())
-    if person_id == person.id:
-        return redirect_after_form(request, "/dashboard", "You have left the project.")
-    return redirect_after_form(request, f"/dashboard/{caller.project_slug}/members", "Removed.")
+    await members.remove(page.session, page.caller, person_id, now=page.now)
+    if person_id == page.person.id:
+        return page.redirect("/dashboard", "You have left the project.")
+    return page.redirect(f"{page.root}/members", "Removed.")
 
 
 @router.post("/invitations")
-async def invite(
-    request: Request,
-    caller: OwnerCaller,
-    session: WriteSession,
-    platform: PlatformDep,
-    base_url: BaseUrl,
-    role: Role,
-) -> Response:
-    invitation, token = await invitations.invite(session, caller, role, now=platform.now())
-    link = f"{base_url}/join?token={token}"
-    return show_once(request, "dashboard/members/invited.html", invitation=invitation, link=link)
+async def invite(page: OwnerPage, role: Role) -> Response:
+    invitation, token = await invitations.invite(page.session, page.caller, role, now=page.now)
+    link = f"{page.base_url}/join?token={token}"
+    return page.show_once("dashboard/members/invited.html", invitation=invitation, link=link)
 
 
 @router.post("/invitations/{invitation_id}/end")
-async def end_invitation(
-    request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, invitation_id: uuid.UUID
-) -> Response:
-    await invitations.end_invitation(session, caller, invitation_id, now=platform.now())
-    return redirect_after_form(
-        request, f"/dashboard/{caller.project_slug}/members", "The invitation is ended; its link leads nowhere."
-    )
+async def end_invitation(page: OwnerPage, invitation_id: uuid.UUID) -> Response:
+    await invitations.end_invitation(page.session, page.caller, invitation_id, now=page.now)
+    return page.redirect(f"{page.root}/members", "The invitation is ended; its link leads nowhere.")

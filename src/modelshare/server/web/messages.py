@@ -7,7 +7,7 @@ _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+(?=\S)")
 _ROUTE: Final = re.compile(r"\b(GET|POST|PUT|PATCH|DELETE) /")
 _ANEW: Final = (
     (
-        re.compile(r"`after` is no cursor .*"),
+        re.compile(r"Invalid `after` cursor.*"),
         "This link leads to no page of the list. Go back to the list's beginning.",
     ),
     (re.compile(r"Invalid model ID"), "This link leads to no model. Look for it in the catalog, or ask who sent it."),

@@ -1,20 +1,31 @@
-"""Who looks at a page, and in which project he acts."""
+"""Who looks at a page, and in which project they act."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Final
 from urllib.parse import quote, urlsplit
 
-from fastapi import Depends, Request, Response
+from fastapi import Request, Response
 
-from modelshare.server.accounts import people
+from modelshare.server.accounts.key_auth import KeyAuthenticator
 from modelshare.server.accounts.presenters import Person
 from modelshare.server.accounts.sessions import SessionAuthenticator
-from modelshare.server.errors import NotFoundError, PermissionDeniedError, UnauthenticatedError
+from modelshare.server.accounts.sign_in import SignIn
+from modelshare.server.errors import NotFoundError, UnauthenticatedError
+from modelshare.server.fleet.verdicts import FleetPlatform
 from modelshare.server.http import SESSION_COOKIE, Caller, base_url, get_platform, is_same_origin, requested_url
 from modelshare.server.proven import proven
+from modelshare.server.web.live import Live
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.keys import Project, Scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class PagesPlatform(FleetPlatform):
+    """The whole platform: pages are on top of all domains."""
+
+    keys: KeyAuthenticator
+    sessions: SessionAuthenticator
+    sign_in: SignIn
+    live: Live
 
 
 class SignInNeededError(UnauthenticatedError):
@@ -36,7 +47,7 @@ DASHBOARD: Final = "/dashboard"
 async def visitor_of(request: Request) -> Visitor:
     """By the session's cookie."""
     token = request.cookies.get(SESSION_COOKIE)
-    person = await _book(request).person(token) if token else None
+    person = await pages_platform(request).sessions.person(token) if token else None
     if person is None:
         return ANONYMOUS
     proven(request.scope)
@@ -77,22 +88,10 @@ def _page_of_form(request: Request) -> str:
     return page if page and is_same_origin(site=None, origin=page, own_url=own) else DASHBOARD
 
 
-async def visitor(request: Request) -> Visitor:
-    found: Visitor = request.state.visitor
-    return found
-
-
-async def signed_in(found: Annotated[Visitor, Depends(visitor)]) -> Person:
-    """Sends others to sign in."""
-    if found.person is None:
-        raise SignInNeededError
-    return found.person
-
-
 async def caller_now(request: Request, project: str) -> Caller | None:
     """The person in this project, asked anew: what goes on for long ends for who is not in it any more."""
     token = request.state.visitor.token
-    return await _book(request).caller(token, project) if token else None
+    return await pages_platform(request).sessions.caller(token, project) if token else None
 
 
 async def member(request: Request, project: str) -> Caller:
@@ -106,52 +105,6 @@ async def member(request: Request, project: str) -> Caller:
     return caller
 
 
-async def project_caller(request: Request, project: str, _: Annotated[Person, Depends(signed_in)]) -> Caller:
-    """The person in the project that the path names; 404 for anybody who is not in it."""
-    platform = get_platform(request)
-    caller = await caller_now(request, project)
-    named = await platform.find_project(caller.project) if caller else None
-    if caller is None or named is None:
-        raise NotFoundError("There is no such project, or you are not a member of it.")
-    request.state.caller = caller
-    request.state.project = named
-    return caller
-
-
-def in_project(scope: Scope | None = None) -> Callable[..., Awaitable[Caller]]:
-    """A dependency: the person in the path's project, with this scope."""
-
-    async def caller(found: Annotated[Caller, Depends(project_caller)]) -> Caller:
-        if scope is not None and not found.allows(scope):
-            raise PermissionDeniedError("Only owners of the project may do this. Ask one of them.")
-        return found
-
-    return caller
-
-
-async def platform_admin(person: Annotated[Person, Depends(signed_in)]) -> Caller:
-    """The person as who runs the platform; for others there is no such page."""
-    if not person.is_admin:
-        raise NotFoundError("There is no such page.")
-    return people.platform_caller(person)
-
-
-async def project(request: Request, _: Annotated[Caller, Depends(project_caller)]) -> Project:
-    found: Project = request.state.project
-    return found
-
-
-def _book(request: Request) -> SessionAuthenticator:
-    found: SessionAuthenticator = get_platform(request).parts[SessionAuthenticator]
-    return found
-
-
-VisitorDep = Annotated[Visitor, Depends(visitor)]
-SignedIn = Annotated[Person, Depends(signed_in)]
-ProjectDep = Annotated[Project, Depends(project)]
-MemberCaller = Annotated[Caller, Depends(in_project())]
-ModelsCaller = Annotated[Caller, Depends(in_project(Scope.MODELS))]
-EndpointsCaller = Annotated[Caller, Depends(in_project(Scope.ENDPOINTS))]
-AgentsCaller = Annotated[Caller, Depends(in_project(Scope.AGENTS))]
-AdminCaller = Annotated[Caller, Depends(platform_admin)]
-OwnerCaller = Annotated[Caller, Depends(in_project(Scope.KEYS))]
+def pages_platform(request: Request) -> PagesPlatform:
+    platform: PagesPlatform = request.scope["platform"]
+    return platform

@@ -13,14 +13,15 @@ from typing import Any, Final, TypeVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from itsdangerous import BadData, URLSafeTimedSerializer
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ValidationError
 from starlette.responses import HTMLResponse, RedirectResponse
 from structlog.contextvars import get_contextvars
 
 from modelshare.server.errors import ApiError, answer_with_pages, refusal_of
-from modelshare.server.http import Caller, check_same_origin, get_platform
-from modelshare.server.web import flash, identicons, markdown, number_format, plots, rejected_forms, static_files
+from modelshare.server.http import Caller, base_url, check_same_origin, get_platform
+from modelshare.server.web import identicons, markdown, number_format, plots, rejected_forms, static_files
 from modelshare.server.web.messages import humanize_error
 from modelshare.server.web.page_auth import ANONYMOUS, SignInNeededError, Visitor, sign_in_url, visitor_of
 from modelshare.wire.keys import Project, Scope
@@ -38,6 +39,8 @@ _POLICY: Final = (
 _COMPRESSED_FROM: Final = 1024
 """Bytes."""
 _LEVEL: Final = 5
+_MESSAGE_COOKIE: Final = "modelshare_message"
+_MESSAGE_SECONDS: Final = 60
 _MENDED_IN_THE_FORM: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT})
 
 
@@ -63,7 +66,7 @@ class PageRoute(APIRoute):
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
     """A page; what all pages need is added. Compressed where that gives away nothing of somebody signed in."""
     visitor: Visitor = getattr(request.state, "visitor", ANONYMOUS)
-    message = flash.read(request)
+    message = _message_for(request)
     values = {
         "request": request,
         "path": request.url.path,
@@ -80,7 +83,7 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
         response = _compressed(request, response)
     secure(request, response)
     if message is not None:
-        flash.clear(response)
+        response.delete_cookie(_MESSAGE_COOKIE)
     return response
 
 
@@ -119,7 +122,9 @@ def redirect_after_form(request: Request, url: str, message: str | None = None) 
     if is_htmx(request):
         response = Response(headers={"HX-Redirect": response.headers["location"]})
     if message is not None:
-        flash.write(request, response, message)
+        secure = base_url(request).startswith("https:")
+        signed = _signer(request).dumps(message)
+        response.set_cookie(_MESSAGE_COOKIE, signed, _MESSAGE_SECONDS, httponly=True, samesite="lax", secure=secure)
     return response
 
 
@@ -148,6 +153,20 @@ async def error_page(request: Request, error: ApiError) -> Response:
     response = render(request, template, error.status, error=error, message=message, request_id=request_id)
     response.headers.update(error.headers())
     return response
+
+
+def _message_for(request: Request) -> str | None:
+    """What `redirect_after_form` left for this page."""
+    value = request.cookies.get(_MESSAGE_COOKIE)
+    try:
+        return str(_signer(request).loads(value, max_age=_MESSAGE_SECONDS)) if value else None
+    except BadData:
+        return None
+
+
+def _signer(request: Request) -> URLSafeTimedSerializer:
+    """So that nobody else puts words on a page."""
+    return URLSafeTimedSerializer(get_platform(request).settings.signing_secret(), salt="page message")
 
 
 def _of_project(request: Request) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 import datetime as dt
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 
 from modelshare.server.endpoints import deployment_stats
-from modelshare.server.http import Paging, PlatformDep, ReadSession
+from modelshare.server.http import Paging
 from modelshare.server.router import usage
-from modelshare.server.web.page_auth import EndpointsCaller
-from modelshare.server.web.pages import PageRoute, render
+from modelshare.server.web.context import EndpointsPage
+from modelshare.server.web.pages import PageRoute
 from modelshare.server.web.plots import Bar
 from modelshare.wire.keys import Scope
 
@@ -23,24 +23,22 @@ _MAX: Final = 50
 
 @router.get(_PAGE)
 async def usage_page(
-    request: Request,
-    caller: EndpointsCaller,
-    session: ReadSession,
-    platform: PlatformDep,
+    page: EndpointsPage,
     days: Annotated[Literal["7", "30", "90"], Query()] = "30",
     after: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
-    today = dt.datetime.fromtimestamp(platform.now(), dt.UTC).date()
+    today = dt.datetime.fromtimestamp(page.now, dt.UTC).date()
     span = (today - dt.timedelta(int(days) - 1), today)
-    by_day = await usage.by_day(session, caller, span)
-    named = {what: await usage.by_name(session, caller, what, span, _MAX) for what in ("endpoint", "model", "key")}
+    by_day = await usage.by_day(page.session, page.caller, span)
+    named = {
+        what: await usage.by_name(page.session, page.caller, what, span, _MAX) for what in ("endpoint", "model", "key")
+    }
     deployed, cursor = (
-        await deployment_stats.overview(session, caller, Paging(_MAX, after))
-        if caller.allows(Scope.MODELS)
+        await deployment_stats.overview(page.session, page.caller, Paging(_MAX, after))
+        if page.caller.allows(Scope.MODELS)
         else ([], None)
     )
-    return render(
-        request,
+    return page.render(
         "dashboard/usage.html",
         days=int(days),
         spans=_SPANS,

@@ -4,19 +4,18 @@ import json
 from collections.abc import Collection
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import APIRouter, Depends, Form, Response
 
 from modelshare.server.audit.events import TYPES
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.errors import InvalidRequestError
-from modelshare.server.http import PagingDep, PlatformDep, ReadSession, WriteSession
+from modelshare.server.http import PagingDep
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
-from modelshare.server.web.page_auth import OwnerCaller
-from modelshare.server.web.pages import PageRoute, parse_form, redirect_after_form, render, show_once
+from modelshare.server.web.context import OwnerPage, ProjectContext, Text
+from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.webhooks import DeliveryState, Webhook, WebhookCreate, WebhookPatch
 
 router = APIRouter(prefix="/dashboard/{project}/webhooks", route_class=PageRoute, include_in_schema=False)
-Text = Annotated[str, Form(max_length=4096)]
 HEARING: Final = Choice(
     "hears",
     "Choose what it hears of.",
@@ -31,34 +30,29 @@ _KINDS: Final = {
 
 
 @router.get("")
-async def webhook_list(request: Request, caller: OwnerCaller, session: ReadSession, paging: PagingDep) -> Response:
-    page = await webhooks.page(session, caller, paging)
-    return render(request, "dashboard/webhooks/list.html", webhooks=page, states=_states(page.data))
+async def webhook_list(page: OwnerPage, paging: PagingDep) -> Response:
+    listed = await webhooks.page(page.session, page.caller, paging)
+    return page.render("dashboard/webhooks/list.html", webhooks=listed, states=_states(listed.data))
 
 
 @router.get("/new")
-async def new_webhook_page(request: Request, _: OwnerCaller) -> Response:
-    return render(request, "dashboard/webhooks/new.html", hearing=HEARING, kinds=_KINDS, chosen=frozenset())
+async def new_webhook_page(page: OwnerPage) -> Response:
+    return page.render("dashboard/webhooks/new.html", hearing=HEARING, kinds=_KINDS, chosen=frozenset())
 
 
 @router.post("/new")
-async def new_webhook(
-    request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, url: Text, events: Events
-) -> Response:
+async def new_webhook(page: OwnerPage, url: Text, events: Events) -> Response:
     spec = parse_form(WebhookCreate, url=url.strip(), events=_heard(events))
-    webhook = await webhooks.create(session, caller, spec, platform.settings, now=platform.now())
-    return show_once(request, "dashboard/webhooks/shown.html", webhook=webhook)
+    webhook = await webhooks.create(page.session, page.caller, spec, page.platform.settings, now=page.now)
+    return page.show_once("dashboard/webhooks/shown.html", webhook=webhook)
 
 
 @router.get("/{webhook_id}")
-async def webhook_page(
-    request: Request, caller: OwnerCaller, session: ReadSession, paging: PagingDep, webhook_id: str, state: str = ""
-) -> Response:
-    webhook = await webhooks.get(session, caller, webhook_id)
+async def webhook_page(page: OwnerPage, paging: PagingDep, webhook_id: str, state: str = "") -> Response:
+    webhook = await webhooks.get(page.session, page.caller, webhook_id)
     chosen = DeliveryState(state) if state in set(DeliveryState) else None
-    deliveries = await webhooks.deliveries(session, caller, webhook_id, chosen, paging)
-    return render(
-        request,
+    deliveries = await webhooks.deliveries(page.session, page.caller, webhook_id, chosen, paging)
+    return page.render(
         "dashboard/webhooks/one.html",
         webhook=webhook,
         state=_state(webhook),
@@ -70,106 +64,70 @@ async def webhook_page(
 
 
 @router.get("/{webhook_id}/edit")
-async def edit_page(request: Request, caller: OwnerCaller, session: ReadSession, webhook_id: str) -> Response:
-    webhook = await webhooks.get(session, caller, webhook_id)
+async def edit_page(page: OwnerPage, webhook_id: str) -> Response:
+    webhook = await webhooks.get(page.session, page.caller, webhook_id)
     chosen = frozenset(webhook.events)
-    return render(
-        request, "dashboard/webhooks/edit.html", webhook=webhook, hearing=HEARING, kinds=_KINDS, chosen=chosen
-    )
+    return page.render("dashboard/webhooks/edit.html", webhook=webhook, hearing=HEARING, kinds=_KINDS, chosen=chosen)
 
 
 @router.post("/{webhook_id}/edit")
-async def edit(
-    request: Request,
-    caller: OwnerCaller,
-    session: WriteSession,
-    platform: PlatformDep,
-    webhook_id: str,
-    url: Text,
-    events: Events,
-) -> Response:
+async def edit(page: OwnerPage, webhook_id: str, url: Text, events: Events) -> Response:
     """An address that stays as it is keeps what is known of its failures."""
-    before = await webhooks.get(session, caller, webhook_id)
+    before = await webhooks.get(page.session, page.caller, webhook_id)
     patch = parse_form(WebhookPatch, url=url.strip() if url.strip() != before.url else None, events=_heard(events))
-    await webhooks.change(session, caller, webhook_id, patch, platform.settings, now=platform.now())
-    return redirect_after_form(request, _url(caller.project_slug, webhook_id), "Saved.")
+    await webhooks.change(page.session, page.caller, webhook_id, patch, page.platform.settings, now=page.now)
+    return page.redirect(_url(page, webhook_id), "Saved.")
 
 
 @router.post("/{webhook_id}/switch")
-async def switch(
-    request: Request,
-    caller: OwnerCaller,
-    session: WriteSession,
-    platform: PlatformDep,
-    webhook_id: str,
-    on: Annotated[bool, Form()],
-) -> Response:
+async def switch(page: OwnerPage, webhook_id: str, on: Annotated[bool, Form()]) -> Response:
     patch = WebhookPatch(is_active=on)
-    await webhooks.change(session, caller, webhook_id, patch, platform.settings, now=platform.now())
-    return redirect_after_form(
-        request, _url(caller.project_slug, webhook_id), f"The webhook is switched {'on' if on else 'off'}."
-    )
+    await webhooks.change(page.session, page.caller, webhook_id, patch, page.platform.settings, now=page.now)
+    return page.redirect(_url(page, webhook_id), f"The webhook is switched {'on' if on else 'off'}.")
 
 
 @router.get("/{webhook_id}/rotate")
-async def rotate_page(request: Request, caller: OwnerCaller, session: ReadSession, webhook_id: str) -> Response:
-    webhook = await webhooks.get(session, caller, webhook_id)
-    return render(request, "dashboard/webhooks/rotate.html", webhook=webhook)
+async def rotate_page(page: OwnerPage, webhook_id: str) -> Response:
+    webhook = await webhooks.get(page.session, page.caller, webhook_id)
+    return page.render("dashboard/webhooks/rotate.html", webhook=webhook)
 
 
 @router.post("/{webhook_id}/rotate")
-async def rotate(
-    request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, webhook_id: str
-) -> Response:
-    webhook = await webhooks.rotate_secret(session, caller, webhook_id, platform.settings, now=platform.now())
-    return show_once(request, "dashboard/webhooks/shown.html", webhook=webhook)
+async def rotate(page: OwnerPage, webhook_id: str) -> Response:
+    webhook = await webhooks.rotate_secret(page.session, page.caller, webhook_id, page.platform.settings, now=page.now)
+    return page.show_once("dashboard/webhooks/shown.html", webhook=webhook)
 
 
 @router.get("/{webhook_id}/delete")
-async def delete_page(request: Request, caller: OwnerCaller, session: ReadSession, webhook_id: str) -> Response:
-    webhook = await webhooks.get(session, caller, webhook_id)
-    return render(request, "dashboard/webhooks/delete.html", webhook=webhook)
+async def delete_page(page: OwnerPage, webhook_id: str) -> Response:
+    webhook = await webhooks.get(page.session, page.caller, webhook_id)
+    return page.render("dashboard/webhooks/delete.html", webhook=webhook)
 
 
 @router.post("/{webhook_id}/delete")
-async def delete(
-    request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, webhook_id: str
-) -> Response:
-    await webhooks.delete(session, caller, webhook_id, now=platform.now())
-    return redirect_after_form(request, f"/dashboard/{caller.project_slug}/webhooks", "The webhook is deleted.")
+async def delete(page: OwnerPage, webhook_id: str) -> Response:
+    await webhooks.delete(page.session, page.caller, webhook_id, now=page.now)
+    return page.redirect(f"{page.root}/webhooks", "The webhook is deleted.")
 
 
 @router.post("/{webhook_id}/test")
-async def send_test(
-    request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, webhook_id: str
-) -> Response:
-    delivery = await webhooks.send_test(session, caller, webhook_id, now=platform.now())
-    return redirect_after_form(request, _url(caller.project_slug, webhook_id, delivery.id), "A test is on its way.")
+async def send_test(page: OwnerPage, webhook_id: str) -> Response:
+    delivery = await webhooks.send_test(page.session, page.caller, webhook_id, now=page.now)
+    return page.redirect(_url(page, webhook_id, delivery.id), "A test is on its way.")
 
 
 @router.get("/{webhook_id}/deliveries/{delivery_id}")
-async def delivery_page(
-    request: Request, caller: OwnerCaller, session: ReadSession, webhook_id: str, delivery_id: str
-) -> Response:
-    webhook = await webhooks.get(session, caller, webhook_id)
-    delivery = await webhooks.delivery(session, caller, webhook_id, delivery_id)
+async def delivery_page(page: OwnerPage, webhook_id: str, delivery_id: str) -> Response:
+    webhook = await webhooks.get(page.session, page.caller, webhook_id)
+    delivery = await webhooks.delivery(page.session, page.caller, webhook_id, delivery_id)
     body = json.dumps(json.loads(delivery.body), indent=2, ensure_ascii=False)
-    return render(request, "dashboard/webhooks/delivery.html", webhook=webhook, delivery=delivery, body=body)
+    return page.render("dashboard/webhooks/delivery.html", webhook=webhook, delivery=delivery, body=body)
 
 
 @router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver")
-async def redeliver(
-    request: Request,
-    caller: OwnerCaller,
-    session: WriteSession,
-    platform: PlatformDep,
-    webhook_id: str,
-    delivery_id: str,
-) -> Response:
-    delivery = await webhooks.redeliver(session, caller, webhook_id, delivery_id, now=platform.now())
-    return redirect_after_form(
-        request, _url(caller.project_slug, webhook_id, delivery.id), "It is on its way once more."
-    )
+async def redeliver(page: OwnerPage, webhook_id: str, delivery_id: str) -> Response:
+    delivery = await webhooks.redeliver(page.session, page.caller, webhook_id, delivery_id, now=page.now)
+    return page.redirect(_url(page, webhook_id, delivery.id), "It is on its way once more.")
 
 
 def _heard(chosen: Chosen) -> list[str]:
@@ -179,8 +137,8 @@ def _heard(chosen: Chosen) -> list[str]:
     return chosen.all("events")
 
 
-def _url(project: str | None, webhook_id: str, delivery_id: str | None = None) -> str:
-    url = f"/dashboard/{project}/webhooks/{webhook_id}"
+def _url(page: ProjectContext, webhook_id: str, delivery_id: str | None = None) -> str:
+    url = f"{page.root}/webhooks/{webhook_id}"
     return f"{url}/deliveries/{delivery_id}" if delivery_id else url
 
 

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server import jobs
 from modelshare.server.audit.service import Audit
 from modelshare.server.errors import NotFoundError
-from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
+from modelshare.server.http import Caller, Paging
 from modelshare.server.ids import parse_uuid
 from modelshare.server.jobs import GivenUpRow
 from modelshare.wire.base import Page
@@ -16,14 +16,9 @@ from modelshare.wire.jobs import GivenUpJob
 
 async def page(session: AsyncSession, paging: Paging) -> Page[GivenUpJob]:
     """Those of the last 30 days that were not done since, the latest first."""
-    after = None
-    if paging.after:
-        at, last = decode_cursor(paging.after, int, uuid.UUID)
-        after = (at, last)
-    rows = await jobs.given_up(session, paging.limit + 1, after)
-    more, rows = len(rows) > paging.limit, rows[: paging.limit]
-    cursor = encode_cursor(rows[-1].given_up_at, str(rows[-1].id)) if more else None
-    return Page(data=[_view(row) for row in rows], has_more=more, next_cursor=cursor)
+    rows = await jobs.given_up(session, paging.fetch_limit, paging.after_row(int, uuid.UUID))
+    rows, cursor = paging.cut(rows, lambda row: (row.given_up_at, row.id))
+    return Page.of([_view(row) for row in rows], cursor)
 
 
 async def try_again(session: AsyncSession, caller: Caller, job_id: str, *, now: int) -> GivenUpJob:

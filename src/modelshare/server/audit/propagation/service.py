@@ -19,7 +19,7 @@ from modelshare.server.audit.propagation import queries
 from modelshare.server.audit.tables import ProcessRow
 from modelshare.server.background import Loop, stop_all
 from modelshare.server.db import CONFIRM_TOPIC, Database
-from modelshare.server.http import Paging, decode_cursor, encode_cursor
+from modelshare.server.http import Paging
 from modelshare.wire.base import Page
 from modelshare.wire.usage import Process
 
@@ -120,18 +120,9 @@ class PropagationTracker:
 
 async def page(session: AsyncSession, paging: Paging) -> Page[Process]:
     """The processes that run, oldest first."""
-    after = None
-    if paging.after:
-        started_ms, name = decode_cursor(paging.after, int, str)
-        after = (started_ms, name)
-    rows = await queries.processes(session, paging.limit + 1, after)
-    more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
-    return Page(
-        data=[_view(row) for row in rows],
-        has_more=more,
-        next_cursor=encode_cursor(rows[-1].started_ms, rows[-1].name) if more else None,
-    )
+    rows = await queries.processes(session, paging.fetch_limit, paging.after_row(int, str))
+    rows, cursor = paging.cut(rows, lambda row: (row.started_ms, row.name))
+    return Page.of([_view(row) for row in rows], cursor)
 
 
 def _view(row: ProcessRow) -> Process:

@@ -1,21 +1,10 @@
 """`/v1/webhooks`."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
 from modelshare.server.audit.webhooks import service
-from modelshare.server.http import (
-    Caller,
-    PagingDep,
-    PlatformDep,
-    ProjectRoute,
-    ReadSession,
-    WriteSession,
-    require,
-)
+from modelshare.server.http import KeysCaller, PagingDep, PlatformDep, ProjectRoute, ReadSession, WriteSession
 from modelshare.wire.base import Page
-from modelshare.wire.keys import Scope
 from modelshare.wire.webhooks import (
     Delivery,
     DeliveryState,
@@ -27,7 +16,6 @@ from modelshare.wire.webhooks import (
 )
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=ProjectRoute)
-KeysCaller = Annotated[Caller, Depends(require(Scope.KEYS))]
 
 
 @router.get("")

@@ -10,7 +10,7 @@ from modelshare.server.audit.webhooks import queries, rules
 from modelshare.server.audit.webhooks.dispatch import ask_for
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
-from modelshare.server.http import Caller, Paging, encode_cursor
+from modelshare.server.http import Caller, Paging
 from modelshare.server.ids import new_id, parse_uuid
 from modelshare.server.settings import Settings
 from modelshare.wire.base import Page
@@ -67,12 +67,9 @@ async def rotate_secret(
 
 async def page(session: AsyncSession, caller: Caller, paging: Paging) -> Page[Webhook]:
     """Newest first."""
-    rows = await queries.webhooks(session, caller.project, paging.limit + 1, paging.after_id)
-    more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
-    return Page(
-        data=[_view(row) for row in rows], has_more=more, next_cursor=encode_cursor(str(rows[-1].id)) if more else None
-    )
+    rows = await queries.webhooks(session, caller.project, paging.fetch_limit, paging.after_id)
+    rows, cursor = paging.cut(rows)
+    return Page.of([_view(row) for row in rows], cursor)
 
 
 async def get(session: AsyncSession, caller: Caller, webhook_id: str) -> Webhook:
@@ -114,14 +111,9 @@ async def deliveries(
 ) -> Page[Delivery]:
     """Newest first."""
     webhook = await _own(session, caller, webhook_id)
-    rows = await queries.deliveries(session, webhook.id, state, paging.limit + 1, paging.after_id)
-    more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
-    return Page(
-        data=[Delivery(**_delivery_fields(row)) for row in rows],
-        has_more=more,
-        next_cursor=encode_cursor(str(rows[-1].id)) if more else None,
-    )
+    rows = await queries.deliveries(session, webhook.id, state, paging.fetch_limit, paging.after_id)
+    rows, cursor = paging.cut(rows)
+    return Page.of([Delivery(**_delivery_fields(row)) for row in rows], cursor)
 
 
 async def delivery(session: AsyncSession, caller: Caller, webhook_id: str, delivery_id: str) -> DeliveryWithBody:

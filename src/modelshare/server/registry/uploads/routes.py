@@ -4,16 +4,15 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Request, Response
+from fastapi import APIRouter, Header, Path, Request, Response
 from starlette.requests import ClientDisconnect
 
 from modelshare.server.errors import InvalidRequestError, check_encoding
 from modelshare.server.front.receiving import TAKE_BODY, RequestBody
-from modelshare.server.http import Caller, ModelId, PagingDep, PlatformDep, ProjectRoute, require
+from modelshare.server.http import ModelId, ModelsCaller, PagingDep, PlatformDep, ProjectRoute
 from modelshare.server.registry.uploads import completing, expiry, parts, service, small_files
 from modelshare.server.storage.base import Inflow
 from modelshare.wire.base import Page
-from modelshare.wire.keys import Scope
 from modelshare.wire.uploads import (
     FilesDone,
     PartDone,
@@ -27,7 +26,6 @@ from modelshare.wire.uploads import (
 
 router = APIRouter(prefix="/v1/uploads", route_class=ProjectRoute, tags=["uploads"])
 versions = APIRouter(prefix="/v1/models", route_class=ProjectRoute, tags=["models"])
-UploadsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
 _RESUMED: dict[int | str, dict[str, Any]] = {200: {"description": "The same push is open already: go on with it"}}
 Number = Annotated[int, Path(ge=0, le=1 << 31)]
 _CHECKSUM = (
@@ -42,7 +40,7 @@ _RAW_BODY = {
 
 
 @router.post("", status_code=201, responses=_RESUMED)
-async def open_upload(caller: UploadsCaller, platform: PlatformDep, body: UploadOpen, response: Response) -> Upload:
+async def open_upload(caller: ModelsCaller, platform: PlatformDep, body: UploadOpen, response: Response) -> Upload:
     """Opens a session for a new version, after checking its paths, its version and the quota."""
     upload, is_new = await service.open_upload(platform, caller, body)
     response.status_code = 201 if is_new else 200
@@ -51,7 +49,7 @@ async def open_upload(caller: UploadsCaller, platform: PlatformDep, body: Upload
 
 @versions.post("/{model_id}/versions", status_code=201, responses=_RESUMED)
 async def open_version(
-    caller: UploadsCaller, model_id: ModelId, platform: PlatformDep, body: VersionOpen, response: Response
+    caller: ModelsCaller, model_id: ModelId, platform: PlatformDep, body: VersionOpen, response: Response
 ) -> Upload:
     """Opens a session for a new version of this model, as POST /v1/uploads does for the model of a name."""
     upload, is_new = await service.open_version(platform, caller, model_id, body)
@@ -61,7 +59,7 @@ async def open_version(
 
 @router.get("")
 async def list_uploads(
-    caller: UploadsCaller,
+    caller: ModelsCaller,
     platform: PlatformDep,
     paging: PagingDep,
     state: UploadState | None = None,
@@ -72,14 +70,14 @@ async def list_uploads(
 
 
 @router.get("/{upload_id}")
-async def get_upload(caller: UploadsCaller, platform: PlatformDep, upload_id: str) -> Upload:
+async def get_upload(caller: ModelsCaller, platform: PlatformDep, upload_id: str) -> Upload:
     """A session and which parts of which files are there: go on with it from any machine."""
     return await service.get(platform, caller, upload_id)
 
 
 @router.put("/{upload_id}/files/{n}/parts/{k}", openapi_extra=_RAW_BODY)
 async def put_part(
-    caller: UploadsCaller,
+    caller: ModelsCaller,
     platform: PlatformDep,
     upload_id: str,
     n: Number,
@@ -95,7 +93,7 @@ async def put_part(
 
 
 @router.put("/{upload_id}/files", openapi_extra=_RAW_BODY)
-async def put_files(caller: UploadsCaller, platform: PlatformDep, upload_id: str, request: Request) -> FilesDone:
+async def put_files(caller: ModelsCaller, platform: PlatformDep, upload_id: str, request: Request) -> FilesDone:
     """Many small files at once, up to 500 with 8 MiB. Safe to repeat; either all of them are taken or none.
 
     The body has each file whole, behind its number in the session (4 bytes), its size (8 bytes, both big-endian) and
@@ -124,14 +122,14 @@ def _body_of(request: Request) -> Iterator[AsyncIterator[bytes] | Inflow]:
 
 
 @router.post("/{upload_id}/files/{n}/parts/{k}/url")
-async def sign_part(caller: UploadsCaller, platform: PlatformDep, upload_id: str, n: Number, k: Number) -> PartUrl:
+async def sign_part(caller: ModelsCaller, platform: PlatformDep, upload_id: str, n: Number, k: Number) -> PartUrl:
     """A presigned PUT of one part, where `direct` is true."""
     return await parts.part_url(platform, caller, upload_id, n, k)
 
 
 @router.post("/{upload_id}/complete")
 async def complete_upload(
-    caller: UploadsCaller, platform: PlatformDep, upload_id: str, body: UploadComplete | None = None
+    caller: ModelsCaller, platform: PlatformDep, upload_id: str, body: UploadComplete | None = None
 ) -> Upload:
     """Hands the files over to processing; the model is `processing` from then on. Safe to repeat.
 
@@ -142,6 +140,6 @@ async def complete_upload(
 
 
 @router.post("/{upload_id}/cancel")
-async def cancel_upload(caller: UploadsCaller, platform: PlatformDep, upload_id: str) -> Upload:
+async def cancel_upload(caller: ModelsCaller, platform: PlatformDep, upload_id: str) -> Upload:
     """Drops the session and what was sent. Safe to repeat."""
     return await expiry.cancel(platform, caller, upload_id)

@@ -14,7 +14,7 @@ from modelshare.server.accounts.service import quota_of
 from modelshare.server.audit.service import Audit
 from modelshare.server.db import is_unique_violation
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
-from modelshare.server.http import Caller, Paging, Platform, encode_cursor
+from modelshare.server.http import Caller, Paging, Platform
 from modelshare.server.ids import new_id, parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.archive import kind_of
@@ -87,11 +87,10 @@ async def page(
 ) -> Page[Upload]:
     """The project's sessions, newest first."""
     async with platform.database.read() as session:
-        rows = await queries.uploads(session, caller.project, paging.limit + 1, paging.after_id, state, name)
-    more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
+        rows = await queries.uploads(session, caller.project, paging.fetch_limit, paging.after_id, state, name)
+    rows, cursor = paging.cut(rows)
     data = await map_concurrently(lambda row: view(platform.store, row), rows, limit=_MAX_SESSIONS)
-    return Page(data=data, has_more=more, next_cursor=encode_cursor(str(rows[-1].id)) if more else None)
+    return Page.of(data, cursor)
 
 
 async def find(session: AsyncSession, caller: Caller, upload_id: str) -> UploadRow:

@@ -1,17 +1,14 @@
 """What the pages show of the catalog, from the domain that has it: the one place that knows how it is asked."""
 
-import uuid
 from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.errors import NotFoundError
 from modelshare.server.sharing import presenters, search, service
 from modelshare.server.sharing.search import Filters, SearchQuery, Viewer
 from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.server.web.catalog.query import FACETS, CatalogQuery
-from modelshare.wire.errors import ErrorCode
-from modelshare.wire.models import CatalogModel, CatalogModelDetail
+from modelshare.wire.models import CatalogModel
 
 PAGE: Final = 24
 """Models on a page: full rows of one, two, three or four."""
@@ -60,16 +57,6 @@ async def shelf(
 async def featured(session: AsyncSession, tiers: TierRegistry) -> list[CatalogModel]:
     """What the platform features; it is public."""
     return [presenters.catalog_view(card, tiers) for card in await service.featured(session, MAX_FEATURED)]
-
-
-async def model(session: AsyncSession, viewer: Viewer, tiers: TierRegistry, model_id: uuid.UUID) -> CatalogModelDetail:
-    """One model. 404 when it is not there for the viewer."""
-    found = await search.get(session, viewer, model_id)
-    if found is None:
-        raise NotFoundError(
-            "There is no such model in the catalog; its owner may have unshared it.", code=ErrorCode.MODEL_NOT_FOUND
-        )
-    return presenters.catalog_detail(*found, tiers)
 
 
 def _filters(query: CatalogQuery) -> Filters:

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Query
 
 from modelshare.server.accounts import members
-from modelshare.server.http import Caller, ReadSession
+from modelshare.server.http import Caller
+from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.search import ANYBODY, Viewer
-from modelshare.server.web.page_auth import VisitorDep, member
-from modelshare.wire.keys import Scope
+from modelshare.server.web.context import AnyPage
+from modelshare.server.web.page_auth import member
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +29,21 @@ class PageViewer:
 
 
 async def onlooker(
-    request: Request,
-    session: ReadSession,
-    visitor: VisitorDep,
+    page: AnyPage,
     project: Annotated[str, Query(alias="as", max_length=100)] = "",
 ) -> PageViewer:
     """Somebody who is not signed in sees what the public sees, whatever the URL says."""
-    if visitor.person is None:
+    if page.visitor.person is None:
         return PageViewer()
-    found = {each.slug: f"{each.name} ({each.slug})" for each in await members.memberships(session, visitor.person)}
+    found = {
+        each.slug: f"{each.name} ({each.slug})" for each in await members.memberships(page.session, page.visitor.person)
+    }
     if not project:
         return PageViewer(projects=tuple(found.items()))
-    caller = await member(request, project)
+    caller = await member(page.request, project)
     slug = caller.project_slug or project
     found.setdefault(slug, slug)  # who runs the platform may look as any
-    knows = caller.allows(Scope.MODELS) or caller.allows(Scope.ENDPOINTS)
-    return PageViewer(Viewer(caller.project_id) if knows else ANYBODY, caller, tuple(found.items()))
+    return PageViewer(sharing.viewer_of(caller), caller, tuple(found.items()))
 
 
 OnlookerDep = Annotated[PageViewer, Depends(onlooker)]

@@ -1,72 +1,81 @@
 """A model's page: where it stands, its versions and files, and what people read of it."""
 
 import uuid
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Request, Response
-from sqlalchemy.ext.asyncio import AsyncSession
+from fastapi import APIRouter, Depends, Form, Response
 
 from modelshare.server.endpoints import deployment_stats, recalls
-from modelshare.server.endpoints.service import EndpointPolicy
 from modelshare.server.errors import InvalidRequestError
 from modelshare.server.fleet import version_deletion
-from modelshare.server.http import Caller, ModelId, Platform, PlatformDep, ReadSession, WriteSession
+from modelshare.server.http import ModelId
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.presenters import extended_view
+from modelshare.server.sharing.presenters import OwnModel, extended_view
 from modelshare.server.web import markdown
-from modelshare.server.web.dependencies import LiveDep
-from modelshare.server.web.live_parts import watched
-from modelshare.server.web.page_auth import ModelsCaller, ProjectDep
-from modelshare.server.web.pages import PageRoute, fragment, parse_form, redirect_after_form, render
-from modelshare.wire.keys import Scope
-from modelshare.wire.models import ModelPatch, VersionPatch
+from modelshare.server.web.context import ModelsPage, ProjectContext
+from modelshare.server.web.pages import PageRoute, parse_form
+from modelshare.wire.models import ExtendedModel, ModelPatch, VersionPatch
 
 router = APIRouter(prefix="/dashboard/{project}/models/{model_id}", route_class=PageRoute, include_in_schema=False)
 Text = Annotated[str, Form()]
 _LISTED_FILES = 200
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelContext(ProjectContext):
+    """For a page of one model."""
+
+    model_id: uuid.UUID
+
+    @property
+    def url(self) -> str:
+        """Of the model's own page."""
+        return f"{self.root}/models/{self.model_id}"
+
+    async def own(self) -> OwnModel:
+        return await sharing.get(self.session, self.caller, self.model_id)
+
+    async def model(self) -> ExtendedModel:
+        """Without its card, which only its own page shows."""
+        return extended_view(await self.own(), card=False)
+
+    def back(self, message: str) -> Response:
+        """Goes on to the model's page, which says `message`."""
+        return self.redirect(self.url, message)
+
+
+async def _of_model(page: ModelsPage, model_id: ModelId) -> ModelContext:
+    return ModelContext(**vars(page), model_id=model_id)
+
+
+ModelPage = Annotated[ModelContext, Depends(_of_model)]
+
+
 @router.get("")
-async def model_page(
-    request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession, platform: PlatformDep
-) -> Response:
-    shown = await _shown(session, caller, model_id, platform)
-    return render(request, "dashboard/models/model.html", **shown, streamed=False)
+async def model_page(page: ModelPage) -> Response:
+    return page.render("dashboard/models/model.html", **await _shown(page), streamed=False)
 
 
 @router.get("/events")
-async def model_live(
-    request: Request,
-    viewer: ModelsCaller,
-    model_id: ModelId,
-    project: ProjectDep,
-    platform: PlatformDep,
-    live: LiveDep,
-) -> Response:
-    async def whole(session: AsyncSession, caller: Caller) -> str:
-        shown = await _shown(session, caller, model_id, platform)
-        root, now = f"/dashboard/{project.slug}", platform.now()
-        return fragment("dashboard/models/whole.html", **shown, root=root, now=now, streamed=True)
+async def model_live(page: ModelPage) -> Response:
+    async def whole(page: ModelContext) -> str:
+        return page.fragment("dashboard/models/whole.html", **await _shown(page), streamed=True)
 
-    return live.stream(viewer.id, watched(request, project, Scope.MODELS, whole))
+    return page.live(whole)
 
 
 @router.get("/edit")
-async def edit_page(request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> Response:
-    model = extended_view(await sharing.get(session, caller, model_id))
-    return render(request, "dashboard/models/edit.html", model=model)
+async def edit_page(page: ModelPage) -> Response:
+    model = extended_view(await page.own())
+    return page.render("dashboard/models/edit.html", model=model)
 
 
 @router.post("/edit")
 async def edit(
-    request: Request,
-    caller: ModelsCaller,
-    model_id: ModelId,
-    session: WriteSession,
-    platform: PlatformDep,
-    project: ProjectDep,
+    page: ModelPage,
     name: Text = "",
     display_name: Text = "",
     description: Text = "",
@@ -86,124 +95,77 @@ async def edit(
     words = list(dict.fromkeys(word.strip() for word in tags.split(",") if word.strip()))
     patch = parse_form(ModelPatch, **texts, tags=words)
     patch = patch.model_copy(update={field: None for field, text in texts.items() if not text})
-    await registry.edit(session, caller, model_id, patch, now=platform.now())
-    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", "Saved.")
+    await registry.edit(page.session, page.caller, page.model_id, patch, now=page.now)
+    return page.back("Saved.")
 
 
 @router.post("/versions/{version}/promote")
-async def promote(
-    request: Request,
-    caller: ModelsCaller,
-    model_id: ModelId,
-    session: WriteSession,
-    platform: PlatformDep,
-    project: ProjectDep,
-    version: str,
-) -> Response:
-    await versions.promote(session, caller, model_id, version, now=platform.now())
+async def promote(page: ModelPage, version: str) -> Response:
+    await versions.promote(page.session, page.caller, page.model_id, version, now=page.now)
     message = f"{version} is the latest version now; endpoints that follow the latest change to it."
-    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return page.back(message)
 
 
 @router.get("/versions/{version}/rollback")
-async def roll_back_page(
-    request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession, version: str
-) -> Response:
-    own = await sharing.get(session, caller, model_id)
+async def roll_back_page(page: ModelPage, version: str) -> Response:
+    own = await page.own()
     found = registry.version_of(own.model, version)
     model = extended_view(own, card=False)
     shown = registry.version_view(found)
-    return render(request, "dashboard/models/roll_back.html", model=model, version=shown)
+    return page.render("dashboard/models/roll_back.html", model=model, version=shown)
 
 
 @router.post("/versions/{version}/rollback")
-async def roll_back(
-    request: Request,
-    caller: ModelsCaller,
-    model_id: ModelId,
-    session: WriteSession,
-    platform: PlatformDep,
-    project: ProjectDep,
-    version: str,
-) -> Response:
-    before = registry.resolve(await registry.get(session, caller, model_id), None)
+async def roll_back(page: ModelPage, version: str) -> Response:
+    before = registry.resolve(await registry.get(page.session, page.caller, page.model_id), None)
     instead = f", instead of {before.version}" if before else ""
-    await versions.roll_back(session, caller, model_id, version, now=platform.now())
+    await versions.roll_back(page.session, page.caller, page.model_id, version, now=page.now)
     message = f"{version} is the latest version again{instead}; endpoints that follow the latest change to it."
-    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return page.back(message)
 
 
 @router.get("/versions/{version}/edit")
-async def edit_version_page(
-    request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession, version: str
-) -> Response:
-    own = await sharing.get(session, caller, model_id)
+async def edit_version_page(page: ModelPage, version: str) -> Response:
+    own = await page.own()
     shown = registry.version_view(registry.version_of(own.model, version))
-    return render(request, "dashboard/models/edit_version.html", model=extended_view(own, card=False), version=shown)
+    return page.render("dashboard/models/edit_version.html", model=extended_view(own, card=False), version=shown)
 
 
 @router.post("/versions/{version}/edit")
-async def edit_version(
-    request: Request,
-    caller: ModelsCaller,
-    model_id: ModelId,
-    session: WriteSession,
-    platform: PlatformDep,
-    project: ProjectDep,
-    version: str,
-    notes: Text = "",
-) -> Response:
+async def edit_version(page: ModelPage, version: str, notes: Text = "") -> Response:
     text = notes.replace("\r\n", "\n").strip()
     patch = parse_form(VersionPatch, version_notes=text) if text else VersionPatch(version_notes=None)
-    await versions.edit_version(session, caller, model_id, version, patch, now=platform.now())
-    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", "Saved.")
+    await versions.edit_version(page.session, page.caller, page.model_id, version, patch, now=page.now)
+    return page.back("Saved.")
 
 
 @router.get("/versions/{version}/delete")
-async def delete_version_page(
-    request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession, version: str
-) -> Response:
-    preview = await version_deletion.preview(session, caller, model_id, version)
-    model = extended_view(await sharing.get(session, caller, model_id), card=False)
-    return render(request, "dashboard/models/delete_version.html", model=model, preview=preview)
+async def delete_version_page(page: ModelPage, version: str) -> Response:
+    preview = await version_deletion.preview(page.session, page.caller, page.model_id, version)
+    model = await page.model()
+    return page.render("dashboard/models/delete_version.html", model=model, preview=preview)
 
 
 @router.post("/versions/{version}/delete")
-async def delete_version(
-    request: Request,
-    caller: ModelsCaller,
-    model_id: ModelId,
-    platform: PlatformDep,
-    project: ProjectDep,
-    version: str,
-) -> Response:
-    await version_deletion.delete(platform, caller, model_id, version)
-    async with platform.database.read() as session:
-        is_left = await registry.find(session, caller, model_id) is not None
-    page = f"/dashboard/{project.slug}/models"
-    return redirect_after_form(request, f"{page}/{model_id}" if is_left else page, f"Version {version} is deleted.")
+async def delete_version(page: ModelPage, version: str) -> Response:
+    await version_deletion.delete(page.platform, page.caller, page.model_id, version)
+    async with page.platform.database.read() as session:
+        is_left = await registry.find(session, page.caller, page.model_id) is not None
+    return page.redirect(page.url if is_left else f"{page.root}/models", f"Version {version} is deleted.")
 
 
 @router.post("/revalidate")
-async def revalidate(
-    request: Request,
-    caller: ModelsCaller,
-    model_id: ModelId,
-    session: WriteSession,
-    platform: PlatformDep,
-    project: ProjectDep,
-) -> Response:
-    await versions.revalidate(session, caller, model_id, now=platform.now())
+async def revalidate(page: ModelPage) -> Response:
+    await versions.revalidate(page.session, page.caller, page.model_id, now=page.now)
     message = "Every byte is read and checked anew. What comes of it shows here."
-    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return page.back(message)
 
 
 @router.get("/delete")
-async def delete_page(request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> Response:
-    own = await sharing.get(session, caller, model_id)
+async def delete_page(page: ModelPage) -> Response:
+    own = await page.own()
     foreign = own.model.foreign_endpoints
-    return render(
-        request,
+    return page.render(
         "dashboard/models/delete.html",
         model=extended_view(own, card=False),
         foreign_endpoints=foreign,
@@ -212,34 +174,23 @@ async def delete_page(request: Request, caller: ModelsCaller, model_id: ModelId,
 
 
 @router.post("/delete")
-async def delete(
-    request: Request,
-    caller: ModelsCaller,
-    model_id: ModelId,
-    session: WriteSession,
-    platform: PlatformDep,
-    project: ProjectDep,
-    name: Text = "",
-) -> Response:
+async def delete(page: ModelPage, name: Text = "") -> Response:
     """The name is typed to be sure."""
-    model = await registry.get(session, caller, model_id)
+    model = await registry.get(page.session, page.caller, page.model_id)
     if name.strip() != model.name:
         raise InvalidRequestError(f"This model is called {model.name}. Type exactly that to delete it.", param="name")
-    await registry.delete(session, caller, model_id, now=platform.now())
-    return redirect_after_form(
-        request, f"/dashboard/{project.slug}/models", f"{name.strip()} is deleted, with all its versions."
-    )
+    await registry.delete(page.session, page.caller, page.model_id, now=page.now)
+    return page.redirect(f"{page.root}/models", f"{name.strip()} is deleted, with all its versions.")
 
 
-async def _shown(session: AsyncSession, caller: Caller, model_id: uuid.UUID, platform: Platform) -> dict[str, Any]:
+async def _shown(page: ModelContext) -> dict[str, Any]:
     """What the page tells, and its live part anew."""
-    own = await sharing.get(session, caller, model_id)
+    own = await page.own()
     model, version = own.model, registry.current(own.model)
     if model.card:
         await markdown.prepare(model.card)
-    files = await registry.stored_files(session, version.id) if version else []
+    files = await registry.stored_files(page.session, version.id) if version else []
     latest = registry.resolve(model, None)
-    terms: EndpointPolicy = platform.parts[EndpointPolicy]
     return {
         "model": extended_view(own),
         "newest": registry.version_view(model.versions[-1]) if model.versions else None,
@@ -248,6 +199,6 @@ async def _shown(session: AsyncSession, caller: Caller, model_id: uuid.UUID, pla
         "before_latest": [row.version for row in model.versions if latest and row.id < latest.id],
         "files": files[:_LISTED_FILES],
         "more_files": max(0, len(files) - _LISTED_FILES),
-        "footprint": await deployment_stats.footprint(session, caller, model_id),
-        "recall": await recalls.state(session, caller, model_id, terms),
+        "footprint": await deployment_stats.footprint(page.session, page.caller, page.model_id),
+        "recall": await recalls.state(page.session, page.caller, page.model_id, page.policy),
     }

@@ -3,20 +3,18 @@
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import APIRouter, Depends, Form, Response
 
 from modelshare.server.endpoints import deployment_stats, recalls
-from modelshare.server.endpoints.service import EndpointPolicy
 from modelshare.server.errors import InvalidRequestError
 from modelshare.server.fleet import weight_deletions
-from modelshare.server.http import BaseUrl, ModelId, PlatformDep, ReadSession, WriteSession
 from modelshare.server.sharing import audience
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.presenters import extended_view
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
+from modelshare.server.web.models.page import ModelPage
 from modelshare.server.web.number_format import date, plural
-from modelshare.server.web.page_auth import ModelsCaller, ProjectDep
-from modelshare.server.web.pages import PageRoute, is_htmx, parse_form, redirect_after_form, render, show_once
+from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.sharing import Audience, AudienceChoice, LinkTerms, RecallNotice, RecallRequest, ToLink, ToProjects
 
 router = APIRouter(prefix="/dashboard/{project}/models/{model_id}", route_class=PageRoute, include_in_schema=False)
@@ -63,11 +61,10 @@ DEADLINES: Final = Choice(
 
 
 @router.get("/share")
-async def share_page(request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> Response:
-    model = extended_view(await sharing.get(session, caller, model_id), card=False)
-    shown_to = await audience.shown_to(session, model_id)
-    return render(
-        request,
+async def share_page(page: ModelPage) -> Response:
+    model = await page.model()
+    shown_to = await audience.shown_to(page.session, page.model_id)
+    return page.render(
         "dashboard/models/share.html",
         model=model,
         shown_to=shown_to,
@@ -78,136 +75,82 @@ async def share_page(request: Request, caller: ModelsCaller, model_id: ModelId, 
 
 
 @router.post("/share")
-async def share(
-    request: Request,
-    caller: ModelsCaller,
-    model_id: ModelId,
-    session: WriteSession,
-    platform: PlatformDep,
-    project: ProjectDep,
-    url: BaseUrl,
-    chosen: Annotated[Chosen, Depends(AUDIENCES.read)],
-    sure: Text = "",
-) -> Response:
+async def share(page: ModelPage, chosen: Annotated[Chosen, Depends(AUDIENCES.read)], sure: Text = "") -> Response:
     """Answers a claim link, where one was asked for, this once. Asks first before everybody sees what only some saw."""
     spec = _audience(chosen)
-    share_now = (await sharing.get(session, caller, model_id)).share
+    share_now = (await page.own()).share
     if spec == "public" and share_now is not None and share_now.audience == Audience.TARGETED and not sure:
-        asked = "dashboard/models/public_asked.html" if is_htmx(request) else "dashboard/models/public.html"
-        return show_once(request, asked, model=extended_view(await sharing.get(session, caller, model_id), card=False))
-    own, link = await sharing.share(session, caller, model_id, spec, now=platform.now())
-    page = f"/dashboard/{project.slug}/models/{model_id}"
+        asked = "dashboard/models/public_asked.html" if page.is_htmx else "dashboard/models/public.html"
+        return page.show_once(asked, model=await page.model())
+    own, link = await sharing.share(page.session, page.caller, page.model_id, spec, now=page.now)
     if link is None:
-        return redirect_after_form(request, page, _shared_with(own.model.name, spec))
-    template = "dashboard/models/link_shown.html" if is_htmx(request) else "dashboard/models/link.html"
-    return show_once(
-        request, template, model=extended_view(own, card=False), link=link, address=f"{url}/claim?token={link.token}"
+        return page.back(_shared_with(own.model.name, spec))
+    template = "dashboard/models/link_shown.html" if page.is_htmx else "dashboard/models/link.html"
+    return page.show_once(
+        template, model=extended_view(own, card=False), link=link, address=f"{page.base_url}/claim?token={link.token}"
     )
 
 
 @router.post("/links/{link_id}/end")
-async def end_link(
-    request: Request,
-    caller: ModelsCaller,
-    model_id: ModelId,
-    session: WriteSession,
-    platform: PlatformDep,
-    project: ProjectDep,
-    link_id: str,
-) -> Response:
-    await audience.end_link(session, caller, model_id, link_id, now=platform.now())
+async def end_link(page: ModelPage, link_id: str) -> Response:
+    await audience.end_link(page.session, page.caller, page.model_id, link_id, now=page.now)
     message = "The link is ended: nobody claims by it any more. Projects that did still see the model."
-    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return page.back(message)
 
 
 @router.get("/unshare")
-async def unshare_page(request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> Response:
-    model = extended_view(await sharing.get(session, caller, model_id), card=False)
-    preview = await deployment_stats.unshare_preview(session, caller, model_id)
-    return render(request, "dashboard/models/unshare.html", model=model, preview=preview)
+async def unshare_page(page: ModelPage) -> Response:
+    model = await page.model()
+    preview = await deployment_stats.unshare_preview(page.session, page.caller, page.model_id)
+    return page.render("dashboard/models/unshare.html", model=model, preview=preview)
 
 
 @router.post("/unshare")
-async def unshare(
-    request: Request,
-    caller: ModelsCaller,
-    model_id: ModelId,
-    session: WriteSession,
-    platform: PlatformDep,
-    project: ProjectDep,
-) -> Response:
-    model = await sharing.unshare(session, caller, model_id, now=platform.now())
+async def unshare(page: ModelPage) -> Response:
+    model = await sharing.unshare(page.session, page.caller, page.model_id, now=page.now)
     message = f"{model.name} is out of the catalog. Endpoints that exist go on serving."
-    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return page.back(message)
 
 
 @router.get("/recall")
-async def recall_page(
-    request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession, platform: PlatformDep
-) -> Response:
-    terms: EndpointPolicy = platform.parts[EndpointPolicy]
-    return render(
-        request,
+async def recall_page(page: ModelPage) -> Response:
+    return page.render(
         "dashboard/models/recall.html",
         deadlines=DEADLINES,
-        model=extended_view(await sharing.get(session, caller, model_id), card=False),
-        recall=await recalls.state(session, caller, model_id, terms),
-        footprint=await deployment_stats.footprint(session, caller, model_id),
+        model=await page.model(),
+        recall=await recalls.state(page.session, page.caller, page.model_id, page.policy),
+        footprint=await deployment_stats.footprint(page.session, page.caller, page.model_id),
     )
 
 
 @router.post("/recall")
-async def recall(
-    request: Request,
-    caller: ModelsCaller,
-    model_id: ModelId,
-    session: WriteSession,
-    platform: PlatformDep,
-    project: ProjectDep,
-    chosen: Annotated[Chosen, Depends(DEADLINES.read)],
-    reason: Text = "",
-) -> Response:
-    now, terms = platform.now(), platform.parts[EndpointPolicy]
-    before = await recalls.state(session, caller, model_id, terms)
+async def recall(page: ModelPage, chosen: Annotated[Chosen, Depends(DEADLINES.read)], reason: Text = "") -> Response:
+    now = page.now
+    before = await recalls.state(page.session, page.caller, page.model_id, page.policy)
     spec = parse_form(RecallRequest, deadline=_deadline(chosen, before.notice, now), reason=reason.strip())
-    await recalls.request(session, caller, model_id, spec, terms, now=now)
+    await recalls.request(page.session, page.caller, page.model_id, spec, page.policy, now=now)
     when = "at once" if spec.deadline is None or spec.deadline <= now else f"on {date(spec.deadline)}"
     message = (
         "The recall is announced, and everybody who deploys the model is told: endpoints of other projects stop "
         f"{when}."
     )
-    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return page.back(message)
 
 
 @router.post("/recall/cancel")
-async def cancel_recall(
-    request: Request,
-    caller: ModelsCaller,
-    model_id: ModelId,
-    session: WriteSession,
-    platform: PlatformDep,
-    project: ProjectDep,
-) -> Response:
+async def cancel_recall(page: ModelPage) -> Response:
     await recalls.request(
-        session, caller, model_id, RecallRequest(deadline=None), platform.parts[EndpointPolicy], now=platform.now()
+        page.session, page.caller, page.model_id, RecallRequest(deadline=None), page.policy, now=page.now
     )
     message = "The recall is cancelled. The model stays out of the catalog until you share it again."
-    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return page.back(message)
 
 
 @router.post("/weight-deletions/{deployment_id}/close")
-async def close_weight_deletion(
-    request: Request,
-    caller: ModelsCaller,
-    model_id: ModelId,
-    session: WriteSession,
-    platform: PlatformDep,
-    project: ProjectDep,
-    deployment_id: str,
-) -> Response:
-    await weight_deletions.close(session, caller, model_id, deployment_id, now=platform.now())
+async def close_weight_deletion(page: ModelPage, deployment_id: str) -> Response:
+    await weight_deletions.close(page.session, page.caller, page.model_id, deployment_id, now=page.now)
     message = "This machine is not waited for any more. Should it come back, it still deletes the weights."
-    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return page.back(message)
 
 
 def _audience(chosen: Chosen) -> AudienceChoice:

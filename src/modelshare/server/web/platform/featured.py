@@ -4,17 +4,16 @@ import uuid
 from collections.abc import Sequence
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi import APIRouter, Form, Query, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.http import PlatformDep, ReadSession, WriteSession
 from modelshare.server.ids import parse_uuid
 from modelshare.server.sharing import search
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.search import ANYBODY, CatalogCard, Filters, SearchQuery, Sort
 from modelshare.server.sharing.search.cards import card_of
-from modelshare.server.web.page_auth import AdminCaller
-from modelshare.server.web.pages import PageRoute, redirect_after_form, render
+from modelshare.server.web.context import AdminPage
+from modelshare.server.web.pages import PageRoute
 
 router = APIRouter(prefix="/featured", route_class=PageRoute)
 _MAX_FEATURED: Final = 200
@@ -22,30 +21,20 @@ _MAX_FOUND: Final = 20
 
 
 @router.get("")
-async def featured(
-    request: Request, _: AdminCaller, session: ReadSession, q: Annotated[str, Query(max_length=200)] = ""
-) -> Response:
-    return render(
-        request,
+async def featured(page: AdminPage, q: Annotated[str, Query(max_length=200)] = "") -> Response:
+    return page.render(
         "platform/featured.html",
-        featured=await sharing.featured(session, _MAX_FEATURED),
-        found=await _found(session, q.strip()),
+        featured=await sharing.featured(page.session, _MAX_FEATURED),
+        found=await _found(page.session, q.strip()),
         q=q,
     )
 
 
 @router.post("/{model_id}")
-async def feature(
-    request: Request,
-    caller: AdminCaller,
-    session: WriteSession,
-    platform: PlatformDep,
-    model_id: uuid.UUID,
-    featured: Annotated[bool, Form()],
-) -> Response:
-    await sharing.feature(session, caller, model_id, featured=featured, now=platform.now())
+async def feature(page: AdminPage, model_id: uuid.UUID, featured: Annotated[bool, Form()]) -> Response:
+    await sharing.feature(page.session, page.caller, model_id, featured=featured, now=page.now)
     words = "It is featured now." if featured else "It is featured no more."
-    return redirect_after_form(request, "/dashboard/-/platform/featured", words)
+    return page.redirect("/dashboard/-/platform/featured", words)
 
 
 async def _found(session: AsyncSession, q: str) -> Sequence[CatalogCard]:

@@ -4,7 +4,7 @@ import time
 from typing import Final
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare import __version__
@@ -14,16 +14,16 @@ from modelshare.server.accounts import service as accounts
 from modelshare.server.audit.given_up import service as given_up
 from modelshare.server.audit.propagation import service as confirming
 from modelshare.server.audit.webhooks import service as webhooks
-from modelshare.server.clock import SKEW_SECONDS, DatabaseClock
+from modelshare.server.clock import SKEW_SECONDS
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.fleet import service as fleet
-from modelshare.server.http import Paging, PagingDep, PlatformDep, ReadSession, WriteSession
+from modelshare.server.http import Paging, PagingDep
 from modelshare.server.registry import service as registry
 from modelshare.server.settings import Settings
 from modelshare.server.sharing import service as sharing
 from modelshare.server.web.audit import Where, log_page
-from modelshare.server.web.page_auth import AdminCaller
-from modelshare.server.web.pages import PageRoute, redirect_after_form, render
+from modelshare.server.web.context import AdminPage
+from modelshare.server.web.pages import PageRoute
 from modelshare.wire.base import PAGE_LIMIT_MAX
 
 router = APIRouter(route_class=PageRoute)
@@ -32,43 +32,42 @@ _MAX: Final = 100_000
 
 
 @router.get("")
-async def overview(
-    request: Request, _: AdminCaller, session: ReadSession, platform: PlatformDep, paging: PagingDep
-) -> Response:
+async def overview(page: AdminPage, paging: PagingDep) -> Response:
     started = time.perf_counter()
-    processes = await confirming.page(session, Paging(PAGE_LIMIT_MAX, None))
+    processes = await confirming.page(page.session, Paging(PAGE_LIMIT_MAX))
     answered_ms = (time.perf_counter() - started) * 1000
-    skew = platform.parts[DatabaseClock].skew
-    return render(
-        request,
+    skew = page.platform.clock.skew
+    return page.render(
         "platform/overview.html",
         version=__version__,
-        database="SQLite" if platform.database.is_sqlite else "PostgreSQL",
+        database="SQLite" if page.platform.database.is_sqlite else "PostgreSQL",
         answered_ms=answered_ms,
         skew=round(skew) if abs(skew) > SKEW_SECONDS else None,
-        storage=_storage(platform.settings),
+        storage=_storage(page.platform.settings),
         processes=processes.data,
-        counts=await _counts(session),
+        counts=await _counts(page.session),
         limit=_MAX,
-        queues=await jobs.queues(session),
-        given_up=await given_up.page(session, paging),
-        backlog=await webhooks.backlog(session, _MAX),
+        queues=await jobs.queues(page.session),
+        given_up=await given_up.page(page.session, paging),
+        backlog=await webhooks.backlog(page.session, _MAX),
     )
 
 
 @router.post("/jobs/{job_id}/retry")
-async def retry_job(
-    request: Request, caller: AdminCaller, session: WriteSession, platform: PlatformDep, job_id: str
-) -> Response:
-    await given_up.try_again(session, caller, job_id, now=platform.now())
-    return redirect_after_form(
-        request, "/dashboard/-/platform", "The job runs once more. If it fails again, it comes back here."
-    )
+async def retry_job(page: AdminPage, job_id: str) -> Response:
+    await given_up.try_again(page.session, page.caller, job_id, now=page.now)
+    return page.redirect("/dashboard/-/platform", "The job runs once more. If it fails again, it comes back here.")
 
 
 @router.get("/audit")
-async def log(request: Request, caller: AdminCaller, session: ReadSession, paging: PagingDep, where: Where) -> Response:
-    return await log_page(request, "platform/audit.html", caller, session, paging, where)
+async def log(page: AdminPage, paging: PagingDep, where: Where) -> Response:
+    return await log_page(page, "platform/audit.html", paging, where)
+
+
+@router.get("/tiers")
+async def tiers(page: AdminPage) -> Response:
+    """The tiers and their limits, as the platform read them when it started."""
+    return page.render("platform/tiers.html", tiers=list(page.platform.tiers), file=page.platform.settings.tiers_file)
 
 
 async def _counts(session: AsyncSession) -> list[tuple[str, int]]:

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from modelshare.server.web.platform import agents, featured, overview, people, projects, tiers
+from modelshare.server.web.platform import agents, featured, overview, projects
 
 router = APIRouter(include_in_schema=False)
-for pages in (overview, projects, people, agents, tiers, featured):
+for pages in (overview, projects, agents, featured):
     router.include_router(pages.router, prefix="/dashboard/-/platform")
