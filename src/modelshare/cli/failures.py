@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from pydantic import ValidationError
 
-from modelshare.cli.exits import ExitCode
+from modelshare.cli.exits import ExitCode, MissingExtraError
 from modelshare.client.errors import (
     ApiError,
     AuthenticationError,
@@ -37,7 +37,7 @@ def describe(error: Exception) -> Failure:
     """The line and the exit code for an error that ends a command."""
     code = ExitCode.FAILED
     match error:
-        case CommandError():
+        case CommandError() | MissingExtraError():
             message, code = str(error), error.code
         case AuthenticationError():
             hint = "Run `modelshare login`, or set MODELSHARE_API_KEY to a key that works."

@@ -1,4 +1,4 @@
-"""When a request is tried again, and after how long. Pure: what happened comes in, the pause goes out."""
+"""When a request is tried again, and after how long. What happened comes in, the pause goes out."""
 
 import random
 from dataclasses import dataclass

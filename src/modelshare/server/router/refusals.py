@@ -1,4 +1,4 @@
-"""What keeps an endpoint from answering, in words. Pure."""
+"""What keeps an endpoint from answering, in words.."""
 
 from collections.abc import Collection
 from typing import Final
