@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import passwords
 from modelshare.server.db import Database
-from modelshare.server.fleet.link import Link
+from modelshare.server.fleet.link import AgentLink
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.s3 import S3Store
 
@@ -44,7 +44,7 @@ def watched() -> Iterator[list[str]]:
             for name, method in vars(kind).items():
                 if not name.startswith("_") and (inspect.iscoroutinefunction(method) or name == "local_copy"):
                     patch.setattr(kind, name, _outside(method, found))
-        for owner, name in ((aiohttp.ClientSession, "_request"), (Link, "send"), (passwords, "hash_password")):
+        for owner, name in ((aiohttp.ClientSession, "_request"), (AgentLink, "send"), (passwords, "hash_password")):
             patch.setattr(owner, name, _outside(getattr(owner, name), found))
         yield found
 

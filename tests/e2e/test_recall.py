@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from modelshare.cli.exits import ExitCode
+from modelshare.cli.exit_codes import ExitCode
 from modelshare.demo.tiny_model import REPLY, write_gguf
 from programs import agent, serving, wait_until
 from shell import shell

@@ -18,7 +18,7 @@ from conftest import Tenant, client_of, new_tenant
 from factories import make_model
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.app import MAX_BODY, Application, api, create_app
-from modelshare.server.db import locked
+from modelshare.server.db import for_update
 from modelshare.server.http import WriteSession
 from modelshare.server.settings import Settings
 from postgres import postgres_server, run_sql
@@ -248,9 +248,9 @@ async def test_a_deadlock(own_api: FastAPI, tmp_path: Path, postgres: str) -> No
 
     @own_api.post("/take/{first}/{second}")
     async def take(session: WriteSession, first: str, second: str) -> None:
-        await session.scalar(locked(select(ProjectRow.id).where(ProjectRow.slug == first)))
+        await session.scalar(for_update(select(ProjectRow.id).where(ProjectRow.slug == first)))
         await both_hold_one.wait()
-        await session.scalar(locked(select(ProjectRow.id).where(ProjectRow.slug == second)))
+        await session.scalar(for_update(select(ProjectRow.id).where(ProjectRow.slug == second)))
 
     async with app.running(), client_of(app) as http:
         for slug in ("acme", "borg"):

@@ -17,7 +17,7 @@ from conftest import Tenant, new_tenant
 from factories import make_model
 from modelshare.server.app import Application, create_app
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.endpoints.service import Terms
+from modelshare.server.endpoints.service import EndpointPolicy
 from modelshare.server.errors import ApiError
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow
 from modelshare.server.http import Caller, Paging
@@ -26,11 +26,11 @@ from modelshare.server.router import snapshots
 from modelshare.server.settings import Settings
 from modelshare.server.sharing import rules, search
 from modelshare.server.sharing import service as sharing
+from modelshare.server.sharing.presenters import facts_of
 from modelshare.server.sharing.rules import ModelFacts, Relation
-from modelshare.server.sharing.search import Sort, Viewer, Wish
+from modelshare.server.sharing.search import SearchQuery, Sort, Viewer
 from modelshare.server.sharing.tables import ShareProjectRow, ShareRow
-from modelshare.server.sharing.tiers import TierBook
-from modelshare.server.sharing.views import facts_of
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.agents import AgentState, Phase
 from modelshare.wire.endpoints import EndpointCreate, EndpointPatch, Reason
 from modelshare.wire.models import CatalogRole, ModelStatus
@@ -109,7 +109,7 @@ async def _made(
     async with app.database.write() as session:
         if in_use:
             wish = EndpointCreate(slug=f"uses-{name}", model=str(model_id), tier=SELF_HOSTED)
-            await endpoints.create(session, owner, wish, app.platform.parts[Terms], now=0)
+            await endpoints.create(session, owner, wish, app.platform.parts[EndpointPolicy], now=0)
         if role is not None:
             # As if an endpoint on a shared tier were there where the role says so: it is the role that is tried.
             session.add(
@@ -132,7 +132,7 @@ async def _made(
 @pytest.fixture
 async def machines(app: Application, callers: Callers, circumstances: list[Circumstance]) -> None:
     """A machine of each project and a shared one of all tiers, linked, with every version ready."""
-    tiers = [tier.slug for tier in app.platform.parts[TierBook] if tier.slug != SELF_HOSTED]
+    tiers = [tier.slug for tier in app.platform.parts[TierRegistry] if tier.slug != SELF_HOSTED]
     projects = {caller.project_id for caller in callers.values()}
     async with app.database.write() as session:
         agents = [
@@ -184,7 +184,7 @@ def viewer(caller: Caller) -> Viewer:
 async def test_all_five_agree(
     app: Application, callers: Callers, circumstances: list[Circumstance], promotion: bool
 ) -> None:
-    terms = replace(app.platform.parts[Terms], promotion=promotion)
+    terms = replace(app.platform.parts[EndpointPolicy], promotion=promotion)
     seen: set[str] = set()
     async with app.database.write() as session:
         for relation, caller in callers.items():
@@ -209,10 +209,10 @@ async def test_all_five_agree(
 
 
 async def lists_as_the_rules_say(
-    session: AsyncSession, relation: Relation, caller: Caller, circumstances: list[Circumstance], tiers: TierBook
+    session: AsyncSession, relation: Relation, caller: Caller, circumstances: list[Circumstance], tiers: TierRegistry
 ) -> None:
     """The catalog lists what is shared and may be seen, with a version to show; `/v1/models` what is one's own."""
-    found = await search.find(session, viewer(caller), Wish(sort=Sort.RECENT, limit=200))
+    found = await search.find(session, viewer(caller), SearchQuery(sort=Sort.RECENT, limit=200))
     shows = {card.id for card in found.cards}
     assert shows == {
         each.model
@@ -239,16 +239,16 @@ def rules_broken(relation: Relation, facts: ModelFacts, tier: Tier) -> set[str]:
 
 
 async def create_refuses(
-    session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: Terms, reasons: list[Reason]
+    session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: EndpointPolicy, reasons: list[Reason]
 ) -> None:
     with pytest.raises(ApiError) as refused:
         await endpoints.create(session, caller, wish, terms, now=0)
     assert refused.value.message == f"{reasons[0].message} {reasons[0].fix}"
-    assert await snapshots.look(session, terms.tiers, caller.project, wish.slug) is None
+    assert await snapshots.load_snapshot(session, terms.tiers, caller.project, wish.slug) is None
 
 
 async def create_makes_what_the_router_serves(
-    session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: Terms, facts: ModelFacts, tier: Tier
+    session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: EndpointPolicy, facts: ModelFacts, tier: Tier
 ) -> None:
     row = await endpoints.create(session, caller, wish, terms, now=0)
     share = await session.get(ShareRow, row.model_id)
@@ -263,7 +263,12 @@ async def create_makes_what_the_router_serves(
 
 
 async def what_runs_goes_on_unshared(
-    session: AsyncSession, callers: Callers, caller: Caller, wish: EndpointCreate, terms: Terms, relation: Relation
+    session: AsyncSession,
+    callers: Callers,
+    caller: Caller,
+    wish: EndpointCreate,
+    terms: EndpointPolicy,
+    relation: Relation,
 ) -> None:
     """The router serves an endpoint whatever becomes of the share; switched off it does not, and on it comes as new."""
     owner, model_id = callers[Relation.OWNER], uuid.UUID(wish.model)
@@ -282,6 +287,6 @@ async def what_runs_goes_on_unshared(
         assert not await is_served(session, caller, wish, terms)
 
 
-async def is_served(session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: Terms) -> bool:
-    seen = await snapshots.look(session, terms.tiers, caller.project, wish.slug)
+async def is_served(session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: EndpointPolicy) -> bool:
+    seen = await snapshots.load_snapshot(session, terms.tiers, caller.project, wish.slug)
     return seen is not None and bool(seen.targets)

@@ -25,7 +25,7 @@ from factories import add_version, make_model
 from invariants import contradictions, lost_updates, stale_entries
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import Application, create_app
-from modelshare.server.endpoints.service import Terms
+from modelshare.server.endpoints.service import EndpointPolicy
 from modelshare.server.jobs import JobRow, Lease
 from modelshare.server.registry.inspection import Facts
 from modelshare.server.registry.inspection.facts import Format
@@ -237,7 +237,7 @@ class Promotion(Step):
 
     async def act(self, world: World) -> None:
         parts = world.app.platform.parts
-        parts[Terms] = replace(parts[Terms], promotion=self.on)
+        parts[EndpointPolicy] = replace(parts[EndpointPolicy], promotion=self.on)
 
     def expect(self, reference: Reference) -> None:
         reference.promotion = self.on

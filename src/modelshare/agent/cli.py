@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from modelshare.agent.main import run
-from modelshare.cli.exits import ExitCode
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
 from modelshare.client import config
 
 app = typer.Typer(add_completion=False)

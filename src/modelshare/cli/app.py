@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import modelshare
-from modelshare.cli.exits import ExitCode, MissingExtraError
+from modelshare.cli.exit_codes import ExitCode, MissingExtraError
 
 PUBLISH, RUN, ACCOUNT, OPERATE = "Publish models", "Run models", "Project", "Operate a platform"
 

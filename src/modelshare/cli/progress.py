@@ -19,30 +19,30 @@ from rich.progress import (
 )
 from rich.status import Status
 
+from modelshare.cli.formatting import size
 from modelshare.cli.output import say
-from modelshare.cli.words import size
-from modelshare.client.push import Phase, Progress
-from modelshare.client.source import Source
-from modelshare.wire.exposed import Exposed
+from modelshare.client.push import Progress, PushPhase
+from modelshare.client.source import PushSource
 from modelshare.wire.left_out import note
+from modelshare.wire.secret_scan import Exposed
 from modelshare.wire.uploads import Upload
 
 _WORDS = {
-    Phase.HASHING: "Looking for files that are stored already",
-    Phase.COMPARING: "Comparing what is there",
-    Phase.SENDING: "Sending",
-    Phase.CHECKING: "Checking that no file has changed meanwhile",
-    Phase.PROCESSING: "The server checks the files",
+    PushPhase.HASHING: "Looking for files that are stored already",
+    PushPhase.COMPARING: "Comparing what is there",
+    PushPhase.SENDING: "Sending",
+    PushPhase.CHECKING: "Checking that no file has changed meanwhile",
+    PushPhase.PROCESSING: "The server checks the files",
 }
 
-_ENDLESS = frozenset({Phase.CHECKING, Phase.PROCESSING})
+_ENDLESS = frozenset({PushPhase.CHECKING, PushPhase.PROCESSING})
 """Nothing tells how far they are."""
 
 
 class PushProgress(Progress):
     def __init__(self) -> None:
         self._console = Console(stderr=True)
-        self._phase: Phase | None = None
+        self._phase: PushPhase | None = None
         self._bars: Bars | None = None
         self._task: TaskID | None = None
         self._shown: Bars | Status | None = None
@@ -53,7 +53,7 @@ class PushProgress(Progress):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._show(None)
 
-    def source(self, source: Source, exposed: Sequence[Exposed]) -> None:
+    def source(self, source: PushSource, exposed: Sequence[Exposed]) -> None:
         if left_out := note(source.left_out):
             say(f"{left_out} `--include` pushes one of them all the same.")
         for each in exposed:
@@ -61,7 +61,7 @@ class PushProgress(Progress):
         if exposed:
             say("Whoever runs the model gets these files. Revoke such a key where it was made, and push without it.")
 
-    def phase(self, phase: Phase, total: int, done: int) -> None:
+    def phase(self, phase: PushPhase, total: int, done: int) -> None:
         self._phase, self._task = phase, None
         if not self._console.is_terminal:
             if total > done or phase in _ENDLESS:
@@ -83,7 +83,7 @@ class PushProgress(Progress):
 
     def farewell(self) -> str:
         """What to say after Ctrl-C."""
-        if self._phase is Phase.PROCESSING:
+        if self._phase is PushPhase.PROCESSING:
             return "Stopped waiting; the server goes on. `modelshare models list` shows the status."
         return "Stopped. The same command goes on where it was, within 24 hours."
 

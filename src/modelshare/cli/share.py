@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from modelshare.cli.confirm import Yes, confirm
-from modelshare.cli.exits import ExitCode
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
+from modelshare.cli.formatting import duration, when
 from modelshare.cli.output import Json, print_json, say
 from modelshare.cli.requests import request
-from modelshare.cli.which import own_model
-from modelshare.cli.words import duration, when
+from modelshare.cli.resolve_model import own_model
 from modelshare.client import Client
 from modelshare.wire.models import CatalogRole, ExtendedModel
 from modelshare.wire.sharing import Audience, LinkTerms, ShareLinkWithToken, ShareRequest, ToLink, ToProjects

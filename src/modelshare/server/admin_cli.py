@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from modelshare.cli.exits import ExitCode
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.output import Json, print_json, say
 from modelshare.server import migrations, recovery, settings
 from modelshare.server.db import Database

@@ -11,7 +11,7 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from modelshare.server.errors import UnsupportedEncoding, check_encoding
+from modelshare.server.errors import UnsupportedEncodingError, check_encoding
 
 _NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
 
@@ -93,7 +93,7 @@ class BodyLimit:
             nonlocal taken
             try:
                 check_encoding(headers.get(b"content-encoding", b""))
-            except UnsupportedEncoding as error:  # FastAPI takes no other exceptions from here
+            except UnsupportedEncodingError as error:  # FastAPI takes no other exceptions from here
                 raise HTTPException(error.status, error.message, error.headers()) from error
             most = sys.maxsize if scope.get("endpoint") in self._unlimited else self._most
             announced = headers.get(b"content-length", b"")

@@ -32,7 +32,7 @@ _OF_THE_BODY: Final = re.compile(r"(missing required|unknown) field `([^`]{1,100
 _Fields = TypeVar("_Fields")
 
 
-class BadInferenceRequest(Exception):
+class BadInferenceRequestError(Exception):
     """The body is no request for this route; the text is for the client, `param` the field at fault if it is one."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
@@ -125,19 +125,19 @@ def decoded(decode: Callable[[bytes], _Fields], body: bytes) -> _Fields:
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInferenceRequest(flaw(body) or f"The request's body must be a JSON object: {error}.") from error
+        raise BadInferenceRequestError(flaw(body) or f"The request's body must be a JSON object: {error}.") from error
     except RecursionError as error:
-        raise BadInferenceRequest("The request's body is nested too deeply.") from error
+        raise BadInferenceRequestError("The request's body is nested too deeply.") from error
 
 
-def _refusal(text: str) -> BadInferenceRequest:
+def _refusal(text: str) -> BadInferenceRequestError:
     if at := _AT.search(text):
-        return BadInferenceRequest(f"`{at[1]}` is wrong: {text.partition(' - at ')[0]}.", at[1])
+        return BadInferenceRequestError(f"`{at[1]}` is wrong: {text.partition(' - at ')[0]}.", at[1])
     if named := _OF_THE_BODY.search(text):
         is_unknown = named[1] == "unknown"
         what = "is no parameter of this route; leave it out" if is_unknown else "is missing"
-        return BadInferenceRequest(f"`{named[2]}` {what}.", named[2])
-    return BadInferenceRequest("The request's body must be a JSON object.")
+        return BadInferenceRequestError(f"`{named[2]}` {what}.", named[2])
+    return BadInferenceRequestError("The request's body must be a JSON object.")
 
 
 def _count(field: bytes, name: str) -> int:
@@ -150,4 +150,4 @@ def _count(field: bytes, name: str) -> int:
         return 1
     if items and all(item in {b'"', b"["} for item in items):
         return len(items)
-    raise BadInferenceRequest(f"`{name}` must be a text, a list of texts, or tokens.", name)
+    raise BadInferenceRequestError(f"`{name}` must be a text, a list of texts, or tokens.", name)

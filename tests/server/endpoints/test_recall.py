@@ -18,7 +18,7 @@ from modelshare.server.app import Application
 from modelshare.server.db import notify
 from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints.recalls import STOP
-from modelshare.server.fleet.tables import ReleaseRow
+from modelshare.server.fleet.tables import WeightDeletionRow
 from modelshare.server.jobs import TOPIC, JobRow
 from modelshare.server.sharing.tables import RecallRow
 from modelshare.wire.link import Chunk, Head, Released, Request
@@ -188,7 +188,7 @@ async def test_a_machine_that_left_before_and_has_not_confirmed_is_shown(
         (held,) = await link.wanted()
         assert (await deployer.http.patch(f"/v1/agents/{agent_id}", json={"suspended": True})).status_code == 200
     async with app.database.write() as session:
-        await session.execute(update(ReleaseRow).values(asked_at=1))
+        await session.execute(update(WeightDeletionRow).values(asked_at=1))
     state = (await recall(owner, model, 3600)).json()
     assert [(row["deployment"], row["confirmed_at"]) for row in state["releases"]] == [(held.deployment_id, None)]
 

@@ -18,7 +18,7 @@ from modelshare.server.fleet.rules import GRACE_SECONDS
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.registry.tables import VersionRow
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.agents import AgentState, Phase
 from served import wait_until
 
@@ -149,7 +149,7 @@ async def test_two_processes_place_once(app: Application, url: str, owner: Tenan
         model_id = await make_model(app, owner.project.id, name=f"tiny-{number}")
         wish = {"slug": f"chat-{number}", "model": str(model_id), "tier": "self_hosted"}
         await owner.http.post("/v1/endpoints", json=wish)
-    book = app.platform.parts[TierBook]
+    book = app.platform.parts[TierRegistry]
     others = [Reconciler(app.database, book, app.platform.clock) for _ in range(4)]
     await asyncio.gather(*(other.reconcile() for other in others))
     async with app.database.read() as session:

@@ -11,9 +11,9 @@ from factories import make_model
 from link_agent import enroll, linked
 from modelshare.server.app import Application
 from modelshare.server.db import Database
-from modelshare.server.fleet import presence, releases
+from modelshare.server.fleet import presence, weight_deletions
 from modelshare.server.fleet.reports import Reports
-from modelshare.server.fleet.tables import DeploymentRow, ReleaseRow
+from modelshare.server.fleet.tables import DeploymentRow, WeightDeletionRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import CloseCode, Released, Report
@@ -61,9 +61,9 @@ async def test_what_one_agent_says_keeps_no_other_from_being_heard(app: Applicat
     assert (await owner.http.patch(f"/v1/agents/{agent_id}", json={"suspended": True})).status_code == 200
     nonsense = {(agent, uuid.uuid4()) for _ in range(40_000)}
     async with app.database.write() as session:
-        await releases.confirm(session, {*nonsense, (agent, released)}, now=1)
+        await weight_deletions.confirm(session, {*nonsense, (agent, released)}, now=1)
     async with app.database.read() as session:
-        assert [row.confirmed_at for row in await session.scalars(select(ReleaseRow))] == [1]
+        assert [row.confirmed_at for row in await session.scalars(select(WeightDeletionRow))] == [1]
 
 
 async def deployment(app: Application, tenant: Tenant, url: str, *names: str) -> tuple[uuid.UUID, list[str]]:

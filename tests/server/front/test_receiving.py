@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from modelshare.server.front.receiving import TAKE_BODY, Body
+from modelshare.server.front.receiving import TAKE_BODY, RequestBody
 from modelshare.server.front.server import Front
 from modelshare.server.settings import Settings
 
@@ -28,7 +28,7 @@ class Taker:
         self.left = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body: Body | None = scope["extensions"][TAKE_BODY]()
+        body: RequestBody | None = scope["extensions"][TAKE_BODY]()
         if body is None:
             self.content += (await receive())["body"]
         else:

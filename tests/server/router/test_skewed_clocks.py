@@ -17,9 +17,9 @@ from link_agent import LinkAgent, answer, enroll, linked
 from modelshare.server.app import Application
 from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.settings import Settings
-from modelshare.server.sharing.tiers import TierBook
-from modelshare.server.storage.links import LinkState
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.server.storage.local import FolderStore
+from modelshare.server.storage.signed_urls import LinkState
 from modelshare.wire.link import Request
 from page_texts import lines
 from persons import browser_of, new_person, sign_in
@@ -85,7 +85,7 @@ async def test_every_chat_is_answered(processes: list[Process], deployer: Tenant
 
         await wait_until(all_ready)
         for process in processes:
-            tiers = process.app.platform.parts[TierBook]
+            tiers = process.app.platform.parts[TierRegistry]
             await Reconciler(process.app.database, tiers, process.app.clock).reconcile()
         statuses = await asyncio.gather(*(chat(process) for process in processes * 20))
         assert statuses == [200] * 60

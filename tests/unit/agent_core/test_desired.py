@@ -2,17 +2,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelshare.agent.desired import plan
-from modelshare.wire.link import Wanted
+from modelshare.wire.link import DesiredDeployment
 
 names = st.sampled_from([f"dep_{n}" for n in range(6)])
 
 
-def wanted(deployment_id: str, digest: str = "sha256:a", served: str = "acme/chat", concurrent: int = 1) -> Wanted:
-    return Wanted(deployment_id, digest, served, "1.0.0", "gguf", None, "chat", None, None, [], concurrent)
+def wanted(
+    deployment_id: str, digest: str = "sha256:a", served: str = "acme/chat", concurrent: int = 1
+) -> DesiredDeployment:
+    return DesiredDeployment(deployment_id, digest, served, "1.0.0", "gguf", None, "chat", None, None, [], concurrent)
 
 
 @st.composite
-def wishes(draw: st.DrawFn) -> dict[str, Wanted]:
+def wishes(draw: st.DrawFn) -> dict[str, DesiredDeployment]:
     return {
         name: wanted(
             name,
@@ -26,7 +28,7 @@ def wishes(draw: st.DrawFn) -> dict[str, Wanted]:
 
 @given(wishes(), st.sets(names), wishes())
 def test_a_plan_leads_to_exactly_what_is_wanted(
-    running: dict[str, Wanted], left_over: set[str], wish: dict[str, Wanted]
+    running: dict[str, DesiredDeployment], left_over: set[str], wish: dict[str, DesiredDeployment]
 ) -> None:
     todo = plan(running, left_over, wish.values())
     after = dict(running)
@@ -40,7 +42,7 @@ def test_a_plan_leads_to_exactly_what_is_wanted(
 
 @given(wishes(), st.sets(names), wishes())
 def test_no_deployment_is_in_two_parts_of_a_plan(
-    running: dict[str, Wanted], left_over: set[str], wish: dict[str, Wanted]
+    running: dict[str, DesiredDeployment], left_over: set[str], wish: dict[str, DesiredDeployment]
 ) -> None:
     todo = plan(running, left_over, wish.values())
     parts = [*(one.deployment_id for one in (*todo.start, *todo.restart, *todo.update)), *todo.release]
@@ -48,7 +50,7 @@ def test_no_deployment_is_in_two_parts_of_a_plan(
 
 
 @given(wishes())
-def test_what_is_as_wanted_stays_untouched(wish: dict[str, Wanted]) -> None:
+def test_what_is_as_wanted_stays_untouched(wish: dict[str, DesiredDeployment]) -> None:
     assert plan(wish, wish, wish.values()) == plan({}, (), ())
 
 

@@ -3,7 +3,7 @@
 import pytest
 from starlette.types import Message
 
-from modelshare.server.errors import PayloadTooLarge
+from modelshare.server.errors import PayloadTooLargeError
 from modelshare.server.router.errors import ClientGoneError
 from modelshare.server.router.relay import read_body
 
@@ -27,9 +27,9 @@ async def test_the_pieces_are_joined() -> None:
 
 
 async def test_what_is_too_long_is_refused_as_soon_as_that_shows() -> None:
-    with pytest.raises(PayloadTooLarge):
+    with pytest.raises(PayloadTooLargeError):
         await read_body(Client().receive, most=3, announced=4)
-    with pytest.raises(PayloadTooLarge):
+    with pytest.raises(PayloadTooLargeError):
         await read_body(Client(b"ab", b"cd").receive, most=3, announced=0)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import modelshare
-from modelshare.server.audit.confirming.rules import ACTIONS
 from modelshare.server.audit.events import OF_ACTIONS
+from modelshare.server.audit.propagation.rules import ACTIONS
 from modelshare.server.web import audit_words as words
 from modelshare.wire.usage import AuditEntry, Confirmation
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from modelshare.agent.convert.values import ConversionError, Json, mapping, number, shown
+from modelshare.agent.convert.values import ConversionError, Json, mapping, number, printable
 from modelshare.embedder import Embedder, ModelFiles, UnreadableError, read_embedder
 
 GGUF_ARCHITECTURES: Final = {
@@ -23,7 +23,7 @@ GGUF_ARCHITECTURES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TensorSource:
     """A model's folder. Files that are absent read as empty."""
 
     folder: Path
@@ -85,7 +85,7 @@ class Source:
         if isinstance(given, list):
             given = {entry["name"]: entry["template"] for entry in given}.get("default")
         if not isinstance(given, str | None):
-            raise ConversionError(f"its chat template is {shown(given)}, where a text belongs.")
+            raise ConversionError(f"its chat template is {printable(given)}, where a text belongs.")
         return given
 
     def special_token(self, role: str) -> str | None:
@@ -93,7 +93,7 @@ class Source:
         given = self.tokenizer_config.get(role)
         given = given.get("content") if isinstance(given, dict) else given
         if not isinstance(given, str | None):
-            raise ConversionError(f"its {role} is {shown(given)}, where a text belongs.")
+            raise ConversionError(f"its {role} is {printable(given)}, where a text belongs.")
         return given
 
 

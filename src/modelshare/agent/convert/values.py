@@ -19,7 +19,7 @@ class ConversionError(Exception):
 Json = Mapping[str, Any]
 
 
-def shown(value: object) -> str:
+def printable(value: object) -> str:
     """A value or a name from a file, fit for a sentence."""
     return plain(value if isinstance(value, str) else json.dumps(value, default=str), _SHOWN)
 
@@ -31,7 +31,7 @@ def whole(values: Json, key: str, default: int | None = None, *, least: int = 1)
         return _present(key, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not least <= value <= _MOST or value != int(value):  # in this order: NaN is no int
-        raise ConversionError(f"its {key} is {shown(value)}, where a whole number from {least} to {_MOST} belongs.")
+        raise ConversionError(f"its {key} is {printable(value)}, where a whole number from {least} to {_MOST} belongs.")
     return int(value)
 
 
@@ -42,7 +42,7 @@ def number(values: Json, key: str, default: float | None = None) -> float:
         return _present(key, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
     if not is_number or value <= 0:
-        raise ConversionError(f"its {key} is {shown(value)}, where a positive number belongs.")
+        raise ConversionError(f"its {key} is {printable(value)}, where a positive number belongs.")
     return float(value)
 
 
@@ -52,7 +52,7 @@ def mapping(values: Json, key: str) -> Json:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConversionError(f"its {key} is {shown(value)}, where an object belongs.")
+        raise ConversionError(f"its {key} is {printable(value)}, where an object belongs.")
     return value
 
 
@@ -60,7 +60,7 @@ def truth(values: Json, key: str) -> bool:
     """False when it is absent or null."""
     value = values.get(key)
     if not isinstance(value, bool | None):
-        raise ConversionError(f"its {key} is {shown(value)}, where true or false belongs.")
+        raise ConversionError(f"its {key} is {printable(value)}, where true or false belongs.")
     return bool(value)
 
 

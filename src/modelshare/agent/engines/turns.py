@@ -36,7 +36,7 @@ class Turn:
     """The engine has computed the prompt. One that it refused, or did not get to, leaves in a slot what was there."""
 
 
-class Turns:
+class TenantQueue:
     """The slots of one engine, and who waits for them."""
 
     def __init__(self, slots: int) -> None:

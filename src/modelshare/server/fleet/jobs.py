@@ -19,14 +19,14 @@ from modelshare.server import outages
 from modelshare.server.db import Database, notify
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, ActiveEndpoint
-from modelshare.server.fleet import presence, queries, releases
-from modelshare.server.fleet.rules import Content, EndpointFacts, Fleet, Holding, Observation, Placement
+from modelshare.server.fleet import presence, queries, weight_deletions
+from modelshare.server.fleet.rules import Content, EndpointFacts, Fleet, HeldDeployment, Observation, Placement
 from modelshare.server.fleet.service import facts_of
 from modelshare.server.fleet.tables import DeploymentRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC, DESIRED_TOPIC
 from modelshare.server.outages import outage_of
 from modelshare.server.registry.service import MODELS_TOPIC
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.agents import Phase
 from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
@@ -113,7 +113,7 @@ class _Plan:
 class Reconciler:
     """Runs the rounds of one process."""
 
-    def __init__(self, database: Database, tiers: TierBook, clock: Callable[[], float]) -> None:
+    def __init__(self, database: Database, tiers: TierRegistry, clock: Callable[[], float]) -> None:
         self._database = database
         self._tiers = tiers
         self._clock = clock
@@ -285,7 +285,7 @@ async def _place(session: AsyncSession, plan: _Plan, now: int) -> None:
                 )
             )
     over = [row for placement, row in plan.existing.items() if placement not in plan.place]
-    await releases.let_go(session, over, now=now)
+    await weight_deletions.request_deletion(session, over, now=now)
 
 
 def _tell(session: AsyncSession, agents: Collection[uuid.UUID]) -> None:
@@ -296,8 +296,8 @@ def _tell(session: AsyncSession, agents: Collection[uuid.UUID]) -> None:
         notify(session, DEPLOYMENTS_TOPIC, "*")
 
 
-def _holding(placement: Placement, row: DeploymentRow) -> Holding:
-    return Holding(placement, Phase(row.phase), row.bytes_done, row.bytes_total, row.reason)
+def _holding(placement: Placement, row: DeploymentRow) -> HeldDeployment:
+    return HeldDeployment(placement, Phase(row.phase), row.bytes_done, row.bytes_total, row.reason)
 
 
 def _written(seen: Observation) -> tuple[EndpointStatus, str | None, EndpointProgress | None]:

@@ -99,7 +99,7 @@ class ServingRow(Table):
     file: Mapped[str] = mapped_column(default="", server_default="")
 
 
-class ReleaseRow(Table):
+class WeightDeletionRow(Table):
     """A deployment that an agent is to let go of, and whether it said that the weights are deleted.
 
     Ids, not references: it tells what became of the weights after deployment, version and model are gone.

@@ -10,7 +10,7 @@ import structlog
 from starlette.types import ASGIApp, Message
 
 from modelshare.server.front import refusals
-from modelshare.server.front.receiving import LEAST, TAKE_BODY, Body
+from modelshare.server.front.receiving import LEAST, TAKE_BODY, RequestBody
 
 log = structlog.get_logger()
 
@@ -39,7 +39,7 @@ class Wire(Protocol):
         """There is room for more of the body."""
         ...
 
-    def take_body(self, first: bytes, left: int) -> Body | None:
+    def take_body(self, first: bytes, left: int) -> RequestBody | None:
         """As `Exchange.take_body`. `first` is read, `left` bytes are to come."""
         ...
 
@@ -139,7 +139,7 @@ class Exchange:
             if not self.answered and not self.gone:
                 self._wire.failed()
 
-    def take_body(self) -> Body | None:
+    def take_body(self) -> RequestBody | None:
         """The body as it comes from the socket; None where it is short, here already, or of unknown length.
 
         Then `receive` gives it, else no more of it.

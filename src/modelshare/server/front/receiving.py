@@ -46,7 +46,7 @@ class Receiver(Protocol):
         ...
 
 
-class Body:
+class RequestBody:
     """What is left of a request's body. Threads call `take`, the loop all else, and `close` in any case."""
 
     def __init__(

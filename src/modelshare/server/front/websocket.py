@@ -12,7 +12,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
 from websockets.utils import accept_key
 
-from modelshare.server.errors import ApiError, PermissionDenied
+from modelshare.server.errors import ApiError, PermissionDeniedError
 from modelshare.server.front import refusals
 from modelshare.server.ratelimit import Bucket
 from modelshare.wire.link import MAX_DESIRED, MAX_FRAME
@@ -215,7 +215,7 @@ class WebSocket(asyncio.Protocol):
             if self._is_accepted:
                 self._close(message.get("code", 1000), message.get("reason") or "")
             else:
-                self._deny(PermissionDenied("This link is not open to you: its token is not known."))
+                self._deny(PermissionDeniedError("This link is not open to you: its token is not known."))
         elif kind == "websocket.http.response.start":
             self._denial = refusals.status_line(message["status"]), list(message.get("headers", []))
         elif kind == "websocket.http.response.body":

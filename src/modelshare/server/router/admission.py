@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from modelshare.server.errors import RateLimited
+from modelshare.server.errors import RateLimitedError
 from modelshare.server.ratelimit import Bucket
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.tiers import Tier
@@ -43,21 +43,21 @@ class Gate:
         """Counts one request in, until `leave`. Raises RateLimited when the tier does not allow it now."""
         tier, now = self.tier, self._clock()
         if self.busy >= tier.max_concurrent_requests:
-            raise RateLimited(
+            raise RateLimitedError(
                 f"{self.busy} answers are under way, and the tier `{tier.slug}` allows {tier.max_concurrent_requests} "
                 "at once. Wait for one to end.",
                 code=ErrorCode.CAPACITY_EXCEEDED,
                 retry_after=1,
             )
         if self._tokens is not None and (wait := self._tokens.take(0, now)):
-            raise RateLimited(
+            raise RateLimitedError(
                 f"The tier `{tier.slug}` allows {tier.tokens_per_minute} tokens a minute, and they are used up. "
                 f"Try again in {wait} s.",
                 code=ErrorCode.RATE_LIMIT_EXCEEDED,
                 retry_after=wait,
             )
         if self._requests is not None and (wait := self._requests.take(1, now)):
-            raise RateLimited(
+            raise RateLimitedError(
                 f"The tier `{tier.slug}` allows {tier.requests_per_minute} requests a minute. Try again in {wait} s.",
                 code=ErrorCode.RATE_LIMIT_EXCEEDED,
                 retry_after=wait,

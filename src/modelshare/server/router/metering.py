@@ -29,7 +29,7 @@ _MOST_KEPT: Final = 200_000
 _COUNTS: Final = ("requests", "errors", "prompt_tokens", "completion_tokens", "estimated")
 
 
-class Usage(NamedTuple):
+class MeteredUsage(NamedTuple):
     """Tokens of one answer."""
 
     prompt_tokens: int = 0
@@ -67,7 +67,7 @@ class Meter:
         self._counts: dict[_Key, _Count] = {}
         self._task: asyncio.Task[None] | None = None
 
-    def add(self, endpoint: Snapshot, key_id: uuid.UUID, usage: Usage, *, failed: bool) -> None:
+    def add(self, endpoint: Snapshot, key_id: uuid.UUID, usage: MeteredUsage, *, failed: bool) -> None:
         """Counts one request that was let in."""
         day = time.strftime("%Y-%m-%d", time.gmtime(self._clock()))
         key = _Key(day, endpoint.id, key_id)

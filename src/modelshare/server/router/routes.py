@@ -6,7 +6,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from modelshare.server.errors import InvalidRequest
+from modelshare.server.errors import InvalidRequestError
 from modelshare.server.http import (
     Caller,
     PagingDep,
@@ -34,7 +34,9 @@ def _group_by(
 ) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in group_by.split(",") if name.strip()))
     if not names or not set(names) <= usage.GROUPS:
-        raise InvalidRequest("`group_by` takes day, endpoint, model and key, with commas between.", param="group_by")
+        raise InvalidRequestError(
+            "`group_by` takes day, endpoint, model and key, with commas between.", param="group_by"
+        )
     return names
 
 

@@ -13,7 +13,7 @@ from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
-from modelshare.server.errors import InvalidRequest, NotFound
+from modelshare.server.errors import InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.server.registry import service as registry
@@ -58,7 +58,7 @@ async def named(session: AsyncSession, model: ModelRow, choice: AudienceChoice) 
     found = await accounts.find_projects(session, choice.projects)
     unknown = [name for name in choice.projects if name not in found]
     if unknown:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"There is no project {', '.join(f'`{name}`' for name in unknown[:5])}. "
             "Name projects by their slug or their id (`proj_...`).",
             param="audience",
@@ -106,13 +106,13 @@ async def claim(session: AsyncSession, caller: Caller, token: str, *, now: int) 
     model = await registry.find_any(session, found.model_id, lock=True) if found else None
     link = await queries.link_by_hash(session, secret_hash(token)) if model else None
     if link is None or model is None:
-        raise NotFound("There is no such link, or its owner has ended it. Check that you copied it whole.")
+        raise NotFoundError("There is no such link, or its owner has ended it. Check that you copied it whole.")
     if caller.project == model.project_id or await queries.is_shown_to(session, model.id, caller.project):
         return model.id
     if link.expires_at is not None and now >= link.expires_at:
-        raise NotFound("This link has expired. Ask the model's owner for a new one.")
+        raise NotFoundError("This link has expired. Ask the model's owner for a new one.")
     if link.max_uses is not None and link.uses >= link.max_uses:
-        raise NotFound("This link was claimed as often as it may be. Ask the model's owner for a new one.")
+        raise NotFoundError("This link was claimed as often as it may be. Ask the model's owner for a new one.")
     link.uses += 1
     session.add(ShareProjectRow(model_id=model.id, project_id=caller.project, link_id=link.id, added_at=now))
     await search.index(session, model.id)
@@ -138,7 +138,7 @@ async def end_link(session: AsyncSession, caller: Caller, model_id: uuid.UUID, l
     uid = parse_uuid(link_id)
     link = await queries.link(session, model.id, uid) if uid else None
     if link is None:
-        raise NotFound("There is no such link. GET /v1/models/{id}/catalog lists the model's links.")
+        raise NotFoundError("There is no such link. GET /v1/models/{id}/catalog lists the model's links.")
     await session.delete(link)
     notify(session, SHARES_TOPIC, str(model.id))
     audit.record(

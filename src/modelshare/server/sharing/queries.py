@@ -7,9 +7,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
-from modelshare.server.db import counted
+from modelshare.server.db import capped_count
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing.search.cards import Card, select_cards
+from modelshare.server.sharing.search.cards import CatalogCard, select_cards
 from modelshare.server.sharing.tables import EVERYBODY, LastShownRow, RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
 
 
@@ -37,13 +37,13 @@ async def shares(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dic
 
 
 async def count(session: AsyncSession, most: int) -> int:
-    return await session.scalar(counted(select(ShareRow.model_id), most)) or 0
+    return await session.scalar(capped_count(select(ShareRow.model_id), most)) or 0
 
 
-async def featured(session: AsyncSession, most: int) -> list[Card]:
+async def featured(session: AsyncSession, most: int) -> list[CatalogCard]:
     """Those shared last first."""
     statement = select_cards().where(ShareRow.featured).order_by(ShareRow.shared_at.desc(), ShareRow.model_id)
-    return [Card(*row) for row in await session.execute(statement.limit(most))]
+    return [CatalogCard(*row) for row in await session.execute(statement.limit(most))]
 
 
 async def recall(session: AsyncSession, model_id: uuid.UUID) -> RecallRow | None:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.accounts import service as accounts
 from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
-from modelshare.server.errors import Conflict, InvalidRequest, NotFound, Refusal
+from modelshare.server.errors import AuditedRefusal, ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Paging
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
@@ -21,11 +21,11 @@ from modelshare.server.registry.service import EndpointCounts
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import audience, last_shown, queries, rules, search
 from modelshare.server.sharing.audience import Changed
+from modelshare.server.sharing.presenters import OwnModel, facts_of
 from modelshare.server.sharing.rules import ModelFacts, Relation
-from modelshare.server.sharing.search import Card
+from modelshare.server.sharing.search import CatalogCard
 from modelshare.server.sharing.tables import RecallRow, ShareRow
 from modelshare.server.sharing.topics import SHARES_TOPIC
-from modelshare.server.sharing.views import OwnModel, facts_of
 from modelshare.wire.models import CatalogRole, ModelPatch, UnsharePreview
 from modelshare.wire.sharing import Audience, AudienceChoice, ShareLinkWithToken
 
@@ -68,7 +68,7 @@ async def find_visible(session: AsyncSession, caller: Caller, text: str) -> Mode
     see it."""
     model_id = await find_id(session, text, own=caller.project_id)
     model = await registry.find_any(session, model_id) if model_id else None
-    return model if model and rules.is_visible(*await standing(session, caller, model)) else None
+    return model if model and rules.is_visible(*await relation_and_facts(session, caller, model)) else None
 
 
 async def find_id(session: AsyncSession, text: str, *, own: str | None) -> uuid.UUID | None:
@@ -112,7 +112,9 @@ async def share(
     own = await _own(session, model) if model else None
     refusal = rules.share_refusal(facts_of(own) if own else None)
     if own is None or refusal is not None:
-        raise InvalidRequest((refusal or "").format(id=model_id), refusal=Refusal("model.share", f"model:{model_id}"))
+        raise InvalidRequestError(
+            (refusal or "").format(id=model_id), refusal=AuditedRefusal("model.share", f"model:{model_id}")
+        )
     model, found, _ = own
     if found is not None and wish is None:
         return own, None
@@ -179,16 +181,16 @@ async def feature(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *,
     model = await registry.find_any(session, model_id, lock=True)
     found = await queries.share(session, model_id)
     if model is None or found is None:
-        raise NotFound(NOT_SHARED)
+        raise NotFoundError(NOT_SHARED)
     if featured and not rules.featured_after(featured=True, audience=Audience(found.audience)):
-        raise Conflict("This model is shared to certain projects only. What is featured has to be public.")
+        raise ConflictError("This model is shared to certain projects only. What is featured has to be public.")
     if found.featured != featured:
         found.featured = featured
         _record(session, model, "model.feature" if featured else "model.unfeature", caller.actor, now)
     return found
 
 
-async def featured(session: AsyncSession, most: int) -> list[Card]:
+async def featured(session: AsyncSession, most: int) -> list[CatalogCard]:
     """What the platform features, those shared last first."""
     return await queries.featured(session, most)
 
@@ -207,7 +209,9 @@ async def recall(
     """
     model, found, announced = await _own(session, await registry.get_locked(session, caller, model_id))
     if announced is not None and announced.stopped_at is not None:
-        raise Conflict("This recall is over: the endpoints were stopped. Cancel it before you announce another one.")
+        raise ConflictError(
+            "This recall is over: the endpoints were stopped. Cancel it before you announce another one."
+        )
     if found is not None:
         await _unshare(session, model, found, caller.actor, now)
     if announced is None:
@@ -239,7 +243,7 @@ async def overdue_recalls(session: AsyncSession, now: int) -> list[uuid.UUID]:
     return await queries.overdue_recalls(session, now)
 
 
-async def standing(session: AsyncSession, caller: Caller, model: ModelRow) -> tuple[Relation, ModelFacts]:
+async def relation_and_facts(session: AsyncSession, caller: Caller, model: ModelRow) -> tuple[Relation, ModelFacts]:
     """What the caller is to the model, and what the rules need to know of that."""
     facts = facts_of(await _own(session, model))
     if caller.project_id == model.project_id:
@@ -307,7 +311,7 @@ async def _shared(
     model = await registry.find(session, caller, model_id, lock=lock)
     found = await queries.share(session, model_id) if model else None
     if model is None or found is None:
-        raise NotFound(NOT_SHARED, refusal=Refusal("model.unshare", f"model:{model_id}"))
+        raise NotFoundError(NOT_SHARED, refusal=AuditedRefusal("model.unshare", f"model:{model_id}"))
     return model, found
 
 

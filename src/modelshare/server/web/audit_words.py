@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from modelshare.server.web.figures import date, size
+from modelshare.server.web.number_format import date, size
 from modelshare.wire.usage import AuditEntry
 
 _SAID_OTHERWISE: Final[Mapping[str, str]] = {

@@ -7,11 +7,11 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 
 from modelshare.server.accounts import service as accounts
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.errors import InvalidRequest
+from modelshare.server.errors import InvalidRequestError
 from modelshare.server.http import BaseUrl, Paging, PagingDep, PlatformDep, ReadSession, WriteSession
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
-from modelshare.server.web.pages import PageRoute, done, once, parsed, render
-from modelshare.server.web.visitor import OwnerCaller
+from modelshare.server.web.page_auth import OwnerCaller
+from modelshare.server.web.pages import PageRoute, parse_form, redirect_after_form, render, show_once
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.keys import Key, KeyCreate, Scope
 
@@ -79,10 +79,10 @@ async def new_key(
     allowed_ips: Text = "",
 ) -> Response:
     if reach.value == "some" and not reach.all("scopes"):
-        raise InvalidRequest("Tick what the key may do, at least one of them.", param="scopes")
+        raise InvalidRequestError("Tick what the key may do, at least one of them.", param="scopes")
     if reach.value == "endpoint" and not reach.text("endpoint"):
-        raise InvalidRequest("Name the endpoint that the key may call, by its slug.", param="endpoint")
-    wish = parsed(
+        raise InvalidRequestError("Name the endpoint that the key may call, by its slug.", param="endpoint")
+    wish = parse_form(
         KeyCreate,
         name=name.strip(),
         scopes=reach.all("scopes"),
@@ -91,7 +91,7 @@ async def new_key(
         endpoint=reach.text("endpoint"),
     )
     key = await accounts.create_key(session, caller, wish, now=platform.now())
-    return once(request, "dashboard/keys/shown.html", key=key, base_url=base_url)
+    return show_once(request, "dashboard/keys/shown.html", key=key, base_url=base_url)
 
 
 @router.get("/{key_id}/rotate")
@@ -114,7 +114,7 @@ async def rotate(
 ) -> Response:
     grace = platform.settings.keys_rotation_grace_seconds
     key = await accounts.rotate_key(session, caller, key_id, now=platform.now(), grace_seconds=grace)
-    return once(request, "dashboard/keys/shown.html", key=key, base_url=base_url)
+    return show_once(request, "dashboard/keys/shown.html", key=key, base_url=base_url)
 
 
 @router.get("/{key_id}/revoke")
@@ -132,7 +132,7 @@ async def revoke(
     request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, key_id: str
 ) -> Response:
     await accounts.revoke_key(session, caller, key_id, now=platform.now())
-    return done(request, f"/dashboard/{caller.project_slug}/keys", "The key is revoked.")
+    return redirect_after_form(request, f"/dashboard/{caller.project_slug}/keys", "The key is revoked.")
 
 
 def _networks(text: str) -> list[str]:
@@ -143,7 +143,7 @@ def _networks(text: str) -> list[str]:
             ipaddress.ip_network(network)
         except ValueError as error:
             message = f"“{network}” is no address or network. Write one a line, such as 203.0.113.7 or 10.0.0.0/8."
-            raise InvalidRequest(message, param="allowed_ips") from error
+            raise InvalidRequestError(message, param="allowed_ips") from error
     return found
 
 

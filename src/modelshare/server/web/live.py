@@ -16,7 +16,7 @@ from starlette.responses import StreamingResponse
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC
 from modelshare.server.db import Database
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
-from modelshare.server.errors import RateLimited
+from modelshare.server.errors import RateLimitedError
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.sharing.topics import SHARES_TOPIC
@@ -53,7 +53,7 @@ class Live:
     def stream(self, person_id: uuid.UUID, part: Part) -> StreamingResponse:
         """An answer to this person that goes on. 429 where there are too many."""
         if sum(each == person_id for each in self._waiting.values()) >= _MOST:
-            raise RateLimited(
+            raise RateLimitedError(
                 f"You have {_MOST} live pages open. Close some of them.", retry_after=math.ceil(_LOOK_SECONDS)
             )
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from modelshare.server.web.figures import short, whole
+from modelshare.server.web.number_format import short, whole
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 160, 44, 20, 8
 

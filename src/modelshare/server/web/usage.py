@@ -5,12 +5,12 @@ from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from modelshare.server.endpoints import footprints
+from modelshare.server.endpoints import deployment_stats
 from modelshare.server.http import Paging, PlatformDep, ReadSession
 from modelshare.server.router import usage
+from modelshare.server.web.page_auth import EndpointsCaller
 from modelshare.server.web.pages import PageRoute, render
 from modelshare.server.web.plots import Bar
-from modelshare.server.web.visitor import EndpointsCaller
 from modelshare.wire.keys import Scope
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -35,7 +35,9 @@ async def usage_page(
     by_day = await usage.by_day(session, caller, span)
     named = {what: await usage.by_name(session, caller, what, span, _MOST) for what in ("endpoint", "model", "key")}
     deployed, cursor = (
-        await footprints.overview(session, caller, Paging(_MOST, after)) if caller.allows(Scope.MODELS) else ([], None)
+        await deployment_stats.overview(session, caller, Paging(_MOST, after))
+        if caller.allows(Scope.MODELS)
+        else ([], None)
     )
     return render(
         request,

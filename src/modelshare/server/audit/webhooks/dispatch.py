@@ -15,7 +15,7 @@ from modelshare.server.audit.webhooks import queries, rules
 from modelshare.server.audit.webhooks.jobs import DELIVER
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
-from modelshare.server.jobs import ensure
+from modelshare.server.jobs import enqueue_if_absent
 from modelshare.server.outages import outage_of
 from modelshare.wire.webhooks import DeliveryState
 
@@ -137,5 +137,5 @@ async def ask_for(session: AsyncSession, webhooks: set[WebhookRow], now: int) ->
     subjects: dict[bool, list[str]] = {True: [], False: []}
     for webhook in webhooks:
         subjects[webhook.retry_at is None or webhook.retry_at <= now].append(str(webhook.id))
-    for hurry, ids in subjects.items():
-        await ensure(session, DELIVER, sorted(ids), now=now, hurry=hurry)
+    for run_now, ids in subjects.items():
+        await enqueue_if_absent(session, DELIVER, sorted(ids), now=now, run_now=run_now)

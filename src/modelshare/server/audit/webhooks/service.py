@@ -9,7 +9,7 @@ from modelshare.server.audit import service as audit
 from modelshare.server.audit.webhooks import queries, rules
 from modelshare.server.audit.webhooks.dispatch import ask_for
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
-from modelshare.server.errors import Conflict, InvalidRequest, NotFound
+from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.server.ids import new_id, parse_uuid
 from modelshare.server.settings import Settings
@@ -44,7 +44,9 @@ async def create(
     """A new webhook. Its secret is answered this once."""
     _check(wish.url, wish.events, settings)
     if await queries.count_alone(session, caller.project) >= rules.MOST_WEBHOOKS:
-        raise Conflict(f"Your project has {rules.MOST_WEBHOOKS} webhooks, the most there can be. Delete one first.")
+        raise ConflictError(
+            f"Your project has {rules.MOST_WEBHOOKS} webhooks, the most there can be. Delete one first."
+        )
     row = WebhookRow(
         id=new_id(), project_id=caller.project, url=wish.url, events=rules.sorted_events(wish.events), created_at=now
     )
@@ -143,7 +145,7 @@ async def _own(session: AsyncSession, caller: Caller, webhook_id: str, *, lock: 
     uid = parse_uuid(webhook_id)
     row = await queries.webhook(session, caller.project, uid, lock=lock) if uid else None
     if row is None:
-        raise NotFound("There is no such webhook in your project. GET /v1/webhooks lists yours.")
+        raise NotFoundError("There is no such webhook in your project. GET /v1/webhooks lists yours.")
     return row
 
 
@@ -151,18 +153,18 @@ async def _delivery_of(session: AsyncSession, webhook: WebhookRow, delivery_id: 
     uid = parse_uuid(delivery_id)
     row = await queries.delivery(session, webhook.id, uid) if uid else None
     if row is None:
-        raise NotFound("There is no such delivery of this webhook. They are kept for 30 days.")
+        raise NotFoundError("There is no such delivery of this webhook. They are kept for 30 days.")
     return row
 
 
 def _check(url: str | None, events: list[str] | tuple[()], settings: Settings) -> None:
     refusal = rules.url_refusal(url, allow_private=settings.webhooks_allow_private) if url is not None else None
     if refusal is not None:
-        raise InvalidRequest(refusal, param="url")
+        raise InvalidRequestError(refusal, param="url")
     unknown = rules.unknown_events(events)
     if unknown:
         named = ", ".join(f"`{name}`" for name in unknown)
-        raise InvalidRequest(f"There are no events {named}. Choose from: {rules.known_events()}.", param="events")
+        raise InvalidRequestError(f"There are no events {named}. Choose from: {rules.known_events()}.", param="events")
 
 
 def _new_delivery(webhook: WebhookRow, event_id: uuid.UUID, type_: str, body: str, now: int) -> DeliveryRow:
@@ -179,7 +181,7 @@ def _new_delivery(webhook: WebhookRow, event_id: uuid.UUID, type_: str, body: st
 async def _send_now(session: AsyncSession, webhook: WebhookRow, row: DeliveryRow, now: int) -> Delivery:
     """Has it sent at once, whatever happened before: somebody is waiting to see it."""
     if not webhook.is_active:
-        raise Conflict('This webhook is switched off. Switch it on first: PATCH it with {"is_active": true}.')
+        raise ConflictError('This webhook is switched off. Switch it on first: PATCH it with {"is_active": true}.')
     row.next_attempt_at = now
     session.add(row)
     await _retry_now(session, webhook, now)

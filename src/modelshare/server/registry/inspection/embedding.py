@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from modelshare.embedder import ARCHITECTURES, Embedder, ModelFiles, UnreadableError, read_embedder
 from modelshare.server.registry.inspection.facts import Task
 from modelshare.server.registry.inspection.reader import RangeReader, head
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 
 def model_files(files: Mapping[str, RangeReader], root: str = "") -> ModelFiles:
@@ -23,7 +23,7 @@ def embedder_of(files: Mapping[str, RangeReader], root: str = "") -> Embedder | 
     try:
         return read_embedder(model_files(files, root))
     except UnreadableError as error:
-        raise Refused(f"In {shown(root)}: {error}" if root else str(error)) from error
+        raise ModelRejectedError(f"In {printable(root)}: {error}" if root else str(error)) from error
 
 
 def embedder_warnings(embedder: Embedder | None, task: Task, architecture: str | None) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from modelshare.server.registry.processing.ingest import ingest
 from modelshare.server.registry.processing.judging import judge, verify
 from modelshare.server.registry.processing.service import PROCESS, REVALIDATE
 from modelshare.server.registry.processing.work import Work, load, stored_files
-from modelshare.server.registry.refused import Refused
-from modelshare.server.storage.base import BlobNotFound, MultipartNotFound, PartsMissing
+from modelshare.server.registry.refused import ModelRejectedError
+from modelshare.server.storage.base import BlobNotFoundError, MultipartNotFoundError, PartsMissingError
 from modelshare.wire.models import ModelStatus
 
 _GAVE_UP = (
@@ -39,14 +39,14 @@ async def process(platform: Platform, lease: Lease, *, anew: bool) -> None:
     work = await load(platform.database, uuid.UUID(lease.subject))
     if work is None or not (work.status == ModelStatus.PROCESSING or (anew and work.status == ModelStatus.READY)):
         return
-    if lease.hopeless:
+    if lease.attempts_exhausted:
         await _give_up(platform, lease, work)
         return
     try:
         await _steps(platform, lease, work, anew=anew)
-    except Refused as refused:
+    except ModelRejectedError as refused:
         await outcome.failed(platform, lease, work, refused.reason)
-    except (PartsMissing, MultipartNotFound, BlobNotFound):
+    except (PartsMissingError, MultipartNotFoundError, BlobNotFoundError):
         await outcome.failed(platform, lease, work, _INCOMPLETE)
     except Exception as error:
         if lease.last and outage_of(error) is None:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from modelshare.server.registry.blobs.staging import multipart_of
-from modelshare.server.registry.concurrently import map_concurrently
+from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
-from modelshare.server.storage.base import BlobStore, Multipart, MultipartNotFound, Part
+from modelshare.server.storage.base import BlobStore, Multipart, MultipartNotFoundError, Part
 from modelshare.wire.uploads import Upload, UploadFile, UploadState
 
 _MOST_QUESTIONS = 16
@@ -65,7 +65,7 @@ async def _parts(store: BlobStore, whole: Multipart) -> list[Part]:
     """Those that are there."""
     try:
         return await store.list_parts(whole)
-    except MultipartNotFound:
+    except MultipartNotFoundError:
         return []
 
 

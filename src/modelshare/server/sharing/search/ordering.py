@@ -33,7 +33,7 @@ _BEYOND_FEW: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SearchQuery:
     """Which page of what."""
 
     filters: Filters = field(default_factory=Filters)
@@ -66,7 +66,7 @@ class _Found(NamedTuple):
     came_to: Place | None = None
 
 
-def read(wish: Wish) -> Cursor | None:
+def read(wish: SearchQuery) -> Cursor | None:
     """The place that the wish goes on from. 400 for what is no cursor of this order."""
     if not wish.after:
         return None
@@ -74,7 +74,7 @@ def read(wish: Wish) -> Cursor | None:
     return Cursor(*decode_cursor(wish.after, int, kind, int))
 
 
-def ranked(columns: Mapping[str, Sequence[Any]], wish: Wish, after: Cursor | None) -> Page:
+def ranked(columns: Mapping[str, Sequence[Any]], wish: SearchQuery, after: Cursor | None) -> Page:
     """A page of all that fit, which are here."""
     key, falls = SORTED_BY[wish.sort]
     ranking = Ranking(wish.filters.q if wish.sort is Sort.RELEVANCE else None)
@@ -87,7 +87,7 @@ def ranked(columns: Mapping[str, Sequence[Any]], wish: Wish, after: Cursor | Non
 
 
 async def page(
-    session: AsyncSession, wanted: Sequence[Condition], wish: Wish, after: Cursor | None, first: Sequence[int]
+    session: AsyncSession, wanted: Sequence[Condition], wish: SearchQuery, after: Cursor | None, first: Sequence[int]
 ) -> Page:
     """A page where more fit than are looked at; beyond that bound relevance is deployments. `first`: ids of some."""
     order = _Order(session, wanted, wish, Place(after.value, after.id) if after else None)
@@ -110,7 +110,7 @@ class _Order:
 
     session: AsyncSession
     wanted: Sequence[Condition]
-    wish: Wish
+    wish: SearchQuery
     start: Place | None
 
     @property

@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload, selectinload
 
 from modelshare.server.registry.tables import ModelRow, VersionRow
-from modelshare.server.sharing.search.cards import Card, select_cards
+from modelshare.server.sharing.search.cards import CatalogCard, select_cards
 from modelshare.server.sharing.search.ranges import Range
 from modelshare.server.sharing.search.tables import CatalogEntryRow, CatalogWordRow
 from modelshare.server.sharing.search.terms import IS_PUBLIC, IS_TARGETED, Condition, Filters, Sort, Term
@@ -185,10 +185,12 @@ async def words_by_form(session: AsyncSession, forms: Collection[str]) -> Sequen
     return (await session.scalars(statement.order_by(CatalogWordRow.word).limit(_MOST_ALIKE))).all()
 
 
-async def cards(session: AsyncSession, ids: Sequence[int]) -> list[Card]:
+async def cards(session: AsyncSession, ids: Sequence[int]) -> list[CatalogCard]:
     """What a page shows of these entries, in this order."""
     statement = select_cards(CatalogEntryRow.id).join(CatalogEntryRow, CatalogEntryRow.model_id == ShareRow.model_id)
-    found = {row[-1]: Card(*row[:-1]) for row in await session.execute(statement.where(CatalogEntryRow.id.in_(ids)))}
+    found = {
+        row[-1]: CatalogCard(*row[:-1]) for row in await session.execute(statement.where(CatalogEntryRow.id.in_(ids)))
+    }
     return [found[id_] for id_ in ids if id_ in found]
 
 

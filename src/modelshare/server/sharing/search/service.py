@@ -12,13 +12,13 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.sharing.search import facets, ordering, queries
-from modelshare.server.sharing.search.cards import Card
+from modelshare.server.sharing.search.cards import CatalogCard
 from modelshare.server.sharing.search.facets import Facets
-from modelshare.server.sharing.search.ordering import FEW, Wish
+from modelshare.server.sharing.search.ordering import FEW, SearchQuery
 from modelshare.server.sharing.search.queries import LOOKED_AT, AnyRow, Entry
 from modelshare.server.sharing.search.spelling import can_be_corrected, forms, nearest
 from modelshare.server.sharing.search.terms import Filters, Viewer, conditions, seen_by
-from modelshare.server.sharing.search.words import asked
+from modelshare.server.sharing.search.tokenizer import asked
 
 _MOST_TRIED = 3
 """Known words for one that finds nothing."""
@@ -28,7 +28,7 @@ _MOST_TRIED = 3
 class Found:
     """A page. One that is not full may have a next one all the same: there its walk ended."""
 
-    cards: Sequence[Card] = ()
+    cards: Sequence[CatalogCard] = ()
     next_cursor: str | None = None
     total: int = 0
     total_is_exact: bool = True
@@ -38,7 +38,7 @@ class Found:
     """The words that were searched instead, where nothing fits those that were asked for."""
 
 
-async def find(session: AsyncSession, viewer: Viewer, wish: Wish) -> Found:
+async def find(session: AsyncSession, viewer: Viewer, wish: SearchQuery) -> Found:
     """What the filters let through of what the viewer may see; if nothing, what fits with its words corrected."""
     found = await _find(session, viewer, wish)
     corrected = await _corrected(session, viewer, wish.filters.q or "") if found.total == 0 else None
@@ -67,7 +67,7 @@ async def _leads_somewhere(session: AsyncSession, viewer: Viewer, word: str) -> 
     return wanted is not None and await queries.count(session, wanted, 1) > 0
 
 
-async def _find(session: AsyncSession, viewer: Viewer, wish: Wish) -> Found:
+async def _find(session: AsyncSession, viewer: Viewer, wish: SearchQuery) -> Found:
     after = ordering.read(wish)
     wanted = conditions(viewer, wish.filters)
     if wanted is None:

@@ -5,18 +5,18 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Form, Request, Response
 
-from modelshare.server.endpoints import footprints, recalls
-from modelshare.server.endpoints.service import Terms
-from modelshare.server.errors import InvalidRequest
-from modelshare.server.fleet import releases
+from modelshare.server.endpoints import deployment_stats, recalls
+from modelshare.server.endpoints.service import EndpointPolicy
+from modelshare.server.errors import InvalidRequestError
+from modelshare.server.fleet import weight_deletions
 from modelshare.server.http import BaseUrl, ModelId, PlatformDep, ReadSession, WriteSession
 from modelshare.server.sharing import audience
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.views import extended_view
+from modelshare.server.sharing.presenters import extended_view
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
-from modelshare.server.web.figures import date, plural
-from modelshare.server.web.pages import PageRoute, done, is_htmx, once, parsed, render
-from modelshare.server.web.visitor import ModelsCaller, ProjectDep
+from modelshare.server.web.number_format import date, plural
+from modelshare.server.web.page_auth import ModelsCaller, ProjectDep
+from modelshare.server.web.pages import PageRoute, is_htmx, parse_form, redirect_after_form, render, show_once
 from modelshare.wire.sharing import Audience, AudienceChoice, LinkTerms, RecallNotice, RecallRequest, ToLink, ToProjects
 
 router = APIRouter(prefix="/dashboard/{project}/models/{model_id}", route_class=PageRoute, include_in_schema=False)
@@ -94,13 +94,13 @@ async def share(
     share_now = (await sharing.get(session, caller, model_id)).share
     if wish == "public" and share_now is not None and share_now.audience == Audience.TARGETED and not sure:
         asked = "dashboard/models/public_asked.html" if is_htmx(request) else "dashboard/models/public.html"
-        return once(request, asked, model=extended_view(await sharing.get(session, caller, model_id), card=False))
+        return show_once(request, asked, model=extended_view(await sharing.get(session, caller, model_id), card=False))
     own, link = await sharing.share(session, caller, model_id, wish, now=platform.now())
     page = f"/dashboard/{project.slug}/models/{model_id}"
     if link is None:
-        return done(request, page, _shared_with(own.model.name, wish))
+        return redirect_after_form(request, page, _shared_with(own.model.name, wish))
     template = "dashboard/models/link_shown.html" if is_htmx(request) else "dashboard/models/link.html"
-    return once(
+    return show_once(
         request, template, model=extended_view(own, card=False), link=link, address=f"{url}/claim?token={link.token}"
     )
 
@@ -117,13 +117,13 @@ async def end_link(
 ) -> Response:
     await audience.end_link(session, caller, model_id, link_id, now=platform.now())
     message = "The link is ended: nobody claims by it any more. Projects that did still see the model."
-    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
 @router.get("/unshare")
 async def unshare_page(request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> Response:
     model = extended_view(await sharing.get(session, caller, model_id), card=False)
-    preview = await footprints.unshare_preview(session, caller, model_id)
+    preview = await deployment_stats.unshare_preview(session, caller, model_id)
     return render(request, "dashboard/models/unshare.html", model=model, preview=preview)
 
 
@@ -138,21 +138,21 @@ async def unshare(
 ) -> Response:
     model = await sharing.unshare(session, caller, model_id, now=platform.now())
     message = f"{model.name} is out of the catalog. Endpoints that exist go on serving."
-    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
 @router.get("/recall")
 async def recall_page(
     request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession, platform: PlatformDep
 ) -> Response:
-    terms: Terms = platform.parts[Terms]
+    terms: EndpointPolicy = platform.parts[EndpointPolicy]
     return render(
         request,
         "dashboard/models/recall.html",
         deadlines=DEADLINES,
         model=extended_view(await sharing.get(session, caller, model_id), card=False),
         recall=await recalls.state(session, caller, model_id, terms),
-        footprint=await footprints.footprint(session, caller, model_id),
+        footprint=await deployment_stats.footprint(session, caller, model_id),
     )
 
 
@@ -167,16 +167,16 @@ async def recall(
     chosen: Annotated[Chosen, Depends(DEADLINES.read)],
     reason: Text = "",
 ) -> Response:
-    now, terms = platform.now(), platform.parts[Terms]
+    now, terms = platform.now(), platform.parts[EndpointPolicy]
     before = await recalls.state(session, caller, model_id, terms)
-    wish = parsed(RecallRequest, deadline=_deadline(chosen, before.notice, now), reason=reason.strip())
+    wish = parse_form(RecallRequest, deadline=_deadline(chosen, before.notice, now), reason=reason.strip())
     await recalls.request(session, caller, model_id, wish, terms, now=now)
     when = "at once" if wish.deadline is None or wish.deadline <= now else f"on {date(wish.deadline)}"
     message = (
         "The recall is announced, and everybody who deploys the model is told: endpoints of other projects stop "
         f"{when}."
     )
-    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
 @router.post("/recall/cancel")
@@ -189,10 +189,10 @@ async def cancel_recall(
     project: ProjectDep,
 ) -> Response:
     await recalls.request(
-        session, caller, model_id, RecallRequest(deadline=None), platform.parts[Terms], now=platform.now()
+        session, caller, model_id, RecallRequest(deadline=None), platform.parts[EndpointPolicy], now=platform.now()
     )
     message = "The recall is cancelled. The model stays out of the catalog until you share it again."
-    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
 @router.post("/releases/{deployment_id}/close")
@@ -205,21 +205,21 @@ async def close_release(
     project: ProjectDep,
     deployment_id: str,
 ) -> Response:
-    await releases.close(session, caller, model_id, deployment_id, now=platform.now())
+    await weight_deletions.close(session, caller, model_id, deployment_id, now=platform.now())
     message = "This machine is not waited for any more. Should it come back, it still deletes the weights."
-    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
 def _audience(chosen: Chosen) -> AudienceChoice:
     if chosen.value == "projects":
         names = list(dict.fromkeys(chosen.text("projects").replace(",", " ").split()))
         if not names:
-            raise InvalidRequest("Name at least one project, by its slug or its id.", param="projects")
-        return parsed(ToProjects, projects=names)
+            raise InvalidRequestError("Name at least one project, by its slug or its id.", param="projects")
+        return parse_form(ToProjects, projects=names)
     if chosen.value == "link":
         ends = chosen.text("expires_in")
         expires_in = None if ends == _NEVER else _number(ends, "expires_in")
-        terms = parsed(LinkTerms, expires_in=expires_in, max_uses=_number(chosen.text("max_uses"), "max_uses"))
+        terms = parse_form(LinkTerms, expires_in=expires_in, max_uses=_number(chosen.text("max_uses"), "max_uses"))
         return ToLink(link=terms)
     return "public"
 
@@ -236,22 +236,22 @@ def _deadline(chosen: Chosen, announced: RecallNotice | None, now: int) -> int:
         return now
     if chosen.value == "keep":
         if announced is None:
-            raise InvalidRequest("No recall is announced whose deadline could be kept. Choose another one.")
+            raise InvalidRequestError("No recall is announced whose deadline could be kept. Choose another one.")
         return announced.deadline
     if chosen.value == "in":
         unit = chosen.text("unit") or "days"
         if unit not in _SPANS:
-            raise InvalidRequest(f"`unit` is one of {', '.join(_SPANS)}.", param="unit")
+            raise InvalidRequestError(f"`unit` is one of {', '.join(_SPANS)}.", param="unit")
         count = _number(chosen.text("amount"), "amount")
         if not count:
-            raise InvalidRequest(f"Say after how many {unit}, or choose to recall it now.", param="amount")
+            raise InvalidRequestError(f"Say after how many {unit}, or choose to recall it now.", param="amount")
         return now + count * _SPANS[unit]
     try:
         deadline = int(datetime.fromisoformat(chosen.text("at")).replace(tzinfo=UTC).timestamp())
     except (ValueError, OverflowError) as error:
-        raise InvalidRequest("Give the date and the time of the deadline, such as 2027-01-31 12:00.") from error
+        raise InvalidRequestError("Give the date and the time of the deadline, such as 2027-01-31 12:00.") from error
     if deadline <= now:  # a slip of the year must not stop everything at once
-        raise InvalidRequest("That time has passed. Give a later one, or choose to recall it now.", param="at")
+        raise InvalidRequestError("That time has passed. Give a later one, or choose to recall it now.", param="at")
     return deadline
 
 
@@ -261,5 +261,5 @@ def _number(text: str, param: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit()) or len(text) > 10:  # noqa: PLR2004 - digits of what anybody means
-        raise InvalidRequest(f"`{param}` is a whole number. Write it in digits.", param=param)
+        raise InvalidRequestError(f"`{param}` is a whole number. Write it in digits.", param=param)
     return int(text)

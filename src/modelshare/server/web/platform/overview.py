@@ -11,8 +11,8 @@ from modelshare import __version__
 from modelshare.server import jobs
 from modelshare.server.accounts import people
 from modelshare.server.accounts import service as accounts
-from modelshare.server.audit.confirming import service as confirming
 from modelshare.server.audit.given_up import service as given_up
+from modelshare.server.audit.propagation import service as confirming
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.clock import SKEW_SECONDS, DatabaseClock
 from modelshare.server.endpoints import service as endpoints
@@ -22,8 +22,8 @@ from modelshare.server.registry import service as registry
 from modelshare.server.settings import Settings
 from modelshare.server.sharing import service as sharing
 from modelshare.server.web.audit import Where, log_page
-from modelshare.server.web.pages import PageRoute, done, render
-from modelshare.server.web.visitor import AdminCaller
+from modelshare.server.web.page_auth import AdminCaller
+from modelshare.server.web.pages import PageRoute, redirect_after_form, render
 from modelshare.wire.base import PAGE_LIMIT_MAX
 
 router = APIRouter(route_class=PageRoute)
@@ -61,7 +61,9 @@ async def retry_job(
     request: Request, caller: AdminCaller, session: WriteSession, platform: PlatformDep, job_id: str
 ) -> Response:
     await given_up.try_again(session, caller, job_id, now=platform.now())
-    return done(request, "/dashboard/-/platform", "The job runs once more. If it fails again, it comes back here.")
+    return redirect_after_form(
+        request, "/dashboard/-/platform", "The job runs once more. If it fails again, it comes back here."
+    )
 
 
 @router.get("/audit")
