@@ -51,7 +51,10 @@ def calls(path: Path, *names: str) -> Iterator[ast.Call]:
 
 
 def called(call: ast.Call) -> str:
-    return getattr(call.func, "attr", None) or getattr(call.func, "id", "")
+    match call.func:
+        case ast.Attribute(attr=called) | ast.Name(id=called):
+            return called
+    return ""
 
 
 @functools.cache

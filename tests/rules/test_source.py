@@ -2,41 +2,10 @@
 
 import ast
 import statistics
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-import modelshare
-
-ROOT = Path(modelshare.__file__).parent
-FILES = sorted(path for path in ROOT.rglob("*.py") if "versions" not in path.relative_to(ROOT).parts)
-SERVER = ROOT / "server"
-Function = ast.FunctionDef | ast.AsyncFunctionDef
-
-
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def name(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
-def functions(path: Path) -> Iterator[Function]:
-    return (node for node in ast.walk(tree(path)) if isinstance(node, Function))
-
-
-def test_no_import_of_ours_inside_a_function() -> None:
-    found = [
-        f"{name(path)}:{inner.lineno}"
-        for path in FILES
-        for function in functions(path)
-        for inner in ast.walk(function)
-        if (isinstance(inner, ast.ImportFrom) and (inner.module or "").startswith("modelshare"))
-        or (isinstance(inner, ast.Import) and any(alias.name.startswith("modelshare") for alias in inner.names))
-    ]
-    assert found == []
+from source_code import FILES, SERVER, functions, name, tree
 
 
 def test_only_db_commits() -> None:
