@@ -37,8 +37,8 @@ from modelshare.server.jobs import (
     postpone,
     try_again,
 )
-from modelshare.server.registry import queries as registry_queries
 from modelshare.server.registry.processing.service import PROCESS
+from modelshare.server.registry.tables import VersionRow
 from modelshare.server.settings import Settings
 from served import wait_until
 
@@ -355,7 +355,7 @@ async def test_a_worker_outlives_a_database_that_is_away(database: Database, clo
 async def test_a_job_that_ends_its_process_each_time_is_given_up(app: Application, owner: Tenant) -> None:
     model = await make_model(app, owner.project.id, status="processing")
     async with app.database.write() as session:
-        (version,) = await registry_queries.versions_of(session, [model])
+        version = (await session.scalars(select(VersionRow).where(VersionRow.model_id == model))).one()
         session.add(JobRow(kind=PROCESS, subject=str(version.id), run_after=app.platform.now(), attempts=MAX_ATTEMPTS))
         notify(session, TOPIC, PROCESS)
 

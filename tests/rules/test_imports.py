@@ -17,21 +17,8 @@ PURE = sorted(
 )
 """Rules by their name, others by their word: a docstring that says "Pure"."""
 IMPURE = {
-    *(
-        "asyncio",
-        "concurrent",
-        "http.client",
-        "http.server",
-        "io",
-        "logging",
-        "os",
-        "random",
-        "secrets",
-        "selectors",
-        "shutil",
-        "socket",
-    ),
-    *("sqlite3", "ssl", "subprocess", "tempfile", "threading", "time", "urllib.request"),
+    *("asyncio", "concurrent", "http.client", "http.server", "io", "logging", "os", "random", "secrets", "selectors"),
+    *("shutil", "socket", "sqlite3", "ssl", "subprocess", "tempfile", "threading", "time", "urllib.request"),
 }
 LOADED_WITH_AN_EXTRA = ROOT / "server/storage/stores.py"
 """The storage in a bucket: its library is installed with the extra `s3` only."""

@@ -23,7 +23,6 @@ from sqlalchemy import (
     ColumnElement,
     MetaData,
     Select,
-    TableValuedAlias,
     cast,
     event,
     extract,
@@ -39,7 +38,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
+from sqlalchemy.orm import DeclarativeBase
 
 from modelshare import private_files
 
@@ -256,13 +255,6 @@ async def advisory_lock(session: AsyncSession, what: str) -> None:
 def upsert(session: AsyncSession, table: type[Table]) -> SqliteInsert | PostgresInsert:
     """An INSERT that can say ON CONFLICT DO UPDATE: one statement, so that nobody comes between look and write."""
     return (sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgres_insert)(table)
-
-
-def json_values(session: AsyncSession, column: InstrumentedAttribute[list[str]]) -> TableValuedAlias:
-    """The elements of a JSON list of strings, as a table with the one column `value`."""
-    if session.get_bind().dialect.name == "sqlite":
-        return func.json_each(column).table_valued("value")
-    return func.jsonb_array_elements_text(column).table_valued("value")
 
 
 def now_ms(session: AsyncSession) -> ColumnElement[int]:

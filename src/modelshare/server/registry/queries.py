@@ -84,10 +84,6 @@ async def version(session: AsyncSession, version_id: uuid.UUID) -> VersionRow | 
     return await session.get(VersionRow, version_id)
 
 
-async def versions_of(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> list[VersionRow]:
-    return list(await session.scalars(select(VersionRow).where(VersionRow.model_id.in_(model_ids))))
-
-
 async def files_with_keys(session: AsyncSession, version_id: uuid.UUID) -> list[tuple[FileRow, str]]:
     """A version's files by path, each with where in storage its bytes are."""
     statement = (
