@@ -43,9 +43,9 @@ def functions(path: Path) -> Iterator[Function]:
     return (node for node in ast.walk(tree(path)) if isinstance(node, Function))
 
 
-def calls(path: Path, *names: str) -> Iterator[ast.Call]:
+def calls(module: ast.Module, *names: str) -> Iterator[ast.Call]:
     """Calls of functions, or of methods, that have one of these names."""
-    for node in ast.walk(tree(path)):
+    for node in ast.walk(module):
         if isinstance(node, ast.Call) and called(node) in names:
             yield node
 

@@ -43,7 +43,7 @@ def test_nothing_of_ours_is_imported_by_its_name_in_a_string() -> None:
         f"{name(path)}:{call.lineno}"
         for path in FILES
         if path != LOADED_WITH_AN_EXTRA
-        for call in calls(path, "import_module", "__import__", "resolve_name")
+        for call in calls(tree(path), "import_module", "__import__", "resolve_name")
         if not isinstance(call.args[0], ast.Constant) or str(call.args[0].value).startswith("modelshare")
     ]
     assert found == []
@@ -58,7 +58,9 @@ def test_the_installed_package_has_the_entry_points_of_the_source() -> None:
 def impurities(path: Path) -> list[str]:
     found = [f"imports {each.module}" for each in imports(path) if not is_pure(each.module)]
     found += ["is asynchronous" for node in ast.walk(tree(path)) if isinstance(node, ast.AsyncFunctionDef | ast.Await)]
-    return found + ["opens a file" for _ in calls(path, "open", "read_text", "read_bytes", "write_text", "write_bytes")]
+    return found + [
+        "opens a file" for _ in calls(tree(path), "open", "read_text", "read_bytes", "write_text", "write_bytes")
+    ]
 
 
 def is_pure(module: str) -> bool:

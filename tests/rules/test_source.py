@@ -8,19 +8,6 @@ import pytest
 from source_code import FILES, SERVER, functions, name, tree
 
 
-def test_only_db_commits() -> None:
-    found = [
-        f"{name(path)}:{node.lineno}"
-        for path in SERVER.rglob("*.py")
-        if path != SERVER / "db.py"
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in {"commit", "rollback"}
-    ]
-    assert found == []
-
-
 def test_no_state_is_read_from_the_count_of_cancellations() -> None:
     """It is asyncio's own: until Python 3.13 a failed TaskGroup leaves it above 0. wait_for, until 3.12, may swallow
     a cancellation.
@@ -53,19 +40,6 @@ def test_no_machine_goes_by_its_own_clock() -> None:
     assert found == []
 
 
-def test_only_db_locks_rows() -> None:
-    """All kinds of row locks stand beside the order in which they are taken."""
-    found = [
-        f"{name(path)}:{node.lineno}"
-        for path in SERVER.rglob("*.py")
-        if path != SERVER / "db.py"
-        for node in ast.walk(tree(path))
-        if (isinstance(node, ast.Attribute) and node.attr == "with_for_update")
-        or (isinstance(node, ast.keyword) and node.arg == "with_for_update")
-    ]
-    assert found == []
-
-
 def test_no_function_over_a_hundred_lines_and_nearly_all_under_fifty() -> None:
     lengths = {
         f"{name(path)}:{function.name}": (function.end_lineno or function.lineno) - function.lineno + 1
@@ -90,24 +64,4 @@ def test_no_drawer_for_everything(banned: str) -> None:
 def test_no_todo_without_an_issue() -> None:
     words = ("TODO", "FIXME", "XXX")
     found = [name(path) for path in FILES if any(word in path.read_text(encoding="utf-8") for word in words)]
-    assert found == []
-
-
-TENANT_TABLES = {"ModelRow", "EndpointRow", "KeyRow", "UploadRow", "JoinKeyRow", "WebhookRow", "DeliveryRow"}
-
-
-def test_routes_and_services_do_not_select() -> None:
-    """`select(` on a tenant's table stands in a domain's queries, where the scoping helper is in sight."""
-    found = []
-    for path in SERVER.rglob("*.py"):
-        if path.name not in {"routes.py", "service.py", "rules.py"}:
-            continue
-        found += [
-            f"{name(path)}:{node.lineno}"
-            for node in ast.walk(tree(path))
-            if isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id in {"select", "update", "delete"}
-            and any(isinstance(arg, ast.Name) and arg.id in TENANT_TABLES for arg in node.args)
-        ]
     assert found == []

@@ -241,6 +241,13 @@ def scoped_to(table: type[Row], project_id: str) -> Select[Row]:
     return select(table).where(table.project_id == project_id)  # type: ignore[attr-defined] # every tenant's table has it
 
 
+def any_tenant(table: type[Row]) -> type[Row]:
+    """The table, meant with the rows of all projects: for the platform's own work, or where the caller has come to the
+    rows by something else that is theirs, such as a token or a model that they may see.
+    """
+    return table
+
+
 def capped_count(statement: Select[*tuple[Any, ...]], most: int) -> Select[int]:
     """How many rows these are, counted no further than `most`: a look at a large table stays quick."""
     return select(func.count()).select_from(statement.limit(most).subquery())

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, u
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, joinedload
 
-from modelshare.server.db import capped_count, for_key_share, for_update, scoped_to, upsert
+from modelshare.server.db import any_tenant, capped_count, for_key_share, for_update, scoped_to, upsert
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.fleet.rules import Content
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow, ServingRow, WeightDeletionRow
@@ -27,7 +27,7 @@ def _of(table: type[Row], project_id: str | None) -> Select[Row]:
 
 
 async def join_key_by_hash(session: AsyncSession, value_hash: str) -> JoinKeyRow | None:
-    return await session.scalar(select(JoinKeyRow).where(JoinKeyRow.hash == value_hash))
+    return await session.scalar(select(any_tenant(JoinKeyRow)).where(JoinKeyRow.hash == value_hash))
 
 
 async def join_key(session: AsyncSession, project_id: str | None, key_id: uuid.UUID) -> JoinKeyRow | None:
@@ -44,21 +44,23 @@ async def join_keys(
 
 async def agent_by_token(session: AsyncSession, token_hash: str) -> AgentRow | None:
     """The agent, unless it is removed: its token is dead."""
-    statement = select(AgentRow).where(AgentRow.token_hash == token_hash, AgentRow.state != AgentState.REMOVED)
+    statement = select(any_tenant(AgentRow)).where(
+        AgentRow.token_hash == token_hash, AgentRow.state != AgentState.REMOVED
+    )
     return await session.scalar(statement)
 
 
 async def agent_that_had(session: AsyncSession, token_hash: str) -> AgentRow | None:
     """The agent whose token this is, or was until it was removed."""
-    return await session.scalar(select(AgentRow).where(AgentRow.token_hash == token_hash))
+    return await session.scalar(select(any_tenant(AgentRow)).where(AgentRow.token_hash == token_hash))
 
 
 async def agent(session: AsyncSession, agent_id: uuid.UUID) -> AgentRow | None:
-    return await session.get(AgentRow, agent_id)
+    return await session.get(any_tenant(AgentRow), agent_id)
 
 
 async def lock_agent(session: AsyncSession, agent_id: uuid.UUID) -> AgentRow | None:
-    return await session.scalar(for_update(select(AgentRow).where(AgentRow.id == agent_id)))
+    return await session.scalar(for_update(select(any_tenant(AgentRow)).where(AgentRow.id == agent_id)))
 
 
 async def own_agent(
@@ -95,28 +97,35 @@ async def agent_names(
 
 
 async def count_linked(session: AsyncSession, most: int) -> int:
-    return await session.scalar(capped_count(select(AgentRow.id).where(AgentRow.state == AgentState.ACTIVE), most)) or 0
+    return (
+        await session.scalar(
+            capped_count(select(any_tenant(AgentRow).id).where(AgentRow.state == AgentState.ACTIVE), most)
+        )
+        or 0
+    )
 
 
 async def count_agents(session: AsyncSession, most: int, **of: str | uuid.UUID) -> int:
     """Agents with these values of columns, without the removed ones; counted no further than `most`."""
-    statement = select(AgentRow.id).where(AgentRow.state != AgentState.REMOVED).filter_by(**of)
+    statement = select(any_tenant(AgentRow).id).where(AgentRow.state != AgentState.REMOVED).filter_by(**of)
     return await session.scalar(capped_count(statement, most)) or 0
 
 
 async def present_agents(session: AsyncSession) -> list[AgentRow]:
     """All agents that are not removed."""
-    return list(await session.scalars(select(AgentRow).where(AgentRow.state != AgentState.REMOVED)))
+    return list(await session.scalars(select(any_tenant(AgentRow)).where(AgentRow.state != AgentState.REMOVED)))
 
 
 async def lock_agents(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> None:
     """Locked in one order. Who changes deployments holds their agents' locks."""
-    await session.scalars(for_update(select(AgentRow).where(AgentRow.id.in_(agent_ids)).order_by(AgentRow.id)))
+    await session.scalars(
+        for_update(select(any_tenant(AgentRow)).where(AgentRow.id.in_(agent_ids)).order_by(AgentRow.id))
+    )
 
 
 async def keep_endpoints(session: AsyncSession, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
     """Those of the endpoints that are there; they stay until the transaction ends."""
-    statement = select(EndpointRow.id).where(EndpointRow.id.in_(ids)).order_by(EndpointRow.id)
+    statement = select(any_tenant(EndpointRow).id).where(EndpointRow.id.in_(ids)).order_by(EndpointRow.id)
     return set(await session.scalars(for_key_share(statement)))
 
 
@@ -128,13 +137,13 @@ async def keep_versions(session: AsyncSession, ids: Collection[uuid.UUID]) -> se
 
 async def heartbeat(session: AsyncSession, tokens: Collection[uuid.UUID], *, now: int) -> set[uuid.UUID | None]:
     """Notes that the links of these tokens were alive; answers the tokens that agents still have."""
-    linked = for_update(select(AgentRow.id).where(AgentRow.link_token.in_(tokens)).order_by(AgentRow.id))
-    statement = update(AgentRow).where(AgentRow.id.in_(linked)).values(last_seen_at=now)
+    linked = for_update(select(any_tenant(AgentRow).id).where(AgentRow.link_token.in_(tokens)).order_by(AgentRow.id))
+    statement = update(any_tenant(AgentRow)).where(AgentRow.id.in_(linked)).values(last_seen_at=now)
     return set(await session.scalars(statement.returning(AgentRow.link_token)))
 
 
 def _stale(seen_before: int) -> Select[AgentRow]:
-    return select(AgentRow).where(AgentRow.state == AgentState.ACTIVE, AgentRow.last_seen_at < seen_before)
+    return select(any_tenant(AgentRow)).where(AgentRow.state == AgentState.ACTIVE, AgentRow.last_seen_at < seen_before)
 
 
 async def has_stale_agents(session: AsyncSession, seen_before: int) -> bool:
@@ -147,7 +156,7 @@ async def stale_agents(session: AsyncSession, seen_before: int) -> list[AgentRow
 
 
 async def agents_linked_to(session: AsyncSession, address: str) -> list[AgentRow]:
-    statement = select(AgentRow).where(AgentRow.state == AgentState.ACTIVE, AgentRow.linked_to == address)
+    statement = select(any_tenant(AgentRow)).where(AgentRow.state == AgentState.ACTIVE, AgentRow.linked_to == address)
     return list(await session.scalars(for_update(statement.order_by(AgentRow.id))))
 
 
@@ -202,7 +211,7 @@ async def with_agent_and_version(session: AsyncSession, deployment_ids: Collecti
 
 
 def _unconfirmed(agent_ids: Collection[uuid.UUID]) -> Select[WeightDeletionRow]:
-    return select(WeightDeletionRow).where(
+    return select(any_tenant(WeightDeletionRow)).where(
         WeightDeletionRow.agent_id.in_(agent_ids), WeightDeletionRow.confirmed_at.is_(None)
     )
 
@@ -219,7 +228,7 @@ async def unconfirmed_releases(session: AsyncSession, agent_id: uuid.UUID) -> li
 
 async def release(session: AsyncSession, model_id: uuid.UUID, deployment_id: uuid.UUID) -> WeightDeletionRow | None:
     """What a machine was told to delete of this model, locked."""
-    statement = select(WeightDeletionRow).where(
+    statement = select(any_tenant(WeightDeletionRow)).where(
         WeightDeletionRow.model_id == model_id, WeightDeletionRow.deployment_id == deployment_id
     )
     found: WeightDeletionRow | None = await session.scalar(for_update(statement))
@@ -241,7 +250,7 @@ async def releases(
     """What machines that are not the owner's were told to delete, the newest first: since then, or whenever (None:
     only that) and they have not said that they did.
     """
-    statement = select(WeightDeletionRow).where(
+    statement = select(any_tenant(WeightDeletionRow)).where(
         WeightDeletionRow.model_id == model_id, _not_of(owner_id, WeightDeletionRow.project_id)
     )
     unconfirmed = _waited_for()
@@ -261,7 +270,7 @@ async def machines_holding(session: AsyncSession, model_id: uuid.UUID, owner_id:
         .join(DeploymentRow.version)
         .where(VersionRow.model_id == model_id, _not_of(owner_id, AgentRow.project_id))
     )
-    told = select(WeightDeletionRow.agent_id).where(
+    told = select(any_tenant(WeightDeletionRow).agent_id).where(
         WeightDeletionRow.model_id == model_id,
         _not_of(owner_id, WeightDeletionRow.project_id),
         _waited_for(),
@@ -285,7 +294,7 @@ async def ready_deployments(session: AsyncSession, version_ids: Collection[uuid.
 
 
 async def active_endpoints_of(session: AsyncSession, model_id: uuid.UUID) -> list[uuid.UUID]:
-    statement = select(EndpointRow.id).where(EndpointRow.model_id == model_id, EndpointRow.is_active)
+    statement = select(any_tenant(EndpointRow).id).where(EndpointRow.model_id == model_id, EndpointRow.is_active)
     return list(await session.scalars(statement))
 
 
@@ -293,7 +302,7 @@ async def observations(
     session: AsyncSession,
 ) -> dict[uuid.UUID, tuple[EndpointStatus, str | None, EndpointProgress | None]]:
     """What is written of each active endpoint: status, reason, progress. What cannot be read counts as not written."""
-    statement = select(EndpointRow.id, EndpointRow.status, EndpointRow.status_reason, EndpointRow.progress)
+    statement = select(any_tenant(EndpointRow).id, EndpointRow.status, EndpointRow.status_reason, EndpointRow.progress)
     found = {}
     for id_, status, reason, progress in await session.execute(statement.where(EndpointRow.is_active)):
         with contextlib.suppress(ValueError):

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload, selectinload
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import capped_count, for_update, scoped_to
+from modelshare.server.db import any_tenant, capped_count, for_update, scoped_to
 from modelshare.server.registry.names import key_of
 from modelshare.server.registry.tables import BlobRow, DeletedVersionRow, FileRow, ModelRow, VersionRow
 
@@ -45,7 +45,7 @@ async def deleted_versions(session: AsyncSession, model_id: uuid.UUID) -> set[st
 
 async def served_names(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
     """`owner/name` of models of whatever projects."""
-    statement = select(ModelRow.id, ProjectRow.slug, ModelRow.name).join(ModelRow.project)
+    statement = select(any_tenant(ModelRow).id, ProjectRow.slug, ModelRow.name).join(ModelRow.project)
     rows = await session.execute(statement.where(ModelRow.id.in_(model_ids)))
     return {model_id: f"{slug}/{name}" for model_id, slug, name in rows}
 
@@ -55,12 +55,14 @@ async def lock_model(session: AsyncSession, model_id: uuid.UUID) -> bool:
 
     All that changes a model's sharing or its endpoints takes this lock first.
     """
-    return await session.scalar(for_update(select(ModelRow).where(ModelRow.id == model_id))) is not None
+    return await session.scalar(for_update(select(any_tenant(ModelRow)).where(ModelRow.id == model_id))) is not None
 
 
 async def any_model(session: AsyncSession, model_id: uuid.UUID, *, lock: bool = False) -> ModelRow | None:
     """A model of whatever project: for the rules, which decide who may see it."""
-    statement = _whole(select(ModelRow).where(ModelRow.id == model_id)).execution_options(populate_existing=True)
+    statement = _whole(select(any_tenant(ModelRow)).where(ModelRow.id == model_id)).execution_options(
+        populate_existing=True
+    )
     return await session.scalar(for_update(statement, of=ModelRow) if lock else statement)
 
 
@@ -77,7 +79,7 @@ async def names(session: AsyncSession, project_id: str, model_ids: Collection[uu
 
 
 async def count(session: AsyncSession, most: int) -> int:
-    return await session.scalar(capped_count(select(ModelRow.id), most)) or 0
+    return await session.scalar(capped_count(select(any_tenant(ModelRow).id), most)) or 0
 
 
 async def version(session: AsyncSession, version_id: uuid.UUID) -> VersionRow | None:

@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.db import upsert
+from modelshare.server.db import any_tenant, upsert
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import queries
@@ -47,7 +47,7 @@ async def keep(session: AsyncSession, model: ModelRow, project_ids: Collection[s
 
 async def forget(session: AsyncSession, model_id: uuid.UUID) -> None:
     """Everybody sees the model: nothing that was kept counts any more."""
-    await session.execute(delete(LastShownRow).where(LastShownRow.model_id == model_id))
+    await session.execute(delete(any_tenant(LastShownRow)).where(LastShownRow.model_id == model_id))
 
 
 async def of(session: AsyncSession, model: ModelRow, project_ids: Collection[str]) -> dict[str, LastShown | None]:

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
-from modelshare.server.db import capped_count
+from modelshare.server.db import any_tenant, capped_count
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing.search.cards import CatalogCard, select_cards
 from modelshare.server.sharing.tables import EVERYBODY, LastShownRow, RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
@@ -22,7 +22,7 @@ async def share_and_recall(session: AsyncSession, model_id: uuid.UUID) -> tuple[
     """Both in one look, as they are now. Ask under the model's lock when one is to be changed."""
     statement = (
         select(ShareRow, RecallRow)
-        .select_from(ModelRow)
+        .select_from(any_tenant(ModelRow))
         .outerjoin(ShareRow, ShareRow.model_id == ModelRow.id)
         .outerjoin(RecallRow, RecallRow.model_id == ModelRow.id)
         .where(ModelRow.id == model_id)
@@ -63,13 +63,13 @@ async def overdue_recalls(session: AsyncSession, now: int) -> list[uuid.UUID]:
 
 async def is_shown_to(session: AsyncSession, model_id: uuid.UUID, project_id: str) -> bool:
     """Whether a targeted share names the project."""
-    return await session.get(ShareProjectRow, (model_id, project_id)) is not None
+    return await session.get(any_tenant(ShareProjectRow), (model_id, project_id)) is not None
 
 
 async def shown_to(session: AsyncSession, model_id: uuid.UUID) -> list[ShareProjectRow]:
     """With their projects, those first that see it longest."""
     statement = (
-        select(ShareProjectRow)
+        select(any_tenant(ShareProjectRow))
         .where(ShareProjectRow.model_id == model_id)
         .options(joinedload(ShareProjectRow.project))
         .order_by(ShareProjectRow.added_at, ShareProjectRow.project_id)
@@ -79,7 +79,7 @@ async def shown_to(session: AsyncSession, model_id: uuid.UUID) -> list[ShareProj
 
 async def invited(session: AsyncSession, model_id: uuid.UUID, project_ids: Collection[str]) -> set[str]:
     """Those of the projects that a targeted share names."""
-    statement = select(ShareProjectRow.project_id).where(ShareProjectRow.model_id == model_id)
+    statement = select(any_tenant(ShareProjectRow).project_id).where(ShareProjectRow.model_id == model_id)
     return set(await session.scalars(statement.where(ShareProjectRow.project_id.in_(project_ids))))
 
 

@@ -5,6 +5,7 @@ import uuid
 import structlog
 from sqlalchemy import delete
 
+from modelshare.server.db import any_tenant
 from modelshare.server.http import Platform
 from modelshare.server.jobs import Lease
 from modelshare.server.registry.blobs import queries
@@ -37,7 +38,7 @@ async def collect(platform: Platform, lease: Lease) -> None:
                 log.warning("cannot delete from the storage", key=row.key, error=str(error))
                 failed = error
         async with platform.database.write() as session:
-            await session.execute(delete(GarbageRow).where(GarbageRow.id.in_(gone)))
+            await session.execute(delete(any_tenant(GarbageRow)).where(GarbageRow.id.in_(gone)))
         after = rows[-1].id
     if failed is not None:
         raise failed

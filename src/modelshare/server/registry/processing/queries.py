@@ -6,6 +6,7 @@ from sqlalchemy import exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload, selectinload
 
+from modelshare.server.db import any_tenant
 from modelshare.server.registry.tables import UploadFileRow, UploadRow, VersionRow
 from modelshare.wire.uploads import UploadState
 
@@ -18,5 +19,5 @@ async def staged_upload(session: AsyncSession, version_id: uuid.UUID) -> UploadR
     """The completed session of the version whose bytes are not blobs yet, with its files."""
     holds_files = exists().where(UploadFileRow.upload_id == UploadRow.id)
     of_version = UploadRow.version_id == version_id, UploadRow.state == UploadState.COMPLETED
-    statement = select(UploadRow).where(*of_version, holds_files).options(selectinload(UploadRow.files))
+    statement = select(any_tenant(UploadRow)).where(*of_version, holds_files).options(selectinload(UploadRow.files))
     return await session.scalar(statement)

@@ -7,7 +7,7 @@ from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import service as audit
-from modelshare.server.db import notify
+from modelshare.server.db import any_tenant, notify
 from modelshare.server.errors import ConflictError
 from modelshare.server.http import Caller, Platform
 from modelshare.server.outages import is_database_away
@@ -100,4 +100,4 @@ async def _drop(session: AsyncSession, row: UploadRow, now: int) -> None:
     await session.flush()
     await session.execute(delete(VersionRow).where(VersionRow.id == version_id))
     if not await queries.has_versions(session, row.model_id):
-        await session.execute(delete(ModelRow).where(ModelRow.id == row.model_id))
+        await session.execute(delete(any_tenant(ModelRow)).where(ModelRow.id == row.model_id))

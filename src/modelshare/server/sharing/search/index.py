@@ -8,7 +8,7 @@ from sqlalchemy import Row, and_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import upsert
+from modelshare.server.db import any_tenant, upsert
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.search.tables import CatalogEntryRow
 from modelshare.server.sharing.search.terms import CatalogFacts, terms_of
@@ -58,7 +58,7 @@ async def index(session: AsyncSession, model_id: uuid.UUID) -> None:
 
 
 async def shown_to_projects(session: AsyncSession, model_id: uuid.UUID) -> Sequence[str]:
-    statement = select(ShareProjectRow.project_id).where(ShareProjectRow.model_id == model_id)
+    statement = select(any_tenant(ShareProjectRow).project_id).where(ShareProjectRow.model_id == model_id)
     return (await session.scalars(statement.order_by(ShareProjectRow.project_id))).all()
 
 

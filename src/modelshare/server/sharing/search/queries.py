@@ -25,6 +25,7 @@ from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload, selectinload
 
+from modelshare.server.db import any_tenant
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.search.cards import CatalogCard, select_cards
 from modelshare.server.sharing.search.ranges import Range
@@ -197,7 +198,7 @@ async def cards(session: AsyncSession, ids: Sequence[int]) -> list[CatalogCard]:
 async def entry(session: AsyncSession, visible: Sequence[Condition], model_id: uuid.UUID) -> Entry | None:
     """One model of the catalog with all its versions."""
     statement = (
-        select(ShareRow, ModelRow, VersionRow)
+        select(ShareRow, any_tenant(ModelRow), VersionRow)
         .join(CatalogEntryRow, CatalogEntryRow.model_id == ShareRow.model_id)
         .join(ModelRow, ModelRow.id == ShareRow.model_id)
         .join(VersionRow, and_(VersionRow.model_id == ModelRow.id, VersionRow.is_latest))

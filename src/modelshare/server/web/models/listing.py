@@ -55,11 +55,11 @@ async def new_version(
     request: Request,
     caller: ModelsCaller,
     model_id: ModelId,
-    session: ReadSession,
     platform: PlatformDep,
     url: BaseUrl,
 ) -> Response:
-    model = extended_view(await sharing.get(session, caller, model_id), card=False)
+    async with platform.database.read() as session:
+        model = extended_view(await sharing.get(session, caller, model_id), card=False)
     return await _upload_page(request, caller, platform, url, model)
 
 
