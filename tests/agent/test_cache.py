@@ -107,12 +107,12 @@ def test_too_much_for_the_disk_is_refused_in_words(tmp_path: Path) -> None:
 def test_room_is_counted_over_all_pulls_and_given_back(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     free = shutil.disk_usage(tmp_path).free
-    most = CachedFiles("dep_1", DIGEST, [DeploymentFile("a", int(free * 0.7), "1" * 64)])
+    limit = CachedFiles("dep_1", DIGEST, [DeploymentFile("a", int(free * 0.7), "1" * 64)])
     other = CachedFiles("dep_2", DIGEST, [DeploymentFile("b", int(free * 0.7), "2" * 64)])
-    with cache.room_for(most):
+    with cache.room_for(limit):
         with pytest.raises(NoSpaceError), cache.room_for(other):
             pass
-        with cache.room_for(CachedFiles("dep_3", DIGEST, most.files)):  # the same file needs its room once
+        with cache.room_for(CachedFiles("dep_3", DIGEST, limit.files)):  # the same file needs its room once
             pass
     with cache.room_for(other):
         pass

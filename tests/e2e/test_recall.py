@@ -46,7 +46,7 @@ def test_from_the_claim_to_the_deletion(tmp_path: Path) -> None:
 
             def confirmed() -> bool:
                 state = json.loads(owner.run("recall", "tiny", "--json").stdout)
-                return any(release["confirmed_at"] for release in state["releases"])
+                return any(release["confirmed_at"] for release in state["weight_deletions"])
 
             wait_until(confirmed, "the machine says that the weights are deleted")
             assert list((box / "agent").rglob("weights/*")) == []

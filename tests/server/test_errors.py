@@ -223,9 +223,9 @@ async def test_public_routes_are_limited_per_address(strict: Application) -> Non
 async def test_a_key_is_used_from_where_the_proxy_says(strict: Application) -> None:
     """By the API and by endpoints alike, and by the whole address."""
     tenant = await new_tenant(strict, "acme")
-    wish = {"name": "here", "allowed_ips": ["2001:db8::1", "10.0.0.1"]}
+    spec = {"name": "here", "allowed_ips": ["2001:db8::1", "10.0.0.1"]}
     async with tenant.http:
-        key = (await tenant.http.post("/v1/keys", json=wish)).json()["key"]
+        key = (await tenant.http.post("/v1/keys", json=spec)).json()["key"]
     async with client_of(strict, key) as http:
         for address, here in (
             ("[2001:db8::1]:443", True),

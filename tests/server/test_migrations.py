@@ -21,7 +21,7 @@ from modelshare.server.ids import secret_hash
 from modelshare.server.jobs import GivenUpRow
 from modelshare.server.registry.tables import DeletedVersionRow, ModelRow
 from modelshare.server.settings import Settings
-from modelshare.server.sharing.tables import EVERYBODY, LastShownRow, RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
+from modelshare.server.sharing.tables import EVERYBODY, ClaimLinkRow, LastShownRow, RecallRow, ShareProjectRow, ShareRow
 
 pytestmark = pytest.mark.anyio
 FIRST = "0001"
@@ -234,7 +234,7 @@ async def add_what_is_new(database: Database) -> None:
             [
                 DeliveryRow(id=uid(91), webhook_id=uid(90), **event),
                 GivenUpRow(id=uid(94), kind="k", subject="s", attempts=5, error="e", given_up_at=9),
-                ShareLinkRow(id=uid(93), model_id=PRIVATE, hash="lh", max_uses=1, uses=1, created_at=9),
+                ClaimLinkRow(id=uid(93), model_id=PRIVATE, hash="lh", max_uses=1, uses=1, created_at=9),
             ]
         )
         await session.flush()

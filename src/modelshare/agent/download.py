@@ -12,7 +12,7 @@ import aiohttp
 from modelshare.agent.backoff import Backoff
 from modelshare.agent.errors import PullError
 from modelshare.agent.grants import SignedUrls
-from modelshare.agent.partfile import MOST_AT_ONCE, Hasher, PartFile
+from modelshare.agent.partfile import MAX_AT_ONCE, Hasher, PartFile
 from modelshare.agent.range_request import (
     InterruptedTransferError,
     RangeBody,
@@ -144,7 +144,7 @@ async def _from(body: RangeBody, start: int) -> AsyncIterator[list[bytes]]:
             if data:
                 gathered.append(data)
                 held += len(data)
-            if held >= _FLUSH or len(gathered) == MOST_AT_ONCE:
+            if held >= _FLUSH or len(gathered) == MAX_AT_ONCE:
                 yield gathered
                 gathered, held = [], 0
             if left <= 0:

@@ -56,7 +56,7 @@ def recall(
             state = client.models.recall(found.id, RecallRequest(deadline=None))
         elif close is not None:
             confirm(f"Count {close} as holding no weights of {found.name}? It has not confirmed that.", yes=yes)
-            client.models.close_release(found.id, close)
+            client.models.close_weight_deletion(found.id, close)
             state = client.models.recall_state(found.id)
         elif deadline is not None:
             if not reason:
@@ -86,7 +86,7 @@ def _print(name: str, state: Recall) -> None:
     notice = state.notice
     if notice is None:
         say(f"{name} is not being recalled. It is in the catalog only if you share it.")
-        if not state.releases:
+        if not state.weight_deletions:
             return
     else:
         stopped = notice.stopped_at
@@ -107,7 +107,7 @@ def _print(name: str, state: Recall) -> None:
             or (f"never; closed {when(release.closed_at)}" if release.closed_at else "not yet"),
             release.deployment,
         )
-        for release in state.releases
+        for release in state.weight_deletions
     )
     print_table(
         ("MACHINE OF", "VERSION", "TOLD TO DELETE (UTC)", "CONFIRMED", "ID"),

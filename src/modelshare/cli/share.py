@@ -13,7 +13,7 @@ from modelshare.cli.requests import request
 from modelshare.cli.resolve_model import own_model
 from modelshare.client import Client
 from modelshare.wire.models import CatalogRole, ExtendedModel
-from modelshare.wire.sharing import Audience, LinkTerms, ShareLinkWithToken, ShareRequest, ToLink, ToProjects
+from modelshare.wire.sharing import Audience, ClaimLinkWithToken, LinkTerms, ShareRequest, ToLink, ToProjects
 
 app = typer.Typer(add_completion=False)
 
@@ -38,14 +38,14 @@ def share(
 
     Without --to, --link or --public it is for everybody; where only some see it now, that stays so.
     """
-    wish = _wish(to, public=public, link=link, expires_in=expires_in, max_uses=max_uses)
+    spec = _spec(to, public=public, link=link, expires_in=expires_in, max_uses=max_uses)
     with Client() as client:
         found = own_model(client, model)
         for warning in found.warnings:
             say(f"Note: {warning}")
         if public and found.audience is Audience.TARGETED:
             confirm(f"{found.name} shows to certain projects only. Show it to everybody?", yes=yes)
-        shared = client.models.share(found.id, wish)
+        shared = client.models.share(found.id, spec)
         page = f"{client.config.url}/v1/catalog/models/{shared.id}"
     if json:
         print_json(shared)
@@ -57,7 +57,7 @@ def share(
         typer.echo(page)
 
 
-def _wish(
+def _spec(
     to: list[str] | None, *, public: bool, link: bool, expires_in: int | None, max_uses: int | None
 ) -> ShareRequest:
     if sum((bool(to), public, link)) > 1:
@@ -71,7 +71,7 @@ def _wish(
     return ShareRequest(audience="public") if public else ShareRequest()
 
 
-def _print_link(model: ExtendedModel, link: ShareLinkWithToken) -> None:
+def _print_link(model: ExtendedModel, link: ClaimLinkWithToken) -> None:
     until = f" until {when(link.expires_at)} UTC" if link.expires_at else ""
     often = f", by {link.max_uses} project(s)" if link.max_uses else ""
     say(f"{model.name} shows to whoever claims this link{until}{often}. It is shown once:")

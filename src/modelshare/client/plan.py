@@ -46,8 +46,8 @@ def opening(
     file: str | None = None,
 ) -> UploadOpen:
     """The request that opens a session; `digests` holds the SHA-256 known so far, by path."""
-    wish = {"version": version, "make_latest": make_latest, "version_notes": version_notes, "file": file}
-    said: dict[str, Any] = {field: value for field, value in wish.items() if value is not None}
+    spec = {"version": version, "make_latest": make_latest, "version_notes": version_notes, "file": file}
+    said: dict[str, Any] = {field: value for field, value in spec.items() if value is not None}
     if source.is_archive:
         [packed] = source.files
         archive = ArchiveEntry(filename=packed.path, size=packed.size)

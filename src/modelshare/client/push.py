@@ -118,7 +118,7 @@ def push_model(
         workers = _Workers(pool, jobs, Reader(source.files, stop), progress)
 
         def opened(digests: Mapping[str, str]) -> Upload:
-            wish = opening(
+            spec = opening(
                 source,
                 name,
                 version,
@@ -127,7 +127,7 @@ def push_model(
                 file=file,
                 digests=digests,
             )
-            return client.uploads.open(wish)
+            return client.uploads.open(spec)
 
         upload, digests = _session(opened, source, workers)
         progress.session(upload)

@@ -19,7 +19,7 @@ from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection, ignore_fil
 from modelshare.wire.model_files import INDEX, missing, numbered, refusal
 from modelshare.wire.models import MODEL_NAME_PATTERN
 from modelshare.wire.patterns import MAX_PATTERN, MAX_PATTERNS, PlainPattern, parse
-from modelshare.wire.secret_scan import MAX_FILES as MOST_READ
+from modelshare.wire.secret_scan import MAX_FILES as MAX_READ
 from modelshare.wire.secret_scan import MAX_FOUND, Exposed, find, worth_reading
 from modelshare.wire.text import visible
 from modelshare.wire.uploads import MAX_FILES
@@ -68,7 +68,7 @@ def find_exposed(source: PushSource) -> list[Exposed]:
     """What looks like a key in the small text files of a folder. Raises SourceError."""
     found: list[Exposed] = []
     texts = [file for file in source.files if not source.is_archive and worth_reading(file.path, file.size)]
-    for file in texts[:MOST_READ]:
+    for file in texts[:MAX_READ]:
         try:
             found += find(file.path, file.location.read_bytes())
         except OSError as error:

@@ -249,7 +249,7 @@ class Application:
         if scope["type"] == "http":
             if self._files is not None and scope["path"].startswith(signed_urls.PATH):
                 return self._files
-            if Router.takes(scope["path"]):
+            if Router.matches_path(scope["path"]):
                 return self._inference
             named = _PROJECT_PATH.fullmatch(scope["path"])
             written: bytes = scope["raw_path"]
@@ -320,7 +320,7 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
     platform.parts[CollectorRegistry] = CollectorRegistry()
     platform.parts[Live] = Live(database)
     platform.parts[EndpointPolicy] = EndpointPolicy(
-        book, promotion=settings.catalog_promotion == "on", capacity=fleet.capacity, weights=weight_deletions.weights
+        book, promotion=settings.catalog_promotion, capacity=fleet.capacity, weights=weight_deletions.weights
     )
     return platform
 

@@ -248,9 +248,9 @@ def any_tenant(table: type[Row]) -> type[Row]:
     return table
 
 
-def capped_count(statement: Select[*tuple[Any, ...]], most: int) -> Select[int]:
+def capped_count(statement: Select[*tuple[Any, ...]], limit: int) -> Select[int]:
     """How many rows these are, counted no further than `most`: a look at a large table stays quick."""
-    return select(func.count()).select_from(statement.limit(most).subquery())
+    return select(func.count()).select_from(statement.limit(limit).subquery())
 
 
 async def advisory_lock(session: AsyncSession, what: str) -> None:

@@ -19,7 +19,7 @@ EMBEDDED_TOGETHER: Final = 8
 """Texts to embed that are as much work as one sequence, and go to an engine as one: each is computed in one step."""
 MAX_TOKENS: Final = 1 << 24
 """Of one answer: more than any model's context holds."""
-_MOST_TOGETHER: Final = (1 << 31) - 1
+_MAX_TOGETHER: Final = (1 << 31) - 1
 """Of one request, as frames of the link have it."""
 _TEMPLATE_TOKENS: Final = 4096
 """What a chat template may add to a prompt: the model's own instructions, how tools are called, marks of roles."""
@@ -106,11 +106,11 @@ def most_tokens(asked: InferenceRequest, body_bytes: int, context: int | None) -
     `context`: tokens that a prompt and its answer may have together, where that is known.
     """
     of_one = MAX_TOKENS if context is None else min(context, MAX_TOKENS)
-    prompt = min(body_bytes + asked.prompts * _TEMPLATE_TOKENS, asked.prompts * of_one, _MOST_TOGETHER)
+    prompt = min(body_bytes + asked.prompts * _TEMPLATE_TOKENS, asked.prompts * of_one, _MAX_TOGETHER)
     if not asked.generates:
         return prompt, 0
     completion = asked.sequences * min(of_one, MAX_TOKENS if asked.max_tokens is None else asked.max_tokens)
-    return prompt, min(completion, _MOST_TOGETHER)
+    return prompt, min(completion, _MAX_TOGETHER)
 
 
 def tokens_in(text_bytes: int) -> int:

@@ -110,7 +110,7 @@ async def test_the_public_url_is_the_origin(settings: Settings) -> None:
     async with app.running():
         person = await new_person(app, "admin", is_admin=True)
         async with app.database.write() as session:
-            project = await members.create_project(session, person, name="Lab", slug="lab", most=1, now=1000)
+            project = await members.create_project(session, person, name="Lab", slug="lab", limit=1, now=1000)
         token = await sign_in(app, person)
         for origin, expected in (("https://models.example.org", 201), ("http://modelshare.test", 403)):
             async with browser(app, token, sec_fetch_site="", origin=origin) as http:

@@ -115,6 +115,6 @@ async def test_uses_that_are_over_are_found_in_one_look(
     uses["unknown"] = KeyUse(secret_hash("ms_acme_nonsense"), HERE)
     uses["elsewhere"] = KeyUse(uses["here only"].value_hash, "10.0.0.1")
     reads = database.reads
-    over = await ring.over(uses.values())
+    over = await ring.revoked_among(uses.values())
     assert database.reads == reads + 1
     assert {name for name, use in uses.items() if use in over} == {"revoked", "expired", "unknown", "elsewhere"}

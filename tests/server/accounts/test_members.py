@@ -21,9 +21,9 @@ pytestmark = pytest.mark.anyio
 OWNER, MEMBER = MemberRole.OWNER, MemberRole.MEMBER
 
 
-async def create(app: Application, person: Person, slug: str = "lab", name: str = "Lab", most: int = 2) -> Any:
+async def create(app: Application, person: Person, slug: str = "lab", name: str = "Lab", limit: int = 2) -> Any:
     async with app.database.write() as session:
-        return await members.create_project(session, person, name=name, slug=slug, most=most, now=1000)
+        return await members.create_project(session, person, name=name, slug=slug, limit=limit, now=1000)
 
 
 async def caller_of(app: Application, person: Person, project: str = "lab") -> Caller:
@@ -109,7 +109,7 @@ async def test_an_owner_changes_roles_and_removes(app: Application) -> None:
     assert await roles(app, caller) == {"ada": OWNER, "bob": OWNER}
     await remove(app, caller, bob)
     assert await roles(app, caller) == {"ada": OWNER}
-    assert [entry.action for entry in await log(app, caller)][:2] == ["member.remove", "member.role"]
+    assert [entry.action for entry in await log(app, caller)][:2] == ["member.remove", "member.change_role"]
     assert (await log(app, caller))[0].target == f"person:{bob.id}"
     with pytest.raises(NotFoundError):
         await remove(app, caller, bob)

@@ -162,7 +162,7 @@ async def test_uses_that_are_over(
         for name, token in tokens.items()
         for project in (owner.project.id, deployer.project.id)
     }
-    over = await book.over(uses.values())
+    over = await book.revoked_among(uses.values())
     assert {name for name, use in uses.items() if use not in over} == {
         ("Ada", owner.project.id),
         ("Admin", owner.project.id),

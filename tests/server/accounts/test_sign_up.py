@@ -35,12 +35,12 @@ async def invite(app: Application, tenant: Tenant, role: MemberRole = MemberRole
 
 
 async def test_the_first_person_is_admin_and_nobody_after(app: Application) -> None:
-    first = await sign_up(app.database, "First@Example.org", policy="invited")
+    first = await sign_up(app.database, "First@Example.org", policy="invite_only")
     assert (first.email, first.is_admin) == ("first@example.org", True)
     assert not (await sign_up(app.database, "second@example.org")).is_admin
     async with app.database.read() as session:
         log = (await audit.page(session, None, AuditFilter(), Paging(10, None))).data
-    assert [entry.action for entry in log] == ["person.sign_up", "person.admin", "person.sign_up"]
+    assert [entry.action for entry in log] == ["person.sign_up", "person.set_admin", "person.sign_up"]
 
 
 async def test_of_many_who_are_first_at_once_one_is_admin(app: Application) -> None:
@@ -99,18 +99,18 @@ async def test_where_people_are_invited_nobody_else_comes_in(app: Application, o
     now = app.platform.now()
     for invitation in (None, "", "msi_nonsense"):
         with pytest.raises(PermissionDeniedError):
-            await sign_up(app.database, invitation=invitation, policy="invited", now=now)
+            await sign_up(app.database, invitation=invitation, policy="invite_only", now=now)
     token = await invite(app, owner)
-    assert await sign_up(app.database, invitation=token, policy="invited", now=now)
+    assert await sign_up(app.database, invitation=token, policy="invite_only", now=now)
     with pytest.raises(PermissionDeniedError):
-        await sign_up(app.database, "eve@example.org", invitation=token, policy="invited", now=now)
+        await sign_up(app.database, "eve@example.org", invitation=token, policy="invite_only", now=now)
 
 
 async def test_strangers_do_not_learn_which_emails_are_taken_where_people_are_invited(app: Application) -> None:
     await sign_up(app.database)
     for email in ("ada@example.org", "no e-mail", "eve@example.org"):
         with pytest.raises(PermissionDeniedError, match="by invitation"):
-            await sign_up(app.database, email, invitation="msi_nonsense", policy="invited")
+            await sign_up(app.database, email, invitation="msi_nonsense", policy="invite_only")
 
 
 async def test_with_a_bad_invitation_nobody_signs_up(app: Application) -> None:

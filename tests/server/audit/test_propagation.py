@@ -116,7 +116,7 @@ async def test_what_was_not_heard_of_is_found_and_confirmed(
 ) -> None:
     """On SQLite no notification reaches another process; on PostgreSQL it may be lost."""
     key = (await owner.http.post("/v1/keys", json={"name": "k"})).json()
-    deaf = create_app(settings.model_copy(update={"process_url": "http://deaf.test"}))
+    deaf = create_app(settings.model_copy(update={"advertise_url": "http://deaf.test"}))
     deaf.database._listeners[CONFIRM_TOPIC].clear()
     async with deaf.running():
         assert len(await processes(operator)) == 2
@@ -131,7 +131,7 @@ async def test_the_list_of_processes(app: Application, settings: Settings, opera
     assert own["version"] == __version__
     assert abs(own["started_at"] - app.platform.now()) < 60
     assert own["started_at"] <= own["seen_at"] <= own["started_at"] + 60
-    other = create_app(settings.model_copy(update={"process_url": "http://other.test"}))
+    other = create_app(settings.model_copy(update={"advertise_url": "http://other.test"}))
     async with other.running():
         names = [one["name"] for one in await processes(operator)]
         assert names[0] == own["name"]
@@ -167,7 +167,7 @@ async def test_a_restart_at_the_same_place_takes_the_place(settings: Settings, a
     async with app.database.write() as session:
         now = now_ms(session)
         session.add(ProcessRow(name="p-killed", address="http://place.test", started_ms=now, seen_ms=now))
-    again = create_app(settings.model_copy(update={"process_url": "http://place.test"}))
+    again = create_app(settings.model_copy(update={"advertise_url": "http://place.test"}))
     async with again.running(), app.database.read() as session:
         assert await session.get(ProcessRow, "p-killed") is None
 

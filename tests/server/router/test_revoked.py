@@ -178,11 +178,11 @@ async def test_an_old_value_runs_on_in_its_grace_and_no_longer(caller: Caller, r
 
 
 class TestOff:
-    """`keys_cut_streams = "off"`."""
+    """`keys_cut_streams = false`."""
 
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return settings.model_copy(update={"keys_cut_streams": "off"})
+        return settings.model_copy(update={"keys_cut_streams": False})
 
     async def test_a_stream_may_end_and_new_requests_are_refused(self, caller: Caller, ready: LinkAgent) -> None:
         streamed, request = await started(caller, ready)

@@ -42,7 +42,7 @@ async def processes(settings: Settings) -> AsyncIterator[list[Process]]:
         found = []
         for _ in range(3):
             port = free_port()
-            app = create_app(settings.model_copy(update={"process_url": f"http://127.0.0.1:{port}"}))
+            app = create_app(settings.model_copy(update={"advertise_url": f"http://127.0.0.1:{port}"}))
             await stack.enter_async_context(app.running())
             found.append(Process(app, await stack.enter_async_context(serving(app, port))))
         yield found

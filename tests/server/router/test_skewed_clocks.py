@@ -46,7 +46,7 @@ async def processes(settings: Settings) -> AsyncIterator[list[Process]]:
         found = []
         for skew in SKEWS:
             port = free_port()
-            here = settings.model_copy(update={"process_url": f"http://127.0.0.1:{port}"})
+            here = settings.model_copy(update={"advertise_url": f"http://127.0.0.1:{port}"})
             app = Application(here, machine_clock(skew))
             await stack.enter_async_context(app.running())
             found.append(Process(app, await stack.enter_async_context(serving(app, port))))
@@ -64,8 +64,8 @@ async def serve(link: LinkAgent, request: Request, body: bytes) -> None:
 
 async def test_every_chat_is_answered(processes: list[Process], deployer: Tenant) -> None:
     model_id = await make_model(processes[0].app, deployer.project.id)
-    wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
-    assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+    assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
     headers = {"Authorization": f"Bearer {deployer.project.api_key}"}
     async with contextlib.AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx.AsyncClient(headers=headers, timeout=20))

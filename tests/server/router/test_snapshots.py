@@ -39,8 +39,8 @@ def snapshots(database: SlowDatabase, app: Application) -> Snapshots:
 async def chat(app: Application, owner: Tenant) -> tuple[str, str]:
     """An endpoint's project and slug."""
     model_id = await make_model(app, owner.project.id)
-    wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
-    assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+    assert (await owner.http.post("/v1/endpoints", json=spec)).status_code == 201
     return owner.project.id, "chat"
 
 

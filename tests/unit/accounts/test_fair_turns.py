@@ -12,11 +12,11 @@ pytestmark = pytest.mark.anyio
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=20), st.integers(1, 3))
-def test_the_order(askers: list[tuple[int, bool]], most: int) -> None:
+def test_the_order(askers: list[tuple[int, bool]], limit: int) -> None:
     """Each asker has asked for so much before, and may go away while it waits."""
 
     async def main() -> tuple[list[int], int]:
-        turns, done, at_work = FairTurns(most), list[int](), 0
+        turns, done, at_work = FairTurns(limit), list[int](), 0
         gate = asyncio.Event()
 
         async def hold() -> None:
@@ -27,12 +27,12 @@ def test_the_order(askers: list[tuple[int, bool]], most: int) -> None:
             nonlocal at_work
             async with turns.turn(asked):
                 at_work += 1
-                assert at_work <= most
+                assert at_work <= limit
                 await asyncio.sleep(0)
                 at_work -= 1
                 done.append(asked)
 
-        holders = [asyncio.create_task(hold()) for _ in range(most)]
+        holders = [asyncio.create_task(hold()) for _ in range(limit)]
         await asyncio.sleep(0)
         tasks = [(asyncio.create_task(ask(asked)), leaves) for asked, leaves in askers]
         await asyncio.sleep(0)
@@ -45,7 +45,7 @@ def test_the_order(askers: list[tuple[int, bool]], most: int) -> None:
 
     done, free = asyncio.run(main())
     assert done == sorted(asked for asked, leaves in askers if not leaves)
-    assert free == most
+    assert free == limit
 
 
 async def test_one_that_leaves_as_it_is_called_passes_its_turn_on() -> None:

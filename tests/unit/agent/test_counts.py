@@ -11,7 +11,7 @@ from modelshare.agent.engines.counts import Tally, TokenUsage, total
 from modelshare.wire.inference import InferenceRequest
 
 CONTEXT = 1000
-MOST = (1 << 31) - 1
+MAX = (1 << 31) - 1
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -109,5 +109,5 @@ def test_the_sum_is_an_estimate_as_soon_as_a_part_is() -> None:
 def test_no_request_has_more_than_a_frame_can_say() -> None:
     asked = InferenceRequest(stream=False, prompts=2000, choices=128, max_tokens=None)
     count = Tally(asked, 1 << 25, 1 << 25, None, counts_all=True)
-    assert told(count, 1 << 40, MOST).completion_tokens == MOST
-    assert told(count, 1 << 40, MOST + 1).completion_tokens == 0
+    assert told(count, 1 << 40, MAX).completion_tokens == MAX
+    assert told(count, 1 << 40, MAX + 1).completion_tokens == 0

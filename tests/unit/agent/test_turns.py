@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelshare.agent.engines.turns import MOST_WAITING, TenantQueue, TooManyWaitingError, Turn
+from modelshare.agent.engines.turns import MAX_WAITING, TenantQueue, TooManyWaitingError, Turn
 
 pytestmark = pytest.mark.anyio
 Step = Callable[[], Awaitable[None]]
@@ -136,14 +136,14 @@ async def test_what_takes_several_slots_is_not_overtaken_for_ever() -> None:
 
 async def test_one_tenant_waits_for_so_many_turns_and_others_still_may() -> None:
     engine = Engine(1)
-    for _ in range(MOST_WAITING + 1):
+    for _ in range(MAX_WAITING + 1):
         engine.ask("a")
     await settled()
     with pytest.raises(TooManyWaitingError):
         await engine.ask("a")
     engine.ask("b")
     await settled()
-    assert engine.turns.waiting == MOST_WAITING + 1
+    assert engine.turns.waiting == MAX_WAITING + 1
     await engine.end("a")
     assert engine.began == ["a", "b"]
     await engine.close()

@@ -28,30 +28,30 @@ def wishes(draw: st.DrawFn) -> dict[str, DesiredDeployment]:
 
 @given(wishes(), st.sets(names), wishes())
 def test_a_plan_leads_to_exactly_what_is_wanted(
-    running: dict[str, DesiredDeployment], left_over: set[str], wish: dict[str, DesiredDeployment]
+    running: dict[str, DesiredDeployment], left_over: set[str], spec: dict[str, DesiredDeployment]
 ) -> None:
-    todo = plan(running, left_over, wish.values())
+    todo = plan(running, left_over, spec.values())
     after = dict(running)
     for name in todo.release:
         after.pop(name, None)
     for one in (*todo.start, *todo.restart, *todo.update):
         after[one.deployment_id] = one
-    assert after == wish
-    assert set(todo.release) == (set(running) | left_over) - set(wish)
+    assert after == spec
+    assert set(todo.release) == (set(running) | left_over) - set(spec)
 
 
 @given(wishes(), st.sets(names), wishes())
 def test_no_deployment_is_in_two_parts_of_a_plan(
-    running: dict[str, DesiredDeployment], left_over: set[str], wish: dict[str, DesiredDeployment]
+    running: dict[str, DesiredDeployment], left_over: set[str], spec: dict[str, DesiredDeployment]
 ) -> None:
-    todo = plan(running, left_over, wish.values())
+    todo = plan(running, left_over, spec.values())
     parts = [*(one.deployment_id for one in (*todo.start, *todo.restart, *todo.update)), *todo.release]
     assert len(parts) == len(set(parts))
 
 
 @given(wishes())
-def test_what_is_as_wanted_stays_untouched(wish: dict[str, DesiredDeployment]) -> None:
-    assert plan(wish, wish, wish.values()) == plan({}, (), ())
+def test_what_is_as_wanted_stays_untouched(spec: dict[str, DesiredDeployment]) -> None:
+    assert plan(spec, spec, spec.values()) == plan({}, (), ())
 
 
 def test_a_new_name_keeps_the_engine_and_new_weights_do_not() -> None:

@@ -11,7 +11,7 @@ from modelshare.server.sharing.search.ranges import CONTEXT, PARAMETERS, Range, 
 from modelshare.server.sharing.search.ranking import Ranking
 from modelshare.server.sharing.search.spelling import distance, forms, nearest
 from modelshare.server.sharing.search.terms import ANYBODY, CatalogFacts, Filters, Viewer, conditions, terms_of
-from modelshare.server.sharing.search.tokenizer import LONGEST, MOST_ASKED, MOST_WORDS, asked, words
+from modelshare.server.sharing.search.tokenizer import LONGEST, MAX_ASKED, MAX_WORDS, asked, words
 
 NUMBERS = st.integers(0, 10**13)
 BOUNDS = st.none() | NUMBERS
@@ -57,11 +57,11 @@ def test_words(text: str, wanted: list[str]) -> None:
 @given(st.text())
 def test_words_are_stable_plain_and_few(text: str) -> None:
     found = words(text)
-    assert len(found) == len(set(found)) <= MOST_WORDS
+    assert len(found) == len(set(found)) <= MAX_WORDS
     assert all(re.fullmatch(r"[^\W_]+", word) and len(word) <= LONGEST for word in found)
     for word in found:
         assert word in words(word), "what is asked for as it was found is found again"
-    assert asked(text) == found[:MOST_ASKED]
+    assert asked(text) == found[:MAX_ASKED]
 
 
 @given(st.lists(st.text(alphabet="abcdefgh日本12", min_size=1, max_size=40), max_size=8))

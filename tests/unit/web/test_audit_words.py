@@ -25,7 +25,7 @@ def entry(**fields: object) -> AuditEntry:
         ("key.revoke", "Revoke key"),
         ("join_key.create", "Create join key"),
         ("model.share", "Share model"),
-        ("model.role_change", "Catalog role changed"),
+        ("model.change_role", "Catalog role changed"),
         ("something.new_here", "New here something"),
     ],
 )

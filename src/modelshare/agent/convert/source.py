@@ -100,9 +100,9 @@ class TensorSource:
 def embedder_in(root: Path) -> Embedder | None:
     """What the model in the folder `root` declares about its vectors. Raises ConversionError."""
 
-    def read(path: str, most: int) -> bytes:
+    def read(path: str, limit: int) -> bytes:
         with (root / path).open("rb") as file:
-            return file.read(most)
+            return file.read(limit)
 
     paths = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     try:

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 
 from modelshare.wire.text import plain
 
-_MOST: Final = (1 << 31) - 1
+_MAX: Final = (1 << 31) - 1
 """GGUF holds larger numbers, llama.cpp does not."""
 _SHOWN: Final = 80
 _Number = TypeVar("_Number", int, float)
@@ -30,8 +30,8 @@ def whole(values: Json, key: str, default: int | None = None, *, least: int = 1)
     if value is None:
         return _present(key, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not least <= value <= _MOST or value != int(value):  # in this order: NaN is no int
-        raise ConversionError(f"its {key} is {printable(value)}, where a whole number from {least} to {_MOST} belongs.")
+    if not is_number or not least <= value <= _MAX or value != int(value):  # in this order: NaN is no int
+        raise ConversionError(f"its {key} is {printable(value)}, where a whole number from {least} to {_MAX} belongs.")
     return int(value)
 
 

@@ -120,12 +120,12 @@ def _read(usage: msgspec.Raw | None) -> _Told:
         return _Told()
 
 
-def _believed(value: Any, most: int, *, least: int) -> int | None:
+def _believed(value: Any, limit: int, *, least: int) -> int | None:
     """The count, or None. Some engines write it as a text or with a decimal point."""
     if isinstance(value, bool):
         return None
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(most)):
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(limit)):
         value = int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if isinstance(value, int) and least <= value <= most else None
+    return value if isinstance(value, int) and least <= value <= limit else None

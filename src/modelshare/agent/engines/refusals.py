@@ -17,7 +17,7 @@ FAILED: Final = "The engine failed on this request; try again, or change the req
 _REFUSED: Final = "The engine does not take this request as it is; compare its fields with the API's documentation."
 _BUSY: Final = "The engine has no room for this request now; try again in a moment."
 _TOO_LARGE: Final = "The request is larger than the engine takes; send less at once."
-_MOST_SECONDS: Final = 86_400
+_MAX_SECONDS: Final = 86_400
 _PASSED: Final = frozenset(
     {
         *(HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT),
@@ -186,9 +186,9 @@ def _json(body: bytes) -> Any:
 
 def _seconds(header: str | None) -> int | None:
     """Of Retry-After; a date is left out, since clocks differ."""
-    if header is None or not header.isascii() or not header.isdigit() or len(header) > len(str(_MOST_SECONDS)):
+    if header is None or not header.isascii() or not header.isdigit() or len(header) > len(str(_MAX_SECONDS)):
         return None
-    return min(int(header), _MOST_SECONDS)
+    return min(int(header), _MAX_SECONDS)
 
 
 def _kind(status: int) -> ErrorType:

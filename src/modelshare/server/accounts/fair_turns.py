@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 class FairTurns:
     """`most` at once. One that asks for much waits behind all others, so nobody is kept out by somebody's flood."""
 
-    def __init__(self, most: int) -> None:
-        self._free = most
+    def __init__(self, limit: int) -> None:
+        self._free = limit
         self._order = itertools.count()
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
 

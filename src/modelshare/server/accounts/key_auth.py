@@ -71,7 +71,7 @@ class KeyAuthenticator:
             self._used[caller.id] = int(now)
         return caller
 
-    async def over(self, uses: Collection[KeyUse]) -> set[KeyUse]:
+    async def revoked_among(self, uses: Collection[KeyUse]) -> set[KeyUse]:
         """Those of `uses` that would be refused now; asks the database, once for all of them."""
         now = self._clock()
         async with self._database.read() as session:

@@ -26,7 +26,7 @@ async def memberships(session: AsyncSession, person: Person) -> list[Membership]
 
 
 async def create_project(
-    session: AsyncSession, person: Person, *, name: str, slug: str, most: int, now: int
+    session: AsyncSession, person: Person, *, name: str, slug: str, limit: int, now: int
 ) -> Project:
     """A project that the person owns; without a key. `most`: how many projects somebody may own by making them."""
     try:
@@ -40,9 +40,9 @@ async def create_project(
     await queries.lock_person(session, person.id)  # so that two at once are counted
     if not person.is_admin:
         owned = sum(row.role == MemberRole.OWNER for row in await queries.memberships(session, [person.id]))
-        if owned >= most:
+        if owned >= limit:
             raise PermissionDeniedError(
-                f"You own {owned} projects, and {most} are the most here. Ask the platform's admin."
+                f"You own {owned} projects, and {limit} are the most here. Ask the platform's admin."
             )
     project = await service.new_project(session, request, now=now, actor=person.actor)
     await add(session, project.id, person, MemberRole.OWNER, now=now)
@@ -95,7 +95,7 @@ async def change_role(
         return
     await _check_not_last(session, row)
     row.role = role.value
-    _record(session, caller.actor, "member.role", row.project_id, person_id, now, role=role.value)
+    _record(session, caller.actor, "member.change_role", row.project_id, person_id, now, role=role.value)
 
 
 async def remove(session: AsyncSession, caller: Caller, person_id: uuid.UUID, *, now: int) -> None:

@@ -37,7 +37,7 @@ async def sign_up(
     name: str,
     password_hash: str,
     invitation: str | None,
-    policy: Literal["open", "invited"],
+    policy: Literal["open", "invite_only"],
     now: int,
 ) -> Person:
     """A new person, a member of the project that the invitation (its token) is of.
@@ -45,7 +45,7 @@ async def sign_up(
     The first person is the platform's admin. 409 when the e-mail is taken; 403 where nobody else signs up uninvited.
     """
     is_first = await _is_first(session)
-    if policy == "invited" and not is_first and not await _is_invited(session, invitation, now):
+    if policy == "invite_only" and not is_first and not await _is_invited(session, invitation, now):
         raise PermissionDeniedError("Here people sign up by invitation. Ask an owner of your project for a link.")
     row = PersonRow(
         email=_checked(clean_email, email, "email"),
@@ -66,7 +66,7 @@ async def sign_up(
     person = person_view(row)
     _record(session, person.actor, "person.sign_up", person.id, now)
     if is_first:
-        _record(session, audit.SYSTEM, "person.admin", person.id, now, is_admin=True)
+        _record(session, audit.SYSTEM, "person.set_admin", person.id, now, is_admin=True)
     if invitation:
         await invitations.accept(session, person, invitation, now=now)
     return person
@@ -101,7 +101,7 @@ async def change_password(
     """Signs the person out everywhere but in the session with this token."""
     await replace_hash(session, person.id, old_hash, new_hash)
     await sessions.close_all(session, person.id, except_token=token)
-    _record(session, person.actor, "person.password", person.id, now)
+    _record(session, person.actor, "person.change_password", person.id, now)
 
 
 async def reset_password(session: AsyncSession, email: str, new_hash: str, *, now: int) -> Person:
@@ -112,7 +112,7 @@ async def reset_password(session: AsyncSession, email: str, new_hash: str, *, no
     person, old_hash = found
     await replace_hash(session, person.id, old_hash, new_hash)
     await sessions.close_all(session, person.id)
-    _record(session, audit.SYSTEM, "person.password", person.id, now)
+    _record(session, audit.SYSTEM, "person.change_password", person.id, now)
     return person
 
 
@@ -141,9 +141,9 @@ async def people(session: AsyncSession, caller: Caller, paging: Paging) -> Page[
     )
 
 
-async def count(session: AsyncSession, most: int) -> int:
+async def count(session: AsyncSession, limit: int) -> int:
     """Counts no further than `most`."""
-    return await queries.count_people(session, most)
+    return await queries.count_people(session, limit)
 
 
 async def set_admin(session: AsyncSession, caller: Caller, person_id: uuid.UUID, *, is_admin: bool, now: int) -> Person:
@@ -158,7 +158,7 @@ async def set_admin(session: AsyncSession, caller: Caller, person_id: uuid.UUID,
             "The platform has at least one admin, and this is the last one. Make somebody else one first."
         )
     row.is_admin = is_admin
-    _record(session, caller.actor, "person.admin", person_id, now, is_admin=is_admin)
+    _record(session, caller.actor, "person.set_admin", person_id, now, is_admin=is_admin)
     notify(session, PEOPLE_TOPIC, str(person_id))
     return person_view(row)
 

@@ -80,12 +80,12 @@ async def projects(session: AsyncSession, limit: int, after: tuple[int, str] | N
     return list(await session.scalars(statement))
 
 
-async def count_projects(session: AsyncSession, most: int) -> int:
-    return await session.scalar(capped_count(select(ProjectRow.id), most)) or 0
+async def count_projects(session: AsyncSession, limit: int) -> int:
+    return await session.scalar(capped_count(select(ProjectRow.id), limit)) or 0
 
 
-async def count_people(session: AsyncSession, most: int) -> int:
-    return await session.scalar(capped_count(select(PersonRow.id), most)) or 0
+async def count_people(session: AsyncSession, limit: int) -> int:
+    return await session.scalar(capped_count(select(PersonRow.id), limit)) or 0
 
 
 async def has_platform_key(session: AsyncSession) -> bool:

@@ -76,7 +76,7 @@ async def change_project(
         project_id=project.id,
         now=now,
         actor=actor,
-        action="project.quota",
+        action="project.change_quota",
         target=f"project:{project.id}",
         slug=project.slug,
         quota=request.quota_bytes,
@@ -187,9 +187,9 @@ async def list_projects(session: AsyncSession, paging: Paging) -> Page[Project]:
     )
 
 
-async def count_projects(session: AsyncSession, most: int) -> int:
+async def count_projects(session: AsyncSession, limit: int) -> int:
     """Counts no further than `most`."""
-    return await queries.count_projects(session, most)
+    return await queries.count_projects(session, limit)
 
 
 async def get_project(session: AsyncSession, project_id: str) -> Project | None:

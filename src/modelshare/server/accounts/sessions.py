@@ -99,7 +99,7 @@ class SessionAuthenticator:
             )
         return known.caller
 
-    async def over(self, uses: Collection[SessionUse]) -> set[SessionUse]:
+    async def revoked_among(self, uses: Collection[SessionUse]) -> set[SessionUse]:
         """Those of `uses`, all of projects, that would be refused now."""
         now = self._clock()
         async with self._database.read() as session:

@@ -83,9 +83,9 @@ async def slugs(session: AsyncSession, project_id: str, ids: Collection[uuid.UUI
     return {row.id: row.slug for row in rows}
 
 
-async def count_active(session: AsyncSession, most: int) -> int:
+async def count_active(session: AsyncSession, limit: int) -> int:
     return (
-        await session.scalar(capped_count(select(any_tenant(EndpointRow).id).where(EndpointRow.is_active), most)) or 0
+        await session.scalar(capped_count(select(any_tenant(EndpointRow).id).where(EndpointRow.is_active), limit)) or 0
     )
 
 
@@ -156,7 +156,7 @@ async def active_by_tier_and_project(session: AsyncSession, model_id: uuid.UUID)
     return [(tier, project_id, count) for tier, project_id, count in await session.execute(statement)]
 
 
-async def deploying_projects(session: AsyncSession, model_id: uuid.UUID, most: int = 200) -> list[tuple[str, int]]:
+async def deploying_projects(session: AsyncSession, model_id: uuid.UUID, limit: int = 200) -> list[tuple[str, int]]:
     """(public name, active endpoints) of the projects that deploy a model, those with most first."""
     many = func.count()
     statement = (
@@ -165,7 +165,7 @@ async def deploying_projects(session: AsyncSession, model_id: uuid.UUID, most: i
         .where(EndpointRow.model_id == model_id, EndpointRow.is_active)
         .group_by(ProjectRow.id, ProjectRow.name)
         .order_by(many.desc(), ProjectRow.name)
-        .limit(most)
+        .limit(limit)
     )
     return [(name, count) for name, count in await session.execute(statement)]
 

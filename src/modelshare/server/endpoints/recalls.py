@@ -28,13 +28,13 @@ STOP = "endpoints.recall"
 
 
 async def request(
-    session: AsyncSession, caller: Caller, model_id: uuid.UUID, wish: RecallRequest, terms: EndpointPolicy, *, now: int
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, spec: RecallRequest, terms: EndpointPolicy, *, now: int
 ) -> Recall:
     """Announces a recall, changes one that was announced, or cancels it, and tells every deployer."""
-    if wish.deadline is None:
+    if spec.deadline is None:
         own = await _cancel(session, caller, model_id, now=now)
     else:
-        own = await _announce(session, caller, model_id, max(wish.deadline, now), wish.reason, now=now)
+        own = await _announce(session, caller, model_id, max(spec.deadline, now), spec.reason, now=now)
     return await _state(session, own, terms)
 
 
@@ -120,11 +120,11 @@ def _tell(
 
 async def _state(session: AsyncSession, own: OwnModel, terms: EndpointPolicy) -> Recall:
     model, _, recall = own
-    holding, releases = await terms.weights(session, model, since=recall.created_at if recall else None)
+    holding, weight_deletions = await terms.weights(session, model, since=recall.created_at if recall else None)
     return Recall(
         model=str(model.id),
         notice=notice(recall) if recall else None,
         endpoints_serving=model.foreign_endpoints,
         machines_holding=holding,
-        releases=releases,
+        weight_deletions=weight_deletions,
     )

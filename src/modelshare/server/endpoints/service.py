@@ -37,7 +37,7 @@ from modelshare.wire.endpoints import (
     Reason,
 )
 from modelshare.wire.models import ModelStatus
-from modelshare.wire.sharing import WeightsRelease
+from modelshare.wire.sharing import WeightsDeletion
 from modelshare.wire.tiers import Tier
 
 ENDPOINTS_TOPIC = "endpoints"
@@ -57,7 +57,7 @@ class Weights(Protocol):
 
     async def __call__(
         self, session: AsyncSession, model: ModelRow, *, since: int | None
-    ) -> tuple[int, list[WeightsRelease]]: ...
+    ) -> tuple[int, list[WeightsDeletion]]: ...
 
 
 @dataclass(frozen=True)
@@ -98,20 +98,20 @@ class _Assessment:
 
 
 async def explain(
-    session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: EndpointPolicy, *, again: bool = False
+    session: AsyncSession, caller: Caller, spec: EndpointCreate, terms: EndpointPolicy, *, again: bool = False
 ) -> Explanation:
     """Whether the caller could create this endpoint now, and if not, why and what would make it possible.
 
     `again`: it is there, and would be moved or switched on, which counts as new.
     """
-    assessment = await _assess(session, caller, wish, terms, lock=False, keeps_file=again)
+    assessment = await _assess(session, caller, spec, terms, lock=False, keeps_file=again)
     reasons = list(assessment.reasons)
-    there = await queries.endpoint(session, caller.project, wish.slug)
+    there = await queries.endpoint(session, caller.project, spec.slug)
     if there is not None and again:
         reasons = [await _why_not(session, there, reason) for reason in reasons]
     elif there is not None:
-        reasons.append(slug_taken(wish.slug))
-    tier = terms.tiers.get(wish.tier)
+        reasons.append(slug_taken(spec.slug))
+    tier = terms.tiers.get(spec.tier)
     notes = []
     if tier is not None and not reasons:
         notes = rules.tier_notes(tier) + await terms.capacity(session, caller, tier)
@@ -119,21 +119,21 @@ async def explain(
 
 
 async def create(
-    session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: EndpointPolicy, *, now: int
+    session: AsyncSession, caller: Caller, spec: EndpointCreate, terms: EndpointPolicy, *, now: int
 ) -> EndpointRow:
     """A new endpoint; refused with the words of `explain`."""
-    assessment = await _assess(session, caller, wish, terms, lock=True)
+    assessment = await _assess(session, caller, spec, terms, lock=True)
     model = assessment.model
     if assessment.reasons or model is None:
-        target = f"model:{model.id if model else wish.model}"
+        target = f"model:{model.id if model else spec.model}"
         raise refused(assessment.reasons[0], AuditedRefusal("endpoint.create", target))
     row = EndpointRow(
         project_id=caller.project,
-        slug=wish.slug,
+        slug=spec.slug,
         model_id=model.id,
-        tier=wish.tier,
-        version=None if wish.version == "latest" else wish.version,
-        file=wish.file,
+        tier=spec.tier,
+        version=None if spec.version == "latest" else spec.version,
+        file=spec.file,
         is_active=True,
         status=EndpointStatus.PROVISIONING,
         created_at=now,
@@ -144,10 +144,10 @@ async def create(
     except IntegrityError as error:
         if not is_unique_violation(error):
             raise
-        raise refused(slug_taken(wish.slug), None) from error
+        raise refused(slug_taken(spec.slug), None) from error
     _record(session, caller, "endpoint.create", row, now, tier=row.tier, model=str(model.id))
     await _changed(session, caller, model, None, Intent(row.tier, row.is_active), terms=terms, now=now)
-    return await get(session, caller, wish.slug)
+    return await get(session, caller, spec.slug)
 
 
 async def get(session: AsyncSession, caller: Caller, slug: str) -> EndpointRow:
@@ -176,9 +176,9 @@ async def slugs(session: AsyncSession, caller: Caller, ids: Collection[uuid.UUID
     return await queries.slugs(session, caller.project, ids) if ids else {}
 
 
-async def count_active(session: AsyncSession, most: int) -> int:
+async def count_active(session: AsyncSession, limit: int) -> int:
     """Of all projects, counted no further than `most`."""
-    return await queries.count_active(session, most)
+    return await queries.count_active(session, limit)
 
 
 async def change(
@@ -193,11 +193,11 @@ async def change(
     stays = (version, file) == (row.version or "latest", row.file)
     if counts_as_new(before, after) or patch.version is not None or not stays:
         # Not checked anew: a version from before may have a number that would not be taken today.
-        wish = EndpointCreate.model_construct(
+        spec = EndpointCreate.model_construct(
             slug=slug, model=str(row.model_id), tier=after.tier, version=version, file=file
         )
         keeps_tier = not counts_as_new(before, after)
-        assessment = await _assess(session, caller, wish, terms, lock=True, keeps_tier=keeps_tier, keeps_file=stays)
+        assessment = await _assess(session, caller, spec, terms, lock=True, keeps_tier=keeps_tier, keeps_file=stays)
         if assessment.reasons:
             raise refused(
                 await _why_not(session, row, assessment.reasons[0]),
@@ -289,7 +289,7 @@ async def observe(
 async def _assess(
     session: AsyncSession,
     caller: Caller,
-    wish: EndpointCreate,
+    spec: EndpointCreate,
     terms: EndpointPolicy,
     *,
     lock: bool,
@@ -299,29 +299,29 @@ async def _assess(
     """Asks the rules. `keeps_tier`: only the version of an endpoint changes, so its place needs no new leave.
     `keeps_file`: neither version nor file is chosen anew, so that it may stay at an earlier version that has the file.
     """
-    model_id = await sharing.find_id(session, wish.model, own=caller.project_id)
+    model_id = await sharing.find_id(session, spec.model, own=caller.project_id)
     model = await registry.find_any(session, model_id, lock=lock) if model_id else None
     if model is None:
         return _Assessment(None, [rules.invisible()])
     relation, facts = await sharing.relation_and_facts(session, caller, model)
     if not keeps_tier and not rules.is_visible(relation, facts):
         return _Assessment(None, [rules.invisible()])
-    tier = terms.tiers.get(wish.tier)
+    tier = terms.tiers.get(spec.tier)
     if tier is None:
-        return _Assessment(model, [rules.unknown_tier(wish.tier, terms.tiers)])
+        return _Assessment(model, [rules.unknown_tier(spec.tier, terms.tiers)])
     shown = (await last_shown.of(session, model, [caller.project]))[caller.project]
     ready = registry.ready(model)
-    wanted = rules.version_wanted(None if wish.version == "latest" else wish.version, ready, shown)
+    wanted = rules.version_wanted(None if spec.version == "latest" else spec.version, ready, shown)
     if wanted is not None:
-        size = registry.size_of(wanted, wish.file)
+        size = registry.size_of(wanted, spec.file)
         facts = replace(facts, status=ModelStatus(wanted.status), size_bytes=size)
     reasons = rules.size_reasons(facts, tier) if keeps_tier else rules.selection_reasons(relation, facts, tier)
     if not reasons and wanted is None:
         names = [version.version for version in rules.choosable(ready, shown)]
         has_latest = rules.version_wanted(None, ready, shown) is not None
-        reasons.append(rules.no_such_version(wish.version, names, has_latest=has_latest))
-    elif not reasons and not keeps_file and wanted is not None and file_selection.find(wanted, wish.file) is None:
-        reasons.append(no_such_file(wish.file or "", wanted))
+        reasons.append(rules.no_such_version(spec.version, names, has_latest=has_latest))
+    elif not reasons and not keeps_file and wanted is not None and file_selection.find(wanted, spec.file) is None:
+        reasons.append(no_such_file(spec.file or "", wanted))
     return _Assessment(model, reasons)
 
 

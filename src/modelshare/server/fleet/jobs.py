@@ -87,7 +87,7 @@ class _Plan:
 
         return replace(
             self,
-            place={placement: most for placement, most in self.place.items() if inside(placement)},
+            place={placement: limit for placement, limit in self.place.items() if inside(placement)},
             existing={placement: row for placement, row in self.existing.items() if inside(placement)},
             serving={
                 id_: content_id
@@ -154,10 +154,10 @@ class Reconciler:
                 await queries.lock_agents(session, plan.agents)
                 versions = await queries.keep_versions(session, plan.versions)
                 # Looked at again under the locks: another process may have been faster.
-                anew = (await self._plan(session, now)).within(endpoint_ids, plan.agents, versions)
-                answers = {id_: anew.contents[content] if content else None for id_, content in anew.serving.items()}
+                fresh = (await self._plan(session, now)).within(endpoint_ids, plan.agents, versions)
+                answers = {id_: fresh.contents[content] if content else None for id_, content in fresh.serving.items()}
                 await queries.keep_serving(session, answers)
-                await _place(session, anew, now)
+                await _place(session, fresh, now)
                 _tell(session, plan.agents)
         except Exception as error:
             if outage_of(error) is not None or len(plan.agents) + len(plan.serving) <= 1:
@@ -268,10 +268,10 @@ async def _alone(what: str, work: Awaitable[None]) -> None:
 
 async def _place(session: AsyncSession, plan: _Plan, now: int) -> None:
     """Brings deployments, whose agents are locked, to what they should be."""
-    for placement, most in plan.place.items():
+    for placement, limit in plan.place.items():
         row = plan.existing.get(placement)
         if row is not None:
-            row.max_concurrent = most
+            row.max_concurrent = limit
         else:
             content = plan.contents[placement.version_id]
             session.add(
@@ -280,7 +280,7 @@ async def _place(session: AsyncSession, plan: _Plan, now: int) -> None:
                     version_id=content.version_id,
                     file=content.file,
                     phase=Phase.WAITING,
-                    max_concurrent=most,
+                    max_concurrent=limit,
                     created_at=now,
                 )
             )

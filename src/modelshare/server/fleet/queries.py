@@ -79,12 +79,12 @@ async def agents(session: AsyncSession, project_id: str | None, limit: int, afte
 
 
 async def agents_holding(
-    session: AsyncSession, project_id: str, model_id: uuid.UUID, most: int = 200
+    session: AsyncSession, project_id: str, model_id: uuid.UUID, limit: int = 200
 ) -> list[AgentRow]:
     """A project's agents that hold a version of the model, newest first."""
     holding = select(DeploymentRow.agent_id).join(DeploymentRow.version).where(VersionRow.model_id == model_id)
     statement = scoped_to(AgentRow, project_id).where(AgentRow.state != AgentState.REMOVED, AgentRow.id.in_(holding))
-    return list(await session.scalars(statement.order_by(AgentRow.id.desc()).limit(most)))
+    return list(await session.scalars(statement.order_by(AgentRow.id.desc()).limit(limit)))
 
 
 async def agent_names(
@@ -96,19 +96,19 @@ async def agent_names(
     return {row.id: row.name for row in rows}
 
 
-async def count_linked(session: AsyncSession, most: int) -> int:
+async def count_linked(session: AsyncSession, limit: int) -> int:
     return (
         await session.scalar(
-            capped_count(select(any_tenant(AgentRow).id).where(AgentRow.state == AgentState.ACTIVE), most)
+            capped_count(select(any_tenant(AgentRow).id).where(AgentRow.state == AgentState.ACTIVE), limit)
         )
         or 0
     )
 
 
-async def count_agents(session: AsyncSession, most: int, **of: str | uuid.UUID) -> int:
+async def count_agents(session: AsyncSession, limit: int, **of: str | uuid.UUID) -> int:
     """Agents with these values of columns, without the removed ones; counted no further than `most`."""
     statement = select(any_tenant(AgentRow).id).where(AgentRow.state != AgentState.REMOVED).filter_by(**of)
-    return await session.scalar(capped_count(statement, most)) or 0
+    return await session.scalar(capped_count(statement, limit)) or 0
 
 
 async def present_agents(session: AsyncSession) -> list[AgentRow]:
@@ -216,12 +216,14 @@ def _unconfirmed(agent_ids: Collection[uuid.UUID]) -> Select[WeightDeletionRow]:
     )
 
 
-async def lock_unconfirmed_releases(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> list[WeightDeletionRow]:
+async def lock_unconfirmed_deletions(
+    session: AsyncSession, agent_ids: Collection[uuid.UUID]
+) -> list[WeightDeletionRow]:
     """What these agents have not confirmed, in one order."""
     return list(await session.scalars(for_update(_unconfirmed(agent_ids).order_by(WeightDeletionRow.deployment_id))))
 
 
-async def unconfirmed_releases(session: AsyncSession, agent_id: uuid.UUID) -> list[uuid.UUID]:
+async def unconfirmed_deletions(session: AsyncSession, agent_id: uuid.UUID) -> list[uuid.UUID]:
     """Ids of deployments."""
     return list(await session.scalars(_unconfirmed([agent_id]).with_only_columns(WeightDeletionRow.deployment_id)))
 
@@ -244,7 +246,7 @@ def _not_of(owner_id: str, project_id: InstrumentedAttribute[str | None]) -> Col
     return or_(project_id.is_(None), project_id != owner_id)
 
 
-async def releases(
+async def weight_deletions(
     session: AsyncSession, model_id: uuid.UUID, owner_id: str, since: int | None
 ) -> list[WeightDeletionRow]:
     """What machines that are not the owner's were told to delete, the newest first: since then, or whenever (None:

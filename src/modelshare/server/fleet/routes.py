@@ -39,7 +39,7 @@ from modelshare.wire.agents import (
 from modelshare.wire.base import Page
 from modelshare.wire.keys import Scope
 from modelshare.wire.models import VersionDeletion
-from modelshare.wire.sharing import WeightsRelease
+from modelshare.wire.sharing import WeightsDeletion
 from modelshare.wire.verdict import NONCE_BYTES, AgentStatus
 
 router = APIRouter(route_class=ProjectRoute)
@@ -183,10 +183,10 @@ async def delete_version(
     return None
 
 
-@router.post("/v1/models/{model_id}/releases/{deployment_id}/close", tags=["models"])
-async def close_release(
+@router.post("/v1/models/{model_id}/weight-deletions/{deployment_id}/close", tags=["models"])
+async def close_weight_deletion(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, deployment_id: str
-) -> WeightsRelease:
+) -> WeightsDeletion:
     """Waits no longer for a machine, such as a removed one, to confirm that it deleted the model's weights."""
     return await weight_deletions.close(session, caller, model_id, deployment_id, now=platform.now())
 

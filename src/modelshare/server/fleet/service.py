@@ -45,18 +45,18 @@ _ANOTHER_KEY: Final = "create another one, on the page of agents or with `models
 
 
 async def create_join_key(
-    session: AsyncSession, caller: Caller, wish: JoinKeyCreate, tiers: TierRegistry, *, now: int
+    session: AsyncSession, caller: Caller, spec: JoinKeyCreate, tiers: TierRegistry, *, now: int
 ) -> JoinKeyWithValue:
     """A join key of the caller's project, or of the platform for shared agents. Its value is answered this once."""
-    _check_tiers(caller, wish.tiers, tiers)
+    _check_tiers(caller, spec.tiers, tiers)
     secret = new_secret("msj")
     row = JoinKeyRow(
         project_id=caller.project_id,
-        name=wish.name,
+        name=spec.name,
         hash=secret_hash(secret),
-        tiers=wish.tiers,
+        tiers=spec.tiers,
         created_at=now,
-        expires_at=now + wish.expires_in if wish.expires_in else None,
+        expires_at=now + spec.expires_in if spec.expires_in else None,
     )
     session.add(row)
     await session.flush()
@@ -81,9 +81,9 @@ async def revoke_join_key(session: AsyncSession, caller: Caller, key_id: str, *,
         _record(session, row.project_id, caller.actor, "join_key.revoke", f"join_key:{row.id}", now, name=row.name)
 
 
-async def enroll(session: AsyncSession, wish: Enroll, settings: Settings, verdicts: Verdicts, *, now: int) -> Enrolled:
+async def enroll(session: AsyncSession, spec: Enroll, settings: Settings, verdicts: Verdicts, *, now: int) -> Enrolled:
     """Turns a join key into an agent and its token. 401: the key is unknown, over or revoked; 409: one too many."""
-    key = await queries.join_key_by_hash(session, secret_hash(wish.join_key))
+    key = await queries.join_key_by_hash(session, secret_hash(spec.join_key))
     if key is None:
         raise UnauthenticatedError(f"This join key is unknown. Copy it whole, or {_ANOTHER_KEY}.")
     if key.revoked_at is not None or (key.expires_at is not None and now >= key.expires_at):
@@ -93,11 +93,11 @@ async def enroll(session: AsyncSession, wish: Enroll, settings: Settings, verdic
     token = new_secret("msa")
     row = AgentRow(
         project_id=key.project_id,
-        name=wish.name,
+        name=spec.name,
         token_hash=secret_hash(token),
         tiers=key.tiers,
         state=AgentState.PENDING,
-        capabilities=wish.capabilities.model_dump(),
+        capabilities=spec.capabilities.model_dump(),
         created_at=now,
         join_key_id=key.id,
     )
@@ -123,9 +123,9 @@ async def agent_names(session: AsyncSession, caller: Caller, agent_ids: Collecti
     return await queries.agent_names(session, caller.project_id, agent_ids) if agent_ids else {}
 
 
-async def count_linked(session: AsyncSession, most: int) -> int:
+async def count_linked(session: AsyncSession, limit: int) -> int:
     """Agents of whomever that are connected, counted no further than `most`."""
-    return await queries.count_linked(session, most)
+    return await queries.count_linked(session, limit)
 
 
 async def get_agent(session: AsyncSession, caller: Caller, agent_id: str) -> Agent:

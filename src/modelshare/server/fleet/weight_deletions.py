@@ -16,7 +16,7 @@ from modelshare.server.http import Caller
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.tables import ModelRow
-from modelshare.wire.sharing import WeightsRelease
+from modelshare.wire.sharing import WeightsDeletion
 
 
 async def request_deletion(session: AsyncSession, deployments: Collection[DeploymentRow], *, now: int) -> None:
@@ -40,7 +40,7 @@ async def confirm(session: AsyncSession, released: Collection[tuple[uuid.UUID, u
     """Agents say that the weights of deployments are deleted: (agent, deployment). Told to the weights' owner and to
     the agent's project, once."""
     # By agent, not by what they say: that may be anything, and any number of things.
-    for row in await queries.lock_unconfirmed_releases(session, {agent_id for agent_id, _ in released}):
+    for row in await queries.lock_unconfirmed_deletions(session, {agent_id for agent_id, _ in released}):
         if (row.agent_id, row.deployment_id) not in released:
             continue
         row.confirmed_at = now
@@ -51,7 +51,7 @@ async def confirm(session: AsyncSession, released: Collection[tuple[uuid.UUID, u
                 project_id=project_id,
                 now=now,
                 actor=f"agent:{row.agent_id}",
-                action="agent.release",
+                action="agent.delete_weights",
                 target=f"deployment:{row.deployment_id}",
                 model=str(row.model_id),
                 version=row.version,
@@ -60,20 +60,20 @@ async def confirm(session: AsyncSession, released: Collection[tuple[uuid.UUID, u
 
 async def unconfirmed(session: AsyncSession, agent_id: uuid.UUID) -> list[str]:
     """Ids of deployments that the agent was told to let go of and has said nothing of since."""
-    return [str(deployment_id) for deployment_id in await queries.unconfirmed_releases(session, agent_id)]
+    return [str(deployment_id) for deployment_id in await queries.unconfirmed_deletions(session, agent_id)]
 
 
-async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) -> tuple[int, list[WeightsRelease]]:
+async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) -> tuple[int, list[WeightsDeletion]]:
     """Who holds the weights beside the owner, and who was told to delete them: `endpoints.service.Weights`."""
     holding = await queries.machines_holding(session, model.id, model.project_id)
-    rows = await queries.releases(session, model.id, model.project_id, since)
+    rows = await queries.weight_deletions(session, model.id, model.project_id, since)
     names = {row.project_id: await _name(session, row.project_id) for row in rows}
     return holding, [_view(row, names[row.project_id]) for row in rows]
 
 
 async def close(
     session: AsyncSession, caller: Caller, model_id: uuid.UUID, deployment_id: str, *, now: int
-) -> WeightsRelease:
+) -> WeightsDeletion:
     """The model's owner waits no longer for a machine to confirm, such as one that was removed. It may still do so.
 
     404 for what is none of the caller's models' or was the owner's own machine; 409 where it has confirmed.
@@ -93,7 +93,7 @@ async def close(
                 project_id=project_id,
                 now=now,
                 actor=caller.actor_in(project_id or ""),
-                action="release.close",
+                action="weight_deletion.close",
                 target=f"deployment:{row.deployment_id}",
                 model=str(row.model_id),
                 version=row.version,
@@ -102,8 +102,8 @@ async def close(
     return _view(row, await _name(session, row.project_id))
 
 
-def _view(row: WeightDeletionRow, project: str | None) -> WeightsRelease:
-    return WeightsRelease(
+def _view(row: WeightDeletionRow, project: str | None) -> WeightsDeletion:
+    return WeightsDeletion(
         deployment=str(row.deployment_id),
         version=row.version,
         project=project,

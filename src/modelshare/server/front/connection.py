@@ -23,7 +23,7 @@ from modelshare.server.proven import PROVEN
 if TYPE_CHECKING:
     from modelshare.server.front.server import Front
 
-_MOST_PIPELINED: Final = 32
+_MAX_PIPELINED: Final = 32
 _LINGER_SECONDS: Final = 10.0
 _LINGER_BYTES: Final = 256 << 20
 """What is read for nothing behind an early answer: closing with bytes unread would reset the connection, and a client
@@ -161,7 +161,7 @@ class Connection(Overdue, asyncio.Protocol):
                 raise refusals.malformed("a WebSocket begins on a connection that waits for no answer")
             self._upgrade = scope
             return True
-        if len(self._pipeline) >= _MOST_PIPELINED:
+        if len(self._pipeline) >= _MAX_PIPELINED:
             raise refusals.malformed("too many came before the first was answered")
         is_newer = head.version == "1.1"
         keep_alive, expects = is_newer and head.keep_alive, is_newer and request.expects(head.headers)

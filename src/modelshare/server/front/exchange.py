@@ -15,7 +15,7 @@ from modelshare.server.front.receiving import LEAST, TAKE_BODY, RequestBody
 log = structlog.get_logger()
 
 PATHSEND: Final = "http.response.pathsend"
-_MOST_UNREAD: Final = 256 << 10
+_MAX_UNREAD: Final = 256 << 10
 """Bytes of a body that wait for the application before the client is slowed down."""
 _WITHOUT_BODY: Final = frozenset({204, 304})
 _FINAL: Final = range(200, 600)
@@ -115,7 +115,7 @@ class Exchange:
         self._unread += len(data)
         self._fed += len(data)
         self._news.set()
-        return self._unread > _MOST_UNREAD
+        return self._unread > _MAX_UNREAD
 
     def end_of_request(self) -> None:
         self.complete = True

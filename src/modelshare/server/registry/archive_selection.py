@@ -6,7 +6,7 @@ from typing import Final
 from modelshare.server.registry.refused import ModelRejectedError
 from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection
 
-_MOST_WORK: Final = 40_000_000
+_MAX_WORK: Final = 40_000_000
 """Steps of matching, a few hundred nanoseconds each, of one walk."""
 
 
@@ -31,7 +31,7 @@ class ArchiveSelection:
         if self._prefix is None and path.rpartition("/")[2] == IGNORE_FILE:
             return True
         self._work += self._selection.work(path)
-        if self._work > _MOST_WORK:
+        if self._work > _MAX_WORK:
             raise ModelRejectedError(
                 "There are too many patterns for so many files; give fewer or simpler ones, and push again."
             )

@@ -9,10 +9,10 @@ Result = TypeVar("Result")
 
 
 async def map_concurrently(
-    work: Callable[[Item], Awaitable[Result]], items: Iterable[Item], *, most: int
+    work: Callable[[Item], Awaitable[Result]], items: Iterable[Item], *, limit: int
 ) -> list[Result]:
     """`work` of every item, in their order, `most` at a time. The first error ends them all."""
-    gate = asyncio.Semaphore(most)
+    gate = asyncio.Semaphore(limit)
 
     async def run(item: Item) -> Result:
         async with gate:

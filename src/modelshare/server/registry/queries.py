@@ -78,8 +78,8 @@ async def names(session: AsyncSession, project_id: str, model_ids: Collection[uu
     return {row.id: row.name for row in rows}
 
 
-async def count(session: AsyncSession, most: int) -> int:
-    return await session.scalar(capped_count(select(any_tenant(ModelRow).id), most)) or 0
+async def count(session: AsyncSession, limit: int) -> int:
+    return await session.scalar(capped_count(select(any_tenant(ModelRow).id), limit)) or 0
 
 
 async def version(session: AsyncSession, version_id: uuid.UUID) -> VersionRow | None:

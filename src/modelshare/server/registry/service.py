@@ -105,9 +105,9 @@ async def names(session: AsyncSession, caller: Caller, model_ids: Collection[uui
     return await queries.names(session, caller.project, model_ids) if model_ids else {}
 
 
-async def count(session: AsyncSession, most: int) -> int:
+async def count(session: AsyncSession, limit: int) -> int:
     """Of all projects' models, counted no further than `most`."""
-    return await queries.count(session, most)
+    return await queries.count(session, limit)
 
 
 async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch: ModelPatch, *, now: int) -> ModelRow:

@@ -20,7 +20,7 @@ from modelshare.server.ratelimit import Bucket
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.tiers import Tier
 
-_MOST: Final = 100_000
+_MAX: Final = 100_000
 """Endpoints remembered; the least recently used are forgotten."""
 _MINUTE: Final = 60
 
@@ -111,7 +111,7 @@ class Admission:
         gate = self._gates.get(endpoint_id)
         if gate is None or gate.tier != tier:
             gate = self._gates[endpoint_id] = Gate(tier, self._clock)
-            if len(self._gates) > _MOST:
+            if len(self._gates) > _MAX:
                 self._gates.popitem(last=False)
         else:
             self._gates.move_to_end(endpoint_id)

@@ -42,7 +42,7 @@ class InFlight(Generic[Ground]):
             await asyncio.gather(self._task, return_exceptions=True)
 
     @asynccontextmanager
-    async def on(self, ground: Ground) -> AsyncIterator[None]:
+    async def track(self, ground: Ground) -> AsyncIterator[None]:
         """The block ends with the error as soon as the ground is over.
 
         To be entered right after the ground was found good: nothing else runs between, so no change slips through.
@@ -59,7 +59,7 @@ class InFlight(Generic[Ground]):
                 raise self._error() from error
             raise
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Ends what runs on a ground that is over; asks until the database answers."""
         while self._running:
             try:
@@ -85,4 +85,4 @@ class InFlight(Generic[Ground]):
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            await self.look()
+            await self.check()

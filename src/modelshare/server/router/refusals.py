@@ -73,15 +73,15 @@ def not_served(route: str, served: Collection[str]) -> ApiError:
 def check_size(asked: InferenceRequest, tier: Tier) -> None:
     """Raises InvalidRequest for more work in one request than the tier allows."""
     if not asked.generates:
-        count, most, name = asked.prompts, tier.max_inputs_per_request, "input"
+        count, limit, name = asked.prompts, tier.max_inputs_per_request, "input"
         what = f"{count} texts to embed"
     else:
-        count, most = asked.sequences, tier.max_sequences_per_request
+        count, limit = asked.sequences, tier.max_sequences_per_request
         name = "n" if asked.prompts < asked.choices else "prompt"
         what = f"{count} answers (prompts: {asked.prompts}, to each: {asked.choices})"
-    if count > most:
+    if count > limit:
         raise InvalidRequestError(
-            f"`{name}` is too much: {what} in one request, and the tier `{tier.slug}` allows {most}. "
+            f"`{name}` is too much: {what} in one request, and the tier `{tier.slug}` allows {limit}. "
             "Send several requests.",
             param=name,
         )

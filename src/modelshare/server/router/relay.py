@@ -48,19 +48,19 @@ class Ways(Protocol):
         ...
 
 
-async def read_body(receive: Receive, most: int, announced: int) -> bytes:
+async def read_body(receive: Receive, limit: int, announced: int) -> bytes:
     """The request's body. 413 when it is, or says it is, longer than `most` bytes."""
     parts: list[bytes] = []
     size, more = 0, True
-    while more and max(size, announced) <= most:
+    while more and max(size, announced) <= limit:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         more = message.get("more_body", False)
-    if max(size, announced) > most:
-        raise PayloadTooLargeError(f"The request's body is longer than {most} bytes, the most this platform takes.")
+    if max(size, announced) > limit:
+        raise PayloadTooLargeError(f"The request's body is longer than {limit} bytes, the most this platform takes.")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

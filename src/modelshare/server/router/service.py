@@ -79,11 +79,11 @@ class Router:
         self._keys = parts.keys
         self._database = parts.database
         self._sessions = parts.sessions
-        self._running_keys = InFlight[KeyUse](parts.keys.over, refusals.key_over)
-        self._running_sessions = InFlight[SessionUse](parts.sessions.over, refusals.session_over)
+        self._running_keys = InFlight[KeyUse](parts.keys.revoked_among, refusals.key_over)
+        self._running_sessions = InFlight[SessionUse](parts.sessions.revoked_among, refusals.session_over)
         self._running_endpoints = InFlight[uuid.UUID](self._recalled, refusals.recalled)
-        parts.database.subscribe(KEYS_TOPIC, lambda _: self._running_keys.look())
-        parts.database.subscribe(PEOPLE_TOPIC, lambda _: self._running_sessions.look())
+        parts.database.subscribe(KEYS_TOPIC, lambda _: self._running_keys.check())
+        parts.database.subscribe(PEOPLE_TOPIC, lambda _: self._running_sessions.check())
         self._clock = parts.clock
         self._metrics = RouterMetrics(parts.registry)
         self._meter = Meter(parts.database, parts.clock)
@@ -112,7 +112,7 @@ class Router:
         await self._forwarder.stop()
 
     @staticmethod
-    def takes(path: str) -> bool:
+    def matches_path(path: str) -> bool:
         """True for the paths that are the router's."""
         return _PATH.fullmatch(path) is not None or path.startswith(PREFIX)
 
@@ -162,7 +162,7 @@ class Router:
         finally:
             reply.headers = gate.headers()
         try:
-            async with self._running_endpoints.on(endpoint.id):
+            async with self._running_endpoints.track(endpoint.id):
                 await self._relay(ask, caller, endpoint, gate, receive, reply)
         finally:
             gate.leave()
@@ -205,8 +205,8 @@ class Router:
                 first = False
                 return endpoint.targets
             with _database_answers():
-                anew = await self._snapshots.get(ask.project_id, ask.slug, since=time.monotonic())
-            return _answering(ask, anew, self._clock()).targets
+                fresh = await self._snapshots.get(ask.project_id, ask.slug, since=time.monotonic())
+            return _answering(ask, fresh, self._clock()).targets
 
         return look
 
@@ -230,9 +230,9 @@ class Router:
 
     def _cut_with(self, use: KeyUse | SessionUse) -> AbstractAsyncContextManager[None]:
         """The block ends when the key or the session does, unless the setting lets it end by itself."""
-        if self._settings.keys_cut_streams == "off":
+        if not self._settings.keys_cut_streams:
             return nullcontext()
-        return self._running_keys.on(use) if isinstance(use, KeyUse) else self._running_sessions.on(use)
+        return self._running_keys.track(use) if isinstance(use, KeyUse) else self._running_sessions.track(use)
 
     async def _recalled(self, endpoint_ids: Collection[uuid.UUID]) -> Collection[uuid.UUID]:
         """Those whose model's recall has come due: what runs there is not waited for."""

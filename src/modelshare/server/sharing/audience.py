@@ -19,15 +19,15 @@ from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import last_shown, queries, search
-from modelshare.server.sharing.tables import ShareLinkRow, ShareProjectRow, ShareRow
+from modelshare.server.sharing.tables import ClaimLinkRow, ShareProjectRow, ShareRow
 from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.sharing import (
     Audience,
     AudienceChoice,
     AudienceProject,
+    ClaimLink,
+    ClaimLinkWithToken,
     LinkTerms,
-    ShareLink,
-    ShareLinkWithToken,
     ToLink,
     ToProjects,
 )
@@ -40,7 +40,7 @@ Projects = Mapping[str, ProjectRow]
 class Changed:
     """What choosing an audience did."""
 
-    link: ShareLinkWithToken | None = None
+    link: ClaimLinkWithToken | None = None
     added: tuple[str, ...] = ()
     """Slugs of projects to which the model shows now."""
     removed: tuple[str, ...] = ()
@@ -166,7 +166,7 @@ async def shown_to(session: AsyncSession, model_id: uuid.UUID) -> list[AudienceP
     ]
 
 
-async def links(session: AsyncSession, model_id: uuid.UUID) -> list[ShareLink]:
+async def links(session: AsyncSession, model_id: uuid.UUID) -> list[ClaimLink]:
     """The claim links, newest first."""
     return [_link_view(row) for row in await queries.links(session, model_id)]
 
@@ -190,9 +190,9 @@ async def _show_to(session: AsyncSession, model: ModelRow, projects: Projects, n
     )
 
 
-async def _new_link(session: AsyncSession, model: ModelRow, terms: LinkTerms, now: int) -> ShareLinkWithToken:
+async def _new_link(session: AsyncSession, model: ModelRow, terms: LinkTerms, now: int) -> ClaimLinkWithToken:
     token = new_secret("msl")
-    row = ShareLinkRow(
+    row = ClaimLinkRow(
         model_id=model.id,
         hash=secret_hash(token),
         expires_at=now + terms.expires_in if terms.expires_in else None,
@@ -201,10 +201,10 @@ async def _new_link(session: AsyncSession, model: ModelRow, terms: LinkTerms, no
     )
     session.add(row)
     await session.flush()
-    return ShareLinkWithToken(**_link_view(row).model_dump(), token=token)
+    return ClaimLinkWithToken(**_link_view(row).model_dump(), token=token)
 
 
-def _link_view(row: ShareLinkRow) -> ShareLink:
-    return ShareLink(
+def _link_view(row: ClaimLinkRow) -> ClaimLink:
+    return ClaimLink(
         id=str(row.id), expires_at=row.expires_at, max_uses=row.max_uses, uses=row.uses, created_at=row.created_at
     )

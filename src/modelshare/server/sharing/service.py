@@ -27,7 +27,7 @@ from modelshare.server.sharing.search import CatalogCard
 from modelshare.server.sharing.tables import RecallRow, ShareRow
 from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.models import CatalogRole, ModelPatch, UnsharePreview
-from modelshare.wire.sharing import Audience, AudienceChoice, ShareLinkWithToken
+from modelshare.wire.sharing import Audience, AudienceChoice, ClaimLinkWithToken
 
 _REFERENCE: Final = re.compile(r"(?:([A-Za-z0-9_-]{1,100})/)?([A-Za-z0-9_.-]{1,96})")
 """`owner/name` or a name alone; the case of either says nothing."""
@@ -100,8 +100,8 @@ async def find_own_id(session: AsyncSession, caller: Caller, text: str) -> uuid.
 
 
 async def share(
-    session: AsyncSession, caller: Caller, model_id: uuid.UUID, wish: AudienceChoice | None = None, *, now: int
-) -> tuple[OwnModel, ShareLinkWithToken | None]:
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, spec: AudienceChoice | None = None, *, now: int
+) -> tuple[OwnModel, ClaimLinkWithToken | None]:
     """Puts the model into the catalog, for whom the wish says; the claim link, where that asks for one.
 
     Without a wish it is for everybody where it is not shared yet, and nothing changes where it is. Sharing what is
@@ -116,9 +116,9 @@ async def share(
             (refusal or "").format(id=model_id), refusal=AuditedRefusal("model.share", f"model:{model_id}")
         )
     model, found, _ = own
-    if found is not None and wish is None:
+    if found is not None and spec is None:
         return own, None
-    choice: AudienceChoice = wish or "public"
+    choice: AudienceChoice = spec or "public"
     projects = await audience.named(session, model, choice)
     before = Audience(found.audience) if found else None
     if found is None:
@@ -190,14 +190,14 @@ async def feature(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *,
     return found
 
 
-async def featured(session: AsyncSession, most: int) -> list[CatalogCard]:
+async def featured(session: AsyncSession, limit: int) -> list[CatalogCard]:
     """What the platform features, those shared last first."""
-    return await queries.featured(session, most)
+    return await queries.featured(session, limit)
 
 
-async def count(session: AsyncSession, most: int) -> int:
+async def count(session: AsyncSession, limit: int) -> int:
     """Of models in the catalog, whoever sees them; counted no further than `most`."""
-    return await queries.count(session, most)
+    return await queries.count(session, limit)
 
 
 async def recall(
@@ -281,7 +281,7 @@ async def endpoints_changed(
     if after is not None and after is not before:
         found.role = after
         why = "the first endpoint came to a shared tier" if after is CatalogRole.SHARED else "none is left on one"
-        _record(session, model, "model.role_change", actor, now, before=before, after=after, why=why)
+        _record(session, model, "model.change_role", actor, now, before=before, after=after, why=why)
     await search.index(session, model.id)
 
 
@@ -333,7 +333,7 @@ def _record_audience(
     }
     details = {name: value for name, value in told.items() if value}
     if details or before not in {None, share.audience}:
-        _record(session, model, "model.audience", actor, now, before=before, audience=share.audience, **details)
+        _record(session, model, "model.change_audience", actor, now, before=before, audience=share.audience, **details)
 
 
 def _record(session: AsyncSession, model: ModelRow, action: str, actor: str, now: int, **details: Any) -> None:

@@ -21,7 +21,7 @@ from modelshare.server.storage.base import MultipartNotFoundError, Part, PartsMi
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_MOST_PIECES = 1024
+_MAX_PIECES = 1024
 """IOV_MAX of Linux and macOS: more of them the system does not take at once."""
 sync_data = getattr(os, "fdatasync", os.fsync)
 """macOS has no fdatasync."""
@@ -126,7 +126,7 @@ class PartWriter:
     def _write_all(self, file: int, chunks: Sequence[bytes | memoryview]) -> None:
         size = sum(map(len, chunks))
         with no_room():
-            written = os.pwritev(file, chunks[:_MOST_PIECES], self._offset) if size else 0
+            written = os.pwritev(file, chunks[:_MAX_PIECES], self._offset) if size else 0
             if written < size:  # there are more pieces, or the disk has just become full and will say so
                 rest = memoryview(b"".join(chunks))[written:]
                 while rest:

@@ -68,7 +68,7 @@ async def sign_up_page(
         first=first,
         invitation=invited,
         token=invitation if invited else None,
-        closed=platform.settings.accounts_sign_up == "invited",
+        closed=platform.settings.accounts_sign_up == "invite_only",
     )
 
 
@@ -117,8 +117,8 @@ async def new_project_page(request: Request, _: SignedIn) -> Response:
 async def new_project(
     request: Request, person: SignedIn, session: WriteSession, platform: PlatformDep, name: Text, slug: Text
 ) -> Response:
-    most = platform.settings.accounts_projects_per_person
-    project = await members.create_project(session, person, name=name, slug=slug, most=most, now=platform.now())
+    limit = platform.settings.accounts_projects_per_person
+    project = await members.create_project(session, person, name=name, slug=slug, limit=limit, now=platform.now())
     return redirect_after_form(request, f"/dashboard/{project.slug}/models", f"The project {project.name} is there.")
 
 

@@ -71,8 +71,8 @@ async def create_join_key(
     name: Text,
     expires_in: Text = "",
 ) -> Response:
-    wish = parse_form(JoinKeyCreate, name=name, expires_in=expires_in) if expires_in else _endless(name)
-    made = await service.create_join_key(session, caller, wish, tiers, now=platform.now())
+    spec = parse_form(JoinKeyCreate, name=name, expires_in=expires_in) if expires_in else _endless(name)
+    made = await service.create_join_key(session, caller, spec, tiers, now=platform.now())
     keys = await _join_keys(session, caller, None)
     return show_once(request, "dashboard/agents/join.html", key=made, base_url=base_url, **keys)
 

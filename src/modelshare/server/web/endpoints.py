@@ -77,7 +77,7 @@ async def new_page(
     slug: Asked = "",
     version: Asked = "latest",
 ) -> Response:
-    named, wish = await _wish(session, caller, model, tier, slug, version)
+    named, spec = await _spec(session, caller, model, tier, slug, version)
     own, _ = await sharing.page(session, caller, Paging(PAGE_LIMIT_MAX, None))
     return render(
         request,
@@ -86,8 +86,8 @@ async def new_page(
         tier=tier,
         slug=slug,
         version=version,
-        wish=wish,
-        explanation=await service.explain(session, caller, wish, terms) if wish else None,
+        spec=spec,
+        explanation=await service.explain(session, caller, spec, terms) if spec else None,
         own=[presenters.served_name(each.model) for each in own],
         tiers=_options(terms.tiers),
         recalled=await _recalled(session, caller, base_url),
@@ -106,9 +106,9 @@ async def explain(
     version: Asked = "latest",
 ) -> Response:
     """The part of the page that says whether the choice is possible."""
-    _, wish = await _wish(session, caller, model, tier, slug, version)
-    explanation = await service.explain(session, caller, wish, terms) if wish else None
-    return render(request, "dashboard/endpoints/explanation.html", wish=wish, explanation=explanation)
+    _, spec = await _spec(session, caller, model, tier, slug, version)
+    explanation = await service.explain(session, caller, spec, terms) if spec else None
+    return render(request, "dashboard/endpoints/explanation.html", spec=spec, explanation=explanation)
 
 
 @router.post(_LIST + "/new")
@@ -124,10 +124,10 @@ async def create(
     slug: Text = "",
     version: Text = "latest",
 ) -> Response:
-    _, wish = await _wish(session, caller, model, tier, slug, version)
-    if wish is None:
+    _, spec = await _spec(session, caller, model, tier, slug, version)
+    if spec is None:
         raise NotFoundError("Name a model: one of yours, or one of the catalog as `owner/name`.")
-    row = await service.create(session, caller, wish, terms, now=platform.now())
+    row = await service.create(session, caller, spec, terms, now=platform.now())
     return redirect_after_form(request, page_of(project.slug, row.slug), f"The endpoint {row.slug} is there.")
 
 
@@ -183,9 +183,9 @@ async def explain_move(
 ) -> Response:
     """What moving the endpoint to this tier would come to."""
     row = await service.get(session, caller, slug)
-    wish = _again(row, tier) if row.model and tier != row.tier else None
-    explanation = await service.explain(session, caller, wish, terms, again=True) if wish else None
-    return render(request, "dashboard/endpoints/explanation.html", wish=None, explanation=explanation)
+    spec = _again(row, tier) if row.model and tier != row.tier else None
+    explanation = await service.explain(session, caller, spec, terms, again=True) if spec else None
+    return render(request, "dashboard/endpoints/explanation.html", spec=None, explanation=explanation)
 
 
 @router.post(_ONE + "/change")
@@ -272,7 +272,7 @@ async def delete(
     return redirect_after_form(request, f"/dashboard/{project.slug}/endpoints", f"The endpoint {slug} is deleted.")
 
 
-async def _wish(
+async def _spec(
     session: AsyncSession, caller: Caller, model: str, tier: str, slug: str, version: str
 ) -> tuple[str, EndpointCreate | None]:
     """The model as `owner/name`, and what is wished; None while no model is named. Without a slug, the model's name."""
@@ -280,14 +280,14 @@ async def _wish(
         return "", None
     found = await sharing.find_visible(session, caller, model)
     named = presenters.served_name(found) if found else model
-    wish = parse_form(
+    spec = parse_form(
         EndpointCreate,
         model=str(found.id) if found else "unknown",
         tier=tier,
         slug=slug.strip() or _slug_for(named),
         version=version.strip(),
     )
-    return named, wish
+    return named, spec
 
 
 def _slug_for(model: str) -> str:

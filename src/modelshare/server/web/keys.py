@@ -82,7 +82,7 @@ async def new_key(
         raise InvalidRequestError("Tick what the key may do, at least one of them.", param="scopes")
     if reach.value == "endpoint" and not reach.text("endpoint"):
         raise InvalidRequestError("Name the endpoint that the key may call, by its slug.", param="endpoint")
-    wish = parse_form(
+    spec = parse_form(
         KeyCreate,
         name=name.strip(),
         scopes=reach.all("scopes"),
@@ -90,7 +90,7 @@ async def new_key(
         allowed_ips=_networks(allowed_ips),
         endpoint=reach.text("endpoint"),
     )
-    key = await accounts.create_key(session, caller, wish, now=platform.now())
+    key = await accounts.create_key(session, caller, spec, now=platform.now())
     return show_once(request, "dashboard/keys/shown.html", key=key, base_url=base_url)
 
 
@@ -122,9 +122,7 @@ async def revoke_page(
     request: Request, caller: OwnerCaller, session: ReadSession, platform: PlatformDep, key_id: str
 ) -> Response:
     key = await accounts.get_key(session, caller, key_id)
-    return render(
-        request, "dashboard/keys/revoke.html", key=key, cuts_streams=platform.settings.keys_cut_streams == "on"
-    )
+    return render(request, "dashboard/keys/revoke.html", key=key, cuts_streams=platform.settings.keys_cut_streams)
 
 
 @router.post("/{key_id}/revoke")

@@ -28,7 +28,7 @@ _LOOK_SECONDS: Final = 10.0
 """Looks without having been told, should a notification be lost; also keeps proxies from closing a silent stream."""
 _OVER: Final = "event: over\ndata:\n\n"
 """Has the page load itself again, which says why."""
-_MOST: Final = 40
+_MAX: Final = 40
 """Streams of one person: as many tabs as anybody looks at."""
 
 Part = Callable[[], Awaitable[str | None]]
@@ -52,9 +52,9 @@ class Live:
 
     def stream(self, person_id: uuid.UUID, part: Part) -> StreamingResponse:
         """An answer to this person that goes on. 429 where there are too many."""
-        if sum(each == person_id for each in self._waiting.values()) >= _MOST:
+        if sum(each == person_id for each in self._waiting.values()) >= _MAX:
             raise RateLimitedError(
-                f"You have {_MOST} live pages open. Close some of them.", retry_after=math.ceil(_LOOK_SECONDS)
+                f"You have {_MAX} live pages open. Close some of them.", retry_after=math.ceil(_LOOK_SECONDS)
             )
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(self._events(person_id, part), media_type="text/event-stream", headers=headers)

@@ -20,7 +20,7 @@ USUAL_CONTEXT: Final = 8192
 _WIDTH_BY_LAYERS: Final = 128
 _PARAMETERS_BY_CUBED_LAYERS: Final = 12 * _WIDTH_BY_LAYERS**2
 _QUERIES_BY_KEY: Final = 4
-_MOST_KEY_WIDTH: Final = 1024
+_MAX_KEY_WIDTH: Final = 1024
 _BYTES: Final = 2
 _HEADROOM_PERCENT: Final = 120
 _READERS: Final = {
@@ -77,7 +77,7 @@ def need(
 def cache_bytes(parameters: int, tokens: int) -> int:
     """Of a decoder of usual shape."""
     layers: float = (parameters / _PARAMETERS_BY_CUBED_LAYERS) ** (1 / 3)
-    key_width = min(layers * _WIDTH_BY_LAYERS / _QUERIES_BY_KEY, _MOST_KEY_WIDTH)
+    key_width = min(layers * _WIDTH_BY_LAYERS / _QUERIES_BY_KEY, _MAX_KEY_WIDTH)
     return round(2 * layers * key_width * _BYTES) * tokens
 
 

@@ -45,8 +45,8 @@ async def new_webhook_page(request: Request, _: OwnerCaller) -> Response:
 async def new_webhook(
     request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, url: Text, events: Events
 ) -> Response:
-    wish = parse_form(WebhookCreate, url=url.strip(), events=_heard(events))
-    webhook = await webhooks.create(session, caller, wish, platform.settings, now=platform.now())
+    spec = parse_form(WebhookCreate, url=url.strip(), events=_heard(events))
+    webhook = await webhooks.create(session, caller, spec, platform.settings, now=platform.now())
     return show_once(request, "dashboard/webhooks/shown.html", webhook=webhook)
 
 

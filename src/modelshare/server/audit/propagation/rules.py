@@ -6,10 +6,10 @@ ACTIONS: Final = frozenset(
     {
         "key.rotate",
         "key.revoke",
-        "member.role",
+        "member.change_role",
         "member.remove",
         "model.share",
-        "model.audience",
+        "model.change_audience",
         "model.unshare",
         "model.recall",
         "model.delete",

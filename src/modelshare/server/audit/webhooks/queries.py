@@ -48,13 +48,13 @@ async def has_events(session: AsyncSession) -> bool:
     return await session.scalar(select(any_tenant(OutboxRow).id).limit(1)) is not None
 
 
-async def count_events(session: AsyncSession, most: int) -> int:
-    return await session.scalar(capped_count(select(any_tenant(OutboxRow).id), most)) or 0
+async def count_events(session: AsyncSession, limit: int) -> int:
+    return await session.scalar(capped_count(select(any_tenant(OutboxRow).id), limit)) or 0
 
 
-async def count_failing(session: AsyncSession, most: int) -> int:
+async def count_failing(session: AsyncSession, limit: int) -> int:
     failing = select(any_tenant(WebhookRow).id).where(WebhookRow.is_active, WebhookRow.failures > 0)
-    return await session.scalar(capped_count(failing, most)) or 0
+    return await session.scalar(capped_count(failing, limit)) or 0
 
 
 async def take_events(session: AsyncSession, limit: int) -> list[OutboxRow]:

@@ -25,7 +25,7 @@ from modelshare.wire.webhooks import (
     WebhookWithSecret,
 )
 
-_MOST_FORGOTTEN: Final = 1000
+_MAX_FORGOTTEN: Final = 1000
 """Old deliveries that go in one transaction."""
 
 
@@ -39,16 +39,14 @@ class Backlog(NamedTuple):
 
 
 async def create(
-    session: AsyncSession, caller: Caller, wish: WebhookCreate, settings: Settings, *, now: int
+    session: AsyncSession, caller: Caller, spec: WebhookCreate, settings: Settings, *, now: int
 ) -> WebhookWithSecret:
     """A new webhook. Its secret is answered this once."""
-    _check(wish.url, wish.events, settings)
-    if await queries.count_alone(session, caller.project) >= rules.MOST_WEBHOOKS:
-        raise ConflictError(
-            f"Your project has {rules.MOST_WEBHOOKS} webhooks, the most there can be. Delete one first."
-        )
+    _check(spec.url, spec.events, settings)
+    if await queries.count_alone(session, caller.project) >= rules.MAX_WEBHOOKS:
+        raise ConflictError(f"Your project has {rules.MAX_WEBHOOKS} webhooks, the most there can be. Delete one first.")
     row = WebhookRow(
-        id=new_id(), project_id=caller.project, url=wish.url, events=rules.sorted_events(wish.events), created_at=now
+        id=new_id(), project_id=caller.project, url=spec.url, events=rules.sorted_events(spec.events), created_at=now
     )
     session.add(row)
     await session.flush()
@@ -131,14 +129,16 @@ async def redeliver(session: AsyncSession, caller: Caller, webhook_id: str, deli
     return await _send_now(session, webhook, row, now)
 
 
-async def backlog(session: AsyncSession, most: int) -> Backlog:
+async def backlog(session: AsyncSession, limit: int) -> Backlog:
     """Of all projects. Counts no further than `most`."""
-    return Backlog(events=await queries.count_events(session, most), failing=await queries.count_failing(session, most))
+    return Backlog(
+        events=await queries.count_events(session, limit), failing=await queries.count_failing(session, limit)
+    )
 
 
 async def forget_old(session: AsyncSession, *, now: int) -> None:
     """Deletes deliveries that have been kept long enough."""
-    await queries.delete_deliveries(session, now - rules.KEEP_SECONDS, _MOST_FORGOTTEN)
+    await queries.delete_deliveries(session, now - rules.KEEP_SECONDS, _MAX_FORGOTTEN)
 
 
 async def _own(session: AsyncSession, caller: Caller, webhook_id: str, *, lock: bool = False) -> WebhookRow:

@@ -15,7 +15,7 @@ from modelshare.server.jobs import JobRow
 from modelshare.server.registry.tables import BlobRow, FileRow, GarbageRow, UploadFileRow, UploadRow
 
 Value = TypeVar("Value")
-_MOST_PARAMETERS = 5_000
+_MAX_PARAMETERS = 5_000
 """In one statement; SQLite takes 32,766 and PostgreSQL's protocol 65,535."""
 
 
@@ -127,5 +127,5 @@ def _in_session() -> ColumnElement[bool]:
 
 def _batches(values: Sequence[Value]) -> Iterator[list[Value]]:
     rest = iter(values)
-    while batch := list(islice(rest, _MOST_PARAMETERS)):
+    while batch := list(islice(rest, _MAX_PARAMETERS)):
         yield batch

@@ -11,8 +11,8 @@ from modelshare.server.registry.refused import ModelRejectedError, printable
 def model_files(files: Mapping[str, RangeReader], root: str = "") -> ModelFiles:
     """The files of the model in `root`, for `modelshare.embedder`."""
 
-    def read(path: str, most: int) -> bytes:
-        length = min(files[path].size, most)
+    def read(path: str, limit: int) -> bytes:
+        length = min(files[path].size, limit)
         return head(files[path], length) if length else b""
 
     return ModelFiles(files, read, root)

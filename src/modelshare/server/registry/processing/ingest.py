@@ -32,7 +32,7 @@ async def ingest(platform: Platform, lease: Lease, work: Work, upload: UploadRow
             await arrive(archive)
         arrived, left_out = await unpack(platform, upload, archive.key, work.selection)
     else:
-        arrived = await map_concurrently(arrive, upload.files, most=FILES_AT_ONCE)
+        arrived = await map_concurrently(arrive, upload.files, limit=FILES_AT_ONCE)
     await keep(platform, lease, work, upload, arrived, left_out)
 
 

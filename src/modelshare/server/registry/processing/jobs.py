@@ -28,22 +28,22 @@ _INCOMPLETE = "Some of this version's bytes are missing in storage. Push it agai
 def handlers(platform: Platform) -> Mapping[str, Handler]:
     """For the process's worker."""
     return {
-        PROCESS: partial(process, platform, anew=False),
-        REVALIDATE: partial(process, platform, anew=True),
+        PROCESS: partial(process, platform, fresh=False),
+        REVALIDATE: partial(process, platform, fresh=True),
         COLLECT: partial(collect, platform),
     }
 
 
-async def process(platform: Platform, lease: Lease, *, anew: bool) -> None:
+async def process(platform: Platform, lease: Lease, *, fresh: bool) -> None:
     """Brings a version to ready or failed. `anew`: it may be ready, and its blobs are read again."""
     work = await load(platform.database, uuid.UUID(lease.subject))
-    if work is None or not (work.status == ModelStatus.PROCESSING or (anew and work.status == ModelStatus.READY)):
+    if work is None or not (work.status == ModelStatus.PROCESSING or (fresh and work.status == ModelStatus.READY)):
         return
     if lease.attempts_exhausted:
         await _give_up(platform, lease, work)
         return
     try:
-        await _steps(platform, lease, work, anew=anew)
+        await _steps(platform, lease, work, fresh=fresh)
     except ModelRejectedError as refused:
         await outcome.failed(platform, lease, work, refused.reason)
     except (PartsMissingError, MultipartNotFoundError, BlobNotFoundError):
@@ -60,11 +60,11 @@ async def _give_up(platform: Platform, lease: Lease, work: Work) -> None:
         await outcome.failed(platform, lease, work, _GAVE_UP)
 
 
-async def _steps(platform: Platform, lease: Lease, work: Work, *, anew: bool) -> None:
+async def _steps(platform: Platform, lease: Lease, work: Work, *, fresh: bool) -> None:
     if work.staged is not None:
         await ingest(platform, lease, work, work.staged)
     files = await stored_files(platform.database, work.version_id)
-    if anew and work.staged is None:
+    if fresh and work.staged is None:
         await verify(platform, work.project_id, files)
     facts = await judge(platform, files, work.file)
     await outcome.ready(platform, lease, work, files, facts)

@@ -34,7 +34,7 @@ async def verify(platform: Platform, project_id: str, files: Sequence[StoredFile
             )
 
     started = platform.now()
-    await map_concurrently(verify_file, files, most=FILES_AT_ONCE)
+    await map_concurrently(verify_file, files, limit=FILES_AT_ONCE)
     async with platform.database.write() as session:
         await blobs.prove(session, project_id, [file.sha256 for file in files], started)
 

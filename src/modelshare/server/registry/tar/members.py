@@ -118,8 +118,8 @@ class Members:
             self._extensions += 1
         else:
             self._entries += 1
-        most = _ENTRIES_PER_FILE * self.max_files
-        if self._entries > most or self._extensions > _EXTENSIONS_PER_ENTRY * most:
+        limit = _ENTRIES_PER_FILE * self.max_files
+        if self._entries > limit or self._extensions > _EXTENSIONS_PER_ENTRY * limit:
             raise self._too_many()
         return header
 

@@ -24,7 +24,7 @@ from modelshare.wire.uploads import Upload, UploadState
 
 log = structlog.get_logger()
 
-_MOST_AT_ONCE = 100
+_MAX_AT_ONCE = 100
 
 
 async def cancel(platform: Platform, caller: Caller, upload_id: str) -> Upload:
@@ -46,7 +46,7 @@ async def end_expired(platform: Platform) -> None:
     after = uuid.UUID(int=0)
     while True:
         async with platform.database.read() as session:
-            rows = await queries.expired(session, platform.now(), _MOST_AT_ONCE, after=after)
+            rows = await queries.expired(session, platform.now(), _MAX_AT_ONCE, after=after)
         for row in rows:
             try:
                 await _close(platform, row, UploadState.EXPIRED, audit.SYSTEM)
@@ -56,7 +56,7 @@ async def end_expired(platform: Platform) -> None:
                 log.warning("cannot end an upload that has expired", upload=str(row.id), exc_info=error)
             else:
                 log.info("upload expired", upload=str(row.id))
-        if len(rows) < _MOST_AT_ONCE:
+        if len(rows) < _MAX_AT_ONCE:
             return
         after = rows[-1].id
 

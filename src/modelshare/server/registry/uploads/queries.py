@@ -55,10 +55,10 @@ async def open_uploads_of(session: AsyncSession, model_id: uuid.UUID) -> list[Up
     return list(await session.scalars(_with_files(statement).order_by(UploadRow.id.desc())))
 
 
-async def count_open(session: AsyncSession, project_id: str, most: int) -> int:
+async def count_open(session: AsyncSession, project_id: str, limit: int) -> int:
     """Counts no further than `most`."""
     statement = scoped_to(UploadRow, project_id).where(UploadRow.state == UploadState.OPEN)
-    return await session.scalar(capped_count(statement.with_only_columns(UploadRow.id), most)) or 0
+    return await session.scalar(capped_count(statement.with_only_columns(UploadRow.id), limit)) or 0
 
 
 async def expired(session: AsyncSession, now: int, limit: int, *, after: uuid.UUID) -> list[UploadRow]:

@@ -12,8 +12,8 @@ from modelshare.wire.uploads import VersionOpen
 _CORE = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
 FIRST_VERSION = "1.0.0"
 _WEIGHTS = (".gguf", ".safetensors", ".safetensors.index.json")
-_MOST_NAMES = 5
-_MOST_WORK = 10_000_000  # steps of matching, a few hundred nanoseconds each
+_MAX_NAMES = 5
+_MAX_WORK = 10_000_000  # steps of matching, a few hundred nanoseconds each
 _SMALL = 10_000_000  # bytes: below 0.01 GB, gigabytes say little
 
 
@@ -44,7 +44,7 @@ def check_names(request: VersionOpen, *, allow_pickle: bool) -> None:
     chosen = Selection.of(exclude=request.exclude or (), include=request.include or ())
     paths = [file.path for file in request.files or ()]
     judged = paths if request.exclude else [path for path in paths if left_out(path)]  # `include` takes nothing out
-    if sum(map(chosen.work, judged)) > _MOST_WORK:
+    if sum(map(chosen.work, judged)) > _MAX_WORK:
         raise ModelRejectedError("There are too many patterns for so many files; give fewer or simpler ones.")
     for path in judged:
         found = chosen.left_out(path)
@@ -63,7 +63,7 @@ def check_named_model(file: str, paths: Sequence[str]) -> None:
     if file in weights:
         return
     what = "holds no weights" if file in paths else "is not among the files"
-    names = ", ".join(map(printable, weights[:_MOST_NAMES])) + (", …" if len(weights) > _MOST_NAMES else "")
+    names = ", ".join(map(printable, weights[:_MAX_NAMES])) + (", …" if len(weights) > _MAX_NAMES else "")
     remedy = f"name one of: {names}" if names else "there are no .gguf and no .safetensors files, leave `file` out"
     raise ModelRejectedError(f"{printable(file)}, which `file` names as the model, {what}; {remedy}.")
 

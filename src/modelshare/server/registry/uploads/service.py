@@ -44,7 +44,7 @@ from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelStatus
 from modelshare.wire.uploads import Upload, UploadOpen, UploadState, VersionOpen
 
-_MOST_SESSIONS = 4
+_MAX_SESSIONS = 4
 """Looked at in the storage at once."""
 
 
@@ -94,7 +94,7 @@ async def page(
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]
     with storage_answers():
-        data = await map_concurrently(lambda row: view(platform.store, row), rows, most=_MOST_SESSIONS)
+        data = await map_concurrently(lambda row: view(platform.store, row), rows, limit=_MAX_SESSIONS)
     return Page(data=data, has_more=more, next_cursor=encode_cursor(str(rows[-1].id)) if more else None)
 
 
@@ -194,23 +194,23 @@ async def _plan(session: AsyncSession, opening: _Opening) -> UploadPlan:
 
 async def _check_room(session: AsyncSession, opening: _Opening) -> None:
     """409 where the project has as many uploads open as it may. It is locked, so that nobody opens another."""
-    most = opening.platform.settings.uploads_open_per_project
-    if await queries.count_open(session, opening.caller.project, most) >= most:
+    limit = opening.platform.settings.uploads_open_per_project
+    if await queries.count_open(session, opening.caller.project, limit) >= limit:
         raise ConflictError(
-            f"Your project has {most} uploads open, the most there may be at once. Finish one, or cancel one: "
+            f"Your project has {limit} uploads open, the most there may be at once. Finish one, or cancel one: "
             "`modelshare uploads list` shows them, `modelshare uploads cancel ID` cancels."
         )
 
 
 async def _resume(session: AsyncSession, row: UploadRow, plan: UploadPlan, opening: _Opening) -> UploadRow:
     """Goes on with the session, and takes up what the client has learnt of its files or wishes for it since."""
-    platform, wish = opening.platform, opening.request
+    platform, spec = opening.platform, opening.request
     version = await session.get_one(VersionRow, row.version_id)
-    version.file = wish.file
-    if wish.make_latest is not None:
-        version.make_latest = wish.make_latest
-    if wish.version_notes is not None:
-        version.notes = wish.version_notes or None
+    version.file = spec.file
+    if spec.make_latest is not None:
+        version.make_latest = spec.make_latest
+    if spec.version_notes is not None:
+        version.notes = spec.version_notes or None
     claims = {file.path: file.sha256 for file in opening.files}
     for file in row.files:
         file.sha256 = file.sha256 or claims[file.path]

@@ -3,13 +3,13 @@
 import re
 import unicodedata
 
-MOST_WORDS = 200
+MAX_WORDS = 200
 """Distinct words that are kept of one model."""
-MOST_ASKED = 10
+MAX_ASKED = 10
 """Words of a query that count."""
 LONGEST = 24
 """Characters of a word that count."""
-_MOST_CHARACTERS = 20_000
+_MAX_CHARACTERS = 20_000
 """Of a text that are looked at."""
 _ONE_BY_ONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Scripts that write no spaces: kana and Chinese characters."""
@@ -18,23 +18,23 @@ _VOICING = 8
 """Combining class of kana's voicing marks, which tell syllables apart and are no accents."""
 
 
-def words(text: str, most: int = MOST_WORDS) -> list[str]:
+def words(text: str, limit: int = MAX_WORDS) -> list[str]:
     """The distinct words of a text, in order: runs of letters, runs of digits, and each Chinese or Japanese character.
 
     Case, accents and compatibility forms make no difference. A word that is too long is cut. There is no character in a
     word that either database's query language knows.
     """
     found: dict[str, None] = {}
-    for match in _WORD.finditer(_folded(text[:_MOST_CHARACTERS])):
+    for match in _WORD.finditer(_folded(text[:_MAX_CHARACTERS])):
         found[match[0][:LONGEST]] = None
-        if len(found) == most:
+        if len(found) == limit:
             break
     return list(found)
 
 
 def asked(query: str) -> list[str]:
     """The words of a query."""
-    return words(query, MOST_ASKED)
+    return words(query, MAX_ASKED)
 
 
 def _folded(text: str) -> str:

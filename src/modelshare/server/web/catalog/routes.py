@@ -39,7 +39,7 @@ from modelshare.wire.tiers import SELF_HOSTED
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, dependencies=[Depends(public_rate_limit)])
 SHOWN_FILES: Final = 10
-MOST_FILES: Final = 500
+MAX_FILES: Final = 500
 """Of a manifest are listed; the API has all."""
 Text = Annotated[str, Form(max_length=4096)]
 Choice = Annotated[str, Query(max_length=200)]
@@ -108,7 +108,7 @@ async def model_page(
         "catalog/model.html",
         model=model,
         needed=needed,
-        files=files[:MOST_FILES],
+        files=files[:MAX_FILES],
         file_count=len(files),
         shown_files=SHOWN_FILES,
         tiers=list(tiers),
@@ -169,8 +169,8 @@ async def deploy(
     caller = await member(request, project)
     request.state.caller = caller
     caller.check(Scope.ENDPOINTS)
-    wish = parse_form(EndpointCreate, slug=slug, model=str(model_id), tier=tier, version=version)
-    row = await endpoints.create(session, caller, wish, terms, now=platform.now())
+    spec = parse_form(EndpointCreate, slug=slug, model=str(model_id), tier=tier, version=version)
+    row = await endpoints.create(session, caller, spec, terms, now=platform.now())
     return redirect_after_form(request, page_of(caller.project_slug, row.slug), f"The endpoint {row.slug} is there.")
 
 
@@ -207,8 +207,8 @@ async def _answer(
     """What the explanation is made of; nothing is explained to nobody."""
     if caller is None or not caller.allows(Scope.ENDPOINTS):
         return {"explanation": None, "machines": []}
-    wish = parse_form(EndpointCreate, slug=slug, model=model.id, tier=tier, version=version)
-    explanation = await endpoints.explain(session, caller, wish, terms)
+    spec = parse_form(EndpointCreate, slug=slug, model=model.id, tier=tier, version=version)
+    explanation = await endpoints.explain(session, caller, spec, terms)
     own = tier == SELF_HOSTED and caller.allows(Scope.AGENTS)
     return {"explanation": explanation, "machines": await _machines(session, caller, model, needed) if own else []}
 

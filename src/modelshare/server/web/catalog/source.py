@@ -15,7 +15,7 @@ from modelshare.wire.models import CatalogModel, CatalogModelDetail
 
 PAGE: Final = 24
 """Models on a page: full rows of one, two, three or four."""
-MOST_FEATURED: Final = 6
+MAX_FEATURED: Final = 6
 """Stand above the list."""
 
 
@@ -42,8 +42,8 @@ async def shelf(
     session: AsyncSession, viewer: Viewer, tiers: TierRegistry, query: CatalogQuery, *, facets: bool = True
 ) -> Shelf:
     """What the query asks for of what the viewer may see."""
-    wish = SearchQuery(_filters(query), query.sort, PAGE, query.after or None, facets)
-    page = presenters.catalog_page(await search.find(session, viewer, wish), tiers)
+    spec = SearchQuery(_filters(query), query.sort, PAGE, query.after or None, facets)
+    page = presenters.catalog_page(await search.find(session, viewer, spec), tiers)
     counts = page.facets or {}
     return Shelf(
         models=page.data,
@@ -59,7 +59,7 @@ async def shelf(
 
 async def featured(session: AsyncSession, tiers: TierRegistry) -> list[CatalogModel]:
     """What the platform features; it is public."""
-    return [presenters.catalog_view(card, tiers) for card in await service.featured(session, MOST_FEATURED)]
+    return [presenters.catalog_view(card, tiers) for card in await service.featured(session, MAX_FEATURED)]
 
 
 async def model(session: AsyncSession, viewer: Viewer, tiers: TierRegistry, model_id: uuid.UUID) -> CatalogModelDetail:

@@ -90,15 +90,15 @@ async def share(
     sure: Text = "",
 ) -> Response:
     """Answers a claim link, where one was asked for, this once. Asks first before everybody sees what only some saw."""
-    wish = _audience(chosen)
+    spec = _audience(chosen)
     share_now = (await sharing.get(session, caller, model_id)).share
-    if wish == "public" and share_now is not None and share_now.audience == Audience.TARGETED and not sure:
+    if spec == "public" and share_now is not None and share_now.audience == Audience.TARGETED and not sure:
         asked = "dashboard/models/public_asked.html" if is_htmx(request) else "dashboard/models/public.html"
         return show_once(request, asked, model=extended_view(await sharing.get(session, caller, model_id), card=False))
-    own, link = await sharing.share(session, caller, model_id, wish, now=platform.now())
+    own, link = await sharing.share(session, caller, model_id, spec, now=platform.now())
     page = f"/dashboard/{project.slug}/models/{model_id}"
     if link is None:
-        return redirect_after_form(request, page, _shared_with(own.model.name, wish))
+        return redirect_after_form(request, page, _shared_with(own.model.name, spec))
     template = "dashboard/models/link_shown.html" if is_htmx(request) else "dashboard/models/link.html"
     return show_once(
         request, template, model=extended_view(own, card=False), link=link, address=f"{url}/claim?token={link.token}"
@@ -169,9 +169,9 @@ async def recall(
 ) -> Response:
     now, terms = platform.now(), platform.parts[EndpointPolicy]
     before = await recalls.state(session, caller, model_id, terms)
-    wish = parse_form(RecallRequest, deadline=_deadline(chosen, before.notice, now), reason=reason.strip())
-    await recalls.request(session, caller, model_id, wish, terms, now=now)
-    when = "at once" if wish.deadline is None or wish.deadline <= now else f"on {date(wish.deadline)}"
+    spec = parse_form(RecallRequest, deadline=_deadline(chosen, before.notice, now), reason=reason.strip())
+    await recalls.request(session, caller, model_id, spec, terms, now=now)
+    when = "at once" if spec.deadline is None or spec.deadline <= now else f"on {date(spec.deadline)}"
     message = (
         "The recall is announced, and everybody who deploys the model is told: endpoints of other projects stop "
         f"{when}."
@@ -195,8 +195,8 @@ async def cancel_recall(
     return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
-@router.post("/releases/{deployment_id}/close")
-async def close_release(
+@router.post("/weight-deletions/{deployment_id}/close")
+async def close_weight_deletion(
     request: Request,
     caller: ModelsCaller,
     model_id: ModelId,
@@ -224,9 +224,9 @@ def _audience(chosen: Chosen) -> AudienceChoice:
     return "public"
 
 
-def _shared_with(name: str, wish: AudienceChoice) -> str:
-    if isinstance(wish, ToProjects):
-        return f"{name} is shared with {plural(len(wish.projects), 'project')}: {', '.join(wish.projects)}."
+def _shared_with(name: str, spec: AudienceChoice) -> str:
+    if isinstance(spec, ToProjects):
+        return f"{name} is shared with {plural(len(spec.projects), 'project')}: {', '.join(spec.projects)}."
     return f"{name} is in the catalog now. It is shared with everybody."
 
 

@@ -54,10 +54,10 @@ async def new_join_key(
     chosen: Annotated[list[str], Form(alias="tiers", default_factory=list)],
     expires_in: Text = "",
 ) -> Response:
-    wish = parse_form(JoinKeyCreate, name=name.strip(), tiers=chosen, expires_in=expires_in)
+    spec = parse_form(JoinKeyCreate, name=name.strip(), tiers=chosen, expires_in=expires_in)
     if not expires_in:  # "never" was chosen; what is not sent would be a day
-        wish = wish.model_copy(update={"expires_in": None})
-    key = await fleet.create_join_key(session, caller, wish, tiers, now=platform.now())
+        spec = spec.model_copy(update={"expires_in": None})
+    key = await fleet.create_join_key(session, caller, spec, tiers, now=platform.now())
     return show_once(request, "platform/join_key_shown.html", key=key, base_url=base_url)
 
 

@@ -17,8 +17,8 @@ from modelshare.server.web.page_auth import AdminCaller
 from modelshare.server.web.pages import PageRoute, redirect_after_form, render
 
 router = APIRouter(prefix="/featured", route_class=PageRoute)
-_MOST_FEATURED: Final = 200
-_MOST_FOUND: Final = 20
+_MAX_FEATURED: Final = 200
+_MAX_FOUND: Final = 20
 
 
 @router.get("")
@@ -28,7 +28,7 @@ async def featured(
     return render(
         request,
         "platform/featured.html",
-        featured=await sharing.featured(session, _MOST_FEATURED),
+        featured=await sharing.featured(session, _MAX_FEATURED),
         found=await _found(session, q.strip()),
         q=q,
     )
@@ -55,5 +55,5 @@ async def _found(session: AsyncSession, q: str) -> Sequence[CatalogCard]:
         return [card_of(*entry)] if entry else []
     if not q:
         return []
-    wish = SearchQuery(Filters(q=q), Sort.RELEVANCE, _MOST_FOUND, None, facets=False)
-    return (await search.find(session, ANYBODY, wish)).cards
+    spec = SearchQuery(Filters(q=q), Sort.RELEVANCE, _MAX_FOUND, None, facets=False)
+    return (await search.find(session, ANYBODY, spec)).cards

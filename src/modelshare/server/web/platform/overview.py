@@ -27,7 +27,7 @@ from modelshare.server.web.pages import PageRoute, redirect_after_form, render
 from modelshare.wire.base import PAGE_LIMIT_MAX
 
 router = APIRouter(route_class=PageRoute)
-_MOST: Final = 100_000
+_MAX: Final = 100_000
 """Nothing is counted further."""
 
 
@@ -49,10 +49,10 @@ async def overview(
         storage=_storage(platform.settings),
         processes=processes.data,
         counts=await _counts(session),
-        most=_MOST,
+        limit=_MAX,
         queues=await jobs.queues(session),
         given_up=await given_up.page(session, paging),
-        backlog=await webhooks.backlog(session, _MOST),
+        backlog=await webhooks.backlog(session, _MAX),
     )
 
 
@@ -73,12 +73,12 @@ async def log(request: Request, caller: AdminCaller, session: ReadSession, pagin
 
 async def _counts(session: AsyncSession) -> list[tuple[str, int]]:
     return [
-        ("Projects", await accounts.count_projects(session, _MOST)),
-        ("People", await people.count(session, _MOST)),
-        ("Models", await registry.count(session, _MOST)),
-        ("Shared models", await sharing.count(session, _MOST)),
-        ("Endpoints on", await endpoints.count_active(session, _MOST)),
-        ("Agents linked", await fleet.count_linked(session, _MOST)),
+        ("Projects", await accounts.count_projects(session, _MAX)),
+        ("People", await people.count(session, _MAX)),
+        ("Models", await registry.count(session, _MAX)),
+        ("Shared models", await sharing.count(session, _MAX)),
+        ("Endpoints on", await endpoints.count_active(session, _MAX)),
+        ("Agents linked", await fleet.count_linked(session, _MAX)),
     ]
 
 

@@ -59,8 +59,8 @@ async def new_project(
     quota_gb: Gigabytes = "",
 ) -> Response:
     """As with the API, its first key is what its owner begins with."""
-    wish = parse_form(ProjectCreate, name=name.strip(), slug=slug.strip(), quota_bytes=_bytes(quota_gb))
-    project = await accounts.create_project(session, wish, now=platform.now(), actor=caller.actor)
+    spec = parse_form(ProjectCreate, name=name.strip(), slug=slug.strip(), quota_bytes=_bytes(quota_gb))
+    project = await accounts.create_project(session, spec, now=platform.now(), actor=caller.actor)
     return show_once(request, "platform/project_shown.html", made=project, base_url=base_url)
 
 
@@ -85,8 +85,8 @@ async def change_quota(
     project_id: str,
     quota_gb: Gigabytes = "",
 ) -> Response:
-    wish = ProjectPatch(quota_bytes=_bytes(quota_gb))
-    changed = await accounts.change_project(session, project_id, wish, now=platform.now(), actor=caller.actor)
+    spec = ProjectPatch(quota_bytes=_bytes(quota_gb))
+    changed = await accounts.change_project(session, project_id, spec, now=platform.now(), actor=caller.actor)
     default = platform.settings.projects_quota_bytes
     quota = f"the platform's default, {size(default)}" if changed.quota_bytes is None else size(changed.quota_bytes)
     return redirect_after_form(request, _HERE, f"{changed.name} may store {quota}.")
