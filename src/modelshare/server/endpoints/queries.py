@@ -1,17 +1,22 @@
 """Every select on endpoints and usage."""
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any, Final
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import any_tenant, capped_count, for_key_share, for_update, scoped_to
+from modelshare.server.db import any_tenant, capped_count, for_key_share, for_update, scoped_to, upsert
 from modelshare.server.endpoints.tables import EndpointRow, UsageRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing.tables import RecallRow
+
+_COUNTS: Final = [
+    *(UsageRow.requests, UsageRow.errors, UsageRow.prompt_tokens, UsageRow.completion_tokens, UsageRow.estimated)
+]
 
 
 def _whole(statement: Select[EndpointRow]) -> Select[EndpointRow]:
@@ -194,3 +199,11 @@ async def tokens_by_model(session: AsyncSession, model_ids: Collection[uuid.UUID
 async def tokens_served(session: AsyncSession, model_id: uuid.UUID) -> int:
     total = func.coalesce(func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens), 0)
     return int(await session.scalar(select(total).where(UsageRow.model_id == model_id)) or 0)
+
+
+async def add_usage(session: AsyncSession, rows: Sequence[dict[str, Any]], limit: int) -> None:
+    statement = upsert(session, UsageRow).values(rows)
+    least = func.min if session.get_bind().dialect.name == "sqlite" else func.least
+    added = {count.key: least(count, limit) + statement.excluded[count.key] for count in _COUNTS}
+    key = [UsageRow.day, UsageRow.endpoint_id, UsageRow.key_id]
+    await session.execute(statement.on_conflict_do_update(index_elements=key, set_=added))
