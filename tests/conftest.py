@@ -4,7 +4,7 @@ import gc
 import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 import transactions
+from invariants import assert_consistent
 from modelshare.server import migrations
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import Application, create_app
@@ -113,9 +114,16 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 @pytest.fixture
 async def app(settings: Settings) -> AsyncIterator[Application]:
     """The running platform, called in this process."""
-    application = create_app(settings)
+    async with running(create_app(settings)) as application:
+        yield application
+
+
+@asynccontextmanager
+async def running(application: Application) -> AsyncIterator[Application]:
+    """The platform while it runs, with its database checked in the end: whatever a test did, it agrees with itself."""
     async with application.running():
         yield application
+        await assert_consistent(application.database)
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ from modelshare.server.jobs import (
     postpone,
     try_again,
 )
-from modelshare.server.registry.processing.service import PROCESS
 from modelshare.server.registry.tables import VersionRow
+from modelshare.server.registry.versions import PROCESS
 from modelshare.server.settings import Settings
 from served import wait_until
 

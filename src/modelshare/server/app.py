@@ -51,13 +51,12 @@ from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.health import Readiness
-from modelshare.server.http import Caller, Platform
+from modelshare.server.http import Caller, Platform, record_refusal
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
-from modelshare.server.registry.processing.outcome import Followers
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
 from modelshare.server.router import routes as router_routes
@@ -284,6 +283,7 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
     keys = KeyAuthenticator(database, clock, grace=settings.database_grace_seconds)
     sessions = SessionAuthenticator(database, clock, grace=settings.database_grace_seconds)
     book = tiers.load(settings.tiers_file)
+    search.follow_changes(database)
 
     async def find_project(project_id: str) -> Project | None:
         async with database.read() as session:
@@ -293,7 +293,7 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
         async with database.read() as session:
             return await sharing.find_own_id(session, caller, reference)
 
-    async def record_refusal(caller: Caller, error: ApiError) -> None:
+    async def keep_refusal(caller: Caller, error: ApiError) -> None:
         await accounts.record_refusal(database, caller, error, now=int(clock()))
 
     platform = Platform(
@@ -306,7 +306,7 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
         authenticate_person=sessions.authenticate,
         find_project=find_project,
         find_own_model=find_own_model,
-        record_refusal=record_refusal,
+        record_refusal=keep_refusal,
         public_buckets=TokenBuckets(settings.public_requests_per_minute, clock),
         clock=clock,
     )
@@ -316,7 +316,6 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
     platform.parts[Verdicts] = Verdicts(settings.signing_secret())
     platform.parts[SignIn] = SignIn(database, settings, clock)
     platform.parts[tiers.TierRegistry] = book
-    platform.parts[Followers] = Followers(catalog=search.index)
     platform.parts[CollectorRegistry] = CollectorRegistry()
     platform.parts[Live] = Live(database)
     platform.parts[EndpointPolicy] = EndpointPolicy(
@@ -344,7 +343,7 @@ def api() -> FastAPI:
             },
         ],
     )
-    install_handlers(built, page=error_page)
+    install_handlers(built, error_page, record_refusal)
     complete(built)
     for router in _ROUTERS:
         built.include_router(router)

@@ -46,6 +46,8 @@ log = structlog.get_logger()
 Row = TypeVar("Row")
 Listener = Callable[[str], Awaitable[object] | None]
 """Drops what is remembered; answers the rest of that work where it takes a moment. Neither may fail."""
+Effect = Callable[[AsyncSession, str], Awaitable[None]]
+"""Updates what is derived from the subject of a notification, in the transaction that changed it."""
 
 CHANNEL = "modelshare"
 """The one PostgreSQL NOTIFY channel; payloads read `topic:subject`."""
@@ -99,6 +101,7 @@ class Database:
         self._read_session = async_sessionmaker(self._reader, expire_on_commit=False)
         self._write_session = async_sessionmaker(self._writer, expire_on_commit=False)
         self._listeners: dict[str, list[Listener]] = defaultdict(list)
+        self._effects: dict[str, list[Effect]] = defaultdict(list)
         self._dropping = set[asyncio.Future[object]]()
         self._listening: asyncio.Task[None] | None = None
 
@@ -115,11 +118,12 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        """One transaction: committed at the end of the block, then its notifications go out."""
+        """One transaction: at the end of the block its effects run, it is committed, and its notifications go out."""
         async with self._write_session() as session:
             pending: list[tuple[str, str]] = []
             session.info[_PENDING] = pending
             yield session
+            await self._run_effects(session, pending)
             pending.sort(key=lambda told: told[0] == CONFIRM_TOPIC)
             if pending and not self.is_sqlite:
                 payloads = [f"{topic}:{subject}" for topic, subject in pending]
@@ -127,6 +131,13 @@ class Database:
             await session.commit()
         for topic, subject in pending:
             self._dispatch(topic, subject)
+
+    def before_commit(self, topic: str, effect: Effect) -> None:
+        """Awaits `effect(session, subject)` at the end of every transaction that notifies, once for each subject.
+
+        Whoever changes something need not know what is derived from it, and it cannot be forgotten.
+        """
+        self._effects[topic].append(effect)
 
     def subscribe(self, topic: str, listener: Listener) -> None:
         """Calls `listener(subject)` on the event loop after every committed `notify`, of any process on PostgreSQL.
@@ -162,6 +173,11 @@ class Database:
         await asyncio.gather(*self._dropping, return_exceptions=True)
         await self._writer.dispose()
         await self._reader.dispose()
+
+    async def _run_effects(self, session: AsyncSession, pending: list[tuple[str, str]]) -> None:
+        due = {(subject, effect) for topic, subject in pending for effect in self._effects.get(topic, ())}
+        for subject, effect in sorted(due, key=lambda each: each[0]):  # rows are locked in one order
+            await effect(session, subject)
 
     def _dispatch(self, topic: str, subject: str) -> None:
         for listener in self._listeners.get(topic, ()):

@@ -295,14 +295,13 @@ async def _read_session(request: Request) -> AsyncIterator[AsyncSession]:
 
 
 async def _write_session(request: Request) -> AsyncIterator[AsyncSession]:
-    platform = get_platform(request)
-    try:
-        async with platform.database.write() as session:
-            yield session
-    except ApiError as error:
-        if error.refusal is not None:
-            await platform.record_refusal(request.state.caller, error)
-        raise
+    async with get_platform(request).database.write() as session:
+        yield session
+
+
+async def record_refusal(request: Request, error: ApiError) -> None:
+    """Adds a refused action to the audit log: for `errors.install_handlers`."""
+    await get_platform(request).record_refusal(request.state.caller, error)
 
 
 ModelReference = Annotated[

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from clock import Clock
-from conftest import Tenant, client_of
+from conftest import Tenant, client_of, running
 from modelshare.server.app import Application
 from modelshare.server.settings import Settings
 
@@ -21,8 +21,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def app(settings: Settings, clock: Clock) -> AsyncIterator[Application]:
-    application = Application(settings, clock)
-    async with application.running():
+    async with running(Application(settings, clock)) as application:
         yield application
 
 

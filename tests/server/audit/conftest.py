@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from clock import Clock
-from conftest import Tenant
+from conftest import Tenant, running
 from hooks import Hook, new_hook
 from modelshare.server.app import Application
 from modelshare.server.settings import Settings
@@ -24,8 +24,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 async def app(settings: Settings, clock: Clock) -> AsyncIterator[Application]:
-    application = Application(settings, clock)
-    async with application.running():
+    async with running(Application(settings, clock)) as application:
         yield application
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from conftest import Tenant
+from conftest import Tenant, running
 from modelshare.server.app import Application
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.settings import Settings
@@ -94,8 +94,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def app(settings: Settings, clock: Clock) -> AsyncIterator[Application]:
-    application = Application(settings, clock)
-    async with application.running():
+    async with running(Application(settings, clock)) as application:
         yield application
 
 

@@ -99,6 +99,9 @@ async def test_the_latest_stays(app: Application, owner: Tenant) -> None:
     assert message(refused) == (
         "Version 1.0.0 cannot be deleted. It is the latest version. Promote another one, then delete it."
     )
+    [entry] = (await owner.http.get("/v1/audit?outcome=refused")).json()["data"]
+    assert (entry["action"], entry["target"]) == ("model.delete_version", f"model:{model}")
+    assert entry["reason"] == message(refused)
 
 
 async def test_what_endpoints_have_stays_and_others_are_counts(

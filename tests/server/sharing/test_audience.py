@@ -10,7 +10,7 @@ import pytest
 
 from answers import ANONYMOUS, message, problem
 from clock import Clock
-from conftest import Tenant, client_of, new_tenant
+from conftest import Tenant, client_of, new_tenant, running
 from factories import make_model
 from modelshare.server.app import Application
 from modelshare.server.settings import Settings
@@ -25,8 +25,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def app(settings: Settings, clock: Clock) -> AsyncIterator[Application]:
-    application = Application(settings, clock)
-    async with application.running():
+    async with running(Application(settings, clock)) as application:
         yield application
 
 

@@ -10,7 +10,7 @@ from msgspec import DecodeError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import events
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import emit
 from modelshare.server.db import notify
 from modelshare.server.fleet import queries
 from modelshare.server.fleet.service import served_name
@@ -154,7 +154,7 @@ def _tell(session: AsyncSession, event: str, row: AgentRow, now: int) -> None:
     """The agent's project hears of it; shared agents are the platform's."""
     if row.project_id is not None:
         data = events.data_of(f"agent:{row.id}", None, {"name": row.name})
-        audit.emit(session, project_id=row.project_id, now=now, event=event, data=data)
+        emit(session, project_id=row.project_id, now=now, event=event, data=data)
 
 
 def _wanted(row: DeploymentRow) -> DesiredDeployment:

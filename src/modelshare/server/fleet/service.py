@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import Audit
 from modelshare.server.db import advisory_lock, notify
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ActiveEndpoint
@@ -60,7 +60,7 @@ async def create_join_key(
     )
     session.add(row)
     await session.flush()
-    _record(session, row.project_id, caller.actor, "join_key.create", f"join_key:{row.id}", now, name=row.name)
+    _join_key_changed(session, caller, "join_key.create", row, now)
     return JoinKeyWithValue(**_join_key_view(row).model_dump(), key=secret)
 
 
@@ -78,7 +78,7 @@ async def revoke_join_key(session: AsyncSession, caller: Caller, key_id: str, *,
         raise NotFoundError("There is no such join key. Their list names those there are.")
     if row.revoked_at is None:
         row.revoked_at = now
-        _record(session, row.project_id, caller.actor, "join_key.revoke", f"join_key:{row.id}", now, name=row.name)
+        _join_key_changed(session, caller, "join_key.revoke", row, now)
 
 
 async def enroll(session: AsyncSession, spec: Enroll, settings: Settings, verdicts: Verdicts, *, now: int) -> Enrolled:
@@ -103,7 +103,7 @@ async def enroll(session: AsyncSession, spec: Enroll, settings: Settings, verdic
     )
     session.add(row)
     await session.flush()
-    _record(session, row.project_id, f"join_key:{key.id}", "agent.enroll", f"agent:{row.id}", now, name=row.name)
+    _agent_changed(session, f"join_key:{key.id}", "agent.enroll", row, now, name=row.name)
     return Enrolled(agent_id=str(row.id), token=token, verdict_key=verdicts.key_of(str(row.id)))
 
 
@@ -141,7 +141,7 @@ async def change_agent(session: AsyncSession, caller: Caller, agent_id: str, pat
     """Renames, suspends or resumes. A suspended agent holds nothing, and its link is closed."""
     row = await _own(session, caller, agent_id, lock=True)
     if patch.name is not None and patch.name != row.name:
-        _record(session, row.project_id, caller.actor, "agent.rename", f"agent:{row.id}", now, before=row.name)
+        _agent_changed(session, caller.actor, "agent.rename", row, now, before=row.name)
         row.name = patch.name
     suspended = row.state == AgentState.SUSPENDED
     if patch.suspended is not None and patch.suspended != suspended:
@@ -150,8 +150,7 @@ async def change_agent(session: AsyncSession, caller: Caller, agent_id: str, pat
         else:
             row.state = AgentState.PENDING if row.last_seen_at is None else AgentState.DISCONNECTED
         action = "agent.suspend" if patch.suspended else "agent.resume"
-        _record(session, row.project_id, caller.actor, action, f"agent:{row.id}", now, name=row.name)
-    notify(session, AGENTS_TOPIC, str(row.id))
+        _agent_changed(session, caller.actor, action, row, now, name=row.name)
     await session.flush()
     return (await _views(session, [row]))[0]
 
@@ -160,8 +159,7 @@ async def remove_agent(session: AsyncSession, caller: Caller, agent_id: str, *, 
     """Ends its credential and its link; it lets go of its deployments."""
     row = await _own(session, caller, agent_id, lock=True)
     await _take_out(session, row, AgentState.REMOVED, now=now)
-    _record(session, row.project_id, caller.actor, "agent.remove", f"agent:{row.id}", now, name=row.name)
-    notify(session, AGENTS_TOPIC, str(row.id))
+    _agent_changed(session, caller.actor, "agent.remove", row, now, name=row.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,16 +187,8 @@ async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str
     expires_at = int(min(now + seconds, wanted_until))
     owner_id = row.version.model.project_id
     for project_id in {owner_id, agent.project_id or owner_id}:
-        _record(
-            session,
-            project_id,
-            f"agent:{agent.id}",
-            "grant.issue",
-            f"deployment:{row.id}",
-            now,
-            model=str(row.version.model_id),
-            version=row.version.version,
-            expires_at=expires_at,
+        Audit(session, project_id, f"agent:{agent.id}", now).done(
+            "grant.issue", f"deployment:{row.id}", model=str(row.version.model_id), version=row.version.version
         )
     files = await registry.stored_files(session, row.version_id)
     model = file_selection.find(row.version, row.file)
@@ -382,7 +372,11 @@ def _more(rows: list[JoinKeyRow] | list[AgentRow], shown: list[JoinKeyRow] | lis
     return {"has_more": more, "next_cursor": encode_cursor(str(shown[-1].id)) if more else None}
 
 
-def _record(
-    session: AsyncSession, project_id: str | None, actor: str, action: str, target: str, now: int, **details: Any
-) -> None:
-    audit.record(session, project_id=project_id, now=now, actor=actor, action=action, target=target, **details)
+def _join_key_changed(session: AsyncSession, caller: Caller, action: str, row: JoinKeyRow, now: int) -> None:
+    Audit(session, row.project_id, caller.actor, now).done(action, f"join_key:{row.id}", name=row.name)
+
+
+def _agent_changed(session: AsyncSession, actor: str, action: str, row: AgentRow, now: int, **details: Any) -> None:
+    """Ends every change of an agent that its project makes."""
+    Audit(session, row.project_id, actor, now).done(action, f"agent:{row.id}", **details)
+    notify(session, AGENTS_TOPIC, str(row.id))

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts.service import get_project
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import Audit
 from modelshare.server.db import notify
 from modelshare.server.errors import ConflictError, NotFoundError
 from modelshare.server.fleet import queries
@@ -46,15 +46,8 @@ async def confirm(session: AsyncSession, released: Collection[tuple[uuid.UUID, u
         row.confirmed_at = now
         model = await registry.find_any(session, row.model_id)
         for project_id in {model.project_id if model else None, row.project_id} - {None}:
-            audit.record(
-                session,
-                project_id=project_id,
-                now=now,
-                actor=f"agent:{row.agent_id}",
-                action="agent.delete_weights",
-                target=f"deployment:{row.deployment_id}",
-                model=str(row.model_id),
-                version=row.version,
+            Audit(session, project_id, f"agent:{row.agent_id}", now).done(
+                "agent.delete_weights", f"deployment:{row.deployment_id}", model=str(row.model_id), version=row.version
             )
 
 
@@ -88,13 +81,9 @@ async def close(
         row.closed_at = now
         notify(session, DEPLOYMENTS_TOPIC, str(row.deployment_id))
         for project_id in {model.project_id, row.project_id} - {None}:
-            audit.record(
-                session,
-                project_id=project_id,
-                now=now,
-                actor=caller.actor_in(project_id or ""),
-                action="weight_deletion.close",
-                target=f"deployment:{row.deployment_id}",
+            Audit(session, project_id, caller.actor_in(project_id or ""), now).done(
+                "weight_deletion.close",
+                f"deployment:{row.deployment_id}",
                 model=str(row.model_id),
                 version=row.version,
                 asked_at=row.asked_at,

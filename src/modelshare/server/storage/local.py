@@ -21,25 +21,21 @@ from typing import Literal, TypeVar
 
 from modelshare import private_files
 from modelshare.server.storage.attempts import Attempt, Attempts
-from modelshare.server.storage.base import (
-    BlobNotFoundError,
-    ChecksumMismatchError,
-    Inflow,
-    InvalidKeyError,
-    Multipart,
-    MultipartNotFoundError,
-    Part,
-    Proof,
-    SizeMismatchError,
-    StorageFullError,
-    StorageUnavailableError,
-    check_key,
-)
+from modelshare.server.storage.base import Inflow, Multipart, Part, Proof, check_key
 from modelshare.server.storage.batch import Arrival, sync_folders, write_all
 from modelshare.server.storage.digest import sha256_of
 from modelshare.server.storage.growing_digest import GrowingDigest
 from modelshare.server.storage.signed_urls import LinkState, check_link, signed_link
 from modelshare.server.storage.staging import PartWriter, Staging, move, no_room
+from modelshare.server.storage_errors import (
+    BlobNotFoundError,
+    ChecksumMismatchError,
+    InvalidKeyError,
+    MultipartNotFoundError,
+    SizeMismatchError,
+    StorageFullError,
+    StorageUnavailableError,
+)
 
 KEEP_FREE = 256 << 20
 """Bytes that uploads leave free, so that the database beside them can still write."""

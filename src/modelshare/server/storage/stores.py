@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from modelshare.server.storage.base import BlobStore, DirectStore, StorageSettingError
+from modelshare.server.storage.base import BlobStore, DirectStore
 from modelshare.server.storage.local import FolderStore
+from modelshare.server.storage_errors import StorageSettingError
 
 
 def open_store(url: str | None, *, data_dir: Path, secret: bytes, clock: Callable[[], float] = time.time) -> BlobStore:

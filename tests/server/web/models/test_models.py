@@ -131,6 +131,24 @@ async def test_versions_are_promoted_and_gone_back_to(
     assert "no ready version 9.9.9" in text_of(await person.post(f"{page}/versions/9.9.9/promote"), 404)
 
 
+async def test_what_is_done_on_pages_is_what_the_catalog_finds(
+    app: Application, owner: Tenant, person: httpx.AsyncClient
+) -> None:
+    model = await make_model(app, owner.project.id, family="llama")
+    await add_version(app, model, "1.1.0", family="qwen")
+    await owner.http.post(f"/v1/models/{model}/share")
+
+    async def found(query: str) -> list[str]:
+        return [each["name"] for each in (await owner.http.get(f"/v1/catalog/models?{query}")).json()["data"]]
+
+    await person.post(f"{MODELS}/{model}/versions/1.1.0/promote")
+    assert (await found("family=qwen"), await found("family=llama")) == (["tiny"], [])
+    await person.post(f"{MODELS}/{model}/versions/1.0.0/rollback")
+    assert (await found("family=qwen"), await found("family=llama")) == ([], ["tiny"])
+    await person.post(f"{MODELS}/{model}/edit", data={"name": "renamed", "tags": "rare"})
+    assert (await found("tag=rare"), await found("q=tiny")) == (["renamed"], [])
+
+
 async def test_revalidating_reads_the_bytes_again(owner: Tenant, person: httpx.AsyncClient) -> None:
     model = await pushed(owner.http, tiny_model())
     said = await went_on(person, await person.post(f"{MODELS}/{model['id']}/revalidate"))

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import SYSTEM, Audit
 from modelshare.server.audit.webhooks import queries, rules
 from modelshare.server.audit.webhooks.sending import Message, Outcome, Sender
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
@@ -139,13 +139,6 @@ class Deliverer:
 
 def _deactivate(session: AsyncSession, webhook: WebhookRow, now: int) -> None:
     webhook.is_active = False
-    audit.record(
-        session,
-        project_id=webhook.project_id,
-        now=now,
-        actor=audit.SYSTEM,
-        action="webhook.deactivate",
-        target=f"webhook:{webhook.id}",
-        reason="Its address answered 410 Gone.",
-        url=webhook.url,
+    Audit(session, webhook.project_id, SYSTEM, now).done(
+        "webhook.deactivate", f"webhook:{webhook.id}", "Its address answered 410 Gone.", url=webhook.url
     )

@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import Audit
 from modelshare.server.audit.webhooks import queries, rules
 from modelshare.server.audit.webhooks.dispatch import ask_for
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
@@ -195,15 +195,7 @@ async def _retry_now(session: AsyncSession, webhook: WebhookRow, now: int) -> No
 
 
 def _record(session: AsyncSession, caller: Caller, action: str, row: WebhookRow, now: int, **details: Any) -> None:
-    audit.record(
-        session,
-        project_id=row.project_id,
-        now=now,
-        actor=caller.actor,
-        action=action,
-        target=f"webhook:{row.id}",
-        **details,
-    )
+    Audit(session, row.project_id, caller.actor, now).done(action, f"webhook:{row.id}", **details)
 
 
 def _view(row: WebhookRow) -> Webhook:
