@@ -41,6 +41,21 @@ def test_only_db_locks_rows() -> None:
     assert found == []
 
 
+def test_statements_stand_in_queries() -> None:
+    """In `queries.py`, or in the parts of the base that have tables of their own; tables name text for their indexes."""
+    base = {SERVER / part for part in ("db.py", "jobs.py", "clock.py", "installation.py", "migrations/__init__.py")}
+    making = {"select", "insert", "update", "delete", "text", "union", "union_all", "exists", "upsert", "scoped_to"}
+    found = [
+        f"{name(path)} imports {each.name}"
+        for path in SERVER_FILES
+        if path.name != "queries.py" and path not in base
+        for each in imports(path)
+        if each.name in making and each.module.startswith(("sqlalchemy", "modelshare.server.db"))
+        if not (path.name == "tables.py" and each.name == "text")
+    ]
+    assert found == []
+
+
 def test_every_table_with_a_project_is_a_tenants() -> None:
     of_metadata = {each.name for each in tables.metadata.tables.values() if "project_id" in each.c}
     assert {"models", "endpoints", "keys", "usage", "blobs", "members"} <= of_metadata

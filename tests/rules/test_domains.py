@@ -14,7 +14,7 @@ OFFERED = {
     "audit": {"service", "events", "given_up.service", "propagation.service", "webhooks.service"},
     "accounts": {"service", "invitations", "key_auth", "members", "people", "sessions", "sign_in"},
     "registry": {
-        *("service", "file_selection", "versions", "inspection.front_matter", "processing.service"),
+        *("service", "file_selection", "versions", "inspection.front_matter"),
         *("uploads.expiry", "uploads.service"),
     },
     "sharing": {"service", "audience", "last_shown", "search", "tiers", "topics"},
@@ -50,7 +50,6 @@ NAMED = {
     ("fleet.tables", "registry.tables"),
     ("fleet.version_deletion", "registry.tables"),
     ("fleet.weight_deletions", "registry.tables"),
-    ("registry.blobs.quota", "accounts.tables"),
     ("registry.tables", "accounts.tables"),
     ("sharing.audience", "accounts.tables"),
     ("sharing.audience", "registry.tables"),

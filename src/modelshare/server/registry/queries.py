@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Collection
 
-from sqlalchemy import Select, exists, func, or_, select
+from sqlalchemy import Select, delete, exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload, selectinload
 
@@ -103,7 +103,7 @@ async def staged_upload(session: AsyncSession, version_id: uuid.UUID) -> UploadR
     """The completed session of the version whose bytes are not blobs yet, with its files."""
     holds_files = exists().where(UploadFileRow.upload_id == UploadRow.id)
     of_version = UploadRow.version_id == version_id, UploadRow.state == UploadState.COMPLETED
-    statement = select(UploadRow).where(*of_version, holds_files).options(selectinload(UploadRow.files))
+    statement = select(any_tenant(UploadRow)).where(*of_version, holds_files).options(selectinload(UploadRow.files))
     return await session.scalar(statement)
 
 
@@ -116,3 +116,11 @@ async def files_with_keys(session: AsyncSession, version_id: uuid.UUID) -> list[
         .order_by(FileRow.path)
     )
     return [(row, key) for row, key in await session.execute(statement)]
+
+
+async def delete_version(session: AsyncSession, version_id: uuid.UUID | None) -> None:
+    await session.execute(delete(VersionRow).where(VersionRow.id == version_id))
+
+
+async def delete_model(session: AsyncSession, model_id: uuid.UUID) -> None:
+    await session.execute(delete(any_tenant(ModelRow)).where(ModelRow.id == model_id))

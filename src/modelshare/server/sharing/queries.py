@@ -3,13 +3,14 @@
 import uuid
 from collections.abc import Collection
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
-from modelshare.server.db import any_tenant, capped_count
+from modelshare.server.db import any_tenant, capped_count, upsert
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing.search.cards import CatalogCard, select_cards
+from modelshare.server.sharing.search.cards import CatalogCard
+from modelshare.server.sharing.search.queries import select_cards
 from modelshare.server.sharing.tables import EVERYBODY, ClaimLinkRow, LastShownRow, RecallRow, ShareProjectRow, ShareRow
 
 
@@ -109,3 +110,15 @@ async def link_by_hash(session: AsyncSession, token_hash: str) -> ClaimLinkRow |
     """As it is now, whatever the session read before."""
     statement = select(ClaimLinkRow).where(ClaimLinkRow.hash == token_hash)
     return await session.scalar(statement.execution_options(populate_existing=True))
+
+
+async def keep_last_shown(
+    session: AsyncSession, model_id: uuid.UUID, project_ids: Collection[str], **shown: object
+) -> None:
+    rows = [{"model_id": model_id, "project_id": project_id, **shown} for project_id in project_ids]
+    statement = upsert(session, LastShownRow).values(rows)
+    await session.execute(statement.on_conflict_do_update(index_elements=["model_id", "project_id"], set_=shown))
+
+
+async def forget_last_shown(session: AsyncSession, model_id: uuid.UUID) -> None:
+    await session.execute(delete(any_tenant(LastShownRow)).where(LastShownRow.model_id == model_id))

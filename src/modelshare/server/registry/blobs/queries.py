@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, exists, func, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -129,3 +129,13 @@ def _batches(values: Sequence[Value]) -> Iterator[list[Value]]:
     rest = iter(values)
     while batch := list(islice(rest, _MAX_PARAMETERS)):
         yield batch
+
+
+async def delete_staged_files(session: AsyncSession, upload_id: uuid.UUID) -> bool:
+    """Forgets what a session brought; whether that was anything."""
+    there = delete(UploadFileRow).where(UploadFileRow.upload_id == upload_id).returning(UploadFileRow.n)
+    return (await session.scalars(there)).first() is not None
+
+
+async def delete_garbage(session: AsyncSession, ids: Collection[uuid.UUID]) -> None:
+    await session.execute(delete(any_tenant(GarbageRow)).where(GarbageRow.id.in_(ids)))
