@@ -42,7 +42,7 @@ def test_only_db_locks_rows() -> None:
 
 
 def test_statements_stand_in_queries() -> None:
-    """In `queries.py`, or in the parts of the base that have tables of their own; tables name text for their indexes."""
+    """In `queries.py`, or in the parts of the base with tables of their own; tables name text for indexes."""
     base = {SERVER / part for part in ("db.py", "jobs.py", "clock.py", "installation.py", "migrations/__init__.py")}
     making = {"select", "insert", "update", "delete", "text", "union", "union_all", "exists", "upsert", "scoped_to"}
     found = [
