@@ -12,12 +12,15 @@ from pathlib import Path
 import httpx
 import hypothesis
 import pytest
+import structlog
 
+import compiled_statements
 import transactions
 from invariants import assert_consistent
 from modelshare.server import migrations
 from modelshare.server.accounts import service as accounts
-from modelshare.server.app import Application, create_app
+from modelshare.server.app import STOP_SECONDS, Application
+from modelshare.server.background import Ending
 from modelshare.server.db import Database
 from modelshare.server.settings import Settings
 from modelshare.wire.keys import ProjectCreate, ProjectWithKey
@@ -30,6 +33,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("explore", parent=hypothesis.settings.get_profile("suite"), derandomize=False)
 hypothesis.settings.load_profile("suite")
+compiled_statements.share()
+# Not the traceback with all variables, which takes a second to draw.
+CONSOLE = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], CONSOLE])
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -112,10 +119,9 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def app(settings: Settings) -> AsyncIterator[Application]:
-    """The running platform, called in this process."""
-    async with running(create_app(settings)) as application:
-        yield application
+def clock() -> Callable[[], float] | None:
+    """The platform's; a folder whose tests turn it has one of its own."""
+    return None
 
 
 @asynccontextmanager
@@ -124,6 +130,22 @@ async def running(application: Application) -> AsyncIterator[Application]:
     async with application.running():
         yield application
         await assert_consistent(application.database)
+
+
+@pytest.fixture
+async def app(settings: Settings, clock: Callable[[], float] | None) -> AsyncIterator[Application]:
+    """The platform, called in this process. Nothing works in the background: see `running_app`."""
+    application = Application(settings, clock)
+    async with application.answering(Ending(STOP_SECONDS)):
+        yield application
+        await assert_consistent(application.database)
+
+
+@pytest.fixture
+async def running_app(app: Application) -> AsyncIterator[Application]:
+    """`app`, with all that works in the background: jobs, webhooks, the fleet, chores, confirmations, metering."""
+    async with app.working(Ending(STOP_SECONDS)):
+        yield app
 
 
 @dataclass(frozen=True)

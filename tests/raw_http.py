@@ -100,7 +100,7 @@ class Client:
         return await self.answer(head_only=head_only)
 
     async def answer(self, *, head_only: bool = False) -> Answer:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             line, *lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
             headers = dict(each.split(": ", 1) for each in lines)
             body = b""
@@ -113,7 +113,7 @@ class Client:
         return Answer(int(line.split()[1]), headers, body)
 
     async def is_closed(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             with suppress(ConnectionResetError):
                 assert await self.reader.read() == b""
 

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from clock import Clock
 from modelshare.server.db import Database
 from modelshare.server.settings import Settings
 from network_errors import VARIABLES
@@ -14,11 +13,6 @@ from network_errors import VARIABLES
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

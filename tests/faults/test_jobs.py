@@ -30,6 +30,11 @@ pytestmark = pytest.mark.anyio
 CHILD = Path(__file__).with_name("worker_child.py")
 
 
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 async def test_two_workers_take_each_job_once(settings: Settings, database: Database, clock: Clock) -> None:
     wanted = [f"job {number:02}" for number in range(20)]
     await ask(database, *wanted, now=clock())

@@ -32,6 +32,11 @@ from working_jobs import ask, jobs, never, none_left, wake, working
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 async def test_a_stop_in_good_order_is_no_attempt(database: Database, clock: Clock) -> None:
     await ask(database, "long", now=clock())
     async with working(database, clock, never):

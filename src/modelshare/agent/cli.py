@@ -38,7 +38,10 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
     ] = Path("agent"),
     name: Annotated[str | None, typer.Option(help="What to call this agent; the machine's name if not given.")] = None,
     engine: Annotated[
-        str | None, typer.Option(help="Use this engine only: llamacpp, vllm, sglang, transformers or external.")
+        str | None,
+        typer.Option(
+            help="Use this engine only: llamacpp, vllm, sglang, transformers, external, or what a plug-in adds."
+        ),
     ] = None,
     external_url: Annotated[
         str | None, typer.Option(help="Base URL of an OpenAI-compatible engine that runs already.")

@@ -19,6 +19,7 @@ from modelshare.wire.link import (
     HEARTBEAT_SECONDS,
     LINK_PATH,
     MAX_DESIRED,
+    OLDEST_PROTOCOL,
     PROTOCOL,
     Body,
     Cancel,
@@ -177,8 +178,12 @@ class Link:
 
 
 def _check_protocol(welcome: Welcome) -> None:
-    if welcome.protocol != PROTOCOL:
-        raise BadFrameError(f"the server speaks version {welcome.protocol} of the link, and this agent {PROTOCOL}")
+    if not OLDEST_PROTOCOL <= welcome.protocol <= PROTOCOL:
+        older = "this agent" if welcome.protocol > PROTOCOL else "the server"
+        ours = f"this agent {OLDEST_PROTOCOL} to {PROTOCOL}"
+        raise BadFrameError(
+            f"the server speaks version {welcome.protocol} of the link protocol, {ours}: {older} is too old"
+        )
 
 
 def _stop_if_final(verdict: Verdict | None) -> None:

@@ -17,7 +17,7 @@ from modelshare.agent.ram_budget import RamBudget
 from modelshare.agent.relay import EngineRelay
 from modelshare.agent.server_api import ServerApi
 from modelshare.agent.streams import Stream
-from modelshare.wire.link import PROTOCOL, Desired, Hello, Welcome
+from modelshare.wire.link import OLDEST_PROTOCOL, PROTOCOL, Desired, Hello, Welcome
 from modelshare.wire.verdict import Verdict
 
 
@@ -50,12 +50,13 @@ class Agent:
         """See `link.Served`."""
         machine = capabilities(self._data_dir, self._engines.kinds())
         return Hello(
-            PROTOCOL,
+            OLDEST_PROTOCOL,
             machine.agent_version,
             machine.engines,
             machine.accelerator,
             machine.memory_bytes or 0,
             machine.disk_free_bytes or 0,
+            newest_protocol=PROTOCOL,
         )
 
     def welcomed(self, welcome: Welcome) -> None:

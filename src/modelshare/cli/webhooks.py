@@ -14,7 +14,7 @@ from modelshare.cli.output import Json, print_json, print_record, print_table, s
 from modelshare.cli.requests import request
 from modelshare.client import Client
 from modelshare.wire.base import PAGE_LIMIT_MAX
-from modelshare.wire.webhooks import Delivery, DeliveryState, Webhook, WebhookCreate, WebhookPatch
+from modelshare.wire.webhooks import Delivery, DeliveryState, Webhook, WebhookCreate, WebhookPatch, WebhookWithSecret
 
 app = typer.Typer(add_completion=False)
 WebhookId = Annotated[
@@ -51,12 +51,15 @@ def create(
     """Create a webhook, for every event unless some are given. Its secret is shown this once."""
     with Client() as client:
         created = client.webhooks.create(request(WebhookCreate, url=url, events=event))
-    if json:
-        print_json(created)
-        return
-    say("This secret signs what is sent, and is shown once:")
-    typer.echo(created.secret)
-    say(f"Next: modelshare webhooks test {created.id}")
+    _print_secret(created, json=json)
+
+
+@app.command()
+def rotate(webhook: WebhookId, json: Json = False) -> None:
+    """Give a webhook a new secret, shown this once. The old one signs as well for 24 hours."""
+    with Client() as client:
+        rotated = client.webhooks.rotate_secret(webhook)
+    _print_secret(rotated, json=json)
 
 
 @app.command()
@@ -136,6 +139,17 @@ def redeliver(webhook: WebhookId, delivery: DeliveryId, json: Json = False) -> N
     _print_sent(sent, json=json)
 
 
+def _print_secret(webhook: WebhookWithSecret, *, json: bool) -> None:
+    if json:
+        print_json(webhook)
+        return
+    say("This secret signs what is sent, and is shown once:")
+    typer.echo(webhook.secret)
+    if webhook.old_secret_valid_until is not None:
+        say(f"Deliveries are signed with the old secret, too, until {when(webhook.old_secret_valid_until)} UTC.")
+    say(f"Next: modelshare webhooks test {webhook.id}")
+
+
 def _print(webhook: Webhook, *, json: bool) -> None:
     if json:
         print_json(webhook)
@@ -148,6 +162,7 @@ def _print(webhook: Webhook, *, json: bool) -> None:
             ("on", yes_or_no(webhook.is_active)),
             ("failures", str(webhook.failures) if webhook.failures else None),
             ("next try", when(webhook.retry_at)),
+            ("old secret valid until", when(webhook.old_secret_valid_until)),
             ("created", when(webhook.created_at)),
         )
     )

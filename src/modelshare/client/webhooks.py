@@ -1,5 +1,6 @@
 """`/v1/webhooks`: addresses that hear of events; and checking what arrives at one."""
 
+import base64
 import hmac
 import re
 import time
@@ -11,6 +12,8 @@ from modelshare.client.call import Call, Paged, Resource, Transport, at, delete,
 from modelshare.client.errors import WebhookSignatureError
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.webhooks import (
+    ID_HEADER,
+    SECRET_PREFIX,
     SIGNATURE_HEADER,
     TIMESTAMP_HEADER,
     Delivery,
@@ -47,6 +50,11 @@ class Webhooks(Resource[Transport]):
         return patch(at(BASE, webhook_id), Webhook, changes)
 
     @sent
+    def rotate_secret(self, webhook_id: str) -> Call[WebhookWithSecret]:
+        """The answer holds a new secret, this once. For a day deliveries are signed with the present one, too."""
+        return post(at(BASE, webhook_id, "rotate"), WebhookWithSecret)
+
+    @sent
     def delete(self, webhook_id: str) -> Call[None]:
         return delete(at(BASE, webhook_id))
 
@@ -81,9 +89,11 @@ def verify_webhook(
     Raises WebhookSignatureError.
     """
     found = {name.lower(): value for name, value in headers.items()}
-    given, stamp = (found.get(name.lower(), "") for name in (SIGNATURE_HEADER, TIMESTAMP_HEADER))
+    message_id, given, stamp = (found.get(name, "") for name in (ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER))
     timestamp = int(stamp) if re.fullmatch("[0-9]{1,12}", stamp) else 0
-    if not hmac.compare_digest(given.encode(errors="replace"), signature(secret, timestamp, body).encode()):
+    expected = signature(_key(secret), message_id, timestamp, body).encode()
+    signatures = given.encode(errors="replace").split(b" ")
+    if not any([hmac.compare_digest(each, expected) for each in signatures]):  # noqa: C419 - always all of them
         raise WebhookSignatureError("The signature is not the webhook's. Refuse the request.")
     if abs((time.time() if now is None else now) - timestamp) > max_age:
         raise WebhookSignatureError(f"The request is not of the last {max_age} s. Refuse it, and check the clock.")
@@ -91,3 +101,15 @@ def verify_webhook(
         return WebhookEvent.model_validate_json(body)
     except ValidationError as error:
         raise WebhookSignatureError("The body is no event of the platform. Refuse the request.") from error
+
+
+def _key(secret: str) -> bytes:
+    """The bytes of a secret. Those made before 0.2 are spelled in base64's alphabet for URLs, without padding."""
+    spelled = secret.removeprefix(SECRET_PREFIX).translate(str.maketrans("-_", "+/"))
+    try:
+        key = base64.b64decode(spelled + "=" * (-len(spelled) % 4), validate=True)
+    except ValueError:
+        key = b""
+    if not key or not secret.startswith(SECRET_PREFIX):
+        raise WebhookSignatureError("The secret is not one of a webhook; use the whole of it, `whsec_` included.")
+    return key

@@ -191,12 +191,15 @@ class Application:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Application"]:
         """Migrates, starts what works in the background, and stops it in the end."""
+        ending = Ending(STOP_SECONDS)
+        async with self.answering(ending), self.working(ending):
+            yield self
+
+    @asynccontextmanager
+    async def answering(self, ending: Ending) -> AsyncIterator["Application"]:
+        """Migrates, and connects what a request needs; nothing works in the background."""
         async with AsyncExitStack() as stack:
-            ending = Ending(STOP_SECONDS)
-
-            def at_end(name: str, stop: Callable[[], Awaitable[object]]) -> None:
-                stack.push_async_callback(ending.end, name, stop)
-
+            at_end = functools.partial(_at_end, stack, ending)
             at_end("database", self.database.close)
             await migrations.upgrade(self.database)
             await installation.check_secret(self.settings, self.database)
@@ -205,6 +208,13 @@ class Application:
             at_end("clock", self.clock.stop)
             at_end("keys", self.platform.parts[KeyAuthenticator].stop)
             at_end("sessions", self.platform.parts[SessionAuthenticator].stop)
+            yield self
+
+    @asynccontextmanager
+    async def working(self, ending: Ending) -> AsyncIterator["Application"]:
+        """Starts what works in the background of an application that answers."""
+        async with AsyncExitStack() as stack:
+            at_end = functools.partial(_at_end, stack, ending)
             await self._confirmer.start()
             at_end("confirmer", self._confirmer.stop)
             sender = Sender(self.platform.clock, allow_private=self.settings.webhooks_allow_private)
@@ -272,6 +282,10 @@ class Application:
         await receive()
         await self._running.aclose()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _at_end(stack: AsyncExitStack, ending: Ending, name: str, stop: Callable[[], Awaitable[object]]) -> None:
+    stack.push_async_callback(ending.end, name, stop)
 
 
 def create_app(settings: Settings) -> Application:

@@ -7,9 +7,8 @@ import httpx
 import pytest
 
 from clock import Clock
-from conftest import Tenant, client_of, running
+from conftest import Tenant, client_of
 from modelshare.server.app import Application
-from modelshare.server.settings import Settings
 
 MakeKey = Callable[..., Awaitable[httpx.AsyncClient]]
 
@@ -17,12 +16,6 @@ MakeKey = Callable[..., Awaitable[httpx.AsyncClient]]
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-async def app(settings: Settings, clock: Clock) -> AsyncIterator[Application]:
-    async with running(Application(settings, clock)) as application:
-        yield application
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from modelshare.wire.sharing import LATEST_DEADLINE
 from recalling import REASON, actions, due, endpoint_is, recall
 from served import wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def test_it_unshares_now_and_endpoints_serve_until_the_deadline(

@@ -15,7 +15,7 @@ from modelshare.wire.link import Released
 from recalling import REASON, actions, endpoint_is, holding, recall
 from served import wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def test_at_the_deadline_endpoints_stop_and_machines_delete(

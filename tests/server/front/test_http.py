@@ -202,7 +202,7 @@ async def test_an_answer_before_the_body_is_there(client: Client) -> None:
     answer = await client.answer()
     assert (answer.status, answer.headers["connection"]) == (401, "close")
     client.writer.write(b" " * 20_000_000)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await client.writer.drain()
     await client.is_closed()
 
@@ -220,7 +220,7 @@ async def test_a_client_that_leaves_is_noticed(app: App, client: Client, version
     client.writer.write(b"GET /wait HTTP/%b\r\nHost: x\r\n\r\n" % version)
     await app.began.wait()
     client.writer.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await app.disconnected.wait()
 
 
@@ -228,5 +228,5 @@ async def test_a_client_that_leaves_a_silent_stream_is_noticed(app: App, client:
     client.writer.write(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
     await client.reader.readuntil(b"\r\n\r\n3\r\none\r\n")
     client.writer.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await app.disconnected.wait()

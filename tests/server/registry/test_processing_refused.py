@@ -25,7 +25,7 @@ from uploading import (
     wait_until,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 def _safetensors(length: int, header: bytes = b"{}") -> bytes:

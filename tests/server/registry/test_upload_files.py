@@ -12,7 +12,7 @@ from modelshare.server.app import Application
 from modelshare.wire.uploads import BATCH_BYTES, BATCH_FILES, BATCH_HEAD
 from uploading import error_of, open_upload, processed, put, sha256, stored_files, tiny_model
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 FILES = tiny_model() | {f"extra/{number}.txt": b"%d" % number for number in range(20)}
 

@@ -12,7 +12,7 @@ from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings
 from uploading import broken_model, error_of, open_upload, opening, pushed, send, sha256, stored_files, tiny_model
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def test_opens_a_session_for_a_new_model(owner: Tenant) -> None:

@@ -17,7 +17,7 @@ from modelshare.server.registry.tables import VersionRow
 from unit.registry.samples import llama_gguf
 from uploading import error_of, open_upload, opening, pushed, stored_files, tiny_model, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 IN_USE = (409, "conflict_error", "version_in_use")
 
 

@@ -10,10 +10,9 @@ import pytest
 
 from answers import ANONYMOUS, message, problem
 from clock import Clock
-from conftest import Tenant, client_of, new_tenant, running
+from conftest import Tenant, client_of, new_tenant
 from factories import make_model
 from modelshare.server.app import Application
-from modelshare.server.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -21,12 +20,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-async def app(settings: Settings, clock: Clock) -> AsyncIterator[Application]:
-    async with running(Application(settings, clock)) as application:
-        yield application
 
 
 @pytest.fixture

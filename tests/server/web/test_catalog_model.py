@@ -23,7 +23,7 @@ from modelshare.server.sharing import service as sharing
 from modelshare.wire.agents import AgentState
 from page_texts import lines, message
 from server.web.catalog_pages import CATALOG, links, share
-from server.web.conftest import Somebody
+from server.web.conftest import ON_BOTH_DATABASES, Somebody
 
 pytestmark = pytest.mark.anyio
 IN_PLACE = {"HX-Request": "true"}
@@ -51,6 +51,7 @@ async def shown(browser: httpx.AsyncClient, model_id: str, query: str = "") -> h
     return page
 
 
+@ON_BOTH_DATABASES
 async def test_it_tells_all_of_a_model(app: Application, owner: Tenant, browser: httpx.AsyncClient, model: str) -> None:
     await owner.http.patch(f"/v1/models/{model}", json={"card": "---\nlicense: mit\n---\n# Hello\n\nA *card*."})
     await add_version(app, uuid.UUID(model), "0.9.0")

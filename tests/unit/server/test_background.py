@@ -31,7 +31,7 @@ async def test_a_chore_that_fails_or_hangs_starves_no_other() -> None:
     chores = Chores([Chore("a", fail), Chore("b", hang), Chore("c", work)], every=0)
     with capture_logs() as logs:
         await chores.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await done.wait()
     assert {line["chore"] for line in logs} == {"a"}
     assert rounds["b"] == 1

@@ -42,6 +42,7 @@ from modelshare.wire.link import (
     Released,
     Report,
     Request,
+    UnknownFrame,
     decode_from_agent,
     encode,
 )
@@ -60,7 +61,8 @@ _LATE: Final = 1 << 20
 """Bytes of frames for streams that are gone, beside those that were on their way when their stream was cancelled."""
 _CONTROL_BURST: Final = 1000
 _CONTROL_PER_MINUTE: Final = 1200
-"""`Report`, `Released` and `Ping`. Two models are pulled at a time, and each may tell of it twice a second."""
+"""`Report`, `Released`, `Ping`, and frames of unknown kinds. Two models are pulled at a time, and each may tell of it
+twice a second."""
 
 
 class StreamBrokenError(Exception):
@@ -206,7 +208,7 @@ class AgentLink:
         if not data or len(data) > MAX_FRAME:
             raise ClosedError(CloseCode.PROTOCOL, f"A frame is binary and has at most {MAX_FRAME} bytes.")
         try:
-            frame: FromAgent = decode_from_agent(data)
+            frame = decode_from_agent(data)
         except DecodeError as error:
             raise ClosedError(CloseCode.PROTOCOL, f"This is no frame: {error}.") from error
         if not isinstance(frame, AnswerFrame) and self._control.take(1, self._heard):
@@ -308,7 +310,7 @@ class AgentLink:
                     on_report(frame)
                 case Released():
                     on_released(frame)
-                case Ping():
+                case Ping() | UnknownFrame():
                     pass
                 case _:
                     raise ClosedError(CloseCode.PROTOCOL, "Hello comes once, as the first frame.")

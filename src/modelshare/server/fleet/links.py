@@ -27,6 +27,7 @@ from modelshare.wire.agents import AgentState
 from modelshare.wire.link import (
     MAX_DEPLOYMENTS,
     MAX_NAME,
+    OLDEST_PROTOCOL,
     PROTOCOL,
     CloseCode,
     Desired,
@@ -144,14 +145,18 @@ class AgentLinks:
             return ClosedError(CloseCode.SILENT, "No Hello came.")
         except ClosedError as error:
             return error
-        if not isinstance(hello, Hello) or hello.protocol != PROTOCOL:
-            return ClosedError(CloseCode.PROTOCOL, f"This server speaks version {PROTOCOL}: update modelshare.")
+        if not isinstance(hello, Hello):
+            return ClosedError(CloseCode.PROTOCOL, "The first frame has to be a Hello.")
+        return _no_common_protocol(hello) or await self._serve_after_hello(name, agent_name, hello, link)
+
+    async def _serve_after_hello(self, name: LinkName, agent_name: str, hello: Hello, link: AgentLink) -> ClosedError:
         async with self._connected(name, hello, link) as linked:
             if linked is None:
                 return _SUSPENDED
             try:
+                protocol = min(PROTOCOL, max(hello.protocol, hello.newest_protocol))
                 key = self._verdicts.key_of(str(name.agent_id))
-                await link.send(Welcome(PROTOCOL, str(name.agent_id), plain(agent_name, MAX_NAME), key))
+                await link.send(Welcome(protocol, str(name.agent_id), plain(agent_name, MAX_NAME), key))
             except StreamBrokenError as error:
                 return ClosedError(CloseCode.GOING_AWAY, str(error))
             return await link.run(
@@ -300,6 +305,17 @@ def _result(serving: asyncio.Task[ClosedError]) -> ClosedError:
         return serving.result()
     outages.report("cannot link an agent", error)
     return ClosedError(CloseCode.TRY_AGAIN, "The server cannot take a link now: link again.")
+
+
+def _no_common_protocol(hello: Hello) -> ClosedError | None:
+    oldest, newest = hello.protocol, max(hello.protocol, hello.newest_protocol)
+    if newest >= OLDEST_PROTOCOL and oldest <= PROTOCOL:
+        return None
+    theirs, older = (oldest, "server") if oldest > PROTOCOL else (newest, "agent")
+    ours = f"this server {OLDEST_PROTOCOL} to {PROTOCOL}"
+    return ClosedError(
+        CloseCode.PROTOCOL, f"The agent speaks version {theirs} of the link protocol, {ours}: update the {older}."
+    )
 
 
 async def _try_again(scope: Scope, send: Send) -> None:

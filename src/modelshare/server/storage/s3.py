@@ -19,6 +19,7 @@ from modelshare import private_files
 from modelshare.server.storage.base import Multipart, Part, SignedPut, check_key
 from modelshare.server.storage.bucket import ObjectReader, S3Options, bucket_errors, open_client
 from modelshare.server.storage.digest import sha256_of
+from modelshare.server.storage.stores import StorageContext
 from modelshare.server.storage_errors import BlobNotFoundError, MultipartNotFoundError, PartsMissingError
 
 LONGEST_LINK = 7 * 24 * 3600
@@ -26,6 +27,11 @@ LONGEST_LINK = 7 * 24 * 3600
 _HASH_STEP = 8 << 20
 _HASH_AHEAD = 4
 """One stream out of a bucket is far slower than a hash; four at once are not."""
+
+
+def open_bucket(url: str, context: StorageContext) -> "S3Store":
+    """Raises StorageSettingError."""
+    return S3Store(S3Options.parse(url), scratch=context.data_dir / "scratch", clock=context.clock)
 
 
 class S3Store:

@@ -16,6 +16,7 @@ from modelshare.server.app import Application
 from modelshare.server.registry.tables import VersionRow
 from page_texts import text_of, went_on
 from served import serving, wait_until
+from server.web.conftest import ON_BOTH_DATABASES
 
 pytestmark = pytest.mark.anyio
 DAY = 86_400
@@ -60,6 +61,7 @@ async def test_sharing_with_named_projects(
     assert 'value="borg"' in (await person.get(f"{page}/share")).text
 
 
+@ON_BOTH_DATABASES
 @pytest.mark.parametrize("in_place", [False, True])
 async def test_a_claim_link_is_shown_once_and_can_be_claimed(
     owner: Tenant,
@@ -137,6 +139,7 @@ async def test_what_the_catalog_hides_is_not_said_to_be_seen(
     assert "not shown" in text_of(await person.get("/dashboard/acme/models"))
 
 
+@ON_BOTH_DATABASES
 async def test_the_owner_sees_who_deploys_it(
     deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
 ) -> None:
@@ -170,6 +173,7 @@ async def test_a_recall_is_announced_changed_and_cancelled(
     assert (await owner.http.get(f"/v1/models/{model}/recall")).json()["notice"] is None
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_a_recall_now_stops_others(
     deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
 ) -> None:
@@ -188,11 +192,11 @@ async def test_a_recall_now_stops_others(
 
 
 async def test_a_machine_that_has_not_confirmed_shows_with_a_recall_and_after(
-    app: Application, deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
+    running_app: Application, deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
 ) -> None:
     await person.post(f"{page}/share", data={"audience": "public"})
     await deployed(deployer, model)
-    async with serving(app) as url:
+    async with serving(running_app) as url:
         agent_id, token = await enroll(deployer.http)
         async with linked(url, token, agent_id=agent_id) as link:
             await link.wanted()

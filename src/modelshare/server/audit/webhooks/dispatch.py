@@ -113,7 +113,7 @@ async def _move_some(session: AsyncSession, now: int, limit: int, taken: list[Ou
             if webhook.project_id == event.project_id and rules.hears_of(webhook.events, event.type)
         ]
         wanted.update(hearing)
-        body = rules.body(event.id, event.type, created=event.at, project_id=event.project_id, data=event.data)
+        body = rules.body(event.id, event.type, at=event.at, project_id=event.project_id, data=event.data)
         session.add_all(
             DeliveryRow(
                 webhook_id=webhook.id,

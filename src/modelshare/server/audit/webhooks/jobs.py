@@ -95,7 +95,7 @@ class Deliverer:
             if start > now:
                 await postpone(session, lease, start)
                 return []
-            return [self._message(webhook, row) for row in rows if (row.next_attempt_at or 0) <= now]
+            return [self._message(webhook, row, now) for row in rows if (row.next_attempt_at or 0) <= now]
 
     async def _apply(self, session: AsyncSession, webhook: WebhookRow, outcomes: Sequence[Outcome], now: int) -> None:
         rows = await queries.deliveries_by_id(session, [outcome.delivery_id for outcome in outcomes])
@@ -126,14 +126,16 @@ class Deliverer:
             delayed = now + rules.retry_delay(row.attempts, self._uniform)
             row.next_attempt_at = max(delayed, webhook.retry_at or 0)
 
-    def _message(self, webhook: WebhookRow, row: DeliveryRow) -> Message:
+    def _message(self, webhook: WebhookRow, row: DeliveryRow, now: int) -> Message:
+        numbers = [webhook.secret_number]
+        if now < (webhook.old_secret_until or 0):
+            numbers.append(webhook.secret_number - 1)
         return Message(
             delivery_id=row.id,
             event_id=row.event_id,
-            type=row.type,
             body=row.body,
             url=webhook.url,
-            secret=rules.secret(self._platform_secret, webhook.id),
+            keys=[rules.signing_key(self._platform_secret, webhook.id, number) for number in numbers],
         )
 
 

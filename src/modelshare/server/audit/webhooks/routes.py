@@ -58,6 +58,15 @@ async def change_webhook(
     return await service.change(session, caller, webhook_id, body, platform.settings, now=platform.now())
 
 
+@router.post("/{webhook_id}/rotate")
+async def rotate_secret(
+    caller: KeysCaller, session: WriteSession, platform: PlatformDep, webhook_id: str
+) -> WebhookWithSecret:
+    """A new secret, which is in this answer and nowhere else. For 24 hours deliveries are signed with the present one,
+    too."""
+    return await service.rotate_secret(session, caller, webhook_id, platform.settings, now=platform.now())
+
+
 @router.delete("/{webhook_id}", status_code=204)
 async def delete_webhook(caller: KeysCaller, session: WriteSession, platform: PlatformDep, webhook_id: str) -> None:
     """Deletes a webhook with its deliveries."""

@@ -6,12 +6,14 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 from modelshare.server.audit.events import TYPES
 from modelshare.server.audit.webhooks.addresses import is_public
+from modelshare.wire.webhooks import SECRET_PREFIX
 
 MAX_WEBHOOKS: Final = 20
 """Of one project."""
@@ -21,6 +23,8 @@ GIVE_UP_SECONDS: Final = 30 * 3600
 """A delivery that is older is given up when its address fails, even if others had all the attempts."""
 KEEP_SECONDS: Final = 30 * 24 * 3600
 """How long deliveries can be looked at and redelivered."""
+ROTATION_SECONDS: Final = 24 * 3600
+"""For so long after a rotation, deliveries are signed with the former secret, too."""
 _FIRST_DELAY: Final = 10
 _DELAY_FACTOR: Final = 3.0
 _MAX_DELAY: Final = 6 * 3600
@@ -84,15 +88,21 @@ def not_public(host: str) -> str:
     return f"`{host}` is not a public address, and webhooks reach no other. Give it one that is public."
 
 
-def secret(platform_secret: bytes, webhook_id: uuid.UUID) -> str:
-    """What signs a webhook's deliveries. It follows from the platform's secret, so that none needs to be stored."""
-    derived = hmac.digest(platform_secret, f"modelshare webhook 1 {webhook_id}".encode(), "sha256")
-    return "whsec_" + base64.urlsafe_b64encode(derived).decode().rstrip("=")
+def signing_key(platform_secret: bytes, webhook_id: uuid.UUID, number: int) -> bytes:
+    """What signs a webhook's deliveries. It follows from the platform's secret, so that none needs to be stored;
+    `number` counts the webhook's secrets, from 1."""
+    return hmac.digest(platform_secret, f"modelshare webhook {number} {webhook_id}".encode(), "sha256")
 
 
-def body(event_id: uuid.UUID, type_: str, *, created: int, project_id: str, data: dict[str, Any]) -> str:
+def secret(key: bytes) -> str:
+    """A signing key as people handle it."""
+    return SECRET_PREFIX + base64.b64encode(key).decode()
+
+
+def body(event_id: uuid.UUID, type_: str, *, at: int, project_id: str, data: dict[str, Any]) -> str:
     """What is sent. Made once, so that every attempt sends the same bytes."""
-    event = {"id": str(event_id), "type": type_, "created": created, "project": project_id, "data": data}
+    timestamp = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    event = {"type": type_, "timestamp": timestamp, "id": str(event_id), "project": project_id, "data": data}
     return json.dumps(event, separators=(",", ":"))
 
 
