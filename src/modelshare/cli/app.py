@@ -7,14 +7,14 @@ Commands are entry points of the group `modelshare.commands`: a command is impor
 import gc
 import sys
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 import modelshare
-from modelshare.cli.exit_codes import ExitCode, MissingExtraError
+from modelshare import plugins
+from modelshare.cli.exit_codes import ExitCode
 
 PUBLISH, RUN, ACCOUNT, OPERATE = "Publish models", "Run models", "Project", "Operate a platform"
 
@@ -73,8 +73,6 @@ ENTRIES = (
     Entry("admin", OPERATE, "Help people of the platform, on the server's machine."),
 )
 
-_EXTRAS = {"server": "server", "agent": "agent", "demo": "server,agent"}
-"""By folder of `modelshare`: the extra that installs what it needs."""
 EPILOG = (
     "Exit codes: 0 done; 1 refused by the server, or failed; 2 wrong usage; 3 the platform cannot be reached or does "
     "not accept the key; 130 stopped by Ctrl-C.\n\n"
@@ -137,18 +135,10 @@ def load(entry: Entry) -> Any:
 
 
 def load_part(group: str, name: str) -> Any:
-    """What the entry point stands for. Raises MissingExtraError where that needs more than what is installed."""
-    (found,) = metadata.entry_points(group=group, name=name)
+    """What the entry point stands for. Raises PluginError where that needs more than what is installed."""
     gc.disable()  # what is imported stays: looking through it again and again takes a tenth of the time
     try:
-        return found.load()
-    except ModuleNotFoundError as error:
-        part = found.module.split(".")[1]
-        if part not in _EXTRAS or error.name is None or error.name.startswith("modelshare"):
-            raise
-        raise MissingExtraError(
-            f"This needs more than the client: `pip install 'modelshare[{_EXTRAS[part]}]'` ({error.name} is missing)."
-        ) from error
+        return plugins.load(plugins.find(group)[name])
     finally:
         gc.enable()
 

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from pydantic import ValidationError
 
-from modelshare.cli.exit_codes import ExitCode, MissingExtraError
+from modelshare.cli.exit_codes import ExitCode
 from modelshare.client.errors import (
     ApiError,
     AuthenticationError,
@@ -16,6 +16,7 @@ from modelshare.client.errors import (
     ServerError,
     UnexpectedAnswerError,
 )
+from modelshare.plugins import PluginError
 from modelshare.wire.text import visible
 
 
@@ -37,7 +38,7 @@ def describe(error: Exception) -> Failure:
     """The line and the exit code for an error that ends a command."""
     code = ExitCode.FAILED
     match error:
-        case CommandError() | MissingExtraError():
+        case CommandError():
             message, code = str(error), error.code
         case AuthenticationError():
             hint = "Run `modelshare login`, or set MODELSHARE_API_KEY to a key that works."
@@ -50,8 +51,8 @@ def describe(error: Exception) -> Failure:
             message = f"{error.message} (request {error.request_id})"
         case ApiError() if error.retry_after and "again in" not in error.message:
             message = f"{error.message} Try again in {error.retry_after} s."
-        case ModelshareError():
-            message = error.message
+        case ModelshareError() | PluginError():
+            message = str(error)
         # Of a request: an answer that does not fit is an UnexpectedAnswerError.
         case ValidationError() | UnicodeEncodeError(encoding="utf-8"):
             message, code = _does_not_fit(error), ExitCode.USAGE

@@ -1,4 +1,4 @@
-"""Exit codes, as `modelshare --help` lists them, and the one error that needs no command to be loaded."""
+"""Exit codes, as `modelshare --help` lists them."""
 
 from enum import IntEnum
 
@@ -13,9 +13,3 @@ class ExitCode(IntEnum):
     """The platform cannot be reached, or does not accept the key."""
     INTERRUPTED = 130
     """Ctrl-C: 128 and the number of SIGINT, as shells have it."""
-
-
-class MissingExtraError(Exception):
-    """A command of the server or the agent, where only the client is installed."""
-
-    code = ExitCode.FAILED

@@ -17,7 +17,7 @@ async def reset_password(settings: Settings, email: str, password: str) -> None:
     async with _existing(settings) as database:
         password_hash = await passwords.hash_password(password)
         clock = DatabaseClock(database)
-        await clock.look()
+        await clock.check()
         async with database.write() as session:
             await people.reset_password(session, email, password_hash, now=int(clock()))
 
