@@ -137,7 +137,7 @@ async def test_a_quota_is_changed(person: Somebody, owner: Tenant) -> None:
     assert (await owner.http.post("/v1/uploads", json=push)).status_code == 201
     log = lines(await person.get(f"/dashboard/{owner.project.slug}/audit?action=project.change_quota"))
     assert (
-        "Ada Change quota of project: acme project.quota · its log quota the platform's default · quota before 0 B"
+        "Ada Change quota of project: acme project.change_quota · its log quota the platform's default · quota before 0 B"
         in log
     )
     nothing = f"{PLATFORM}/projects/proj_000000000000/quota"

@@ -36,10 +36,10 @@ async def onlooker(
     """Somebody who is not signed in sees what the public sees, whatever the URL says."""
     if visitor.person is None:
         return PageViewer()
+    caller = await member(request, project) if project else None  # asks the database by itself: before the session does
     found = {each.slug: f"{each.name} ({each.slug})" for each in await members.memberships(session, visitor.person)}
-    if not project:
+    if caller is None:
         return PageViewer(projects=tuple(found.items()))
-    caller = await member(request, project)
     slug = caller.project_slug or project
     found.setdefault(slug, slug)  # who runs the platform may look as any
     knows = caller.allows(Scope.MODELS) or caller.allows(Scope.ENDPOINTS)
