@@ -109,7 +109,7 @@ async def test_an_agent_of_the_version_before_serves_a_request(
     _, token = await enroll(deployer.http)
     model_id = await make_model(app, owner.project.id)
     await owner.http.post(f"/v1/models/{model_id}/share")
-    wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+    spec = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
     path = f"/{deployer.project.id}/chat/v1/chat/completions"
     question = {"model": "acme/tiny", "messages": [{"role": "user", "content": "Hi"}]}
     headers = {"Authorization": f"Bearer {token}"}
@@ -126,7 +126,7 @@ async def test_an_agent_of_the_version_before_serves_a_request(
         await say("hello", PROTOCOL - 1)
         assert (await heard("welcome"))[1] == 1
         await heard("desired")
-        assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+        assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
         (deployment,) = (await heard("desired"))[2]
         await say("report", deployment["deployment_id"])
 
