@@ -124,17 +124,12 @@ def clock() -> Callable[[], float] | None:
     return None
 
 
-@asynccontextmanager
-async def running(application: Application) -> AsyncIterator[Application]:
-    """The platform while it runs, with its database checked in the end: whatever a test did, it agrees with itself."""
-    async with application.running():
-        yield application
-        await assert_consistent(application.database)
-
-
 @pytest.fixture
 async def app(settings: Settings, clock: Callable[[], float] | None) -> AsyncIterator[Application]:
-    """The platform, called in this process. Nothing works in the background: see `running_app`."""
+    """The platform, called in this process. Nothing works in the background: see `running_app`.
+
+    In the end its database agrees with itself, whatever the test did.
+    """
     application = Application(settings, clock)
     async with application.answering(Ending(STOP_SECONDS)):
         yield application
@@ -146,6 +141,14 @@ async def running_app(app: Application) -> AsyncIterator[Application]:
     """`app`, with all that works in the background: jobs, webhooks, the fleet, chores, confirmations, metering."""
     async with app.working(Ending(STOP_SECONDS)):
         yield app
+
+
+@asynccontextmanager
+async def running(application: Application) -> AsyncIterator[Application]:
+    """Another platform with all that works in the background; checked in the end as `app` is."""
+    async with application.running():
+        yield application
+        await assert_consistent(application.database)
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,9 @@ async def stale_entries(database: Database) -> list[str]:
 
 async def assert_consistent(database: Database) -> None:
     """No count, role or catalog entry contradicts the rows that it is derived from."""
-    assert await contradictions(database) == 0
-    assert await stale_entries(database) == []
+    assert await contradictions(database) == 0, "the counts or roles of some models contradict their endpoints"
+    stale = await stale_entries(database)
+    assert not stale, stale
 
 
 async def _entries(session: AsyncSession) -> Sequence[Row[*tuple[Any, ...]]]:

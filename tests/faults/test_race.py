@@ -47,7 +47,7 @@ EXPECTED = {
     "feature": {200, 404},
     "suspend": {200},
 }
-NOISE = ("deadlock", "collided", "reconciling failed", "cannot write", "cannot vouch", "request failed")
+NOISE = ("deadlock", "collided", "cannot reconcile the fleet", "cannot write", "cannot vouch", "request failed")
 """What a server says in its log when one of its transactions failed."""
 
 

@@ -174,6 +174,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
     async with database.engine.begin() as connection:
         await connection.run_sync(fill)
     yield database
+    await migrations.upgrade(database)  # PostgreSQL's is lent to other tests
     await database.close()
 
 
@@ -341,8 +342,42 @@ async def test_endpoints_of_a_model_that_is_not_shared_stay_where_they_are(datab
     assert (kept.version_id, kept.versions) == (uid(20), [str(uid(20))])
 
 
+async def test_what_is_stored_takes_the_terms_that_changed_and_gives_them_back(database: Database) -> None:
+    """0016: an action of the audit log, an event that a webhook asks for, and the table of weights to be deleted."""
+    await migrations.upgrade(database, "0015")
+    async with database.engine.begin() as connection:
+        await connection.execute(
+            text("INSERT INTO webhooks (id, project_id, url, events, is_active, failures, created_at)"
+                 """ VALUES (:id, 'proj_acme', 'https://example.org', '["agent.released", "model.*"]', true, 0, 9)"""),
+            {"id": uid(90).hex},
+        )  # fmt: skip
+        for number, action in enumerate(("member.role", "release.close", "model.share")):
+            await connection.execute(
+                text("INSERT INTO audit_log (id, at, actor, action, target, outcome, details)"
+                     " VALUES (:id, 9, 'system', :action, 'x', 'done', '{}')"),
+                {"id": uid(number).hex, "action": action},
+            )  # fmt: skip
+        await connection.execute(
+            text("INSERT INTO releases (deployment_id, agent_id, model_id, version, asked_at, closed_at)"
+                 " VALUES (:id, :id, :id, '1.0.0', 5, 7)"),
+            {"id": uid(3).hex},
+        )  # fmt: skip
+    before = await content_of(database)
+    await migrations.upgrade(database)
+    async with database.read() as session:
+        assert set(await session.scalars(select(AuditRow.action))) == {
+            "member.change_role", "weight_deletion.close", "model.share",
+        }  # fmt: skip
+        (webhook,) = await session.scalars(select(WebhookRow))
+        assert webhook.events == ["agent.weights_deleted", "model.*"]
+        (deletion,) = await session.scalars(select(WeightDeletionRow))
+        assert (deletion.deployment_id, deletion.version, deletion.closed_at) == (uid(3), "1.0.0", 7)
+    await migrations.downgrade(database, "0015")
+    assert await content_of(database) == before
+
+
 async def test_deliveries_that_wait_take_the_form_that_receivers_expect(database: Database) -> None:
-    """0016: their bodies were written by an earlier version."""
+    """0017: their bodies were written by an earlier version."""
     await migrations.upgrade(database, "0015")
     old = '{"id":"1","type":"model.ready","created":1764076182,"project":"proj_acme","data":{"name":"caf\\u00e9"}}'
     async with database.engine.begin() as connection:

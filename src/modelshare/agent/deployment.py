@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from modelshare.agent.backoff import Backoff
 from modelshare.agent.cache import Cache, CachedFiles
 from modelshare.agent.engines.base import Engine, EngineError, OutOfMemoryError
 from modelshare.agent.engines.relay_rules import RelayPolicy
@@ -19,6 +18,7 @@ from modelshare.agent.pull import Puller
 from modelshare.agent.ram_budget import RamBudget
 from modelshare.agent.tasks import in_thread
 from modelshare.wire.agents import Grant, Phase
+from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import MAX_FIGURE, MAX_TEXT, DesiredDeployment, Report
 from modelshare.wire.text import plain
 

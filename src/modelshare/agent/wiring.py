@@ -35,7 +35,7 @@ class Agent:
     ) -> None:
         control = ServerApi(http, url, identity.token)
         self.link = Link(url, identity.token, self)
-        self._standing = FleetStatus(control, identity, data_dir)
+        self._fleet_status = FleetStatus(control, identity, data_dir)
         self._data_dir = data_dir
         self._engines = engines
         self._stopping = False
@@ -61,11 +61,11 @@ class Agent:
 
     def welcomed(self, welcome: Welcome) -> None:
         """See `link.Served`."""
-        self._standing.learn(welcome.verdict_key)
+        self._fleet_status.learn(welcome.verdict_key)
 
     async def verdict(self) -> Verdict | None:
         """See `link.Served`."""
-        return await self._standing.verdict()
+        return await self._fleet_status.verdict()
 
     def desired(self, desired: Desired) -> None:
         """See `link.Served`."""

@@ -1,4 +1,4 @@
-"""`/v1/webhooks`: addresses that hear of events; and checking what arrives at one."""
+"""`/v1/webhooks`, and verification of what arrives at one."""
 
 import base64
 import hmac
@@ -37,7 +37,7 @@ class Webhooks(Resource[Transport]):
 
     @sent
     def create(self, webhook: WebhookCreate) -> Call[WebhookWithSecret]:
-        """The answer holds the secret that signs deliveries, this once."""
+        """The answer contains the secret that signs deliveries, which cannot be read again."""
         return post(BASE, WebhookWithSecret, webhook)
 
     @sent
@@ -46,7 +46,7 @@ class Webhooks(Resource[Transport]):
 
     @sent
     def update(self, webhook_id: str, changes: WebhookPatch) -> Call[Webhook]:
-        """Switched on again, a webhook starts afresh, whatever failed before."""
+        """A webhook that is switched on again starts without its earlier failures."""
         return patch(at(BASE, webhook_id), Webhook, changes)
 
     @sent
@@ -60,7 +60,7 @@ class Webhooks(Resource[Transport]):
 
     @sent
     def test(self, webhook_id: str) -> Call[Delivery]:
-        """Sends a `webhook.test` event; `delivery` tells how it went."""
+        """Sends a `webhook.test` event; read its result with `delivery`."""
         return post(at(BASE, webhook_id, "test"), Delivery)
 
     @listed
@@ -76,7 +76,7 @@ class Webhooks(Resource[Transport]):
 
     @sent
     def redeliver(self, webhook_id: str, delivery_id: str) -> Call[Delivery]:
-        """Sends the same event once more; one that is pending is tried at once."""
+        """Sends the same event again; a pending delivery is tried now."""
         return post(at(BASE, webhook_id, "deliveries", delivery_id, "redeliver"), Delivery)
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Protocol
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
@@ -51,7 +51,7 @@ from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.health import Readiness
-from modelshare.server.http import Caller, Platform, record_refusal
+from modelshare.server.http import Caller, Platform, get_platform
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
@@ -221,17 +221,17 @@ class Application:
             at_end("webhooks", sender.close)
             dispatcher = Dispatcher(self.database, self.platform.clock)
             reconciler = Reconciler(self.database, self.platform.parts[tiers.TierRegistry], self.platform.clock)
-            parts: list[BackgroundService] = [
-                *self._workers(sender),
-                dispatcher,
-                self._router,
-                self.links,
-                reconciler,
-                self.chores,
-            ]
-            for part in parts:
+            workers = enumerate(self._workers(sender))
+            parts: dict[str, BackgroundService] = {f"worker {number}": worker for number, worker in workers} | {
+                "dispatcher": dispatcher.loop,
+                "router": self._router,
+                "links": self.links,
+                "reconciler": reconciler.loop,
+                "chores": self.chores,
+            }
+            for name, part in parts.items():
                 await part.start()
-                at_end(type(part).__name__.lower(), part.stop)
+                at_end(name, part.stop)
             at_end("pages", self.end_streams)
             yield self
 
@@ -307,9 +307,6 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
         async with database.read() as session:
             return await sharing.find_own_id(session, caller, reference)
 
-    async def keep_refusal(caller: Caller, error: ApiError) -> None:
-        await accounts.record_refusal(database, caller, error, now=int(clock()))
-
     platform = Platform(
         settings=settings,
         database=database,
@@ -320,7 +317,6 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
         authenticate_person=sessions.authenticate,
         find_project=find_project,
         find_own_model=find_own_model,
-        record_refusal=keep_refusal,
         public_buckets=TokenBuckets(settings.public_requests_per_minute, clock),
         clock=clock,
     )
@@ -357,11 +353,16 @@ def api() -> FastAPI:
             },
         ],
     )
-    install_handlers(built, error_page, record_refusal)
+    install_handlers(built, error_page, _record_refusal)
     complete(built)
     for router in _ROUTERS:
         built.include_router(router)
     return built
+
+
+async def _record_refusal(request: Request, error: ApiError) -> None:
+    platform = get_platform(request)
+    await accounts.record_refusal(platform.database, request.state.caller, error, now=platform.now())
 
 
 def _chores(platform: Platform) -> Iterator[Chore]:

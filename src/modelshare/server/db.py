@@ -9,6 +9,7 @@ sees one state of the data from its first statement to its last, on both.
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -41,6 +42,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase
 
 from modelshare import private_files
+from modelshare.server.background import Loop, wait
 
 log = structlog.get_logger()
 Row = TypeVar("Row")
@@ -56,6 +58,7 @@ CONFIRM_TOPIC = "confirm"
 _PENDING = "notifications"
 _CONNECT_SECONDS = 5.0
 """A database that has not answered by then does not."""
+_RETRY_SECONDS = 1.0
 _PULSE_SECONDS = 10.0
 """How often it is seen to that the connection that hears notifications lives."""
 _UNIX_EPOCH_DAY = 2_440_587.5
@@ -103,7 +106,8 @@ class Database:
         self._listeners: dict[str, list[Listener]] = defaultdict(list)
         self._effects: dict[str, list[Effect]] = defaultdict(list)
         self._dropping = set[asyncio.Future[object]]()
-        self._listening: asyncio.Task[None] | None = None
+        self._listening = Loop("listen to the database", self._listen, every=0, retry=_RETRY_SECONDS, slow=math.inf)
+        self._heard_once = asyncio.Event()
 
     @property
     def engine(self) -> AsyncEngine:
@@ -159,15 +163,11 @@ class Database:
     async def start(self) -> None:
         """Starts listening to the other processes (PostgreSQL)."""
         if not self.is_sqlite:
-            ready = asyncio.Event()
-            self._listening = asyncio.create_task(self._listen(ready))
-            await ready.wait()
+            await self._listening.start()
+            await self._heard_once.wait()
 
     async def close(self) -> None:
-        if self._listening is not None:
-            self._listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listening
+        await self._listening.stop()
         for work in self._dropping:
             work.cancel()
         await asyncio.gather(*self._dropping, return_exceptions=True)
@@ -187,35 +187,25 @@ class Database:
                 self._dropping.add(work)
                 work.add_done_callback(self._dropping.discard)
 
-    async def _listen(self, ready: asyncio.Event) -> None:
-        dsn = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        while True:
-            try:
-                connection = await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS)
-                try:
-                    await self._hear(connection, ready)
-                finally:
-                    connection.terminate()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                log.warning("cannot listen to the database", error=str(error) or type(error).__name__)
-                await asyncio.sleep(1)
-
-    async def _hear(self, connection: asyncpg.Connection, ready: asyncio.Event) -> None:
+    async def _listen(self) -> None:
         """Until the connection is lost."""
+        dsn = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        connection = await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS)
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
-        await connection.add_listener(CHANNEL, self._received)
-        if ready.is_set():
-            self.drop_everything()
-            self._dispatch(CONFIRM_TOPIC, "*")
-        ready.set()
-        while not lost.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PULSE_SECONDS):
-                    await lost.wait()
-                    return
-            # A connection may be dead without a sign: then nothing would ever be heard on it.
-            await connection.execute("SELECT 1", timeout=_CONNECT_SECONDS)
+        try:
+            await connection.add_listener(CHANNEL, self._received)
+            if self._heard_once.is_set():
+                self.drop_everything()
+                self._dispatch(CONFIRM_TOPIC, "*")
+            self._heard_once.set()
+            await wait(lost, _PULSE_SECONDS)
+            while not lost.is_set():
+                # A connection may be dead without a sign: then nothing would ever be heard on it.
+                await connection.execute("SELECT 1", timeout=_CONNECT_SECONDS)
+                await wait(lost, _PULSE_SECONDS)
+        finally:
+            connection.terminate()
 
     def _received(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         topic, _, subject = str(payload).partition(":")

@@ -21,7 +21,6 @@ from modelshare.server import public_url
 from modelshare.server.addresses import counted_as, forwarded
 from modelshare.server.db import Database
 from modelshare.server.errors import (
-    ApiError,
     InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
@@ -115,10 +114,6 @@ class FindOwnModel(Protocol):
     async def __call__(self, caller: Caller, reference: str) -> uuid.UUID | None: ...
 
 
-class RecordRefusal(Protocol):
-    async def __call__(self, caller: Caller, error: ApiError) -> None: ...
-
-
 @dataclass(frozen=True)
 class Platform:
     """The parts that routes use, wired once in `app.py`."""
@@ -130,7 +125,6 @@ class Platform:
     authenticate_person: AuthenticatePerson
     find_project: FindProject
     find_own_model: FindOwnModel
-    record_refusal: RecordRefusal
     public_buckets: TokenBuckets
     clock: Callable[[], float]
     """Unix seconds, the same for all processes: see clock.py."""
@@ -297,11 +291,6 @@ async def _read_session(request: Request) -> AsyncIterator[AsyncSession]:
 async def _write_session(request: Request) -> AsyncIterator[AsyncSession]:
     async with get_platform(request).database.write() as session:
         yield session
-
-
-async def record_refusal(request: Request, error: ApiError) -> None:
-    """Adds a refused action to the audit log: for `errors.install_handlers`."""
-    await get_platform(request).record_refusal(request.state.caller, error)
 
 
 ModelReference = Annotated[

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import Tenant, new_tenant
+from conftest import Tenant, new_tenant, running
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings
@@ -240,7 +240,7 @@ async def _models(owner: Tenant) -> list[dict[str, Any]]:
 
 async def test_a_project_has_so_many_uploads_open_and_no_more(settings: Settings) -> None:
     app = create_app(settings.model_copy(update={"uploads_open_per_project": 3}))
-    async with app.running():
+    async with running(app):
         owner, other = await new_tenant(app, "acme"), await new_tenant(app, "borg")
         opened = await asyncio.gather(
             *(owner.http.post("/v1/uploads", json=opening(tiny_model(), name=f"m{n}")) for n in range(5))

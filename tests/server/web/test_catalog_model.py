@@ -18,6 +18,7 @@ from modelshare.server.accounts.sessions import SessionAuthenticator
 from modelshare.server.app import Application
 from modelshare.server.fleet.tables import AgentRow
 from modelshare.server.http import Caller
+from modelshare.server.registry.service import model_changed
 from modelshare.server.registry.tables import VersionRow
 from modelshare.server.sharing import service as sharing
 from modelshare.wire.agents import AgentState
@@ -268,6 +269,7 @@ async def test_hostile_words_stay_words(
         statement = update(VersionRow).where(VersionRow.model_id == uuid.UUID(model))
         turned = f"{words}\u202e"  # as an older release took it
         await session.execute(statement.values(family=turned, architecture=turned, quantization=turned))
+        model_changed(session, uuid.UUID(model))
     page = await shown(browser, model)
     card = page.text.partition('class="prose"')[2].partition("</section>")[0]
     assert "<script>alert" not in page.text

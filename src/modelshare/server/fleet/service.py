@@ -1,4 +1,4 @@
-"""Join keys, agents, grants."""
+"""Join keys, agents, grants, and which agents can answer for an endpoint."""
 
 import math
 import uuid
@@ -119,7 +119,7 @@ async def list_agents(session: AsyncSession, caller: Caller, paging: Paging) -> 
 
 
 async def agent_names(session: AsyncSession, caller: Caller, agent_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
-    """What those of them that are the caller's agents are, or were, called."""
+    """Names of those that are the caller's agents, removed ones included."""
     return await queries.agent_names(session, caller.project_id, agent_ids) if agent_ids else {}
 
 
@@ -164,7 +164,7 @@ async def remove_agent(session: AsyncSession, caller: Caller, agent_id: str, *, 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What a grant is made of; the storage signs the links."""
+    """The contents of a grant; the storage signs the URLs."""
 
     manifest_digest: str
     files: list[StoredFile]
@@ -172,10 +172,11 @@ class Granted:
 
 
 async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str, *, now: int, seconds: int) -> Granted:
-    """The right to fetch a deployment's files for `seconds`; audited for the weights' owner and the agent's.
+    """Permission to fetch a deployment's files for `seconds`, recorded in the audit logs of the model's owner and of
+    the agent's project.
 
-    404 unless the deployment is this agent's, the agent is linked, and an active endpoint it may serve wants that
-    version now. A recall's deadline ends it.
+    404 unless the deployment is this agent's, the agent is connected, and an active endpoint that it may serve wants
+    that version now. A grant never outlives a recall's deadline.
     """
     uid = parse_uuid(deployment_id)
     row = await queries.deployment(session, agent.id, uid) if uid else None
@@ -202,23 +203,21 @@ class Target:
     deployment_id: str
     agent_id: uuid.UUID
     address: str
-    """URL of the server process that holds the agent's link."""
+    """URL of the server process that the agent is connected to."""
     routes: frozenset[str]
     context_length: int | None = None
-    """Tokens that the model's context holds, where its files say so."""
+    """Tokens in the model's context, if its files say so."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """Who can answer for an endpoint."""
-
     versions: frozenset[str] = frozenset()
-    """Ids of the versions that may answer: the one wanted, and the one before while that is not ready."""
+    """Ids of the versions that may answer: the wanted one, and the previous one until that is ready."""
     targets: tuple[Target, ...] = ()
 
 
 async def answering(session: AsyncSession, endpoint: ActiveEndpoint) -> Answering:
-    """The linked agents that can answer for the endpoint: with the version it wants, else with the one before."""
+    """Deployments on connected agents that can answer: of the version it wants, else of the previous one."""
     serving = await queries.serving(session, endpoint.id)
     contents = [rules.Content(endpoint.version_id, endpoint.file)] if endpoint.version_id else []
     contents += [rules.Content(serving.version_id, serving.file)] if serving else []
@@ -236,7 +235,7 @@ async def answering(session: AsyncSession, endpoint: ActiveEndpoint) -> Answerin
 
 
 async def capacity(session: AsyncSession, caller: Caller, tier: Tier) -> list[str]:
-    """What a deployer should know of the machines behind a tier: `endpoints.service.Capacity`."""
+    """Notes for a deployer on the machines behind a tier: `endpoints.service.Capacity`."""
     if tier.slug == SELF_HOSTED:
         if await queries.linked_agents(session, caller.project_id):
             return []
@@ -306,7 +305,7 @@ async def _take_out(session: AsyncSession, row: AgentRow, state: AgentState, *, 
 
 
 async def _wanted_until(session: AsyncSession, agent: AgentRow, row: DeploymentRow) -> float | None:
-    """Until when endpoints that the agent may serve want the deployment, in Unix seconds; None when none does."""
+    """Until when, in Unix seconds, endpoints that the agent may serve want the deployment; None if none does."""
     facts = facts_of(agent)
     ids = await queries.active_endpoints_of(session, row.version.model_id)
     ends = [

@@ -1,4 +1,4 @@
-"""What agents were told to let go of, and that they said the weights are deleted."""
+"""Requests to agents to delete weights, and their confirmations."""
 
 import uuid
 from collections.abc import Collection
@@ -20,7 +20,7 @@ from modelshare.wire.sharing import WeightsDeletion
 
 
 async def request_deletion(session: AsyncSession, deployments: Collection[DeploymentRow], *, now: int) -> None:
-    """Ends deployments, whose agents are locked; each agent hears of it, deletes the weights and says so."""
+    """Ends deployments; their agents, which must be locked, are to delete the weights and confirm it."""
     for row in await queries.with_agent_and_version(session, [row.id for row in deployments]):
         session.add(
             WeightDeletionRow(
@@ -37,9 +37,9 @@ async def request_deletion(session: AsyncSession, deployments: Collection[Deploy
 
 
 async def confirm(session: AsyncSession, released: Collection[tuple[uuid.UUID, uuid.UUID]], *, now: int) -> None:
-    """Agents say that the weights of deployments are deleted: (agent, deployment). Told to the weights' owner and to
-    the agent's project, once."""
-    # By agent, not by what they say: that may be anything, and any number of things.
+    """Records confirmations, given as (agent, deployment), once each in the audit logs of the model's owner and of the
+    agent's project."""
+    # Selected by agent, not by the ids that agents sent: those may be anything, and any number.
     for row in await queries.lock_unconfirmed_deletions(session, {agent_id for agent_id, _ in released}):
         if (row.agent_id, row.deployment_id) not in released:
             continue
@@ -52,12 +52,12 @@ async def confirm(session: AsyncSession, released: Collection[tuple[uuid.UUID, u
 
 
 async def unconfirmed(session: AsyncSession, agent_id: uuid.UUID) -> list[str]:
-    """Ids of deployments that the agent was told to let go of and has said nothing of since."""
+    """Ids of deployments whose weights the agent was told to delete and has not confirmed."""
     return [str(deployment_id) for deployment_id in await queries.unconfirmed_deletions(session, agent_id)]
 
 
 async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) -> tuple[int, list[WeightsDeletion]]:
-    """Who holds the weights beside the owner, and who was told to delete them: `endpoints.service.Weights`."""
+    """How many machines of others hold the weights, and what they were told to delete: `endpoints.service.Weights`."""
     holding = await queries.machines_holding(session, model.id, model.project_id)
     rows = await queries.weight_deletions(session, model.id, model.project_id, since)
     names = {row.project_id: await _name(session, row.project_id) for row in rows}
@@ -67,9 +67,9 @@ async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) 
 async def close(
     session: AsyncSession, caller: Caller, model_id: uuid.UUID, deployment_id: str, *, now: int
 ) -> WeightsDeletion:
-    """The model's owner waits no longer for a machine to confirm, such as one that was removed. It may still do so.
+    """The model's owner stops waiting for a confirmation, such as one of a removed machine. It may still come.
 
-    404 for what is none of the caller's models' or was the owner's own machine; 409 where it has confirmed.
+    404 unless it is a request for one of the caller's models to another's machine; 409 if it was confirmed.
     """
     model, uid = await registry.get(session, caller, model_id), parse_uuid(deployment_id)
     row = await queries.release(session, model.id, uid) if uid else None

@@ -13,6 +13,7 @@ from conftest import Tenant
 from factories import make_model
 from link_agent import enroll, linked
 from modelshare.server.app import Application
+from modelshare.server.registry.service import model_changed
 from modelshare.server.registry.tables import VersionRow
 from page_texts import text_of, went_on
 from served import serving, wait_until
@@ -133,6 +134,7 @@ async def test_what_the_catalog_hides_is_not_said_to_be_seen(
     async with app.database.write() as session:
         failed = update(VersionRow).where(VersionRow.model_id == model)
         await session.execute(failed.values(status="failed", is_latest=False, status_reason="It is damaged."))
+        model_changed(session, model)
     said = text_of(await person.get(page))
     assert "Not shown now." in said
     assert "Everybody sees it" not in said

@@ -21,6 +21,7 @@ from modelshare.server.audit.webhooks.sending import Message, Outcome, Sender
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
 from modelshare.server.jobs import Lease, TryAgainError, finish, lease_is_valid, postpone
+from modelshare.wire.backoff import Uniform
 from modelshare.wire.webhooks import DeliveryState
 
 log = structlog.get_logger()
@@ -48,7 +49,7 @@ class Deliverer:
         platform_secret: bytes,
         clock: Callable[[], float],
         *,
-        uniform: Callable[[float, float], float] = _UNIFORM,
+        uniform: Uniform = _UNIFORM,
     ) -> None:
         self._database = database
         self._sender = sender

@@ -5,7 +5,7 @@ import hmac
 import json
 import re
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from modelshare.server.audit.events import TYPES
 from modelshare.server.audit.webhooks.addresses import is_public
+from modelshare.wire.backoff import Uniform, delay
 from modelshare.wire.webhooks import SECRET_PREFIX
 
 MAX_WEBHOOKS: Final = 20
@@ -29,7 +30,7 @@ _FIRST_DELAY: Final = 10
 _DELAY_FACTOR: Final = 3.0
 _MAX_DELAY: Final = 6 * 3600
 _MAX_PAUSE: Final = 3600
-_JITTER: Final = 0.2
+_JITTER: Final = (0.8, 1.2)
 _KINDS: Final = tuple(sorted({f"{name.partition('.')[0]}.*" for name in TYPES}))
 _URL: Final = re.compile(r"[!-~]+")
 _NOT_IN_URLS: Final = frozenset('\\"<>^`{|}')
@@ -106,12 +107,12 @@ def body(event_id: uuid.UUID, type_: str, *, at: int, project_id: str, data: dic
     return json.dumps(event, separators=(",", ":"))
 
 
-def retry_delay(attempts: int, uniform: Callable[[float, float], float]) -> int:
+def retry_delay(attempts: int, uniform: Uniform) -> int:
     """Seconds until a delivery that failed so many times is tried again."""
     return _delay(attempts, _MAX_DELAY, uniform)
 
 
-def pause(failures: int, uniform: Callable[[float, float], float]) -> int:
+def pause(failures: int, uniform: Uniform) -> int:
     """Seconds for which nothing at all is sent to an address that failed so many times in a row.
 
     Shorter than the delays of a delivery become: an address that is back is noticed within the hour.
@@ -119,9 +120,8 @@ def pause(failures: int, uniform: Callable[[float, float], float]) -> int:
     return _delay(failures, _MAX_PAUSE, uniform)
 
 
-def _delay(failures: int, limit: int, uniform: Callable[[float, float], float]) -> int:
-    whole = min(limit, _FIRST_DELAY * _DELAY_FACTOR ** min(failures - 1, 20))
-    return round(whole * uniform(1 - _JITTER, 1 + _JITTER))
+def _delay(failures: int, limit: int, uniform: Uniform) -> int:
+    return round(delay(failures, _FIRST_DELAY, limit, factor=_DELAY_FACTOR, jitter=_JITTER, uniform=uniform))
 
 
 def is_given_up(attempts: int, *, age: int) -> bool:
