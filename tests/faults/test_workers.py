@@ -76,6 +76,7 @@ async def test_a_worker_outlives_a_database_that_is_away(database: Database, clo
     assert runs == [1, 2]
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_a_job_that_ends_its_process_each_time_is_given_up(app: Application, owner: Tenant) -> None:
     model = await make_model(app, owner.project.id, status="processing")
     async with app.database.write() as session:

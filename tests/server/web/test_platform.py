@@ -137,8 +137,8 @@ async def test_a_quota_is_changed(person: Somebody, owner: Tenant) -> None:
     assert (await owner.http.post("/v1/uploads", json=push)).status_code == 201
     log = lines(await person.get(f"/dashboard/{owner.project.slug}/audit?action=project.change_quota"))
     assert (
-        "Ada Change quota of project: acme project.change_quota · its log quota the platform's default · quota before 0 B"
-        in log
+        "Ada Change quota of project: acme project.change_quota · its log quota the platform's default · "
+        "quota before 0 B" in log
     )
     nothing = f"{PLATFORM}/projects/proj_000000000000/quota"
     for answer in (await person.get(nothing), await person.post(nothing, quota_gb="1")):

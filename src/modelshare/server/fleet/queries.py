@@ -44,13 +44,15 @@ async def join_keys(
 
 async def agent_by_token(session: AsyncSession, token_hash: str) -> AgentRow | None:
     """The agent with this token, unless it was removed."""
-    statement = select(AgentRow).where(AgentRow.token_hash == token_hash, AgentRow.state != AgentState.REMOVED)
+    statement = select(any_tenant(AgentRow)).where(
+        AgentRow.token_hash == token_hash, AgentRow.state != AgentState.REMOVED
+    )
     return await session.scalar(statement)
 
 
 async def agent_that_had(session: AsyncSession, token_hash: str) -> AgentRow | None:
     """The agent with this token, even if it was removed."""
-    return await session.scalar(select(AgentRow).where(AgentRow.token_hash == token_hash))
+    return await session.scalar(select(any_tenant(AgentRow)).where(AgentRow.token_hash == token_hash))
 
 
 async def agent(session: AsyncSession, agent_id: uuid.UUID) -> AgentRow | None:
@@ -111,17 +113,19 @@ async def count_agents(session: AsyncSession, limit: int, **of: str | uuid.UUID)
 
 async def present_agents(session: AsyncSession) -> list[AgentRow]:
     """Agents that were not removed."""
-    return list(await session.scalars(select(AgentRow).where(AgentRow.state != AgentState.REMOVED)))
+    return list(await session.scalars(select(any_tenant(AgentRow)).where(AgentRow.state != AgentState.REMOVED)))
 
 
 async def lock_agents(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> None:
     """Locks them in the order of their ids. To change a deployment, lock its agent first."""
-    await session.scalars(for_update(select(AgentRow).where(AgentRow.id.in_(agent_ids)).order_by(AgentRow.id)))
+    await session.scalars(
+        for_update(select(any_tenant(AgentRow)).where(AgentRow.id.in_(agent_ids)).order_by(AgentRow.id))
+    )
 
 
 async def keep_endpoints(session: AsyncSession, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
     """Ids of those that exist; they cannot be deleted until the transaction ends."""
-    statement = select(EndpointRow.id).where(EndpointRow.id.in_(ids)).order_by(EndpointRow.id)
+    statement = select(any_tenant(EndpointRow).id).where(EndpointRow.id.in_(ids)).order_by(EndpointRow.id)
     return set(await session.scalars(for_key_share(statement)))
 
 
@@ -133,8 +137,8 @@ async def keep_versions(session: AsyncSession, ids: Collection[uuid.UUID]) -> se
 
 async def heartbeat(session: AsyncSession, tokens: Collection[uuid.UUID], *, now: int) -> set[uuid.UUID | None]:
     """Records a heartbeat for the connections with these tokens; returns the tokens that agents still have."""
-    linked = for_update(select(AgentRow.id).where(AgentRow.link_token.in_(tokens)).order_by(AgentRow.id))
-    statement = update(AgentRow).where(AgentRow.id.in_(linked)).values(last_seen_at=now)
+    linked = for_update(select(any_tenant(AgentRow).id).where(AgentRow.link_token.in_(tokens)).order_by(AgentRow.id))
+    statement = update(any_tenant(AgentRow)).where(AgentRow.id.in_(linked)).values(last_seen_at=now)
     return set(await session.scalars(statement.returning(AgentRow.link_token)))
 
 
@@ -300,7 +304,7 @@ async def observations(
     session: AsyncSession,
 ) -> dict[uuid.UUID, tuple[EndpointStatus, str | None, EndpointProgress | None]]:
     """The stored status, reason and progress of each active endpoint. An unreadable one counts as not stored."""
-    statement = select(EndpointRow.id, EndpointRow.status, EndpointRow.status_reason, EndpointRow.progress)
+    statement = select(any_tenant(EndpointRow).id, EndpointRow.status, EndpointRow.status_reason, EndpointRow.progress)
     found = {}
     for id_, status, reason, progress in await session.execute(statement.where(EndpointRow.is_active)):
         with contextlib.suppress(ValueError):
