@@ -15,6 +15,7 @@ import pytest
 import structlog
 
 import compiled_statements
+import transactions
 from invariants import assert_consistent
 from modelshare.server import migrations
 from modelshare.server.accounts import service as accounts
@@ -46,6 +47,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def slow_in_transaction() -> Iterator[list[str]]:
+    with transactions.watched() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def nothing_slow_in_a_transaction(slow_in_transaction: list[str]) -> Iterator[None]:
+    """See `transactions`."""
+    slow_in_transaction.clear()
+    yield
+    assert slow_in_transaction == []
 
 
 def pytest_collection_finish() -> None:

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.audit.tables import AuditRow
 from modelshare.server.db import Database
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing.search.index import SOURCE, entry_of, shown_to_projects
+from modelshare.server.sharing.search.index import entry_of
+from modelshare.server.sharing.search.queries import SOURCE, shown_to_projects
 from modelshare.server.sharing.search.tables import CatalogEntryRow
 from modelshare.server.sharing.tables import ShareRow
 

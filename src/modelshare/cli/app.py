@@ -1,9 +1,10 @@
 """The program's root: which commands there are, and how every error ends.
 
-A command's module is imported when the command is used, so that `modelshare --help` is quick.
+Commands are entry points of the group `modelshare.commands`: a command is imported when it is used, so that
+`modelshare --help` is quick, and those of the server and the agent need not be installed with the client.
 """
 
-import importlib
+import gc
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import modelshare
+from modelshare import plugins
 from modelshare.cli.exit_codes import ExitCode
 
 PUBLISH, RUN, ACCOUNT, OPERATE = "Publish models", "Run models", "Project", "Operate a platform"
@@ -19,61 +21,56 @@ PUBLISH, RUN, ACCOUNT, OPERATE = "Publish models", "Run models", "Project", "Ope
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command or group of commands: `modelshare.cli.<module>` holds it as `app`."""
+    """A command or group of commands, as the help lists it; the entry point has the same name."""
 
     name: str
-    module: str
     panel: str
     help: str
 
 
 ENTRIES = (
-    Entry("push", "push", PUBLISH, "Upload a model: a folder, a .gguf file or an archive. Goes on where it stopped."),
-    Entry("uploads", "uploads", PUBLISH, "List unfinished uploads, and cancel one."),
-    Entry("models", "models", PUBLISH, "List, show, rename, edit, delete and revalidate your models."),
-    Entry("share", "share", PUBLISH, "Show a model in the catalog, to everybody or to some. The weights stay yours."),
-    Entry("unshare", "unshare", PUBLISH, "Take a model out of the catalog. Endpoints that exist go on serving."),
+    Entry("push", PUBLISH, "Upload a model: a folder, a .gguf file or an archive. Goes on where it stopped."),
+    Entry("uploads", PUBLISH, "List unfinished uploads, and cancel one."),
+    Entry("models", PUBLISH, "List, show, rename, edit, delete and revalidate your models."),
+    Entry("share", PUBLISH, "Show a model in the catalog, to everybody or to some. The weights stay yours."),
+    Entry("unshare", PUBLISH, "Take a model out of the catalog. Endpoints that exist go on serving."),
     Entry(
-        "recall",
         "recall",
         PUBLISH,
         "Call a model back: unshare it, stop other projects at a deadline, have the weights deleted.",
     ),
-    Entry("catalog", "catalog", RUN, "Search the public catalog. Needs no key."),
-    Entry("claim", "claim", RUN, "Claim a link: its model shows in your view of the catalog from now on."),
-    Entry("deploy", "deploy", RUN, "Make an endpoint that serves a model on a tier."),
-    Entry("endpoints", "endpoints", RUN, "List, show, explain, change, switch and delete your endpoints."),
-    Entry("chat", "chat", RUN, "Talk to an endpoint."),
-    Entry("tiers", "tiers", RUN, "List the service tiers, with limits and prices. Needs no key."),
-    Entry("agent", "agent", RUN, "Run models of your project on this machine."),
-    Entry("agents", "agents", RUN, "List, suspend and remove the machines that run your models."),
-    Entry("join-keys", "join_keys", RUN, "Create, list and revoke the keys that agents enrol with."),
+    Entry("catalog", RUN, "Search the public catalog. Needs no key."),
+    Entry("claim", RUN, "Claim a link: its model shows in your view of the catalog from now on."),
+    Entry("deploy", RUN, "Make an endpoint that serves a model on a tier."),
+    Entry("endpoints", RUN, "List, show, explain, change, switch and delete your endpoints."),
+    Entry("chat", RUN, "Talk to an endpoint."),
+    Entry("tiers", RUN, "List the service tiers, with limits and prices. Needs no key."),
+    Entry("agent", RUN, "Run models of your project on this machine."),
+    Entry("agents", RUN, "List, suspend and remove the machines that run your models."),
+    Entry("join-keys", RUN, "Create, list and revoke the keys that agents enrol with."),
     Entry(
-        "login",
         "login",
         ACCOUNT,
         "Store the platform's address and your key for the other commands, once it accepts them.",
     ),
-    Entry("keys", "keys", ACCOUNT, "Create, list, rotate and revoke your project's API keys."),
-    Entry("usage", "usage", ACCOUNT, "Show requests and tokens by day, endpoint, model and key."),
-    Entry("audit", "audit", ACCOUNT, "Show who did what in your project, newest first."),
-    Entry("webhooks", "webhooks", ACCOUNT, "Have your own programs told of events; look at what was delivered."),
-    Entry("serve", "serve", OPERATE, "Run the platform: API, pages and router in one process."),
-    Entry("demo", "demo", OPERATE, "Run the platform with two projects and a tiny model to try it out."),
+    Entry("keys", ACCOUNT, "Create, list, rotate and revoke your project's API keys."),
+    Entry("usage", ACCOUNT, "Show requests and tokens by day, endpoint, model and key."),
+    Entry("audit", ACCOUNT, "Show who did what in your project, newest first."),
+    Entry("webhooks", ACCOUNT, "Have your own programs told of events; look at what was delivered."),
+    Entry("serve", OPERATE, "Run the platform: API, pages and router in one process."),
+    Entry("demo", OPERATE, "Run the platform with two projects and a tiny model to try it out."),
     Entry(
-        "projects",
         "projects",
         OPERATE,
         "List the platform's projects, and set how much one may store. Needs a platform key.",
     ),
     Entry(
         "jobs",
-        "jobs",
         OPERATE,
         "List jobs in the background that were given up, or run one once more. Needs a platform key.",
     ),
-    Entry("db", "db", OPERATE, "Look after the platform's database."),
-    Entry("admin", "admin", OPERATE, "Help people of the platform, on the server's machine."),
+    Entry("db", OPERATE, "Look after the platform's database."),
+    Entry("admin", OPERATE, "Help people of the platform, on the server's machine."),
 )
 
 EPILOG = (
@@ -131,12 +128,19 @@ def root(
 
 def load(entry: Entry) -> Any:
     """The entry's command, with the help of the table above."""
-    # Imported by name: importing all command modules at start would make every call wait for the whole SDK.
-    module = importlib.import_module(f"modelshare.cli.{entry.module}")
-    command = typer.main.get_command(module.app)
+    command = typer.main.get_command(load_part("modelshare.commands", entry.name))
     command.name = entry.name
     command.help = command.help or entry.help
     return command
+
+
+def load_part(group: str, name: str) -> Any:
+    """What the entry point stands for. Raises PluginError where that needs more than what is installed."""
+    gc.disable()  # what is imported stays: looking through it again and again takes a tenth of the time
+    try:
+        return plugins.load(plugins.find(group)[name])
+    finally:
+        gc.enable()
 
 
 def _usage_error(error: typer.TyperException) -> int:
@@ -149,8 +153,6 @@ def _usage_error(error: typer.TyperException) -> int:
 
 
 def _failed(error: Exception) -> int:
-    # By name as above: what went wrong before the SDK was imported needs no word of the SDK's errors.
-    failures = importlib.import_module("modelshare.cli.error_messages")
-    failure = failures.describe(error)
+    failure = load_part("modelshare.parts", "failures")(error)
     typer.echo(f"Error: {failure.message}", err=True)
     return int(failure.code)

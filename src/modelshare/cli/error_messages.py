@@ -16,6 +16,7 @@ from modelshare.client.errors import (
     ServerError,
     UnexpectedAnswerError,
 )
+from modelshare.plugins import PluginError
 from modelshare.wire.text import visible
 
 
@@ -50,8 +51,8 @@ def describe(error: Exception) -> Failure:
             message = f"{error.message} (request {error.request_id})"
         case ApiError() if error.retry_after and "again in" not in error.message:
             message = f"{error.message} Try again in {error.retry_after} s."
-        case ModelshareError():
-            message = error.message
+        case ModelshareError() | PluginError():
+            message = str(error)
         # Of a request: an answer that does not fit is an UnexpectedAnswerError.
         case ValidationError() | UnicodeEncodeError(encoding="utf-8"):
             message, code = _does_not_fit(error), ExitCode.USAGE

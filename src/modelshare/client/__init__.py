@@ -7,9 +7,8 @@ with Client() as client:
         print(model.name, model.status)
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+from modelshare.client.catalog import CatalogFilter
+from modelshare.client.client import AsyncClient, Client
 from modelshare.client.errors import (
     ApiError,
     AuthenticationError,
@@ -28,11 +27,7 @@ from modelshare.client.errors import (
     UnexpectedAnswerError,
     WebhookSignatureError,
 )
-
-if TYPE_CHECKING:
-    from modelshare.client.catalog import CatalogFilter
-    from modelshare.client.client import AsyncClient, Client
-    from modelshare.client.webhooks import verify_webhook
+from modelshare.client.webhooks import verify_webhook
 
 __all__ = [
     "ApiError",
@@ -56,17 +51,3 @@ __all__ = [
     "WebhookSignatureError",
     "verify_webhook",
 ]
-
-_LATE = {
-    "AsyncClient": "modelshare.client.client",
-    "CatalogFilter": "modelshare.client.catalog",
-    "Client": "modelshare.client.client",
-    "verify_webhook": "modelshare.client.webhooks",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imported when it is used (PEP 562): the command line wants errors before it knows whether it needs a client."""
-    if name in _LATE:
-        return getattr(importlib.import_module(_LATE[name]), name)
-    raise AttributeError(name)

@@ -24,7 +24,6 @@ from sqlalchemy import (
     ColumnElement,
     MetaData,
     Select,
-    TableValuedAlias,
     cast,
     event,
     extract,
@@ -40,7 +39,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
+from sqlalchemy.orm import DeclarativeBase
 
 from modelshare import private_files
 from modelshare.server.background import Loop, wait
@@ -248,6 +247,13 @@ def scoped_to(table: type[Row], project_id: str) -> Select[Row]:
     return select(table).where(table.project_id == project_id)  # type: ignore[attr-defined] # every tenant's table has it
 
 
+def any_tenant(table: type[Row]) -> type[Row]:
+    """The table, meant with the rows of all projects: for the platform's own work, or where the caller has come to the
+    rows by something else that is theirs, such as a token or a model that they may see.
+    """
+    return table
+
+
 def capped_count(statement: Select[*tuple[Any, ...]], limit: int) -> Select[int]:
     """How many rows these are, counted no further than `most`: a look at a large table stays quick."""
     return select(func.count()).select_from(statement.limit(limit).subquery())
@@ -262,13 +268,6 @@ async def advisory_lock(session: AsyncSession, what: str) -> None:
 def upsert(session: AsyncSession, table: type[Table]) -> SqliteInsert | PostgresInsert:
     """An INSERT that can say ON CONFLICT DO UPDATE: one statement, so that nobody comes between look and write."""
     return (sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgres_insert)(table)
-
-
-def json_values(session: AsyncSession, column: InstrumentedAttribute[list[str]]) -> TableValuedAlias:
-    """The elements of a JSON list of strings, as a table with the one column `value`."""
-    if session.get_bind().dialect.name == "sqlite":
-        return func.json_each(column).table_valued("value")
-    return func.jsonb_array_elements_text(column).table_valued("value")
 
 
 def now_ms(session: AsyncSession) -> ColumnElement[int]:

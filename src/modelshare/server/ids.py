@@ -1,12 +1,9 @@
 """Ids: time-ordered UUIDs for rows, `proj_` ids for projects, and the secrets of keys."""
 
 import hashlib
-import re
 import secrets
 import time
 import uuid
-
-PROJECT_ID = re.compile(r"proj_[0-9a-f]{12}")
 
 
 def new_id() -> uuid.UUID:

@@ -6,17 +6,20 @@ from pathlib import Path
 
 from modelshare.server import installation, migrations
 from modelshare.server.accounts import passwords, people
+from modelshare.server.clock import DatabaseClock
 from modelshare.server.db import Database
 from modelshare.server.settings import Settings, SettingsError
 
 
-async def reset_password(settings: Settings, email: str, password: str, *, now: int) -> None:
+async def reset_password(settings: Settings, email: str, password: str) -> None:
     """Sets the password and signs the person out everywhere. ApiError says what is wrong with either."""
     people.check_new_password(password, email)
     async with _existing(settings) as database:
         password_hash = await passwords.hash_password(password)
+        clock = DatabaseClock(database)
+        await clock.check()
         async with database.write() as session:
-            await people.reset_password(session, email, password_hash, now=now)
+            await people.reset_password(session, email, password_hash, now=int(clock()))
 
 
 async def replace_secret(settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 import posixpath
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Final
@@ -40,11 +40,6 @@ class Numbered:
 
     def sister(self, number: int) -> str:
         return f"{self.prefix}-{number:0{self.width}}-of-{self.count:0{self.count_width}}{self.suffix}"
-
-    @property
-    def sisters(self) -> Iterable[str]:
-        """All of them, itself among them."""
-        return (self.sister(number) for number in range(1, self.count + 1))
 
 
 def numbered(path: str) -> Numbered | None:

@@ -6,7 +6,7 @@ from modelshare.client import errors
 
 def test_all_names_exactly_the_public_names() -> None:
     here = {name for name, value in vars(sdk).items() if getattr(value, "__module__", "").startswith("modelshare")}
-    assert set(sdk.__all__) == {name for name in here if not name.startswith("_")} | set(sdk._LATE)
+    assert set(sdk.__all__) == {name for name in here if not name.startswith("_")}
     assert sorted(sdk.__all__) == sdk.__all__
 
 

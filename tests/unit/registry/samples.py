@@ -131,3 +131,15 @@ def _text(value: str) -> bytes:
 
 def _padded(length: int, alignment: int) -> int:
     return -(-length // alignment) * alignment
+
+
+LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 2048}
+WEIGHTS = safetensors_file({"a": ("F32", [2, 3]), "b": ("F32", [4])}, metadata={"format": "pt"})
+CONFIG = {"config.json": json.dumps(LLAMA).encode()}
+
+
+def model(config: dict[str, Any] | None = None, /, **files: bytes) -> dict[str, bytes]:
+    return {
+        "config.json": json.dumps(LLAMA if config is None else config).encode(),
+        "model.safetensors": WEIGHTS,
+    } | files

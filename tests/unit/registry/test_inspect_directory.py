@@ -7,6 +7,7 @@ import tracemalloc
 import zipfile
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -123,7 +124,7 @@ def test_weights_in_a_folder_bring_their_config_from_there() -> None:
 def test_facts_survive_json_and_fit_a_manifest() -> None:
     card = b"---\nlicense: mit\ntags: [a]\n---\nText."
     facts = inspect_bytes(MODEL | {"README.md": card})
-    assert Facts.from_dict(json.loads(json.dumps(facts.to_dict()))) == facts
+    assert msgspec.convert(json.loads(json.dumps(facts.to_dict())), Facts) == facts
     public = facts.for_manifest()
     assert not {"card", "description", "warnings", "license"} & public.keys()
     manifest = Manifest.of(name="m", version="1.0.0", files=[], facts=public, license=facts.license, created=1)

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from modelshare.server.registry.inspection import Facts, ModelRejectedError, Task, inspect
@@ -254,14 +255,14 @@ def test_modules_say_where_the_transformer_and_its_layers_lie() -> None:
 
 def test_roles_survive_json() -> None:
     facts = inspect_bytes({"b.gguf": llama_gguf(), "a.gguf": llama_gguf(), "v.gguf": gguf_file({}, {})})
-    assert Facts.from_dict(json.loads(json.dumps(facts.to_dict()))) == facts
+    assert msgspec.convert(json.loads(json.dumps(facts.to_dict())), Facts) == facts
 
 
 def test_facts_from_before_roles_can_be_read() -> None:
     fields = inspect_bytes(MODEL).to_dict()
     for name in ("root", "companions", "choices"):
         del fields[name]
-    assert Facts.from_dict(fields).weights == ("model.safetensors",)
+    assert msgspec.convert(fields, Facts).weights == ("model.safetensors",)
 
 
 def test_the_last_of_very_many_models_can_be_named() -> None:

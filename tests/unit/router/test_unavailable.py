@@ -2,7 +2,7 @@
 
 import pytest
 
-from modelshare.server.router.rules import not_served, unavailable
+from modelshare.server.router.refusals import not_served, unavailable
 from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
 from modelshare.wire.errors import ErrorCode
 

@@ -17,7 +17,7 @@ from modelshare.server.accounts.tables import (
     ProjectRow,
     SessionRow,
 )
-from modelshare.server.db import capped_count, for_update, scoped_to
+from modelshare.server.db import any_tenant, capped_count, for_update, scoped_to
 
 
 async def key_value(session: AsyncSession, value_hash: str) -> KeyValueRow | None:
@@ -53,7 +53,9 @@ async def lock_key(session: AsyncSession, project_id: str, key_id: uuid.UUID) ->
 
 async def set_last_used(session: AsyncSession, used: Mapping[uuid.UUID, int]) -> None:
     """In one order for all processes, so that two that write at once never wait for each other."""
-    await session.execute(update(KeyRow), [{"id": key_id, "last_used_at": used[key_id]} for key_id in sorted(used)])
+    await session.execute(
+        update(any_tenant(KeyRow)), [{"id": key_id, "last_used_at": used[key_id]} for key_id in sorted(used)]
+    )
 
 
 async def project(session: AsyncSession, project_id: str) -> ProjectRow | None:
@@ -87,7 +89,7 @@ async def count_people(session: AsyncSession, limit: int) -> int:
 
 
 async def has_platform_key(session: AsyncSession) -> bool:
-    return await session.scalar(select(KeyRow.id).where(KeyRow.project_id.is_(None)).limit(1)) is not None
+    return await session.scalar(select(any_tenant(KeyRow).id).where(KeyRow.project_id.is_(None)).limit(1)) is not None
 
 
 async def lock_project(session: AsyncSession, project_id: str) -> ProjectRow | None:
@@ -146,7 +148,7 @@ async def end_sessions(session: AsyncSession, person_id: uuid.UUID, except_hash:
 async def end_expired(session: AsyncSession, now: int) -> None:
     """Sessions and invitations that are over."""
     await session.execute(delete(SessionRow).where(SessionRow.expires_at <= now))
-    await session.execute(delete(InvitationRow).where(InvitationRow.expires_at <= now))
+    await session.execute(delete(any_tenant(InvitationRow)).where(InvitationRow.expires_at <= now))
 
 
 async def project_as_seen_by(
@@ -154,14 +156,14 @@ async def project_as_seen_by(
 ) -> tuple[ProjectRow, MemberRole | None] | None:
     """The project with this slug or id, and what the person is there."""
     is_here = and_(MemberRow.project_id == ProjectRow.id, MemberRow.person_id == person_id)
-    statement = select(ProjectRow, MemberRow.role).outerjoin(MemberRow, is_here)
+    statement = select(ProjectRow, any_tenant(MemberRow).role).outerjoin(MemberRow, is_here)
     row = (await session.execute(statement.where((ProjectRow.slug == project) | (ProjectRow.id == project)))).first()
     return (row[0], MemberRole(row[1]) if row[1] else None) if row else None
 
 
 async def memberships(session: AsyncSession, person_ids: Collection[uuid.UUID]) -> list[MemberRow]:
     """With their projects, by the projects' names."""
-    statement = select(MemberRow).where(MemberRow.person_id.in_(person_ids)).join(MemberRow.project)
+    statement = select(any_tenant(MemberRow)).where(MemberRow.person_id.in_(person_ids)).join(MemberRow.project)
     ordered = statement.order_by(func.lower(ProjectRow.name), ProjectRow.id)
     return list(await session.scalars(ordered.options(contains_eager(MemberRow.project))))
 
@@ -197,17 +199,19 @@ async def invitations(session: AsyncSession, project_id: str, now: int) -> list[
 
 async def invitation_by_hash(session: AsyncSession, token_hash: str, now: int) -> InvitationRow | None:
     """With its project."""
-    statement = select(InvitationRow).where(InvitationRow.hash == token_hash, InvitationRow.expires_at > now)
+    statement = select(any_tenant(InvitationRow)).where(
+        InvitationRow.hash == token_hash, InvitationRow.expires_at > now
+    )
     return await session.scalar(statement.options(joinedload(InvitationRow.project)))
 
 
 async def take_invitation(session: AsyncSession, token_hash: str, now: int) -> InvitationRow | None:
     """The invitation, deleted: of two who use it at once one gets it."""
     good = InvitationRow.hash == token_hash, InvitationRow.expires_at > now
-    return await session.scalar(delete(InvitationRow).where(*good).returning(InvitationRow))
+    return await session.scalar(delete(any_tenant(InvitationRow)).where(*good).returning(InvitationRow))
 
 
 async def end_invitation(session: AsyncSession, project_id: str, invitation_id: uuid.UUID) -> bool:
     """False when the project has no such invitation."""
     these = InvitationRow.project_id == project_id, InvitationRow.id == invitation_id
-    return await session.scalar(delete(InvitationRow).where(*these).returning(InvitationRow.id)) is not None
+    return await session.scalar(delete(any_tenant(InvitationRow)).where(*these).returning(InvitationRow.id)) is not None

@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.tables import AuditRow
-from modelshare.server.db import scoped_to
+from modelshare.server.db import any_tenant, scoped_to
 from modelshare.wire.usage import AuditFilter
 
 
@@ -15,7 +15,7 @@ async def entries(
 ) -> list[AuditRow]:
     """Newest first, of one project or (None) of the platform itself."""
     if project_id is None:
-        statement = select(AuditRow).where(AuditRow.project_id.is_(None))
+        statement = select(any_tenant(AuditRow)).where(AuditRow.project_id.is_(None))
     else:
         statement = scoped_to(AuditRow, project_id)
     if after:

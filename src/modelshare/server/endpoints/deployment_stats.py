@@ -1,8 +1,10 @@
-"""The owner's view of who deploys a model."""
+"""The owner's view of who deploys a model, and how much is used."""
 
 import uuid
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -90,3 +92,8 @@ async def footprint(session: AsyncSession, caller: Caller, model_id: uuid.UUID) 
         ],
         tokens_served=await queries.tokens_served(session, model.id),
     )
+
+
+async def add_usage(session: AsyncSession, rows: Sequence[dict[str, Any]], *, limit: int) -> None:
+    """Adds to what was counted for the same day, endpoint and key; a count stays near `limit`."""
+    await queries.add_usage(session, rows, limit)

@@ -1,17 +1,22 @@
 """Every select on endpoints and usage."""
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any, Final
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import capped_count, for_key_share, for_update, scoped_to
+from modelshare.server.db import any_tenant, capped_count, for_key_share, for_update, scoped_to, upsert
 from modelshare.server.endpoints.tables import EndpointRow, UsageRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing.tables import RecallRow
+
+_COUNTS: Final = [
+    *(UsageRow.requests, UsageRow.errors, UsageRow.prompt_tokens, UsageRow.completion_tokens, UsageRow.estimated)
+]
 
 
 def _whole(statement: Select[EndpointRow]) -> Select[EndpointRow]:
@@ -45,9 +50,13 @@ async def lock_endpoint(session: AsyncSession, project_id: str, slug: str) -> En
 
 async def lock_endpoints(session: AsyncSession, ids: Collection[uuid.UUID]) -> None:
     """Locks endpoints of whatever projects, and keeps their models: a model's deletion writes its endpoints too."""
-    models = select(EndpointRow.model_id).where(EndpointRow.id.in_(ids))
-    await session.scalars(for_key_share(select(ModelRow.id).where(ModelRow.id.in_(models)).order_by(ModelRow.id)))
-    await session.scalars(for_update(select(EndpointRow).where(EndpointRow.id.in_(ids)).order_by(EndpointRow.id)))
+    models = select(any_tenant(EndpointRow).model_id).where(EndpointRow.id.in_(ids))
+    await session.scalars(
+        for_key_share(select(any_tenant(ModelRow).id).where(ModelRow.id.in_(models)).order_by(ModelRow.id))
+    )
+    await session.scalars(
+        for_update(select(any_tenant(EndpointRow)).where(EndpointRow.id.in_(ids)).order_by(EndpointRow.id))
+    )
 
 
 async def model_id_of(session: AsyncSession, project_id: str, slug: str) -> uuid.UUID | None:
@@ -80,12 +89,14 @@ async def slugs(session: AsyncSession, project_id: str, ids: Collection[uuid.UUI
 
 
 async def count_active(session: AsyncSession, limit: int) -> int:
-    return await session.scalar(capped_count(select(EndpointRow.id).where(EndpointRow.is_active), limit)) or 0
+    return (
+        await session.scalar(capped_count(select(any_tenant(EndpointRow).id).where(EndpointRow.is_active), limit)) or 0
+    )
 
 
 async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None) -> list[EndpointRow]:
     """All active endpoints of all projects whose model is still there, or those of `ids`."""
-    statement = select(EndpointRow).where(EndpointRow.is_active, EndpointRow.model_id.is_not(None))
+    statement = select(any_tenant(EndpointRow)).where(EndpointRow.is_active, EndpointRow.model_id.is_not(None))
     if ids is not None:
         statement = statement.where(EndpointRow.id.in_(ids))
     return list(await session.scalars(_with_model(statement).order_by(EndpointRow.id)))
@@ -104,7 +115,7 @@ async def followers(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -
 
 async def active_of(session: AsyncSession, model_id: uuid.UUID) -> list[EndpointRow]:
     """Active endpoints of a model, with all that says which version each gets."""
-    statement = select(EndpointRow).where(EndpointRow.model_id == model_id, EndpointRow.is_active)
+    statement = select(any_tenant(EndpointRow)).where(EndpointRow.model_id == model_id, EndpointRow.is_active)
     return list(await session.scalars(_with_model(statement).order_by(EndpointRow.id)))
 
 
@@ -143,7 +154,7 @@ async def lock_inactive_of_others(
 async def active_by_tier_and_project(session: AsyncSession, model_id: uuid.UUID) -> list[tuple[str, str, int]]:
     """(tier, project id, active endpoints) of a model."""
     statement = (
-        select(EndpointRow.tier, EndpointRow.project_id, func.count())
+        select(any_tenant(EndpointRow).tier, EndpointRow.project_id, func.count())
         .where(EndpointRow.model_id == model_id, EndpointRow.is_active)
         .group_by(EndpointRow.tier, EndpointRow.project_id)
     )
@@ -186,10 +197,20 @@ async def deployers(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> 
 
 async def tokens_by_model(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, int]:
     total = func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens)
-    statement = select(UsageRow.model_id, total).where(UsageRow.model_id.in_(model_ids)).group_by(UsageRow.model_id)
+    statement = (
+        select(any_tenant(UsageRow).model_id, total).where(UsageRow.model_id.in_(model_ids)).group_by(UsageRow.model_id)
+    )
     return {model_id: int(tokens) for model_id, tokens in await session.execute(statement) if model_id}
 
 
 async def tokens_served(session: AsyncSession, model_id: uuid.UUID) -> int:
     total = func.coalesce(func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens), 0)
     return int(await session.scalar(select(total).where(UsageRow.model_id == model_id)) or 0)
+
+
+async def add_usage(session: AsyncSession, rows: Sequence[dict[str, Any]], limit: int) -> None:
+    statement = upsert(session, UsageRow).values(rows)
+    least = func.min if session.get_bind().dialect.name == "sqlite" else func.least
+    added = {count.key: least(count, limit) + statement.excluded[count.key] for count in _COUNTS}
+    key = [UsageRow.day, UsageRow.endpoint_id, UsageRow.key_id]
+    await session.execute(statement.on_conflict_do_update(index_elements=key, set_=added))

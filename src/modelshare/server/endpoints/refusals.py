@@ -1,4 +1,4 @@
-"""What is said where an endpoint cannot be had: as a reason of `explain`, and as the error of a route. Pure."""
+"""What is said where an endpoint cannot be had: as a reason of `explain`, and as the error of a route.."""
 
 from modelshare.server.errors import (
     ApiError,

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import events
 from modelshare.server.audit.service import Audit, emit, project_changed
-from modelshare.server.db import Database, is_unique_violation, notify
+from modelshare.server.db import Database, any_tenant, is_unique_violation, notify
 from modelshare.server.endpoints import queries
 from modelshare.server.endpoints.presenters import resolved, served_name
 from modelshare.server.endpoints.refusals import absent, no_such_file, refused, slug_taken
@@ -288,7 +288,7 @@ async def observe(
     now: int,
 ) -> None:
     """Keeps what the fleet sees of an active endpoint, which it has locked; the owner's intent is not its to change."""
-    row = await session.get(EndpointRow, endpoint_id)
+    row = await session.get(any_tenant(EndpointRow), endpoint_id)
     if row is None or not row.is_active:
         return
     new = (status.value, reason, progress.model_dump() if progress else None)

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, u
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, joinedload
 
-from modelshare.server.db import capped_count, for_key_share, for_update, scoped_to, upsert
+from modelshare.server.db import any_tenant, capped_count, for_key_share, for_update, scoped_to, upsert
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.fleet.rules import Content
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow, ServingRow, WeightDeletionRow
@@ -27,7 +27,7 @@ def _of(table: type[Row], project_id: str | None) -> Select[Row]:
 
 
 async def join_key_by_hash(session: AsyncSession, value_hash: str) -> JoinKeyRow | None:
-    return await session.scalar(select(JoinKeyRow).where(JoinKeyRow.hash == value_hash))
+    return await session.scalar(select(any_tenant(JoinKeyRow)).where(JoinKeyRow.hash == value_hash))
 
 
 async def join_key(session: AsyncSession, project_id: str | None, key_id: uuid.UUID) -> JoinKeyRow | None:
@@ -44,21 +44,23 @@ async def join_keys(
 
 async def agent_by_token(session: AsyncSession, token_hash: str) -> AgentRow | None:
     """The agent with this token, unless it was removed."""
-    statement = select(AgentRow).where(AgentRow.token_hash == token_hash, AgentRow.state != AgentState.REMOVED)
+    statement = select(any_tenant(AgentRow)).where(
+        AgentRow.token_hash == token_hash, AgentRow.state != AgentState.REMOVED
+    )
     return await session.scalar(statement)
 
 
 async def agent_that_had(session: AsyncSession, token_hash: str) -> AgentRow | None:
     """The agent with this token, even if it was removed."""
-    return await session.scalar(select(AgentRow).where(AgentRow.token_hash == token_hash))
+    return await session.scalar(select(any_tenant(AgentRow)).where(AgentRow.token_hash == token_hash))
 
 
 async def agent(session: AsyncSession, agent_id: uuid.UUID) -> AgentRow | None:
-    return await session.get(AgentRow, agent_id)
+    return await session.get(any_tenant(AgentRow), agent_id)
 
 
 async def lock_agent(session: AsyncSession, agent_id: uuid.UUID) -> AgentRow | None:
-    return await session.scalar(for_update(select(AgentRow).where(AgentRow.id == agent_id)))
+    return await session.scalar(for_update(select(any_tenant(AgentRow)).where(AgentRow.id == agent_id)))
 
 
 async def own_agent(
@@ -96,30 +98,33 @@ async def agent_names(
 
 async def count_linked(session: AsyncSession, limit: int) -> int:
     return (
-        await session.scalar(capped_count(select(AgentRow.id).where(AgentRow.state == AgentState.ACTIVE), limit)) or 0
+        await session.scalar(
+            capped_count(select(any_tenant(AgentRow).id).where(AgentRow.state == AgentState.ACTIVE), limit)
+        )
+        or 0
     )
 
 
 async def count_agents(session: AsyncSession, limit: int, **of: str | uuid.UUID) -> int:
     """Agents with these values of columns, without the removed ones; counted no further than `most`."""
-    statement = select(AgentRow.id).where(AgentRow.state != AgentState.REMOVED).filter_by(**of)
+    statement = select(any_tenant(AgentRow).id).where(AgentRow.state != AgentState.REMOVED).filter_by(**of)
     return await session.scalar(capped_count(statement, limit)) or 0
 
 
 async def present_agents(session: AsyncSession) -> list[AgentRow]:
     """Agents that were not removed."""
-    return list(await session.scalars(select(AgentRow).where(AgentRow.state != AgentState.REMOVED)))
+    return list(await session.scalars(select(any_tenant(AgentRow)).where(AgentRow.state != AgentState.REMOVED)))
 
 
 async def lock_agents(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> list[AgentRow]:
     """Locks them in the order of their ids. To change a deployment, lock its agent first."""
-    statement = for_update(select(AgentRow).where(AgentRow.id.in_(agent_ids)).order_by(AgentRow.id))
+    statement = for_update(select(any_tenant(AgentRow)).where(AgentRow.id.in_(agent_ids)).order_by(AgentRow.id))
     return list(await session.scalars(statement))
 
 
 async def keep_endpoints(session: AsyncSession, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
     """Ids of those that exist; they cannot be deleted until the transaction ends."""
-    statement = select(EndpointRow.id).where(EndpointRow.id.in_(ids)).order_by(EndpointRow.id)
+    statement = select(any_tenant(EndpointRow).id).where(EndpointRow.id.in_(ids)).order_by(EndpointRow.id)
     return set(await session.scalars(for_key_share(statement)))
 
 
@@ -131,13 +136,13 @@ async def keep_versions(session: AsyncSession, ids: Collection[uuid.UUID]) -> se
 
 async def heartbeat(session: AsyncSession, tokens: Collection[uuid.UUID], *, now: int) -> set[uuid.UUID | None]:
     """Records a heartbeat for the connections with these tokens; returns the tokens that agents still have."""
-    linked = for_update(select(AgentRow.id).where(AgentRow.link_token.in_(tokens)).order_by(AgentRow.id))
-    statement = update(AgentRow).where(AgentRow.id.in_(linked)).values(last_seen_at=now)
+    linked = for_update(select(any_tenant(AgentRow).id).where(AgentRow.link_token.in_(tokens)).order_by(AgentRow.id))
+    statement = update(any_tenant(AgentRow)).where(AgentRow.id.in_(linked)).values(last_seen_at=now)
     return set(await session.scalars(statement.returning(AgentRow.link_token)))
 
 
 def _stale(seen_before: int) -> Select[AgentRow]:
-    return select(AgentRow).where(AgentRow.state == AgentState.ACTIVE, AgentRow.last_seen_at < seen_before)
+    return select(any_tenant(AgentRow)).where(AgentRow.state == AgentState.ACTIVE, AgentRow.last_seen_at < seen_before)
 
 
 async def has_stale_agents(session: AsyncSession, seen_before: int) -> bool:
@@ -150,7 +155,7 @@ async def stale_agents(session: AsyncSession, seen_before: int) -> list[AgentRow
 
 
 async def agents_linked_to(session: AsyncSession, address: str) -> list[AgentRow]:
-    statement = select(AgentRow).where(AgentRow.state == AgentState.ACTIVE, AgentRow.linked_to == address)
+    statement = select(any_tenant(AgentRow)).where(AgentRow.state == AgentState.ACTIVE, AgentRow.linked_to == address)
     return list(await session.scalars(for_update(statement.order_by(AgentRow.id))))
 
 
@@ -205,7 +210,7 @@ async def with_agent_and_version(session: AsyncSession, deployment_ids: Collecti
 
 
 def _unconfirmed(agent_ids: Collection[uuid.UUID]) -> Select[WeightDeletionRow]:
-    return select(WeightDeletionRow).where(
+    return select(any_tenant(WeightDeletionRow)).where(
         WeightDeletionRow.agent_id.in_(agent_ids), WeightDeletionRow.confirmed_at.is_(None)
     )
 
@@ -224,7 +229,7 @@ async def unconfirmed_deletions(session: AsyncSession, agent_id: uuid.UUID) -> l
 
 async def release(session: AsyncSession, model_id: uuid.UUID, deployment_id: uuid.UUID) -> WeightDeletionRow | None:
     """What a machine was told to delete of this model, locked."""
-    statement = select(WeightDeletionRow).where(
+    statement = select(any_tenant(WeightDeletionRow)).where(
         WeightDeletionRow.model_id == model_id, WeightDeletionRow.deployment_id == deployment_id
     )
     found: WeightDeletionRow | None = await session.scalar(for_update(statement))
@@ -246,7 +251,7 @@ async def weight_deletions(
     """What machines that are not the owner's were told to delete, the newest first: since then, or whenever (None:
     only that) and they have not said that they did.
     """
-    statement = select(WeightDeletionRow).where(
+    statement = select(any_tenant(WeightDeletionRow)).where(
         WeightDeletionRow.model_id == model_id, _not_of(owner_id, WeightDeletionRow.project_id)
     )
     unconfirmed = _waited_for()
@@ -266,7 +271,7 @@ async def machines_holding(session: AsyncSession, model_id: uuid.UUID, owner_id:
         .join(DeploymentRow.version)
         .where(VersionRow.model_id == model_id, _not_of(owner_id, AgentRow.project_id))
     )
-    told = select(WeightDeletionRow.agent_id).where(
+    told = select(any_tenant(WeightDeletionRow).agent_id).where(
         WeightDeletionRow.model_id == model_id,
         _not_of(owner_id, WeightDeletionRow.project_id),
         _waited_for(),
@@ -290,7 +295,7 @@ async def ready_deployments(session: AsyncSession, version_ids: Collection[uuid.
 
 
 async def active_endpoints_of(session: AsyncSession, model_id: uuid.UUID) -> list[uuid.UUID]:
-    statement = select(EndpointRow.id).where(EndpointRow.model_id == model_id, EndpointRow.is_active)
+    statement = select(any_tenant(EndpointRow).id).where(EndpointRow.model_id == model_id, EndpointRow.is_active)
     return list(await session.scalars(statement))
 
 
@@ -298,7 +303,7 @@ async def observations(
     session: AsyncSession,
 ) -> dict[uuid.UUID, tuple[EndpointStatus, str | None, EndpointProgress | None]]:
     """The stored status, reason and progress of each active endpoint. An unreadable one counts as not stored."""
-    statement = select(EndpointRow.id, EndpointRow.status, EndpointRow.status_reason, EndpointRow.progress)
+    statement = select(any_tenant(EndpointRow).id, EndpointRow.status, EndpointRow.status_reason, EndpointRow.progress)
     found = {}
     for id_, status, reason, progress in await session.execute(statement.where(EndpointRow.is_active)):
         with contextlib.suppress(ValueError):

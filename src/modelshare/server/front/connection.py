@@ -16,6 +16,7 @@ from modelshare.server.front.overdue import Overdue
 from modelshare.server.front.pace import ConnectionPhase, Doubt, Pace
 from modelshare.server.front.parsing import Head, Parser
 from modelshare.server.front.receiving import RequestBody
+from modelshare.server.front.room import Seat
 from modelshare.server.front.websocket import WebSocket
 from modelshare.server.proven import PROVEN
 
@@ -44,11 +45,8 @@ class Connection(Overdue, asyncio.Protocol):
         self._phase = ConnectionPhase.HEAD
         self._turned: ConnectionPhase | None = None
         self._client = self._server = ("", 0)
-        self._is_proxy = self._is_proven = False
-        self._address: str | None = None
-        """Whose limits count; None: nobody's."""
-        self._counted: tuple[str | None] | None = None
-        """As whose it is counted while it waits."""
+        self._is_proxy = False
+        self._seat = Seat(front.room, self)
         self._exchange: Exchange | None = None
         """The one that is being answered."""
         self._pipeline: deque[Exchange] = deque()
@@ -78,13 +76,13 @@ class Connection(Overdue, asyncio.Protocol):
         self._client = host.removeprefix("::ffff:") if "." in host else host, port
         self._server = (transport.get_extra_info("sockname") or ("", 0))[:2]
         self._is_proxy = self._client[0] in self._front.trusted_proxies
-        self._address = None if self._is_proxy else counted_as(self._client[0])
+        self._seat.address = None if self._is_proxy else counted_as(self._client[0])
         self._turn()
         self._front.opened(self)
 
     def connection_lost(self, _: Exception | None) -> None:
         self._phase = ConnectionPhase.CLOSING
-        self._count(waits=False)
+        self._seat.leave()
         self.deadline = _NEVER
         self._parser.close()
         for exchange in (self._exchange, *self._pipeline):
@@ -155,7 +153,7 @@ class Connection(Overdue, asyncio.Protocol):
     def _begin(self, head: Head, scope: dict[str, Any]) -> bool:
         """As `head`. Raises ApiError for what cannot be begun here."""
         if self._is_proxy:
-            self._address = counted_as(request.forwarded_for(head.headers)) or None
+            self._seat.address = counted_as(request.forwarded_for(head.headers)) or None
         if head.is_upgrade:
             if not request.asks_for_link(scope):
                 return False
@@ -261,7 +259,7 @@ class Connection(Overdue, asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         assert exchange is not None  # noqa: S101 - it is the one that calls
         if self._is_proxy:  # the next request may be somebody else's
-            self._is_proven, self._address = False, None
+            self._seat.is_known, self._seat.address = False, None
         is_last = self._doubt.is_there and not self._pipeline and self._refusal is None
         if not exchange.keep_alive or is_last or self._front.is_stopping:
             self._close(lingers=not exchange.complete)
@@ -306,7 +304,7 @@ class Connection(Overdue, asyncio.Protocol):
             exchange.leave()
             says = says and not exchange.started
         self._phase, self._is_over, self.deadline = ConnectionPhase.CLOSING, True, _NEVER
-        self._count(waits=False)
+        self._seat.leave()
         self._front.closed(self)
         if says:
             self.write(refusals.answer(error, self.date()))
@@ -335,22 +333,16 @@ class Connection(Overdue, asyncio.Protocol):
         elif phase is ConnectionPhase.IDLE:
             self.deadline = now + limits.idle_seconds
         self._turned = phase
-        self._count(waits=waits)
-
-    def _count(self, *, waits: bool) -> None:
-        """Known ones count while they are idle only, and go last."""
-        if self._counted is not None:
-            self._front.room.leaves(self, self._counted[0])
-            self._counted = None
-        address = None if self._is_proven else self._address
-        if waits and (address is not None or self._phase is ConnectionPhase.IDLE):
-            self._front.room.waits(self, address, self._now())
-            self._counted = (address,)
+        if waits:
+            self._seat.take(now, is_idle=phase is ConnectionPhase.IDLE)
+        else:
+            self._seat.leave()
 
     def _proven(self) -> None:
-        if not self._is_proven:
-            self._is_proven = True
-            self._count(waits=self._counted is not None)
+        if not self._seat.is_known:
+            self._seat.is_known = True
+            if self._seat.is_taken:
+                self._seat.take(self._now(), is_idle=self._phase is ConnectionPhase.IDLE)
 
     def _next(self) -> None:
         """The application's turn with the next request."""
@@ -366,7 +358,7 @@ class Connection(Overdue, asyncio.Protocol):
                 self._turn()
 
     def _become_websocket(self, scope: dict[str, Any], rest: bytes) -> None:
-        self._count(waits=False)
+        self._seat.leave()
         self.deadline = _NEVER
         link = WebSocket(self._front, self._transport, scope)
         self._transport.set_protocol(link)

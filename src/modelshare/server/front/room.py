@@ -62,5 +62,35 @@ class Room(Generic[Guest]):
         return list(_first(going, needed))
 
 
+class Seat(Generic[Guest]):
+    """How one connection counts while it waits: for its address until it is known, then only while it is idle."""
+
+    def __init__(self, room: Room[Guest], guest: Guest) -> None:
+        self._room = room
+        self._guest = guest
+        self.address: str | None = None
+        """Whose limits count; None: nobody's."""
+        self.is_known = False
+        self._taken: tuple[str | None] | None = None
+        """As whose it is counted."""
+
+    @property
+    def is_taken(self) -> bool:
+        return self._taken is not None
+
+    def take(self, now: float, *, is_idle: bool) -> None:
+        """From now on it is the client's turn."""
+        self.leave()
+        address = None if self.is_known else self.address
+        if address is not None or is_idle:
+            self._room.waits(self._guest, address, now)
+            self._taken = (address,)
+
+    def leave(self) -> None:
+        if self._taken is not None:
+            self._room.leaves(self._guest, self._taken[0])
+            self._taken = None
+
+
 def _first(guests: Iterable[Guest], count: int) -> Iterator[Guest]:
     return (guest for guest, _ in zip(guests, range(max(count, 0)), strict=False))

@@ -3,12 +3,12 @@
 import uuid
 from collections.abc import Collection
 
-from sqlalchemy import Select, exists, func, or_, select
+from sqlalchemy import Select, delete, exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload, selectinload
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import capped_count, for_update, scoped_to
+from modelshare.server.db import any_tenant, capped_count, for_update, scoped_to
 from modelshare.server.registry.tables import (
     BlobRow,
     DeletedVersionRow,
@@ -54,7 +54,7 @@ async def deleted_versions(session: AsyncSession, model_id: uuid.UUID) -> set[st
 
 async def served_names(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
     """`owner/name` of models of whatever projects."""
-    statement = select(ModelRow.id, ProjectRow.slug, ModelRow.name).join(ModelRow.project)
+    statement = select(any_tenant(ModelRow).id, ProjectRow.slug, ModelRow.name).join(ModelRow.project)
     rows = await session.execute(statement.where(ModelRow.id.in_(model_ids)))
     return {model_id: f"{slug}/{name}" for model_id, slug, name in rows}
 
@@ -64,12 +64,14 @@ async def lock_model(session: AsyncSession, model_id: uuid.UUID) -> bool:
 
     All that changes a model's sharing or its endpoints takes this lock first.
     """
-    return await session.scalar(for_update(select(ModelRow).where(ModelRow.id == model_id))) is not None
+    return await session.scalar(for_update(select(any_tenant(ModelRow)).where(ModelRow.id == model_id))) is not None
 
 
 async def any_model(session: AsyncSession, model_id: uuid.UUID, *, lock: bool = False) -> ModelRow | None:
     """A model of whatever project: for the rules, which decide who may see it."""
-    statement = _whole(select(ModelRow).where(ModelRow.id == model_id)).execution_options(populate_existing=True)
+    statement = _whole(select(any_tenant(ModelRow)).where(ModelRow.id == model_id)).execution_options(
+        populate_existing=True
+    )
     return await session.scalar(for_update(statement, of=ModelRow) if lock else statement)
 
 
@@ -86,7 +88,7 @@ async def names(session: AsyncSession, project_id: str, model_ids: Collection[uu
 
 
 async def count(session: AsyncSession, limit: int) -> int:
-    return await session.scalar(capped_count(select(ModelRow.id), limit)) or 0
+    return await session.scalar(capped_count(select(any_tenant(ModelRow).id), limit)) or 0
 
 
 async def version(session: AsyncSession, version_id: uuid.UUID) -> VersionRow | None:
@@ -101,12 +103,8 @@ async def staged_upload(session: AsyncSession, version_id: uuid.UUID) -> UploadR
     """The completed session of the version whose bytes are not blobs yet, with its files."""
     holds_files = exists().where(UploadFileRow.upload_id == UploadRow.id)
     of_version = UploadRow.version_id == version_id, UploadRow.state == UploadState.COMPLETED
-    statement = select(UploadRow).where(*of_version, holds_files).options(selectinload(UploadRow.files))
+    statement = select(any_tenant(UploadRow)).where(*of_version, holds_files).options(selectinload(UploadRow.files))
     return await session.scalar(statement)
-
-
-async def versions_of(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> list[VersionRow]:
-    return list(await session.scalars(select(VersionRow).where(VersionRow.model_id.in_(model_ids))))
 
 
 async def files_with_keys(session: AsyncSession, version_id: uuid.UUID) -> list[tuple[FileRow, str]]:
@@ -118,3 +116,11 @@ async def files_with_keys(session: AsyncSession, version_id: uuid.UUID) -> list[
         .order_by(FileRow.path)
     )
     return [(row, key) for row, key in await session.execute(statement)]
+
+
+async def delete_version(session: AsyncSession, version_id: uuid.UUID | None) -> None:
+    await session.execute(delete(VersionRow).where(VersionRow.id == version_id))
+
+
+async def delete_model(session: AsyncSession, model_id: uuid.UUID) -> None:
+    await session.execute(delete(any_tenant(ModelRow)).where(ModelRow.id == model_id))

@@ -4,13 +4,13 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import delete as sql_delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.service import SYSTEM
 from modelshare.server.errors import ConflictError, NotFoundError
 from modelshare.server.http import Caller
 from modelshare.server.jobs import enqueue
+from modelshare.server.registry import queries
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.blobs.disposal import let_go_of_unused, release
 from modelshare.server.registry.latest import next_latest
@@ -45,7 +45,7 @@ async def delete_version(
             deleted = DeletedVersionRow(model_id=model.id, version=version.version, deleted_at=now)
             deleted.manifest_digest = version.manifest_digest
             session.add(deleted)
-        await session.execute(sql_delete(VersionRow).where(VersionRow.id == version.id))
+        await queries.delete_version(session, version.id)
     record(session, "model.delete_version", model, caller.actor, now, **details)
     await session.flush()
     while await let_go_of_unused(session, caller.project):

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import structlog
-from sqlalchemy import func
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from modelshare.server.background import Loop
 from modelshare.server.db import Database
-from modelshare.server.endpoints.tables import UsageRow
+from modelshare.server.endpoints import deployment_stats
 from modelshare.server.outages import outage_of
 from modelshare.server.router.snapshots import Snapshot
 
@@ -126,15 +123,8 @@ class Meter:
             del counts[key]
 
     async def _add(self, rows: list[dict[str, Any]]) -> None:
-        insert = sqlite_insert if self._database.is_sqlite else postgres_insert
-        least = func.min if self._database.is_sqlite else func.least
-        statement = insert(UsageRow).values(rows)
-        statement = statement.on_conflict_do_update(
-            index_elements=list(_Key._fields),
-            set_={name: least(getattr(UsageRow, name), _MAX) + getattr(statement.excluded, name) for name in _COUNTS},
-        )
         async with self._database.write() as session:
-            await session.execute(statement)
+            await deployment_stats.add_usage(session, rows, limit=_MAX)
 
     def _give_back(self, key: _Key, count: _Count) -> None:
         newer = self._counts.setdefault(key, count)

@@ -41,7 +41,7 @@ from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller, bearer, client_address, session_token
 from modelshare.server.ids import secret_hash
 from modelshare.server.proven import proven
-from modelshare.server.router import rules
+from modelshare.server.router import refusals
 from modelshare.server.router.admission import Admission, Gate
 from modelshare.server.router.errors import ClientGoneError, GatewayTimeoutError, MethodNotAllowedError
 from modelshare.server.router.forward import PREFIX, Forwarder
@@ -78,9 +78,9 @@ class Router:
         self._keys = parts.keys
         self._database = parts.database
         self._sessions = parts.sessions
-        self._running_keys = InFlight[KeyUse](parts.keys.revoked_among, rules.key_over)
-        self._running_sessions = InFlight[SessionUse](parts.sessions.revoked_among, rules.session_over)
-        self._running_endpoints = InFlight[uuid.UUID](self._recalled, rules.recalled)
+        self._running_keys = InFlight[KeyUse](parts.keys.revoked_among, refusals.key_over)
+        self._running_sessions = InFlight[SessionUse](parts.sessions.revoked_among, refusals.session_over)
+        self._running_endpoints = InFlight[uuid.UUID](self._recalled, refusals.recalled)
         parts.database.subscribe(KEYS_TOPIC, lambda _: self._running_keys.check())
         parts.database.subscribe(PEOPLE_TOPIC, lambda _: self._running_sessions.check())
         self._clock = parts.clock
@@ -324,12 +324,12 @@ def _answering(ask: _Ask, endpoint: Snapshot | None, now: float) -> Snapshot:
     if ask.method != method:
         raise MethodNotAllowedError(f"{ask.method} is not possible here. Use {method}.", method)
     if endpoint.ends_at is not None and now >= endpoint.ends_at:
-        raise rules.recalled()
+        raise refusals.recalled()
     if not endpoint.targets:
-        raise rules.unavailable(endpoint.status, endpoint.reason, endpoint.progress)
+        raise refusals.unavailable(endpoint.status, endpoint.reason, endpoint.progress)
     served = frozenset[str]().union(*(target.routes for target in endpoint.targets))
     if not ask.reads_models and ask.route not in served:
-        raise rules.not_served(ask.route, served)
+        raise refusals.not_served(ask.route, served)
     return endpoint
 
 
@@ -339,7 +339,7 @@ def _asked(route: str, body: bytes, tier: Tier) -> InferenceRequest:
         asked = read(route, body)
     except BadInferenceRequestError as error:
         raise InvalidRequestError(str(error), param=error.param) from error
-    rules.check_size(asked, tier)
+    refusals.check_size(asked, tier)
     return asked
 
 

@@ -7,10 +7,8 @@ import uuid
 from collections.abc import Collection
 from typing import Final
 
-from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.db import upsert
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import queries
@@ -39,15 +37,12 @@ async def keep(session: AsyncSession, model: ModelRow, project_ids: Collection[s
     }
     ordered = sorted(project_ids)
     for start in range(0, len(ordered), _AT_ONCE):
-        some = ordered[start : start + _AT_ONCE]
-        rows = [{"model_id": model.id, "project_id": project_id, **now} for project_id in some]
-        statement = upsert(session, LastShownRow).values(rows)
-        await session.execute(statement.on_conflict_do_update(index_elements=["model_id", "project_id"], set_=now))
+        await queries.keep_last_shown(session, model.id, ordered[start : start + _AT_ONCE], **now)
 
 
 async def forget(session: AsyncSession, model_id: uuid.UUID) -> None:
     """Everybody sees the model: nothing that was kept counts any more."""
-    await session.execute(delete(LastShownRow).where(LastShownRow.model_id == model_id))
+    await queries.forget_last_shown(session, model_id)
 
 
 async def of(session: AsyncSession, model: ModelRow, project_ids: Collection[str]) -> dict[str, LastShown | None]:

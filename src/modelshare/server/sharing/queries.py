@@ -3,13 +3,14 @@
 import uuid
 from collections.abc import Collection
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
-from modelshare.server.db import capped_count
+from modelshare.server.db import any_tenant, capped_count, upsert
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing.search.cards import CatalogCard, select_cards
+from modelshare.server.sharing.search.cards import CatalogCard
+from modelshare.server.sharing.search.queries import select_cards
 from modelshare.server.sharing.tables import EVERYBODY, ClaimLinkRow, LastShownRow, RecallRow, ShareProjectRow, ShareRow
 
 
@@ -22,7 +23,7 @@ async def share_and_recall(session: AsyncSession, model_id: uuid.UUID) -> tuple[
     """Both in one look, as they are now. Ask under the model's lock when one is to be changed."""
     statement = (
         select(ShareRow, RecallRow)
-        .select_from(ModelRow)
+        .select_from(any_tenant(ModelRow))
         .outerjoin(ShareRow, ShareRow.model_id == ModelRow.id)
         .outerjoin(RecallRow, RecallRow.model_id == ModelRow.id)
         .where(ModelRow.id == model_id)
@@ -63,13 +64,13 @@ async def overdue_recalls(session: AsyncSession, now: int) -> list[uuid.UUID]:
 
 async def is_shown_to(session: AsyncSession, model_id: uuid.UUID, project_id: str) -> bool:
     """Whether a targeted share names the project."""
-    return await session.get(ShareProjectRow, (model_id, project_id)) is not None
+    return await session.get(any_tenant(ShareProjectRow), (model_id, project_id)) is not None
 
 
 async def shown_to(session: AsyncSession, model_id: uuid.UUID) -> list[ShareProjectRow]:
     """With their projects, those first that see it longest."""
     statement = (
-        select(ShareProjectRow)
+        select(any_tenant(ShareProjectRow))
         .where(ShareProjectRow.model_id == model_id)
         .options(joinedload(ShareProjectRow.project))
         .order_by(ShareProjectRow.added_at, ShareProjectRow.project_id)
@@ -79,7 +80,7 @@ async def shown_to(session: AsyncSession, model_id: uuid.UUID) -> list[ShareProj
 
 async def invited(session: AsyncSession, model_id: uuid.UUID, project_ids: Collection[str]) -> set[str]:
     """Those of the projects that a targeted share names."""
-    statement = select(ShareProjectRow.project_id).where(ShareProjectRow.model_id == model_id)
+    statement = select(any_tenant(ShareProjectRow).project_id).where(ShareProjectRow.model_id == model_id)
     return set(await session.scalars(statement.where(ShareProjectRow.project_id.in_(project_ids))))
 
 
@@ -109,3 +110,15 @@ async def link_by_hash(session: AsyncSession, token_hash: str) -> ClaimLinkRow |
     """As it is now, whatever the session read before."""
     statement = select(ClaimLinkRow).where(ClaimLinkRow.hash == token_hash)
     return await session.scalar(statement.execution_options(populate_existing=True))
+
+
+async def keep_last_shown(
+    session: AsyncSession, model_id: uuid.UUID, project_ids: Collection[str], **shown: object
+) -> None:
+    rows = [{"model_id": model_id, "project_id": project_id, **shown} for project_id in project_ids]
+    statement = upsert(session, LastShownRow).values(rows)
+    await session.execute(statement.on_conflict_do_update(index_elements=["model_id", "project_id"], set_=shown))
+
+
+async def forget_last_shown(session: AsyncSession, model_id: uuid.UUID) -> None:
+    await session.execute(delete(any_tenant(LastShownRow)).where(LastShownRow.model_id == model_id))

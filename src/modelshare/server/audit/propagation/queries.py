@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.tables import AuditRow, ConfirmationRow, ProcessRow
-from modelshare.server.db import now_ms, upsert
+from modelshare.server.db import any_tenant, now_ms, upsert
 
 _BATCH = 1000
 """Ids of one statement, below the databases' limit of variables."""
@@ -33,7 +33,9 @@ async def answers(session: AsyncSession, audit_ids: Collection[uuid.UUID]) -> di
     if not audit_ids:
         return {}
     given = select(ConfirmationRow.audit_id, ConfirmationRow.process, ConfirmationRow.at_ms)
-    owing = select(AuditRow.id, ProcessRow.name, null()).join(ProcessRow, _owes(ProcessRow.name, ProcessRow.started_ms))
+    owing = select(any_tenant(AuditRow).id, ProcessRow.name, null()).join(
+        ProcessRow, _owes(ProcessRow.name, ProcessRow.started_ms)
+    )
     statement: CompoundSelect[uuid.UUID, str, int | None] = union_all(
         given.where(ConfirmationRow.audit_id.in_(audit_ids)), owing.where(AuditRow.id.in_(audit_ids))
     )
@@ -51,7 +53,7 @@ async def owed(
     now = now_ms(session)
     return (
         await session.scalars(
-            select(AuditRow.id).where(
+            select(any_tenant(AuditRow).id).where(
                 AuditRow.changed_ms >= now - since_ms,
                 AuditRow.changed_ms <= now - overdue_ms,
                 _owes(literal(process), literal(started_ms)),
@@ -65,7 +67,7 @@ async def confirm(session: AsyncSession, process: str, audit_ids: Collection[uui
     names, ids = ["audit_id", "process", "at_ms"], list(audit_ids)
     for offset in range(0, len(ids), _BATCH):
         these = AuditRow.id.in_(ids[offset : offset + _BATCH])
-        heard = select(AuditRow.id, literal(process), now_ms(session)).where(these)
+        heard = select(any_tenant(AuditRow).id, literal(process), now_ms(session)).where(these)
         await session.execute(upsert(session, ConfirmationRow).from_select(names, heard).on_conflict_do_nothing())
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.orm import load_only
 
 from modelshare.server.audit.tables import OutboxRow
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
-from modelshare.server.db import capped_count, for_update, scoped_to, skip_locked
+from modelshare.server.db import any_tenant, capped_count, for_update, scoped_to, skip_locked
 from modelshare.wire.webhooks import DeliveryState
 
 
@@ -28,7 +28,7 @@ async def webhook(
 
 async def lock_webhook(session: AsyncSession, webhook_id: uuid.UUID) -> WebhookRow | None:
     """Of any project, for the platform's own work."""
-    return await session.scalar(for_update(select(WebhookRow).where(WebhookRow.id == webhook_id)))
+    return await session.scalar(for_update(select(any_tenant(WebhookRow)).where(WebhookRow.id == webhook_id)))
 
 
 async def count_alone(session: AsyncSession, project_id: str) -> int:
@@ -45,25 +45,25 @@ async def lock_active(session: AsyncSession, project_ids: Collection[str]) -> li
 
 
 async def has_events(session: AsyncSession) -> bool:
-    return await session.scalar(select(OutboxRow.id).limit(1)) is not None
+    return await session.scalar(select(any_tenant(OutboxRow).id).limit(1)) is not None
 
 
 async def count_events(session: AsyncSession, limit: int) -> int:
-    return await session.scalar(capped_count(select(OutboxRow.id), limit)) or 0
+    return await session.scalar(capped_count(select(any_tenant(OutboxRow).id), limit)) or 0
 
 
 async def count_failing(session: AsyncSession, limit: int) -> int:
-    failing = select(WebhookRow.id).where(WebhookRow.is_active, WebhookRow.failures > 0)
+    failing = select(any_tenant(WebhookRow).id).where(WebhookRow.is_active, WebhookRow.failures > 0)
     return await session.scalar(capped_count(failing, limit)) or 0
 
 
 async def take_events(session: AsyncSession, limit: int) -> list[OutboxRow]:
     """The oldest events that no other process is taking."""
-    return list(await session.scalars(skip_locked(select(OutboxRow).order_by(OutboxRow.id).limit(limit))))
+    return list(await session.scalars(skip_locked(select(any_tenant(OutboxRow)).order_by(OutboxRow.id).limit(limit))))
 
 
 async def delete_events(session: AsyncSession, ids: Collection[uuid.UUID]) -> None:
-    await session.execute(delete(OutboxRow).where(OutboxRow.id.in_(ids)))
+    await session.execute(delete(any_tenant(OutboxRow)).where(OutboxRow.id.in_(ids)))
 
 
 async def deliveries(

@@ -4,14 +4,13 @@ import uuid
 from collections.abc import Collection, Iterable
 
 import structlog
-from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.http import Platform
 from modelshare.server.jobs import Lease, enqueue
 from modelshare.server.registry.blobs import queries
 from modelshare.server.registry.blobs.staging import prefix
-from modelshare.server.registry.tables import GarbageRow, UploadFileRow, UploadRow
+from modelshare.server.registry.tables import GarbageRow, UploadRow
 from modelshare.server.storage.base import BlobStore
 from modelshare.server.storage_errors import StorageError
 from modelshare.wire.uploads import UploadState
@@ -46,10 +45,7 @@ async def let_go_of_unused(session: AsyncSession, project_id: str) -> int:
 
 async def discard_staged(session: AsyncSession, upload: UploadRow, *, now: int) -> None:
     """Lets go of what a session brought, unless that has become blobs, and of the blobs that it reused."""
-    there = await session.scalars(
-        delete(UploadFileRow).where(UploadFileRow.upload_id == upload.id).returning(UploadFileRow.n)
-    )
-    found = there.first() is not None
+    found = await queries.delete_staged_files(session, upload.id)
     await discard(session, upload.project_id, [prefix(upload.project_id, upload.id)] if found else [], now=now)
 
 
@@ -84,7 +80,7 @@ async def collect(platform: Platform, lease: Lease) -> None:
                 log.warning("cannot delete from the storage", key=row.key, error=str(error))
                 failed = error
         async with platform.database.write() as session:
-            await session.execute(delete(GarbageRow).where(GarbageRow.id.in_(gone)))
+            await queries.delete_garbage(session, gone)
         after = rows[-1].id
     if failed is not None:
         raise failed

@@ -5,12 +5,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, exists, func, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import for_update, scoped_to
+from modelshare.server.db import any_tenant, for_update, scoped_to
 from modelshare.server.jobs import JobRow
 from modelshare.server.registry.tables import BlobRow, FileRow, GarbageRow, UploadFileRow, UploadRow
 
@@ -56,7 +56,7 @@ async def prove(session: AsyncSession, project_id: str, digests: Iterable[str], 
     """Notes that these blobs were read at this time, and have these digests."""
     for batch in _batches(sorted(set(digests))):
         this = BlobRow.project_id == project_id, BlobRow.sha256.in_(batch)
-        await session.execute(update(BlobRow).where(*this).values(proven_at=at))
+        await session.execute(update(any_tenant(BlobRow)).where(*this).values(proven_at=at))
 
 
 async def stored_sizes(session: AsyncSession, project_id: str, sizes: Iterable[int]) -> set[int]:
@@ -100,7 +100,7 @@ async def staged_bytes_of(session: AsyncSession, version_id: uuid.UUID) -> int:
 
 
 async def sessions_of(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[UploadRow]:
-    return list(await session.scalars(select(UploadRow).where(UploadRow.version_id.in_(version_ids))))
+    return list(await session.scalars(select(any_tenant(UploadRow)).where(UploadRow.version_id.in_(version_ids))))
 
 
 async def garbage(session: AsyncSession, project_id: str, limit: int, *, after: uuid.UUID) -> list[GarbageRow]:
@@ -112,7 +112,7 @@ async def garbage(session: AsyncSession, project_id: str, limit: int, *, after: 
 async def projects_with_garbage(session: AsyncSession, job: str) -> list[str]:
     """Projects whose garbage no `job` is about to collect, in the order in which their jobs are written."""
     pending = exists().where(JobRow.kind == job, JobRow.subject == GarbageRow.project_id)
-    statement = select(GarbageRow.project_id).where(~pending).distinct()
+    statement = select(any_tenant(GarbageRow).project_id).where(~pending).distinct()
     return list(await session.scalars(statement.order_by(GarbageRow.project_id)))
 
 
@@ -129,3 +129,13 @@ def _batches(values: Sequence[Value]) -> Iterator[list[Value]]:
     rest = iter(values)
     while batch := list(islice(rest, _MAX_PARAMETERS)):
         yield batch
+
+
+async def delete_staged_files(session: AsyncSession, upload_id: uuid.UUID) -> bool:
+    """Forgets what a session brought; whether that was anything."""
+    there = delete(UploadFileRow).where(UploadFileRow.upload_id == upload_id).returning(UploadFileRow.n)
+    return (await session.scalars(there)).first() is not None
+
+
+async def delete_garbage(session: AsyncSession, ids: Collection[uuid.UUID]) -> None:
+    await session.execute(delete(any_tenant(GarbageRow)).where(GarbageRow.id.in_(ids)))

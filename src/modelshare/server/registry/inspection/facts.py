@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -87,13 +87,9 @@ class Facts:
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON without floats, lists for tuples; `from_dict` reverses it."""
+        """JSON without floats, lists for tuples."""
         fields: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return fields
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        return msgspec.convert(fields, cls)
 
     def for_manifest(self) -> dict[str, Any]:
         """The part that never changes: without prose, which its owner may edit, and without the licence, which the

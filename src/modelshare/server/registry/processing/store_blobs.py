@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts.service import quota_of
@@ -194,7 +193,7 @@ async def _store(
             )
             for file in files
         )
-        await session.execute(delete(UploadFileRow).where(UploadFileRow.upload_id == upload.id))
+        await blobs.delete_staged_files(session, upload.id)
         if needless:
             await disposal.discard(session, job.project_id, needless, now=now)
 

@@ -3,7 +3,6 @@
 import uuid
 
 import structlog
-from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.service import SYSTEM
@@ -13,7 +12,7 @@ from modelshare.server.outages import is_database_away
 from modelshare.server.registry import queries as models
 from modelshare.server.registry.blobs import disposal
 from modelshare.server.registry.blobs import queries as blobs
-from modelshare.server.registry.tables import ModelRow, UploadRow, VersionRow
+from modelshare.server.registry.tables import UploadRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.progress import view
 from modelshare.server.registry.uploads.service import find, record
@@ -85,6 +84,6 @@ async def _drop(session: AsyncSession, row: UploadRow, now: int) -> None:
     await disposal.discard_staged(session, row, now=now)
     version_id, row.version_id = row.version_id, None
     await session.flush()
-    await session.execute(delete(VersionRow).where(VersionRow.id == version_id))
+    await models.delete_version(session, version_id)
     if not await queries.has_versions(session, row.model_id):
-        await session.execute(delete(ModelRow).where(ModelRow.id == row.model_id))
+        await models.delete_model(session, row.model_id)

@@ -7,7 +7,7 @@ from sqlalchemy import Select, bindparam, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
-from modelshare.server.db import capped_count, for_update, scoped_to
+from modelshare.server.db import any_tenant, capped_count, for_update, scoped_to
 from modelshare.server.registry.tables import ModelRow, UploadFileRow, UploadRow, VersionRow, key_of
 from modelshare.wire.uploads import UploadState
 
@@ -26,7 +26,7 @@ async def upload_and_file(
 
 
 async def lock_upload(session: AsyncSession, upload_id: uuid.UUID) -> UploadRow:
-    return (await session.scalars(for_update(select(UploadRow).where(UploadRow.id == upload_id)))).one()
+    return (await session.scalars(for_update(select(any_tenant(UploadRow)).where(UploadRow.id == upload_id)))).one()
 
 
 async def uploads(
@@ -50,7 +50,7 @@ async def uploads(
 
 async def open_uploads_of(session: AsyncSession, model_id: uuid.UUID) -> list[UploadRow]:
     """Newest first."""
-    statement = select(UploadRow).where(UploadRow.model_id == model_id, UploadRow.state == UploadState.OPEN)
+    statement = select(any_tenant(UploadRow)).where(UploadRow.model_id == model_id, UploadRow.state == UploadState.OPEN)
     return list(await session.scalars(_with_files(statement).order_by(UploadRow.id.desc())))
 
 
@@ -62,7 +62,7 @@ async def count_open(session: AsyncSession, project_id: str, limit: int) -> int:
 
 async def expired(session: AsyncSession, now: int, limit: int, *, after: uuid.UUID) -> list[UploadRow]:
     """Open sessions of all projects whose time is over, by id."""
-    statement = select(UploadRow).where(UploadRow.state == UploadState.OPEN, UploadRow.expires_at <= now)
+    statement = select(any_tenant(UploadRow)).where(UploadRow.state == UploadState.OPEN, UploadRow.expires_at <= now)
     return list(await session.scalars(statement.where(UploadRow.id > after).order_by(UploadRow.id).limit(limit)))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,6 +15,7 @@ from modelshare.server.db import is_unique_violation
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Paging, Platform
 from modelshare.server.ids import new_id, parse_uuid
+from modelshare.server.registry import queries as models
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.archive import kind_of
 from modelshare.server.registry.blobs import queries as blobs
@@ -220,7 +220,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: UploadPlan) ->
     session.add(model)
     if plan.replaces is not None:
         await release(session, caller.project, [plan.replaces.id], now=now)
-        await session.execute(delete(VersionRow).where(VersionRow.id == plan.replaces.id))
+        await models.delete_version(session, plan.replaces.id)
     try:
         await session.flush()
     except IntegrityError as error:  # another model got the name at this moment

@@ -1,11 +1,8 @@
 """What lists show of a shared model, read past the object mapper: a page has many, and nobody changes them."""
 
 import uuid
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import Select, and_, select
-
-from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.tables import ShareRow
 
@@ -35,27 +32,6 @@ class CatalogCard(NamedTuple):
     deployment_count: int
     featured: bool
     shared_at: int
-
-
-_COLUMNS = (
-    *(ModelRow.id, ModelRow.name, ModelRow.display_name, ModelRow.description, ModelRow.tags, ModelRow.license),
-    *(ProjectRow.slug, ProjectRow.name),
-    *(VersionRow.architecture, VersionRow.family, VersionRow.format, VersionRow.parameters),
-    *(VersionRow.context_length, VersionRow.quantization, VersionRow.task, VersionRow.size_bytes, VersionRow.version),
-    *(ShareRow.audience, ShareRow.role, ShareRow.deployment_count, ShareRow.featured, ShareRow.shared_at),
-)
-"""In the order of a card's fields."""
-
-
-def select_cards(*more: Any) -> Select[*tuple[Any, ...]]:
-    """A card's columns, then `more`, of all shared models that have a version to show."""
-    return (
-        select(*_COLUMNS, *more)
-        .select_from(ShareRow)
-        .join(ModelRow, ModelRow.id == ShareRow.model_id)
-        .join(VersionRow, and_(VersionRow.model_id == ModelRow.id, VersionRow.is_latest))
-        .join(ProjectRow, ProjectRow.id == ModelRow.project_id)
-    )
 
 
 def card_of(share: ShareRow, model: ModelRow, version: VersionRow) -> CatalogCard:

@@ -4,45 +4,15 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, and_, select
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import Database, upsert
+from modelshare.server.db import Database
 from modelshare.server.registry.service import MODELS_TOPIC, USAGE_TOPIC
-from modelshare.server.registry.tables import ModelRow, VersionRow
-from modelshare.server.sharing.search.tables import CatalogEntryRow
+from modelshare.server.sharing.search import queries
 from modelshare.server.sharing.search.terms import CatalogFacts, terms_of
-from modelshare.server.sharing.tables import ShareProjectRow, ShareRow
 from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.sharing import Audience
-
-SOURCE = (
-    select(
-        ModelRow.id.label("model_id"),
-        ModelRow.project_id,
-        ProjectRow.slug.label("owner"),
-        ModelRow.name,
-        ModelRow.display_name,
-        ModelRow.description,
-        ModelRow.tags,
-        ModelRow.license,
-        ShareRow.audience,
-        ShareRow.role,
-        ShareRow.deployment_count,
-        VersionRow.version,
-        VersionRow.format,
-        VersionRow.architecture,
-        VersionRow.family,
-        VersionRow.parameters,
-        VersionRow.context_length,
-    )
-    .select_from(ShareRow)
-    .join(ModelRow, ModelRow.id == ShareRow.model_id)
-    .join(ProjectRow, ProjectRow.id == ModelRow.project_id)
-    .outerjoin(VersionRow, and_(VersionRow.model_id == ModelRow.id, VersionRow.is_latest))
-)
-"""What entries are made of."""
 
 
 def follow_changes(database: Database) -> None:
@@ -60,18 +30,11 @@ async def index(session: AsyncSession, model_id: uuid.UUID) -> None:
 
     What is not shared has none: the entry goes with the share.
     """
-    source = (await session.execute(SOURCE.where(ShareRow.model_id == model_id))).one_or_none()
+    source = await queries.entry_source(session, model_id)
     if source is None:
         return
-    shown_to = await shown_to_projects(session, model_id) if source.audience == Audience.TARGETED else ()
-    values = entry_of(source, shown_to)
-    statement = upsert(session, CatalogEntryRow).values(model_id=model_id, **values)
-    await session.execute(statement.on_conflict_do_update(index_elements=[CatalogEntryRow.model_id], set_=values))
-
-
-async def shown_to_projects(session: AsyncSession, model_id: uuid.UUID) -> Sequence[str]:
-    statement = select(ShareProjectRow.project_id).where(ShareProjectRow.model_id == model_id)
-    return (await session.scalars(statement.order_by(ShareProjectRow.project_id))).all()
+    shown_to = await queries.shown_to_projects(session, model_id) if source.audience == Audience.TARGETED else ()
+    await queries.write_entry(session, model_id, entry_of(source, shown_to))
 
 
 def entry_of(source: Row[*tuple[Any, ...]], shown_to: Sequence[str]) -> dict[str, str | int | bool | None]:

@@ -20,18 +20,55 @@ from sqlalchemy import (
     table,
     text,
     tuple_,
+    update,
 )
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload, selectinload
 
+from modelshare.server.accounts.tables import ProjectRow
+from modelshare.server.db import any_tenant, skip_locked, upsert
 from modelshare.server.registry.tables import ModelRow, VersionRow
-from modelshare.server.sharing.search.cards import CatalogCard, select_cards
+from modelshare.server.sharing.search.cards import CatalogCard
 from modelshare.server.sharing.search.ranges import Range
 from modelshare.server.sharing.search.tables import CatalogEntryRow, CatalogWordRow
 from modelshare.server.sharing.search.terms import IS_PUBLIC, IS_TARGETED, Condition, Filters, Sort, Term
-from modelshare.server.sharing.tables import ShareRow
+from modelshare.server.sharing.tables import ShareProjectRow, ShareRow
 
+_CARD_COLUMNS = (
+    *(ModelRow.id, ModelRow.name, ModelRow.display_name, ModelRow.description, ModelRow.tags, ModelRow.license),
+    *(ProjectRow.slug, ProjectRow.name),
+    *(VersionRow.architecture, VersionRow.family, VersionRow.format, VersionRow.parameters),
+    *(VersionRow.context_length, VersionRow.quantization, VersionRow.task, VersionRow.size_bytes, VersionRow.version),
+    *(ShareRow.audience, ShareRow.role, ShareRow.deployment_count, ShareRow.featured, ShareRow.shared_at),
+)
+"""In the order of a card's fields."""
+SOURCE = (
+    select(
+        ModelRow.id.label("model_id"),
+        ModelRow.project_id,
+        ProjectRow.slug.label("owner"),
+        ModelRow.name,
+        ModelRow.display_name,
+        ModelRow.description,
+        ModelRow.tags,
+        ModelRow.license,
+        ShareRow.audience,
+        ShareRow.role,
+        ShareRow.deployment_count,
+        VersionRow.version,
+        VersionRow.format,
+        VersionRow.architecture,
+        VersionRow.family,
+        VersionRow.parameters,
+        VersionRow.context_length,
+    )
+    .select_from(ShareRow)
+    .join(ModelRow, ModelRow.id == ShareRow.model_id)
+    .join(ProjectRow, ProjectRow.id == ModelRow.project_id)
+    .outerjoin(VersionRow, and_(VersionRow.model_id == ModelRow.id, VersionRow.is_latest))
+)
+"""What entries are made of."""
 AnyRow = Row[*tuple[Any, ...]]
 AnySelect = Select[*tuple[Any, ...]]
 Entry = tuple[ShareRow, ModelRow, VersionRow]
@@ -197,7 +234,7 @@ async def cards(session: AsyncSession, ids: Sequence[int]) -> list[CatalogCard]:
 async def entry(session: AsyncSession, visible: Sequence[Condition], model_id: uuid.UUID) -> Entry | None:
     """One model of the catalog with all its versions."""
     statement = (
-        select(ShareRow, ModelRow, VersionRow)
+        select(ShareRow, any_tenant(ModelRow), VersionRow)
         .join(CatalogEntryRow, CatalogEntryRow.model_id == ShareRow.model_id)
         .join(ModelRow, ModelRow.id == ShareRow.model_id)
         .join(VersionRow, and_(VersionRow.model_id == ModelRow.id, VersionRow.is_latest))
@@ -277,3 +314,42 @@ def _bounds(number: Any, wanted: Range) -> list[ColumnElement[bool]]:
 
 def _is_sqlite(session: AsyncSession) -> bool:
     return session.get_bind().dialect.name == "sqlite"
+
+
+def select_cards(*more: Any) -> Select[*tuple[Any, ...]]:
+    """A card's columns, then `more`, of all shared models that have a version to show."""
+    return (
+        select(*_CARD_COLUMNS, *more)
+        .select_from(ShareRow)
+        .join(ModelRow, ModelRow.id == ShareRow.model_id)
+        .join(VersionRow, and_(VersionRow.model_id == ModelRow.id, VersionRow.is_latest))
+        .join(ProjectRow, ProjectRow.id == ModelRow.project_id)
+    )
+
+
+async def entry_source(session: AsyncSession, model_id: uuid.UUID) -> AnyRow | None:
+    return (await session.execute(SOURCE.where(ShareRow.model_id == model_id))).one_or_none()
+
+
+async def shown_to_projects(session: AsyncSession, model_id: uuid.UUID) -> Sequence[str]:
+    statement = select(any_tenant(ShareProjectRow).project_id).where(ShareProjectRow.model_id == model_id)
+    return (await session.scalars(statement.order_by(ShareProjectRow.project_id))).all()
+
+
+async def write_entry(session: AsyncSession, model_id: uuid.UUID, values: dict[str, str | int | bool | None]) -> None:
+    statement = upsert(session, CatalogEntryRow).values(model_id=model_id, **values)
+    await session.execute(statement.on_conflict_do_update(index_elements=[CatalogEntryRow.model_id], set_=values))
+
+
+async def unlearned(session: AsyncSession, after: int, limit: int) -> Sequence[CatalogEntryRow]:
+    """Entries whose words are not learned yet, without those that somebody is changing."""
+    statement = select(CatalogEntryRow).where(CatalogEntryRow.is_learned.is_(False), CatalogEntryRow.id > after)
+    return (await session.scalars(skip_locked(statement.order_by(CatalogEntryRow.id).limit(limit)))).all()
+
+
+async def add_words(session: AsyncSession, rows: list[dict[str, str]]) -> None:
+    await session.execute(upsert(session, CatalogWordRow).on_conflict_do_nothing(), rows)
+
+
+async def mark_learned(session: AsyncSession, ids: Collection[int]) -> None:
+    await session.execute(update(CatalogEntryRow).where(CatalogEntryRow.id.in_(ids)).values(is_learned=True))

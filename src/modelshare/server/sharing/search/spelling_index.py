@@ -5,13 +5,12 @@ something by it.
 """
 
 import structlog
-from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.db import Database, skip_locked, upsert
+from modelshare.server.db import Database
 from modelshare.server.outages import outage_of
+from modelshare.server.sharing.search import queries
 from modelshare.server.sharing.search.spelling import can_be_corrected, forms
-from modelshare.server.sharing.search.tables import CatalogEntryRow, CatalogWordRow
 from modelshare.server.sharing.search.terms import is_public, words_in
 
 log = structlog.get_logger()
@@ -41,8 +40,7 @@ async def learn(database: Database) -> None:
 
 async def _learn_some(session: AsyncSession, after: int, at_once: int, taken: list[int]) -> bool:
     """Whether there may be more. `taken` hears which entries these are."""
-    statement = select(CatalogEntryRow).where(CatalogEntryRow.is_learned.is_(False), CatalogEntryRow.id > after)
-    entries = (await session.scalars(skip_locked(statement.order_by(CatalogEntryRow.id).limit(at_once)))).all()
+    entries = await queries.unlearned(session, after, at_once)
     taken.extend(entry.id for entry in entries)
     if not entries:
         return False
@@ -53,7 +51,6 @@ async def _learn_some(session: AsyncSession, after: int, at_once: int, taken: li
         for form, word in sorted((form, word) for word in filter(can_be_corrected, words) for form in forms(word))
     ]
     if rows:
-        await session.execute(upsert(session, CatalogWordRow).on_conflict_do_nothing(), rows)
-    ids = [entry.id for entry in entries]
-    await session.execute(update(CatalogEntryRow).where(CatalogEntryRow.id.in_(ids)).values(is_learned=True))
+        await queries.add_words(session, rows)
+    await queries.mark_learned(session, taken)
     return len(entries) == at_once

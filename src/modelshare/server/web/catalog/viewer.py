@@ -35,12 +35,12 @@ async def onlooker(
     """Somebody who is not signed in sees what the public sees, whatever the URL says."""
     if page.visitor.person is None:
         return PageViewer()
+    caller = await member(page.request, project) if project else None  # asks the database by itself: before the session does
     found = {
         each.slug: f"{each.name} ({each.slug})" for each in await members.memberships(page.session, page.visitor.person)
     }
-    if not project:
+    if caller is None:
         return PageViewer(projects=tuple(found.items()))
-    caller = await member(page.request, project)
     slug = caller.project_slug or project
     found.setdefault(slug, slug)  # who runs the platform may look as any
     return PageViewer(sharing.viewer_of(caller), caller, tuple(found.items()))

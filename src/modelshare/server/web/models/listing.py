@@ -1,5 +1,6 @@
 """The project's models, live, and uploading from the browser."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -44,7 +45,9 @@ async def new_model(page: ModelsPage) -> Response:
 
 @router.get("/{model_id}/new-version")  # noqa: FAST003 - ModelPage takes the id
 async def new_version(page: ModelPage) -> Response:
-    return await _upload_page(page, await page.model())
+    async with page.platform.database.read() as session:  # closed before uploads are asked for, which asks the storage
+        model = await replace(page, session=session).model()
+    return await _upload_page(page, model)
 
 
 @router.post("/uploads/{upload_id}/cancel")

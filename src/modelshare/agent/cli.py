@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from modelshare.agent.main import run
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
-from modelshare.cli.serve import optional_module
 from modelshare.client import config
 
 app = typer.Typer(add_completion=False)
@@ -65,7 +65,7 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
         raise CommandError(f"--external-url is of --engine external; you said --engine {engine}.", ExitCode.USAGE)
     if join_key and join_key_file:
         raise CommandError(f"The join key is given twice, in {JOIN_KEY} and in a file: give one.", ExitCode.USAGE)
-    code = optional_module("modelshare.agent.main", extra="agent").run(
+    code = run(
         url=config.load(os.environ, url=url).url,
         join_key=join_key or (_read(join_key_file) if join_key_file else None),
         data_dir=data_dir,

@@ -1,4 +1,4 @@
-"""Errors that say why an endpoint does not answer. Pure."""
+"""Errors that say why an endpoint does not answer."""
 
 from collections.abc import Collection
 from typing import Final

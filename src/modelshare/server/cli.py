@@ -1,0 +1,71 @@
+"""`modelshare serve` and `modelshare demo`."""
+
+import gc
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelshare.cli.app import load_part
+from modelshare.cli.output import Json, print_json, print_record, say
+from modelshare.server import serve as server
+from modelshare.server.admin_cli import DataDir, load_settings, settings_errors
+
+serve = typer.Typer(add_completion=False)
+demo = typer.Typer(add_completion=False)
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if not set.")]
+Port = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for a free one; 8000 if not set.")
+]
+
+
+@serve.command("serve")
+def _serve(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Add two projects and a tiny model to try it out.")] = False,
+    json: Json = False,
+) -> None:
+    """Run the platform: API, pages and router in one process.
+
+    Settings come from modelshare.toml and MODELSHARE_*; these options win.
+
+    An empty data folder gets a database, a platform key and a first project, whose keys are printed once.
+    """
+    _run(host=host, port=port, data_dir=data_dir, demo=demo, json=json)
+
+
+@demo.command("demo")
+def _demo(host: Host = None, port: Port = None, data_dir: DataDir = None, json: Json = False) -> None:
+    """Run the platform with two projects and a tiny model to try it out: the same as `modelshare serve --demo`."""
+    _run(host=host, port=port, data_dir=data_dir, demo=True, json=json)
+
+
+def _run(*, host: str | None, port: int | None, data_dir: Path | None, demo: bool, json: bool) -> None:
+    """Serves until it is stopped; None leaves a setting to the file and the environment."""
+    settings = load_settings(host=host, port=port, data_dir=data_dir)
+    greet: server.Started = partial(_greet, json=json)
+    if demo:
+        start_demo = load_part("modelshare.parts", "demo")
+        greet = partial(start_demo, greet=greet, folder=settings.data_dir / "demo", say=say)
+    gc.disable()  # what is made until the platform answers stays: going through it again and again takes a tenth of it
+    with settings_errors():
+        server.run(settings, greet)
+
+
+async def _greet(url: str, first: server.FirstRun | None, *, json: bool) -> None:
+    """What is printed once the platform answers; `first` holds the keys of an empty platform, this once."""
+    keys = {} if first is None else asdict(first)
+    if json:
+        print_json({"url": url, **keys})
+        return
+    say(f"modelshare answers at {url}; its API is described at {url}/docs. Ctrl-C ends it.")
+    if first is not None:
+        say("\nThe platform is new. These keys are shown this once, so keep them:\n")
+        print_record((name.replace("_", " "), key) for name, key in keys.items())
+        say(f"\nNext: open {url}/sign-up in a browser (whoever signs up first becomes the platform's admin),")
+        say(f"or: modelshare login --url {url}   (with the project key), then modelshare push PATH")

@@ -1,0 +1,153 @@
+"""How long a connection may take, how many there may be, and how they end."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from urllib.parse import urlsplit
+
+import pytest
+
+from modelshare.server.settings import Settings
+from raw_http import GET, App, Client, connected
+from served import fronted
+
+pytestmark = pytest.mark.anyio
+
+
+SOON = {"head_seconds": 0.3, "idle_seconds": 0.3, "stalled_seconds": 0.3}
+PATIENT = {"head_seconds": 60, "idle_seconds": 60, "stalled_seconds": 60, "per_address": 2}
+
+
+@pytest.mark.parametrize("limits", [SOON], indirect=True)
+async def test_silence(url: str, client: Client) -> None:
+    await client.is_closed()
+    async with connected(url) as second:
+        await second.is_open()
+        await second.is_closed()
+
+
+@pytest.mark.parametrize("limits", [SOON], indirect=True)
+async def test_a_head_that_trickles_in(client: Client) -> None:
+    async def trickle() -> None:
+        for byte in GET[:-2] + b"A: b\r\n" * 1000:
+            client.writer.write(bytes([byte]))
+            await asyncio.sleep(0.05)
+
+    trickling = asyncio.create_task(trickle())
+    (await client.answer()).is_problem(408, "headers")
+    trickling.cancel()
+
+
+@pytest.mark.parametrize("limits", [SOON], indirect=True)
+@pytest.mark.parametrize("trickles", [False, True])
+async def test_a_body_that_stalls(app: App, client: Client, *, trickles: bool) -> None:
+    async def trickle() -> None:
+        for _ in range(1000):
+            client.writer.write(b" ")
+            await asyncio.sleep(0.05)
+
+    client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+    trickling = asyncio.create_task(trickle() if trickles else asyncio.sleep(0))
+    (await client.answer()).is_problem(408, "body")
+    trickling.cancel()
+    async with asyncio.timeout(60):
+        await app.disconnected.wait()
+
+
+@pytest.mark.parametrize("limits", [SOON | {"stalled_seconds": 1.5}], indirect=True)
+async def test_a_body_that_comes_slowly_but_comes(client: Client) -> None:
+    client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n")
+    for _ in range(20):
+        client.writer.write(b" " * 10_000)
+        await asyncio.sleep(0.1)
+    assert (await client.answer()).json["body"] == 200_000
+
+
+@pytest.mark.parametrize("limits", [SOON], indirect=True)
+async def test_work_has_no_deadline_of_the_servers(app: App, client: Client) -> None:
+    client.writer.write(b"GET /gate HTTP/1.1\r\nHost: x\r\n\r\n")
+    await asyncio.sleep(1)
+    app.go.set()
+    assert (await client.answer()).status == 200
+
+
+@pytest.mark.parametrize("limits", [PATIENT], indirect=True)
+async def test_too_many_of_one_address(url: str) -> None:
+    """The longest silent ones go; another address has its own."""
+    async with (
+        connected(url, "127.0.0.2") as other,
+        connected(url) as first,
+        connected(url) as second,
+        connected(url) as third,
+        connected(url) as fourth,
+    ):
+        first.writer.write(b"GET / HTTP/1.1\r\nA")
+        (await first.answer()).is_problem(429, "Your address")
+        await second.is_closed()
+        for open_ in (third, fourth, other):
+            await open_.is_open()
+
+
+async def test_a_proxy_speaks_for_many(app: App) -> None:
+    """Each client behind it has limits of its own, and its connections that say nothing are nobody's."""
+
+    def began(client: str) -> bytes:
+        return b"POST / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: %b\r\nContent-Length: 9\r\n\r\n" % client.encode()
+
+    settings = Settings(
+        trusted_proxies=["127.0.0.1"], **{f"connections_{name}": each for name, each in PATIENT.items()}
+    )
+    async with fronted(app, settings) as url, AsyncExitStack() as stack:
+        greedy, others, idle = [
+            [await stack.enter_async_context(connected(url)) for _ in range(4)] for _ in ("greedy", "others", "idle")
+        ]
+        for each in idle:
+            await each.is_open()
+        for number, each in enumerate(others):
+            each.writer.write(began(f"192.0.2.{number}"))
+        for number, each in enumerate(greedy):  # of IPv6 each has a whole network
+            app.began.clear()
+            each.writer.write(began(f"203.0.113.9, 2001:db8::{number}"))
+            await app.began.wait()
+        for each in greedy[:2]:
+            (await each.answer()).is_problem(429, "Your address")
+        for each in (*greedy[2:], *others):
+            assert (await each.ask(b"123456789")).json["body"] == 9
+        for each in idle:
+            await each.is_open()
+
+
+@pytest.mark.parametrize("limits", [{"total": 16, "per_address": 10}], indirect=True)
+async def test_the_greediest_address_makes_room(url: str) -> None:
+    async with connected(url, "127.0.0.2") as lone:
+        await lone.is_open()
+        parts = urlsplit(url)
+        greedy = [await asyncio.open_connection(parts.hostname, parts.port) for _ in range(40)]
+        async with connected(url, "127.0.0.3") as late:
+            await late.is_open()
+        await lone.is_open()
+        for _, writer in greedy:
+            writer.close()
+
+
+async def test_stopping_lets_answers_end(app: App) -> None:
+    async with AsyncExitStack() as clients:
+        async with fronted(app) as url:
+            idle, busy = [await clients.enter_async_context(connected(url)) for _ in range(2)]
+            await idle.is_open()
+            app.began.clear()
+            busy.writer.write(b"GET /gate HTTP/1.1\r\nHost: x\r\n\r\n")
+            await app.began.wait()
+            asyncio.get_running_loop().call_later(0.2, app.go.set)
+        assert (await busy.answer()).json["path"] == "/gate"
+        await busy.is_closed()
+        await idle.is_closed()
+
+
+async def test_stopping_waits_for_so_long(app: App) -> None:
+    async with AsyncExitStack() as clients:
+        async with fronted(app, Settings(connections_stop_seconds=0.2)) as url:
+            busy = await clients.enter_async_context(connected(url))
+            busy.writer.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+            await app.began.wait()
+        await busy.is_closed()
+    assert app.disconnected.is_set()

@@ -1,0 +1,82 @@
+"""While a transaction is open, nothing waits for storage, the network, a password's hash or a second connection.
+
+Whoever does would hold locks, and a connection of the pool, for as long as that takes. `watched` makes it an error in
+this process, and notes it for the test, since what works in the background survives its errors.
+"""
+
+import contextlib
+import inspect
+import traceback
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any
+
+import aiohttp
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.accounts import passwords
+from modelshare.server.db import Database
+from modelshare.server.fleet.link import AgentLink
+from modelshare.server.storage.local import FolderStore
+from modelshare.server.storage.s3 import S3Store
+
+_sessions: ContextVar[tuple[weakref.ref[AsyncSession], ...]] = ContextVar("sessions", default=())
+"""Of this task, and of those that started it: their transactions may be over."""
+Opening = Callable[[Database], AbstractAsyncContextManager[AsyncSession]]
+
+
+class CalledInTransactionError(AssertionError):
+    """Something slow was called while a transaction was open."""
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[list[str]]:
+    """Until the block ends, in this process. What was found goes to the list."""
+    found: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for method in ("read", "write"):
+            patch.setattr(Database, method, _noting(getattr(Database, method), found))
+        for kind in (FolderStore, S3Store):
+            for name, method in vars(kind).items():
+                if not name.startswith("_") and (inspect.iscoroutinefunction(method) or name == "local_copy"):
+                    patch.setattr(kind, name, _outside(method, found))
+        for owner, name in ((aiohttp.ClientSession, "_request"), (AgentLink, "send"), (passwords, "hash_password")):
+            patch.setattr(owner, name, _outside(getattr(owner, name), found))
+        yield found
+
+
+def _noting(open_session: Opening, found: list[str]) -> Opening:
+    @asynccontextmanager
+    async def noting(database: Database) -> AsyncIterator[AsyncSession]:
+        _check(f"Database.{open_session.__name__}", found)
+        async with open_session(database) as session:
+            _sessions.set((*(each for each in _sessions.get() if _is_open(each)), weakref.ref(session)))
+            yield session
+
+    return noting
+
+
+def _outside(slow: Callable[..., Any], found: list[str]) -> Callable[..., Any]:
+    @wraps(slow)
+    def checked(*args: Any, **options: Any) -> Any:
+        _check(slow.__qualname__, found)
+        return slow(*args, **options)
+
+    return checked
+
+
+def _check(what: str, found: list[str]) -> None:
+    if any(map(_is_open, _sessions.get())):
+        ours = [f for f in traceback.extract_stack() if "/modelshare/" in f.filename or "/tests/" in f.filename]
+        where = " <- ".join(f"{frame.filename.rpartition('/src/')[2]}:{frame.lineno}" for frame in reversed(ours[:-2]))
+        found.append(f"{what} while a transaction is open: {where}")
+        raise CalledInTransactionError(found[-1])
+
+
+def _is_open(reference: weakref.ref[AsyncSession]) -> bool:
+    session = reference()
+    return session is not None and session.in_transaction()
