@@ -35,7 +35,9 @@ async def onlooker(
     """Somebody who is not signed in sees what the public sees, whatever the URL says."""
     if page.visitor.person is None:
         return PageViewer()
-    caller = await member(page.request, project) if project else None  # asks the database by itself: before the session does
+    caller = (
+        await member(page.request, project) if project else None
+    )  # asks the database by itself: before the session does
     found = {
         each.slug: f"{each.name} ({each.slug})" for each in await members.memberships(page.session, page.visitor.person)
     }
