@@ -12,7 +12,6 @@ import httpx
 from conftest import Tenant
 from factories import add_version
 from modelshare.server.app import Application
-from modelshare.server.endpoints.service import EndpointPolicy
 from modelshare.server.jobs import JobRow, Lease
 from modelshare.server.registry.inspection import Facts
 from modelshare.server.registry.inspection.facts import Format
@@ -227,8 +226,9 @@ class Promotion(Step):
     on: bool
 
     async def act(self, world: World) -> None:
-        parts = world.app.platform.parts
-        parts[EndpointPolicy] = replace(parts[EndpointPolicy], promotion=self.on)
+        platform = world.app.platform
+        policy = replace(platform.endpoint_policy, promotion=self.on)
+        world.app.platform = replace(platform, endpoint_policy=policy)
 
     def expect(self, reference: Reference) -> None:
         reference.promotion = self.on
