@@ -90,11 +90,11 @@ def test_from_push_to_endpoint_and_back(owner: Shell, deployer: Shell, stranger:
         r"version +latest", deployer.says("endpoints", "update", "chat", "--version", "latest", "--own-file")
     )
 
-    assert "keeps 1 active endpoint(s) serving, 1 of them of other projects" in owner.says(
+    assert "keeps 1 active endpoint(s) serving, 1 of which belong to other projects" in owner.says(
         "unshare", "tiny-chat", "--dry-run"
     )
     assert "still use this model" in owner.refused("models", "delete", "tiny-chat", "--yes")
-    assert "Endpoints that exist go on serving" in owner.says("unshare", "tiny-chat")
+    assert "Existing endpoints keep serving" in owner.says("unshare", "tiny-chat")
     assert "not shared" in owner.refused("unshare", "tiny-chat")
     assert "inactive" in deployer.says("endpoints", "deactivate", "chat")
     deployer.refused("endpoints", "activate", "chat")

@@ -80,7 +80,7 @@ def test_a_push_that_was_cut_sends_only_the_rest(
     if how is signal.SIGINT:
         assert result.returncode == ExitCode.INTERRUPTED
         assert result.stdout == ""
-        assert "The same command goes on where it was" in result.stderr
+        assert "Run the same command within 24 hours" in result.stderr
     assert 0 < left.bytes_done < left.bytes_total
     # From another machine: another copy, with times of its own.
     copy = tmp_path / "copy"

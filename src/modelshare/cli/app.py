@@ -1,4 +1,4 @@
-"""The program's root: which commands there are, and how every error ends.
+"""The root of the program: its commands, and how every error is shown.
 
 A command's module is imported when the command is used, so that `modelshare --help` is quick.
 """
@@ -19,7 +19,7 @@ PUBLISH, RUN, ACCOUNT, OPERATE = "Publish models", "Run models", "Project", "Ope
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command or group of commands: `modelshare.cli.<module>` holds it as `app`."""
+    """A command or group of commands: `app` in `modelshare.cli.<module>`."""
 
     name: str
     module: str
@@ -28,64 +28,73 @@ class Entry:
 
 
 ENTRIES = (
-    Entry("push", "push", PUBLISH, "Upload a model: a folder, a .gguf file or an archive. Goes on where it stopped."),
+    Entry(
+        "push", "push", PUBLISH, ("Upload a model: a folder, a .gguf file or an archive. Resumes an interrupted push.")
+    ),
     Entry("uploads", "uploads", PUBLISH, "List unfinished uploads, and cancel one."),
     Entry("models", "models", PUBLISH, "List, show, rename, edit, delete and revalidate your models."),
-    Entry("share", "share", PUBLISH, "Show a model in the catalog, to everybody or to some. The weights stay yours."),
-    Entry("unshare", "unshare", PUBLISH, "Take a model out of the catalog. Endpoints that exist go on serving."),
+    Entry(
+        "share",
+        "share",
+        PUBLISH,
+        "Share a model in the catalog, with everyone or with certain projects. The weights stay yours.",
+    ),
+    Entry("unshare", "unshare", PUBLISH, "Remove a model from the catalog. Existing endpoints keep serving."),
     Entry(
         "recall",
         "recall",
         PUBLISH,
-        "Call a model back: unshare it, stop other projects at a deadline, have the weights deleted.",
+        "Recall a model: unshare it, stop other projects' endpoints at a deadline and have the weights deleted.",
     ),
-    Entry("catalog", "catalog", RUN, "Search the public catalog. Needs no key."),
-    Entry("claim", "claim", RUN, "Claim a link: its model shows in your view of the catalog from now on."),
-    Entry("deploy", "deploy", RUN, "Make an endpoint that serves a model on a tier."),
-    Entry("endpoints", "endpoints", RUN, "List, show, explain, change, switch and delete your endpoints."),
-    Entry("chat", "chat", RUN, "Talk to an endpoint."),
-    Entry("tiers", "tiers", RUN, "List the service tiers, with limits and prices. Needs no key."),
-    Entry("agent", "agent", RUN, "Run models of your project on this machine."),
+    Entry("catalog", "catalog", RUN, "Search the public catalog. No key needed."),
+    Entry("claim", "claim", RUN, "Claim a link: its model then appears in your view of the catalog."),
+    Entry("deploy", "deploy", RUN, "Create an endpoint that serves a model on a tier."),
+    Entry(
+        "endpoints", "endpoints", RUN, ("List, show, explain, change, activate, deactivate and delete your endpoints.")
+    ),
+    Entry("chat", "chat", RUN, "Chat with an endpoint."),
+    Entry("tiers", "tiers", RUN, "List the service tiers with their limits and prices. No key needed."),
+    Entry("agent", "agent", RUN, "Run your project's models on this machine."),
     Entry("agents", "agents", RUN, "List, suspend and remove the machines that run your models."),
-    Entry("join-keys", "join_keys", RUN, "Create, list and revoke the keys that agents enrol with."),
+    Entry("join-keys", "join_keys", RUN, "Create, list and revoke join keys, which agents enrol with."),
     Entry(
         "login",
         "login",
         ACCOUNT,
-        "Store the platform's address and your key for the other commands, once it accepts them.",
+        "Check and store the platform's URL and your API key for the other commands.",
     ),
     Entry("keys", "keys", ACCOUNT, "Create, list, rotate and revoke your project's API keys."),
     Entry("usage", "usage", ACCOUNT, "Show requests and tokens by day, endpoint, model and key."),
     Entry("audit", "audit", ACCOUNT, "Show who did what in your project, newest first."),
-    Entry("webhooks", "webhooks", ACCOUNT, "Have your own programs told of events; look at what was delivered."),
+    Entry("webhooks", "webhooks", ACCOUNT, "Send events to your own services, and inspect the deliveries."),
     Entry("serve", "serve", OPERATE, "Run the platform: API, pages and router in one process."),
-    Entry("demo", "demo", OPERATE, "Run the platform with two projects and a tiny model to try it out."),
+    Entry("demo", "demo", OPERATE, "Run the platform with two projects and a tiny model, to try it out."),
     Entry(
         "projects",
         "projects",
         OPERATE,
-        "List the platform's projects, and set how much one may store. Needs a platform key.",
+        "List the platform's projects and set their storage quotas. Needs a platform key.",
     ),
     Entry(
         "jobs",
         "jobs",
         OPERATE,
-        "List jobs in the background that were given up, or run one once more. Needs a platform key.",
+        "List background jobs that failed for good, or run one again. Needs a platform key.",
     ),
-    Entry("db", "db", OPERATE, "Look after the platform's database."),
-    Entry("admin", "admin", OPERATE, "Help people of the platform, on the server's machine."),
+    Entry("db", "db", OPERATE, "Manage the platform's database."),
+    Entry("admin", "admin", OPERATE, "Administer the platform from the server's machine."),
 )
 
 EPILOG = (
-    "Exit codes: 0 done; 1 refused by the server, or failed; 2 wrong usage; 3 the platform cannot be reached or does "
-    "not accept the key; 130 stopped by Ctrl-C.\n\n"
-    "MODELSHARE_URL and MODELSHARE_API_KEY say where the platform is and who you are; without them, the file that "
-    "`modelshare login` writes (MODELSHARE_CONFIG names another)."
+    "Exit codes: 0 success; 1 refused by the server, or failed; 2 usage error; 3 the platform is unreachable or "
+    "rejects the key; 130 interrupted by Ctrl-C.\n\nMODELSHARE_URL and MODELSHARE_API_KEY set the platform's "
+    "URL and your key; without them, commands read the file that `modelshare login` writes (MODELSHARE_CONFIG "
+    "names another)."
 )
 
 
 class LazyGroup(TyperGroup):
-    """Knows its commands by name and help only, and loads the one that is used."""
+    """Knows only the names and help of its commands, and imports the one that is used."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -120,7 +129,7 @@ def main() -> None:
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and end.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     """Publish AI models into a public catalog without surrendering the weights."""
     if version:

@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False)
 
 @app.callback()
 def db() -> None:
-    """Look after the platform's database."""
+    """Manage the platform's database."""
 
 
 @app.command()
@@ -23,7 +23,7 @@ def upgrade(
     database_url: Annotated[str | None, typer.Option(help="`postgresql://user:password@host/name`.")] = None,
     json: Json = False,
 ) -> None:
-    """Bring the database to this version's schema. `serve` does it too; this is for doing it beforehand."""
+    """Upgrade the database to this version's schema. `serve` also does this when it starts."""
     settings = load_settings(data_dir=data_dir, database_url=database_url)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     migrations = server_module("migrations")

@@ -10,5 +10,5 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def demo(host: Host = None, port: Port = None, data_dir: DataDir = None, json: Json = False) -> None:
-    """Run the platform with two projects and a tiny model to try it out: the same as `modelshare serve --demo`."""
+    """Run the platform with two projects and a tiny model, to try it out. The same as `modelshare serve --demo`."""
     run(host=host, port=port, data_dir=data_dir, demo=True, json=json)

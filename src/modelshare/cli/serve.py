@@ -17,12 +17,12 @@ from modelshare.cli.output import Json, print_json, print_record, say
 
 app = typer.Typer(add_completion=False)
 
-Host = Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if not set.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")]
 Port = Annotated[
-    int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for a free one; 8000 if not set.")
+    int | None, typer.Option(min=0, max=65535, help="Port to listen on, or 0 for any free port. Default: 8000.")
 ]
 DataDir = Annotated[
-    Path | None, typer.Option(file_okay=False, help="Folder of the database and the weights; ./data if not set.")
+    Path | None, typer.Option(file_okay=False, help="Folder for the database and the weights. Default: ./data.")
 ]
 
 
@@ -31,14 +31,14 @@ def serve(
     host: Host = None,
     port: Port = None,
     data_dir: DataDir = None,
-    demo: Annotated[bool, typer.Option("--demo", help="Add two projects and a tiny model to try it out.")] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="Add two projects and a tiny model, to try it out.")] = False,
     json: Json = False,
 ) -> None:
     """Run the platform: API, pages and router in one process.
 
-    Settings come from modelshare.toml and MODELSHARE_*; these options win.
+    Settings come from modelshare.toml and MODELSHARE_* variables; these options take precedence.
 
-    An empty data folder gets a database, a platform key and a first project, whose keys are printed once.
+    For an empty data folder, creates a database, a platform key and a first project, and prints their keys once.
     """
     run(host=host, port=port, data_dir=data_dir, demo=demo, json=json)
 
@@ -55,12 +55,12 @@ def run(*, host: str | None, port: int | None, data_dir: Path | None, demo: bool
 
 
 def load_settings(**given: Any) -> Any:
-    """The server's settings, `given` winning over environment and file. Raises CommandError."""
+    """The server's settings; `given` takes precedence over the environment and the file. Raises CommandError."""
     return with_settings_errors(lambda: server_module("settings").load(os.environ, **given))
 
 
 def with_settings_errors(work: Callable[[], Any]) -> Any:
-    """Does it; a wrong setting is wrong usage."""
+    """Runs the block; an invalid setting is a usage error."""
     try:
         return work()
     except server_module("settings").SettingsError as error:
@@ -73,7 +73,7 @@ def server_module(name: str) -> ModuleType:
 
 
 def optional_module(name: str, *, extra: str) -> ModuleType:
-    """A part of modelshare that needs more than the client does. Raises CommandError where that is not installed."""
+    """A part of modelshare that needs extra packages. Raises CommandError where those are not installed."""
     try:
         # By name and here: the client installs without what these parts import, and never imports them itself.
         return importlib.import_module(name)
@@ -81,23 +81,23 @@ def optional_module(name: str, *, extra: str) -> ModuleType:
         if error.name is not None and error.name.startswith("modelshare"):
             raise
         raise CommandError(
-            f"This needs more than the client: `pip install 'modelshare[{extra}]'` ({error.name} is missing)."
+            f"This command needs extra packages ({error.name} is missing). Run `pip install 'modelshare[{extra}]'`."
         ) from error
 
 
 def _greeting(*, json: bool) -> Callable[[str, Any], Awaitable[None]]:
-    """What is printed once the platform answers; `first` holds the keys of an empty platform, this once."""
+    """Prints the addresses once the platform is up; `first` holds the keys of a new platform."""
 
     async def started(url: str, first: Any) -> None:
         keys = () if first is None else ("platform_key", "project_id", "project_slug", "project_key")
         if json:
             print_json({"url": url, **{name: getattr(first, name) for name in keys}})
             return
-        say(f"modelshare answers at {url}; its API is described at {url}/docs. Ctrl-C ends it.")
+        say(f"modelshare is running at {url}; API reference: {url}/docs. Press Ctrl-C to stop.")
         if first is not None:
-            say("\nThe platform is new. These keys are shown this once, so keep them:\n")
+            say("\nThis is a new platform. These keys are shown only once, so keep them safe:\n")
             print_record((name.replace("_", " "), getattr(first, name)) for name in keys)
-            say(f"\nNext: open {url}/sign-up in a browser (whoever signs up first becomes the platform's admin),")
-            say(f"or: modelshare login --url {url}   (with the project key), then modelshare push PATH")
+            say(f"\nNext: open {url}/sign-up in a browser (the first user to sign up becomes the platform's admin),")
+            say(f"or run modelshare login --url {url}   (with the project key), then modelshare push PATH")
 
     return started
