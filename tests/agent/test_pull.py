@@ -138,7 +138,7 @@ async def test_a_storage_with_another_size_fails_at_once(storage: Storage, tmp_p
     manifest = storage.manifest()
     storage.files["model.gguf"] += b"more"
     async with pulling(tmp_path) as (_, puller):
-        with pytest.raises(PullError, match="1048580 bytes where the manifest says 1048576"):
+        with pytest.raises(PullError, match="1048580 bytes, but the manifest says 1048576"):
             await puller.pull(manifest, storage.grant, lambda _: None)
 
 

@@ -202,13 +202,13 @@ def test_what_is_left_out_and_what_looks_like_a_key_is_said(owner: Shell, client
     said = owner.says("push", str(folder), "--include", ".env", "--exclude", "notes.md")
     assert "Left out: id_rsa (may hold a password or key), wandb/ (log of a training run)" in said
     assert "notes.md (as you asked)" in said
-    assert "Warning: train.py, line 2, holds what looks like a Hugging Face token." in said
+    assert "Warning: train.py, line 2, appears to contain a Hugging Face token." in said
     [model] = client.models.list()
     client.models.share(model.id)
     paths = {file["path"] for file in client.catalog.get(model.id).manifest["files"]}
     assert paths == {*tiny_model(), ".env", ".gitattributes", "train.py"}
     shared = owner.says("share", "careless")
-    assert "Note: train.py, line 2, holds what looks like a Hugging Face token." in shared
+    assert "Note: train.py, line 2, appears to contain a Hugging Face token." in shared
     assert secret not in said + shared
 
 

@@ -158,7 +158,7 @@ def test_a_file_that_is_being_written_is_not_published(
         over.set()
         writer.join()
     assert (done.returncode, done.stdout) == (1, "")
-    assert "changed while it was being pushed; push again when nothing writes to it." in done.stderr
+    assert "changed while it was being pushed. Push again when no program is writing to it." in done.stderr
     assert {upload.state for upload in client.uploads.list()} <= {"open"}, "it may stop before it begins"
     assert {model.status for model in client.models.list()} <= {"uploading"}
 

@@ -37,7 +37,7 @@ def test_from_the_claim_to_the_deletion(tmp_path: Path) -> None:
             assert "--reason" in refused
             assert "--in DURATION or --now" in owner.refused("recall", "tiny", *reason, code=ExitCode.USAGE)
             said = owner.says("recall", "tiny", "--in", "1h", *reason, "--yes")
-            assert "endpoints that serve: 1. Machines that may hold the weights: 1." in said
+            assert "Endpoints still serving: 1. Machines that may hold the weights: 1." in said
             assert deployer.json("catalog") == []
             assert REPLY in deployer.says("chat", "chat", "hello"), "until the deadline it serves"
             assert "Warning: chat: acme/tiny was recalled by its owner; it stops at" in deployer.says(

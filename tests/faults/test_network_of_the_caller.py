@@ -62,7 +62,7 @@ def works(url: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("HTTP_PROXY", "htp://127.0.0.1:9", "HTTP_PROXY names 'htp://127.0.0.1:9', which is no proxy's address"),
+        ("HTTP_PROXY", "htp://127.0.0.1:9", "HTTP_PROXY names 'htp://127.0.0.1:9', which is not a valid proxy address"),
         ("http_proxy", "http://", "http_proxy names"),
         ("ALL_PROXY", "socks4://127.0.0.1:9", "ALL_PROXY names 'socks4://127.0.0.1:9'"),
         ("ALL_PROXY", "socks4://127.0.0.1:9", "socks5://"),
@@ -158,7 +158,7 @@ def test_a_proxy_without_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:3128")
     message = said("https://platform.example")
     assert "proxy.invalid" in message
-    assert "HTTPS_PROXY" in message or "looked up just now" in message
+    assert "HTTPS_PROXY" in message or "at the moment" in message
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -166,7 +166,7 @@ def test_a_proxy_that_wants_a_password(monkeypatch: pytest.MonkeyPatch, scheme: 
     with box(http("407 Proxy Authentication Required", Proxy_Authenticate="Basic realm=x")) as proxy:
         monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy.url)
         message = said(f"{scheme}://platform.example")
-    assert "asks for a user and a password" in message
+    assert "requires a user name and password" in message
     assert f"Set {scheme.upper()}_PROXY to http://USER:PASSWORD@127.0.0.1:{proxy.port}" in message
 
 
@@ -198,10 +198,10 @@ def test_what_is_no_socks_proxy() -> None:
     [
         ("SSL_CERT_FILE", lambda path: None, "cannot be read (No such file"),
         ("SSL_CERT_FILE", lambda path: path.mkdir(), "SSL_CERT_FILE names"),
-        ("SSL_CERT_FILE", lambda path: path.write_text("garbage"), "holds no certificates"),
-        ("SSL_CERT_FILE", lambda path: path.touch(), "holds no certificates"),
-        ("SSL_CERT_DIR", lambda path: None, "which is no folder"),
-        ("SSL_CERT_DIR", lambda path: path.touch(), "which is no folder"),
+        ("SSL_CERT_FILE", lambda path: path.write_text("garbage"), "contains no certificates"),
+        ("SSL_CERT_FILE", lambda path: path.touch(), "contains no certificates"),
+        ("SSL_CERT_DIR", lambda path: None, "which is not a folder"),
+        ("SSL_CERT_DIR", lambda path: path.touch(), "which is not a folder"),
         ("SSLKEYLOGFILE", lambda path: path.mkdir(), "cannot be written"),
     ],
     ids=["missing", "folder", "garbage", "empty", "no-folder", "file", "keys"],
@@ -248,9 +248,9 @@ def test_the_variable_that_names_the_platform(monkeypatch: pytest.MonkeyPatch, u
 @pytest.mark.parametrize(
     ("certificate", "trusted", "words"),
     [
-        ("localhost", False, "of an authority that this machine does not know, or of none"),
+        ("localhost", False, "not issued by an authority that this machine trusts"),
         ("localhost", False, "set SSL_CERT_FILE"),
-        ("elsewhere", True, "is made out to another name"),
+        ("elsewhere", True, "is issued for another name"),
         ("expired", True, "has expired"),
     ],
 )
@@ -285,9 +285,9 @@ def test_the_right_certificate_is_accepted_and_the_wrong_file_is_named(
 def test_https_to_a_port_that_speaks_http(monkeypatch: pytest.MonkeyPatch) -> None:
     with box(OURS) as platform:
         message = said(f"https://127.0.0.1:{platform.port}")
-        assert f"does not speak TLS. Give the URL as http://127.0.0.1:{platform.port}" in message
+        assert f"does not use TLS. Use the URL http://127.0.0.1:{platform.port}" in message
         monkeypatch.setenv("ALL_PROXY", f"https://127.0.0.1:{platform.port}")
-        assert "The proxy that ALL_PROXY names does not speak TLS" in said("http://platform.example")
+        assert "The proxy that ALL_PROXY names does not use TLS" in said("http://platform.example")
 
 
 def test_http_to_a_port_that_speaks_tls() -> None:
@@ -303,7 +303,7 @@ def test_nothing_listens_at_the_url() -> None:
     assert said(f"http://127.0.0.1:{port}") == (
         f"Cannot reach http://127.0.0.1:{port}: is `modelshare serve` running there?"
     )
-    assert said(f"http://[::1]:{port}").startswith(("Cannot reach http://[::1]", "There is no way from this machine"))
+    assert said(f"http://[::1]:{port}").startswith(("Cannot reach http://[::1]", "No route from this machine"))
 
 
 @pytest.mark.parametrize("host", ["platform.invalid", "a..b", "x" * 64 + ".example"])
@@ -351,14 +351,14 @@ async def test_nothing_listens_at_any_address_of_a_host() -> None:
         (http("502 Bad Gateway"), "502 Bad Gateway: the server behind it does not answer"),
         (http("503 Service Unavailable"), "503 Service Unavailable: the server behind it"),
         (http("504 Gateway Timeout"), "504 Gateway Timeout"),
-        (http("407 Proxy Authentication Required"), "asks for a user and a password"),
+        (http("407 Proxy Authentication Required"), "requires a user name and password"),
         (http("404 Not Found"), "404 Not Found"),
         (
             http("301 Moved Permanently", Location="https://models.example/v1/models"),
             "its URL as https://models.example;",
         ),
-        (http("302 Found", Location="/login"), "leads to"),
-        (http("200 OK", "no gzip at all", Content_Encoding="gzip"), "cannot be unpacked"),
+        (http("302 Found", Location="/login"), "redirects to"),
+        (http("200 OK", "no gzip at all", Content_Encoding="gzip"), "cannot be decompressed"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "broke"),
         (b"SSH-2.0-OpenSSH_9.9\r\n", "broke"),
         (b"", "broke"),
@@ -413,7 +413,7 @@ def opened(head: bytes) -> bytes | None:
         (http("413 Request Entity Too Large"), "refused a body of 4,044 bytes as too large (413)"),
         (http("200 OK", "<html>Sign in</html>"), "the sign-in page of a network"),
         (http("301 Moved Permanently", Location="https://models.example/v1/x"), "its URL as https://models.example;"),
-        (http("407 Proxy Authentication Required"), "asks for a user and a password"),
+        (http("407 Proxy Authentication Required"), "requires a user name and password"),
     ],
     ids=["413", "portal", "301", "407"],
 )

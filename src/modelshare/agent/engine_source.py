@@ -61,7 +61,9 @@ class EngineSource:
         self._machine = detect({}, external=external is not None)
         self._preference = _preferred(preference, external)
         if self._preference is not None and self._preference not in self._machine.installed:
-            raise Stop(f"The engine {self._preference} is not installed on this machine; install it, or name another.")
+            raise Stop(
+                f"The engine {self._preference} is not installed on this machine. Install it, or choose another."
+            )
 
     def kinds(self) -> list[str]:
         """What can be started here."""
@@ -96,7 +98,7 @@ class EngineSource:
             return left.engine
         if len(able.candidates) == 1:
             raise EngineError(failures[able.candidates[0]])
-        raise EngineError(f"No engine of this machine can serve the model. {left.explanation}")
+        raise EngineError(f"No engine on this machine can serve the model. {left.explanation}")
 
     def _choice(self, judged: "_Judged", unsuited: Mapping[EngineKind, str]) -> Selection:
         return choose(
@@ -211,7 +213,7 @@ def _recipe(kind: EngineKind, spec: EngineSpec, scratch: Path) -> Recipe:
         return llamacpp.recipe(spec)
     program = find_program(kind, spec.options)
     if program is None:
-        raise EngineError(f"The program of the engine {kind} is no longer there.")
+        raise EngineError(f"The program of the engine {kind} no longer exists.")
     if kind is EngineKind.VLLM:
         return vllm.recipe(spec, program)
     if kind is EngineKind.SGLANG:
@@ -225,18 +227,18 @@ def _preferred(name: str | None, external: ExternalServer | None) -> EngineKind 
     try:
         return EngineKind(name)
     except ValueError as error:
-        raise Stop(f"There is no engine {name}; choose one of {', '.join(EngineKind)}.") from error
+        raise Stop(f"There is no engine {name}. Choose one of {', '.join(EngineKind)}.") from error
 
 
 def _format(wanted: Wanted) -> Format:
     try:
         return Format(wanted.format)
     except ValueError as error:
-        raise EngineError(f"This agent does not know the format {wanted.format}; update it.") from error
+        raise EngineError(f"This agent does not support the format {wanted.format}. Update it.") from error
 
 
 def _task(wanted: Wanted) -> Task:
     try:
         return Task(wanted.task)
     except ValueError as error:
-        raise EngineError(f"This agent does not know the task {wanted.task}; update it.") from error
+        raise EngineError(f"This agent does not support the task {wanted.task}. Update it.") from error

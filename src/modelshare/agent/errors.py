@@ -34,9 +34,9 @@ class NoMemory(DeploymentError):
 
     def __init__(self, *, needed: int, taken: int, total: int) -> None:
         super().__init__(
-            f"The model takes {human_bytes(needed)} of memory, and the models that the agent's machine serves already "
-            f"take {human_bytes(taken)} of its {human_bytes(total)}. They go on; use a smaller model or a larger "
-            "machine, or end what is no longer needed there."
+            f"The model needs {human_bytes(needed)} of memory, and the models already served on the agent's "
+            f"machine use {human_bytes(taken)} of its {human_bytes(total)}. Use a smaller model or a larger "
+            "machine, or stop models that are no longer needed there."
         )
 
 
@@ -49,8 +49,8 @@ class NoSpace(PullError):
 
     def __init__(self, *, needed: int, free: int) -> None:
         super().__init__(
-            f"The weights need {human_bytes(needed)}, and {human_bytes(free)} are free on the agent's disk; "
-            "it goes on once there is room."
+            f"The weights need {human_bytes(needed)}, and {human_bytes(free)} are free on the agent's disk. The "
+            "download continues once there is space."
         )
 
 

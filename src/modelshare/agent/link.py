@@ -42,8 +42,8 @@ _PAUSES: Final[Mapping[int, float]] = {CloseCode.SUSPENDED: 30.0, CloseCode.PROT
 """Seconds after which a link is tried again that another try at once would not help. A process that was replaced comes
 back late, so that it finds out whether the other one is more than its own dying link, and two do not fight."""
 _ADVICE: Final[Mapping[int, str]] = {
-    CloseCode.PROTOCOL: " Update whichever of the two is older, the server or this agent.",
-    CloseCode.REPLACED: " If another process runs with this agent's identity, stop it, or enroll one of them anew.",
+    CloseCode.PROTOCOL: " Update whichever is older, the server or this agent.",
+    CloseCode.REPLACED: " If another process uses this agent's identity, stop it, or enrol one of them again.",
 }
 _CONNECT_SECONDS: Final = 15.0
 _GOODBYE_SECONDS: Final = 1.0
@@ -114,7 +114,7 @@ class Link:
                 pause = self._pauses.get(lost.close_code or 0)
                 delay = self._backoff.next() if pause is None else Backoff(pause, pause).next()
                 _log.warning(
-                    "No link to %s: %s.%s Trying again in %.1f s.",
+                    "Connection to %s lost: %s.%s Reconnecting in %.1f s.",
                     self._url.origin(),
                     lost.reason.removesuffix("."),
                     _ADVICE.get(lost.close_code or 0, ""),
@@ -152,7 +152,7 @@ class Link:
                 _check_protocol(frame)
                 self._served.welcomed(frame)
                 self._connection = connection
-                _log.info("Linked to %s as %s.", self._url.origin(), frame.name)
+                _log.info("Connected to %s as %s.", self._url.origin(), frame.name)
 
         return receive
 
@@ -160,8 +160,8 @@ class Link:
         try:
             self._served.desired(desired)
         except Exception as error:
-            _log.exception("What the server wants could not be taken up.")
-            raise LinkLost("what the server wants could not be taken up") from error
+            _log.exception("The desired state from the server could not be applied.")
+            raise LinkLost("the desired state from the server could not be applied") from error
 
     async def _open(self, http: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
         try:
@@ -178,16 +178,18 @@ class Link:
 
 def _check_protocol(welcome: Welcome) -> None:
     if welcome.protocol != PROTOCOL:
-        raise BadFrame(f"the server speaks version {welcome.protocol} of the link, and this agent {PROTOCOL}")
+        raise BadFrame(
+            f"the server speaks version {welcome.protocol} of the link protocol, this agent version {PROTOCOL}"
+        )
 
 
 def _stop_if_final(verdict: Verdict | None) -> None:
     if verdict is Verdict.REMOVED:
-        raise Removed("This agent was removed from the server: the weights it held are deleted.")
+        raise Removed("This agent was removed from the server. Its weights are deleted.")
     if verdict is Verdict.UNKNOWN:
         raise Stop(
-            "The server does not know this agent (any more). To enroll it again, delete identity.json in its data "
-            "folder and start it with a new join key."
+            "The server does not know this agent. To enrol it again, delete identity.json in its data folder "
+            "and start it with a new join key."
         )
 
 

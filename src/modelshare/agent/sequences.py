@@ -128,7 +128,10 @@ class Sequences:
         except TooManyWaitingError:
             raise Refusal(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                "Too many requests of your project wait for this model; try again when some of them have ended.",
+                (
+                    "Too many requests of your project are waiting for this model. Try again when some of them have "
+                    "finished."
+                ),
                 code=ErrorCode.CAPACITY_EXCEEDED,
                 retry_after=_RETRY_SECONDS,
             ) from None
@@ -155,7 +158,9 @@ class _Ahead:
                     await self._taken.wait()
             except TimeoutError:
                 if self._others_wait():
-                    raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "The answer was read too slowly; others wait.") from None
+                    raise Refusal(
+                        HTTPStatus.REQUEST_TIMEOUT, "The client read the answer too slowly while others were waiting."
+                    ) from None
         self._pieces.append(data)
         self._size += len(data)
         self._more.set()

@@ -84,10 +84,12 @@ def verify_webhook(
     given, stamp = (found.get(name.lower(), "") for name in (SIGNATURE_HEADER, TIMESTAMP_HEADER))
     timestamp = int(stamp) if re.fullmatch("[0-9]{1,12}", stamp) else 0
     if not hmac.compare_digest(given.encode(errors="replace"), signature(secret, timestamp, body).encode()):
-        raise WebhookSignatureError("The signature is not the webhook's. Refuse the request.")
+        raise WebhookSignatureError("Invalid webhook signature. Reject the request.")
     if abs((time.time() if now is None else now) - timestamp) > max_age:
-        raise WebhookSignatureError(f"The request is not of the last {max_age} s. Refuse it, and check the clock.")
+        raise WebhookSignatureError(
+            f"The request's timestamp is not within the last {max_age} s. Reject it, and check the clock."
+        )
     try:
         return WebhookEvent.model_validate_json(body)
     except ValidationError as error:
-        raise WebhookSignatureError("The body is no event of the platform. Refuse the request.") from error
+        raise WebhookSignatureError("The body is not a modelshare event. Reject the request.") from error

@@ -293,7 +293,7 @@ AnswerFrame = Head | Chunk | End | Answer
 
 def _check_status(status: int) -> None:
     if _OK < status < _LOWEST_ERROR:
-        raise ValueError(f"{status} is neither {_OK} nor the status of an error")
+        raise ValueError(f"{status} is neither {_OK} nor an error status")
 
 
 def _decoder(kind: Any) -> Callable[[bytes], Any]:

@@ -41,10 +41,9 @@ def test_where_nothing_can_every_engine_says_why() -> None:
 
     assert selection.engine is None
     assert selection.explanation == (
-        "llamacpp: its pooling is odd. transformers: it has no embeddings route. "
-        "vllm: it needs a GPU, and none was found. "
-        "sglang: it is not installed; install sglang, or name its executable in the settings. "
-        "external: no external server is configured."
+        "llamacpp: its pooling is odd. transformers: it has no embeddings route. vllm: it needs a GPU, and none "
+        "was found. sglang: not installed; install sglang, or set the path of its executable. external: no "
+        "external server is configured."
     )
 
 

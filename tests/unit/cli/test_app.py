@@ -153,7 +153,7 @@ def test_a_wrong_setting_is_wrong_usage(variable: dict[str, str]) -> None:
 def test_a_push_without_weights_fails_before_anything_is_sent(tmp_path: Path) -> None:
     result = runner.invoke(app, ["push", str(tmp_path)])
     assert result.exit_code == ExitCode.FAILED
-    assert "holds no files" in result.stderr
+    assert "contains no files" in result.stderr
 
 
 def test_login_without_a_key_says_how_to_give_one() -> None:

@@ -27,7 +27,7 @@ def unsuited(embedder: Embedder | None, *, has_tokenizer: bool) -> dict[EngineKi
     reasons = {EngineKind.VLLM: _not_by_vllm(embedder), EngineKind.SGLANG: _not_by_sglang(embedder)}
     if not has_tokenizer and (embedder.prompt or embedder.lowercases):
         reasons = dict.fromkeys(
-            reasons, "it has no tokenizer.json, by which the agent changes texts before this engine."
+            reasons, "it has no tokenizer.json, which the agent needs to prepare texts for this engine."
         )
     return {kind: reason for kind, reason in reasons.items() if reason}
 
@@ -36,14 +36,14 @@ def _not_by_vllm(embedder: Embedder) -> str | None:
     if embedder.obstacle:
         return embedder.obstacle
     if embedder.transformer:
-        return "its Transformer lies in a folder of its own, where vLLM does not look for it."
+        return "its Transformer is in a separate folder, where vLLM does not look for it."
     if not embedder.types:
-        return "it has no modules.json, without which vLLM does not read how it pools."
+        return "it has no modules.json, which vLLM needs to read the pooling."
     if unknown := next((type_ for type_ in embedder.types[1:] if type_ not in _KNOWN_TO_VLLM), None):
-        return f"vLLM does not know its module {unknown}."
+        return f"vLLM does not support its module {unknown}."
     kinds = [layer.kind for layer in embedder.layers]
     if embedder.dimensions or kinds != sorted(kinds, key=lambda kind: kind == "Normalize"):
-        return "vLLM computes Dense layers, then normalizes, and nothing after that."
+        return "vLLM supports Dense layers followed by normalization, and nothing after that."
     return None
 
 
@@ -51,5 +51,5 @@ def _not_by_sglang(embedder: Embedder) -> str | None:
     kinds = [layer.kind for layer in embedder.layers]
     plain = embedder.obstacle is None and not embedder.transformer and embedder.dimensions is None
     if not plain or embedder.pooling != "lasttoken" or kinds != ["Normalize"]:
-        return "SGLang does not read how it pools, and always takes the last token's vector, normalized."
+        return "SGLang ignores its pooling, and always takes the last token's vector, normalized."
     return None

@@ -19,7 +19,7 @@ DEFAULT_CONTEXT: Final = 8192
 def recipe(spec: EngineSpec) -> Recipe:
     """Raises EngineError when there is no GGUF model at `spec.path`."""
     if not spec.path.is_file():
-        raise EngineError("There is no GGUF model among the files; push one, or choose another engine.")
+        raise EngineError("The files contain no GGUF model; push one, or choose another engine.")
     return Recipe(
         kind=EngineKind.LLAMACPP,
         spec=spec,

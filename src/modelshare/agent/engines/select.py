@@ -37,10 +37,10 @@ class Selection:
 
 
 _INSTALL: Final = {
-    EngineKind.LLAMACPP: "xllamacpp is not installed; pip install 'modelshare[agent]'.",
-    EngineKind.TRANSFORMERS: "it is not installed; pip install 'modelshare[transformers]'.",
-    EngineKind.VLLM: "it is not installed; install vllm, or name its executable in the settings.",
-    EngineKind.SGLANG: "it is not installed; install sglang, or name its executable in the settings.",
+    EngineKind.LLAMACPP: "not installed; run pip install 'modelshare[agent]'.",
+    EngineKind.TRANSFORMERS: "not installed; run pip install 'modelshare[transformers]'.",
+    EngineKind.VLLM: "not installed; install vllm, or set the path of its executable.",
+    EngineKind.SGLANG: "not installed; install sglang, or set the path of its executable.",
     EngineKind.EXTERNAL: "no external server is configured.",
 }
 
@@ -82,7 +82,7 @@ def _why_not(
     kind: EngineKind, format_: Format, task: Task, machine: Machine, unconvertible: str | None, *, preferred: bool
 ) -> str | None:
     if task is Task.OTHER:
-        return "the model neither chats, nor completes text, nor embeds it."
+        return "the model supports neither chat, text completion nor embeddings."
     if kind not in machine.installed:
         return _INSTALL[kind]
     match kind:
@@ -93,12 +93,12 @@ def _why_not(
         case EngineKind.VLLM | EngineKind.SGLANG:
             return _not_by_gpu_engine(format_, machine, preferred=preferred)
         case EngineKind.EXTERNAL:
-            return None if preferred else "it is used only where it is preferred."
+            return None if preferred else "it is used only when chosen explicitly."
 
 
 def _not_by_llamacpp(format_: Format, unconvertible: str | None) -> str | None:
     if format_ is Format.PICKLE:
-        return "it reads GGUF, and pickles are not converted; push the model as safetensors or GGUF."
+        return "it reads GGUF, and pickles cannot be converted; push the model as safetensors or GGUF."
     return unconvertible if format_ is Format.SAFETENSORS else None
 
 
