@@ -59,7 +59,7 @@ async def test_the_button_follows_what_is_chosen_and_typed_with_keys_alone(page_
     await expect(form.get_by_label("Their slugs or ids")).to_be_disabled()
     await page.keyboard.press("ArrowDown")
     await expect(button).to_have_text("Share with everybody")
-    await expect(form.get_by_label("The link ends")).to_be_disabled()
+    await expect(form.get_by_label("The link expires")).to_be_disabled()
 
 
 async def test_a_click_on_a_field_that_rests_chooses_its_option(page_for: PageFor, model: uuid.UUID) -> None:
@@ -103,7 +103,7 @@ async def test_without_scripts_the_form_comes_back_as_it_was_typed(
     await page.get_by_role("radio", name="Everybody").check()
     await page.get_by_label("Their slugs or ids").fill("borg")
     await page.get_by_role("button", name="Share").click()
-    await expect(page.get_by_role("alert")).to_contain_text("The form says “Everybody”")
+    await expect(page.get_by_role("alert")).to_contain_text("The form has “Everyone” selected")
     await expect(page.get_by_label("Their slugs or ids")).to_have_value("borg")
     await expect(page.get_by_role("radio", name="Everybody")).to_be_checked()
     assert not (await owner.http.get(f"/v1/models/{model}")).json()["is_shared"]

@@ -189,7 +189,7 @@ async def deploy(page: Page) -> None:
     await expect(panel).to_contain_text("it may be selected on self_hosted only")
     await panel.get_by_label("Tier").select_option("self_hosted")
     await expect(panel).to_contain_text("You can deploy it so.")
-    await expect(panel).to_contain_text("No agent of your project is connected now")
+    await expect(panel).to_contain_text("No agent of your project is connected, so")
     await panel.get_by_label("Slug").fill("chat")
     await panel.get_by_role("button", name="Make the endpoint").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("chat")
@@ -268,14 +268,14 @@ async def unshare(page: Page, model: str) -> None:
     dialog = page.get_by_role("dialog")
     await expect(dialog).to_contain_text("1 active endpoint goes on serving, 1 of other projects.")
     await dialog.get_by_role("button", name="Unshare").click()
-    await expect(page.locator("main")).to_contain_text("tiny is out of the catalog.")
+    await expect(page.locator("main")).to_contain_text("tiny is no longer in the catalog.")
 
 
 async def expect_no_new_endpoint(page: Page, model: str) -> None:
     await visit(page, "Endpoints")
     await page.get_by_role("link", name="New endpoint").click()
     await page.get_by_label("Model").fill(model.rpartition("/")[2])
-    await expect(page.locator("#explanation")).to_contain_text("There is no such model that you can see.")
+    await expect(page.locator("#explanation")).to_contain_text("There is no such model in your project or the catalog.")
     await page.get_by_role("button", name="Create the endpoint").click()
     await expect(page.get_by_role("alert")).to_contain_text("unshared")
 
@@ -295,7 +295,7 @@ async def claim_link(page: Page, model: str) -> str:
     await page.goto(model)
     await page.click("#share")
     dialog = page.get_by_role("dialog")
-    await dialog.get_by_label("Whoever claims a link").check()
+    await dialog.get_by_label("Projects that claim a link").check()
     await dialog.get_by_role("button", name="Share").click()
     return await dialog.locator("#claim-link").inner_text()
 

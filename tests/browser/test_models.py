@@ -36,7 +36,7 @@ async def test_a_claim_link_is_made_and_shown_in_the_dialog(page_for: PageFor, m
     dialog = page.get_by_role("dialog")
     await expect(dialog.get_by_role("heading", level=1)).to_have_text("Share tiny")
     await is_accessible(page)
-    await dialog.get_by_label("Whoever claims a link").check()
+    await dialog.get_by_label("Projects that claim a link").check()
     await dialog.get_by_role("button", name="Share").click()
     await expect(dialog.locator("#claim-link")).to_contain_text("/claim?token=msl_")
     await expect(dialog.get_by_role("group", name="To whom")).to_be_hidden()
@@ -51,7 +51,7 @@ async def test_a_refusal_is_said_in_the_dialog(page_for: PageFor, model: uuid.UU
     dialog = page.get_by_role("dialog")
     await dialog.get_by_label("Type its name").fill("tony")
     await dialog.get_by_role("button", name="Delete for good").click()
-    await expect(dialog.get_by_role("alert")).to_contain_text("This model is called tiny.")
+    await expect(dialog.get_by_role("alert")).to_contain_text("This model is named tiny.")
     await dialog.get_by_role("link", name="Keep it").click()
     await expect(dialog).to_be_hidden()
 
@@ -65,7 +65,7 @@ async def test_what_unsharing_does_is_said_before(owner: Tenant, page_for: PageF
     await expect(dialog).to_contain_text("What stops being possible")
     await is_accessible(page)
     await dialog.get_by_role("button", name="Unshare").click()
-    await expect(page.locator("main")).to_contain_text("tiny is out of the catalog.")
+    await expect(page.locator("main")).to_contain_text("tiny is no longer in the catalog.")
 
 
 async def test_a_page_follows_its_model_until_it_can_be_shared(
@@ -122,6 +122,6 @@ async def test_versions_are_gone_back_to_and_deleted(
     await dialog.get_by_role("button", name="Save").click()
     await expect(page.locator("main")).to_contain_text("Sums are wrong.")
     await page.get_by_role("link", name="Delete 1.1.0").click()
-    await expect(dialog).to_contain_text("The number 1.1.0 is not given again")
+    await expect(dialog).to_contain_text("The number 1.1.0 cannot be used again")
     await dialog.get_by_role("button", name="Delete 1.1.0").click()
-    await expect(page.locator("main")).to_contain_text("Version 1.1.0 is deleted.")
+    await expect(page.locator("main")).to_contain_text("Version 1.1.0 deleted.")

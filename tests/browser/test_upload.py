@@ -272,7 +272,7 @@ async def test_a_new_version_sends_only_the_files_that_changed(owner: Tenant, pa
     assert len(sent.parts) == 1
     newest = (await owner.http.get(f"/v1/models/{model['id']}/versions")).json()["data"][0]
     assert (newest["version_notes"], newest["is_latest"]) == ("Another card.\nMind it.", False)
-    await expect(page.locator("main")).to_contain_text("latest stays at 1.0.0, because the push asked for that.")
+    await expect(page.locator("main")).to_contain_text("latest stays at 1.0.0, because the push requested it.")
 
 
 async def test_files_without_weights_are_not_sent(page_for: PageFor, folder: Path) -> None:

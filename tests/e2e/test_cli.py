@@ -85,7 +85,9 @@ def test_from_push_to_endpoint_and_back(owner: Shell, deployer: Shell, stranger:
     assert f"MODELSHARE_JOIN_KEY=msj_... modelshare agent --url {server.url}" in deployed.stderr
     assert "chat" in first_word_of_lines(deployer.says("endpoints", "list"))
     assert deployer.json("endpoints", "update", "chat", "--version", "1.0.0")["version"] == "1.0.0"
-    assert "has no model `other.gguf`" in deployer.refused("endpoints", "update", "chat", "--file", "other.gguf")
+    assert "does not contain the model `other.gguf`" in deployer.refused(
+        "endpoints", "update", "chat", "--file", "other.gguf"
+    )
     assert re.search(
         r"version +latest", deployer.says("endpoints", "update", "chat", "--version", "latest", "--own-file")
     )

@@ -219,7 +219,7 @@ def test_a_push_that_was_left_has_a_way_out(owner: Shell, client: Client, large:
     other = str(write_model(owner.folder / "other"))
     line = owner.refused("push", other, "--name", "large", "--version", left.version)
     assert f"`modelshare uploads cancel {left.id}`" in line
-    assert "is cancelled, and what was sent is deleted" in owner.says("uploads", "cancel", left.id)
+    assert "is cancelled; the uploaded data was deleted" in owner.says("uploads", "cancel", left.id)
     assert "No open uploads." in owner.says("uploads", "list")
     assert owner.json("uploads", "list", "--all")[0]["state"] == "cancelled"
     assert "There is no such upload" in owner.refused("uploads", "cancel", "x")

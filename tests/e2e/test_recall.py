@@ -19,7 +19,7 @@ def test_from_the_claim_to_the_deletion(tmp_path: Path) -> None:
         link = owner.run("share", "tiny", "--link", "--max-uses", "1", "--expires-in", "1h").stdout.strip()
         assert deployer.json("catalog") == []
         assert "acme/tiny is in your catalog now" in deployer.says("claim", link)
-        assert "as often as it may be" in stranger.refused("claim", link)
+        assert "has reached its maximum number of uses" in stranger.refused("claim", link)
         assert stranger.json("catalog") == []
         assert "still shared with certain projects only" in owner.says("share", "tiny", "--yes")
         assert stranger.json("catalog") == []

@@ -71,9 +71,9 @@ class Ending:
         if not ending.done():
             ending.cancel()
             await asyncio.wait([ending], timeout=_LAST_CALL_SECONDS)
-            log.warning("took too long to end, and was left", part=name)
+            log.warning("took too long to stop and was abandoned", part=name)
         elif not ending.cancelled() and (error := ending.exception()) is not None:
-            log.warning("did not end well", part=name, error=str(error) or type(error).__name__)
+            log.warning("did not stop cleanly", part=name, error=str(error) or type(error).__name__)
 
 
 async def _do(chore: Chore) -> None:
@@ -81,7 +81,7 @@ async def _do(chore: Chore) -> None:
     try:
         await chore.run()
     except Exception as error:  # noqa: BLE001 - the next round may find the database back, and the others go on
-        outages.report("a chore failed", error, chore=chore.name)
+        outages.report("a background task failed", error, chore=chore.name)
     took = time.monotonic() - started
     if took > _SLOW_SECONDS:
-        log.warning("a chore took long", chore=chore.name, seconds=round(took, 1))
+        log.warning("a background task took long", chore=chore.name, seconds=round(took, 1))

@@ -276,7 +276,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None] | None:
 async def _platform_caller(request: Request) -> Caller:
     found: Caller = request.state.caller
     if not found.is_platform:
-        raise PermissionDenied("This route needs a platform key (scope `platform`): they start with `msp_`.")
+        raise PermissionDenied("This route needs a platform key (scope `platform`), which starts with `msp_`.")
     return replace(found, project_id=None, project_slug=None)  # it is about the platform, whatever its path begins with
 
 
@@ -297,7 +297,7 @@ async def _write_session(request: Request) -> AsyncIterator[AsyncSession]:
 
 
 ModelReference = Annotated[
-    str, Path(description="The model's id, `owner/name`, or the name of one of the project's own models")
+    str, Path(description="Model ID, `owner/name`, or the name of one of the project's own models")
 ]
 NO_MODEL: Final = uuid.UUID(int=0)
 """No model has this id. It stands for what the caller may not know of, so that every route answers in its own way."""
@@ -376,7 +376,7 @@ def decode_cursor(cursor: str, *kinds: type[int | str | uuid.UUID]) -> list[Any]
             raise TypeError(values)  # noqa: TRY301 - one way out for all that is no cursor
         return [_of_kind(value, kind) for value, kind in zip(values, kinds, strict=True)]
     except (binascii.Error, ValueError, TypeError, RecursionError) as error:
-        raise InvalidRequest("`after` is no cursor of this list. Take it from `next_cursor`.", param="after") from error
+        raise InvalidRequest("Invalid `after` cursor. Take it from `next_cursor`.", param="after") from error
 
 
 def _of_kind(value: Any, kind: type[int | str | uuid.UUID]) -> int | str | uuid.UUID:

@@ -253,7 +253,7 @@ class Worker:
                 await self._work(*taken)
                 self._wake.set()  # it may have left a job for later, and whoever waits does not know of its time
             except Exception as error:  # noqa: BLE001 - a worker outlives a database that is away for a while
-                outages.report("cannot take or finish a job", error)
+                outages.report("cannot claim or finish a job", error)
                 await asyncio.sleep(_REST_SECONDS)
 
     async def _next(self) -> tuple[str, Lease]:

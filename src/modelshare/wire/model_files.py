@@ -121,8 +121,8 @@ def _no_weights(paths: Collection[str], unfinished: Collection[str]) -> str | No
     if half := next((each for each in sorted(unfinished) if _is_of_weights(each)), None):
         return f"There are no weights: {_shown(half)} is an unfinished download. Finish it, and push again."
     return (
-        "There are no weights (.safetensors or .gguf) among these files. Push the folder that has the model's config.json "
-        "and weights."
+        "There are no weights (.safetensors or .gguf) among these files. Push the folder that has the model's "
+        "config.json and weights."
     )
 
 

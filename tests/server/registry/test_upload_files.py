@@ -77,10 +77,10 @@ async def test_rubbish_is_refused(owner: Tenant) -> None:
         (b"short", 400, "ends within a file"),
         (framed(readme, content)[:-1], 400, "ends within a file"),
         (framed(readme, content, size=1 << 63), 400, "ends within a file"),
-        (framed(readme, content) * 2, 400, "each of them once"),
+        (framed(readme, content) * 2, 400, "each only once"),
         (b"".join(framed(number, b"x") for number in range(BATCH_FILES + 1)), 400, "at once"),
-        (framed(readme, content + b"x"), 400, "README.md has"),
-        (framed(readme, b""), 400, "README.md has"),
+        (framed(readme, content + b"x"), 400, "README.md must have"),
+        (framed(readme, b""), 400, "README.md must have"),
         (framed(999, content), 404, "no file 999"),
         (bytes(BATCH_BYTES + 1), 400, "Send fewer"),
     ):

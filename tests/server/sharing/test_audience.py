@@ -243,7 +243,7 @@ async def test_unsharing_ends_everything(owner: Tenant, deployer: Tenant, strang
     await share(owner, model, {"projects": ["borg"]})
     link = (await share(owner, model, {"link": {}}))["link"]
     preview = (await owner.http.post(f"/v1/models/{model}/unshare?dry_run=true")).json()
-    assert {"projects it is shown to (1)", "claim links (1)"} <= set(preview["removed"])
+    assert {"projects it is shared with (1)", "claim links (1)"} <= set(preview["removed"])
     unshared = (await owner.http.post(f"/v1/models/{model}/unshare")).json()
     assert (unshared["is_shared"], unshared["audience"]) == (False, None)
     assert not await sees(deployer.http, model)

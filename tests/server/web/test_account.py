@@ -75,7 +75,7 @@ async def test_a_wrong_password_says_no_more_than_that(browser: httpx.AsyncClien
     wrong = await sign_in(browser, password="another long one")
     unknown = await sign_in(browser, email="nobody@example.org")
     assert wrong.status_code == unknown.status_code == 401
-    assert message(wrong) == message(unknown) == "E-mail and password do not go together. Check both and try again."
+    assert message(wrong) == message(unknown) == "Incorrect e-mail or password. Check both and try again."
     assert SESSION_COOKIE not in browser.cookies
 
 
@@ -219,7 +219,7 @@ async def test_an_invitation(colleague: Somebody, project: str, stranger: Somebo
     assert (await stranger.get("/dashboard")).headers["location"] == f"/dashboard/{project}/models"
     for token_then in (token, "msi_nothing"):
         over = await stranger.get(f"/join?token={token_then}")
-        assert (over.status_code, "used or over" in message(over)) == (404, True)
+        assert (over.status_code, "used or has expired" in message(over)) == (404, True)
         assert (await stranger.post("/join", token=token_then)).status_code == 404
 
 

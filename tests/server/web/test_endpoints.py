@@ -53,7 +53,7 @@ async def test_an_endpoint_is_made_and_takes_the_models_name(
     assert made.headers["location"] == f"{PAGE}/tiny"
     page = await colleague.get(f"{PAGE}/tiny")
     words = lines(page)
-    assert "The endpoint tiny is there." in words
+    assert "Endpoint tiny created." in words
     assert "acme/tiny" in words
     assert "/tiny/v1/chat/completions" in words
     assert "modelshare chat tiny" in words
@@ -74,7 +74,7 @@ async def test_the_choice_is_explained_before_it_is_made(
         assert "This is possible. The slug is tiny ." in lines(good)
         bad = await colleague.get(f"{path}?model={named}&tier=free")
         assert "it may be selected on self_hosted only" in lines(bad)
-        assert "Choose the tier self_hosted and run an agent of your own" in lines(bad)
+        assert "Choose the tier self_hosted and run your own agent" in lines(bad)
     assert 'value="acme/tiny"' in (await colleague.get(f"{PAGE}/new?model={named}")).text
 
 
@@ -84,10 +84,10 @@ async def test_what_others_do_not_share_does_not_exist(
     secret = await make_model(app, owner.project.id, name="secret")
     for named in (str(secret), "acme/secret", "acme/nothing", "nobody/secret", "secret", str(uuid.uuid4()), "<b>/x"):
         answer = await colleague.http.get(f"{PAGE}/-/explain", params={"model": named})
-        assert "There is no such model that you can see." in lines(answer)
+        assert "There is no such model in your project or the catalog." in lines(answer)
         refused = await colleague.post(f"{PAGE}/new", model=named, tier="self_hosted")
         assert refused.status_code == 404
-        assert message(refused).startswith("There is no such model that you can see.")
+        assert message(refused).startswith("There is no such model in your project or the catalog.")
     assert "acme/secret" not in (await colleague.get(f"{PAGE}/new?model={secret}")).text
 
 
@@ -147,7 +147,7 @@ async def test_what_is_not_shared_any_more_cannot_be_switched_on_again(
     assert "there is no way back" in lines(await colleague.get(f"{PAGE}/{chat}"))
     warned = lines(await colleague.get(f"{PAGE}/{chat}/off"))
     assert "You cannot switch it on again." in warned
-    assert "There is no such model that you can see." in warned
+    assert "There is no such model in your project or the catalog." in warned
     assert (await colleague.post(f"{PAGE}/{chat}/off")).status_code == 303
     off = lines(await colleague.get(f"{PAGE}/{chat}"))
     assert "Status inactive" in off
@@ -177,7 +177,7 @@ async def test_an_endpoint_is_deleted_after_it_was_asked(colleague: Somebody, ch
     assert "Delete chat ?" in asked or "Delete chat?" in asked
     answer = await colleague.post(f"{PAGE}/{chat}/delete")
     assert answer.headers["location"] == PAGE
-    assert "The endpoint chat is deleted." in lines(await colleague.get(PAGE))
+    assert "Endpoint chat deleted." in lines(await colleague.get(PAGE))
     assert (await colleague.get(f"{PAGE}/{chat}")).status_code == 404
 
 

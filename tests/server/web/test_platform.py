@@ -26,7 +26,7 @@ async def test_health(person: Somebody, owner: Tenant, app: Application) -> None
     answer = lines(await person.get(PLATFORM))
     assert "Projects 1 People 1 Models 1 Shared models 0 Endpoints on 0 Agents linked 0" in answer
     assert f"reachable {'SQLite' if app.database.is_sqlite else 'PostgreSQL'}, answered in" in answer
-    assert "in a folder of this machine" in answer
+    assert "in a folder on this machine" in answer
     assert re.search(
         rf"Last beat p-[0-9a-f]{{8}} http://127\.0\.0\.1:8000 {re.escape(__version__)} just now just now", answer
     )
@@ -74,7 +74,7 @@ async def test_a_job_that_was_given_up_is_seen_and_run_once_more(
     said = lines(await person.get(PLATFORM))
     assert "Given up" not in said
     assert "no.such_kind 1 0" in said, "it waits"
-    assert "Job run once more: " in lines(await person.get(f"{PLATFORM}/audit"))
+    assert "Job run again: " in lines(await person.get(f"{PLATFORM}/audit"))
     assert (await operator.post(f"/v1/platform/jobs/{job}/retry")).status_code == 404
 
 

@@ -222,7 +222,7 @@ def test_truncated_archive_is_refused(tmp_path: Path, kind: ArchiveKind, share: 
 
 
 def test_archive_without_its_end_mark_is_refused(tmp_path: Path) -> None:
-    assert_refused(tmp_path, tar_of({"a": b"1"})[:1024], "cut short")
+    assert_refused(tmp_path, tar_of({"a": b"1"})[:1024], "truncated")
 
 
 def test_damaged_checksum_of_the_packed_stream_is_noticed(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_other_content_is_refused(tmp_path: Path, kind: ArchiveKind) -> None:
 
 
 def test_archive_without_files_is_refused(tmp_path: Path) -> None:
-    assert_refused(tmp_path, tar_with([(member("model", kind=tarfile.DIRTYPE), b"")]), "holds no files")
+    assert_refused(tmp_path, tar_with([(member("model", kind=tarfile.DIRTYPE), b"")]), "contains no files")
 
 
 def test_modes_of_the_archive_are_not_taken_over(tmp_path: Path) -> None:

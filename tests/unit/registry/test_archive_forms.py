@@ -158,7 +158,7 @@ def test_a_checksum_of_signed_bytes_is_good(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT])
 def test_a_name_that_is_not_utf8_is_refused_by_name(tmp_path: Path, tar_format: int) -> None:
     data = changed(tar_of({"caf_.txt": b"1"}, tar_format), 3, b"\xe9")
-    assert_refused(tmp_path, data, r"The name caf\\xe9\.txt in model\.tar is not in UTF-8; rename the file")
+    assert_refused(tmp_path, data, r"The name caf\\xe9\.txt in model\.tar is not valid UTF-8; rename the file")
 
 
 def test_a_name_that_is_not_utf8_of_a_file_that_is_left_out_decides_nothing(tmp_path: Path) -> None:

@@ -34,14 +34,14 @@ async def create_project(
     except ValidationError as error:
         wrong = "name" if error.errors()[0]["loc"] == ("name",) else "slug"
         fits = "1 to 100 characters" if wrong == "name" else "1 to 40 lower-case letters, digits and single hyphens"
-        raise InvalidRequest(f"A project's {wrong} has {fits}. Choose another one.", param=wrong) from error
+        raise InvalidRequest(f"A project's {wrong} must have {fits}. Choose another one.", param=wrong) from error
     except ValueError as error:
         raise InvalidRequest(str(error), param="name") from error
     await queries.lock_person(session, person.id)  # so that two at once are counted
     if not person.is_admin:
         owned = sum(row.role == MemberRole.OWNER for row in await queries.memberships(session, [person.id]))
         if owned >= most:
-            raise PermissionDenied(f"You own {owned} projects, and {most} are the most here. Ask the platform's admin.")
+            raise PermissionDenied(f"You own {owned} projects, and the limit is {most}. Ask the platform's admin.")
     project = await service.new_project(session, request, now=now, actor=person.actor)
     await add(session, project.id, person, MemberRole.OWNER, now=now)
     return service.project_view(project)
@@ -126,7 +126,9 @@ def _no_member() -> NotFound:
 
 async def _check_not_last(session: AsyncSession, row: MemberRow) -> None:
     if row.role == MemberRole.OWNER and await queries.owners(session, row.project_id) == 1:
-        raise Conflict("A project has at least one owner, and this is the last one. Make somebody else an owner first.")
+        raise Conflict(
+            "A project needs at least one owner, and this is the last one. Make another member an owner first."
+        )
 
 
 def _record(

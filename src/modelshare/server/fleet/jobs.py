@@ -144,7 +144,7 @@ class Reconciler:
         if plan.agents or plan.serving:
             await _alone("cannot reconcile the fleet", self._apply(plan, now))
         if plan.observed:
-            await _alone("cannot write the states of endpoints", self._write_observed(plan.observed, now))
+            await _alone("cannot store the states of endpoints", self._write_observed(plan.observed, now))
 
     async def _apply(self, plan: _Plan, now: int) -> None:
         """Writes what agents hold and endpoints answer with; where that fails, for each agent by itself."""
@@ -178,7 +178,7 @@ class Reconciler:
             if outage_of(error) is not None or len(observed) == 1:
                 raise
             for endpoint_id, seen in observed.items():
-                what = f"cannot write the state of endpoint {endpoint_id}"
+                what = f"cannot store the state of endpoint {endpoint_id}"
                 await _alone(what, self._write_observed({endpoint_id: seen}, now))
 
     async def _run(self) -> None:
@@ -189,7 +189,7 @@ class Reconciler:
             try:
                 await self.reconcile()
             except Exception as error:  # noqa: BLE001 - the next round may find the database back
-                outages.report("a round of reconciling failed", error)
+                outages.report("a reconciliation round failed", error)
                 self._last_trouble = loop.time()
             if loop.time() - started > _LONG_SECONDS:
                 self._last_trouble = loop.time()

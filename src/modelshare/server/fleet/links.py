@@ -50,8 +50,8 @@ _EARLY = 1000
 """Frames; of more only the last are heard. An agent says all of it again once it is told what to hold."""
 _VOUCH_SECONDS = presence.STALE_SECONDS / 3
 _SUSPENDED = ClosedError(CloseCode.SUSPENDED, "This agent is suspended. Its owner can resume it.")
-_REMOVED = ClosedError(CloseCode.REMOVED, "This agent was removed. Enroll it anew with a join key to use it again.")
-_REPLACED = ClosedError(CloseCode.REPLACED, "A newer link of this agent took over.")
+_REMOVED = ClosedError(CloseCode.REMOVED, "This agent was removed. Enrol it again with a join key to use it.")
+_REPLACED = ClosedError(CloseCode.REPLACED, "A newer connection of this agent took over.")
 
 
 class _Linked:
@@ -96,7 +96,7 @@ class Links:
     async def stop(self) -> None:
         """Ends all links; the agents come back to whoever is there. Takes seconds, whatever the database does."""
         for linked in self._linked.values():
-            linked.link.close(ClosedError(CloseCode.GOING_AWAY, "The server restarts."))
+            linked.link.close(ClosedError(CloseCode.GOING_AWAY, "The server is restarting."))
         await _end(self._sessions, patience=_STOP_SECONDS)
         if self._vouching is not None:
             await _end({self._vouching})
@@ -115,7 +115,7 @@ class Links:
             async with self._database.read() as session:
                 agent = await service.authenticate(session, token)
         except Exception as error:  # noqa: BLE001 - whatever keeps us from looking says nothing of the agent
-            outages.report("cannot look at an agent that wants a link", error)
+            outages.report("cannot look up an agent that is connecting", error)
             await _try_again(scope, send)
             return
         if agent is None:
@@ -141,11 +141,13 @@ class Links:
             async with asyncio.timeout(_HELLO_SECONDS):
                 hello = await link.receive()
         except TimeoutError:
-            return ClosedError(CloseCode.SILENT, "No Hello came.")
+            return ClosedError(CloseCode.SILENT, "No Hello was received.")
         except ClosedError as error:
             return error
         if not isinstance(hello, Hello) or hello.protocol != PROTOCOL:
-            return ClosedError(CloseCode.PROTOCOL, f"This server speaks version {PROTOCOL}: update modelshare.")
+            return ClosedError(
+                CloseCode.PROTOCOL, f"This server uses version {PROTOCOL} of the link protocol: update modelshare."
+            )
         async with self._connected(name, hello, link) as linked:
             if linked is None:
                 return _SUSPENDED
@@ -169,7 +171,7 @@ class Links:
                 return
         # An older link, here or elsewhere, hears of it by the notification and ends itself.
         linked = self._linked[name.agent_id] = _Linked(name, link)
-        log.info("agent linked", agent=str(name.agent_id))
+        log.info("agent connected", agent=str(name.agent_id))
         try:
             await self._check(linked)  # what changed a moment ago was heard before the link stood here
             yield linked
@@ -182,8 +184,8 @@ class Links:
                 async with self._database.write() as session:
                     await presence.disconnect(session, name, now=self._now())
             except Exception as error:  # noqa: BLE001 - when nobody vouches for the link, it is forgotten as well
-                outages.report("cannot write that a link ended", error, agent=str(name.agent_id))
-            log.info("agent link ended", agent=str(name.agent_id))
+                outages.report("cannot record that an agent disconnected", error, agent=str(name.agent_id))
+            log.info("agent disconnected", agent=str(name.agent_id))
 
     async def _send_desired(self, linked: _Linked) -> None:
         """Sends what the agent is to hold, whenever that is something else than it was."""
@@ -197,7 +199,7 @@ class Links:
                     wanted = await presence.wanted(session, linked.name.agent_id)
                     unconfirmed = await releases.unconfirmed(session, linked.name.agent_id)
             except Exception as error:  # noqa: BLE001 - the link outlives a database that is away for a while
-                outages.report("cannot look at what an agent is to hold", error, agent=str(linked.name.agent_id))
+                outages.report("cannot load the desired state of an agent", error, agent=str(linked.name.agent_id))
                 linked.changed.set()
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
@@ -241,7 +243,7 @@ class Links:
                 async with self._database.write() as session:
                     known = await presence.vouch(session, [each.name for each in linked], now=self._now())
             except Exception as error:  # noqa: BLE001 - as above: the next round says it again
-                outages.report("cannot vouch for links", error)
+                outages.report("cannot send heartbeats for connected agents", error)
                 pause = _RETRY_SECONDS  # in time, before anybody takes them for dead
                 continue
             for each in linked:
@@ -259,7 +261,7 @@ class Links:
             try:
                 why = await self._over(linked.name)
             except Exception as error:  # noqa: BLE001 - as above: the database may be away for a while
-                outages.report("cannot look at a linked agent", error)
+                outages.report("cannot look up a connected agent", error)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             if why is not None:
@@ -275,7 +277,7 @@ class Links:
         if agent.state == AgentState.SUSPENDED:
             return _SUSPENDED
         if agent.link_token is None:
-            return ClosedError(CloseCode.GOING_AWAY, "The server took this link for dead: link again.")
+            return ClosedError(CloseCode.GOING_AWAY, "The server considered this connection dead: reconnect.")
         return None if agent.link_token == name.token else _REPLACED
 
     def _desired_changed(self, subject: str) -> None:
@@ -295,11 +297,11 @@ class Links:
 def _result(serving: asyncio.Task[ClosedError]) -> ClosedError:
     """Why the link that it served ended."""
     if serving.cancelled():
-        return ClosedError(CloseCode.GOING_AWAY, "The server restarts.")
+        return ClosedError(CloseCode.GOING_AWAY, "The server is restarting.")
     if (error := serving.exception()) is None:
         return serving.result()
-    outages.report("cannot link an agent", error)
-    return ClosedError(CloseCode.TRY_AGAIN, "The server cannot take a link now: link again.")
+    outages.report("cannot connect an agent", error)
+    return ClosedError(CloseCode.TRY_AGAIN, "The server cannot accept this connection now: reconnect.")
 
 
 async def _try_again(scope: Scope, send: Send) -> None:

@@ -82,7 +82,7 @@ async def agent_status(
     """Whether an agent, by its id and its token, is still part of the fleet; signed, for agents that were refused."""
     token = bearer(request.headers.get("authorization"))
     if token is None:
-        raise Unauthenticated("This needs an agent's token (`msa_...`).")
+        raise Unauthenticated("This route needs an agent token (`msa_...`).")
     return await verdicts.status(session, agent_id=agent_id, token=token, nonce=nonce)
 
 
@@ -93,7 +93,7 @@ async def issue_grant(
     """One link per file of a deployment that the agent was told to hold, valid for minutes. Ask again for new ones."""
     agent = await service.authenticate(session, bearer(request.headers.get("authorization")))
     if agent is None:
-        raise Unauthenticated("This needs an agent's token (`msa_...`); enroll the agent to get one.")
+        raise Unauthenticated("This route needs an agent token (`msa_...`). Enrol the agent to get one.")
     proven(request.scope)
     granted = await service.issue_grant(
         session, agent, deployment_id, now=platform.now(), seconds=platform.settings.grants_seconds

@@ -38,10 +38,12 @@ class PathSet:
     def add(self, path: str) -> None:
         check_path(path)
         if len(self._files) >= self._max_files:
-            raise Refused(f"The model holds more than {self._max_files:,} files; push only the files an engine needs.")
+            raise Refused(
+                f"The model contains more than {self._max_files:,} files; push only the files an engine needs."
+            )
         folded = unicodedata.normalize("NFC", path.casefold())
         if (twin := self._files.get(folded)) is not None:
-            how = "appears twice" if twin == path else f"differs from {shown(twin)} by upper and lower case only"
+            how = "appears twice" if twin == path else f"differs from {shown(twin)} only in upper and lower case"
             raise Refused(f"{shown(path)} {how}; keep one of them and push again.")
         if (below := self._folders.get(folded)) is not None:
             raise Refused(f"{shown(path)} is both a file and the folder of {shown(below)}; rename one of them.")
@@ -49,7 +51,7 @@ class PathSet:
             if folder in self._folders:
                 break  # and so are those around it
             if len(self._folders) >= _MAX_FOLDERS:
-                raise Refused(f"The model holds more than {_MAX_FOLDERS:,} folders; push only what an engine needs.")
+                raise Refused(f"The model contains more than {_MAX_FOLDERS:,} folders; push only what an engine needs.")
             if (file := self._files.get(folder)) is not None:
                 raise Refused(f"{shown(file)} is both a file and the folder of {shown(path)}; rename one of them.")
             self._folders[folder] = path
@@ -63,13 +65,13 @@ def check_path(path: str) -> None:
     if unfit := _unfit_characters(path):
         raise Refused(f"{shown(path)} {unfit}; rename it and push again.")
     if path.startswith("/"):
-        raise Refused(f"{shown(path)} is an absolute path; give it relative to the model's folder.")
+        raise Refused(f"{shown(path)} is an absolute path; use one relative to the model's folder.")
     if len(path.encode()) > MAX_PATH_BYTES:
         raise Refused(f"{shown(path)} is longer than {MAX_PATH_BYTES:,} bytes; use a shorter path.")
     if not unicodedata.is_normalized("NFC", path):
-        raise Refused(f"{shown(path)} is not written in Unicode's normal form C; rename it and push again.")
+        raise Refused(f"{shown(path)} is not in Unicode's normal form C; rename it and push again.")
     if path.count("/") > _MAX_DEPTH:
-        raise Refused(f"{shown(path)} lies more than {_MAX_DEPTH} folders deep; push only what an engine needs.")
+        raise Refused(f"{shown(path)} is more than {_MAX_DEPTH} folders deep; push only what an engine needs.")
     for segment in path.split("/"):
         if unfit := _unfit_segment(segment):
             raise Refused(f"{shown(path)} {unfit}.")
@@ -80,18 +82,18 @@ def _unfit_characters(path: str) -> str | None:
         return None
     for character in path:
         if not fits_name(character):
-            return "holds a control character"
+            return "contains a control character"
         if character == "\\":
-            return "holds a backslash, where / separates folders"
+            return "contains a backslash; use / to separate folders"
         if character in _NOT_PORTABLE:
-            return f"holds the character {character} that not every file system can store"
+            return f"contains the character {character}, which not every file system can store"
     return None
 
 
 def _unfit_segment(segment: str) -> str | None:
     if not segment or segment in {".", ".."}:
         return (
-            f"holds the part {segment!r}, which could leave the model's folder; give the plain path"
+            f"contains the part {segment!r}, which could leave the model's folder; use the plain path"
             if segment
             else "has an empty part (a doubled or trailing /); write it with single slashes"
         )
@@ -100,7 +102,7 @@ def _unfit_segment(segment: str) -> str | None:
     if len(segment.encode()) > MAX_SEGMENT_BYTES:
         return f"has a part of over {MAX_SEGMENT_BYTES} bytes; use a shorter name"
     if segment.casefold() in _VERSION_CONTROL:
-        return f"lies in {segment}, which is no part of a model; leave that folder out"
+        return f"is in {segment}, which is not part of a model; leave that folder out"
     return "has a part that is a device name on Windows; rename it" if _WINDOWS_DEVICE.fullmatch(segment) else None
 
 

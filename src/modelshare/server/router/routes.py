@@ -29,12 +29,14 @@ _DAYS: Final = 30
 
 def _group_by(
     group_by: Annotated[
-        str, Query(description="Any of day, endpoint, model, key; by commas.")
+        str, Query(description="Any of day, endpoint, model and key, separated by commas.")
     ] = "day,endpoint,model,key",
 ) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in group_by.split(",") if name.strip()))
     if not names or not set(names) <= usage.GROUPS:
-        raise InvalidRequest("`group_by` takes day, endpoint, model and key, with commas between.", param="group_by")
+        raise InvalidRequest(
+            "`group_by` must be day, endpoint, model or key, or several separated by commas.", param="group_by"
+        )
     return names
 
 

@@ -67,7 +67,7 @@ class Running(Generic[Ground]):
                     over = await self._over(list(self._running))
                 break
             except Exception as error:  # noqa: BLE001 - the database may be away for a while
-                outages.report("cannot look at what running requests stand on", error)
+                outages.report("cannot check the keys and endpoints of running requests", error)
                 await asyncio.sleep(LOOK_SECONDS)
         else:
             return

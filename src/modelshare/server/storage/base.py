@@ -48,7 +48,7 @@ class InvalidKey(StorageError):
 
 class BlobNotFound(StorageError):
     def __init__(self) -> None:
-        super().__init__("The file is no longer stored; ask for the model's current files.")
+        super().__init__("The file is no longer stored. Get the model's current files.")
 
 
 class MultipartNotFound(StorageError):
@@ -72,19 +72,19 @@ class PartRefused(StorageError):
 class SizeMismatch(PartRefused):
     def __init__(self, expected: int, *, more: bool) -> None:
         super().__init__(
-            f"The part must have exactly {expected} bytes but had {'more' if more else 'fewer'}; send it again."
+            f"The part must have exactly {expected} bytes but had {'more' if more else 'fewer'}. Send it again."
         )
 
 
 class ChecksumMismatch(PartRefused):
     def __init__(self) -> None:
-        super().__init__("The part arrived damaged: its SHA-256 differs from the one announced; send it again.")
+        super().__init__("The part was damaged in transit: its SHA-256 differs from the one announced. Send it again.")
 
 
 class PartReplaced(PartRefused):
     def __init__(self) -> None:
         super().__init__(
-            "Another request is sending the same part, and this one gave way to it. If the same push runs twice, let "
+            "Another request is sending the same part, so this one stopped. If the same push runs twice, let "
             "one of them finish."
         )
 
@@ -93,7 +93,7 @@ class StorageFull(StorageError, OutageError):
     outage: ClassVar[Outage] = Outage.DISK_FULL
 
     def __init__(self) -> None:
-        super().__init__("The server's storage is full; nothing was lost, try again when the operator has made room.")
+        super().__init__("The server's storage is full. Nothing was lost; try again when the operator has freed space.")
 
 
 class StorageUnavailable(StorageError, OutageError):
@@ -302,7 +302,7 @@ BlobStore: TypeAlias = ServedStore | DirectStore
 def check_key(key: str) -> str:
     """`key` as it is. Raises InvalidKey unless it is segments of `A-Za-z0-9_.-` parted by `/`, no dot first."""
     if len(key) > _MAX_KEY or not _KEY.fullmatch(key):
-        raise InvalidKey("This is not the name of a stored file; take the link from a grant as it is.")
+        raise InvalidKey("Invalid name of a stored file. Use the URL from a grant unchanged.")
     return key
 
 

@@ -25,6 +25,8 @@ def _open_bucket(url: str, scratch: Path, clock: Callable[[], float]) -> DirectS
         bucket = importlib.import_module("modelshare.server.storage.bucket")
         s3 = importlib.import_module("modelshare.server.storage.s3")
     except ModuleNotFoundError as error:
-        raise StorageSettingError("Storage in a bucket needs boto3: pip install 'modelshare[server,s3]'.") from error
+        raise StorageSettingError(
+            "Storage in a bucket needs boto3. Run `pip install 'modelshare[server,s3]'`."
+        ) from error
     store: DirectStore = s3.S3Store(bucket.S3Options.parse(url), scratch=scratch, clock=clock)
     return store

@@ -117,7 +117,7 @@ async def new_project(
 ) -> Response:
     most = platform.settings.accounts_projects_per_person
     project = await members.create_project(session, person, name=name, slug=slug, most=most, now=platform.now())
-    return done(request, f"/dashboard/{project.slug}/models", f"The project {project.name} is there.")
+    return done(request, f"/dashboard/{project.slug}/models", f"Project {project.name} created.")
 
 
 @router.get("/dashboard/-/account")
@@ -143,20 +143,20 @@ async def change_password(
     await sign_in.change_password(
         person, old=current, new=new, token=visitor.token or "", address=client_address(request)
     )
-    return done(request, "/dashboard/-/account", "The password is changed, and all other browsers are signed out.")
+    return done(request, "/dashboard/-/account", "Password changed. All other sessions have ended.")
 
 
 @router.post("/dashboard/-/account/sign-out-others")
 async def sign_out_others(request: Request, person: SignedIn, visitor: VisitorDep, session: WriteSession) -> Response:
     await sessions.close_all(session, person.id, except_token=visitor.token)
-    return done(request, "/dashboard/-/account", "All other browsers are signed out.")
+    return done(request, "/dashboard/-/account", "All other sessions have ended.")
 
 
 @router.get("/join")
 async def invitation_page(request: Request, session: ReadSession, platform: PlatformDep, token: Token) -> Response:
     invited = await invitations.invitation(session, token, now=platform.now())
     if invited is None:
-        raise NotFound("This invitation is used or over. Ask a project's owner for a new link.")
+        raise NotFound("This invitation has been used or has expired. Ask a project's owner for a new link.")
     return render(request, "account/invitation.html", invitation=invited, token=token)
 
 
@@ -165,7 +165,7 @@ async def join(
     request: Request, person: SignedIn, session: WriteSession, platform: PlatformDep, token: Text
 ) -> Response:
     await invitations.accept(session, person, token, now=platform.now())
-    return done(request, DASHBOARD, "You are in.")
+    return done(request, DASHBOARD, "You joined the project.")
 
 
 @router.get("/claim")
@@ -188,4 +188,8 @@ async def claim(
     request.state.caller = caller
     caller.check(Scope.ENDPOINTS)
     model_id = await audience.claim(session, caller, token, now=platform.now())
-    return done(request, f"/models/catalog/{model_id}?as={caller.project_slug}", "Claimed: your project sees it now.")
+    return done(
+        request,
+        f"/models/catalog/{model_id}?as={caller.project_slug}",
+        "Link claimed. Your project can now see the model.",
+    )

@@ -92,7 +92,7 @@ async def revoke_join_key(
     key_id: str,
 ) -> Response:
     await service.revoke_join_key(session, caller, key_id, now=platform.now())
-    return done(request, _url(project), "Nobody joins with this key any more.")
+    return done(request, _url(project), "Join key revoked. No more agents can enrol with it.")
 
 
 @router.get(_ONE + "/rename")
@@ -164,7 +164,7 @@ async def remove(
     agent_id: str,
 ) -> Response:
     await service.remove_agent(session, caller, agent_id, now=platform.now())
-    return done(request, _url(project), "The machine is removed.")
+    return done(request, _url(project), "Agent removed.")
 
 
 def _endless(name: str) -> JoinKeyCreate:

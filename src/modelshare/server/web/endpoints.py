@@ -126,9 +126,9 @@ async def create(
 ) -> Response:
     _, wish = await _wish(session, caller, model, tier, slug, version)
     if wish is None:
-        raise NotFound("Name a model: one of yours, or one of the catalog as `owner/name`.")
+        raise NotFound("Enter a model: the name of one of yours, or `owner/name` from the catalog.")
     row = await service.create(session, caller, wish, terms, now=platform.now())
-    return done(request, page_of(project.slug, row.slug), f"The endpoint {row.slug} is there.")
+    return done(request, page_of(project.slug, row.slug), f"Endpoint {row.slug} created.")
 
 
 @router.get(_ONE)
@@ -235,7 +235,7 @@ async def switch_off(
     slug: str,
 ) -> Response:
     await service.change(session, caller, slug, EndpointPatch(is_active=False), terms, now=platform.now())
-    return done(request, page_of(project.slug, slug), "Switched off.")
+    return done(request, page_of(project.slug, slug), "Endpoint deactivated.")
 
 
 @router.post(_ONE + "/on")
@@ -249,7 +249,7 @@ async def switch_on(
     slug: str,
 ) -> Response:
     await service.change(session, caller, slug, EndpointPatch(is_active=True), terms, now=platform.now())
-    return done(request, page_of(project.slug, slug), "Switched on.")
+    return done(request, page_of(project.slug, slug), "Endpoint activated.")
 
 
 @router.get(_ONE + "/delete")
@@ -269,7 +269,7 @@ async def delete(
     slug: str,
 ) -> Response:
     await service.delete(session, caller, slug, terms, now=platform.now())
-    return done(request, f"/dashboard/{project.slug}/endpoints", f"The endpoint {slug} is deleted.")
+    return done(request, f"/dashboard/{project.slug}/endpoints", f"Endpoint {slug} deleted.")
 
 
 async def _wish(
@@ -348,7 +348,7 @@ def _files(row: EndpointRow) -> list[tuple[str, str]]:
         return []
     files = {choice["file"]: f"{choice['file']} ({choice['quantization'] or choice['format']})" for choice in choices}
     now = {row.file: row.file} if row.file else {}
-    return [(_OWN_FILE, "the version's own"), *(now | files).items()]
+    return [(_OWN_FILE, "the version's default"), *(now | files).items()]
 
 
 def _task(row: EndpointRow) -> str | None:

@@ -54,7 +54,8 @@ class Live:
         """An answer to this person that goes on. 429 where there are too many."""
         if sum(each == person_id for each in self._waiting.values()) >= _MOST:
             raise RateLimited(
-                f"You have {_MOST} live pages open. Close some of them.", retry_after=math.ceil(_LOOK_SECONDS)
+                f"You have {_MOST} live pages open, the maximum. Close some of them.",
+                retry_after=math.ceil(_LOOK_SECONDS),
             )
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(self._events(person_id, part), media_type="text/event-stream", headers=headers)

@@ -64,7 +64,7 @@ async def remove(
     await members.remove(session, caller, person_id, now=platform.now())
     if person_id == person.id:
         return done(request, "/dashboard", "You have left the project.")
-    return done(request, f"/dashboard/{caller.project_slug}/members", "Removed.")
+    return done(request, f"/dashboard/{caller.project_slug}/members", "Member removed.")
 
 
 @router.post("/invitations")
@@ -86,6 +86,4 @@ async def end_invitation(
     request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, invitation_id: uuid.UUID
 ) -> Response:
     await invitations.end_invitation(session, caller, invitation_id, now=platform.now())
-    return done(
-        request, f"/dashboard/{caller.project_slug}/members", "The invitation is ended; its link leads nowhere."
-    )
+    return done(request, f"/dashboard/{caller.project_slug}/members", "Invitation revoked. Its link no longer works.")

@@ -19,8 +19,8 @@ router = APIRouter(prefix="/dashboard/{project}/webhooks", route_class=PageRoute
 Text = Annotated[str, Form(max_length=4096)]
 HEARING: Final = Choice(
     "hears",
-    "Choose what it hears of.",
-    (Option("all", "All events"), Option("some", "Only what is ticked", (Field("events", "Events", many=True),))),
+    "Choose the events to send.",
+    (Option("all", "All events"), Option("some", "Only selected events", (Field("events", "Events", many=True),))),
     otherwise="all",
 )
 Events = Annotated[Chosen, Depends(HEARING.read)]
@@ -106,7 +106,7 @@ async def switch(
 ) -> Response:
     patch = WebhookPatch(is_active=on)
     await webhooks.change(session, caller, webhook_id, patch, platform.settings, now=platform.now())
-    return done(request, _url(caller.project_slug, webhook_id), f"The webhook is switched {'on' if on else 'off'}.")
+    return done(request, _url(caller.project_slug, webhook_id), f"Webhook {'enabled' if on else 'disabled'}.")
 
 
 @router.get("/{webhook_id}/delete")
@@ -120,7 +120,7 @@ async def delete(
     request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, webhook_id: str
 ) -> Response:
     await webhooks.delete(session, caller, webhook_id, now=platform.now())
-    return done(request, f"/dashboard/{caller.project_slug}/webhooks", "The webhook is deleted.")
+    return done(request, f"/dashboard/{caller.project_slug}/webhooks", "Webhook deleted.")
 
 
 @router.post("/{webhook_id}/test")
@@ -128,7 +128,7 @@ async def send_test(
     request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, webhook_id: str
 ) -> Response:
     delivery = await webhooks.send_test(session, caller, webhook_id, now=platform.now())
-    return done(request, _url(caller.project_slug, webhook_id, delivery.id), "A test is on its way.")
+    return done(request, _url(caller.project_slug, webhook_id, delivery.id), "Test event queued.")
 
 
 @router.get("/{webhook_id}/deliveries/{delivery_id}")
@@ -151,13 +151,13 @@ async def redeliver(
     delivery_id: str,
 ) -> Response:
     delivery = await webhooks.redeliver(session, caller, webhook_id, delivery_id, now=platform.now())
-    return done(request, _url(caller.project_slug, webhook_id, delivery.id), "It is on its way once more.")
+    return done(request, _url(caller.project_slug, webhook_id, delivery.id), "Delivery queued again.")
 
 
 def _heard(chosen: Chosen) -> list[str]:
     """None: all of them."""
     if chosen.value == "some" and not chosen.all("events"):
-        raise InvalidRequest("Tick what it is to hear of, at least one event.", param="events")
+        raise InvalidRequest("Select at least one event.", param="events")
     return chosen.all("events")
 
 

@@ -7,16 +7,19 @@ _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+(?=\S)")
 _ROUTE: Final = re.compile(r"\b(GET|POST|PUT|PATCH|DELETE) /")
 _ANEW: Final = (
     (
-        re.compile(r"`after` is no cursor .*"),
-        "This link leads to no page of the list. Go back to the list's beginning.",
+        re.compile("Invalid `after` cursor.*"),
+        "Invalid link to a page of the list. Go back to its first page.",
     ),
-    (re.compile(r"Invalid model ID"), "This link leads to no model. Look for it in the catalog, or ask who sent it."),
+    (
+        re.compile(r"Invalid model ID"),
+        "Invalid link to a model. Look for the model in the catalog, or ask who sent the link.",
+    ),
     (re.compile(r"`deadline`: Input should be less than .*"), "Choose a deadline before the year 2200."),
 )
 """What programs are told of a value, and people of the link or the form that had it."""
 _INPUT: Final = (
     (re.compile(r"\bInput should be (?=')"), "Choose "),
-    (re.compile(r"\bInput should be "), "This has to be "),
+    (re.compile(r"\bInput should be "), "This must be "),
     (re.compile(r"\bString should have "), "Use "),
 )
 """How pydantic begins what it says."""

@@ -97,7 +97,7 @@ async def test_edit_changes_and_empties(app: Application, owner: Tenant, person:
     [
         ({"name": "-bad-"}, 400, "name: Use 1 to 96 letters"),
         ({"name": ""}, 400, "A model needs a name"),
-        ({"name": "taken"}, 409, "a model taken already"),
+        ({"name": "taken"}, 409, "already has a model taken"),
         ({"name": "tiny", "tags": "x" * 65}, 400, "tags"),
     ],
 )
@@ -134,7 +134,7 @@ async def test_versions_are_promoted_and_gone_back_to(
 async def test_revalidating_reads_the_bytes_again(owner: Tenant, person: httpx.AsyncClient) -> None:
     model = await pushed(owner.http, tiny_model())
     said = await went_on(person, await person.post(f"{MODELS}/{model['id']}/revalidate"))
-    assert "checked anew" in said
+    assert "Revalidation started." in said
     actions = [each["action"] for each in (await owner.http.get("/v1/audit")).json()["data"]]
     assert "model.revalidate" in actions
 
@@ -143,7 +143,7 @@ async def test_deleting_needs_the_name(app: Application, owner: Tenant, person: 
     model = await make_model(app, owner.project.id)
     page = f"{MODELS}/{model}/delete"
     assert "Type its name, tiny, to be sure" in text_of(await person.get(page))
-    assert "This model is called tiny." in text_of(await person.post(page, data={"name": "tony"}), 400)
+    assert "This model is named tiny." in text_of(await person.post(page, data={"name": "tony"}), 400)
     assert "tiny is deleted" in await went_on(person, await person.post(page, data={"name": "tiny"}))
     assert (await owner.http.get(f"/v1/models/{model}")).status_code == 404
 
@@ -167,7 +167,7 @@ async def test_the_upload_page_lists_what_is_not_finished(owner: Tenant, person:
     assert f'data-api="/{owner.project.id}/v1"' in page.text
     assert "connect-src 'self';" in page.headers["content-security-policy"]
     said = await went_on(person, await person.post(f"{MODELS}/uploads/{upload['id']}/cancel"))
-    assert "The upload of half 1.0.0 is cancelled" in said
+    assert "Upload of half 1.0.0 cancelled" in said
     assert (await owner.http.get(f"/v1/uploads/{upload['id']}")).json()["state"] == "cancelled"
 
 
@@ -276,7 +276,7 @@ async def test_a_version_is_deleted_after_a_preview(app: Application, owner: Ten
     await add_version(app, model, "1.1.0")
     page = f"{MODELS}/{model}"
     assert "It is the latest version. Promote another one" in text_of(await person.get(f"{page}/versions/1.0.0/delete"))
-    assert "The number 1.1.0 is not given again" in text_of(await person.get(f"{page}/versions/1.1.0/delete"))
+    assert "The number 1.1.0 cannot be used again" in text_of(await person.get(f"{page}/versions/1.1.0/delete"))
     said = await went_on(person, await person.post(f"{page}/versions/1.1.0/delete"))
-    assert "Version 1.1.0 is deleted." in said
+    assert "Version 1.1.0 deleted." in said
     assert "It is the latest version." in text_of(await person.post(f"{page}/versions/1.0.0/delete"), 409)

@@ -43,7 +43,7 @@ async def deployed(deployer: Tenant, model: uuid.UUID) -> None:
 async def test_sharing_with_everybody(owner: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str) -> None:
     assert "Only this project sees it." in text_of(await person.get(page))
     said = await went_on(person, await person.post(f"{page}/share", data={"audience": "public"}))
-    assert "tiny is in the catalog now." in said
+    assert "tiny is now in the catalog" in said
     assert "Everybody sees it in the catalog" in said
     assert "Its role is deployable" in said
     assert (await footprint(owner, model))["audience"] == "public"
@@ -79,7 +79,7 @@ async def test_a_claim_link_is_shown_once_and_can_be_claimed(
     assert token not in shown.text
     assert re.search(r"claimed 1 of 3 times; ends in [67] days", text_of(shown))
     [link] = (await footprint(owner, model))["links"]
-    assert "The link is ended" in await went_on(person, await person.post(f"{page}/links/{link['id']}/end"))
+    assert "Link revoked" in await went_on(person, await person.post(f"{page}/links/{link['id']}/end"))
     after = await footprint(owner, model)
     assert (after["links"], [each["slug"] for each in after["projects"]]) == ([], ["borg"])
 
@@ -87,9 +87,9 @@ async def test_a_claim_link_is_shown_once_and_can_be_claimed(
 @pytest.mark.parametrize(
     ("form", "words"),
     [
-        ({"audience": "projects", "projects": " , "}, "Name at least one project"),
+        ({"audience": "projects", "projects": " , "}, "Enter at least one project"),
         ({"audience": "projects", "projects": "nobody"}, "There is no project nobody"),
-        ({"audience": "link", "max_uses": "many"}, "max_uses is a whole number"),
+        ({"audience": "link", "max_uses": "many"}, "max_uses must be a whole number"),
         ({"audience": "link", "max_uses": "0"}, "max_uses"),
         ({"audience": "somebody"}, "audience"),
     ],
@@ -119,7 +119,7 @@ async def test_unsharing_says_before_what_it_will_do(
     assert "deployment count (1)" in said
     assert "Other projects creating an endpoint with this model, on any tier." in said
     assert (await footprint(owner, model))["is_shared"]
-    assert "tiny is out of the catalog." in await went_on(person, await person.post(f"{page}/unshare"))
+    assert "tiny is no longer in the catalog." in await went_on(person, await person.post(f"{page}/unshare"))
     assert not (await footprint(owner, model))["is_shared"]
     assert "Model not found or not shared" in text_of(await person.post(f"{page}/unshare"), 404)
 
@@ -155,7 +155,7 @@ async def test_a_recall_is_announced_changed_and_cancelled(
     assert "1 active endpoint of 1 project now" in text_of(await person.get(f"{page}/recall"))
     form = {"when": "in", "amount": "3", "unit": "days", "reason": "The licence changed."}
     said = await went_on(person, await person.post(f"{page}/recall", data=form))
-    assert "The recall is announced" in said
+    assert "Recall announced" in said
     assert "“The licence changed.”" in said
     assert "Still serving 1 endpoint of other projects" in said
     notice = (await owner.http.get(f"/v1/models/{model}/recall")).json()["notice"]
@@ -166,7 +166,7 @@ async def test_a_recall_is_announced_changed_and_cancelled(
     notice = (await owner.http.get(f"/v1/models/{model}/recall")).json()["notice"]
     assert notice["deadline"] == int(datetime(2099, 1, 31, 12, tzinfo=UTC).timestamp())
 
-    assert "The recall is cancelled." in await went_on(person, await person.post(f"{page}/recall/cancel"))
+    assert "Recall cancelled." in await went_on(person, await person.post(f"{page}/recall/cancel"))
     assert (await owner.http.get(f"/v1/models/{model}/recall")).json()["notice"] is None
 
 
@@ -182,7 +182,7 @@ async def test_a_recall_now_stops_others(
 
     await wait_until(stopped)
     assert "Still serving 0 endpoints" in text_of(await person.get(page))
-    assert "This recall is over" in text_of(
+    assert "This recall is complete" in text_of(
         await person.post(f"{page}/recall", data={"when": "now", "reason": "x"}), 409
     )
 
@@ -206,7 +206,7 @@ async def test_a_machine_that_has_not_confirmed_shows_with_a_recall_and_after(
     assert "not confirmed yet" in await went_on(person, await person.post(f"{page}/recall/cancel"))
     [close] = re.findall(r'action="([^"]*/releases/[0-9a-f-]+/close)"', (await person.get(page)).text)
     said = await went_on(person, await person.post(close))
-    assert "This machine is not waited for any more." in said
+    assert "No longer waiting for this machine." in said
     assert "not confirmed" not in said
 
 
@@ -214,10 +214,10 @@ async def test_a_machine_that_has_not_confirmed_shows_with_a_recall_and_after(
     ("form", "words"),
     [
         ({"when": "in", "amount": "3", "reason": ""}, "A recall needs a reason"),
-        ({"when": "in", "amount": "soon", "reason": "x"}, "amount is a whole number"),
-        ({"when": "in", "amount": "", "reason": "x"}, "Say after how many"),
-        ({"when": "in", "amount": "0", "reason": "x"}, "Say after how many"),
-        ({"when": "at", "at": "tomorrow", "reason": "x"}, "Give the date and the time"),
+        ({"when": "in", "amount": "soon", "reason": "x"}, "amount must be a whole number"),
+        ({"when": "in", "amount": "", "reason": "x"}, "Enter a number of"),
+        ({"when": "in", "amount": "0", "reason": "x"}, "Enter a number of"),
+        ({"when": "at", "at": "tomorrow", "reason": "x"}, "Enter the date and time"),
         ({"when": "at", "at": "2020-01-31T12:00", "reason": "x"}, "That time has passed"),
         ({"when": "in", "amount": "9999999999", "reason": "x"}, "deadline"),
     ],

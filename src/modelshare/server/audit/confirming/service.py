@@ -71,7 +71,7 @@ class Confirmer:
             async with self._database.write() as session:
                 await queries.forget(session, self.name)
         except Exception as error:  # noqa: BLE001 - the others forget it after a while
-            log.warning("cannot leave the list of processes", error=str(error))
+            log.warning("cannot unregister this process", error=str(error))
 
     async def check(self) -> None:
         """Writes what changes nothing: raises what keeps the database from taking writes."""
@@ -116,7 +116,7 @@ class Confirmer:
                     await queries.see(session, self.name, self._address, __version__, self._started_ms)
                 await self._catch_up(overdue_ms)
             except Exception as error:  # noqa: BLE001 - as above: the next beat finds what was missed
-                outages.report("cannot say that this process runs", error)
+                outages.report("cannot record that this process is running", error)
 
     async def _catch_up(self, overdue_ms: int) -> None:
         now = asyncio.get_running_loop().time()

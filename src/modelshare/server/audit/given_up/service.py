@@ -31,7 +31,7 @@ async def try_again(session: AsyncSession, caller: Caller, job_id: str, *, now: 
     uid = parse_uuid(job_id)
     row = await jobs.try_again(session, uid, now=now) if uid else None
     if row is None:
-        raise NotFound("There is no such job that was given up. It may have been done or tried again since.")
+        raise NotFound("There is no such failed job. It may have been completed or retried since.")
     audit.record(
         session,
         project_id=None,

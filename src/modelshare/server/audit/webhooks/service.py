@@ -44,7 +44,7 @@ async def create(
     """A new webhook. Its secret is answered this once."""
     _check(wish.url, wish.events, settings)
     if await queries.count_alone(session, caller.project) >= rules.MOST_WEBHOOKS:
-        raise Conflict(f"Your project has {rules.MOST_WEBHOOKS} webhooks, the most there can be. Delete one first.")
+        raise Conflict(f"Your project has {rules.MOST_WEBHOOKS} webhooks, the maximum. Delete one first.")
     row = WebhookRow(
         id=new_id(), project_id=caller.project, url=wish.url, events=rules.sorted_events(wish.events), created_at=now
     )
@@ -151,7 +151,7 @@ async def _delivery_of(session: AsyncSession, webhook: WebhookRow, delivery_id: 
     uid = parse_uuid(delivery_id)
     row = await queries.delivery(session, webhook.id, uid) if uid else None
     if row is None:
-        raise NotFound("There is no such delivery of this webhook. They are kept for 30 days.")
+        raise NotFound("This webhook has no such delivery. Deliveries are kept for 30 days.")
     return row
 
 
@@ -179,7 +179,7 @@ def _new_delivery(webhook: WebhookRow, event_id: uuid.UUID, type_: str, body: st
 async def _send_now(session: AsyncSession, webhook: WebhookRow, row: DeliveryRow, now: int) -> Delivery:
     """Has it sent at once, whatever happened before: somebody is waiting to see it."""
     if not webhook.is_active:
-        raise Conflict('This webhook is switched off. Switch it on first: PATCH it with {"is_active": true}.')
+        raise Conflict('This webhook is disabled. Enable it first: PATCH it with {"is_active": true}.')
     row.next_attempt_at = now
     session.add(row)
     await _retry_now(session, webhook, now)

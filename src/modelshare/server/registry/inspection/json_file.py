@@ -36,7 +36,7 @@ def read_value(name: str, reader: RangeReader, max_bytes: int = _MAX_CONFIG_BYTE
             f"{shown(name)} is larger than {max_bytes >> 20} MiB; push the model without it or make it smaller."
         )
     if not reader.size:
-        raise Refused(f"{shown(name)} is empty, and loaders expect JSON in it; save it again, or push without it.")
+        raise Refused(f"{shown(name)} is empty, but loaders expect JSON in it; save it again, or push without it.")
     check_no_pointer(name, reader)
     return _parse(name, head(reader, reader.size))
 
@@ -61,7 +61,7 @@ def is_unicode(texts: Iterable[str]) -> bool:
 
 def _parse(name: str, data: bytes, **hooks: Any) -> Any:
     if sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
-        raise Refused(f"{shown(name)} holds more than {_MAX_VALUES:,} JSON values; split it into smaller files.")
+        raise Refused(f"{shown(name)} contains more than {_MAX_VALUES:,} JSON values; split it into smaller files.")
     try:
         value = json.loads(_text(data), **hooks)
         _check_depth(value, containers=data.count(b"[") + data.count(b"{"))

@@ -57,7 +57,7 @@ def _template(path: str, reader: RangeReader) -> str:
     try:
         return head(reader, reader.size).decode()
     except UnicodeDecodeError:
-        raise Refused(f"{shown(path)} is not UTF-8, as loaders expect it; save it again and push.") from None
+        raise Refused(f"{shown(path)} is not UTF-8, which loaders expect; save it again and push.") from None
 
 
 def _check_not_empty(vocabularies: Mapping[str, RangeReader]) -> None:

@@ -58,7 +58,5 @@ async def _arrive(platform: Platform, file: UploadFileRow, proof: Proof | None) 
         proof = Proof(sha256, size, platform.now())
     sha256 = proof.sha256
     if file.sha256 not in {None, sha256}:
-        raise Refused(
-            f"{shown(file.path)} is not the file whose SHA-256 was announced: it has {sha256}. Push it again."
-        )
+        raise Refused(f"{shown(file.path)} does not match its announced SHA-256: it has {sha256}. Push it again.")
     return Arrived(file.path, proof.size, sha256, key=file.key, proven_at=int(proof.at))

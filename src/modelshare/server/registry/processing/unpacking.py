@@ -65,7 +65,7 @@ def _ignored(folder: Path, files: Sequence[ExtractedFile]) -> Sequence[str] | No
     try:
         return ignore_file_lines(folder)
     except ValueError as error:
-        raise Refused(f"{error}. Write it anew, and push again.") from error
+        raise Refused(f"{error}. Write it again, and push again.") from error
 
 
 async def _store(platform: Platform, upload: UploadRow, n: int, folder: Path, file: ExtractedFile) -> Arrived:

@@ -129,7 +129,7 @@ class Members:
             raise self._too_many()
 
     def _too_many(self) -> Refused:
-        return Refused(f"{shown(self.stream.name)} holds too many entries; pack only the files an engine needs.")
+        return Refused(f"{shown(self.stream.name)} contains too many entries; pack only the files an engine needs.")
 
     def _too_long(self) -> Refused:
         return Refused(
@@ -153,7 +153,7 @@ class Members:
                 if key.startswith(b"GNU.volume."):
                     self._refuse_volume(key)
                 elif header.type == _GLOBAL_PAX:
-                    raise ValueError("no record of a global header may say what a file is")
+                    raise ValueError("a global header record describes a file")
                 else:
                     _take_record(extended, key, value)
         self.stream.skip(-header.size % BLOCK)
@@ -188,11 +188,11 @@ class Members:
                 return sparse.old_gnu(self.stream, header, stored)
             except ValueError as error:
                 raise Refused(
-                    f"{shown(self.stream.name)} holds a sparse file that is damaged or of another form; pack the "
-                    "folder again without --sparse (-S) and push it."
+                    f"{shown(self.stream.name)} contains a sparse file that is damaged or of an unsupported "
+                    "form; pack the folder again without --sparse (-S) and push it."
                 ) from error
         if header.type == _FOLDER and stored:
-            raise ValueError("programs disagree on whether bytes follow")
+            raise ValueError("the size of an entry is ambiguous")
         if kind in {Kind.FILE, Kind.FOLDER, Kind.UNKNOWN}:
             return sparse.whole(stored)
         return sparse.whole(0)  # whatever size is stated: some programs state the target's

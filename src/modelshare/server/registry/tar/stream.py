@@ -62,8 +62,8 @@ def _check_window(name: str, start: bytes) -> None:
         return  # found when it is read
     if window > _MAX_ZSTD_WINDOW_BYTES:
         raise Refused(
-            f"{shown(name)} takes more than {_MAX_ZSTD_WINDOW_BYTES >> 20} MiB of memory to unpack; "
-            "compress it again without zstd's option --long or --ultra."
+            f"{shown(name)} needs more than {_MAX_ZSTD_WINDOW_BYTES >> 20} MiB of memory to unpack; compress it "
+            "again without zstd's option --long or --ultra."
         )
 
 
@@ -99,7 +99,7 @@ class Stream:
         except (OSError, zlib.error, zstandard.ZstdError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's fault, not the archive's
-            raise Refused(f"{shown(self.name)} is damaged or of another kind; pack it again and push it.") from error
+            raise Refused(f"{shown(self.name)} is damaged or of another format; pack it again and push it.") from error
         self.charge(len(data))
         return data
 
@@ -113,4 +113,4 @@ class Stream:
         return Refused(f"{shown(self.name)} is not a valid tar archive; pack it again and push it.")
 
     def _cut_short(self) -> Refused:
-        return Refused(f"{shown(self.name)} is cut short; pack it again and push it.")
+        return Refused(f"{shown(self.name)} is truncated; pack it again and push it.")

@@ -47,14 +47,12 @@ async def receive(
     store = platform.store
     if store.direct:
         raise InvalidRequest(
-            f"Parts of this upload go to the bucket: ask POST /v1/uploads/{upload.id}/files/{n}/parts/{k}/url."
+            f"Parts of this upload go to the bucket. Use POST /v1/uploads/{upload.id}/files/{n}/parts/{k}/url."
         )
     with storage_answers():
         _, size = staging.multipart_of(upload, file).span(k)
         if length is not None and length != size:
-            raise InvalidRequest(
-                f"Part {k} of {shown(file.path)} has {size:,} bytes, not {length:,}. Send exactly these."
-            )
+            raise InvalidRequest(f"Part {k} of {shown(file.path)} must have {size:,} bytes, not {length:,}.")
         multipart = await _begun(platform, upload, file)
         part = await store.write_part(multipart, k, chunks, None if sha256 == DEFERRED else sha256.lower())
     await keep_open(platform, upload)
@@ -66,7 +64,9 @@ async def part_url(platform: Platform, caller: Caller, upload_id: str, n: int, k
     upload, file = await _find(platform, caller, upload_id, n)
     store = platform.store
     if not store.direct:
-        raise InvalidRequest(f"Parts of this upload come here: PUT /v1/uploads/{upload.id}/files/{n}/parts/{k}.")
+        raise InvalidRequest(
+            f"Parts of this upload go to the server. Use PUT /v1/uploads/{upload.id}/files/{n}/parts/{k}."
+        )
     expires_at = platform.now() + PART_URL_SECONDS
     with storage_answers():
         staging.multipart_of(upload, file).span(k)
@@ -86,7 +86,7 @@ async def _find(platform: Platform, caller: Caller, upload_id: str, n: int) -> t
     if file is None:
         raise NotFound(f"This upload has no file {n}. GET /v1/uploads/{upload.id} lists its files.")
     if file.reused:
-        raise Conflict(f"{shown(file.path)} is stored already, so none of its parts is needed.")
+        raise Conflict(f"{shown(file.path)} is already stored, so none of its parts is needed.")
     return upload, file
 
 
@@ -105,7 +105,7 @@ async def _begun(platform: Platform, upload: UploadRow, file: UploadFileRow) -> 
     if winner != fresh.id:
         await platform.store.abort(fresh)
     if not winner:
-        raise Conflict("This upload has just changed. Ask GET /v1/uploads/{id} what is missing.")
+        raise Conflict("This upload has just changed. GET /v1/uploads/{id} lists what is missing.")
     return replace(fresh, id=winner)
 
 

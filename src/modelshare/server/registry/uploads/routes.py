@@ -28,10 +28,10 @@ from modelshare.wire.uploads import (
 router = APIRouter(prefix="/v1/uploads", route_class=ProjectRoute, tags=["uploads"])
 versions = APIRouter(prefix="/v1/models", route_class=ProjectRoute, tags=["models"])
 UploadsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
-_RESUMED: dict[int | str, dict[str, Any]] = {200: {"description": "The same push is open already: go on with it"}}
+_RESUMED: dict[int | str, dict[str, Any]] = {200: {"description": "The same push is already open: resume it"}}
 Number = Annotated[int, Path(ge=0, le=1 << 31)]
 _CHECKSUM = (
-    "Required: the part's SHA-256, 64 hex digits, or `deferred` where you compare the `sha256` of the answer yourself."
+    "Required: the part's SHA-256, 64 hex digits, or `deferred` if you compare the `sha256` of the response yourself."
 )
 _RAW_BODY = {
     "requestBody": {
@@ -105,7 +105,7 @@ async def put_files(caller: UploadsCaller, platform: PlatformDep, upload_id: str
     try:
         return await small_files.receive(platform, caller, upload_id, request.stream())
     except ClientDisconnect as error:
-        raise InvalidRequest("The connection ended inside the files. Send them again.") from error
+        raise InvalidRequest("The connection was closed within the files. Send them again.") from error
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def _body_of(request: Request) -> Iterator[AsyncIterator[bytes] | Inflow]:
     try:
         yield request.stream() if body is None else body
     except ClientDisconnect as error:
-        raise InvalidRequest("The connection ended inside the part. Send it again.") from error
+        raise InvalidRequest("The connection was closed within the part. Send it again.") from error
     finally:
         if body is not None:
             body.close()

@@ -180,7 +180,7 @@ def _checked_files(platform: Platform, request: VersionOpen) -> list[Wanted]:
 def _check_archive_name(name: str) -> None:
     kind_of(name)
     if "/" in name:
-        raise Refused("The archive's file name holds a /; give the name without its folder.")
+        raise Refused("The archive's file name contains a /. Send the name without its folder.")
 
 
 async def _plan(session: AsyncSession, opening: _Opening) -> Plan:
@@ -195,8 +195,8 @@ async def _check_room(session: AsyncSession, opening: _Opening) -> None:
     most = opening.platform.settings.uploads_open_per_project
     if await queries.count_open(session, opening.caller.project, most) >= most:
         raise Conflict(
-            f"Your project has {most} uploads open, the most there may be at once. Finish one, or cancel one: "
-            "`modelshare uploads list` shows them, `modelshare uploads cancel ID` cancels."
+            f"Your project has {most} uploads open, the maximum. Finish one, or cancel one: `modelshare uploads "
+            "list` shows them, `modelshare uploads cancel ID` cancels."
         )
 
 
@@ -230,7 +230,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: Plan) -> Uploa
     except IntegrityError as error:  # another model got the name at this moment
         if not is_unique_violation(error):
             raise
-        raise Conflict("Somebody gave another model this name at this moment. Push again.", param="name") from error
+        raise Conflict("Another model was given this name by another request. Push again.", param="name") from error
     version = VersionRow(
         model_id=model.id,
         version=plan.version,

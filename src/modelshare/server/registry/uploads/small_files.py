@@ -47,7 +47,9 @@ async def _read(chunks: AsyncIterator[bytes]) -> bytes:
     async for chunk in chunks:
         body += chunk
         if len(body) > BATCH_BYTES:
-            raise InvalidRequest(f"One request may bring {BATCH_BYTES:,} bytes of small files. Send fewer at once.")
+            raise InvalidRequest(
+                f"One request may contain {BATCH_BYTES:,} bytes of small files. Send fewer per request."
+            )
     return bytes(body)
 
 
@@ -63,7 +65,7 @@ def _split(body: bytes) -> list[_Small]:
         files.append(_Small(n, rest[at : at + size], digest.hex()))
         at += size
     if not files or len(files) > BATCH_FILES or len({file.n for file in files}) < len(files):
-        raise InvalidRequest(f"Send 1 to {BATCH_FILES} files at once, each of them once.")
+        raise InvalidRequest(f"Send 1 to {BATCH_FILES} files per request, each only once.")
     return files
 
 
@@ -92,10 +94,10 @@ async def _find(
         if (each := known.get(file.n)) is None:
             raise NotFound(f"This upload has no file {file.n}. GET /v1/uploads/{row.id} lists its files.")
         if each.reused:
-            raise Conflict(f"{shown(each.path)} is stored already, so that it need not be sent.")
+            raise Conflict(f"{shown(each.path)} is already stored and need not be sent.")
         size = len(file.content)
         if not size or size != each.size or size > row.part_size:
-            raise InvalidRequest(f"{shown(each.path)} has {each.size:,} bytes, not {size:,}. Send exactly these.")
+            raise InvalidRequest(f"{shown(each.path)} must have {size:,} bytes, not {each.size:,}.")
     return row, list(rows)
 
 
@@ -114,6 +116,6 @@ async def _begun(
         if winners.get(n) != each.id:
             await store.abort(each)
         if not winners.get(n):
-            raise Conflict("This upload has just changed. Ask GET /v1/uploads/{id} what is missing.")
+            raise Conflict("This upload has just changed. GET /v1/uploads/{id} lists what is missing.")
         uploads[n] = replace(each, id=winners[n])
     return uploads

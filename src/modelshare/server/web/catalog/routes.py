@@ -171,7 +171,7 @@ async def deploy(
     caller.check(Scope.ENDPOINTS)
     wish = parsed(EndpointCreate, slug=slug, model=str(model_id), tier=tier, version=version)
     row = await endpoints.create(session, caller, wish, terms, now=platform.now())
-    return done(request, page_of(caller.project_slug, row.slug), f"The endpoint {row.slug} is there.")
+    return done(request, page_of(caller.project_slug, row.slug), f"Endpoint {row.slug} created.")
 
 
 def slug_of(name: str) -> str:

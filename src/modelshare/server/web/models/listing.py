@@ -68,7 +68,7 @@ async def cancel_upload(
     request: Request, caller: ModelsCaller, project: ProjectDep, platform: PlatformDep, upload_id: str
 ) -> Response:
     upload = await closing.cancel(platform, caller, upload_id)
-    message = f"The upload of {upload.name} {upload.version} is cancelled, and what was sent is deleted."
+    message = f"Upload of {upload.name} {upload.version} cancelled. The uploaded data was deleted."
     return done(request, f"/dashboard/{project.slug}/models", message)
 
 

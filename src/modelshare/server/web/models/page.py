@@ -102,7 +102,7 @@ async def promote(
     version: str,
 ) -> Response:
     await sharing.promote(session, caller, model_id, version, now=platform.now())
-    message = f"{version} is the latest version now; endpoints that follow the latest change to it."
+    message = f"{version} is now the latest version. Endpoints that follow `latest` switch to it."
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
@@ -130,7 +130,7 @@ async def roll_back(
     before = registry.resolve(await registry.get(session, caller, model_id), None)
     instead = f", instead of {before.version}" if before else ""
     await sharing.roll_back(session, caller, model_id, version, now=platform.now())
-    message = f"{version} is the latest version again{instead}; endpoints that follow the latest change to it."
+    message = f"{version} is the latest version again{instead}. Endpoints that follow `latest` switch to it."
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
@@ -182,7 +182,7 @@ async def delete_version(
     async with platform.database.read() as session:
         is_left = await registry.find(session, caller, model_id) is not None
     page = f"/dashboard/{project.slug}/models"
-    return done(request, f"{page}/{model_id}" if is_left else page, f"Version {version} is deleted.")
+    return done(request, f"{page}/{model_id}" if is_left else page, f"Version {version} deleted.")
 
 
 @router.post("/revalidate")
@@ -195,7 +195,7 @@ async def revalidate(
     project: ProjectDep,
 ) -> Response:
     await processing.revalidate(session, caller, model_id, now=platform.now())
-    message = "Every byte is read and checked anew. What comes of it shows here."
+    message = "Revalidation started. Its result appears here."
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
@@ -225,9 +225,9 @@ async def delete(
     """The name is typed to be sure."""
     model = await registry.get(session, caller, model_id)
     if name.strip() != model.name:
-        raise InvalidRequest(f"This model is called {model.name}. Type exactly that to delete it.", param="name")
+        raise InvalidRequest(f"This model is named {model.name}. Type exactly that to delete it.", param="name")
     await registry.delete(session, caller, model_id, now=platform.now())
-    return done(request, f"/dashboard/{project.slug}/models", f"{name.strip()} is deleted, with all its versions.")
+    return done(request, f"/dashboard/{project.slug}/models", f"{name.strip()} deleted, with all its versions.")
 
 
 async def _shown(session: AsyncSession, caller: Caller, model_id: uuid.UUID, platform: Platform) -> dict[str, Any]:

@@ -34,27 +34,29 @@ _LINK_ENDS: Final = (
 _UNTOUCHED_END: Final = "604800"
 AUDIENCES: Final = Choice(
     "audience",
-    "Choose to whom it is to be shown.",
+    "Choose who can see the model.",
     (
         Option("projects", "Certain projects", (Field("projects", "Their slugs or ids"),)),
         Option(
             "link",
-            "Whoever claims a link",
+            "Projects that claim a link",
             (
-                Field("expires_in", "The link ends", untouched=_UNTOUCHED_END),
+                Field("expires_in", "The link expires", untouched=_UNTOUCHED_END),
                 Field("max_uses", "Projects that may claim it"),
             ),
         ),
-        Option("public", "Everybody"),
+        Option("public", "Everyone"),
     ),
 )
 DEADLINES: Final = Choice(
     "when",
-    "Choose when the endpoints of other projects are to stop.",
+    "Choose when the endpoints of other projects stop.",
     (
         Option("keep", "As announced"),
         Option(
-            "in", "After a while", (Field("amount", "How long", untouched="7"), Field("unit", "Unit", untouched="days"))
+            "in",
+            "After a period",
+            (Field("amount", "How long", untouched="7"), Field("unit", "Unit", untouched="days")),
         ),
         Option("at", "At a date and time", (Field("at", "Date and time, in UTC"),)),
         Option("now", "Now"),
@@ -116,7 +118,7 @@ async def end_link(
     link_id: str,
 ) -> Response:
     await audience.end_link(session, caller, model_id, link_id, now=platform.now())
-    message = "The link is ended: nobody claims by it any more. Projects that did still see the model."
+    message = "Link revoked. Projects that have claimed it still see the model."
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
@@ -137,7 +139,7 @@ async def unshare(
     project: ProjectDep,
 ) -> Response:
     model = await sharing.unshare(session, caller, model_id, now=platform.now())
-    message = f"{model.name} is out of the catalog. Endpoints that exist go on serving."
+    message = f"{model.name} is no longer in the catalog. Existing endpoints keep serving."
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
@@ -171,11 +173,8 @@ async def recall(
     before = await recalls.state(session, caller, model_id, terms)
     wish = parsed(RecallRequest, deadline=_deadline(chosen, before.notice, now), reason=reason.strip())
     await recalls.request(session, caller, model_id, wish, terms, now=now)
-    when = "at once" if wish.deadline is None or wish.deadline <= now else f"on {date(wish.deadline)}"
-    message = (
-        "The recall is announced, and everybody who deploys the model is told: endpoints of other projects stop "
-        f"{when}."
-    )
+    when = "immediately" if wish.deadline is None or wish.deadline <= now else f"on {date(wish.deadline)}"
+    message = f"Recall announced. All deployers are notified: endpoints of other projects stop {when}."
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
@@ -191,7 +190,7 @@ async def cancel_recall(
     await recalls.request(
         session, caller, model_id, RecallRequest(deadline=None), platform.parts[Terms], now=platform.now()
     )
-    message = "The recall is cancelled. The model stays out of the catalog until you share it again."
+    message = "Recall cancelled. The model stays out of the catalog until you share it again."
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
@@ -206,7 +205,7 @@ async def close_release(
     deployment_id: str,
 ) -> Response:
     await releases.close(session, caller, model_id, deployment_id, now=platform.now())
-    message = "This machine is not waited for any more. Should it come back, it still deletes the weights."
+    message = "No longer waiting for this machine. If it reconnects, it still deletes the weights."
     return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
@@ -214,7 +213,7 @@ def _audience(chosen: Chosen) -> AudienceChoice:
     if chosen.value == "projects":
         names = list(dict.fromkeys(chosen.text("projects").replace(",", " ").split()))
         if not names:
-            raise InvalidRequest("Name at least one project, by its slug or its id.", param="projects")
+            raise InvalidRequest("Enter at least one project, by its slug or ID.", param="projects")
         return parsed(ToProjects, projects=names)
     if chosen.value == "link":
         ends = chosen.text("expires_in")
@@ -227,7 +226,7 @@ def _audience(chosen: Chosen) -> AudienceChoice:
 def _shared_with(name: str, wish: AudienceChoice) -> str:
     if isinstance(wish, ToProjects):
         return f"{name} is shared with {plural(len(wish.projects), 'project')}: {', '.join(wish.projects)}."
-    return f"{name} is in the catalog now. It is shared with everybody."
+    return f"{name} is now in the catalog, shared with everyone."
 
 
 def _deadline(chosen: Chosen, announced: RecallNotice | None, now: int) -> int:
@@ -236,22 +235,22 @@ def _deadline(chosen: Chosen, announced: RecallNotice | None, now: int) -> int:
         return now
     if chosen.value == "keep":
         if announced is None:
-            raise InvalidRequest("No recall is announced whose deadline could be kept. Choose another one.")
+            raise InvalidRequest("There is no recall with a deadline to keep. Choose another option.")
         return announced.deadline
     if chosen.value == "in":
         unit = chosen.text("unit") or "days"
         if unit not in _SPANS:
-            raise InvalidRequest(f"`unit` is one of {', '.join(_SPANS)}.", param="unit")
+            raise InvalidRequest(f"`unit` must be one of {', '.join(_SPANS)}.", param="unit")
         count = _number(chosen.text("amount"), "amount")
         if not count:
-            raise InvalidRequest(f"Say after how many {unit}, or choose to recall it now.", param="amount")
+            raise InvalidRequest(f"Enter a number of {unit}, or choose to recall the model now.", param="amount")
         return now + count * _SPANS[unit]
     try:
         deadline = int(datetime.fromisoformat(chosen.text("at")).replace(tzinfo=UTC).timestamp())
     except (ValueError, OverflowError) as error:
-        raise InvalidRequest("Give the date and the time of the deadline, such as 2027-01-31 12:00.") from error
+        raise InvalidRequest("Enter the date and time of the deadline, such as 2027-01-31 12:00.") from error
     if deadline <= now:  # a slip of the year must not stop everything at once
-        raise InvalidRequest("That time has passed. Give a later one, or choose to recall it now.", param="at")
+        raise InvalidRequest("That time has passed. Enter a later one, or choose to recall the model now.", param="at")
     return deadline
 
 
@@ -261,5 +260,5 @@ def _number(text: str, param: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit()) or len(text) > 10:  # noqa: PLR2004 - digits of what anybody means
-        raise InvalidRequest(f"`{param}` is a whole number. Write it in digits.", param=param)
+        raise InvalidRequest(f"`{param}` must be a whole number.", param=param)
     return int(text)

@@ -66,7 +66,7 @@ async def revoke_join_key(
     request: Request, caller: AdminCaller, session: WriteSession, platform: PlatformDep, key_id: str
 ) -> Response:
     await fleet.revoke_join_key(session, caller, key_id, now=platform.now())
-    return done(request, _HERE, "Nobody joins with this key any more.")
+    return done(request, _HERE, "Join key revoked. No more agents can enrol with it.")
 
 
 @router.get("/{agent_id}/suspend")
@@ -86,7 +86,7 @@ async def suspend(
 ) -> Response:
     """Also how it is resumed."""
     agent = await fleet.change_agent(session, caller, agent_id, AgentPatch(suspended=suspended), now=platform.now())
-    return done(request, _HERE, f"{agent.name} is {'suspended' if suspended else 'back'}.")
+    return done(request, _HERE, f"{agent.name} is {'suspended' if suspended else 'resumed'}.")
 
 
 @router.get("/{agent_id}/remove")
@@ -100,7 +100,7 @@ async def remove(
     request: Request, caller: AdminCaller, session: WriteSession, platform: PlatformDep, agent_id: str
 ) -> Response:
     await fleet.remove_agent(session, caller, agent_id, now=platform.now())
-    return done(request, _HERE, "The agent is removed.")
+    return done(request, _HERE, "Agent removed.")
 
 
 def _shared(tiers: TierBook) -> list[Tier]:

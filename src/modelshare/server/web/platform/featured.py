@@ -44,7 +44,7 @@ async def feature(
     featured: Annotated[bool, Form()],
 ) -> Response:
     await sharing.feature(session, caller, model_id, featured=featured, now=platform.now())
-    words = "It is featured now." if featured else "It is featured no more."
+    words = "Model featured." if featured else "Model no longer featured."
     return done(request, "/dashboard/-/platform/featured", words)
 
 

@@ -61,7 +61,7 @@ async def retry_job(
     request: Request, caller: AdminCaller, session: WriteSession, platform: PlatformDep, job_id: str
 ) -> Response:
     await given_up.try_again(session, caller, job_id, now=platform.now())
-    return done(request, "/dashboard/-/platform", "The job runs once more. If it fails again, it comes back here.")
+    return done(request, "/dashboard/-/platform", "Running the job again. If it fails again, it returns to this list.")
 
 
 @router.get("/audit")
@@ -72,16 +72,16 @@ async def log(request: Request, caller: AdminCaller, session: ReadSession, pagin
 async def _counts(session: AsyncSession) -> list[tuple[str, int]]:
     return [
         ("Projects", await accounts.count_projects(session, _MOST)),
-        ("People", await people.count(session, _MOST)),
+        ("Users", await people.count(session, _MOST)),
         ("Models", await registry.count(session, _MOST)),
         ("Shared models", await sharing.count(session, _MOST)),
         ("Endpoints on", await endpoints.count_active(session, _MOST)),
-        ("Agents linked", await fleet.count_linked(session, _MOST)),
+        ("Agents connected", await fleet.count_linked(session, _MOST)),
     ]
 
 
 def _storage(settings: Settings) -> str:
     """Never the whole setting, which may hold credentials."""
     if settings.storage_url is None:
-        return "a folder of this machine"
+        return "a folder on this machine"
     return f"the bucket {urlsplit(settings.storage_url).hostname or ''} (S3)"
