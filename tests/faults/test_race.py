@@ -47,7 +47,15 @@ EXPECTED = {
     "feature": {200, 404},
     "suspend": {200},
 }
-NOISE = ("deadlock", "collided", "reconciling failed", "cannot write", "cannot vouch", "request failed")
+NOISE = (
+    "deadlock",
+    "collided",
+    "round failed",
+    "cannot store",
+    "cannot record",
+    "cannot send heartbeats",
+    "request failed",
+)
 """What a server says in its log when one of its transactions failed."""
 
 
