@@ -80,7 +80,7 @@ async def send(server: Server, folder: Path, count: int, links: int, seed: int) 
         async with linked(server.url, token, agent_id=agent_id, handler=serve) as agent:
             await agent.make_ready()
             tokens = [(await enroll(hostile, name=f"box {number}"))[1] for number in range(links)]
-            before = most = process.memory_info().rss >> 20
+            before = limit = process.memory_info().rss >> 20
             started = time.monotonic()
             ended = asyncio.Event()
             calling = [asyncio.create_task(call(one, to, ended)) for one, to in ((http, score), (hostile, None))]
@@ -90,7 +90,7 @@ async def send(server: Server, folder: Path, count: int, links: int, seed: int) 
             ]
             while not all(task.done() for task in attacking):
                 await asyncio.sleep(0.2)
-                most = max(most, process.memory_info().rss >> 20)
+                limit = max(limit, process.memory_info().rss >> 20)
             seconds = time.monotonic() - started
             ended.set()
             await asyncio.gather(*attacking, *calling)
@@ -100,7 +100,7 @@ async def send(server: Server, folder: Path, count: int, links: int, seed: int) 
         f"sent      {score.sent:9,} frames over {score.links:,} links in {seconds:.0f} s, {score.sent / seconds:,.0f}/s"
     )
     print(f"others    {score.calls:9,} calls, {score.failures} failed, {counted:,} counted")
-    print(f"memory    {before} MiB before, {most} MiB at most   (target < {MOST_MEMORY} MiB)")
+    print(f"memory    {before} MiB before, {limit} MiB at most   (target < {MOST_MEMORY} MiB)")
     print(f"server    {'runs' if alive else 'DEAD'}")
 
 
@@ -113,8 +113,8 @@ async def project(server: Server, folder: Path, slug: str) -> AsyncIterator[http
         model = push_model(client, folder / "tiny.gguf", name="tiny").model
     headers = {"Authorization": f"Bearer {made.api_key}", "X-Project": made.id}
     async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=60) as http:
-        wish = {"slug": "chat", "model": model.id, "tier": "self_hosted"}
-        assert (await http.post("/v1/endpoints", json=wish)).status_code == 201
+        spec = {"slug": "chat", "model": model.id, "tier": "self_hosted"}
+        assert (await http.post("/v1/endpoints", json=spec)).status_code == 201
         yield http
 
 

@@ -109,11 +109,11 @@ class Trial:
         return await self._until(lambda: self.owners[where].post(f"/v1/models/{self.model_id}/share"), status, 200)
 
     async def unshare(self, where: int) -> float:
-        wish = {"slug": "taken", "model": self.model_id, "tier": "self_hosted"}
-        await self.others[where].post("/v1/endpoints", json=wish)  # from then on 409, and 404 once it is unshared
+        spec = {"slug": "taken", "model": self.model_id, "tier": "self_hosted"}
+        await self.others[where].post("/v1/endpoints", json=spec)  # from then on 409, and 404 once it is unshared
 
         async def status(http: httpx.AsyncClient) -> int:
-            return (await self.others[self.owners.index(http)].post("/v1/endpoints", json=wish)).status_code
+            return (await self.others[self.owners.index(http)].post("/v1/endpoints", json=spec)).status_code
 
         return await self._until(lambda: self.owners[where].post(f"/v1/models/{self.model_id}/unshare"), status, 404)
 
@@ -178,8 +178,8 @@ async def tried(servers: list[Server], folder: Path) -> AsyncIterator[Trial]:
             for clients, key in ((owners, owner.api_key), (others, other.api_key)):
                 http = httpx.AsyncClient(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
                 clients.append(await stack.enter_async_context(http))
-        wish = {"slug": "chat", "model": model.id, "tier": "self_hosted"}
-        (await owners[0].post("/v1/endpoints", json=wish)).raise_for_status()
+        spec = {"slug": "chat", "model": model.id, "tier": "self_hosted"}
+        (await owners[0].post("/v1/endpoints", json=spec)).raise_for_status()
         yield Trial(owners, others, owner.id, model.id)
 
 

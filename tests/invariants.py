@@ -36,7 +36,7 @@ ORPHANS = text("""
     SELECT count(*) FROM endpoints WHERE model_id IS NULL AND is_active AND project_id <> :owner
 """)
 """Active endpoints of other projects whose model was deleted all the same, where `owner` owned all models."""
-_TOLD = ("model.share", "model.unshare", "model.role_change")
+_TOLD = ("model.share", "model.unshare", "model.change_role")
 
 
 async def contradictions(database: Database) -> int:
@@ -57,7 +57,7 @@ async def roles_told(session: AsyncSession) -> dict[str, str | None]:
     )
     for row in rows:
         before = roles.get(row.target)
-        after = {"model.share": "role", "model.role_change": "after"}.get(row.action)
+        after = {"model.share": "role", "model.change_role": "after"}.get(row.action)
         told = None if row.action == "model.share" else row.details["before" if after else "role"]
         assert told == before, f"{row.action} of {row.target} tells of {told}, and it was {before}"
         roles[row.target] = row.details[after] if after else None

@@ -19,6 +19,7 @@ from modelshare.wire.link import (
     Chunk,
     Credit,
     Desired,
+    DesiredDeployment,
     End,
     Frame,
     FromAgent,
@@ -28,7 +29,6 @@ from modelshare.wire.link import (
     Ping,
     Report,
     Request,
-    Wanted,
     Welcome,
     decode_from_server,
     encode,
@@ -73,7 +73,7 @@ class LinkAgent:
         figures = {"bytes_done": 0, "bytes_total": 0, **progress}
         await self.send(Report(deployment_id, phase, routes=routes if phase is Phase.READY else [], **figures))
 
-    async def wanted(self, count: int = 1) -> list[Wanted]:
+    async def wanted(self, count: int = 1) -> list[DesiredDeployment]:
         """What it is to hold, once that is `count` deployments."""
 
         async def look() -> Desired | None:
@@ -83,7 +83,7 @@ class LinkAgent:
         assert desired is not None
         return desired.deployments
 
-    async def make_ready(self, count: int = 1, routes: list[str] = ALL_ROUTES) -> list[Wanted]:
+    async def make_ready(self, count: int = 1, routes: list[str] = ALL_ROUTES) -> list[DesiredDeployment]:
         """Reports everything it is to hold as ready, once that is `count` deployments."""
         wanted = await self.wanted(count)
         for one in wanted:

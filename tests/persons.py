@@ -3,8 +3,8 @@
 import httpx
 
 from modelshare.server.accounts import members, people, sessions
+from modelshare.server.accounts.presenters import Person
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.accounts.views import Person
 from modelshare.server.app import Application
 from modelshare.server.http import SESSION_COOKIE
 

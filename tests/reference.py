@@ -155,11 +155,11 @@ class Reference:
                 endpoint.model = None
         return Answer(204)
 
-    def create(self, wish: Wish, slug: str) -> Answer:
-        rules = self.explain(wish, slug)
+    def create(self, spec: Wish, slug: str) -> Answer:
+        rules = self.explain(spec, slug)
         if rules:
             return _REFUSALS[rules[0]]
-        endpoint = self.endpoints[wish.project, slug] = Endpoint(wish.model, wish.tier)
+        endpoint = self.endpoints[spec.project, slug] = Endpoint(spec.model, spec.tier)
         self._changed(endpoint, came=True)
         return Answer(201)
 
@@ -176,14 +176,14 @@ class Reference:
         self._changed(endpoint, came=False)
         return Answer(204)
 
-    def explain(self, wish: Wish, slug: str) -> list[str]:
+    def explain(self, spec: Wish, slug: str) -> list[str]:
         """Names of the rules that stand in the way of a new endpoint, the first of which is why it is refused."""
-        taken = ["slug"] if (wish.project, slug) in self.endpoints else []
-        return self._obstacles(wish) + taken
+        taken = ["slug"] if (spec.project, slug) in self.endpoints else []
+        return self._obstacles(spec) + taken
 
-    def sees(self, wish: Wish) -> bool:
-        model = self.models.get(wish.model)
-        return model is not None and model.sees(wish.project)
+    def sees(self, spec: Wish) -> bool:
+        model = self.models.get(spec.model)
+        return model is not None and model.sees(spec.project)
 
     def counts(self, name: str) -> dict[str, int]:
         """Active endpoints by tier."""
@@ -204,18 +204,18 @@ class Reference:
         moves = tier is not None and tier != endpoint.tier
         wakes = on is True and not endpoint.is_active
         if moves or wakes:  # counts as new
-            wish = Wish(project, is_platform, endpoint.model or "", tier or endpoint.tier)
-            if rules := self._obstacles(wish):
+            spec = Wish(project, is_platform, endpoint.model or "", tier or endpoint.tier)
+            if rules := self._obstacles(spec):
                 return _REFUSALS[rules[0]]
         endpoint.tier = tier or endpoint.tier
         endpoint.is_active = endpoint.is_active if on is None else on
         self._changed(endpoint, came=moves or wakes)
         return Answer(200)
 
-    def _obstacles(self, wish: Wish) -> list[str]:
-        if not self.sees(wish):
+    def _obstacles(self, spec: Wish) -> list[str]:
+        if not self.sees(spec):
             return ["visibility"]
-        return [rule for rule, stands in OBSTACLES.items() if stands(self.models[wish.model], wish)]
+        return [rule for rule, stands in OBSTACLES.items() if stands(self.models[spec.model], spec)]
 
     def _changed(self, endpoint: Endpoint, *, came: bool) -> None:
         """Promotion and demotion."""
@@ -236,8 +236,8 @@ class Reference:
         return [(key[0], used) for key, used in self.endpoints.items() if used.model == name and used.is_active]
 
 
-def _is_bound_by_role(model: Model, wish: Wish) -> bool:
-    free = wish.is_platform or wish.project == model.owner or wish.tier == SELF_HOSTED
+def _is_bound_by_role(model: Model, spec: Wish) -> bool:
+    free = spec.is_platform or spec.project == model.owner or spec.tier == SELF_HOSTED
     return not free and model.share is not None and model.share.role == "deployable"
 
 

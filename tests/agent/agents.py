@@ -21,7 +21,7 @@ from modelshare.agent.identity import Identity
 from modelshare.agent.wiring import Agent
 from modelshare.demo.tiny_model import write_gguf
 from modelshare.wire.agents import Phase
-from modelshare.wire.link import Chunk, End, Hello, Report, Wanted
+from modelshare.wire.link import Chunk, DesiredDeployment, End, Hello, Report
 
 MAIN = """
 import sys
@@ -45,9 +45,11 @@ def tiny_gguf(*, loop: bool) -> bytes:
         return file.read_bytes()
 
 
-def wanted(storage: Storage, deployment_id: str = "dep_1", served_name: str = "acme/tiny", digest: str = "a") -> Wanted:
+def wanted(
+    storage: Storage, deployment_id: str = "dep_1", served_name: str = "acme/tiny", digest: str = "a"
+) -> DesiredDeployment:
     files = storage.manifest()
-    return Wanted(
+    return DesiredDeployment(
         deployment_id, "sha256:" + digest * 64, served_name, "1.0.0", "gguf", "LlamaForCausalLM", "chat", 2048, None,
         files, 4,
     )  # fmt: skip

@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from modelshare.server.registry import opened
+from modelshare.server.registry import file_selection
 from modelshare.server.registry.inspection import Facts, FileReader, inspect
 from modelshare.server.registry.manifest import Manifest, ManifestFile, canonical_bytes
 from modelshare.server.registry.tables import VersionRow
-from modelshare.wire.link import DeploymentFile, Wanted
+from modelshare.wire.link import DeploymentFile, DesiredDeployment
 
 Files = Mapping[str, bytes]
 
@@ -41,12 +41,12 @@ def version_of(facts: Facts, files: Files) -> VersionRow:
     )
 
 
-def wanted_of(facts: Facts, files: Files, file: str | None = None) -> Wanted:
+def wanted_of(facts: Facts, files: Files, file: str | None = None) -> DesiredDeployment:
     """Of the version's own model, or of the choice that `file` names."""
-    model = opened.find(version_of(facts, files), file)
+    model = file_selection.find(version_of(facts, files), file)
     assert model is not None
     listed = [DeploymentFile(path, len(data), hashlib.sha256(data).hexdigest()) for path, data in files.items()]
-    return Wanted(
+    return DesiredDeployment(
         deployment_id="dep_1",
         manifest_digest="sha256:" + "a" * 64,
         served_name="acme/tiny",

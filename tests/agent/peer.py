@@ -8,7 +8,7 @@ from typing import TypeVar
 import aiohttp
 from aiohttp import web
 
-from modelshare.agent.engines.counts import Usage
+from modelshare.agent.engines.counts import TokenUsage
 from modelshare.agent.link import Link, Served
 from modelshare.agent.streams import Stream
 from modelshare.wire.agents import Enroll, Enrolled, Grant
@@ -20,11 +20,11 @@ from modelshare.wire.link import (
     MAX_FRAME,
     PROTOCOL,
     Desired,
+    DesiredDeployment,
     Frame,
     FromAgent,
     Hello,
     Request,
-    Wanted,
     Welcome,
     decode_from_agent,
     encode,
@@ -114,7 +114,7 @@ class Peer:
             self.frames.remove(frame)
             return frame
 
-    async def want(self, *deployments: Wanted, revision: int = 1) -> None:
+    async def want(self, *deployments: DesiredDeployment, revision: int = 1) -> None:
         await self.send(Desired(revision, list(deployments)))
 
     async def ask(
@@ -163,7 +163,7 @@ class Recorder:
             raise
 
     async def _echo(self, stream: Stream) -> None:
-        await stream.answer(200, "application/json", bytes(stream.body), Usage(3, 4))
+        await stream.answer(200, "application/json", bytes(stream.body), TokenUsage(3, 4))
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from modelshare.agent.cache import Cache, Holding
+from modelshare.agent.cache import Cache, CachedFiles
 from modelshare.agent.pull import Puller
 from modelshare.wire.agents import Grant, GrantFile
 from modelshare.wire.link import DeploymentFile
@@ -64,8 +64,8 @@ class Storage:
     def manifest(self) -> list[DeploymentFile]:
         return [self.file(path) for path in self.files]
 
-    def holding(self, deployment_id: str = "dep_1") -> Holding:
-        return Holding(deployment_id, "sha256:" + "a" * 64, self.manifest())
+    def holding(self, deployment_id: str = "dep_1") -> CachedFiles:
+        return CachedFiles(deployment_id, "sha256:" + "a" * 64, self.manifest())
 
     async def grant(self) -> Grant:
         files = [

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from modelshare.agent.cache import Cache, Holding
-from modelshare.agent.errors import DeploymentError, NoSpace
+from modelshare.agent.cache import Cache, CachedFiles
+from modelshare.agent.errors import DeploymentError, NoSpaceError
 from modelshare.wire.link import DeploymentFile
 
 DIGEST = "sha256:" + "a" * 64
@@ -23,7 +23,7 @@ def store(cache: Cache, data: bytes) -> None:
 
 def test_a_view_shows_the_files_under_their_names(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    holding = Holding("dep_1", DIGEST, [file("model.gguf", b"weights"), file("sub/config.json", b"{}")])
+    holding = CachedFiles("dep_1", DIGEST, [file("model.gguf", b"weights"), file("sub/config.json", b"{}")])
     cache.hold(holding)
     store(cache, b"weights")
     store(cache, b"{}")
@@ -37,7 +37,7 @@ def test_a_view_shows_the_files_under_their_names(tmp_path: Path) -> None:
 def test_weights_go_with_the_last_deployment_that_holds_them(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     shared, own = file("a", b"shared"), file("b", b"own")
-    one, two = Holding("dep_1", DIGEST, [shared, own]), Holding("dep_2", "sha256:" + "b" * 64, [shared])
+    one, two = CachedFiles("dep_1", DIGEST, [shared, own]), CachedFiles("dep_2", "sha256:" + "b" * 64, [shared])
     for data in (b"shared", b"own"):
         store(cache, data)
     for holding in (one, two):
@@ -53,7 +53,7 @@ def test_weights_go_with_the_last_deployment_that_holds_them(tmp_path: Path) -> 
 
 def test_weights_that_could_not_be_deleted_count_as_held(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    held = Holding("dep_1", DIGEST, [file("a", b"stubborn")])
+    held = CachedFiles("dep_1", DIGEST, [file("a", b"stubborn")])
     cache.hold(held)
     obstacle = cache.blob(held.files[0].sha256)
     obstacle.mkdir()  # what is no file cannot be deleted as one
@@ -67,7 +67,7 @@ def test_weights_that_could_not_be_deleted_count_as_held(tmp_path: Path) -> None
 
 def test_what_a_crash_left_is_swept_and_what_is_held_stays(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    held = Holding("dep_1", DIGEST, [file("a", b"half pulled")])
+    held = CachedFiles("dep_1", DIGEST, [file("a", b"half pulled")])
     cache.hold(held)
     part = cache.blob(held.files[0].sha256).with_suffix(".part")
     part.write_bytes(b"half")
@@ -83,42 +83,42 @@ def test_what_a_crash_left_is_swept_and_what_is_held_stays(tmp_path: Path) -> No
 @pytest.mark.parametrize("path", ["../evil", "/etc/passwd", "a//b", "a/./b", "a\\..\\b", "", "a\0b"])
 def test_paths_that_lead_out_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(DeploymentError, match="leads outside its folder"):
-        Cache(tmp_path).hold(Holding("dep_1", DIGEST, [file(path, b"x")]))
+        Cache(tmp_path).hold(CachedFiles("dep_1", DIGEST, [file(path, b"x")]))
 
 
 @pytest.mark.parametrize("name", ["../dep", "", ".", "a/b", "x" * 200])
 def test_deployment_ids_that_cannot_name_a_folder_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DeploymentError):
-        Cache(tmp_path).hold(Holding(name, DIGEST, []))
+        Cache(tmp_path).hold(CachedFiles(name, DIGEST, []))
 
 
 def test_a_digest_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DeploymentError):
-        Cache(tmp_path).hold(Holding("dep_1", DIGEST, [DeploymentFile("a", 1, "../../x")]))
+        Cache(tmp_path).hold(CachedFiles("dep_1", DIGEST, [DeploymentFile("a", 1, "../../x")]))
 
 
 def test_too_much_for_the_disk_is_refused_in_words(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    huge = Holding("dep_1", DIGEST, [DeploymentFile("model.gguf", 10**18, "0" * 64)])
-    with pytest.raises(NoSpace, match=r"The weights need 1000000\.0 TB, and .* are free on"), cache.room_for(huge):
+    huge = CachedFiles("dep_1", DIGEST, [DeploymentFile("model.gguf", 10**18, "0" * 64)])
+    with pytest.raises(NoSpaceError, match=r"The weights need 1000000\.0 TB, and .* are free on"), cache.room_for(huge):
         pass
 
 
 def test_room_is_counted_over_all_pulls_and_given_back(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     free = shutil.disk_usage(tmp_path).free
-    most = Holding("dep_1", DIGEST, [DeploymentFile("a", int(free * 0.7), "1" * 64)])
-    other = Holding("dep_2", DIGEST, [DeploymentFile("b", int(free * 0.7), "2" * 64)])
-    with cache.room_for(most):
-        with pytest.raises(NoSpace), cache.room_for(other):
+    limit = CachedFiles("dep_1", DIGEST, [DeploymentFile("a", int(free * 0.7), "1" * 64)])
+    other = CachedFiles("dep_2", DIGEST, [DeploymentFile("b", int(free * 0.7), "2" * 64)])
+    with cache.room_for(limit):
+        with pytest.raises(NoSpaceError), cache.room_for(other):
             pass
-        with cache.room_for(Holding("dep_3", DIGEST, most.files)):  # the same file needs its room once
+        with cache.room_for(CachedFiles("dep_3", DIGEST, limit.files)):  # the same file needs its room once
             pass
     with cache.room_for(other):
         pass
 
 
 def test_a_damaged_record_is_no_reason_not_to_start(tmp_path: Path) -> None:
-    Cache(tmp_path).hold(Holding("dep_1", DIGEST, []))
+    Cache(tmp_path).hold(CachedFiles("dep_1", DIGEST, []))
     (tmp_path / "holdings" / "dep_2.json").write_text("{")
     assert [one.deployment_id for one in Cache(tmp_path).holdings()] == ["dep_1"]

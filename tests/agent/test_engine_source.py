@@ -15,16 +15,16 @@ from agent.support import Storage
 from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.engines.base import EngineKind
 from modelshare.agent.engines.external import ExternalServer
-from modelshare.agent.errors import DeploymentError, Stop
+from modelshare.agent.errors import DeploymentError, StopError
 from modelshare.demo.tiny_model import REPLY, write_hf
 from modelshare.wire.agents import Phase
-from modelshare.wire.link import Answer, Report, Wanted
+from modelshare.wire.link import Answer, DesiredDeployment, Report
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def safetensors(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Wanted:
+def safetensors(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> DesiredDeployment:
     folder = tmp_path_factory.mktemp("hf")
     write_hf(folder)
     storage.files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -32,7 +32,7 @@ def safetensors(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> W
 
 
 async def test_safetensors_are_converted_once_and_answer_the_same(
-    peer: Peer, storage: Storage, tmp_path: Path, safetensors: Wanted
+    peer: Peer, storage: Storage, tmp_path: Path, safetensors: DesiredDeployment
 ) -> None:
     converting = []
     for _ in range(2):
@@ -47,14 +47,16 @@ async def test_safetensors_are_converted_once_and_answer_the_same(
     assert converting == [True, False]
 
 
-async def test_a_model_that_no_engine_here_serves_is_told_for_each_engine(tmp_path: Path, safetensors: Wanted) -> None:
+async def test_a_model_that_no_engine_here_serves_is_told_for_each_engine(
+    tmp_path: Path, safetensors: DesiredDeployment
+) -> None:
     source = EngineSource(tmp_path, None, None)
     pickle = msgspec.structs.replace(safetensors, format="pickle", task="embedding")
     with pytest.raises(DeploymentError, match=r"No engine of this machine can serve the model\. .*llamacpp: .*vllm: "):
         await source.prepare(pickle, tmp_path, tmp_path, lambda _: None)
 
 
-async def test_what_is_not_converted_gets_the_next_engine(tmp_path: Path, safetensors: Wanted) -> None:
+async def test_what_is_not_converted_gets_the_next_engine(tmp_path: Path, safetensors: DesiredDeployment) -> None:
     pytest.importorskip("transformers")
     folder = tmp_path / "model"
     write_hf(folder)
@@ -64,7 +66,7 @@ async def test_what_is_not_converted_gets_the_next_engine(tmp_path: Path, safete
     assert engine.kind is EngineKind.TRANSFORMERS
 
 
-async def test_whole_numbers_written_as_fractions_are_converted(tmp_path: Path, safetensors: Wanted) -> None:
+async def test_whole_numbers_written_as_fractions_are_converted(tmp_path: Path, safetensors: DesiredDeployment) -> None:
     folder = tmp_path / "model"
     write_hf(folder)
     config = json.loads((folder / "config.json").read_text())
@@ -85,7 +87,7 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, last_words: str) -> 
 
 
 async def test_an_engine_that_does_not_start_is_followed_by_the_next(
-    peer: Peer, storage: Storage, tmp_path: Path, safetensors: Wanted, monkeypatch: pytest.MonkeyPatch
+    peer: Peer, storage: Storage, tmp_path: Path, safetensors: DesiredDeployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, monkeypatch, "RuntimeError: engine core initialization failed")
     async with running_agent(peer, storage, tmp_path, engine="vllm"):
@@ -97,7 +99,7 @@ async def test_an_engine_that_does_not_start_is_followed_by_the_next(
 
 
 async def test_memory_that_ran_out_is_not_asked_of_another_engine(
-    peer: Peer, storage: Storage, tmp_path: Path, safetensors: Wanted, monkeypatch: pytest.MonkeyPatch
+    peer: Peer, storage: Storage, tmp_path: Path, safetensors: DesiredDeployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, monkeypatch, "torch.OutOfMemoryError: CUDA out of memory.")
     async with running_agent(peer, storage, tmp_path, engine="vllm"):
@@ -106,7 +108,7 @@ async def test_memory_that_ran_out_is_not_asked_of_another_engine(
     assert "does not fit into the memory" in (report.reason or "")
 
 
-async def test_where_all_fail_all_reasons_are_told(tmp_path: Path, safetensors: Wanted) -> None:
+async def test_where_all_fail_all_reasons_are_told(tmp_path: Path, safetensors: DesiredDeployment) -> None:
     write_hf(tmp_path / "model")
     failed = {EngineKind.LLAMACPP: "It fell over.", EngineKind.TRANSFORMERS: "It did too."}
     with pytest.raises(DeploymentError, match=r"llamacpp: It fell over\..* vllm: it is not installed"):
@@ -115,7 +117,7 @@ async def test_where_all_fail_all_reasons_are_told(tmp_path: Path, safetensors: 
         )
 
 
-async def test_the_only_engine_that_could_has_the_last_word(tmp_path: Path, safetensors: Wanted) -> None:
+async def test_the_only_engine_that_could_has_the_last_word(tmp_path: Path, safetensors: DesiredDeployment) -> None:
     gguf = msgspec.structs.replace(safetensors, format="gguf")
     failed = {EngineKind.LLAMACPP: "The engine cannot read it."}
     with pytest.raises(DeploymentError, match=r"^The engine cannot read it\.$"):
@@ -123,7 +125,9 @@ async def test_the_only_engine_that_could_has_the_last_word(tmp_path: Path, safe
 
 
 @pytest.mark.parametrize("change", [{"format": "onnx"}, {"task": "juggling"}])
-async def test_words_of_a_newer_server_are_told(tmp_path: Path, safetensors: Wanted, change: dict[str, str]) -> None:
+async def test_words_of_a_newer_server_are_told(
+    tmp_path: Path, safetensors: DesiredDeployment, change: dict[str, str]
+) -> None:
     with pytest.raises(DeploymentError, match=r"This agent does not know the .*; update it"):
         await EngineSource(tmp_path, None, None).prepare(
             msgspec.structs.replace(safetensors, **change), tmp_path, tmp_path, lambda _: None
@@ -139,5 +143,5 @@ def test_an_external_server_is_used_where_one_is_given(tmp_path: Path) -> None:
     ("name", "words"), [("lama", "There is no engine lama; choose one of llamacpp"), ("sglang", "is not installed")]
 )
 def test_an_engine_that_cannot_be_had_is_told_at_the_start(tmp_path: Path, name: str, words: str) -> None:
-    with pytest.raises(Stop, match=words):
+    with pytest.raises(StopError, match=words):
         EngineSource(tmp_path, name, None)

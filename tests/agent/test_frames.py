@@ -9,7 +9,7 @@ from aiohttp import web
 
 import odd_frames
 from agent.peer import Recorder
-from modelshare.agent.connection import Connection, LinkLost
+from modelshare.agent.connection import Connection, LinkLostError
 from modelshare.agent.link import Link
 from modelshare.agent.streams import Streams
 
@@ -44,7 +44,7 @@ async def test_arbitrary_frames_are_read_or_end_the_link() -> None:
                 connection, recorder = Connection(socket), Recorder()
                 streams = Streams(connection.send, recorder.serve)
                 receive = Link(url, "msa_x", recorder)._receiver(connection, streams)
-                with pytest.raises(LinkLost) as lost:
+                with pytest.raises(LinkLostError) as lost:
                     await asyncio.wait_for(connection.read(receive), 20)
                 ended["lost" if lost.value.close_code == 4400 else "read"] += 1
                 await streams.close()

@@ -7,8 +7,8 @@ import pytest
 
 from agent.peer import TOKEN, Peer, Recorder, linked
 from agent.support import wait_until
-from modelshare.agent.engines.counts import Usage
-from modelshare.agent.errors import Removed, Stop
+from modelshare.agent.engines.counts import TokenUsage
+from modelshare.agent.errors import RemovedError, StopError
 from modelshare.agent.link import RETRY_CAP, Link
 from modelshare.agent.streams import Stream
 from modelshare.wire.link import (
@@ -176,11 +176,11 @@ async def test_another_protocol_is_tried_again_later(peer: Peer, caplog: pytest.
 
 @pytest.mark.parametrize(
     ("verdict", "error", "words"),
-    [(Verdict.REMOVED, Removed, "was removed"), (Verdict.UNKNOWN, Stop, "does not know this agent")],
+    [(Verdict.REMOVED, RemovedError, "was removed"), (Verdict.UNKNOWN, StopError, "does not know this agent")],
 )
 @pytest.mark.parametrize("refused", [True, False])
 async def test_what_the_platform_has_signed_is_final(
-    peer: Peer, verdict: Verdict, error: type[Stop], words: str, *, refused: bool
+    peer: Peer, verdict: Verdict, error: type[StopError], words: str, *, refused: bool
 ) -> None:
     recorder = Recorder()
     recorder.said = verdict
@@ -208,10 +208,10 @@ async def test_what_an_engine_says_is_brought_into_bounds(peer: Peer) -> None:
 
     async def odd(stream: Stream) -> None:
         if stream.id == 1:
-            await stream.answer(999, "application/json", b"{}", Usage(-1, 1 << 64))
+            await stream.answer(999, "application/json", b"{}", TokenUsage(-1, 1 << 64))
         else:
             await stream.head(0, "text/plain")
-            await stream.end(Usage(1 << 40, -7), "a\n\0\u202e\ud800" + "b" * 1000)
+            await stream.end(TokenUsage(1 << 40, -7), "a\n\0\u202e\ud800" + "b" * 1000)
 
     recorder.respond = odd
     async with linked(peer, recorder):

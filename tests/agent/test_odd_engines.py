@@ -13,7 +13,7 @@ from modelshare.agent.deployment import Serving
 from modelshare.agent.engine_call import engine_session
 from modelshare.agent.engines.base import EngineSpec, Format, Task
 from modelshare.agent.engines.external import ExternalEngine, ExternalServer
-from modelshare.agent.relay import Relay
+from modelshare.agent.relay import EngineRelay
 from modelshare.agent.streams import Stream
 from modelshare.wire.link import INITIAL_CREDIT, Answer, Chunk, End, Frame, Head, Request
 from odd_engine import FORMS, SECRET, TEXT, application
@@ -28,7 +28,7 @@ CONTEXT = 2048
 class Agent:
     """An agent without its link: frames are kept."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: EngineRelay) -> None:
         self._relay = relay
         self.frames: list[Frame] = []
 
@@ -74,7 +74,7 @@ async def agent() -> AsyncIterator[Agent]:
             path=Path(), served_name="acme/tiny", format=Format.GGUF, task=Task.CHAT, context_length=CONTEXT
         )
         engine = ExternalEngine(ExternalServer(url), spec)
-        yield Agent(Relay(http, lambda _: Serving(engine, engine.relay_for("acme/tiny"))))
+        yield Agent(EngineRelay(http, lambda _: Serving(engine, engine.relay_for("acme/tiny"))))
 
 
 @pytest.mark.parametrize("name", ["sane", "plain", "no-type", "json-type", *FORMS])

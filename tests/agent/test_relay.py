@@ -15,7 +15,7 @@ from modelshare.agent.deployment import Serving
 from modelshare.agent.engine_call import engine_session
 from modelshare.agent.engines.base import EngineSpec, Format, Task
 from modelshare.agent.engines.external import ExternalEngine, ExternalServer
-from modelshare.agent.relay import Relay
+from modelshare.agent.relay import EngineRelay
 from modelshare.wire.link import BODY_SLICE, Answer, Cancel, Chunk, End, Head
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +43,7 @@ async def relayed(peer: Peer, respond: Respond) -> AsyncIterator[list[web.Reques
         spec = EngineSpec(path=None, served_name="acme/tiny", format=Format.GGUF, task=Task.CHAT)  # type: ignore[arg-type]
         engine = ExternalEngine(ExternalServer(url, api_key="secret"), spec)
         recorder = Recorder()
-        recorder.respond = Relay(http, lambda _: Serving(engine, engine.relay_for("acme/tiny"))).serve
+        recorder.respond = EngineRelay(http, lambda _: Serving(engine, engine.relay_for("acme/tiny"))).serve
         async with linked(peer, recorder):
             yield seen
 
@@ -184,7 +184,7 @@ async def test_an_engine_that_is_gone_is_loading(peer: Peer) -> None:
     engine = ExternalEngine(ExternalServer("http://127.0.0.1:9"), spec)
     async with engine_session() as http:
         recorder = Recorder()
-        recorder.respond = Relay(http, lambda _: Serving(engine, engine.relay_for("x"))).serve
+        recorder.respond = EngineRelay(http, lambda _: Serving(engine, engine.relay_for("x"))).serve
         async with linked(peer, recorder):
             await peer.ask(ask())
             answer = await peer.expect(Answer)

@@ -22,7 +22,7 @@ async def test_words_stay_words_and_in_their_place(
 ) -> None:
     model = await make_model(app, owner.project.id, tags=(words[:64],), license=words[:64])
     limits = {"display_name": 200, "description": 2000, "card": 20_000}
-    patch = {name: words[:most] for name, most in limits.items()}
+    patch = {name: words[:limit] for name, limit in limits.items()}
     assert (await owner.http.patch(f"/v1/models/{model}", json=patch)).is_success
     assert (await owner.http.post(f"/v1/models/{model}/share")).is_success
     assert (await owner.http.post("/v1/keys", json={"name": words[:100]})).is_success

@@ -15,7 +15,7 @@ from conftest import Tenant
 from modelshare.demo.tiny_model import write_hf
 from modelshare.server.http import SESSION_COOKIE
 from modelshare.server.settings import Settings
-from modelshare.server.storage.base import PartReplaced
+from modelshare.server.storage.base import PartReplacedError
 from uploading import PART, put
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["sqlite"], indirect=True)]
@@ -223,7 +223,12 @@ async def test_a_part_that_another_tab_sends_too_is_no_reason_to_give_up(page_fo
             await route.continue_()
         else:
             gave_way.append(part)
-            error = {"message": str(PartReplaced()), "type": "conflict_error", "code": "part_replaced", "param": None}
+            error = {
+                "message": str(PartReplacedError()),
+                "type": "conflict_error",
+                "code": "part_replaced",
+                "param": None,
+            }
             await route.fulfill(status=409, json={"error": error})
 
     await page.route(PARTS, clash)

@@ -13,12 +13,12 @@ import httpx
 import pytest
 
 from modelshare.server.storage.base import (
-    BlobNotFound,
+    BlobNotFoundError,
     BlobStore,
-    InvalidKey,
+    InvalidKeyError,
     Multipart,
-    MultipartNotFound,
-    PartsMissing,
+    MultipartNotFoundError,
+    PartsMissingError,
     StorageSettingError,
     fit_part_size,
 )
@@ -80,10 +80,10 @@ async def test_the_store_knows_which_parts_are_there(store: BlobStore, key: str)
     await send(store, upload, 0)
     await send(store, upload, 1)
     assert [(part.number, part.size) for part in await store.list_parts(upload)] == [(0, PART), (1, PART)]
-    with pytest.raises(PartsMissing, match=r"1 part\(s\) are missing \(2\)") as missing:
+    with pytest.raises(PartsMissingError, match=r"1 part\(s\) are missing \(2\)") as missing:
         await store.finish(upload)
     assert missing.value.numbers == (2,)
-    with pytest.raises(BlobNotFound):
+    with pytest.raises(BlobNotFoundError):
         await asyncio.to_thread(store.reader, key)
     await send(store, upload, 2)
     await store.finish(upload)
@@ -111,9 +111,9 @@ async def test_an_aborted_upload_is_gone(store: BlobStore, key: str) -> None:
     await send(store, upload, 0)
     await store.abort(upload)
     await store.abort(upload)
-    with pytest.raises(MultipartNotFound):
+    with pytest.raises(MultipartNotFoundError):
         await store.list_parts(upload)
-    with pytest.raises(MultipartNotFound):
+    with pytest.raises(MultipartNotFoundError):
         await store.finish(upload)
 
 
@@ -134,7 +134,7 @@ async def test_an_empty_file_has_no_parts(store: BlobStore, key: str) -> None:
 async def test_a_part_that_is_not_of_the_file_is_refused(store: BlobStore, key: str) -> None:
     upload = await store.begin(key, PART, PART)
     for number in (-1, 1):
-        with pytest.raises(InvalidKey, match="the file has 1 part"):
+        with pytest.raises(InvalidKeyError, match="the file has 1 part"):
             await send(store, upload, number)
 
 
@@ -194,7 +194,7 @@ async def test_delete(store: BlobStore, key: str, tmp_path: Path) -> None:
     await store.delete(key)
     await store.delete(key)
     for use in (store.digest(key), asyncio.to_thread(store.reader, key), enter(store, key)):
-        with pytest.raises(BlobNotFound):
+        with pytest.raises(BlobNotFoundError):
             await use
 
 
@@ -207,9 +207,9 @@ async def test_delete_prefix_takes_files_and_uploads_below_and_nothing_beside(
     upload = await store.begin(f"{prefix}/2", PART, PART)
     await store.delete_prefix(prefix)
     for name in (f"{prefix}/0", f"{prefix}/1"):
-        with pytest.raises(BlobNotFound):
+        with pytest.raises(BlobNotFoundError):
             await store.digest(name)
-    with pytest.raises(MultipartNotFound):
+    with pytest.raises(MultipartNotFoundError):
         await store.list_parts(upload)
     assert await read(store, f"{prefix}x/0") == CONTENT
     await store.delete_prefix(prefix)
@@ -219,16 +219,16 @@ async def test_delete_prefix_takes_files_and_uploads_below_and_nothing_beside(
 async def test_keys_that_we_would_never_make_are_refused(store: BlobStore, bad: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x")
-    with pytest.raises(InvalidKey):
+    with pytest.raises(InvalidKeyError):
         await store.begin(bad, 1, PART)
-    with pytest.raises(InvalidKey):
+    with pytest.raises(InvalidKeyError):
         await store.put_file(bad, path)
-    with pytest.raises(InvalidKey):
+    with pytest.raises(InvalidKeyError):
         store.get_url(bad, expires_at=0, base_url="http://x")
-    with pytest.raises(InvalidKey):
+    with pytest.raises(InvalidKeyError):
         store.reader(bad)
     for use in (store.delete(bad), store.delete_prefix(bad), store.digest(bad), enter(store, bad)):
-        with pytest.raises(InvalidKey):
+        with pytest.raises(InvalidKeyError):
             await use
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from modelshare.server.storage.base import (
-    ChecksumMismatch,
-    InvalidKey,
+    ChecksumMismatchError,
+    InvalidKeyError,
     Multipart,
-    MultipartNotFound,
-    PartReplaced,
-    SizeMismatch,
-    StorageFull,
+    MultipartNotFoundError,
+    PartReplacedError,
+    SizeMismatchError,
+    StorageFullError,
 )
 from modelshare.server.storage.local import FolderStore
 
@@ -50,7 +50,7 @@ async def test_parts_in_parallel_and_another_process_takes_over(store: FolderSto
 
 async def test_a_damaged_part_does_not_count_and_can_be_sent_again(store: FolderStore) -> None:
     upload = await store.begin(KEY, len(CONTENT), PART)
-    with pytest.raises(ChecksumMismatch, match="send it again"):
+    with pytest.raises(ChecksumMismatchError, match="send it again"):
         await store.write_part(upload, 0, chunks(b"?" * PART), sha256(part_of(0)))
     assert await store.list_parts(upload) == []
     await finish_with_all_parts(store, upload)
@@ -70,7 +70,7 @@ async def test_a_part_may_come_in_many_tiny_pieces(store: FolderStore) -> None:
 async def test_a_part_that_is_there_survives_a_damaged_copy(store: FolderStore) -> None:
     upload = await store.begin(KEY, len(CONTENT), PART)
     await send(store, upload, 0)
-    with pytest.raises(ChecksumMismatch):
+    with pytest.raises(ChecksumMismatchError):
         await store.write_part(upload, 0, chunks(b"?" * PART), sha256(part_of(0)))
     await send(store, upload, 1)
     await send(store, upload, 2)
@@ -82,7 +82,7 @@ async def test_a_part_that_is_there_survives_a_damaged_copy(store: FolderStore) 
 async def test_a_part_of_another_size_does_not_count(store: FolderStore, sent: int, said: str) -> None:
     upload = await store.begin(KEY, len(CONTENT), PART)
     await send(store, upload, 1)
-    with pytest.raises(SizeMismatch, match=f"exactly {PART} bytes but had {said}"):
+    with pytest.raises(SizeMismatchError, match=f"exactly {PART} bytes but had {said}"):
         await store.write_part(upload, 0, chunks(b"?" * sent), None)
     assert [part.number for part in await store.list_parts(upload)] == [1]
     await finish_with_all_parts(store, upload)
@@ -97,7 +97,7 @@ async def test_other_bytes_replace_a_part(store: FolderStore) -> None:
 async def test_a_part_half_replaced_does_not_count(store: FolderStore) -> None:
     upload = await store.begin(KEY, len(CONTENT), PART)
     await send(store, upload, 0)
-    with pytest.raises(ChecksumMismatch):
+    with pytest.raises(ChecksumMismatchError):
         await store.write_part(upload, 0, chunks(b"?" * PART), sha256(b"other bytes"))
     assert await store.list_parts(upload) == []
     await finish_with_all_parts(store, upload)
@@ -123,7 +123,7 @@ async def test_the_newest_attempt_wins(store: FolderStore) -> None:
     await asyncio.wait_for(arrived.wait(), 20)
     await send(store, upload, 0)
     go_on.set()
-    with pytest.raises(PartReplaced):
+    with pytest.raises(PartReplacedError):
         await stalled
     assert [part.etag for part in await store.list_parts(upload)] == [sha256(part_of(0))]
     await finish_with_all_parts(store, upload)
@@ -136,9 +136,9 @@ async def test_a_part_for_an_upload_that_is_over(store: FolderStore) -> None:
     await asyncio.wait_for(arrived.wait(), 20)
     await store.abort(upload)
     go_on.set()
-    with pytest.raises(MultipartNotFound):
+    with pytest.raises(MultipartNotFoundError):
         await late
-    with pytest.raises(MultipartNotFound):
+    with pytest.raises(MultipartNotFoundError):
         await send(store, upload, 0)
 
 
@@ -152,16 +152,16 @@ async def test_a_mark_cut_short_by_a_crash_counts_for_nothing(store: FolderStore
 async def test_an_id_that_we_did_not_make(store: FolderStore) -> None:
     upload = await store.begin(KEY, 1, PART)
     for bad in ("..", f"../{upload.id}", f"{upload.id}/parts"):
-        with pytest.raises(InvalidKey):
+        with pytest.raises(InvalidKeyError):
             await store.abort(Multipart(KEY, bad, 1, PART))
 
 
 async def test_no_upload_begins_without_room_for_it(tmp_path: Path) -> None:
     store = FolderStore(tmp_path, b"", keep_free=0)
-    with pytest.raises(StorageFull, match="nothing was lost"):
+    with pytest.raises(StorageFullError, match="nothing was lost"):
         await store.begin(KEY, 1 << 60, 1 << 50)
     reserved = FolderStore(tmp_path, b"", keep_free=1 << 60)
-    with pytest.raises(StorageFull):
+    with pytest.raises(StorageFullError):
         await reserved.require_space(1)
     assert staged_files(tmp_path) == []
 
@@ -192,9 +192,9 @@ async def test_a_disk_that_fills_up_loses_nothing(small_disk: Path) -> None:
     await asyncio.wait_for(arrived.wait(), 20)
     fill(hog)
     go_on.set()
-    with pytest.raises(StorageFull):
+    with pytest.raises(StorageFullError):
         await late
-    with pytest.raises(StorageFull):
+    with pytest.raises(StorageFullError):
         await send(store, upload, 2)
     assert [part.number for part in await store.list_parts(upload)] == [0]
     hog.unlink()
@@ -207,7 +207,7 @@ async def test_a_file_that_the_system_lets_grow_no_further_loses_nothing(store: 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (PART, hard))
     try:
-        with pytest.raises(StorageFull):
+        with pytest.raises(StorageFullError):
             await send(store, upload, 1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelshare.server.storage.base import Multipart, MultipartNotFound, PartReplaced
+from modelshare.server.storage.base import Multipart, MultipartNotFoundError, PartReplacedError
 from modelshare.server.storage.local import FolderStore
 
 pytestmark = pytest.mark.anyio
@@ -84,15 +84,15 @@ async def test_what_is_sealed_stays_as_it_is(tmp_path: Path) -> None:
     await arrived.wait()
     await store.seal([upload])
     go_on.set()
-    with pytest.raises(PartReplaced):
+    with pytest.raises(PartReplacedError):
         await sending
-    with pytest.raises(MultipartNotFound):
+    with pytest.raises(MultipartNotFoundError):
         await store.write_part(upload, 0, chunks(content_of(0, 1)), None)
     await store.unseal([upload])
     await store.write_part(upload, 1, chunks(content_of(1, 1)), None)
     proof = await store.finish(upload)
     assert proof is not None
-    with pytest.raises(MultipartNotFound):
+    with pytest.raises(MultipartNotFoundError):
         await store.write_part(upload, 0, chunks(content_of(0, 1)), None)
     assert await store.digest(KEY) == (proof.sha256, SIZE)
 
@@ -102,7 +102,7 @@ async def test_it_stays_sealed_until_all_who_sealed_it_let_go(tmp_path: Path) ->
     upload = await store.begin(KEY, SIZE, PART)
     await asyncio.gather(store.seal([upload]), store.seal([upload]))
     await store.unseal([upload])
-    with pytest.raises(MultipartNotFound):
+    with pytest.raises(MultipartNotFoundError):
         await store.write_part(upload, 0, chunks(content_of(0, 1)), None)
     await store.unseal([upload])
     await store.write_part(upload, 0, chunks(content_of(0, 1)), None)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.server.storage.ranges import Unsatisfiable, parse_range
+from modelshare.server.storage.ranges import UnsatisfiableRangeError, parse_range
 
 sizes = st.integers(min_value=1, max_value=10**15)
 offsets = st.integers(min_value=0, max_value=10**16)
@@ -16,7 +16,7 @@ def test_first_and_last(size: int, first: int, last: int) -> None:
     if last < first:
         assert parse_range(header, size) is None
     elif first >= size:
-        with pytest.raises(Unsatisfiable):
+        with pytest.raises(UnsatisfiableRangeError):
             parse_range(header, size)
     else:
         assert parse_range(header, size) == range(first, min(last, size - 1) + 1)
@@ -25,7 +25,7 @@ def test_first_and_last(size: int, first: int, last: int) -> None:
 @given(sizes, offsets)
 def test_from_an_offset_on(size: int, first: int) -> None:
     if first >= size:
-        with pytest.raises(Unsatisfiable):
+        with pytest.raises(UnsatisfiableRangeError):
             parse_range(f"bytes={first}-", size)
     else:
         assert parse_range(f"bytes={first}-", size) == range(first, size)
@@ -37,7 +37,7 @@ def test_the_last_bytes(size: int, length: int) -> None:
 
 
 def test_the_last_none_is_unsatisfiable() -> None:
-    with pytest.raises(Unsatisfiable):
+    with pytest.raises(UnsatisfiableRangeError):
         parse_range("bytes=-0", 10)
 
 
@@ -45,7 +45,7 @@ def test_the_last_none_is_unsatisfiable() -> None:
 def test_any_header_gives_a_range_inside_the_file_or_none(size: int, header: str) -> None:
     try:
         found = parse_range(header, size)
-    except Unsatisfiable:
+    except UnsatisfiableRangeError:
         return
     assert found is None or 0 <= found.start < found.stop <= size
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelshare.cli.exits import ExitCode
+from modelshare.cli.exit_codes import ExitCode
 from modelshare.wire.keys import ProjectWithKey
 from programs import Server, serving
 from shell import Shell, shell, write_model

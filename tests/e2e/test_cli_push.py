@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modelshare.cli.exits import ExitCode
+from modelshare.cli.exit_codes import ExitCode
 from modelshare.client import Client
 from modelshare.client.push import push_model
 from modelshare.wire.keys import ProjectWithKey

@@ -14,7 +14,7 @@ import pytest
 
 from modelshare.client import Client
 from modelshare.client.errors import ChangedError
-from modelshare.client.push import Phase, Progress, push_model
+from modelshare.client.push import Progress, PushPhase, push_model
 from modelshare.wire.keys import ProjectWithKey
 from programs import MODELSHARE, Server, serving
 from shell import shell, write_model
@@ -39,17 +39,17 @@ class _Once(Progress):
     act: Callable[[], None]
     after: int
     """Bytes that were sent; beyond all of them: when everything is there, before it is compared."""
-    _phase: Phase | None = None
+    _phase: PushPhase | None = None
     _sent: int = 0
 
-    def phase(self, phase: Phase, total: int, done: int) -> None:
+    def phase(self, phase: PushPhase, total: int, done: int) -> None:
         del total, done
         self._phase = phase
-        if phase is Phase.CHECKING:
+        if phase is PushPhase.CHECKING:
             self._do()
 
     def moved(self, size: int) -> None:
-        self._sent += size if self._phase is Phase.SENDING else 0
+        self._sent += size if self._phase is PushPhase.SENDING else 0
         if self._sent >= self.after:
             self._do()
 

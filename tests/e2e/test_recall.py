@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from modelshare.cli.exits import ExitCode
+from modelshare.cli.exit_codes import ExitCode
 from modelshare.demo.tiny_model import REPLY, write_gguf
 from programs import agent, serving, wait_until
 from shell import shell
@@ -48,7 +48,7 @@ def test_from_the_claim_to_the_deletion(tmp_path: Path) -> None:
 
             def confirmed() -> bool:
                 state = json.loads(owner.run("recall", "tiny", "--json").stdout)
-                return any(release["confirmed_at"] for release in state["releases"])
+                return any(release["confirmed_at"] for release in state["weight_deletions"])
 
             wait_until(confirmed, "the machine says that the weights are deleted")
             assert list((box / "agent").rglob("weights/*")) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from modelshare.cli.exits import ExitCode
+from modelshare.cli.exit_codes import ExitCode
 from programs import serving
 from shell import Shell
 

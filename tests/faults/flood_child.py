@@ -31,8 +31,8 @@ class Stranger(asyncio.Protocol):
 
 
 async def main(host: str, port: int, count: int) -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     opened = asyncio.Semaphore(0)
 
     async def stay(half: bytes) -> None:

@@ -84,8 +84,8 @@ async def chats(app: Application) -> AsyncIterator[Chats]:
     model_id = await make_model(app, tenant.project.id)
     async with serving(app) as url, tenant.http, httpx.AsyncClient(timeout=20) as http:
         agent_id, token = await enroll(tenant.http)
-        wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
-        assert (await tenant.http.post("/v1/endpoints", json=wish)).status_code == 201
+        spec = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+        assert (await tenant.http.post("/v1/endpoints", json=spec)).status_code == 201
         async with linked(url, token, agent_id=agent_id, handler=machine.serve) as link:
             await link.make_ready()
             chats = Chats(http, f"{url}/{tenant.project.id}/chat/v1/chat/completions", tenant, machine)

@@ -42,8 +42,8 @@ async def prepared(settings: Settings) -> Prepared:
         owner = await new_tenant(app, "acme")
         async with owner.http as http:
             model = await make_model(app, owner.project.id)
-            wish = {"slug": "chat", "model": str(model), "tier": "self_hosted"}
-            assert (await http.post("/v1/endpoints", json=wish)).status_code == 201
+            spec = {"slug": "chat", "model": str(model), "tier": "self_hosted"}
+            assert (await http.post("/v1/endpoints", json=spec)).status_code == 201
             _, token = await enroll(http)
     return Prepared(f"/{owner.project.id}/chat/v1/chat/completions", owner.project.api_key, token)
 

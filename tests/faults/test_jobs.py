@@ -26,14 +26,14 @@ from modelshare.server.jobs import (
     Handler,
     JobRow,
     Lease,
-    TryAgain,
+    TryAgainError,
     Worker,
     enqueue,
-    ensure,
+    enqueue_if_absent,
     finish,
     forget_given_up,
     given_up,
-    holds,
+    lease_is_valid,
     postpone,
     try_again,
 )
@@ -273,7 +273,7 @@ async def test_a_slow_workers_token_no_longer_applies(settings: Settings, databa
 
     async def valid(name: str) -> bool:
         async with database.write() as session:
-            return await holds(session, leases[name])
+            return await lease_is_valid(session, leases[name])
 
     await ask(database, "contested", now=clock())
     other = Database(settings.database)
@@ -300,7 +300,7 @@ async def test_asked_for_again_while_it_runs_it_runs_anew(database: Database, cl
         if not runs:
             await ask(database, "again", now=clock())
         async with database.write() as session:
-            runs.append(await holds(session, lease))
+            runs.append(await lease_is_valid(session, lease))
 
     await ask(database, "again", now=clock())
     async with working(database, clock, work):
@@ -393,7 +393,7 @@ async def test_a_job_that_asks_for_another_time_has_used_no_attempt(database: Da
     async def work(lease: Lease) -> None:
         attempts.append(lease.attempt)
         if len(attempts) <= 2 * MAX_ATTEMPTS:
-            raise TryAgain(after=60)
+            raise TryAgainError(after=60)
 
     await ask(database, "patient", now=clock())
     async with working(database, clock, work):
@@ -444,9 +444,9 @@ async def test_workers_of_one_place_keep_to_their_kinds(database: Database, cloc
 async def test_a_job_that_is_there_is_left_alone(database: Database, clock: Clock) -> None:
     async with database.write() as session:
         await enqueue(session, "work", "waits", now=int(clock()), after=int(clock()) + 100)
-    for hurry, expected in ((False, int(clock()) + 100), (True, int(clock()))):
+    for run_now, expected in ((False, int(clock()) + 100), (True, int(clock()))):
         async with database.write() as session:
-            await ensure(session, "work", ["waits", "new"], now=int(clock()), hurry=hurry)
+            await enqueue_if_absent(session, "work", ["waits", "new"], now=int(clock()), run_now=run_now)
         rows = {row.subject: row.run_after for row in await jobs(database)}
         assert rows == {"waits": expected, "new": int(clock())}
 
@@ -458,7 +458,7 @@ async def test_a_job_that_is_there_is_left_alone(database: Database, clock: Cloc
         await wait_until(all_taken)
         before = {row.subject: row.lease_token for row in await jobs(database)}
         async with database.write() as session:
-            await ensure(session, "work", ["waits", "new"], now=int(clock()), hurry=True)
+            await enqueue_if_absent(session, "work", ["waits", "new"], now=int(clock()), run_now=True)
         assert {row.subject: row.lease_token for row in await jobs(database)} == before
 
 
@@ -473,7 +473,7 @@ async def test_a_handler_ends_its_job_in_its_own_transaction(database: Database,
             async with database.write() as session:
                 await (postpone(session, lease, int(clock()) + 100) if later else finish(session, lease))
             async with database.write() as session:
-                await ensure(session, "work", [lease.subject], now=int(clock()), hurry=True)
+                await enqueue_if_absent(session, "work", [lease.subject], now=int(clock()), run_now=True)
 
     async def run_again() -> bool:
         return runs == ["twice", "twice"] and await none_left(database)

@@ -16,13 +16,13 @@ import httpx
 import pytest
 
 from middleboxes import AUTHORITY, box, closed_port, forwarding, http
-from modelshare.cli.failures import describe
+from modelshare.cli.error_messages import describe
 from modelshare.client import AsyncClient, Client
 from modelshare.client.chat import Message, stream_chat
 from modelshare.client.errors import ConfigError, ConnectError, ModelshareError, UnexpectedAnswerError
+from modelshare.client.network_errors import of_connection
 from modelshare.client.push import push_model
 from modelshare.client.route import route_to
-from modelshare.client.trouble import of_connection
 
 pytestmark = pytest.mark.anyio
 

@@ -33,8 +33,8 @@ async def test_an_endpoint_whose_state_cannot_be_read_holds_up_no_other(app: App
     async with serving(app) as url:
         _, token = await enroll(owner.http)
         for slug in ("bad", "good"):
-            wish = {"slug": slug, "model": str(model_id), "tier": "self_hosted"}
-            assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
+            spec = {"slug": slug, "model": str(model_id), "tier": "self_hosted"}
+            assert (await owner.http.post("/v1/endpoints", json=spec)).status_code == 201
         async with app.database.write() as session:
             damaged = update(EndpointRow).where(EndpointRow.slug == "bad")
             await session.execute(damaged.values(progress={"nonsense": True}))

@@ -62,12 +62,12 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path / "site", {})
 
 
-def _send(http: httpx.Client, upload: dict[str, Any], files: dict[str, bytes], most: int = 1000) -> int:
+def _send(http: httpx.Client, upload: dict[str, Any], files: dict[str, bytes], limit: int = 1000) -> int:
     """Sends what is missing, up to so many parts; how many that were."""
     sent = 0
     for file in upload["files"]:
         for k in sorted(set(range(file["parts"])) - set(file["parts_done"])):
-            if sent < most:
+            if sent < limit:
                 start = k * upload["part_size"]
                 data = files[file["path"]][start : start + upload["part_size"]]
                 url = f"/v1/uploads/{upload['id']}/files/{file['n']}/parts/{k}"
@@ -138,7 +138,7 @@ def test_parts_that_were_answered_are_kept(site: Site) -> None:
     files = _model(3 * PART)
     with site.serving() as server, site.http(server) as http:
         upload = http.post("/v1/uploads", json=opening(files)).json()
-        assert _send(http, upload, files, most=3) == 3
+        assert _send(http, upload, files, limit=3) == 3
         _kill(server)
     with site.serving() as server, site.http(server) as http:
         upload = http.get(f"/v1/uploads/{upload['id']}").json()

@@ -9,7 +9,7 @@ from factories import make_model
 from modelshare.server.app import Application
 from modelshare.server.db import is_unique_violation
 from modelshare.server.registry.tables import VersionRow
-from modelshare.server.sharing.tables import ShareLinkRow
+from modelshare.server.sharing.tables import ClaimLinkRow
 
 pytestmark = pytest.mark.anyio
 
@@ -65,7 +65,7 @@ async def filled(app: Application, owner: Tenant, deployer: Tenant) -> Applicati
         row = await session.scalar(select(VersionRow).where(VersionRow.model_id == model))
         assert row is not None
         newer = VersionRow(model_id=model, version="1.0.1", status="ready", manifest=row.manifest, created_at=0)
-        session.add_all([newer, ShareLinkRow(model_id=model, hash="x", created_at=0)])
+        session.add_all([newer, ClaimLinkRow(model_id=model, hash="x", created_at=0)])
     return app
 
 

@@ -18,7 +18,7 @@ from conftest import Tenant, client_of, new_tenant
 from factories import make_model
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.app import MAX_BODY, Application, api, create_app
-from modelshare.server.db import locked
+from modelshare.server.db import for_update
 from modelshare.server.http import WriteSession
 from modelshare.server.settings import Settings
 from postgres import postgres_server, run_sql
@@ -223,9 +223,9 @@ async def test_public_routes_are_limited_per_address(strict: Application) -> Non
 async def test_a_key_is_used_from_where_the_proxy_says(strict: Application) -> None:
     """By the API and by endpoints alike, and by the whole address."""
     tenant = await new_tenant(strict, "acme")
-    wish = {"name": "here", "allowed_ips": ["2001:db8::1", "10.0.0.1"]}
+    spec = {"name": "here", "allowed_ips": ["2001:db8::1", "10.0.0.1"]}
     async with tenant.http:
-        key = (await tenant.http.post("/v1/keys", json=wish)).json()["key"]
+        key = (await tenant.http.post("/v1/keys", json=spec)).json()["key"]
     async with client_of(strict, key) as http:
         for address, here in (
             ("[2001:db8::1]:443", True),
@@ -248,9 +248,9 @@ async def test_a_deadlock(own_api: FastAPI, tmp_path: Path, postgres: str) -> No
 
     @own_api.post("/take/{first}/{second}")
     async def take(session: WriteSession, first: str, second: str) -> None:
-        await session.scalar(locked(select(ProjectRow.id).where(ProjectRow.slug == first)))
+        await session.scalar(for_update(select(ProjectRow.id).where(ProjectRow.slug == first)))
         await both_hold_one.wait()
-        await session.scalar(locked(select(ProjectRow.id).where(ProjectRow.slug == second)))
+        await session.scalar(for_update(select(ProjectRow.id).where(ProjectRow.slug == second)))
 
     async with app.running(), client_of(app) as http:
         for slug in ("acme", "borg"):

@@ -16,12 +16,12 @@ from modelshare.server.app import create_app
 from modelshare.server.audit.tables import AuditRow, ConfirmationRow, OutboxRow, ProcessRow
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
-from modelshare.server.fleet.tables import ReleaseRow
+from modelshare.server.fleet.tables import WeightDeletionRow
 from modelshare.server.ids import secret_hash
 from modelshare.server.jobs import GivenUpRow
 from modelshare.server.registry.tables import DeletedVersionRow, ModelRow
 from modelshare.server.settings import Settings
-from modelshare.server.sharing.tables import EVERYBODY, LastShownRow, RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
+from modelshare.server.sharing.tables import EVERYBODY, ClaimLinkRow, LastShownRow, RecallRow, ShareProjectRow, ShareRow
 
 pytestmark = pytest.mark.anyio
 FIRST = "0001"
@@ -210,7 +210,9 @@ async def add_what_is_new(database: Database) -> None:
                 OutboxRow(project_id="proj_acme", type="model.shared", at=9, data={}),
                 ProcessRow(name="p", address="http://p", version="0.1.0", started_ms=1, seen_ms=2),
                 ConfirmationRow(audit_id=uid(50), process="p", at_ms=3),
-                ReleaseRow(deployment_id=uid(42), agent_id=uid(41), model_id=SHARED, version="1.0.0", asked_at=9),
+                WeightDeletionRow(
+                    deployment_id=uid(42), agent_id=uid(41), model_id=SHARED, version="1.0.0", asked_at=9
+                ),
                 DeletedVersionRow(model_id=SHARED, version="0.9.0", deleted_at=9),
                 LastShownRow(model_id=PRIVATE, project_id="", version_id=None, versions=[]),
             ]
@@ -232,7 +234,7 @@ async def add_what_is_new(database: Database) -> None:
             [
                 DeliveryRow(id=uid(91), webhook_id=uid(90), **event),
                 GivenUpRow(id=uid(94), kind="k", subject="s", attempts=5, error="e", given_up_at=9),
-                ShareLinkRow(id=uid(93), model_id=PRIVATE, hash="lh", max_uses=1, uses=1, created_at=9),
+                ClaimLinkRow(id=uid(93), model_id=PRIVATE, hash="lh", max_uses=1, uses=1, created_at=9),
             ]
         )
         await session.flush()

@@ -6,7 +6,7 @@ import pytest
 from conftest import Tenant
 from factories import make_model
 from modelshare.server.app import Application
-from modelshare.server.storage.links import PATH
+from modelshare.server.storage.signed_urls import PATH
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from conftest import Tenant, new_tenant
 from factories import make_model
 from modelshare.server.app import Application, create_app
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.endpoints.service import Terms
+from modelshare.server.endpoints.service import EndpointPolicy
 from modelshare.server.errors import ApiError
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow
 from modelshare.server.http import Caller, Paging
@@ -26,11 +26,11 @@ from modelshare.server.router import snapshots
 from modelshare.server.settings import Settings
 from modelshare.server.sharing import rules, search
 from modelshare.server.sharing import service as sharing
+from modelshare.server.sharing.presenters import facts_of
 from modelshare.server.sharing.rules import ModelFacts, Relation
-from modelshare.server.sharing.search import Sort, Viewer, Wish
+from modelshare.server.sharing.search import SearchQuery, Sort, Viewer
 from modelshare.server.sharing.tables import ShareProjectRow, ShareRow
-from modelshare.server.sharing.tiers import TierBook
-from modelshare.server.sharing.views import facts_of
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.agents import AgentState, Phase
 from modelshare.wire.endpoints import EndpointCreate, EndpointPatch, Reason
 from modelshare.wire.models import CatalogRole, ModelStatus
@@ -108,8 +108,8 @@ async def _made(
     model_id = await make_model(app, owner.project, name=name, status="ready" if in_use else status, size=size)
     async with app.database.write() as session:
         if in_use:
-            wish = EndpointCreate(slug=f"uses-{name}", model=str(model_id), tier=SELF_HOSTED)
-            await endpoints.create(session, owner, wish, app.platform.parts[Terms], now=0)
+            spec = EndpointCreate(slug=f"uses-{name}", model=str(model_id), tier=SELF_HOSTED)
+            await endpoints.create(session, owner, spec, app.platform.parts[EndpointPolicy], now=0)
         if role is not None:
             # As if an endpoint on a shared tier were there where the role says so: it is the role that is tried.
             session.add(
@@ -132,7 +132,7 @@ async def _made(
 @pytest.fixture
 async def machines(app: Application, callers: Callers, circumstances: list[Circumstance]) -> None:
     """A machine of each project and a shared one of all tiers, linked, with every version ready."""
-    tiers = [tier.slug for tier in app.platform.parts[TierBook] if tier.slug != SELF_HOSTED]
+    tiers = [tier.slug for tier in app.platform.parts[TierRegistry] if tier.slug != SELF_HOSTED]
     projects = {caller.project_id for caller in callers.values()}
     async with app.database.write() as session:
         agents = [
@@ -184,35 +184,35 @@ def viewer(caller: Caller) -> Viewer:
 async def test_all_five_agree(
     app: Application, callers: Callers, circumstances: list[Circumstance], promotion: bool
 ) -> None:
-    terms = replace(app.platform.parts[Terms], promotion=promotion)
+    terms = replace(app.platform.parts[EndpointPolicy], promotion=promotion)
     seen: set[str] = set()
     async with app.database.write() as session:
         for relation, caller in callers.items():
             await lists_as_the_rules_say(session, relation, caller, circumstances, terms.tiers)
         for (relation, caller), tier, circumstance in itertools.product(callers.items(), terms.tiers, circumstances):
-            wish = EndpointCreate(slug="new", model=str(circumstance.model), tier=tier.slug)
+            spec = EndpointCreate(slug="new", model=str(circumstance.model), tier=tier.slug)
             reasons = rules.selection_reasons(relation, circumstance.facts, tier)
             seen |= {reason.rule for reason in reasons}
-            explanation = await endpoints.explain(session, caller, wish, terms)
+            explanation = await endpoints.explain(session, caller, spec, terms)
             assert (explanation.possible, explanation.reasons) == (not reasons, reasons)
             assert bool(explanation.notes) == explanation.possible
             if reasons and not promotion:
                 continue  # what is refused is refused with promotion on as well
             async with undone(session):
                 if reasons:
-                    await create_refuses(session, caller, wish, terms, reasons)
+                    await create_refuses(session, caller, spec, terms, reasons)
                 else:
-                    await create_makes_what_the_router_serves(session, caller, wish, terms, circumstance.facts, tier)
+                    await create_makes_what_the_router_serves(session, caller, spec, terms, circumstance.facts, tier)
                     if tier.slug in {SELF_HOSTED, "free"}:
-                        await what_runs_goes_on_unshared(session, callers, caller, wish, terms, relation)
+                        await what_runs_goes_on_unshared(session, callers, caller, spec, terms, relation)
     assert seen == {"visibility", "role", "status", "size"}
 
 
 async def lists_as_the_rules_say(
-    session: AsyncSession, relation: Relation, caller: Caller, circumstances: list[Circumstance], tiers: TierBook
+    session: AsyncSession, relation: Relation, caller: Caller, circumstances: list[Circumstance], tiers: TierRegistry
 ) -> None:
     """The catalog lists what is shared and may be seen, with a version to show; `/v1/models` what is one's own."""
-    found = await search.find(session, viewer(caller), Wish(sort=Sort.RECENT, limit=200))
+    found = await search.find(session, viewer(caller), SearchQuery(sort=Sort.RECENT, limit=200))
     shows = {card.id for card in found.cards}
     assert shows == {
         each.model
@@ -239,18 +239,18 @@ def rules_broken(relation: Relation, facts: ModelFacts, tier: Tier) -> set[str]:
 
 
 async def create_refuses(
-    session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: Terms, reasons: list[Reason]
+    session: AsyncSession, caller: Caller, spec: EndpointCreate, terms: EndpointPolicy, reasons: list[Reason]
 ) -> None:
     with pytest.raises(ApiError) as refused:
-        await endpoints.create(session, caller, wish, terms, now=0)
+        await endpoints.create(session, caller, spec, terms, now=0)
     assert refused.value.message == f"{reasons[0].message} {reasons[0].fix}"
-    assert await snapshots.look(session, terms.tiers, caller.project, wish.slug) is None
+    assert await snapshots.load_snapshot(session, terms.tiers, caller.project, spec.slug) is None
 
 
 async def create_makes_what_the_router_serves(
-    session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: Terms, facts: ModelFacts, tier: Tier
+    session: AsyncSession, caller: Caller, spec: EndpointCreate, terms: EndpointPolicy, facts: ModelFacts, tier: Tier
 ) -> None:
-    row = await endpoints.create(session, caller, wish, terms, now=0)
+    row = await endpoints.create(session, caller, spec, terms, now=0)
     share = await session.get(ShareRow, row.model_id)
     assert (share is None) == (facts.role is None)
     if share is not None:
@@ -259,29 +259,34 @@ async def create_makes_what_the_router_serves(
             facts.role, shared_tier_endpoints=int(shared), came_to_shared_tier=shared, promotion=terms.promotion
         )
         assert share.role == expected
-    assert await is_served(session, caller, wish, terms)
+    assert await is_served(session, caller, spec, terms)
 
 
 async def what_runs_goes_on_unshared(
-    session: AsyncSession, callers: Callers, caller: Caller, wish: EndpointCreate, terms: Terms, relation: Relation
+    session: AsyncSession,
+    callers: Callers,
+    caller: Caller,
+    spec: EndpointCreate,
+    terms: EndpointPolicy,
+    relation: Relation,
 ) -> None:
     """The router serves an endpoint whatever becomes of the share; switched off it does not, and on it comes as new."""
-    owner, model_id = callers[Relation.OWNER], uuid.UUID(wish.model)
+    owner, model_id = callers[Relation.OWNER], uuid.UUID(spec.model)
     if (await sharing.get(session, owner, model_id)).share is not None:
         await sharing.unshare(session, owner, model_id, now=0)
-    assert await is_served(session, caller, wish, terms)
-    await endpoints.change(session, caller, wish.slug, EndpointPatch(is_active=False), terms, now=0)
-    assert not await is_served(session, caller, wish, terms)
+    assert await is_served(session, caller, spec, terms)
+    await endpoints.change(session, caller, spec.slug, EndpointPatch(is_active=False), terms, now=0)
+    assert not await is_served(session, caller, spec, terms)
     on = EndpointPatch(is_active=True)
     if relation is Relation.OWNER:
-        await endpoints.change(session, caller, wish.slug, on, terms, now=0)
-        assert await is_served(session, caller, wish, terms)
+        await endpoints.change(session, caller, spec.slug, on, terms, now=0)
+        assert await is_served(session, caller, spec, terms)
     else:
         with pytest.raises(ApiError, match=r"There is no such model that you can see|only its owner can select it"):
-            await endpoints.change(session, caller, wish.slug, on, terms, now=0)
-        assert not await is_served(session, caller, wish, terms)
+            await endpoints.change(session, caller, spec.slug, on, terms, now=0)
+        assert not await is_served(session, caller, spec, terms)
 
 
-async def is_served(session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: Terms) -> bool:
-    seen = await snapshots.look(session, terms.tiers, caller.project, wish.slug)
+async def is_served(session: AsyncSession, caller: Caller, spec: EndpointCreate, terms: EndpointPolicy) -> bool:
+    seen = await snapshots.load_snapshot(session, terms.tiers, caller.project, spec.slug)
     return seen is not None and bool(seen.targets)

@@ -61,9 +61,9 @@ async def test_every_route_of_a_model(app: Application, owner: Tenant, operator:
     if "/" in name or "%" in name:
         featured = await operator.post(f"/v1/platform/catalog/{name}/feature", json={"featured": True})
         assert featured.status_code == 200
-    wish = {"slug": "chat", "model": name.replace("%2F", "/").replace("%2f", "/"), "tier": "self_hosted"}
-    assert (await owner.http.post("/v1/endpoints/explain", json=wish)).json()["possible"] is True
-    assert (await owner.http.post("/v1/endpoints", json=wish)).json()["model"] == str(model)
+    spec = {"slug": "chat", "model": name.replace("%2F", "/").replace("%2f", "/"), "tier": "self_hosted"}
+    assert (await owner.http.post("/v1/endpoints/explain", json=spec)).json()["possible"] is True
+    assert (await owner.http.post("/v1/endpoints", json=spec)).json()["model"] == str(model)
     upload = await owner.http.post(f"/v1/models/{name}/versions", json={"files": opening(tiny_model())["files"]})
     assert upload.json()["model"] == str(model)
     assert (await owner.http.post(f"/v1/models/{name}/unshare")).status_code == 200
@@ -78,9 +78,9 @@ async def test_others_name_what_they_see_with_its_owner(
         for name in ("acme/tiny", f"{owner.project.id}/tiny"):
             assert (await http.get(f"/v1/catalog/models/{name}")).json()["id"] == str(model)
         assert message(await http.get("/v1/catalog/models/tiny")) == "Invalid model ID"
-    wish = {"slug": "chat", "model": "acme/tiny", "tier": "self_hosted"}
-    assert (await deployer.http.post("/v1/endpoints", json=wish)).json()["model"] == str(model)
-    alone = await deployer.http.post("/v1/endpoints", json={**wish, "slug": "x", "model": "tiny"})
+    spec = {"slug": "chat", "model": "acme/tiny", "tier": "self_hosted"}
+    assert (await deployer.http.post("/v1/endpoints", json=spec)).json()["model"] == str(model)
+    alone = await deployer.http.post("/v1/endpoints", json={**spec, "slug": "x", "model": "tiny"})
     assert problem(alone) == (404, "not_found_error", "model_not_found")
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from conftest import new_tenant
-from modelshare.server import recovery, secret, starting
+from modelshare.server import recovery, secret, startup
 from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings, SettingsError, load
 
@@ -86,7 +86,7 @@ def test_a_process_goes_by_one_secret_while_it_runs(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Application]:
-    async with starting.started(settings) as app:
+    async with startup.started(settings) as app:
         yield app
 
 
@@ -114,7 +114,7 @@ async def test_a_lost_secret_is_not_replaced(settings: Settings, *, with_data: b
     file.unlink()
     for _ in range(2):
         with pytest.raises(SettingsError, match=r"secret\.key is gone.*replace-secret"):
-            await starting.started(settings).__aenter__()
+            await startup.started(settings).__aenter__()
         assert not file.exists()
     file.write_bytes(kept)
     async with running(settings):
@@ -127,7 +127,7 @@ async def test_a_database_older_than_fingerprints_does_not_get_a_new_secret(sett
     await app.database.close()
     (settings.data_dir / "secret.key").unlink()
     with pytest.raises(SettingsError, match=r"secret\.key is gone"):
-        await starting.started(settings).__aenter__()
+        await startup.started(settings).__aenter__()
 
 
 async def test_another_secret_is_refused_until_somebody_means_it(settings: Settings) -> None:
@@ -135,12 +135,12 @@ async def test_another_secret_is_refused_until_somebody_means_it(settings: Setti
         pass
     other = settings.model_copy(update={"secret": SecretStr(secrets.token_hex(32))})
     with pytest.raises(SettingsError, match=r"not the one that this database is used with.*MODELSHARE_SECRET"):
-        await starting.started(other).__aenter__()
+        await startup.started(other).__aenter__()
     await recovery.replace_secret(other)
     async with running(other):
         pass
     with pytest.raises(SettingsError, match="does not match"):
-        await starting.started(settings).__aenter__()
+        await startup.started(settings).__aenter__()
 
 
 async def test_a_new_start_after_a_loss_is_said_on_purpose(settings: Settings) -> None:

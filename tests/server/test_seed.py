@@ -24,7 +24,7 @@ SHARED_TIERS = (
 @pytest.fixture
 def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
     off = "promotion_off" in request.fixturenames
-    return settings.model_copy(update={"catalog_promotion": "off"}) if off else settings
+    return settings.model_copy(update={"catalog_promotion": False}) if off else settings
 
 
 @pytest.fixture

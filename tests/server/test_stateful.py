@@ -25,7 +25,7 @@ from factories import add_version, make_model
 from invariants import contradictions, lost_updates, stale_entries
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import Application, create_app
-from modelshare.server.endpoints.service import Terms
+from modelshare.server.endpoints.service import EndpointPolicy
 from modelshare.server.jobs import JobRow, Lease
 from modelshare.server.registry.inspection import Facts
 from modelshare.server.registry.inspection.facts import Format
@@ -77,8 +77,8 @@ class World:
         tenant = self.tenants[project]
         return (self.operator, f"/{tenant.project.id}/v1/endpoints") if is_platform else (tenant.http, "/v1/endpoints")
 
-    def body(self, wish: Wish, slug: str) -> dict[str, str]:
-        return {"slug": slug, "model": str(self.ids[wish.model]), "tier": wish.tier}
+    def body(self, spec: Wish, slug: str) -> dict[str, str]:
+        return {"slug": slug, "model": str(self.ids[spec.model]), "tier": spec.tier}
 
 
 class Step:
@@ -177,14 +177,14 @@ class Feature(Step):
 class Create(Step):
     """Asks for an explanation first, which has to say the same."""
 
-    wish: Wish
+    spec: Wish
     slug: str
 
     async def act(self, world: World) -> httpx.Response:
-        http, path = world.endpoints(self.wish.project, is_platform=self.wish.is_platform)
-        body = world.body(self.wish, self.slug)
+        http, path = world.endpoints(self.spec.project, is_platform=self.spec.is_platform)
+        body = world.body(self.spec, self.slug)
         explained = (await http.post(f"{path}/explain", json=body)).json()
-        rules = world.reference.explain(self.wish, self.slug)
+        rules = world.reference.explain(self.spec, self.slug)
         assert [reason["rule"] for reason in explained["reasons"]] == rules
         assert explained["possible"] == (not rules)
         answer = await http.post(path, json=body)
@@ -194,7 +194,7 @@ class Create(Step):
         return answer
 
     def expect(self, reference: Reference) -> Answer:
-        return reference.create(self.wish, self.slug)
+        return reference.create(self.spec, self.slug)
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class Promotion(Step):
 
     async def act(self, world: World) -> None:
         parts = world.app.platform.parts
-        parts[Terms] = replace(parts[Terms], promotion=self.on)
+        parts[EndpointPolicy] = replace(parts[EndpointPolicy], promotion=self.on)
 
     def expect(self, reference: Reference) -> None:
         reference.promotion = self.on

@@ -19,14 +19,14 @@ from typing import Final
 import msgspec
 
 from modelshare import private_files
-from modelshare.agent.errors import DeploymentError, NoSpace
+from modelshare.agent.errors import DeploymentError, NoSpaceError
 from modelshare.wire.link import DeploymentFile
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
-class Holding(msgspec.Struct, frozen=True):
+class CachedFiles(msgspec.Struct, frozen=True):
     """What one deployment keeps alive."""
 
     deployment_id: str
@@ -60,17 +60,17 @@ class Cache:
             return self.blob(file.sha256).stat().st_size == file.size
         return False
 
-    def holdings(self) -> list[Holding]:
+    def holdings(self) -> list[CachedFiles]:
         """What this machine holds, an earlier run's included."""
         found = []
         for path in self._holdings.glob("*.json"):
             try:
-                found.append(msgspec.json.decode(path.read_bytes(), type=Holding))
+                found.append(msgspec.json.decode(path.read_bytes(), type=CachedFiles))
             except msgspec.DecodeError:  # damaged, or of another release: what it held is pulled again if wanted
                 path.unlink()
         return found
 
-    def hold(self, holding: Holding) -> None:
+    def hold(self, holding: CachedFiles) -> None:
         """Keep these files from now on, whether they are here already or will be pulled."""
         for file in holding.files:
             self.blob(file.sha256)
@@ -79,21 +79,21 @@ class Cache:
             private_files.replace(self._holding(holding.deployment_id), msgspec.json.encode(holding))
 
     @contextlib.contextmanager
-    def room_for(self, holding: Holding) -> Iterator[None]:
+    def room_for(self, holding: CachedFiles) -> Iterator[None]:
         """While a deployment pulls: raises NoSpace when what all pulls still lack does not fit on the disk."""
         with self._lock:
             others = [file for files in self._pulling.values() for file in files]
             needed = self._lacking(holding.files)
             free = shutil.disk_usage(self.folder).free
             if needed and self._lacking([*others, *holding.files]) > free:
-                raise NoSpace(needed=needed, free=max(0, free - self._lacking(others)))
+                raise NoSpaceError(needed=needed, free=max(0, free - self._lacking(others)))
             self._pulling[holding.deployment_id] = holding.files
         try:
             yield
         finally:
             del self._pulling[holding.deployment_id]
 
-    def view(self, holding: Holding, places: Mapping[str, DeploymentFile] | None = None) -> Path:
+    def view(self, holding: CachedFiles, places: Mapping[str, DeploymentFile] | None = None) -> Path:
         """A folder with the deployment's files under their own names, or as `places` says; all of them must be here."""
         target = self._views / _name(holding.deployment_id)
         fresh = target.with_name(target.name + ".new")
@@ -135,7 +135,7 @@ class Cache:
         with self._lock:
             self._delete_all_but(self.holdings())
 
-    def _delete_all_but(self, held: Collection[Holding]) -> None:
+    def _delete_all_but(self, held: Collection[CachedFiles]) -> None:
         keep = {file.sha256 for holding in held for file in holding.files}
         for path in self._weights.iterdir():
             if path.name.partition(".")[0] not in keep:

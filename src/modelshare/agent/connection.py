@@ -28,7 +28,7 @@ _QUEUE_BYTES: Final = 1 << 20
 _ENDS: Final = {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR}
 
 
-class LinkLost(AgentError):
+class LinkLostError(AgentError):
     """The link ended; another one may be tried."""
 
     def __init__(self, reason: str, close_code: int | None = None, *, is_refusal: bool = False) -> None:
@@ -39,7 +39,7 @@ class LinkLost(AgentError):
         """Whoever answered says that this agent has no right to a link; that may be anybody."""
 
 
-class BadFrame(LinkLost):
+class BadFrameError(LinkLostError):
     """The server broke the rules of the link."""
 
     def __init__(self, reason: str) -> None:
@@ -97,14 +97,14 @@ class Connection:
                 try:
                     frame = decode_from_server(message.data)
                 except msgspec.DecodeError as error:
-                    raise BadFrame(f"the server sent a frame that this agent cannot read ({error})") from error
+                    raise BadFrameError(f"the server sent a frame that this agent cannot read ({error})") from error
                 on_frame(frame)
             elif message.type is aiohttp.WSMsgType.TEXT:
-                raise BadFrame("the server sent a text message, which is not a frame")
+                raise BadFrameError("the server sent a text message, which is not a frame")
             elif message.type in _ENDS:
                 code = self._socket.close_code
                 words = plain(message.extra or "", MAX_TEXT) if message.type is aiohttp.WSMsgType.CLOSE else None
-                raise LinkLost(words or "the connection was cut", code)
+                raise LinkLostError(words or "the connection was cut", code)
 
     async def write(self) -> None:
         """Send what is queued, until the connection breaks; `read` says why it did."""
@@ -124,7 +124,7 @@ class Connection:
         while True:
             now = self._now()
             if now >= self._heard + self._dead_after:
-                raise LinkLost(f"the server was silent for {self._dead_after:g} s")
+                raise LinkLostError(f"the server was silent for {self._dead_after:g} s")
             if now >= self._spoke + self._heartbeat:
                 self.post(Ping())
             await asyncio.sleep(min(self._heard + self._dead_after, self._spoke + self._heartbeat) - now)

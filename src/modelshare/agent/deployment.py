@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from modelshare.agent.backoff import Backoff
-from modelshare.agent.cache import Cache, Holding
+from modelshare.agent.cache import Cache, CachedFiles
 from modelshare.agent.engines.base import Engine, EngineError, EngineKind, OutOfMemoryError
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.errors import DeploymentError
 from modelshare.agent.layout import lay_out
-from modelshare.agent.memory import Memory
 from modelshare.agent.pull import Puller
+from modelshare.agent.ram_budget import RamBudget
 from modelshare.agent.tasks import in_thread
 from modelshare.wire.agents import Grant, Phase
-from modelshare.wire.link import MAX_FIGURE, MAX_TEXT, Report, Wanted
+from modelshare.wire.link import MAX_FIGURE, MAX_TEXT, DesiredDeployment, Report
 from modelshare.wire.text import plain
 
 _log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Engines(Protocol):
 
     async def prepare(
         self,
-        wanted: Wanted,
+        wanted: DesiredDeployment,
         folder: Path,
         scratch: Path,
         on_phase: Callable[[Phase], None],
@@ -62,13 +62,13 @@ class Serving:
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class DeploymentContext:
     """What the deployments of an agent share."""
 
     cache: Cache
     puller: Puller
     engines: Engines
-    memory: Memory
+    memory: RamBudget
     grant: Callable[[str], Awaitable[Grant]]
     """A fresh grant for a deployment's id."""
     report: Callable[[Report], object]
@@ -81,12 +81,14 @@ class Tools:
 class Deployment:
     """Supervises one deployment until `end`."""
 
-    def __init__(self, wanted: Wanted, tools: Tools, *, after: asyncio.Task[None] | None = None) -> None:
+    def __init__(
+        self, wanted: DesiredDeployment, tools: DeploymentContext, *, after: asyncio.Task[None] | None = None
+    ) -> None:
         self.wanted = wanted
         self.serving: Serving | None = None
         """There while requests are welcome."""
         self._tools = tools
-        self._holding = Holding(wanted.deployment_id, wanted.manifest_digest, wanted.files)
+        self._holding = CachedFiles(wanted.deployment_id, wanted.manifest_digest, wanted.files)
         self._phase = Phase.WAITING
         self._reason: str | None = None
         self._bytes_done = 0
@@ -103,7 +105,7 @@ class Deployment:
         done, total = (min(count, MAX_FIGURE) for count in (self._bytes_done, self._bytes_total))
         return Report(self.wanted.deployment_id, self._phase, done, total, reason, routes)
 
-    def update(self, wanted: Wanted) -> None:
+    def update(self, wanted: DesiredDeployment) -> None:
         """Take facts that need no other engine."""
         self.wanted = wanted
         if self.serving is not None:

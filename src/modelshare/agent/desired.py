@@ -5,29 +5,31 @@ from dataclasses import dataclass
 
 import msgspec
 
-from modelshare.wire.link import Wanted
+from modelshare.wire.link import DesiredDeployment
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Changes:
     """Disjoint; a deployment in none of them stays as it is."""
 
-    start: tuple[Wanted, ...] = ()
+    start: tuple[DesiredDeployment, ...] = ()
     """Not held by a running supervisor yet, whether or not an earlier run left its files."""
-    restart: tuple[Wanted, ...] = ()
+    restart: tuple[DesiredDeployment, ...] = ()
     """Held, but as another thing than what is wanted now."""
-    update: tuple[Wanted, ...] = ()
+    update: tuple[DesiredDeployment, ...] = ()
     """Held and as wanted, but for facts that need no other engine: its public name, its concurrency."""
     release: tuple[str, ...] = ()
     """No longer wanted, here or left by an earlier run."""
 
 
-def plan(running: Mapping[str, Wanted], left_over: Iterable[str], wanted: Iterable[Wanted]) -> Plan:
+def plan(
+    running: Mapping[str, DesiredDeployment], left_over: Iterable[str], wanted: Iterable[DesiredDeployment]
+) -> Changes:
     """What turns `running` (and what an earlier run left on the disk) into exactly `wanted`."""
     target = {one.deployment_id: one for one in wanted}
     held = {deployment_id: running[deployment_id] for deployment_id in target if deployment_id in running}
     restart = {name for name, old in held.items() if not _same_engine(old, target[name])}
-    return Plan(
+    return Changes(
         start=tuple(one for name, one in target.items() if name not in running),
         restart=tuple(target[name] for name in held if name in restart),
         update=tuple(target[name] for name, old in held.items() if name not in restart and old != target[name]),
@@ -35,5 +37,5 @@ def plan(running: Mapping[str, Wanted], left_over: Iterable[str], wanted: Iterab
     )
 
 
-def _same_engine(old: Wanted, new: Wanted) -> bool:
+def _same_engine(old: DesiredDeployment, new: DesiredDeployment) -> bool:
     return old == msgspec.structs.replace(new, served_name=old.served_name, max_concurrent=old.max_concurrent)

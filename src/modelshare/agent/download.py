@@ -11,10 +11,16 @@ import aiohttp
 
 from modelshare.agent.backoff import Backoff
 from modelshare.agent.errors import PullError
-from modelshare.agent.fetch import Body, Interrupted, Refused, Unusable, open_range
 from modelshare.agent.grants import SignedUrls
-from modelshare.agent.partfile import MOST_AT_ONCE, Hasher, PartFile
-from modelshare.agent.tasks import in_thread, together
+from modelshare.agent.partfile import MAX_AT_ONCE, Hasher, PartFile
+from modelshare.agent.range_request import (
+    InterruptedTransferError,
+    RangeBody,
+    UnusableAnswerError,
+    UrlRejectedError,
+    open_range,
+)
+from modelshare.agent.tasks import in_thread, run_all
 from modelshare.wire.link import DeploymentFile
 
 CONNECTIONS: Final = 8
@@ -30,7 +36,7 @@ OnBytes = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class DownloadContext:
     """What all downloads of an agent share."""
 
     http: aiohttp.ClientSession
@@ -46,7 +52,9 @@ class Lane:
 class Download:
     """One attempt at one file; a second attempt on the same part file goes on where the first one was cut."""
 
-    def __init__(self, lane: Lane, file: DeploymentFile, part: PartFile, urls: SignedUrls, on_bytes: OnBytes) -> None:
+    def __init__(
+        self, lane: DownloadContext, file: DeploymentFile, part: PartFile, urls: SignedUrls, on_bytes: OnBytes
+    ) -> None:
         self._lane = lane
         self._file = file
         self._part = part
@@ -58,7 +66,7 @@ class Download:
     async def run(self) -> str:
         """Fetch what is missing; returns the SHA-256 of the whole file as it is on the disk. Raises PullError."""
         hasher = hashlib.sha256()
-        await together([self._fetch_missing(), self._follow(hasher)])
+        await run_all([self._fetch_missing(), self._follow(hasher)])
         return hasher.hexdigest()
 
     async def _fetch_missing(self) -> None:
@@ -71,7 +79,7 @@ class Download:
         # The first piece alone tells whether the server knows ranges: one that does not sends the whole file with it.
         if (first := next(pieces, None)) is not None:
             await self._fetch(first)
-        await together(one_after_another() for _ in range(CONNECTIONS if self._knows_ranges else 1))
+        await run_all(one_after_another() for _ in range(CONNECTIONS if self._knows_ranges else 1))
 
     async def _follow(self, hasher: Hasher) -> None:
         """Hash behind the frontier, from the disk: what is verified is what will be used."""
@@ -90,14 +98,14 @@ class Download:
                 try:
                     await self._request(url, *gap)
                     continue
-                except Refused as refused:
+                except UrlRejectedError as refused:
                     await self._urls.renew(self._file.path, url, str(refused))
                     continue
-                except Unusable as unusable:
+                except UnusableAnswerError as unusable:
                     raise PullError(
                         f"The owner's storage does not provide {self._file.path}: {unusable}."
                     ) from unusable
-                except Interrupted as interrupted:
+                except InterruptedTransferError as interrupted:
                     reason = interrupted
             if self._part.gap(piece) != gap:
                 backoff.reset()
@@ -119,10 +127,10 @@ class Download:
                 at += sum(map(len, data))
                 self._grown.set()
             if at < body.end:
-                raise Interrupted("the response ended too early")
+                raise InterruptedTransferError("the response ended too early")
 
 
-async def _from(body: Body, start: int) -> AsyncIterator[list[bytes]]:
+async def _from(body: RangeBody, start: int) -> AsyncIterator[list[bytes]]:
     """The body's bytes from `start` on, gathered so that a write is worth its way to a thread.
 
     What arrived before a cut is given too, before the error.
@@ -138,7 +146,7 @@ async def _from(body: Body, start: int) -> AsyncIterator[list[bytes]]:
             if data:
                 gathered.append(data)
                 held += len(data)
-            if held >= _FLUSH or len(gathered) == MOST_AT_ONCE:
+            if held >= _FLUSH or len(gathered) == MAX_AT_ONCE:
                 yield gathered
                 gathered, held = [], 0
             if left <= 0:

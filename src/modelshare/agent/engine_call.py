@@ -22,9 +22,9 @@ _IDLE_SECONDS: Final = 3.0
 _CONNECT_SECONDS: Final = 5.0
 _END_SECONDS: Final = 0.02
 """How long the end of the HTTP answer is waited for after the last event, so that its connection can be used again."""
-_MOST_BYTES: Final = 512 << 20
+_MAX_BYTES: Final = 512 << 20
 """Of a whole answer: many vectors are long."""
-_MOST_ERROR_BYTES: Final = 64 << 10
+_MAX_ERROR_BYTES: Final = 64 << 10
 _CLOSED: Final = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
 """How a kept connection that was closed shows: on reading, on writing, and to a transport that is closing."""
 
@@ -43,7 +43,7 @@ def engine_session(*, keep: bool = True) -> aiohttp.ClientSession:
 async def whole_answer(http: aiohttp.ClientSession, engine: Engine, prepared: PreparedRequest, tally: Tally) -> Fields:
     """The whole answer, for `answers.write_answer`. Raises Refusal, and what aiohttp raises for a broken connection."""
     async with _called(http, engine, prepared) as answer:
-        fields = read_answer(await _read(answer, _MOST_BYTES), prepared, tally)
+        fields = read_answer(await _read(answer, _MAX_BYTES), prepared, tally)
         engine.activity.succeeded()
         return fields
 
@@ -59,7 +59,7 @@ async def streamed_answer(
         is_first = True
         async for chunk in answer.content.iter_any():
             if is_first and chunk.lstrip().startswith(b"{"):  # no stream: most likely it says what is wrong
-                read_answer(chunk + await _read(answer, _MOST_BYTES), prepared, prepared.tally())
+                read_answer(chunk + await _read(answer, _MAX_BYTES), prepared, prepared.tally())
                 raise no_answer()
             is_first = False
             yield _alive(engine, reader.feed(chunk))
@@ -100,19 +100,19 @@ async def _called(
 
 async def _accepted(answer: aiohttp.ClientResponse, prepared: PreparedRequest) -> aiohttp.ClientResponse:
     if answer.status != HTTPStatus.OK:
-        said = await _read(answer, _MOST_ERROR_BYTES)
+        said = await _read(answer, _MAX_ERROR_BYTES)
         raise refused(answer.status, said, answer.headers, prepared.client_fields)
     return answer
 
 
-async def _read(answer: aiohttp.ClientResponse, most: int) -> bytes:
+async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
     """The body. Raises Refusal when it has more than `most` bytes."""
     parts: list[bytes] = []
     size = 0
     async for chunk in answer.content.iter_any():
         parts.append(chunk)
         size += len(chunk)
-        if size > most:
+        if size > limit:
             raise no_answer()
     return b"".join(parts)
 

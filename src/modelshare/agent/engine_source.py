@@ -9,7 +9,7 @@ from typing import Final
 
 from modelshare.agent.convert.cache import converted_file, to_gguf, unconvertible
 from modelshare.agent.convert.numbers import read_numbers
-from modelshare.agent.convert.source import Source, embedder_in
+from modelshare.agent.convert.source import TensorSource, embedder_in
 from modelshare.agent.convert.values import ConversionError
 from modelshare.agent.engines import llamacpp, sglang, transformers, vllm
 from modelshare.agent.engines.base import (
@@ -30,11 +30,11 @@ from modelshare.agent.engines.recipe import Recipe
 from modelshare.agent.engines.select import Selection, choose
 from modelshare.agent.engines.supervisor import ProcessEngine
 from modelshare.agent.engines.texts import TextEncoder
-from modelshare.agent.errors import Stop
+from modelshare.agent.errors import StopError
 from modelshare.agent.layout import lay_out
 from modelshare.embedder import Embedder
 from modelshare.wire.agents import Phase
-from modelshare.wire.link import Wanted
+from modelshare.wire.link import DesiredDeployment
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class EngineSource:
         self._machine = detect({}, external=external is not None)
         self._preference = _preferred(preference, external)
         if self._preference is not None and self._preference not in self._machine.installed:
-            raise Stop(
+            raise StopError(
                 f"The engine {self._preference} is not installed on this machine. Install it, or choose another."
             )
 
@@ -71,7 +71,7 @@ class EngineSource:
 
     async def prepare(
         self,
-        wanted: Wanted,
+        wanted: DesiredDeployment,
         folder: Path,
         scratch: Path,
         on_phase: Callable[[Phase], None],
@@ -114,7 +114,7 @@ class EngineSource:
         self,
         kind: EngineKind,
         judged: "_Judged",
-        wanted: Wanted,
+        wanted: DesiredDeployment,
         folder: Path,
         scratch: Path,
         on_phase: Callable[[Phase], None],
@@ -197,7 +197,7 @@ def _finish(folder: Path, embedder: Embedder) -> Callable[[Sequence[float]], tup
     """Raises ConversionError."""
     if embedder.only_normalizes:
         return None
-    return VectorHead(folder, embedder, read_numbers(Source.read(folder)).width).applied
+    return VectorHead(folder, embedder, read_numbers(TensorSource.read(folder)).width).applied
 
 
 def _encoder(tokenizer: Path, embedder: Embedder) -> TextEncoder:
@@ -227,17 +227,17 @@ def _preferred(name: str | None, external: ExternalServer | None) -> EngineKind 
     try:
         return EngineKind(name)
     except ValueError as error:
-        raise Stop(f"There is no engine {name}. Choose one of {', '.join(EngineKind)}.") from error
+        raise StopError(f"There is no engine {name}. Choose one of {', '.join(EngineKind)}.") from error
 
 
-def _format(wanted: Wanted) -> Format:
+def _format(wanted: DesiredDeployment) -> Format:
     try:
         return Format(wanted.format)
     except ValueError as error:
         raise EngineError(f"This agent does not support the format {wanted.format}. Update it.") from error
 
 
-def _task(wanted: Wanted) -> Task:
+def _task(wanted: DesiredDeployment) -> Task:
     try:
         return Task(wanted.task)
     except ValueError as error:

@@ -17,11 +17,11 @@ class AgentError(Exception):
     """Base of all."""
 
 
-class Stop(AgentError):
+class StopError(AgentError):
     """The agent cannot go on."""
 
 
-class Removed(Stop):
+class RemovedError(StopError):
     """The agent is no longer part of the fleet."""
 
 
@@ -29,7 +29,7 @@ class DeploymentError(AgentError):
     """One deployment failed."""
 
 
-class NoMemory(DeploymentError):
+class NoMemoryError(DeploymentError):
     """The memory does not hold the model beside those that are served already, which go on being served."""
 
     def __init__(self, *, needed: int, taken: int, total: int) -> None:
@@ -44,7 +44,7 @@ class PullError(DeploymentError):
     """A deployment's files could not be brought here."""
 
 
-class NoSpace(PullError):
+class NoSpaceError(PullError):
     """The disk has no room for the files. Tenants may read it: it tells no path of the machine."""
 
     def __init__(self, *, needed: int, free: int) -> None:
@@ -54,7 +54,7 @@ class NoSpace(PullError):
         )
 
 
-class GrantGone(PullError):
+class GrantGoneError(PullError):
     """The server says that the deployment is no longer this agent's."""
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from modelshare import private_files
-from modelshare.agent.errors import Stop
+from modelshare.agent.errors import StopError
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -29,13 +29,13 @@ def sole_user(data_dir: Path) -> Iterator[None]:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(data_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise Stop(f"Cannot use {data_dir}: {error.strerror}. Choose another --data-dir.") from error
+        raise StopError(f"Cannot use {data_dir}: {error.strerror}. Choose another --data-dir.") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-            raise Stop(
+            raise StopError(
                 f"Another agent (process {pid}) is running on {data_dir}. Stop it, or use another --data-dir."
             ) from None
         os.ftruncate(descriptor, 0)
@@ -53,7 +53,7 @@ def load_identity(data_dir: Path) -> Identity | None:
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:
-        raise Stop(f"{path} is damaged. Delete it, and start the agent with a new join key.") from error
+        raise StopError(f"{path} is damaged. Delete it, and start the agent with a new join key.") from error
 
 
 def save_identity(data_dir: Path, identity: Identity) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from modelshare.agent.errors import DeploymentError
-from modelshare.wire.link import DeploymentFile, Wanted
+from modelshare.wire.link import DeploymentFile, DesiredDeployment
 
 _SAFETENSORS: Final = ".safetensors"
 _GGUF: Final = ".gguf"
@@ -60,7 +60,7 @@ class Layout:
             _without_other_weights(folder / self.config)
 
 
-def lay_out(wanted: Wanted) -> Layout:
+def lay_out(wanted: DesiredDeployment) -> Layout:
     """Where the files of a deployment go. Raises DeploymentError where the weights are not among them."""
     if not wanted.weights:
         return _as_they_are(wanted)
@@ -109,7 +109,7 @@ def _is_beside(path: str, root: str) -> bool:
     return inside and not (_is(_SAFETENSORS, path) or _is(_GGUF, path) or path.endswith(_INDEX))
 
 
-def _as_they_are(wanted: Wanted) -> Layout:
+def _as_they_are(wanted: DesiredDeployment) -> Layout:
     """For an older server, which does not say what is opened: of GGUF the first by name, as it describes that one."""
     files = {file.path: file for file in wanted.files}
     ggufs = sorted(path for path in files if _is(_GGUF, path))

@@ -10,10 +10,10 @@ import aiohttp
 from yarl import URL
 
 from modelshare.agent.backoff import Backoff
-from modelshare.agent.connection import BadFrame, Connection, LinkLost
-from modelshare.agent.errors import Removed, Stop
+from modelshare.agent.connection import BadFrameError, Connection, LinkLostError
+from modelshare.agent.errors import RemovedError, StopError
 from modelshare.agent.streams import Stream, Streams
-from modelshare.agent.tasks import together
+from modelshare.agent.tasks import run_all
 from modelshare.wire.link import (
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
@@ -108,7 +108,7 @@ class Link:
         while True:
             try:
                 await self._once()
-            except LinkLost as lost:
+            except LinkLostError as lost:
                 if lost.is_refusal:
                     _stop_if_final(await self._served.verdict())
                 pause = self._pauses.get(lost.close_code or 0)
@@ -128,12 +128,12 @@ class Link:
             connection = Connection(socket, heartbeat=self._heartbeat, dead_after=self._dead_after)
             streams = Streams(connection.send, self._served.serve)
             connection.post(self._served.hello())
-            goodbye = LinkLost("", CloseCode.GOING_AWAY)
+            goodbye = LinkLostError("", CloseCode.GOING_AWAY)
             try:
-                await together(
+                await run_all(
                     [connection.read(self._receiver(connection, streams)), connection.write(), connection.beat()]
                 )
-            except BadFrame as bad:
+            except BadFrameError as bad:
                 goodbye = bad
                 raise
             finally:
@@ -161,7 +161,7 @@ class Link:
             self._served.desired(desired)
         except Exception as error:
             _log.exception("The desired state from the server could not be applied.")
-            raise LinkLost("the desired state from the server could not be applied") from error
+            raise LinkLostError("the desired state from the server could not be applied") from error
 
     async def _open(self, http: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
         try:
@@ -169,31 +169,31 @@ class Link:
                 return await http.ws_connect(self._url, headers=self._headers, max_msg_size=MAX_DESIRED)
         except aiohttp.WSServerHandshakeError as refused:
             is_refusal = refused.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-            raise LinkLost(f"the server answered HTTP {refused.status}", is_refusal=is_refusal) from refused
+            raise LinkLostError(f"the server answered HTTP {refused.status}", is_refusal=is_refusal) from refused
         except TimeoutError as error:
-            raise LinkLost(f"no answer within {_CONNECT_SECONDS:g} s") from error
+            raise LinkLostError(f"no answer within {_CONNECT_SECONDS:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise LinkLost("it cannot be reached") from error
+            raise LinkLostError("it cannot be reached") from error
 
 
 def _check_protocol(welcome: Welcome) -> None:
     if welcome.protocol != PROTOCOL:
-        raise BadFrame(
+        raise BadFrameError(
             f"the server speaks version {welcome.protocol} of the link protocol, this agent version {PROTOCOL}"
         )
 
 
 def _stop_if_final(verdict: Verdict | None) -> None:
     if verdict is Verdict.REMOVED:
-        raise Removed("This agent was removed from the server. Its weights are deleted.")
+        raise RemovedError("This agent was removed from the server. Its weights are deleted.")
     if verdict is Verdict.UNKNOWN:
-        raise Stop(
+        raise StopError(
             "The server does not know this agent. To enrol it again, delete identity.json in its data folder "
             "and start it with a new join key."
         )
 
 
-async def _close(socket: aiohttp.ClientWebSocketResponse, why: LinkLost) -> None:
+async def _close(socket: aiohttp.ClientWebSocketResponse, why: LinkLostError) -> None:
     """Say goodbye, but not for long: the peer may be dead, and the buffer before it full."""
     code = why.close_code or CloseCode.GOING_AWAY
     closing = asyncio.create_task(socket.close(code=code, message=close_reason(why.reason).encode()))

@@ -13,15 +13,15 @@ from typing import TypeVar
 import aiohttp
 
 from modelshare import private_files
-from modelshare.agent.control import Control
 from modelshare.agent.engine_call import engine_session
 from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.engines.external import ExternalServer
 from modelshare.agent.engines.leftovers import reap_leftovers
-from modelshare.agent.errors import Removed, Stop
+from modelshare.agent.errors import RemovedError, StopError
 from modelshare.agent.hardware import capabilities
 from modelshare.agent.identity import Identity, forget_identity, load_identity, save_identity, sole_user
 from modelshare.agent.logs import log_to_stderr
+from modelshare.agent.server_api import ServerApi
 from modelshare.agent.wiring import Agent
 from modelshare.wire.agents import Enroll
 
@@ -53,7 +53,7 @@ def run(
     try:
         with sole_user(options.data_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_main(options))
-    except Stop as stop:
+    except StopError as stop:
         _log.error("%s", stop)
         return 1
     return 0
@@ -72,15 +72,15 @@ async def _main(options: "Options") -> None:
         try:
             await _unless(stopping, asyncio.shield(linking))
             _log.info("Stopping: waiting for requests in progress. Press Ctrl-C again to stop immediately.")
-        except Removed:
+        except RemovedError:
             await agent.remove_all()
             forget_identity(options.data_dir)
             raise
         finally:
             ending = asyncio.create_task(agent.stop())
-            hurry = asyncio.create_task(at_once.wait())
-            await asyncio.wait([ending, hurry], return_when=asyncio.FIRST_COMPLETED)
-            hurry.cancel()
+            run_now = asyncio.create_task(at_once.wait())
+            await asyncio.wait([ending, run_now], return_when=asyncio.FIRST_COMPLETED)
+            run_now.cancel()
             linking.cancel()  # and with the link all requests, so that the engines have nothing left to finish
             await asyncio.wait([linking, ending])
 
@@ -89,13 +89,13 @@ async def _identity(options: "Options", http: aiohttp.ClientSession, engines: En
     if (known := load_identity(options.data_dir)) is not None:
         return known
     if not options.join_key:
-        raise Stop(
+        raise StopError(
             "This data folder has no enrolled agent yet. Provide a join key (MODELSHARE_JOIN_KEY=msj_..., or "
             "--join-key-file)."
         )
     machine = capabilities(options.data_dir, engines.kinds())
     request = Enroll(join_key=options.join_key, name=options.name, capabilities=machine)
-    enrolled = await Control(http, options.url).enroll(request)
+    enrolled = await ServerApi(http, options.url).enroll(request)
     identity = Identity(enrolled.agent_id, enrolled.token, enrolled.verdict_key)
     save_identity(options.data_dir, identity)
     _log.info("Enrolled as agent %s. The join key is no longer needed.", identity.agent_id)

@@ -17,7 +17,7 @@ PIECE = 8 << 20
 """Bytes fetched by one request (S3 clients use the same: boto3's `multipart_chunksize`). With at most
 `download.CONNECTIONS` = 8 unfinished pieces, a kill loses less than 64 MiB."""
 
-MOST_AT_ONCE = 512
+MAX_AT_ONCE = 512
 """Buffers of one write; systems take 1,024."""
 _READ_SIZE = 1 << 20
 _DONE = b"\1"

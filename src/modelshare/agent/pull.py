@@ -18,11 +18,11 @@ from weakref import WeakValueDictionary
 import aiohttp
 
 from modelshare.agent.cache import Cache
-from modelshare.agent.download import CONNECTIONS, Download, Lane, OnBytes
+from modelshare.agent.download import CONNECTIONS, Download, DownloadContext, OnBytes
 from modelshare.agent.errors import PullError
 from modelshare.agent.grants import GrantSource, SignedUrls
 from modelshare.agent.partfile import PartFile
-from modelshare.agent.tasks import in_thread, together
+from modelshare.agent.tasks import in_thread, run_all
 from modelshare.wire.link import DeploymentFile
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Puller:
         self, cache: Cache, http: aiohttp.ClientSession, *, stall_seconds: float = 20.0, retry_first: float = 0.2
     ) -> None:
         self._cache = cache
-        self._lane = Lane(
+        self._lane = DownloadContext(
             http,
             asyncio.Semaphore(CONNECTIONS),
             ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="pull-write"),
@@ -63,7 +63,7 @@ class Puller:
                 await self._file(file, urls, on_bytes)
 
         try:
-            await together(one_after_another() for _ in range(CONNECTIONS))
+            await run_all(one_after_another() for _ in range(CONNECTIONS))
         except OSError as error:  # a full or broken disk
             raise PullError(f"Cannot write the weights: {error.strerror or error}.") from error
 

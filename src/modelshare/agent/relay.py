@@ -14,13 +14,13 @@ from typing import Final
 import aiohttp
 
 from modelshare.agent.deployment import Serving
-from modelshare.agent.engines.counts import Usage
-from modelshare.agent.engines.refusals import Refusal
+from modelshare.agent.engines.counts import TokenUsage
+from modelshare.agent.engines.refusals import EngineRefusalError
 from modelshare.agent.engines.relay_rules import PreparedRequest, RelayPolicy, prepare_request
 from modelshare.agent.sequences import Sequences
 from modelshare.agent.streams import Stream
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.inference import BadInferenceRequest
+from modelshare.wire.inference import BadInferenceRequestError
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _EVENTS: Final = "text/event-stream; charset=utf-8"
 _LOADING: Final = "The model is being loaded on its machine; try again in a moment."
 
 
-class Relay:
+class EngineRelay:
     """`find` gives what serves a deployment now, if anything does."""
 
     def __init__(self, http: aiohttp.ClientSession, find: Callable[[str], Serving | None]) -> None:
@@ -41,12 +41,14 @@ class Relay:
         serving = self._find(stream.deployment_id)
         if serving is None:
             status = HTTPStatus.SERVICE_UNAVAILABLE
-            loading = Refusal(status, _LOADING, code=ErrorCode.MODEL_LOADING)
+            loading = EngineRefusalError(status, _LOADING, code=ErrorCode.MODEL_LOADING)
             await stream.refuse(status, _JSON, loading.envelope())
             return
         if stream.route not in serving.engine.routes:
             served = ", ".join(sorted(serving.engine.routes)) or "no route"
-            await _break_off(stream, Refusal(HTTPStatus.NOT_FOUND, f"This model serves {served}, not {stream.route}."))
+            await _break_off(
+                stream, EngineRefusalError(HTTPStatus.NOT_FOUND, f"This model serves {served}, not {stream.route}.")
+            )
             return
         sequences: Sequences | None = None
         try:
@@ -56,7 +58,7 @@ class Relay:
                 with serving.engine.activity.request():
                     await (_stream if prepared.asked.stream else _answer)(stream, sequences)
         except Exception as error:  # noqa: BLE001 - answered, whatever it is: a client must never wait for nothing
-            await _break_off(stream, _told(error, stream), sequences.count.usage if sequences else Usage())
+            await _break_off(stream, _told(error, stream), sequences.count.usage if sequences else TokenUsage())
 
 
 async def _prepared(stream: Stream, policy: RelayPolicy) -> PreparedRequest:
@@ -82,30 +84,32 @@ async def _stream(stream: Stream, sequences: Sequences) -> None:
         await stream.end(sequences.count.usage)
 
 
-def _told(error: Exception, stream: Stream) -> Refusal:
+def _told(error: Exception, stream: Stream) -> EngineRefusalError:
     """What the client is told of it."""
     match error:
-        case Refusal():
+        case EngineRefusalError():
             if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 _log.warning(
                     "The engine of deployment %s failed to answer a request: %d.", stream.deployment_id, error.status
                 )
             return error
-        case BadInferenceRequest():
-            return Refusal(HTTPStatus.BAD_REQUEST, str(error), param=error.param)
+        case BadInferenceRequestError():
+            return EngineRefusalError(HTTPStatus.BAD_REQUEST, str(error), param=error.param)
         case TimeoutError():
-            return Refusal(HTTPStatus.GATEWAY_TIMEOUT, f"No complete answer within {stream.timeout:g} s.")
+            return EngineRefusalError(HTTPStatus.GATEWAY_TIMEOUT, f"No complete answer within {stream.timeout:g} s.")
         case aiohttp.ClientConnectorError() if not stream.started:
-            return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, _LOADING, code=ErrorCode.MODEL_LOADING)
+            return EngineRefusalError(HTTPStatus.SERVICE_UNAVAILABLE, _LOADING, code=ErrorCode.MODEL_LOADING)
         case aiohttp.ClientError() | ConnectionError():
             _log.warning("The engine of deployment %s aborted its answer: %r", stream.deployment_id, error)
-            return Refusal(HTTPStatus.BAD_GATEWAY, "The engine aborted its answer. Try again.")
+            return EngineRefusalError(HTTPStatus.BAD_GATEWAY, "The engine aborted its answer. Try again.")
         case _:
             _log.error("A request could not be relayed.", exc_info=error)
-            return Refusal(HTTPStatus.BAD_GATEWAY, "The agent failed to process this request; see its log for details.")
+            return EngineRefusalError(
+                HTTPStatus.BAD_GATEWAY, "The agent failed to process this request; see its log for details."
+            )
 
 
-async def _break_off(stream: Stream, why: Refusal, usage: Usage = Usage()) -> None:  # noqa: B008 - frozen
+async def _break_off(stream: Stream, why: EngineRefusalError, usage: TokenUsage = TokenUsage()) -> None:  # noqa: B008 - frozen
     """Says what went wrong: as the answer, or as the end of one that began, with what was generated until then."""
     if stream.started:
         await stream.end(usage, str(why), why.status)

@@ -15,11 +15,11 @@ from modelshare.agent.engines.answers import StreamReader, write_answer, write_p
 from modelshare.agent.engines.base import Engine
 from modelshare.agent.engines.counts import Tally
 from modelshare.agent.engines.parameters import Fields
-from modelshare.agent.engines.parts import Count, Part, Weave, join, split
-from modelshare.agent.engines.refusals import Refusal
+from modelshare.agent.engines.parts import Count, Subrequest, Weave, join, split
+from modelshare.agent.engines.refusals import EngineRefusalError
 from modelshare.agent.engines.relay_rules import PreparedRequest
 from modelshare.agent.engines.turns import TooManyWaitingError
-from modelshare.agent.tasks import together
+from modelshare.agent.tasks import run_all
 from modelshare.wire.errors import ErrorCode
 
 _AHEAD_BYTES: Final = 1 << 20
@@ -43,7 +43,7 @@ class Sequences:
         self._engine = engine
         self._tenant = tenant
         self._prepared = prepared
-        self._parts = split(prepared) if engine.sharing.one_by_one else [Part(prepared)]
+        self._parts = split(prepared) if engine.sharing.one_by_one else [Subrequest(prepared)]
 
     async def whole(self) -> bytes:
         """The whole answer. Raises Refusal, and what aiohttp raises for a broken connection."""
@@ -71,12 +71,12 @@ class Sequences:
     async def _produce(self, ahead: "_Ahead", weave: Weave) -> None:
         left = {part.first for part in self._parts}
 
-        def over(part: Part) -> None:
+        def over(part: Subrequest) -> None:
             left.discard(part.first)
             if not left:
                 ahead.end()
 
-        async def stream(part: Part) -> None:
+        async def stream(part: Subrequest) -> None:
             async with self._turn(part) as (prepared, tally):
                 reader = StreamReader(prepared, tally)
                 async with aclosing(streamed_answer(self._http, self._engine, prepared, reader)) as answer:
@@ -93,24 +93,24 @@ class Sequences:
         except Exception as error:  # noqa: BLE001 - raised to whoever takes the stream
             ahead.end(error)
 
-    async def _answer(self, part: Part) -> Fields:
+    async def _answer(self, part: Subrequest) -> Fields:
         async with self._turn(part) as (prepared, tally):
             return await whole_answer(self._http, self._engine, prepared, tally)
 
-    async def _each(self, work: Callable[[Part], Awaitable[_T]]) -> list[_T]:
+    async def _each(self, work: Callable[[Subrequest], Awaitable[_T]]) -> list[_T]:
         """All parts at once, as far as it is their turn. The first that fails ends all."""
         if len(self._parts) == 1:
             return [await work(self._parts[0])]
         results: dict[int, _T] = {}
 
-        async def one(part: Part) -> None:
+        async def one(part: Subrequest) -> None:
             results[part.first] = await work(part)
 
-        await together(one(part) for part in self._parts)
+        await run_all(one(part) for part in self._parts)
         return [results[part.first] for part in self._parts]
 
     @asynccontextmanager
-    async def _turn(self, part: Part) -> AsyncIterator[tuple[PreparedRequest, Tally]]:
+    async def _turn(self, part: Subrequest) -> AsyncIterator[tuple[PreparedRequest, Tally]]:
         """Waits for the part's turn, and holds it. Gives what the engine is then asked, and the count of its answer."""
         engine, prepared = self._engine, part.prepared
         asked, fields = prepared.asked, prepared.fields
@@ -126,7 +126,7 @@ class Sequences:
                 finally:
                     turn.worked = tally.began
         except TooManyWaitingError:
-            raise Refusal(
+            raise EngineRefusalError(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 (
                     "Too many requests of your project are waiting for this model. Try again when some of them have "
@@ -158,7 +158,7 @@ class _Ahead:
                     await self._taken.wait()
             except TimeoutError:
                 if self._others_wait():
-                    raise Refusal(
+                    raise EngineRefusalError(
                         HTTPStatus.REQUEST_TIMEOUT, "The client read the answer too slowly while others were waiting."
                     ) from None
         self._pieces.append(data)

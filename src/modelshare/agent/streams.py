@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, Final
 
-from modelshare.agent.connection import BadFrame
-from modelshare.agent.engines.counts import Usage
+from modelshare.agent.connection import BadFrameError
+from modelshare.agent.engines.counts import TokenUsage
 from modelshare.wire.link import (
     BODY_SLICE,
     MAX_REQUEST_BODY,
@@ -25,7 +25,7 @@ from modelshare.wire.link import (
 )
 from modelshare.wire.text import plain
 
-_NOTHING: Final = Usage()
+_NOTHING: Final = TokenUsage()
 Send = Callable[[Frame], Awaitable[None]]
 _HIGHEST_STATUS: Final = 599
 
@@ -54,7 +54,7 @@ class Stream:
         status: int,
         content_type: str,
         data: bytes,
-        usage: Usage = _NOTHING,
+        usage: TokenUsage = _NOTHING,
         *,
         retry_after: int | None = None,
     ) -> None:
@@ -98,7 +98,7 @@ class Stream:
             await self._send(Chunk(self.id, data if size == len(data) else bytes(view[:size])))
             view = view[size:]
 
-    async def end(self, usage: Usage, error: str | None = None, status: int = 502) -> None:
+    async def end(self, usage: TokenUsage, error: str | None = None, status: int = 502) -> None:
         """The answer is whole, or `error` says why it broke off, with what status it would have been answered."""
         reason = None if error is None else plain(error, MAX_TEXT)
         await self._send(End(self.id, reason, *_counts(usage), estimated=usage.estimated, status=status))
@@ -123,7 +123,9 @@ class Streams:
         """Frames of a stream that is gone are late, and ignored. Raises BadFrame for a request that cannot be."""
         if isinstance(frame, Request):
             if frame.stream in self._open or len(self._open) >= MAX_STREAMS:
-                raise BadFrame("the server sent a request with a number in use, or too many requests at the same time")
+                raise BadFrameError(
+                    "the server sent a request with a number in use, or too many requests at the same time"
+                )
             stream = Stream(frame, self._send)
             if frame.more:
                 stream.body = bytearray(frame.body)
@@ -172,7 +174,7 @@ def _status(status: int) -> int:
     return status if is_fit else HTTPStatus.BAD_GATEWAY
 
 
-def _counts(usage: Usage) -> tuple[int, int]:
+def _counts(usage: TokenUsage) -> tuple[int, int]:
     return _tokens(usage.prompt_tokens), _tokens(usage.completion_tokens)
 
 

@@ -9,7 +9,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def together(jobs: Iterable[Coroutine[Any, Any, object]]) -> None:
+async def run_all(jobs: Iterable[Coroutine[Any, Any, object]]) -> None:
     """Run all jobs; when one fails, the others are cancelled and ended before its error is raised, not in a group.
 
     Not asyncio.TaskGroup: until Python 3.13 it leaves its caller marked as cancelled once a job has failed.

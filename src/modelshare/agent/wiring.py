@@ -5,17 +5,17 @@ from pathlib import Path
 import aiohttp
 
 from modelshare.agent.cache import Cache
-from modelshare.agent.control import Control
-from modelshare.agent.deployment import Serving, Tools
+from modelshare.agent.deployment import DeploymentContext, Serving
+from modelshare.agent.deployments import DRAIN_SECONDS, Deployments
 from modelshare.agent.engine_source import EngineSource
+from modelshare.agent.fleet_status import FleetStatus
 from modelshare.agent.hardware import capabilities, memory_bytes
 from modelshare.agent.identity import Identity
 from modelshare.agent.link import Link
-from modelshare.agent.memory import Memory
 from modelshare.agent.pull import Puller
-from modelshare.agent.relay import Relay
-from modelshare.agent.runner import DRAIN_SECONDS, Runner
-from modelshare.agent.standing import Standing
+from modelshare.agent.ram_budget import RamBudget
+from modelshare.agent.relay import EngineRelay
+from modelshare.agent.server_api import ServerApi
 from modelshare.agent.streams import Stream
 from modelshare.wire.link import PROTOCOL, Desired, Hello, Welcome
 from modelshare.wire.verdict import Verdict
@@ -33,18 +33,18 @@ class Agent:
         http: aiohttp.ClientSession,
         engine_http: aiohttp.ClientSession,
     ) -> None:
-        control = Control(http, url, identity.token)
+        control = ServerApi(http, url, identity.token)
         self.link = Link(url, identity.token, self)
-        self._standing = Standing(control, identity, data_dir)
+        self._standing = FleetStatus(control, identity, data_dir)
         self._data_dir = data_dir
         self._engines = engines
         self._stopping = False
         cache = Cache(data_dir)
         self._puller = Puller(cache, http)
-        memory = Memory(memory_bytes())
-        tools = Tools(cache, self._puller, engines, memory, control.grant, self.link.post)
-        self._runner = Runner(tools, self.link.post)
-        self._relay = Relay(engine_http, self._runner.serving)
+        memory = RamBudget(memory_bytes())
+        tools = DeploymentContext(cache, self._puller, engines, memory, control.grant, self.link.post)
+        self._runner = Deployments(tools, self.link.post)
+        self._relay = EngineRelay(engine_http, self._runner.serving)
 
     def hello(self) -> Hello:
         """See `link.Served`."""

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from modelshare.cli.exits import ExitCode
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.output import Json, print_json, say
 from modelshare.cli.serve import DataDir, load_settings, server_module, with_settings_errors
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from modelshare.cli.exits import ExitCode
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.serve import optional_module
 from modelshare.client import config
 

@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from modelshare.cli.confirm import Yes, confirm
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.formatting import when
 from modelshare.cli.output import Json, print_json, print_table, say
-from modelshare.cli.words import when
 from modelshare.client import Client
 from modelshare.wire.agents import Agent, AgentPatch
 

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import modelshare
-from modelshare.cli.exits import ExitCode
+from modelshare.cli.exit_codes import ExitCode
 
 PUBLISH, RUN, ACCOUNT, OPERATE = "Publish models", "Run models", "Project", "Operate a platform"
 
@@ -159,7 +159,7 @@ def _usage_error(error: typer.TyperException) -> int:
 
 def _failed(error: Exception) -> int:
     # By name as above: what went wrong before the SDK was imported needs no word of the SDK's errors.
-    failures = importlib.import_module("modelshare.cli.failures")
+    failures = importlib.import_module("modelshare.cli.error_messages")
     failure = failures.describe(error)
     typer.echo(f"Error: {failure.message}", err=True)
     return int(failure.code)

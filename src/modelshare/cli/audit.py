@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from modelshare.cli.formatting import when
 from modelshare.cli.output import Json, print_json, print_table
-from modelshare.cli.words import when
 from modelshare.client import Client
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.usage import AuditEntry, AuditOutcome

@@ -4,8 +4,8 @@ from typing import Annotated, get_args
 
 import typer
 
+from modelshare.cli.formatting import number, size
 from modelshare.cli.output import Json, print_json, print_table, say
-from modelshare.cli.words import number, size
 from modelshare.client import CatalogFilter, Client
 from modelshare.client.catalog import Sort
 from modelshare.wire.base import PAGE_LIMIT_MAX

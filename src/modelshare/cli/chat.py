@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from modelshare.cli.failures import describe
+from modelshare.cli.error_messages import describe
 from modelshare.cli.output import Json, print_json, say
 from modelshare.client import Client, ModelshareError
 from modelshare.client.chat import Message, stream_chat

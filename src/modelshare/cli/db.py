@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
 from modelshare.cli.output import Json, print_json, say
 from modelshare.cli.serve import DataDir, load_settings, server_module
 

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
 from modelshare.cli.output import Json, print_json, say
 from modelshare.cli.requests import request
-from modelshare.cli.which import any_model
+from modelshare.cli.resolve_model import any_model
 from modelshare.client import Client, PermissionDeniedError
 from modelshare.wire.agents import AgentState
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointStatus

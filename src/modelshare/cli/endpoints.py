@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from modelshare.cli.confirm import Yes, confirm
-from modelshare.cli.exits import ExitCode
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
+from modelshare.cli.formatting import size, when
 from modelshare.cli.output import Json, one_line, print_json, print_record, print_table, say, tell
 from modelshare.cli.requests import request
-from modelshare.cli.which import any_model
-from modelshare.cli.words import size, when
+from modelshare.cli.resolve_model import any_model
 from modelshare.client import Client
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation
 

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
+from modelshare.cli.formatting import when
 from modelshare.cli.output import Json, one_line, print_json, print_table, say
-from modelshare.cli.words import when
 from modelshare.client import Client
 
 app = typer.Typer(add_completion=False)

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from modelshare.cli.formatting import duration, when
 from modelshare.cli.output import Json, print_json, print_table, say
 from modelshare.cli.requests import request
-from modelshare.cli.words import duration, when
 from modelshare.client import Client
 from modelshare.wire.agents import JoinKeyCreate
 

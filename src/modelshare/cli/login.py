@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from modelshare.cli.exits import ExitCode
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.output import Json, print_json, say
 from modelshare.client import Client, PermissionDeniedError, config
 

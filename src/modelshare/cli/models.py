@@ -7,12 +7,12 @@ from typing import Annotated, Final
 import typer
 
 from modelshare.cli.confirm import Yes, confirm
-from modelshare.cli.exits import ExitCode
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
+from modelshare.cli.formatting import number, size, when, yes
 from modelshare.cli.output import Json, print_json, print_record, print_table, say
 from modelshare.cli.requests import request
-from modelshare.cli.which import own_model
-from modelshare.cli.words import number, size, when, yes
+from modelshare.cli.resolve_model import own_model
 from modelshare.client import Client
 from modelshare.wire.models import ExtendedModel, ModelChoice, ModelPatch, VersionDeletion, VersionPatch
 

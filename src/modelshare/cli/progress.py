@@ -19,30 +19,30 @@ from rich.progress import (
 )
 from rich.status import Status
 
+from modelshare.cli.formatting import size
 from modelshare.cli.output import say
-from modelshare.cli.words import size
-from modelshare.client.push import Phase, Progress
-from modelshare.client.source import Source
-from modelshare.wire.exposed import Exposed
+from modelshare.client.push import Progress, PushPhase
+from modelshare.client.source import PushSource
 from modelshare.wire.left_out import note
+from modelshare.wire.secret_scan import Exposed
 from modelshare.wire.uploads import Upload
 
 _WORDS = {
-    Phase.HASHING: "Looking for files that are already stored",
-    Phase.COMPARING: "Comparing with what the server has",
-    Phase.SENDING: "Sending",
-    Phase.CHECKING: "Checking that no file changed during the push",
-    Phase.PROCESSING: "The server is checking the files",
+    PushPhase.HASHING: "Looking for files that are already stored",
+    PushPhase.COMPARING: "Comparing with what the server has",
+    PushPhase.SENDING: "Sending",
+    PushPhase.CHECKING: "Checking that no file changed during the push",
+    PushPhase.PROCESSING: "The server is checking the files",
 }
 
-_ENDLESS = frozenset({Phase.CHECKING, Phase.PROCESSING})
+_ENDLESS = frozenset({PushPhase.CHECKING, PushPhase.PROCESSING})
 """Phases without a measure of progress."""
 
 
 class PushProgress(Progress):
     def __init__(self) -> None:
         self._console = Console(stderr=True)
-        self._phase: Phase | None = None
+        self._phase: PushPhase | None = None
         self._bars: Bars | None = None
         self._task: TaskID | None = None
         self._shown: Bars | Status | None = None
@@ -53,7 +53,7 @@ class PushProgress(Progress):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._show(None)
 
-    def source(self, source: Source, exposed: Sequence[Exposed]) -> None:
+    def source(self, source: PushSource, exposed: Sequence[Exposed]) -> None:
         if left_out := note(source.left_out):
             say(f"{left_out} Use `--include` to push one of them anyway.")
         for each in exposed:
@@ -64,7 +64,7 @@ class PushProgress(Progress):
                 "without them."
             )
 
-    def phase(self, phase: Phase, total: int, done: int) -> None:
+    def phase(self, phase: PushPhase, total: int, done: int) -> None:
         self._phase, self._task = phase, None
         if not self._console.is_terminal:
             if total > done or phase in _ENDLESS:
@@ -86,7 +86,7 @@ class PushProgress(Progress):
 
     def farewell(self) -> str:
         """The message after Ctrl-C."""
-        if self._phase is Phase.PROCESSING:
+        if self._phase is PushPhase.PROCESSING:
             return "Stopped waiting; the server carries on. `modelshare models list` shows the status."
         return "Stopped. Run the same command within 24 hours to resume."
 

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.formatting import size, size_of, when
 from modelshare.cli.output import Json, print_json, print_table, say
-from modelshare.cli.words import size, size_of, when
 from modelshare.client import Client
 from modelshare.wire.keys import Project, ProjectPatch
 

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from modelshare.cli.exits import ExitCode
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
+from modelshare.cli.formatting import size
 from modelshare.cli.output import Json, print_json, say
 from modelshare.cli.progress import PushProgress
-from modelshare.cli.words import size
 from modelshare.client import Client
 from modelshare.client.push import JOBS, Pushed, push_model
 from modelshare.wire.models import ModelStatus

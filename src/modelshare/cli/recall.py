@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from modelshare.cli.confirm import Yes, confirm
-from modelshare.cli.exits import ExitCode
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
+from modelshare.cli.formatting import duration, moment, when
 from modelshare.cli.output import Json, one_line, print_json, print_table, say
 from modelshare.cli.requests import request
-from modelshare.cli.which import own_model
-from modelshare.cli.words import duration, moment, when
+from modelshare.cli.resolve_model import own_model
 from modelshare.client import Client
 from modelshare.wire.sharing import Recall, RecallRequest
 
@@ -63,7 +63,7 @@ def recall(
             state = client.models.recall(found.id, RecallRequest(deadline=None))
         elif close is not None:
             confirm(f"Count {close} as holding no weights of {found.name}? It has not confirmed this.", yes=yes)
-            client.models.close_release(found.id, close)
+            client.models.close_weight_deletion(found.id, close)
             state = client.models.recall_state(found.id)
         elif deadline is not None:
             if not reason:
@@ -95,7 +95,7 @@ def _print(name: str, state: Recall) -> None:
     notice = state.notice
     if notice is None:
         say(f"{name} is not recalled. It returns to the catalog only if you share it again.")
-        if not state.releases:
+        if not state.weight_deletions:
             return
     else:
         stopped = notice.stopped_at
@@ -119,7 +119,7 @@ def _print(name: str, state: Recall) -> None:
             or (f"never; closed {when(release.closed_at)}" if release.closed_at else "not yet"),
             release.deployment,
         )
-        for release in state.releases
+        for release in state.weight_deletions
     )
     print_table(
         ("PROJECT", "VERSION", "DELETION REQUESTED (UTC)", "CONFIRMED", "ID"),

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from modelshare.cli.exits import ExitCode
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.output import Json, print_json, print_record, say
 
 app = typer.Typer(add_completion=False)

@@ -5,15 +5,15 @@ from typing import Annotated
 import typer
 
 from modelshare.cli.confirm import Yes, confirm
-from modelshare.cli.exits import ExitCode
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
+from modelshare.cli.formatting import duration, when
 from modelshare.cli.output import Json, print_json, say
 from modelshare.cli.requests import request
-from modelshare.cli.which import own_model
-from modelshare.cli.words import duration, when
+from modelshare.cli.resolve_model import own_model
 from modelshare.client import Client
 from modelshare.wire.models import CatalogRole, ExtendedModel
-from modelshare.wire.sharing import Audience, LinkTerms, ShareLinkWithToken, ShareRequest, ToLink, ToProjects
+from modelshare.wire.sharing import Audience, ClaimLinkWithToken, LinkTerms, ShareRequest, ToLink, ToProjects
 
 app = typer.Typer(add_completion=False)
 
@@ -44,14 +44,14 @@ def share(
     Without --to, --link or --public, the audience of a shared model stays the same; any other model is shared with
     everyone.
     """
-    wish = _wish(to, public=public, link=link, expires_in=expires_in, max_uses=max_uses)
+    spec = _spec(to, public=public, link=link, expires_in=expires_in, max_uses=max_uses)
     with Client() as client:
         found = own_model(client, model)
         for warning in found.warnings:
             say(f"Note: {warning}")
         if public and found.audience is Audience.TARGETED:
             confirm(f"{found.name} is shared with certain projects only. Share it with everyone?", yes=yes)
-        shared = client.models.share(found.id, wish)
+        shared = client.models.share(found.id, spec)
         page = f"{client.config.url}/v1/catalog/models/{shared.id}"
     if json:
         print_json(shared)
@@ -63,7 +63,7 @@ def share(
         typer.echo(page)
 
 
-def _wish(
+def _spec(
     to: list[str] | None, *, public: bool, link: bool, expires_in: int | None, max_uses: int | None
 ) -> ShareRequest:
     if sum((bool(to), public, link)) > 1:
@@ -77,7 +77,7 @@ def _wish(
     return ShareRequest(audience="public") if public else ShareRequest()
 
 
-def _print_link(model: ExtendedModel, link: ShareLinkWithToken) -> None:
+def _print_link(model: ExtendedModel, link: ClaimLinkWithToken) -> None:
     until = f" until {when(link.expires_at)} UTC" if link.expires_at else ""
     often = f", for at most {link.max_uses} project(s)" if link.max_uses else ""
     say(f"{model.name} is shared with projects that claim this link{until}{often}. The link is shown only once:")

@@ -2,8 +2,8 @@
 
 import typer
 
+from modelshare.cli.formatting import size
 from modelshare.cli.output import Json, print_json, print_table
-from modelshare.cli.words import size
 from modelshare.client import Client
 
 app = typer.Typer(add_completion=False)

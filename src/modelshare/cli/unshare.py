@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from modelshare.cli.output import Json, print_json, say, tell
-from modelshare.cli.which import own_model
+from modelshare.cli.resolve_model import own_model
 from modelshare.client import Client
 from modelshare.wire.models import UnsharePreview
 

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
+from modelshare.cli.formatting import size, when
 from modelshare.cli.output import Json, print_json, print_table, say
-from modelshare.cli.words import size, when
 from modelshare.client import Client
 from modelshare.wire.uploads import UploadState
 

@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from modelshare.cli.confirm import Yes, confirm
-from modelshare.cli.exits import ExitCode
-from modelshare.cli.failures import CommandError
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
+from modelshare.cli.formatting import when
+from modelshare.cli.formatting import yes as yes_or_no
 from modelshare.cli.output import Json, print_json, print_record, print_table, say
 from modelshare.cli.requests import request
-from modelshare.cli.words import when
-from modelshare.cli.words import yes as yes_or_no
 from modelshare.client import Client
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.webhooks import Delivery, DeliveryState, Webhook, WebhookCreate, WebhookPatch

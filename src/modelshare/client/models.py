@@ -12,7 +12,7 @@ from modelshare.wire.models import (
     VersionDeletion,
     VersionPatch,
 )
-from modelshare.wire.sharing import Recall, RecallRequest, ShareRequest, ToLink, WeightsRelease
+from modelshare.wire.sharing import Recall, RecallRequest, ShareRequest, ToLink, WeightsDeletion
 from modelshare.wire.uploads import Upload, VersionOpen
 
 BASE = "/v1/models"
@@ -71,9 +71,9 @@ class Models(Resource[Transport]):
         return get(at(BASE, model_id, "recall"), Recall)
 
     @sent
-    def close_release(self, model_id: str, deployment_id: str) -> Call[WeightsRelease]:
+    def close_weight_deletion(self, model_id: str, deployment_id: str) -> Call[WeightsDeletion]:
         """Waits no longer for a machine to confirm that it deleted the weights; it may still do so."""
-        return post(at(BASE, model_id, "releases", deployment_id, "close"), WeightsRelease, repeatable=True)
+        return post(at(BASE, model_id, "weight-deletions", deployment_id, "close"), WeightsDeletion, repeatable=True)
 
     @sent
     def unshare(self, model_id: str) -> Call[ExtendedModel]:

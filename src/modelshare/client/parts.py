@@ -18,8 +18,8 @@ from modelshare.client.errors import (
     UnexpectedAnswerError,
     parse_retry_after,
 )
+from modelshare.client.file_reader import Moved, Reader
 from modelshare.client.plan import Part
-from modelshare.client.reading import Moved, Reader
 from modelshare.client.retry import Attempt, Outcome, pause
 from modelshare.client.source import LocalFile
 from modelshare.client.transport import (

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelshare.client.source import LocalFile, Source
+from modelshare.client.source import LocalFile, PushSource
 from modelshare.wire.uploads import (
     BATCH_BYTES,
     BATCH_FILES,
@@ -36,7 +36,7 @@ class Part:
 
 
 def opening(
-    source: Source,
+    source: PushSource,
     name: str,
     version: str | None,
     *,
@@ -46,8 +46,8 @@ def opening(
     file: str | None = None,
 ) -> UploadOpen:
     """The request that opens a session; `digests` holds the SHA-256 known so far, by path."""
-    wish = {"version": version, "make_latest": make_latest, "version_notes": version_notes, "file": file}
-    said: dict[str, Any] = {field: value for field, value in wish.items() if value is not None}
+    spec = {"version": version, "make_latest": make_latest, "version_notes": version_notes, "file": file}
+    said: dict[str, Any] = {field: value for field, value in spec.items() if value is not None}
     if source.is_archive:
         [packed] = source.files
         archive = ArchiveEntry(filename=packed.path, size=packed.size)
@@ -59,7 +59,7 @@ def opening(
     return request.model_copy(update={"include": source.include} if source.include else {})
 
 
-def worth_hashing(upload: Upload, source: Source, digests: Mapping[str, str]) -> list[LocalFile]:
+def worth_hashing(upload: Upload, source: PushSource, digests: Mapping[str, str]) -> list[LocalFile]:
     """Files that the project may store already, by their size; not those that an earlier push began to send."""
     begun = {file.path for file in upload.files if file.parts_done}
     candidates = set(upload.hash_candidates) - digests.keys() - begun

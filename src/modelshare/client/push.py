@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from modelshare.client.client import Client
 from modelshare.client.errors import ConnectError, ModelFailedError, ServerError, SourceError
+from modelshare.client.file_reader import Reader
 from modelshare.client.plan import (
     SMALL,
     Part,
@@ -25,11 +26,10 @@ from modelshare.client.plan import (
     parts_to_compare,
     worth_hashing,
 )
-from modelshare.client.reading import Reader
 from modelshare.client.sending import Sending, Sent
-from modelshare.client.source import LocalFile, Source, find_exposed, read_source
-from modelshare.wire.exposed import Exposed
+from modelshare.client.source import LocalFile, PushSource, find_exposed, read_source
 from modelshare.wire.models import ExtendedModel, ModelStatus, Version
+from modelshare.wire.secret_scan import Exposed
 from modelshare.wire.uploads import Upload, UploadState
 
 JOBS = 4
@@ -42,7 +42,7 @@ PATIENCE = 120.0
 Item = TypeVar("Item")
 
 
-class Phase(StrEnum):
+class PushPhase(StrEnum):
     HASHING = "hashing"
     COMPARING = "comparing"
     """Whether what an earlier push sent is still the same."""
@@ -55,7 +55,7 @@ class Phase(StrEnum):
 class Progress:
     """Hears how a push gets on; override what you want to know. Calls may come from several threads."""
 
-    def phase(self, phase: Phase, total: int, done: int) -> None:
+    def phase(self, phase: PushPhase, total: int, done: int) -> None:
         """A phase begins, with `done` of `total` bytes there already (both zero while checking or processing)."""
 
     def moved(self, size: int) -> None:
@@ -64,7 +64,7 @@ class Progress:
     def session(self, upload: Upload) -> None:
         """The session that the parts go to."""
 
-    def source(self, source: Source, exposed: Sequence[Exposed]) -> None:
+    def source(self, source: PushSource, exposed: Sequence[Exposed]) -> None:
         """What is pushed and what is left out, before anything is sent; and what looks like a key in its text."""
 
 
@@ -118,7 +118,7 @@ def push_model(
         workers = _Workers(pool, jobs, Reader(source.files, stop), progress)
 
         def opened(digests: Mapping[str, str]) -> Upload:
-            wish = opening(
+            spec = opening(
                 source,
                 name,
                 version,
@@ -127,14 +127,14 @@ def push_model(
                 file=file,
                 digests=digests,
             )
-            return client.uploads.open(wish)
+            return client.uploads.open(spec)
 
         upload, digests = _session(opened, source, workers)
         progress.session(upload)
         sent = _send(client, upload, source, digests, workers)
     note = client.uploads.complete(upload.id, sent.digests).latest_note
     if wait:
-        progress.phase(Phase.PROCESSING, 0, 0)
+        progress.phase(PushPhase.PROCESSING, 0, 0)
         note = wait_until_ready(client, upload.model, upload.version).latest_note
     return Pushed(client.models.get(upload.model), upload.version, upload, sent.size, note)
 
@@ -194,7 +194,7 @@ def _drop_earlier(client: Client, name: str) -> None:
 
 
 def _session(
-    opened: Callable[[Mapping[str, str]], Upload], source: Source, workers: _Workers
+    opened: Callable[[Mapping[str, str]], Upload], source: PushSource, workers: _Workers
 ) -> tuple[Upload, dict[str, str]]:
     """The session to fill, and the digests of whole files known by now, by path."""
     digests: dict[str, str] = {}
@@ -208,7 +208,7 @@ def _session(
 
 
 def _hash(files: list[LocalFile], digests: dict[str, str], workers: _Workers) -> None:
-    workers.progress.phase(Phase.HASHING, sum(file.size for file in files), 0)
+    workers.progress.phase(PushPhase.HASHING, sum(file.size for file in files), 0)
 
     def work(file: LocalFile) -> None:
         digests[file.path] = workers.reader.sha256(file, workers.progress.moved)
@@ -216,7 +216,7 @@ def _hash(files: list[LocalFile], digests: dict[str, str], workers: _Workers) ->
     workers.all(work, files)
 
 
-def _changed(upload: Upload, source: Source, digests: dict[str, str], workers: _Workers) -> set[tuple[int, int]]:
+def _changed(upload: Upload, source: PushSource, digests: dict[str, str], workers: _Workers) -> set[tuple[int, int]]:
     """Parts that an earlier push sent of a file that is another one now, as (file, part)."""
     by_path = {file.path: file for file in source.files}
     changed: set[tuple[int, int]] = set()
@@ -228,7 +228,7 @@ def _changed(upload: Upload, source: Source, digests: dict[str, str], workers: _
         elif known != digest:
             changed.add((part.n, part.k))
     if unread:
-        workers.progress.phase(Phase.COMPARING, sum(part.size for _, part, _ in unread), 0)
+        workers.progress.phase(PushPhase.COMPARING, sum(part.size for _, part, _ in unread), 0)
 
     def work(item: tuple[str, Part, str]) -> None:
         path, part, digest = item
@@ -239,13 +239,19 @@ def _changed(upload: Upload, source: Source, digests: dict[str, str], workers: _
     return changed
 
 
-def _send(client: Client, upload: Upload, source: Source, digests: dict[str, str], workers: _Workers) -> Sent:
+def _send(client: Client, upload: Upload, source: PushSource, digests: dict[str, str], workers: _Workers) -> Sent:
     """Sends what is missing."""
     changed = _changed(upload, source, digests, workers)
     size = sum(part.size for _, part in missing_parts(upload, changed))
-    workers.progress.phase(Phase.SENDING, source.size, source.size - size)
+    workers.progress.phase(PushPhase.SENDING, source.size, source.size - size)
     progress = workers.progress
     sending = Sending(
-        client, upload, source, digests, workers.reader, progress.moved, lambda: progress.phase(Phase.CHECKING, 0, 0)
+        client,
+        upload,
+        source,
+        digests,
+        workers.reader,
+        progress.moved,
+        lambda: progress.phase(PushPhase.CHECKING, 0, 0),
     )
     return sending.run(changed, workers.pool, workers.jobs)

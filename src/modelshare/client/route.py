@@ -32,7 +32,7 @@ class Proxy:
     """It may hold a password."""
 
     @property
-    def shown(self) -> str:
+    def printable(self) -> str:
         """Without user and password."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
@@ -155,10 +155,10 @@ def _checked(variable: str, value: str) -> str:
         fine = False
     if fine:
         return value
-    shown = value.rpartition("@")[2] if "@" in value else value
+    printable = value.rpartition("@")[2] if "@" in value else value
     example = _EXAMPLE.replace("http:", "socks5:") if value.startswith("socks") else _EXAMPLE
     raise ConfigError(
-        f"{variable} names {shown!r}, which is not a valid proxy address. Set it to one such as {example}, or unset it."
+        f"{variable} names {printable!r}, which is not a valid proxy address. Set it to one such as {example}, or unset it."
     )
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from modelshare.client.client import Client
 from modelshare.client.errors import ChangedError
+from modelshare.client.file_reader import Reader
 from modelshare.client.parts import PartSender
 from modelshare.client.plan import TINY, Part, all_parts, batches, missing_parts
-from modelshare.client.reading import Reader
-from modelshare.client.source import LocalFile, Source
+from modelshare.client.source import LocalFile, PushSource
 from modelshare.wire.uploads import FileDigest, Upload, UploadFile, digest_of_parts
 
 Step = Callable[[], Iterable["Step"]]
@@ -40,7 +40,7 @@ class Sending:
         self,
         client: Client,
         upload: Upload,
-        source: Source,
+        source: PushSource,
         digests: Mapping[str, str],
         reader: Reader,
         moved: Callable[[int], None],

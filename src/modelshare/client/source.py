@@ -15,12 +15,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from modelshare.client.errors import SourceError
 from modelshare.client.folder import LocalFile, Walk, check_twins, path_of, plain_file
-from modelshare.wire.exposed import MAX_FILES as MOST_READ
-from modelshare.wire.exposed import MAX_FOUND, Exposed, find, worth_reading
 from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection, ignore_file_lines
 from modelshare.wire.model_files import INDEX, missing, numbered, refusal
 from modelshare.wire.models import MODEL_NAME_PATTERN
 from modelshare.wire.patterns import MAX_PATTERN, MAX_PATTERNS, PlainPattern, parse
+from modelshare.wire.secret_scan import MAX_FILES as MAX_READ
+from modelshare.wire.secret_scan import MAX_FOUND, Exposed, find, worth_reading
 from modelshare.wire.text import visible
 from modelshare.wire.uploads import MAX_FILES
 
@@ -30,11 +30,11 @@ _MAX_INDEX = 64 << 20
 """Bytes; larger indices are for the server to judge."""
 
 
-__all__ = ["LocalFile", "Source", "find_exposed", "read_source"]
+__all__ = ["LocalFile", "PushSource", "find_exposed", "read_source"]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PushSource:
     files: tuple[LocalFile, ...]
     """For an archive, itself."""
     is_archive: bool
@@ -51,7 +51,7 @@ class Source:
         return sum(file.size for file in self.files)
 
 
-def read_source(path: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Source:
+def read_source(path: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> PushSource:
     """What lies at `path`, but for what is left out. `include` and `exclude` are patterns as `.gitignore` has them.
 
     Raises SourceError.
@@ -64,11 +64,11 @@ def read_source(path: Path, *, include: Sequence[str] = (), exclude: Sequence[st
         raise SourceError(f"Cannot read {visible(str(error.filename or path))}: {error.strerror}.") from error
 
 
-def find_exposed(source: Source) -> list[Exposed]:
+def find_exposed(source: PushSource) -> list[Exposed]:
     """What looks like a key in the small text files of a folder. Raises SourceError."""
     found: list[Exposed] = []
     texts = [file for file in source.files if not source.is_archive and worth_reading(file.path, file.size)]
-    for file in texts[:MOST_READ]:
+    for file in texts[:MAX_READ]:
         try:
             found += find(file.path, file.location.read_bytes())
         except OSError as error:
@@ -76,7 +76,7 @@ def find_exposed(source: Source) -> list[Exposed]:
     return found[:MAX_FOUND]
 
 
-def _directory(folder: Path, include: Sequence[str], exclude: Sequence[str]) -> Source:
+def _directory(folder: Path, include: Sequence[str], exclude: Sequence[str]) -> PushSource:
     ignored = _ignored(folder)
     brought_back = [line.strip()[1:] for line in ignored if line.startswith("!") and parse(line)]
     walk = Walk(folder, Selection.of(ignored=ignored, exclude=exclude, include=include))
@@ -99,10 +99,10 @@ def _directory(folder: Path, include: Sequence[str], exclude: Sequence[str]) -> 
         raise SourceError(f"{visible(str(folder))}: {why}")
     name = _model_name(folder.resolve().name)
     both = _checked([*brought_back, *include], IGNORE_FILE)
-    return Source(files, is_archive=False, name=name, left_out=left_out, include=both, exclude=exclude)
+    return PushSource(files, is_archive=False, name=name, left_out=left_out, include=both, exclude=exclude)
 
 
-def _single_file(path: Path, include: Sequence[str], exclude: Sequence[str]) -> Source:
+def _single_file(path: Path, include: Sequence[str], exclude: Sequence[str]) -> PushSource:
     lower = path.name.lower()
     suffix = next((end for end in (".gguf", *ARCHIVES) if lower.endswith(end)), None)
     status = path.stat()
@@ -118,23 +118,23 @@ def _single_file(path: Path, include: Sequence[str], exclude: Sequence[str]) -> 
     if suffix != ".gguf":
         file = plain_file(path, path_of(path.name))
         name = _model_name(path.name[: -len(suffix)])
-        return Source((file,), is_archive=True, name=name, include=include, exclude=exclude)
+        return PushSource((file,), is_archive=True, name=name, include=include, exclude=exclude)
     if found := Selection.of(include=include).left_out(path_of(path.name)):
         raise SourceError(f"{path.name} is left out ({found.reason}). Use another file, or `--include` this one.")
     return _gguf(path, include)
 
 
-def _gguf(path: Path, include: Sequence[str]) -> Source:
+def _gguf(path: Path, include: Sequence[str]) -> PushSource:
     """One file, or all parts of the model that it is a part of."""
     part = numbered(path.name)
     if part is None:
-        return Source((plain_file(path, path_of(path.name)),), False, _model_name(path.stem), include=include)
+        return PushSource((plain_file(path, path_of(path.name)),), False, _model_name(path.stem), include=include)
     there = {sister.name for sister in path.parent.iterdir()} if part.count <= MAX_FILES else {path.name}
     names = [name for name in there if (other := numbered(name)) and other.sister(1) == part.sister(1)]
     if why := refusal(names, unfinished=there):
         raise SourceError(f"{visible(str(path.parent))}: {why}")
     files = tuple(plain_file(path.parent / name, path_of(name)) for name in sorted(names))
-    return Source(files, False, _model_name(part.prefix), include=include)
+    return PushSource(files, False, _model_name(part.prefix), include=include)
 
 
 def _lost_shard(files: Iterable[LocalFile], unfinished: Sequence[str]) -> str | None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from socksio import SOCKSError
 
 import modelshare
-from modelshare.client import errors, trouble
+from modelshare.client import errors, network_errors
 from modelshare.client.call import Answer, Call, Item, Paged, next_page
 from modelshare.client.config import Config
 from modelshare.client.errors import ConnectError, ModelshareError, UnexpectedAnswerError
@@ -146,7 +146,7 @@ def bucket_client() -> httpx.Client:
 
 def cannot_reach(url: str, error: Exception) -> ConnectError:
     """The exception for a connection that did not come about, or broke."""
-    return trouble.of_connection(route_to(url, os.environ), error)
+    return network_errors.of_connection(route_to(url, os.environ), error)
 
 
 def cannot_reach_bucket(error: Exception) -> ConnectError:
@@ -154,7 +154,7 @@ def cannot_reach_bucket(error: Exception) -> ConnectError:
     where = "the storage bucket"
     if isinstance(error, httpx.RequestError):
         where = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}"
-    return trouble.of_connection(route_to(where, os.environ), error, listener="the storage bucket")
+    return network_errors.of_connection(route_to(where, os.environ), error, listener="the storage bucket")
 
 
 def refusal(url: str, answer: httpx.Response, *, sent: int = 0) -> ModelshareError:
@@ -164,7 +164,7 @@ def refusal(url: str, answer: httpx.Response, *, sent: int = 0) -> ModelshareErr
 
 def not_ours(url: str) -> UnexpectedAnswerError:
     """The exception for a success that something else than the platform answers."""
-    return trouble.of_success(route_to(url, os.environ))
+    return network_errors.of_success(route_to(url, os.environ))
 
 
 def is_json(answer: httpx.Response) -> bool:
@@ -175,7 +175,7 @@ def _refusal(route: Route, answer: httpx.Response, *, sent: int = 0) -> Modelsha
     error = errors.from_answer(answer.status_code, answer.headers, answer.content)
     if not isinstance(error, UnexpectedAnswerError):
         return error
-    return trouble.of_answer(route, answer.status_code, answer.headers, sent=sent) or error
+    return network_errors.of_answer(route, answer.status_code, answer.headers, sent=sent) or error
 
 
 def outcome_of(error: httpx.RequestError | SOCKSError) -> Outcome:
@@ -201,14 +201,14 @@ def _attempt(call: Call[Answer], result: Result, number: int) -> Attempt:
 
 def _answer(call: Call[Answer], result: Result, route: Route) -> Answer:
     if isinstance(result, NoAnswer):
-        raise trouble.of_connection(route, result) from result
+        raise network_errors.of_connection(route, result) from result
     if not result.is_success:
         raise _refusal(route, result, sent=len(call.content() or b""))
     try:
         return call.parse(result.content)
     except ValidationError as error:
         if not is_json(result):
-            raise trouble.of_success(route) from error
+            raise network_errors.of_success(route) from error
         raise UnexpectedAnswerError(
             f"{route.url} answered {call.method} {call.path} in a form unknown to this client "
             f"({modelshare.__version__}). Check that it is a modelshare server of a matching version."

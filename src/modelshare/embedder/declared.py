@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from modelshare.embedder.files import ModelFiles, UnreadableError, shown
+from modelshare.embedder.files import ModelFiles, UnreadableError, printable
 from modelshare.embedder.layers import Layer, read_layer
 from modelshare.embedder.modules import MODULES, Module, read_modules
 from modelshare.embedder.pooling import Pooling, read_pooling
@@ -60,7 +60,7 @@ def read_embedder(files: ModelFiles) -> Embedder | None:
     first = modules[0] if modules and modules[0].kind == "Transformer" else None
     poolings = [_pooling(files, module) for module in modules if module.kind == "Pooling"]
     if first and not files.has(first.path("config.json")):
-        raise UnreadableError(f"{MODULES} needs {shown(first.path('config.json'))}, which is missing; push it too.")
+        raise UnreadableError(f"{MODULES} needs {printable(first.path('config.json'))}, which is missing; push it too.")
     layers = [read_layer(files, module) for module in modules if module.kind in _LAYERS]
     texts = read_texts(files, first) if first else _NO_TEXTS
     settings = read_model_settings(files)
@@ -86,7 +86,7 @@ def read_embedder(files: ModelFiles) -> Embedder | None:
 def _pooling(files: ModelFiles, module: Module) -> Pooling:
     path = module.path("config.json")
     if not files.has(path):
-        raise UnreadableError(f"{MODULES} needs {shown(path)}, which is missing; push it too.")
+        raise UnreadableError(f"{MODULES} needs {printable(path)}, which is missing; push it too.")
     try:
         return read_pooling(path, files.settings(path))
     except UnreadableError:
@@ -109,11 +109,11 @@ def _order(modules: Sequence[Module]) -> str | None:
         return f"it requires custom code ({foreign.type}), which no engine here runs."
     kinds = [module.kind for module in modules if module.kind != "Dropout"]
     if kinds[0] != "Transformer":
-        return f"it begins with {shown(kinds[0])} instead of a Transformer, which no engine here supports."
+        return f"it begins with {printable(kinds[0])} instead of a Transformer, which no engine here supports."
     if kinds[1:2] != ["Pooling"]:
         return "its Transformer is not followed by a Pooling, which engines need to turn a text into one vector."
     other = next((kind for kind in kinds[2:] if kind not in _LAYERS), None)
-    return f"it has a {shown(other)} after the Pooling, which no engine here supports." if other else None
+    return f"it has a {printable(other)} after the Pooling, which no engine here supports." if other else None
 
 
 def _not_pooled(pooling: Pooling, settings: ModelSettings) -> str | None:

@@ -18,7 +18,7 @@ class UnreadableError(Exception):
     """A declaration cannot be read; the text is one or two sentences for people."""
 
 
-def shown(value: object) -> str:
+def printable(value: object) -> str:
     """A value from a file, fit for a sentence."""
     return plain(value if isinstance(value, str) else json.dumps(value, default=str), _MAX_SHOWN)
 
@@ -40,11 +40,11 @@ class ModelFiles:
         """The content of a JSON file that is there. Raises UnreadableError."""
         data = self.read(posixpath.join(self.root, path), _MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
-            raise UnreadableError(f"{shown(path)} is larger than {_MAX_BYTES >> 20} MiB; save the model again.")
+            raise UnreadableError(f"{printable(path)} is larger than {_MAX_BYTES >> 20} MiB; save the model again.")
         try:
             return json.loads(data.decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
-            raise UnreadableError(f"{shown(path)} is not valid JSON; repair it and push again.") from error
+            raise UnreadableError(f"{printable(path)} is not valid JSON; repair it and push again.") from error
 
     def settings(self, path: str) -> Mapping[str, Any]:
         """The object in a JSON file; empty when there is no such file. Raises UnreadableError."""
@@ -52,7 +52,7 @@ class ModelFiles:
             return {}
         found = self.json(path)
         if not isinstance(found, dict):
-            raise UnreadableError(f"{shown(path)} does not hold a JSON object; save the model again.")
+            raise UnreadableError(f"{printable(path)} does not hold a JSON object; save the model again.")
         return found
 
 
@@ -63,7 +63,7 @@ def whole_number(path: str, settings: Mapping[str, Any], key: str) -> int | None
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not value > 0 or (abs(value) < _MAX_WHOLE and value != int(value)):
-        raise UnreadableError(f"{path}: {key} is {shown(value)}, but must be a positive whole number.")
+        raise UnreadableError(f"{path}: {key} is {printable(value)}, but must be a positive whole number.")
     return int(min(value, _MAX_WHOLE))
 
 
@@ -71,5 +71,5 @@ def truth(path: str, settings: Mapping[str, Any], key: str, *, default: bool) ->
     """Raises UnreadableError for anything but true and false."""
     value = settings.get(key, default)
     if not isinstance(value, bool):
-        raise UnreadableError(f"{path}: {key} is {shown(value)}, but must be true or false.")
+        raise UnreadableError(f"{path}: {key} is {printable(value)}, but must be true or false.")
     return value

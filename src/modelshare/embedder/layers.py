@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from modelshare.embedder.files import ModelFiles, UnreadableError, shown, truth, whole_number
+from modelshare.embedder.files import ModelFiles, UnreadableError, printable, truth, whole_number
 from modelshare.embedder.modules import MODULES, Module
 
 _WEIGHTS: Final = "model.safetensors"
@@ -46,26 +46,26 @@ def read_layer(files: ModelFiles, module: Module) -> Layer | str:
     if module.kind == "Normalize":
         return Layer("Normalize")
     if not files.has(path):
-        raise UnreadableError(f"{MODULES} needs {shown(path)}, which is missing; push it too.")
+        raise UnreadableError(f"{MODULES} needs {printable(path)}, which is missing; push it too.")
     if not any(files.has(module.path(name)) for name in (_WEIGHTS, _PICKLE)):
-        raise UnreadableError(f"{MODULES} needs {shown(module.path(_WEIGHTS))}, which is missing; push it too.")
+        raise UnreadableError(f"{MODULES} needs {printable(module.path(_WEIGHTS))}, which is missing; push it too.")
     layer = _layer_norm(module, path, settings) if module.kind == "LayerNorm" else _dense(module, path, settings)
     if isinstance(layer, str):
         return layer
     if not files.has(layer.weights):
         return f"its {module.kind} layer is stored as a pickle, which is not opened here."
     if unknown := sorted(settings.keys() - _KNOWN):
-        return f"its {module.kind} layer sets {shown(unknown[0])}, whose effect is unknown."
+        return f"its {module.kind} layer sets {printable(unknown[0])}, whose effect is unknown."
     return layer
 
 
 def _dense(module: Module, path: str, settings: Mapping[str, Any]) -> Layer | str:
     activation = settings.get("activation_function", _USUAL)
     if not isinstance(activation, str):
-        raise UnreadableError(f"{shown(path)}: activation_function is {shown(activation)}, but must be a name.")
+        raise UnreadableError(f"{printable(path)}: activation_function is {printable(activation)}, but must be a name.")
     width, out = (_needed(path, settings, key) for key in ("in_features", "out_features"))
     if activation not in _ACTIVATIONS:
-        return f"its Dense layer's activation is {shown(activation)}, which is not supported."
+        return f"its Dense layer's activation is {printable(activation)}, which is not supported."
     if truth(path, settings, "use_residual", default=False):
         return "its Dense layer has a residual connection, which is not supported."
     bias = truth(path, settings, "bias", default=True)
@@ -80,7 +80,7 @@ def _layer_norm(module: Module, path: str, settings: Mapping[str, Any]) -> Layer
 def _needed(path: str, settings: Mapping[str, Any], key: str) -> int:
     value = whole_number(path, settings, key)
     if value is None:
-        raise UnreadableError(f"{shown(path)} does not set its {key}; save the model again.")
+        raise UnreadableError(f"{printable(path)} does not set its {key}; save the model again.")
     return value
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PureWindowsPath
 from typing import Any, Final
 
-from modelshare.embedder.files import ModelFiles, UnreadableError, shown
+from modelshare.embedder.files import ModelFiles, UnreadableError, printable
 
 MODULES: Final = "modules.json"
 _POOLING: Final = "1_Pooling"
@@ -49,14 +49,14 @@ def read_modules(files: ModelFiles) -> Sequence[Module] | None:
 def _module(entry: Mapping[str, Any]) -> Module:
     type_ = _text(entry, "type")
     kind = type_.rpartition(".")[2] if type_.startswith(_LIBRARY) else ""
-    return Module("Transformer" if kind in _TRANSFORMERS_OF_OLD else kind, shown(type_), _folder(entry))
+    return Module("Transformer" if kind in _TRANSFORMERS_OF_OLD else kind, printable(type_), _folder(entry))
 
 
 def _folder(entry: Mapping[str, Any]) -> str:
     path = _text(entry, "path")
     parts = PureWindowsPath(path)
     if parts.anchor or ".." in parts.parts or "\\" in path or "\0" in path:
-        raise UnreadableError(f"{MODULES} names the folder {shown(path)}, which is outside the model's folder.")
+        raise UnreadableError(f"{MODULES} names the folder {printable(path)}, which is outside the model's folder.")
     folder = posixpath.normpath(path)
     return "" if folder == "." else folder
 

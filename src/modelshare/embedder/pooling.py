@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from modelshare.embedder.files import UnreadableError, shown, truth, whole_number
+from modelshare.embedder.files import UnreadableError, printable, truth, whole_number
 
 _FLAGS: Final = {
     "pooling_mode_cls_token": "cls",
@@ -31,12 +31,12 @@ class Pooling:
 def read_pooling(path: str, settings: Mapping[str, Any]) -> Pooling:
     """Raises UnreadableError."""
     if all(whole_number(path, settings, key) is None for key in _DIMENSIONS):
-        raise UnreadableError(f"{shown(path)} does not set embedding_dimension; save the model again.")
+        raise UnreadableError(f"{printable(path)} does not set embedding_dimension; save the model again.")
     if new := [key for key in settings if key.startswith("pooling_mode_") and key not in _FLAGS and settings[key]]:
-        raise UnreadableError(f"{shown(path)} sets {shown(new[0])}, an unknown kind of pooling.")
+        raise UnreadableError(f"{printable(path)} sets {printable(new[0])}, an unknown kind of pooling.")
     modes = _words(path, settings["pooling_mode"]) if "pooling_mode" in settings else _flags(path, settings)
     includes_prompt = truth(path, settings, "include_prompt", default=True)
-    return Pooling(modes, includes_prompt, tuple(shown(key) for key in sorted(settings.keys() - _KNOWN)))
+    return Pooling(modes, includes_prompt, tuple(printable(key) for key in sorted(settings.keys() - _KNOWN)))
 
 
 def _words(path: str, value: object) -> tuple[str, ...]:
@@ -44,7 +44,7 @@ def _words(path: str, value: object) -> tuple[str, ...]:
     known = _FLAGS.values()
     if not isinstance(words, list) or not words or not all(isinstance(word, str) and word in known for word in words):
         raise UnreadableError(
-            f"{shown(path)}: pooling_mode is {shown(value)}, but must be one or more of {', '.join(known)}."
+            f"{printable(path)}: pooling_mode is {printable(value)}, but must be one or more of {', '.join(known)}."
         )
     return tuple(words)
 

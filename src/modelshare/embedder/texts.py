@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from modelshare.embedder.files import ModelFiles, UnreadableError, shown, truth, whole_number
+from modelshare.embedder.files import ModelFiles, UnreadableError, printable, truth, whole_number
 from modelshare.embedder.modules import Module
 
 MODEL_SETTINGS: Final = "config_sentence_transformers.json"
@@ -60,12 +60,12 @@ def read_texts(files: ModelFiles, transformer: Module) -> Texts:
     )
     arguments = [_arguments(path, settings, names) for names in _ARGUMENTS]
     unknown = [
-        shown(f"{names[0]}.{key}")
+        printable(f"{names[0]}.{key}")
         for names, given in zip(_ARGUMENTS, arguments, strict=True)
         for key in sorted(given.keys() - _ARGUMENTS[names])
     ]
     known = {*_OTHER_SETTINGS, *_WITHOUT_EFFECT, *(name for names in _ARGUMENTS for name in names)}
-    unknown += [shown(key) for key in sorted(settings.keys() - known) if settings[key] is not None]
+    unknown += [printable(key) for key in sorted(settings.keys() - known) if settings[key] is not None]
     unknown += [key for key, without in _WITHOUT_EFFECT.items() if settings.get(key) not in (None, *without)]
     if not _reads_text_plainly(settings.get("modality_config")):
         unknown.append("a modality_config, such as a chat template, between a text and its tokens")
@@ -105,11 +105,11 @@ def read_model_settings(files: ModelFiles) -> ModelSettings:
     if not isinstance(prompts, dict) or not all(text is None or _is_text(text) for text in prompts.values()):
         raise UnreadableError(f"{MODEL_SETTINGS}: prompts do not map names to texts; save the model again.")
     if name is not None and (not isinstance(name, str) or name not in _ALWAYS_THERE | prompts):
-        raise UnreadableError(f"{MODEL_SETTINGS}: the default prompt {shown(name)} is not among its prompts.")
+        raise UnreadableError(f"{MODEL_SETTINGS}: the default prompt {printable(name)} is not among its prompts.")
     return ModelSettings(
-        family=shown(settings.get("model_type") or _FAMILY),
+        family=printable(settings.get("model_type") or _FAMILY),
         prompt=(_ALWAYS_THERE | prompts)[name] or "" if name is not None else "",
-        optional_prompts=tuple(shown(key) for key, text in sorted(prompts.items()) if text and key != name),
+        optional_prompts=tuple(printable(key) for key, text in sorted(prompts.items()) if text and key != name),
         dimensions=whole_number(MODEL_SETTINGS, settings, "truncate_dim"),
     )
 
@@ -122,7 +122,7 @@ def _is_text(value: object) -> bool:
 def _arguments(path: str, settings: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any]:
     given: Any = next((settings[name] for name in reversed(names) if settings.get(name) is not None), {})
     if not isinstance(given, dict):
-        raise UnreadableError(f"{path}: {names[0]} is {shown(given)}, but must be an object.")
+        raise UnreadableError(f"{path}: {names[0]} is {printable(given)}, but must be an object.")
     return given
 
 
@@ -143,7 +143,7 @@ def _cuts_beginning(files: ModelFiles, transformer: Module) -> bool:
     path = transformer.path("tokenizer_config.json")
     side = files.settings(path).get("truncation_side") or "right"
     if side not in ("left", "right"):
-        raise UnreadableError(f"{path}: truncation_side is {shown(side)}, but must be left or right.")
+        raise UnreadableError(f"{path}: truncation_side is {printable(side)}, but must be left or right.")
     return bool(side == "left")
 
 

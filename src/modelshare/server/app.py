@@ -23,13 +23,13 @@ from modelshare.server import health, installation, jobs, migrations, model_path
 from modelshare.server.accounts import routes as accounts_routes
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts import sessions as accounts_sessions
-from modelshare.server.accounts.keyring import KeyRing
-from modelshare.server.accounts.sessions import SessionBook
-from modelshare.server.accounts.signing_in import SignIn
+from modelshare.server.accounts.key_auth import KeyAuthenticator
+from modelshare.server.accounts.sessions import SessionAuthenticator
+from modelshare.server.accounts.sign_in import SignIn
 from modelshare.server.audit import routes as audit_routes
-from modelshare.server.audit.confirming import routes as confirming_routes
-from modelshare.server.audit.confirming.service import Confirmer
 from modelshare.server.audit.given_up import routes as given_up_routes
+from modelshare.server.audit.propagation import routes as confirming_routes
+from modelshare.server.audit.propagation.service import PropagationTracker
 from modelshare.server.audit.webhooks import jobs as webhook_jobs
 from modelshare.server.audit.webhooks import routes as webhooks_routes
 from modelshare.server.audit.webhooks import service as webhooks
@@ -42,13 +42,13 @@ from modelshare.server.db import Database
 from modelshare.server.endpoints import jobs as endpoints_jobs
 from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints import routes as endpoints_routes
-from modelshare.server.endpoints.service import Terms
+from modelshare.server.endpoints.service import EndpointPolicy
 from modelshare.server.errors import ApiError, install_handlers, valid_json
-from modelshare.server.fleet import releases
 from modelshare.server.fleet import routes as fleet_routes
 from modelshare.server.fleet import service as fleet
+from modelshare.server.fleet import weight_deletions
 from modelshare.server.fleet.jobs import Reconciler
-from modelshare.server.fleet.links import Links
+from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.health import Readiness
 from modelshare.server.http import Caller, Platform
@@ -58,7 +58,7 @@ from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
 from modelshare.server.registry.processing.outcome import Followers
-from modelshare.server.registry.uploads import closing
+from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
 from modelshare.server.router import routes as router_routes
 from modelshare.server.router.service import Router, RouterParts
@@ -66,7 +66,7 @@ from modelshare.server.settings import Settings
 from modelshare.server.sharing import routes as sharing_routes
 from modelshare.server.sharing import search, tiers
 from modelshare.server.sharing import service as sharing
-from modelshare.server.storage import links
+from modelshare.server.storage import signed_urls
 from modelshare.server.storage.files import BlobFiles
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
@@ -134,7 +134,7 @@ _BELOW_MODELS: Final = model_paths.below_models(
 _PROJECT_PATH = re.compile(r"/(proj_[^/]+)(/v1(?:/.*)?)")
 
 
-class Part(Protocol):
+class BackgroundService(Protocol):
     """What works in the background while the platform runs."""
 
     async def start(self) -> None: ...
@@ -155,17 +155,19 @@ class Application:
         self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=unlimited)))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
-        self.links = Links(self.database, self.clock, address=settings.address, verdicts=self.platform.parts[Verdicts])
-        self._confirmer = Confirmer(self.database, address=settings.address)
+        self.links = AgentLinks(
+            self.database, self.clock, address=settings.address, verdicts=self.platform.parts[Verdicts]
+        )
+        self._confirmer = PropagationTracker(self.database, address=settings.address)
         self.platform.parts[Readiness] = Readiness([self._confirmer.check, store.check])
         self._router = Router(
             RouterParts(
                 settings=settings,
                 database=self.database,
-                tiers=self.platform.parts[tiers.TierBook],
+                tiers=self.platform.parts[tiers.TierRegistry],
                 links=self.links,
-                keys=self.platform.parts[KeyRing],
-                sessions=self.platform.parts[SessionBook],
+                keys=self.platform.parts[KeyAuthenticator],
+                sessions=self.platform.parts[SessionAuthenticator],
                 registry=self.platform.parts[CollectorRegistry],
                 clock=self.clock,
             )
@@ -202,15 +204,22 @@ class Application:
             await self.database.start()
             await self.clock.start()
             at_end("clock", self.clock.stop)
-            at_end("keys", self.platform.parts[KeyRing].stop)
-            at_end("sessions", self.platform.parts[SessionBook].stop)
+            at_end("keys", self.platform.parts[KeyAuthenticator].stop)
+            at_end("sessions", self.platform.parts[SessionAuthenticator].stop)
             await self._confirmer.start()
             at_end("confirmer", self._confirmer.stop)
             sender = Sender(self.platform.clock, allow_private=self.settings.webhooks_allow_private)
             at_end("webhooks", sender.close)
             dispatcher = Dispatcher(self.database, self.platform.clock)
-            reconciler = Reconciler(self.database, self.platform.parts[tiers.TierBook], self.platform.clock)
-            parts: list[Part] = [*self._workers(sender), dispatcher, self._router, self.links, reconciler, self.chores]
+            reconciler = Reconciler(self.database, self.platform.parts[tiers.TierRegistry], self.platform.clock)
+            parts: list[BackgroundService] = [
+                *self._workers(sender),
+                dispatcher,
+                self._router,
+                self.links,
+                reconciler,
+                self.chores,
+            ]
             for part in parts:
                 await part.start()
                 at_end(type(part).__name__.lower(), part.stop)
@@ -238,9 +247,9 @@ class Application:
 
     def _route(self, scope: Scope) -> ASGIApp:
         if scope["type"] == "http":
-            if self._files is not None and scope["path"].startswith(links.PATH):
+            if self._files is not None and scope["path"].startswith(signed_urls.PATH):
                 return self._files
-            if Router.takes(scope["path"]):
+            if Router.matches_path(scope["path"]):
                 return self._inference
             named = _PROJECT_PATH.fullmatch(scope["path"])
             written: bytes = scope["raw_path"]
@@ -272,8 +281,8 @@ def create_app(settings: Settings) -> Application:
 
 
 def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> Platform:
-    keys = KeyRing(database, clock, grace=settings.database_grace_seconds)
-    sessions = SessionBook(database, clock, grace=settings.database_grace_seconds)
+    keys = KeyAuthenticator(database, clock, grace=settings.database_grace_seconds)
+    sessions = SessionAuthenticator(database, clock, grace=settings.database_grace_seconds)
     book = tiers.load(settings.tiers_file)
 
     async def find_project(project_id: str) -> Project | None:
@@ -302,16 +311,16 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
         clock=clock,
     )
     platform.parts[DatabaseClock] = clock
-    platform.parts[KeyRing] = keys
-    platform.parts[SessionBook] = sessions
+    platform.parts[KeyAuthenticator] = keys
+    platform.parts[SessionAuthenticator] = sessions
     platform.parts[Verdicts] = Verdicts(settings.signing_secret())
     platform.parts[SignIn] = SignIn(database, settings, clock)
-    platform.parts[tiers.TierBook] = book
+    platform.parts[tiers.TierRegistry] = book
     platform.parts[Followers] = Followers(catalog=search.index)
     platform.parts[CollectorRegistry] = CollectorRegistry()
     platform.parts[Live] = Live(database)
-    platform.parts[Terms] = Terms(
-        book, promotion=settings.catalog_promotion == "on", capacity=fleet.capacity, weights=releases.weights
+    platform.parts[EndpointPolicy] = EndpointPolicy(
+        book, promotion=settings.catalog_promotion, capacity=fleet.capacity, weights=weight_deletions.weights
     )
     return platform
 
@@ -352,9 +361,9 @@ def _chores(platform: Platform) -> Iterator[Chore]:
 
         return run
 
-    yield Chore("note the use of keys", platform.parts[KeyRing].note_use)
-    yield Chore("end uploads that have expired", functools.partial(closing.end_expired, platform))
-    yield Chore("collect garbage", functools.partial(closing.collect_garbage, platform))
+    yield Chore("note the use of keys", platform.parts[KeyAuthenticator].note_use)
+    yield Chore("end uploads that have expired", functools.partial(expiry.end_expired, platform))
+    yield Chore("collect garbage", functools.partial(expiry.collect_garbage, platform))
     yield Chore("learn the words of models", functools.partial(search.learn, platform.database))
     yield Chore("end sessions that have expired", writing(accounts_sessions.sweep))
     yield Chore("forget old deliveries", writing(webhooks.forget_old))

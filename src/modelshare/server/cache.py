@@ -24,7 +24,7 @@ _REST_SECONDS: Final = 0.5
 """Between looks at a database that is away, for what is known."""
 _LOOKS: Final = 5
 """How often something is looked at that changes again while it is."""
-_MOST: Final = 50_000
+_MAX: Final = 50_000
 
 Name = TypeVar("Name", bound=Hashable)
 Value = TypeVar("Value")
@@ -57,7 +57,7 @@ class NotifiedCache(Generic[Name, Value]):
         load: Callable[[Name], Awaitable[Value]],
         clock: Callable[[], float],
         *,
-        most: int = _MOST,
+        limit: int = _MAX,
         grace: float = GRACE_SECONDS,
     ) -> None:
         """`load` asks the database; `clock` never goes back; `most` answers are kept, those that were asked for last.
@@ -66,7 +66,7 @@ class NotifiedCache(Generic[Name, Value]):
         """
         self._load = load
         self._clock = clock
-        self._most = most
+        self._limit = limit
         self._grace = grace
         self._entries: OrderedDict[Name, _Known[Value]] = OrderedDict()
         self._looks: dict[Name, _Look[Name, Value]] = {}
@@ -147,6 +147,6 @@ class NotifiedCache(Generic[Name, Value]):
             return _Known(started, value, is_outdated=True)
         known = self._entries[name] = _Known(started, value)
         self._entries.move_to_end(name)
-        if len(self._entries) > self._most:
+        if len(self._entries) > self._limit:
             self._entries.popitem(last=False)
         return known

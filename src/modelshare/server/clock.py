@@ -66,7 +66,7 @@ class DatabaseClock:
         """Asks the database, now and again and again."""
         if self._database.is_sqlite:
             return
-        await self.look()
+        await self.check()
         if self._is_test:
             if abs(self.skew) <= SKEW_SECONDS:
                 self._base = None
@@ -78,7 +78,7 @@ class DatabaseClock:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Asks the database once."""
         async with self._database.read() as session:
             await session.connection()
@@ -110,4 +110,4 @@ class DatabaseClock:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             with contextlib.suppress(Exception):  # it counts on by itself, and others tell that the database is away
-                await self.look()
+                await self.check()

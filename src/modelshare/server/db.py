@@ -214,7 +214,7 @@ def notify(session: AsyncSession, topic: str, subject: str) -> None:
         pending.append((topic, subject))
 
 
-def locked(statement: Select[Row], of: type[Table] | None = None) -> Select[Row]:
+def for_update(statement: Select[Row], of: type[Table] | None = None) -> Select[Row]:
     """The rows, locked until the transaction ends and read anew; on SQLite a write holds the only lock anyway.
 
     Rows that refer to them can be written meanwhile: a foreign key's check waits for a deletion, not for a change.
@@ -223,7 +223,7 @@ def locked(statement: Select[Row], of: type[Table] | None = None) -> Select[Row]
     return statement.with_for_update(key_share=True, of=of).execution_options(populate_existing=True)
 
 
-def kept(statement: Select[Row], of: type[Table] | None = None, *, wait: bool = True) -> Select[Row]:
+def for_key_share(statement: Select[Row], of: type[Table] | None = None, *, wait: bool = True) -> Select[Row]:
     """The rows, kept from deletion until the transaction ends, as by a foreign key that refers to them.
 
     What hangs on a row goes with it, in an order of the database's own: whoever writes several such rows keeps the one
@@ -232,22 +232,22 @@ def kept(statement: Select[Row], of: type[Table] | None = None, *, wait: bool = 
     return statement.with_for_update(read=True, key_share=True, of=of, skip_locked=not wait)
 
 
-def unclaimed(statement: Select[Row]) -> Select[Row]:
+def skip_locked(statement: Select[Row]) -> Select[Row]:
     """Those of the rows that no other transaction holds, `locked`: who works off a queue takes what others do not."""
     return statement.with_for_update(key_share=True, skip_locked=True).execution_options(populate_existing=True)
 
 
-def owned(table: type[Row], project_id: str) -> Select[Row]:
+def scoped_to(table: type[Row], project_id: str) -> Select[Row]:
     """The only way to a tenant's rows: those of `project_id`, so that absent and forbidden look alike."""
     return select(table).where(table.project_id == project_id)  # type: ignore[attr-defined] # every tenant's table has it
 
 
-def counted(statement: Select[*tuple[Any, ...]], most: int) -> Select[int]:
+def capped_count(statement: Select[*tuple[Any, ...]], limit: int) -> Select[int]:
     """How many rows these are, counted no further than `most`: a look at a large table stays quick."""
-    return select(func.count()).select_from(statement.limit(most).subquery())
+    return select(func.count()).select_from(statement.limit(limit).subquery())
 
 
-async def alone(session: AsyncSession, what: str) -> None:
+async def advisory_lock(session: AsyncSession, what: str) -> None:
     """Until the transaction ends, nobody else is at `what`, on any process; on SQLite a write is alone anyway."""
     if session.get_bind().dialect.name == "postgresql":
         await session.execute(select(func.pg_advisory_xact_lock(func.hashtext(what))))

@@ -43,7 +43,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class AuditedRefusal:
     """What the audit log keeps of a refused action."""
 
     action: str
@@ -63,7 +63,7 @@ class ApiError(Exception):
         code: ErrorCode | None = None,
         param: str | None = None,
         retry_after: int | None = None,
-        refusal: Refusal | None = None,
+        refusal: AuditedRefusal | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -79,12 +79,12 @@ class ApiError(Exception):
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
-class InvalidRequest(ApiError):
+class InvalidRequestError(ApiError):
     status = 400
     type = ErrorType.INVALID_REQUEST
 
 
-class Unauthenticated(ApiError):
+class UnauthenticatedError(ApiError):
     status = 401
     type = ErrorType.AUTHENTICATION
 
@@ -95,27 +95,27 @@ class Unauthenticated(ApiError):
         return {"WWW-Authenticate": "Bearer"}
 
 
-class PermissionDenied(ApiError):
+class PermissionDeniedError(ApiError):
     status = 403
     type = ErrorType.PERMISSION
 
 
-class NotFound(ApiError):
+class NotFoundError(ApiError):
     status = 404
     type = ErrorType.NOT_FOUND
 
 
-class Conflict(ApiError):
+class ConflictError(ApiError):
     status = 409
     type = ErrorType.CONFLICT
 
 
-class PayloadTooLarge(ApiError):
+class PayloadTooLargeError(ApiError):
     status = 413
     type = ErrorType.INVALID_REQUEST
 
 
-class UnsupportedEncoding(ApiError):
+class UnsupportedEncodingError(ApiError):
     status = 415
     type = ErrorType.INVALID_REQUEST
 
@@ -123,17 +123,17 @@ class UnsupportedEncoding(ApiError):
         return {"Accept-Encoding": "identity"}
 
 
-class RateLimited(ApiError):
+class RateLimitedError(ApiError):
     status = 429
     type = ErrorType.RATE_LIMIT
 
 
-class Unavailable(ApiError):
+class UnavailableError(ApiError):
     status = 503
     type = ErrorType.SERVER
 
 
-class StorageFull(ApiError):
+class StorageFullError(ApiError):
     status = 507
     type = ErrorType.SERVER
 
@@ -192,20 +192,20 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
     problem = error.errors()[0]
     if problem["type"] == "json_invalid":
-        return await _respond(request, InvalidRequest(await _flaw(request) or "The body is not valid JSON."))
+        return await _respond(request, InvalidRequestError(await _flaw(request) or "The body is not valid JSON."))
     return await _respond(request, refusal_of(problem))
 
 
 async def valid_json(request: Request) -> None:
     """A dependency of every route: 400 for a body that is only nearly JSON, as some parsers take it."""
     if (words := await _flaw(request)) is not None:
-        raise InvalidRequest(words)
+        raise InvalidRequestError(words)
 
 
 def check_encoding(value: bytes) -> None:
     """415 for a request whose `Content-Encoding` this is, unless it says that there is none."""
     if value and value.lower() != b"identity":
-        raise UnsupportedEncoding(
+        raise UnsupportedEncodingError(
             f"The body's encoding `{value.decode('latin-1')}` is not supported. Send it uncompressed."
         )
 
@@ -222,12 +222,12 @@ async def _flaw(request: Request) -> str | None:
     return flaw(body) if body else None
 
 
-def refusal_of(problem: Mapping[str, Any]) -> InvalidRequest:
+def refusal_of(problem: Mapping[str, Any]) -> InvalidRequestError:
     """What pydantic finds wrong, in words."""
     where = ".".join(str(part) for part in problem["loc"] if part not in {"body", "query", "path"})
     fitting = _FITTING.get(problem.get("ctx", {}).get("pattern", ""))
     message = f"Use {fitting}" if fitting else problem["msg"].removeprefix("Value error, ").removesuffix(".")
-    return InvalidRequest(f"`{where}`: {message}." if where else f"{message}.", param=where or None)
+    return InvalidRequestError(f"`{where}`: {message}." if where else f"{message}.", param=where or None)
 
 
 _TYPES: Mapping[int, ErrorType] = {404: ErrorType.NOT_FOUND, 403: ErrorType.PERMISSION}
@@ -255,10 +255,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
 def _said_of_page(status: int) -> ApiError:
     """What the framework finds wrong with a request for a page: that there is none, or that its form is none."""
     if status in {404, 405}:  # what only takes forms is no page
-        return NotFound("There is no such page. It may have moved, or the link is incomplete.")
+        return NotFoundError("There is no such page. It may have moved, or the link is incomplete.")
     if status == 413:  # noqa: PLR2004 - as above
-        return PayloadTooLarge("The form is too large. Shorten it and try again.")
-    return InvalidRequest("The form could not be read. Go back, reload the page and try again.")
+        return PayloadTooLargeError("The form is too large. Shorten it and try again.")
+    return InvalidRequestError("The form could not be read. Go back, reload the page and try again.")
 
 
 def _is_from_browser(request: Request) -> bool:
@@ -275,9 +275,9 @@ def unavailable(error: BaseException) -> ApiError | None:
         return None
     if outage is Outage.DISK_FULL:
         message = "The server's storage is full. Nothing was lost; try again when the operator has freed space."
-        return StorageFull(message, code=ErrorCode.STORAGE_FULL, retry_after=60)
+        return StorageFullError(message, code=ErrorCode.STORAGE_FULL, retry_after=60)
     message, retry_after = _UNAVAILABLE[outage]
-    return Unavailable(str(error) if isinstance(error, OutageError) else message, retry_after=retry_after)
+    return UnavailableError(str(error) if isinstance(error, OutageError) else message, retry_after=retry_after)
 
 
 _UNAVAILABLE: Final = {
@@ -310,7 +310,7 @@ async def _unstorable(request: Request, _: Exception) -> Response:
     message = (
         "A value in the request is out of range: numbers have at most 64 bits, and text cannot contain NUL characters."
     )
-    return await _respond(request, InvalidRequest(message))
+    return await _respond(request, InvalidRequestError(message))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

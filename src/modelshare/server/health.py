@@ -9,7 +9,7 @@ from fastapi import APIRouter
 
 from modelshare.server import outages
 from modelshare.server.clock import DatabaseClock
-from modelshare.server.errors import ApiError, Unavailable, unavailable
+from modelshare.server.errors import ApiError, UnavailableError, unavailable
 from modelshare.server.http import PlatformDep
 
 router = APIRouter(tags=["health"])
@@ -63,5 +63,5 @@ async def readyz(platform: PlatformDep) -> dict[str, str | float]:
     """`clock_skew_seconds`: how far this machine's clock is ahead of the database's, which is gone by."""
     reasons = await platform.parts[Readiness].reasons()
     if reasons:
-        raise Unavailable(" ".join(reasons), retry_after=_RETRY_SECONDS)
+        raise UnavailableError(" ".join(reasons), retry_after=_RETRY_SECONDS)
     return {"status": "ready", "clock_skew_seconds": round(platform.parts[DatabaseClock].skew, 1)}

@@ -17,10 +17,17 @@ from fastapi import Depends, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server import reached
+from modelshare.server import public_url
 from modelshare.server.addresses import counted_as, forwarded
 from modelshare.server.db import Database
-from modelshare.server.errors import ApiError, InvalidRequest, NotFound, PermissionDenied, RateLimited, Unauthenticated
+from modelshare.server.errors import (
+    ApiError,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitedError,
+    UnauthenticatedError,
+)
 from modelshare.server.ids import parse_uuid
 from modelshare.server.model_paths import SLASH
 from modelshare.server.openapi import KEYED
@@ -66,7 +73,7 @@ class Caller:
     def project(self) -> str:
         """The project's id; a key that resolves to no project is as good as none."""
         if self.project_id is None:
-            raise Unauthenticated
+            raise UnauthenticatedError
         return self.project_id
 
     @property
@@ -86,8 +93,10 @@ class Caller:
         if self.allows(scope):
             return
         if self.key_id is None:
-            raise PermissionDenied("Only an owner of this project may do that. Ask one of them.")
-        raise PermissionDenied(f"This key lacks the scope `{scope}`. Use a key that has it, or one without scopes.")
+            raise PermissionDeniedError("Only an owner of this project may do that. Ask one of them.")
+        raise PermissionDeniedError(
+            f"This key lacks the scope `{scope}`. Use a key that has it, or one without scopes."
+        )
 
 
 class Authenticate(Protocol):
@@ -175,13 +184,13 @@ async def authenticate(request: Request) -> Caller:
     secret = bearer(request.headers.get("authorization"))
     caller = await platform.authenticate(secret, client_address(request)) if secret else None
     if caller is None:
-        raise Unauthenticated
+        raise UnauthenticatedError
     proven(request.scope)
     if named is None or named == caller.project_id:
         return caller
     project = await platform.find_project(named) if caller.is_platform else None
     if project is None:
-        raise NotFound(
+        raise NotFoundError(
             "There is no such project, or this key is not one of its keys.", code=ErrorCode.PROJECT_NOT_FOUND
         )
     return replace(caller, project_id=project.id, project_slug=project.slug)
@@ -220,7 +229,7 @@ def check_same_origin(request: Request, settings: Settings) -> None:
     headers = request.headers
     own = requested_url(request, settings)
     if not is_same_origin(site=headers.get("sec-fetch-site"), origin=headers.get("origin"), own_url=own):
-        raise PermissionDenied(
+        raise PermissionDeniedError(
             "This request comes from another site. Reload the page and try again, or send a key: `Authorization: "
             "Bearer …`."
         )
@@ -236,7 +245,7 @@ def is_same_origin(*, site: str | None, origin: str | None, own_url: str) -> boo
 
 def own_url(request: Request, settings: Settings) -> str:
     """How the client reaches the platform, without a slash at the end."""
-    return (settings.public_url or reached.url_of(request)).rstrip("/")
+    return (settings.public_url or public_url.url_of(request)).rstrip("/")
 
 
 def requested_url(request: Request, settings: Settings) -> str:
@@ -276,7 +285,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None] | None:
 async def _platform_caller(request: Request) -> Caller:
     found: Caller = request.state.caller
     if not found.is_platform:
-        raise PermissionDenied("This route needs a platform key (scope `platform`), which starts with `msp_`.")
+        raise PermissionDeniedError("This route needs a platform key (scope `platform`), which starts with `msp_`.")
     return replace(found, project_id=None, project_slug=None)  # it is about the platform, whatever its path begins with
 
 
@@ -318,7 +327,7 @@ def reference_of(segment: str) -> str:
 def unknown_model(segment: str) -> uuid.UUID:
     """What stands for a model that the caller cannot know; 400 for what is neither an id nor `owner/name`."""
     if SLASH not in segment:
-        raise InvalidRequest("Invalid model ID")
+        raise InvalidRequestError("Invalid model ID")
     return NO_MODEL
 
 
@@ -326,7 +335,7 @@ async def public_rate_limit(request: Request) -> None:
     """A dependency of routes without a key: so many requests a minute from one address."""
     wait = get_platform(request).public_buckets.take(counted_as(client_address(request)))
     if wait:
-        raise RateLimited(
+        raise RateLimitedError(
             f"Too many requests from your address. Try again in {wait} s.",
             code=ErrorCode.RATE_LIMIT_EXCEEDED,
             retry_after=wait,
@@ -376,7 +385,7 @@ def decode_cursor(cursor: str, *kinds: type[int | str | uuid.UUID]) -> list[Any]
             raise TypeError(values)  # noqa: TRY301 - one way out for all that is no cursor
         return [_of_kind(value, kind) for value, kind in zip(values, kinds, strict=True)]
     except (binascii.Error, ValueError, TypeError, RecursionError) as error:
-        raise InvalidRequest("Invalid `after` cursor. Take it from `next_cursor`.", param="after") from error
+        raise InvalidRequestError("Invalid `after` cursor. Take it from `next_cursor`.", param="after") from error
 
 
 def _of_kind(value: Any, kind: type[int | str | uuid.UUID]) -> int | str | uuid.UUID:

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from modelshare.server import outages
-from modelshare.server.db import Database, Table, locked, notify, unclaimed, upsert
+from modelshare.server.db import Database, Table, for_update, notify, skip_locked, upsert
 from modelshare.server.ids import new_id
 
 log = structlog.get_logger()
@@ -89,12 +89,12 @@ class Lease:
         return self.attempt >= MAX_ATTEMPTS
 
     @property
-    def hopeless(self) -> bool:
+    def attempts_exhausted(self) -> bool:
         """The last attempt ended with its process. Give up instead of working: the job may be what ends processes."""
         return self.attempt > MAX_ATTEMPTS
 
 
-class TryAgain(Exception):
+class TryAgainError(Exception):
     """Raised by a handler: the job is to be run `after` seconds from now, and this was no attempt."""
 
     def __init__(self, after: int) -> None:
@@ -118,7 +118,9 @@ async def enqueue(session: AsyncSession, kind: str, subject: str, *, now: int, a
     notify(session, TOPIC, kind)
 
 
-async def ensure(session: AsyncSession, kind: str, subjects: Collection[str], *, now: int, hurry: bool = False) -> None:
+async def enqueue_if_absent(
+    session: AsyncSession, kind: str, subjects: Collection[str], *, now: int, run_now: bool = False
+) -> None:
     """Asks for jobs that look for their work themselves: one that is there, waiting or running, is left alone.
 
     `hurry`: one that waits for its second waits no longer.
@@ -130,16 +132,16 @@ async def ensure(session: AsyncSession, kind: str, subjects: Collection[str], *,
     there = ["kind", "subject"]
     await session.execute(
         statement.on_conflict_do_update(index_elements=there, set_={"run_after": now})
-        if hurry
+        if run_now
         else statement.on_conflict_do_nothing(index_elements=there)
     )
     notify(session, TOPIC, kind)
 
 
-async def holds(session: AsyncSession, lease: Lease) -> bool:
+async def lease_is_valid(session: AsyncSession, lease: Lease) -> bool:
     """True while the lease is still this worker's; ask in the transaction that applies the work."""
     statement = select(JobRow).where(*_held(lease))
-    return await session.scalar(locked(statement)) is not None
+    return await session.scalar(for_update(statement)) is not None
 
 
 async def finish(session: AsyncSession, lease: Lease) -> None:
@@ -191,7 +193,9 @@ async def try_again(session: AsyncSession, given_up_id: uuid.UUID, *, now: int) 
     """Asks for a job that was given up once more; None where there is no such one, or it was done since."""
     row = await session.get(GivenUpRow, given_up_id)
     if row is not None:
-        await ensure(session, row.kind, [row.subject], now=now, hurry=True)  # first, as whoever gives one up
+        await enqueue_if_absent(
+            session, row.kind, [row.subject], now=now, run_now=True
+        )  # first, as whoever gives one up
         await session.execute(delete(GivenUpRow).where(GivenUpRow.id == row.id))
     return row
 
@@ -282,7 +286,7 @@ class Worker:
         now = int(self._clock())
         statement = select(JobRow).where(JobRow.run_after <= now, _free(now), JobRow.kind.in_(self._handlers))
         async with self._database.write() as session:
-            row = await session.scalar(unclaimed(statement.order_by(JobRow.run_after, JobRow.id).limit(1)))
+            row = await session.scalar(skip_locked(statement.order_by(JobRow.run_after, JobRow.id).limit(1)))
             if row is None:
                 return None
             row.attempts += 1
@@ -296,7 +300,7 @@ class Worker:
         except asyncio.CancelledError:  # the process ends in good order: that is no attempt
             await self._give_back(lease, attempts=lease.attempt - 1, after=0)
             raise
-        except TryAgain as again:
+        except TryAgainError as again:
             await self._give_back(lease, attempts=lease.attempt - 1, after=again.after)
         except Exception as error:
             is_outage = outages.outage_of(error) is not None
@@ -305,7 +309,7 @@ class Worker:
                 await self._give_back(lease, attempts=lease.attempt - 1, after=_OUTAGE_SECONDS)
                 return
             # A handler does not give up at an outage, so that it is called once more, as one that is hopeless.
-            ends = lease.hopeless if is_outage else lease.last
+            ends = lease.attempts_exhausted if is_outage else lease.last
             log.warning("job failed", kind=kind, subject=lease.subject, last=ends, exc_info=error)
             if ends:
                 await self._give_up(kind, lease, error)
@@ -351,7 +355,7 @@ class Worker:
         self._excused.pop(lease.job_id, None)
         why = {"attempts": lease.attempt, "error": _in_a_line(error), "given_up_at": int(self._clock())}
         async with self._database.write() as session:
-            if not await holds(session, lease):
+            if not await lease_is_valid(session, lease):
                 return
             await finish(session, lease)
             statement = upsert(session, GivenUpRow).values(id=new_id(), kind=kind, subject=lease.subject, **why)

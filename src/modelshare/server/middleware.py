@@ -11,7 +11,7 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from modelshare.server.errors import UnsupportedEncoding, check_encoding
+from modelshare.server.errors import UnsupportedEncodingError, check_encoding
 
 _NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
 
@@ -79,10 +79,10 @@ class BodyLimit:
     FastAPI's own `max_body_size` answers with plain text, which is no error of the API and no page.
     """
 
-    def __init__(self, app: ASGIApp, most: int, *, unlimited: frozenset[Callable[..., Any]]) -> None:
+    def __init__(self, app: ASGIApp, limit: int, *, unlimited: frozenset[Callable[..., Any]]) -> None:
         """`unlimited` are endpoints that count for themselves."""
         self._app = app
-        self._most = most
+        self._limit = limit
         self._unlimited = unlimited
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,15 +93,15 @@ class BodyLimit:
             nonlocal taken
             try:
                 check_encoding(headers.get(b"content-encoding", b""))
-            except UnsupportedEncoding as error:  # FastAPI takes no other exceptions from here
+            except UnsupportedEncodingError as error:  # FastAPI takes no other exceptions from here
                 raise HTTPException(error.status, error.message, error.headers()) from error
-            most = sys.maxsize if scope.get("endpoint") in self._unlimited else self._most
+            limit = sys.maxsize if scope.get("endpoint") in self._unlimited else self._limit
             announced = headers.get(b"content-length", b"")
-            if announced.isdigit() and int(announced) > most:
+            if announced.isdigit() and int(announced) > limit:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             message = await receive()
             taken += len(message.get("body", b""))
-            if taken > most:
+            if taken > limit:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             return message
 

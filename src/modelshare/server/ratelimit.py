@@ -39,12 +39,12 @@ class TokenBuckets:
     """One bucket per subject; the least recently used are forgotten beyond `most`."""
 
     def __init__(
-        self, per_minute: float, clock: Callable[[], float], *, burst: float = 0.5, most: int = 100_000
+        self, per_minute: float, clock: Callable[[], float], *, burst: float = 0.5, limit: int = 100_000
     ) -> None:
         self._per_minute = per_minute
         self._capacity = per_minute * (1 + burst)
         self._clock = clock
-        self._most = most
+        self._limit = limit
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def take(self, subject: str) -> int:
@@ -53,7 +53,7 @@ class TokenBuckets:
         bucket = self._buckets.get(subject)
         if bucket is None:
             bucket = self._buckets[subject] = Bucket(self._per_minute, self._capacity, self._capacity, now)
-            if len(self._buckets) > self._most:
+            if len(self._buckets) > self._limit:
                 self._buckets.popitem(last=False)
         else:
             self._buckets.move_to_end(subject)

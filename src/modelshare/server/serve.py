@@ -13,10 +13,10 @@ from typing import Any
 import structlog
 
 from modelshare import private_files
-from modelshare.server import reached, starting
+from modelshare.server import public_url, startup
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import Application
-from modelshare.server.errors import Conflict
+from modelshare.server.errors import ConflictError
 from modelshare.server.front.server import Front, raise_file_limit
 from modelshare.server.logs import configure
 from modelshare.server.settings import Settings, SettingsError
@@ -58,10 +58,10 @@ async def serve(settings: Settings, started: Started) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    if settings.public_url is None and not reached.is_loopback(settings.host):
+    if settings.public_url is None and not public_url.is_loopback(settings.host):
         log.warning("public_url is not set: links contain this machine's addresses, not a host name or a proxy")
     with listener:
-        async with starting.started(settings) as application:
+        async with startup.started(settings) as application:
             first_run = await first_credentials(application)
             gc.freeze()  # what is there now stays: a full round of the garbage collector need not look through it
             gc.enable()  # it is off while the program starts
@@ -83,7 +83,7 @@ async def first_credentials(application: Application) -> FirstRun | None:
             platform_key = await accounts.create_platform_key(session, "first platform key", now=now)
             request = ProjectCreate(name="First project", slug="first")
             project = await accounts.create_project(session, request, now=now, actor="system")
-    except Conflict:  # another process, started at the same moment, was first
+    except ConflictError:  # another process, started at the same moment, was first
         return None
     return FirstRun(platform_key, project.id, project.slug, project.api_key)
 

@@ -42,7 +42,7 @@ class Settings(BaseModel):
     port: int = Field(default=8000, ge=0, le=65535)
     public_url: str | None = None
     """How clients reach the platform, such as https://models.example.org; None: by an address of this machine."""
-    process_url: str | None = None
+    advertise_url: str | None = None
     """How the other processes behind one load balancer reach this one; None takes host and port."""
     database_url: str | None = None
     """`postgresql://user:password@host/name`; None is SQLite in the data folder."""
@@ -55,7 +55,7 @@ class Settings(BaseModel):
     tiers_file: Path | None = None
     """Replaces the tiers that come with the package."""
 
-    catalog_promotion: Literal["on", "off"] = "on"
+    catalog_promotion: bool = True
     """Off: nothing ever assigns the role `shared`."""
     models_allow_pickle: bool = False
     """On: pickle weights (.bin, .pt, .ckpt, .pkl) are accepted; they can run code where they are loaded."""
@@ -68,9 +68,9 @@ class Settings(BaseModel):
     """How long a grant's download links are valid."""
     keys_rotation_grace_seconds: int = Field(default=24 * 3600, ge=0)
     """How long the old value of a rotated key still works."""
-    keys_cut_streams: Literal["on", "off"] = "on"
+    keys_cut_streams: bool = True
     """Off: a request that is under way when its key is revoked, replaced or expires may end."""
-    accounts_sign_up: Literal["open", "invited"] = "open"
+    accounts_sign_up: Literal["open", "invite_only"] = "open"
     """Invited: after the first person, only those sign up who were invited into a project."""
     accounts_projects_per_person: int = Field(default=10, ge=0)
     """Most projects that a person may own by making them; the platform's admins may make any number."""
@@ -133,7 +133,7 @@ class Settings(BaseModel):
     @property
     def address(self) -> str:
         """This process's own URL."""
-        return self.process_url or f"http://{self.host}:{self.port}"
+        return self.advertise_url or f"http://{self.host}:{self.port}"
 
     @property
     def database(self) -> str:

@@ -19,7 +19,7 @@ EMBEDDED_TOGETHER: Final = 8
 """Texts to embed that are as much work as one sequence, and go to an engine as one: each is computed in one step."""
 MAX_TOKENS: Final = 1 << 24
 """Of one answer: more than any model's context holds."""
-_MOST_TOGETHER: Final = (1 << 31) - 1
+_MAX_TOGETHER: Final = (1 << 31) - 1
 """Of one request, as frames of the link have it."""
 _TEMPLATE_TOKENS: Final = 4096
 """What a chat template may add to a prompt: the model's own instructions, how tools are called, marks of roles."""
@@ -32,7 +32,7 @@ _OF_THE_BODY: Final = re.compile(r"(missing required|unknown) field `([^`]{1,100
 _Fields = TypeVar("_Fields")
 
 
-class BadInferenceRequest(Exception):
+class BadInferenceRequestError(Exception):
     """The body is no request for this route; the text is for the client, `param` the field at fault if it is one."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
@@ -106,11 +106,11 @@ def most_tokens(asked: InferenceRequest, body_bytes: int, context: int | None) -
     `context`: tokens that a prompt and its answer may have together, where that is known.
     """
     of_one = MAX_TOKENS if context is None else min(context, MAX_TOKENS)
-    prompt = min(body_bytes + asked.prompts * _TEMPLATE_TOKENS, asked.prompts * of_one, _MOST_TOGETHER)
+    prompt = min(body_bytes + asked.prompts * _TEMPLATE_TOKENS, asked.prompts * of_one, _MAX_TOGETHER)
     if not asked.generates:
         return prompt, 0
     completion = asked.sequences * min(of_one, MAX_TOKENS if asked.max_tokens is None else asked.max_tokens)
-    return prompt, min(completion, _MOST_TOGETHER)
+    return prompt, min(completion, _MAX_TOGETHER)
 
 
 def tokens_in(text_bytes: int) -> int:
@@ -125,19 +125,19 @@ def decoded(decode: Callable[[bytes], _Fields], body: bytes) -> _Fields:
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInferenceRequest(flaw(body) or f"The request body must be a JSON object: {error}.") from error
+        raise BadInferenceRequestError(flaw(body) or f"The request body must be a JSON object: {error}.") from error
     except RecursionError as error:
-        raise BadInferenceRequest("The request body is nested too deeply. Send a flatter JSON object.") from error
+        raise BadInferenceRequestError("The request body is nested too deeply. Send a flatter JSON object.") from error
 
 
-def _refusal(text: str) -> BadInferenceRequest:
+def _refusal(text: str) -> BadInferenceRequestError:
     if at := _AT.search(text):
-        return BadInferenceRequest(f"Invalid `{at[1]}`: {text.partition(' - at ')[0]}.", at[1])
+        return BadInferenceRequestError(f"Invalid `{at[1]}`: {text.partition(' - at ')[0]}.", at[1])
     if named := _OF_THE_BODY.search(text):
         is_unknown = named[1] == "unknown"
         what = "is not a parameter of this route; remove it" if is_unknown else "is missing"
-        return BadInferenceRequest(f"`{named[2]}` {what}.", named[2])
-    return BadInferenceRequest("The request body must be a JSON object.")
+        return BadInferenceRequestError(f"`{named[2]}` {what}.", named[2])
+    return BadInferenceRequestError("The request body must be a JSON object.")
 
 
 def _count(field: bytes, name: str) -> int:
@@ -150,4 +150,4 @@ def _count(field: bytes, name: str) -> int:
         return 1
     if items and all(item in {b'"', b"["} for item in items):
         return len(items)
-    raise BadInferenceRequest(f"`{name}` must be a string, an array of strings, or tokens.", name)
+    raise BadInferenceRequestError(f"`{name}` must be a string, an array of strings, or tokens.", name)

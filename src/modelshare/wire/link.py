@@ -120,7 +120,7 @@ class DeploymentFile(msgspec.Struct, frozen=True):
     sha256: Sha256
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class DesiredDeployment(msgspec.Struct, frozen=True):
     """One deployment the agent is to hold: a model version, served under `served_name`."""
 
     deployment_id: Id
@@ -244,7 +244,7 @@ class Desired(Frame, frozen=True, tag="desired"):
     """The whole desired state; replaces the one before. Sent after `Welcome` and on every change."""
 
     revision: Figure
-    deployments: Annotated[list[Wanted], Meta(max_length=MAX_DEPLOYMENTS)]
+    deployments: Annotated[list[DesiredDeployment], Meta(max_length=MAX_DEPLOYMENTS)]
     unconfirmed: Annotated[list[Id], Meta(max_length=MAX_DEPLOYMENTS)] = []
     """Deployments that the agent was told to let go of: it says `Released` again of each that is gone."""
 

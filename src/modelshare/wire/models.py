@@ -8,7 +8,7 @@ from unicodedata import normalize
 from pydantic import AfterValidator, Field
 
 from modelshare.wire.base import Request, Response, UnixSeconds
-from modelshare.wire.sharing import Audience, AudienceProject, RecallNotice, ShareLink, ShareLinkWithToken
+from modelshare.wire.sharing import Audience, AudienceProject, ClaimLink, ClaimLinkWithToken, RecallNotice
 from modelshare.wire.text import Line, Text, check_name
 
 MODEL_NAME_PATTERN = r"^(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?$(?!\n)"
@@ -104,7 +104,7 @@ class ExtendedModel(Model):
 class SharedModel(ExtendedModel):
     """The answer to sharing."""
 
-    link: ShareLinkWithToken | None = None
+    link: ClaimLinkWithToken | None = None
     """The claim link that was asked for; its token is in this answer and nowhere else."""
 
 
@@ -191,7 +191,7 @@ class CatalogFootprint(Response):
     audience: Audience | None = None
     projects: list[AudienceProject] = Field(default_factory=list)
     """To whom a targeted share shows."""
-    links: list[ShareLink] = Field(default_factory=list)
+    links: list[ClaimLink] = Field(default_factory=list)
     """Its claim links, newest first."""
     catalog_role: CatalogRole | None
     shared_at: UnixSeconds | None

@@ -67,7 +67,7 @@ class ShareRequest(Request):
     audience: AudienceChoice | None = None
 
 
-class ShareLink(Response):
+class ClaimLink(Response):
     """A claim link, as its owner sees it later."""
 
     object: Literal["share.link"] = "share.link"
@@ -78,7 +78,7 @@ class ShareLink(Response):
     created_at: UnixSeconds
 
 
-class ShareLinkWithToken(ShareLink):
+class ClaimLinkWithToken(ClaimLink):
     token: str
     """`msl_...`: what another project claims by; shown this once."""
 
@@ -131,7 +131,7 @@ class RecallNotice(Response):
     """When the endpoints of other projects were stopped; None until then."""
 
 
-class WeightsRelease(Response):
+class WeightsDeletion(Response):
     """A machine that was told to delete the weights."""
 
     deployment: str
@@ -158,11 +158,11 @@ class Recall(Response):
     told to delete them counts until it confirms, or the owner closes that. While it is stopped or suspended it cannot
     confirm, and a removed one never can.
     """
-    releases: list[WeightsRelease]
+    weight_deletions: list[WeightsDeletion]
     """Machines told to delete the weights that have not confirmed it, whether or not there is a recall, and those told
     since the recall was announced; the newest first."""
 
     @property
-    def unconfirmed(self) -> list[WeightsRelease]:
+    def unconfirmed(self) -> list[WeightsDeletion]:
         """What is still waited for; the newest first."""
-        return [each for each in self.releases if each.confirmed_at is None and each.closed_at is None]
+        return [each for each in self.weight_deletions if each.confirmed_at is None and each.closed_at is None]

@@ -39,9 +39,9 @@ def fits_text(text: str) -> bool:
     return _not_in_text.search(text) is None
 
 
-def plain(text: str, most: int) -> str:
+def plain(text: str, limit: int) -> str:
     """One line: a space for whatever may not stand in a name, cut to `most` characters."""
-    return _not_in_name.sub(" ", text[:most])
+    return _not_in_name.sub(" ", text[:limit])
 
 
 def visible(text: str, keep: str = "") -> str:

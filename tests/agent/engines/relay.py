@@ -8,8 +8,8 @@ from typing import Any
 from modelshare.agent.engine_call import engine_session, streamed_answer, whole_answer
 from modelshare.agent.engines.answers import StreamReader, write_answer, write_pieces
 from modelshare.agent.engines.base import Engine, Route
-from modelshare.agent.engines.counts import Tally, Usage
-from modelshare.agent.engines.parts import Part, Weave
+from modelshare.agent.engines.counts import Tally, TokenUsage
+from modelshare.agent.engines.parts import Subrequest, Weave
 from modelshare.agent.engines.relay_rules import PreparedRequest, prepare_request
 
 PUBLIC_NAME = "acme/tiny"
@@ -21,7 +21,7 @@ def prepared(engine: Engine, route: Route, **fields: Any) -> PreparedRequest:
     return prepare_request(route, body, engine.relay_for(PUBLIC_NAME))
 
 
-async def ask(engine: Engine, route: Route = Route.CHAT, **fields: Any) -> tuple[dict[str, Any], Usage]:
+async def ask(engine: Engine, route: Route = Route.CHAT, **fields: Any) -> tuple[dict[str, Any], TokenUsage]:
     """A whole answer."""
     request = prepared(engine, route, **fields)
     tally = request.tally()
@@ -43,7 +43,7 @@ async def stream(engine: Engine, tallies: list[Tally], **fields: Any) -> AsyncGe
     ):
         async for pieces in answer:
             if pieces:
-                yield write_pieces(weave.pieces(Part(request), pieces))
+                yield write_pieces(weave.pieces(Subrequest(request), pieces))
     yield weave.end(request, tally.for_client())
 
 

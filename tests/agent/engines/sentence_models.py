@@ -69,11 +69,11 @@ def write_llama(folder: Path) -> None:
     LlamaModel(config).save_pretrained(folder)
 
 
-def saved(base: Path, mode: str, *layers: Any, most: int | None = None, **options: Any) -> Callable[[Path], None]:
+def saved(base: Path, mode: str, *layers: Any, limit: int | None = None, **options: Any) -> Callable[[Path], None]:
     """As the installed release saves it."""
 
     def save(folder: Path) -> None:
-        transformer = Transformer(str(base), max_seq_length=most)
+        transformer = Transformer(str(base), max_seq_length=limit)
         pooling = Pooling(transformer.get_embedding_dimension(), mode)
         torch.manual_seed(1)
         after = [layer() for layer in layers]
@@ -129,7 +129,7 @@ def by_name(out: Path) -> dict[str, Callable[[Path], None]]:
         "saved-last": saved(bert, "lasttoken", Normalize),
         "saved-llama-last": saved(llama, "lasttoken", Normalize, **prompts),
         "saved-llama-mean-as-it-is": saved(llama, "mean"),
-        "saved-short": saved(bert, "mean", Normalize, most=11),
+        "saved-short": saved(bert, "mean", Normalize, limit=11),
         "saved-prompt": saved(bert, "mean", Normalize, **prompts),
         "saved-dense": saved(bert, "mean", lambda: Dense(64, 16), Normalize),
         "saved-layers": saved(bert, "cls", lambda: Dense(64, 32, bias=False, activation_function=None), norm),

@@ -14,7 +14,7 @@ from agent.engines.relay import HELLO, PUBLIC_NAME, ask, prepared, said, stream
 from modelshare.agent.engine_call import engine_session
 from modelshare.agent.engines import sglang, vllm
 from modelshare.agent.engines.base import EngineError, EngineSpec, Format, Load, Route, Task
-from modelshare.agent.engines.counts import Tally, Usage
+from modelshare.agent.engines.counts import Tally, TokenUsage
 from modelshare.agent.engines.recipe import Recipe
 from modelshare.agent.engines.supervisor import ProcessEngine
 from modelshare.agent.engines.watch import Timing
@@ -47,7 +47,7 @@ async def test_serves(kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path,
     events = b"".join([piece async for piece in stream(engine, tallies, **HELLO)])
 
     assert answer["choices"][0]["message"]["content"] == "Hello."
-    assert usage == tallies[0].usage == Usage(1, 2)
+    assert usage == tallies[0].usage == TokenUsage(1, 2)
     assert said(events) == "Hello."
     assert await engine.load() == Load(2, 1)
     assert await engine.health()

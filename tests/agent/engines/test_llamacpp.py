@@ -16,11 +16,11 @@ from agent.engines.conftest import Started, gguf_spec
 from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
 from modelshare.agent.engines import llamacpp, parameters
 from modelshare.agent.engines.base import Engine, EngineError, EngineOptions, Load, Route, Task
-from modelshare.agent.engines.counts import Tally, Usage
-from modelshare.agent.engines.refusals import Refusal
+from modelshare.agent.engines.counts import Tally, TokenUsage
+from modelshare.agent.engines.refusals import EngineRefusalError
 from modelshare.agent.engines.supervisor import ProcessEngine, free_port
 from modelshare.demo.tiny_model import REPLY
-from modelshare.wire.inference import BadInferenceRequest
+from modelshare.wire.inference import BadInferenceRequestError
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +31,7 @@ async def test_answers(chat_engine: Engine) -> None:
     assert answer["choices"][0]["message"]["content"] == REPLY
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert answer["model"] == PUBLIC_NAME
-    assert usage == Usage(answer["usage"]["prompt_tokens"], 8)
+    assert usage == TokenUsage(answer["usage"]["prompt_tokens"], 8)
 
 
 async def test_streams(chat_engine: Engine) -> None:
@@ -106,7 +106,7 @@ async def test_the_engine_takes_every_parameter_that_passes(chat_engine: Engine)
 async def test_what_the_engine_refuses_is_told_in_our_words(
     fields: dict[str, Any], code: str | None, param: str | None, chat_engine: Engine
 ) -> None:
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(EngineRefusalError) as refusal:
         await ask(chat_engine, **HELLO | fields)
     error = json.loads(refusal.value.envelope())["error"]
     assert (refusal.value.status, error["type"]) == (400, "invalid_request_error")
@@ -116,7 +116,7 @@ async def test_what_the_engine_refuses_is_told_in_our_words(
 
 async def test_tools_are_refused_for_a_model_whose_template_knows_none(chat_engine: Engine, chat_gguf: Path) -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
-    with pytest.raises(BadInferenceRequest, match="`tools`") as refusal:
+    with pytest.raises(BadInferenceRequestError, match="`tools`") as refusal:
         await ask(chat_engine, **HELLO, tools=tools)
     assert refusal.value.param == "tools"
     policy = llamacpp.recipe(gguf_spec(chat_gguf)).relay

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from agent.engines.relay import ask
 from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.engines.base import Engine, EngineKind, Route
-from modelshare.agent.engines.refusals import Refusal
-from modelshare.wire.inference import BadInferenceRequest
-from modelshare.wire.link import Wanted
+from modelshare.agent.engines.refusals import EngineRefusalError
+from modelshare.wire.inference import BadInferenceRequestError
+from modelshare.wire.link import DesiredDeployment
 
 pytestmark = pytest.mark.anyio
 
@@ -53,8 +53,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(out, told["texts"], {name: np.array(vectors) for name, vectors in told["vectors"].items()})
 
 
-def wanted() -> Wanted:
-    return Wanted(
+def wanted() -> DesiredDeployment:
+    return DesiredDeployment(
         deployment_id="d",
         manifest_digest="sha256:x",
         served_name="acme/tiny",
@@ -108,10 +108,10 @@ def test_models_that_are_told_apart_differ(made: Made) -> None:
 async def test_what_is_longer_than_the_context_is_refused_and_tokens_are_no_texts(made: Made, tmp_path: Path) -> None:
     engine = await serving(made.folder / "saved-prompt", tmp_path)
     try:
-        with pytest.raises(Refusal) as refusal:
+        with pytest.raises(EngineRefusalError) as refusal:
             await ask(engine, Route.EMBEDDINGS, input="engine " * CONTEXT)
         assert json.loads(refusal.value.envelope())["error"]["code"] == "context_length_exceeded"
-        with pytest.raises(BadInferenceRequest, match="send texts, not tokens"):
+        with pytest.raises(BadInferenceRequestError, match="send texts, not tokens"):
             await ask(engine, Route.EMBEDDINGS, input=[5, 6, 7])
     finally:
         await engine.stop()

@@ -9,7 +9,7 @@ from agent.engines.conftest import Started
 from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
 from modelshare.agent.engines import transformers
 from modelshare.agent.engines.base import EngineKind, EngineSpec, Format, Route, Task
-from modelshare.agent.engines.counts import Tally, Usage
+from modelshare.agent.engines.counts import Tally, TokenUsage
 from modelshare.agent.engines.machine import find_program
 from modelshare.agent.engines.supervisor import ProcessEngine
 from modelshare.demo.tiny_model import REPLY
@@ -28,7 +28,7 @@ async def test_serves(chat_hf: Path, state_dir: Path, started: Started) -> None:
     answer, usage = await ask(engine, **HELLO, max_tokens=20)
     assert answer["choices"][0]["message"]["content"] == REPLY
     assert answer["model"] == PUBLIC_NAME
-    assert usage == Usage(answer["usage"]["prompt_tokens"], 8)
+    assert usage == TokenUsage(answer["usage"]["prompt_tokens"], 8)
     assert str(chat_hf) not in json.dumps(answer)
 
     tallies: list[Tally] = []

@@ -8,9 +8,9 @@ import pytest
 from answers import ANONYMOUS, message, problem
 from conftest import Tenant, client_of
 from modelshare.server.accounts import members, sessions
+from modelshare.server.accounts.presenters import Person
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.accounts.sessions import SessionBook
-from modelshare.server.accounts.views import Person
+from modelshare.server.accounts.sessions import SessionAuthenticator
 from modelshare.server.app import Application, create_app
 from modelshare.server.http import SESSION_COOKIE
 from modelshare.server.settings import Settings
@@ -110,7 +110,7 @@ async def test_the_public_url_is_the_origin(settings: Settings) -> None:
     async with app.running():
         person = await new_person(app, "admin", is_admin=True)
         async with app.database.write() as session:
-            project = await members.create_project(session, person, name="Lab", slug="lab", most=1, now=1000)
+            project = await members.create_project(session, person, name="Lab", slug="lab", limit=1, now=1000)
         token = await sign_in(app, person)
         for origin, expected in (("https://models.example.org", 201), ("http://modelshare.test", 403)):
             async with browser(app, token, sec_fetch_site="", origin=origin) as http:
@@ -167,7 +167,7 @@ async def test_who_is_removed_is_out_at_once(
     boss = await new_person(app, "boss")
     await join(app, boss, owner.project.id)
     assert (await page.get(f"{base}/models")).status_code == 200
-    book: SessionBook = app.platform.parts[SessionBook]
+    book: SessionAuthenticator = app.platform.parts[SessionAuthenticator]
     caller = await book.caller(await sign_in(app, boss), "acme")
     assert caller is not None
     async with app.database.write() as session:

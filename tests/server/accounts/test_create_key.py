@@ -19,8 +19,8 @@ ClientWith = Callable[..., Awaitable[httpx.AsyncClient]]
 
 
 async def test_a_key_works_and_is_as_asked_for(app: Application, owner: Tenant, clock: Clock) -> None:
-    wish = {"name": "ci", "scopes": ["models"], "expires_in": 60, "allowed_ips": ["10.0.0.0/8"], "endpoint": "chat"}
-    made = await owner.http.post("/v1/keys", json=wish)
+    spec = {"name": "ci", "scopes": ["models"], "expires_in": 60, "allowed_ips": ["10.0.0.0/8"], "endpoint": "chat"}
+    made = await owner.http.post("/v1/keys", json=spec)
     assert made.status_code == 201
     body = made.json()
     assert body["key"].startswith("ms_acme_")
@@ -114,10 +114,10 @@ async def test_a_key_locked_to_an_endpoint_manages_nothing(client_with: ClientWi
     ],
 )
 async def test_a_key_hands_out_no_more_than_it_has(
-    client_with: ClientWith, own: dict[str, Any], wish: dict[str, Any], missing: str
+    client_with: ClientWith, own: dict[str, Any], spec: dict[str, Any], missing: str
 ) -> None:
     http = await client_with(**own)
-    refused = await http.post("/v1/keys", json={"name": "more", **wish})
+    refused = await http.post("/v1/keys", json={"name": "more", **spec})
     assert problem(refused) == (403, "permission_error", None)
     assert f"`{missing}`" in message(refused)
     allowed = await http.post("/v1/keys", json={"name": "as much", **own})

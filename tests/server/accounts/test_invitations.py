@@ -8,12 +8,12 @@ from sqlalchemy import text
 from clock import Clock
 from conftest import Tenant
 from modelshare.server.accounts import invitations, members
+from modelshare.server.accounts.presenters import InvitationView, Invited, Person
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.accounts.sessions import SessionBook
-from modelshare.server.accounts.views import InvitationView, Invited, Person
+from modelshare.server.accounts.sessions import SessionAuthenticator
 from modelshare.server.app import Application
 from modelshare.server.audit import service as audit
-from modelshare.server.errors import Conflict, NotFound, PermissionDenied
+from modelshare.server.errors import ConflictError, NotFoundError, PermissionDeniedError
 from modelshare.server.http import Caller, Paging
 from modelshare.server.ids import new_id, secret_hash
 from modelshare.wire.usage import AuditFilter
@@ -31,7 +31,7 @@ async def ada(app: Application, owner: Tenant) -> Caller:
 
 async def caller_of(app: Application, person: Person, tenant: Tenant, role: MemberRole) -> Caller:
     await join(app, person, tenant.project.id, role)
-    book: SessionBook = app.platform.parts[SessionBook]
+    book: SessionAuthenticator = app.platform.parts[SessionAuthenticator]
     caller = await book.caller(await sign_in(app, person), tenant.project.id)
     assert caller is not None
     return caller
@@ -72,7 +72,7 @@ async def test_a_link_brings_somebody_in_once(app: Application, owner: Tenant, a
     assert [entry.action for entry in entries] == ["member.add", "invitation.create"]
     assert await listed(app, ada) == []
     assert await look(app, token) is None
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         await accept(app, eve, token)
 
 
@@ -80,14 +80,14 @@ async def test_of_two_who_use_it_at_once_one_gets_in(app: Application, ada: Call
     _, token = await invite(app, ada)
     persons = [await new_person(app, f"p{n}") for n in range(4)]
     found = await asyncio.gather(*(accept(app, person, token) for person in persons), return_exceptions=True)
-    assert sum(isinstance(one, NotFound) for one in found) == 3
+    assert sum(isinstance(one, NotFoundError) for one in found) == 3
 
 
 async def test_who_is_in_already_does_not_use_it(app: Application, owner: Tenant, ada: Caller) -> None:
     _, token = await invite(app, ada, OWNER)
     bob = await new_person(app, "bob")
     await join(app, bob, owner.project.id, MEMBER)
-    with pytest.raises(Conflict, match="member of this project already"):
+    with pytest.raises(ConflictError, match="member of this project already"):
         await accept(app, bob, token)
     assert await look(app, token)
 
@@ -107,7 +107,7 @@ async def test_after_seven_days_it_is_over_and_swept(app: Application, ada: Call
     clock.now += 1
     assert await look(app, token) is None
     assert await listed(app, ada) == []
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         await accept(app, await new_person(app, "bob"), token)
     await app.chores.do_all()
     async with app.database.read() as session:
@@ -118,24 +118,24 @@ async def test_an_ended_one_leads_nowhere(app: Application, owner: Tenant, deplo
     made, token = await invite(app, ada)
     stranger = await caller_of(app, await new_person(app, "eve"), deployer, OWNER)
     for caller, wanted in ((stranger, made.id), (ada, new_id())):
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             async with app.database.write() as session:
                 await invitations.end_invitation(session, caller, wanted, now=1000)
     assert await listed(app, stranger) == []
     async with app.database.write() as session:
         await invitations.end_invitation(session, ada, made.id, now=1000)
     assert await look(app, token) is None
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         await accept(app, await new_person(app, "bob"), token)
 
 
 async def test_a_member_invites_nobody(app: Application, owner: Tenant, ada: Caller) -> None:
     member = await caller_of(app, await new_person(app, "bob"), owner, MEMBER)
     made, _ = await invite(app, ada)
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(PermissionDeniedError):
         await invite(app, member)
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(PermissionDeniedError):
         await listed(app, member)
     async with app.database.write() as session:
-        with pytest.raises(PermissionDenied):
+        with pytest.raises(PermissionDeniedError):
             await invitations.end_invitation(session, member, made.id, now=1000)

@@ -6,7 +6,7 @@ import pytest
 from answers import ANONYMOUS, problem
 from clock import Clock
 from conftest import Tenant, client_of
-from modelshare.server.accounts.keyring import KeyRing
+from modelshare.server.accounts.key_auth import KeyAuthenticator
 from modelshare.server.app import Application
 
 pytestmark = pytest.mark.anyio
@@ -37,12 +37,12 @@ async def test_when_a_key_was_last_used(app: Application, owner: Tenant, clock: 
     made = (await owner.http.post("/v1/keys", json={"name": "unused"})).json()
     clock.now += 100
     await owner.http.get("/v1/models")
-    await app.platform.parts[KeyRing].note_use()
+    await app.platform.parts[KeyAuthenticator].note_use()
     used = {key["name"]: key["last_used_at"] for key in (await owner.http.get("/v1/keys")).json()["data"]}
     assert used == {"unused": None, "first key": int(clock())}
     async with client_of(app, made["key"]) as http:
         await http.get("/v1/models")
-    await app.platform.parts[KeyRing].note_use()
+    await app.platform.parts[KeyAuthenticator].note_use()
     used = {key["name"]: key["last_used_at"] for key in (await owner.http.get("/v1/keys")).json()["data"]}
     assert used["unused"] == int(clock())
 

@@ -7,12 +7,12 @@ import pytest
 
 from conftest import Tenant
 from modelshare.server.accounts import members, queries
+from modelshare.server.accounts.presenters import MemberView, Person
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.accounts.sessions import SessionBook
-from modelshare.server.accounts.views import MemberView, Person
+from modelshare.server.accounts.sessions import SessionAuthenticator
 from modelshare.server.app import Application
 from modelshare.server.audit import service as audit
-from modelshare.server.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
+from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError, PermissionDeniedError
 from modelshare.server.http import Caller, Paging
 from modelshare.wire.usage import AuditFilter
 from persons import join, new_person, sign_in
@@ -21,13 +21,13 @@ pytestmark = pytest.mark.anyio
 OWNER, MEMBER = MemberRole.OWNER, MemberRole.MEMBER
 
 
-async def create(app: Application, person: Person, slug: str = "lab", name: str = "Lab", most: int = 2) -> Any:
+async def create(app: Application, person: Person, slug: str = "lab", name: str = "Lab", limit: int = 2) -> Any:
     async with app.database.write() as session:
-        return await members.create_project(session, person, name=name, slug=slug, most=most, now=1000)
+        return await members.create_project(session, person, name=name, slug=slug, limit=limit, now=1000)
 
 
 async def caller_of(app: Application, person: Person, project: str = "lab") -> Caller:
-    book: SessionBook = app.platform.parts[SessionBook]
+    book: SessionAuthenticator = app.platform.parts[SessionAuthenticator]
     caller = await book.caller(await sign_in(app, person), project)
     assert caller is not None
     return caller
@@ -77,16 +77,16 @@ async def log(app: Application, caller: Caller) -> list[Any]:
      ("x" * 101, "lab", "name")],
 )  # fmt: skip
 async def test_what_does_not_fit_is_named(app: Application, name: str, slug: str, wrong: str) -> None:
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(InvalidRequestError) as raised:
         await create(app, await new_person(app, "ada"), slug, name)
     assert raised.value.param == wrong
 
 
 async def test_a_name_with_a_nul_or_a_taken_slug_is_refused(app: Application, owner: Tenant) -> None:
     ada = await new_person(app, "ada")
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequestError):
         await create(app, ada, name="La\0b")
-    with pytest.raises(Conflict, match="acme"):
+    with pytest.raises(ConflictError, match="acme"):
         await create(app, ada, "acme")
 
 
@@ -94,7 +94,7 @@ async def test_so_many_projects_and_no_more_but_for_admins(app: Application, own
     ada, admin = await new_person(app, "ada"), await new_person(app, "admin", is_admin=True)
     await join(app, ada, owner.project.id, MEMBER)  # counts only where one is an owner
     made = await asyncio.gather(*(create(app, ada, f"lab{n}") for n in range(4)), return_exceptions=True)
-    assert sum(isinstance(one, PermissionDenied) for one in made) == 2
+    assert sum(isinstance(one, PermissionDeniedError) for one in made) == 2
     for n in range(3):
         await create(app, admin, f"admin{n}")
 
@@ -109,9 +109,9 @@ async def test_an_owner_changes_roles_and_removes(app: Application) -> None:
     assert await roles(app, caller) == {"ada": OWNER, "bob": OWNER}
     await remove(app, caller, bob)
     assert await roles(app, caller) == {"ada": OWNER}
-    assert [entry.action for entry in await log(app, caller)][:2] == ["member.remove", "member.role"]
+    assert [entry.action for entry in await log(app, caller)][:2] == ["member.remove", "member.change_role"]
     assert (await log(app, caller))[0].target == f"person:{bob.id}"
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         await remove(app, caller, bob)
 
 
@@ -121,9 +121,9 @@ async def test_a_member_looks_and_leaves_and_does_no_more(app: Application) -> N
     await join(app, bob, project.id, MEMBER)
     caller = await caller_of(app, bob)
     assert set(await roles(app, caller)) == {"ada", "bob"}
-    with pytest.raises(PermissionDenied, match="owner"):
+    with pytest.raises(PermissionDeniedError, match="owner"):
         await change(app, caller, bob, OWNER)
-    with pytest.raises(PermissionDenied, match="owner"):
+    with pytest.raises(PermissionDeniedError, match="owner"):
         await remove(app, caller, ada)
     await remove(app, caller, bob)
     assert await roles(app, caller) == {"ada": OWNER}
@@ -134,9 +134,9 @@ async def test_the_last_owner_stays(app: Application) -> None:
     project = await create(app, ada)
     await join(app, bob, project.id, MEMBER)
     caller = await caller_of(app, ada)
-    with pytest.raises(Conflict, match="last one"):
+    with pytest.raises(ConflictError, match="last one"):
         await change(app, caller, ada, MEMBER)
-    with pytest.raises(Conflict, match="last one"):
+    with pytest.raises(ConflictError, match="last one"):
         await remove(app, caller, ada)
 
 
@@ -152,7 +152,7 @@ async def test_of_two_owners_who_go_at_once_one_stays(app: Application, leave: b
             for caller, person in zip(callers, (ada, bob), strict=True)
         ]
         found = await asyncio.gather(*work, return_exceptions=True)
-        assert sorted(type(one) is Conflict for one in found) == [False, True]
+        assert sorted(type(one) is ConflictError for one in found) == [False, True]
 
 
 async def test_other_projects_people_are_not_there(app: Application, owner: Tenant) -> None:
@@ -161,9 +161,9 @@ async def test_other_projects_people_are_not_there(app: Application, owner: Tena
     await join(app, eve, owner.project.id)
     caller = await caller_of(app, eve, "acme")
     assert set(await roles(app, caller)) == {"eve"}
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         await remove(app, caller, ada)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         await change(app, caller, ada, MEMBER)
 
 

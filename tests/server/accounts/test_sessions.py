@@ -10,7 +10,7 @@ from clock import Clock
 from conftest import Tenant
 from modelshare.server.accounts import members, people, sessions
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.accounts.sessions import SessionBook, SessionUse
+from modelshare.server.accounts.sessions import SessionAuthenticator, SessionUse
 from modelshare.server.app import Application
 from modelshare.server.cache import CACHE_SECONDS
 from modelshare.server.db import Database
@@ -26,8 +26,8 @@ DAY = 24 * 3600
 
 
 @pytest.fixture
-def book(app: Application) -> SessionBook:
-    found: SessionBook = app.platform.parts[SessionBook]
+def book(app: Application) -> SessionAuthenticator:
+    found: SessionAuthenticator = app.platform.parts[SessionAuthenticator]
     return found
 
 
@@ -36,7 +36,7 @@ async def close(app: Application, token: str) -> None:
         await sessions.close_session(session, token)
 
 
-async def test_a_session_is_a_person_until_it_is_closed(app: Application, book: SessionBook) -> None:
+async def test_a_session_is_a_person_until_it_is_closed(app: Application, book: SessionAuthenticator) -> None:
     person = await new_person(app, "ada")
     first, second = await sign_in(app, person), await sign_in(app, person)
     assert first.startswith("mss_")
@@ -56,7 +56,9 @@ async def test_the_token_is_stored_nowhere(app: Application) -> None:
     assert token not in str(rows)
 
 
-async def test_after_thirty_days_it_is_over_and_swept(app: Application, book: SessionBook, clock: Clock) -> None:
+async def test_after_thirty_days_it_is_over_and_swept(
+    app: Application, book: SessionAuthenticator, clock: Clock
+) -> None:
     person = await new_person(app, "ada")
     old = await sign_in(app, person)
     clock.now += 30 * DAY - 2
@@ -70,7 +72,7 @@ async def test_after_thirty_days_it_is_over_and_swept(app: Application, book: Se
     assert await book.person(young) == person
 
 
-async def test_signed_out_everywhere_else(app: Application, book: SessionBook) -> None:
+async def test_signed_out_everywhere_else(app: Application, book: SessionAuthenticator) -> None:
     ada, eve = await new_person(app, "ada"), await new_person(app, "eve")
     here, there, hers = await sign_in(app, ada), await sign_in(app, ada), await sign_in(app, eve)
     assert [await book.person(token) for token in (here, there, hers)] == [ada, ada, eve]
@@ -82,7 +84,7 @@ async def test_signed_out_everywhere_else(app: Application, book: SessionBook) -
     assert [await book.person(token) for token in (here, there, hers)] == [None, None, eve]
 
 
-async def test_a_new_name_is_known_at_once(app: Application, book: SessionBook) -> None:
+async def test_a_new_name_is_known_at_once(app: Application, book: SessionAuthenticator) -> None:
     person = await new_person(app, "ada")
     token = await sign_in(app, person)
     assert await book.person(token) == person
@@ -93,7 +95,7 @@ async def test_a_new_name_is_known_at_once(app: Application, book: SessionBook) 
 
 
 async def test_what_somebody_is_in_projects(
-    app: Application, book: SessionBook, owner: Tenant, deployer: Tenant
+    app: Application, book: SessionAuthenticator, owner: Tenant, deployer: Tenant
 ) -> None:
     person = await new_person(app, "ada")
     token = await sign_in(app, person)
@@ -110,7 +112,9 @@ async def test_what_somebody_is_in_projects(
         assert await book.caller(token, project) is None
 
 
-async def test_an_admin_acts_in_any_project_as_an_owner(app: Application, book: SessionBook, owner: Tenant) -> None:
+async def test_an_admin_acts_in_any_project_as_an_owner(
+    app: Application, book: SessionAuthenticator, owner: Tenant
+) -> None:
     person = await new_person(app, "root", is_admin=True)
     token = await sign_in(app, person)
     caller = await book.caller(token, "acme")
@@ -132,7 +136,7 @@ async def test_a_look_that_began_before_is_not_believed_after(
     await join(app, person, owner.project.id)
     token = await sign_in(app, person)
     slow = SlowDatabase(settings.database)
-    book = SessionBook(slow, app.platform.clock)
+    book = SessionAuthenticator(slow, app.platform.clock)
     with slow.held() as held:
         asked = asyncio.ensure_future(book.person(token))
         await held.wait()
@@ -143,7 +147,7 @@ async def test_a_look_that_began_before_is_not_believed_after(
 
 
 async def test_uses_that_are_over(
-    app: Application, book: SessionBook, owner: Tenant, deployer: Tenant, clock: Clock
+    app: Application, book: SessionAuthenticator, owner: Tenant, deployer: Tenant, clock: Clock
 ) -> None:
     member, late = await new_person(app, "ada"), await new_person(app, "late")
     admin = await new_person(app, "admin", is_admin=True)
@@ -158,7 +162,7 @@ async def test_uses_that_are_over(
         for name, token in tokens.items()
         for project in (owner.project.id, deployer.project.id)
     }
-    over = await book.over(uses.values())
+    over = await book.revoked_among(uses.values())
     assert {name for name, use in uses.items() if use not in over} == {
         ("Ada", owner.project.id),
         ("Admin", owner.project.id),
@@ -167,17 +171,17 @@ async def test_uses_that_are_over(
 
 
 @pytest.fixture
-async def elsewhere(app: Application, settings: Settings) -> AsyncIterator[SessionBook]:
+async def elsewhere(app: Application, settings: Settings) -> AsyncIterator[SessionAuthenticator]:
     """Another process's, which hears what is notified."""
     database = Database(settings.database)
     await database.start()
-    yield SessionBook(database, app.platform.clock)
+    yield SessionAuthenticator(database, app.platform.clock)
     await database.close()
 
 
 @pytest.mark.parametrize("lend", ["postgres"], indirect=True)
 async def test_what_is_taken_away_here_is_refused_elsewhere(
-    app: Application, owner: Tenant, elsewhere: SessionBook
+    app: Application, owner: Tenant, elsewhere: SessionAuthenticator
 ) -> None:
     """The clock stands still: nothing is forgotten but what was told."""
     person = await new_person(app, "ada")
@@ -210,7 +214,7 @@ async def test_what_is_taken_away_here_is_refused_elsewhere(
 
 
 async def test_what_a_lost_notification_would_have_told_is_seen_after_a_second(
-    app: Application, book: SessionBook, settings: Settings, clock: Clock
+    app: Application, book: SessionAuthenticator, settings: Settings, clock: Clock
 ) -> None:
     person = await new_person(app, "ada")
     token = await sign_in(app, person)

@@ -12,10 +12,10 @@ from argon2 import PasswordHasher
 
 from clock import Clock
 from modelshare.server.accounts import passwords, people
-from modelshare.server.accounts.sessions import SessionBook
-from modelshare.server.accounts.signing_in import SignIn
+from modelshare.server.accounts.sessions import SessionAuthenticator
+from modelshare.server.accounts.sign_in import SignIn
 from modelshare.server.app import Application
-from modelshare.server.errors import InvalidRequest, RateLimited, Unauthenticated
+from modelshare.server.errors import InvalidRequestError, RateLimitedError, UnauthenticatedError
 from persons import new_person, sign_in
 from programs import MODELSHARE
 
@@ -38,7 +38,7 @@ async def test_however_it_is_typed(app: Application, desk: SignIn) -> None:
     for email, password in (("ada@example.org", PASSWORD), (" ADA@Example.org", decomposed)):
         found, token = await desk.sign_in(email=email, password=password, address=HERE)
         assert found == person
-        assert await app.platform.parts[SessionBook].person(token) == person
+        assert await app.platform.parts[SessionAuthenticator].person(token) == person
 
 
 async def test_a_hash_of_the_past_is_made_anew(app: Application, desk: SignIn) -> None:
@@ -61,7 +61,7 @@ async def test_a_wrong_password_and_nobody_look_alike_and_take_as_long(app: Appl
     said, took = [], []
     for email in ("ada@example.org", "eve@example.org", "no address"):
         began = time.process_time()
-        with pytest.raises(Unauthenticated) as raised:
+        with pytest.raises(UnauthenticatedError) as raised:
             await desk.sign_in(email=email, password="wrong password", address=HERE)
         took.append(time.process_time() - began)
         said.append(raised.value.message)
@@ -84,8 +84,8 @@ async def test_strangers_never_lock_the_rightful_person_out(app: Application, de
     for task in waiting:
         task.cancel()
     ended = Counter(type(error) for error in await asyncio.gather(*wrong, return_exceptions=True))
-    assert ended[RateLimited] == 50 * 5
-    assert ended[Unauthenticated] == 50 * 15 - len(waiting)
+    assert ended[RateLimitedError] == 50 * 5
+    assert ended[UnauthenticatedError] == 50 * 15 - len(waiting)
 
 
 async def test_attempts_of_an_address_on_one_person_are_limited(app: Application, desk: SignIn, clock: Clock) -> None:
@@ -93,12 +93,12 @@ async def test_attempts_of_an_address_on_one_person_are_limited(app: Application
         await new_person(app, name, hashed=HASH)
 
     async def tries(email: str, address: str) -> None:
-        with pytest.raises(Unauthenticated):
+        with pytest.raises(UnauthenticatedError):
             await desk.sign_in(email=email, password="x", address=address)
 
     for _ in range(15):
         await tries("eve@example.org", HERE)
-    with pytest.raises(RateLimited, match="Try again in") as raised:
+    with pytest.raises(RateLimitedError, match="Try again in") as raised:
         await desk.sign_in(email=" EVE@example.org", password="x", address=HERE)
     assert raised.value.retry_after == 6
     await tries("ada@example.org", HERE)
@@ -111,7 +111,7 @@ async def test_blanks_around_an_address_make_no_other_person_of_it(app: Applicat
     desk = SignIn(app.database, app.settings, clock)
     for blanks in range(15):
         desk._count(HERE, " " * (254 - blanks) + "eve@example.org")
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitedError):
         await desk.sign_in(email="eve@example.org", password="x", address=HERE)
 
 
@@ -119,7 +119,7 @@ async def test_attempts_from_one_address_are_limited_whoever_they_are_on(app: Ap
     desk = SignIn(app.database, app.settings, clock)
     for attempt in range(45):
         desk._count(HERE, f"p{attempt}@example.org")
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitedError):
         await desk.sign_in(email="new@example.org", password="x", address=HERE)
 
 
@@ -127,29 +127,29 @@ async def test_attempts_from_one_network_of_ipv6_are_limited_together(app: Appli
     desk = SignIn(app.database, app.settings, clock)
     for attempt in range(45):
         desk._count(f"2001:db8::{attempt:x}", f"p{attempt}@example.org")
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitedError):
         desk._count("2001:db8::ffff:1", "new@example.org")
     desk._count("2001:db8:0:1::1", "new@example.org")
 
 
 async def test_a_change_of_password_signs_out_everywhere_else(app: Application, desk: SignIn) -> None:
     person = await new_person(app, "ada", hashed=HASH)
-    book: SessionBook = app.platform.parts[SessionBook]
+    book: SessionAuthenticator = app.platform.parts[SessionAuthenticator]
     here, elsewhere = await sign_in(app, person), await sign_in(app, person)
     assert await book.person(elsewhere)
 
     async def change(old: str, new: str) -> None:
         await desk.change_password(person, old=old, new=new, token=here, address=HERE)
 
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(UnauthenticatedError):
         await change("wrong password", "a new password")
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequestError):
         await change(PASSWORD, "short")
     assert await book.person(elsewhere)
     await change(PASSWORD, "a new password")
     assert await book.person(here)
     assert await book.person(elsewhere) is None
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(UnauthenticatedError):
         await desk.sign_in(email=person.email, password=PASSWORD, address=HERE)
     await desk.sign_in(email=person.email, password="a new password", address=HERE)
 
@@ -157,13 +157,13 @@ async def test_a_change_of_password_signs_out_everywhere_else(app: Application, 
 async def test_who_signs_in_while_the_password_changes_is_not_in_by_the_old_one(app: Application) -> None:
     person = await new_person(app, "ada", hashed="new")
     async with app.database.write() as session:
-        with pytest.raises(Unauthenticated, match="changed by another request"):
+        with pytest.raises(UnauthenticatedError, match="changed by another request"):
             await people.replace_hash(session, person.id, HASH, None)
 
 
 async def test_the_operator_gives_a_new_password(app: Application, desk: SignIn, clock: Clock) -> None:
     person = await new_person(app, "ada", hashed=HASH)
-    book: SessionBook = app.platform.parts[SessionBook]
+    book: SessionAuthenticator = app.platform.parts[SessionAuthenticator]
     token = await sign_in(app, person)
     assert await book.person(token)
 

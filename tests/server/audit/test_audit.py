@@ -46,8 +46,8 @@ async def test_every_action_leaves_its_entry(app: Application, owner: Tenant) ->
         "project.create",
         "model.share",
         "endpoint.create",
-        "model.role_change",
-        "model.role_change",
+        "model.change_role",
+        "model.change_role",
         "endpoint.change",
         "endpoint.delete",
         "model.unshare",
@@ -61,7 +61,7 @@ async def test_a_change_of_role_says_why(app: Application, owner: Tenant) -> Non
     await owner.http.post(f"/v1/models/{model}/share")
     await owner.http.post("/v1/endpoints", json={"slug": "e", "model": str(model), "tier": "free"})
     await owner.http.delete("/v1/endpoints/e")
-    down, up = [entry["details"] for entry in await entries(owner.http) if entry["action"] == "model.role_change"]
+    down, up = [entry["details"] for entry in await entries(owner.http) if entry["action"] == "model.change_role"]
     why = {"name": "tiny", "why": "the first endpoint was created on a shared tier"}
     assert up == {"before": "deployable", "after": "shared", **why}
     assert down == {

@@ -18,7 +18,7 @@ from modelshare.server.app import Application
 from modelshare.server.db import notify
 from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints.recalls import STOP
-from modelshare.server.fleet.tables import ReleaseRow
+from modelshare.server.fleet.tables import WeightDeletionRow
 from modelshare.server.jobs import TOPIC, JobRow
 from modelshare.server.sharing.tables import RecallRow
 from modelshare.wire.link import Chunk, Head, Released, Request
@@ -46,8 +46,8 @@ async def model(app: Application, owner: Tenant) -> str:
 @pytest.fixture
 async def deployed(deployer: Tenant, model: str) -> str:
     """The deployer's endpoint; its slug."""
-    wish = {"slug": "chat", "model": model, "tier": "self_hosted"}
-    assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": "chat", "model": model, "tier": "self_hosted"}
+    assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
     return "chat"
 
 
@@ -118,13 +118,13 @@ async def test_while_it_lasts_nobody_else_selects_it_and_it_cannot_be_shared(
     refused = await owner.http.post(f"/v1/models/{model}/share")
     assert problem(refused) == (400, "invalid_request_error", None)
     assert "Cancel the recall first" in message(refused)
-    wish = {"slug": "another", "model": model, "tier": "self_hosted"}
-    assert problem(await deployer.http.post("/v1/endpoints", json=wish))[2] == "model_not_found"
+    spec = {"slug": "another", "model": model, "tier": "self_hosted"}
+    assert problem(await deployer.http.post("/v1/endpoints", json=spec))[2] == "model_not_found"
     await deployer.http.patch("/v1/endpoints/chat", json={"is_active": False})
     again = await deployer.http.patch("/v1/endpoints/chat", json={"is_active": True})
     assert problem(again) == (403, "permission_error", "model_recalled")
     assert REASON in message(again)
-    assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201, "the owner is not bound"
+    assert (await owner.http.post("/v1/endpoints", json=spec)).status_code == 201, "the owner is not bound"
 
 
 async def test_cancelled_everything_goes_on_but_unshared_it_stays(
@@ -163,7 +163,7 @@ async def test_at_the_deadline_endpoints_stop_and_machines_delete(
     async def released() -> list[dict[str, Any]] | None:
         state = (await owner.http.get(f"/v1/models/{model}/recall")).json()
         assert state["endpoints_serving"] == 0
-        return list(state["releases"])
+        return list(state["weight_deletions"])
 
     (release,) = await wait_until(released)
     assert await holding(owner, model) == 1, "it was told, and has not said that they are deleted"
@@ -172,12 +172,12 @@ async def test_at_the_deadline_endpoints_stop_and_machines_delete(
     await machine.send(Released(held.deployment_id))
 
     async def confirmed() -> bool:
-        return bool((await owner.http.get(f"/v1/models/{model}/recall")).json()["releases"][0]["confirmed_at"])
+        return bool((await owner.http.get(f"/v1/models/{model}/recall")).json()["weight_deletions"][0]["confirmed_at"])
 
     await wait_until(confirmed)
     assert await holding(owner, model) == 0
-    assert (await actions(owner))[0] == "agent.release"
-    assert (await actions(deployer))[:2] == ["agent.release", "endpoint.stop"]
+    assert (await actions(owner))[0] == "agent.delete_weights"
+    assert (await actions(deployer))[:2] == ["agent.delete_weights", "endpoint.stop"]
 
 
 async def test_a_machine_that_left_before_and_has_not_confirmed_is_shown(
@@ -188,9 +188,11 @@ async def test_a_machine_that_left_before_and_has_not_confirmed_is_shown(
         (held,) = await link.wanted()
         assert (await deployer.http.patch(f"/v1/agents/{agent_id}", json={"suspended": True})).status_code == 200
     async with app.database.write() as session:
-        await session.execute(update(ReleaseRow).values(asked_at=1))
+        await session.execute(update(WeightDeletionRow).values(asked_at=1))
     state = (await recall(owner, model, 3600)).json()
-    assert [(row["deployment"], row["confirmed_at"]) for row in state["releases"]] == [(held.deployment_id, None)]
+    assert [(row["deployment"], row["confirmed_at"]) for row in state["weight_deletions"]] == [
+        (held.deployment_id, None)
+    ]
 
 
 @pytest.mark.parametrize("left", ["stopped", "suspended", "removed"])
@@ -208,11 +210,13 @@ async def test_a_machine_that_is_away_counts_until_it_confirms(
 
     async def told() -> dict[str, Any] | None:
         state = (await owner.http.get(f"/v1/models/{model}/recall")).json()
-        return dict(state) if state["releases"] and state["notice"]["stopped_at"] else None
+        return dict(state) if state["weight_deletions"] and state["notice"]["stopped_at"] else None
 
     for state in (await wait_until(told), (await recall(owner, model, None, None)).json()):
         assert state["machines_holding"] == 1
-        assert [(row["deployment"], row["confirmed_at"]) for row in state["releases"]] == [(held.deployment_id, None)]
+        assert [(row["deployment"], row["confirmed_at"]) for row in state["weight_deletions"]] == [
+            (held.deployment_id, None)
+        ]
     if left == "removed":
         return  # its token is dead: it cannot say anything any more
     await deployer.http.patch(f"/v1/agents/{agent_id}", json={"suspended": False})
@@ -223,7 +227,7 @@ async def test_a_machine_that_is_away_counts_until_it_confirms(
             return await holding(owner, model) == 0
 
         await wait_until(gone)
-    assert (await owner.http.get(f"/v1/models/{model}/recall")).json()["releases"] == [], "the recall is over"
+    assert (await owner.http.get(f"/v1/models/{model}/recall")).json()["weight_deletions"] == [], "the recall is over"
 
 
 async def test_the_owner_closes_what_a_removed_machine_can_never_confirm(
@@ -235,7 +239,7 @@ async def test_the_owner_closes_what_a_removed_machine_can_never_confirm(
         (held,) = await link.wanted()
         await deployer.http.delete(f"/v1/agents/{agent_id}")
     assert await holding(owner, model) == 1
-    close = f"/v1/models/{model}/releases/{held.deployment_id}/close"
+    close = f"/v1/models/{model}/weight-deletions/{held.deployment_id}/close"
     assert (await deployer.http.post(close)).status_code == 404, "the weights are not theirs"
     assert problem(await owner.http.post(close.replace(held.deployment_id, str(uuid.uuid4()))))[0] == 404
     assert problem(await owner.http.post(close.replace(held.deployment_id, "rubbish")))[0] == 404
@@ -244,7 +248,7 @@ async def test_the_owner_closes_what_a_removed_machine_can_never_confirm(
     assert closed["closed_at"] >= closed["asked_at"]
     assert (await owner.http.post(close)).json() == closed, "once more changes nothing"
     assert await holding(owner, model) == 0
-    [told] = (await owner.http.get(f"/v1/models/{model}/recall")).json()["releases"]
+    [told] = (await owner.http.get(f"/v1/models/{model}/recall")).json()["weight_deletions"]
     assert told == closed
     for tenant, actor in ((owner, "key:"), (deployer, "project:acme")):
         log = (await tenant.http.get("/v1/audit?action=release.close")).json()["data"]
@@ -261,14 +265,14 @@ async def test_a_machine_that_comes_back_confirms_what_was_closed(
     async with linked(url, token, agent_id=agent_id) as link:
         (held,) = await link.wanted()
         await deployer.http.patch(f"/v1/agents/{agent_id}", json={"suspended": True})
-    close = f"/v1/models/{model}/releases/{held.deployment_id}/close"
+    close = f"/v1/models/{model}/weight-deletions/{held.deployment_id}/close"
     assert (await owner.http.post(close)).status_code == 200
     await deployer.http.patch(f"/v1/agents/{agent_id}", json={"suspended": False})
     async with linked(url, token, agent_id=agent_id) as link:
         await link.send(Released(held.deployment_id))
 
         async def confirmed() -> bool:
-            [told] = (await owner.http.get(f"/v1/models/{model}/recall")).json()["releases"]
+            [told] = (await owner.http.get(f"/v1/models/{model}/recall")).json()["weight_deletions"]
             return told["confirmed_at"] is not None
 
         await wait_until(confirmed)
@@ -288,7 +292,7 @@ async def test_a_machine_counts_once_and_the_owners_own_do_not(
         async with linked(url, token, agent_id=agent_id) as link:
             await link.wanted()
     state = (await owner.http.get(f"/v1/models/{model}/recall")).json()
-    assert (state["machines_holding"], len(state["releases"])) == (1, 1), (
+    assert (state["machines_holding"], len(state["weight_deletions"])) == (1, 1), (
         "told to let go of it once, and holds it again"
     )
 
@@ -363,8 +367,8 @@ async def test_a_grant_lives_no_longer_than_the_recall_lets_it(
 async def test_the_owners_own_endpoints_go_on(
     app: Application, owner: Tenant, deployer: Tenant, model: str, deployed: str
 ) -> None:
-    wish = {"slug": "own", "model": model, "tier": "free"}
-    assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": "own", "model": model, "tier": "free"}
+    assert (await owner.http.post("/v1/endpoints", json=spec)).status_code == 201
     await recall(owner, model, 0)
     await endpoint_is(deployer, "inactive")
     own = (await owner.http.get("/v1/endpoints/own")).json()
@@ -376,10 +380,10 @@ async def test_the_platform_makes_no_new_one_for_another_project(
     app: Application, owner: Tenant, deployer: Tenant, operator: httpx.AsyncClient, model: str
 ) -> None:
     await recall(owner, model, 3600)
-    wish = {"slug": "new", "model": model, "tier": "self_hosted"}
-    refused = await operator.post(f"/{deployer.project.id}/v1/endpoints", json=wish)
+    spec = {"slug": "new", "model": model, "tier": "self_hosted"}
+    refused = await operator.post(f"/{deployer.project.id}/v1/endpoints", json=spec)
     assert problem(refused) == (403, "permission_error", "model_recalled")
-    assert (await operator.post(f"/{owner.project.id}/v1/endpoints", json=wish)).status_code == 201
+    assert (await operator.post(f"/{owner.project.id}/v1/endpoints", json=spec)).status_code == 201
 
 
 async def test_another_projects_log_names_no_key_of_the_owner(
@@ -407,8 +411,8 @@ async def test_put_off_and_brought_forward(
 async def test_cancelled_after_it_stopped_endpoints_they_do_not_say_recalled_any_more(
     app: Application, owner: Tenant, deployer: Tenant, model: str, deployed: str
 ) -> None:
-    wish = {"slug": "off", "model": model, "tier": "self_hosted"}
-    assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": "off", "model": model, "tier": "self_hosted"}
+    assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
     assert (await deployer.http.patch("/v1/endpoints/off", json={"is_active": False})).status_code == 200
     await recall(owner, model, 0, f"  {REASON} ")
     assert f"owner: {REASON}" in (await endpoint_is(deployer, "inactive"))["status_reason"]

@@ -127,8 +127,8 @@ async def test_a_file_that_the_version_lacks_is_refused_with_those_it_has(owner:
     )
     assert error_of(answer, 400).startswith(words)
     assert answer.json()["error"]["param"] == "file"
-    wish = {"slug": "chat", "model": model["id"], "tier": "self_hosted", "file": "imatrix.gguf"}
-    explained = (await owner.http.post("/v1/endpoints/explain", json=wish)).json()
+    spec = {"slug": "chat", "model": model["id"], "tier": "self_hosted", "file": "imatrix.gguf"}
+    explained = (await owner.http.post("/v1/endpoints/explain", json=spec)).json()
     assert [reason["rule"] for reason in explained["reasons"]] == ["file"]
 
 

@@ -40,8 +40,8 @@ async def machine(app: Application, url: str, owner: Tenant, deployer: Tenant) -
         linked(url, token) as link,
         httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}) as http,
     ):
-        wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
-        assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+        spec = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+        assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
         (wanted,) = await link.wanted(1)
         yield Machine(http, link, agent_id, wanted.deployment_id, model_id)
 

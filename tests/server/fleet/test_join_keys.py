@@ -73,8 +73,8 @@ async def test_a_platform_key_in_a_project_makes_that_projects_join_keys(
 async def test_a_route_of_the_platform_is_about_the_platform_in_whatever_project(
     deployer: Tenant, operator: httpx.AsyncClient
 ) -> None:
-    wish = {"name": "rack", "tiers": ["free"]}
-    made = await operator.post(f"/{deployer.project.id}/v1/platform/join-keys", json=wish)
+    spec = {"name": "rack", "tiers": ["free"]}
+    made = await operator.post(f"/{deployer.project.id}/v1/platform/join-keys", json=spec)
     assert (made.status_code, made.json()["tiers"]) == (201, ["free"])
     assert (await deployer.http.get("/v1/join-keys")).json()["data"] == []
     [listed] = (await operator.get("/v1/platform/join-keys")).json()["data"]

@@ -103,8 +103,8 @@ async def test_desired_state_is_what_endpoints_ask_for(
     await owner.http.post(f"/v1/models/{model_id}/share")
     async with linked(url, token) as agent:
         await agent.wanted(0)
-        wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
-        assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+        spec = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+        assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
         (wanted,) = await agent.wanted(1)
         assert (wanted.served_name, wanted.version, wanted.format) == ("acme/tiny", "1.0.0", "gguf")
         assert wanted.max_concurrent == 100
@@ -133,8 +133,8 @@ async def test_a_model_that_no_frame_can_tell_keeps_no_other_from_its_agent(
     }
     for name in ("odd", *lost, "sound"):
         model_id = await make_model(app, owner.project.id, name=name)
-        wish = {"slug": name, "model": str(model_id), "tier": "self_hosted"}
-        assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
+        spec = {"slug": name, "model": str(model_id), "tier": "self_hosted"}
+        assert (await owner.http.post("/v1/endpoints", json=spec)).status_code == 201
         async with app.database.write() as session:
             odd = {"architecture": "x\x1b" * 5000, "context_length": 2**60, "parameters": -1} if name == "odd" else {}
             if changes := lost.get(name, odd):
@@ -152,9 +152,9 @@ async def test_what_it_held_counts_as_waiting_on_a_new_link(
 ) -> None:
     _, token = await enroll(deployer.http)
     model_id = await make_model(app, owner.project.id)
-    wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+    spec = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
     await owner.http.post(f"/v1/models/{model_id}/share")
-    await deployer.http.post("/v1/endpoints", json=wish)
+    await deployer.http.post("/v1/endpoints", json=spec)
 
     async def status() -> str:
         return str((await deployer.http.get("/v1/endpoints/chat")).json()["status"])

@@ -18,7 +18,7 @@ from modelshare.server.fleet.rules import GRACE_SECONDS
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.registry.tables import VersionRow
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.agents import AgentState, Phase
 from served import wait_until
 
@@ -48,8 +48,8 @@ async def status(tenant: Tenant, expected: str, slug: str = "chat") -> None:
 async def test_a_new_version_replaces_the_old_one_once_it_is_ready(app: Application, url: str, owner: Tenant) -> None:
     model_id = await make_model(app, owner.project.id)
     _, token = await enroll(owner.http)
-    wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
-    await owner.http.post("/v1/endpoints", json=wish)
+    spec = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+    await owner.http.post("/v1/endpoints", json=spec)
     async with linked(url, token) as agent:
         await agent.make_ready()
         await status(owner, "active")
@@ -105,8 +105,8 @@ async def test_a_shared_tier_moves_on_when_its_agent_stays_away(
             agent_id, token = await enroll(operator, name=name, tiers=["free"])
             agents[agent_id] = await stack.enter_async_context(linked(url, token))
             await agents[agent_id].wanted(0)
-        wish = {"slug": "chat", "model": str(model_id), "tier": "free"}
-        assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
+        spec = {"slug": "chat", "model": str(model_id), "tier": "free"}
+        assert (await owner.http.post("/v1/endpoints", json=spec)).status_code == 201
 
         async def somebody() -> str | None:
             holding = [id_ for id_, agent in agents.items() if agent.desired and agent.desired.deployments]
@@ -130,13 +130,13 @@ async def test_a_shared_tier_moves_on_when_its_agent_stays_away(
 
 async def test_explain_says_that_nobody_is_there(app: Application, url: str, owner: Tenant) -> None:
     model_id = await make_model(app, owner.project.id)
-    wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
-    notes = (await owner.http.post("/v1/endpoints/explain", json=wish)).json()["notes"]
+    spec = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+    notes = (await owner.http.post("/v1/endpoints/explain", json=spec)).json()["notes"]
     assert any("modelshare agent" in note for note in notes)
     _, token = await enroll(owner.http)
     async with linked(url, token) as agent:
         await agent.wanted(0)
-        notes = (await owner.http.post("/v1/endpoints/explain", json=wish)).json()["notes"]
+        notes = (await owner.http.post("/v1/endpoints/explain", json=spec)).json()["notes"]
         assert not any("modelshare agent" in note for note in notes)
 
 
@@ -147,9 +147,9 @@ async def test_two_processes_place_once(app: Application, url: str, owner: Tenan
         await session.execute(update(AgentRow).values(state=AgentState.DISCONNECTED, last_seen_at=app.platform.now()))
     for number in range(3):
         model_id = await make_model(app, owner.project.id, name=f"tiny-{number}")
-        wish = {"slug": f"chat-{number}", "model": str(model_id), "tier": "self_hosted"}
-        await owner.http.post("/v1/endpoints", json=wish)
-    book = app.platform.parts[TierBook]
+        spec = {"slug": f"chat-{number}", "model": str(model_id), "tier": "self_hosted"}
+        await owner.http.post("/v1/endpoints", json=spec)
+    book = app.platform.parts[TierRegistry]
     others = [Reconciler(app.database, book, app.platform.clock) for _ in range(4)]
     await asyncio.gather(*(other.reconcile() for other in others))
     async with app.database.read() as session:

@@ -11,9 +11,9 @@ from factories import make_model
 from link_agent import enroll, linked
 from modelshare.server.app import Application
 from modelshare.server.db import Database
-from modelshare.server.fleet import presence, releases
+from modelshare.server.fleet import presence, weight_deletions
 from modelshare.server.fleet.reports import Reports
-from modelshare.server.fleet.tables import DeploymentRow, ReleaseRow
+from modelshare.server.fleet.tables import DeploymentRow, WeightDeletionRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import CloseCode, Released, Report
@@ -30,8 +30,8 @@ async def test_a_deployment_that_goes_with_its_model_keeps_no_other_report(
     agent_id, token = await enroll(owner.http)
     agent = uuid.UUID(agent_id)
     for slug, model in (("going", going), ("staying", staying)):
-        wish = {"slug": slug, "model": str(model), "tier": "self_hosted"}
-        assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
+        spec = {"slug": slug, "model": str(model), "tier": "self_hosted"}
+        assert (await owner.http.post("/v1/endpoints", json=spec)).status_code == 201
     async with linked(url, token) as link:
         held = {wanted.served_name: wanted.deployment_id for wanted in await link.wanted(2)}
     goes, stays = held["acme/going"], held["acme/staying"]
@@ -52,8 +52,8 @@ async def test_a_deployment_that_goes_with_its_model_keeps_no_other_report(
 async def test_what_one_agent_says_keeps_no_other_from_being_heard(app: Application, url: str, owner: Tenant) -> None:
     """SQLite takes any number of ids."""
     model = await make_model(app, owner.project.id)
-    wish = {"slug": "e", "model": str(model), "tier": "self_hosted"}
-    assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": "e", "model": str(model), "tier": "self_hosted"}
+    assert (await owner.http.post("/v1/endpoints", json=spec)).status_code == 201
     agent_id, token = await enroll(owner.http)
     async with linked(url, token) as link:
         (held,) = await link.wanted()
@@ -61,17 +61,17 @@ async def test_what_one_agent_says_keeps_no_other_from_being_heard(app: Applicat
     assert (await owner.http.patch(f"/v1/agents/{agent_id}", json={"suspended": True})).status_code == 200
     nonsense = {(agent, uuid.uuid4()) for _ in range(40_000)}
     async with app.database.write() as session:
-        await releases.confirm(session, {*nonsense, (agent, released)}, now=1)
+        await weight_deletions.confirm(session, {*nonsense, (agent, released)}, now=1)
     async with app.database.read() as session:
-        assert [row.confirmed_at for row in await session.scalars(select(ReleaseRow))] == [1]
+        assert [row.confirmed_at for row in await session.scalars(select(WeightDeletionRow))] == [1]
 
 
 async def deployment(app: Application, tenant: Tenant, url: str, *names: str) -> tuple[uuid.UUID, list[str]]:
     """The tenant's agent, which is no longer linked, and the ids of what it was to hold."""
     for name in names:
         model = await make_model(app, tenant.project.id, name=name)
-        wish = {"slug": name, "model": str(model), "tier": "self_hosted"}
-        assert (await tenant.http.post("/v1/endpoints", json=wish)).status_code == 201
+        spec = {"slug": name, "model": str(model), "tier": "self_hosted"}
+        assert (await tenant.http.post("/v1/endpoints", json=spec)).status_code == 201
     agent_id, token = await enroll(tenant.http)
     async with linked(url, token) as link:
         held = {wanted.served_name: wanted.deployment_id for wanted in await link.wanted(len(names))}

@@ -6,7 +6,7 @@ import pytest
 from conftest import Tenant
 from modelshare.server.app import Application
 from modelshare.server.db import Database
-from modelshare.server.fleet.links import Links
+from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.wire.link import CloseCode
 from modelshare.wire.verdict import STATUS_PATH, Verdict, sign
@@ -71,7 +71,7 @@ async def test_without_a_token(anonymous: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize("extensions", [{"websocket.http.response": {}}, {}])
 async def test_while_the_database_is_away_a_handshake_says_try_again(extensions: dict[str, dict[str, str]]) -> None:
     away = Database("postgresql+asyncpg://nobody@127.0.0.1:1/nothing")
-    links = Links(away, lambda: 0.0, address="http://here", verdicts=Verdicts(b"secret"))
+    links = AgentLinks(away, lambda: 0.0, address="http://here", verdicts=Verdicts(b"secret"))
     sent: list[dict[str, object]] = []
 
     async def receive() -> dict[str, object]:

@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from modelshare.server.front.receiving import TAKE_BODY, Body
+from modelshare.server.front.receiving import TAKE_BODY, RequestBody
 from modelshare.server.front.server import Front
 from modelshare.server.settings import Settings
 
@@ -22,18 +22,18 @@ SIZE = 20 << 20
 class Taker:
     """An application that answers the size of the body, and notes that its client left."""
 
-    def __init__(self, *, most: int = 2 * SIZE) -> None:
-        self.most = most
+    def __init__(self, *, limit: int = 2 * SIZE) -> None:
+        self.limit = limit
         self.content = bytearray()
         self.left = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body: Body | None = scope["extensions"][TAKE_BODY]()
+        body: RequestBody | None = scope["extensions"][TAKE_BODY]()
         if body is None:
             self.content += (await receive())["body"]
         else:
             try:
-                while len(self.content) < self.most and await body.more():
+                while len(self.content) < self.limit and await body.more():
                     await asyncio.to_thread(body.take, self._keep)
             except ClientDisconnect:
                 self.left.set()
@@ -118,7 +118,7 @@ async def test_a_body_that_stalls_is_refused() -> None:
 
 
 async def test_an_answer_amid_the_body_reaches_the_client() -> None:
-    app = Taker(most=1)
+    app = Taker(limit=1)
     async with served(app) as (reader, writer):
         writer.write(head() + bytes(SIZE))
         assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 OK|")

@@ -76,8 +76,8 @@ async def test_the_order_of_pushes_decides_whatever_becomes_ready_first(owner: T
     wishes: list[tuple[str, bool | None]] = [("3.0.0", None), ("1.0.0", True), ("2.0.0", None)]
     files = [tiny_model(seed=number) for number in range(3)]
     uploads = [
-        await open_upload(owner.http, each, version=version, make_latest=wish)
-        for each, (version, wish) in zip(files, wishes, strict=True)
+        await open_upload(owner.http, each, version=version, make_latest=spec)
+        for each, (version, spec) in zip(files, wishes, strict=True)
     ]
     for number in (2, 0, 1):
         await send(owner.http, uploads[number], files[number])

@@ -52,17 +52,17 @@ async def _status(app: Application, version_id: uuid.UUID) -> tuple[str, str | N
 async def test_a_worker_without_the_lease_changes_nothing(app: Application, owner: Tenant) -> None:
     version_id = await _handed_over(app, owner)
     stale = Lease(uuid.uuid4(), uuid.uuid4(), str(version_id), MAX_ATTEMPTS)
-    await process(app.platform, stale, anew=False)
+    await process(app.platform, stale, fresh=False)
     assert await _status(app, version_id) == ("processing", None)
-    await process(app.platform, await _lease(app, version_id), anew=False)
+    await process(app.platform, await _lease(app, version_id), fresh=False)
     assert await _status(app, version_id) == ("ready", None)
 
 
 async def test_doing_it_twice_is_doing_it_once(app: Application, owner: Tenant) -> None:
     version_id = await _handed_over(app, owner)
     lease = await _lease(app, version_id)
-    await process(app.platform, lease, anew=False)
-    await process(app.platform, lease, anew=False)
+    await process(app.platform, lease, fresh=False)
+    await process(app.platform, lease, fresh=False)
     assert await _status(app, version_id) == ("ready", None)
     actions = [entry["action"] for entry in (await owner.http.get("/v1/audit")).json()["data"]]
     assert actions.count("model.ready") == 1
@@ -74,7 +74,7 @@ async def test_the_last_attempt_says_that_the_server_gave_up(app: Application, o
     for attempt, outcome in ((1, "processing"), (MAX_ATTEMPTS, "failed")):
         lease = await _lease(app, version_id, attempt)
         with pytest.raises(OSError, match=r"exists|directory"):
-            await process(app.platform, lease, anew=False)
+            await process(app.platform, lease, fresh=False)
         assert (await _status(app, version_id))[0] == outcome
         await _end(app, lease)
     reason = (await _status(app, version_id))[1]
@@ -86,7 +86,7 @@ async def test_giving_up_says_nothing_against_a_version_that_is_ready(app: Appli
     await pushed(owner.http, tiny_model())
     async with app.database.read() as session:
         version_id = (await session.scalars(select(VersionRow.id))).one()
-    await process(app.platform, await _lease(app, version_id, MAX_ATTEMPTS + 1), anew=True)
+    await process(app.platform, await _lease(app, version_id, MAX_ATTEMPTS + 1), fresh=True)
     assert await _status(app, version_id) == ("ready", None)
 
 
@@ -94,13 +94,13 @@ async def test_bytes_that_are_gone_are_said_to_be(app: Application, owner: Tenan
     version_id = await _handed_over(app, owner)
     for data in Path(app.settings.data_dir / "storage" / "staging").rglob("data"):
         data.unlink()
-    await process(app.platform, await _lease(app, version_id), anew=False)
+    await process(app.platform, await _lease(app, version_id), fresh=False)
     status, reason = await _status(app, version_id)
     assert (status, reason) == ("failed", "Some of this version's bytes are missing in storage. Push it again.")
 
 
 async def test_a_version_that_is_gone_needs_nothing(app: Application, owner: Tenant) -> None:
-    await process(app.platform, Lease(uuid.uuid4(), uuid.uuid4(), str(uuid.uuid4()), 1), anew=False)
+    await process(app.platform, Lease(uuid.uuid4(), uuid.uuid4(), str(uuid.uuid4()), 1), fresh=False)
 
 
 async def test_many_pushes_at_once(app: Application, owner: Tenant) -> None:

@@ -111,8 +111,8 @@ async def test_the_version_before_takes_the_place_of_a_latest_that_fails(
 ) -> None:
     model, sizes = await _versions(owner, {"1.0.0": 0, "2.0.0": 1000})
     await owner.http.post(f"/v1/models/{model}/share")
-    wish = {"slug": "follows", "model": model, "tier": "free"}
-    assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": "follows", "model": model, "tier": "free"}
+    assert (await owner.http.post("/v1/endpoints", json=spec)).status_code == 201
     before = (await owner.http.get(f"/v1/models/{model}")).json()
     path, sound = _damage(app, sizes["2.0.0"])
     after = await _revalidate(owner, model, 3)
@@ -145,12 +145,12 @@ async def test_explain_and_create_go_by_the_version_that_is_wanted(
     await owner.http.post(f"/v1/models/{model}/share")
     _damage(app, sizes["2.0.0"])
     await _revalidate(owner, model, 3)
-    wish = {"slug": "chat", "model": model, "tier": "self_hosted", "version": "2.0.0"}
-    (reason,) = (await deployer.http.post("/v1/endpoints/explain", json=wish)).json()["reasons"]
+    spec = {"slug": "chat", "model": model, "tier": "self_hosted", "version": "2.0.0"}
+    (reason,) = (await deployer.http.post("/v1/endpoints/explain", json=spec)).json()["reasons"]
     assert (reason["rule"], reason["message"]) == ("version", "The model has no ready version `2.0.0`.")
     assert reason["fix"] == "Choose `latest` or one of: 1.0.0."
     for version in ("latest", "1.0.0"):
-        created = await deployer.http.post("/v1/endpoints", json=wish | {"slug": f"v{version[0]}", "version": version})
+        created = await deployer.http.post("/v1/endpoints", json=spec | {"slug": f"v{version[0]}", "version": version})
         assert created.json()["resolved_version"] == "1.0.0"
 
 
@@ -185,8 +185,8 @@ async def test_a_shared_model_whose_only_version_fails_says_that_the_catalog_doe
     assert (await anonymous.get(f"/v1/catalog/models/{model}")).status_code == 404
     refused = error_of(await owner.http.post(f"/v1/models/{model}/versions/1.0.0/rollback"), 404)
     assert refused == "There is no ready version `1.0.0` of this model. Ready: none."
-    wish = {"slug": "chat", "model": model, "tier": "self_hosted"}
-    (reason,) = (await deployer.http.post("/v1/endpoints/explain", json=wish)).json()["reasons"]
+    spec = {"slug": "chat", "model": model, "tier": "self_hosted"}
+    (reason,) = (await deployer.http.post("/v1/endpoints/explain", json=spec)).json()["reasons"]
     assert reason["message"] == "The model is not ready: its status is `failed`."
     path.write_bytes(sound)
     assert (await _revalidate(owner, model, 3))["is_listed"] is True

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import Tenant
 from modelshare.server.app import Application
-from modelshare.server.registry.uploads import closing
+from modelshare.server.registry.uploads import expiry
 from modelshare.server.settings import Settings
 from uploading import error_of, open_upload, push, pushed, put, send, stored_files, tiny_model, wait_until
 
@@ -103,13 +103,13 @@ async def test_sessions_expire(app: Application, owner: Tenant, clock: Clock) ->
     files = tiny_model()
     upload = await open_upload(owner.http, files)
     clock.ahead = app.settings.uploads_expire_seconds - 60
-    await closing.end_expired(app.platform)
+    await expiry.end_expired(app.platform)
     await send(owner.http, upload, files)
     clock.ahead += 120
-    await closing.end_expired(app.platform)
+    await expiry.end_expired(app.platform)
     assert (await owner.http.get(f"/v1/uploads/{upload['id']}")).json()["state"] == "open"
     clock.ahead += app.settings.uploads_expire_seconds
-    await closing.end_expired(app.platform)
+    await expiry.end_expired(app.platform)
     assert (await owner.http.get(f"/v1/uploads/{upload['id']}")).json()["state"] == "expired"
     assert "expired" in error_of(await put(owner.http, upload, 0, 0, files["config.json"]), 409)
     assert (await owner.http.get("/v1/models")).json()["data"] == []

@@ -106,10 +106,10 @@ async def test_what_endpoints_have_stays_and_others_are_counts(
 ) -> None:
     model = await make_model(app, owner.project.id)
     await owner.http.post(f"/v1/models/{model}/share")
-    wish = {"model": str(model), "tier": "self_hosted"}
-    await owner.http.post("/v1/endpoints", json={**wish, "slug": "mine", "version": "1.0.0"})
-    await deployer.http.post("/v1/endpoints", json={**wish, "slug": "fixed", "version": "1.0.0"})
-    await deployer.http.post("/v1/endpoints", json={**wish, "slug": "stays"})
+    spec = {"model": str(model), "tier": "self_hosted"}
+    await owner.http.post("/v1/endpoints", json={**spec, "slug": "mine", "version": "1.0.0"})
+    await deployer.http.post("/v1/endpoints", json={**spec, "slug": "fixed", "version": "1.0.0"})
+    await deployer.http.post("/v1/endpoints", json={**spec, "slug": "stays"})
     await owner.http.post(f"/v1/models/{model}/unshare")
     await add_version(app, model, "2.0.0")
     await owner.http.post(f"/v1/models/{model}/versions/2.0.0/promote")
@@ -130,8 +130,8 @@ async def test_what_endpoints_have_stays_and_others_are_counts(
 
 async def test_what_still_answers_stays(app: Application, owner: Tenant) -> None:
     model = await make_model(app, owner.project.id)
-    wish = {"model": str(model), "tier": "self_hosted", "slug": "follows"}
-    endpoint = (await owner.http.post("/v1/endpoints", json=wish)).json()["id"]
+    spec = {"model": str(model), "tier": "self_hosted", "slug": "follows"}
+    endpoint = (await owner.http.post("/v1/endpoints", json=spec)).json()["id"]
     await add_version(app, model, "2.0.0")
     await owner.http.post(f"/v1/models/{model}/versions/2.0.0/promote")
     async with app.database.write() as session:
@@ -147,8 +147,8 @@ async def test_an_endpoint_that_stays_for_its_file_has_the_version(owner: Tenant
     }
     model = (await pushed(owner.http, quantized))["id"]
     await owner.http.post(f"/v1/models/{model}/share")
-    wish = {"model": model, "tier": "self_hosted", "slug": "eight", "file": "Q8/model.gguf"}
-    assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"model": model, "tier": "self_hosted", "slug": "eight", "file": "Q8/model.gguf"}
+    assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
     await pushed(owner.http, {"Q4/model.gguf": quantized["Q4/model.gguf"]})
     assert (await deployer.http.get("/v1/endpoints/eight")).json()["resolved_version"] == "1.0.0"
     refused = await owner.http.delete(f"/v1/models/{model}/versions/1.0.0")

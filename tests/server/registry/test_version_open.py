@@ -14,7 +14,7 @@ from uploading import Files, error_of, opening, processed, push, pushed, send, t
 pytestmark = pytest.mark.anyio
 
 
-def wish(files: Files, **fields: Any) -> dict[str, Any]:
+def spec(files: Files, **fields: Any) -> dict[str, Any]:
     """As POST /v1/uploads takes it, without the name."""
     return {name: value for name, value in opening(files, **fields).items() if name != "name"}
 
@@ -29,7 +29,7 @@ async def completed(http: httpx.AsyncClient, upload: dict[str, Any], files: File
 async def test_opens_a_session_for_the_next_version(owner: Tenant) -> None:
     model = await pushed(owner.http, tiny_model())
     files = tiny_model(seed=1)
-    answer = await owner.http.post(f"/v1/models/{model['id']}/versions", json=wish(files))
+    answer = await owner.http.post(f"/v1/models/{model['id']}/versions", json=spec(files))
     assert answer.status_code == 201
     upload = answer.json()
     assert (upload["model"], upload["name"], upload["version"], upload["state"]) == (
@@ -42,7 +42,7 @@ async def test_opens_a_session_for_the_next_version(owner: Tenant) -> None:
 async def test_the_version_may_be_named_and_need_not_become_the_latest(owner: Tenant) -> None:
     model = await pushed(owner.http, tiny_model())
     files = tiny_model(seed=1)
-    body = wish(files, version="2.0.0", make_latest=False)
+    body = spec(files, version="2.0.0", make_latest=False)
     upload = (await owner.http.post(f"/v1/models/{model['id']}/versions", json=body)).json()
     assert (await completed(owner.http, upload, files))["version"] == "1.0.0"
     promoted = await owner.http.post(f"/v1/models/{model['id']}/versions/2.0.0/promote")
@@ -61,20 +61,20 @@ async def test_it_is_the_same_session_by_id_and_by_name(owner: Tenant) -> None:
     model = await pushed(owner.http, tiny_model())
     files = tiny_model(seed=1)
     by_name = (await owner.http.post("/v1/uploads", json=opening(files))).json()
-    by_id = await owner.http.post(f"/v1/models/{model['id']}/versions", json=wish(files))
+    by_id = await owner.http.post(f"/v1/models/{model['id']}/versions", json=spec(files))
     assert (by_id.status_code, by_id.json()["id"]) == (200, by_name["id"])
 
 
 async def test_a_renamed_model_is_found_by_its_id(owner: Tenant) -> None:
     model = await pushed(owner.http, tiny_model())
     await owner.http.patch(f"/v1/models/{model['id']}", json={"name": "renamed"})
-    answer = await owner.http.post(f"/v1/models/{model['id']}/versions", json=wish(tiny_model(seed=1)))
+    answer = await owner.http.post(f"/v1/models/{model['id']}/versions", json=spec(tiny_model(seed=1)))
     assert (answer.json()["model"], answer.json()["name"]) == (model["id"], "renamed")
 
 
 async def test_a_version_that_exists_is_a_conflict(owner: Tenant) -> None:
     model = await pushed(owner.http, tiny_model())
-    body = wish(tiny_model(seed=1), version="1.0.0")
+    body = spec(tiny_model(seed=1), version="1.0.0")
     answer = await owner.http.post(f"/v1/models/{model['id']}/versions", json=body)
     assert error_of(answer, 409).endswith("Leave `version` out to push it as 1.0.1.")
 
@@ -103,7 +103,7 @@ async def test_what_is_wrong_is_said(owner: Tenant, body: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("model_id", ["tiny", "1234", "%20"])
 async def test_an_id_that_is_no_uuid(owner: Tenant, model_id: str) -> None:
-    answer = await owner.http.post(f"/v1/models/{model_id}/versions", json=wish(tiny_model()))
+    answer = await owner.http.post(f"/v1/models/{model_id}/versions", json=spec(tiny_model()))
     assert error_of(answer, 400) == "Invalid model ID"
 
 
@@ -111,7 +111,7 @@ async def test_anothers_model_looks_absent(app: Application, owner: Tenant, depl
     model = (await pushed(owner.http, tiny_model()))["id"]
     assert (await owner.http.post(f"/v1/models/{model}/share")).status_code == 200
     answers = [
-        await deployer.http.post(f"/v1/models/{one}/versions", json=wish(tiny_model())) for one in (model, uuid.uuid4())
+        await deployer.http.post(f"/v1/models/{one}/versions", json=spec(tiny_model())) for one in (model, uuid.uuid4())
     ]
     assert {problem(answer) for answer in answers} == {(404, "not_found_error", "model_not_found")}
     assert len({error_of(answer, 404) for answer in answers}) == 1
@@ -120,5 +120,5 @@ async def test_anothers_model_looks_absent(app: Application, owner: Tenant, depl
 
 async def test_needs_a_key(owner: Tenant, anonymous: httpx.AsyncClient) -> None:
     model = (await push(owner.http, tiny_model()))["model"]
-    answer = await anonymous.post(f"/v1/models/{model}/versions", json=wish(tiny_model(seed=1)))
+    answer = await anonymous.post(f"/v1/models/{model}/versions", json=spec(tiny_model(seed=1)))
     assert error_of(answer, 401) == "Authentication required"

@@ -69,8 +69,8 @@ async def endpoint(app: Application, url: str, owner: Tenant, deployer: Tenant) 
     """The deployer's endpoint `chat` on `self_hosted`, of a model that the owner shares; nobody serves it yet."""
     model_id = await make_model(app, owner.project.id)
     assert (await owner.http.post(f"/v1/models/{model_id}/share")).status_code == 200
-    wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
-    assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+    assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
     base_url = f"{url}/{deployer.project.id}/chat/v1"
     headers = {"Authorization": f"Bearer {deployer.project.api_key}"}
     async with httpx.AsyncClient(base_url=base_url, headers=headers, timeout=20) as http:

@@ -63,14 +63,14 @@ async def test_what_is_no_slug_is_no_endpoint(anybody: httpx.AsyncClient, endpoi
 
 async def test_scope_and_lock(anybody: httpx.AsyncClient, endpoint: Endpoint, ready: LinkAgent, path: str) -> None:
     ready.handler = serve
-    for wish, status, words in (
+    for spec, status, words in (
         ({"scopes": ["models"]}, 403, "`inference`"),
         ({"scopes": ["inference"]}, 200, ""),
         ({"endpoint": "other"}, 403, "`other`"),
         ({"endpoint": "chat"}, 200, ""),
         ({"allowed_ips": ["10.0.0.0/8"]}, 401, "Authentication required"),
     ):
-        made = await endpoint.tenant.http.post("/v1/keys", json={"name": "narrow", **wish})
+        made = await endpoint.tenant.http.post("/v1/keys", json={"name": "narrow", **spec})
         answered = await ask(anybody, path, made.json()["key"])
         assert (answered.status_code, words in answered.text) == (status, True), answered.text
 

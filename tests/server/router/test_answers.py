@@ -16,7 +16,7 @@ from modelshare.agent.deployment import Serving
 from modelshare.agent.engine_call import engine_session
 from modelshare.agent.engines.base import EngineSpec, Format, Task
 from modelshare.agent.engines.external import ExternalEngine, ExternalServer
-from modelshare.agent.relay import Relay
+from modelshare.agent.relay import EngineRelay
 from modelshare.agent.streams import Stream
 from modelshare.wire.link import Answer, Chunk, End, Head, Request
 from odd_engine import SECRET, TEXT, application
@@ -34,7 +34,7 @@ async def odd(ready: LinkAgent) -> AsyncIterator[LinkAgent]:
     async with serving(application()) as url, engine_session() as http:
         spec = EngineSpec(path=Path(), served_name="acme/tiny", format=Format.GGUF, task=Task.CHAT)
         engine = ExternalEngine(ExternalServer(url), spec)
-        relay = Relay(http, lambda _: Serving(engine, engine.relay_for("acme/tiny")))
+        relay = EngineRelay(http, lambda _: Serving(engine, engine.relay_for("acme/tiny")))
 
         async def serve(agent: LinkAgent, request: Request, body: bytes) -> None:
             stream = Stream(request, agent.send)  # type: ignore[arg-type]

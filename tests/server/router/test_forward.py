@@ -25,7 +25,7 @@ async def processes(settings: Settings) -> AsyncIterator[tuple[Application, str,
     """The first process, its URL and the second one's."""
     ports = free_port(), free_port()
     first, second = (
-        create_app(settings.model_copy(update={"process_url": f"http://127.0.0.1:{port}"})) for port in ports
+        create_app(settings.model_copy(update={"advertise_url": f"http://127.0.0.1:{port}"})) for port in ports
     )
     async with first.running(), second.running(), serving(first, ports[0]) as one, serving(second, ports[1]) as two:
         yield first, one, two

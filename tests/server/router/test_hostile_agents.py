@@ -43,8 +43,8 @@ ANSWERS: dict[str, Callable[[int], list[odd_frames.Fields]]] = {
 async def bystander(app: Application, url: str, owner: Tenant) -> AsyncIterator["Bystander"]:
     """Another project with an endpoint and a machine of its own."""
     model_id = await make_model(app, owner.project.id, name="own")
-    wish = {"slug": "own", "model": str(model_id), "tier": "self_hosted"}
-    assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": "own", "model": str(model_id), "tier": "self_hosted"}
+    assert (await owner.http.post("/v1/endpoints", json=spec)).status_code == 201
     agent_id, token = await enroll(owner.http, name="honest")
     headers = {"Authorization": f"Bearer {owner.project.api_key}"}
 

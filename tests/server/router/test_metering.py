@@ -9,9 +9,9 @@ from structlog.testing import capture_logs
 from modelshare.server.app import Application
 from modelshare.server.db import Database
 from modelshare.server.endpoints.tables import UsageRow
-from modelshare.server.router.metering import Meter, Usage
+from modelshare.server.router.metering import Meter, MeteredUsage
 from modelshare.server.router.snapshots import Snapshot
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.endpoints import EndpointStatus
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +24,7 @@ def meter(app: Application) -> Meter:
 
 
 def endpoint(app: Application, slug: str) -> Snapshot:
-    tier = app.platform.parts[TierBook].get("self_hosted")
+    tier = app.platform.parts[TierRegistry].get("self_hosted")
     assert tier is not None
     return Snapshot(
         id=uuid.uuid5(uuid.NAMESPACE_URL, slug.encode("utf-8", "replace").decode()),
@@ -55,8 +55,8 @@ UNWRITABLE = "half \ud800 a character"
 @pytest.mark.parametrize("tokens", [2**31, 2**62, 2**63 - 1, 2**64 - 1, 10**30])
 async def test_a_count_that_no_column_takes_harms_nobody(app: Application, meter: Meter, tokens: int) -> None:
     for _ in range(3):
-        meter.add(endpoint(app, "huge"), KEY, Usage(tokens, tokens), failed=False)
-        meter.add(endpoint(app, "other"), KEY, Usage(5, 5), failed=False)
+        meter.add(endpoint(app, "huge"), KEY, MeteredUsage(tokens, tokens), failed=False)
+        meter.add(endpoint(app, "other"), KEY, MeteredUsage(5, 5), failed=False)
         await meter.flush()
     found = await written(app)
     assert found["other"] == (3, 15)
@@ -68,7 +68,7 @@ async def test_a_row_that_can_never_be_written_is_dropped_by_name_and_the_others
     app: Application, meter: Meter
 ) -> None:
     for slug in ("a", UNWRITABLE, "z"):
-        meter.add(endpoint(app, slug), KEY, Usage(1, 1), failed=False)
+        meter.add(endpoint(app, slug), KEY, MeteredUsage(1, 1), failed=False)
     with capture_logs() as logs:
         await meter.flush()
     assert await written(app) == {"a": (1, 1), "z": (1, 1)}
@@ -79,11 +79,11 @@ async def test_a_row_that_can_never_be_written_is_dropped_by_name_and_the_others
 
 
 async def test_a_damaged_row_mends(app: Application, meter: Meter) -> None:
-    meter.add(endpoint(app, "a"), KEY, Usage(1, 1), failed=False)
+    meter.add(endpoint(app, "a"), KEY, MeteredUsage(1, 1), failed=False)
     await meter.flush()
     async with app.database.write() as session:
         await session.execute(text("UPDATE usage SET prompt_tokens = 9223372036854775807"))
-    meter.add(endpoint(app, "a"), KEY, Usage(7, 1), failed=False)
+    meter.add(endpoint(app, "a"), KEY, MeteredUsage(7, 1), failed=False)
     await meter.flush()
     assert await written(app) == {"a": (2, 2**48 + 7)}
 
@@ -91,7 +91,7 @@ async def test_a_damaged_row_mends(app: Application, meter: Meter) -> None:
 async def test_while_the_database_is_away_everything_is_kept_and_the_stop_ends(app: Application, meter: Meter) -> None:
     away = Meter(Database("postgresql+asyncpg://nobody@127.0.0.1:9/none"), app.platform.clock)
     await away.start()
-    away.add(endpoint(app, "a"), KEY, Usage(1, 1), failed=False)
+    away.add(endpoint(app, "a"), KEY, MeteredUsage(1, 1), failed=False)
     for _ in range(2):
         with pytest.raises(OSError, match="9"):
             await away.flush()

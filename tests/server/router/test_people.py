@@ -8,12 +8,12 @@ import pytest
 
 from link_agent import LinkAgent, answer
 from modelshare.server.accounts import members, sessions
+from modelshare.server.accounts.presenters import Person
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.accounts.sessions import SessionBook
-from modelshare.server.accounts.views import Person
+from modelshare.server.accounts.sessions import SessionAuthenticator
 from modelshare.server.app import Application
 from modelshare.server.http import SESSION_COOKIE
-from modelshare.server.router import running
+from modelshare.server.router import in_flight
 from modelshare.wire.link import Chunk, End, Head, Request
 from persons import join, new_person, sign_in
 from served import wait_until
@@ -78,7 +78,7 @@ async def begin(http: httpx.AsyncClient, agent: LinkAgent) -> tuple[httpx.Respon
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is cut is cut by the notification, not by the look twice a second."""
-    monkeypatch.setattr(running, "LOOK_SECONDS", 60)
+    monkeypatch.setattr(in_flight, "LOOK_SECONDS", 60)
 
 
 @pytest.mark.usefixtures("told")
@@ -90,7 +90,7 @@ async def test_who_is_out_is_cut_off(
     streamed, _ = await begin(page, ready)
     boss = await new_person(app, "boss")
     await join(app, boss, endpoint.tenant.project.id)
-    book: SessionBook = app.platform.parts[SessionBook]
+    book: SessionAuthenticator = app.platform.parts[SessionAuthenticator]
     caller = await book.caller(await sign_in(app, boss), endpoint.tenant.project.id)
     assert caller is not None
     async with app.database.write() as session:

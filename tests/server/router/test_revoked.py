@@ -11,7 +11,7 @@ import pytest
 from conftest import Tenant
 from link_agent import LinkAgent, answer
 from modelshare.server.app import Application
-from modelshare.server.router import running
+from modelshare.server.router import in_flight
 from modelshare.server.settings import Settings
 from modelshare.wire.link import Chunk, CloseCode, End, Head, Request
 from served import wait_until
@@ -169,7 +169,7 @@ async def test_an_old_value_runs_on_in_its_grace_and_no_longer(caller: Caller, r
     streamed, request = await started(caller, ready)
     keys = caller.endpoint.tenant.http
     assert (await keys.post(f"/v1/keys/{caller.id}/rotate")).status_code == 200
-    await asyncio.sleep(2 * running.LOOK_SECONDS)  # long enough for a look that must not cut
+    await asyncio.sleep(2 * in_flight.LOOK_SECONDS)  # long enough for a look that must not cut
     await ready.send(Chunk(request.stream, b"data: 2\n\n"))
     assert (await keys.post(f"/v1/keys/{caller.id}/rotate")).status_code == 200
     body = await streamed.aread()
@@ -178,17 +178,17 @@ async def test_an_old_value_runs_on_in_its_grace_and_no_longer(caller: Caller, r
 
 
 class TestOff:
-    """`keys_cut_streams = "off"`."""
+    """`keys_cut_streams = false`."""
 
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return settings.model_copy(update={"keys_cut_streams": "off"})
+        return settings.model_copy(update={"keys_cut_streams": False})
 
     async def test_a_stream_may_end_and_new_requests_are_refused(self, caller: Caller, ready: LinkAgent) -> None:
         streamed, request = await started(caller, ready)
         await caller.revoke()
         assert (await caller.ask()).status_code == 401
-        await asyncio.sleep(2 * running.LOOK_SECONDS)  # long enough for a look that must not cut
+        await asyncio.sleep(2 * in_flight.LOOK_SECONDS)  # long enough for a look that must not cut
         await ready.send(Chunk(request.stream, b"data: [DONE]\n\n"))
         await ready.send(End(request.stream, None, 3, 2))
         assert await streamed.aread() == b"data: 1\n\ndata: [DONE]\n\n"

@@ -18,7 +18,7 @@ from modelshare.server.accounts import sessions
 from modelshare.server.app import Application, create_app
 from modelshare.server.cache import CACHE_SECONDS
 from modelshare.server.http import SESSION_COOKIE
-from modelshare.server.router import running
+from modelshare.server.router import in_flight
 from modelshare.server.settings import Settings
 from modelshare.wire.link import Chunk, Head, Request
 from persons import join, new_person, sign_in
@@ -42,7 +42,7 @@ async def processes(settings: Settings) -> AsyncIterator[list[Process]]:
         found = []
         for _ in range(3):
             port = free_port()
-            app = create_app(settings.model_copy(update={"process_url": f"http://127.0.0.1:{port}"}))
+            app = create_app(settings.model_copy(update={"advertise_url": f"http://127.0.0.1:{port}"}))
             await stack.enter_async_context(app.running())
             found.append(Process(app, await stack.enter_async_context(serving(app, port))))
         yield found
@@ -119,7 +119,7 @@ def error_of(body: bytes) -> dict[str, Any]:
 async def test_all_streams_of_a_revoked_key_are_cut(
     processes: list[Process], agent: LinkAgent, deployer: Tenant, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "LOOK_SECONDS", 60)  # by the notification, not by the net below
+    monkeypatch.setattr(in_flight, "LOOK_SECONDS", 60)  # by the notification, not by the net below
     async with streams(processes[1].url, deployer, key["key"], STREAMS) as (_, begun):
         assert (await deployer.http.delete(f"/v1/keys/{key['id']}")).status_code == 204
         bodies = await asyncio.gather(*(one.aread() for one in begun))
@@ -135,7 +135,7 @@ async def test_all_streams_of_a_revoked_key_are_cut(
 async def test_a_person_who_is_signed_out_elsewhere_is_cut_off(
     processes: list[Process], agent: LinkAgent, deployer: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "LOOK_SECONDS", 60)  # as above
+    monkeypatch.setattr(in_flight, "LOOK_SECONDS", 60)  # as above
     person = await new_person(processes[0].app, "ada")
     await join(processes[0].app, person, deployer.project.id)
     token = await sign_in(processes[0].app, person)

@@ -17,9 +17,9 @@ from link_agent import LinkAgent, answer, enroll, linked
 from modelshare.server.app import Application
 from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.settings import Settings
-from modelshare.server.sharing.tiers import TierBook
-from modelshare.server.storage.links import LinkState
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.server.storage.local import FolderStore
+from modelshare.server.storage.signed_urls import LinkState
 from modelshare.wire.link import Request
 from page_texts import lines
 from persons import browser_of, new_person, sign_in
@@ -46,7 +46,7 @@ async def processes(settings: Settings) -> AsyncIterator[list[Process]]:
         found = []
         for skew in SKEWS:
             port = free_port()
-            here = settings.model_copy(update={"process_url": f"http://127.0.0.1:{port}"})
+            here = settings.model_copy(update={"advertise_url": f"http://127.0.0.1:{port}"})
             app = Application(here, machine_clock(skew))
             await stack.enter_async_context(app.running())
             found.append(Process(app, await stack.enter_async_context(serving(app, port))))
@@ -64,8 +64,8 @@ async def serve(link: LinkAgent, request: Request, body: bytes) -> None:
 
 async def test_every_chat_is_answered(processes: list[Process], deployer: Tenant) -> None:
     model_id = await make_model(processes[0].app, deployer.project.id)
-    wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
-    assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+    assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
     headers = {"Authorization": f"Bearer {deployer.project.api_key}"}
     async with contextlib.AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx.AsyncClient(headers=headers, timeout=20))
@@ -85,7 +85,7 @@ async def test_every_chat_is_answered(processes: list[Process], deployer: Tenant
 
         await wait_until(all_ready)
         for process in processes:
-            tiers = process.app.platform.parts[TierBook]
+            tiers = process.app.platform.parts[TierRegistry]
             await Reconciler(process.app.database, tiers, process.app.clock).reconcile()
         statuses = await asyncio.gather(*(chat(process) for process in processes * 20))
         assert statuses == [200] * 60

@@ -12,11 +12,11 @@ from factories import make_model
 from modelshare.server.app import Application
 from modelshare.server.db import Database, notify
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, Terms
+from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, EndpointPolicy
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.router.snapshots import Snapshots
 from modelshare.server.settings import Settings
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.endpoints import EndpointPatch, EndpointStatus
 from slow_database import SlowDatabase
 
@@ -32,15 +32,15 @@ async def database(app: Application, settings: Settings) -> AsyncIterator[SlowDa
 
 @pytest.fixture
 def snapshots(database: SlowDatabase, app: Application) -> Snapshots:
-    return Snapshots(database, app.platform.parts[TierBook], time.monotonic)
+    return Snapshots(database, app.platform.parts[TierRegistry], time.monotonic)
 
 
 @pytest.fixture
 async def chat(app: Application, owner: Tenant) -> tuple[str, str]:
     """An endpoint's project and slug."""
     model_id = await make_model(app, owner.project.id)
-    wish = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
-    assert (await owner.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+    assert (await owner.http.post("/v1/endpoints", json=spec)).status_code == 201
     return owner.project.id, "chat"
 
 
@@ -48,7 +48,7 @@ async def deactivate(app: Application, database: Database, tenant: Tenant) -> No
     caller = await app.platform.authenticate(tenant.project.api_key, "127.0.0.1")
     assert caller is not None
     async with database.write() as session:
-        patch, terms = EndpointPatch(is_active=False), app.platform.parts[Terms]
+        patch, terms = EndpointPatch(is_active=False), app.platform.parts[EndpointPolicy]
         await endpoints.change(session, caller, "chat", patch, terms, now=app.platform.now())
 
 

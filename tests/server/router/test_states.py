@@ -78,5 +78,5 @@ async def test_an_unshared_model_is_still_answered(endpoint: Endpoint, ready: Li
     ready.handler = serve
     assert (await owner.http.post(f"/v1/models/{endpoint.model_id}/unshare")).status_code == 200
     assert (await endpoint.chat()).status_code == 200
-    wish = {"slug": "again", "model": endpoint.model_id, "tier": "self_hosted"}
-    assert (await endpoint.tenant.http.post("/v1/endpoints", json=wish)).status_code == 404
+    spec = {"slug": "again", "model": endpoint.model_id, "tier": "self_hosted"}
+    assert (await endpoint.tenant.http.post("/v1/endpoints", json=spec)).status_code == 404

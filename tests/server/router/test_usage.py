@@ -143,12 +143,12 @@ async def test_a_slug_used_again_inherits_nothing(endpoint: Endpoint, ready: Lin
     await endpoint.chat()
     await usage(endpoint.tenant, 1)
     http = endpoint.tenant.http
-    wish = {"slug": "other", "model": endpoint.model_id, "tier": "self_hosted"}  # so that the agent keeps the model
-    assert (await http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": "other", "model": endpoint.model_id, "tier": "self_hosted"}  # so that the agent keeps the model
+    assert (await http.post("/v1/endpoints", json=spec)).status_code == 201
     assert (await http.delete("/v1/endpoints/chat")).status_code == 204
     (row,) = await usage(endpoint.tenant, 1, group_by="endpoint")
     assert row["endpoint"] == "chat"
-    assert (await http.post("/v1/endpoints", json={**wish, "slug": "chat"})).status_code == 201
+    assert (await http.post("/v1/endpoints", json={**spec, "slug": "chat"})).status_code == 201
     await endpoint.is_("active")
     await endpoint.chat()
     await endpoint.chat()

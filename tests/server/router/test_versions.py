@@ -132,8 +132,8 @@ async def deploy(
     tenant: Tenant, model: uuid.UUID, slug: str, version: str = "latest", tier: str = "self_hosted"
 ) -> None:
     """An endpoint that answers."""
-    wish = {"slug": slug, "model": str(model), "tier": tier, "version": version}
-    assert (await tenant.http.post("/v1/endpoints", json=wish)).status_code == 201
+    spec = {"slug": slug, "model": str(model), "tier": tier, "version": version}
+    assert (await tenant.http.post("/v1/endpoints", json=spec)).status_code == 201
 
     async def active() -> bool:
         return bool((await tenant.http.get(f"/v1/endpoints/{slug}")).json()["status"] == "active")
@@ -194,7 +194,7 @@ async def test_not_a_request_is_dropped(
 async def test_nor_where_several_processes_serve(settings: Settings, *, pinned: bool) -> None:
     """Clients reach three processes, two agents are linked to two of them."""
     ports = [free_port() for _ in range(3)]
-    apps = [create_app(settings.model_copy(update={"process_url": f"http://127.0.0.1:{port}"})) for port in ports]
+    apps = [create_app(settings.model_copy(update={"advertise_url": f"http://127.0.0.1:{port}"})) for port in ports]
     traffic = Traffic()
     async with contextlib.AsyncExitStack() as stack:
         for app in apps:

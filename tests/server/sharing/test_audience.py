@@ -270,7 +270,7 @@ async def test_both_sides_find_it_in_their_logs(owner: Tenant, deployer: Tenant,
     assert [entry["action"] for entry in told if entry["action"].startswith("model.")] == ["model.invite"]
     own = (await owner.http.get("/v1/audit")).json()["data"]
     assert [entry["action"] for entry in own if entry["action"].startswith("model.")] == [
-        "model.audience",
+        "model.change_audience",
         "model.share",
     ]
     assert own[0]["details"]["added"] == ["borg"]

@@ -34,8 +34,8 @@ async def share(owner: Tenant, model: uuid.UUID, body: object = PUBLIC) -> None:
 
 
 async def deploy(tenant: Tenant, model: uuid.UUID, version: str = "latest", slug: str = "chat") -> None:
-    wish = {"slug": slug, "model": str(model), "tier": "self_hosted", "version": version}
-    answer = await tenant.http.post("/v1/endpoints", json=wish)
+    spec = {"slug": slug, "model": str(model), "tier": "self_hosted", "version": version}
+    answer = await tenant.http.post("/v1/endpoints", json=spec)
     assert answer.status_code == 201, answer.text
 
 

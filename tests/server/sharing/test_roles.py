@@ -58,7 +58,7 @@ async def test_the_last_one_leaving_demotes(app: Application, owner: Tenant, dep
         assert moved.status_code == 200
     assert await role(owner, model) == ("deployable", 1 if end == "move" else 0)
     actions = [entry["action"] for entry in (await owner.http.get("/v1/audit")).json()["data"]]
-    assert actions.count("model.role_change") == 2
+    assert actions.count("model.change_role") == 2
 
 
 async def test_a_move_to_a_shared_tier_promotes(app: Application, owner: Tenant) -> None:
@@ -96,7 +96,7 @@ async def test_a_fresh_share_starts_at_deployable_though_endpoints_run_on_shared
 
 @pytest.fixture
 async def without_promotion(settings: Settings) -> AsyncIterator[Application]:
-    app = create_app(settings.model_copy(update={"catalog_promotion": "off"}))
+    app = create_app(settings.model_copy(update={"catalog_promotion": False}))
     async with app.running():
         yield app
 

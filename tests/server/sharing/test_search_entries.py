@@ -83,8 +83,8 @@ class World:
             case ["judge", version, how]:
                 await judge(self.app, self.model_id, version, well=how == "well")
             case ["deploy", tier]:
-                wish = {"slug": "x", "model": str(self.model_id), "tier": tier}
-                if (await self.owner.http.post("/v1/endpoints", json=wish)).status_code != 201:
+                spec = {"slug": "x", "model": str(self.model_id), "tier": tier}
+                if (await self.owner.http.post("/v1/endpoints", json=spec)).status_code != 201:
                     await self.owner.http.patch("/v1/endpoints/x", json={"tier": tier})
             case ["withdraw"]:
                 await self.owner.http.delete("/v1/endpoints/x")

@@ -68,7 +68,7 @@ async def sign_up(app: Application, password_hash: str) -> AsyncIterator[SignUp]
         async def signed_up(name: str, invitation: str = "") -> Somebody:
             http = await browsers.enter_async_context(browser_of(app))
             async with app.database.read() as session:
-                is_first = not await people.are_there(session)
+                is_first = not await people.any_exist(session)
             person = await new_person(app, name.lower(), hashed=password_hash, is_admin=is_first)
             if invitation:
                 async with app.database.write() as session:

@@ -23,8 +23,8 @@ def join_key_in(answer: httpx.Response) -> str:
 async def join(somebody: Somebody, project: str, name: str = "box") -> tuple[str, str]:
     """A machine joins with a key that was made on the page: its id and token."""
     made = await somebody.post(f"/dashboard/{project}/agents/join-keys", name="for the box", expires_in="3600")
-    wish = {"join_key": join_key_in(made), "name": name}
-    answer = await somebody.http.post("/v1/enroll", json=wish)
+    spec = {"join_key": join_key_in(made), "name": name}
+    answer = await somebody.http.post("/v1/enroll", json=spec)
     assert answer.status_code == 201, answer.text
     return answer.json()["agent_id"], answer.json()["token"]
 

@@ -226,7 +226,7 @@ async def test_an_invitation(colleague: Somebody, project: str, stranger: Somebo
 class TestByInvitation:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return settings.model_copy(update={"accounts_sign_up": "invited"})
+        return settings.model_copy(update={"accounts_sign_up": "invite_only"})
 
     async def test_nobody_else_signs_up(self, person: Somebody, browser: httpx.AsyncClient, sign_up: SignUp) -> None:
         assert "takes new people by invitation" in lines(await browser.get("/sign-up"))

@@ -79,8 +79,8 @@ async def test_what_a_machine_is_and_does_comes_live(
 ) -> None:
     owner = await app.platform.authenticate_person(colleague.http.cookies["modelshare_session"], project)
     await make_model(app, owner.project)
-    wish = {"model": "labs/tiny", "tier": "self_hosted", "slug": "chat"}
-    assert (await colleague.post("/dashboard/labs/endpoints/new", **wish)).status_code == 303
+    spec = {"model": "labs/tiny", "tier": "self_hosted", "slug": "chat"}
+    assert (await colleague.post("/dashboard/labs/endpoints/new", **spec)).status_code == 303
     async with live(colleague, url, f"{PAGE}/events") as part:
         await part.until("Add your first machine")
         async with machine(colleague, project, url) as agent:

@@ -14,7 +14,7 @@ from factories import add_version, make_model
 from modelshare.server.accounts import members
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.accounts.sessions import SessionBook
+from modelshare.server.accounts.sessions import SessionAuthenticator
 from modelshare.server.app import Application
 from modelshare.server.fleet.tables import AgentRow
 from modelshare.server.http import Caller
@@ -38,7 +38,7 @@ async def model(app: Application, owner: Tenant) -> str:
 @pytest.fixture
 async def helper(app: Application, stranger: Somebody, project: str) -> Somebody:
     """A plain member of the project."""
-    person = await app.platform.parts[SessionBook].person(stranger.http.cookies["modelshare_session"])
+    person = await app.platform.parts[SessionAuthenticator].person(stranger.http.cookies["modelshare_session"])
     async with app.database.write() as session:
         found = (await accounts.find_projects(session, [project]))[project]
         await members.add(session, found.id, person, MemberRole.MEMBER, now=app.platform.now())

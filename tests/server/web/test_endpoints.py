@@ -92,19 +92,19 @@ async def test_what_others_do_not_share_does_not_exist(
 
 
 async def test_a_refusal_says_why_in_place(colleague: Somebody, project: str, model: uuid.UUID) -> None:
-    wish = {"model": str(model), "tier": "free", "slug": "chat"}
-    answer = await colleague.http.post(f"{PAGE}/new", data=wish, headers={"HX-Request": "true"})
+    spec = {"model": str(model), "tier": "free", "slug": "chat"}
+    answer = await colleague.http.post(f"{PAGE}/new", data=spec, headers={"HX-Request": "true"})
     assert answer.status_code == 403
     assert "<html" not in answer.text
     assert "it may be selected on self_hosted only" in lines(answer)
 
 
 async def test_bad_input(colleague: Somebody, chat: str) -> None:
-    for wish in ({"slug": "Bad Slug"}, {"version": "new"}, {"model": ""}, {"tier": "none"}, {"slug": chat}):
+    for spec in ({"slug": "Bad Slug"}, {"version": "new"}, {"model": ""}, {"tier": "none"}, {"slug": chat}):
         answer = await colleague.post(
-            f"{PAGE}/new", **{"model": "acme/tiny", "tier": "self_hosted", "slug": "x"} | wish
+            f"{PAGE}/new", **{"model": "acme/tiny", "tier": "self_hosted", "slug": "x"} | spec
         )
-        assert answer.status_code in {400, 404, 409}, wish
+        assert answer.status_code in {400, 404, 409}, spec
         assert message(answer)
     assert (await colleague.post(f"{PAGE}/{chat}/change", tier="self_hosted", version="9.9.9")).status_code == 400
     assert (await colleague.get(f"{PAGE}/nothing")).status_code == 404

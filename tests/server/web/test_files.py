@@ -28,8 +28,8 @@ async def test_the_models_are_shown_and_an_endpoint_chooses(
     await colleague.post(f"{page}/new", model="acme/tiny", tier="self_hosted", slug="chat", version="latest")
     form = await colleague.get(f"{page}/chat")
     assert "Q8/model.gguf (Q8_0)" in form.text
-    wish = {"tier": "self_hosted", "version": "latest"}
+    spec = {"tier": "self_hosted", "version": "latest"}
     for file in ("Q8/model.gguf", "-"):
-        await colleague.post(f"{page}/chat/change", **wish, file=file)
+        await colleague.post(f"{page}/chat/change", **spec, file=file)
         shown = (await colleague.get(f"{page}/chat")).text
         assert ("<dt>File</dt><dd><bdi>Q8/model.gguf</bdi></dd>" in shown) is (file != "-")

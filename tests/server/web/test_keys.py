@@ -100,7 +100,7 @@ async def test_rotating_keeps_the_old_value_for_a_while(app: Application, collea
 class TestWithoutGrace:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return settings.model_copy(update={"keys_rotation_grace_seconds": 0, "keys_cut_streams": "off"})
+        return settings.model_copy(update={"keys_rotation_grace_seconds": 0, "keys_cut_streams": False})
 
     async def test_the_words_follow_the_settings(self, colleague: Somebody, project: str) -> None:
         await colleague.post(f"{KEYS}/new", name="website")

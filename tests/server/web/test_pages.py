@@ -10,7 +10,7 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy import text
 
 from modelshare.server.app import Application, api
-from modelshare.server.errors import RateLimited
+from modelshare.server.errors import RateLimitedError
 from modelshare.server.web.live import Live
 from modelshare.server.web.pages import PageRoute
 from page_texts import message
@@ -116,7 +116,7 @@ async def test_one_person_has_so_many_live_parts(app: Application) -> None:
     streams = [aiter(live.stream(person, part).body_iterator) for _ in range(40)]
     for stream in streams:
         assert await anext(stream) == "data: <p>Here.</p>\n\n"
-    with pytest.raises(RateLimited, match="You have 40 live pages open"):
+    with pytest.raises(RateLimitedError, match="You have 40 live pages open"):
         live.stream(person, part)
     live.stream(other, part)
     await streams[0].aclose()  # type: ignore[attr-defined]

@@ -176,7 +176,7 @@ async def test_admins_are_made_and_taken_back(person: Somebody, colleague: Someb
     log = lines(await colleague.get(f"{PLATFORM}/audit"))
     assert "Ada Change platform admin: Ada person.admin · its log is admin no" in log
     narrowed = lines(await colleague.get(f"{PLATFORM}/audit?action=person.admin"))
-    assert ("person.admin" in narrowed, "person.sign_up" in narrowed) == (True, False)
+    assert ("person.set_admin" in narrowed, "person.sign_up" in narrowed) == (True, False)
 
 
 async def test_a_join_key_and_its_agent(person: Somebody, anonymous: httpx.AsyncClient) -> None:

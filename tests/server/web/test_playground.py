@@ -34,8 +34,8 @@ async def chat(app: Application, owner: Tenant, colleague: Somebody, project: st
     """Slug of an endpoint of `labs`."""
     model = await make_model(app, owner.project.id)
     assert (await owner.http.post(f"/v1/models/{model}/share")).status_code == 200
-    wish = {"model": "acme/tiny", "tier": "self_hosted", "slug": "chat"}
-    assert (await colleague.post("/dashboard/labs/endpoints/new", **wish)).status_code == 303
+    spec = {"model": "acme/tiny", "tier": "self_hosted", "slug": "chat"}
+    assert (await colleague.post("/dashboard/labs/endpoints/new", **spec)).status_code == 303
     return "chat"
 
 

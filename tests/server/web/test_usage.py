@@ -103,8 +103,8 @@ async def test_who_deploys_my_models(app: Application, owner: Tenant, deployer: 
     assert (await owner.http.post(f"/v1/models/{model}/share")).status_code == 200
     assert "tiny public nobody 0 0" in lines(await person.get(PAGE))
     for slug in ("one", "two"):
-        wish = {"slug": slug, "model": str(model), "tier": "self_hosted"}
-        assert (await deployer.http.post("/v1/endpoints", json=wish)).status_code == 201
+        spec = {"slug": slug, "model": str(model), "tier": "self_hosted"}
+        assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
     await use(app, deployer, model, uuid.uuid4(), days_ago=200, slug="one")
     words = lines(await person.get(PAGE))
     assert "tiny public Borg (2 endpoints) 2 300" in words

@@ -5,7 +5,7 @@ import pytest
 
 from modelshare.agent.convert.pretokenizers import adds_space_prefix, byte_level_name
 from modelshare.agent.convert.rules import why_not
-from modelshare.agent.convert.source import GGUF_ARCHITECTURES, Source
+from modelshare.agent.convert.source import GGUF_ARCHITECTURES, TensorSource
 from modelshare.embedder import ARCHITECTURES, Embedder
 
 LLAMA3 = (
@@ -25,9 +25,9 @@ def bpe(*steps: dict[str, Any], normalizer: dict[str, Any] | None = None, **mode
     return {"pre_tokenizer": pre_tokenizer, "normalizer": normalizer, "model": {"type": "BPE", **model}}
 
 
-def source(tokenizer: dict[str, Any] | None = None, embedder: Embedder | None = None, **config: Any) -> Source:
+def source(tokenizer: dict[str, Any] | None = None, embedder: Embedder | None = None, **config: Any) -> TensorSource:
     config = {"architectures": ["LlamaForCausalLM"], **config}
-    return Source(Path(), config, bpe(BYTE_LEVEL) if tokenizer is None else tokenizer, {}, {}, embedder)
+    return TensorSource(Path(), config, bpe(BYTE_LEVEL) if tokenizer is None else tokenizer, {}, {}, embedder)
 
 
 def embedder(obstacle: str | None = None) -> Embedder:
@@ -100,7 +100,7 @@ BERT: dict[str, Any] = {"architectures": ["BertModel"], "hidden_act": "gelu"}
         source(architectures=["Qwen3Model"]),
     ],
 )
-def test_what_is_converted(model: Source) -> None:
+def test_what_is_converted(model: TensorSource) -> None:
     assert why_not(model) is None
 
 
@@ -131,5 +131,5 @@ def test_a_push_names_the_architectures_that_are_converted() -> None:
         (source(WORD_PIECE, **BERT, position_embedding_type="relative_key"), "not absolute"),
     ],
 )
-def test_what_is_not_says_why(model: Source, reason: str) -> None:
+def test_what_is_not_says_why(model: TensorSource, reason: str) -> None:
     assert reason in (why_not(model) or "")

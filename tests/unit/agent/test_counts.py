@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.agent.engines.counts import Tally, Usage, total
+from modelshare.agent.engines.counts import Tally, TokenUsage, total
 from modelshare.wire.inference import InferenceRequest
 
 CONTEXT = 1000
-MOST = (1 << 31) - 1
+MAX = (1 << 31) - 1
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -26,7 +26,7 @@ def tally(
     return Tally(asked, 400, 40, CONTEXT, counts_all=counts_all)
 
 
-def told(count: Tally, prompt: Any, completion: Any) -> Usage:
+def told(count: Tally, prompt: Any, completion: Any) -> TokenUsage:
     count.told(msgspec.Raw(msgspec.json.encode({"prompt_tokens": prompt, "completion_tokens": completion})))
     return count.usage
 
@@ -57,14 +57,14 @@ def test_a_usage_of_any_shape_is_no_error(usage: Any) -> None:
 
 @pytest.mark.parametrize("value", [7, 7.0, "7"])
 def test_a_whole_number_is_one_however_it_is_written(value: Any) -> None:
-    assert told(tally(), value, value) == Usage(7, 7)
+    assert told(tally(), value, value) == TokenUsage(7, 7)
 
 
 @pytest.mark.parametrize("value", [None, -1, 7.5, "7.0", "", "seven", True, [7], 1001, 1 << 62, 1e300, "9" * 5000])
 def test_what_is_none_is_estimated(value: Any) -> None:
     count = tally()
     count.generated(["abcdefgh", "i"])
-    assert told(count, value, value) == Usage(10, 3, estimated=True)
+    assert told(count, value, value) == TokenUsage(10, 3, estimated=True)
 
 
 def test_nothing_told_is_estimated_and_not_nothing() -> None:
@@ -72,23 +72,23 @@ def test_nothing_told_is_estimated_and_not_nothing() -> None:
     assert not count.began
     count.generated(["", "one", "two"])
     assert count.began
-    assert count.usage == Usage(10, 2, estimated=True)
+    assert count.usage == TokenUsage(10, 2, estimated=True)
 
 
 def test_vectors_have_no_completion() -> None:
     count = tally(prompts=3, generates=False)
-    assert told(count, 30, None) == Usage(30, 0)
+    assert told(count, 30, None) == TokenUsage(30, 0)
     assert msgspec.json.decode(count.for_client()) == {"prompt_tokens": 30, "total_tokens": 30}
-    assert told(tally(generates=False), 30, 99) == Usage(30, 0)
+    assert told(tally(generates=False), 30, 99) == TokenUsage(30, 0)
 
 
 def test_the_count_of_one_answer_is_not_that_of_all() -> None:
     texts = ["one two three four five"] * 4
-    for counts_all, wanted in ((True, Usage(11, 7)), (False, Usage(11, 23, estimated=True))):
+    for counts_all, wanted in ((True, TokenUsage(11, 7)), (False, TokenUsage(11, 23, estimated=True))):
         count = tally(choices=4, counts_all=counts_all)
         count.generated(texts)
         assert told(count, 11, 7) == wanted
-        assert told(count, 11, 28) == Usage(11, 28)
+        assert told(count, 11, 28) == TokenUsage(11, 28)
 
 
 def test_details_are_shown_with_counts_that_are_the_engines() -> None:
@@ -101,13 +101,13 @@ def test_details_are_shown_with_counts_that_are_the_engines() -> None:
 
 
 def test_the_sum_is_an_estimate_as_soon_as_a_part_is() -> None:
-    assert total([]) == Usage()
-    assert total([Usage(1, 2), Usage(3, 4)]) == Usage(4, 6)
-    assert total([Usage(1, 2), Usage(3, 4, estimated=True)]) == Usage(4, 6, estimated=True)
+    assert total([]) == TokenUsage()
+    assert total([TokenUsage(1, 2), TokenUsage(3, 4)]) == TokenUsage(4, 6)
+    assert total([TokenUsage(1, 2), TokenUsage(3, 4, estimated=True)]) == TokenUsage(4, 6, estimated=True)
 
 
 def test_no_request_has_more_than_a_frame_can_say() -> None:
     asked = InferenceRequest(stream=False, prompts=2000, choices=128, max_tokens=None)
     count = Tally(asked, 1 << 25, 1 << 25, None, counts_all=True)
-    assert told(count, 1 << 40, MOST).completion_tokens == MOST
-    assert told(count, 1 << 40, MOST + 1).completion_tokens == 0
+    assert told(count, 1 << 40, MAX).completion_tokens == MAX
+    assert told(count, 1 << 40, MAX + 1).completion_tokens == 0

@@ -8,11 +8,11 @@ import pytest
 
 from modelshare.agent.errors import DeploymentError
 from modelshare.agent.layout import lay_out
-from modelshare.wire.link import DeploymentFile, Desired, Wanted, decode_from_server, encode
+from modelshare.wire.link import DeploymentFile, Desired, DesiredDeployment, decode_from_server, encode
 
 
-def wanted(*paths: str, root: str = "", weights: tuple[str, ...] = ()) -> Wanted:
-    return Wanted(
+def wanted(*paths: str, root: str = "", weights: tuple[str, ...] = ()) -> DesiredDeployment:
+    return DesiredDeployment(
         deployment_id="d",
         manifest_digest="sha256:x",
         served_name="acme/tiny",
@@ -90,7 +90,7 @@ def wanted(*paths: str, root: str = "", weights: tuple[str, ...] = ()) -> Wanted
         ),
     ],
 )
-def test_what_an_engine_finds(one: Wanted, places: set[str], weights: tuple[str, ...]) -> None:
+def test_what_an_engine_finds(one: DesiredDeployment, places: set[str], weights: tuple[str, ...]) -> None:
     layout = lay_out(one)
     assert (set(layout.files), layout.weights) == (places, weights)
 

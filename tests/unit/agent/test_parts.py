@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelshare.agent.engines import parameters
-from modelshare.agent.engines.parts import Count, Part, Weave, join, split
+from modelshare.agent.engines.parts import Count, Subrequest, Weave, join, split
 from modelshare.agent.engines.relay_rules import PreparedRequest, RelayPolicy, prepare_request
 from modelshare.wire.inference import EMBEDDED_TOGETHER
 
@@ -20,7 +20,7 @@ def prepared(route: str, **fields: Any) -> PreparedRequest:
     return prepare_request(route, json.dumps(fields).encode(), POLICY)
 
 
-def sent(part: Part) -> dict[str, Any]:
+def sent(part: Subrequest) -> dict[str, Any]:
     fields: dict[str, Any] = json.loads(part.prepared.body)
     return fields
 
@@ -66,7 +66,7 @@ def test_texts_are_embedded_a_few_at_a_time(count: int) -> None:
 @pytest.mark.parametrize("prompt", ["text", ["text"], [1, 2, 3], [[1, 2, 3]]])
 def test_one_sequence_stays_as_it_is(prompt: Any) -> None:
     request = prepared("completions", prompt=prompt)
-    assert split(request) == [Part(request)]
+    assert split(request) == [Subrequest(request)]
 
 
 def test_answers_are_joined_and_counted_together() -> None:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from modelshare.agent.engines import parameters
 from modelshare.agent.engines.answers import StreamReader, read_answer, write_answer, write_pieces
-from modelshare.agent.engines.counts import Usage
-from modelshare.agent.engines.parts import Part, Weave
-from modelshare.agent.engines.refusals import Refusal, failed_inside, refused
+from modelshare.agent.engines.counts import TokenUsage
+from modelshare.agent.engines.parts import Subrequest, Weave
+from modelshare.agent.engines.refusals import EngineRefusalError, failed_inside, refused
 from modelshare.agent.engines.relay_rules import PreparedRequest, RelayPolicy, prepare_request
 from modelshare.agent.engines.sse import data_event
-from modelshare.wire.inference import BadInferenceRequest
+from modelshare.wire.inference import BadInferenceRequestError
 
 CHAT = "chat/completions"
 FAITHFUL = RelayPolicy(public_name="acme/tiny", request_model="acme/tiny", takes=parameters.LLAMACPP)
@@ -48,10 +48,10 @@ def delta(text: str, model: str = "m") -> bytes:
     return event(model=model, choices=[{"delta": {"content": text}}])
 
 
-def through(request: PreparedRequest, *chunks: bytes) -> tuple[bytes, Usage]:
+def through(request: PreparedRequest, *chunks: bytes) -> tuple[bytes, TokenUsage]:
     tally = request.tally()
     reader = StreamReader(request, tally)
-    weave, part = Weave(), Part(request)
+    weave, part = Weave(), Subrequest(request)
     pieces = [weave.pieces(part, each) for each in (*map(reader.feed, chunks), reader.finish())]
     if reader.failure is not None:
         raise reader.failure
@@ -82,12 +82,12 @@ class TestRequest:
 
     @pytest.mark.parametrize("body", [b"", b"[1]", b'{"a":', b'"text"', b"nonsense"])
     def test_what_is_no_object_is_refused(self, body: bytes) -> None:
-        with pytest.raises(BadInferenceRequest, match="JSON"):
+        with pytest.raises(BadInferenceRequestError, match="JSON"):
             prepare_request(CHAT, body, FAITHFUL)
 
     @pytest.mark.parametrize("field", [b"messages", b"stream_options", b"tools", b"response_format", b"id_slot"])
     def test_what_is_nested_without_end_is_refused(self, field: bytes) -> None:
-        with pytest.raises(BadInferenceRequest):
+        with pytest.raises(BadInferenceRequestError):
             prepare_request(CHAT, b'{"stream":true,"%s":%s' % (field, b"[" * 100_000), FAITHFUL)
 
     def test_the_smaller_limit_is_the_limit(self) -> None:
@@ -114,7 +114,7 @@ class TestRequest:
     )
     def test_what_this_engine_ignores_is_refused_though_another_takes_it(self, field: str, value: Any) -> None:
         assert field in sent(replace(FAITHFUL, takes=parameters.VLLM), **{field: value})
-        with pytest.raises(BadInferenceRequest, match=f"`{field}`") as refusal:
+        with pytest.raises(BadInferenceRequestError, match=f"`{field}`") as refusal:
             prepared(TRANSFORMERS, **{field: value})
         assert refusal.value.param == field
 
@@ -123,18 +123,18 @@ class TestRequest:
     def test_no_request_reserves_memory_without_bounds(self, field: str, value: int) -> None:
         usual: dict[str, Any] = {field: 4096}
         assert sent(**usual)[field] == 4096
-        with pytest.raises(BadInferenceRequest, match=f"`{field}`"):
+        with pytest.raises(BadInferenceRequestError, match=f"`{field}`"):
             prepared(**usual | {field: value})
 
     def test_what_an_engine_can_only_fail_on_is_refused(self) -> None:
-        with pytest.raises(BadInferenceRequest, match="`reasoning_format`"):
+        with pytest.raises(BadInferenceRequestError, match="`reasoning_format`"):
             prepared(reasoning_format="odd")
-        with pytest.raises(BadInferenceRequest, match="`grammar`"):
+        with pytest.raises(BadInferenceRequestError, match="`grammar`"):
             prepared(grammar='root ::= "a"', json_schema={})
 
     def test_no_log_probabilities_and_none_but_of_the_token_itself_differ(self) -> None:
         assert "logprobs" not in sent(TRANSFORMERS, logprobs=False)
-        with pytest.raises(BadInferenceRequest, match="`logprobs`"):
+        with pytest.raises(BadInferenceRequestError, match="`logprobs`"):
             prepared(TRANSFORMERS, "completions", prompt="a", logprobs=0)
 
     @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ class TestRequest:
     )
     @pytest.mark.parametrize(("route", "field"), [("completions", "prompt"), ("embeddings", "input")])
     def test_a_prompt_is_texts_or_tokens_to_the_last_item(self, route: str, field: str, prompt: Any) -> None:
-        with pytest.raises(BadInferenceRequest, match=f"`{field}`") as refusal:
+        with pytest.raises(BadInferenceRequestError, match=f"`{field}`") as refusal:
             prepared(FAITHFUL, route, **{field: prompt})
         assert refusal.value.param == field
 
@@ -155,13 +155,13 @@ class TestRequest:
         before = prepare_request(route, json.dumps(body).encode(), FAITHFUL)
         try:
             request = prepare_request(route, json.dumps(body | {f"x_{name}": 1}).encode(), FAITHFUL)
-        except BadInferenceRequest:
+        except BadInferenceRequestError:
             return
         assert request.fields == before.fields
 
 
 class TestAnswer:
-    def read(self, body: bytes, request: PreparedRequest) -> tuple[dict[str, Any], Usage]:
+    def read(self, body: bytes, request: PreparedRequest) -> tuple[dict[str, Any], TokenUsage]:
         tally = request.tally()
         fields = read_answer(body, request, tally)
         return json.loads(write_answer(fields, tally.for_client())), tally.usage
@@ -174,7 +174,7 @@ class TestAnswer:
         answer, counted = self.read(json.dumps(told | {"usage": usage}).encode(), prepared())
 
         assert answer == {"id": "1", "choices": choices, "model": "acme/tiny", "usage": usage | {"total_tokens": 12}}
-        assert counted == Usage(5, 7)
+        assert counted == TokenUsage(5, 7)
 
     @pytest.mark.parametrize("form", ["float", "base64", None])
     def test_vectors_have_the_form_that_was_asked_for(self, form: str | None) -> None:
@@ -186,7 +186,7 @@ class TestAnswer:
 
         wanted = packed if form == "base64" else floats
         assert [vector["embedding"] for vector in answer["data"]] == [wanted, wanted]
-        assert counted == Usage(2, 0)
+        assert counted == TokenUsage(2, 0)
 
     @pytest.mark.parametrize(("places", "order"), [((1, 0), [2.0, 1.0]), ((0, 0), [1.0, 2.0]), ((None, 1), [1.0, 2.0])])
     def test_vectors_are_in_the_order_of_the_texts(self, places: tuple[int | None, int], order: list[float]) -> None:
@@ -199,7 +199,7 @@ class TestAnswer:
         [None, [], [{"embedding": [1.0]}], [{"embedding": []}] * 2, [{"embedding": ["a"]}] * 2, [{}, {}], [1, 2]],
     )
     def test_what_are_not_the_vectors_is_no_answer(self, data: Any) -> None:
-        with pytest.raises(Refusal) as refusal:
+        with pytest.raises(EngineRefusalError) as refusal:
             self.read(json.dumps({"data": data}).encode(), prepared(FAITHFUL, "embeddings", input=["a", "b"]))
         assert refusal.value.status == 502
 
@@ -270,7 +270,7 @@ class TestStream:
     def test_the_usage_is_counted_and_shown_to_those_who_asked(self) -> None:
         out, counted = through(prepared(stream=True), delta("Hi"), self.USAGE, self.DONE)
         assert out.count(b"data:") == 2
-        assert counted == Usage(3, 2)
+        assert counted == TokenUsage(3, 2)
         asking = prepared(stream=True, stream_options={"include_usage": True})
         for usage in (self.USAGE, b""):
             *_, told, done, rest = through(asking, delta("Hi"), usage, self.DONE)[0].split(b"\n\n")
@@ -284,7 +284,7 @@ class TestStream:
         )
         out, counted = through(prepared(TRANSFORMERS, stream=True), delta("a"), last, event(choices=[], usage=None))
         assert b"finish_reason" in out
-        assert counted == Usage(3, 9)
+        assert counted == TokenUsage(3, 9)
 
     def test_log_probabilities_of_a_completion_go_on_where_the_last_piece_ended(self) -> None:
         request = prepared(replace(FAITHFUL, chat_logprobs=True), "completions", prompt="a", logprobs=0, stream=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelshare.agent.engines.turns import MOST_WAITING, TooManyWaitingError, Turn, Turns
+from modelshare.agent.engines.turns import MAX_WAITING, TenantQueue, TooManyWaitingError, Turn
 
 pytestmark = pytest.mark.anyio
 Step = Callable[[], Awaitable[None]]
@@ -17,7 +17,7 @@ class Engine:
     """What runs in it, and in what order it began."""
 
     def __init__(self, slots: int) -> None:
-        self.turns = Turns(slots)
+        self.turns = TenantQueue(slots)
         self.began: list[str] = []
         self.slots: list[tuple[int, ...]] = []
         self.own: list[bool] = []
@@ -136,21 +136,21 @@ async def test_what_takes_several_slots_is_not_overtaken_for_ever() -> None:
 
 async def test_one_tenant_waits_for_so_many_turns_and_others_still_may() -> None:
     engine = Engine(1)
-    for _ in range(MOST_WAITING + 1):
+    for _ in range(MAX_WAITING + 1):
         engine.ask("a")
     await settled()
     with pytest.raises(TooManyWaitingError):
         await engine.ask("a")
     engine.ask("b")
     await settled()
-    assert engine.turns.waiting == MOST_WAITING + 1
+    assert engine.turns.waiting == MAX_WAITING + 1
     await engine.end("a")
     assert engine.began == ["a", "b"]
     await engine.close()
 
 
 async def test_a_slot_is_used_again_by_whom_it_computed_for() -> None:
-    turns = Turns(3)
+    turns = TenantQueue(3)
 
     async def slot(tenant: str, prompt: bytes, *, works: bool = True) -> tuple[int, bool]:
         async with turns.turn(tenant, prompt=prompt) as turn:
@@ -174,7 +174,7 @@ async def test_a_slot_is_used_again_by_whom_it_computed_for() -> None:
 
 
 async def test_without_a_name_nothing_is_ones_own() -> None:
-    turns = Turns(1)
+    turns = TenantQueue(1)
     for _ in range(2):
         async with turns.turn("", prompt=b"x") as turn:
             assert not turn.is_own
@@ -185,7 +185,7 @@ async def test_without_a_name_nothing_is_ones_own() -> None:
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5), st.booleans()), max_size=40), st.integers(1, 4))
 def test_slots_are_neither_lost_nor_given_twice(steps: list[tuple[str, int, bool]], slots: int) -> None:
     async def run() -> None:
-        turns, held = Turns(slots), set[int]()
+        turns, held = TenantQueue(slots), set[int]()
 
         async def work(tenant: str, count: int) -> None:
             async with turns.turn(tenant, count) as turn:

@@ -1,6 +1,6 @@
 import pytest
 
-from modelshare.agent.errors import NoSpace, human_bytes
+from modelshare.agent.errors import NoSpaceError, human_bytes
 
 
 @pytest.mark.parametrize(
@@ -19,5 +19,5 @@ def test_sizes_read_as_people_say_them(count: int, words: str) -> None:
 
 
 def test_a_full_disk_says_how_much_is_missing() -> None:
-    error = NoSpace(needed=12_300_000_000, free=4_000_000_000)
+    error = NoSpaceError(needed=12_300_000_000, free=4_000_000_000)
     assert str(error).startswith("The weights need 12.3 GB, and 4.0 GB are free on the agent's disk")

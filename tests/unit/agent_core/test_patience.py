@@ -1,7 +1,7 @@
 import tomllib
 from importlib import resources
 
-from modelshare.agent.runner import RELEASE_SECONDS
+from modelshare.agent.deployments import RELEASE_SECONDS
 
 
 def test_what_an_agent_lets_go_of_ends_as_late_as_any_tier_allows() -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from modelshare.agent.tasks import in_thread, together
+from modelshare.agent.tasks import in_thread, run_all
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +26,7 @@ async def test_the_first_error_is_raised_once_the_others_have_ended() -> None:
             ended.append("last")
 
     with pytest.raises(OSError, match="first"):
-        await together([fail(), last()])
+        await run_all([fail(), last()])
     assert ended == ["last"]
 
 
@@ -35,7 +35,7 @@ async def test_a_failed_job_leaves_its_caller_no_trace_of_a_cancellation() -> No
         raise OSError("first")
 
     async def nested(depth: int) -> None:
-        await together([nested(depth - 1) if depth else fail(), asyncio.Event().wait()])
+        await run_all([nested(depth - 1) if depth else fail(), asyncio.Event().wait()])
 
     with pytest.raises(OSError, match="first"):
         await nested(3)
@@ -56,7 +56,7 @@ async def test_a_caller_cancelled_twice_still_waits_for_the_end_and_is_cancelled
             await may_end.wait()
             ended.set()
 
-    caller = asyncio.create_task(together([slow_to_end()]))
+    caller = asyncio.create_task(run_all([slow_to_end()]))
     await asyncio.sleep(0)
     caller.cancel()
     await ending.wait()

@@ -72,19 +72,19 @@ def test_delays_grow_up_to_a_bound(failures: int, jitter: float) -> None:
 
 
 def test_the_attempts_are_over_about_a_day() -> None:
-    delays = [rules.retry_delay(number, lambda *_: 1.0) for number in range(1, rules.MOST_ATTEMPTS)]
+    delays = [rules.retry_delay(number, lambda *_: 1.0) for number in range(1, rules.MAX_ATTEMPTS)]
     assert delays[:4] == [10, 30, 90, 270]
     assert 20 * 3600 < sum(delays) < rules.GIVE_UP_SECONDS
-    assert rules.is_given_up(rules.MOST_ATTEMPTS, age=0)
-    assert not rules.is_given_up(rules.MOST_ATTEMPTS - 1, age=rules.GIVE_UP_SECONDS)
+    assert rules.is_given_up(rules.MAX_ATTEMPTS, age=0)
+    assert not rules.is_given_up(rules.MAX_ATTEMPTS - 1, age=rules.GIVE_UP_SECONDS)
     assert rules.is_given_up(1, age=rules.GIVE_UP_SECONDS + 1)
 
 
 @given(st.binary(), st.integers(1, 50))
-def test_what_was_answered_is_one_printable_line(text: bytes, most: int) -> None:
-    line = rules.readable(text, most)
+def test_what_was_answered_is_one_printable_line(text: bytes, limit: int) -> None:
+    line = rules.readable(text, limit)
     assert line.isprintable()
-    assert len(line) <= most + 1
+    assert len(line) <= limit + 1
 
 
 @given(st.uuids(), st.uuids(), st.binary(min_size=1))

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import modelshare
 from modelshare.cli.app import ENTRIES, Entry, app, load
-from modelshare.cli.exits import ExitCode
+from modelshare.cli.exit_codes import ExitCode
 from modelshare.client import retry
 
 CLOSED = "http://127.0.0.1:1"

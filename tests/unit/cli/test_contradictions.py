@@ -3,7 +3,7 @@
 import pytest
 
 from modelshare.cli.app import main
-from modelshare.cli.exits import ExitCode
+from modelshare.cli.exit_codes import ExitCode
 
 CONTRADICTIONS = (
     ("share", "m", "--public", "--to", "borg"),

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelshare.client.plan import missing_parts, opening, parts_to_compare, worth_hashing
-from modelshare.client.source import LocalFile, Source
+from modelshare.client.source import LocalFile, PushSource
 from modelshare.wire.uploads import Upload, UploadFile, UploadState
 
 PART = 10
@@ -14,8 +14,8 @@ def local(path: str, size: int) -> LocalFile:
     return LocalFile(path, Path("/nowhere") / path, size, 0.0)
 
 
-def source(*files: tuple[str, int], is_archive: bool = False) -> Source:
-    return Source(tuple(local(*file) for file in files), is_archive, None)
+def source(*files: tuple[str, int], is_archive: bool = False) -> PushSource:
+    return PushSource(tuple(local(*file) for file in files), is_archive, None)
 
 
 def upload(files: list[UploadFile], **changes: object) -> Upload:

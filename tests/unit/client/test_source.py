@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from modelshare.client.errors import SourceError
-from modelshare.client.source import Source, find_exposed, read_source
+from modelshare.client.source import PushSource, find_exposed, read_source
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def write(folder: Path, *names: str) -> None:
         (folder / name).write_text("x")
 
 
-def paths(source: Source) -> list[str]:
+def paths(source: PushSource) -> list[str]:
     return [file.path for file in source.files]
 
 

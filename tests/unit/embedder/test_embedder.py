@@ -42,7 +42,7 @@ def model(
 
 def of(files: dict[str, Any], root: str = "") -> ModelFiles:
     encoded = {name: value if isinstance(value, bytes) else json.dumps(value).encode() for name, value in files.items()}
-    return ModelFiles(encoded, lambda name, most: encoded[name][:most], root)
+    return ModelFiles(encoded, lambda name, limit: encoded[name][:limit], root)
 
 
 def read(files: dict[str, Any]) -> Embedder:
@@ -118,8 +118,8 @@ def test_pooling_without_its_list_counts_all_the_same() -> None:
         ({"config.json": {"max_position_embeddings": -1}}, None),
     ],
 )
-def test_the_greatest_length_is_the_one_that_counts(files: dict[str, Any], most: int | None) -> None:
-    assert read(model() | files).most_tokens == most
+def test_the_greatest_length_is_the_one_that_counts(files: dict[str, Any], limit: int | None) -> None:
+    assert read(model() | files).most_tokens == limit
 
 
 def test_settings_lie_beside_the_transformer() -> None:

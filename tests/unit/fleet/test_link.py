@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelshare.server.fleet.link import LINK_CREDIT, SMALL_CREDIT, ClosedError, Link, StreamBrokenError
+from modelshare.server.fleet.link import LINK_CREDIT, SMALL_CREDIT, AgentLink, ClosedError, StreamBrokenError
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import (
     BODY_SLICE,
@@ -45,7 +45,7 @@ class Peer:
         self.now = 0.0
         self.sent: asyncio.Queue[FromServer] = asyncio.Queue()
         self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.link = Link(self._inbox.get, self._send, lambda: self.now)
+        self.link = AgentLink(self._inbox.get, self._send, lambda: self.now)
         self.end = asyncio.ensure_future(self.link.run(lambda _: None, lambda _: None))
 
     def say(self, *frames: Any) -> None:
@@ -139,7 +139,7 @@ async def test_a_side_task_that_fails_ends_the_link() -> None:
     async def fails() -> None:
         raise OSError("the database is away")
 
-    why = await Link(inbox.get, send, lambda: 0.0).run(lambda _: None, lambda _: None, fails())
+    why = await AgentLink(inbox.get, send, lambda: 0.0).run(lambda _: None, lambda _: None, fails())
     assert why.code == CloseCode.GOING_AWAY
 
 

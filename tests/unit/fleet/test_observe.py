@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from modelshare.server.fleet.rules import AgentFacts, EndpointFacts, Fleet, Holding, Observation, Placement
+from modelshare.server.fleet.rules import AgentFacts, EndpointFacts, Fleet, HeldDeployment, Observation, Placement
 from modelshare.wire.agents import AgentState, Phase
 from modelshare.wire.endpoints import EndpointStatus
 from modelshare.wire.tiers import SELF_HOSTED
@@ -15,15 +15,17 @@ AWAY = AgentFacts(uuid.UUID(int=2), "proj_a", frozenset(), AgentState.DISCONNECT
 
 
 def observe(
-    *holdings: Holding, agents: tuple[AgentFacts, ...] = (BOX,), serving: uuid.UUID | None = None,
+    *holdings: HeldDeployment, agents: tuple[AgentFacts, ...] = (BOX,), serving: uuid.UUID | None = None,
     wanted: uuid.UUID | None = NEW, tier: str = SELF_HOSTED,
 ) -> Observation:  # fmt: skip
     endpoint = EndpointFacts(uuid.UUID(int=9), "proj_a", tier, uuid.UUID(int=50), wanted, serving)
     return Fleet(agents, holdings, now=0).observe(endpoint)
 
 
-def holds(agent: AgentFacts, version: uuid.UUID, phase: Phase, done: int = 0, reason: str | None = None) -> Holding:
-    return Holding(Placement(agent.id, version), phase, done, 100, reason)
+def holds(
+    agent: AgentFacts, version: uuid.UUID, phase: Phase, done: int = 0, reason: str | None = None
+) -> HeldDeployment:
+    return HeldDeployment(Placement(agent.id, version), phase, done, 100, reason)
 
 
 def test_ready_is_active_and_remembers_what_serves() -> None:

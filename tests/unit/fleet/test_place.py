@@ -11,7 +11,7 @@ from modelshare.server.fleet.rules import (
     AgentFacts,
     EndpointFacts,
     Fleet,
-    Holding,
+    HeldDeployment,
     Placement,
     eligible,
 )
@@ -49,12 +49,12 @@ def endpoint(
     )
 
 
-def held(agent: AgentFacts, version: int, phase: Phase = Phase.READY) -> Holding:
-    return Holding(Placement(agent.id, uid(version)), phase)
+def held(agent: AgentFacts, version: int, phase: Phase = Phase.READY) -> HeldDeployment:
+    return HeldDeployment(Placement(agent.id, uid(version)), phase)
 
 
 def place(
-    endpoints: list[EndpointFacts], agents: list[AgentFacts], holdings: list[Holding] | None = None
+    endpoints: list[EndpointFacts], agents: list[AgentFacts], holdings: list[HeldDeployment] | None = None
 ) -> set[tuple[uuid.UUID, uuid.UUID]]:
     return set(Fleet(agents, holdings or [], now=NOW).place(endpoints))
 
@@ -156,7 +156,7 @@ endpoints_strategy = st.lists(
 )
 holdings_strategy = st.lists(
     st.builds(
-        lambda agent, version, phase: Holding(Placement(uid(agent), uid(version)), phase),
+        lambda agent, version, phase: HeldDeployment(Placement(uid(agent), uid(version)), phase),
         st.integers(1, 60),
         st.integers(100, 103),
         st.sampled_from(Phase),
@@ -167,7 +167,7 @@ holdings_strategy = st.lists(
 
 @given(endpoints_strategy, agents_strategy, holdings_strategy)
 def test_only_eligible_agents_hold_what_an_endpoint_asks_for(
-    endpoints: list[EndpointFacts], agents: list[AgentFacts], holdings: list[Holding]
+    endpoints: list[EndpointFacts], agents: list[AgentFacts], holdings: list[HeldDeployment]
 ) -> None:
     by_id = {agent.id: agent for agent in agents}
     for agent_id, version_id in place(endpoints, agents, holdings):
@@ -180,7 +180,7 @@ def test_only_eligible_agents_hold_what_an_endpoint_asks_for(
 
 @given(endpoints_strategy, agents_strategy, holdings_strategy)
 def test_who_can_be_served_is_placed(
-    endpoints: list[EndpointFacts], agents: list[AgentFacts], holdings: list[Holding]
+    endpoints: list[EndpointFacts], agents: list[AgentFacts], holdings: list[HeldDeployment]
 ) -> None:
     placed = place(endpoints, agents, holdings)
     for one in endpoints:
@@ -191,17 +191,17 @@ def test_who_can_be_served_is_placed(
 
 @given(endpoints_strategy, agents_strategy, holdings_strategy)
 def test_placing_what_is_placed_changes_nothing(
-    endpoints: list[EndpointFacts], agents: list[AgentFacts], holdings: list[Holding]
+    endpoints: list[EndpointFacts], agents: list[AgentFacts], holdings: list[HeldDeployment]
 ) -> None:
     placed = place(endpoints, agents, holdings)
     kept = [holding for holding in holdings if holding.placement in placed]
-    new = [Holding(Placement(*one), Phase.WAITING) for one in placed - {holding.placement for holding in kept}]
+    new = [HeldDeployment(Placement(*one), Phase.WAITING) for one in placed - {holding.placement for holding in kept}]
     assert place(endpoints, agents, kept + new) == placed
 
 
 @given(endpoints_strategy, agents_strategy, holdings_strategy)
 def test_what_answers_never_goes_before_something_else_answers(
-    endpoints: list[EndpointFacts], agents: list[AgentFacts], holdings: list[Holding]
+    endpoints: list[EndpointFacts], agents: list[AgentFacts], holdings: list[HeldDeployment]
 ) -> None:
     fleet = Fleet(agents, holdings, now=NOW)
     placed = fleet.place(endpoints)
@@ -256,7 +256,7 @@ class History:
                     self.holdings[placement] = phases[what]
 
     def round(self) -> None:
-        fleet = Fleet(self.agents, [Holding(one, phase) for one, phase in self.holdings.items()], now=NOW)
+        fleet = Fleet(self.agents, [HeldDeployment(one, phase) for one, phase in self.holdings.items()], now=NOW)
         seen, placed = fleet.observe(self.endpoint), fleet.place([self.endpoint])
         self.endpoint = replace(self.endpoint, serving=seen.serving)
         self.holdings = {one: self.holdings.get(one, Phase.WAITING) for one in placed}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modelshare.server.registry.inspection import Facts, Refused, inspect
+from modelshare.server.registry.inspection import Facts, ModelRejectedError, inspect
 from modelshare.server.registry.inspection.gguf_types import SCALARS, TENSOR_TYPES, ValueType
 from modelshare.server.registry.inspection.safetensors import DTYPE_BITS
 
@@ -53,7 +53,7 @@ def reason_of(files: Mapping[str, bytes]) -> str | None:
     """Why the files are refused, which must be fit to show; None where they are not."""
     try:
         inspect_bytes(files)
-    except Refused as refused:
+    except ModelRejectedError as refused:
         reason = refused.reason
     else:
         return None

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize, safe_open
 
-from modelshare.server.registry.inspection import FileReader, Refused, inspect
+from modelshare.server.registry.inspection import FileReader, ModelRejectedError, inspect
 from modelshare.server.registry.inspection.safetensors import DTYPE_BITS, read_header
 from unit.registry.samples import MemoryReader, safetensors_file, safetensors_from
 
@@ -30,7 +30,7 @@ def library_takes(data: bytes) -> bool:
 def taken_here(data: bytes) -> bool:
     try:
         read_header("model.safetensors", MemoryReader(data))
-    except Refused:
+    except ModelRejectedError:
         return False
     return True
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelshare.server.registry.archive import ExtractedFile, extract, kind_of
-from modelshare.server.registry.refused import Refused
+from modelshare.server.registry.refused import ModelRejectedError
 from modelshare.server.registry.tar.stream import ArchiveKind
 
 FILES = {
@@ -59,7 +59,7 @@ def unpack(
 
 
 def assert_refused(folder: Path, data: bytes, because: str, kind: ArchiveKind = ArchiveKind.TAR, **limits: int) -> None:
-    with pytest.raises(Refused, match=because):
+    with pytest.raises(ModelRejectedError, match=because):
         unpack(folder, data, kind, **limits)
     assert [path.name for path in folder.iterdir()] == [f"model.{kind}"], "something was left behind"
 
@@ -265,7 +265,7 @@ def test_kind_of_file_names(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["a.zip", "tar", "a.gz", "a.tar.xz", ""])
 def test_other_kinds_are_refused(name: str) -> None:
-    with pytest.raises(Refused, match=r"\.tar\.zst"):
+    with pytest.raises(ModelRejectedError, match=r"\.tar\.zst"):
         kind_of(name)
 
 
@@ -286,6 +286,6 @@ def test_damage_anywhere_is_refused_or_harmless(
     (folder / "inner").mkdir()
     try:
         unpack(folder / "inner", bytes(data))
-    except Refused:
+    except ModelRejectedError:
         assert not (folder / "inner" / "out").exists()
     assert [path.name for path in folder.iterdir()] == ["inner"]

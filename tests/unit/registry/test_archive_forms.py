@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelshare.server.registry.archive import extract, kind_of
-from modelshare.server.registry.refused import Refused
+from modelshare.server.registry.refused import ModelRejectedError
 from unit.registry.test_archive import assert_refused, member, tar_of, tar_with, unpack
 
 RAW = bytes(range(256))
@@ -178,7 +178,7 @@ def test_a_name_beyond_what_systems_take_is_refused_though_it_is_left_out(tmp_pa
     data = tar_with([(member(name), b""), (member("a", 1), b"1")], tarfile.GNU_FORMAT)
     archive = tmp_path / "model.tar"
     archive.write_bytes(data)
-    with pytest.raises(Refused, match=r"A name in model\.tar is longer than"):
+    with pytest.raises(ModelRejectedError, match=r"A name in model\.tar is longer than"):
         extract(archive, kind_of("model.tar"), tmp_path / "out", max_bytes=100)
 
 
@@ -235,7 +235,7 @@ def test_links_do_not_get_around_the_bound_on_what_an_archive_unpacks_to(tmp_pat
     links = [(member(f"b{n}", kind=tarfile.LNKTYPE, linkname="a"), b"") for n in range(80)]
     archive = tmp_path / "model.tar.gz"
     archive.write_bytes(tar_bytes_gz([(member("a", 1 << 20), bytes(1 << 20)), *links]))
-    with pytest.raises(Refused, match="far more than its own size"):
+    with pytest.raises(ModelRejectedError, match="far more than its own size"):
         extract(archive, kind_of(archive.name), tmp_path / "out", max_bytes=1 << 40)
 
 
@@ -381,7 +381,7 @@ def test_no_damage_gives_anything_but_a_sentence(
     (folder / "inner").mkdir()
     try:
         unpack(folder / "inner", kept)
-    except Refused as refused:
+    except ModelRejectedError as refused:
         assert refused.reason.endswith(".")  # noqa: PT017 - most examples raise nothing
         assert not (folder / "inner" / "out").exists()
     assert [path.name for path in folder.iterdir()] == ["inner"]

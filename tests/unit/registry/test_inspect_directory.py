@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelshare.server.registry.inspection import Facts, Format, Refused, Task, inspect
+from modelshare.server.registry.inspection import Facts, Format, ModelRejectedError, Task, inspect
 from modelshare.server.registry.manifest import Manifest, canonical_bytes, parse
 from unit.registry.samples import MemoryReader, inspect_bytes, llama_gguf, safetensors_file
 
@@ -57,14 +57,14 @@ OBJECTS = numpy_file(np.array([{}], dtype=object))
     ],
 )
 def test_pickles_are_refused_by_name_and_by_content(path: str, data: bytes) -> None:
-    with pytest.raises(Refused, match="is a Python pickle, which can run code") as caught:
+    with pytest.raises(ModelRejectedError, match="is a Python pickle, which can run code") as caught:
         inspect_bytes(MODEL | {path: data})
     assert caught.value.reason.startswith(path)
     assert inspect_bytes(MODEL | {path: data}, allow_pickle=True).format is Format.SAFETENSORS
 
 
 def test_refusal_counts_the_others() -> None:
-    with pytest.raises(Refused, match=r"^a\.bin \(and 2 more\) is"):
+    with pytest.raises(ModelRejectedError, match=r"^a\.bin \(and 2 more\) is"):
         inspect_bytes(MODEL | {"a.bin": b"x", "b.pt": b"x", "c.ckpt": b"x"})
 
 
@@ -84,7 +84,7 @@ def test_plain_data_beside_the_weights_passes(files: dict[str, bytes]) -> None:
 @pytest.mark.parametrize("data", [PICKLED, torch_zip(), pickle.dumps({}, 2)])
 @pytest.mark.parametrize("allow_pickle", [True, False])
 def test_pickle_under_another_name_is_always_refused(name: str, data: bytes, allow_pickle: bool) -> None:
-    with pytest.raises(Refused, match="under another name"):
+    with pytest.raises(ModelRejectedError, match="under another name"):
         inspect_bytes(MODEL | {name: data}, allow_pickle=allow_pickle)
 
 
@@ -99,12 +99,12 @@ def test_allowed_pickle_model_is_described_by_the_files_around_it() -> None:
 
 @pytest.mark.parametrize("files", [{}, {"README.md": b"# x"}, {"config.json": CONFIG, "model.onnx": b"x"}])
 def test_directory_without_weights_is_refused(files: dict[str, bytes]) -> None:
-    with pytest.raises(Refused, match="contains no weights; push one"):
+    with pytest.raises(ModelRejectedError, match="contains no weights; push one"):
         inspect_bytes(files)
 
 
 def test_path_tricks_are_refused() -> None:
-    with pytest.raises(Refused, match="leave the model's folder"):
+    with pytest.raises(ModelRejectedError, match="leave the model's folder"):
         inspect_bytes(MODEL | {"../evil": b""})
 
 
@@ -186,7 +186,7 @@ def test_damage_is_refused_or_harmless_and_never_read_past_the_end(files: dict[s
     try:
         facts = inspect_bytes(files)
         json.dumps(facts.to_dict(), ensure_ascii=False, allow_nan=False).encode()
-    except Refused as refused:
+    except ModelRejectedError as refused:
         reason = refused.reason
     assert reason.isprintable()
     assert len(reason) < 600
@@ -199,7 +199,7 @@ def test_damage_never_makes_inspection_allocate_much(files: dict[str, bytes]) ->
     tracemalloc.start()
     try:
         inspect(readers)
-    except Refused:
+    except ModelRejectedError:
         pass
     finally:
         _, peak = tracemalloc.get_traced_memory()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from modelshare.server.registry.inspection import Facts, Refused, Task
+from modelshare.server.registry.inspection import Facts, ModelRejectedError, Task
 from unit.registry.samples import inspect_bytes, safetensors_file
 
 PARTS = [("Transformer", ""), ("Pooling", "1_Pooling")]
@@ -49,5 +49,5 @@ def test_prompts_that_callers_add_are_told() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", {"embedding_dimension": 4, "pooling_mode": "best"}])
 def test_a_declaration_that_cannot_be_read_is_refused(content: Any) -> None:
-    with pytest.raises(Refused, match=r"1_Pooling/config\.json"):
+    with pytest.raises(ModelRejectedError, match=r"1_Pooling/config\.json"):
         inspected(files={"1_Pooling/config.json": content})

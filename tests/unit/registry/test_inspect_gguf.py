@@ -6,7 +6,7 @@ from typing import Any
 import gguf
 import pytest
 
-from modelshare.server.registry.inspection import FileReader, Format, Refused, Task, inspect
+from modelshare.server.registry.inspection import FileReader, Format, ModelRejectedError, Task, inspect
 from modelshare.server.registry.inspection.facts import Role
 from modelshare.server.registry.inspection.gguf_types import FILE_TYPES, TENSOR_TYPES, ValueType
 from unit.registry.samples import HugeReader, Typed, gguf_file, inspect_bytes, llama_gguf
@@ -101,7 +101,7 @@ def test_versions_and_alignments(version: int, alignment: int) -> None:
 def test_last_tensor_needs_no_padding() -> None:
     data = gguf_file({"general.architecture": "llama"}, F32)
     assert inspect_bytes({"m.gguf": data[:-16]}).parameters == 4
-    with pytest.raises(Refused, match="truncated: 1 bytes"):
+    with pytest.raises(ModelRejectedError, match="truncated: 1 bytes"):
         inspect_bytes({"m.gguf": data[:-17]})
 
 
@@ -133,7 +133,7 @@ def test_split_model_is_one_model() -> None:
     ],
 )
 def test_incomplete_split_is_refused(files: dict[str, bytes], because: str) -> None:
-    with pytest.raises(Refused, match=because):
+    with pytest.raises(ModelRejectedError, match=because):
         inspect_bytes(files)
 
 
@@ -214,7 +214,7 @@ STRING, ARRAY = ValueType.STRING, ValueType.ARRAY
     ],
 )
 def test_damaged_file_is_refused_in_one_sentence(data: bytes, because: str) -> None:
-    with pytest.raises(Refused, match=because) as caught:
+    with pytest.raises(ModelRejectedError, match=because) as caught:
         inspect_bytes({"m.gguf": data})
     assert caught.value.reason.startswith("m.gguf ")
     assert caught.value.reason.isprintable()
@@ -222,14 +222,14 @@ def test_damaged_file_is_refused_in_one_sentence(data: bytes, because: str) -> N
 
 def test_header_that_goes_on_for_ever_is_refused() -> None:
     start = header(keys=3, rest=key("a", ARRAY, struct.pack("<IQ", 0, 200 << 20)))
-    with pytest.raises(Refused, match="header of more than 128 MiB"):
+    with pytest.raises(ModelRejectedError, match="header of more than 128 MiB"):
         inspect({"m.gguf": HugeReader(start, 1 << 40)})
 
 
 def test_long_arrays_are_skipped_not_read() -> None:
     data = header(keys=3, rest=key("a", ARRAY, struct.pack("<IQ", 0, 100 << 20)))
     reader = HugeReader(data, 1 << 40)
-    with pytest.raises(Refused, match="appears twice"):
+    with pytest.raises(ModelRejectedError, match="appears twice"):
         inspect({"m.gguf": reader})
     assert reader.bytes_read < 3 << 20
 
@@ -248,7 +248,7 @@ def test_no_array_takes_long(items: bytes) -> None:
     """In the processor's time: bounds on work, not only on bytes."""
     files = {"m.gguf": header(keys=1, rest=key("a", ARRAY, items))}
     began = time.process_time()
-    with pytest.raises(Refused):
+    with pytest.raises(ModelRejectedError):
         inspect_bytes(files)
     assert time.process_time() - began < 2
 
@@ -258,5 +258,5 @@ def test_strings_are_passed_across_windows_and_to_the_end() -> None:
     data = llama_gguf(**{"tokenizer.ggml.tokens": texts})
     assert len(data) > 5 << 20
     assert inspect_bytes({"m.gguf": data}).vocabulary_size == len(texts)
-    with pytest.raises(Refused, match="ends inside its header"):
+    with pytest.raises(ModelRejectedError, match="ends inside its header"):
         inspect_bytes({"m.gguf": data[: 2 << 20]})

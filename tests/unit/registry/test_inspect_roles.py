@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from modelshare.server.registry.inspection import Facts, Refused, Task, inspect
+from modelshare.server.registry.inspection import Facts, ModelRejectedError, Task, inspect
 from modelshare.server.registry.inspection.directory import MAX_CHOICES
 from modelshare.server.registry.inspection.facts import Role
 from unit.registry.samples import MemoryReader, gguf_file, inspect_bytes, llama_gguf, safetensors_file
@@ -60,7 +60,7 @@ def test_a_name_tells_what_a_file_is_that_cannot_be_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["z.gguf", "a-00001-of-00002.gguf"])
 def test_a_damaged_model_beside_another_is_refused(name: str) -> None:
-    with pytest.raises(Refused, match=name):
+    with pytest.raises(ModelRejectedError, match=name):
         inspect_bytes({"model.gguf": llama_gguf(), name: llama_gguf()[:-999]})
 
 
@@ -74,7 +74,7 @@ def test_a_damaged_model_beside_another_is_refused(name: str) -> None:
     ],
 )
 def test_companions_alone_are_refused_as_what_they_are(files: dict[str, bytes], because: str) -> None:
-    with pytest.raises(Refused, match=because):
+    with pytest.raises(ModelRejectedError, match=because):
         inspect_bytes(files)
 
 
@@ -99,7 +99,7 @@ def test_the_model_can_be_named() -> None:
     assert [each.file for each in facts.choices] == ["b.gguf", "a.gguf"]
     for file in ("v.gguf", "c.gguf"):
         with pytest.raises(
-            Refused, match=f"{file}, which `file` selects, is not a model; choose one of: a.gguf, b.gguf"
+            ModelRejectedError, match=f"{file}, which `file` selects, is not a model; choose one of: a.gguf, b.gguf"
         ):
             inspect_bytes(files, file=file)
 

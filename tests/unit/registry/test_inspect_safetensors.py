@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
-from modelshare.server.registry.inspection import FileReader, Format, Refused, Task, inspect
+from modelshare.server.registry.inspection import FileReader, Format, ModelRejectedError, Task, inspect
 from modelshare.server.registry.inspection.facts import Role
 from unit.registry.samples import HugeReader, inspect_bytes, reason_of, safetensors_file, safetensors_from
 
@@ -284,7 +284,7 @@ def test_shards_without_an_index_are_warned_of() -> None:
     ],
 )
 def test_incomplete_shards_are_refused(files: dict[str, bytes], because: str) -> None:
-    with pytest.raises(Refused, match=because):
+    with pytest.raises(ModelRejectedError, match=because):
         inspect_bytes(CONFIG | files)
 
 
@@ -333,7 +333,7 @@ def test_incomplete_shards_are_refused(files: dict[str, bytes], because: str) ->
     ],
 )
 def test_damaged_file_is_refused_in_one_sentence(data: bytes, because: str) -> None:
-    with pytest.raises(Refused, match=because) as caught:
+    with pytest.raises(ModelRejectedError, match=because) as caught:
         inspect_bytes(CONFIG | {"model.safetensors": data})
     assert caught.value.reason.startswith("model.safetensors ")
     assert caught.value.reason.isprintable()
@@ -359,7 +359,7 @@ def test_a_damaged_file_of_the_model_is_refused(name: str) -> None:
 
 
 def test_a_damaged_file_that_is_named_as_the_model_is_refused() -> None:
-    with pytest.raises(Refused, match=r"^extra\.safetensors is truncated"):
+    with pytest.raises(ModelRejectedError, match=r"^extra\.safetensors is truncated"):
         inspect_bytes(model(**{"extra.safetensors": b"x"}), file="extra.safetensors")
 
 
@@ -375,7 +375,7 @@ def test_an_index_that_lacks_shards_is_refused_of_the_model_alone() -> None:
     stale = {f"old/{name}": data for name, data in (CONFIG | index(WEIGHT_MAP) | {"x.safetensors": WEIGHTS}).items()}
     facts = inspect_bytes(model(**stale))
     assert (facts.weights, facts.choices) == (("model.safetensors",), ())
-    with pytest.raises(Refused, match="which is missing"):
+    with pytest.raises(ModelRejectedError, match="which is missing"):
         inspect_bytes(model(**stale), file="old/x.safetensors")
 
 
@@ -417,25 +417,25 @@ def test_weights_that_the_config_names_are_the_model(named: Any, weights: str) -
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 200_000, b'{"a":' * 200_000])
 def test_broken_json_is_refused_by_name(name: str, data: bytes) -> None:
-    with pytest.raises(Refused, match=f"^{name} is"):
+    with pytest.raises(ModelRejectedError, match=f"^{name} is"):
         inspect_bytes(model(**{name: data}))
 
 
 def test_json_too_large_is_refused_unread() -> None:
-    with pytest.raises(Refused, match="larger than 16 MiB"):
+    with pytest.raises(ModelRejectedError, match="larger than 16 MiB"):
         inspect({"config.json": HugeReader(b"{", 1 << 40), "model.safetensors": HugeReader(WEIGHTS, len(WEIGHTS))})
 
 
 def test_tokenizer_of_too_many_values_is_refused() -> None:
     tokenizer = b'{"model":{"vocab":[' + b"0," * 4_000_001 + b"0]}}"
-    with pytest.raises(Refused, match="contains more than 4,000,000 values"):
+    with pytest.raises(ModelRejectedError, match="contains more than 4,000,000 values"):
         inspect_bytes(model(**{"tokenizer.json": tokenizer}))
 
 
 def test_header_of_100_megabytes_is_judged_quickly() -> None:
     reader = HugeReader((100_000_000).to_bytes(8, "little") + b'{"a":' + b"[" * 10_000_000, 200_000_000)
     started = time.process_time()
-    with pytest.raises(Refused):
+    with pytest.raises(ModelRejectedError):
         inspect({"model.safetensors": reader})
     assert time.process_time() - started < 20
 

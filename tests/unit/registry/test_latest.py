@@ -128,7 +128,7 @@ WISHES = st.sampled_from([None, None, True, False])
 def test_whatever_pushes_ask_for_their_order_decides_and_not_that_of_their_becoming_ready(
     asked: list[tuple[str, bool | None]], data: st.DataObject
 ) -> None:
-    pushes = [Push(number, version, wish) for number, (version, wish) in enumerate(asked)]
+    pushes = [Push(number, version, spec) for number, (version, spec) in enumerate(asked)]
     ready = data.draw(st.permutations(pushes))
     assert latest_of(ready) == latest_of(pushes)
 
@@ -136,9 +136,9 @@ def test_whatever_pushes_ask_for_their_order_decides_and_not_that_of_their_becom
 @given(st.lists(st.tuples(VERSIONS, WISHES), min_size=1, max_size=6, unique_by=lambda push: push[0]))
 def test_of_pushes_one_after_the_other_each_takes_over_or_not(asked: list[tuple[str, bool | None]]) -> None:
     latest: Push | None = None
-    for number, (version, wish) in enumerate(asked):
-        new = Push(number, version, wish)
-        if wish is not False and (wish or latest is None or moves_upwards(latest, new)):
+    for number, (version, spec) in enumerate(asked):
+        new = Push(number, version, spec)
+        if spec is not False and (spec or latest is None or moves_upwards(latest, new)):
             latest = new
     assert latest_of([Push(number, *each) for number, each in enumerate(asked)]) == latest
 

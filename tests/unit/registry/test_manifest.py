@@ -14,7 +14,7 @@ from modelshare.server.registry.manifest import (
     digest,
     parse,
 )
-from modelshare.server.registry.refused import Refused
+from modelshare.server.registry.refused import ModelRejectedError
 
 SHA256 = "0123456789abcdef" * 4
 
@@ -114,5 +114,5 @@ def test_anything_but_canonical_bytes_is_no_manifest(data: bytes) -> None:
 
 
 def test_path_tricks_cannot_enter_a_manifest() -> None:
-    with pytest.raises(Refused, match="leave the model's folder"):
+    with pytest.raises(ModelRejectedError, match="leave the model's folder"):
         manifest(files=[ManifestFile("../evil", 1, SHA256)])

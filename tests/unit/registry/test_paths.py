@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelshare.server.registry.paths import MAX_FILES, check_paths
-from modelshare.server.registry.refused import Refused
+from modelshare.server.registry.refused import ModelRejectedError
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_fit_paths_pass(paths: list[str]) -> None:
     ],
 )
 def test_unfit_path_is_refused_with_its_reason(path: str, because: str) -> None:
-    with pytest.raises(Refused, match=because.replace("?", r"\?")) as caught:
+    with pytest.raises(ModelRejectedError, match=because.replace("?", r"\?")) as caught:
         check_paths(["fine", path])
     assert caught.value.reason.isprintable()
 
@@ -78,7 +78,7 @@ def test_unfit_path_is_refused_with_its_reason(path: str, because: str) -> None:
     ],
 )
 def test_paths_that_cannot_stand_together_are_refused(paths: list[str], because: str) -> None:
-    with pytest.raises(Refused, match=because):
+    with pytest.raises(ModelRejectedError, match=because):
         check_paths(paths)
 
 
@@ -86,7 +86,7 @@ def test_paths_that_cannot_stand_together_are_refused(paths: list[str], because:
 def test_what_passes_is_relative_distinct_and_inside(paths: list[str]) -> None:
     try:
         check_paths(paths)
-    except Refused:
+    except ModelRejectedError:
         return
     assert len({path.casefold() for path in paths}) == len(paths)
     for path in paths:
@@ -98,11 +98,11 @@ def test_what_passes_is_relative_distinct_and_inside(paths: list[str]) -> None:
 def test_no_set_of_paths_holds_more_folders_than_can_be_kept(depth: int) -> None:
     paths = ["/".join([f"{number:05}", *["d"] * (depth - 1), "f"]) for number in range(10_000 // depth + 1)]
     check_paths(paths[:-1])
-    with pytest.raises(Refused, match="more than 10,000 folders"):
+    with pytest.raises(ModelRejectedError, match="more than 10,000 folders"):
         check_paths(paths)
 
 
 def test_a_path_is_not_deeper_than_anybody_lays_one() -> None:
     check_paths(["a/" * 128 + "b"])
-    with pytest.raises(Refused, match="128 folders deep"):
+    with pytest.raises(ModelRejectedError, match="128 folders deep"):
         check_paths(["a/" * 129 + "b"])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.server.errors import RateLimited
+from modelshare.server.errors import RateLimitedError
 from modelshare.server.router.admission import Admission, Gate
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.tiers import Tier, TierCategory
@@ -39,7 +39,7 @@ def passes(gate: Gate, times: int) -> int:
     for _ in range(times):
         try:
             gate.enter()
-        except RateLimited:
+        except RateLimitedError:
             continue
         gate.leave()
         let_in += 1
@@ -58,7 +58,7 @@ def test_too_many_requests_say_when_to_come_back() -> None:
     clock = Clock()
     gate = Gate(tier(requests=6), clock)
     passes(gate, 9)
-    with pytest.raises(RateLimited, match="6 requests per minute") as refused:
+    with pytest.raises(RateLimitedError, match="6 requests per minute") as refused:
         gate.enter()
     assert (refused.value.code, refused.value.retry_after) == (ErrorCode.RATE_LIMIT_EXCEEDED, 10)
 
@@ -67,7 +67,7 @@ def test_at_most_so_many_at_once() -> None:
     gate = Gate(tier(concurrent=2), Clock())
     gate.enter()
     gate.enter()
-    with pytest.raises(RateLimited) as refused:
+    with pytest.raises(RateLimitedError) as refused:
         gate.enter()
     assert (refused.value.code, refused.value.retry_after) == (ErrorCode.CAPACITY_EXCEEDED, 1)
     gate.leave()
@@ -79,7 +79,7 @@ def test_tokens_are_charged_afterwards_and_paid_off_by_time() -> None:
     gate = Gate(tier(tokens=600), clock)
     gate.enter()
     gate.charge(1200)
-    with pytest.raises(RateLimited, match="600 tokens per minute") as refused:
+    with pytest.raises(RateLimitedError, match="600 tokens per minute") as refused:
         gate.enter()
     assert refused.value.retry_after == 60
     clock.now += 60
@@ -135,7 +135,7 @@ def test_a_request_brings_as_much_as_it_likes_while_there_is_room() -> None:
     gate.enter()
     with gate.working(7):
         assert gate.busy == 7
-        with pytest.raises(RateLimited) as error:
+        with pytest.raises(RateLimitedError) as error:
             gate.enter()
         assert error.value.code is ErrorCode.CAPACITY_EXCEEDED
     gate.leave()

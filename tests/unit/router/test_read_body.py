@@ -3,7 +3,7 @@
 import pytest
 from starlette.types import Message
 
-from modelshare.server.errors import PayloadTooLarge
+from modelshare.server.errors import PayloadTooLargeError
 from modelshare.server.router.errors import ClientGoneError
 from modelshare.server.router.relay import read_body
 
@@ -23,19 +23,19 @@ class Client:
 
 
 async def test_the_pieces_are_joined() -> None:
-    assert await read_body(Client(b"ab", b"", b"c").receive, most=3, announced=0) == b"abc"
+    assert await read_body(Client(b"ab", b"", b"c").receive, limit=3, announced=0) == b"abc"
 
 
 async def test_what_is_too_long_is_refused_as_soon_as_that_shows() -> None:
-    with pytest.raises(PayloadTooLarge):
-        await read_body(Client().receive, most=3, announced=4)
-    with pytest.raises(PayloadTooLarge):
-        await read_body(Client(b"ab", b"cd").receive, most=3, announced=0)
+    with pytest.raises(PayloadTooLargeError):
+        await read_body(Client().receive, limit=3, announced=4)
+    with pytest.raises(PayloadTooLargeError):
+        await read_body(Client(b"ab", b"cd").receive, limit=3, announced=0)
 
 
 async def test_a_client_that_leaves_is_noticed() -> None:
     with pytest.raises(ClientGoneError):
-        await read_body(Client(b"ab", leaves=True).receive, most=3, announced=0)
+        await read_body(Client(b"ab", leaves=True).receive, limit=3, announced=0)
 
 
 async def test_each_of_many_pieces_is_measured_once() -> None:
@@ -47,6 +47,6 @@ async def test_each_of_many_pieces_is_measured_once() -> None:
             measured += 1
             return super().__len__()
 
-    await read_body(Client(*[Piece(b"x")] * 500).receive, most=500, announced=0)
+    await read_body(Client(*[Piece(b"x")] * 500).receive, limit=500, announced=0)
 
     assert measured < 5 * 500, "a client that sends byte by byte would keep the process busy otherwise"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.server.errors import InvalidRequest
+from modelshare.server.errors import InvalidRequestError
 from modelshare.server.http import Paging, decode_cursor, encode_cursor
 
 numbers = st.integers(-(2**63) + 1, 2**63 - 1)
@@ -30,7 +30,7 @@ def test_a_cursor_carries_its_values(number: int, text: str, id_: uuid.UUID) -> 
 
 @given(st.text())
 def test_rubbish_is_refused(cursor: str) -> None:
-    with pytest.raises(InvalidRequest, match="next_cursor"):
+    with pytest.raises(InvalidRequestError, match="next_cursor"):
         decode_cursor(cursor, int, uuid.UUID)
 
 
@@ -54,14 +54,14 @@ def test_rubbish_is_refused(cursor: str) -> None:
     ],
 )
 def test_values_of_other_kinds_are_refused(value: Any, kinds: list[Any]) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequestError) as refused:
         decode_cursor(cursor_of(value), *kinds)
     assert (refused.value.status, refused.value.param) == (400, "after")
 
 
 def test_deeply_nested_rubbish_is_refused() -> None:
     deep = base64.urlsafe_b64encode(b"[" * 100_000).decode()
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequestError):
         decode_cursor(deep, int)
 
 

@@ -44,7 +44,7 @@ def test_a_clock_that_is_set_back_takes_nothing_away() -> None:
 
 def test_each_subject_has_its_own_and_the_least_used_is_forgotten() -> None:
     now = 0.0
-    buckets = TokenBuckets(2, lambda: now, most=2)
+    buckets = TokenBuckets(2, lambda: now, limit=2)
     assert [buckets.take("a") == 0 for _ in range(4)] == [True, True, True, False], "2 a minute and half as many more"
     assert buckets.take("b") == 0
     assert buckets.take("a") > 0

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.server.registry.refused import Refused
+from modelshare.server.registry.refused import ModelRejectedError
 from modelshare.server.registry.uploads.rules import (
-    Wanted,
+    WantedFile,
     check_names,
     gigabytes,
     is_same_push,
@@ -39,7 +39,7 @@ def test_next_version_is_above_all(cores: list[tuple[int, int, int]]) -> None:
     assert tuple(map(int, following.split("."))) > max(cores)
 
 
-def session(*files: Wanted) -> dict[str, Wanted]:
+def session(*files: WantedFile) -> dict[str, WantedFile]:
     return {file.path: file for file in files}
 
 
@@ -49,18 +49,18 @@ A, B = "a" * 64, "b" * 64
 @pytest.mark.parametrize(
     ("again", "same"),
     [
-        ([Wanted("x", 1, A), Wanted("y", 2)], True),
-        ([Wanted("y", 2), Wanted("x", 1)], True),
-        ([Wanted("y", 2, B), Wanted("x", 1, A)], True),
-        ([Wanted("x", 1, B), Wanted("y", 2)], False),
-        ([Wanted("x", 1, A), Wanted("y", 3)], False),
-        ([Wanted("x", 1, A)], False),
-        ([Wanted("x", 1, A), Wanted("z", 2)], False),
-        ([Wanted("x", 1, A), Wanted("y", 2), Wanted("z", 3)], False),
+        ([WantedFile("x", 1, A), WantedFile("y", 2)], True),
+        ([WantedFile("y", 2), WantedFile("x", 1)], True),
+        ([WantedFile("y", 2, B), WantedFile("x", 1, A)], True),
+        ([WantedFile("x", 1, B), WantedFile("y", 2)], False),
+        ([WantedFile("x", 1, A), WantedFile("y", 3)], False),
+        ([WantedFile("x", 1, A)], False),
+        ([WantedFile("x", 1, A), WantedFile("z", 2)], False),
+        ([WantedFile("x", 1, A), WantedFile("y", 2), WantedFile("z", 3)], False),
     ],
 )
-def test_is_same_push(again: list[Wanted], same: bool) -> None:
-    assert is_same_push(session(Wanted("x", 1, A), Wanted("y", 2)), again) is same
+def test_is_same_push(again: list[WantedFile], same: bool) -> None:
+    assert is_same_push(session(WantedFile("x", 1, A), WantedFile("y", 2)), again) is same
 
 
 def test_quota_is_a_limit_one_may_reach() -> None:
@@ -89,8 +89,10 @@ def test_gigabytes(size: int, text: str) -> None:
 
 def test_wanted_files() -> None:
     request = UploadOpen(name="m", files=[FileEntry(path="a", size=1, sha256=A), FileEntry(path="b", size=0)])
-    assert wanted_files(request) == [Wanted("a", 1, A), Wanted("b", 0, None)]
-    assert wanted_files(UploadOpen(name="m", archive=ArchiveEntry(filename="m.tar", size=5))) == [Wanted("m.tar", 5)]
+    assert wanted_files(request) == [WantedFile("a", 1, A), WantedFile("b", 0, None)]
+    assert wanted_files(UploadOpen(name="m", archive=ArchiveEntry(filename="m.tar", size=5))) == [
+        WantedFile("m.tar", 5)
+    ]
 
 
 def test_patterns_and_files_together_take_no_long_time() -> None:
@@ -98,7 +100,7 @@ def test_patterns_and_files_together_take_no_long_time() -> None:
     files = [FileEntry(path=f"{deep}/.env{n}", size=1) for n in range(2000)]
     include = [f"a*/**/a*/**/a*/**/a*/x{n}" for n in range(200)]
     began = time.process_time()
-    with pytest.raises(Refused, match="too many patterns for so many files"):
+    with pytest.raises(ModelRejectedError, match="too many patterns for so many files"):
         check_names(UploadOpen(name="m", files=files, include=include), allow_pickle=False)
     plain = [FileEntry(path=f"{deep}/{n}.gguf", size=1) for n in range(2000)]
     check_names(UploadOpen(name="m", files=plain, include=include), allow_pickle=False)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import modelshare
-from modelshare.server.audit.confirming.rules import ACTIONS
 from modelshare.server.audit.events import OF_ACTIONS
+from modelshare.server.audit.propagation.rules import ACTIONS
 from modelshare.server.web import audit_words as words
 from modelshare.wire.usage import AuditEntry, Confirmation
 
@@ -25,7 +25,7 @@ def entry(**fields: object) -> AuditEntry:
         ("key.revoke", "Revoke key"),
         ("join_key.create", "Create join key"),
         ("model.share", "Share model"),
-        ("model.role_change", "Catalog role changed"),
+        ("model.change_role", "Catalog role changed"),
         ("something.new_here", "New here something"),
     ],
 )

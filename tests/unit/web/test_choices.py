@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.server.errors import InvalidRequest
+from modelshare.server.errors import InvalidRequestError
 from modelshare.server.web import choices
 from modelshare.server.web.choices import Choice, Field, Option
 
@@ -49,7 +49,7 @@ def test_what_was_typed_is_either_taken_or_refused(form: dict[str, list[str]], o
     asked = question(otherwise)
     try:
         chosen = asked.resolve(form)
-    except InvalidRequest:
+    except InvalidRequestError:
         return
     assert form.get("which", [""])[:1] in ([], [""], [chosen.value])
     mine = {each.name for each in asked.option(chosen.value).fields}
@@ -74,7 +74,7 @@ def test_what_was_typed_is_either_taken_or_refused(form: dict[str, list[str]], o
     ],
 )
 def test_what_contradicts_itself_is_refused_in_words(form: dict[str, list[str]], words: str) -> None:
-    with pytest.raises(InvalidRequest, match=words):
+    with pytest.raises(InvalidRequestError, match=words):
         question().resolve(form)
 
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.server.web.marks import mark
+from modelshare.server.web.identicons import mark
 from modelshare.server.web.plots import Bar, bars
 
 WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="\ufffe\uffff"), max_size=40)

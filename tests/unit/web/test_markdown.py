@@ -160,7 +160,7 @@ def test_headings_are_below_the_pages_own(depth: int) -> None:
 
 
 def test_a_long_card_is_cut() -> None:
-    assert len(card("x" * 1_000_000)) < markdown.MOST_CHARACTERS + 100
+    assert len(card("x" * 1_000_000)) < markdown.MAX_CHARACTERS + 100
 
 
 @pytest.mark.parametrize(

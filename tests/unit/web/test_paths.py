@@ -5,7 +5,7 @@ from urllib.parse import urljoin, urlsplit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.server.web.visitor import own_path
+from modelshare.server.web.page_auth import own_path
 
 HERE = "https://models.example.org"
 PIECES = st.sampled_from(

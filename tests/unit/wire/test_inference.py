@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.wire.inference import MAX_CHOICES, BadInferenceRequest, InferenceRequest, read
+from modelshare.wire.inference import MAX_CHOICES, BadInferenceRequestError, InferenceRequest, read
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
@@ -41,7 +41,7 @@ def test_the_smaller_of_both_limits_binds() -> None:
 
 @pytest.mark.parametrize("value", [[], "x", 5, True, 1.5])
 def test_stream_options_are_an_object_or_null(value: Any) -> None:
-    with pytest.raises(BadInferenceRequest, match="`stream_options`") as error:
+    with pytest.raises(BadInferenceRequestError, match="`stream_options`") as error:
         asked("chat/completions", **CHAT, stream=True, stream_options=value)
     assert error.value.param == "stream_options"
     assert asked("chat/completions", **CHAT, stream=True, stream_options=None).stream
@@ -52,25 +52,25 @@ def test_stream_options_are_an_object_or_null(value: Any) -> None:
     [("n", 0), ("n", 129), ("n", "4"), ("n", 1 << 70), ("stream", "yes"), ("max_tokens", -1), ("best_of", 2.5)],
 )
 def test_the_field_at_fault_is_named(field: str, value: Any) -> None:
-    with pytest.raises(BadInferenceRequest, match=f"`{field}`") as error:
+    with pytest.raises(BadInferenceRequestError, match=f"`{field}`") as error:
         asked("chat/completions", **CHAT, **{field: value})
     assert error.value.param == field
 
 
 @pytest.mark.parametrize("prompt", [None, [], {}, 5, [1, "a"], [None], [{}], True])
 def test_what_is_no_prompt_is_refused(prompt: Any) -> None:
-    with pytest.raises(BadInferenceRequest, match="`prompt`"):
+    with pytest.raises(BadInferenceRequestError, match="`prompt`"):
         asked("completions", prompt=prompt)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     for route in ("chat/completions", "completions", "embeddings"):
-        with suppress(BadInferenceRequest):
+        with suppress(BadInferenceRequestError):
             assert read(route, body).sequences >= 1
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b"null", b"{", b'{"n": NaN}', b"\xff", b"[" * 100_000, b'{"a":' * 9999])
 def test_what_is_no_object_is_refused(body: bytes) -> None:
-    with pytest.raises(BadInferenceRequest, match=r"JSON|nested"):
+    with pytest.raises(BadInferenceRequestError, match=r"JSON|nested"):
         read("chat/completions", body)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.wire.inference import BadInferenceRequest, read
+from modelshare.wire.inference import BadInferenceRequestError, read
 from modelshare.wire.json_text import flaw
 
 FLAWS = [
@@ -42,7 +42,7 @@ def test_words_for_it(body: bytes, words: str) -> None:
 
 @pytest.mark.parametrize(("body", "words"), [each for each in FLAWS if each[0].startswith((b"{", b"\xef", b"\x1f"))])
 def test_inference_says_the_same(body: bytes, words: str) -> None:
-    with pytest.raises(BadInferenceRequest) as raised:
+    with pytest.raises(BadInferenceRequestError) as raised:
         read("chat/completions", body)
     assert words in str(raised.value)
 

@@ -9,7 +9,7 @@ from typing import Final
 from modelshare.agent.convert.headers import open_weights
 from modelshare.agent.convert.numbers import read_numbers
 from modelshare.agent.convert.rules import why_not
-from modelshare.agent.convert.source import Source
+from modelshare.agent.convert.source import TensorSource
 from modelshare.agent.convert.tensors import placed
 from modelshare.agent.convert.values import ConversionError
 from modelshare.agent.engines.base import EngineError, OutOfMemoryError, Task
@@ -27,7 +27,7 @@ _UNFORESEEN: Final = "its files are not what the converter to GGUF expects; see 
 def unconvertible(folder: Path, task: Task) -> str | None:
     """Why the model cannot be converted, in a sentence; None when it can. Reads JSON files and headers of weights."""
     try:
-        source = Source.read(folder)
+        source = TensorSource.read(folder)
         if reason := why_not(source):
             return reason
         if task is Task.EMBEDDING and source.embedder is None and not source.is_bert:

@@ -14,7 +14,7 @@ from modelshare.agent.convert.headers import open_weights
 from modelshare.agent.convert.network import OutTensor, out_tensors, write_network
 from modelshare.agent.convert.numbers import read_numbers
 from modelshare.agent.convert.rules import why_not
-from modelshare.agent.convert.source import Source
+from modelshare.agent.convert.source import TensorSource
 from modelshare.agent.convert.values import ConversionError
 from modelshare.agent.convert.vocabulary import write_vocabulary
 
@@ -37,7 +37,7 @@ def convert(folder: Path, target: Path, weight_type: WeightType) -> None:
 
     Memory is bounded by the largest tensor, as float32 and as it is written.
     """
-    source = Source.read(folder)
+    source = TensorSource.read(folder)
     if reason := why_not(source):
         raise ConversionError(reason)
     part = target.with_name(target.name + ".part")
@@ -57,7 +57,7 @@ class _TooLargeForHalfError(Exception):
     """The tensor of this name has a value beyond float16; it is to be kept as float32."""
 
 
-def _write(source: Source, path: Path, weight_type: WeightType, *, exact: Collection[str]) -> None:
+def _write(source: TensorSource, path: Path, weight_type: WeightType, *, exact: Collection[str]) -> None:
     numbers = read_numbers(source)
     tensors = list(out_tensors(source, numbers, open_weights(source.folder)))
     kinds = [_kind(tensor, weight_type, exact) for tensor in tensors]

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from modelshare.agent.convert.values import ConversionError, shown
+from modelshare.agent.convert.values import ConversionError, printable
 
 TYPES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Those that are converted, and their bytes."""
@@ -58,7 +58,7 @@ def _files(folder: Path) -> list[Path]:
             raise ConversionError(f"{index.name} is not an index of weights.") from error
     files = [folder / Path(name).name for name in names]
     if missing := next((file for file in files if not file.is_file()), None):
-        raise ConversionError(f"{shown(missing.name)} is missing.")
+        raise ConversionError(f"{printable(missing.name)} is missing.")
     return files
 
 
@@ -89,4 +89,4 @@ def _tensor(name: str, file: Path, data: int, size: int, entry: _Entry) -> Tenso
 
 
 def _damaged(file: Path) -> ConversionError:
-    return ConversionError(f"{shown(file.name)} is not a complete safetensors file.")
+    return ConversionError(f"{printable(file.name)} is not a complete safetensors file.")

@@ -10,7 +10,7 @@ import numpy as np
 
 from modelshare.agent.convert.headers import Tensor
 from modelshare.agent.convert.numbers import Numbers
-from modelshare.agent.convert.source import Source
+from modelshare.agent.convert.source import TensorSource
 from modelshare.agent.convert.tensors import placed
 from modelshare.agent.convert.values import number, whole
 from modelshare.agent.convert.weights import Array, load
@@ -29,7 +29,7 @@ class OutTensor:
     load: Callable[[], Array]
 
 
-def write_network(writer: gguf.GGUFWriter, source: Source, numbers: Numbers) -> None:
+def write_network(writer: gguf.GGUFWriter, source: TensorSource, numbers: Numbers) -> None:
     """The hyperparameters."""
     writer.add_block_count(numbers.layers)
     writer.add_embedding_length(numbers.width)
@@ -50,7 +50,7 @@ def write_network(writer: gguf.GGUFWriter, source: Source, numbers: Numbers) -> 
         writer.add_pooling_type(_POOLINGS[source.embedder.pooling if source.embedder else "mean"])
 
 
-def out_tensors(source: Source, numbers: Numbers, tensors: Sequence[Tensor]) -> Iterator[OutTensor]:
+def out_tensors(source: TensorSource, numbers: Numbers, tensors: Sequence[Tensor]) -> Iterator[OutTensor]:
     """All tensors under GGUF's names. Raises ConversionError as `placed` does."""
     if not source.is_bert and source.rope["type"] == "llama3":
         factors = _llama3_factors(source, numbers)
@@ -60,7 +60,7 @@ def out_tensors(source: Source, numbers: Numbers, tensors: Sequence[Tensor]) -> 
         yield OutTensor(place.name, place.shape, exact, _loader(source, numbers, name, tensor))
 
 
-def _loader(source: Source, numbers: Numbers, name: str, tensor: Tensor) -> Callable[[], Array]:
+def _loader(source: TensorSource, numbers: Numbers, name: str, tensor: Tensor) -> Callable[[], Array]:
     if source.gguf_architecture == "llama":
         if ".q_proj." in name:
             return lambda: _for_interleaved_rope(load(tensor), numbers.heads)
@@ -75,7 +75,7 @@ def _for_interleaved_rope(tensor: Array, heads: int) -> Array:
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(tensor.shape))
 
 
-def _write_rope(writer: gguf.GGUFWriter, source: Source, numbers: Numbers) -> None:
+def _write_rope(writer: gguf.GGUFWriter, source: TensorSource, numbers: Numbers) -> None:
     rope = source.rope
     writer.add_rope_dimension_count(numbers.head_width)
     writer.add_rope_freq_base(rope["base"])
@@ -90,7 +90,7 @@ def _write_rope(writer: gguf.GGUFWriter, source: Source, numbers: Numbers) -> No
         writer.add_rope_scaling_yarn_beta_slow(number(rope, "beta_slow", 1.0))
 
 
-def _llama3_factors(source: Source, numbers: Numbers) -> Array:
+def _llama3_factors(source: TensorSource, numbers: Numbers) -> Array:
     """Divisors of the rotary frequencies: Llama 3.1's scaling.
 
     https://github.com/huggingface/transformers/blob/main/src/transformers/modeling_rope_utils.py

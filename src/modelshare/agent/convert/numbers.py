@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from modelshare.agent.convert.source import Source
+from modelshare.agent.convert.source import TensorSource
 from modelshare.agent.convert.values import ConversionError, Json, number, truth, whole
 
 _PAIR: Final = 2
@@ -27,7 +27,7 @@ class Numbers:
     epsilon: float
 
 
-def read_numbers(source: Source) -> Numbers:
+def read_numbers(source: TensorSource) -> Numbers:
     """Raises ConversionError."""
     config = source.config
     heads, width = whole(config, "num_attention_heads"), whole(config, "hidden_size")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from modelshare.agent.convert.values import ConversionError, Json, mapping, number, shown
+from modelshare.agent.convert.values import ConversionError, Json, mapping, number, printable
 from modelshare.embedder import Embedder, ModelFiles, UnreadableError, read_embedder
 
 GGUF_ARCHITECTURES: Final = {
@@ -23,7 +23,7 @@ GGUF_ARCHITECTURES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TensorSource:
     """A model's folder. Files that are absent read as empty."""
 
     folder: Path
@@ -85,7 +85,7 @@ class Source:
         if isinstance(given, list):
             given = {entry["name"]: entry["template"] for entry in given}.get("default")
         if not isinstance(given, str | None):
-            raise ConversionError(f"its chat template is {shown(given)}, but must be a text.")
+            raise ConversionError(f"its chat template is {printable(given)}, but must be a text.")
         return given
 
     def special_token(self, role: str) -> str | None:
@@ -93,16 +93,16 @@ class Source:
         given = self.tokenizer_config.get(role)
         given = given.get("content") if isinstance(given, dict) else given
         if not isinstance(given, str | None):
-            raise ConversionError(f"its {role} is {shown(given)}, but must be a text.")
+            raise ConversionError(f"its {role} is {printable(given)}, but must be a text.")
         return given
 
 
 def embedder_in(root: Path) -> Embedder | None:
     """What the model in the folder `root` declares about its vectors. Raises ConversionError."""
 
-    def read(path: str, most: int) -> bytes:
+    def read(path: str, limit: int) -> bytes:
         with (root / path).open("rb") as file:
-            return file.read(most)
+            return file.read(limit)
 
     paths = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     try:

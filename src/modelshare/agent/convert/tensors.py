@@ -9,8 +9,8 @@ from typing import Final
 
 from modelshare.agent.convert.headers import TYPES, Tensor
 from modelshare.agent.convert.numbers import Numbers
-from modelshare.agent.convert.source import Source
-from modelshare.agent.convert.values import ConversionError, shown, truth
+from modelshare.agent.convert.source import TensorSource
+from modelshare.agent.convert.values import ConversionError, printable, truth
 
 _PREFIXES: Final = ("model.", "bert.")
 _NOT_WEIGHTS: Final = ("rotary_emb.inv_freq", "position_ids")
@@ -24,7 +24,7 @@ class Place:
     shape: tuple[int, ...]
 
 
-def placed(source: Source, numbers: Numbers, tensors: Sequence[Tensor]) -> list[tuple[str, Tensor, Place]]:
+def placed(source: TensorSource, numbers: Numbers, tensors: Sequence[Tensor]) -> list[tuple[str, Tensor, Place]]:
     """Each tensor that is converted, with its name in Hugging Face's form without the model's prefix. Raises
     ConversionError for one that is missing, unknown, or of another type or shape than the network has."""
     if len(tensors) < numbers.layers:  # before a row of names is made for each layer that is claimed
@@ -37,9 +37,9 @@ def placed(source: Source, numbers: Numbers, tensors: Sequence[Tensor]) -> list[
             continue
         place = places.get(name)
         if place is None:
-            raise ConversionError(f"The tensor {shown(tensor.name)} has no counterpart in GGUF.")
+            raise ConversionError(f"The tensor {printable(tensor.name)} has no counterpart in GGUF.")
         if name in found:
-            raise ConversionError(f"The tensor {shown(tensor.name)} appears twice.")
+            raise ConversionError(f"The tensor {printable(tensor.name)} appears twice.")
         _check(tensor, place)
         found[name] = (tensor, place)
     if missing := next((name for name in places if name not in found), None):
@@ -50,13 +50,13 @@ def placed(source: Source, numbers: Numbers, tensors: Sequence[Tensor]) -> list[
 def _check(tensor: Tensor, place: Place) -> None:
     if tensor.dtype not in TYPES:
         raise ConversionError(
-            f"its tensor {shown(tensor.name)} is stored as {shown(tensor.dtype)}; "
+            f"its tensor {printable(tensor.name)} is stored as {printable(tensor.dtype)}; "
             f"only {', '.join(TYPES)} are converted."
         )
     if tensor.shape != place.shape:
         raise ConversionError(
-            f"its tensor {shown(tensor.name)} has the shape {shown(tensor.shape)}, but its config.json says "
-            f"{shown(place.shape)}."
+            f"its tensor {printable(tensor.name)} has the shape {printable(tensor.shape)}, but its config.json says "
+            f"{printable(place.shape)}."
         )
 
 
@@ -65,7 +65,7 @@ def _bare(name: str) -> str:
     return name.removeprefix(prefix)
 
 
-def _is_left_out(source: Source, name: str) -> bool:
+def _is_left_out(source: TensorSource, name: str) -> bool:
     """No weight, or none that plays a part in what the model is for."""
     return (
         name.endswith(_NOT_WEIGHTS)
@@ -74,11 +74,11 @@ def _is_left_out(source: Source, name: str) -> bool:
     )
 
 
-def _has_head(source: Source) -> bool:
+def _has_head(source: TensorSource) -> bool:
     return not (source.is_bert or source.is_headless or source.embedder or truth(source.config, "tie_word_embeddings"))
 
 
-def _llama(source: Source, numbers: Numbers) -> Iterator[tuple[str, Place]]:
+def _llama(source: TensorSource, numbers: Numbers) -> Iterator[tuple[str, Place]]:
     width, inner = numbers.width, numbers.inner
     all_heads, kv_heads = numbers.heads * numbers.head_width, numbers.kv_heads * numbers.head_width
     yield "embed_tokens.weight", Place("token_embd.weight", (numbers.vocabulary, width))
@@ -112,7 +112,7 @@ def _llama(source: Source, numbers: Numbers) -> Iterator[tuple[str, Place]]:
                 yield f"{layer}.self_attn.{member}_norm.weight", Place(name, (numbers.head_width,))
 
 
-def _biased(source: Source) -> set[str]:
+def _biased(source: TensorSource) -> set[str]:
     if source.gguf_architecture == "qwen2":
         return {"q_proj", "k_proj", "v_proj"}
     if not source.architecture.startswith("Llama"):

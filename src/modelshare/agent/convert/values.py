@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 
 from modelshare.wire.text import plain
 
-_MOST: Final = (1 << 31) - 1
+_MAX: Final = (1 << 31) - 1
 """GGUF holds larger numbers, llama.cpp does not."""
 _SHOWN: Final = 80
 _Number = TypeVar("_Number", int, float)
@@ -19,7 +19,7 @@ class ConversionError(Exception):
 Json = Mapping[str, Any]
 
 
-def shown(value: object) -> str:
+def printable(value: object) -> str:
     """A value or a name from a file, fit for a sentence."""
     return plain(value if isinstance(value, str) else json.dumps(value, default=str), _SHOWN)
 
@@ -30,8 +30,8 @@ def whole(values: Json, key: str, default: int | None = None, *, least: int = 1)
     if value is None:
         return _present(key, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not least <= value <= _MOST or value != int(value):  # in this order: NaN is no int
-        raise ConversionError(f"its {key} is {shown(value)}, but must be a whole number from {least} to {_MOST}.")
+    if not is_number or not least <= value <= _MAX or value != int(value):  # in this order: NaN is no int
+        raise ConversionError(f"its {key} is {printable(value)}, but must be a whole number from {least} to {_MAX}.")
     return int(value)
 
 
@@ -42,7 +42,7 @@ def number(values: Json, key: str, default: float | None = None) -> float:
         return _present(key, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
     if not is_number or value <= 0:
-        raise ConversionError(f"its {key} is {shown(value)}, but must be a positive number.")
+        raise ConversionError(f"its {key} is {printable(value)}, but must be a positive number.")
     return float(value)
 
 
@@ -52,7 +52,7 @@ def mapping(values: Json, key: str) -> Json:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConversionError(f"its {key} is {shown(value)}, but must be an object.")
+        raise ConversionError(f"its {key} is {printable(value)}, but must be an object.")
     return value
 
 
@@ -60,7 +60,7 @@ def truth(values: Json, key: str) -> bool:
     """False when it is absent or null."""
     value = values.get(key)
     if not isinstance(value, bool | None):
-        raise ConversionError(f"its {key} is {shown(value)}, but must be true or false.")
+        raise ConversionError(f"its {key} is {printable(value)}, but must be true or false.")
     return bool(value)
 
 

@@ -8,14 +8,14 @@ from tokenizers import Tokenizer
 
 from modelshare.agent.convert.numbers import Numbers
 from modelshare.agent.convert.pretokenizers import adds_space_prefix, byte_level_name
-from modelshare.agent.convert.source import Source
-from modelshare.agent.convert.values import ConversionError, Json, shown
+from modelshare.agent.convert.source import TensorSource
+from modelshare.agent.convert.values import ConversionError, Json, printable
 
 _UNREACHABLE: Final = -1e6
 """Score of a token that no merge leads to."""
 
 
-def write_vocabulary(writer: gguf.GGUFWriter, source: Source, numbers: Numbers) -> None:
+def write_vocabulary(writer: gguf.GGUFWriter, source: TensorSource, numbers: Numbers) -> None:
     """Tokens, merges or scores, special tokens and the chat template. Raises ConversionError."""
     tokenizer = _tokenizer(source)
     ids: dict[str, int] = tokenizer.get_vocab()
@@ -44,7 +44,7 @@ def write_vocabulary(writer: gguf.GGUFWriter, source: Source, numbers: Numbers) 
         writer.add_chat_template(template)
 
 
-def _tokenizer(source: Source) -> Tokenizer:
+def _tokenizer(source: TensorSource) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(source.folder / "tokenizer.json"))
     except Exception as error:  # the library raises nothing more special
@@ -88,7 +88,7 @@ def _scores(tokenizer: Json, tokens: list[str]) -> list[float]:
 
 
 def _write_special_tokens(
-    writer: gguf.GGUFWriter, source: Source, ids: Mapping[str, int], tokenizer: Tokenizer
+    writer: gguf.GGUFWriter, source: TensorSource, ids: Mapping[str, int], tokenizer: Tokenizer
 ) -> None:
     bos = _special_id(source, "bos_token", ids)
     eos = _special_id(source, "eos_token", ids)
@@ -109,7 +109,7 @@ def _write_special_tokens(
     writer.add_add_eos_token(encoded[-1:] == [eos])
 
 
-def _special_id(source: Source, role: str, ids: Mapping[str, int]) -> int | None:
+def _special_id(source: TensorSource, role: str, ids: Mapping[str, int]) -> int | None:
     if (token := source.special_token(role)) in ids:
         return ids[token] if token else None
     return next(iter(_as_list(source.config.get(f"{role}_id"))), None)
@@ -120,11 +120,11 @@ def _as_list(given: Any) -> list[int]:
         return []
     numbers = given if isinstance(given, list) else [given]
     if not all(type(token) is int and token >= 0 for token in numbers):
-        raise ConversionError(f"its special token is {shown(given)}, but must be a token number.")
+        raise ConversionError(f"its special token is {printable(given)}, but must be a token number.")
     return numbers
 
 
-def _write_word_piece(writer: gguf.GGUFWriter, source: Source, ids: Mapping[str, int], tokens: list[str]) -> None:
+def _write_word_piece(writer: gguf.GGUFWriter, source: TensorSource, ids: Mapping[str, int], tokens: list[str]) -> None:
     special = {added["content"] for added in source.tokenizer.get("added_tokens", ()) if added.get("special")}
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("default")
@@ -134,7 +134,7 @@ def _write_word_piece(writer: gguf.GGUFWriter, source: Source, ids: Mapping[str,
     def special_id(role: str, usual: str) -> int:
         token = source.special_token(role) or usual
         if token not in ids:
-            raise ConversionError(f"its tokenizer lacks the token {shown(token)}, which llama.cpp's BERT needs.")
+            raise ConversionError(f"its tokenizer lacks the token {printable(token)}, which llama.cpp's BERT needs.")
         return ids[token]
 
     writer.add_unk_token_id(special_id("unk_token", "[UNK]"))

@@ -13,7 +13,7 @@ import msgspec
 from modelshare.agent.engines.counts import Tally
 from modelshare.agent.engines.logprobs import with_logprobs
 from modelshare.agent.engines.parameters import Fields
-from modelshare.agent.engines.refusals import Refusal, failed_inside, no_answer
+from modelshare.agent.engines.refusals import EngineRefusalError, failed_inside, no_answer
 from modelshare.agent.engines.relay_rules import PreparedRequest, RelayPolicy
 from modelshare.agent.engines.sse import KEEP_ALIVE, Event, EventParser, EventTooLongError, data_event
 
@@ -56,7 +56,7 @@ class StreamReader:
     def __init__(self, prepared: PreparedRequest, tally: Tally) -> None:
         self.is_over = False
         """Nothing that comes after is read: the engine said that this is all, or failed."""
-        self.failure: Refusal | None = None
+        self.failure: EngineRefusalError | None = None
         """Why it is over before its end: the engine failed, or answered what is no answer."""
         self._prepared = prepared
         self._tally = tally
@@ -91,7 +91,7 @@ class StreamReader:
             elif event.data.strip() not in _NOTHING:
                 try:
                     piece = self._piece(event)
-                except Refusal as refusal:
+                except EngineRefusalError as refusal:
                     self._fail(refusal)
                 else:
                     pieces += [] if piece is None else [piece]
@@ -102,7 +102,7 @@ class StreamReader:
         if not self._last:
             self._fail(no_answer())
 
-    def _fail(self, refusal: Refusal) -> None:
+    def _fail(self, refusal: EngineRefusalError) -> None:
         self.is_over = True
         self.failure = refusal
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import Sharing
 from modelshare.agent.engines.texts import TextEncoder
-from modelshare.agent.engines.turns import Turns
+from modelshare.agent.engines.turns import TenantQueue
 from modelshare.agent.errors import DeploymentError
 
 _SLOW_PROMPT_BYTES: Final = 50
@@ -199,7 +199,7 @@ class Engine(Protocol):
     routes: frozenset[Route]
     activity: Activity
     sharing: Sharing
-    turns: Turns
+    turns: TenantQueue
     mapped_bytes: int
     """Of weights that it maps into the main memory; 0 where they are allocated, or lie elsewhere."""
 

@@ -11,7 +11,7 @@ Fields = dict[str, msgspec.Raw]
 DETAILS: Final = ("prompt_tokens_details", "completion_tokens_details")
 
 
-class Usage(msgspec.Struct, frozen=True):
+class TokenUsage(msgspec.Struct, frozen=True):
     """Tokens of one answer, or of several."""
 
     prompt_tokens: int = 0
@@ -69,7 +69,7 @@ class Tally:
         self._told = usage
 
     @property
-    def usage(self) -> Usage:
+    def usage(self) -> TokenUsage:
         """The engine's counts, each replaced by an estimate where it is missing or cannot be."""
         told = _read(self._told)
         prompt = _believed(told.prompt_tokens, self._most_prompt, least=1 if self._prompt else 0)
@@ -79,13 +79,13 @@ class Tally:
         if completion is not None and not self._counts_all and completion < guess:
             completion = None
         is_estimate = prompt is None or (completion is None and self._most_completion > 0)
-        return Usage(
+        return TokenUsage(
             min(self._prompt, self._most_prompt) if prompt is None else prompt,
             guess if completion is None else completion,
             is_estimate,
         )
 
-    def for_client(self, together: Usage | None = None) -> msgspec.Raw:
+    def for_client(self, together: TokenUsage | None = None) -> msgspec.Raw:
         """OpenAI's `usage` with these counts, and the details that the engine told with them.
 
         `together`: with those of several answers, of which this is one, and without details.
@@ -103,10 +103,10 @@ class Tally:
         return msgspec.Raw(msgspec.json.encode(fields))
 
 
-def total(usages: Iterable[Usage]) -> Usage:
+def total(usages: Iterable[TokenUsage]) -> TokenUsage:
     """The sum: an estimate as soon as one of them is."""
     together = list(usages)
-    return Usage(
+    return TokenUsage(
         sum(one.prompt_tokens for one in together),
         sum(one.completion_tokens for one in together),
         any(one.estimated for one in together),
@@ -120,12 +120,12 @@ def _read(usage: msgspec.Raw | None) -> _Told:
         return _Told()
 
 
-def _believed(value: Any, most: int, *, least: int) -> int | None:
+def _believed(value: Any, limit: int, *, least: int) -> int | None:
     """The count, or None. Some engines write it as a text or with a decimal point."""
     if isinstance(value, bool):
         return None
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(most)):
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(limit)):
         value = int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if isinstance(value, int) and least <= value <= most else None
+    return value if isinstance(value, int) and least <= value <= limit else None

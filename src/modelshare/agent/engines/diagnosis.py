@@ -87,7 +87,7 @@ def diagnose(log: Sequence[str], returncode: int | None) -> Diagnosis:
     return Diagnosis(f"The engine exited with {_how(returncode)}.{said}")
 
 
-def for_people(said: str) -> str | None:
+def humanize_error(said: str) -> str | None:
     """The words of a program, cut to a length; None for those that are for programmers."""
     return None if _PYTHON.search(said) else said[:_LONGEST]
 
@@ -95,7 +95,7 @@ def for_people(said: str) -> str | None:
 def _last_words(line: str) -> str:
     if not line:
         return ""
-    said = for_people(line)
+    said = humanize_error(line)
     return " See the agent's log for details." if said is None else f" Its last output: {said}"
 
 

@@ -10,7 +10,7 @@ from modelshare.agent.engines.base import ROUTES_OF_TASK, Activity, EngineError,
 from modelshare.agent.engines.probe import Probe, RequestRefusedError
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import MANY_SLOTS, PromptCache, Sharing
-from modelshare.agent.engines.turns import Turns
+from modelshare.agent.engines.turns import TenantQueue
 from modelshare.agent.engines.watch import Timing, Watch
 
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class ExternalEngine:
         # One by one, since there are servers that ignore `n`, and that count the first answer alone.
         slots = spec.options.parallel or MANY_SLOTS
         self.sharing = Sharing(slots=slots, one_by_one=True, cache=PromptCache.SALTED)
-        self.turns = Turns(self.sharing.slots)
+        self.turns = TenantQueue(self.sharing.slots)
         self._origin = server.base_url.rstrip("/").removesuffix("/v1")
         self._key = server.api_key
         self._task = spec.task

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from modelshare.agent.convert.headers import TYPES, Tensor, tensors_of
-from modelshare.agent.convert.values import ConversionError, shown
+from modelshare.agent.convert.values import ConversionError, printable
 from modelshare.agent.convert.weights import Array, load
 from modelshare.embedder import Embedder, Layer
 
@@ -71,5 +71,5 @@ def _weights(root: Path, layer: Layer) -> tuple[Array, Array]:
 def _loaded(found: dict[str, Tensor], layer: Layer, name: str, shape: tuple[int, ...]) -> Array:
     tensor = found.get(name)
     if tensor is None or tensor.shape != shape or tensor.dtype not in TYPES:
-        raise ConversionError(f"its {layer.kind} layer has no tensor {name} of the shape {shown(shape)}.")
+        raise ConversionError(f"its {layer.kind} layer has no tensor {name} of the shape {printable(shape)}.")
     return load(tensor)

@@ -8,7 +8,7 @@ import msgspec
 
 from modelshare.agent.engines import parameters
 from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKind, EngineSpec, Task
-from modelshare.agent.engines.recipe import Command, Facts, LoadMetrics, Recipe, start_seconds, weights_size
+from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, RecipeFacts, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import FEW_SLOTS, PromptCache, Sharing
 
@@ -36,7 +36,7 @@ def recipe(spec: EngineSpec) -> Recipe:
         ),
         sharing=Sharing(slots=spec.options.parallel or FEW_SLOTS, one_by_one=True, cache=PromptCache.SLOTS),
         command=lambda port, key: Command(_argv(spec, port), {"ENGINE_API_KEY": key}),
-        facts=Facts("/props", refined),
+        facts=RecipeFacts("/props", refined),
         metrics=LoadMetrics("llamacpp:requests_processing", "llamacpp:requests_deferred", ("llamacpp:n_decode_total",)),
         mapped_bytes=0 if spec.options.gpu else weights_size(spec),
         start_seconds=start_seconds(weights_size(spec), base=60),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from modelshare.wire.inference import BadInferenceRequest, decoded
+from modelshare.wire.inference import BadInferenceRequestError, decoded
 
 Fields = dict[str, msgspec.Raw]
 
@@ -255,11 +255,13 @@ def check(route: str, body: bytes) -> None:
         field = "input" if route == "embeddings" else "prompt"
         _check_texts(getattr(asked, field), field)
     if route == "embeddings" and asked.encoding_format not in (None, "float", "base64"):
-        raise BadInferenceRequest("`encoding_format` must be `float` or `base64`.", "encoding_format")
+        raise BadInferenceRequestError("`encoding_format` must be `float` or `base64`.", "encoding_format")
     if (best_of := getattr(asked, "best_of", None)) is not None and best_of != (asked.n or 1):
-        raise BadInferenceRequest("`best_of` must equal `n`: all answers are returned.", "best_of")
+        raise BadInferenceRequestError("`best_of` must equal `n`: all answers are returned.", "best_of")
     if getattr(asked, "grammar", None) and getattr(asked, "json_schema", None) is not None:
-        raise BadInferenceRequest("`json_schema` and `grammar` are mutually exclusive. Leave one out.", "json_schema")
+        raise BadInferenceRequestError(
+            "`json_schema` and `grammar` are mutually exclusive. Leave one out.", "json_schema"
+        )
 
 
 def honoured(fields: Fields, takes: frozenset[str]) -> Fields:
@@ -273,7 +275,7 @@ def honoured(fields: Fields, takes: frozenset[str]) -> Fields:
             if bytes(raw).strip() != b"null":
                 passed[name] = raw
         elif name not in _WITHOUT_EFFECT and name != "best_of" and not _is_neutral(name, msgspec.json.decode(raw)):
-            raise BadInferenceRequest(f"The engine of this model does not support `{name}`. Leave it out.", name)
+            raise BadInferenceRequestError(f"The engine of this model does not support `{name}`. Leave it out.", name)
     return passed
 
 
@@ -288,7 +290,7 @@ def _check_message(message: _Message) -> None:
     parts = message.content if isinstance(message.content, list) else []
     beside = (message.audio, message.images, message.image_url, message.video_url, message.files)
     if any(beside) or not all(_is_text(part) for part in parts):
-        raise BadInferenceRequest(_TEXT_ONLY, "messages")
+        raise BadInferenceRequestError(_TEXT_ONLY, "messages")
 
 
 def _is_text(part: dict[str, Any]) -> bool:
@@ -298,7 +300,9 @@ def _is_text(part: dict[str, Any]) -> bool:
 
 def _check_format(wanted: _Format | None) -> None:
     if wanted is not None and wanted.type == "json_schema" and wanted.json_schema is None:
-        raise BadInferenceRequest("`response_format` has no schema. Put one into its `json_schema`.", "response_format")
+        raise BadInferenceRequestError(
+            "`response_format` has no schema. Put one into its `json_schema`.", "response_format"
+        )
 
 
 def _check_texts(value: bytes, field: str) -> None:
@@ -310,4 +314,4 @@ def _check_texts(value: bytes, field: str) -> None:
     try:
         (_texts if first == b'"' else _token_lists if first == b"[" else _tokens)(value)
     except msgspec.DecodeError as error:
-        raise BadInferenceRequest(f"`{field}` must be a string, an array of strings, or tokens.", field) from error
+        raise BadInferenceRequestError(f"`{field}` must be a string, an array of strings, or tokens.", field) from error

@@ -6,13 +6,13 @@ from typing import NamedTuple
 import msgspec
 
 from modelshare.agent.engines.answers import write_end
-from modelshare.agent.engines.counts import Tally, Usage, total
+from modelshare.agent.engines.counts import Tally, TokenUsage, total
 from modelshare.agent.engines.parameters import Fields
 from modelshare.agent.engines.relay_rules import PreparedRequest
 from modelshare.wire.inference import EMBEDDED_TOGETHER
 
 
-class Part(NamedTuple):
+class Subrequest(NamedTuple):
     """What an engine is asked in one turn."""
 
     prepared: PreparedRequest
@@ -23,11 +23,11 @@ class Part(NamedTuple):
     is_one_of_many: bool = False
 
 
-def split(prepared: PreparedRequest) -> list[Part]:
+def split(prepared: PreparedRequest) -> list[Subrequest]:
     """One sequence each, or a few texts to embed."""
     asked, fields = prepared.asked, prepared.fields
     if asked.turns == 1:
-        return [Part(prepared)]
+        return [Subrequest(prepared)]
     if not asked.generates:
         texts = _decode_items(fields["input"])
         batches = range(0, len(texts), EMBEDDED_TOGETHER)
@@ -35,13 +35,15 @@ def split(prepared: PreparedRequest) -> list[Part]:
     fields = {name: raw for name, raw in fields.items() if name != "n"}
     prompts = [{}] if asked.prompts == 1 else [{"prompt": raw} for raw in _decode_items(fields["prompt"])]
     return [
-        Part(_only(prepared, fields | own | _seed(fields, choice), 1), prompt * asked.choices + choice, prompt, True)
+        Subrequest(
+            _only(prepared, fields | own | _seed(fields, choice), 1), prompt * asked.choices + choice, prompt, True
+        )
         for prompt, own in enumerate(prompts)
         for choice in range(asked.choices)
     ]
 
 
-def join(parts: Sequence[Part], answers: Sequence[Fields]) -> Fields:
+def join(parts: Sequence[Subrequest], answers: Sequence[Fields]) -> Fields:
     """The whole answers to `parts` as one, for `answers.write_answer`."""
     if len(parts) == 1:
         return answers[0]
@@ -66,7 +68,7 @@ class Weave:
         """There was a piece."""
         return bool(self._same)
 
-    def pieces(self, part: Part, pieces: Sequence[Fields]) -> list[Fields]:
+    def pieces(self, part: Subrequest, pieces: Sequence[Fields]) -> list[Fields]:
         """Pieces of this part's stream, for `answers.write_pieces`."""
         return [self._piece(part, piece) if piece else piece for piece in pieces]
 
@@ -74,7 +76,7 @@ class Weave:
         """What ends the stream of `prepared` for the client."""
         return write_end(prepared, self._same, usage)
 
-    def _piece(self, part: Part, piece: Fields) -> Fields:
+    def _piece(self, part: Subrequest, piece: Fields) -> Fields:
         if not self._same:
             self._same = {name: raw for name, raw in piece.items() if name != "choices"}
         if not part.is_one_of_many:
@@ -90,7 +92,7 @@ class Count:
         self._tallies: list[tuple[Tally, bool]] = []
         self._prompts: set[int] = set()
 
-    def begin(self, part: Part) -> Tally:
+    def begin(self, part: Subrequest) -> Tally:
         """The tally of a part that the engine is about to be asked."""
         tally = part.prepared.tally()
         self._tallies.append((tally, part.prompt in self._prompts))
@@ -98,7 +100,7 @@ class Count:
         return tally
 
     @property
-    def usage(self) -> Usage:
+    def usage(self) -> TokenUsage:
         """What can be said now."""
         return total(
             msgspec.structs.replace(tally.usage, prompt_tokens=0) if is_repeated else tally.usage
@@ -111,8 +113,8 @@ class Count:
         return tally.for_client() if len(self._tallies) == 1 else tally.for_client(self.usage)
 
 
-def _embedding(prepared: PreparedRequest, texts: list[msgspec.Raw], first: int) -> Part:
-    return Part(_only(prepared, prepared.fields | {"input": _raw(texts)}, len(texts)), first, first, True)
+def _embedding(prepared: PreparedRequest, texts: list[msgspec.Raw], first: int) -> Subrequest:
+    return Subrequest(_only(prepared, prepared.fields | {"input": _raw(texts)}, len(texts)), first, first, True)
 
 
 def _only(prepared: PreparedRequest, fields: Fields, prompts: int) -> PreparedRequest:

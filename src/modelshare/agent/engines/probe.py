@@ -7,7 +7,7 @@ import aiohttp
 import msgspec
 
 from modelshare.agent.engines.base import MAIN_ROUTE, EngineError, Load, Route, Task
-from modelshare.agent.engines.diagnosis import for_people
+from modelshare.agent.engines.diagnosis import humanize_error
 from modelshare.agent.engines.recipe import LoadMetrics
 
 _NETWORK_ERRORS: Final = (aiohttp.ClientError, OSError, TimeoutError)
@@ -73,7 +73,7 @@ class Probe:
         except _NETWORK_ERRORS as error:
             raise EngineError("The engine does not respond to a test request.") from error
         if answer.status != 200:  # noqa: PLR2004
-            said = for_people(content[:_LONGEST].decode("utf-8", "replace"))
+            said = humanize_error(content[:_LONGEST].decode("utf-8", "replace"))
             kind = RequestRefusedError if answer.status in _REFUSED else EngineError
             raise kind(
                 f"The engine answered a test request with status {answer.status}" + (f": {said}" if said else ".")

@@ -25,7 +25,7 @@ class LoadMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class RecipeFacts:
     """Where an engine tells what it can do with the model, once that is loaded."""
 
     path: str
@@ -47,7 +47,7 @@ class Recipe:
     health_seconds: float = 5.0
     """How long the health route may take."""
     metrics: LoadMetrics | None = None
-    facts: Facts | None = None
+    facts: RecipeFacts | None = None
     mapped_bytes: int = 0
     """See `Engine`."""
     start_seconds: float

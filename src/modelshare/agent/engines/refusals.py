@@ -17,7 +17,7 @@ FAILED: Final = "The engine failed on this request; try again, or change the req
 _REFUSED: Final = "The engine rejected this request. Compare its fields with the API documentation."
 _BUSY: Final = "The engine has no capacity for this request now. Try again in a moment."
 _TOO_LARGE: Final = "The request is larger than the engine accepts. Send less in one request."
-_MOST_SECONDS: Final = 86_400
+_MAX_SECONDS: Final = 86_400
 _PASSED: Final = frozenset(
     {
         *(HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT),
@@ -55,7 +55,7 @@ _KNOWN: Final = (
 )
 
 
-class Refusal(Exception):
+class EngineRefusalError(Exception):
     """The engine's error, in the words that a client may read."""
 
     def __init__(
@@ -90,12 +90,12 @@ class _Said(msgspec.Struct):
     param: str | None = None
 
 
-def refused(status: int, body: bytes, headers: Mapping[str, str], asked: Collection[str]) -> Refusal:
+def refused(status: int, body: bytes, headers: Mapping[str, str], asked: Collection[str]) -> EngineRefusalError:
     """For an answer with an error's status. `asked` names the fields of the request."""
     return _refusal(status, _said(_json(body)), asked, _seconds(headers.get("Retry-After")))
 
 
-def failed_inside(error: Any, asked: Collection[str]) -> Refusal:
+def failed_inside(error: Any, asked: Collection[str]) -> EngineRefusalError:
     """For an error inside an answer with status 200: the engine's failure, unless it plainly refuses the request."""
     said = _said(error)
     is_refusal = said.type in _REQUEST_TYPES or said.code == ErrorCode.CONTEXT_LENGTH_EXCEEDED
@@ -103,14 +103,14 @@ def failed_inside(error: Any, asked: Collection[str]) -> Refusal:
     return _refusal(status, said, asked, None)
 
 
-def no_answer() -> Refusal:
+def no_answer() -> EngineRefusalError:
     """For a success whose body is not what its route promises."""
-    return Refusal(HTTPStatus.BAD_GATEWAY, "The engine returned an invalid answer. Try again.")
+    return EngineRefusalError(HTTPStatus.BAD_GATEWAY, "The engine returned an invalid answer. Try again.")
 
 
-def too_long(param: str | None) -> Refusal:
+def too_long(param: str | None) -> EngineRefusalError:
     """For a request whose prompts the model's context does not hold."""
-    return Refusal(
+    return EngineRefusalError(
         HTTPStatus.BAD_REQUEST,
         "The input is longer than the model's context. Send a shorter one, or request fewer tokens.",
         code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
@@ -118,18 +118,20 @@ def too_long(param: str | None) -> Refusal:
     )
 
 
-def _refusal(status: int, said: _Said, asked: Collection[str], retry_after: int | None) -> Refusal:
+def _refusal(status: int, said: _Said, asked: Collection[str], retry_after: int | None) -> EngineRefusalError:
     if _is_too_long(status, said):
         return too_long(next((name for name in ("messages", "prompt", "input") if name in asked), None))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         is_busy = status == HTTPStatus.SERVICE_UNAVAILABLE
-        return Refusal(status, _BUSY if is_busy else FAILED, retry_after=retry_after)
+        return EngineRefusalError(status, _BUSY if is_busy else FAILED, retry_after=retry_after)
     if status not in _PASSED:
-        return Refusal(HTTPStatus.BAD_GATEWAY, FAILED)
+        return EngineRefusalError(HTTPStatus.BAD_GATEWAY, FAILED)
     param = _param(said, asked)
     code = said.code if said.code and _CODE.fullmatch(said.code) else None
     kind = next((kind for kind in ErrorType if kind == said.type), None)
-    return Refusal(status, _words(status, said, param), kind=kind, code=code, param=param, retry_after=retry_after)
+    return EngineRefusalError(
+        status, _words(status, said, param), kind=kind, code=code, param=param, retry_after=retry_after
+    )
 
 
 def _is_too_long(status: int, said: _Said) -> bool:
@@ -184,9 +186,9 @@ def _json(body: bytes) -> Any:
 
 def _seconds(header: str | None) -> int | None:
     """Of Retry-After; a date is left out, since clocks differ."""
-    if header is None or not header.isascii() or not header.isdigit() or len(header) > len(str(_MOST_SECONDS)):
+    if header is None or not header.isascii() or not header.isdigit() or len(header) > len(str(_MAX_SECONDS)):
         return None
-    return min(int(header), _MOST_SECONDS)
+    return min(int(header), _MAX_SECONDS)
 
 
 def _kind(status: int) -> ErrorType:

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-MOST_BYTES: Final = 16 << 20
+MAX_BYTES: Final = 16 << 20
 """Of one event: longer ones are nobody's answer."""
 KEEP_ALIVE: Final = b":\n\n"
 """A comment: it says nothing, but that the stream is alive."""
@@ -46,7 +46,7 @@ class EventParser:
         events: list[Event] = []
         for line in lines:
             self._read(line, events)
-        if len(self._rest) + self._size > MOST_BYTES:
+        if len(self._rest) + self._size > MAX_BYTES:
             raise EventTooLongError
         return events
 

@@ -14,7 +14,7 @@ from modelshare.agent.engines.diagnosis import Diagnosis, diagnose
 from modelshare.agent.engines.probe import Probe
 from modelshare.agent.engines.recipe import Recipe
 from modelshare.agent.engines.relay_rules import RelayPolicy
-from modelshare.agent.engines.turns import Turns
+from modelshare.agent.engines.turns import TenantQueue
 from modelshare.agent.engines.watch import Timing, Watch
 
 _PORTS: Final = 5
@@ -45,7 +45,7 @@ class ProcessEngine:
         self.routes = recipe.routes
         self.activity = Activity(shows_work=recipe.metrics is not None and bool(recipe.metrics.work))
         self.sharing = recipe.sharing
-        self.turns = Turns(recipe.sharing.slots)
+        self.turns = TenantQueue(recipe.sharing.slots)
         self.mapped_bytes = recipe.mapped_bytes
         self._recipe = recipe
         self._relay = recipe.relay
@@ -78,7 +78,7 @@ class ProcessEngine:
         for attempt in range(1, _PORTS + 1):
             try:
                 await self._start_once()
-            except _PortTaken as error:
+            except _PortTakenError as error:
                 await self.stop()
                 if attempt == _PORTS:
                     raise EngineError(str(error)) from error
@@ -173,13 +173,13 @@ class ProcessEngine:
         )
 
 
-class _PortTaken(EngineError):
+class _PortTakenError(EngineError):
     pass
 
 
 def _failure(diagnosis: Diagnosis) -> EngineError:
     if diagnosis.port_taken:
-        return _PortTaken(diagnosis.reason)
+        return _PortTakenError(diagnosis.reason)
     return OutOfMemoryError(diagnosis.reason) if diagnosis.out_of_memory else EngineError(diagnosis.reason)
 
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, normalizers
 
 from modelshare.agent.engines.refusals import too_long
 from modelshare.embedder import Embedder
-from modelshare.wire.inference import BadInferenceRequest
+from modelshare.wire.inference import BadInferenceRequestError
 
 _FIELD = "input"
 
@@ -42,7 +42,7 @@ class TextEncoder:
         texts = [value] if isinstance(value, str) else value
         if not all(isinstance(text, str) for text in texts):
             if self._prompt:
-                raise BadInferenceRequest("This model adds a prompt to each text. Send texts, not tokens.", _FIELD)
+                raise BadInferenceRequestError("This model adds a prompt to each text. Send texts, not tokens.", _FIELD)
             return given
         return msgspec.Raw(msgspec.json.encode([self._tokens(text, context) for text in texts]))
 

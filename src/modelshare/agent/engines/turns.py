@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-MOST_WAITING: Final = 1024
+MAX_WAITING: Final = 1024
 """Turns that one tenant may wait for. There is no common bound: a tenant could use it up for all others."""
 _REMEMBERED: Final = 64 << 10
 """Bytes of a prompt by which a slot is found that has computed its beginning."""
@@ -36,7 +36,7 @@ class Turn:
     """The engine has computed the prompt. One that it refused, or did not get to, leaves in a slot what was there."""
 
 
-class Turns:
+class TenantQueue:
     """The slots of one engine, and who waits for them."""
 
     def __init__(self, slots: int) -> None:
@@ -80,7 +80,7 @@ class Turns:
 
     async def _take(self, tenant: str, count: int, prompt: bytes) -> "list[_Slot]":
         queue = self._waiting.get(tenant) or deque()
-        if len(queue) >= MOST_WAITING:
+        if len(queue) >= MAX_WAITING:
             raise TooManyWaitingError
         waiter = _Waiter(count, prompt, asyncio.get_running_loop().create_future())
         queue.append(waiter)

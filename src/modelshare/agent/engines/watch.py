@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from modelshare.agent.engines.base import Activity, Load
 
-_MOST_PATIENCE: Final = 900.0
+_MAX_PATIENCE: Final = 900.0
 """Seconds: whatever was asked for, an engine that shows nothing of it for longer is no use."""
 
 
@@ -70,7 +70,7 @@ class Watch:
         if not await self._engine.health():
             return False
         if activity.silence > timing.silent:
-            patience = timing.silent + min(activity.patience, _MOST_PATIENCE)
+            patience = timing.silent + min(activity.patience, _MAX_PATIENCE)
             return await self._works(is_late=activity.silence > patience)
         if not probes or since < timing.idle_probe or activity.running or not await self._is_idle():
             return True

@@ -6,11 +6,11 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import members, queries
+from modelshare.server.accounts.presenters import InvitationView, Invited, Person, invitation_view, invited_view
 from modelshare.server.accounts.rules import MemberRole
 from modelshare.server.accounts.tables import InvitationRow
-from modelshare.server.accounts.views import InvitationView, Invited, Person, invitation_view, invited_view
 from modelshare.server.audit import service as audit
-from modelshare.server.errors import NotFound
+from modelshare.server.errors import NotFoundError
 from modelshare.server.http import Caller
 from modelshare.server.ids import new_secret, secret_hash
 
@@ -44,7 +44,7 @@ async def end_invitation(session: AsyncSession, caller: Caller, invitation_id: u
     """For owners: the link leads nowhere any more."""
     members.check_owner(caller)
     if not await queries.end_invitation(session, caller.project, invitation_id):
-        raise NotFound("There is no such invitation in this project. It was used or ended, or it has expired.")
+        raise NotFoundError("There is no such invitation in this project. It was used or ended, or it has expired.")
     _record(session, caller, "invitation.end", invitation_id, now)
 
 
@@ -61,7 +61,7 @@ async def accept(session: AsyncSession, person: Person, token: str, *, now: int)
     """
     row = await queries.take_invitation(session, secret_hash(token), now)
     if row is None:
-        raise NotFound("This invitation was used or ended, or it has expired. Ask for a new one.")
+        raise NotFoundError("This invitation was used or ended, or it has expired. Ask for a new one.")
     await members.add(session, row.project_id, person, MemberRole(row.role), now=now)
     return row.project_id
 

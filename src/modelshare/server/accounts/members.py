@@ -8,13 +8,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import queries, service
+from modelshare.server.accounts.presenters import Membership, MemberView, Person, member_view, membership_view
 from modelshare.server.accounts.rules import MemberRole, clean_name
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC
 from modelshare.server.accounts.tables import MemberRow
-from modelshare.server.accounts.views import Membership, MemberView, Person, member_view, membership_view
 from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
-from modelshare.server.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
+from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError, PermissionDeniedError
 from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
 from modelshare.wire.base import Page
 from modelshare.wire.keys import Project, ProjectCreate
@@ -26,7 +26,7 @@ async def memberships(session: AsyncSession, person: Person) -> list[Membership]
 
 
 async def create_project(
-    session: AsyncSession, person: Person, *, name: str, slug: str, most: int, now: int
+    session: AsyncSession, person: Person, *, name: str, slug: str, limit: int, now: int
 ) -> Project:
     """A project that the person owns; without a key. `most`: how many projects somebody may own by making them."""
     try:
@@ -34,14 +34,16 @@ async def create_project(
     except ValidationError as error:
         wrong = "name" if error.errors()[0]["loc"] == ("name",) else "slug"
         fits = "1 to 100 characters" if wrong == "name" else "1 to 40 lower-case letters, digits and single hyphens"
-        raise InvalidRequest(f"A project's {wrong} must have {fits}. Choose another one.", param=wrong) from error
+        raise InvalidRequestError(f"A project's {wrong} must have {fits}. Choose another one.", param=wrong) from error
     except ValueError as error:
-        raise InvalidRequest(str(error), param="name") from error
+        raise InvalidRequestError(str(error), param="name") from error
     await queries.lock_person(session, person.id)  # so that two at once are counted
     if not person.is_admin:
         owned = sum(row.role == MemberRole.OWNER for row in await queries.memberships(session, [person.id]))
-        if owned >= most:
-            raise PermissionDenied(f"You own {owned} projects, and the limit is {most}. Ask the platform's admin.")
+        if owned >= limit:
+            raise PermissionDeniedError(
+                f"You own {owned} projects, and the limit is {limit}. Ask the platform's admin."
+            )
     project = await service.new_project(session, request, now=now, actor=person.actor)
     await add(session, project.id, person, MemberRole.OWNER, now=now)
     return service.project_view(project)
@@ -55,7 +57,7 @@ async def add(session: AsyncSession, project_id: str, person: Person, role: Memb
     except IntegrityError as error:
         if not is_unique_violation(error):
             raise
-        raise Conflict("You are a member of this project already.") from error
+        raise ConflictError("You are a member of this project already.") from error
     _record(session, person.actor, "member.add", project_id, person.id, now, role=role.value)
 
 
@@ -93,7 +95,7 @@ async def change_role(
         return
     await _check_not_last(session, row)
     row.role = role.value
-    _record(session, caller.actor, "member.role", row.project_id, person_id, now, role=role.value)
+    _record(session, caller.actor, "member.change_role", row.project_id, person_id, now, role=role.value)
 
 
 async def remove(session: AsyncSession, caller: Caller, person_id: uuid.UUID, *, now: int) -> None:
@@ -109,7 +111,7 @@ async def remove(session: AsyncSession, caller: Caller, person_id: uuid.UUID, *,
 def check_owner(caller: Caller) -> None:
     """403 for who is no owner of the project."""
     if caller.scopes:
-        raise PermissionDenied("Only an owner of this project may do that. Ask one of them.")
+        raise PermissionDeniedError("Only an owner of this project may do that. Ask one of them.")
 
 
 async def _lock(session: AsyncSession, caller: Caller, person_id: uuid.UUID) -> MemberRow:
@@ -120,13 +122,13 @@ async def _lock(session: AsyncSession, caller: Caller, person_id: uuid.UUID) -> 
     return row
 
 
-def _no_member() -> NotFound:
-    return NotFound("There is no such member in this project.")
+def _no_member() -> NotFoundError:
+    return NotFoundError("There is no such member in this project.")
 
 
 async def _check_not_last(session: AsyncSession, row: MemberRow) -> None:
     if row.role == MemberRole.OWNER and await queries.owners(session, row.project_id) == 1:
-        raise Conflict(
+        raise ConflictError(
             "A project needs at least one owner, and this is the last one. Make another member an owner first."
         )
 

@@ -9,13 +9,19 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import invitations, queries, sessions
+from modelshare.server.accounts.presenters import Person, person_view
 from modelshare.server.accounts.rules import check_password, clean_email, clean_name
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC
 from modelshare.server.accounts.tables import PersonRow
-from modelshare.server.accounts.views import Person, person_view
 from modelshare.server.audit import service as audit
-from modelshare.server.db import alone, is_unique_violation, notify
-from modelshare.server.errors import Conflict, InvalidRequest, NotFound, PermissionDenied, Unauthenticated
+from modelshare.server.db import advisory_lock, is_unique_violation, notify
+from modelshare.server.errors import (
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.wire.base import Page
 
@@ -31,7 +37,7 @@ async def sign_up(
     name: str,
     password_hash: str,
     invitation: str | None,
-    policy: Literal["open", "invited"],
+    policy: Literal["open", "invite_only"],
     now: int,
 ) -> Person:
     """A new person, a member of the project that the invitation (its token) is of.
@@ -39,8 +45,8 @@ async def sign_up(
     The first person is the platform's admin. 409 when the e-mail is taken; 403 where nobody else signs up uninvited.
     """
     is_first = await _is_first(session)
-    if policy == "invited" and not is_first and not await _is_invited(session, invitation, now):
-        raise PermissionDenied("Sign-up is by invitation only. Ask an owner of your project for a link.")
+    if policy == "invite_only" and not is_first and not await _is_invited(session, invitation, now):
+        raise PermissionDeniedError("Sign-up is by invitation only. Ask an owner of your project for a link.")
     row = PersonRow(
         email=_checked(clean_email, email, "email"),
         name=_checked(clean_name, name, "name"),
@@ -54,19 +60,19 @@ async def sign_up(
     except IntegrityError as error:
         if not is_unique_violation(error):
             raise
-        raise Conflict(
+        raise ConflictError(
             f"An account with the e-mail {row.email} already exists. Sign in instead.", param="email"
         ) from error
     person = person_view(row)
     _record(session, person.actor, "person.sign_up", person.id, now)
     if is_first:
-        _record(session, audit.SYSTEM, "person.admin", person.id, now, is_admin=True)
+        _record(session, audit.SYSTEM, "person.set_admin", person.id, now, is_admin=True)
     if invitation:
         await invitations.accept(session, person, invitation, now=now)
     return person
 
 
-async def are_there(session: AsyncSession) -> bool:
+async def any_exist(session: AsyncSession) -> bool:
     """False on a new platform: whoever signs up next is its admin."""
     return await queries.has_people(session)
 
@@ -84,7 +90,7 @@ async def replace_hash(session: AsyncSession, person_id: uuid.UUID, old_hash: st
     """Has it be `new_hash` (None: as it is). 401 when `old_hash` is not the password's any more."""
     row = await queries.lock_person(session, person_id)
     if row is None or row.password_hash != old_hash:
-        raise Unauthenticated("The password was changed by another request. Sign in again.")
+        raise UnauthenticatedError("The password was changed by another request. Sign in again.")
     if new_hash is not None:
         row.password_hash = new_hash
 
@@ -95,18 +101,18 @@ async def change_password(
     """Signs the person out everywhere but in the session with this token."""
     await replace_hash(session, person.id, old_hash, new_hash)
     await sessions.close_all(session, person.id, except_token=token)
-    _record(session, person.actor, "person.password", person.id, now)
+    _record(session, person.actor, "person.change_password", person.id, now)
 
 
 async def reset_password(session: AsyncSession, email: str, new_hash: str, *, now: int) -> Person:
     """The operator's way back in for somebody: signs them out everywhere. 404 for nobody."""
     found = await credentials(session, email)
     if found is None:
-        raise NotFound("There is no user with this e-mail on this platform.")
+        raise NotFoundError("There is no user with this e-mail on this platform.")
     person, old_hash = found
     await replace_hash(session, person.id, old_hash, new_hash)
     await sessions.close_all(session, person.id)
-    _record(session, audit.SYSTEM, "person.password", person.id, now)
+    _record(session, audit.SYSTEM, "person.change_password", person.id, now)
     return person
 
 
@@ -135,24 +141,24 @@ async def people(session: AsyncSession, caller: Caller, paging: Paging) -> Page[
     )
 
 
-async def count(session: AsyncSession, most: int) -> int:
+async def count(session: AsyncSession, limit: int) -> int:
     """Counts no further than `most`."""
-    return await queries.count_people(session, most)
+    return await queries.count_people(session, limit)
 
 
 async def set_admin(session: AsyncSession, caller: Caller, person_id: uuid.UUID, *, is_admin: bool, now: int) -> Person:
     """For the platform's admins. 409 for the last of them."""
     _check_platform(caller)
-    await alone(session, _ADMINS)
+    await advisory_lock(session, _ADMINS)
     row = await _own(session, person_id)
     if row.is_admin == is_admin:
         return person_view(row)
     if not is_admin and await queries.admins(session) == 1:
-        raise Conflict(
+        raise ConflictError(
             "The platform needs at least one admin, and this is the last one. Make another user an admin first."
         )
     row.is_admin = is_admin
-    _record(session, caller.actor, "person.admin", person_id, now, is_admin=is_admin)
+    _record(session, caller.actor, "person.set_admin", person_id, now, is_admin=is_admin)
     notify(session, PEOPLE_TOPIC, str(person_id))
     return person_view(row)
 
@@ -160,7 +166,7 @@ async def set_admin(session: AsyncSession, caller: Caller, person_id: uuid.UUID,
 def platform_caller(person: Person) -> Caller:
     """The person as who looks after the platform: in no project, as with a platform key. 403 for others."""
     if not person.is_admin:
-        raise PermissionDenied("Only the platform's admins may do that. Ask one of them.")
+        raise PermissionDeniedError("Only the platform's admins may do that. Ask one of them.")
     return Caller(
         key_id=None, person_id=person.id, project_id=None, project_slug=None, scopes=frozenset(), is_platform=True
     )
@@ -175,7 +181,7 @@ async def _is_first(session: AsyncSession) -> bool:
     """True for one: of two who come first at once, the other waits here until that one is there."""
     if await queries.has_people(session):
         return False
-    await alone(session, _ADMINS)
+    await advisory_lock(session, _ADMINS)
     return not await queries.has_people(session)
 
 
@@ -189,19 +195,19 @@ def _checked(clean: Callable[[str], Value], text: str, param: str) -> Value:
     try:
         return clean(text)
     except ValueError as error:
-        raise InvalidRequest(str(error), param=param) from error
+        raise InvalidRequestError(str(error), param=param) from error
 
 
 async def _own(session: AsyncSession, person_id: uuid.UUID) -> PersonRow:
     row = await queries.lock_person(session, person_id)
     if row is None:
-        raise NotFound("There is no such user on this platform.")
+        raise NotFoundError("There is no such user on this platform.")
     return row
 
 
 def _check_platform(caller: Caller) -> None:
     if not caller.is_platform:
-        raise PermissionDenied("Only the platform's admins may do that. Ask one of them.")
+        raise PermissionDeniedError("Only the platform's admins may do that. Ask one of them.")
 
 
 def _record(session: AsyncSession, actor: str, action: str, person_id: uuid.UUID, now: int, **details: Any) -> None:

@@ -17,7 +17,7 @@ from modelshare.server.accounts.tables import (
     ProjectRow,
     SessionRow,
 )
-from modelshare.server.db import counted, locked, owned
+from modelshare.server.db import capped_count, for_update, scoped_to
 
 
 async def key_value(session: AsyncSession, value_hash: str) -> KeyValueRow | None:
@@ -37,18 +37,18 @@ async def values_of(session: AsyncSession, key_id: uuid.UUID) -> list[KeyValueRo
 
 async def keys(session: AsyncSession, project_id: str, limit: int, after: uuid.UUID | None) -> list[KeyRow]:
     """Newest first."""
-    statement = owned(KeyRow, project_id).order_by(KeyRow.id.desc()).limit(limit)
+    statement = scoped_to(KeyRow, project_id).order_by(KeyRow.id.desc()).limit(limit)
     return list(await session.scalars(statement.where(KeyRow.id < after) if after else statement))
 
 
 async def keys_by_id(session: AsyncSession, project_id: str, key_ids: Collection[uuid.UUID]) -> list[KeyRow]:
     """Those of the project, revoked ones too."""
-    return list(await session.scalars(owned(KeyRow, project_id).where(KeyRow.id.in_(key_ids))))
+    return list(await session.scalars(scoped_to(KeyRow, project_id).where(KeyRow.id.in_(key_ids))))
 
 
 async def lock_key(session: AsyncSession, project_id: str, key_id: uuid.UUID) -> KeyRow | None:
     """Locked, so that of two who rotate it at once the second finds the value of the first."""
-    return await session.scalar(locked(owned(KeyRow, project_id).where(KeyRow.id == key_id)))
+    return await session.scalar(for_update(scoped_to(KeyRow, project_id).where(KeyRow.id == key_id)))
 
 
 async def set_last_used(session: AsyncSession, used: Mapping[uuid.UUID, int]) -> None:
@@ -78,12 +78,12 @@ async def projects(session: AsyncSession, limit: int, after: tuple[int, str] | N
     return list(await session.scalars(statement))
 
 
-async def count_projects(session: AsyncSession, most: int) -> int:
-    return await session.scalar(counted(select(ProjectRow.id), most)) or 0
+async def count_projects(session: AsyncSession, limit: int) -> int:
+    return await session.scalar(capped_count(select(ProjectRow.id), limit)) or 0
 
 
-async def count_people(session: AsyncSession, most: int) -> int:
-    return await session.scalar(counted(select(PersonRow.id), most)) or 0
+async def count_people(session: AsyncSession, limit: int) -> int:
+    return await session.scalar(capped_count(select(PersonRow.id), limit)) or 0
 
 
 async def has_platform_key(session: AsyncSession) -> bool:
@@ -92,7 +92,7 @@ async def has_platform_key(session: AsyncSession) -> bool:
 
 async def lock_project(session: AsyncSession, project_id: str) -> ProjectRow | None:
     """Who counts a project's owners, or changes it, does so alone."""
-    return await session.scalar(locked(select(ProjectRow).where(ProjectRow.id == project_id)))
+    return await session.scalar(for_update(select(ProjectRow).where(ProjectRow.id == project_id)))
 
 
 async def has_people(session: AsyncSession) -> bool:
@@ -104,7 +104,7 @@ async def person(session: AsyncSession, person_id: uuid.UUID) -> PersonRow | Non
 
 
 async def lock_person(session: AsyncSession, person_id: uuid.UUID) -> PersonRow | None:
-    return await session.scalar(locked(select(PersonRow).where(PersonRow.id == person_id)))
+    return await session.scalar(for_update(select(PersonRow).where(PersonRow.id == person_id)))
 
 
 async def person_by_email(session: AsyncSession, email: str) -> PersonRow | None:
@@ -170,7 +170,7 @@ async def members(
     session: AsyncSession, project_id: str, limit: int, after: tuple[int, uuid.UUID] | None
 ) -> list[MemberRow]:
     """With the people, those who were added first."""
-    statement = owned(MemberRow, project_id).order_by(MemberRow.added_at, MemberRow.person_id).limit(limit)
+    statement = scoped_to(MemberRow, project_id).order_by(MemberRow.added_at, MemberRow.person_id).limit(limit)
     if after:
         added_at, person_id = after
         is_later = (MemberRow.added_at == added_at) & (MemberRow.person_id > person_id)
@@ -180,7 +180,7 @@ async def members(
 
 async def member(session: AsyncSession, project_id: str, person_id: uuid.UUID) -> MemberRow | None:
     """With the person."""
-    statement = owned(MemberRow, project_id).where(MemberRow.person_id == person_id)
+    statement = scoped_to(MemberRow, project_id).where(MemberRow.person_id == person_id)
     return await session.scalar(statement.options(joinedload(MemberRow.person)))
 
 
@@ -191,7 +191,7 @@ async def owners(session: AsyncSession, project_id: str) -> int:
 
 async def invitations(session: AsyncSession, project_id: str, now: int) -> list[InvitationRow]:
     """Those that are good, newest first."""
-    statement = owned(InvitationRow, project_id).where(InvitationRow.expires_at > now)
+    statement = scoped_to(InvitationRow, project_id).where(InvitationRow.expires_at > now)
     return list(await session.scalars(statement.order_by(InvitationRow.id.desc())))
 
 

@@ -7,12 +7,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import queries
-from modelshare.server.accounts.keyring import KEYS_TOPIC
+from modelshare.server.accounts.key_auth import KEYS_TOPIC
 from modelshare.server.accounts.rules import Reach, beyond, effective_scopes, hint
 from modelshare.server.accounts.tables import KeyRow, KeyValueRow, ProjectRow
 from modelshare.server.audit import service as audit
 from modelshare.server.db import Database, is_unique_violation, notify
-from modelshare.server.errors import ApiError, Conflict, NotFound, PermissionDenied
+from modelshare.server.errors import ApiError, ConflictError, NotFoundError, PermissionDeniedError
 from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.wire.base import Page
@@ -45,7 +45,7 @@ async def new_project(session: AsyncSession, request: ProjectCreate, *, now: int
     except IntegrityError as error:
         if not is_unique_violation(error):
             raise
-        raise Conflict(
+        raise ConflictError(
             f"There is a project `{request.slug}` already. Choose another slug.",
             code=ErrorCode.SLUG_TAKEN,
             param="slug",
@@ -76,7 +76,7 @@ async def change_project(
         project_id=project.id,
         now=now,
         actor=actor,
-        action="project.quota",
+        action="project.change_quota",
         target=f"project:{project.id}",
         slug=project.slug,
         quota=request.quota_bytes,
@@ -149,7 +149,7 @@ async def rotate_key(
         caller, Reach(effective_scopes(row.scopes, row.endpoint), row.endpoint, tuple(row.allowed_ips), row.expires_at)
     )
     if row.revoked_at is not None:
-        raise Conflict("This key is revoked. Create a new one.")
+        raise ConflictError("This key is revoked. Create a new one.")
     until = now + grace_seconds
     for value in await queries.values_of(session, row.id):
         if value.expires_at is None:
@@ -187,9 +187,9 @@ async def list_projects(session: AsyncSession, paging: Paging) -> Page[Project]:
     )
 
 
-async def count_projects(session: AsyncSession, most: int) -> int:
+async def count_projects(session: AsyncSession, limit: int) -> int:
     """Counts no further than `most`."""
-    return await queries.count_projects(session, most)
+    return await queries.count_projects(session, limit)
 
 
 async def get_project(session: AsyncSession, project_id: str) -> Project | None:
@@ -252,18 +252,20 @@ async def _own_key(session: AsyncSession, caller: Caller, key_id: str) -> KeyRow
     return row
 
 
-def _no_project() -> NotFound:
-    return NotFound("There is no such project. GET /v1/platform/projects lists them.", code=ErrorCode.PROJECT_NOT_FOUND)
+def _no_project() -> NotFoundError:
+    return NotFoundError(
+        "There is no such project. GET /v1/platform/projects lists them.", code=ErrorCode.PROJECT_NOT_FOUND
+    )
 
 
-def _no_key() -> NotFound:
-    return NotFound("There is no such key in your project. GET /v1/keys lists them.")
+def _no_key() -> NotFoundError:
+    return NotFoundError("There is no such key in your project. GET /v1/keys lists them.")
 
 
 def _check_reach(caller: Caller, wanted: Reach) -> None:
     refusal = beyond(Reach(caller.scopes, caller.endpoint, caller.allowed_ips, caller.expires_at), wanted)
     if refusal is not None:
-        raise PermissionDenied(refusal)
+        raise PermissionDeniedError(refusal)
 
 
 def _end(request: KeyCreate, now: int) -> int | None:

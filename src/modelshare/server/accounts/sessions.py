@@ -8,12 +8,12 @@ from typing import Final, NamedTuple
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import queries
+from modelshare.server.accounts.presenters import Person, person_view
 from modelshare.server.accounts.rules import MemberRole, scopes_of
 from modelshare.server.accounts.tables import ProjectRow, SessionRow
-from modelshare.server.accounts.views import Person, person_view
 from modelshare.server.cache import GRACE_SECONDS, NotifiedCache
 from modelshare.server.db import Database, notify
-from modelshare.server.errors import NotFound, Unauthenticated
+from modelshare.server.errors import NotFoundError, UnauthenticatedError
 from modelshare.server.http import Caller
 from modelshare.server.ids import new_secret, secret_hash
 from modelshare.wire.errors import ErrorCode
@@ -70,7 +70,7 @@ class _Known:
         return str(self.person.id) if self.person else None
 
 
-class SessionBook:
+class SessionAuthenticator:
     """Knows people by their sessions' tokens; remembers as a KeyRing does."""
 
     def __init__(self, database: Database, clock: Callable[[], float], *, grace: float = GRACE_SECONDS) -> None:
@@ -92,14 +92,14 @@ class SessionBook:
         """As `caller`. Raises Unauthenticated for a session that is over, else NotFound."""
         known = await self._good(token, project_id)
         if known.person is None:
-            raise Unauthenticated
+            raise UnauthenticatedError
         if known.caller is None:
-            raise NotFound(
+            raise NotFoundError(
                 "There is no such project, or you are not one of its members.", code=ErrorCode.PROJECT_NOT_FOUND
             )
         return known.caller
 
-    async def over(self, uses: Collection[SessionUse]) -> set[SessionUse]:
+    async def revoked_among(self, uses: Collection[SessionUse]) -> set[SessionUse]:
         """Those of `uses`, all of projects, that would be refused now."""
         now = self._clock()
         async with self._database.read() as session:

@@ -8,10 +8,10 @@ OF_ACTIONS: Final[Mapping[str, str]] = {
     "model.failed": "model.failed",
     "model.share": "model.shared",
     "model.unshare": "model.unshared",
-    "model.audience": "model.audience_changed",
+    "model.change_audience": "model.audience_changed",
     "model.claim": "model.claimed",
     "model.invite": "model.invited",
-    "model.role_change": "model.role_changed",
+    "model.change_role": "model.role_changed",
     "model.promote": "model.promoted",
     "model.rollback": "model.rolled_back",
     "model.delete_version": "model.version_deleted",
@@ -28,7 +28,7 @@ OF_ACTIONS: Final[Mapping[str, str]] = {
     "agent.suspend": "agent.suspended",
     "agent.resume": "agent.resumed",
     "agent.remove": "agent.removed",
-    "agent.release": "agent.released",
+    "agent.delete_weights": "agent.weights_deleted",
 }
 """Events by the action of their audit row."""
 ENDPOINT_STATUS: Final = "endpoint.status_changed"

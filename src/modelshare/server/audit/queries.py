@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.tables import AuditRow
-from modelshare.server.db import owned
+from modelshare.server.db import scoped_to
 from modelshare.wire.usage import AuditFilter
 
 
@@ -17,7 +17,7 @@ async def entries(
     if project_id is None:
         statement = select(AuditRow).where(AuditRow.project_id.is_(None))
     else:
-        statement = owned(AuditRow, project_id)
+        statement = scoped_to(AuditRow, project_id)
     if after:
         statement = statement.where(AuditRow.id < after)
     statement = statement.where(*_conditions(where)).order_by(AuditRow.id.desc()).limit(limit)

@@ -5,8 +5,8 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import events, queries
-from modelshare.server.audit.confirming import queries as confirming
-from modelshare.server.audit.confirming.rules import ACTIONS
+from modelshare.server.audit.propagation import queries as confirming
+from modelshare.server.audit.propagation.rules import ACTIONS
 from modelshare.server.audit.tables import AuditRow, OutboxRow
 from modelshare.server.db import CONFIRM_TOPIC, notify, now_ms
 from modelshare.server.http import Caller, Paging, Platform, encode_cursor

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.endpoints import queries
-from modelshare.server.endpoints.views import resolved
+from modelshare.server.endpoints.presenters import resolved
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing import last_shown
 

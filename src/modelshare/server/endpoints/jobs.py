@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from functools import partial
 
 from modelshare.server.endpoints import recalls
-from modelshare.server.endpoints.service import Terms
+from modelshare.server.endpoints.service import EndpointPolicy
 from modelshare.server.http import Platform
 from modelshare.server.jobs import Handler
 
 
 def handlers(platform: Platform) -> Mapping[str, Handler]:
     """For the process's worker."""
-    return {recalls.STOP: partial(recalls.stop, platform, platform.parts[Terms])}
+    return {recalls.STOP: partial(recalls.stop, platform, platform.parts[EndpointPolicy])}

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import counted, kept, locked, owned
+from modelshare.server.db import capped_count, for_key_share, for_update, scoped_to
 from modelshare.server.endpoints.tables import EndpointRow, UsageRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing.tables import RecallRow
@@ -34,37 +34,37 @@ def _with_model(statement: Select[EndpointRow]) -> Select[EndpointRow]:
 
 async def endpoint(session: AsyncSession, project_id: str, slug: str) -> EndpointRow | None:
     """With its project, its model and the model's versions, as they are now."""
-    statement = _whole(owned(EndpointRow, project_id).where(EndpointRow.slug == slug))
+    statement = _whole(scoped_to(EndpointRow, project_id).where(EndpointRow.slug == slug))
     return await session.scalar(statement.execution_options(populate_existing=True))
 
 
 async def lock_endpoint(session: AsyncSession, project_id: str, slug: str) -> EndpointRow | None:
     """Locked, without what hangs on it. Lock its model first."""
-    return await session.scalar(locked(owned(EndpointRow, project_id).where(EndpointRow.slug == slug)))
+    return await session.scalar(for_update(scoped_to(EndpointRow, project_id).where(EndpointRow.slug == slug)))
 
 
 async def lock_endpoints(session: AsyncSession, ids: Collection[uuid.UUID]) -> None:
     """Locks endpoints of whatever projects, and keeps their models: a model's deletion writes its endpoints too."""
     models = select(EndpointRow.model_id).where(EndpointRow.id.in_(ids))
-    await session.scalars(kept(select(ModelRow.id).where(ModelRow.id.in_(models)).order_by(ModelRow.id)))
-    await session.scalars(locked(select(EndpointRow).where(EndpointRow.id.in_(ids)).order_by(EndpointRow.id)))
+    await session.scalars(for_key_share(select(ModelRow.id).where(ModelRow.id.in_(models)).order_by(ModelRow.id)))
+    await session.scalars(for_update(select(EndpointRow).where(EndpointRow.id.in_(ids)).order_by(EndpointRow.id)))
 
 
 async def model_id_of(session: AsyncSession, project_id: str, slug: str) -> uuid.UUID | None:
-    statement = owned(EndpointRow, project_id).where(EndpointRow.slug == slug)
+    statement = scoped_to(EndpointRow, project_id).where(EndpointRow.slug == slug)
     return await session.scalar(statement.with_only_columns(EndpointRow.model_id))
 
 
 async def page(session: AsyncSession, project_id: str, limit: int, after: uuid.UUID | None) -> list[EndpointRow]:
     """Newest first."""
-    statement = _whole(owned(EndpointRow, project_id)).order_by(EndpointRow.id.desc()).limit(limit)
+    statement = _whole(scoped_to(EndpointRow, project_id)).order_by(EndpointRow.id.desc()).limit(limit)
     return list(await session.scalars(statement.where(EndpointRow.id < after) if after else statement))
 
 
 async def under_recall(session: AsyncSession, project_id: str) -> list[EndpointRow]:
     """Of a project; those of its own models never are."""
     statement = (
-        _whole(owned(EndpointRow, project_id))
+        _whole(scoped_to(EndpointRow, project_id))
         .join(RecallRow, RecallRow.model_id == EndpointRow.model_id)
         .join(ModelRow, ModelRow.id == EndpointRow.model_id)
         .where(ModelRow.project_id != project_id)
@@ -74,13 +74,13 @@ async def under_recall(session: AsyncSession, project_id: str) -> list[EndpointR
 
 
 async def slugs(session: AsyncSession, project_id: str, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
-    statement = owned(EndpointRow, project_id).where(EndpointRow.id.in_(ids))
+    statement = scoped_to(EndpointRow, project_id).where(EndpointRow.id.in_(ids))
     rows = await session.execute(statement.with_only_columns(EndpointRow.id, EndpointRow.slug))
     return {row.id: row.slug for row in rows}
 
 
-async def count_active(session: AsyncSession, most: int) -> int:
-    return await session.scalar(counted(select(EndpointRow.id).where(EndpointRow.is_active), most)) or 0
+async def count_active(session: AsyncSession, limit: int) -> int:
+    return await session.scalar(capped_count(select(EndpointRow.id).where(EndpointRow.is_active), limit)) or 0
 
 
 async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None) -> list[EndpointRow]:
@@ -124,7 +124,7 @@ async def lock_active_of_others(session: AsyncSession, model_id: uuid.UUID, owne
     statement = select(EndpointRow).where(
         EndpointRow.model_id == model_id, EndpointRow.is_active, EndpointRow.project_id != owner_id
     )
-    return list(await session.scalars(locked(statement.order_by(EndpointRow.id))))
+    return list(await session.scalars(for_update(statement.order_by(EndpointRow.id))))
 
 
 async def lock_inactive_of_others(
@@ -137,7 +137,7 @@ async def lock_inactive_of_others(
         EndpointRow.project_id != owner_id,
         EndpointRow.status_reason == reason,
     )
-    return list(await session.scalars(locked(statement.order_by(EndpointRow.id))))
+    return list(await session.scalars(for_update(statement.order_by(EndpointRow.id))))
 
 
 async def active_by_tier_and_project(session: AsyncSession, model_id: uuid.UUID) -> list[tuple[str, str, int]]:
@@ -150,7 +150,7 @@ async def active_by_tier_and_project(session: AsyncSession, model_id: uuid.UUID)
     return [(tier, project_id, count) for tier, project_id, count in await session.execute(statement)]
 
 
-async def deploying_projects(session: AsyncSession, model_id: uuid.UUID, most: int = 200) -> list[tuple[str, int]]:
+async def deploying_projects(session: AsyncSession, model_id: uuid.UUID, limit: int = 200) -> list[tuple[str, int]]:
     """(public name, active endpoints) of the projects that deploy a model, those with most first."""
     many = func.count()
     statement = (
@@ -159,7 +159,7 @@ async def deploying_projects(session: AsyncSession, model_id: uuid.UUID, most: i
         .where(EndpointRow.model_id == model_id, EndpointRow.is_active)
         .group_by(ProjectRow.id, ProjectRow.name)
         .order_by(many.desc(), ProjectRow.name)
-        .limit(most)
+        .limit(limit)
     )
     return [(name, count) for name, count in await session.execute(statement)]
 

@@ -11,15 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
 from modelshare.server.endpoints import queries
-from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, Terms, recount
+from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, EndpointPolicy, recount
 from modelshare.server.endpoints.tables import EndpointRow
-from modelshare.server.errors import InvalidRequest
+from modelshare.server.errors import InvalidRequestError
 from modelshare.server.http import Caller, Platform
-from modelshare.server.jobs import Lease, enqueue, ensure, holds
+from modelshare.server.jobs import Lease, enqueue, enqueue_if_absent, lease_is_valid
 from modelshare.server.registry import service as registry
 from modelshare.server.sharing import rules
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.views import OwnModel, notice
+from modelshare.server.sharing.presenters import OwnModel, notice
 from modelshare.wire.endpoints import EndpointStatus
 from modelshare.wire.sharing import Recall, RecallRequest
 
@@ -28,22 +28,22 @@ STOP = "endpoints.recall"
 
 
 async def request(
-    session: AsyncSession, caller: Caller, model_id: uuid.UUID, wish: RecallRequest, terms: Terms, *, now: int
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, spec: RecallRequest, terms: EndpointPolicy, *, now: int
 ) -> Recall:
     """Announces a recall, changes one that was announced, or cancels it, and tells every deployer."""
-    if wish.deadline is None:
+    if spec.deadline is None:
         own = await _cancel(session, caller, model_id, now=now)
     else:
-        own = await _announce(session, caller, model_id, max(wish.deadline, now), wish.reason, now=now)
+        own = await _announce(session, caller, model_id, max(spec.deadline, now), spec.reason, now=now)
     return await _state(session, own, terms)
 
 
-async def state(session: AsyncSession, caller: Caller, model_id: uuid.UUID, terms: Terms) -> Recall:
+async def state(session: AsyncSession, caller: Caller, model_id: uuid.UUID, terms: EndpointPolicy) -> Recall:
     """Where a recall of the caller's own model stands."""
     return await _state(session, await sharing.get(session, caller, model_id), terms)
 
 
-async def stop(platform: Platform, terms: Terms, lease: Lease) -> None:
+async def stop(platform: Platform, terms: EndpointPolicy, lease: Lease) -> None:
     """The job: ends the endpoints of other projects, unless the recall was cancelled or put off meanwhile."""
     model_id, now = uuid.UUID(lease.subject), platform.now()
     async with platform.database.write() as session:
@@ -52,7 +52,7 @@ async def stop(platform: Platform, terms: Terms, lease: Lease) -> None:
         if model is None or recall is None or recall.stopped_at is not None or recall.deadline > now:
             return
         stopping = await queries.lock_active_of_others(session, model.id, model.project_id)
-        if not await holds(session, lease):
+        if not await lease_is_valid(session, lease):
             return
         for row in stopping:
             row.is_active, row.progress = False, None
@@ -66,14 +66,14 @@ async def stop(platform: Platform, terms: Terms, lease: Lease) -> None:
 async def resume_overdue(session: AsyncSession, *, now: int) -> None:
     """Asks again for jobs that should have run: one that failed too often, such as without a database, was given up."""
     overdue = await sharing.overdue_recalls(session, now)
-    await ensure(session, STOP, [str(model_id) for model_id in overdue], now=now)
+    await enqueue_if_absent(session, STOP, [str(model_id) for model_id in overdue], now=now)
 
 
 async def _announce(
     session: AsyncSession, caller: Caller, model_id: uuid.UUID, deadline: int, reason: str | None, *, now: int
 ) -> OwnModel:
     if reason is None:
-        raise InvalidRequest("`reason`: A recall needs a reason, which deployers are shown.", param="reason")
+        raise InvalidRequestError("`reason`: A recall needs a reason, which deployers are shown.", param="reason")
     own = await sharing.recall(session, caller, model_id, deadline=deadline, reason=reason, now=now)
     await _tell_all(session, own, "endpoint.recall", caller, reason, now=now, deadline=deadline)
     await enqueue(session, STOP, str(model_id), now=now, after=deadline)
@@ -118,13 +118,13 @@ def _tell(
     notify(session, ENDPOINTS_TOPIC, f"{row.project_id}/{row.slug}")
 
 
-async def _state(session: AsyncSession, own: OwnModel, terms: Terms) -> Recall:
+async def _state(session: AsyncSession, own: OwnModel, terms: EndpointPolicy) -> Recall:
     model, _, recall = own
-    holding, releases = await terms.weights(session, model, since=recall.created_at if recall else None)
+    holding, weight_deletions = await terms.weights(session, model, since=recall.created_at if recall else None)
     return Recall(
         model=str(model.id),
         notice=notice(recall) if recall else None,
         endpoints_serving=model.foreign_endpoints,
         machines_holding=holding,
-        releases=releases,
+        weight_deletions=weight_deletions,
     )

@@ -1,28 +1,35 @@
 """What is said where an endpoint cannot be had: as a reason of `explain`, and as the error of a route. Pure."""
 
-from modelshare.server.errors import ApiError, Conflict, InvalidRequest, NotFound, PermissionDenied, Refusal
-from modelshare.server.registry import opened
+from modelshare.server.errors import (
+    ApiError,
+    AuditedRefusal,
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+)
+from modelshare.server.registry import file_selection
 from modelshare.server.registry.tables import VersionRow
 from modelshare.wire.endpoints import Reason
 from modelshare.wire.errors import ErrorCode
 
 
-def refused(reason: Reason, refusal: Refusal | None) -> ApiError:
+def refused(reason: Reason, refusal: AuditedRefusal | None) -> ApiError:
     """The error that says what `explain` says."""
     text = f"{reason.message} {reason.fix}"
     match reason.rule:
         case "visibility":
-            return NotFound(text, code=ErrorCode.MODEL_NOT_FOUND, param="model", refusal=refusal)
+            return NotFoundError(text, code=ErrorCode.MODEL_NOT_FOUND, param="model", refusal=refusal)
         case "tier" | "version" | "file":
-            return InvalidRequest(text, param=reason.rule, refusal=refusal)
+            return InvalidRequestError(text, param=reason.rule, refusal=refusal)
         case "slug":
-            return Conflict(text, code=ErrorCode.SLUG_TAKEN, param="slug")
+            return ConflictError(text, code=ErrorCode.SLUG_TAKEN, param="slug")
         case "status":
-            return Conflict(text, param="model", refusal=refusal)
+            return ConflictError(text, param="model", refusal=refusal)
         case "recall":
-            return PermissionDenied(text, code=ErrorCode.MODEL_RECALLED, param="model", refusal=refusal)
+            return PermissionDeniedError(text, code=ErrorCode.MODEL_RECALLED, param="model", refusal=refusal)
         case _:
-            return PermissionDenied(text, code=ErrorCode.TIER_NOT_ALLOWED, param="tier", refusal=refusal)
+            return PermissionDeniedError(text, code=ErrorCode.TIER_NOT_ALLOWED, param="tier", refusal=refusal)
 
 
 def slug_taken(slug: str) -> Reason:
@@ -34,7 +41,9 @@ def slug_taken(slug: str) -> Reason:
 
 
 def no_such_file(file: str, version: VersionRow) -> Reason:
-    names = [choice["file"] for choice in opened.choices(version)] or [opened.own_file(version) or "none"]
+    names = [choice["file"] for choice in file_selection.choices(version)] or [
+        file_selection.own_file(version) or "none"
+    ]
     return Reason(
         rule="file",
         message=f"Version {version.version} of this model does not contain the model `{file}`.",
@@ -42,7 +51,7 @@ def no_such_file(file: str, version: VersionRow) -> Reason:
     )
 
 
-def absent() -> NotFound:
-    return NotFound(
+def absent() -> NotFoundError:
+    return NotFoundError(
         "There is no such endpoint in your project. GET /v1/endpoints lists yours.", code=ErrorCode.ENDPOINT_NOT_FOUND
     )

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 
-from modelshare.server.endpoints import footprints, recalls, service, views
-from modelshare.server.endpoints.service import Terms
+from modelshare.server.endpoints import deployment_stats, presenters, recalls, service
+from modelshare.server.endpoints.service import EndpointPolicy
 from modelshare.server.http import (
     BaseUrl,
     Caller,
@@ -19,7 +19,7 @@ from modelshare.server.http import (
     require,
 )
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.views import OwnModel, extended_view
+from modelshare.server.sharing.presenters import OwnModel, extended_view
 from modelshare.wire.base import Page
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation
 from modelshare.wire.keys import Scope
@@ -31,12 +31,12 @@ EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
 ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
 
 
-def _terms(request: Request) -> Terms:
-    terms: Terms = get_platform(request).parts[Terms]
+def _terms(request: Request) -> EndpointPolicy:
+    terms: EndpointPolicy = get_platform(request).parts[EndpointPolicy]
     return terms
 
 
-TermsDep = Annotated[Terms, Depends(_terms)]
+TermsDep = Annotated[EndpointPolicy, Depends(_terms)]
 
 
 @router.get("/v1/endpoints")
@@ -44,7 +44,7 @@ async def list_endpoints(
     caller: EndpointsCaller, session: ReadSession, paging: PagingDep, base_url: BaseUrl
 ) -> Page[Endpoint]:
     """The project's endpoints, newest first."""
-    return views.listing(*await service.page(session, caller, paging), base_url)
+    return presenters.listing(*await service.page(session, caller, paging), base_url)
 
 
 @router.post("/v1/endpoints", status_code=201)
@@ -57,7 +57,7 @@ async def create_endpoint(
     body: EndpointCreate,
 ) -> Endpoint:
     """A new endpoint. A refusal says why and what would make it possible, as `explain` does."""
-    return views.view(await service.create(session, caller, body, terms, now=platform.now()), base_url)
+    return presenters.view(await service.create(session, caller, body, terms, now=platform.now()), base_url)
 
 
 @router.post("/v1/endpoints/explain")
@@ -71,7 +71,7 @@ async def explain_endpoint(
 @router.get("/v1/endpoints/{slug}")
 async def get_endpoint(caller: EndpointsCaller, session: ReadSession, base_url: BaseUrl, slug: str) -> Endpoint:
     """One endpoint of the project."""
-    return views.view(await service.get(session, caller, slug), base_url)
+    return presenters.view(await service.get(session, caller, slug), base_url)
 
 
 @router.patch("/v1/endpoints/{slug}")
@@ -85,7 +85,7 @@ async def change_endpoint(
     body: EndpointPatch,
 ) -> Endpoint:
     """Switches an endpoint on or off, moves it to another tier, or changes its version."""
-    return views.view(await service.change(session, caller, slug, body, terms, now=platform.now()), base_url)
+    return presenters.view(await service.change(session, caller, slug, body, terms, now=platform.now()), base_url)
 
 
 @router.delete("/v1/endpoints/{slug}", status_code=204)
@@ -107,14 +107,14 @@ async def unshare_model(
     would happen.
     """
     if dry_run:
-        return await footprints.unshare_preview(session, caller, model_id)
+        return await deployment_stats.unshare_preview(session, caller, model_id)
     return extended_view(OwnModel(await sharing.unshare(session, caller, model_id, now=platform.now())))
 
 
 @router.get("/v1/models/{model_id}/catalog", tags=["models"])
 async def get_footprint(caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> CatalogFootprint:
     """The owner's view of a model's footprint: role, counts per tier, deploying projects, tokens served."""
-    return await footprints.footprint(session, caller, model_id)
+    return await deployment_stats.footprint(session, caller, model_id)
 
 
 @router.post("/v1/models/{model_id}/recall", tags=["models"])

@@ -15,19 +15,19 @@ from modelshare.server.audit import events
 from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.endpoints import queries
+from modelshare.server.endpoints.presenters import resolved, served_name
 from modelshare.server.endpoints.refusals import absent, no_such_file, refused, slug_taken
 from modelshare.server.endpoints.rules import Intent, came_to_shared_tier, counts_as_new
 from modelshare.server.endpoints.tables import EndpointRow
-from modelshare.server.endpoints.views import resolved, served_name
-from modelshare.server.errors import Conflict, Refusal
+from modelshare.server.errors import AuditedRefusal, ConflictError
 from modelshare.server.http import Caller, Paging, encode_cursor
-from modelshare.server.registry import opened
+from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import EndpointCounts
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import last_shown, rules
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.endpoints import (
     EndpointCreate,
     EndpointPatch,
@@ -37,7 +37,7 @@ from modelshare.wire.endpoints import (
     Reason,
 )
 from modelshare.wire.models import ModelStatus
-from modelshare.wire.sharing import WeightsRelease
+from modelshare.wire.sharing import WeightsDeletion
 from modelshare.wire.tiers import Tier
 
 ENDPOINTS_TOPIC = "endpoints"
@@ -57,14 +57,14 @@ class Weights(Protocol):
 
     async def __call__(
         self, session: AsyncSession, model: ModelRow, *, since: int | None
-    ) -> tuple[int, list[WeightsRelease]]: ...
+    ) -> tuple[int, list[WeightsDeletion]]: ...
 
 
 @dataclass(frozen=True)
-class Terms:
+class EndpointPolicy:
     """What decides beside the rows: the platform's tiers and whether endpoints promote; and what the fleet knows."""
 
-    tiers: TierBook
+    tiers: TierRegistry
     promotion: bool
     capacity: Capacity
     weights: Weights
@@ -98,40 +98,42 @@ class _Assessment:
 
 
 async def explain(
-    session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: Terms, *, again: bool = False
+    session: AsyncSession, caller: Caller, spec: EndpointCreate, terms: EndpointPolicy, *, again: bool = False
 ) -> Explanation:
     """Whether the caller could create this endpoint now, and if not, why and what would make it possible.
 
     `again`: it is there, and would be moved or switched on, which counts as new.
     """
-    assessment = await _assess(session, caller, wish, terms, lock=False, keeps_file=again)
+    assessment = await _assess(session, caller, spec, terms, lock=False, keeps_file=again)
     reasons = list(assessment.reasons)
-    there = await queries.endpoint(session, caller.project, wish.slug)
+    there = await queries.endpoint(session, caller.project, spec.slug)
     if there is not None and again:
         reasons = [await _why_not(session, there, reason) for reason in reasons]
     elif there is not None:
-        reasons.append(slug_taken(wish.slug))
-    tier = terms.tiers.get(wish.tier)
+        reasons.append(slug_taken(spec.slug))
+    tier = terms.tiers.get(spec.tier)
     notes = []
     if tier is not None and not reasons:
         notes = rules.tier_notes(tier) + await terms.capacity(session, caller, tier)
     return Explanation(possible=not reasons, reasons=reasons, notes=notes)
 
 
-async def create(session: AsyncSession, caller: Caller, wish: EndpointCreate, terms: Terms, *, now: int) -> EndpointRow:
+async def create(
+    session: AsyncSession, caller: Caller, spec: EndpointCreate, terms: EndpointPolicy, *, now: int
+) -> EndpointRow:
     """A new endpoint; refused with the words of `explain`."""
-    assessment = await _assess(session, caller, wish, terms, lock=True)
+    assessment = await _assess(session, caller, spec, terms, lock=True)
     model = assessment.model
     if assessment.reasons or model is None:
-        target = f"model:{model.id if model else wish.model}"
-        raise refused(assessment.reasons[0], Refusal("endpoint.create", target))
+        target = f"model:{model.id if model else spec.model}"
+        raise refused(assessment.reasons[0], AuditedRefusal("endpoint.create", target))
     row = EndpointRow(
         project_id=caller.project,
-        slug=wish.slug,
+        slug=spec.slug,
         model_id=model.id,
-        tier=wish.tier,
-        version=None if wish.version == "latest" else wish.version,
-        file=wish.file,
+        tier=spec.tier,
+        version=None if spec.version == "latest" else spec.version,
+        file=spec.file,
         is_active=True,
         status=EndpointStatus.PROVISIONING,
         created_at=now,
@@ -142,10 +144,10 @@ async def create(session: AsyncSession, caller: Caller, wish: EndpointCreate, te
     except IntegrityError as error:
         if not is_unique_violation(error):
             raise
-        raise refused(slug_taken(wish.slug), None) from error
+        raise refused(slug_taken(spec.slug), None) from error
     _record(session, caller, "endpoint.create", row, now, tier=row.tier, model=str(model.id))
     await _changed(session, caller, model, None, Intent(row.tier, row.is_active), terms=terms, now=now)
-    return await get(session, caller, wish.slug)
+    return await get(session, caller, spec.slug)
 
 
 async def get(session: AsyncSession, caller: Caller, slug: str) -> EndpointRow:
@@ -174,13 +176,13 @@ async def slugs(session: AsyncSession, caller: Caller, ids: Collection[uuid.UUID
     return await queries.slugs(session, caller.project, ids) if ids else {}
 
 
-async def count_active(session: AsyncSession, most: int) -> int:
+async def count_active(session: AsyncSession, limit: int) -> int:
     """Of all projects, counted no further than `most`."""
-    return await queries.count_active(session, most)
+    return await queries.count_active(session, limit)
 
 
 async def change(
-    session: AsyncSession, caller: Caller, slug: str, patch: EndpointPatch, terms: Terms, *, now: int
+    session: AsyncSession, caller: Caller, slug: str, patch: EndpointPatch, terms: EndpointPolicy, *, now: int
 ) -> EndpointRow:
     """Switches, moves or re-versions an endpoint; what counts as new is refused as a new one would be."""
     model, row = await _locked(session, caller, slug)
@@ -191,14 +193,15 @@ async def change(
     stays = (version, file) == (row.version or "latest", row.file)
     if counts_as_new(before, after) or patch.version is not None or not stays:
         # Not checked anew: a version from before may have a number that would not be taken today.
-        wish = EndpointCreate.model_construct(
+        spec = EndpointCreate.model_construct(
             slug=slug, model=str(row.model_id), tier=after.tier, version=version, file=file
         )
         keeps_tier = not counts_as_new(before, after)
-        assessment = await _assess(session, caller, wish, terms, lock=True, keeps_tier=keeps_tier, keeps_file=stays)
+        assessment = await _assess(session, caller, spec, terms, lock=True, keeps_tier=keeps_tier, keeps_file=stays)
         if assessment.reasons:
             raise refused(
-                await _why_not(session, row, assessment.reasons[0]), Refusal("endpoint.change", f"endpoint:{row.id}")
+                await _why_not(session, row, assessment.reasons[0]),
+                AuditedRefusal("endpoint.change", f"endpoint:{row.id}"),
             )
     row.tier, row.version, row.file = after.tier, None if version == "latest" else version, file
     if after.is_active != before.is_active:
@@ -213,7 +216,7 @@ async def change(
     return await get(session, caller, slug)
 
 
-async def delete(session: AsyncSession, caller: Caller, slug: str, terms: Terms, *, now: int) -> None:
+async def delete(session: AsyncSession, caller: Caller, slug: str, terms: EndpointPolicy, *, now: int) -> None:
     """Deletes an endpoint; agents that held its model for nobody else delete the weights."""
     model, row = await _locked(session, caller, slug)
     before = Intent(row.tier, row.is_active)
@@ -235,7 +238,7 @@ async def recalled(session: AsyncSession, ids: Collection[uuid.UUID], *, now: in
 
 
 async def recount(
-    session: AsyncSession, model: ModelRow, *, came_to_shared_tier: bool, terms: Terms, actor: str, now: int
+    session: AsyncSession, model: ModelRow, *, came_to_shared_tier: bool, terms: EndpointPolicy, actor: str, now: int
 ) -> None:
     """Counts the model's active endpoints anew, under its lock, and lets sharing draw the consequences."""
     counted = await queries.active_by_tier_and_project(session, model.id)
@@ -286,8 +289,8 @@ async def observe(
 async def _assess(
     session: AsyncSession,
     caller: Caller,
-    wish: EndpointCreate,
-    terms: Terms,
+    spec: EndpointCreate,
+    terms: EndpointPolicy,
     *,
     lock: bool,
     keeps_tier: bool = False,
@@ -296,29 +299,29 @@ async def _assess(
     """Asks the rules. `keeps_tier`: only the version of an endpoint changes, so its place needs no new leave.
     `keeps_file`: neither version nor file is chosen anew, so that it may stay at an earlier version that has the file.
     """
-    model_id = await sharing.find_id(session, wish.model, own=caller.project_id)
+    model_id = await sharing.find_id(session, spec.model, own=caller.project_id)
     model = await registry.find_any(session, model_id, lock=lock) if model_id else None
     if model is None:
         return _Assessment(None, [rules.invisible()])
-    relation, facts = await sharing.standing(session, caller, model)
+    relation, facts = await sharing.relation_and_facts(session, caller, model)
     if not keeps_tier and not rules.is_visible(relation, facts):
         return _Assessment(None, [rules.invisible()])
-    tier = terms.tiers.get(wish.tier)
+    tier = terms.tiers.get(spec.tier)
     if tier is None:
-        return _Assessment(model, [rules.unknown_tier(wish.tier, terms.tiers)])
+        return _Assessment(model, [rules.unknown_tier(spec.tier, terms.tiers)])
     shown = (await last_shown.of(session, model, [caller.project]))[caller.project]
     ready = registry.ready(model)
-    wanted = rules.version_wanted(None if wish.version == "latest" else wish.version, ready, shown)
+    wanted = rules.version_wanted(None if spec.version == "latest" else spec.version, ready, shown)
     if wanted is not None:
-        size = registry.size_of(wanted, wish.file)
+        size = registry.size_of(wanted, spec.file)
         facts = replace(facts, status=ModelStatus(wanted.status), size_bytes=size)
     reasons = rules.size_reasons(facts, tier) if keeps_tier else rules.selection_reasons(relation, facts, tier)
     if not reasons and wanted is None:
         names = [version.version for version in rules.choosable(ready, shown)]
         has_latest = rules.version_wanted(None, ready, shown) is not None
-        reasons.append(rules.no_such_version(wish.version, names, has_latest=has_latest))
-    elif not reasons and not keeps_file and wanted is not None and opened.find(wanted, wish.file) is None:
-        reasons.append(no_such_file(wish.file or "", wanted))
+        reasons.append(rules.no_such_version(spec.version, names, has_latest=has_latest))
+    elif not reasons and not keeps_file and wanted is not None and file_selection.find(wanted, spec.file) is None:
+        reasons.append(no_such_file(spec.file or "", wanted))
     return _Assessment(model, reasons)
 
 
@@ -329,7 +332,7 @@ async def _locked(session: AsyncSession, caller: Caller, slug: str) -> tuple[Mod
     if row is None:
         raise absent()
     if row.model_id != (model.id if model else None):
-        raise Conflict(f"The endpoint `{slug}` was replaced by another request. Check it, then try again.")
+        raise ConflictError(f"The endpoint `{slug}` was replaced by another request. Check it, then try again.")
     return model, row
 
 
@@ -340,7 +343,7 @@ async def _changed(
     before: Intent | None,
     after: Intent,
     *,
-    terms: Terms,
+    terms: EndpointPolicy,
     now: int,
 ) -> None:
     came = came_to_shared_tier(before, after)
@@ -358,7 +361,7 @@ async def _why_not(session: AsyncSession, row: EndpointRow, reason: Reason) -> R
 def _active(row: EndpointRow) -> ActiveEndpoint:
     assert row.model is not None  # noqa: S101 - the query asks for it
     version = resolved(row)
-    model = opened.find(version, row.file) if version else None
+    model = file_selection.find(version, row.file) if version else None
     return ActiveEndpoint(
         id=row.id,
         project_id=row.project_id,

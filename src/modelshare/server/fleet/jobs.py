@@ -19,14 +19,14 @@ from modelshare.server import outages
 from modelshare.server.db import Database, notify
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, ActiveEndpoint
-from modelshare.server.fleet import presence, queries, releases
-from modelshare.server.fleet.rules import Content, EndpointFacts, Fleet, Holding, Observation, Placement
+from modelshare.server.fleet import presence, queries, weight_deletions
+from modelshare.server.fleet.rules import Content, EndpointFacts, Fleet, HeldDeployment, Observation, Placement
 from modelshare.server.fleet.service import facts_of
 from modelshare.server.fleet.tables import DeploymentRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC, DESIRED_TOPIC
 from modelshare.server.outages import outage_of
 from modelshare.server.registry.service import MODELS_TOPIC
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.agents import Phase
 from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
@@ -87,7 +87,7 @@ class _Plan:
 
         return replace(
             self,
-            place={placement: most for placement, most in self.place.items() if inside(placement)},
+            place={placement: limit for placement, limit in self.place.items() if inside(placement)},
             existing={placement: row for placement, row in self.existing.items() if inside(placement)},
             serving={
                 id_: content_id
@@ -113,7 +113,7 @@ class _Plan:
 class Reconciler:
     """Runs the rounds of one process."""
 
-    def __init__(self, database: Database, tiers: TierBook, clock: Callable[[], float]) -> None:
+    def __init__(self, database: Database, tiers: TierRegistry, clock: Callable[[], float]) -> None:
         self._database = database
         self._tiers = tiers
         self._clock = clock
@@ -154,10 +154,10 @@ class Reconciler:
                 await queries.lock_agents(session, plan.agents)
                 versions = await queries.keep_versions(session, plan.versions)
                 # Looked at again under the locks: another process may have been faster.
-                anew = (await self._plan(session, now)).within(endpoint_ids, plan.agents, versions)
-                answers = {id_: anew.contents[content] if content else None for id_, content in anew.serving.items()}
+                fresh = (await self._plan(session, now)).within(endpoint_ids, plan.agents, versions)
+                answers = {id_: fresh.contents[content] if content else None for id_, content in fresh.serving.items()}
                 await queries.keep_serving(session, answers)
-                await _place(session, anew, now)
+                await _place(session, fresh, now)
                 _tell(session, plan.agents)
         except Exception as error:
             if outage_of(error) is not None or len(plan.agents) + len(plan.serving) <= 1:
@@ -268,10 +268,10 @@ async def _alone(what: str, work: Awaitable[None]) -> None:
 
 async def _place(session: AsyncSession, plan: _Plan, now: int) -> None:
     """Brings deployments, whose agents are locked, to what they should be."""
-    for placement, most in plan.place.items():
+    for placement, limit in plan.place.items():
         row = plan.existing.get(placement)
         if row is not None:
-            row.max_concurrent = most
+            row.max_concurrent = limit
         else:
             content = plan.contents[placement.version_id]
             session.add(
@@ -280,12 +280,12 @@ async def _place(session: AsyncSession, plan: _Plan, now: int) -> None:
                     version_id=content.version_id,
                     file=content.file,
                     phase=Phase.WAITING,
-                    max_concurrent=most,
+                    max_concurrent=limit,
                     created_at=now,
                 )
             )
     over = [row for placement, row in plan.existing.items() if placement not in plan.place]
-    await releases.let_go(session, over, now=now)
+    await weight_deletions.request_deletion(session, over, now=now)
 
 
 def _tell(session: AsyncSession, agents: Collection[uuid.UUID]) -> None:
@@ -296,8 +296,8 @@ def _tell(session: AsyncSession, agents: Collection[uuid.UUID]) -> None:
         notify(session, DEPLOYMENTS_TOPIC, "*")
 
 
-def _holding(placement: Placement, row: DeploymentRow) -> Holding:
-    return Holding(placement, Phase(row.phase), row.bytes_done, row.bytes_total, row.reason)
+def _holding(placement: Placement, row: DeploymentRow) -> HeldDeployment:
+    return HeldDeployment(placement, Phase(row.phase), row.bytes_done, row.bytes_total, row.reason)
 
 
 def _written(seen: Observation) -> tuple[EndpointStatus, str | None, EndpointProgress | None]:

@@ -93,7 +93,7 @@ class Stream:
 
     __slots__ = ("_begun", "_error", "_frames", "_link", "_owed", "_waiter", "credit", "ended", "id", "window")
 
-    def __init__(self, link: "Link", stream_id: int, window: int) -> None:
+    def __init__(self, link: "AgentLink", stream_id: int, window: int) -> None:
         self.id = stream_id
         self.window = window
         """Bytes that may be under way or wait here."""
@@ -168,7 +168,7 @@ class Stream:
             self._waiter.set_result(None)
 
 
-class Link:
+class AgentLink:
     """The link of one agent in this process, from its `Welcome` to its end."""
 
     def __init__(self, receive: Receive, send: Send, clock: Callable[[], float]) -> None:

@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from modelshare.server import outages
 from modelshare.server.db import Database
-from modelshare.server.fleet import presence, queries, releases, service
-from modelshare.server.fleet.link import ClosedError, Link, StreamBrokenError
+from modelshare.server.fleet import presence, queries, service, weight_deletions
+from modelshare.server.fleet.link import AgentLink, ClosedError, StreamBrokenError
 from modelshare.server.fleet.presence import LinkName
 from modelshare.server.fleet.reports import Reports
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DESIRED_TOPIC
@@ -30,10 +30,10 @@ from modelshare.wire.link import (
     PROTOCOL,
     CloseCode,
     Desired,
+    DesiredDeployment,
     Hello,
     Released,
     Report,
-    Wanted,
     Welcome,
     close_reason,
 )
@@ -57,7 +57,7 @@ _REPLACED = ClosedError(CloseCode.REPLACED, "A newer connection of this agent to
 class _Linked:
     """An agent's link with what this process keeps beside it."""
 
-    def __init__(self, name: LinkName, link: Link) -> None:
+    def __init__(self, name: LinkName, link: AgentLink) -> None:
         self.name = name
         self.link = link
         self.changed = asyncio.Event()
@@ -71,7 +71,7 @@ class _Linked:
         """What it says before it was told anything, of which it is not known yet whether it counts; None afterwards."""
 
 
-class Links:
+class AgentLinks:
     """All links of one process."""
 
     def __init__(self, database: Database, clock: Callable[[], float], *, address: str, verdicts: Verdicts) -> None:
@@ -102,7 +102,7 @@ class Links:
             await _end({self._vouching})
         await self._reports.stop()
 
-    def get(self, agent_id: uuid.UUID) -> Link | None:
+    def get(self, agent_id: uuid.UUID) -> AgentLink | None:
         """The agent's link, when this process holds it."""
         linked = self._linked.get(agent_id)
         return linked.link if linked else None
@@ -122,7 +122,7 @@ class Links:
             await send({"type": "websocket.close"})  # before an accept: the handshake is answered with 403
             return
         await send({"type": "websocket.accept"})
-        link = Link(receive, send, asyncio.get_running_loop().time)
+        link = AgentLink(receive, send, asyncio.get_running_loop().time)
         if agent.state == AgentState.SUSPENDED:
             why = _SUSPENDED
         else:
@@ -136,7 +136,7 @@ class Links:
             async with asyncio.timeout(_GOODBYE_SECONDS):
                 await send({"type": "websocket.close", "code": int(why.code), "reason": close_reason(str(why))})
 
-    async def _serve(self, name: LinkName, agent_name: str, link: Link) -> ClosedError:
+    async def _serve(self, name: LinkName, agent_name: str, link: AgentLink) -> ClosedError:
         try:
             async with asyncio.timeout(_HELLO_SECONDS):
                 hello = await link.receive()
@@ -163,7 +163,7 @@ class Links:
             )
 
     @contextlib.asynccontextmanager
-    async def _connected(self, name: LinkName, hello: Hello, link: Link) -> AsyncIterator[_Linked | None]:
+    async def _connected(self, name: LinkName, hello: Hello, link: AgentLink) -> AsyncIterator[_Linked | None]:
         """The agent's link is this one for as long; the block ends when the link does."""
         async with self._database.write() as session:
             if not await presence.connect(session, name, hello, self.address, now=self._now()):
@@ -189,7 +189,7 @@ class Links:
 
     async def _send_desired(self, linked: _Linked) -> None:
         """Sends what the agent is to hold, whenever that is something else than it was."""
-        sent: list[Wanted] | None = None
+        sent: list[DesiredDeployment] | None = None
         revision = 0
         while True:
             await linked.changed.wait()
@@ -197,7 +197,7 @@ class Links:
             try:
                 async with self._database.read() as session:
                     wanted = await presence.wanted(session, linked.name.agent_id)
-                    unconfirmed = await releases.unconfirmed(session, linked.name.agent_id)
+                    unconfirmed = await weight_deletions.unconfirmed(session, linked.name.agent_id)
             except Exception as error:  # noqa: BLE001 - the link outlives a database that is away for a while
                 outages.report("cannot load the desired state of an agent", error, agent=str(linked.name.agent_id))
                 linked.changed.set()
@@ -241,7 +241,7 @@ class Links:
             linked = list(self._linked.values())
             try:
                 async with self._database.write() as session:
-                    known = await presence.vouch(session, [each.name for each in linked], now=self._now())
+                    known = await presence.heartbeat(session, [each.name for each in linked], now=self._now())
             except Exception as error:  # noqa: BLE001 - as above: the next round says it again
                 outages.report("cannot send heartbeats for connected agents", error)
                 pause = _RETRY_SECONDS  # in time, before anybody takes them for dead

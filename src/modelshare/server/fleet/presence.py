@@ -16,7 +16,7 @@ from modelshare.server.fleet import queries
 from modelshare.server.fleet.service import served_name
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC, READY_TOPIC
-from modelshare.server.registry import opened
+from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
 from modelshare.wire.agents import AgentState, Capabilities, Phase
 from modelshare.wire.link import (
@@ -26,9 +26,9 @@ from modelshare.wire.link import (
     MAX_NAME,
     DeploymentFile,
     Desired,
+    DesiredDeployment,
     Hello,
     Report,
-    Wanted,
     decode_from_server,
     encode,
 )
@@ -98,14 +98,14 @@ async def forget_stale(session: AsyncSession, *, now: int) -> None:
         await _gone(session, row, seen=row.last_seen_at or now, now=now)
 
 
-async def vouch(session: AsyncSession, links: Collection[LinkName], *, now: int) -> set[uuid.UUID | None]:
+async def heartbeat(session: AsyncSession, links: Collection[LinkName], *, now: int) -> set[uuid.UUID | None]:
     """These links live. Answers the tokens of those that the database still knows."""
-    return await queries.vouch(session, [link.token for link in links], now=now)
+    return await queries.heartbeat(session, [link.token for link in links], now=now)
 
 
-async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[Wanted]:
+async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[DesiredDeployment]:
     """What the agent is to hold, as far as one frame can say it."""
-    found: list[Wanted] = []
+    found: list[DesiredDeployment] = []
     size = 0
     for row in await queries.deployments_of(session, [agent_id]):
         try:
@@ -157,15 +157,15 @@ def _tell(session: AsyncSession, event: str, row: AgentRow, now: int) -> None:
         audit.emit(session, project_id=row.project_id, now=now, event=event, data=data)
 
 
-def _wanted(row: DeploymentRow) -> Wanted:
-    version, model = row.version, opened.find(row.version, row.file)
+def _wanted(row: DeploymentRow) -> DesiredDeployment:
+    version, model = row.version, file_selection.find(row.version, row.file)
     if model is None:
         raise LookupError(f"version {version.version} does not contain the model {row.file}")
     files = [
         DeploymentFile(path=file["path"], size=file["size"], sha256=file["sha256"])
         for file in registry.manifest_of(version)["files"]
     ]
-    return Wanted(
+    return DesiredDeployment(
         deployment_id=str(row.id),
         manifest_digest=version.manifest_digest or "",
         served_name=served_name(row),

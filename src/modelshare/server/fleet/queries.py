@@ -10,10 +10,10 @@ from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, u
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, joinedload
 
-from modelshare.server.db import counted, kept, locked, owned, upsert
+from modelshare.server.db import capped_count, for_key_share, for_update, scoped_to, upsert
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.fleet.rules import Content
-from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow, ReleaseRow, ServingRow
+from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow, ServingRow, WeightDeletionRow
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.wire.agents import AgentState, Phase
 from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
@@ -23,7 +23,7 @@ Row = TypeVar("Row", JoinKeyRow, AgentRow)
 
 def _of(table: type[Row], project_id: str | None) -> Select[Row]:
     """A project's rows, or (None) the platform's own."""
-    return select(table).where(table.project_id.is_(None)) if project_id is None else owned(table, project_id)
+    return select(table).where(table.project_id.is_(None)) if project_id is None else scoped_to(table, project_id)
 
 
 async def join_key_by_hash(session: AsyncSession, value_hash: str) -> JoinKeyRow | None:
@@ -58,7 +58,7 @@ async def agent(session: AsyncSession, agent_id: uuid.UUID) -> AgentRow | None:
 
 
 async def lock_agent(session: AsyncSession, agent_id: uuid.UUID) -> AgentRow | None:
-    return await session.scalar(locked(select(AgentRow).where(AgentRow.id == agent_id)))
+    return await session.scalar(for_update(select(AgentRow).where(AgentRow.id == agent_id)))
 
 
 async def own_agent(
@@ -66,7 +66,7 @@ async def own_agent(
 ) -> AgentRow | None:
     """A project's agent, or (None) a shared one; removed ones are gone."""
     statement = _of(AgentRow, project_id).where(AgentRow.id == agent_id, AgentRow.state != AgentState.REMOVED)
-    return await session.scalar(locked(statement) if lock else statement)
+    return await session.scalar(for_update(statement) if lock else statement)
 
 
 async def agents(session: AsyncSession, project_id: str | None, limit: int, after: uuid.UUID | None) -> list[AgentRow]:
@@ -77,12 +77,12 @@ async def agents(session: AsyncSession, project_id: str | None, limit: int, afte
 
 
 async def agents_holding(
-    session: AsyncSession, project_id: str, model_id: uuid.UUID, most: int = 200
+    session: AsyncSession, project_id: str, model_id: uuid.UUID, limit: int = 200
 ) -> list[AgentRow]:
     """A project's agents that hold a version of the model, newest first."""
     holding = select(DeploymentRow.agent_id).join(DeploymentRow.version).where(VersionRow.model_id == model_id)
-    statement = owned(AgentRow, project_id).where(AgentRow.state != AgentState.REMOVED, AgentRow.id.in_(holding))
-    return list(await session.scalars(statement.order_by(AgentRow.id.desc()).limit(most)))
+    statement = scoped_to(AgentRow, project_id).where(AgentRow.state != AgentState.REMOVED, AgentRow.id.in_(holding))
+    return list(await session.scalars(statement.order_by(AgentRow.id.desc()).limit(limit)))
 
 
 async def agent_names(
@@ -94,14 +94,16 @@ async def agent_names(
     return {row.id: row.name for row in rows}
 
 
-async def count_linked(session: AsyncSession, most: int) -> int:
-    return await session.scalar(counted(select(AgentRow.id).where(AgentRow.state == AgentState.ACTIVE), most)) or 0
+async def count_linked(session: AsyncSession, limit: int) -> int:
+    return (
+        await session.scalar(capped_count(select(AgentRow.id).where(AgentRow.state == AgentState.ACTIVE), limit)) or 0
+    )
 
 
-async def count_agents(session: AsyncSession, most: int, **of: str | uuid.UUID) -> int:
+async def count_agents(session: AsyncSession, limit: int, **of: str | uuid.UUID) -> int:
     """Agents with these values of columns, without the removed ones; counted no further than `most`."""
     statement = select(AgentRow.id).where(AgentRow.state != AgentState.REMOVED).filter_by(**of)
-    return await session.scalar(counted(statement, most)) or 0
+    return await session.scalar(capped_count(statement, limit)) or 0
 
 
 async def present_agents(session: AsyncSession) -> list[AgentRow]:
@@ -111,24 +113,24 @@ async def present_agents(session: AsyncSession) -> list[AgentRow]:
 
 async def lock_agents(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> None:
     """Locked in one order. Who changes deployments holds their agents' locks."""
-    await session.scalars(locked(select(AgentRow).where(AgentRow.id.in_(agent_ids)).order_by(AgentRow.id)))
+    await session.scalars(for_update(select(AgentRow).where(AgentRow.id.in_(agent_ids)).order_by(AgentRow.id)))
 
 
 async def keep_endpoints(session: AsyncSession, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
     """Those of the endpoints that are there; they stay until the transaction ends."""
     statement = select(EndpointRow.id).where(EndpointRow.id.in_(ids)).order_by(EndpointRow.id)
-    return set(await session.scalars(kept(statement)))
+    return set(await session.scalars(for_key_share(statement)))
 
 
 async def keep_versions(session: AsyncSession, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
     """Those of the versions whose models are there and not being deleted; they stay until the transaction ends."""
     statement = select(VersionRow.id).join(VersionRow.model).where(VersionRow.id.in_(ids))
-    return set(await session.scalars(kept(statement, of=ModelRow, wait=False)))
+    return set(await session.scalars(for_key_share(statement, of=ModelRow, wait=False)))
 
 
-async def vouch(session: AsyncSession, tokens: Collection[uuid.UUID], *, now: int) -> set[uuid.UUID | None]:
+async def heartbeat(session: AsyncSession, tokens: Collection[uuid.UUID], *, now: int) -> set[uuid.UUID | None]:
     """Notes that the links of these tokens were alive; answers the tokens that agents still have."""
-    linked = locked(select(AgentRow.id).where(AgentRow.link_token.in_(tokens)).order_by(AgentRow.id))
+    linked = for_update(select(AgentRow.id).where(AgentRow.link_token.in_(tokens)).order_by(AgentRow.id))
     statement = update(AgentRow).where(AgentRow.id.in_(linked)).values(last_seen_at=now)
     return set(await session.scalars(statement.returning(AgentRow.link_token)))
 
@@ -143,12 +145,12 @@ async def has_stale_agents(session: AsyncSession, seen_before: int) -> bool:
 
 async def stale_agents(session: AsyncSession, seen_before: int) -> list[AgentRow]:
     """Agents whose link nobody has vouched for since: the process that held it is dead."""
-    return list(await session.scalars(locked(_stale(seen_before).order_by(AgentRow.id))))
+    return list(await session.scalars(for_update(_stale(seen_before).order_by(AgentRow.id))))
 
 
 async def agents_linked_to(session: AsyncSession, address: str) -> list[AgentRow]:
     statement = select(AgentRow).where(AgentRow.state == AgentState.ACTIVE, AgentRow.linked_to == address)
-    return list(await session.scalars(locked(statement.order_by(AgentRow.id))))
+    return list(await session.scalars(for_update(statement.order_by(AgentRow.id))))
 
 
 async def linked_agents(session: AsyncSession, project_id: str | None) -> list[AgentRow]:
@@ -176,7 +178,7 @@ async def deployments_to_change(session: AsyncSession, agent_ids: Collection[uui
     """Those of these agents, which are locked, oldest first. What is being deleted with its model is left to that."""
     statement = select(DeploymentRow).join(DeploymentRow.version).join(VersionRow.model)
     statement = statement.where(DeploymentRow.agent_id.in_(agent_ids)).order_by(DeploymentRow.id)
-    return list(await session.scalars(kept(statement, of=ModelRow, wait=False)))
+    return list(await session.scalars(for_key_share(statement, of=ModelRow, wait=False)))
 
 
 async def deployment(session: AsyncSession, agent_id: uuid.UUID, deployment_id: uuid.UUID) -> DeploymentRow | None:
@@ -201,29 +203,35 @@ async def with_agent_and_version(session: AsyncSession, deployment_ids: Collecti
     return list(await session.scalars(statement))
 
 
-def _unconfirmed(agent_ids: Collection[uuid.UUID]) -> Select[ReleaseRow]:
-    return select(ReleaseRow).where(ReleaseRow.agent_id.in_(agent_ids), ReleaseRow.confirmed_at.is_(None))
+def _unconfirmed(agent_ids: Collection[uuid.UUID]) -> Select[WeightDeletionRow]:
+    return select(WeightDeletionRow).where(
+        WeightDeletionRow.agent_id.in_(agent_ids), WeightDeletionRow.confirmed_at.is_(None)
+    )
 
 
-async def lock_unconfirmed_releases(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> list[ReleaseRow]:
+async def lock_unconfirmed_deletions(
+    session: AsyncSession, agent_ids: Collection[uuid.UUID]
+) -> list[WeightDeletionRow]:
     """What these agents have not confirmed, in one order."""
-    return list(await session.scalars(locked(_unconfirmed(agent_ids).order_by(ReleaseRow.deployment_id))))
+    return list(await session.scalars(for_update(_unconfirmed(agent_ids).order_by(WeightDeletionRow.deployment_id))))
 
 
-async def unconfirmed_releases(session: AsyncSession, agent_id: uuid.UUID) -> list[uuid.UUID]:
+async def unconfirmed_deletions(session: AsyncSession, agent_id: uuid.UUID) -> list[uuid.UUID]:
     """Ids of deployments."""
-    return list(await session.scalars(_unconfirmed([agent_id]).with_only_columns(ReleaseRow.deployment_id)))
+    return list(await session.scalars(_unconfirmed([agent_id]).with_only_columns(WeightDeletionRow.deployment_id)))
 
 
-async def release(session: AsyncSession, model_id: uuid.UUID, deployment_id: uuid.UUID) -> ReleaseRow | None:
+async def release(session: AsyncSession, model_id: uuid.UUID, deployment_id: uuid.UUID) -> WeightDeletionRow | None:
     """What a machine was told to delete of this model, locked."""
-    statement = select(ReleaseRow).where(ReleaseRow.model_id == model_id, ReleaseRow.deployment_id == deployment_id)
-    found: ReleaseRow | None = await session.scalar(locked(statement))
+    statement = select(WeightDeletionRow).where(
+        WeightDeletionRow.model_id == model_id, WeightDeletionRow.deployment_id == deployment_id
+    )
+    found: WeightDeletionRow | None = await session.scalar(for_update(statement))
     return found
 
 
 def _waited_for() -> ColumnElement[bool]:
-    return and_(ReleaseRow.confirmed_at.is_(None), ReleaseRow.closed_at.is_(None))
+    return and_(WeightDeletionRow.confirmed_at.is_(None), WeightDeletionRow.closed_at.is_(None))
 
 
 def _not_of(owner_id: str, project_id: InstrumentedAttribute[str | None]) -> ColumnElement[bool]:
@@ -231,14 +239,20 @@ def _not_of(owner_id: str, project_id: InstrumentedAttribute[str | None]) -> Col
     return or_(project_id.is_(None), project_id != owner_id)
 
 
-async def releases(session: AsyncSession, model_id: uuid.UUID, owner_id: str, since: int | None) -> list[ReleaseRow]:
+async def weight_deletions(
+    session: AsyncSession, model_id: uuid.UUID, owner_id: str, since: int | None
+) -> list[WeightDeletionRow]:
     """What machines that are not the owner's were told to delete, the newest first: since then, or whenever (None:
     only that) and they have not said that they did.
     """
-    statement = select(ReleaseRow).where(ReleaseRow.model_id == model_id, _not_of(owner_id, ReleaseRow.project_id))
+    statement = select(WeightDeletionRow).where(
+        WeightDeletionRow.model_id == model_id, _not_of(owner_id, WeightDeletionRow.project_id)
+    )
     unconfirmed = _waited_for()
-    statement = statement.where(unconfirmed if since is None else or_(ReleaseRow.asked_at >= since, unconfirmed))
-    return list(await session.scalars(statement.order_by(ReleaseRow.asked_at.desc(), ReleaseRow.deployment_id)))
+    statement = statement.where(unconfirmed if since is None else or_(WeightDeletionRow.asked_at >= since, unconfirmed))
+    return list(
+        await session.scalars(statement.order_by(WeightDeletionRow.asked_at.desc(), WeightDeletionRow.deployment_id))
+    )
 
 
 async def machines_holding(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -> int:
@@ -251,9 +265,9 @@ async def machines_holding(session: AsyncSession, model_id: uuid.UUID, owner_id:
         .join(DeploymentRow.version)
         .where(VersionRow.model_id == model_id, _not_of(owner_id, AgentRow.project_id))
     )
-    told = select(ReleaseRow.agent_id).where(
-        ReleaseRow.model_id == model_id,
-        _not_of(owner_id, ReleaseRow.project_id),
+    told = select(WeightDeletionRow.agent_id).where(
+        WeightDeletionRow.model_id == model_id,
+        _not_of(owner_id, WeightDeletionRow.project_id),
         _waited_for(),
     )
     return await session.scalar(select(func.count()).select_from(union(hold, told).subquery())) or 0

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server import outages
 from modelshare.server.db import Database
-from modelshare.server.fleet import presence, releases
+from modelshare.server.fleet import presence, weight_deletions
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import Report
 
@@ -119,4 +119,4 @@ class Reports:
 
     async def _confirm(self, session: AsyncSession, released: Mapping[Deployment, bool]) -> None:
         named = {(agent_id, uuid.UUID(deployment_id)) for agent_id, deployment_id in released}
-        await releases.confirm(session, named, now=int(self._clock()))
+        await weight_deletions.confirm(session, named, now=int(self._clock()))

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from modelshare.server.errors import Unauthenticated
-from modelshare.server.fleet import releases, service, version_deletion
+from modelshare.server.errors import UnauthenticatedError
+from modelshare.server.fleet import service, version_deletion, weight_deletions
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.http import (
     BaseUrl,
@@ -24,7 +24,7 @@ from modelshare.server.http import (
     require,
 )
 from modelshare.server.proven import proven
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.agents import (
     Agent,
     AgentPatch,
@@ -39,7 +39,7 @@ from modelshare.wire.agents import (
 from modelshare.wire.base import Page
 from modelshare.wire.keys import Scope
 from modelshare.wire.models import VersionDeletion
-from modelshare.wire.sharing import WeightsRelease
+from modelshare.wire.sharing import WeightsDeletion
 from modelshare.wire.verdict import NONCE_BYTES, AgentStatus
 
 router = APIRouter(route_class=ProjectRoute)
@@ -51,8 +51,8 @@ ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
 AgentsCaller = Annotated[Caller, Depends(require(Scope.AGENTS))]
 
 
-def _tiers(request: Request) -> TierBook:
-    tiers: TierBook = get_platform(request).parts[TierBook]
+def _tiers(request: Request) -> TierRegistry:
+    tiers: TierRegistry = get_platform(request).parts[TierRegistry]
     return tiers
 
 
@@ -61,7 +61,7 @@ def _verdicts(request: Request) -> Verdicts:
     return found
 
 
-TiersDep = Annotated[TierBook, Depends(_tiers)]
+TiersDep = Annotated[TierRegistry, Depends(_tiers)]
 VerdictsDep = Annotated[Verdicts, Depends(_verdicts)]
 
 
@@ -82,7 +82,7 @@ async def agent_status(
     """Whether an agent, by its id and its token, is still part of the fleet; signed, for agents that were refused."""
     token = bearer(request.headers.get("authorization"))
     if token is None:
-        raise Unauthenticated("This route needs an agent token (`msa_...`).")
+        raise UnauthenticatedError("This route needs an agent token (`msa_...`).")
     return await verdicts.status(session, agent_id=agent_id, token=token, nonce=nonce)
 
 
@@ -93,7 +93,7 @@ async def issue_grant(
     """One link per file of a deployment that the agent was told to hold, valid for minutes. Ask again for new ones."""
     agent = await service.authenticate(session, bearer(request.headers.get("authorization")))
     if agent is None:
-        raise Unauthenticated("This route needs an agent token (`msa_...`). Enrol the agent to get one.")
+        raise UnauthenticatedError("This route needs an agent token (`msa_...`). Enrol the agent to get one.")
     proven(request.scope)
     granted = await service.issue_grant(
         session, agent, deployment_id, now=platform.now(), seconds=platform.settings.grants_seconds
@@ -183,12 +183,12 @@ async def delete_version(
     return None
 
 
-@router.post("/v1/models/{model_id}/releases/{deployment_id}/close", tags=["models"])
-async def close_release(
+@router.post("/v1/models/{model_id}/weight-deletions/{deployment_id}/close", tags=["models"])
+async def close_weight_deletion(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, deployment_id: str
-) -> WeightsRelease:
+) -> WeightsDeletion:
     """Waits no longer for a machine, such as a removed one, to confirm that it deleted the model's weights."""
-    return await releases.close(session, caller, model_id, deployment_id, now=platform.now())
+    return await weight_deletions.close(session, caller, model_id, deployment_id, now=platform.now())
 
 
 @router.get("/v1/platform/join-keys", tags=["platform"])

@@ -78,7 +78,7 @@ class Placement(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class HeldDeployment:
     """A deployment that exists, as its agent last reported it."""
 
     placement: Placement
@@ -100,7 +100,7 @@ class Observation:
 class Fleet:
     """All agents and what they hold, at one moment."""
 
-    def __init__(self, agents: Iterable[AgentFacts], holdings: Iterable[Holding], *, now: int) -> None:
+    def __init__(self, agents: Iterable[AgentFacts], holdings: Iterable[HeldDeployment], *, now: int) -> None:
         self._agents = {agent.id: agent for agent in agents if agent.state in _PLACEABLE}
         self._holdings = {holding.placement: holding for holding in holdings}
         self._now = now
@@ -192,7 +192,7 @@ class Fleet:
         ready = holding is not None and holding.phase is Phase.READY
         return ready and self._agents[placement.agent_id].state is AgentState.ACTIVE
 
-    def _most_advanced(self, endpoint: EndpointFacts) -> Holding | None:
+    def _most_advanced(self, endpoint: EndpointFacts) -> HeldDeployment | None:
         """Of what linked agents do for the wanted version; a failure counts only when there is nothing else."""
         if endpoint.wanted is None:
             return None
@@ -235,6 +235,6 @@ def _rendezvous(agent_id: uuid.UUID, model_id: uuid.UUID) -> bytes:
     return hashlib.blake2b(agent_id.bytes + model_id.bytes, digest_size=8).digest()
 
 
-def _advance(holding: Holding) -> tuple[int, int]:
+def _advance(holding: HeldDeployment) -> tuple[int, int]:
     rank = -1 if holding.phase is Phase.FAILED else _PHASES.index(holding.phase)
     return rank, holding.bytes_done

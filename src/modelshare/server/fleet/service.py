@@ -10,21 +10,21 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import service as audit
-from modelshare.server.db import alone, notify
+from modelshare.server.db import advisory_lock, notify
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ActiveEndpoint
-from modelshare.server.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
-from modelshare.server.fleet import queries, releases, rules
+from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError, UnauthenticatedError
+from modelshare.server.fleet import queries, rules, weight_deletions
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
-from modelshare.server.registry import opened
+from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.settings import Settings
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.agents import (
     Agent,
     AgentPatch,
@@ -45,18 +45,18 @@ _ANOTHER_KEY: Final = "create another one, on the Agents page or with `modelshar
 
 
 async def create_join_key(
-    session: AsyncSession, caller: Caller, wish: JoinKeyCreate, tiers: TierBook, *, now: int
+    session: AsyncSession, caller: Caller, spec: JoinKeyCreate, tiers: TierRegistry, *, now: int
 ) -> JoinKeyWithValue:
     """A join key of the caller's project, or of the platform for shared agents. Its value is answered this once."""
-    _check_tiers(caller, wish.tiers, tiers)
+    _check_tiers(caller, spec.tiers, tiers)
     secret = new_secret("msj")
     row = JoinKeyRow(
         project_id=caller.project_id,
-        name=wish.name,
+        name=spec.name,
         hash=secret_hash(secret),
-        tiers=wish.tiers,
+        tiers=spec.tiers,
         created_at=now,
-        expires_at=now + wish.expires_in if wish.expires_in else None,
+        expires_at=now + spec.expires_in if spec.expires_in else None,
     )
     session.add(row)
     await session.flush()
@@ -75,29 +75,29 @@ async def revoke_join_key(session: AsyncSession, caller: Caller, key_id: str, *,
     uid = parse_uuid(key_id)
     row = await queries.join_key(session, caller.project_id, uid) if uid else None
     if row is None:
-        raise NotFound("There is no such join key. GET /v1/join-keys lists yours.")
+        raise NotFoundError("There is no such join key. GET /v1/join-keys lists yours.")
     if row.revoked_at is None:
         row.revoked_at = now
         _record(session, row.project_id, caller.actor, "join_key.revoke", f"join_key:{row.id}", now, name=row.name)
 
 
-async def enroll(session: AsyncSession, wish: Enroll, settings: Settings, verdicts: Verdicts, *, now: int) -> Enrolled:
+async def enroll(session: AsyncSession, spec: Enroll, settings: Settings, verdicts: Verdicts, *, now: int) -> Enrolled:
     """Turns a join key into an agent and its token. 401: the key is unknown, over or revoked; 409: one too many."""
-    key = await queries.join_key_by_hash(session, secret_hash(wish.join_key))
+    key = await queries.join_key_by_hash(session, secret_hash(spec.join_key))
     if key is None:
-        raise Unauthenticated(f"This join key is unknown. Copy the complete key, or {_ANOTHER_KEY}.")
+        raise UnauthenticatedError(f"This join key is unknown. Copy the complete key, or {_ANOTHER_KEY}.")
     if key.revoked_at is not None or (key.expires_at is not None and now >= key.expires_at):
         over = "was revoked" if key.revoked_at is not None else "has expired"
-        raise Unauthenticated(f"This join key {over}. To enrol the agent, {_ANOTHER_KEY}.")
+        raise UnauthenticatedError(f"This join key {over}. To enrol the agent, {_ANOTHER_KEY}.")
     await _check_room(session, key, settings)
     token = new_secret("msa")
     row = AgentRow(
         project_id=key.project_id,
-        name=wish.name,
+        name=spec.name,
         token_hash=secret_hash(token),
         tiers=key.tiers,
         state=AgentState.PENDING,
-        capabilities=wish.capabilities.model_dump(),
+        capabilities=spec.capabilities.model_dump(),
         created_at=now,
         join_key_id=key.id,
     )
@@ -123,9 +123,9 @@ async def agent_names(session: AsyncSession, caller: Caller, agent_ids: Collecti
     return await queries.agent_names(session, caller.project_id, agent_ids) if agent_ids else {}
 
 
-async def count_linked(session: AsyncSession, most: int) -> int:
+async def count_linked(session: AsyncSession, limit: int) -> int:
     """Agents of whomever that are connected, counted no further than `most`."""
-    return await queries.count_linked(session, most)
+    return await queries.count_linked(session, limit)
 
 
 async def get_agent(session: AsyncSession, caller: Caller, agent_id: str) -> Agent:
@@ -183,7 +183,9 @@ async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str
     row = await queries.deployment(session, agent.id, uid) if uid else None
     wanted_until = await _wanted_until(session, agent, row) if row and agent.state == AgentState.ACTIVE else None
     if row is None or wanted_until is None or now >= wanted_until:
-        raise NotFound("This deployment is not assigned to this agent. Wait for the desired state from the server.")
+        raise NotFoundError(
+            "This deployment is not assigned to this agent. Wait for the desired state from the server."
+        )
     expires_at = int(min(now + seconds, wanted_until))
     owner_id = row.version.model.project_id
     for project_id in {owner_id, agent.project_id or owner_id}:
@@ -199,7 +201,7 @@ async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str
             expires_at=expires_at,
         )
     files = await registry.stored_files(session, row.version_id)
-    model = opened.find(row.version, row.file)
+    model = file_selection.find(row.version, row.file)
     return Granted(row.version.manifest_digest or "", model.needed(files) if model else [], expires_at)
 
 
@@ -235,7 +237,7 @@ async def answering(session: AsyncSession, endpoint: ActiveEndpoint) -> Answerin
     for row in await queries.ready_deployments(session, versions):
         agent = row.agent
         if rules.eligible(endpoint.tier, endpoint.project_id, facts_of(agent)):
-            model = opened.find(row.version, row.file)
+            model = file_selection.find(row.version, row.file)
             context = model.context_length if model else None
             target = Target(str(row.id), agent.id, agent.linked_to or "", frozenset(row.routes), context)
             found[rules.Content(row.version_id, row.file)].append(target)
@@ -270,10 +272,10 @@ def facts_of(row: AgentRow) -> rules.AgentFacts:
     )
 
 
-def _check_tiers(caller: Caller, wanted: list[str] | None, tiers: TierBook) -> None:
+def _check_tiers(caller: Caller, wanted: list[str] | None, tiers: TierRegistry) -> None:
     if caller.project_id is not None:  # whoever asks: the key is the project's
         if wanted is not None:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 (
                     "`tiers` is only for the platform's join keys; a project's agents serve its `self_hosted` "
                     "endpoints. Leave the field out."
@@ -283,34 +285,34 @@ def _check_tiers(caller: Caller, wanted: list[str] | None, tiers: TierBook) -> N
         return
     shared = [tier.slug for tier in tiers if tier.slug != SELF_HOSTED]
     if not wanted or not set(wanted) <= set(shared):
-        raise InvalidRequest(f"`tiers` must contain one or more shared tiers: {', '.join(shared)}.", param="tiers")
+        raise InvalidRequestError(f"`tiers` must contain one or more shared tiers: {', '.join(shared)}.", param="tiers")
 
 
 async def _check_room(session: AsyncSession, key: JoinKeyRow, settings: Settings) -> None:
     """409 where the key, or its project, has as many agents as it may."""
-    await alone(session, f"enroll {key.project_id}")
+    await advisory_lock(session, f"enroll {key.project_id}")
     by_key = await queries.count_agents(session, settings.agents_per_join_key, join_key_id=key.id)
     if by_key >= settings.agents_per_join_key:
-        raise Conflict(
+        raise ConflictError(
             f"{by_key} agents have enrolled with this key, the maximum. Remove unused agents, or {_ANOTHER_KEY}."
         )
     if key.project_id is None:
         return
     of_project = await queries.count_agents(session, settings.agents_per_project, project_id=key.project_id)
     if of_project >= settings.agents_per_project:
-        raise Conflict(f"Your project has {of_project} agents, the maximum. Remove unused agents.")
+        raise ConflictError(f"Your project has {of_project} agents, the maximum. Remove unused agents.")
 
 
 async def _own(session: AsyncSession, caller: Caller, agent_id: str, *, lock: bool = False) -> AgentRow:
     uid = parse_uuid(agent_id)
     row = await queries.own_agent(session, caller.project_id, uid, lock=lock) if uid else None
     if row is None:
-        raise NotFound("There is no such agent. GET /v1/agents lists yours.")
+        raise NotFoundError("There is no such agent. GET /v1/agents lists yours.")
     return row
 
 
 async def _take_out(session: AsyncSession, row: AgentRow, state: AgentState, *, now: int) -> None:
-    await releases.let_go(session, await queries.deployments_to_change(session, [row.id]), now=now)
+    await weight_deletions.request_deletion(session, await queries.deployments_to_change(session, [row.id]), now=now)
     row.state, row.linked_to, row.link_token = state, None, None
     await session.flush()
 

@@ -99,14 +99,17 @@ class ServingRow(Table):
     file: Mapped[str] = mapped_column(default="", server_default="")
 
 
-class ReleaseRow(Table):
+class WeightDeletionRow(Table):
     """A deployment that an agent is to let go of, and whether it said that the weights are deleted.
 
     Ids, not references: it tells what became of the weights after deployment, version and model are gone.
     """
 
-    __tablename__ = "releases"
-    __table_args__ = (Index("ix_releases_model_id", "model_id"), Index("ix_releases_agent_id", "agent_id"))
+    __tablename__ = "weight_deletions"
+    __table_args__ = (
+        Index("ix_weight_deletions_model_id", "model_id"),
+        Index("ix_weight_deletions_agent_id", "agent_id"),
+    )
 
     deployment_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     agent_id: Mapped[uuid.UUID]

@@ -10,14 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.db import notify
 from modelshare.server.endpoints import holders
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.errors import Conflict, Refusal
-from modelshare.server.fleet import queries, releases
+from modelshare.server.errors import AuditedRefusal, ConflictError
+from modelshare.server.fleet import queries, weight_deletions
 from modelshare.server.fleet.topics import DESIRED_TOPIC
 from modelshare.server.http import Caller, Platform
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
 from modelshare.server.registry.tables import ModelRow, VersionRow
-from modelshare.server.registry.uploads import closing
+from modelshare.server.registry.uploads import expiry
 from modelshare.server.sharing import service as sharing
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelStatus, VersionDeletion
@@ -54,17 +54,17 @@ async def delete(platform: Platform, caller: Caller, model_id: uuid.UUID, versio
         found = registry.version_of(model, version)
         upload = await versions.open_upload_of(session, found) if found.status == ModelStatus.UPLOADING else None
     if upload is not None:
-        await closing.cancel(platform, caller, str(upload))
+        await expiry.cancel(platform, caller, str(upload))
         return
     async with platform.database.write() as session:
         await versions.lock_stored(session, caller)
         model = await registry.get_locked(session, caller, model_id)
         found = registry.version_of(model, version)
         if reasons := await _obstacles(session, caller, model, found):
-            raise Conflict(
+            raise ConflictError(
                 f"Version {found.version} cannot be deleted. {' '.join(reasons)}",
                 code=ErrorCode.VERSION_IN_USE,
-                refusal=Refusal("model.delete_version", f"model:{model.id}"),
+                refusal=AuditedRefusal("model.delete_version", f"model:{model.id}"),
             )
         await _let_go(session, found, platform.now())
         await versions.delete_version(session, caller, model, found, now=platform.now())
@@ -109,7 +109,7 @@ async def _let_go(session: AsyncSession, version: VersionRow, now: int) -> None:
     agents = await queries.agents_with(session, version.id)
     await queries.lock_agents(session, agents)
     rows = await queries.deployments_of_version(session, version.id)
-    await releases.let_go(session, rows, now=now)
+    await weight_deletions.request_deletion(session, rows, now=now)
     for agent_id in {row.agent_id for row in rows}:
         notify(session, DESIRED_TOPIC, str(agent_id))
     await session.flush()

@@ -13,16 +13,16 @@ from modelshare.server.errors import ApiError
 from modelshare.server.front import refusals, request, sending
 from modelshare.server.front.exchange import Exchange
 from modelshare.server.front.overdue import Overdue
-from modelshare.server.front.pace import Doubt, Pace, Phase
+from modelshare.server.front.pace import ConnectionPhase, Doubt, Pace
 from modelshare.server.front.parsing import Head, Parser
-from modelshare.server.front.receiving import Body
+from modelshare.server.front.receiving import RequestBody
 from modelshare.server.front.websocket import WebSocket
 from modelshare.server.proven import PROVEN
 
 if TYPE_CHECKING:
     from modelshare.server.front.server import Front
 
-_MOST_PIPELINED: Final = 32
+_MAX_PIPELINED: Final = 32
 _LINGER_SECONDS: Final = 10.0
 _LINGER_BYTES: Final = 256 << 20
 """What is read for nothing behind an early answer: closing with bytes unread would reset the connection, and a client
@@ -41,8 +41,8 @@ class Connection(Overdue, asyncio.Protocol):
         self._now = front.loop.time
         self._transport: asyncio.Transport
         self._parser = Parser(self)
-        self._phase = Phase.HEAD
-        self._turned: Phase | None = None
+        self._phase = ConnectionPhase.HEAD
+        self._turned: ConnectionPhase | None = None
         self._client = self._server = ("", 0)
         self._is_proxy = self._is_proven = False
         self._address: str | None = None
@@ -83,7 +83,7 @@ class Connection(Overdue, asyncio.Protocol):
         self._front.opened(self)
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._phase = Phase.CLOSING
+        self._phase = ConnectionPhase.CLOSING
         self._count(waits=False)
         self.deadline = _NEVER
         self._parser.close()
@@ -140,8 +140,8 @@ class Connection(Overdue, asyncio.Protocol):
     # What the parser says, in the midst of `data_received`.
 
     def head_begins(self) -> None:
-        if self._phase is Phase.IDLE:
-            self._phase = Phase.HEAD
+        if self._phase is ConnectionPhase.IDLE:
+            self._phase = ConnectionPhase.HEAD
 
     def head(self, head: Head) -> bool:
         if self._refusal is None and not self._is_over:
@@ -163,7 +163,7 @@ class Connection(Overdue, asyncio.Protocol):
                 raise refusals.malformed("a WebSocket cannot start while a request is in progress")
             self._upgrade = scope
             return True
-        if len(self._pipeline) >= _MOST_PIPELINED:
+        if len(self._pipeline) >= _MAX_PIPELINED:
             raise refusals.malformed("too many pipelined requests")
         is_newer = head.version == "1.1"
         keep_alive, expects = is_newer and head.keep_alive, is_newer and request.expects(head.headers)
@@ -187,7 +187,7 @@ class Connection(Overdue, asyncio.Protocol):
         exchange.end_of_request()
         self._is_over = not exchange.keep_alive
         if exchange is self._exchange:
-            self._phase = Phase.WORK
+            self._phase = ConnectionPhase.WORK
 
     @property
     def _coming(self) -> Exchange | None:
@@ -223,7 +223,7 @@ class Connection(Overdue, asyncio.Protocol):
     def block(self, *, is_blocked: bool) -> None:
         """The client takes no more for now."""
         self._is_blocked = is_blocked
-        if self._phase is Phase.WORK:
+        if self._phase is ConnectionPhase.WORK:
             self._turn()
 
     def read_on(self) -> None:
@@ -232,11 +232,11 @@ class Connection(Overdue, asyncio.Protocol):
             self._transport.resume_reading()
             self._turn()
 
-    def take_body(self, first: bytes, left: int) -> Body | None:
+    def take_body(self, first: bytes, left: int) -> RequestBody | None:
         if self._pipeline or self._is_over or self._refusal is not None or self._transport.is_closing():
             return None
         self._pause_reading()
-        return Body(self, self._transport, first, left, self._limits.stalled_seconds)
+        return RequestBody(self, self._transport, first, left, self._limits.stalled_seconds)
 
     def begin_body(self) -> None:
         if self._exchange is not None:
@@ -272,7 +272,7 @@ class Connection(Overdue, asyncio.Protocol):
         elif self._refusal is not None:
             self._refuse(self._refusal)
         else:
-            self._phase = Phase.HEAD if self._parser.is_in_head else Phase.IDLE
+            self._phase = ConnectionPhase.HEAD if self._parser.is_in_head else ConnectionPhase.IDLE
             self._turn()
             self.read_on()
 
@@ -300,12 +300,12 @@ class Connection(Overdue, asyncio.Protocol):
 
     def refuse(self, error: ApiError) -> None:
         """Makes room at once: says why to whoever has sent something, and closes."""
-        says = self._phase is Phase.BODY or self._parser.is_in_head
+        says = self._phase is ConnectionPhase.BODY or self._parser.is_in_head
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.leave()
             says = says and not exchange.started
-        self._phase, self._is_over, self.deadline = Phase.CLOSING, True, _NEVER
+        self._phase, self._is_over, self.deadline = ConnectionPhase.CLOSING, True, _NEVER
         self._count(waits=False)
         self._front.closed(self)
         if says:
@@ -321,18 +321,18 @@ class Connection(Overdue, asyncio.Protocol):
         """The phase, or whose turn it is within, has changed."""
         now, limits, phase = self._now(), self._limits, self._phase
         waits = True
-        if phase is Phase.HEAD:
+        if phase is ConnectionPhase.HEAD:
             self.deadline = now + limits.head_seconds
-        elif phase is Phase.BODY:
+        elif phase is ConnectionPhase.BODY:
             waits = self._is_reading
             self._heard = now
             self._pace.begin(now, self._received)
             self.deadline = self._pace.deadline(now) if waits else _NEVER
-        elif phase is Phase.WORK:
+        elif phase is ConnectionPhase.WORK:
             waits = self._is_blocked and not (self._exchange is not None and self._exchange.is_stream)
             self._pace.begin(now, self._taken() if waits else 0)
             self.deadline = self._pace.deadline(now) if waits else self._doubt.deadline
-        elif phase is Phase.IDLE:
+        elif phase is ConnectionPhase.IDLE:
             self.deadline = now + limits.idle_seconds
         self._turned = phase
         self._count(waits=waits)
@@ -343,7 +343,7 @@ class Connection(Overdue, asyncio.Protocol):
             self._front.room.leaves(self, self._counted[0])
             self._counted = None
         address = None if self._is_proven else self._address
-        if waits and (address is not None or self._phase is Phase.IDLE):
+        if waits and (address is not None or self._phase is ConnectionPhase.IDLE):
             self._front.room.waits(self, address, self._now())
             self._counted = (address,)
 
@@ -355,14 +355,14 @@ class Connection(Overdue, asyncio.Protocol):
     def _next(self) -> None:
         """The application's turn with the next request."""
         exchange = self._exchange = self._pipeline.popleft()
-        self._phase = Phase.WORK if exchange.complete else Phase.BODY
+        self._phase = ConnectionPhase.WORK if exchange.complete else ConnectionPhase.BODY
         self._front.run(exchange)
 
     def _pause_reading(self) -> None:
         if self._is_reading:
             self._is_reading = False
             self._transport.pause_reading()
-            if self._turned is Phase.BODY:
+            if self._turned is ConnectionPhase.BODY:
                 self._turn()
 
     def _become_websocket(self, scope: dict[str, Any], rest: bytes) -> None:
@@ -394,7 +394,7 @@ class Connection(Overdue, asyncio.Protocol):
 
     def _close(self, *, lingers: bool) -> None:
         """Once everything is out. `lingers`: the client may still be sending."""
-        self._phase, self._is_over, self._received = Phase.CLOSING, True, 0
+        self._phase, self._is_over, self._received = ConnectionPhase.CLOSING, True, 0
         self._turn()
         self.deadline = self._now() + (_LINGER_SECONDS if lingers else self._limits.stalled_seconds)
         self._pace.begin(self._now(), self._taken())

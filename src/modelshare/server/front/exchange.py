@@ -10,12 +10,12 @@ import structlog
 from starlette.types import ASGIApp, Message
 
 from modelshare.server.front import refusals
-from modelshare.server.front.receiving import LEAST, TAKE_BODY, Body
+from modelshare.server.front.receiving import LEAST, TAKE_BODY, RequestBody
 
 log = structlog.get_logger()
 
 PATHSEND: Final = "http.response.pathsend"
-_MOST_UNREAD: Final = 256 << 10
+_MAX_UNREAD: Final = 256 << 10
 """Bytes of a body that wait for the application before the client is slowed down."""
 _WITHOUT_BODY: Final = frozenset({204, 304})
 _FINAL: Final = range(200, 600)
@@ -39,7 +39,7 @@ class Wire(Protocol):
         """There is room for more of the body."""
         ...
 
-    def take_body(self, first: bytes, left: int) -> Body | None:
+    def take_body(self, first: bytes, left: int) -> RequestBody | None:
         """As `Exchange.take_body`. `first` is read, `left` bytes are to come."""
         ...
 
@@ -115,7 +115,7 @@ class Exchange:
         self._unread += len(data)
         self._fed += len(data)
         self._news.set()
-        return self._unread > _MOST_UNREAD
+        return self._unread > _MAX_UNREAD
 
     def end_of_request(self) -> None:
         self.complete = True
@@ -139,7 +139,7 @@ class Exchange:
             if not self.answered and not self.gone:
                 self._wire.failed()
 
-    def take_body(self) -> Body | None:
+    def take_body(self) -> RequestBody | None:
         """The body as it comes from the socket; None where it is short, here already, or of unknown length.
 
         Then `receive` gives it, else no more of it.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from modelshare.server.errors import ApiError
 from modelshare.server.front import refusals, sending
 from modelshare.server.front.exchange import Exchange
-from modelshare.server.front.pace import Doubt, Pace, Phase
+from modelshare.server.front.pace import ConnectionPhase, Doubt, Pace
 from modelshare.server.front.parsing import Parser
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class Overdue:
     _limits: "Limits"
     _transport: asyncio.Transport
     _parser: Parser
-    _phase: Phase
+    _phase: ConnectionPhase
     _exchange: Exchange | None
     _doubt: Doubt
     _pace: Pace
@@ -39,15 +39,15 @@ class Overdue:
     def overdue(self, now: float) -> None:
         """The deadline has passed."""
         match self._phase:
-            case Phase.HEAD if self._parser.is_in_head:
+            case ConnectionPhase.HEAD if self._parser.is_in_head:
                 self._refuse(refusals.head_too_slow(self._limits.head_seconds))
-            case Phase.BODY if not self._comes(now):
+            case ConnectionPhase.BODY if not self._comes(now):
                 self._refuse(refusals.body_too_slow(self._limits.stalled_seconds))
-            case Phase.HEAD | Phase.IDLE:
+            case ConnectionPhase.HEAD | ConnectionPhase.IDLE:
                 self._close(lingers=False)
-            case Phase.WORK if self._doubt.is_there and not self._is_blocked:
+            case ConnectionPhase.WORK if self._doubt.is_there and not self._is_blocked:
                 self._probe(now)
-            case Phase.WORK | Phase.CLOSING if not self._takes(now):
+            case ConnectionPhase.WORK | ConnectionPhase.CLOSING if not self._takes(now):
                 self._transport.abort()
 
     def _comes(self, now: float) -> bool:

@@ -9,7 +9,7 @@ FIRST_LOOK_SECONDS: Final = 0.5
 """What an answer may take before a client that has closed its half is looked after."""
 
 
-class Phase(Enum):
+class ConnectionPhase(Enum):
     HEAD = auto()
     """The head of a request is awaited."""
     BODY = auto()

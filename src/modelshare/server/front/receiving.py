@@ -46,7 +46,7 @@ class Receiver(Protocol):
         ...
 
 
-class Body:
+class RequestBody:
     """What is left of a request's body. Threads call `take`, the loop all else, and `close` in any case."""
 
     def __init__(
@@ -123,10 +123,10 @@ class Body:
         """How many bytes the buffer has: as many as fit, unless the client pauses."""
         room = select.poll()
         room.register(self._socket, select.POLLIN)
-        filled, most = 0, min(_BUFFER, self._left)
-        while filled < most:
+        filled, limit = 0, min(_BUFFER, self._left)
+        while filled < limit:
             try:
-                count = self._socket.recv_into(self._buffer[filled:most])
+                count = self._socket.recv_into(self._buffer[filled:limit])
             except BlockingIOError:
                 if not room.poll(_PATIENCE_MS):
                     self._is_blocked = True

@@ -5,7 +5,7 @@ import uuid
 from http import HTTPStatus
 from typing import ClassVar, Final
 
-from modelshare.server.errors import ApiError, InvalidRequest, RateLimited, Unavailable
+from modelshare.server.errors import ApiError, InvalidRequestError, RateLimitedError, UnavailableError
 from modelshare.wire.errors import ErrorCode, ErrorType
 
 MAX_HEAD: Final = 64 << 10
@@ -16,36 +16,36 @@ BEGINNING: Final = b"HTTP/1.1 "
 _STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
 
 
-class RequestTooSlow(ApiError):
+class RequestTooSlowError(ApiError):
     status: ClassVar[int] = 408
     type: ClassVar[ErrorType] = ErrorType.INVALID_REQUEST
 
 
-class HeadTooLarge(ApiError):
+class HeadTooLargeError(ApiError):
     status: ClassVar[int] = 431
     type: ClassVar[ErrorType] = ErrorType.INVALID_REQUEST
 
 
 def malformed(what: str) -> ApiError:
-    return InvalidRequest(f"This is not a valid HTTP/1.1 request: {what}.")
+    return InvalidRequestError(f"This is not a valid HTTP/1.1 request: {what}.")
 
 
 def head_too_large() -> ApiError:
-    return HeadTooLarge(f"The request headers are longer than {MAX_HEAD >> 10} KiB. Send fewer or shorter ones.")
+    return HeadTooLargeError(f"The request headers are longer than {MAX_HEAD >> 10} KiB. Send fewer or shorter ones.")
 
 
 def head_too_slow(seconds: float) -> ApiError:
-    return RequestTooSlow(f"The request headers did not arrive within {seconds:g} s. Send the request again.")
+    return RequestTooSlowError(f"The request headers did not arrive within {seconds:g} s. Send the request again.")
 
 
 def body_too_slow(seconds: float) -> ApiError:
-    return RequestTooSlow(
+    return RequestTooSlowError(
         f"The request body stalled: almost none of it arrived in {seconds:g} s. Send the request again."
     )
 
 
 def crowded() -> ApiError:
-    return RateLimited(
+    return RateLimitedError(
         "Your address has too many idle connections open. Close some, or send a key with your requests.",
         code=ErrorCode.RATE_LIMIT_EXCEEDED,
         retry_after=1,
@@ -53,11 +53,11 @@ def crowded() -> ApiError:
 
 
 def full() -> ApiError:
-    return Unavailable("The platform has the maximum number of connections. Try again in a moment.", retry_after=5)
+    return UnavailableError("The platform has the maximum number of connections. Try again in a moment.", retry_after=5)
 
 
 def stopping() -> ApiError:
-    return Unavailable("The platform is shutting down. Try again in a moment.", retry_after=5)
+    return UnavailableError("The platform is shutting down. Try again in a moment.", retry_after=5)
 
 
 def unexpected() -> ApiError:

@@ -24,7 +24,7 @@ BACKLOG: Final = 4096
 _SWEEP_SECONDS: Final = 0.25
 _LEAVE_SECONDS: Final = 1.0
 """What the application has to notice that nobody waits for its answer any more."""
-_MOST_CONNECTIONS: Final = 50_000
+_MAX_CONNECTIONS: Final = 50_000
 """Unless a setting says otherwise."""
 
 Kind = TypeVar("Kind", Connection, WebSocket)
@@ -145,11 +145,11 @@ class Front:
 def _possible() -> int:
     """As many as the operating system allows files, less a quarter for all that is no connection."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(files - files // 4, _MOST_CONNECTIONS) if files > 0 else _MOST_CONNECTIONS
+    return min(files - files // 4, _MAX_CONNECTIONS) if files > 0 else _MAX_CONNECTIONS
 
 
 def raise_file_limit() -> None:
     """Every connection is an open file, and of these a process may have few unless it asks for more."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # some systems name more than they give
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))

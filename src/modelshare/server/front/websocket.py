@@ -12,7 +12,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
 from websockets.utils import accept_key
 
-from modelshare.server.errors import ApiError, PermissionDenied
+from modelshare.server.errors import ApiError, PermissionDeniedError
 from modelshare.server.front import refusals
 from modelshare.server.ratelimit import Bucket
 from modelshare.wire.link import MAX_DESIRED, MAX_FRAME
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_MOST_UNREAD: Final = 2 * MAX_FRAME
+_MAX_UNREAD: Final = 2 * MAX_FRAME
 """Bytes of messages that wait for the application before the peer is slowed down."""
 _COST: Final = 512
 """Bytes that a message takes beside its own."""
 CLOSE_SECONDS: Final = 2.0
 """What the peer has to answer a close, or to take what is on its way."""
 _GOING_AWAY: Final = 1001
-_MOST_REASON: Final = 123
+_MAX_REASON: Final = 123
 """Bytes of a reason that fit into a close frame."""
-_MOST_UNWRITTEN: Final = MAX_DESIRED + 2 * MAX_FRAME
+_MAX_UNWRITTEN: Final = MAX_DESIRED + 2 * MAX_FRAME
 """More than the application ever leaves: pongs for somebody who pings and does not listen."""
 _FRAMES: Final = 20_000
 """A second, of one peer: what it sends beyond it waits. However small a frame is, it takes its time of the process."""
@@ -130,8 +130,8 @@ class WebSocket(asyncio.Protocol):
 
     def _read_or_wait(self) -> None:
         """Reads from the peer, unless it has sent more than is taken in so quickly."""
-        most = _MOST_UNREAD if self._is_reading else _MOST_UNREAD // 2
-        is_welcome = self._turn is None and (self._unread <= most or self._is_over)
+        limit = _MAX_UNREAD if self._is_reading else _MAX_UNREAD // 2
+        is_welcome = self._turn is None and (self._unread <= limit or self._is_over)
         if is_welcome != self._is_reading and not self._transport.is_closing():
             self._is_reading = is_welcome
             (self._transport.resume_reading if is_welcome else self._transport.pause_reading)()
@@ -215,7 +215,7 @@ class WebSocket(asyncio.Protocol):
             if self._is_accepted:
                 self._close(message.get("code", 1000), message.get("reason") or "")
             else:
-                self._deny(PermissionDenied("This token is unknown. Connect with a valid one."))
+                self._deny(PermissionDeniedError("This token is unknown. Connect with a valid one."))
         elif kind == "websocket.http.response.start":
             self._denial = refusals.status_line(message["status"]), list(message.get("headers", []))
         elif kind == "websocket.http.response.body":
@@ -253,7 +253,7 @@ class WebSocket(asyncio.Protocol):
     def _close(self, code: int, reason: str) -> None:
         """Says goodbye, and waits a moment for the peer to do the same."""
         with contextlib.suppress(InvalidState):  # the peer was first
-            self._socket.send_close(code, reason.encode()[:_MOST_REASON].decode(errors="ignore"))
+            self._socket.send_close(code, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
         self._flush()
         self._end(code)
 
@@ -271,5 +271,5 @@ class WebSocket(asyncio.Protocol):
             return
         if data := b"".join(self._socket.data_to_send()):
             self._transport.write(data)
-        if self._transport.get_write_buffer_size() > _MOST_UNWRITTEN:
+        if self._transport.get_write_buffer_size() > _MAX_UNWRITTEN:
             self._transport.abort()

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from modelshare.server.registry.chosen import Chosen
+from modelshare.server.registry.archive_selection import ArchiveSelection
 from modelshare.server.registry.paths import MAX_FILES, PathSet, check_path
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.server.registry.tar.members import Kind, Member, Members
 from modelshare.server.registry.tar.stream import CHUNK_BYTES, ArchiveKind, Stream, decompressed
 
@@ -40,7 +40,9 @@ def kind_of(filename: str) -> ArchiveKind:
     for suffix, kind in _SUFFIXES.items():
         if filename.lower().endswith(suffix):
             return ArchiveKind(kind)
-    raise Refused(f"{shown(filename)} is not a supported archive; send a .tar, .tar.gz, .tar.bz2 or .tar.zst file.")
+    raise ModelRejectedError(
+        f"{printable(filename)} is not a supported archive; send a .tar, .tar.gz, .tar.bz2 or .tar.zst file."
+    )
 
 
 def extract(
@@ -49,7 +51,7 @@ def extract(
     destination: Path,
     *,
     max_bytes: int,
-    chosen: Chosen | None = None,
+    chosen: ArchiveSelection | None = None,
     max_files: int = MAX_FILES,
     max_ratio: int = 200,
 ) -> list[ExtractedFile]:
@@ -60,7 +62,7 @@ def extract(
     skipped unseen. Raises `Refused`, and leaves nothing behind, unless the archive is whole and holds plain files under
     plain paths only. The destination appears at once, when all is written.
     """
-    chosen = chosen or Chosen()
+    chosen = chosen or ArchiveSelection()
     staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
     try:
         limit = max(_RATIO_FLOOR_BYTES, max_ratio * archive.stat().st_size)
@@ -68,7 +70,9 @@ def extract(
             stream = Stream(archive.name, decompressed(archive.name, packed, kind), limit)
             files = _Extraction(stream, staging, max_bytes, max_files, chosen).run()
         if not files:
-            raise Refused(f"{shown(archive.name)} contains no files; pack the model's folder again and push it.")
+            raise ModelRejectedError(
+                f"{printable(archive.name)} contains no files; pack the model's folder again and push it."
+            )
         top = chosen.top = _single_top_folder(files)
         (staging / top).rename(destination)
         return sorted(
@@ -87,8 +91,8 @@ def _single_top_folder(files: list[ExtractedFile]) -> str:
 class _Extraction:
     """One walk over one archive."""
 
-    def __init__(self, stream: Stream, folder: Path, max_bytes: int, max_files: int, chosen: Chosen) -> None:
-        self._name = shown(stream.name)
+    def __init__(self, stream: Stream, folder: Path, max_bytes: int, max_files: int, chosen: ArchiveSelection) -> None:
+        self._name = printable(stream.name)
         self._stream = stream
         self._members = Members(stream, max_files)
         self._folder = folder
@@ -134,8 +138,9 @@ class _Extraction:
         """A second name of a file that is there already; `tar` writes one too where it is given a file twice."""
         source = self._written.get(member.target)
         if source is None:
-            raise Refused(
-                f"{shown(member.path)} in {self._name} is a hard link to {shown(member.target)}, which is not among "
+            raise ModelRejectedError(
+                f"{printable(member.path)} in {self._name} is a hard link to {printable(member.target)}, "
+                "which is not among "
                 "the files before it; pack the folder with `tar --hard-dereference`, or a copy of it made by `cp -rL`, "
                 "and push it again."
             )
@@ -150,7 +155,7 @@ class _Extraction:
         self._paths.add(path)
         self._bytes_left -= size
         if self._bytes_left < 0:
-            raise Refused(
+            raise ModelRejectedError(
                 f"{self._name} unpacks to more than the {self._max_bytes:,} bytes that are left for it; "
                 "free some space or push fewer files."
             )
@@ -166,14 +171,14 @@ class _Extraction:
             sha256.update(_ZEROS[:step])
             length -= step
 
-    def _not_utf8(self, member: Member) -> Refused:
+    def _not_utf8(self, member: Member) -> ModelRejectedError:
         name = member.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        return Refused(
-            f"The name {shown(name)} in {self._name} is not valid UTF-8; rename the file, or convert all names "
+        return ModelRejectedError(
+            f"The name {printable(name)} in {self._name} is not valid UTF-8; rename the file, or convert all names "
             "(`convmv -r -f latin1 -t utf8 --notest FOLDER`), and pack the folder again."
         )
 
-    def _not_plain(self, member: Member) -> Refused:
+    def _not_plain(self, member: Member) -> ModelRejectedError:
         match member.kind:
             case Kind.SYMBOLIC_LINK:
                 what = "is a symbolic link; pack the file it points to instead (`tar --dereference`)"
@@ -181,10 +186,10 @@ class _Extraction:
                 what = "is a device or a pipe, which no model needs; pack the folder without it"
             case _:
                 what = (
-                    f"is an entry of a rare kind ({shown(member.type.decode('latin-1'))}); pack the folder "
+                    f"is an entry of a rare kind ({printable(member.type.decode('latin-1'))}); pack the folder "
                     "again with GNU tar or bsdtar, without --sparse"
                 )
-        return Refused(f"{shown(member.path)} in {self._name} {what} and push it again.")
+        return ModelRejectedError(f"{printable(member.path)} in {self._name} {what} and push it again.")
 
 
 def _with_slash(member: Member) -> str:

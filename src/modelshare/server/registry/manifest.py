@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from modelshare.server.registry.paths import check_paths
-from modelshare.server.registry.refused import Refused
+from modelshare.server.registry.refused import ModelRejectedError
 
 SCHEMA_VERSION: Final = 1
 _MAX_INTEGER = 2**53 - 1  # beyond it JSON numbers lose digits in most readers, RFC 7493 section 2.2
@@ -92,7 +92,7 @@ def parse(data: bytes) -> Manifest:
     try:
         fields = json.loads(data)
         manifest = msgspec.convert(fields, Manifest)
-    except (ValueError, RecursionError, Refused) as error:
+    except (ValueError, RecursionError, ModelRejectedError) as error:
         raise InvalidManifestError(f"not a manifest: {error}") from error
     if canonical_bytes(manifest) != data:
         raise InvalidManifestError("not a manifest in canonical form")

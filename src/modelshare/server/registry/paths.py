@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.wire.text import fits_name
 
 MAX_FILES = 10_000
@@ -38,22 +38,28 @@ class PathSet:
     def add(self, path: str) -> None:
         check_path(path)
         if len(self._files) >= self._max_files:
-            raise Refused(
+            raise ModelRejectedError(
                 f"The model contains more than {self._max_files:,} files; push only the files an engine needs."
             )
         folded = unicodedata.normalize("NFC", path.casefold())
         if (twin := self._files.get(folded)) is not None:
-            how = "appears twice" if twin == path else f"differs from {shown(twin)} only in upper and lower case"
-            raise Refused(f"{shown(path)} {how}; keep one of them and push again.")
+            how = "appears twice" if twin == path else f"differs from {printable(twin)} only in upper and lower case"
+            raise ModelRejectedError(f"{printable(path)} {how}; keep one of them and push again.")
         if (below := self._folders.get(folded)) is not None:
-            raise Refused(f"{shown(path)} is both a file and the folder of {shown(below)}; rename one of them.")
+            raise ModelRejectedError(
+                f"{printable(path)} is both a file and the folder of {printable(below)}; rename one of them."
+            )
         for folder in _folders_of(folded):
             if folder in self._folders:
                 break  # and so are those around it
             if len(self._folders) >= _MAX_FOLDERS:
-                raise Refused(f"The model contains more than {_MAX_FOLDERS:,} folders; push only what an engine needs.")
+                raise ModelRejectedError(
+                    f"The model contains more than {_MAX_FOLDERS:,} folders; push only what an engine needs."
+                )
             if (file := self._files.get(folder)) is not None:
-                raise Refused(f"{shown(file)} is both a file and the folder of {shown(path)}; rename one of them.")
+                raise ModelRejectedError(
+                    f"{printable(file)} is both a file and the folder of {printable(path)}; rename one of them."
+                )
             self._folders[folder] = path
         self._files[folded] = path
 
@@ -61,20 +67,22 @@ class PathSet:
 def check_path(path: str) -> None:
     """Raise `Refused` unless `path` is a relative, portable, NFC-normalised file path with `/` between its parts."""
     if not path:
-        raise Refused("A file has an empty path; give every file a name.")
+        raise ModelRejectedError("A file has an empty path; give every file a name.")
     if unfit := _unfit_characters(path):
-        raise Refused(f"{shown(path)} {unfit}; rename it and push again.")
+        raise ModelRejectedError(f"{printable(path)} {unfit}; rename it and push again.")
     if path.startswith("/"):
-        raise Refused(f"{shown(path)} is an absolute path; use one relative to the model's folder.")
+        raise ModelRejectedError(f"{printable(path)} is an absolute path; use one relative to the model's folder.")
     if len(path.encode()) > MAX_PATH_BYTES:
-        raise Refused(f"{shown(path)} is longer than {MAX_PATH_BYTES:,} bytes; use a shorter path.")
+        raise ModelRejectedError(f"{printable(path)} is longer than {MAX_PATH_BYTES:,} bytes; use a shorter path.")
     if not unicodedata.is_normalized("NFC", path):
-        raise Refused(f"{shown(path)} is not in Unicode's normal form C; rename it and push again.")
+        raise ModelRejectedError(f"{printable(path)} is not in Unicode's normal form C; rename it and push again.")
     if path.count("/") > _MAX_DEPTH:
-        raise Refused(f"{shown(path)} is more than {_MAX_DEPTH} folders deep; push only what an engine needs.")
+        raise ModelRejectedError(
+            f"{printable(path)} is more than {_MAX_DEPTH} folders deep; push only what an engine needs."
+        )
     for segment in path.split("/"):
         if unfit := _unfit_segment(segment):
-            raise Refused(f"{shown(path)} {unfit}.")
+            raise ModelRejectedError(f"{printable(path)} {unfit}.")
 
 
 def _unfit_characters(path: str) -> str | None:

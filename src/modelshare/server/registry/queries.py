@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload, selectinload
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import counted, locked, owned
+from modelshare.server.db import capped_count, for_update, scoped_to
 from modelshare.server.registry.names import key_of
 from modelshare.server.registry.tables import BlobRow, DeletedVersionRow, FileRow, ModelRow, VersionRow
 
@@ -19,20 +19,20 @@ def _whole(statement: Select[ModelRow]) -> Select[ModelRow]:
 
 async def model(session: AsyncSession, project_id: str, model_id: uuid.UUID, *, lock: bool = False) -> ModelRow | None:
     """A model of this project, with its project and versions."""
-    statement = _whole(owned(ModelRow, project_id).where(ModelRow.id == model_id))
-    return await session.scalar(locked(statement, of=ModelRow) if lock else statement)
+    statement = _whole(scoped_to(ModelRow, project_id).where(ModelRow.id == model_id))
+    return await session.scalar(for_update(statement, of=ModelRow) if lock else statement)
 
 
 async def id_named(session: AsyncSession, project_id: str, name: str) -> uuid.UUID | None:
     """Without regard to case; the exact name first, as older models may differ in case only."""
     named = or_(ModelRow.name == name, ModelRow.name_key == key_of(name))
-    statement = owned(ModelRow, project_id).where(named).with_only_columns(ModelRow.id)
+    statement = scoped_to(ModelRow, project_id).where(named).with_only_columns(ModelRow.id)
     return await session.scalar(statement.order_by((ModelRow.name == name).desc()).limit(1))
 
 
 async def other_named(session: AsyncSession, project_id: str, name: str, but: uuid.UUID | None) -> str | None:
     """The name of another model of the project that differs from this one in case at most."""
-    statement = owned(ModelRow, project_id).where(func.lower(ModelRow.name) == key_of(name))
+    statement = scoped_to(ModelRow, project_id).where(func.lower(ModelRow.name) == key_of(name))
     if but is not None:
         statement = statement.where(ModelRow.id != but)
     return await session.scalar(statement.with_only_columns(ModelRow.name).limit(1))
@@ -55,29 +55,29 @@ async def lock_model(session: AsyncSession, model_id: uuid.UUID) -> bool:
 
     All that changes a model's sharing or its endpoints takes this lock first.
     """
-    return await session.scalar(locked(select(ModelRow).where(ModelRow.id == model_id))) is not None
+    return await session.scalar(for_update(select(ModelRow).where(ModelRow.id == model_id))) is not None
 
 
 async def any_model(session: AsyncSession, model_id: uuid.UUID, *, lock: bool = False) -> ModelRow | None:
     """A model of whatever project: for the rules, which decide who may see it."""
     statement = _whole(select(ModelRow).where(ModelRow.id == model_id)).execution_options(populate_existing=True)
-    return await session.scalar(locked(statement, of=ModelRow) if lock else statement)
+    return await session.scalar(for_update(statement, of=ModelRow) if lock else statement)
 
 
 async def models(session: AsyncSession, project_id: str, limit: int, after: uuid.UUID | None) -> list[ModelRow]:
     """Newest first."""
-    statement = _whole(owned(ModelRow, project_id)).order_by(ModelRow.id.desc()).limit(limit)
+    statement = _whole(scoped_to(ModelRow, project_id)).order_by(ModelRow.id.desc()).limit(limit)
     return list(await session.scalars(statement.where(ModelRow.id < after) if after else statement))
 
 
 async def names(session: AsyncSession, project_id: str, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
-    statement = owned(ModelRow, project_id).where(ModelRow.id.in_(model_ids))
+    statement = scoped_to(ModelRow, project_id).where(ModelRow.id.in_(model_ids))
     rows = await session.execute(statement.with_only_columns(ModelRow.id, ModelRow.name))
     return {row.id: row.name for row in rows}
 
 
-async def count(session: AsyncSession, most: int) -> int:
-    return await session.scalar(counted(select(ModelRow.id), most)) or 0
+async def count(session: AsyncSession, limit: int) -> int:
+    return await session.scalar(capped_count(select(ModelRow.id), limit)) or 0
 
 
 async def version(session: AsyncSession, version_id: uuid.UUID) -> VersionRow | None:

@@ -3,7 +3,7 @@
 _SHOWN_CHARACTERS = 120
 
 
-class Refused(Exception):
+class ModelRejectedError(Exception):
     """The content cannot be accepted; `reason` is one sentence that names the file and says what to do."""
 
     def __init__(self, reason: str) -> None:
@@ -11,7 +11,7 @@ class Refused(Exception):
         self.reason = reason
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """`text` made fit for a sentence: one line, printable, of bounded length."""
     printable = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text[:_SHOWN_CHARACTERS])
     return printable + "…" if len(text) > _SHOWN_CHARACTERS else printable

@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
-from modelshare.server.errors import Conflict, InvalidRequest, NotFound, Refusal
+from modelshare.server.errors import AuditedRefusal, ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Paging, encode_cursor
-from modelshare.server.registry import opened, queries
+from modelshare.server.registry import file_selection, queries
 from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.manifest import ManifestFile
 from modelshare.server.registry.names import key_of
@@ -58,7 +58,7 @@ async def get(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, loc
     """The caller's own model; 404 otherwise."""
     row = await find(session, caller, model_id, lock=lock)
     if row is None:
-        raise NotFound(
+        raise NotFoundError(
             "There is no such model in your project. GET /v1/models lists yours.", code=ErrorCode.MODEL_NOT_FOUND
         )
     return row
@@ -81,7 +81,7 @@ async def find_named(session: AsyncSession, project_id: str, name: str) -> uuid.
 
 async def name_conflict(
     session: AsyncSession, project_id: str, name: str, *, but: uuid.UUID | None = None
-) -> Conflict | None:
+) -> ConflictError | None:
     """Why the project can have no model of this name, if another one has it or differs from it in case only."""
     other = await queries.other_named(session, project_id, name, but)
     return _name_taken(other, name) if other is not None else None
@@ -105,9 +105,9 @@ async def names(session: AsyncSession, caller: Caller, model_ids: Collection[uui
     return await queries.names(session, caller.project, model_ids) if model_ids else {}
 
 
-async def count(session: AsyncSession, most: int) -> int:
+async def count(session: AsyncSession, limit: int) -> int:
     """Of all projects' models, counted no further than `most`."""
-    return await queries.count(session, most)
+    return await queries.count(session, limit)
 
 
 async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch: ModelPatch, *, now: int) -> ModelRow:
@@ -115,7 +115,7 @@ async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch
     row = await get_locked(session, caller, model_id)
     changes = patch.model_dump(exclude_unset=True)
     if "name" in changes and changes["name"] is None:
-        raise InvalidRequest("`name`: A model needs a name; leave the field out to keep it.", param="name")
+        raise InvalidRequestError("`name`: A model needs a name; leave the field out to keep it.", param="name")
     if patch.name is not None and patch.name != row.name:
         if (taken := await name_conflict(session, row.project_id, patch.name, but=row.id)) is not None:
             raise taken
@@ -138,13 +138,13 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
     row = await get_locked(session, caller, model_id)
     if row.foreign_endpoints:
         many = "1 active endpoint" if row.foreign_endpoints == 1 else f"{row.foreign_endpoints} active endpoints"
-        raise Conflict(
+        raise ConflictError(
             (
                 f"{many} of other projects still use this model, so it cannot be deleted. Unshare it to prevent new "
                 "ones, and wait until their owners delete these."
             ),
             code=ErrorCode.MODEL_IN_USE,
-            refusal=Refusal("model.delete", f"model:{row.id}"),
+            refusal=AuditedRefusal("model.delete", f"model:{row.id}"),
         )
     record(session, "model.delete", row, caller.actor, now)
     notify(session, MODELS_TOPIC, str(row.id))
@@ -190,14 +190,14 @@ def version_of(row: ModelRow, version: str) -> VersionRow:
     found = next((each for each in row.versions if each.version == version), None)
     if found is None:
         names = ", ".join(each.version for each in row.versions)
-        raise NotFound(f"There is no version `{version}` of this model. Versions: {names or 'none'}.")
+        raise NotFoundError(f"There is no version `{version}` of this model. Versions: {names or 'none'}.")
     return found
 
 
 def size_of(row: VersionRow, file: str | None) -> int:
     """Bytes that an agent fetches to serve a version's own model, or another of its choices."""
-    model = opened.find(row, file)
-    if model is None or not opened.choices(row):
+    model = file_selection.find(row, file)
+    if model is None or not file_selection.choices(row):
         return row.size_bytes or 0
     return sum(each.size for each in model.needed(msgspec.convert(manifest_of(row)["files"], list[ManifestFile])))
 
@@ -221,7 +221,7 @@ def manifest_of(row: VersionRow) -> dict[str, Any]:
     return dict(json.loads(row.manifest or b"{}"))
 
 
-def _name_taken(there: str, name: str) -> Conflict:
+def _name_taken(there: str, name: str) -> ConflictError:
     if there == name:
         words = f"Your project already has a model `{there}`. Choose another name."
     else:
@@ -229,7 +229,7 @@ def _name_taken(there: str, name: str) -> Conflict:
             f"Your project already has a model `{there}`, and names are not case-sensitive. Use `{there}`, or "
             "choose another name."
         )
-    return Conflict(words, param="name")
+    return ConflictError(words, param="name")
 
 
 def record(

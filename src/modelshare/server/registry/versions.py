@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
-from modelshare.server.errors import Conflict, NotFound
+from modelshare.server.errors import ConflictError, NotFoundError
 from modelshare.server.http import Caller
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.blobs.disposal import let_go_of_unused, release
@@ -79,7 +79,7 @@ async def roll_back(session: AsyncSession, caller: Caller, model_id: uuid.UUID, 
         remedy = (
             f"Choose the version to go back to: {others}" if others else "There is no other ready version to go back to"
         )
-        raise Conflict(f"{version} is already the latest version. {remedy}.")
+        raise ConflictError(f"{version} is already the latest version. {remedy}.")
     wanted.make_latest = True
     await move_latest(session, row, wanted, "model.rollback", caller.actor, now)
     return row
@@ -108,7 +108,7 @@ def _ready(row: ModelRow, version: str) -> VersionRow:
     wanted = resolve(row, version)
     if wanted is None:
         names = ", ".join(each.version for each in ready(row))
-        raise NotFound(f"There is no ready version `{version}` of this model. Ready: {names or 'none'}.")
+        raise NotFoundError(f"There is no ready version `{version}` of this model. Ready: {names or 'none'}.")
     return wanted
 
 

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from modelshare.server.errors import RateLimited
+from modelshare.server.errors import RateLimitedError
 from modelshare.server.ratelimit import Bucket
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.tiers import Tier
 
-_MOST: Final = 100_000
+_MAX: Final = 100_000
 """Endpoints remembered; the least recently used are forgotten."""
 _MINUTE: Final = 60
 
@@ -43,7 +43,7 @@ class Gate:
         """Counts one request in, until `leave`. Raises RateLimited when the tier does not allow it now."""
         tier, now = self.tier, self._clock()
         if self.busy >= tier.max_concurrent_requests:
-            raise RateLimited(
+            raise RateLimitedError(
                 (
                     f"{self.busy} answers are in progress, and the tier `{tier.slug}` allows "
                     f"{tier.max_concurrent_requests} at the same time. Wait for one to finish."
@@ -52,7 +52,7 @@ class Gate:
                 retry_after=1,
             )
         if self._tokens is not None and (wait := self._tokens.take(0, now)):
-            raise RateLimited(
+            raise RateLimitedError(
                 (
                     f"The tier `{tier.slug}` allows {tier.tokens_per_minute} tokens per minute, and they are used "
                     f"up. Try again in {wait} s."
@@ -61,7 +61,7 @@ class Gate:
                 retry_after=wait,
             )
         if self._requests is not None and (wait := self._requests.take(1, now)):
-            raise RateLimited(
+            raise RateLimitedError(
                 f"The tier `{tier.slug}` allows {tier.requests_per_minute} requests per minute. Try again in {wait} s.",
                 code=ErrorCode.RATE_LIMIT_EXCEEDED,
                 retry_after=wait,
@@ -115,7 +115,7 @@ class Admission:
         gate = self._gates.get(endpoint_id)
         if gate is None or gate.tier != tier:
             gate = self._gates[endpoint_id] = Gate(tier, self._clock)
-            if len(self._gates) > _MOST:
+            if len(self._gates) > _MAX:
                 self._gates.popitem(last=False)
         else:
             self._gates.move_to_end(endpoint_id)

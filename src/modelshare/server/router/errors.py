@@ -14,7 +14,7 @@ from modelshare.server.errors import ApiError
 from modelshare.wire.errors import ErrorType
 
 
-class MethodNotAllowed(ApiError):
+class MethodNotAllowedError(ApiError):
     status: ClassVar[int] = 405
     type: ClassVar[ErrorType] = ErrorType.INVALID_REQUEST
 
@@ -26,20 +26,20 @@ class MethodNotAllowed(ApiError):
         return {"Allow": self.allowed}
 
 
-class EngineRefused(ApiError):
+class EngineRefusedError(ApiError):
     """The engine refuses the request after its answer began."""
 
     status: ClassVar[int] = 400
     type: ClassVar[ErrorType] = ErrorType.INVALID_REQUEST
 
 
-class BadGateway(ApiError):
+class BadGatewayError(ApiError):
     """The engine broke off or answered what is no answer."""
 
     status: ClassVar[int] = 502
 
 
-class GatewayTimeout(ApiError):
+class GatewayTimeoutError(ApiError):
     """The engine took longer than the tier allows."""
 
     status: ClassVar[int] = 504

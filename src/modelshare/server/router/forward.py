@@ -18,9 +18,9 @@ import msgspec
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from modelshare.server.errors import PayloadTooLarge
+from modelshare.server.errors import PayloadTooLargeError
 from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
-from modelshare.server.fleet.links import Links
+from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.service import Target
 from modelshare.server.ids import parse_uuid
 from modelshare.server.proven import proven
@@ -60,7 +60,7 @@ _NOTHING_YET: Final = _LENGTH.pack(0)
 class Forwarder:
     """Both ends: asking another process, and answering one."""
 
-    def __init__(self, links: Links, secret: bytes, clock: Callable[[], float]) -> None:
+    def __init__(self, links: AgentLinks, secret: bytes, clock: Callable[[], float]) -> None:
         self._links = links
         self._secret = hmac.digest(secret, b"modelshare internal streams 1", "sha256")
         self._clock = clock
@@ -123,7 +123,7 @@ class Forwarder:
             return None
         try:
             body = await read_body(receive, MAX_REQUEST_BODY, 0)
-        except (ClientGoneError, PayloadTooLarge):
+        except (ClientGoneError, PayloadTooLargeError):
             return None
         if hashlib.sha256(body).hexdigest() != headers.get(_DIGEST):
             return None

@@ -22,14 +22,14 @@ log = structlog.get_logger()
 _FLUSH_SECONDS: Final = 1.0
 _BATCH: Final = 500
 """Rows of one statement, below SQLite's limit of variables."""
-_MOST: Final = 2**48
+_MAX: Final = 2**48
 """A row's counts stay near it: sums of as many rows as anybody has fit the database's 64 bits."""
-_MOST_KEPT: Final = 200_000
+_MAX_KEPT: Final = 200_000
 """Rows that are kept while the database is away."""
 _COUNTS: Final = ("requests", "errors", "prompt_tokens", "completion_tokens", "estimated")
 
 
-class Usage(NamedTuple):
+class MeteredUsage(NamedTuple):
     """Tokens of one answer."""
 
     prompt_tokens: int = 0
@@ -67,20 +67,20 @@ class Meter:
         self._counts: dict[_Key, _Count] = {}
         self._task: asyncio.Task[None] | None = None
 
-    def add(self, endpoint: Snapshot, key_id: uuid.UUID, usage: Usage, *, failed: bool) -> None:
+    def add(self, endpoint: Snapshot, key_id: uuid.UUID, usage: MeteredUsage, *, failed: bool) -> None:
         """Counts one request that was let in."""
         day = time.strftime("%Y-%m-%d", time.gmtime(self._clock()))
         key = _Key(day, endpoint.id, key_id)
         count = self._counts.get(key)
         if count is None:
-            if len(self._counts) >= _MOST_KEPT:
+            if len(self._counts) >= _MAX_KEPT:
                 log.error("usage is dropped: too many records are waiting for the database", endpoint=str(endpoint.id))
                 return
             count = self._counts[key] = _Count(endpoint.project_id, endpoint.slug, endpoint.model_id)
         count.requests += 1
         count.errors += failed
-        count.prompt_tokens = min(_MOST, count.prompt_tokens + usage.prompt_tokens)
-        count.completion_tokens = min(_MOST, count.completion_tokens + usage.completion_tokens)
+        count.prompt_tokens = min(_MAX, count.prompt_tokens + usage.prompt_tokens)
+        count.completion_tokens = min(_MAX, count.completion_tokens + usage.completion_tokens)
         count.estimated += usage.is_estimate
 
     async def start(self) -> None:
@@ -134,7 +134,7 @@ class Meter:
         statement = insert(UsageRow).values(rows)
         statement = statement.on_conflict_do_update(
             index_elements=list(_Key._fields),
-            set_={name: least(getattr(UsageRow, name), _MOST) + getattr(statement.excluded, name) for name in _COUNTS},
+            set_={name: least(getattr(UsageRow, name), _MAX) + getattr(statement.excluded, name) for name in _COUNTS},
         )
         async with self._database.write() as session:
             await session.execute(statement)
@@ -143,7 +143,7 @@ class Meter:
         newer = self._counts.setdefault(key, count)
         if newer is not count:
             for name in _COUNTS:
-                setattr(newer, name, min(_MOST, getattr(newer, name) + getattr(count, name)))
+                setattr(newer, name, min(_MAX, getattr(newer, name) + getattr(count, name)))
 
     async def _run(self) -> None:
         while True:

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, SQLColumnExpression, and_, case, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.db import owned
+from modelshare.server.db import scoped_to
 from modelshare.server.endpoints.tables import EndpointRow, UsageRow
 
 _HAS_SLUG = and_(EndpointRow.project_id == UsageRow.project_id, EndpointRow.slug == UsageRow.endpoint_slug)
@@ -30,7 +30,7 @@ Row = tuple[Names, Counts]
 
 
 async def endpoint(session: AsyncSession, project_id: str, slug: str) -> EndpointRow | None:
-    return await session.scalar(owned(EndpointRow, project_id).where(EndpointRow.slug == slug))
+    return await session.scalar(scoped_to(EndpointRow, project_id).where(EndpointRow.slug == slug))
 
 
 async def usage(

@@ -8,11 +8,11 @@ from typing import Any, Final, Protocol
 import structlog
 from starlette.types import Receive
 
-from modelshare.server.errors import PayloadTooLarge, Unavailable
+from modelshare.server.errors import PayloadTooLargeError, UnavailableError
 from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
 from modelshare.server.fleet.service import Target
-from modelshare.server.router.errors import BadGateway, ClientGoneError, EngineRefused
-from modelshare.server.router.metering import Usage
+from modelshare.server.router.errors import BadGatewayError, ClientGoneError, EngineRefusedError
+from modelshare.server.router.metering import MeteredUsage
 from modelshare.server.router.reply import Reply
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.inference import InferenceRequest, most_tokens, tokens_in
@@ -48,19 +48,19 @@ class Ways(Protocol):
         ...
 
 
-async def read_body(receive: Receive, most: int, announced: int) -> bytes:
+async def read_body(receive: Receive, limit: int, announced: int) -> bytes:
     """The request's body. 413 when it is, or says it is, longer than `most` bytes."""
     parts: list[bytes] = []
     size, more = 0, True
-    while more and max(size, announced) <= most:
+    while more and max(size, announced) <= limit:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         more = message.get("more_body", False)
-    if max(size, announced) > most:
-        raise PayloadTooLarge(f"The request body is longer than {most} bytes, the maximum on this platform.")
+    if max(size, announced) > limit:
+        raise PayloadTooLargeError(f"The request body is longer than {limit} bytes, the maximum on this platform.")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -85,7 +85,7 @@ def watched(receive: Receive, gone: Callable[[], None]) -> Iterator[None]:
             future.cancel()
 
 
-class Relay:
+class RequestRelay:
     """One request, once its body is here."""
 
     def __init__(
@@ -112,20 +112,20 @@ class Relay:
         """An engine works on it, as far as is known."""
         self._events = 0
         self._answer_bytes = 0
-        self._usage: Usage | None = None
+        self._usage: MeteredUsage | None = None
         self._body_bytes = 0
         self._context: int | None = None
         self._status = _OK
 
     @property
-    def usage(self) -> Usage:
+    def usage(self) -> MeteredUsage:
         """The agent's count, or an estimate where it gave none that can be: for an answer that was cut short, too.
 
         Of one that nobody waited for, the prompt may be all that is known.
         """
         if self._usage is None and self._status == _OK and (self._reply.started or self._is_asked):
             return self._estimate()
-        return self._usage or Usage()
+        return self._usage or MeteredUsage()
 
     def client_gone(self) -> None:
         """The client left: the engine's work is cancelled."""
@@ -147,12 +147,12 @@ class Relay:
                 if await self._by(target, route, body):
                     return
         if self._refused:
-            raise Unavailable(
+            raise UnavailableError(
                 "The model is being loaded on its machine; try again in a moment.",
                 code=ErrorCode.MODEL_LOADING,
                 retry_after=_RETRY_SECONDS,
             )
-        raise Unavailable(
+        raise UnavailableError(
             "The machine that runs the model is disconnected. Try again in a moment.", retry_after=_RETRY_SECONDS
         )
 
@@ -175,7 +175,9 @@ class Relay:
         except StreamBrokenError as error:
             self._is_asked = False
             if self._reply.started:
-                raise BadGateway("The connection to the machine that runs the model was lost. Try again.") from error
+                raise BadGatewayError(
+                    "The connection to the machine that runs the model was lost. Try again."
+                ) from error
             return False
         return True
 
@@ -194,7 +196,7 @@ class Relay:
                 await self._pass_whole(stream, head)
             case _:
                 self._is_asked = False
-                raise BadGateway("The engine gave no answer. Try again.")
+                raise BadGatewayError("The engine gave no answer. Try again.")
 
     async def _pass_events(self, stream: AnswerStream, head: Head) -> None:
         # The first chunk is waited for before the status goes out: a failure until then is told by its status.
@@ -241,18 +243,18 @@ class Relay:
             self._count(frame)
             if frame.error is None:
                 return None
-            raise (BadGateway if frame.status >= _SERVER_ERROR else EngineRefused)(frame.error)
-        raise BadGateway("The machine that runs the model sent an unexpected answer. Try again.")
+            raise (BadGatewayError if frame.status >= _SERVER_ERROR else EngineRefusedError)(frame.error)
+        raise BadGatewayError("The machine that runs the model sent an unexpected answer. Try again.")
 
     def _count(self, frame: Answer | End) -> None:
         if self._status != _OK:
-            self._usage = Usage()
+            self._usage = MeteredUsage()
             return
         if not frame.prompt_tokens and not frame.completion_tokens:
             return  # nobody counted
         most_prompt, most_completion = most_tokens(self._asked, self._body_bytes, self._context)
         if frame.prompt_tokens <= most_prompt and frame.completion_tokens <= most_completion:
-            self._usage = Usage(frame.prompt_tokens, frame.completion_tokens, frame.estimated)
+            self._usage = MeteredUsage(frame.prompt_tokens, frame.completion_tokens, frame.estimated)
             return
         log.warning(
             "an agent reports more tokens than the request can have",
@@ -260,10 +262,12 @@ class Relay:
             completion_tokens=frame.completion_tokens,
         )
 
-    def _estimate(self) -> Usage:
+    def _estimate(self) -> MeteredUsage:
         most_prompt, most_completion = most_tokens(self._asked, self._body_bytes, self._context)
         completion = self._events or tokens_in(self._answer_bytes)
-        return Usage(min(tokens_in(self._body_bytes), most_prompt), min(completion, most_completion), is_estimate=True)
+        return MeteredUsage(
+            min(tokens_in(self._body_bytes), most_prompt), min(completion, most_completion), is_estimate=True
+        )
 
 
 def _events_in(data: bytes) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from modelshare.server.errors import InvalidRequest
+from modelshare.server.errors import InvalidRequestError
 from modelshare.server.http import (
     Caller,
     PagingDep,
@@ -34,7 +34,7 @@ def _group_by(
 ) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in group_by.split(",") if name.strip()))
     if not names or not set(names) <= usage.GROUPS:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "`group_by` must be day, endpoint, model or key, or several separated by commas.", param="group_by"
         )
     return names

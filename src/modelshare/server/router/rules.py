@@ -3,7 +3,13 @@
 from collections.abc import Collection
 from typing import Final
 
-from modelshare.server.errors import ApiError, InvalidRequest, NotFound, Unauthenticated, Unavailable
+from modelshare.server.errors import (
+    ApiError,
+    InvalidRequestError,
+    NotFoundError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from modelshare.wire.agents import Phase
 from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
 from modelshare.wire.errors import ErrorCode
@@ -29,29 +35,31 @@ def unavailable(status: EndpointStatus, reason: str | None, progress: EndpointPr
         how = "Its project can activate it again, on its page or with `modelshare endpoints activate`."
         return _inactive(f"This endpoint is inactive. {reason or how}")
     if status is EndpointStatus.FAILED:
-        return Unavailable(f"This endpoint cannot serve: {reason}", retry_after=_LONG)
+        return UnavailableError(f"This endpoint cannot serve: {reason}", retry_after=_LONG)
     if progress is not None:
         wait = _LATER if progress.phase == Phase.PULLING else _SOON
-        return Unavailable(f"The model {_words(progress)}. Try again later.", code=_LOADING, retry_after=wait)
+        return UnavailableError(f"The model {_words(progress)}. Try again later.", code=_LOADING, retry_after=wait)
     if status is EndpointStatus.PROVISIONING:
-        return Unavailable(
+        return UnavailableError(
             reason or "The model is being assigned to a machine. Try again.", code=_LOADING, retry_after=_LATER
         )
-    return Unavailable(
+    return UnavailableError(
         reason or "The machine that runs the model is disconnected. Try again in a moment.", retry_after=_SOON
     )
 
 
 def key_over() -> ApiError:
     """A key that ended while its request ran."""
-    return Unauthenticated(
+    return UnauthenticatedError(
         "The key of this request expired or was revoked or replaced during the request. Use another key."
     )
 
 
 def session_over() -> ApiError:
     """A session, or a membership, that ended while its request ran."""
-    return Unauthenticated("Your session or your membership in this project ended during the request. Sign in again.")
+    return UnauthenticatedError(
+        "Your session or your membership in this project ended during the request. Sign in again."
+    )
 
 
 def recalled() -> ApiError:
@@ -61,22 +69,22 @@ def recalled() -> ApiError:
 
 def not_served(route: str, served: Collection[str]) -> ApiError:
     """The model's engine does not do that."""
-    return NotFound(f"This model serves {', '.join(sorted(served)) or 'no route'}, not {route}.")
+    return NotFoundError(f"This model serves {', '.join(sorted(served)) or 'no route'}, not {route}.")
 
 
 def check_size(asked: InferenceRequest, tier: Tier) -> None:
     """Raises InvalidRequest for more work in one request than the tier allows."""
     if not asked.generates:
-        count, most, name = asked.prompts, tier.max_inputs_per_request, "input"
+        count, limit, name = asked.prompts, tier.max_inputs_per_request, "input"
         what = f"{count} texts to embed"
     else:
-        count, most = asked.sequences, tier.max_sequences_per_request
+        count, limit = asked.sequences, tier.max_sequences_per_request
         name = "n" if asked.prompts < asked.choices else "prompt"
         what = f"{count} answers (prompts: {asked.prompts}, to each: {asked.choices})"
-    if count > most:
-        raise InvalidRequest(
+    if count > limit:
+        raise InvalidRequestError(
             (
-                f"`{name}` is too large: {what} in one request, and the tier `{tier.slug}` allows {most}. Send "
+                f"`{name}` is too large: {what} in one request, and the tier `{tier.slug}` allows {limit}. Send "
                 "several requests."
             ),
             param=name,
@@ -84,7 +92,7 @@ def check_size(asked: InferenceRequest, tier: Tier) -> None:
 
 
 def _inactive(message: str) -> ApiError:
-    return Unavailable(message, code=ErrorCode.ENDPOINT_INACTIVE, retry_after=_LONG)
+    return UnavailableError(message, code=ErrorCode.ENDPOINT_INACTIVE, retry_after=_LONG)
 
 
 def _words(progress: EndpointProgress) -> str:

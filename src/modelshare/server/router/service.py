@@ -22,40 +22,40 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from modelshare.server import outages
-from modelshare.server.accounts.keyring import KEYS_TOPIC, KeyRing, KeyUse
-from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionBook, SessionUse
+from modelshare.server.accounts.key_auth import KEYS_TOPIC, KeyAuthenticator, KeyUse
+from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionAuthenticator, SessionUse
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.errors import (
     ApiError,
-    InvalidRequest,
-    NotFound,
-    PermissionDenied,
-    Unauthenticated,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
     check_encoding,
     unavailable,
 )
-from modelshare.server.fleet.links import Links
+from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller, bearer, client_address, session_token
 from modelshare.server.ids import secret_hash
 from modelshare.server.proven import proven
 from modelshare.server.router import rules
 from modelshare.server.router.admission import Admission, Gate
-from modelshare.server.router.errors import ClientGoneError, GatewayTimeout, MethodNotAllowed
+from modelshare.server.router.errors import ClientGoneError, GatewayTimeoutError, MethodNotAllowedError
 from modelshare.server.router.forward import PREFIX, Forwarder
-from modelshare.server.router.metering import Meter, Usage
+from modelshare.server.router.in_flight import InFlight
+from modelshare.server.router.metering import Meter, MeteredUsage
 from modelshare.server.router.metrics import RouterMetrics
-from modelshare.server.router.relay import Relay, read_body, watched
+from modelshare.server.router.relay import RequestRelay, read_body, watched
 from modelshare.server.router.reply import Reply
-from modelshare.server.router.running import Running
 from modelshare.server.router.snapshots import Snapshot, Snapshots
-from modelshare.server.router.ways import LinkWays
+from modelshare.server.router.target_selection import TargetSelector
 from modelshare.server.settings import Settings
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.base import SLUG_PATTERN
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.inference import BadInferenceRequest, InferenceRequest, read
+from modelshare.wire.inference import BadInferenceRequestError, InferenceRequest, read
 from modelshare.wire.keys import Scope as KeyScope
 from modelshare.wire.tiers import Tier
 
@@ -79,11 +79,11 @@ class Router:
         self._keys = parts.keys
         self._database = parts.database
         self._sessions = parts.sessions
-        self._running_keys = Running[KeyUse](parts.keys.over, rules.key_over)
-        self._running_sessions = Running[SessionUse](parts.sessions.over, rules.session_over)
-        self._running_endpoints = Running[uuid.UUID](self._recalled, rules.recalled)
-        parts.database.subscribe(KEYS_TOPIC, lambda _: self._running_keys.look())
-        parts.database.subscribe(PEOPLE_TOPIC, lambda _: self._running_sessions.look())
+        self._running_keys = InFlight[KeyUse](parts.keys.revoked_among, rules.key_over)
+        self._running_sessions = InFlight[SessionUse](parts.sessions.revoked_among, rules.session_over)
+        self._running_endpoints = InFlight[uuid.UUID](self._recalled, rules.recalled)
+        parts.database.subscribe(KEYS_TOPIC, lambda _: self._running_keys.check())
+        parts.database.subscribe(PEOPLE_TOPIC, lambda _: self._running_sessions.check())
         self._clock = parts.clock
         self._metrics = RouterMetrics(parts.registry)
         self._meter = Meter(parts.database, parts.clock)
@@ -94,7 +94,7 @@ class Router:
         secret = parts.settings.signing_secret()
         self._tenant_secret = hmac.digest(secret, b"modelshare tenant 1", "sha256")
         self._forwarder = Forwarder(parts.links, secret, parts.clock)
-        self._ways = LinkWays(parts.links, self._forwarder)
+        self._ways = TargetSelector(parts.links, self._forwarder)
 
     async def start(self) -> None:
         await self._meter.start()
@@ -112,7 +112,7 @@ class Router:
         await self._forwarder.stop()
 
     @staticmethod
-    def takes(path: str) -> bool:
+    def matches_path(path: str) -> bool:
         """True for the paths that are the router's."""
         return _PATH.fullmatch(path) is not None or path.startswith(PREFIX)
 
@@ -136,7 +136,7 @@ class Router:
             log.error("request failed", request_id=reply.request_id.decode(), path=scope["path"], exc_info=error)  # noqa: TRY400 - with more to say
             if reply.started:
                 raise  # the server drops the connection: nobody takes the part for the whole
-            await reply.error(_Unexpected())
+            await reply.error(_UnexpectedError())
         finally:
             self._metrics.under_way.dec()
             known = _MODELS if route.startswith(_ONE_MODEL) else route if route in _ROUTES else "other"
@@ -162,7 +162,7 @@ class Router:
         finally:
             reply.headers = gate.headers()
         try:
-            async with self._running_endpoints.on(endpoint.id):
+            async with self._running_endpoints.track(endpoint.id):
                 await self._relay(ask, caller, endpoint, gate, receive, reply)
         finally:
             gate.leave()
@@ -171,14 +171,14 @@ class Router:
         self, ask: "_Ask", caller: Caller, endpoint: Snapshot, gate: Gate, receive: Receive, reply: Reply
     ) -> None:
         tier = endpoint.tier
-        usage, failed = Usage(), True
+        usage, failed = MeteredUsage(), True
         try:
             async with asyncio.timeout(tier.request_timeout_seconds) as timer:
                 check_encoding(ask.headers.get(b"content-encoding", b""))
                 body = await read_body(receive, self._settings.inference_max_body_bytes, ask.content_length)
                 asked = _asked(ask.route, body, tier)
                 tenant = self._tenant(ask.project_id)
-                relay = Relay(self._ways, tenant, asked, reply, timer, tier.stream_idle_timeout_seconds)
+                relay = RequestRelay(self._ways, tenant, asked, reply, timer, tier.stream_idle_timeout_seconds)
                 try:
                     with watched(receive, relay.client_gone), gate.working(asked.turns):
                         await relay.run(self._looks(ask, endpoint), ask.route, body)
@@ -187,7 +187,7 @@ class Router:
                     usage = relay.usage
         except TimeoutError as error:
             raise _too_slow(endpoint.tier, in_stream=reply.started) from error
-        except (ClientGoneError, InvalidRequest):
+        except (ClientGoneError, InvalidRequestError):
             failed = False
             raise
         finally:
@@ -205,8 +205,8 @@ class Router:
                 first = False
                 return endpoint.targets
             with _database_answers():
-                anew = await self._snapshots.get(ask.project_id, ask.slug, since=time.monotonic())
-            return _answering(ask, anew, self._clock()).targets
+                fresh = await self._snapshots.get(ask.project_id, ask.slug, since=time.monotonic())
+            return _answering(ask, fresh, self._clock()).targets
 
         return look
 
@@ -224,15 +224,15 @@ class Router:
         address = client_address(ask.request)
         caller = await self._keys.authenticate(secret, address) if secret else None
         if secret is None or caller is None:
-            raise Unauthenticated
+            raise UnauthenticatedError
         proven(ask.request.scope)
         return caller, KeyUse(secret_hash(secret), address)
 
     def _cut_with(self, use: KeyUse | SessionUse) -> AbstractAsyncContextManager[None]:
         """The block ends when the key or the session does, unless the setting lets it end by itself."""
-        if self._settings.keys_cut_streams == "off":
+        if not self._settings.keys_cut_streams:
             return nullcontext()
-        return self._running_keys.on(use) if isinstance(use, KeyUse) else self._running_sessions.on(use)
+        return self._running_keys.track(use) if isinstance(use, KeyUse) else self._running_sessions.track(use)
 
     async def _recalled(self, endpoint_ids: Collection[uuid.UUID]) -> Collection[uuid.UUID]:
         """Those whose model's recall has come due: what runs there is not waited for."""
@@ -246,10 +246,10 @@ class RouterParts:
 
     settings: Settings
     database: Database
-    tiers: TierBook
-    links: Links
-    keys: KeyRing
-    sessions: SessionBook
+    tiers: TierRegistry
+    links: AgentLinks
+    keys: KeyAuthenticator
+    sessions: SessionAuthenticator
     registry: CollectorRegistry
     clock: Callable[[], float]
     """Unix seconds."""
@@ -284,7 +284,7 @@ class _Ask:
         return int(announced) if announced.isdigit() else 0
 
 
-class _Unexpected(ApiError):
+class _UnexpectedError(ApiError):
     def __init__(self) -> None:
         super().__init__(
             "Something went wrong on our side. Try again; if the problem persists, give the operator the X-Request-Id."
@@ -307,26 +307,26 @@ def _database_answers() -> Iterator[None]:
 def _check(ask: _Ask, caller: Caller) -> None:
     """Raises what the caller is to be told unless he may call the endpoint."""
     if caller.project_id != ask.project_id:
-        raise NotFound(
+        raise NotFoundError(
             "There is no such project, or this key is not one of its keys.", code=ErrorCode.PROJECT_NOT_FOUND
         )
     caller.check(KeyScope.INFERENCE)
     if caller.endpoint is not None and caller.endpoint != ask.slug:
-        raise PermissionDenied(f"This key may only call the endpoint `{caller.endpoint}`.")
+        raise PermissionDeniedError(f"This key may only call the endpoint `{caller.endpoint}`.")
 
 
 def _answering(ask: _Ask, endpoint: Snapshot | None, now: float) -> Snapshot:
     """The endpoint. Raises what the caller is to be told unless it can answer this route now."""
     if endpoint is None:
-        raise NotFound(
+        raise NotFoundError(
             "There is no such endpoint in your project. GET /v1/endpoints lists yours.",
             code=ErrorCode.ENDPOINT_NOT_FOUND,
         )
     method = "GET" if ask.reads_models else _ROUTES.get(ask.route)
     if method is None:
-        raise NotFound(f"An endpoint has no route {ask.route}. Use one of {', '.join(_ROUTES)}.")
+        raise NotFoundError(f"An endpoint has no route {ask.route}. Use one of {', '.join(_ROUTES)}.")
     if ask.method != method:
-        raise MethodNotAllowed(f"{ask.method} is not allowed here. Use {method}.", method)
+        raise MethodNotAllowedError(f"{ask.method} is not allowed here. Use {method}.", method)
     if endpoint.ends_at is not None and now >= endpoint.ends_at:
         raise rules.recalled()
     if not endpoint.targets:
@@ -341,8 +341,8 @@ def _asked(route: str, body: bytes, tier: Tier) -> InferenceRequest:
     """What the body asks for. Raises InvalidRequest for what is no request of this route, and for too much at once."""
     try:
         asked = read(route, body)
-    except BadInferenceRequest as error:
-        raise InvalidRequest(str(error), param=error.param) from error
+    except BadInferenceRequestError as error:
+        raise InvalidRequestError(str(error), param=error.param) from error
     rules.check_size(asked, tier)
     return asked
 
@@ -352,14 +352,14 @@ def _models(endpoint: Snapshot, wanted: str | None) -> bytes:
     owner, _, _ = (endpoint.served_name or "").partition("/")
     model = {"id": endpoint.served_name, "object": "model", "created": endpoint.created_at, "owned_by": owner}
     if wanted not in {None, endpoint.served_name}:
-        raise NotFound(
+        raise NotFoundError(
             f"This endpoint does not serve the model `{wanted}`. It serves `{endpoint.served_name}`.",
             code=ErrorCode.MODEL_NOT_FOUND,
         )
     return json.dumps(model if wanted else {"object": "list", "data": [model]}).encode()
 
 
-def _too_slow(tier: Tier, *, in_stream: bool) -> GatewayTimeout:
+def _too_slow(tier: Tier, *, in_stream: bool) -> GatewayTimeoutError:
     seconds = tier.stream_idle_timeout_seconds if in_stream else tier.request_timeout_seconds
     what = "paused for" if in_stream else "took longer than"
-    return GatewayTimeout(f"The model {what} {seconds} s, the limit of the tier `{tier.slug}`.")
+    return GatewayTimeoutError(f"The model {what} {seconds} s, the limit of the tier `{tier.slug}`.")

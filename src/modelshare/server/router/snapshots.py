@@ -10,14 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.cache import GRACE_SECONDS, NotifiedCache
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
+from modelshare.server.endpoints.presenters import MODEL_GONE
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
-from modelshare.server.endpoints.views import MODEL_GONE
 from modelshare.server.fleet import service as fleet
 from modelshare.server.fleet.service import Answering, Target
 from modelshare.server.fleet.topics import READY_TOPIC
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.router import queries
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
 from modelshare.wire.tiers import Tier
@@ -50,7 +50,7 @@ class Snapshots:
     """What this process remembers."""
 
     def __init__(
-        self, database: Database, tiers: TierBook, clock: Callable[[], float], *, grace: float = GRACE_SECONDS
+        self, database: Database, tiers: TierRegistry, clock: Callable[[], float], *, grace: float = GRACE_SECONDS
     ) -> None:
         """`clock` is monotonic, in seconds. `grace`: how long they go on while the database cannot be asked."""
         self._database = database
@@ -71,7 +71,7 @@ class Snapshots:
 
     async def _load(self, key: tuple[str, str]) -> Snapshot | None:
         async with self._database.read() as session:
-            return await look(session, self._tiers, *key)
+            return await load_snapshot(session, self._tiers, *key)
 
     def _endpoint_changed(self, subject: str) -> None:
         project_id, _, slug = subject.partition("/")
@@ -84,7 +84,7 @@ class Snapshots:
         self._cache.forget(lambda _, seen: subject == "*" or (seen is not None and subject in seen.versions))
 
 
-async def look(session: AsyncSession, tiers: TierBook, project_id: str, slug: str) -> Snapshot | None:
+async def load_snapshot(session: AsyncSession, tiers: TierRegistry, project_id: str, slug: str) -> Snapshot | None:
     """The endpoint as it is in the database now, or None when there is none."""
     row = await queries.endpoint(session, project_id, slug)
     tier = tiers.get(row.tier) if row else None

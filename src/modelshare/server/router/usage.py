@@ -61,9 +61,9 @@ async def by_day(session: AsyncSession, caller: Caller, days: Days) -> list[Usag
     return [found.get(name) or _row({"day": name}, (0, 0, 0, 0, 0)) for name in names]
 
 
-async def by_name(session: AsyncSession, caller: Caller, what: str, days: Days, most: int) -> list[Share]:
+async def by_name(session: AsyncSession, caller: Caller, what: str, days: Days, limit: int) -> list[Share]:
     """Of each `endpoint`, `model` or `key`, those with most requests first, `most` of them."""
-    rows = await _sums(session, caller, [what], days, limit=most, busiest_first=True)
+    rows = await _sums(session, caller, [what], days, limit=limit, busiest_first=True)
     ids = [str(getattr(row, what)) for row in rows]
     known = {} if what == "endpoint" else await (_models if what == "model" else _keys)(session, caller, ids)
     return [Share(known.get(id_, id_), row) for id_, row in zip(ids, rows, strict=True)]

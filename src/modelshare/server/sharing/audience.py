@@ -13,21 +13,21 @@ from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
-from modelshare.server.errors import InvalidRequest, NotFound
+from modelshare.server.errors import InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import last_shown, queries, search
-from modelshare.server.sharing.tables import ShareLinkRow, ShareProjectRow, ShareRow
+from modelshare.server.sharing.tables import ClaimLinkRow, ShareProjectRow, ShareRow
 from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.sharing import (
     Audience,
     AudienceChoice,
     AudienceProject,
+    ClaimLink,
+    ClaimLinkWithToken,
     LinkTerms,
-    ShareLink,
-    ShareLinkWithToken,
     ToLink,
     ToProjects,
 )
@@ -40,7 +40,7 @@ Projects = Mapping[str, ProjectRow]
 class Changed:
     """What choosing an audience did."""
 
-    link: ShareLinkWithToken | None = None
+    link: ClaimLinkWithToken | None = None
     added: tuple[str, ...] = ()
     """Slugs of projects to which the model shows now."""
     removed: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ async def named(session: AsyncSession, model: ModelRow, choice: AudienceChoice) 
     found = await accounts.find_projects(session, choice.projects)
     unknown = [name for name in choice.projects if name not in found]
     if unknown:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             (
                 f"There is no project {', '.join((f'`{name}`' for name in unknown[:5]))}. Use the slugs or IDs "
                 "(`proj_...`) of projects."
@@ -108,13 +108,13 @@ async def claim(session: AsyncSession, caller: Caller, token: str, *, now: int) 
     model = await registry.find_any(session, found.model_id, lock=True) if found else None
     link = await queries.link_by_hash(session, secret_hash(token)) if model else None
     if link is None or model is None:
-        raise NotFound("There is no such link, or its owner has revoked it. Check that you copied it completely.")
+        raise NotFoundError("There is no such link, or its owner has revoked it. Check that you copied it completely.")
     if caller.project == model.project_id or await queries.is_shown_to(session, model.id, caller.project):
         return model.id
     if link.expires_at is not None and now >= link.expires_at:
-        raise NotFound("This link has expired. Ask the model's owner for a new one.")
+        raise NotFoundError("This link has expired. Ask the model's owner for a new one.")
     if link.max_uses is not None and link.uses >= link.max_uses:
-        raise NotFound("This link has reached its maximum number of uses. Ask the model's owner for a new one.")
+        raise NotFoundError("This link has reached its maximum number of uses. Ask the model's owner for a new one.")
     link.uses += 1
     session.add(ShareProjectRow(model_id=model.id, project_id=caller.project, link_id=link.id, added_at=now))
     await search.index(session, model.id)
@@ -140,7 +140,7 @@ async def end_link(session: AsyncSession, caller: Caller, model_id: uuid.UUID, l
     uid = parse_uuid(link_id)
     link = await queries.link(session, model.id, uid) if uid else None
     if link is None:
-        raise NotFound("There is no such link. GET /v1/models/{id}/catalog lists the model's links.")
+        raise NotFoundError("There is no such link. GET /v1/models/{id}/catalog lists the model's links.")
     await session.delete(link)
     notify(session, SHARES_TOPIC, str(model.id))
     audit.record(
@@ -168,7 +168,7 @@ async def shown_to(session: AsyncSession, model_id: uuid.UUID) -> list[AudienceP
     ]
 
 
-async def links(session: AsyncSession, model_id: uuid.UUID) -> list[ShareLink]:
+async def links(session: AsyncSession, model_id: uuid.UUID) -> list[ClaimLink]:
     """The claim links, newest first."""
     return [_link_view(row) for row in await queries.links(session, model_id)]
 
@@ -192,9 +192,9 @@ async def _show_to(session: AsyncSession, model: ModelRow, projects: Projects, n
     )
 
 
-async def _new_link(session: AsyncSession, model: ModelRow, terms: LinkTerms, now: int) -> ShareLinkWithToken:
+async def _new_link(session: AsyncSession, model: ModelRow, terms: LinkTerms, now: int) -> ClaimLinkWithToken:
     token = new_secret("msl")
-    row = ShareLinkRow(
+    row = ClaimLinkRow(
         model_id=model.id,
         hash=secret_hash(token),
         expires_at=now + terms.expires_in if terms.expires_in else None,
@@ -203,10 +203,10 @@ async def _new_link(session: AsyncSession, model: ModelRow, terms: LinkTerms, no
     )
     session.add(row)
     await session.flush()
-    return ShareLinkWithToken(**_link_view(row).model_dump(), token=token)
+    return ClaimLinkWithToken(**_link_view(row).model_dump(), token=token)
 
 
-def _link_view(row: ShareLinkRow) -> ShareLink:
-    return ShareLink(
+def _link_view(row: ClaimLinkRow) -> ClaimLink:
+    return ClaimLink(
         id=str(row.id), expires_at=row.expires_at, max_uses=row.max_uses, uses=row.uses, created_at=row.created_at
     )

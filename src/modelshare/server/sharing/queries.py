@@ -7,10 +7,10 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
-from modelshare.server.db import counted
+from modelshare.server.db import capped_count
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing.search.cards import Card, select_cards
-from modelshare.server.sharing.tables import EVERYBODY, LastShownRow, RecallRow, ShareLinkRow, ShareProjectRow, ShareRow
+from modelshare.server.sharing.search.cards import CatalogCard, select_cards
+from modelshare.server.sharing.tables import EVERYBODY, ClaimLinkRow, LastShownRow, RecallRow, ShareProjectRow, ShareRow
 
 
 async def share(session: AsyncSession, model_id: uuid.UUID) -> ShareRow | None:
@@ -36,14 +36,14 @@ async def shares(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dic
     return {row.model_id: row for row in rows}
 
 
-async def count(session: AsyncSession, most: int) -> int:
-    return await session.scalar(counted(select(ShareRow.model_id), most)) or 0
+async def count(session: AsyncSession, limit: int) -> int:
+    return await session.scalar(capped_count(select(ShareRow.model_id), limit)) or 0
 
 
-async def featured(session: AsyncSession, most: int) -> list[Card]:
+async def featured(session: AsyncSession, limit: int) -> list[CatalogCard]:
     """Those shared last first."""
     statement = select_cards().where(ShareRow.featured).order_by(ShareRow.shared_at.desc(), ShareRow.model_id)
-    return [Card(*row) for row in await session.execute(statement.limit(most))]
+    return [CatalogCard(*row) for row in await session.execute(statement.limit(limit))]
 
 
 async def recall(session: AsyncSession, model_id: uuid.UUID) -> RecallRow | None:
@@ -94,18 +94,18 @@ async def last_shown(
     return {row.project_id: row for row in rows}
 
 
-async def links(session: AsyncSession, model_id: uuid.UUID) -> list[ShareLinkRow]:
+async def links(session: AsyncSession, model_id: uuid.UUID) -> list[ClaimLinkRow]:
     """Newest first."""
-    statement = select(ShareLinkRow).where(ShareLinkRow.model_id == model_id).order_by(ShareLinkRow.id.desc())
+    statement = select(ClaimLinkRow).where(ClaimLinkRow.model_id == model_id).order_by(ClaimLinkRow.id.desc())
     return list(await session.scalars(statement))
 
 
-async def link(session: AsyncSession, model_id: uuid.UUID, link_id: uuid.UUID) -> ShareLinkRow | None:
-    statement = select(ShareLinkRow).where(ShareLinkRow.model_id == model_id, ShareLinkRow.id == link_id)
+async def link(session: AsyncSession, model_id: uuid.UUID, link_id: uuid.UUID) -> ClaimLinkRow | None:
+    statement = select(ClaimLinkRow).where(ClaimLinkRow.model_id == model_id, ClaimLinkRow.id == link_id)
     return await session.scalar(statement)
 
 
-async def link_by_hash(session: AsyncSession, token_hash: str) -> ShareLinkRow | None:
+async def link_by_hash(session: AsyncSession, token_hash: str) -> ClaimLinkRow | None:
     """As it is now, whatever the session read before."""
-    statement = select(ShareLinkRow).where(ShareLinkRow.hash == token_hash)
+    statement = select(ClaimLinkRow).where(ClaimLinkRow.hash == token_hash)
     return await session.scalar(statement.execution_options(populate_existing=True))

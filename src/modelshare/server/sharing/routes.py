@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Query, Request
 from pydantic import Field
 
-from modelshare.server.errors import NotFound
+from modelshare.server.errors import NotFoundError
 from modelshare.server.http import (
     Caller,
     ModelId,
@@ -28,9 +28,9 @@ from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
 from modelshare.server.registry.processing import service as processing
 from modelshare.server.registry.service import version_view
-from modelshare.server.sharing import audience, search, service, views
-from modelshare.server.sharing.search import ANYBODY, Filters, Sort, Viewer, Wish
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.sharing import audience, presenters, search, service
+from modelshare.server.sharing.search import ANYBODY, Filters, SearchQuery, Sort, Viewer
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import Scope
@@ -55,8 +55,8 @@ ModelsCaller = Annotated[Caller, Depends(require(Scope.MODELS))]
 EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
 
 
-def _tiers(request: Request) -> TierBook:
-    book: TierBook = get_platform(request).parts[TierBook]
+def _tiers(request: Request) -> TierRegistry:
+    book: TierRegistry = get_platform(request).parts[TierRegistry]
     return book
 
 
@@ -74,7 +74,7 @@ async def _viewer(request: Request) -> Viewer:
     return Viewer(caller.project_id) if knows else ANYBODY
 
 
-Tiers = Annotated[TierBook, Depends(_tiers)]
+Tiers = Annotated[TierRegistry, Depends(_tiers)]
 ViewerDep = Annotated[Viewer, Depends(_viewer)]
 
 
@@ -100,15 +100,15 @@ async def list_models(
     rows, cursor = await service.page(session, caller, paging)
     more = cursor is not None
     if extended:
-        data = [views.extended_view(own, card=False) for own in rows]
+        data = [presenters.extended_view(own, card=False) for own in rows]
         return Page[ExtendedModel](data=data, has_more=more, next_cursor=cursor)
-    return Page[Model](data=[views.model_view(own.model) for own in rows], has_more=more, next_cursor=cursor)
+    return Page[Model](data=[presenters.model_view(own.model) for own in rows], has_more=more, next_cursor=cursor)
 
 
 @router.get("/v1/models/{model_id}")
 async def get_model(caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> ExtendedModel:
     """One model of the project."""
-    return views.extended_view(await service.get(session, caller, model_id))
+    return presenters.extended_view(await service.get(session, caller, model_id))
 
 
 @router.patch("/v1/models/{model_id}")
@@ -116,7 +116,7 @@ async def edit_model(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, body: ModelPatch
 ) -> ExtendedModel:
     """Renames a model or edits what people read of it; the manifest never changes."""
-    return views.extended_view(await service.edit(session, caller, model_id, body, now=platform.now()))
+    return presenters.extended_view(await service.edit(session, caller, model_id, body, now=platform.now()))
 
 
 @router.delete("/v1/models/{model_id}", status_code=204)
@@ -131,7 +131,7 @@ async def revalidate_model(
 ) -> ExtendedModel:
     """Reads every byte of the model anew and judges it again, in the background."""
     await processing.revalidate(session, caller, model_id, now=platform.now())
-    return views.extended_view(await service.get(session, caller, model_id))
+    return presenters.extended_view(await service.get(session, caller, model_id))
 
 
 @router.get("/v1/models/{model_id}/versions")
@@ -146,7 +146,7 @@ async def promote_version(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, version: str
 ) -> ExtendedModel:
     """Makes a ready version the latest; endpoints that follow `latest` change to it."""
-    return views.extended_view(await service.promote(session, caller, model_id, version, now=platform.now()))
+    return presenters.extended_view(await service.promote(session, caller, model_id, version, now=platform.now()))
 
 
 @router.post("/v1/models/{model_id}/versions/{version}/rollback")
@@ -157,7 +157,7 @@ async def roll_back_version(
 
     It has to be ready (404 otherwise) and not the latest already (409). The version that was the latest stays.
     """
-    return views.extended_view(await service.roll_back(session, caller, model_id, version, now=platform.now()))
+    return presenters.extended_view(await service.roll_back(session, caller, model_id, version, now=platform.now()))
 
 
 @router.patch("/v1/models/{model_id}/versions/{version}")
@@ -187,7 +187,7 @@ async def share_model(
     that is not shared yet is for everybody, and one that is stays as it is.
     """
     own, link = await service.share(session, caller, model_id, body.audience, now=platform.now())
-    return SharedModel(**views.extended_view(own).model_dump(), link=link)
+    return SharedModel(**presenters.extended_view(own).model_dump(), link=link)
 
 
 @router.delete("/v1/models/{model_id}/links/{link_id}", status_code=204)
@@ -254,8 +254,8 @@ async def list_catalog(
     filters = Filters(
         q, family, tag, license, architecture, format, role, min_parameters, max_parameters, min_context, max_context
     )
-    found = await search.find(session, viewer, Wish(filters, sort, paging.limit, paging.after, facets))
-    return views.catalog_page(found, tiers)
+    found = await search.find(session, viewer, SearchQuery(filters, sort, paging.limit, paging.after, facets))
+    return presenters.catalog_page(found, tiers)
 
 
 @public.get("/v1/catalog/models/{model_id}", tags=["catalog"])
@@ -267,11 +267,11 @@ async def get_catalog_model(
 
 
 async def _catalog_model(
-    session: ReadSession, viewer: Viewer, model_id: uuid.UUID, tiers: TierBook
+    session: ReadSession, viewer: Viewer, model_id: uuid.UUID, tiers: TierRegistry
 ) -> CatalogModelDetail:
     found = await search.get(session, viewer, model_id)
     if found is None:
-        raise NotFound(
+        raise NotFoundError(
             "There is no such model in the catalog; its owner may have unshared it.", code=ErrorCode.MODEL_NOT_FOUND
         )
-    return views.catalog_detail(*found, tiers)
+    return presenters.catalog_detail(*found, tiers)

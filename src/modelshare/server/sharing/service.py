@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.accounts import service as accounts
 from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
-from modelshare.server.errors import Conflict, InvalidRequest, NotFound, Refusal
+from modelshare.server.errors import AuditedRefusal, ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Paging
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
@@ -21,13 +21,13 @@ from modelshare.server.registry.service import EndpointCounts
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import audience, last_shown, queries, rules, search
 from modelshare.server.sharing.audience import Changed
+from modelshare.server.sharing.presenters import OwnModel, facts_of
 from modelshare.server.sharing.rules import ModelFacts, Relation
-from modelshare.server.sharing.search import Card
+from modelshare.server.sharing.search import CatalogCard
 from modelshare.server.sharing.tables import RecallRow, ShareRow
 from modelshare.server.sharing.topics import SHARES_TOPIC
-from modelshare.server.sharing.views import OwnModel, facts_of
 from modelshare.wire.models import CatalogRole, ModelPatch, UnsharePreview
-from modelshare.wire.sharing import Audience, AudienceChoice, ShareLinkWithToken
+from modelshare.wire.sharing import Audience, AudienceChoice, ClaimLinkWithToken
 
 _REFERENCE: Final = re.compile(r"(?:([A-Za-z0-9_-]{1,100})/)?([A-Za-z0-9_.-]{1,96})")
 """`owner/name` or a name alone; the case of either says nothing."""
@@ -68,7 +68,7 @@ async def find_visible(session: AsyncSession, caller: Caller, text: str) -> Mode
     see it."""
     model_id = await find_id(session, text, own=caller.project_id)
     model = await registry.find_any(session, model_id) if model_id else None
-    return model if model and rules.is_visible(*await standing(session, caller, model)) else None
+    return model if model and rules.is_visible(*await relation_and_facts(session, caller, model)) else None
 
 
 async def find_id(session: AsyncSession, text: str, *, own: str | None) -> uuid.UUID | None:
@@ -100,8 +100,8 @@ async def find_own_id(session: AsyncSession, caller: Caller, text: str) -> uuid.
 
 
 async def share(
-    session: AsyncSession, caller: Caller, model_id: uuid.UUID, wish: AudienceChoice | None = None, *, now: int
-) -> tuple[OwnModel, ShareLinkWithToken | None]:
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, spec: AudienceChoice | None = None, *, now: int
+) -> tuple[OwnModel, ClaimLinkWithToken | None]:
     """Puts the model into the catalog, for whom the wish says; the claim link, where that asks for one.
 
     Without a wish it is for everybody where it is not shared yet, and nothing changes where it is. Sharing what is
@@ -112,11 +112,13 @@ async def share(
     own = await _own(session, model) if model else None
     refusal = rules.share_refusal(facts_of(own) if own else None)
     if own is None or refusal is not None:
-        raise InvalidRequest((refusal or "").format(id=model_id), refusal=Refusal("model.share", f"model:{model_id}"))
+        raise InvalidRequestError(
+            (refusal or "").format(id=model_id), refusal=AuditedRefusal("model.share", f"model:{model_id}")
+        )
     model, found, _ = own
-    if found is not None and wish is None:
+    if found is not None and spec is None:
         return own, None
-    choice: AudienceChoice = wish or "public"
+    choice: AudienceChoice = spec or "public"
     projects = await audience.named(session, model, choice)
     before = Audience(found.audience) if found else None
     if found is None:
@@ -179,23 +181,23 @@ async def feature(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *,
     model = await registry.find_any(session, model_id, lock=True)
     found = await queries.share(session, model_id)
     if model is None or found is None:
-        raise NotFound(NOT_SHARED)
+        raise NotFoundError(NOT_SHARED)
     if featured and not rules.featured_after(featured=True, audience=Audience(found.audience)):
-        raise Conflict("This model is shared with certain projects only. Only public models can be featured.")
+        raise ConflictError("This model is shared with certain projects only. Only public models can be featured.")
     if found.featured != featured:
         found.featured = featured
         _record(session, model, "model.feature" if featured else "model.unfeature", caller.actor, now)
     return found
 
 
-async def featured(session: AsyncSession, most: int) -> list[Card]:
+async def featured(session: AsyncSession, limit: int) -> list[CatalogCard]:
     """What the platform features, those shared last first."""
-    return await queries.featured(session, most)
+    return await queries.featured(session, limit)
 
 
-async def count(session: AsyncSession, most: int) -> int:
+async def count(session: AsyncSession, limit: int) -> int:
     """Of models in the catalog, whoever sees them; counted no further than `most`."""
-    return await queries.count(session, most)
+    return await queries.count(session, limit)
 
 
 async def recall(
@@ -207,7 +209,7 @@ async def recall(
     """
     model, found, announced = await _own(session, await registry.get_locked(session, caller, model_id))
     if announced is not None and announced.stopped_at is not None:
-        raise Conflict(
+        raise ConflictError(
             "This recall is complete: the endpoints were stopped. Cancel it before you announce another one."
         )
     if found is not None:
@@ -241,7 +243,7 @@ async def overdue_recalls(session: AsyncSession, now: int) -> list[uuid.UUID]:
     return await queries.overdue_recalls(session, now)
 
 
-async def standing(session: AsyncSession, caller: Caller, model: ModelRow) -> tuple[Relation, ModelFacts]:
+async def relation_and_facts(session: AsyncSession, caller: Caller, model: ModelRow) -> tuple[Relation, ModelFacts]:
     """What the caller is to the model, and what the rules need to know of that."""
     facts = facts_of(await _own(session, model))
     if caller.project_id == model.project_id:
@@ -283,7 +285,7 @@ async def endpoints_changed(
             if after is CatalogRole.SHARED
             else "no endpoint is left on a shared tier"
         )
-        _record(session, model, "model.role_change", actor, now, before=before, after=after, why=why)
+        _record(session, model, "model.change_role", actor, now, before=before, after=after, why=why)
     await search.index(session, model.id)
 
 
@@ -313,7 +315,7 @@ async def _shared(
     model = await registry.find(session, caller, model_id, lock=lock)
     found = await queries.share(session, model_id) if model else None
     if model is None or found is None:
-        raise NotFound(NOT_SHARED, refusal=Refusal("model.unshare", f"model:{model_id}"))
+        raise NotFoundError(NOT_SHARED, refusal=AuditedRefusal("model.unshare", f"model:{model_id}"))
     return model, found
 
 
@@ -335,7 +337,7 @@ def _record_audience(
     }
     details = {name: value for name, value in told.items() if value}
     if details or before not in {None, share.audience}:
-        _record(session, model, "model.audience", actor, now, before=before, audience=share.audience, **details)
+        _record(session, model, "model.change_audience", actor, now, before=before, audience=share.audience, **details)
 
 
 def _record(session: AsyncSession, model: ModelRow, action: str, actor: str, now: int, **details: Any) -> None:

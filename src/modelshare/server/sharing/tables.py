@@ -43,7 +43,7 @@ class ShareRow(Table):
     model: Mapped[ModelRow] = relationship(lazy="raise")
 
 
-class ShareLinkRow(Table):
+class ClaimLinkRow(Table):
     """A claim link of a targeted share: whoever holds it adds his project to those that see the model."""
 
     __tablename__ = "share_links"

@@ -11,7 +11,7 @@ from modelshare.server.settings import SettingsError
 from modelshare.wire.tiers import SELF_HOSTED, Tier, TierCategory
 
 
-class TierBook:
+class TierRegistry:
     """The tiers by slug, in the file's order. `self_hosted` is always among them, and the only one of its category."""
 
     def __init__(self, tiers: list[Tier]) -> None:
@@ -29,7 +29,7 @@ class TierBook:
         return iter(self._tiers.values())
 
 
-def load(file: Path | None) -> TierBook:
+def load(file: Path | None) -> TierRegistry:
     """Reads the tiers; SettingsError names what is wrong."""
     try:
         if file is None:
@@ -37,7 +37,7 @@ def load(file: Path | None) -> TierBook:
         else:
             text = file.read_text(encoding="utf-8")
         content = tomllib.loads(text)
-        return TierBook([Tier(slug=slug, **fields) for slug, fields in content.items()])
+        return TierRegistry([Tier(slug=slug, **fields) for slug, fields in content.items()])
     except OSError as error:
         raise SettingsError(f"Cannot read the tiers file {file}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, TypeError) as error:

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from modelshare.server.storage.base import PartReplaced
+from modelshare.server.storage.base import PartReplacedError
 
 Group = TypeVar("Group")
 Name = TypeVar("Name")
@@ -33,7 +33,7 @@ class Attempt:
         """Starts `step` once the one before is over, whose error it raises. Raises PartReplaced."""
         await self.settle()
         if self.replaced:
-            raise PartReplaced
+            raise PartReplacedError
         self._step = asyncio.get_running_loop().run_in_executor(None, step)
 
     @staticmethod
@@ -42,7 +42,7 @@ class Attempt:
         for attempt in attempts:
             await attempt.settle()
         if any(attempt.replaced for attempt in attempts):
-            raise PartReplaced
+            raise PartReplacedError
         running = asyncio.get_running_loop().run_in_executor(None, step)
         for attempt in attempts:
             attempt._step = running  # noqa: SLF001 - a method of it

@@ -42,21 +42,21 @@ class StorageError(Exception):
     """Base of every error of a store."""
 
 
-class InvalidKey(StorageError):
+class InvalidKeyError(StorageError):
     pass
 
 
-class BlobNotFound(StorageError):
+class BlobNotFoundError(StorageError):
     def __init__(self) -> None:
         super().__init__("The file is no longer stored. Get the model's current files.")
 
 
-class MultipartNotFound(StorageError):
+class MultipartNotFoundError(StorageError):
     def __init__(self) -> None:
         super().__init__("This upload was cancelled or has expired; open a new one.")
 
 
-class PartsMissing(StorageError):
+class PartsMissingError(StorageError):
     """`numbers` are the parts still to be sent."""
 
     def __init__(self, numbers: Sequence[int]) -> None:
@@ -65,23 +65,23 @@ class PartsMissing(StorageError):
         super().__init__(f"{len(numbers)} part(s) are missing ({shown}); send them, then complete again.")
 
 
-class PartRefused(StorageError):
+class PartRefusedError(StorageError):
     """The part does not count as sent; sending it again is all it takes."""
 
 
-class SizeMismatch(PartRefused):
+class SizeMismatchError(PartRefusedError):
     def __init__(self, expected: int, *, more: bool) -> None:
         super().__init__(
             f"The part must have exactly {expected} bytes but had {'more' if more else 'fewer'}. Send it again."
         )
 
 
-class ChecksumMismatch(PartRefused):
+class ChecksumMismatchError(PartRefusedError):
     def __init__(self) -> None:
         super().__init__("The part was damaged in transit: its SHA-256 differs from the one announced. Send it again.")
 
 
-class PartReplaced(PartRefused):
+class PartReplacedError(PartRefusedError):
     def __init__(self) -> None:
         super().__init__(
             "Another request is sending the same part, so this one stopped. If the same push runs twice, let "
@@ -89,14 +89,14 @@ class PartReplaced(PartRefused):
         )
 
 
-class StorageFull(StorageError, OutageError):
+class StorageFullError(StorageError, OutageError):
     outage: ClassVar[Outage] = Outage.DISK_FULL
 
     def __init__(self) -> None:
         super().__init__("The server's storage is full. Nothing was lost; try again when the operator has freed space.")
 
 
-class StorageUnavailable(StorageError, OutageError):
+class StorageUnavailableError(StorageError, OutageError):
     outage: ClassVar[Outage] = Outage.STORAGE_AWAY
 
 
@@ -122,7 +122,7 @@ class Multipart:
     def span(self, number: int) -> tuple[int, int]:
         """Offset and size of a part. Raises InvalidKey when there is no such part."""
         if not 0 <= number < self.count:
-            raise InvalidKey(f"There is no part {number}; the file has {self.count} part(s), counted from 0.")
+            raise InvalidKeyError(f"There is no part {number}; the file has {self.count} part(s), counted from 0.")
         offset = number * self.part_size
         return offset, min(self.part_size, self.size - offset)
 
@@ -302,7 +302,7 @@ BlobStore: TypeAlias = ServedStore | DirectStore
 def check_key(key: str) -> str:
     """`key` as it is. Raises InvalidKey unless it is segments of `A-Za-z0-9_.-` parted by `/`, no dot first."""
     if len(key) > _MAX_KEY or not _KEY.fullmatch(key):
-        raise InvalidKey("Invalid name of a stored file. Use the URL from a grant unchanged.")
+        raise InvalidKeyError("Invalid name of a stored file. Use the URL from a grant unchanged.")
     return key
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelshare import private_files
-from modelshare.server.storage.growing import GrowingDigest
+from modelshare.server.storage.growing_digest import GrowingDigest
 from modelshare.server.storage.staging import PartWriter, Staging, no_room, sync_data
 
 

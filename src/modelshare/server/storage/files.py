@@ -13,12 +13,18 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from modelshare.server import outages
-from modelshare.server.errors import ApiError, NotFound, PermissionDenied, Unauthenticated, Unavailable
+from modelshare.server.errors import (
+    ApiError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from modelshare.server.proven import proven
-from modelshare.server.storage.base import BlobNotFound, InvalidKey, StorageUnavailable
-from modelshare.server.storage.links import PATH, LinkState
+from modelshare.server.storage.base import BlobNotFoundError, InvalidKeyError, StorageUnavailableError
 from modelshare.server.storage.local import FolderStore
-from modelshare.server.storage.ranges import Unsatisfiable, parse_range
+from modelshare.server.storage.ranges import UnsatisfiableRangeError, parse_range
+from modelshare.server.storage.signed_urls import PATH, LinkState
 from modelshare.wire.errors import ErrorType
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -30,7 +36,7 @@ CHUNK = 512 << 10
 _PATHSEND = "http.response.pathsend"
 
 
-class MethodNotAllowed(ApiError):
+class MethodNotAllowedError(ApiError):
     status: ClassVar[int] = 405
     type: ClassVar[ErrorType] = ErrorType.INVALID_REQUEST
 
@@ -38,7 +44,7 @@ class MethodNotAllowed(ApiError):
         return {"Allow": "GET, HEAD"}
 
 
-class RangeNotSatisfiable(ApiError):
+class RangeNotSatisfiableError(ApiError):
     status: ClassVar[int] = 416
     type: ClassVar[ErrorType] = ErrorType.INVALID_REQUEST
 
@@ -100,7 +106,7 @@ class BlobFiles:
 
     async def _answer(self, scope: Scope) -> _Answer:
         if scope["method"] not in {"GET", "HEAD"}:
-            raise MethodNotAllowed("A download link accepts only GET and HEAD.")
+            raise MethodNotAllowedError("A download link accepts only GET and HEAD.")
         path = self._path(scope)
         status = await asyncio.to_thread(path.stat)
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
@@ -108,28 +114,28 @@ class BlobFiles:
         wanted = headers.get(b"range") if headers.get(b"if-range", etag) == etag else None
         try:
             part = parse_range(wanted, status.st_size) if scope["method"] == "GET" else None
-        except Unsatisfiable:
-            raise RangeNotSatisfiable(status.st_size) from None
+        except UnsatisfiableRangeError:
+            raise RangeNotSatisfiableError(status.st_size) from None
         return _Answer(path, status.st_size, etag, part)
 
     def _path(self, scope: Scope) -> Path:
         key = scope["path"].partition(PATH)[2]
         match self._store.check_link(key, scope["query_string"]):
             case LinkState.UNSIGNED:
-                raise Unauthenticated("This link is not signed. Request a grant and use its URL unchanged.")
+                raise UnauthenticatedError("This link is not signed. Request a grant and use its URL unchanged.")
             case LinkState.FORGED:
-                raise PermissionDenied("This download link was modified. Use the grant's URL unchanged.")
+                raise PermissionDeniedError("This download link was modified. Use the grant's URL unchanged.")
             case LinkState.EXPIRED:
-                raise PermissionDenied("This download link has expired. Request a new grant.")
+                raise PermissionDeniedError("This download link has expired. Request a new grant.")
             case LinkState.VALID:
                 proven(scope)
                 try:
                     return self._store.path(key)
-                except (BlobNotFound, InvalidKey) as error:
-                    raise NotFound(str(BlobNotFound())) from error
-                except StorageUnavailable as error:
+                except (BlobNotFoundError, InvalidKeyError) as error:
+                    raise NotFoundError(str(BlobNotFoundError())) from error
+                except StorageUnavailableError as error:
                     outages.report("a download failed", error)
-                    raise Unavailable(str(error), retry_after=5) from error
+                    raise UnavailableError(str(error), retry_after=5) from error
 
 
 async def _send_chunks(answer: _Answer, receive: Receive, send: Send) -> None:

@@ -22,23 +22,23 @@ from typing import Literal, TypeVar
 from modelshare import private_files
 from modelshare.server.storage.attempts import Attempt, Attempts
 from modelshare.server.storage.base import (
-    BlobNotFound,
-    ChecksumMismatch,
+    BlobNotFoundError,
+    ChecksumMismatchError,
     Inflow,
-    InvalidKey,
+    InvalidKeyError,
     Multipart,
-    MultipartNotFound,
+    MultipartNotFoundError,
     Part,
     Proof,
-    SizeMismatch,
-    StorageFull,
-    StorageUnavailable,
+    SizeMismatchError,
+    StorageFullError,
+    StorageUnavailableError,
     check_key,
 )
 from modelshare.server.storage.batch import Arrival, sync_folders, write_all
 from modelshare.server.storage.digest import sha256_of
-from modelshare.server.storage.growing import GrowingDigest
-from modelshare.server.storage.links import LinkState, check_link, signed_link
+from modelshare.server.storage.growing_digest import GrowingDigest
+from modelshare.server.storage.signed_urls import LinkState, check_link, signed_link
 from modelshare.server.storage.staging import PartWriter, Staging, move, no_room
 
 KEEP_FREE = 256 << 20
@@ -88,7 +88,7 @@ class FolderStore:
         staged = self._staged(upload)
         await self.require_space(size)
         if upload.id in self._sealed:
-            raise MultipartNotFound
+            raise MultipartNotFoundError
         with self._attempts.newest(upload.id, number) as attempt:
             await attempt.settle()
             file = await self._use(staged.open)
@@ -102,7 +102,7 @@ class FolderStore:
                     await attempt.start(lambda: staged.clear_mark(number))
                 await _receive(attempt, writer, chunks, size)
                 if sha256 is not None and writer.sha256 != sha256:
-                    raise ChecksumMismatch
+                    raise ChecksumMismatchError
                 if not repeated:
                     await attempt.start(writer.sync)
                     await attempt.start(lambda: staged.set_mark(number, writer.sha256))
@@ -134,7 +134,7 @@ class FolderStore:
             )
             arrivals.append(Arrival(staged, growing, content, sha256))
         if any(upload.id in self._sealed for upload, _, _ in files):
-            raise MultipartNotFound
+            raise MultipartNotFoundError
         with contextlib.ExitStack() as stack:
             attempts = [stack.enter_context(self._attempts.newest(upload.id, 0)) for upload, _, _ in files]
             await Attempt.start_together(attempts, partial(write_all, arrivals, self._syncers))
@@ -148,7 +148,7 @@ class FolderStore:
             found = []
             for upload in uploads:
                 parts: list[Part] = []
-                with contextlib.suppress(MultipartNotFound):
+                with contextlib.suppress(MultipartNotFoundError):
                     parts = self._staged(upload).parts(_sizes(upload))
                 found.append(parts)
             return found
@@ -190,7 +190,7 @@ class FolderStore:
     async def require_space(self, size: int) -> None:
         usage = await self._use(shutil.disk_usage, self._blobs)
         if usage.free - size < self._keep_free:
-            raise StorageFull
+            raise StorageFullError
 
     async def digest(self, key: str, *, progress: Callable[[int], None] | None = None) -> tuple[str, int]:
         reader = await asyncio.to_thread(self.reader, key)
@@ -229,7 +229,7 @@ class FolderStore:
         path = self._blob(key)
         with self._there():
             if not path.is_file():
-                raise BlobNotFound
+                raise BlobNotFoundError
         return path
 
     async def _use(self, work: Callable[..., Result], *args: object) -> Result:
@@ -245,7 +245,7 @@ class FolderStore:
     def _there(self) -> Iterator[None]:
         """A folder that is away, as one that is not mounted, is no empty one: nothing is missing, or made, in it."""
         if not (self._blobs.is_dir() and self._staging.is_dir()):
-            raise StorageUnavailable(
+            raise StorageUnavailableError(
                 "The server's storage is unavailable. Try again when the operator has restored it."
             )
         with no_room():
@@ -263,7 +263,7 @@ class FolderStore:
 
     def _staged(self, upload: Multipart) -> Staging:
         if "/" in upload.id:
-            raise InvalidKey("Invalid upload ID.")
+            raise InvalidKeyError("Invalid upload ID.")
         return Staging(self._staging / check_key(upload.key) / check_key(upload.id))
 
     def _forget_seals(self, uploads: Sequence[Multipart]) -> None:
@@ -292,7 +292,7 @@ class FolderStore:
         try:
             proof = growing.proof() if growing is not None else None
             staged.publish(blob, _sizes(upload))
-        except MultipartNotFound:
+        except MultipartNotFoundError:
             # Published before, by a call whose answer was lost.
             if not blob.is_file() or blob.stat().st_size != upload.size:
                 raise
@@ -313,7 +313,7 @@ class FileReader:
             with self._there(), self.path.open("rb", buffering=0) as file:
                 return os.pread(file.fileno(), length, offset)
         except FileNotFoundError:
-            raise BlobNotFound from None
+            raise BlobNotFoundError from None
 
 
 async def _receive(attempt: Attempt, writer: PartWriter, chunks: AsyncIterator[bytes] | Inflow, size: int) -> None:
@@ -333,14 +333,14 @@ async def _receive_chunks(attempt: Attempt, writer: PartWriter, chunks: AsyncIte
     async for chunk in chunks:
         received += len(chunk)
         if received > size:
-            raise SizeMismatch(size, more=True)
+            raise SizeMismatchError(size, more=True)
         batch.append(chunk)
         held += len(chunk)
         if held >= _BATCH:
             await attempt.start(partial(writer.write, batch))
             batch, held = [], 0
     if received < size:
-        raise SizeMismatch(size, more=False)
+        raise SizeMismatchError(size, more=False)
     await attempt.start(partial(writer.write, batch))
     await attempt.settle()
 

@@ -5,7 +5,7 @@ import re
 _ONE_RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.ASCII | re.IGNORECASE)
 
 
-class Unsatisfiable(Exception):
+class UnsatisfiableRangeError(Exception):
     """The range starts behind the end: status 416."""
 
 
@@ -25,7 +25,7 @@ def parse_range(header: str | None, size: int) -> range | None:
     if last and int(last) < start:
         return None
     if start >= size:
-        raise Unsatisfiable
+        raise UnsatisfiableRangeError
     return range(start, min(int(last) + 1, size) if last else size)
 
 
@@ -33,5 +33,5 @@ def _suffix(length: str, size: int) -> range | None:
     if not length:
         return None
     if int(length) == 0:
-        raise Unsatisfiable
+        raise UnsatisfiableRangeError
     return range(max(0, size - int(length)), size)

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 from modelshare import private_files
 from modelshare.server.storage.base import (
-    BlobNotFound,
+    BlobNotFoundError,
     Multipart,
-    MultipartNotFound,
+    MultipartNotFoundError,
     Part,
-    PartsMissing,
+    PartsMissingError,
     SignedPut,
     check_key,
 )
@@ -143,15 +143,15 @@ class S3Store:
     def _finish(self, upload: Multipart) -> None:
         try:
             parts = self._list_parts(upload)
-        except MultipartNotFound:
+        except MultipartNotFoundError:
             # Finished before, by a call whose answer was lost.
-            with contextlib.suppress(BlobNotFound):
+            with contextlib.suppress(BlobNotFoundError):
                 if self.reader(upload.key).size == upload.size:
                     return
             raise
         there = {part.number for part in parts}
         if missing := [number for number in range(upload.count) if number not in there]:
-            raise PartsMissing(missing)
+            raise PartsMissingError(missing)
         where = {"Bucket": self._bucket, "Key": self._name(upload.key)}
         with bucket_errors():
             if not parts:  # S3 completes no upload without parts
@@ -162,7 +162,7 @@ class S3Store:
             self._client.complete_multipart_upload(**where, UploadId=upload.id, MultipartUpload={"Parts": listed})
 
     def _abort(self, upload: Multipart) -> None:
-        with contextlib.suppress(MultipartNotFound), bucket_errors():
+        with contextlib.suppress(MultipartNotFoundError), bucket_errors():
             self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._name(upload.key), UploadId=upload.id)
 
     def _upload(self, name: str, path: Path) -> None:

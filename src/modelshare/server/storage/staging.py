@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from modelshare import private_files
-from modelshare.server.storage.base import MultipartNotFound, Part, PartsMissing, StorageFull
+from modelshare.server.storage.base import MultipartNotFoundError, Part, PartsMissingError, StorageFullError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_MOST_PIECES = 1024
+_MAX_PIECES = 1024
 """IOV_MAX of Linux and macOS: more of them the system does not take at once."""
 sync_data = getattr(os, "fdatasync", os.fsync)
 """macOS has no fdatasync."""
@@ -46,7 +46,7 @@ class Staging:
         try:
             return os.open(self.data, os.O_WRONLY)
         except FileNotFoundError:
-            raise MultipartNotFound from None
+            raise MultipartNotFoundError from None
 
     def mark(self, number: int) -> str | None:
         """SHA-256 of the part, or None when it is not there."""
@@ -63,7 +63,7 @@ class Staging:
                 with os.fdopen(mark, "w", encoding="ascii") as file:
                     file.write(sha256)
         except FileNotFoundError:
-            raise MultipartNotFound from None
+            raise MultipartNotFoundError from None
 
     def clear_mark(self, number: int) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -81,7 +81,7 @@ class Staging:
     def parts(self, sizes: Sequence[int]) -> list[Part]:
         """Those of the parts with these sizes that are there. Raises MultipartNotFound."""
         if not self.data.exists():
-            raise MultipartNotFound
+            raise MultipartNotFoundError
         marks = ((number, size, self.mark(number)) for number, size in enumerate(sizes))
         return [Part(number, size, mark) for number, size, mark in marks if mark is not None]
 
@@ -89,7 +89,7 @@ class Staging:
         """Moves the whole file to `blob`; its folder is to be synced. Raises PartsMissing, MultipartNotFound."""
         there = {part.number for part in self.parts(sizes)}
         if missing := [number for number in range(len(sizes)) if number not in there]:
-            raise PartsMissing(missing)
+            raise PartsMissingError(missing)
         with no_room():
             blob.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             private_files.tighten(self.data)
@@ -126,7 +126,7 @@ class PartWriter:
     def _write_all(self, file: int, chunks: Sequence[bytes | memoryview]) -> None:
         size = sum(map(len, chunks))
         with no_room():
-            written = os.pwritev(file, chunks[:_MOST_PIECES], self._offset) if size else 0
+            written = os.pwritev(file, chunks[:_MAX_PIECES], self._offset) if size else 0
             if written < size:  # there are more pieces, or the disk has just become full and will say so
                 rest = memoryview(b"".join(chunks))[written:]
                 while rest:
@@ -158,7 +158,7 @@ def no_room() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise StorageFull from error
+            raise StorageFullError from error
         raise
 
 

@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Query, Request, Response
 
 from modelshare.server.accounts import invitations, members, people, sessions
-from modelshare.server.accounts.signing_in import SignIn
-from modelshare.server.errors import NotFound
+from modelshare.server.accounts.sign_in import SignIn
+from modelshare.server.errors import NotFoundError
 from modelshare.server.http import PlatformDep, ReadSession, WriteSession, client_address
 from modelshare.server.sharing import audience
-from modelshare.server.web.pages import PageRoute, done, render
-from modelshare.server.web.visitor import DASHBOARD, SignedIn, VisitorDep, member, own_path, sign_in_as, sign_out
+from modelshare.server.web.page_auth import DASHBOARD, SignedIn, VisitorDep, member, own_path, sign_in_as, sign_out
+from modelshare.server.web.pages import PageRoute, redirect_after_form, render
 from modelshare.wire.keys import Scope
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -36,7 +36,9 @@ async def home(request: Request) -> Response:
 @router.get("/sign-in")
 async def sign_in_page(request: Request, visitor: VisitorDep, onward: OnwardQuery = DASHBOARD) -> Response:
     target = own_path(onward, DASHBOARD)
-    return done(request, target) if visitor.person else render(request, "account/sign_in.html", next=target)
+    return (
+        redirect_after_form(request, target) if visitor.person else render(request, "account/sign_in.html", next=target)
+    )
 
 
 @router.post("/sign-in")
@@ -44,7 +46,7 @@ async def sign_in(
     request: Request, sign_in: SignInDep, email: Text, password: Text, onward: OnwardField = DASHBOARD
 ) -> Response:
     _, token = await sign_in.sign_in(email=email, password=password, address=client_address(request))
-    response = done(request, own_path(onward, DASHBOARD))
+    response = redirect_after_form(request, own_path(onward, DASHBOARD))
     sign_in_as(request, response, token)
     return response
 
@@ -57,7 +59,7 @@ async def sign_up_page(
     invitation: Token = "",
     onward: OnwardQuery = DASHBOARD,
 ) -> Response:
-    first = not await people.are_there(session)
+    first = not await people.any_exist(session)
     invited = await invitations.invitation(session, invitation, now=platform.now()) if invitation else None
     return render(
         request,
@@ -66,7 +68,7 @@ async def sign_up_page(
         first=first,
         invitation=invited,
         token=invitation if invited else None,
-        closed=platform.settings.accounts_sign_up == "invited",
+        closed=platform.settings.accounts_sign_up == "invite_only",
     )
 
 
@@ -83,7 +85,7 @@ async def sign_up(
     person, token = await sign_in.sign_up(
         email=email, name=name, password=password, invitation=invitation or None, address=client_address(request)
     )
-    response = done(request, own_path(onward, DASHBOARD), f"Welcome, {person.name}.")
+    response = redirect_after_form(request, own_path(onward, DASHBOARD), f"Welcome, {person.name}.")
     sign_in_as(request, response, token)
     return response
 
@@ -92,7 +94,7 @@ async def sign_up(
 async def sign_out_here(request: Request, visitor: VisitorDep, session: WriteSession) -> Response:
     if visitor.token:
         await sessions.close_session(session, visitor.token)
-    response = done(request, "/")
+    response = redirect_after_form(request, "/")
     sign_out(response)
     return response
 
@@ -102,7 +104,7 @@ async def projects(request: Request, person: SignedIn, session: ReadSession) -> 
     """The person's projects; straight into it where there is one."""
     memberships = await members.memberships(session, person)
     if len(memberships) == 1 and not person.is_admin:
-        return done(request, f"/dashboard/{memberships[0].slug}/models")
+        return redirect_after_form(request, f"/dashboard/{memberships[0].slug}/models")
     return render(request, "account/projects.html", memberships=memberships)
 
 
@@ -115,9 +117,9 @@ async def new_project_page(request: Request, _: SignedIn) -> Response:
 async def new_project(
     request: Request, person: SignedIn, session: WriteSession, platform: PlatformDep, name: Text, slug: Text
 ) -> Response:
-    most = platform.settings.accounts_projects_per_person
-    project = await members.create_project(session, person, name=name, slug=slug, most=most, now=platform.now())
-    return done(request, f"/dashboard/{project.slug}/models", f"Project {project.name} created.")
+    limit = platform.settings.accounts_projects_per_person
+    project = await members.create_project(session, person, name=name, slug=slug, limit=limit, now=platform.now())
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models", f"Project {project.name} created.")
 
 
 @router.get("/dashboard/-/account")
@@ -128,7 +130,7 @@ async def account(request: Request, person: SignedIn, session: ReadSession) -> R
 @router.post("/dashboard/-/account/name")
 async def rename(request: Request, person: SignedIn, session: WriteSession, name: Text) -> Response:
     await people.rename(session, person, name)
-    return done(request, "/dashboard/-/account", "Saved.")
+    return redirect_after_form(request, "/dashboard/-/account", "Saved.")
 
 
 @router.post("/dashboard/-/account/password")
@@ -143,20 +145,20 @@ async def change_password(
     await sign_in.change_password(
         person, old=current, new=new, token=visitor.token or "", address=client_address(request)
     )
-    return done(request, "/dashboard/-/account", "Password changed. All other sessions have ended.")
+    return redirect_after_form(request, "/dashboard/-/account", "Password changed. All other sessions have ended.")
 
 
 @router.post("/dashboard/-/account/sign-out-others")
 async def sign_out_others(request: Request, person: SignedIn, visitor: VisitorDep, session: WriteSession) -> Response:
     await sessions.close_all(session, person.id, except_token=visitor.token)
-    return done(request, "/dashboard/-/account", "All other sessions have ended.")
+    return redirect_after_form(request, "/dashboard/-/account", "All other sessions have ended.")
 
 
 @router.get("/join")
 async def invitation_page(request: Request, session: ReadSession, platform: PlatformDep, token: Token) -> Response:
     invited = await invitations.invitation(session, token, now=platform.now())
     if invited is None:
-        raise NotFound("This invitation has been used or has expired. Ask a project's owner for a new link.")
+        raise NotFoundError("This invitation has been used or has expired. Ask a project's owner for a new link.")
     return render(request, "account/invitation.html", invitation=invited, token=token)
 
 
@@ -165,7 +167,7 @@ async def join(
     request: Request, person: SignedIn, session: WriteSession, platform: PlatformDep, token: Text
 ) -> Response:
     await invitations.accept(session, person, token, now=platform.now())
-    return done(request, DASHBOARD, "You joined the project.")
+    return redirect_after_form(request, DASHBOARD, "You joined the project.")
 
 
 @router.get("/claim")
@@ -188,7 +190,7 @@ async def claim(
     request.state.caller = caller
     caller.check(Scope.ENDPOINTS)
     model_id = await audience.claim(session, caller, token, now=platform.now())
-    return done(
+    return redirect_after_form(
         request,
         f"/models/catalog/{model_id}?as={caller.project_slug}",
         "Link claimed. Your project can now see the model.",

@@ -7,10 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.fleet import service
 from modelshare.server.http import BaseUrl, Caller, Paging, PlatformDep, ReadSession, WriteSession
-from modelshare.server.web.pages import PageRoute, done, fragment, once, parsed, render
-from modelshare.server.web.parts import LiveDep, TiersDep
-from modelshare.server.web.visitor import AgentsCaller, ProjectDep
-from modelshare.server.web.watching import watched
+from modelshare.server.web.dependencies import LiveDep, TiersDep
+from modelshare.server.web.live_parts import watched
+from modelshare.server.web.page_auth import AgentsCaller, ProjectDep
+from modelshare.server.web.pages import PageRoute, fragment, parse_form, redirect_after_form, render, show_once
 from modelshare.wire.agents import AgentPatch, JoinKeyCreate
 from modelshare.wire.keys import Project, Scope
 
@@ -71,10 +71,10 @@ async def create_join_key(
     name: Text,
     expires_in: Text = "",
 ) -> Response:
-    wish = parsed(JoinKeyCreate, name=name, expires_in=expires_in) if expires_in else _endless(name)
-    made = await service.create_join_key(session, caller, wish, tiers, now=platform.now())
+    spec = parse_form(JoinKeyCreate, name=name, expires_in=expires_in) if expires_in else _endless(name)
+    made = await service.create_join_key(session, caller, spec, tiers, now=platform.now())
     keys = await _join_keys(session, caller, None)
-    return once(request, "dashboard/agents/join.html", key=made, base_url=base_url, **keys)
+    return show_once(request, "dashboard/agents/join.html", key=made, base_url=base_url, **keys)
 
 
 @router.get(_KEYS + "/{key_id}/revoke")
@@ -92,7 +92,7 @@ async def revoke_join_key(
     key_id: str,
 ) -> Response:
     await service.revoke_join_key(session, caller, key_id, now=platform.now())
-    return done(request, _url(project), "Join key revoked. No more agents can enrol with it.")
+    return redirect_after_form(request, _url(project), "Join key revoked. No more agents can enrol with it.")
 
 
 @router.get(_ONE + "/rename")
@@ -111,9 +111,9 @@ async def rename(
     agent_id: str,
     name: Text,
 ) -> Response:
-    patch = parsed(AgentPatch, name=name.strip())
+    patch = parse_form(AgentPatch, name=name.strip())
     await service.change_agent(session, caller, agent_id, patch, now=platform.now())
-    return done(request, _url(project), "Saved.")
+    return redirect_after_form(request, _url(project), "Saved.")
 
 
 @router.get(_ONE + "/suspend")
@@ -132,7 +132,7 @@ async def suspend(
     agent_id: str,
 ) -> Response:
     agent = await service.change_agent(session, caller, agent_id, AgentPatch(suspended=True), now=platform.now())
-    return done(request, _url(project), f"{agent.name} is suspended.")
+    return redirect_after_form(request, _url(project), f"{agent.name} is suspended.")
 
 
 @router.post(_ONE + "/resume")
@@ -145,7 +145,7 @@ async def resume(
     agent_id: str,
 ) -> Response:
     agent = await service.change_agent(session, caller, agent_id, AgentPatch(suspended=False), now=platform.now())
-    return done(request, _url(project), f"{agent.name} may connect again.")
+    return redirect_after_form(request, _url(project), f"{agent.name} may connect again.")
 
 
 @router.get(_ONE + "/remove")
@@ -164,12 +164,12 @@ async def remove(
     agent_id: str,
 ) -> Response:
     await service.remove_agent(session, caller, agent_id, now=platform.now())
-    return done(request, _url(project), "Agent removed.")
+    return redirect_after_form(request, _url(project), "Agent removed.")
 
 
 def _endless(name: str) -> JoinKeyCreate:
     """Leaving the time out would take the default."""
-    return parsed(JoinKeyCreate, name=name).model_copy(update={"expires_in": None})
+    return parse_form(JoinKeyCreate, name=name).model_copy(update={"expires_in": None})
 
 
 async def _agents(session: AsyncSession, caller: Caller, project: Project, after: str | None) -> dict[str, Any]:

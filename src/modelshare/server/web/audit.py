@@ -20,8 +20,8 @@ from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
 from modelshare.server.web import audit_words as words
 from modelshare.server.web.endpoints import page_of
+from modelshare.server.web.page_auth import OwnerCaller
 from modelshare.server.web.pages import PageRoute, render
-from modelshare.server.web.visitor import OwnerCaller
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.usage import AuditEntry, AuditFilter
 

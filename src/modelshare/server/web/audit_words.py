@@ -3,18 +3,18 @@
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from modelshare.server.web.figures import date, size
+from modelshare.server.web.number_format import date, size
 from modelshare.wire.usage import AuditEntry
 
 _SAID_OTHERWISE: Final[Mapping[str, str]] = {
     "agent.enroll": "Agent enrolled",
-    "agent.release": "Weights deleted from an agent",
+    "agent.delete_weights": "Weights deleted from an agent",
     "endpoint.recall": "Recall reached endpoint",
     "endpoint.recall_cancel": "Recall of endpoint cancelled",
     "endpoint.stop": "Endpoint stopped by a recall",
     "grant.issue": "Agent received download links",
     "job.retry": "Job run again",
-    "model.audience": "Change audience of model",
+    "model.change_audience": "Change audience of model",
     "model.delete_version": "Delete version of model",
     "model.edit_version": "Edit version of model",
     "model.end_link": "Revoke claim link",
@@ -23,14 +23,14 @@ _SAID_OTHERWISE: Final[Mapping[str, str]] = {
     "model.ready": "Model ready",
     "model.recall_cancel": "Cancel recall",
     "model.revalidate": "Check model again",
-    "model.role_change": "Catalog role changed",
+    "model.change_role": "Catalog role changed",
     "model.rollback": "Roll back model",
-    "person.admin": "Change platform admin",
-    "person.password": "Change password",
+    "person.set_admin": "Change platform admin",
+    "person.change_password": "Change password",
     "person.sign_up": "Sign up",
-    "project.quota": "Change quota of project",
-    "release.close": "Unconfirmed weights closed",
-    "member.role": "Change role of member",
+    "project.change_quota": "Change quota of project",
+    "weight_deletion.close": "Unconfirmed weights closed",
+    "member.change_role": "Change role of member",
     "upload.expire": "Upload expired",
     "webhook.deactivate": "Webhook disabled",
 }

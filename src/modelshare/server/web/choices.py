@@ -11,7 +11,7 @@ from typing import Final
 
 from fastapi import Request
 
-from modelshare.server.errors import InvalidRequest
+from modelshare.server.errors import InvalidRequestError
 
 CHOICES: Final[list["Choice"]] = []
 """All there are."""
@@ -92,17 +92,17 @@ class Choice:
     def _named(self, form: Mapping[str, Sequence[str]]) -> Option | None:
         values = [value for value in form.get(self.name, ()) if value]
         if len(values) > 1:
-            raise InvalidRequest(f"`{self.name}` was sent {len(values)} times. {self.ask}", param=self.name)
+            raise InvalidRequestError(f"`{self.name}` was sent {len(values)} times. {self.ask}", param=self.name)
         found = next((option for option in self.options if [option.value] == values), None)
         if values and found is None:
             known = ", ".join(option.value for option in self.options)
-            raise InvalidRequest(f"`{self.name}` must be one of {known}.", param=self.name)
+            raise InvalidRequestError(f"`{self.name}` must be one of {known}.", param=self.name)
         return found
 
     def _unsaid(self, form: Mapping[str, Sequence[str]]) -> Option:
         """A program may leave the question out, and give a field the value that it has untouched."""
         if self.otherwise is None:
-            raise InvalidRequest(self.ask, param=self.name)
+            raise InvalidRequestError(self.ask, param=self.name)
         sent = (option for option in self.options if any(any(form.get(each.name, ())) for each in option.fields))
         return next(sent, self.option(self.otherwise))
 
@@ -112,9 +112,9 @@ def _filled(option: Option, form: Mapping[str, Sequence[str]]) -> tuple[Field, .
     for each in option.fields:
         values = form.get(each.name, ())
         if len(values) > 1 and not each.many:
-            raise InvalidRequest(f"“{each.words}” was sent {len(values)} times. Send it once.", param=each.name)
+            raise InvalidRequestError(f"“{each.words}” was sent {len(values)} times. Send it once.", param=each.name)
         if any(len(value) > _LONGEST for value in values):
-            raise InvalidRequest(f"“{each.words}” is too long. Shorten it.", param=each.name)
+            raise InvalidRequestError(f"“{each.words}” is too long. Shorten it.", param=each.name)
     return tuple(
         each
         for each in option.fields
@@ -122,9 +122,11 @@ def _filled(option: Option, form: Mapping[str, Sequence[str]]) -> tuple[Field, .
     )
 
 
-def _contradiction(chosen: tuple[Option, tuple[Field, ...]], other: tuple[Option, tuple[Field, ...]]) -> InvalidRequest:
+def _contradiction(
+    chosen: tuple[Option, tuple[Field, ...]], other: tuple[Option, tuple[Field, ...]]
+) -> InvalidRequestError:
     (one, _), (another, fields) = chosen, other
-    return InvalidRequest(
+    return InvalidRequestError(
         (
             f"The form has “{one.words}” selected, but “{fields[0].words}” belongs to “{another.words}”. Choose "
             f"“{another.words}”, or clear that field. Nothing was changed."

@@ -6,18 +6,18 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.endpoints import following, service, views
+from modelshare.server.endpoints import presenters, service, version_choice
 from modelshare.server.endpoints.tables import EndpointRow
-from modelshare.server.errors import NotFound
+from modelshare.server.errors import NotFoundError
 from modelshare.server.fleet import service as fleet
 from modelshare.server.http import BaseUrl, Caller, Paging, PlatformDep, ReadSession, WriteSession
-from modelshare.server.registry import opened
+from modelshare.server.registry import file_selection
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.tiers import TierBook
-from modelshare.server.web.pages import PageRoute, done, fragment, parsed, render
-from modelshare.server.web.parts import LiveDep, TermsDep
-from modelshare.server.web.visitor import EndpointsCaller, ProjectDep
-from modelshare.server.web.watching import watched
+from modelshare.server.sharing.tiers import TierRegistry
+from modelshare.server.web.dependencies import LiveDep, TermsDep
+from modelshare.server.web.live_parts import watched
+from modelshare.server.web.page_auth import EndpointsCaller, ProjectDep
+from modelshare.server.web.pages import PageRoute, fragment, parse_form, redirect_after_form, render
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch
 from modelshare.wire.keys import Project, Scope
@@ -77,7 +77,7 @@ async def new_page(
     slug: Asked = "",
     version: Asked = "latest",
 ) -> Response:
-    named, wish = await _wish(session, caller, model, tier, slug, version)
+    named, spec = await _spec(session, caller, model, tier, slug, version)
     own, _ = await sharing.page(session, caller, Paging(PAGE_LIMIT_MAX, None))
     return render(
         request,
@@ -86,9 +86,9 @@ async def new_page(
         tier=tier,
         slug=slug,
         version=version,
-        wish=wish,
-        explanation=await service.explain(session, caller, wish, terms) if wish else None,
-        own=[views.served_name(each.model) for each in own],
+        spec=spec,
+        explanation=await service.explain(session, caller, spec, terms) if spec else None,
+        own=[presenters.served_name(each.model) for each in own],
         tiers=_options(terms.tiers),
         recalled=await _recalled(session, caller, base_url),
     )
@@ -106,9 +106,9 @@ async def explain(
     version: Asked = "latest",
 ) -> Response:
     """The part of the page that says whether the choice is possible."""
-    _, wish = await _wish(session, caller, model, tier, slug, version)
-    explanation = await service.explain(session, caller, wish, terms) if wish else None
-    return render(request, "dashboard/endpoints/explanation.html", wish=wish, explanation=explanation)
+    _, spec = await _spec(session, caller, model, tier, slug, version)
+    explanation = await service.explain(session, caller, spec, terms) if spec else None
+    return render(request, "dashboard/endpoints/explanation.html", spec=spec, explanation=explanation)
 
 
 @router.post(_LIST + "/new")
@@ -124,11 +124,11 @@ async def create(
     slug: Text = "",
     version: Text = "latest",
 ) -> Response:
-    _, wish = await _wish(session, caller, model, tier, slug, version)
-    if wish is None:
-        raise NotFound("Enter a model: the name of one of yours, or `owner/name` from the catalog.")
-    row = await service.create(session, caller, wish, terms, now=platform.now())
-    return done(request, page_of(project.slug, row.slug), f"Endpoint {row.slug} created.")
+    _, spec = await _spec(session, caller, model, tier, slug, version)
+    if spec is None:
+        raise NotFoundError("Enter a model: the name of one of yours, or `owner/name` from the catalog.")
+    row = await service.create(session, caller, spec, terms, now=platform.now())
+    return redirect_after_form(request, page_of(project.slug, row.slug), f"Endpoint {row.slug} created.")
 
 
 @router.get(_ONE)
@@ -169,7 +169,7 @@ async def endpoint_events(
     async def standing(session: AsyncSession, caller: Caller) -> str:
         try:
             row = await service.get(session, caller, slug)
-        except NotFound:
+        except NotFoundError:
             return fragment("dashboard/endpoints/gone.html", slug=slug)
         shown = await _shown(session, caller, project, row, base_url)
         return fragment("dashboard/endpoints/endpoint_part.html", now=platform.now(), **shown)
@@ -183,9 +183,9 @@ async def explain_move(
 ) -> Response:
     """What moving the endpoint to this tier would come to."""
     row = await service.get(session, caller, slug)
-    wish = _again(row, tier) if row.model and tier != row.tier else None
-    explanation = await service.explain(session, caller, wish, terms, again=True) if wish else None
-    return render(request, "dashboard/endpoints/explanation.html", wish=None, explanation=explanation)
+    spec = _again(row, tier) if row.model and tier != row.tier else None
+    explanation = await service.explain(session, caller, spec, terms, again=True) if spec else None
+    return render(request, "dashboard/endpoints/explanation.html", spec=None, explanation=explanation)
 
 
 @router.post(_ONE + "/change")
@@ -202,7 +202,7 @@ async def change(
     file: Annotated[str, Form(max_length=1024)] = "",
 ) -> Response:
     row = await service.get(session, caller, slug)
-    patch = parsed(
+    patch = parse_form(
         EndpointPatch,
         tier=tier if tier != row.tier else None,
         version=version if version != (row.version or "latest") else None,
@@ -211,7 +211,7 @@ async def change(
     if file == _OWN_FILE and row.file is not None:
         patch = EndpointPatch(**patch.model_dump(exclude_unset=True), file=None)
     await service.change(session, caller, slug, patch, terms, now=platform.now())
-    return done(request, page_of(project.slug, slug), "Saved.")
+    return redirect_after_form(request, page_of(project.slug, slug), "Saved.")
 
 
 @router.get(_ONE + "/off")
@@ -235,7 +235,7 @@ async def switch_off(
     slug: str,
 ) -> Response:
     await service.change(session, caller, slug, EndpointPatch(is_active=False), terms, now=platform.now())
-    return done(request, page_of(project.slug, slug), "Endpoint deactivated.")
+    return redirect_after_form(request, page_of(project.slug, slug), "Endpoint deactivated.")
 
 
 @router.post(_ONE + "/on")
@@ -249,7 +249,7 @@ async def switch_on(
     slug: str,
 ) -> Response:
     await service.change(session, caller, slug, EndpointPatch(is_active=True), terms, now=platform.now())
-    return done(request, page_of(project.slug, slug), "Endpoint activated.")
+    return redirect_after_form(request, page_of(project.slug, slug), "Endpoint activated.")
 
 
 @router.get(_ONE + "/delete")
@@ -269,25 +269,25 @@ async def delete(
     slug: str,
 ) -> Response:
     await service.delete(session, caller, slug, terms, now=platform.now())
-    return done(request, f"/dashboard/{project.slug}/endpoints", f"Endpoint {slug} deleted.")
+    return redirect_after_form(request, f"/dashboard/{project.slug}/endpoints", f"Endpoint {slug} deleted.")
 
 
-async def _wish(
+async def _spec(
     session: AsyncSession, caller: Caller, model: str, tier: str, slug: str, version: str
 ) -> tuple[str, EndpointCreate | None]:
     """The model as `owner/name`, and what is wished; None while no model is named. Without a slug, the model's name."""
     if not model.strip():
         return "", None
     found = await sharing.find_visible(session, caller, model)
-    named = views.served_name(found) if found else model
-    wish = parsed(
+    named = presenters.served_name(found) if found else model
+    spec = parse_form(
         EndpointCreate,
         model=str(found.id) if found else "unknown",
         tier=tier,
         slug=slug.strip() or _slug_for(named),
         version=version.strip(),
     )
-    return named, wish
+    return named, spec
 
 
 def _slug_for(model: str) -> str:
@@ -298,7 +298,7 @@ def _slug_for(model: str) -> str:
 
 def _again(row: EndpointRow, tier: str) -> EndpointCreate:
     """The endpoint as a wish, for asking whether it could be made anew on this tier."""
-    tier = parsed(EndpointPatch, tier=tier).tier or row.tier
+    tier = parse_form(EndpointPatch, tier=tier).tier or row.tier
     version = row.version or "latest"  # not checked anew, as it is there already
     return EndpointCreate.model_construct(
         slug=row.slug, model=str(row.model_id), tier=tier, version=version, file=row.file
@@ -310,7 +310,7 @@ async def _listed(
 ) -> dict[str, Any]:
     rows, cursor = await service.page(session, caller, Paging(_PER_PAGE, after))
     return {
-        "endpoints": [views.view(row, base_url) for row in rows],
+        "endpoints": [presenters.view(row, base_url) for row in rows],
         "recalled": await _recalled(session, caller, base_url),
         "cursor": cursor,
         "root": f"/dashboard/{project.slug}",
@@ -318,13 +318,13 @@ async def _listed(
 
 
 async def _recalled(session: AsyncSession, caller: Caller, base_url: str) -> list[Endpoint]:
-    return [views.view(row, base_url) for row in await service.under_recall(session, caller)]
+    return [presenters.view(row, base_url) for row in await service.under_recall(session, caller)]
 
 
 async def _shown(
     session: AsyncSession, caller: Caller, project: Project, row: EndpointRow, base_url: str
 ) -> dict[str, Any]:
-    endpoint = views.view(row, base_url)
+    endpoint = presenters.view(row, base_url)
     holding = row.model_id is not None and row.tier == SELF_HOSTED
     return {
         "endpoint": endpoint,
@@ -336,14 +336,14 @@ async def _shown(
 
 def _versions(row: EndpointRow) -> list[str]:
     """What the endpoint may be set to: the newest first, and what it is set to now."""
-    offered = [version.version for version in reversed(following.choosable(row))]
+    offered = [version.version for version in reversed(version_choice.choosable(row))]
     return list(dict.fromkeys(("latest", *offered, row.version or "latest")))
 
 
 def _files(row: EndpointRow) -> list[tuple[str, str]]:
     """What the endpoint may serve of its version, and what it serves now; none where there is no choice."""
-    version = views.resolved(row)
-    choices = opened.choices(version) if version else []
+    version = presenters.resolved(row)
+    choices = file_selection.choices(version) if version else []
     if not choices and row.file is None:
         return []
     files = {choice["file"]: f"{choice['file']} ({choice['quantization'] or choice['format']})" for choice in choices}
@@ -353,11 +353,11 @@ def _files(row: EndpointRow) -> list[tuple[str, str]]:
 
 def _task(row: EndpointRow) -> str | None:
     """What the model is for: of the version that is served."""
-    model = views.serves(row)
+    model = presenters.serves(row)
     return model.task if model else None
 
 
-def _options(tiers: TierBook) -> list[tuple[str, str]]:
+def _options(tiers: TierRegistry) -> list[tuple[str, str]]:
     return [(tier.slug, f"{tier.name} ({tier.slug})") for tier in tiers]
 
 

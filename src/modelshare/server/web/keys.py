@@ -7,11 +7,11 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 
 from modelshare.server.accounts import service as accounts
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.errors import InvalidRequest
+from modelshare.server.errors import InvalidRequestError
 from modelshare.server.http import BaseUrl, Paging, PagingDep, PlatformDep, ReadSession, WriteSession
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
-from modelshare.server.web.pages import PageRoute, done, once, parsed, render
-from modelshare.server.web.visitor import OwnerCaller
+from modelshare.server.web.page_auth import OwnerCaller
+from modelshare.server.web.pages import PageRoute, parse_form, redirect_after_form, render, show_once
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.keys import Key, KeyCreate, Scope
 
@@ -79,10 +79,10 @@ async def new_key(
     allowed_ips: Text = "",
 ) -> Response:
     if reach.value == "some" and not reach.all("scopes"):
-        raise InvalidRequest("Select at least one scope.", param="scopes")
+        raise InvalidRequestError("Select at least one scope.", param="scopes")
     if reach.value == "endpoint" and not reach.text("endpoint"):
-        raise InvalidRequest("Enter the slug of the endpoint that the key may call.", param="endpoint")
-    wish = parsed(
+        raise InvalidRequestError("Enter the slug of the endpoint that the key may call.", param="endpoint")
+    spec = parse_form(
         KeyCreate,
         name=name.strip(),
         scopes=reach.all("scopes"),
@@ -90,8 +90,8 @@ async def new_key(
         allowed_ips=_networks(allowed_ips),
         endpoint=reach.text("endpoint"),
     )
-    key = await accounts.create_key(session, caller, wish, now=platform.now())
-    return once(request, "dashboard/keys/shown.html", key=key, base_url=base_url)
+    key = await accounts.create_key(session, caller, spec, now=platform.now())
+    return show_once(request, "dashboard/keys/shown.html", key=key, base_url=base_url)
 
 
 @router.get("/{key_id}/rotate")
@@ -114,7 +114,7 @@ async def rotate(
 ) -> Response:
     grace = platform.settings.keys_rotation_grace_seconds
     key = await accounts.rotate_key(session, caller, key_id, now=platform.now(), grace_seconds=grace)
-    return once(request, "dashboard/keys/shown.html", key=key, base_url=base_url)
+    return show_once(request, "dashboard/keys/shown.html", key=key, base_url=base_url)
 
 
 @router.get("/{key_id}/revoke")
@@ -122,9 +122,7 @@ async def revoke_page(
     request: Request, caller: OwnerCaller, session: ReadSession, platform: PlatformDep, key_id: str
 ) -> Response:
     key = await accounts.get_key(session, caller, key_id)
-    return render(
-        request, "dashboard/keys/revoke.html", key=key, cuts_streams=platform.settings.keys_cut_streams == "on"
-    )
+    return render(request, "dashboard/keys/revoke.html", key=key, cuts_streams=platform.settings.keys_cut_streams)
 
 
 @router.post("/{key_id}/revoke")
@@ -132,7 +130,7 @@ async def revoke(
     request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, key_id: str
 ) -> Response:
     await accounts.revoke_key(session, caller, key_id, now=platform.now())
-    return done(request, f"/dashboard/{caller.project_slug}/keys", "Key revoked.")
+    return redirect_after_form(request, f"/dashboard/{caller.project_slug}/keys", "Key revoked.")
 
 
 def _networks(text: str) -> list[str]:
@@ -145,7 +143,7 @@ def _networks(text: str) -> list[str]:
             message = (
                 f"“{network}” is not a valid address or network. Write one per line, such as 203.0.113.7 or 10.0.0.0/8."
             )
-            raise InvalidRequest(message, param="allowed_ips") from error
+            raise InvalidRequestError(message, param="allowed_ips") from error
     return found
 
 

@@ -16,7 +16,7 @@ from starlette.responses import StreamingResponse
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC
 from modelshare.server.db import Database
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
-from modelshare.server.errors import RateLimited
+from modelshare.server.errors import RateLimitedError
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.sharing.topics import SHARES_TOPIC
@@ -28,7 +28,7 @@ _LOOK_SECONDS: Final = 10.0
 """Looks without having been told, should a notification be lost; also keeps proxies from closing a silent stream."""
 _OVER: Final = "event: over\ndata:\n\n"
 """Has the page load itself again, which says why."""
-_MOST: Final = 40
+_MAX: Final = 40
 """Streams of one person: as many tabs as anybody looks at."""
 
 Part = Callable[[], Awaitable[str | None]]
@@ -52,9 +52,9 @@ class Live:
 
     def stream(self, person_id: uuid.UUID, part: Part) -> StreamingResponse:
         """An answer to this person that goes on. 429 where there are too many."""
-        if sum(each == person_id for each in self._waiting.values()) >= _MOST:
-            raise RateLimited(
-                f"You have {_MOST} live pages open, the maximum. Close some of them.",
+        if sum(each == person_id for each in self._waiting.values()) >= _MAX:
+            raise RateLimitedError(
+                f"You have {_MAX} live pages open, the maximum. Close some of them.",
                 retry_after=math.ceil(_LOOK_SECONDS),
             )
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

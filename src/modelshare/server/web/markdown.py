@@ -16,16 +16,16 @@ from markupsafe import Markup
 
 from modelshare.server.registry.inspection import front_matter
 
-MOST_CHARACTERS: Final = 60_000
+MAX_CHARACTERS: Final = 60_000
 """Of a card are rendered; the rest is in the file, which is listed."""
-_MOST_BRACKETS: Final = 2_000
+_MAX_BRACKETS: Final = 2_000
 """Opening ones: what each may be the beginning of is looked for in all that follows."""
-_MOST_MARKS: Final = 12_000
+_MAX_MARKS: Final = 12_000
 """Characters that may mean something other than themselves."""
 _MARKS: Final = "[]*_`~<!&\\"
-_MOST_COLUMNS: Final = 200
+_MAX_COLUMNS: Final = 200
 """Of a table."""
-_MOST_CELLS: Final = 20_000
+_MAX_CELLS: Final = 20_000
 """Of tables; rows that lack some are filled up, so a few characters may ask for many."""
 _TEXT: Final = {
     "a",
@@ -64,7 +64,7 @@ _SCHEMES: Final = {"http", "https", "mailto"}
 @functools.lru_cache(maxsize=256)
 def card(text: str) -> Markup:
     """The card as HTML, its front matter left out; headings begin at the second level, under the page's own."""
-    text = front_matter.split(text[:MOST_CHARACTERS].replace("\r\n", "\n")).body
+    text = front_matter.split(text[:MAX_CHARACTERS].replace("\r\n", "\n")).body
     if _takes_long(text):
         return Markup('<pre tabindex="0">{}</pre>').format(text)
     html = _parser().render(text)
@@ -94,10 +94,10 @@ def coded(text: str) -> Markup:
 def _takes_long(text: str) -> bool:
     """Whether it is no prose by far: work grows faster than its length then."""
     return (
-        text.count("[") > _MOST_BRACKETS
-        or sum(map(text.count, _MARKS)) > _MOST_MARKS
-        or any(line.count("|") > _MOST_COLUMNS for line in text.splitlines())
-        or sum(map(_cells, _BLANK_LINE.split(text))) > _MOST_CELLS
+        text.count("[") > _MAX_BRACKETS
+        or sum(map(text.count, _MARKS)) > _MAX_MARKS
+        or any(line.count("|") > _MAX_COLUMNS for line in text.splitlines())
+        or sum(map(_cells, _BLANK_LINE.split(text))) > _MAX_CELLS
     )
 
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Form, Request, Response
 from modelshare.server.accounts import invitations, members
 from modelshare.server.accounts.rules import MemberRole
 from modelshare.server.http import BaseUrl, PagingDep, PlatformDep, ReadSession, WriteSession
-from modelshare.server.web.pages import PageRoute, done, once, render
-from modelshare.server.web.visitor import MemberCaller, OwnerCaller, SignedIn
+from modelshare.server.web.page_auth import MemberCaller, OwnerCaller, SignedIn
+from modelshare.server.web.pages import PageRoute, redirect_after_form, render, show_once
 
 router = APIRouter(prefix="/dashboard/{project}/members", route_class=PageRoute, include_in_schema=False)
 Role = Annotated[MemberRole, Form()]
@@ -39,7 +39,9 @@ async def change_role(
 ) -> Response:
     await members.change_role(session, caller, person_id, role, now=platform.now())
     gave_up = person_id == person.id and role is MemberRole.MEMBER and not person.is_admin
-    return done(request, f"/dashboard/{caller.project_slug}/{'models' if gave_up else 'members'}", "Saved.")
+    return redirect_after_form(
+        request, f"/dashboard/{caller.project_slug}/{'models' if gave_up else 'members'}", "Saved."
+    )
 
 
 @router.get("/{person_id}/remove")
@@ -63,8 +65,8 @@ async def remove(
     """Also how somebody leaves, whatever their role."""
     await members.remove(session, caller, person_id, now=platform.now())
     if person_id == person.id:
-        return done(request, "/dashboard", "You have left the project.")
-    return done(request, f"/dashboard/{caller.project_slug}/members", "Member removed.")
+        return redirect_after_form(request, "/dashboard", "You have left the project.")
+    return redirect_after_form(request, f"/dashboard/{caller.project_slug}/members", "Member removed.")
 
 
 @router.post("/invitations")
@@ -78,7 +80,7 @@ async def invite(
 ) -> Response:
     invitation, token = await invitations.invite(session, caller, role, now=platform.now())
     link = f"{base_url}/join?token={token}"
-    return once(request, "dashboard/members/invited.html", invitation=invitation, link=link)
+    return show_once(request, "dashboard/members/invited.html", invitation=invitation, link=link)
 
 
 @router.post("/invitations/{invitation_id}/end")
@@ -86,4 +88,6 @@ async def end_invitation(
     request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, invitation_id: uuid.UUID
 ) -> Response:
     await invitations.end_invitation(session, caller, invitation_id, now=platform.now())
-    return done(request, f"/dashboard/{caller.project_slug}/members", "Invitation revoked. Its link no longer works.")
+    return redirect_after_form(
+        request, f"/dashboard/{caller.project_slug}/members", "Invitation revoked. Its link no longer works."
+    )

@@ -20,9 +20,9 @@ from structlog.contextvars import get_contextvars
 
 from modelshare.server.errors import ApiError, answer_with_pages, refusal_of
 from modelshare.server.http import Caller, check_same_origin, get_platform
-from modelshare.server.web import figures, flash, markdown, marks, plots, refused, static_files
-from modelshare.server.web.visitor import ANONYMOUS, SignInNeeded, Visitor, sign_in_url, visitor_of
-from modelshare.server.web.words import for_people
+from modelshare.server.web import flash, identicons, markdown, number_format, plots, rejected_forms, static_files
+from modelshare.server.web.messages import humanize_error
+from modelshare.server.web.page_auth import ANONYMOUS, SignInNeededError, Visitor, sign_in_url, visitor_of
 from modelshare.wire.keys import Project, Scope
 from modelshare.wire.text import readable
 
@@ -73,7 +73,7 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
         **_of_project(request),
         **context,
     }
-    with refused.shown_in(request):
+    with rejected_forms.shown_in(request):
         html = _environment().get_template(template).render(values)
     response: Response = HTMLResponse(html, status)
     if visitor.person is None:
@@ -104,7 +104,7 @@ def is_htmx(request: Request) -> bool:
     return request.headers.get("hx-request") == "true"
 
 
-def parsed(kind: type[Form], /, **values: Any) -> Form:
+def parse_form(kind: type[Form], /, **values: Any) -> Form:
     """What a form sent, as a type of the wire; empty fields count as not sent. 400 for what does not fit."""
     given = {name: value for name, value in values.items() if value is not None and value != ""}
     try:
@@ -113,7 +113,7 @@ def parsed(kind: type[Form], /, **values: Any) -> Form:
         raise refusal_of(error.errors()[0]) from error
 
 
-def done(request: Request, url: str, message: str | None = None) -> Response:
+def redirect_after_form(request: Request, url: str, message: str | None = None) -> Response:
     """Goes on to `url` after a form was good; the next page says `message`."""
     response: Response = RedirectResponse(url, 303)
     if is_htmx(request):
@@ -123,7 +123,7 @@ def done(request: Request, url: str, message: str | None = None) -> Response:
     return response
 
 
-def once(request: Request, template: str, **context: Any) -> Response:
+def show_once(request: Request, template: str, **context: Any) -> Response:
     """What is shown this once (a key's value): in the page's `#once` where htmx asked, else as a page of its own."""
     response = render(request, template, in_page=is_htmx(request), **context)
     if is_htmx(request):
@@ -136,13 +136,13 @@ async def error_page(request: Request, error: ApiError) -> Response:
     if not hasattr(request.state, "visitor"):  # no page's path: nobody has asked yet
         request.state.visitor = ANONYMOUS
         request.state.visitor = await visitor_of(request)
-    if isinstance(error, SignInNeeded):
-        return done(request, sign_in_url(request))
+    if isinstance(error, SignInNeededError):
+        return redirect_after_form(request, sign_in_url(request))
     template = "parts/error.html" if is_htmx(request) else "error.html"
     request_id = get_contextvars().get("request_id") if error.status == HTTPStatus.INTERNAL_SERVER_ERROR else None
-    message = for_people(error.message)
+    message = humanize_error(error.message)
     if error.status in _MENDED_IN_THE_FORM and request.method == "POST" and not is_htmx(request):
-        form = await refused.page_of_form(request, message, error.status)
+        form = await rejected_forms.page_of_form(request, message, error.status)
         if form is not None:
             return form
     response = render(request, template, error.status, error=error, message=message, request_id=request_id)
@@ -183,22 +183,22 @@ def _environment() -> Environment:
     )
     environment.globals.update(
         static=static_files.url,
-        mark=marks.mark,
+        mark=identicons.mark,
         plots=plots,
-        refusal=refused.refusal,
-        typed=refused.typed,
-        ticked=refused.ticked,
+        refusal=rejected_forms.refusal,
+        typed=rejected_forms.typed,
+        ticked=rejected_forms.ticked,
     )
     environment.filters.update(
-        size=figures.size,
-        short=figures.short,
-        whole=figures.whole,
-        parameters=figures.parameters,
-        context=figures.context,
-        date=figures.date,
-        iso=figures.iso,
-        ago=figures.ago,
-        plural=figures.plural,
+        size=number_format.size,
+        short=number_format.short,
+        whole=number_format.whole,
+        parameters=number_format.parameters,
+        context=number_format.context,
+        date=number_format.date,
+        iso=number_format.iso,
+        ago=number_format.ago,
+        plural=number_format.plural,
         card=markdown.card,
         coded=markdown.coded,
     )

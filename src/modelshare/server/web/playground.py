@@ -4,10 +4,10 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
-from modelshare.server.endpoints import service, views
+from modelshare.server.endpoints import presenters, service
 from modelshare.server.http import BaseUrl, Paging, ReadSession
+from modelshare.server.web.page_auth import EndpointsCaller
 from modelshare.server.web.pages import PageRoute, render
-from modelshare.server.web.visitor import EndpointsCaller
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.endpoints import EndpointStatus
 
@@ -28,11 +28,11 @@ async def playground(
     rows, _ = await service.page(session, caller, Paging(PAGE_LIMIT_MAX, None))
     serving = [row for row in rows if row.status == EndpointStatus.ACTIVE]
     row = await service.get(session, caller, endpoint) if endpoint else next(iter(serving or rows), None)
-    model = views.serves(row) if row else None
+    model = presenters.serves(row) if row else None
     return render(
         request,
         "dashboard/playground.html",
         slugs=[(each.slug, each.slug) for each in rows],
-        endpoint=views.view(row, base_url) if row else None,
+        endpoint=presenters.view(row, base_url) if row else None,
         embeds=model is not None and model.task == _EMBEDDING,
     )

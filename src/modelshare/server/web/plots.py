@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from modelshare.server.web.figures import short, whole
+from modelshare.server.web.number_format import short, whole
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 160, 44, 20, 8
 
@@ -17,15 +17,15 @@ class Bar(NamedTuple):
 
 def bars(data: Sequence[Bar], title: str) -> Markup:
     """One bar each, in order; the first, middle and last labels stand below."""
-    most = max((bar.value for bar in data), default=0) or 1
+    limit = max((bar.value for bar in data), default=0) or 1
     step = (_WIDTH - _LEFT) / max(len(data), 1)
     height = _HEIGHT - _BOTTOM - _TOP
     parts = [
-        _line(_TOP + height * (1 - share), short(round(most * share)))
-        for share in ((0, 0.5, 1) if most > 1 else (0, 1))
+        _line(_TOP + height * (1 - share), short(round(limit * share)))
+        for share in ((0, 0.5, 1) if limit > 1 else (0, 1))
     ]
     for index, bar in enumerate(data):
-        tall = max(height * bar.value / most, 1.5 if bar.value else 0)
+        tall = max(height * bar.value / limit, 1.5 if bar.value else 0)
         parts.append(
             Markup(
                 '<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="1.5">'

@@ -12,7 +12,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from modelshare.server.errors import NotFound
+from modelshare.server.errors import NotFoundError
 
 PATH: Final = "/static"
 _FOLDER: Final = Path(__file__).parent / "static"
@@ -50,7 +50,7 @@ def url(name: str) -> str:
 async def static_file(request: Request, name: str) -> Response:
     file = _files().get(name)
     if file is None:
-        raise NotFound("There is no such file.")
+        raise NotFoundError("There is no such file.")
     current = request.query_params.get("v") == file.digest
     headers = {
         "Cache-Control": _FOREVER if current else "no-cache",

@@ -5,19 +5,19 @@ from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from modelshare.server.endpoints import footprints
+from modelshare.server.endpoints import deployment_stats
 from modelshare.server.http import Paging, PlatformDep, ReadSession
 from modelshare.server.router import usage
+from modelshare.server.web.page_auth import EndpointsCaller
 from modelshare.server.web.pages import PageRoute, render
 from modelshare.server.web.plots import Bar
-from modelshare.server.web.visitor import EndpointsCaller
 from modelshare.wire.keys import Scope
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 _PAGE: Final = "/dashboard/{project}/usage"
 _SPANS: Final = (7, 30, 90)
 """Days."""
-_MOST: Final = 50
+_MAX: Final = 50
 """Rows of a table."""
 
 
@@ -33,9 +33,11 @@ async def usage_page(
     today = dt.datetime.fromtimestamp(platform.now(), dt.UTC).date()
     span = (today - dt.timedelta(int(days) - 1), today)
     by_day = await usage.by_day(session, caller, span)
-    named = {what: await usage.by_name(session, caller, what, span, _MOST) for what in ("endpoint", "model", "key")}
+    named = {what: await usage.by_name(session, caller, what, span, _MAX) for what in ("endpoint", "model", "key")}
     deployed, cursor = (
-        await footprints.overview(session, caller, Paging(_MOST, after)) if caller.allows(Scope.MODELS) else ([], None)
+        await deployment_stats.overview(session, caller, Paging(_MAX, after))
+        if caller.allows(Scope.MODELS)
+        else ([], None)
     )
     return render(
         request,
@@ -46,7 +48,7 @@ async def usage_page(
         requests=[Bar(str(row.day), row.requests) for row in by_day],
         tokens=[Bar(str(row.day), row.prompt_tokens + row.completion_tokens) for row in by_day],
         by_name=named,
-        most=_MOST,
+        limit=_MAX,
         deployed=deployed,
         cursor=cursor,
     )

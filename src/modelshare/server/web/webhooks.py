@@ -8,11 +8,11 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 
 from modelshare.server.audit.events import TYPES
 from modelshare.server.audit.webhooks import service as webhooks
-from modelshare.server.errors import InvalidRequest
+from modelshare.server.errors import InvalidRequestError
 from modelshare.server.http import PagingDep, PlatformDep, ReadSession, WriteSession
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
-from modelshare.server.web.pages import PageRoute, done, once, parsed, render
-from modelshare.server.web.visitor import OwnerCaller
+from modelshare.server.web.page_auth import OwnerCaller
+from modelshare.server.web.pages import PageRoute, parse_form, redirect_after_form, render, show_once
 from modelshare.wire.webhooks import DeliveryState, Webhook, WebhookCreate, WebhookPatch
 
 router = APIRouter(prefix="/dashboard/{project}/webhooks", route_class=PageRoute, include_in_schema=False)
@@ -45,9 +45,9 @@ async def new_webhook_page(request: Request, _: OwnerCaller) -> Response:
 async def new_webhook(
     request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, url: Text, events: Events
 ) -> Response:
-    wish = parsed(WebhookCreate, url=url.strip(), events=_heard(events))
-    webhook = await webhooks.create(session, caller, wish, platform.settings, now=platform.now())
-    return once(request, "dashboard/webhooks/shown.html", webhook=webhook)
+    spec = parse_form(WebhookCreate, url=url.strip(), events=_heard(events))
+    webhook = await webhooks.create(session, caller, spec, platform.settings, now=platform.now())
+    return show_once(request, "dashboard/webhooks/shown.html", webhook=webhook)
 
 
 @router.get("/{webhook_id}")
@@ -90,9 +90,9 @@ async def edit(
 ) -> Response:
     """An address that stays as it is keeps what is known of its failures."""
     before = await webhooks.get(session, caller, webhook_id)
-    patch = parsed(WebhookPatch, url=url.strip() if url.strip() != before.url else None, events=_heard(events))
+    patch = parse_form(WebhookPatch, url=url.strip() if url.strip() != before.url else None, events=_heard(events))
     await webhooks.change(session, caller, webhook_id, patch, platform.settings, now=platform.now())
-    return done(request, _url(caller.project_slug, webhook_id), "Saved.")
+    return redirect_after_form(request, _url(caller.project_slug, webhook_id), "Saved.")
 
 
 @router.post("/{webhook_id}/switch")
@@ -106,7 +106,9 @@ async def switch(
 ) -> Response:
     patch = WebhookPatch(is_active=on)
     await webhooks.change(session, caller, webhook_id, patch, platform.settings, now=platform.now())
-    return done(request, _url(caller.project_slug, webhook_id), f"Webhook {'enabled' if on else 'disabled'}.")
+    return redirect_after_form(
+        request, _url(caller.project_slug, webhook_id), f"Webhook {'enabled' if on else 'disabled'}."
+    )
 
 
 @router.get("/{webhook_id}/delete")
@@ -120,7 +122,7 @@ async def delete(
     request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, webhook_id: str
 ) -> Response:
     await webhooks.delete(session, caller, webhook_id, now=platform.now())
-    return done(request, f"/dashboard/{caller.project_slug}/webhooks", "Webhook deleted.")
+    return redirect_after_form(request, f"/dashboard/{caller.project_slug}/webhooks", "Webhook deleted.")
 
 
 @router.post("/{webhook_id}/test")
@@ -128,7 +130,7 @@ async def send_test(
     request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, webhook_id: str
 ) -> Response:
     delivery = await webhooks.send_test(session, caller, webhook_id, now=platform.now())
-    return done(request, _url(caller.project_slug, webhook_id, delivery.id), "Test event queued.")
+    return redirect_after_form(request, _url(caller.project_slug, webhook_id, delivery.id), "Test event queued.")
 
 
 @router.get("/{webhook_id}/deliveries/{delivery_id}")
@@ -151,13 +153,13 @@ async def redeliver(
     delivery_id: str,
 ) -> Response:
     delivery = await webhooks.redeliver(session, caller, webhook_id, delivery_id, now=platform.now())
-    return done(request, _url(caller.project_slug, webhook_id, delivery.id), "Delivery queued again.")
+    return redirect_after_form(request, _url(caller.project_slug, webhook_id, delivery.id), "Delivery queued again.")
 
 
 def _heard(chosen: Chosen) -> list[str]:
     """None: all of them."""
     if chosen.value == "some" and not chosen.all("events"):
-        raise InvalidRequest("Select at least one event.", param="events")
+        raise InvalidRequestError("Select at least one event.", param="events")
     return chosen.all("events")
 
 

@@ -204,7 +204,7 @@ async def test_a_machine_that_has_not_confirmed_shows_with_a_recall_and_after(
     assert "Borg , version 1.0.0: not confirmed yet" in said
     assert "1 machine has not confirmed since 20" in said
     assert "not confirmed yet" in await went_on(person, await person.post(f"{page}/recall/cancel"))
-    [close] = re.findall(r'action="([^"]*/releases/[0-9a-f-]+/close)"', (await person.get(page)).text)
+    [close] = re.findall(r'action="([^"]*/weight-deletions/[0-9a-f-]+/close)"', (await person.get(page)).text)
     said = await went_on(person, await person.post(close))
     assert "No longer waiting for this machine." in said
     assert "not confirmed" not in said

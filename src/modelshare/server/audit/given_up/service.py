@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server import jobs
 from modelshare.server.audit import service as audit
-from modelshare.server.errors import NotFound
+from modelshare.server.errors import NotFoundError
 from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
 from modelshare.server.ids import parse_uuid
 from modelshare.server.jobs import GivenUpRow
@@ -31,7 +31,7 @@ async def try_again(session: AsyncSession, caller: Caller, job_id: str, *, now: 
     uid = parse_uuid(job_id)
     row = await jobs.try_again(session, uid, now=now) if uid else None
     if row is None:
-        raise NotFound("There is no such failed job. It may have been completed or retried since.")
+        raise NotFoundError("There is no such failed job. It may have been completed or retried since.")
     audit.record(
         session,
         project_id=None,

@@ -15,7 +15,7 @@ from modelshare.server.audit.webhooks import queries, rules
 from modelshare.server.audit.webhooks.jobs import DELIVER
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
-from modelshare.server.jobs import ensure
+from modelshare.server.jobs import enqueue_if_absent
 from modelshare.server.outages import outage_of
 from modelshare.wire.webhooks import DeliveryState
 
@@ -63,9 +63,9 @@ class Dispatcher:
                 more = await self._move_each_alone()
         return any_there
 
-    async def _move_some(self, most: int, taken: list[OutboxRow] | None = None) -> int:
+    async def _move_some(self, limit: int, taken: list[OutboxRow] | None = None) -> int:
         async with self._database.write() as session:
-            return await _move_some(session, int(self._clock()), most, taken)
+            return await _move_some(session, int(self._clock()), limit, taken)
 
     async def _move_each_alone(self) -> bool:
         """Moves as many as a batch has, and drops what can never be moved; whether there may be more."""
@@ -98,9 +98,9 @@ class Dispatcher:
                     await self._wake.wait()
 
 
-async def _move_some(session: AsyncSession, now: int, most: int, taken: list[OutboxRow] | None) -> int:
+async def _move_some(session: AsyncSession, now: int, limit: int, taken: list[OutboxRow] | None) -> int:
     """Writes the deliveries of some events; how many events these were. `taken` learns which."""
-    events = await queries.take_events(session, most)
+    events = await queries.take_events(session, limit)
     if taken is not None:
         session.expunge_all()
         taken.extend(events)
@@ -137,5 +137,5 @@ async def ask_for(session: AsyncSession, webhooks: set[WebhookRow], now: int) ->
     subjects: dict[bool, list[str]] = {True: [], False: []}
     for webhook in webhooks:
         subjects[webhook.retry_at is None or webhook.retry_at <= now].append(str(webhook.id))
-    for hurry, ids in subjects.items():
-        await ensure(session, DELIVER, sorted(ids), now=now, hurry=hurry)
+    for run_now, ids in subjects.items():
+        await enqueue_if_absent(session, DELIVER, sorted(ids), now=now, run_now=run_now)

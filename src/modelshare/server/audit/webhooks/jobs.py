@@ -20,7 +20,7 @@ from modelshare.server.audit.webhooks import queries, rules
 from modelshare.server.audit.webhooks.sending import Message, Outcome, Sender
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
-from modelshare.server.jobs import Lease, TryAgain, finish, holds, postpone
+from modelshare.server.jobs import Lease, TryAgainError, finish, lease_is_valid, postpone
 from modelshare.wire.webhooks import DeliveryState
 
 log = structlog.get_logger()
@@ -70,8 +70,8 @@ class Deliverer:
                 return
         except Exception as error:
             log.warning("cannot deliver to a webhook", webhook=lease.subject, exc_info=error)
-            raise TryAgain(_AFTER_TROUBLE_SECONDS) from error
-        raise TryAgain(0)
+            raise TryAgainError(_AFTER_TROUBLE_SECONDS) from error
+        raise TryAgainError(0)
 
     async def _advance(self, lease: Lease, outcomes: Sequence[Outcome]) -> list[Message]:
         """Writes down how attempts ended, and what to send next. When that is nothing, the job is over, or waits."""
@@ -79,7 +79,7 @@ class Deliverer:
         webhook_id = uuid.UUID(lease.subject)
         async with self._database.write() as session:
             webhook = await queries.lock_webhook(session, webhook_id)
-            if not await holds(session, lease):
+            if not await lease_is_valid(session, lease):
                 return []  # this was too slow, and another has taken over
             if webhook is None:
                 await finish(session, lease)

@@ -9,57 +9,57 @@ from sqlalchemy.orm import load_only
 
 from modelshare.server.audit.tables import OutboxRow
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
-from modelshare.server.db import counted, locked, owned, unclaimed
+from modelshare.server.db import capped_count, for_update, scoped_to, skip_locked
 from modelshare.wire.webhooks import DeliveryState
 
 
 async def webhooks(session: AsyncSession, project_id: str, limit: int, after: uuid.UUID | None) -> list[WebhookRow]:
     """Newest first."""
-    statement = owned(WebhookRow, project_id).order_by(WebhookRow.id.desc()).limit(limit)
+    statement = scoped_to(WebhookRow, project_id).order_by(WebhookRow.id.desc()).limit(limit)
     return list(await session.scalars(statement.where(WebhookRow.id < after) if after else statement))
 
 
 async def webhook(
     session: AsyncSession, project_id: str, webhook_id: uuid.UUID, *, lock: bool = False
 ) -> WebhookRow | None:
-    statement = owned(WebhookRow, project_id).where(WebhookRow.id == webhook_id)
-    return await session.scalar(locked(statement) if lock else statement)
+    statement = scoped_to(WebhookRow, project_id).where(WebhookRow.id == webhook_id)
+    return await session.scalar(for_update(statement) if lock else statement)
 
 
 async def lock_webhook(session: AsyncSession, webhook_id: uuid.UUID) -> WebhookRow | None:
     """Of any project, for the platform's own work."""
-    return await session.scalar(locked(select(WebhookRow).where(WebhookRow.id == webhook_id)))
+    return await session.scalar(for_update(select(WebhookRow).where(WebhookRow.id == webhook_id)))
 
 
 async def count_alone(session: AsyncSession, project_id: str) -> int:
     """How many webhooks the project has; who counts at the same time waits for its turn."""
-    await session.scalars(locked(owned(WebhookRow, project_id).order_by(WebhookRow.id)))
-    counted = owned(WebhookRow, project_id).subquery()
-    return await session.scalar(select(func.count()).select_from(counted)) or 0
+    await session.scalars(for_update(scoped_to(WebhookRow, project_id).order_by(WebhookRow.id)))
+    capped_count = scoped_to(WebhookRow, project_id).subquery()
+    return await session.scalar(select(func.count()).select_from(capped_count)) or 0
 
 
 async def lock_active(session: AsyncSession, project_ids: Collection[str]) -> list[WebhookRow]:
     """The active webhooks of these projects, locked in one order."""
     statement = select(WebhookRow).where(WebhookRow.project_id.in_(project_ids), WebhookRow.is_active)
-    return list(await session.scalars(locked(statement.order_by(WebhookRow.id))))
+    return list(await session.scalars(for_update(statement.order_by(WebhookRow.id))))
 
 
 async def has_events(session: AsyncSession) -> bool:
     return await session.scalar(select(OutboxRow.id).limit(1)) is not None
 
 
-async def count_events(session: AsyncSession, most: int) -> int:
-    return await session.scalar(counted(select(OutboxRow.id), most)) or 0
+async def count_events(session: AsyncSession, limit: int) -> int:
+    return await session.scalar(capped_count(select(OutboxRow.id), limit)) or 0
 
 
-async def count_failing(session: AsyncSession, most: int) -> int:
+async def count_failing(session: AsyncSession, limit: int) -> int:
     failing = select(WebhookRow.id).where(WebhookRow.is_active, WebhookRow.failures > 0)
-    return await session.scalar(counted(failing, most)) or 0
+    return await session.scalar(capped_count(failing, limit)) or 0
 
 
 async def take_events(session: AsyncSession, limit: int) -> list[OutboxRow]:
     """The oldest events that no other process is taking."""
-    return list(await session.scalars(unclaimed(select(OutboxRow).order_by(OutboxRow.id).limit(limit))))
+    return list(await session.scalars(skip_locked(select(OutboxRow).order_by(OutboxRow.id).limit(limit))))
 
 
 async def delete_events(session: AsyncSession, ids: Collection[uuid.UUID]) -> None:
@@ -112,5 +112,5 @@ async def give_up_older(session: AsyncSession, webhook_id: uuid.UUID, created_be
 async def delete_deliveries(session: AsyncSession, created_before: int, limit: int) -> None:
     """The oldest ones, so many at most; those that another process is at are left to it."""
     old = select(DeliveryRow).where(DeliveryRow.created_at < created_before).order_by(DeliveryRow.created_at)
-    ids = [row.id for row in await session.scalars(unclaimed(old.options(load_only(DeliveryRow.id)).limit(limit)))]
+    ids = [row.id for row in await session.scalars(skip_locked(old.options(load_only(DeliveryRow.id)).limit(limit)))]
     await session.execute(delete(DeliveryRow).where(DeliveryRow.id.in_(ids)))

@@ -13,9 +13,9 @@ from urllib.parse import SplitResult, urlsplit
 from modelshare.server.audit.events import TYPES
 from modelshare.server.audit.webhooks.addresses import is_public
 
-MOST_WEBHOOKS: Final = 20
+MAX_WEBHOOKS: Final = 20
 """Of one project."""
-MOST_ATTEMPTS: Final = 12
+MAX_ATTEMPTS: Final = 12
 """With the delays below, over about a day."""
 GIVE_UP_SECONDS: Final = 30 * 3600
 """A delivery that is older is given up when its address fails, even if others had all the attempts."""
@@ -23,8 +23,8 @@ KEEP_SECONDS: Final = 30 * 24 * 3600
 """How long deliveries can be looked at and redelivered."""
 _FIRST_DELAY: Final = 10
 _DELAY_FACTOR: Final = 3.0
-_MOST_DELAY: Final = 6 * 3600
-_MOST_PAUSE: Final = 3600
+_MAX_DELAY: Final = 6 * 3600
+_MAX_PAUSE: Final = 3600
 _JITTER: Final = 0.2
 _KINDS: Final = tuple(sorted({f"{name.partition('.')[0]}.*" for name in TYPES}))
 _URL: Final = re.compile(r"[!-~]+")
@@ -100,7 +100,7 @@ def body(event_id: uuid.UUID, type_: str, *, created: int, project_id: str, data
 
 def retry_delay(attempts: int, uniform: Callable[[float, float], float]) -> int:
     """Seconds until a delivery that failed so many times is tried again."""
-    return _delay(attempts, _MOST_DELAY, uniform)
+    return _delay(attempts, _MAX_DELAY, uniform)
 
 
 def pause(failures: int, uniform: Callable[[float, float], float]) -> int:
@@ -108,24 +108,24 @@ def pause(failures: int, uniform: Callable[[float, float], float]) -> int:
 
     Shorter than the delays of a delivery become: an address that is back is noticed within the hour.
     """
-    return _delay(failures, _MOST_PAUSE, uniform)
+    return _delay(failures, _MAX_PAUSE, uniform)
 
 
-def _delay(failures: int, most: int, uniform: Callable[[float, float], float]) -> int:
-    whole = min(most, _FIRST_DELAY * _DELAY_FACTOR ** min(failures - 1, 20))
+def _delay(failures: int, limit: int, uniform: Callable[[float, float], float]) -> int:
+    whole = min(limit, _FIRST_DELAY * _DELAY_FACTOR ** min(failures - 1, 20))
     return round(whole * uniform(1 - _JITTER, 1 + _JITTER))
 
 
 def is_given_up(attempts: int, *, age: int) -> bool:
     """Whether a delivery whose attempt just failed is not tried again."""
-    return attempts >= MOST_ATTEMPTS or age > GIVE_UP_SECONDS
+    return attempts >= MAX_ATTEMPTS or age > GIVE_UP_SECONDS
 
 
-def readable(text: bytes, most: int = 200) -> str:
+def readable(text: bytes, limit: int = 200) -> str:
     """The beginning of what somebody answered, as one line without control characters."""
     decoded = text.decode("utf-8", "replace")
     line = " ".join("".join(character if character.isprintable() else " " for character in decoded).split())
-    return line if len(line) <= most else f"{line[:most]}…"
+    return line if len(line) <= limit else f"{line[:limit]}…"
 
 
 def sorted_events(events: Sequence[str]) -> list[str]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SECONDS: Final = 10.0
 """For one attempt, from resolving the name to the answer."""
 _CONNECT_SECONDS: Final = 5.0
-_MOST_READ: Final = 400
+_MAX_READ: Final = 400
 """Bytes of an answer that are looked at, to say what went wrong."""
 
 
@@ -127,7 +127,7 @@ class Sender:
                 cookie_jar=http.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,
-                read_bufsize=_MOST_READ,
+                read_bufsize=_MAX_READ,
             )
         return self._http
 
@@ -164,7 +164,7 @@ async def _complaint(answer: "aiohttp.ClientResponse") -> str | None:
     if answer.status < HTTPStatus.BAD_REQUEST:
         return f"It answered {answer.status}, a redirect, which is not followed. Set the webhook to the final URL."
     try:
-        said = rules.readable(await answer.content.read(_MOST_READ))
+        said = rules.readable(await answer.content.read(_MAX_READ))
     except (_aiohttp().ClientError, OSError):
         said = ""
     return f"It answered {answer.status}: {said}" if said else f"It answered {answer.status}."

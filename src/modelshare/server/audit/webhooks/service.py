@@ -9,7 +9,7 @@ from modelshare.server.audit import service as audit
 from modelshare.server.audit.webhooks import queries, rules
 from modelshare.server.audit.webhooks.dispatch import ask_for
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
-from modelshare.server.errors import Conflict, InvalidRequest, NotFound
+from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.server.ids import new_id, parse_uuid
 from modelshare.server.settings import Settings
@@ -25,7 +25,7 @@ from modelshare.wire.webhooks import (
     WebhookWithSecret,
 )
 
-_MOST_FORGOTTEN: Final = 1000
+_MAX_FORGOTTEN: Final = 1000
 """Old deliveries that go in one transaction."""
 
 
@@ -39,14 +39,14 @@ class Backlog(NamedTuple):
 
 
 async def create(
-    session: AsyncSession, caller: Caller, wish: WebhookCreate, settings: Settings, *, now: int
+    session: AsyncSession, caller: Caller, spec: WebhookCreate, settings: Settings, *, now: int
 ) -> WebhookWithSecret:
     """A new webhook. Its secret is answered this once."""
-    _check(wish.url, wish.events, settings)
-    if await queries.count_alone(session, caller.project) >= rules.MOST_WEBHOOKS:
-        raise Conflict(f"Your project has {rules.MOST_WEBHOOKS} webhooks, the maximum. Delete one first.")
+    _check(spec.url, spec.events, settings)
+    if await queries.count_alone(session, caller.project) >= rules.MAX_WEBHOOKS:
+        raise ConflictError(f"Your project has {rules.MAX_WEBHOOKS} webhooks, the maximum. Delete one first.")
     row = WebhookRow(
-        id=new_id(), project_id=caller.project, url=wish.url, events=rules.sorted_events(wish.events), created_at=now
+        id=new_id(), project_id=caller.project, url=spec.url, events=rules.sorted_events(spec.events), created_at=now
     )
     session.add(row)
     await session.flush()
@@ -129,21 +129,23 @@ async def redeliver(session: AsyncSession, caller: Caller, webhook_id: str, deli
     return await _send_now(session, webhook, row, now)
 
 
-async def backlog(session: AsyncSession, most: int) -> Backlog:
+async def backlog(session: AsyncSession, limit: int) -> Backlog:
     """Of all projects. Counts no further than `most`."""
-    return Backlog(events=await queries.count_events(session, most), failing=await queries.count_failing(session, most))
+    return Backlog(
+        events=await queries.count_events(session, limit), failing=await queries.count_failing(session, limit)
+    )
 
 
 async def forget_old(session: AsyncSession, *, now: int) -> None:
     """Deletes deliveries that have been kept long enough."""
-    await queries.delete_deliveries(session, now - rules.KEEP_SECONDS, _MOST_FORGOTTEN)
+    await queries.delete_deliveries(session, now - rules.KEEP_SECONDS, _MAX_FORGOTTEN)
 
 
 async def _own(session: AsyncSession, caller: Caller, webhook_id: str, *, lock: bool = False) -> WebhookRow:
     uid = parse_uuid(webhook_id)
     row = await queries.webhook(session, caller.project, uid, lock=lock) if uid else None
     if row is None:
-        raise NotFound("There is no such webhook in your project. GET /v1/webhooks lists yours.")
+        raise NotFoundError("There is no such webhook in your project. GET /v1/webhooks lists yours.")
     return row
 
 
@@ -151,18 +153,18 @@ async def _delivery_of(session: AsyncSession, webhook: WebhookRow, delivery_id: 
     uid = parse_uuid(delivery_id)
     row = await queries.delivery(session, webhook.id, uid) if uid else None
     if row is None:
-        raise NotFound("This webhook has no such delivery. Deliveries are kept for 30 days.")
+        raise NotFoundError("This webhook has no such delivery. Deliveries are kept for 30 days.")
     return row
 
 
 def _check(url: str | None, events: list[str] | tuple[()], settings: Settings) -> None:
     refusal = rules.url_refusal(url, allow_private=settings.webhooks_allow_private) if url is not None else None
     if refusal is not None:
-        raise InvalidRequest(refusal, param="url")
+        raise InvalidRequestError(refusal, param="url")
     unknown = rules.unknown_events(events)
     if unknown:
         named = ", ".join(f"`{name}`" for name in unknown)
-        raise InvalidRequest(f"There are no events {named}. Choose from: {rules.known_events()}.", param="events")
+        raise InvalidRequestError(f"There are no events {named}. Choose from: {rules.known_events()}.", param="events")
 
 
 def _new_delivery(webhook: WebhookRow, event_id: uuid.UUID, type_: str, body: str, now: int) -> DeliveryRow:
@@ -179,7 +181,7 @@ def _new_delivery(webhook: WebhookRow, event_id: uuid.UUID, type_: str, body: st
 async def _send_now(session: AsyncSession, webhook: WebhookRow, row: DeliveryRow, now: int) -> Delivery:
     """Has it sent at once, whatever happened before: somebody is waiting to see it."""
     if not webhook.is_active:
-        raise Conflict('This webhook is disabled. Enable it first: PATCH it with {"is_active": true}.')
+        raise ConflictError('This webhook is disabled. Enable it first: PATCH it with {"is_active": true}.')
     row.next_attempt_at = now
     session.add(row)
     await _retry_now(session, webhook, now)

@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from modelshare.server.sharing.search.terms import Facts, terms_of
+from modelshare.server.sharing.search.terms import CatalogFacts, terms_of
 
 revision = "0004"
 down_revision = "0003"
@@ -121,7 +121,7 @@ COLUMNS = (
 
 
 def entry(row: sa.Row[*tuple[Any, ...]], shown_to: list[str]) -> dict[str, object]:
-    facts = Facts(
+    facts = CatalogFacts(
         project_id=row.project_id,
         owner=row.owner,
         audience=row.audience,

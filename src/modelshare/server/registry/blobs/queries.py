@@ -10,12 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import locked, owned
+from modelshare.server.db import for_update, scoped_to
 from modelshare.server.jobs import JobRow
 from modelshare.server.registry.tables import BlobRow, FileRow, GarbageRow, UploadFileRow, UploadRow
 
 Value = TypeVar("Value")
-_MOST_PARAMETERS = 5_000
+_MAX_PARAMETERS = 5_000
 """In one statement; SQLite takes 32,766 and PostgreSQL's protocol 65,535."""
 
 
@@ -25,7 +25,7 @@ async def lock_project(session: AsyncSession, project_id: str) -> ProjectRow:
     Who takes up a stored blob for a version and who lets unused ones go holds this lock, so that a blob never goes
     while it is being taken up. It comes before the model's.
     """
-    return (await session.scalars(locked(select(ProjectRow).where(ProjectRow.id == project_id)))).one()
+    return (await session.scalars(for_update(select(ProjectRow).where(ProjectRow.id == project_id)))).one()
 
 
 async def project(session: AsyncSession, project_id: str) -> ProjectRow:
@@ -47,7 +47,7 @@ async def stored_blobs(session: AsyncSession, project_id: str, digests: Iterable
     """Those of the digests that the project stores."""
     found: dict[str, BlobRow] = {}
     for batch in _batches(sorted(set(digests))):
-        rows = await session.scalars(owned(BlobRow, project_id).where(BlobRow.sha256.in_(batch)))
+        rows = await session.scalars(scoped_to(BlobRow, project_id).where(BlobRow.sha256.in_(batch)))
         found.update((row.sha256, row) for row in rows)
     return found
 
@@ -71,7 +71,7 @@ async def stored_sizes(session: AsyncSession, project_id: str, sizes: Iterable[i
 async def unused_blobs(session: AsyncSession, project_id: str, limit: int) -> list[BlobRow]:
     """Those that no version has and no session takes up."""
     in_version = exists().where(FileRow.project_id == BlobRow.project_id, FileRow.sha256 == BlobRow.sha256)
-    return list(await session.scalars(owned(BlobRow, project_id).where(~in_version, ~_in_session()).limit(limit)))
+    return list(await session.scalars(scoped_to(BlobRow, project_id).where(~in_version, ~_in_session()).limit(limit)))
 
 
 async def bytes_only_of(session: AsyncSession, project_id: str, version_id: uuid.UUID) -> int:
@@ -105,7 +105,7 @@ async def sessions_of(session: AsyncSession, version_ids: Collection[uuid.UUID])
 
 async def garbage(session: AsyncSession, project_id: str, limit: int, *, after: uuid.UUID) -> list[GarbageRow]:
     """By id."""
-    statement = owned(GarbageRow, project_id).where(GarbageRow.id > after).order_by(GarbageRow.id)
+    statement = scoped_to(GarbageRow, project_id).where(GarbageRow.id > after).order_by(GarbageRow.id)
     return list(await session.scalars(statement.limit(limit)))
 
 
@@ -127,5 +127,5 @@ def _in_session() -> ColumnElement[bool]:
 
 def _batches(values: Sequence[Value]) -> Iterator[list[Value]]:
     rest = iter(values)
-    while batch := list(islice(rest, _MOST_PARAMETERS)):
+    while batch := list(islice(rest, _MAX_PARAMETERS)):
         yield batch

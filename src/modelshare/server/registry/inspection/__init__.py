@@ -6,6 +6,6 @@ Everything here is synchronous and may take a second on a large header: call it 
 from modelshare.server.registry.inspection.directory import inspect
 from modelshare.server.registry.inspection.facts import Facts, Format, Task
 from modelshare.server.registry.inspection.reader import FileReader, RangeReader
-from modelshare.server.registry.refused import Refused
+from modelshare.server.registry.refused import ModelRejectedError
 
-__all__ = ["Facts", "FileReader", "Format", "RangeReader", "Refused", "Task", "inspect"]
+__all__ = ["Facts", "FileReader", "Format", "ModelRejectedError", "RangeReader", "Task", "inspect"]

@@ -9,7 +9,7 @@ from modelshare.server.registry.inspection.gguf import Header
 from modelshare.server.registry.inspection.json_file import read_object
 from modelshare.server.registry.inspection.plain import plain_text
 from modelshare.server.registry.inspection.reader import RangeReader
-from modelshare.server.registry.refused import Refused
+from modelshare.server.registry.refused import ModelRejectedError
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 _CONFIG = "config.json"
@@ -46,7 +46,7 @@ def base_of(path: str, files: Mapping[str, RangeReader]) -> str | None:
         return None
     try:
         return plain_text(read_object(config, files[config]).get("base_model_name_or_path"))
-    except Refused:
+    except ModelRejectedError:
         return None
 
 

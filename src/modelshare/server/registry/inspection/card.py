@@ -11,7 +11,7 @@ from modelshare.server.registry.inspection import front_matter
 from modelshare.server.registry.inspection.plain import plain_lines, plain_text, plain_texts
 from modelshare.server.registry.inspection.reader import RangeReader
 from modelshare.server.registry.inspection.text_file import read_text
-from modelshare.server.registry.refused import shown
+from modelshare.server.registry.refused import printable
 
 _MAX_FILE_BYTES = 1 << 20
 _MAX_BODY = 100_000  # characters
@@ -27,7 +27,7 @@ _EMPHASIS = re.compile(r"\*\*|__|`|(?<!\w)[*_](?=\w)|(?<=\w)[*_](?!\w)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
+class ModelCard:
     license: str | None = None
     tags: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
@@ -39,13 +39,13 @@ class Card:
     body: str | None = None
     warnings: tuple[str, ...] = ()
 
-    def or_else(self, other: "Card") -> "Card":
+    def or_else(self, other: "ModelCard") -> "ModelCard":
         """This card, and the other one where it is silent."""
         mine = {name: value for name in self.__slots__ if (value := getattr(self, name))}
         return replace(other, **mine | {"warnings": self.warnings + other.warnings})
 
 
-def find_card(files: Mapping[str, RangeReader], root: str = "") -> Card:
+def find_card(files: Mapping[str, RangeReader], root: str = "") -> ModelCard:
     """The card at the top, filled up from the one in `root`, the model's folder; without either, the only one there is.
 
     Its name is README.md in whatever case.
@@ -53,13 +53,13 @@ def find_card(files: Mapping[str, RangeReader], root: str = "") -> Card:
     paths = sorted(path for path in files if posixpath.basename(path).lower() == "readme.md")
     near = sorted((path for path in paths if posixpath.dirname(path) in {"", root}), key=posixpath.dirname)
     cards = [read_card(path, files[path]) for path in near or (paths if len(paths) == 1 else ())]
-    return functools.reduce(Card.or_else, cards, Card())
+    return functools.reduce(ModelCard.or_else, cards, ModelCard())
 
 
-def read_card(name: str, reader: RangeReader) -> Card:
+def read_card(name: str, reader: RangeReader) -> ModelCard:
     """The card in `name`; whatever is wrong with it becomes a warning, for a card is prose and stops no engine."""
     text, odd = read_text(reader, _MAX_FILE_BYTES)
-    name = shown(name)
+    name = printable(name)
     card = front_matter.split(plain_lines(text))
     warnings = [f"{name} {odd}"] if odd else []
     warnings += [f"The front matter of {name} {problem}" for problem in card.problems]
@@ -71,7 +71,7 @@ def read_card(name: str, reader: RangeReader) -> Card:
     ]
     if len(card.body) > _MAX_BODY:
         warnings.append(f"{name} is longer than {_MAX_BODY:,} characters; the rest is not shown.")
-    return Card(
+    return ModelCard(
         license=_license(fields),
         tags=plain_texts(fields.get("tags"), _MAX_TAGS),
         languages=plain_texts(fields.get("language", fields.get("languages"))),

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from modelshare.server.registry.inspection.adapters import is_adapter
 from modelshare.server.registry.inspection.facts import Role
 from modelshare.server.registry.inspection.gguf import Header
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 _BY_TYPE = {"adapter": Role.ADAPTER, "mmproj": Role.PROJECTOR, "imatrix": Role.IMATRIX}
 _BY_ARCHITECTURE = {
@@ -91,18 +91,18 @@ def notes(companions: Mapping[str, Role]) -> list[str]:
     return found
 
 
-def alone(path: str, role: Role, base: str | None = None) -> Refused:
+def alone(path: str, role: Role, base: str | None = None) -> ModelRejectedError:
     """The refusal of a version that has nothing but companions. `base`: the model that an adapter is for."""
     remedy = _REMEDIES.get(role, "push it together with the model that it belongs to")
     if role is Role.VOCABULARY:
-        return Refused(f"{shown(path)} contains no tensors (a vocabulary only); {remedy}.")
+        return ModelRejectedError(f"{printable(path)} contains no tensors (a vocabulary only); {remedy}.")
     if role is Role.ADAPTER and base is not None:
-        remedy = f"merge it into its base model, {shown(base)}, and push the result"
-    return Refused(f"{shown(path)} is {_WORDS[role][_ONE]}, not a model by itself; {remedy}.")
+        remedy = f"merge it into its base model, {printable(base)}, and push the result"
+    return ModelRejectedError(f"{printable(path)} is {_WORDS[role][_ONE]}, not a model by itself; {remedy}.")
 
 
 def _named(paths: Sequence[str]) -> str:
-    names = [shown(path) for path in paths[:_SHOWN]]
+    names = [printable(path) for path in paths[:_SHOWN]]
     if more := len(paths) - len(names):
         return f"{', '.join(names)} and {more:,} more"
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -9,7 +9,7 @@ from modelshare.server.registry.inspection.json_file import read_object
 from modelshare.server.registry.inspection.plain import plain_text, positive_integer
 from modelshare.server.registry.inspection.quantization import Scheme, scheme_of
 from modelshare.server.registry.inspection.reader import RangeReader
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 # In order of preference; GPT-2 says n_positions, ChatGLM seq_length, MPT max_seq_len, Whisper max_target_positions.
 _CONTEXT_KEYS = (
@@ -72,7 +72,7 @@ def declared_weights(name: str, reader: RangeReader) -> str:
     """
     try:
         return plain_text(read_object(name, reader).get("transformers_weights"), 1024) or ""
-    except Refused:
+    except ModelRejectedError:
         return ""
 
 
@@ -101,9 +101,9 @@ def _is_size(value: object) -> bool:
     return not isinstance(value, bool) and (value == 0 or positive_integer(value) is not None)
 
 
-def _unfit(name: str, key: str, value: object, wanted: str) -> Refused:
-    return Refused(
-        f"{shown(name)} sets {key} to {shown(json.dumps(value))}, but loaders need {wanted}; correct it and push again."
+def _unfit(name: str, key: str, value: object, wanted: str) -> ModelRejectedError:
+    return ModelRejectedError(
+        f"{printable(name)} sets {key} to {printable(json.dumps(value))}, but loaders need {wanted}; correct it and push again."
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from modelshare.server.registry.inspection import gguf, safetensors
 from modelshare.server.registry.inspection.adapters import ADAPTER_CONFIG, base_of
 from modelshare.server.registry.inspection.candidates import Candidate, order
-from modelshare.server.registry.inspection.card import Card, find_card
+from modelshare.server.registry.inspection.card import ModelCard, find_card
 from modelshare.server.registry.inspection.companions import alone, is_of_other_form, notes
 from modelshare.server.registry.inspection.facts import Choice, Facts, Format, Role, Task
 from modelshare.server.registry.inspection.gguf_model import read_gguf
@@ -19,7 +19,7 @@ from modelshare.server.registry.inspection.pickles import find_pickles
 from modelshare.server.registry.inspection.reader import RangeReader
 from modelshare.server.registry.inspection.safetensors_model import pickle_model, read_safetensors
 from modelshare.server.registry.paths import check_paths
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 MAX_CHOICES: Final = 64
 _NO_WEIGHTS = (
@@ -62,8 +62,8 @@ def inspect(files: Mapping[str, RangeReader], *, allow_pickle: bool = False, fil
 
 
 def _models(
-    files: Mapping[str, RangeReader], pickles: Sequence[str], card: Card
-) -> tuple[list[Candidate], dict[str, Role], Mapping[str, Refused]]:
+    files: Mapping[str, RangeReader], pickles: Sequence[str], card: ModelCard
+) -> tuple[list[Candidate], dict[str, Role], Mapping[str, ModelRejectedError]]:
     """What could be run, the first choice first, never nothing; what the other weight files are; and of these in
     safetensors, which are damaged.
     """
@@ -77,7 +77,7 @@ def _models(
         raise refusal
     if not models:
         if adapter is None:
-            raise Refused(_NO_WEIGHTS)
+            raise ModelRejectedError(_NO_WEIGHTS)
         base = base_of(adapter, files) or next(iter(card.base_model), None)
         raise alone(adapter, companions[adapter], base)
     return sorted(models, key=order), companions | others, damaged
@@ -86,8 +86,8 @@ def _models(
 def _with_first(models: Sequence[Candidate], file: str) -> list[Candidate]:
     named = next((each for each in models if file in each.files), None)
     if named is None:
-        known = ", ".join(shown(each.weights[0]) for each in models[:5])
-        raise Refused(f"{shown(file)}, which `file` selects, is not a model; choose one of: {known}.")
+        known = ", ".join(printable(each.weights[0]) for each in models[:5])
+        raise ModelRejectedError(f"{printable(file)}, which `file` selects, is not a model; choose one of: {known}.")
     return [named, *(each for each in models if each is not named)]
 
 
@@ -97,7 +97,7 @@ def _described(models: Sequence[Candidate]) -> list[tuple[Candidate, Facts]]:
     for each in models[1:]:
         try:
             found.append((each, each.facts()))
-        except Refused:
+        except ModelRejectedError:
             continue
     return found
 
@@ -146,13 +146,13 @@ def _told(facts: Facts, alternatives: int) -> tuple[str, ...]:
         return ()
     return (
         (
-            f"Of {alternatives + 1} models here, {shown(facts.weights[0])} is the one described and run. Choose "
+            f"Of {alternatives + 1} models here, {printable(facts.weights[0])} is the one described and run. Choose "
             "another with `--file` when you push, or with `file` at an endpoint."
         ),
     )
 
 
-def _with_card(facts: Facts, card: Card) -> Facts:
+def _with_card(facts: Facts, card: ModelCard) -> Facts:
     """`facts` with what the card says, which goes before what a weight file says about itself."""
     return replace(
         facts,

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from modelshare.embedder import ARCHITECTURES, Embedder, ModelFiles, UnreadableError, read_embedder
 from modelshare.server.registry.inspection.facts import Task
 from modelshare.server.registry.inspection.reader import RangeReader, head
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 
 def model_files(files: Mapping[str, RangeReader], root: str = "") -> ModelFiles:
     """The files of the model in `root`, for `modelshare.embedder`."""
 
-    def read(path: str, most: int) -> bytes:
-        length = min(files[path].size, most)
+    def read(path: str, limit: int) -> bytes:
+        length = min(files[path].size, limit)
         return head(files[path], length) if length else b""
 
     return ModelFiles(files, read, root)
@@ -23,7 +23,7 @@ def embedder_of(files: Mapping[str, RangeReader], root: str = "") -> Embedder | 
     try:
         return read_embedder(model_files(files, root))
     except UnreadableError as error:
-        raise Refused(f"In {shown(root)}: {error}" if root else str(error)) from error
+        raise ModelRejectedError(f"In {printable(root)}: {error}" if root else str(error)) from error
 
 
 def embedder_warnings(embedder: Embedder | None, task: Task, architecture: str | None) -> tuple[str, ...]:

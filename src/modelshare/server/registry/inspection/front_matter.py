@@ -27,8 +27,8 @@ _MAX_MARKS = 30_000  # of YAML; each costs the loader up to 20 microseconds
 _MARKS = "\n,:?[{&*!"
 _MAX_MARKS_OF_TOML = 3_000  # the loader's time grows with their square
 _MARKS_OF_TOML = "\n,=.[{"
-_MOST_BLOCKS = 8
-_MOST_TRIED = 5
+_MAX_BLOCKS = 8
+_MAX_TRIED = 5
 _MAX_LENGTH_BELOW = 32 << 10
 
 _INVISIBLE = "\ufeff\u200b\u2060"
@@ -75,7 +75,7 @@ def split(text: str) -> Split:
     problems: list[str] = []
     found = 0
     rest = text
-    while found < _MOST_BLOCKS and (block := _leading(rest, first=not found)) is not None:
+    while found < _MAX_BLOCKS and (block := _leading(rest, first=not found)) is not None:
         found += 1
         rest = block.rest
         problems += block.problems
@@ -105,7 +105,7 @@ def _leading(text: str, *, first: bool) -> _Block | None:
     comments = 0
     while (comment := _COMMENT.match(text, at)) is not None:
         comments += 1
-        inside = _block(comment[1].lstrip(), first=False) if comments <= _MOST_TRIED else None
+        inside = _block(comment[1].lstrip(), first=False) if comments <= _MAX_TRIED else None
         if inside is not None and not inside.rest.strip():
             return _Block(inside.content, text[comment.end() :], inside.fields, inside.problems)
         at = _after_blank(text, comment.end())
@@ -191,7 +191,7 @@ def _below(text: str) -> tuple[str, _Block] | None:
     """A whole block further down, outside of fences, and the text before it."""
     fenced = [match.span() for match in _FENCED.finditer(text)]
     rules = (rule for rule in _RULE.finditer(text) if is_line_of(text[rule.end() : rule.end() + 80]))
-    for rule in islice(rules, _MOST_TRIED):
+    for rule in islice(rules, _MAX_TRIED):
         if any(start <= rule.start() < end for start, end in fenced):
             continue
         if block := _between(text[: rule.end() + _MAX_LENGTH_BELOW], rule.end(), first=False):

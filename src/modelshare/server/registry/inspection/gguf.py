@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from modelshare.server.registry.inspection.gguf_types import SCALARS, TENSOR_TYPES, ValueType
 from modelshare.server.registry.inspection.reader import Cursor, RangeReader, check_no_pointer, head
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 EXTENSION = ".gguf"
 _ALIGNMENT = "general.alignment"
@@ -80,7 +80,7 @@ class Examined:
     header: Header
     tensor_count: int | None
     """How many it claims."""
-    refused: Refused | None
+    refused: ModelRejectedError | None
     """Why it is not accepted: it must be whole, and every tensor in the file."""
 
 
@@ -90,25 +90,27 @@ def examine(name: str, reader: RangeReader) -> Examined:
     try:
         _check_version(name, reader)
         return Examined(found.read(), found.tensor_count, None)
-    except Refused as refused:
+    except ModelRejectedError as refused:
         tensors = tuple(Tensor(each, dtype="", elements=0) for each in found.names)
         return Examined(Header(found.kept, tensors, found.types), found.tensor_count, refused)
 
 
 def _check_version(name: str, reader: RangeReader) -> None:
     if not reader.size:
-        raise Refused(f"{shown(name)} is empty; export it and push it again.")
+        raise ModelRejectedError(f"{printable(name)} is empty; export it and push it again.")
     check_no_pointer(name, reader)
     start = head(reader, 8)
     if start[:4] != _MAGIC:
-        raise Refused(
-            f"{shown(name)} does not begin like a GGUF file; export it with a current tool and push it again."
+        raise ModelRejectedError(
+            f"{printable(name)} does not begin like a GGUF file; export it with a current tool and push it again."
         )
     if int.from_bytes(start[4:], "little") in _VERSIONS:
         return
     if int.from_bytes(start[4:], "big") in _VERSIONS:
-        raise Refused(f"{shown(name)} is a big-endian GGUF file; export it in little-endian order.")
-    raise Refused(f"{shown(name)} is not GGUF version 2 or 3; export it with a current tool and push it again.")
+        raise ModelRejectedError(f"{printable(name)} is a big-endian GGUF file; export it in little-endian order.")
+    raise ModelRejectedError(
+        f"{printable(name)} is not GGUF version 2 or 3; export it with a current tool and push it again."
+    )
 
 
 class _HeaderReader:
@@ -141,7 +143,7 @@ class _HeaderReader:
         for _ in range(count):
             key = self._text("metadata key", _MAX_KEY_BYTES)
             if key in self.types:
-                raise self._damaged(f"the key {shown(key)} appears twice")
+                raise self._damaged(f"the key {printable(key)} appears twice")
             self.types[key] = value_type = self._value_type()
             if _KEPT_KEYS.fullmatch(key):
                 self.kept[key] = self._value(value_type)
@@ -207,15 +209,17 @@ class _HeaderReader:
             tensor, size = self._tensor_shape()
             as_in_c = tensor.name.partition("\0")[0]
             if as_in_c in tensors:
-                raise self._damaged(f"the tensor {shown(as_in_c)} appears twice")
+                raise self._damaged(f"the tensor {printable(as_in_c)} appears twice")
             tensors[as_in_c] = tensor
             # llama.cpp loads tensors only where each starts at the first aligned byte after the one before
             if self._cursor.u64() != _aligned(data_end, alignment):
-                raise self._damaged(f"the tensor {shown(tensor.name)} leaves a gap or overlaps another")
+                raise self._damaged(f"the tensor {printable(tensor.name)} leaves a gap or overlaps another")
             data_end = _aligned(data_end, alignment) + size
         missing = _aligned(self._cursor.position, alignment) + data_end - self._size
         if count and missing > 0:
-            raise Refused(f"{shown(self._name)} is truncated: {missing:,} bytes of tensors are missing; push it again.")
+            raise ModelRejectedError(
+                f"{printable(self._name)} is truncated: {missing:,} bytes of tensors are missing; push it again."
+            )
         return tuple(tensors.values())
 
     def _tensor_shape(self) -> tuple[Tensor, int]:
@@ -224,20 +228,20 @@ class _HeaderReader:
         self.names.append(name)
         dimension_count = self._cursor.u32()
         if dimension_count > _MAX_DIMENSIONS:
-            raise self._damaged(f"the tensor {shown(name)} states {dimension_count:,} dimensions")
+            raise self._damaged(f"the tensor {printable(name)} states {dimension_count:,} dimensions")
         shape = [self._cursor.u64() for _ in range(dimension_count)]
         number = self._cursor.u32()
         if number not in TENSOR_TYPES:
-            raise Refused(
-                f"{shown(self._name)} uses the unknown tensor type {number} for {shown(name)}; quantize it to a "
+            raise ModelRejectedError(
+                f"{printable(self._name)} uses the unknown tensor type {number} for {printable(name)}; quantize it to a "
                 "common type."
             )
         dtype, block_elements, block_bytes = TENSOR_TYPES[number]
         elements = math.prod(shape)
         if not elements and any(size >> 63 for size in shape):
-            raise self._damaged(f"the tensor {shown(name)} states a negative size")
+            raise self._damaged(f"the tensor {printable(name)} states a negative size")
         if (shape[0] if shape else 1) % block_elements:
-            raise self._damaged(f"the rows of tensor {shown(name)} are not whole blocks of {dtype}")
+            raise self._damaged(f"the rows of tensor {printable(name)} are not whole blocks of {dtype}")
         return Tensor(name, dtype, elements), elements // block_elements * block_bytes
 
     def _string_length(self, limit: int, what: str) -> int:
@@ -246,8 +250,10 @@ class _HeaderReader:
             raise self._damaged(f"it states a {what} of {length:,} bytes")
         return length
 
-    def _damaged(self, what: str) -> Refused:
-        return Refused(f"{shown(self._name)} is not a valid GGUF file ({what}); export it and push it again.")
+    def _damaged(self, what: str) -> ModelRejectedError:
+        return ModelRejectedError(
+            f"{printable(self._name)} is not a valid GGUF file ({what}); export it and push it again."
+        )
 
 
 def _aligned(position: int, alignment: int) -> int:

@@ -5,7 +5,7 @@ from typing import Final
 
 from modelshare.server.registry.inspection.gguf import Header
 from modelshare.server.registry.inspection.gguf_types import ValueType
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 _TYPES: Final = {
     re.compile(r"general\.(architecture|name)|tokenizer\.ggml\.(model|pre)"): ValueType.STRING,
@@ -30,7 +30,7 @@ def check_types(path: str, header: Header) -> None:
         general = f"ARCHITECTURE.{key.removeprefix(prefix)}" if key.startswith(prefix) else key
         wanted = next((wanted for pattern, wanted in _TYPES.items() if pattern.fullmatch(general)), found)
         if found is not wanted:
-            raise Refused(
-                f"{shown(path)} stores {shown(key)} as {found.name}, but llama.cpp accepts only {wanted.name}; "
+            raise ModelRejectedError(
+                f"{printable(path)} stores {printable(key)} as {found.name}, but llama.cpp accepts only {wanted.name}; "
                 "export it with a current tool and push it again."
             )

@@ -17,7 +17,7 @@ from modelshare.server.registry.inspection.gguf_types import FILE_TYPES, INTEGER
 from modelshare.server.registry.inspection.plain import plain_text, positive_integer
 from modelshare.server.registry.inspection.reader import RangeReader
 from modelshare.server.registry.inspection.task import task_of
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 # enum llama_pooling_type: 0 none, 1 mean, 2 first token, 3 last token, 4 rank
 _NO_POOLING, _RANK_POOLING = 0, 4
@@ -25,14 +25,14 @@ _NO_POOLING, _RANK_POOLING = 0, 4
 
 def read_gguf(
     files: Mapping[str, RangeReader], paths: Sequence[str], pipeline_tag: str | None
-) -> tuple[list[Candidate], dict[str, Role], Refused | None]:
+) -> tuple[list[Candidate], dict[str, Role], ModelRejectedError | None]:
     """The models among these files, in no order; what else they are; and why the first of those is no model.
 
     Raises `Refused` for a damaged file, unless what can be read of it shows that nobody would run it.
     """
     headers: dict[str, Header] = {}
     companions: dict[str, Role] = {}
-    refusals: dict[str, Refused] = {}
+    refusals: dict[str, ModelRejectedError] = {}
     for path in paths:
         examined = gguf.examine(path, files[path])
         if role := _role(path, examined):
@@ -64,13 +64,13 @@ def _role(path: str, examined: gguf.Examined) -> Role | None:
     return Role.OTHER
 
 
-def _not_a_model(group: Sequence[str], headers: Mapping[str, Header]) -> tuple[Role, Refused] | None:
+def _not_a_model(group: Sequence[str], headers: Mapping[str, Header]) -> tuple[Role, ModelRejectedError] | None:
     first = group[0]
     if not any(headers[path].tensors for path in group):
         return Role.VOCABULARY, alone(first, Role.VOCABULARY)
     if not headers[first].text("general.architecture"):
-        why = f"{shown(first)} does not set general.architecture; export it with a current tool."
-        return Role.OTHER, Refused(why)
+        why = f"{printable(first)} does not set general.architecture; export it with a current tool."
+        return Role.OTHER, ModelRejectedError(why)
     return None
 
 
@@ -122,7 +122,7 @@ def _facts(root: str, weights: tuple[str, ...], headers: Mapping[str, Header], p
 def _no_context(file: str, model_type: str | None) -> str:
     """GGUF files of programs for pictures and speech lack it, among others."""
     return (
-        f"No default engine can serve this model: {shown(file)} does not set {model_type}.context_length, which "
+        f"No default engine can serve this model: {printable(file)} does not set {model_type}.context_length, which "
         "llama.cpp needs."
     )
 

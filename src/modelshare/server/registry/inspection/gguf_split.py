@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from modelshare.server.registry.inspection.gguf import Header
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 _SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.IGNORECASE)
 
@@ -37,8 +37,8 @@ def _place_in_split(path: str, header: Header) -> tuple[int, int]:
     shard = _SHARD.fullmatch(path)
     named = (int(shard["number"]), int(shard["count"])) if shard else (1, 1)
     if named != (number, count):
-        raise Refused(
-            f"{shown(path)} is part {number} of {count} according to its metadata but not its name; push the "
+        raise ModelRejectedError(
+            f"{printable(path)} is part {number} of {count} according to its metadata but not its name; push the "
             "parts under the names that llama-gguf-split gave them."
         )
     return named
@@ -48,7 +48,7 @@ def _complete(prefix: str, count: int, parts: Mapping[int, str]) -> tuple[str, .
     missing: Iterable[int] = (number for number in range(1, count + 1) if number not in parts)
     if (first := next(iter(missing), None)) is not None:
         name = f"{prefix}-{first:05}-of-{count:05}.gguf"
-        raise Refused(f"{shown(name)} is missing, one of {count} parts of the model; push all of them.")
+        raise ModelRejectedError(f"{printable(name)} is missing, one of {count} parts of the model; push all of them.")
     return tuple(parts[number] for number in sorted(parts))
 
 
@@ -58,14 +58,14 @@ def _check_tensors(parts: Sequence[str], headers: Mapping[str, Header]) -> None:
     for path in parts:
         for tensor in headers[path].tensors:
             if tensor.name in names:
-                raise Refused(
-                    f"{shown(path)} contains the tensor {shown(tensor.name)}, which another part has too; split "
+                raise ModelRejectedError(
+                    f"{printable(path)} contains the tensor {printable(tensor.name)}, which another part has too; split "
                     "the model again."
                 )
             names.add(tensor.name)
     stated = headers[parts[0]].integer("split.tensors.count")
     if stated is not None and stated != len(names):
-        raise Refused(
-            f"{shown(parts[0])} states {stated:,} tensors, but the parts contain {len(names):,}; push all parts "
+        raise ModelRejectedError(
+            f"{printable(parts[0])} states {stated:,} tensors, but the parts contain {len(names):,}; push all parts "
             "of one split."
         )

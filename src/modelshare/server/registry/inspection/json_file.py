@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from modelshare.server.registry.inspection.reader import RangeReader, check_no_pointer, head
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 # Each value but the first follows one of , [ { so their number bounds what parsing can allocate (about 0.2 GB).
 # The header of an unsharded model of 90,000 tensors, the most seen, has about 900,000.
@@ -25,18 +25,20 @@ def read_object(name: str, reader: RangeReader, max_bytes: int = _MAX_CONFIG_BYT
     """The JSON object in a file; raises `Refused` if it is too large, damaged, or no object."""
     value = read_value(name, reader, max_bytes)
     if not isinstance(value, dict):
-        raise Refused(f"{shown(name)} is valid JSON but not an object; repair it and push again.")
+        raise ModelRejectedError(f"{printable(name)} is valid JSON but not an object; repair it and push again.")
     return value
 
 
 def read_value(name: str, reader: RangeReader, max_bytes: int = _MAX_CONFIG_BYTES) -> Any:
     """The JSON in a file, whatever it holds."""
     if reader.size > max_bytes:
-        raise Refused(
-            f"{shown(name)} is larger than {max_bytes >> 20} MiB; push the model without it or make it smaller."
+        raise ModelRejectedError(
+            f"{printable(name)} is larger than {max_bytes >> 20} MiB; push the model without it or make it smaller."
         )
     if not reader.size:
-        raise Refused(f"{shown(name)} is empty, but loaders expect JSON in it; save it again, or push without it.")
+        raise ModelRejectedError(
+            f"{printable(name)} is empty, but loaders expect JSON in it; save it again, or push without it."
+        )
     check_no_pointer(name, reader)
     return _parse(name, head(reader, reader.size))
 
@@ -45,7 +47,7 @@ def parse_unambiguous_object(name: str, data: bytes) -> dict[str, Any]:
     """The JSON object in `data`, for which no two readers differ: no key twice in any object, no -0 as an integer."""
     value = _parse(name, data, object_pairs_hook=_without_duplicates, parse_int=_strict_integer(data))
     if not isinstance(value, dict):
-        raise Refused(f"{shown(name)} is valid JSON but not an object; repair it and push again.")
+        raise ModelRejectedError(f"{printable(name)} is valid JSON but not an object; repair it and push again.")
     return value
 
 
@@ -61,12 +63,16 @@ def is_unicode(texts: Iterable[str]) -> bool:
 
 def _parse(name: str, data: bytes, **hooks: Any) -> Any:
     if sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
-        raise Refused(f"{shown(name)} contains more than {_MAX_VALUES:,} JSON values; split it into smaller files.")
+        raise ModelRejectedError(
+            f"{printable(name)} contains more than {_MAX_VALUES:,} JSON values; split it into smaller files."
+        )
     try:
         value = json.loads(_text(data), **hooks)
         _check_depth(value, containers=data.count(b"[") + data.count(b"{"))
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{shown(name)} is not valid JSON ({_fault(error)}); repair it and push again.") from error
+        raise ModelRejectedError(
+            f"{printable(name)} is not valid JSON ({_fault(error)}); repair it and push again."
+        ) from error
     return value
 
 
@@ -105,7 +111,7 @@ def _fault(error: ValueError | RecursionError) -> str:
         case UnicodeDecodeError():
             return "it is not UTF-8"
         case json.JSONDecodeError() | _FaultError():
-            return shown(str(error))
+            return printable(str(error))
         case _:  # what is left of json's own: https://docs.python.org/3/library/stdtypes.html#int-max-str-digits
             return "a number in it has too many digits"
 
@@ -115,5 +121,5 @@ def _without_duplicates(pairs: Pairs) -> dict[str, Any]:
     if len(fields) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise _FaultError(f"the key {shown(twice)} appears twice")
+        raise _FaultError(f"the key {printable(twice)} appears twice")
     return fields

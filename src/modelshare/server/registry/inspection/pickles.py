@@ -4,7 +4,7 @@ import posixpath
 from collections.abc import Mapping
 
 from modelshare.server.registry.inspection.reader import RangeReader, head
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 _PICKLE_EXTENSIONS = (
     ".bin",
@@ -33,16 +33,16 @@ def find_pickles(files: Mapping[str, RangeReader], *, allow: bool) -> tuple[str,
         start = head(reader, _HEAD_BYTES)
         if path.lower().endswith(_WEIGHT_EXTENSIONS):
             if _is_archive_or_pickle(start):
-                raise Refused(
-                    f"{shown(path)} is a Python pickle or a zip archive under another name; "
+                raise ModelRejectedError(
+                    f"{printable(path)} is a Python pickle or a zip archive under another name; "
                     "convert the weights to safetensors or GGUF and push again."
                 )
         elif _is_pickle(path, start, files):
             found.append(path)
     if found and not allow:
         others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise Refused(
-            f"{shown(found[0])}{others} is a Python pickle, which can run code when it is loaded; "
+        raise ModelRejectedError(
+            f"{printable(found[0])}{others} is a Python pickle, which can run code when it is loaded; "
             "leave it out or convert the weights to safetensors, and push again."
         )
     return tuple(found)

@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 from typing import Protocol
 
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 _LENGTH = struct.Struct("<Q")
 _WINDOW_BYTES = 1 << 20  # one request to an object store brings this much of a header
@@ -102,11 +102,13 @@ class Cursor:
             self._window_start, start = self.position, 0
         return start
 
-    def _overrun(self) -> Refused:
+    def _overrun(self) -> ModelRejectedError:
         if self._reader.size <= self._limit:
-            return Refused(f"{shown(self._name)} ends inside its header or is damaged; export it and push it again.")
-        return Refused(
-            f"{shown(self._name)} has a header of more than {self._limit >> 20} MiB, which no engine needs; "
+            return ModelRejectedError(
+                f"{printable(self._name)} ends inside its header or is damaged; export it and push it again."
+            )
+        return ModelRejectedError(
+            f"{printable(self._name)} has a header of more than {self._limit >> 20} MiB, which no engine needs; "
             "export it again with a current tool."
         )
 
@@ -114,4 +116,6 @@ class Cursor:
 def check_no_pointer(name: str, reader: RangeReader) -> None:
     """Raises `Refused` for what Git leaves in a clone in place of a large file."""
     if len(_POINTER) < reader.size <= _LONGEST_POINTER and head(reader, len(_POINTER)) == _POINTER:
-        raise Refused(f"{shown(name)} is a pointer of Git LFS, not the file itself; run `git lfs pull` and push again.")
+        raise ModelRejectedError(
+            f"{printable(name)} is a pointer of Git LFS, not the file itself; run `git lfs pull` and push again."
+        )

@@ -14,7 +14,7 @@ from typing import Any
 
 from modelshare.server.registry.inspection.json_file import is_unicode, parse_unambiguous_object, read_object
 from modelshare.server.registry.inspection.reader import RangeReader, check_no_pointer, piece
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 EXTENSION = ".safetensors"
 INDEX_EXTENSION = ".safetensors.index.json"
@@ -72,8 +72,8 @@ def read_header(name: str, reader: RangeReader) -> dict[str, Tensor]:
         raise _damaged(name, "the name of a tensor is not Unicode text")
     tensors = {key: _tensor(name, key, entry) for key, entry in header.items()}
     if not tensors:
-        raise Refused(
-            f"{shown(name)} contains no tensors; export the model again and push the file that has its weights."
+        raise ModelRejectedError(
+            f"{printable(name)} contains no tensors; export the model again and push the file that has its weights."
         )
     _check_layout(name, tensors.values(), data_bytes=reader.size - _LENGTH_BYTES - length)
     return tensors
@@ -91,22 +91,26 @@ def shards_of_index(
     """
     weight_map = read_object(index, files[index], _MAX_HEADER_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise Refused(f"{shown(index)} has no weight_map; export the model again so that the index is complete.")
+        raise ModelRejectedError(
+            f"{printable(index)} has no weight_map; export the model again so that the index is complete."
+        )
     folder = posixpath.dirname(index)
     shards = set()
     for tensor, shard in weight_map.items():
         name = posixpath.normpath(shard) if isinstance(shard, str) else str(shard)
         path = posixpath.join(folder, name)
         if posixpath.dirname(name):
-            raise Refused(
-                f"{shown(index)} refers to the file {shown(str(shard))} in another folder; put the shards next "
+            raise ModelRejectedError(
+                f"{printable(index)} refers to the file {printable(str(shard))} in another folder; put the shards next "
                 "to the index."
             )
         if path not in headers:
-            raise Refused(f"{shown(index)} refers to the file {shown(str(shard))}, which is missing; push it too.")
+            raise ModelRejectedError(
+                f"{printable(index)} refers to the file {printable(str(shard))}, which is missing; push it too."
+            )
         if tensor not in headers[path] and path not in unread:
-            raise Refused(
-                f"{shown(path)} lacks the tensor {shown(tensor)} that {shown(index)} assigns to it; push both again."
+            raise ModelRejectedError(
+                f"{printable(path)} lacks the tensor {printable(tensor)} that {printable(index)} assigns to it; push both again."
             )
         shards.add(path)
     return tuple(sorted(shards))
@@ -114,16 +118,18 @@ def shards_of_index(
 
 def _header_length(name: str, reader: RangeReader) -> int:
     if reader.size <= _LENGTH_BYTES:
-        raise Refused(f"{shown(name)} is {'empty' if not reader.size else 'truncated'}; export it and push it again.")
+        raise ModelRejectedError(
+            f"{printable(name)} is {'empty' if not reader.size else 'truncated'}; export it and push it again."
+        )
     length = int.from_bytes(reader.read_at(0, _LENGTH_BYTES), "little")
     if length > _MAX_HEADER_BYTES:
-        raise Refused(
-            f"{shown(name)} states a header of {length:,} bytes, but the format allows {_MAX_HEADER_BYTES:,}; "
+        raise ModelRejectedError(
+            f"{printable(name)} states a header of {length:,} bytes, but the format allows {_MAX_HEADER_BYTES:,}; "
             "it is damaged or not safetensors: export it and push it again."
         )
     if length > reader.size - _LENGTH_BYTES:
-        raise Refused(
-            f"{shown(name)} states a header of {length:,} bytes but has only {reader.size:,}; it is truncated: "
+        raise ModelRejectedError(
+            f"{printable(name)} states a header of {length:,} bytes but has only {reader.size:,}; it is truncated: "
             "export it and push it again."
         )
     return length
@@ -137,7 +143,7 @@ def _check_metadata(file: str, metadata: Any) -> None:
         raise _damaged(file, "its __metadata__ is not an object of strings")
     for key, value in metadata.items():
         if not isinstance(value, str):
-            raise _damaged(file, f"{shown(key)} in its __metadata__ is not a string")
+            raise _damaged(file, f"{printable(key)} in its __metadata__ is not a string")
         if not is_unicode((key, value)):
             raise _damaged(file, "its __metadata__ is not Unicode text")
 
@@ -147,16 +153,18 @@ def _tensor(file: str, name: str, entry: Any) -> Tensor:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)], **rest} if not rest:
             pass
         case _:
-            raise _damaged(file, f"the entry of tensor {shown(name)} is malformed")
+            raise _damaged(file, f"the entry of tensor {printable(name)} is malformed")
     bits = DTYPE_BITS.get(dtype)
     if bits is None:
-        raise Refused(f"{shown(file)} uses the unknown type {shown(dtype)}; convert its tensors to a supported type.")
+        raise ModelRejectedError(
+            f"{printable(file)} uses the unknown type {printable(dtype)}; convert its tensors to a supported type."
+        )
     if len(shape) > _MAX_DIMENSIONS or not all(type(size) is int and 0 <= size < 1 << 63 for size in shape):
-        raise _damaged(file, f"the shape of tensor {shown(name)} is malformed")
+        raise _damaged(file, f"the shape of tensor {printable(name)} is malformed")
     if max(accumulate(shape, operator.mul), default=1) >> 64:  # also where a later size is zero
-        raise _damaged(file, f"the shape of tensor {shown(name)} is malformed")
+        raise _damaged(file, f"the shape of tensor {printable(name)} is malformed")
     if isinstance(start, bool) or isinstance(end, bool) or math.prod(shape) * bits != (end - start) * 8:
-        raise _damaged(file, f"the bytes of tensor {shown(name)} do not match its shape and type")
+        raise _damaged(file, f"the bytes of tensor {printable(name)} do not match its shape and type")
     return Tensor(name, dtype, tuple(shape), start, end)
 
 
@@ -164,15 +172,17 @@ def _check_layout(name: str, tensors: Iterable[Tensor], data_bytes: int) -> None
     expected = 0
     for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.end)):
         if tensor.start != expected:
-            raise _damaged(name, f"tensor {shown(tensor.name)} leaves a gap or overlaps another")
+            raise _damaged(name, f"tensor {printable(tensor.name)} leaves a gap or overlaps another")
         expected = tensor.end
     if expected > data_bytes:
-        raise Refused(
-            f"{shown(name)} is truncated: {expected - data_bytes:,} bytes of tensors are missing; push it again."
+        raise ModelRejectedError(
+            f"{printable(name)} is truncated: {expected - data_bytes:,} bytes of tensors are missing; push it again."
         )
     if expected < data_bytes:
         raise _damaged(name, f"{data_bytes - expected:,} bytes at its end belong to no tensor")
 
 
-def _damaged(file: str, what: str) -> Refused:
-    return Refused(f"{shown(file)} is not a valid safetensors file ({what}); export it and push it again.")
+def _damaged(file: str, what: str) -> ModelRejectedError:
+    return ModelRejectedError(
+        f"{printable(file)} is not a valid safetensors file ({what}); export it and push it again."
+    )

@@ -20,7 +20,7 @@ from modelshare.server.registry.inspection.safetensors import Tensor, read_heade
 from modelshare.server.registry.inspection.task import task_of
 from modelshare.server.registry.inspection.tokenizer import Tokenizer, read_tokenizer
 from modelshare.server.registry.inspection.weight_sets import Headers, WeightSet, check_numbering, sets_of_folder
-from modelshare.server.registry.refused import Refused
+from modelshare.server.registry.refused import ModelRejectedError
 
 _CONFIG = "config.json"
 _NO_CONFIG = Config(
@@ -45,7 +45,7 @@ class _Surroundings:
 
 def read_safetensors(
     files: Mapping[str, RangeReader], paths: Sequence[str], pipeline_tag: str | None
-) -> tuple[list[Candidate], dict[str, Role], Mapping[str, Refused]]:
+) -> tuple[list[Candidate], dict[str, Role], Mapping[str, ModelRejectedError]]:
     """The models among these files, in no order; what else they are; and which of them are damaged. Raises `Refused`
     for shards that are lost.
 
@@ -83,13 +83,13 @@ def _sets(folder: str, here: Sequence[str], files: Mapping[str, RangeReader], he
 
 def _headers(
     files: Mapping[str, RangeReader], paths: Sequence[str]
-) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Refused]]:
+) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, ModelRejectedError]]:
     tensors: dict[str, Mapping[str, Tensor]] = {}
-    damaged: dict[str, Refused] = {}
+    damaged: dict[str, ModelRejectedError] = {}
     for path in paths:
         try:
             tensors[path] = read_header(path, files[path])
-        except Refused as refused:
+        except ModelRejectedError as refused:
             tensors[path], damaged[path] = {}, refused
     return tensors, damaged
 
@@ -146,7 +146,7 @@ def _surroundings_in(files: Mapping[str, RangeReader]) -> Callable[[Modules], _S
     """Reads them once for all models of a folder: it may take seconds, and a folder may hold many. Raises `Refused`."""
 
     @functools.cache
-    def read(place: Modules) -> _Surroundings | Refused:
+    def read(place: Modules) -> _Surroundings | ModelRejectedError:
         path = posixpath.join(place.transformer, _CONFIG)
         try:
             return _Surroundings(
@@ -154,12 +154,12 @@ def _surroundings_in(files: Mapping[str, RangeReader]) -> Callable[[Modules], _S
                 read_tokenizer(place.transformer, files),
                 embedder_of(files, place.root),
             )
-        except Refused as refused:
+        except ModelRejectedError as refused:
             return refused
 
     def surroundings(place: Modules) -> _Surroundings:
         found = read(place)
-        if isinstance(found, Refused):
+        if isinstance(found, ModelRejectedError):
             raise found
         return found
 

@@ -8,7 +8,7 @@ from typing import Any
 from modelshare.server.registry.inspection.json_file import read_object
 from modelshare.server.registry.inspection.reader import RangeReader, head
 from modelshare.server.registry.inspection.tokenizer_json import vocabulary_size
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 _FILE = "tokenizer.json"
 _TEMPLATE = "chat_template.jinja"
@@ -51,16 +51,20 @@ def _has_template(settings: Mapping[str, Any]) -> bool:
 
 def _template(path: str, reader: RangeReader) -> str:
     if reader.size > _MAX_TEMPLATE_BYTES:
-        raise Refused(
-            f"{shown(path)} is larger than {_MAX_TEMPLATE_BYTES >> 20} MiB; push the model with a shorter one."
+        raise ModelRejectedError(
+            f"{printable(path)} is larger than {_MAX_TEMPLATE_BYTES >> 20} MiB; push the model with a shorter one."
         )
     try:
         return head(reader, reader.size).decode()
     except UnicodeDecodeError:
-        raise Refused(f"{shown(path)} is not UTF-8, which loaders expect; save it again and push.") from None
+        raise ModelRejectedError(
+            f"{printable(path)} is not UTF-8, which loaders expect; save it again and push."
+        ) from None
 
 
 def _check_not_empty(vocabularies: Mapping[str, RangeReader]) -> None:
     for path, reader in vocabularies.items():
         if not reader.size:
-            raise Refused(f"{shown(path)} is empty, so no loader can build the tokenizer; save it again and push.")
+            raise ModelRejectedError(
+                f"{printable(path)} is empty, so no loader can build the tokenizer; save it again and push."
+            )

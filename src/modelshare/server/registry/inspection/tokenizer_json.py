@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from modelshare.server.registry.inspection.reader import RangeReader, check_no_pointer, head
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 # The largest known, Gemma 3's, has 33 MB and 1.3 million values; a value costs up to 100 bytes of memory.
 _MAX_BYTES = 128 << 20
@@ -134,16 +134,20 @@ class _UnfitError(ValueError):
 def vocabulary_size(name: str, reader: RangeReader) -> int:
     """How many tokens the file has; raises `Refused` for one that the library would not load."""
     if reader.size > _MAX_BYTES:
-        raise Refused(f"{shown(name)} is larger than {_MAX_BYTES >> 20} MiB; push the model with a smaller one.")
+        raise ModelRejectedError(
+            f"{printable(name)} is larger than {_MAX_BYTES >> 20} MiB; push the model with a smaller one."
+        )
     check_no_pointer(name, reader)
     data = head(reader, reader.size)
     if data.count(b",") > _MAX_VALUES:
-        raise Refused(f"{shown(name)} contains more than {_MAX_VALUES:,} values; push the model with a smaller one.")
+        raise ModelRejectedError(
+            f"{printable(name)} contains more than {_MAX_VALUES:,} values; push the model with a smaller one."
+        )
     try:
         return _size(data)
     except (ValueError, RecursionError) as error:
-        raise Refused(
-            f"{shown(name)} is not a valid tokenizer ({shown(str(error))}); save it again and push."
+        raise ModelRejectedError(
+            f"{printable(name)} is not a valid tokenizer ({printable(str(error))}); save it again and push."
         ) from error
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from modelshare.server.registry.inspection.reader import RangeReader
 from modelshare.server.registry.inspection.safetensors import EXTENSION, INDEX_EXTENSION, Tensor, shards_of_index
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 _SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.safetensors")
 _PLAIN = "model"
@@ -19,12 +19,12 @@ class Headers:
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     """By file and name; none of a damaged file."""
-    damaged: Mapping[str, Refused]
+    damaged: Mapping[str, ModelRejectedError]
 
     def names(self, paths: Iterable[str]) -> list[str]:
         return [name for path in paths for name in self.tensors[path]]
 
-    def fault(self, paths: Iterable[str]) -> Refused | None:
+    def fault(self, paths: Iterable[str]) -> ModelRejectedError | None:
         """What is wrong with the first of these files that is damaged."""
         return next((self.damaged[path] for path in paths if path in self.damaged), None)
 
@@ -34,7 +34,7 @@ class WeightSet:
     weights: tuple[str, ...]
     index: str | None = None
     notes: tuple[str, ...] = ()
-    refused: Refused | None = None
+    refused: ModelRejectedError | None = None
     """Why it cannot be run."""
 
 
@@ -45,7 +45,9 @@ def check_numbering(paths: Iterable[str]) -> None:
         for number in range(1, int(count) + 1):
             wanted = f"{prefix}-{number:05}-of-{count}.safetensors"
             if wanted not in paths:
-                raise Refused(f"{shown(wanted)} is missing, one of {int(count)} shards; push all of them.")
+                raise ModelRejectedError(
+                    f"{printable(wanted)} is missing, one of {int(count)} shards; push all of them."
+                )
 
 
 def sets_of_folder(
@@ -64,7 +66,7 @@ def sets_of_folder(
     for index in _indices(folder, files, first=plain_index):
         try:
             shards = shards_of_index(index, files, headers.tensors, headers.damaged)
-        except Refused as refused:
+        except ModelRejectedError as refused:
             if index == plain_index and single not in headers.tensors:
                 return [WeightSet(tuple(paths), index, refused=refused)]
         else:
@@ -95,7 +97,7 @@ def _without_plain_names(
     """The numbered shards first, where there are any of the plain name; else all files together, as engines take a
     folder without an index, unless a tensor is in two of them: then each is by itself.
     """
-    note = f"There is no {shown(index)}; the machine that runs the model makes one."
+    note = f"There is no {printable(index)}; the machine that runs the model makes one."
     groups = sorted(groups, key=lambda each: (not _has_plain_name(each), each.weights[0]))
     names = headers.names(paths)
     if len(groups) > 1 and not _has_plain_name(groups[0]) and len(names) == len(set(names)):

@@ -6,11 +6,11 @@ All or nothing: until the last step nothing but the session refers to the bytes,
 from modelshare.server.http import Platform
 from modelshare.server.jobs import Lease
 from modelshare.server.registry.blobs.staging import multipart_of
-from modelshare.server.registry.concurrently import map_concurrently
+from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.processing.keeping import Arrived, keep
 from modelshare.server.registry.processing.unpacking import unpack
 from modelshare.server.registry.processing.work import Work
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
 from modelshare.server.storage.base import Proof
 
@@ -32,7 +32,7 @@ async def ingest(platform: Platform, lease: Lease, work: Work, upload: UploadRow
             await arrive(archive)
         arrived, left_out = await unpack(platform, upload, archive.key, work.selection)
     else:
-        arrived = await map_concurrently(arrive, upload.files, most=FILES_AT_ONCE)
+        arrived = await map_concurrently(arrive, upload.files, limit=FILES_AT_ONCE)
     await keep(platform, lease, work, upload, arrived, left_out)
 
 
@@ -58,5 +58,7 @@ async def _arrive(platform: Platform, file: UploadFileRow, proof: Proof | None) 
         proof = Proof(sha256, size, platform.now())
     sha256 = proof.sha256
     if file.sha256 not in {None, sha256}:
-        raise Refused(f"{shown(file.path)} does not match its announced SHA-256: it has {sha256}. Push it again.")
+        raise ModelRejectedError(
+            f"{printable(file.path)} does not match its announced SHA-256: it has {sha256}. Push it again."
+        )
     return Arrived(file.path, proof.size, sha256, key=file.key, proven_at=int(proof.at))

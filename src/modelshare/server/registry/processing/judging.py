@@ -7,14 +7,14 @@ from typing import Final
 
 from modelshare.server.http import Platform
 from modelshare.server.registry.blobs import queries as blobs
-from modelshare.server.registry.concurrently import map_concurrently
+from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.inspection import Facts, inspect
 from modelshare.server.registry.inspection.reader import RangeReader, head
 from modelshare.server.registry.processing.ingest import FILES_AT_ONCE
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.server.registry.service import StoredFile
-from modelshare.server.storage.base import BlobNotFound, BlobStore
-from modelshare.wire import exposed
+from modelshare.server.storage.base import BlobNotFoundError, BlobStore
+from modelshare.wire import secret_scan
 
 _SEARCHED_BYTES: Final = 64 << 20
 """Of text that is searched for keys: a second each 2 MiB at worst."""
@@ -26,13 +26,15 @@ async def verify(platform: Platform, project_id: str, files: Sequence[StoredFile
     async def verify_file(file: StoredFile) -> None:
         try:
             found = await platform.store.digest(file.key)
-        except BlobNotFound as error:
+        except BlobNotFoundError as error:
             raise _gone(file) from error
         if found != (file.sha256, file.size):
-            raise Refused(f"{shown(file.path)} has been damaged in storage. Restore it there, or push it again.")
+            raise ModelRejectedError(
+                f"{printable(file.path)} has been damaged in storage. Restore it there, or push it again."
+            )
 
     started = platform.now()
-    await map_concurrently(verify_file, files, most=FILES_AT_ONCE)
+    await map_concurrently(verify_file, files, limit=FILES_AT_ONCE)
     async with platform.database.write() as session:
         await blobs.prove(session, project_id, [file.sha256 for file in files], started)
 
@@ -49,24 +51,24 @@ def _inspect(store: BlobStore, files: Sequence[StoredFile], allow_pickle: bool, 
     for stored in files:
         try:
             readers[stored.path] = store.reader(stored.key)
-        except BlobNotFound as error:
+        except BlobNotFoundError as error:
             raise _gone(stored) from error
     facts = inspect(readers, allow_pickle=allow_pickle, file=file)
-    return replace(facts, warnings=(*facts.warnings, *exposed.warnings(_exposed(readers))))
+    return replace(facts, warnings=(*facts.warnings, *secret_scan.warnings(_exposed(readers))))
 
 
-def _exposed(readers: Mapping[str, RangeReader]) -> list[exposed.Exposed]:
+def _exposed(readers: Mapping[str, RangeReader]) -> list[secret_scan.Exposed]:
     """What looks like a key in small text files, so far as a bound allows."""
-    texts = [path for path, reader in sorted(readers.items()) if exposed.worth_reading(path, reader.size)]
-    found: list[exposed.Exposed] = []
+    texts = [path for path, reader in sorted(readers.items()) if secret_scan.worth_reading(path, reader.size)]
+    found: list[secret_scan.Exposed] = []
     left = _SEARCHED_BYTES
-    for path in texts[: exposed.MAX_FILES]:
+    for path in texts[: secret_scan.MAX_FILES]:
         left -= readers[path].size
-        if left < 0 or len(found) >= exposed.MAX_FOUND:
+        if left < 0 or len(found) >= secret_scan.MAX_FOUND:
             break
-        found += exposed.find(path, head(readers[path], exposed.MAX_FILE))
-    return found[: exposed.MAX_FOUND]
+        found += secret_scan.find(path, head(readers[path], secret_scan.MAX_FILE))
+    return found[: secret_scan.MAX_FOUND]
 
 
-def _gone(file: StoredFile) -> Refused:
-    return Refused(f"{shown(file.path)} is no longer in storage. Restore it there, or push it again.")
+def _gone(file: StoredFile) -> ModelRejectedError:
+    return ModelRejectedError(f"{printable(file.path)} is no longer in storage. Restore it there, or push it again.")

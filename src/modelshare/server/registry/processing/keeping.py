@@ -7,7 +7,7 @@ from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.http import Platform
-from modelshare.server.jobs import Lease, holds
+from modelshare.server.jobs import Lease, lease_is_valid
 from modelshare.server.registry import queries as models
 from modelshare.server.registry.blobs import disposal, staging
 from modelshare.server.registry.blobs import queries as blobs
@@ -54,7 +54,7 @@ async def keep(
             disposal.discard(session, work.project_id, [staging.prefix(work.project_id, upload.id)])
             await disposal.collect_later(session, work.project_id, now=now)
             return
-        if not await holds(session, lease):
+        if not await lease_is_valid(session, lease):
             return
         if left_out is not None:
             version = await session.get_one(VersionRow, work.version_id)

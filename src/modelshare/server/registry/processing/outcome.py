@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
 from modelshare.server.http import Platform
-from modelshare.server.jobs import Lease, holds
+from modelshare.server.jobs import Lease, lease_is_valid
 from modelshare.server.registry import manifest, versions
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.inspection import Facts
@@ -77,7 +77,7 @@ async def failed(platform: Platform, lease: Lease, work: Work, reason: str) -> N
 async def _locked(session: AsyncSession, lease: Lease, work: Work) -> tuple[ModelRow, VersionRow] | None:
     """The version and its model while both exist and the lease is still ours."""
     model = await registry.find_any(session, work.model_id, lock=True)
-    if model is None or not await holds(session, lease):
+    if model is None or not await lease_is_valid(session, lease):
         return None
     version = next((row for row in model.versions if row.id == work.version_id), None)
     return None if version is None else (model, version)

@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import service as audit
 from modelshare.server.db import notify
-from modelshare.server.errors import Conflict
+from modelshare.server.errors import ConflictError
 from modelshare.server.http import Caller
 from modelshare.server.jobs import enqueue
 from modelshare.server.registry import service as registry
@@ -32,7 +32,7 @@ async def revalidate(session: AsyncSession, caller: Caller, model_id: uuid.UUID,
     model = await registry.get_locked(session, caller, model_id)
     version = _to_judge(model)
     if version is None or version.status == ModelStatus.UPLOADING:
-        raise Conflict(
+        raise ConflictError(
             "This model is still being uploaded. Complete or cancel the upload first (`modelshare uploads list`)."
         )
     if version.status != ModelStatus.PROCESSING:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from modelshare.server.http import Platform
 from modelshare.server.registry.archive import ExtractedFile, extract, kind_of
+from modelshare.server.registry.archive_selection import ArchiveSelection
 from modelshare.server.registry.blobs import queries, staging
 from modelshare.server.registry.blobs.quota import quota_of
-from modelshare.server.registry.chosen import Chosen
 from modelshare.server.registry.processing.keeping import Arrived
-from modelshare.server.registry.refused import Refused
+from modelshare.server.registry.refused import ModelRejectedError
 from modelshare.server.registry.tables import UploadRow
 from modelshare.server.storage.local import KEEP_FREE
 from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection, ignore_file_lines, note
@@ -43,11 +43,11 @@ def _extract(
     folder.mkdir(mode=0o700, parents=True)
     named = folder / name  # errors speak of the archive by the name its owner knows
     named.symlink_to(archive)
-    chosen = Chosen(selection)
+    chosen = ArchiveSelection(selection)
     try:
         files = extract(named, kind_of(name), folder / "files", max_bytes=max_bytes, chosen=chosen)
         again = chosen.again(_ignored(folder / "files", files))
-    except Refused:
+    except ModelRejectedError:
         again = chosen.again(None) if chosen.top is None else None
         if again is None:
             raise
@@ -65,7 +65,7 @@ def _ignored(folder: Path, files: Sequence[ExtractedFile]) -> Sequence[str] | No
     try:
         return ignore_file_lines(folder)
     except ValueError as error:
-        raise Refused(f"{error}. Write it again, and push again.") from error
+        raise ModelRejectedError(f"{error}. Write it again, and push again.") from error
 
 
 async def _store(platform: Platform, upload: UploadRow, n: int, folder: Path, file: ExtractedFile) -> Arrived:

@@ -4,7 +4,7 @@ import uuid
 from dataclasses import dataclass, field
 
 from modelshare.server.db import Database
-from modelshare.server.registry import opened
+from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.processing import queries
 from modelshare.server.registry.tables import SELECTION, UploadRow
@@ -39,7 +39,7 @@ async def load(database: Database, version_id: uuid.UUID) -> Work | None:
         version_id,
         ModelStatus(version.status),
         staged,
-        version.file or opened.own_file(version),
+        version.file or file_selection.own_file(version),
         Selection.of(**version.facts.get(SELECTION, {})),
     )
 

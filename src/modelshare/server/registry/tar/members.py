@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import Final
 
 from modelshare.server.registry.paths import MAX_PATH_BYTES
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.server.registry.tar import pax, sparse
 from modelshare.server.registry.tar.header import BLOCK, Header, read_header, text
 from modelshare.server.registry.tar.stream import CHUNK_BYTES, Stream
@@ -118,8 +118,8 @@ class Members:
             self._extensions += 1
         else:
             self._entries += 1
-        most = _ENTRIES_PER_FILE * self.max_files
-        if self._entries > most or self._extensions > _EXTENSIONS_PER_ENTRY * most:
+        limit = _ENTRIES_PER_FILE * self.max_files
+        if self._entries > limit or self._extensions > _EXTENSIONS_PER_ENTRY * limit:
             raise self._too_many()
         return header
 
@@ -128,12 +128,14 @@ class Members:
         if self._details > _DETAILS + _DETAILS_PER_FILE * self.max_files:
             raise self._too_many()
 
-    def _too_many(self) -> Refused:
-        return Refused(f"{shown(self.stream.name)} contains too many entries; pack only the files an engine needs.")
+    def _too_many(self) -> ModelRejectedError:
+        return ModelRejectedError(
+            f"{printable(self.stream.name)} contains too many entries; pack only the files an engine needs."
+        )
 
-    def _too_long(self) -> Refused:
-        return Refused(
-            f"A name in {shown(self.stream.name)} is longer than {MAX_PATH_BYTES:,} bytes; use a shorter one."
+    def _too_long(self) -> ModelRejectedError:
+        return ModelRejectedError(
+            f"A name in {printable(self.stream.name)} is longer than {MAX_PATH_BYTES:,} bytes; use a shorter one."
         )
 
     def _extend(self, extended: _Extended, header: Header) -> None:
@@ -187,8 +189,8 @@ class Members:
                     return sparse.pax(self.stream, extended.holes, stored)
                 return sparse.old_gnu(self.stream, header, stored)
             except ValueError as error:
-                raise Refused(
-                    f"{shown(self.stream.name)} contains a sparse file that is damaged or of an unsupported "
+                raise ModelRejectedError(
+                    f"{printable(self.stream.name)} contains a sparse file that is damaged or of an unsupported "
                     "form; pack the folder again without --sparse (-S) and push it."
                 ) from error
         if header.type == _FOLDER and stored:
@@ -200,8 +202,8 @@ class Members:
     def _refuse_volume(self, key: bytes) -> None:
         if key == b"GNU.volume.label":
             return
-        raise Refused(
-            f"{shown(self.stream.name)} is one volume of an archive of several; pack the folder into one file."
+        raise ModelRejectedError(
+            f"{printable(self.stream.name)} is one volume of an archive of several; pack the folder into one file."
         )
 
     def _check_trailer(self) -> None:
@@ -210,7 +212,9 @@ class Members:
         while piece := self.stream.read(CHUNK_BYTES):
             left -= len(piece)
             if left < 0 or any(piece):
-                raise Refused(f"{shown(self.stream.name)} has data after its end; pack it again and push it.")
+                raise ModelRejectedError(
+                    f"{printable(self.stream.name)} has data after its end; pack it again and push it."
+                )
 
 
 def _take_record(extended: _Extended, key: bytes, value: bytes) -> None:

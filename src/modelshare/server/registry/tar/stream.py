@@ -8,7 +8,7 @@ from typing import BinaryIO, Final, Protocol
 
 import zstandard
 
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 
 CHUNK_BYTES: Final = 1 << 20
 _MAX_ZSTD_WINDOW_BYTES = 128 << 20  # what the zstd program itself accepts unless told otherwise
@@ -41,7 +41,7 @@ def decompressed(name: str, packed: BinaryIO, kind: ArchiveKind) -> Readable:
     if start.startswith((_ZIP, _XZ)):
         other = "a ZIP file" if start.startswith(_ZIP) else "compressed by xz"
         remedy = "pack the model's folder as .tar, .tar.gz, .tar.bz2 or .tar.zst"
-        raise Refused(f"{shown(name)} is not a valid tar archive but {other}; {remedy}.")
+        raise ModelRejectedError(f"{printable(name)} is not a valid tar archive but {other}; {remedy}.")
     match next((known for magic, known in _MAGIC.items() if start.startswith(magic)), kind):
         case ArchiveKind.TAR:
             return packed
@@ -61,8 +61,8 @@ def _check_window(name: str, start: bytes) -> None:
     except zstandard.ZstdError:
         return  # found when it is read
     if window > _MAX_ZSTD_WINDOW_BYTES:
-        raise Refused(
-            f"{shown(name)} needs more than {_MAX_ZSTD_WINDOW_BYTES >> 20} MiB of memory to unpack; compress it "
+        raise ModelRejectedError(
+            f"{printable(name)} needs more than {_MAX_ZSTD_WINDOW_BYTES >> 20} MiB of memory to unpack; compress it "
             "again without zstd's option --long or --ultra."
         )
 
@@ -99,7 +99,9 @@ class Stream:
         except (OSError, zlib.error, zstandard.ZstdError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's fault, not the archive's
-            raise Refused(f"{shown(self.name)} is damaged or of another format; pack it again and push it.") from error
+            raise ModelRejectedError(
+                f"{printable(self.name)} is damaged or of another format; pack it again and push it."
+            ) from error
         self.charge(len(data))
         return data
 
@@ -107,10 +109,12 @@ class Stream:
         """Counts bytes that the archive asks for: those in it, and those of holes and links, which are not."""
         self._left -= length
         if self._left < 0:
-            raise Refused(f"{shown(self.name)} unpacks to far more than its own size; pack only the model's files.")
+            raise ModelRejectedError(
+                f"{printable(self.name)} unpacks to far more than its own size; pack only the model's files."
+            )
 
-    def damaged(self) -> Refused:
-        return Refused(f"{shown(self.name)} is not a valid tar archive; pack it again and push it.")
+    def damaged(self) -> ModelRejectedError:
+        return ModelRejectedError(f"{printable(self.name)} is not a valid tar archive; pack it again and push it.")
 
-    def _cut_short(self) -> Refused:
-        return Refused(f"{shown(self.name)} is truncated; pack it again and push it.")
+    def _cut_short(self) -> ModelRejectedError:
+        return ModelRejectedError(f"{printable(self.name)} is truncated; pack it again and push it.")

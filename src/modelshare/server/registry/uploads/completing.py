@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.db import notify
-from modelshare.server.errors import ApiError, Conflict, InvalidRequest
+from modelshare.server.errors import ApiError, ConflictError, InvalidRequestError
 from modelshare.server.http import Caller, Platform
 from modelshare.server.registry import queries as models
 from modelshare.server.registry.blobs.staging import multipart_of
 from modelshare.server.registry.processing import service as processing
-from modelshare.server.registry.refused import shown
+from modelshare.server.registry.refused import printable
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.registry.tables import UploadFileRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
-from modelshare.server.registry.uploads.failures import storage_answers
 from modelshare.server.registry.uploads.progress import file_views, view
 from modelshare.server.registry.uploads.service import find, latest_note, record, require_open
+from modelshare.server.registry.uploads.storage_errors import storage_answers
 from modelshare.server.storage.base import BlobStore, Multipart
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelStatus
@@ -49,7 +49,7 @@ def _compare_again(row: UploadRow, digests: Sequence[FileDigest]) -> None:
     for digest in digests:
         theirs = known.get(str(digest.n), {})
         if any(theirs.get(name, value) != value for name, value in _said(digest).items()):
-            raise Conflict(
+            raise ConflictError(
                 (
                     f"Another push completed this upload with different bytes in its file {digest.n}. Push again to "
                     "create your own version."
@@ -67,7 +67,7 @@ def _claims(row: UploadRow, digests: Sequence[FileDigest]) -> dict[int, FileDige
     """By number of the file. Raises InvalidRequest."""
     claims = {digest.n: digest for digest in digests}
     if unknown := claims.keys() - {file.n for file in row.files}:
-        raise InvalidRequest(f"This upload has no file {min(unknown)}.", param="files")
+        raise InvalidRequestError(f"This upload has no file {min(unknown)}.", param="files")
     return claims
 
 
@@ -111,8 +111,8 @@ def _require_all_parts(files: Sequence[UploadFile]) -> None:
     if missing:
         file, k = missing[0]
         others = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
-        raise Conflict(
-            f"Part {k} of {shown(file.path)}{others} is missing. Send it, then complete again.", param="files"
+        raise ConflictError(
+            f"Part {k} of {printable(file.path)}{others} is missing. Send it, then complete again.", param="files"
         )
 
 
@@ -130,9 +130,9 @@ def _compare(row: UploadRow, files: Sequence[UploadFile], claims: dict[int, File
         if parts and claim.parts_sha256 is not None and claim.parts_sha256 != digest_of_parts(parts):
             is_other = True
         if is_other:
-            raise Conflict(
+            raise ConflictError(
                 (
-                    f"{shown(file.path)} changed while it was being pushed, so the uploaded bytes do not match. "
+                    f"{printable(file.path)} changed while it was being pushed, so the uploaded bytes do not match. "
                     "Push again when no program is writing to it."
                 ),
                 code=ErrorCode.CHECKSUM_MISMATCH,
@@ -145,13 +145,13 @@ def _compare(row: UploadRow, files: Sequence[UploadFile], claims: dict[int, File
 
 def _needs_whole(file: UploadFileRow, view_of: UploadFile) -> ApiError:
     """For a claim about parts whose digests the server does not know."""
-    path = shown(file.path)
+    path = printable(file.path)
     if view_of.reused:
-        return Conflict(
+        return ConflictError(
             f"{path} was taken from the project's storage while it was also being sent. Push again.",
             param="files",
         )
-    return InvalidRequest(
+    return InvalidRequestError(
         (
             f"{path} was uploaded directly to the bucket, which reports no digests of parts: send the `sha256` of "
             "the whole file."

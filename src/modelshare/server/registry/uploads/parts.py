@@ -6,15 +6,15 @@ from dataclasses import replace
 
 from sqlalchemy import update
 
-from modelshare.server.errors import Conflict, InvalidRequest, NotFound
+from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Platform
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry.blobs import disposal, staging
-from modelshare.server.registry.refused import shown
+from modelshare.server.registry.refused import printable
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
 from modelshare.server.registry.uploads import queries
-from modelshare.server.registry.uploads.failures import storage_answers
 from modelshare.server.registry.uploads.service import no_such_upload, require_open
+from modelshare.server.registry.uploads.storage_errors import storage_answers
 from modelshare.server.storage.base import Inflow, Multipart
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.uploads import DEFERRED, PartDone, PartUrl, UploadState
@@ -40,19 +40,19 @@ async def receive(
     `sha256` may be DEFERRED: then nothing is compared here.
     """
     if sha256 is None or not (_SHA256.fullmatch(sha256.lower()) or sha256 == DEFERRED):
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "Send the part's SHA-256 in the header X-Checksum-SHA256, as 64 hex digits.", param="X-Checksum-SHA256"
         )
     upload, file = await _find(platform, caller, upload_id, n)
     store = platform.store
     if store.direct:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"Parts of this upload go to the bucket. Use POST /v1/uploads/{upload.id}/files/{n}/parts/{k}/url."
         )
     with storage_answers():
         _, size = staging.multipart_of(upload, file).span(k)
         if length is not None and length != size:
-            raise InvalidRequest(f"Part {k} of {shown(file.path)} must have {size:,} bytes, not {length:,}.")
+            raise InvalidRequestError(f"Part {k} of {printable(file.path)} must have {size:,} bytes, not {length:,}.")
         multipart = await _begun(platform, upload, file)
         part = await store.write_part(multipart, k, chunks, None if sha256 == DEFERRED else sha256.lower())
     await keep_open(platform, upload)
@@ -64,7 +64,7 @@ async def part_url(platform: Platform, caller: Caller, upload_id: str, n: int, k
     upload, file = await _find(platform, caller, upload_id, n)
     store = platform.store
     if not store.direct:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"Parts of this upload go to the server. Use PUT /v1/uploads/{upload.id}/files/{n}/parts/{k}."
         )
     expires_at = platform.now() + PART_URL_SECONDS
@@ -84,9 +84,9 @@ async def _find(platform: Platform, caller: Caller, upload_id: str, n: int) -> t
     upload, file = found
     require_open(upload)
     if file is None:
-        raise NotFound(f"This upload has no file {n}. GET /v1/uploads/{upload.id} lists its files.")
+        raise NotFoundError(f"This upload has no file {n}. GET /v1/uploads/{upload.id} lists its files.")
     if file.reused:
-        raise Conflict(f"{shown(file.path)} is already stored, so none of its parts is needed.")
+        raise ConflictError(f"{printable(file.path)} is already stored, so none of its parts is needed.")
     return upload, file
 
 
@@ -105,7 +105,7 @@ async def _begun(platform: Platform, upload: UploadRow, file: UploadFileRow) -> 
     if winner != fresh.id:
         await platform.store.abort(fresh)
     if not winner:
-        raise Conflict("This upload has just changed. GET /v1/uploads/{id} lists what is missing.")
+        raise ConflictError("This upload has just changed. GET /v1/uploads/{id} lists what is missing.")
     return replace(fresh, id=winner)
 
 
@@ -119,4 +119,4 @@ async def keep_open(platform: Platform, upload: UploadRow) -> None:
         if row.state != UploadState.COMPLETED:
             disposal.discard(session, row.project_id, [staging.prefix(row.project_id, row.id)])
             await disposal.collect_later(session, row.project_id, now=platform.now())
-    raise Conflict(f"This upload is {row.state}. Push again to open a new one.", code=ErrorCode.UPLOAD_NOT_OPEN)
+    raise ConflictError(f"This upload is {row.state}. Push again to open a new one.", code=ErrorCode.UPLOAD_NOT_OPEN)

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.errors import Conflict, PermissionDenied
+from modelshare.server.errors import ConflictError, PermissionDeniedError
 from modelshare.server.registry import queries as models
 from modelshare.server.registry.blobs import queries as blobs
-from modelshare.server.registry.refused import shown
+from modelshare.server.registry.refused import printable
 from modelshare.server.registry.tables import SELECTION, ModelRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
-from modelshare.server.registry.uploads.rules import Wanted, is_same_push, next_version, quota_refusal, selection_of
+from modelshare.server.registry.uploads.rules import WantedFile, is_same_push, next_version, quota_refusal, selection_of
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelStatus
 from modelshare.wire.uploads import VersionOpen
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class UploadPlan:
     model: ModelRow | None
     """None: it is new."""
     resumes: UploadRow | None
@@ -40,8 +40,8 @@ async def plan_opening(
     model: ModelRow | None,
     quota: int,
     request: VersionOpen,
-    files: Sequence[Wanted],
-) -> Plan:
+    files: Sequence[WantedFile],
+) -> UploadPlan:
     """For a locked model. Raises Conflict for a version that exists, PermissionDenied where the quota is too small."""
     resumes = await _same_push(session, model, request, files)
     known = await blobs.stored_blobs(session, project_id, (file.sha256 for file in files if file.sha256))
@@ -53,24 +53,24 @@ async def plan_opening(
     to_send = 0 if resumes else sum(file.size for file in files if file.sha256 not in reused)
     stored = await blobs.stored_bytes(session, project_id) if to_send else 0
     if refusal := quota_refusal(needed=to_send, stored=stored, quota=quota):
-        raise PermissionDenied(refusal, code=ErrorCode.QUOTA_EXCEEDED)
+        raise PermissionDeniedError(refusal, code=ErrorCode.QUOTA_EXCEEDED)
     if resumes is not None:
-        return Plan(model, resumes, resumes.version_name, None, reused, candidates, to_send)
+        return UploadPlan(model, resumes, resumes.version_name, None, reused, candidates, to_send)
     deleted = await models.deleted_versions(session, model.id) if model else set()
     sessions = await queries.open_uploads_of(session, model.id) if model else []
     version, replaces = _version(model, request.version, deleted, {row.version_name: row.id for row in sessions})
-    return Plan(model, None, version, replaces, reused, candidates, to_send)
+    return UploadPlan(model, None, version, replaces, reused, candidates, to_send)
 
 
 async def _same_push(
-    session: AsyncSession, model: ModelRow | None, request: VersionOpen, files: Sequence[Wanted]
+    session: AsyncSession, model: ModelRow | None, request: VersionOpen, files: Sequence[WantedFile]
 ) -> UploadRow | None:
     if model is None:
         return None
     archive = request.archive.filename if request.archive else None
     selections = {version.version: version.facts.get(SELECTION, {}) for version in model.versions}
     for row in await queries.open_uploads_of(session, model.id):
-        known = {file.path: Wanted(file.path, file.size, file.sha256) for file in row.files}
+        known = {file.path: WantedFile(file.path, file.size, file.sha256) for file in row.files}
         same_version = request.version in {None, row.version_name}
         same_archive = row.archive == archive and selections.get(row.version_name) == selection_of(request)
         if same_version and same_archive and is_same_push(known, files):
@@ -87,9 +87,9 @@ def _version(
     following = next_version((versions.keys() - failed.keys()) | deleted)
     version = wanted or following
     if version in deleted:
-        raise Conflict(
+        raise ConflictError(
             (
-                f"The model {shown(model.name if model else '')} had a version {version}, which was deleted. "
+                f"The model {printable(model.name if model else '')} had a version {version}, which was deleted. "
                 f"Version numbers cannot be used again: leave `version` out to push this as {following}."
             ),
             param="version",
@@ -100,8 +100,8 @@ def _version(
             remedy = f"Cancel its open upload{command}, or push as another version"
         else:
             remedy = f"Leave `version` out to push it as {following}"
-        raise Conflict(
-            f"The model {shown(model.name if model else '')} already has a version {version}. {remedy}.",
+        raise ConflictError(
+            f"The model {printable(model.name if model else '')} already has a version {version}. {remedy}.",
             param="version",
         )
     return version, failed.get(version)

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from modelshare.server.registry.blobs.staging import multipart_of
-from modelshare.server.registry.concurrently import map_concurrently
+from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
-from modelshare.server.storage.base import BlobStore, Multipart, MultipartNotFound, Part
+from modelshare.server.storage.base import BlobStore, Multipart, MultipartNotFoundError, Part
 from modelshare.wire.uploads import Upload, UploadFile, UploadState
 
-_MOST_QUESTIONS = 16
+_MAX_QUESTIONS = 16
 """To the storage at once."""
 
 
@@ -39,7 +39,7 @@ async def file_views(store: BlobStore, row: UploadRow) -> list[UploadFile]:
     is_over = row.state == UploadState.COMPLETED
     begun = [multipart_of(row, file) for file in row.files if file.multipart_id and not file.reused and not is_over]
     if store.direct:
-        listed = await map_concurrently(lambda whole: _parts(store, whole), begun, most=_MOST_QUESTIONS)
+        listed = await map_concurrently(lambda whole: _parts(store, whole), begun, limit=_MAX_QUESTIONS)
     else:
         listed = await store.list_parts_of(begun) if begun else []
     there = {whole.key: parts for whole, parts in zip(begun, listed, strict=True)}
@@ -65,7 +65,7 @@ async def _parts(store: BlobStore, whole: Multipart) -> list[Part]:
     """Those that are there."""
     try:
         return await store.list_parts(whole)
-    except MultipartNotFound:
+    except MultipartNotFoundError:
         return []
 
 

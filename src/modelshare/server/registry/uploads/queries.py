@@ -7,7 +7,7 @@ from sqlalchemy import Select, bindparam, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
-from modelshare.server.db import counted, locked, owned
+from modelshare.server.db import capped_count, for_update, scoped_to
 from modelshare.server.registry.names import key_of
 from modelshare.server.registry.tables import ModelRow, UploadFileRow, UploadRow, VersionRow
 from modelshare.wire.uploads import UploadState
@@ -15,19 +15,19 @@ from modelshare.wire.uploads import UploadState
 
 async def upload(session: AsyncSession, project_id: str, upload_id: uuid.UUID) -> UploadRow | None:
     """A session of this project with its files."""
-    return await session.scalar(_with_files(owned(UploadRow, project_id).where(UploadRow.id == upload_id)))
+    return await session.scalar(_with_files(scoped_to(UploadRow, project_id).where(UploadRow.id == upload_id)))
 
 
 async def upload_and_file(
     session: AsyncSession, project_id: str, upload_id: uuid.UUID, n: int
 ) -> tuple[UploadRow, UploadFileRow | None] | None:
     """A session of this project and its file `n`, if it has one."""
-    row = await session.scalar(owned(UploadRow, project_id).where(UploadRow.id == upload_id))
+    row = await session.scalar(scoped_to(UploadRow, project_id).where(UploadRow.id == upload_id))
     return None if row is None else (row, await session.get(UploadFileRow, (upload_id, n)))
 
 
 async def lock_upload(session: AsyncSession, upload_id: uuid.UUID) -> UploadRow:
-    return (await session.scalars(locked(select(UploadRow).where(UploadRow.id == upload_id)))).one()
+    return (await session.scalars(for_update(select(UploadRow).where(UploadRow.id == upload_id)))).one()
 
 
 async def uploads(
@@ -39,7 +39,7 @@ async def uploads(
     name: str | None = None,
 ) -> list[UploadRow]:
     """Newest first."""
-    statement = _with_files(owned(UploadRow, project_id)).order_by(UploadRow.id.desc()).limit(limit)
+    statement = _with_files(scoped_to(UploadRow, project_id)).order_by(UploadRow.id.desc()).limit(limit)
     if after is not None:
         statement = statement.where(UploadRow.id < after)
     if state is not None:
@@ -55,10 +55,10 @@ async def open_uploads_of(session: AsyncSession, model_id: uuid.UUID) -> list[Up
     return list(await session.scalars(_with_files(statement).order_by(UploadRow.id.desc())))
 
 
-async def count_open(session: AsyncSession, project_id: str, most: int) -> int:
+async def count_open(session: AsyncSession, project_id: str, limit: int) -> int:
     """Counts no further than `most`."""
-    statement = owned(UploadRow, project_id).where(UploadRow.state == UploadState.OPEN)
-    return await session.scalar(counted(statement.with_only_columns(UploadRow.id), most)) or 0
+    statement = scoped_to(UploadRow, project_id).where(UploadRow.state == UploadState.OPEN)
+    return await session.scalar(capped_count(statement.with_only_columns(UploadRow.id), limit)) or 0
 
 
 async def expired(session: AsyncSession, now: int, limit: int, *, after: uuid.UUID) -> list[UploadRow]:
@@ -71,7 +71,7 @@ async def upload_with(
     session: AsyncSession, project_id: str, upload_id: uuid.UUID, numbers: Collection[int]
 ) -> tuple[UploadRow, Sequence[UploadFileRow]] | None:
     """A session of this project and those of its files."""
-    row = await session.scalar(owned(UploadRow, project_id).where(UploadRow.id == upload_id))
+    row = await session.scalar(scoped_to(UploadRow, project_id).where(UploadRow.id == upload_id))
     if row is None:
         return None
     this = UploadFileRow.upload_id == upload_id, UploadFileRow.n.in_(numbers)
@@ -106,7 +106,7 @@ async def claim(session: AsyncSession, upload_id: uuid.UUID, digests: Mapping[in
 
 async def lock_model_named(session: AsyncSession, project_id: str, name: str) -> ModelRow | None:
     """A model of this project with its versions, locked."""
-    statement = locked(owned(ModelRow, project_id).where(ModelRow.name == name))
+    statement = for_update(scoped_to(ModelRow, project_id).where(ModelRow.name == name))
     return await session.scalar(statement.options(selectinload(ModelRow.versions)))
 
 

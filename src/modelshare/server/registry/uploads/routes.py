@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from starlette.requests import ClientDisconnect
 
-from modelshare.server.errors import InvalidRequest, check_encoding
-from modelshare.server.front.receiving import TAKE_BODY, Body
+from modelshare.server.errors import InvalidRequestError, check_encoding
+from modelshare.server.front.receiving import TAKE_BODY, RequestBody
 from modelshare.server.http import Caller, ModelId, PagingDep, PlatformDep, ProjectRoute, require
-from modelshare.server.registry.uploads import closing, completing, parts, service, small_files
+from modelshare.server.registry.uploads import completing, expiry, parts, service, small_files
 from modelshare.server.storage.base import Inflow
 from modelshare.wire.base import Page
 from modelshare.wire.keys import Scope
@@ -105,7 +105,7 @@ async def put_files(caller: UploadsCaller, platform: PlatformDep, upload_id: str
     try:
         return await small_files.receive(platform, caller, upload_id, request.stream())
     except ClientDisconnect as error:
-        raise InvalidRequest("The connection was closed within the files. Send them again.") from error
+        raise InvalidRequestError("The connection was closed within the files. Send them again.") from error
 
 
 @contextmanager
@@ -113,11 +113,11 @@ def _body_of(request: Request) -> Iterator[AsyncIterator[bytes] | Inflow]:
     """Straight from the socket, where the server in front can do that."""
     check_encoding(request.headers.get("content-encoding", "").encode())
     take_body = request.scope.get("extensions", {}).get(TAKE_BODY)
-    body: Body | None = take_body() if take_body is not None else None
+    body: RequestBody | None = take_body() if take_body is not None else None
     try:
         yield request.stream() if body is None else body
     except ClientDisconnect as error:
-        raise InvalidRequest("The connection was closed within the part. Send it again.") from error
+        raise InvalidRequestError("The connection was closed within the part. Send it again.") from error
     finally:
         if body is not None:
             body.close()
@@ -144,4 +144,4 @@ async def complete_upload(
 @router.post("/{upload_id}/cancel")
 async def cancel_upload(caller: UploadsCaller, platform: PlatformDep, upload_id: str) -> Upload:
     """Drops the session and what was sent. Safe to repeat."""
-    return await closing.cancel(platform, caller, upload_id)
+    return await expiry.cancel(platform, caller, upload_id)

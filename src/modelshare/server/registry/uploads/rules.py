@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from modelshare.server.registry.refused import Refused, shown
+from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.wire import model_files
 from modelshare.wire.left_out import Reason, Selection, left_out
 from modelshare.wire.uploads import VersionOpen
@@ -12,13 +12,13 @@ from modelshare.wire.uploads import VersionOpen
 _CORE = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
 FIRST_VERSION = "1.0.0"
 _WEIGHTS = (".gguf", ".safetensors", ".safetensors.index.json")
-_MOST_NAMES = 5
-_MOST_WORK = 10_000_000  # steps of matching, a few hundred nanoseconds each
+_MAX_NAMES = 5
+_MAX_WORK = 10_000_000  # steps of matching, a few hundred nanoseconds each
 _SMALL = 10_000_000  # bytes: below 0.01 GB, gigabytes say little
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedFile:
     """A file that a client wants to send."""
 
     path: str
@@ -26,11 +26,11 @@ class Wanted:
     sha256: str | None = None
 
 
-def wanted_files(request: VersionOpen) -> list[Wanted]:
+def wanted_files(request: VersionOpen) -> list[WantedFile]:
     """The files of a request; an archive is one file until it is unpacked."""
     if request.archive is not None:
-        return [Wanted(request.archive.filename, request.archive.size)]
-    return [Wanted(file.path, file.size, file.sha256) for file in request.files or ()]
+        return [WantedFile(request.archive.filename, request.archive.size)]
+    return [WantedFile(file.path, file.size, file.sha256) for file in request.files or ()]
 
 
 def selection_of(request: VersionOpen) -> dict[str, list[str]]:
@@ -44,17 +44,17 @@ def check_names(request: VersionOpen, *, allow_pickle: bool) -> None:
     chosen = Selection.of(exclude=request.exclude or (), include=request.include or ())
     paths = [file.path for file in request.files or ()]
     judged = paths if request.exclude else [path for path in paths if left_out(path)]  # `include` takes nothing out
-    if sum(map(chosen.work, judged)) > _MOST_WORK:
-        raise Refused("There are too many patterns for so many files; give fewer or simpler ones.")
+    if sum(map(chosen.work, judged)) > _MAX_WORK:
+        raise ModelRejectedError("There are too many patterns for so many files; give fewer or simpler ones.")
     for path in judged:
         found = chosen.left_out(path)
         if found is not None and found.reason is not Reason.SYSTEM:  # harmless, and clients of all kinds send it
-            raise Refused(
-                f"{shown(path)} is left out of models ({found.reason}). Open the upload without it, or list it "
+            raise ModelRejectedError(
+                f"{printable(path)} is left out of models ({found.reason}). Open the upload without it, or list it "
                 "in `include` to publish it anyway."
             )
     if paths and (why := model_files.refusal(paths, allow_pickle=allow_pickle)):
-        raise Refused(why)
+        raise ModelRejectedError(why)
 
 
 def check_named_model(file: str, paths: Sequence[str]) -> None:
@@ -63,9 +63,9 @@ def check_named_model(file: str, paths: Sequence[str]) -> None:
     if file in weights:
         return
     what = "contains no weights" if file in paths else "is not among the files"
-    names = ", ".join(map(shown, weights[:_MOST_NAMES])) + (", …" if len(weights) > _MOST_NAMES else "")
+    names = ", ".join(map(printable, weights[:_MAX_NAMES])) + (", …" if len(weights) > _MAX_NAMES else "")
     remedy = f"choose one of: {names}" if names else "there are no .gguf and no .safetensors files, leave `file` out"
-    raise Refused(f"{shown(file)}, which `file` selects as the model, {what}; {remedy}.")
+    raise ModelRejectedError(f"{printable(file)}, which `file` selects as the model, {what}; {remedy}.")
 
 
 def next_version(taken: Iterable[str]) -> str:
@@ -77,7 +77,7 @@ def next_version(taken: Iterable[str]) -> str:
     return f"{major}.{minor}.{patch + 1}"
 
 
-def is_same_push(session: Mapping[str, Wanted], again: Iterable[Wanted]) -> bool:
+def is_same_push(session: Mapping[str, WantedFile], again: Iterable[WantedFile]) -> bool:
     """Whether both name the same files: equal paths and sizes, and no digests that differ."""
     files = list(again)
     return len(files) == len(session) and all(

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import service as audit
 from modelshare.server.db import is_unique_violation, notify
-from modelshare.server.errors import Conflict, InvalidRequest, NotFound
+from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Paging, Platform, encode_cursor
 from modelshare.server.ids import new_id, parse_uuid
 from modelshare.server.registry import service as registry
@@ -21,30 +21,30 @@ from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.blobs import staging
 from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.blobs.quota import quota_of
-from modelshare.server.registry.concurrently import map_concurrently
+from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.latest import why_not_latest
 from modelshare.server.registry.paths import check_paths
-from modelshare.server.registry.refused import Refused
+from modelshare.server.registry.refused import ModelRejectedError
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.registry.tables import SELECTION, ModelRow, UploadFileRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
-from modelshare.server.registry.uploads.failures import storage_answers
-from modelshare.server.registry.uploads.plan import Plan, plan_opening
+from modelshare.server.registry.uploads.plan import UploadPlan, plan_opening
 from modelshare.server.registry.uploads.progress import view
 from modelshare.server.registry.uploads.rules import (
-    Wanted,
+    WantedFile,
     check_named_model,
     check_names,
     selection_of,
     wanted_files,
 )
+from modelshare.server.registry.uploads.storage_errors import storage_answers
 from modelshare.server.storage.base import fit_part_size
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelStatus
 from modelshare.wire.uploads import Upload, UploadOpen, UploadState, VersionOpen
 
-_MOST_SESSIONS = 4
+_MAX_SESSIONS = 4
 """Looked at in the storage at once."""
 
 
@@ -94,7 +94,7 @@ async def page(
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]
     with storage_answers():
-        data = await map_concurrently(lambda row: view(platform.store, row), rows, most=_MOST_SESSIONS)
+        data = await map_concurrently(lambda row: view(platform.store, row), rows, limit=_MAX_SESSIONS)
     return Page(data=data, has_more=more, next_cursor=encode_cursor(str(rows[-1].id)) if more else None)
 
 
@@ -118,14 +118,16 @@ async def latest_note(session: AsyncSession, row: UploadRow) -> str | None:
     return why_not_latest(version, registry.resolve(model, None), registry.ready(model))
 
 
-def no_such_upload() -> NotFound:
-    return NotFound("There is no such upload in your project. GET /v1/uploads lists them.")
+def no_such_upload() -> NotFoundError:
+    return NotFoundError("There is no such upload in your project. GET /v1/uploads lists them.")
 
 
 def require_open(row: UploadRow) -> None:
     """409 unless parts may still come."""
     if row.state != UploadState.OPEN:
-        raise Conflict(f"This upload is {row.state}. Push again to open a new one.", code=ErrorCode.UPLOAD_NOT_OPEN)
+        raise ConflictError(
+            f"This upload is {row.state}. Push again to open a new one.", code=ErrorCode.UPLOAD_NOT_OPEN
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class _Opening:
     platform: Platform
     caller: Caller
     request: VersionOpen
-    files: Sequence[Wanted]
+    files: Sequence[WantedFile]
     lock_model: Callable[[AsyncSession], Awaitable[ModelRow | None]]
     """Finds the model and locks it; None: it is new."""
     name: str = ""
@@ -160,30 +162,30 @@ async def _open(opening: _Opening) -> tuple[Upload, bool]:
     return opened.model_copy(update={"latest_note": note}), plan.resumes is None
 
 
-def _checked_files(platform: Platform, request: VersionOpen) -> list[Wanted]:
+def _checked_files(platform: Platform, request: VersionOpen) -> list[WantedFile]:
     files = wanted_files(request)
     try:
         check_paths(file.path for file in files)
         if request.archive is not None:
             _check_archive_name(request.archive.filename)
         check_names(request, allow_pickle=platform.settings.models_allow_pickle)
-    except Refused as refused:
-        raise InvalidRequest(refused.reason, param="archive" if request.archive else "files") from refused
+    except ModelRejectedError as refused:
+        raise InvalidRequestError(refused.reason, param="archive" if request.archive else "files") from refused
     if request.file is not None and request.archive is None:
         try:
             check_named_model(request.file, [file.path for file in files])
-        except Refused as refused:
-            raise InvalidRequest(refused.reason, param="file") from refused
+        except ModelRejectedError as refused:
+            raise InvalidRequestError(refused.reason, param="file") from refused
     return files
 
 
 def _check_archive_name(name: str) -> None:
     kind_of(name)
     if "/" in name:
-        raise Refused("The archive's file name contains a /. Send the name without its folder.")
+        raise ModelRejectedError("The archive's file name contains a /. Send the name without its folder.")
 
 
-async def _plan(session: AsyncSession, opening: _Opening) -> Plan:
+async def _plan(session: AsyncSession, opening: _Opening) -> UploadPlan:
     project = await blobs.lock_project(session, opening.caller.project)
     quota = quota_of(project, opening.platform.settings)
     model = await opening.lock_model(session)
@@ -192,23 +194,23 @@ async def _plan(session: AsyncSession, opening: _Opening) -> Plan:
 
 async def _check_room(session: AsyncSession, opening: _Opening) -> None:
     """409 where the project has as many uploads open as it may. It is locked, so that nobody opens another."""
-    most = opening.platform.settings.uploads_open_per_project
-    if await queries.count_open(session, opening.caller.project, most) >= most:
-        raise Conflict(
-            f"Your project has {most} uploads open, the maximum. Finish one, or cancel one: `modelshare uploads "
+    limit = opening.platform.settings.uploads_open_per_project
+    if await queries.count_open(session, opening.caller.project, limit) >= limit:
+        raise ConflictError(
+            f"Your project has {limit} uploads open, the maximum. Finish one, or cancel one: `modelshare uploads "
             "list` shows them, `modelshare uploads cancel ID` cancels."
         )
 
 
-async def _resume(session: AsyncSession, row: UploadRow, plan: Plan, opening: _Opening) -> UploadRow:
+async def _resume(session: AsyncSession, row: UploadRow, plan: UploadPlan, opening: _Opening) -> UploadRow:
     """Goes on with the session, and takes up what the client has learnt of its files or wishes for it since."""
-    platform, wish = opening.platform, opening.request
+    platform, spec = opening.platform, opening.request
     version = await session.get_one(VersionRow, row.version_id)
-    version.file = wish.file
-    if wish.make_latest is not None:
-        version.make_latest = wish.make_latest
-    if wish.version_notes is not None:
-        version.notes = wish.version_notes or None
+    version.file = spec.file
+    if spec.make_latest is not None:
+        version.make_latest = spec.make_latest
+    if spec.version_notes is not None:
+        version.notes = spec.version_notes or None
     claims = {file.path: file.sha256 for file in opening.files}
     for file in row.files:
         file.sha256 = file.sha256 or claims[file.path]
@@ -218,7 +220,7 @@ async def _resume(session: AsyncSession, row: UploadRow, plan: Plan, opening: _O
     return row
 
 
-async def _create(session: AsyncSession, opening: _Opening, plan: Plan) -> UploadRow:
+async def _create(session: AsyncSession, opening: _Opening, plan: UploadPlan) -> UploadRow:
     caller, files, now = opening.caller, opening.files, opening.platform.now()
     model = plan.model or ModelRow(project_id=caller.project, name=opening.name, tags=[], created_at=now)
     session.add(model)
@@ -230,7 +232,9 @@ async def _create(session: AsyncSession, opening: _Opening, plan: Plan) -> Uploa
     except IntegrityError as error:  # another model got the name at this moment
         if not is_unique_violation(error):
             raise
-        raise Conflict("Another model was given this name by another request. Push again.", param="name") from error
+        raise ConflictError(
+            "Another model was given this name by another request. Push again.", param="name"
+        ) from error
     version = VersionRow(
         model_id=model.id,
         version=plan.version,
@@ -270,7 +274,7 @@ def _session_row(opening: _Opening, model: ModelRow, version: VersionRow) -> Upl
     )
 
 
-def _file_row(row: UploadRow, n: int, file: Wanted, *, reused: bool) -> UploadFileRow:
+def _file_row(row: UploadRow, n: int, file: WantedFile, *, reused: bool) -> UploadFileRow:
     return UploadFileRow(
         n=n,
         path=file.path,

@@ -5,17 +5,17 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
-from modelshare.server.errors import Conflict, InvalidRequest, NotFound
+from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Platform
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry.blobs import staging
-from modelshare.server.registry.refused import shown
+from modelshare.server.registry.refused import printable
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
 from modelshare.server.registry.uploads import queries
-from modelshare.server.registry.uploads.failures import storage_answers
 from modelshare.server.registry.uploads.parts import keep_open
 from modelshare.server.registry.uploads.service import no_such_upload, require_open
-from modelshare.server.storage.base import ChecksumMismatch, Multipart, ServedStore
+from modelshare.server.registry.uploads.storage_errors import storage_answers
+from modelshare.server.storage.base import ChecksumMismatchError, Multipart, ServedStore
 from modelshare.wire.uploads import BATCH_BYTES, BATCH_FILES, BATCH_HEAD, FilesDone, PartDone
 
 
@@ -32,7 +32,7 @@ async def receive(platform: Platform, caller: Caller, upload_id: str, chunks: As
     upload, rows = await _find(platform, caller, upload_id, files)
     store = platform.store
     if store.direct:
-        raise InvalidRequest("Parts of this upload go to the bucket, one by one.")
+        raise InvalidRequestError("Parts of this upload go to the bucket, one by one.")
     with storage_answers():
         await asyncio.to_thread(_check_digests, files)
         begun = await _begun(platform, store, upload, rows)
@@ -47,7 +47,7 @@ async def _read(chunks: AsyncIterator[bytes]) -> bytes:
     async for chunk in chunks:
         body += chunk
         if len(body) > BATCH_BYTES:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"One request may contain {BATCH_BYTES:,} bytes of small files. Send fewer per request."
             )
     return bytes(body)
@@ -65,18 +65,18 @@ def _split(body: bytes) -> list[_Small]:
         files.append(_Small(n, rest[at : at + size], digest.hex()))
         at += size
     if not files or len(files) > BATCH_FILES or len({file.n for file in files}) < len(files):
-        raise InvalidRequest(f"Send 1 to {BATCH_FILES} files per request, each only once.")
+        raise InvalidRequestError(f"Send 1 to {BATCH_FILES} files per request, each only once.")
     return files
 
 
 def _check_digests(files: Sequence[_Small]) -> None:
     for file in files:
         if hashlib.sha256(file.content).hexdigest() != file.sha256:
-            raise ChecksumMismatch
+            raise ChecksumMismatchError
 
 
-def _cut_short() -> InvalidRequest:
-    return InvalidRequest("The request ends within a file. Send it again.")
+def _cut_short() -> InvalidRequestError:
+    return InvalidRequestError("The request ends within a file. Send it again.")
 
 
 async def _find(
@@ -92,12 +92,12 @@ async def _find(
     known = {each.n: each for each in rows}
     for file in files:
         if (each := known.get(file.n)) is None:
-            raise NotFound(f"This upload has no file {file.n}. GET /v1/uploads/{row.id} lists its files.")
+            raise NotFoundError(f"This upload has no file {file.n}. GET /v1/uploads/{row.id} lists its files.")
         if each.reused:
-            raise Conflict(f"{shown(each.path)} is already stored and need not be sent.")
+            raise ConflictError(f"{printable(each.path)} is already stored and need not be sent.")
         size = len(file.content)
         if not size or size != each.size or size > row.part_size:
-            raise InvalidRequest(f"{shown(each.path)} must have {size:,} bytes, not {each.size:,}.")
+            raise InvalidRequestError(f"{printable(each.path)} must have {size:,} bytes, not {each.size:,}.")
     return row, list(rows)
 
 
@@ -116,6 +116,6 @@ async def _begun(
         if winners.get(n) != each.id:
             await store.abort(each)
         if not winners.get(n):
-            raise Conflict("This upload has just changed. GET /v1/uploads/{id} lists what is missing.")
+            raise ConflictError("This upload has just changed. GET /v1/uploads/{id} lists what is missing.")
         uploads[n] = replace(each, id=winners[n])
     return uploads

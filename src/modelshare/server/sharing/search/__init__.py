@@ -3,12 +3,25 @@
 `docs/decisions/0012-search.md` tells how and why.
 """
 
-from modelshare.server.sharing.search.cards import Card
+from modelshare.server.sharing.search.cards import CatalogCard
 from modelshare.server.sharing.search.index import index
-from modelshare.server.sharing.search.learning import learn
-from modelshare.server.sharing.search.ordering import Wish
+from modelshare.server.sharing.search.ordering import SearchQuery
 from modelshare.server.sharing.search.queries import Entry
 from modelshare.server.sharing.search.service import Found, find, get
+from modelshare.server.sharing.search.spelling_index import learn
 from modelshare.server.sharing.search.terms import ANYBODY, Filters, Sort, Viewer
 
-__all__ = ["ANYBODY", "Card", "Entry", "Filters", "Found", "Sort", "Viewer", "Wish", "find", "get", "index", "learn"]
+__all__ = [
+    "ANYBODY",
+    "CatalogCard",
+    "Entry",
+    "Filters",
+    "Found",
+    "SearchQuery",
+    "Sort",
+    "Viewer",
+    "find",
+    "get",
+    "index",
+    "learn",
+]

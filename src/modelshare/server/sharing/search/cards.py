@@ -10,7 +10,7 @@ from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.tables import ShareRow
 
 
-class Card(NamedTuple):
+class CatalogCard(NamedTuple):
     """A model in a list."""
 
     id: uuid.UUID
@@ -58,9 +58,9 @@ def select_cards(*more: Any) -> Select[*tuple[Any, ...]]:
     )
 
 
-def card_of(share: ShareRow, model: ModelRow, version: VersionRow) -> Card:
+def card_of(share: ShareRow, model: ModelRow, version: VersionRow) -> CatalogCard:
     """Of rows that are there already."""
-    return Card(
+    return CatalogCard(
         id=model.id,
         name=model.name,
         display_name=model.display_name,

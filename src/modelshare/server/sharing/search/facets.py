@@ -9,7 +9,7 @@ from modelshare.server.sharing.search.ranges import CONTEXT, PARAMETERS
 Facets = dict[str, list[tuple[str, int]]]
 """By facet: its values with how many models have each, most frequent first."""
 _PLAIN = ("family", "license", "architecture", "format", "role")
-_MOST_VALUES = 50
+_MAX_VALUES = 50
 """That are told of a facet."""
 
 
@@ -27,4 +27,4 @@ def count(columns: Mapping[str, Sequence[Any]]) -> Facets:
 
 def _most_frequent(counted: Counter[str | None]) -> list[tuple[str, int]]:
     known = [(value, times) for value, times in counted.items() if value]
-    return sorted(known, key=lambda each: (-each[1], each[0]))[:_MOST_VALUES]
+    return sorted(known, key=lambda each: (-each[1], each[0]))[:_MAX_VALUES]

@@ -11,7 +11,7 @@ from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import upsert
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.search.tables import CatalogEntryRow
-from modelshare.server.sharing.search.terms import Facts, terms_of
+from modelshare.server.sharing.search.terms import CatalogFacts, terms_of
 from modelshare.server.sharing.tables import ShareProjectRow, ShareRow
 from modelshare.wire.sharing import Audience
 
@@ -64,7 +64,7 @@ async def shown_to_projects(session: AsyncSession, model_id: uuid.UUID) -> Seque
 
 def entry_of(source: Row[*tuple[Any, ...]], shown_to: Sequence[str]) -> dict[str, str | int | bool | None]:
     """The columns of the entry."""
-    facts = Facts(
+    facts = CatalogFacts(
         project_id=source.project_id,
         owner=source.owner,
         audience=source.audience,

@@ -33,7 +33,7 @@ _BEYOND_FEW: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SearchQuery:
     """Which page of what."""
 
     filters: Filters = field(default_factory=Filters)
@@ -66,42 +66,42 @@ class _Found(NamedTuple):
     came_to: Place | None = None
 
 
-def read(wish: Wish) -> Cursor | None:
+def read(spec: SearchQuery) -> Cursor | None:
     """The place that the wish goes on from. 400 for what is no cursor of this order."""
-    if not wish.after:
+    if not spec.after:
         return None
-    kind = str if wish.sort is Sort.NAME else int
-    return Cursor(*decode_cursor(wish.after, int, kind, int))
+    kind = str if spec.sort is Sort.NAME else int
+    return Cursor(*decode_cursor(spec.after, int, kind, int))
 
 
-def ranked(columns: Mapping[str, Sequence[Any]], wish: Wish, after: Cursor | None) -> Page:
+def ranked(columns: Mapping[str, Sequence[Any]], spec: SearchQuery, after: Cursor | None) -> Page:
     """A page of all that fit, which are here."""
-    key, falls = SORTED_BY[wish.sort]
-    ranking = Ranking(wish.filters.q if wish.sort is Sort.RELEVANCE else None)
+    key, falls = SORTED_BY[spec.sort]
+    ranking = Ranking(spec.filters.q if spec.sort is Sort.RELEVANCE else None)
     places = sorted(zip(map(ranking.rank, columns["name"]), columns[key], columns["id"], strict=True), reverse=falls)
     if after is not None:
         places = [place for place in places if (place < after if falls else place > after)]
-    page = places[: wish.limit]
-    cursor = encode_cursor(*page[-1]) if len(places) > wish.limit else None
+    page = places[: spec.limit]
+    cursor = encode_cursor(*page[-1]) if len(places) > spec.limit else None
     return [place[-1] for place in page], cursor
 
 
 async def page(
-    session: AsyncSession, wanted: Sequence[Condition], wish: Wish, after: Cursor | None, first: Sequence[int]
+    session: AsyncSession, wanted: Sequence[Condition], spec: SearchQuery, after: Cursor | None, first: Sequence[int]
 ) -> Page:
     """A page where more fit than are looked at; beyond that bound relevance is deployments. `first`: ids of some."""
-    order = _Order(session, wanted, wish, Place(after.value, after.id) if after else None)
-    if wish.sort in {Sort.RELEVANCE, Sort.DEPLOYMENTS}:
+    order = _Order(session, wanted, spec, Place(after.value, after.id) if after else None)
+    if spec.sort in {Sort.RELEVANCE, Sort.DEPLOYMENTS}:
         found = await order.most_deployed(first)
-    elif wish.sort is Sort.RECENT:
+    elif spec.sort is Sort.RECENT:
         found = _Found(await order.newest(None, after.id if after else None))
     else:
         found = await order.walked()
     places, came_to = found
-    if len(places) > wish.limit:
-        came_to = places[wish.limit - 1]
+    if len(places) > spec.limit:
+        came_to = places[spec.limit - 1]
     cursor = encode_cursor(_BEYOND_FEW, *came_to) if came_to else None
-    return [place.id for place in places[: wish.limit]], cursor
+    return [place.id for place in places[: spec.limit]], cursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +110,13 @@ class _Order:
 
     session: AsyncSession
     wanted: Sequence[Condition]
-    wish: Wish
+    spec: SearchQuery
     start: Place | None
 
     @property
-    def most(self) -> int:
+    def limit(self) -> int:
         """One more than a page tells that there is another."""
-        return self.wish.limit + 1
+        return self.spec.limit + 1
 
     async def most_deployed(self, first: Sequence[int]) -> _Found:
         """By deployments, those shared last first among equals. `first`: ids of those that were shared first."""
@@ -124,16 +124,16 @@ class _Order:
         if start is not None and start.value <= 0:
             return _Found(await self.newest(deployed(LEVELS[0]), start.id))
         places, is_all = await self._above(first)
-        if len(places) >= self.most:
-            return _Found(places[: self.most])
+        if len(places) >= self.limit:
+            return _Found(places[: self.limit])
         if not is_all:  # nothing between a level with hardly any and one with too many: they stand close together
             return await self.walked()
-        rest = await self.newest(deployed(LEVELS[0]), None, self.most - len(places))
+        rest = await self.newest(deployed(LEVELS[0]), None, self.limit - len(places))
         return _Found(places + rest)
 
-    async def newest(self, but: Term | None, before: int | None, most: int | None = None) -> list[Place]:
+    async def newest(self, but: Term | None, before: int | None, limit: int | None = None) -> list[Place]:
         """By the time of sharing."""
-        ids = await queries.newest(self.session, self.wanted, self.wish.filters, but, before, most or self.most)
+        ids = await queries.newest(self.session, self.wanted, self.spec.filters, but, before, limit or self.limit)
         return [Place(id_ if but is None else 0, id_) for id_ in ids]
 
     async def _above(self, first: Sequence[int]) -> tuple[list[Place], bool]:
@@ -154,7 +154,7 @@ class _Order:
                 if fewer is not None:
                     return fewer, False
             return [], False
-        while len(found) < self.most and at > 0:
+        while len(found) < self.limit and at > 0:
             at -= 1
             more = await self._reaching(levels, at)
             if more is None:
@@ -166,7 +166,7 @@ class _Order:
         """Sorted, those from the place on with at least so many deployments; None where too many have."""
         but = deployed(LEVELS[len(levels)]) if len(levels) < len(LEVELS) else None
         wanted = [*self.wanted, (deployed(levels[at]),)]
-        rows = await queries.deployed(self.session, wanted, self.wish.filters, but, FEW + 1)
+        rows = await queries.deployed(self.session, wanted, self.spec.filters, but, FEW + 1)
         if len(rows) > FEW:
             return None
         return sorted((place for place in rows if self.start is None or place < self.start), reverse=True)
@@ -174,16 +174,16 @@ class _Order:
     async def walked(self) -> _Found:
         """By whatever the order is."""
         places, came_to = await self._walk(FIRST_STEPS)
-        if len(places) >= self.most or came_to is None:
+        if len(places) >= self.limit or came_to is None:
             return _Found(places, came_to)
         if await queries.count(self.session, self.wanted, MANY + 1) > MANY:
             return await self._walk(STEPS)
-        wish = self.wish
-        return _Found(await queries.first(self.session, self.wanted, wish.filters, wish.sort, self.start, self.most))
+        spec = self.spec
+        return _Found(await queries.first(self.session, self.wanted, spec.filters, spec.sort, self.start, self.limit))
 
     async def _walk(self, steps: int) -> _Found:
-        wish = self.wish
+        spec = self.spec
         walk = await queries.walk(
-            self.session, self.wanted, wish.filters, wish.sort, self.start, steps=steps, most=self.most
+            self.session, self.wanted, spec.filters, spec.sort, self.start, steps=steps, limit=self.limit
         )
         return _Found(walk.found, walk.came_to)

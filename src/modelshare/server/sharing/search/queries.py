@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload, selectinload
 
 from modelshare.server.registry.tables import ModelRow, VersionRow
-from modelshare.server.sharing.search.cards import Card, select_cards
+from modelshare.server.sharing.search.cards import CatalogCard, select_cards
 from modelshare.server.sharing.search.ranges import Range
 from modelshare.server.sharing.search.tables import CatalogEntryRow, CatalogWordRow
 from modelshare.server.sharing.search.terms import IS_PUBLIC, IS_TARGETED, Condition, Filters, Sort, Term
@@ -47,8 +47,8 @@ LOOKED_AT = (
     *("family", "license", "architecture", "format", "role", "tags"),
 )
 """What is sorted by and counted; not the terms, which are long."""
-_MOST_ALIKE = 200
-_MOST_SKIPPED = 20_000
+_MAX_ALIKE = 200
+_MAX_SKIPPED = 20_000
 """Entries of an order; those that stand further back have hardly any deployments."""
 _RANGED = (_ENTRIES.parameters, _ENTRIES.context_length)
 SORTED_BY: dict[Sort, tuple[str, bool]] = {
@@ -75,19 +75,19 @@ class Walk(NamedTuple):
     came_to: Place | None
 
 
-async def matches(session: AsyncSession, wanted: Sequence[Condition], most: int) -> Sequence[AnyRow]:
+async def matches(session: AsyncSession, wanted: Sequence[Condition], limit: int) -> Sequence[AnyRow]:
     """Entries that meet the conditions, in no order: some of them, if there are more."""
     statement = _matching(session, wanted, *(_ENTRIES[name] for name in LOOKED_AT))
-    return (await session.execute(statement.limit(most))).all()
+    return (await session.execute(statement.limit(limit))).all()
 
 
 async def deployed(
-    session: AsyncSession, wanted: Sequence[Condition], filters: Filters, but: Term | None, most: int
+    session: AsyncSession, wanted: Sequence[Condition], filters: Filters, but: Term | None, limit: int
 ) -> list[Place]:
     """Entries that meet the conditions, but for those with the one term, with their deployments; in no order."""
     columns = (_ENTRIES.deployment_count, _ENTRIES.id)
     statement = _matching(session, wanted, *columns, but=but).where(*_within(_ENTRIES, filters))
-    return [Place(*row) for row in await session.execute(statement.limit(most))]
+    return [Place(*row) for row in await session.execute(statement.limit(limit))]
 
 
 async def deployments_at(session: AsyncSession, number: int, wanted: Sequence[Condition], first: Sequence[int]) -> int:
@@ -102,7 +102,7 @@ async def deployments_at(session: AsyncSession, number: int, wanted: Sequence[Co
     else:
         rank = number * newest // max(await _planned(session, wanted), number)
     order = select(_ENTRIES.deployment_count).order_by(_ENTRIES.deployment_count.desc(), _ENTRIES.id.desc())
-    return await session.scalar(order.offset(min(rank, newest, _MOST_SKIPPED)).limit(1)) or 0
+    return await session.scalar(order.offset(min(rank, newest, _MAX_SKIPPED)).limit(1)) or 0
 
 
 async def _planned(session: AsyncSession, wanted: Sequence[Condition]) -> int:
@@ -120,27 +120,27 @@ async def newest(
     filters: Filters,
     but: Term | None,
     before: int | None,
-    most: int,
+    limit: int,
 ) -> list[int]:
     """The same, ids alone, those shared last first, from the one with the id `before` on."""
     place = _ENTRIES.id if not _is_sqlite(session) else _INDEX.c.rowid
     statement = _matching(session, wanted, place, but=but).where(*_within(_ENTRIES, filters))
     if before is not None:
         statement = statement.where(place < before)
-    return list(await session.scalars(statement.order_by(place.desc()).limit(most)))
+    return list(await session.scalars(statement.order_by(place.desc()).limit(limit)))
 
 
-async def count(session: AsyncSession, wanted: Sequence[Condition], most: int) -> int:
+async def count(session: AsyncSession, wanted: Sequence[Condition], limit: int) -> int:
     """How many entries meet the conditions; it stops at `most`."""
     if _is_sqlite(session):
         found = select(_INDEX.c.rowid).where(_INDEX.c.catalog_index.op("MATCH")(_fts(wanted)))
     else:
         found = _matching(session, wanted, _ENTRIES.id)
-    return int(await session.scalar(select(func.count()).select_from(found.limit(most).subquery())) or 0)
+    return int(await session.scalar(select(func.count()).select_from(found.limit(limit).subquery())) or 0)
 
 
 async def first(
-    session: AsyncSession, wanted: Sequence[Condition], filters: Filters, sort: Sort, after: Place | None, most: int
+    session: AsyncSession, wanted: Sequence[Condition], filters: Filters, sort: Sort, after: Place | None, limit: int
 ) -> list[Place]:
     """The first ones in this order of all that meet the conditions; for some thousands of them."""
     key, falls = SORTED_BY[sort]
@@ -148,7 +148,7 @@ async def first(
     statement = select(matching.c.key, matching.c.id).where(*_within(matching.c, filters))
     return [
         Place(*row)
-        for row in await session.execute(_in_order(statement, matching.c.key, matching.c.id, falls, after).limit(most))
+        for row in await session.execute(_in_order(statement, matching.c.key, matching.c.id, falls, after).limit(limit))
     ]
 
 
@@ -160,7 +160,7 @@ async def walk(
     after: Place | None,
     *,
     steps: int,
-    most: int,
+    limit: int,
 ) -> Walk:
     """Goes through all entries in this order, for so many steps, until enough were found that fit."""
     key, falls = SORTED_BY[sort]
@@ -170,9 +170,9 @@ async def walk(
     path = _in_order(path, _ENTRIES[key], _ENTRIES.id, falls, after)
     stretch = path.limit(steps).subquery()
     fits = [_meets(session, stretch.c.terms, condition) for condition in wanted] + _within(stretch.c, filters)
-    found = await session.execute(select(stretch.c.key, stretch.c.id).where(*fits).limit(most))
+    found = await session.execute(select(stretch.c.key, stretch.c.id).where(*fits).limit(limit))
     places = [Place(*row) for row in found]
-    if len(places) == most:
+    if len(places) == limit:
         return Walk(places, places[-1])
     last = path.with_only_columns(_ENTRIES[key], _ENTRIES.id).offset(steps - 1).limit(1)
     came_to = (await session.execute(last)).first()
@@ -182,13 +182,15 @@ async def walk(
 async def words_by_form(session: AsyncSession, forms: Collection[str]) -> Sequence[str]:
     """Known words that one of these forms finds."""
     statement = select(CatalogWordRow.word).where(CatalogWordRow.form.in_(forms)).distinct()
-    return (await session.scalars(statement.order_by(CatalogWordRow.word).limit(_MOST_ALIKE))).all()
+    return (await session.scalars(statement.order_by(CatalogWordRow.word).limit(_MAX_ALIKE))).all()
 
 
-async def cards(session: AsyncSession, ids: Sequence[int]) -> list[Card]:
+async def cards(session: AsyncSession, ids: Sequence[int]) -> list[CatalogCard]:
     """What a page shows of these entries, in this order."""
     statement = select_cards(CatalogEntryRow.id).join(CatalogEntryRow, CatalogEntryRow.model_id == ShareRow.model_id)
-    found = {row[-1]: Card(*row[:-1]) for row in await session.execute(statement.where(CatalogEntryRow.id.in_(ids)))}
+    found = {
+        row[-1]: CatalogCard(*row[:-1]) for row in await session.execute(statement.where(CatalogEntryRow.id.in_(ids)))
+    }
     return [found[id_] for id_ in ids if id_ in found]
 
 

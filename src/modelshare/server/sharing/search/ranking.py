@@ -1,6 +1,6 @@
 """How well a model's name answers a query. Pure."""
 
-from modelshare.server.sharing.search.words import asked
+from modelshare.server.sharing.search.tokenizer import asked
 
 _JOINTS = str.maketrans("", "", "-_.")
 

@@ -12,15 +12,15 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.sharing.search import facets, ordering, queries
-from modelshare.server.sharing.search.cards import Card
+from modelshare.server.sharing.search.cards import CatalogCard
 from modelshare.server.sharing.search.facets import Facets
-from modelshare.server.sharing.search.ordering import FEW, Wish
+from modelshare.server.sharing.search.ordering import FEW, SearchQuery
 from modelshare.server.sharing.search.queries import LOOKED_AT, AnyRow, Entry
 from modelshare.server.sharing.search.spelling import can_be_corrected, forms, nearest
 from modelshare.server.sharing.search.terms import Filters, Viewer, conditions, seen_by
-from modelshare.server.sharing.search.words import asked
+from modelshare.server.sharing.search.tokenizer import asked
 
-_MOST_TRIED = 3
+_MAX_TRIED = 3
 """Known words for one that finds nothing."""
 
 
@@ -28,7 +28,7 @@ _MOST_TRIED = 3
 class Found:
     """A page. One that is not full may have a next one all the same: there its walk ended."""
 
-    cards: Sequence[Card] = ()
+    cards: Sequence[CatalogCard] = ()
     next_cursor: str | None = None
     total: int = 0
     total_is_exact: bool = True
@@ -38,13 +38,13 @@ class Found:
     """The words that were searched instead, where nothing fits those that were asked for."""
 
 
-async def find(session: AsyncSession, viewer: Viewer, wish: Wish) -> Found:
+async def find(session: AsyncSession, viewer: Viewer, spec: SearchQuery) -> Found:
     """What the filters let through of what the viewer may see; if nothing, what fits with its words corrected."""
-    found = await _find(session, viewer, wish)
-    corrected = await _corrected(session, viewer, wish.filters.q or "") if found.total == 0 else None
+    found = await _find(session, viewer, spec)
+    corrected = await _corrected(session, viewer, spec.filters.q or "") if found.total == 0 else None
     if corrected is None:
         return found
-    instead = await _find(session, viewer, replace(wish, filters=replace(wish.filters, q=corrected)))
+    instead = await _find(session, viewer, replace(spec, filters=replace(spec.filters, q=corrected)))
     return replace(instead, corrected=corrected) if instead.total else found
 
 
@@ -55,7 +55,7 @@ async def _corrected(session: AsyncSession, viewer: Viewer, query: str) -> str |
         if not can_be_corrected(word) or await _leads_somewhere(session, viewer, word):
             continue
         known = await queries.words_by_form(session, forms(word))
-        for meant in nearest(word, known, _MOST_TRIED):
+        for meant in nearest(word, known, _MAX_TRIED):
             if await _leads_somewhere(session, viewer, meant):
                 words[at] = meant
                 break
@@ -67,30 +67,30 @@ async def _leads_somewhere(session: AsyncSession, viewer: Viewer, word: str) -> 
     return wanted is not None and await queries.count(session, wanted, 1) > 0
 
 
-async def _find(session: AsyncSession, viewer: Viewer, wish: Wish) -> Found:
-    after = ordering.read(wish)
-    wanted = conditions(viewer, wish.filters)
+async def _find(session: AsyncSession, viewer: Viewer, spec: SearchQuery) -> Found:
+    after = ordering.read(spec)
+    wanted = conditions(viewer, spec.filters)
     if wanted is None:
-        return Found(facets=facets.count(_columns([])) if wish.facets else None)
+        return Found(facets=facets.count(_columns([])) if spec.facets else None)
     # A listing that began with few goes on so while others come.
     bound = 2 * FEW if after is not None and not after.beyond_few else FEW
-    if after is not None and after.beyond_few and not wish.facets:
+    if after is not None and after.beyond_few and not spec.facets:
         total = await queries.count(session, wanted, FEW + 1)
-        page, cursor = await ordering.page(session, wanted, wish, after, ())
+        page, cursor = await ordering.page(session, wanted, spec, after, ())
         shown = await queries.cards(session, page)
         return Found(shown, cursor, min(total, FEW), total_is_exact=total <= FEW)
     rows = await queries.matches(session, wanted, bound + 1)
-    fitting = _fitting(rows[:bound], wish.filters)
+    fitting = _fitting(rows[:bound], spec.filters)
     columns = _columns(fitting)
     found = Found(
         total=len(fitting),
         total_is_exact=len(rows) <= bound,
-        facets=facets.count(columns) if wish.facets else None,
+        facets=facets.count(columns) if spec.facets else None,
     )
     if found.total_is_exact and (after is None or not after.beyond_few):
-        page, cursor = ordering.ranked(columns, wish, after)
+        page, cursor = ordering.ranked(columns, spec, after)
     else:
-        page, cursor = await ordering.page(session, wanted, wish, after, columns["id"])
+        page, cursor = await ordering.page(session, wanted, spec, after, columns["id"])
     return replace(found, cards=await queries.cards(session, page), next_cursor=cursor)
 
 

@@ -22,11 +22,11 @@ def forms(word: str) -> set[str]:
     return {word, *(word[:at] + word[at + 1 :] for at in range(len(word)))}
 
 
-def nearest(word: str, known: Iterable[str], most: int) -> list[str]:
+def nearest(word: str, known: Iterable[str], limit: int) -> list[str]:
     """Those of the known words that are near enough, nearest first."""
     allowed = 2 if len(word) >= _LONG else 1
     rated = sorted((distance(word, each), each) for each in known)
-    return [each for slips, each in rated if slips <= allowed][:most]
+    return [each for slips, each in rated if slips <= allowed][:limit]
 
 
 def distance(one: str, other: str) -> int:

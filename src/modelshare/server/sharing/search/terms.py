@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from modelshare.server.sharing.search.ranges import CONTEXT, PARAMETERS, Range, Scale
-from modelshare.server.sharing.search.words import asked, words
+from modelshare.server.sharing.search.tokenizer import asked, words
 from modelshare.wire.sharing import Audience
 
 _PUBLIC = "__public"
@@ -72,7 +72,7 @@ class Filters:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class CatalogFacts:
     """What a shared model can be found by."""
 
     project_id: str
@@ -109,7 +109,7 @@ IS_TARGETED: Condition = (Term(_TARGETED),)
 """An entry that is found by anything meets one of the two."""
 
 
-def terms_of(facts: Facts) -> list[str]:
+def terms_of(facts: CatalogFacts) -> list[str]:
     """All terms of an entry."""
     called = (facts.name, facts.display_name, facts.owner, facts.family, facts.architecture, *facts.tags)
     names = " ".join(part for part in called if part)
@@ -185,7 +185,7 @@ def _ranges(filters: Filters) -> Iterator[tuple[Scale, Range]]:
             yield scale, wanted
 
 
-def _audience(facts: Facts) -> list[str]:
+def _audience(facts: CatalogFacts) -> list[str]:
     if facts.audience == Audience.PUBLIC:
         return [_PUBLIC]
     return [_TARGETED, *dict.fromkeys(map(_project_term, (facts.project_id, *facts.shown_to)))]

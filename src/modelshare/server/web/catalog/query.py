@@ -38,7 +38,7 @@ _PARAMETERS: Final = {"K": 10**3, "M": 10**6, "B": 10**9}
 _TOKENS: Final = {"K": 1024, "M": 1024**2, "B": 1024**3}
 
 
-class Range(NamedTuple):
+class RangeField(NamedTuple):
     """Both ends belong to it; None sets no bound."""
 
     low: int | None = None
@@ -75,11 +75,11 @@ class CatalogQuery(Request):
     after: Annotated[str, Field(max_length=4096)] = ""
 
     @property
-    def parameter_range(self) -> Range:
+    def parameter_range(self) -> RangeField:
         return _range(self.parameters, _PARAMETERS)
 
     @property
-    def context_range(self) -> Range:
+    def context_range(self) -> RangeField:
         """In tokens."""
         return _range(self.context, _TOKENS)
 
@@ -140,11 +140,11 @@ def words_of(facet: str, value: str) -> str:
     return value if len(value) <= _LONGEST else value[:_LONGEST] + "…"
 
 
-def _range(text: str, units: Mapping[str, int]) -> Range:
+def _range(text: str, units: Mapping[str, int]) -> RangeField:
     if not text:
-        return Range()
+        return RangeField()
     low, _, high = text.partition("-")
-    return Range(_number(low, units), _number(high, units) - 1 if high else None)
+    return RangeField(_number(low, units), _number(high, units) - 1 if high else None)
 
 
 def _number(text: str, units: Mapping[str, int]) -> int:

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Depends, Form, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.endpoints.service import Terms
-from modelshare.server.errors import NotFound
+from modelshare.server.endpoints.service import EndpointPolicy
+from modelshare.server.errors import NotFoundError
 from modelshare.server.fleet import service as fleet
 from modelshare.server.http import (
     BaseUrl,
@@ -20,16 +20,16 @@ from modelshare.server.http import (
     WriteSession,
     public_rate_limit,
 )
-from modelshare.server.web import markdown, memory
+from modelshare.server.web import markdown, memory_estimate
 from modelshare.server.web.catalog import source
-from modelshare.server.web.catalog.onlooker import Onlooker, OnlookerDep
 from modelshare.server.web.catalog.query import FACETS, PATH, ROLES, SORTS, CatalogQuery, words_of
 from modelshare.server.web.catalog.samples import samples
+from modelshare.server.web.catalog.viewer import OnlookerDep, PageViewer
+from modelshare.server.web.dependencies import TermsDep, TiersDep
 from modelshare.server.web.endpoints import page_of
-from modelshare.server.web.memory import Fit, MemoryNeed
-from modelshare.server.web.pages import PageRoute, done, is_htmx, parsed, render
-from modelshare.server.web.parts import TermsDep, TiersDep
-from modelshare.server.web.visitor import SignedIn, SignInNeeded, VisitorDep, member, sign_in_url
+from modelshare.server.web.memory_estimate import Fit, MemoryNeed
+from modelshare.server.web.page_auth import SignedIn, SignInNeededError, VisitorDep, member, sign_in_url
+from modelshare.server.web.pages import PageRoute, is_htmx, parse_form, redirect_after_form, render
 from modelshare.wire.agents import Agent
 from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.endpoints import EndpointCreate
@@ -39,7 +39,7 @@ from modelshare.wire.tiers import SELF_HOSTED
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, dependencies=[Depends(public_rate_limit)])
 SHOWN_FILES: Final = 10
-MOST_FILES: Final = 500
+MAX_FILES: Final = 500
 """Of a manifest are listed; the API has all."""
 Text = Annotated[str, Form(max_length=4096)]
 Choice = Annotated[str, Query(max_length=200)]
@@ -92,9 +92,9 @@ async def model_page(
     """One model; with what stands in the way of deploying it as it is chosen in the URL."""
     try:
         model = await source.model(session, onlooker.viewer, tiers, model_id)
-    except NotFound:
+    except NotFoundError:
         if visitor.person is None and "as" in request.query_params:
-            raise SignInNeeded from None  # it may be shared with a project of theirs
+            raise SignInNeededError from None  # it may be shared with a project of theirs
         raise
     slug = slug or slug_of(model.name)
     needed = _need(model)
@@ -108,7 +108,7 @@ async def model_page(
         "catalog/model.html",
         model=model,
         needed=needed,
-        files=files[:MOST_FILES],
+        files=files[:MAX_FILES],
         file_count=len(files),
         shown_files=SHOWN_FILES,
         tiers=list(tiers),
@@ -169,9 +169,9 @@ async def deploy(
     caller = await member(request, project)
     request.state.caller = caller
     caller.check(Scope.ENDPOINTS)
-    wish = parsed(EndpointCreate, slug=slug, model=str(model_id), tier=tier, version=version)
-    row = await endpoints.create(session, caller, wish, terms, now=platform.now())
-    return done(request, page_of(caller.project_slug, row.slug), f"Endpoint {row.slug} created.")
+    spec = parse_form(EndpointCreate, slug=slug, model=str(model_id), tier=tier, version=version)
+    row = await endpoints.create(session, caller, spec, terms, now=platform.now())
+    return redirect_after_form(request, page_of(caller.project_slug, row.slug), f"Endpoint {row.slug} created.")
 
 
 def slug_of(name: str) -> str:
@@ -188,7 +188,7 @@ _WORDS: Final[dict[str, Any]] = {
 }
 
 
-async def _first_project(request: Request, onlooker: Onlooker) -> Caller | None:
+async def _first_project(request: Request, onlooker: PageViewer) -> Caller | None:
     """The project that the form begins with."""
     return await member(request, onlooker.projects[0][0]) if onlooker.projects else None
 
@@ -198,7 +198,7 @@ async def _answer(
     caller: Caller | None,
     model: CatalogModelDetail,
     needed: MemoryNeed,
-    terms: Terms,
+    terms: EndpointPolicy,
     *,
     tier: str,
     slug: str,
@@ -207,8 +207,8 @@ async def _answer(
     """What the explanation is made of; nothing is explained to nobody."""
     if caller is None or not caller.allows(Scope.ENDPOINTS):
         return {"explanation": None, "machines": []}
-    wish = parsed(EndpointCreate, slug=slug, model=model.id, tier=tier, version=version)
-    explanation = await endpoints.explain(session, caller, wish, terms)
+    spec = parse_form(EndpointCreate, slug=slug, model=model.id, tier=tier, version=version)
+    explanation = await endpoints.explain(session, caller, spec, terms)
     own = tier == SELF_HOSTED and caller.allows(Scope.AGENTS)
     return {"explanation": explanation, "machines": await _machines(session, caller, model, needed) if own else []}
 
@@ -219,14 +219,14 @@ async def _machines(
     """The project's agents, and how the model would do on each."""
     agents = (await fleet.list_agents(session, caller, Paging(PAGE_LIMIT_MAX, None))).data
     return [
-        (agent, memory.fit(needed, agent.capabilities.memory_bytes, agent.capabilities.engines, model.format))
+        (agent, memory_estimate.fit(needed, agent.capabilities.memory_bytes, agent.capabilities.engines, model.format))
         for agent in agents
     ]
 
 
 def _need(model: CatalogModelDetail) -> MemoryNeed:
-    return memory.need(
-        weight_bytes=memory.weight_bytes(model.manifest, model.size_bytes),
+    return memory_estimate.need(
+        weight_bytes=memory_estimate.weight_bytes(model.manifest, model.size_bytes),
         parameters=model.parameters,
         context_length=model.context_length,
         task=model.task,

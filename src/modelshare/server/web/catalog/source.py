@@ -5,17 +5,17 @@ from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.errors import NotFound
-from modelshare.server.sharing import search, service, views
-from modelshare.server.sharing.search import Filters, Viewer, Wish
-from modelshare.server.sharing.tiers import TierBook
+from modelshare.server.errors import NotFoundError
+from modelshare.server.sharing import presenters, search, service
+from modelshare.server.sharing.search import Filters, SearchQuery, Viewer
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.server.web.catalog.query import FACETS, CatalogQuery
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import CatalogModel, CatalogModelDetail
 
 PAGE: Final = 24
 """Models on a page: full rows of one, two, three or four."""
-MOST_FEATURED: Final = 6
+MAX_FEATURED: Final = 6
 """Stand above the list."""
 
 
@@ -39,11 +39,11 @@ class Shelf(NamedTuple):
 
 
 async def shelf(
-    session: AsyncSession, viewer: Viewer, tiers: TierBook, query: CatalogQuery, *, facets: bool = True
+    session: AsyncSession, viewer: Viewer, tiers: TierRegistry, query: CatalogQuery, *, facets: bool = True
 ) -> Shelf:
     """What the query asks for of what the viewer may see."""
-    wish = Wish(_filters(query), query.sort, PAGE, query.after or None, facets)
-    page = views.catalog_page(await search.find(session, viewer, wish), tiers)
+    spec = SearchQuery(_filters(query), query.sort, PAGE, query.after or None, facets)
+    page = presenters.catalog_page(await search.find(session, viewer, spec), tiers)
     counts = page.facets or {}
     return Shelf(
         models=page.data,
@@ -57,19 +57,19 @@ async def shelf(
     )
 
 
-async def featured(session: AsyncSession, tiers: TierBook) -> list[CatalogModel]:
+async def featured(session: AsyncSession, tiers: TierRegistry) -> list[CatalogModel]:
     """What the platform features; it is public."""
-    return [views.catalog_view(card, tiers) for card in await service.featured(session, MOST_FEATURED)]
+    return [presenters.catalog_view(card, tiers) for card in await service.featured(session, MAX_FEATURED)]
 
 
-async def model(session: AsyncSession, viewer: Viewer, tiers: TierBook, model_id: uuid.UUID) -> CatalogModelDetail:
+async def model(session: AsyncSession, viewer: Viewer, tiers: TierRegistry, model_id: uuid.UUID) -> CatalogModelDetail:
     """One model. 404 when it is not there for the viewer."""
     found = await search.get(session, viewer, model_id)
     if found is None:
-        raise NotFound(
+        raise NotFoundError(
             "There is no such model in the catalog; its owner may have unshared it.", code=ErrorCode.MODEL_NOT_FOUND
         )
-    return views.catalog_detail(*found, tiers)
+    return presenters.catalog_detail(*found, tiers)
 
 
 def _filters(query: CatalogQuery) -> Filters:

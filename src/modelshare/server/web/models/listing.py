@@ -6,14 +6,14 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.http import BaseUrl, Caller, ModelId, Paging, PlatformDep, ReadSession
-from modelshare.server.registry.uploads import closing
+from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import service as uploads
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.views import extended_view
-from modelshare.server.web.pages import PageRoute, done, fragment, render
-from modelshare.server.web.parts import LiveDep
-from modelshare.server.web.visitor import ModelsCaller, ProjectDep
-from modelshare.server.web.watching import watched
+from modelshare.server.sharing.presenters import extended_view
+from modelshare.server.web.dependencies import LiveDep
+from modelshare.server.web.live_parts import watched
+from modelshare.server.web.page_auth import ModelsCaller, ProjectDep
+from modelshare.server.web.pages import PageRoute, fragment, redirect_after_form, render
 from modelshare.wire import left_out
 from modelshare.wire.keys import Scope
 from modelshare.wire.models import ExtendedModel
@@ -67,9 +67,9 @@ async def new_version(
 async def cancel_upload(
     request: Request, caller: ModelsCaller, project: ProjectDep, platform: PlatformDep, upload_id: str
 ) -> Response:
-    upload = await closing.cancel(platform, caller, upload_id)
+    upload = await expiry.cancel(platform, caller, upload_id)
     message = f"Upload of {upload.name} {upload.version} cancelled. The uploaded data was deleted."
-    return done(request, f"/dashboard/{project.slug}/models", message)
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models", message)
 
 
 async def _page(

@@ -6,21 +6,21 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.endpoints import footprints, recalls
-from modelshare.server.endpoints.service import Terms
-from modelshare.server.errors import InvalidRequest
+from modelshare.server.endpoints import deployment_stats, recalls
+from modelshare.server.endpoints.service import EndpointPolicy
+from modelshare.server.errors import InvalidRequestError
 from modelshare.server.fleet import version_deletion
 from modelshare.server.http import Caller, ModelId, Platform, PlatformDep, ReadSession, WriteSession
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
 from modelshare.server.registry.processing import service as processing
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.views import extended_view
+from modelshare.server.sharing.presenters import extended_view
 from modelshare.server.web import markdown
-from modelshare.server.web.pages import PageRoute, done, fragment, parsed, render
-from modelshare.server.web.parts import LiveDep
-from modelshare.server.web.visitor import ModelsCaller, ProjectDep
-from modelshare.server.web.watching import watched
+from modelshare.server.web.dependencies import LiveDep
+from modelshare.server.web.live_parts import watched
+from modelshare.server.web.page_auth import ModelsCaller, ProjectDep
+from modelshare.server.web.pages import PageRoute, fragment, parse_form, redirect_after_form, render
 from modelshare.wire.keys import Scope
 from modelshare.wire.models import ModelPatch, VersionPatch
 
@@ -85,10 +85,10 @@ async def edit(
     }
     texts = {field: text.replace("\r\n", "\n").strip() for field, text in texts.items()}
     words = list(dict.fromkeys(word.strip() for word in tags.split(",") if word.strip()))
-    patch = parsed(ModelPatch, **texts, tags=words)
+    patch = parse_form(ModelPatch, **texts, tags=words)
     patch = patch.model_copy(update={field: None for field, text in texts.items() if not text})
     await sharing.edit(session, caller, model_id, patch, now=platform.now())
-    return done(request, f"/dashboard/{project.slug}/models/{model_id}", "Saved.")
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", "Saved.")
 
 
 @router.post("/versions/{version}/promote")
@@ -103,7 +103,7 @@ async def promote(
 ) -> Response:
     await sharing.promote(session, caller, model_id, version, now=platform.now())
     message = f"{version} is now the latest version. Endpoints that follow `latest` switch to it."
-    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
 @router.get("/versions/{version}/rollback")
@@ -131,7 +131,7 @@ async def roll_back(
     instead = f", instead of {before.version}" if before else ""
     await sharing.roll_back(session, caller, model_id, version, now=platform.now())
     message = f"{version} is the latest version again{instead}. Endpoints that follow `latest` switch to it."
-    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
 @router.get("/versions/{version}/edit")
@@ -155,9 +155,9 @@ async def edit_version(
     notes: Text = "",
 ) -> Response:
     text = notes.replace("\r\n", "\n").strip()
-    patch = parsed(VersionPatch, version_notes=text) if text else VersionPatch(version_notes=None)
+    patch = parse_form(VersionPatch, version_notes=text) if text else VersionPatch(version_notes=None)
     await versions.edit_version(session, caller, model_id, version, patch, now=platform.now())
-    return done(request, f"/dashboard/{project.slug}/models/{model_id}", "Saved.")
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", "Saved.")
 
 
 @router.get("/versions/{version}/delete")
@@ -182,7 +182,7 @@ async def delete_version(
     async with platform.database.read() as session:
         is_left = await registry.find(session, caller, model_id) is not None
     page = f"/dashboard/{project.slug}/models"
-    return done(request, f"{page}/{model_id}" if is_left else page, f"Version {version} deleted.")
+    return redirect_after_form(request, f"{page}/{model_id}" if is_left else page, f"Version {version} deleted.")
 
 
 @router.post("/revalidate")
@@ -196,7 +196,7 @@ async def revalidate(
 ) -> Response:
     await processing.revalidate(session, caller, model_id, now=platform.now())
     message = "Revalidation started. Its result appears here."
-    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
 @router.get("/delete")
@@ -225,9 +225,11 @@ async def delete(
     """The name is typed to be sure."""
     model = await registry.get(session, caller, model_id)
     if name.strip() != model.name:
-        raise InvalidRequest(f"This model is named {model.name}. Type exactly that to delete it.", param="name")
+        raise InvalidRequestError(f"This model is named {model.name}. Type exactly that to delete it.", param="name")
     await registry.delete(session, caller, model_id, now=platform.now())
-    return done(request, f"/dashboard/{project.slug}/models", f"{name.strip()} deleted, with all its versions.")
+    return redirect_after_form(
+        request, f"/dashboard/{project.slug}/models", f"{name.strip()} deleted, with all its versions."
+    )
 
 
 async def _shown(session: AsyncSession, caller: Caller, model_id: uuid.UUID, platform: Platform) -> dict[str, Any]:
@@ -238,7 +240,7 @@ async def _shown(session: AsyncSession, caller: Caller, model_id: uuid.UUID, pla
         await markdown.prepare(model.card)
     files = await registry.stored_files(session, version.id) if version else []
     latest = registry.resolve(model, None)
-    terms: Terms = platform.parts[Terms]
+    terms: EndpointPolicy = platform.parts[EndpointPolicy]
     return {
         "model": extended_view(own),
         "newest": registry.version_view(model.versions[-1]) if model.versions else None,
@@ -247,6 +249,6 @@ async def _shown(session: AsyncSession, caller: Caller, model_id: uuid.UUID, pla
         "before_latest": [row.version for row in model.versions if latest and row.id < latest.id],
         "files": files[:_LISTED_FILES],
         "more_files": max(0, len(files) - _LISTED_FILES),
-        "footprint": await footprints.footprint(session, caller, model_id),
+        "footprint": await deployment_stats.footprint(session, caller, model_id),
         "recall": await recalls.state(session, caller, model_id, terms),
     }

@@ -5,18 +5,18 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Form, Request, Response
 
-from modelshare.server.endpoints import footprints, recalls
-from modelshare.server.endpoints.service import Terms
-from modelshare.server.errors import InvalidRequest
-from modelshare.server.fleet import releases
+from modelshare.server.endpoints import deployment_stats, recalls
+from modelshare.server.endpoints.service import EndpointPolicy
+from modelshare.server.errors import InvalidRequestError
+from modelshare.server.fleet import weight_deletions
 from modelshare.server.http import BaseUrl, ModelId, PlatformDep, ReadSession, WriteSession
 from modelshare.server.sharing import audience
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.views import extended_view
+from modelshare.server.sharing.presenters import extended_view
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
-from modelshare.server.web.figures import date, plural
-from modelshare.server.web.pages import PageRoute, done, is_htmx, once, parsed, render
-from modelshare.server.web.visitor import ModelsCaller, ProjectDep
+from modelshare.server.web.number_format import date, plural
+from modelshare.server.web.page_auth import ModelsCaller, ProjectDep
+from modelshare.server.web.pages import PageRoute, is_htmx, parse_form, redirect_after_form, render, show_once
 from modelshare.wire.sharing import Audience, AudienceChoice, LinkTerms, RecallNotice, RecallRequest, ToLink, ToProjects
 
 router = APIRouter(prefix="/dashboard/{project}/models/{model_id}", route_class=PageRoute, include_in_schema=False)
@@ -92,17 +92,17 @@ async def share(
     sure: Text = "",
 ) -> Response:
     """Answers a claim link, where one was asked for, this once. Asks first before everybody sees what only some saw."""
-    wish = _audience(chosen)
+    spec = _audience(chosen)
     share_now = (await sharing.get(session, caller, model_id)).share
-    if wish == "public" and share_now is not None and share_now.audience == Audience.TARGETED and not sure:
+    if spec == "public" and share_now is not None and share_now.audience == Audience.TARGETED and not sure:
         asked = "dashboard/models/public_asked.html" if is_htmx(request) else "dashboard/models/public.html"
-        return once(request, asked, model=extended_view(await sharing.get(session, caller, model_id), card=False))
-    own, link = await sharing.share(session, caller, model_id, wish, now=platform.now())
+        return show_once(request, asked, model=extended_view(await sharing.get(session, caller, model_id), card=False))
+    own, link = await sharing.share(session, caller, model_id, spec, now=platform.now())
     page = f"/dashboard/{project.slug}/models/{model_id}"
     if link is None:
-        return done(request, page, _shared_with(own.model.name, wish))
+        return redirect_after_form(request, page, _shared_with(own.model.name, spec))
     template = "dashboard/models/link_shown.html" if is_htmx(request) else "dashboard/models/link.html"
-    return once(
+    return show_once(
         request, template, model=extended_view(own, card=False), link=link, address=f"{url}/claim?token={link.token}"
     )
 
@@ -119,13 +119,13 @@ async def end_link(
 ) -> Response:
     await audience.end_link(session, caller, model_id, link_id, now=platform.now())
     message = "Link revoked. Projects that have claimed it still see the model."
-    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
 @router.get("/unshare")
 async def unshare_page(request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> Response:
     model = extended_view(await sharing.get(session, caller, model_id), card=False)
-    preview = await footprints.unshare_preview(session, caller, model_id)
+    preview = await deployment_stats.unshare_preview(session, caller, model_id)
     return render(request, "dashboard/models/unshare.html", model=model, preview=preview)
 
 
@@ -140,21 +140,21 @@ async def unshare(
 ) -> Response:
     model = await sharing.unshare(session, caller, model_id, now=platform.now())
     message = f"{model.name} is no longer in the catalog. Existing endpoints keep serving."
-    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
 @router.get("/recall")
 async def recall_page(
     request: Request, caller: ModelsCaller, model_id: ModelId, session: ReadSession, platform: PlatformDep
 ) -> Response:
-    terms: Terms = platform.parts[Terms]
+    terms: EndpointPolicy = platform.parts[EndpointPolicy]
     return render(
         request,
         "dashboard/models/recall.html",
         deadlines=DEADLINES,
         model=extended_view(await sharing.get(session, caller, model_id), card=False),
         recall=await recalls.state(session, caller, model_id, terms),
-        footprint=await footprints.footprint(session, caller, model_id),
+        footprint=await deployment_stats.footprint(session, caller, model_id),
     )
 
 
@@ -169,13 +169,13 @@ async def recall(
     chosen: Annotated[Chosen, Depends(DEADLINES.read)],
     reason: Text = "",
 ) -> Response:
-    now, terms = platform.now(), platform.parts[Terms]
+    now, terms = platform.now(), platform.parts[EndpointPolicy]
     before = await recalls.state(session, caller, model_id, terms)
-    wish = parsed(RecallRequest, deadline=_deadline(chosen, before.notice, now), reason=reason.strip())
-    await recalls.request(session, caller, model_id, wish, terms, now=now)
-    when = "immediately" if wish.deadline is None or wish.deadline <= now else f"on {date(wish.deadline)}"
+    spec = parse_form(RecallRequest, deadline=_deadline(chosen, before.notice, now), reason=reason.strip())
+    await recalls.request(session, caller, model_id, spec, terms, now=now)
+    when = "immediately" if spec.deadline is None or spec.deadline <= now else f"on {date(spec.deadline)}"
     message = f"Recall announced. All deployers are notified: endpoints of other projects stop {when}."
-    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
 @router.post("/recall/cancel")
@@ -188,14 +188,14 @@ async def cancel_recall(
     project: ProjectDep,
 ) -> Response:
     await recalls.request(
-        session, caller, model_id, RecallRequest(deadline=None), platform.parts[Terms], now=platform.now()
+        session, caller, model_id, RecallRequest(deadline=None), platform.parts[EndpointPolicy], now=platform.now()
     )
     message = "Recall cancelled. The model stays out of the catalog until you share it again."
-    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
-@router.post("/releases/{deployment_id}/close")
-async def close_release(
+@router.post("/weight-deletions/{deployment_id}/close")
+async def close_weight_deletion(
     request: Request,
     caller: ModelsCaller,
     model_id: ModelId,
@@ -204,28 +204,28 @@ async def close_release(
     project: ProjectDep,
     deployment_id: str,
 ) -> Response:
-    await releases.close(session, caller, model_id, deployment_id, now=platform.now())
+    await weight_deletions.close(session, caller, model_id, deployment_id, now=platform.now())
     message = "No longer waiting for this machine. If it reconnects, it still deletes the weights."
-    return done(request, f"/dashboard/{project.slug}/models/{model_id}", message)
+    return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
 
 def _audience(chosen: Chosen) -> AudienceChoice:
     if chosen.value == "projects":
         names = list(dict.fromkeys(chosen.text("projects").replace(",", " ").split()))
         if not names:
-            raise InvalidRequest("Enter at least one project, by its slug or ID.", param="projects")
-        return parsed(ToProjects, projects=names)
+            raise InvalidRequestError("Enter at least one project, by its slug or ID.", param="projects")
+        return parse_form(ToProjects, projects=names)
     if chosen.value == "link":
         ends = chosen.text("expires_in")
         expires_in = None if ends == _NEVER else _number(ends, "expires_in")
-        terms = parsed(LinkTerms, expires_in=expires_in, max_uses=_number(chosen.text("max_uses"), "max_uses"))
+        terms = parse_form(LinkTerms, expires_in=expires_in, max_uses=_number(chosen.text("max_uses"), "max_uses"))
         return ToLink(link=terms)
     return "public"
 
 
-def _shared_with(name: str, wish: AudienceChoice) -> str:
-    if isinstance(wish, ToProjects):
-        return f"{name} is shared with {plural(len(wish.projects), 'project')}: {', '.join(wish.projects)}."
+def _shared_with(name: str, spec: AudienceChoice) -> str:
+    if isinstance(spec, ToProjects):
+        return f"{name} is shared with {plural(len(spec.projects), 'project')}: {', '.join(spec.projects)}."
     return f"{name} is now in the catalog, shared with everyone."
 
 
@@ -235,22 +235,24 @@ def _deadline(chosen: Chosen, announced: RecallNotice | None, now: int) -> int:
         return now
     if chosen.value == "keep":
         if announced is None:
-            raise InvalidRequest("There is no recall with a deadline to keep. Choose another option.")
+            raise InvalidRequestError("There is no recall with a deadline to keep. Choose another option.")
         return announced.deadline
     if chosen.value == "in":
         unit = chosen.text("unit") or "days"
         if unit not in _SPANS:
-            raise InvalidRequest(f"`unit` must be one of {', '.join(_SPANS)}.", param="unit")
+            raise InvalidRequestError(f"`unit` must be one of {', '.join(_SPANS)}.", param="unit")
         count = _number(chosen.text("amount"), "amount")
         if not count:
-            raise InvalidRequest(f"Enter a number of {unit}, or choose to recall the model now.", param="amount")
+            raise InvalidRequestError(f"Enter a number of {unit}, or choose to recall the model now.", param="amount")
         return now + count * _SPANS[unit]
     try:
         deadline = int(datetime.fromisoformat(chosen.text("at")).replace(tzinfo=UTC).timestamp())
     except (ValueError, OverflowError) as error:
-        raise InvalidRequest("Enter the date and time of the deadline, such as 2027-01-31 12:00.") from error
+        raise InvalidRequestError("Enter the date and time of the deadline, such as 2027-01-31 12:00.") from error
     if deadline <= now:  # a slip of the year must not stop everything at once
-        raise InvalidRequest("That time has passed. Enter a later one, or choose to recall the model now.", param="at")
+        raise InvalidRequestError(
+            "That time has passed. Enter a later one, or choose to recall the model now.", param="at"
+        )
     return deadline
 
 
@@ -260,5 +262,5 @@ def _number(text: str, param: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit()) or len(text) > 10:  # noqa: PLR2004 - digits of what anybody means
-        raise InvalidRequest(f"`{param}` must be a whole number.", param=param)
+        raise InvalidRequestError(f"`{param}` must be a whole number.", param=param)
     return int(text)

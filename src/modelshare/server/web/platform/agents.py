@@ -6,10 +6,10 @@ from fastapi import APIRouter, Form, Request, Response
 
 from modelshare.server.fleet import service as fleet
 from modelshare.server.http import BaseUrl, Paging, PagingDep, PlatformDep, ReadSession, WriteSession
-from modelshare.server.sharing.tiers import TierBook
-from modelshare.server.web.pages import PageRoute, done, once, parsed, render
-from modelshare.server.web.parts import TiersDep
-from modelshare.server.web.visitor import AdminCaller
+from modelshare.server.sharing.tiers import TierRegistry
+from modelshare.server.web.dependencies import TiersDep
+from modelshare.server.web.page_auth import AdminCaller
+from modelshare.server.web.pages import PageRoute, parse_form, redirect_after_form, render, show_once
 from modelshare.wire.agents import AgentPatch, JoinKeyCreate
 from modelshare.wire.tiers import SELF_HOSTED, Tier
 
@@ -54,11 +54,11 @@ async def new_join_key(
     chosen: Annotated[list[str], Form(alias="tiers", default_factory=list)],
     expires_in: Text = "",
 ) -> Response:
-    wish = parsed(JoinKeyCreate, name=name.strip(), tiers=chosen, expires_in=expires_in)
+    spec = parse_form(JoinKeyCreate, name=name.strip(), tiers=chosen, expires_in=expires_in)
     if not expires_in:  # "never" was chosen; what is not sent would be a day
-        wish = wish.model_copy(update={"expires_in": None})
-    key = await fleet.create_join_key(session, caller, wish, tiers, now=platform.now())
-    return once(request, "platform/join_key_shown.html", key=key, base_url=base_url)
+        spec = spec.model_copy(update={"expires_in": None})
+    key = await fleet.create_join_key(session, caller, spec, tiers, now=platform.now())
+    return show_once(request, "platform/join_key_shown.html", key=key, base_url=base_url)
 
 
 @router.post("/join/{key_id}/revoke")
@@ -66,7 +66,7 @@ async def revoke_join_key(
     request: Request, caller: AdminCaller, session: WriteSession, platform: PlatformDep, key_id: str
 ) -> Response:
     await fleet.revoke_join_key(session, caller, key_id, now=platform.now())
-    return done(request, _HERE, "Join key revoked. No more agents can enrol with it.")
+    return redirect_after_form(request, _HERE, "Join key revoked. No more agents can enrol with it.")
 
 
 @router.get("/{agent_id}/suspend")
@@ -86,7 +86,7 @@ async def suspend(
 ) -> Response:
     """Also how it is resumed."""
     agent = await fleet.change_agent(session, caller, agent_id, AgentPatch(suspended=suspended), now=platform.now())
-    return done(request, _HERE, f"{agent.name} is {'suspended' if suspended else 'resumed'}.")
+    return redirect_after_form(request, _HERE, f"{agent.name} is {'suspended' if suspended else 'resumed'}.")
 
 
 @router.get("/{agent_id}/remove")
@@ -100,8 +100,8 @@ async def remove(
     request: Request, caller: AdminCaller, session: WriteSession, platform: PlatformDep, agent_id: str
 ) -> Response:
     await fleet.remove_agent(session, caller, agent_id, now=platform.now())
-    return done(request, _HERE, "Agent removed.")
+    return redirect_after_form(request, _HERE, "Agent removed.")
 
 
-def _shared(tiers: TierBook) -> list[Tier]:
+def _shared(tiers: TierRegistry) -> list[Tier]:
     return [tier for tier in tiers if tier.slug != SELF_HOSTED]

@@ -11,14 +11,14 @@ from modelshare.server.http import PlatformDep, ReadSession, WriteSession
 from modelshare.server.ids import parse_uuid
 from modelshare.server.sharing import search
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.search import ANYBODY, Card, Filters, Sort, Wish
+from modelshare.server.sharing.search import ANYBODY, CatalogCard, Filters, SearchQuery, Sort
 from modelshare.server.sharing.search.cards import card_of
-from modelshare.server.web.pages import PageRoute, done, render
-from modelshare.server.web.visitor import AdminCaller
+from modelshare.server.web.page_auth import AdminCaller
+from modelshare.server.web.pages import PageRoute, redirect_after_form, render
 
 router = APIRouter(prefix="/featured", route_class=PageRoute)
-_MOST_FEATURED: Final = 200
-_MOST_FOUND: Final = 20
+_MAX_FEATURED: Final = 200
+_MAX_FOUND: Final = 20
 
 
 @router.get("")
@@ -28,7 +28,7 @@ async def featured(
     return render(
         request,
         "platform/featured.html",
-        featured=await sharing.featured(session, _MOST_FEATURED),
+        featured=await sharing.featured(session, _MAX_FEATURED),
         found=await _found(session, q.strip()),
         q=q,
     )
@@ -45,15 +45,15 @@ async def feature(
 ) -> Response:
     await sharing.feature(session, caller, model_id, featured=featured, now=platform.now())
     words = "Model featured." if featured else "Model no longer featured."
-    return done(request, "/dashboard/-/platform/featured", words)
+    return redirect_after_form(request, "/dashboard/-/platform/featured", words)
 
 
-async def _found(session: AsyncSession, q: str) -> Sequence[Card]:
+async def _found(session: AsyncSession, q: str) -> Sequence[CatalogCard]:
     """Public models by words or an id."""
     if model_id := parse_uuid(q):
         entry = await search.get(session, ANYBODY, model_id)
         return [card_of(*entry)] if entry else []
     if not q:
         return []
-    wish = Wish(Filters(q=q), Sort.RELEVANCE, _MOST_FOUND, None, facets=False)
-    return (await search.find(session, ANYBODY, wish)).cards
+    spec = SearchQuery(Filters(q=q), Sort.RELEVANCE, _MAX_FOUND, None, facets=False)
+    return (await search.find(session, ANYBODY, spec)).cards

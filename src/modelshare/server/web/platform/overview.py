@@ -11,8 +11,8 @@ from modelshare import __version__
 from modelshare.server import jobs
 from modelshare.server.accounts import people
 from modelshare.server.accounts import service as accounts
-from modelshare.server.audit.confirming import service as confirming
 from modelshare.server.audit.given_up import service as given_up
+from modelshare.server.audit.propagation import service as confirming
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.clock import SKEW_SECONDS, DatabaseClock
 from modelshare.server.endpoints import service as endpoints
@@ -22,12 +22,12 @@ from modelshare.server.registry import service as registry
 from modelshare.server.settings import Settings
 from modelshare.server.sharing import service as sharing
 from modelshare.server.web.audit import Where, log_page
-from modelshare.server.web.pages import PageRoute, done, render
-from modelshare.server.web.visitor import AdminCaller
+from modelshare.server.web.page_auth import AdminCaller
+from modelshare.server.web.pages import PageRoute, redirect_after_form, render
 from modelshare.wire.base import PAGE_LIMIT_MAX
 
 router = APIRouter(route_class=PageRoute)
-_MOST: Final = 100_000
+_MAX: Final = 100_000
 """Nothing is counted further."""
 
 
@@ -49,10 +49,10 @@ async def overview(
         storage=_storage(platform.settings),
         processes=processes.data,
         counts=await _counts(session),
-        most=_MOST,
+        limit=_MAX,
         queues=await jobs.queues(session),
         given_up=await given_up.page(session, paging),
-        backlog=await webhooks.backlog(session, _MOST),
+        backlog=await webhooks.backlog(session, _MAX),
     )
 
 
@@ -61,7 +61,9 @@ async def retry_job(
     request: Request, caller: AdminCaller, session: WriteSession, platform: PlatformDep, job_id: str
 ) -> Response:
     await given_up.try_again(session, caller, job_id, now=platform.now())
-    return done(request, "/dashboard/-/platform", "Running the job again. If it fails again, it returns to this list.")
+    return redirect_after_form(
+        request, "/dashboard/-/platform", "Running the job again. If it fails again, it returns to this list."
+    )
 
 
 @router.get("/audit")
@@ -71,12 +73,12 @@ async def log(request: Request, caller: AdminCaller, session: ReadSession, pagin
 
 async def _counts(session: AsyncSession) -> list[tuple[str, int]]:
     return [
-        ("Projects", await accounts.count_projects(session, _MOST)),
-        ("Users", await people.count(session, _MOST)),
-        ("Models", await registry.count(session, _MOST)),
-        ("Shared models", await sharing.count(session, _MOST)),
-        ("Endpoints on", await endpoints.count_active(session, _MOST)),
-        ("Agents connected", await fleet.count_linked(session, _MOST)),
+        ("Projects", await accounts.count_projects(session, _MAX)),
+        ("Users", await people.count(session, _MAX)),
+        ("Models", await registry.count(session, _MAX)),
+        ("Shared models", await sharing.count(session, _MAX)),
+        ("Endpoints on", await endpoints.count_active(session, _MAX)),
+        ("Agents connected", await fleet.count_linked(session, _MAX)),
     ]
 
 

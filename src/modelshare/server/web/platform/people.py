@@ -7,8 +7,8 @@ from fastapi import APIRouter, Form, Request, Response
 
 from modelshare.server.accounts import people
 from modelshare.server.http import PagingDep, PlatformDep, ReadSession, WriteSession
-from modelshare.server.web.pages import PageRoute, done, render
-from modelshare.server.web.visitor import AdminCaller
+from modelshare.server.web.page_auth import AdminCaller
+from modelshare.server.web.pages import PageRoute, redirect_after_form, render
 
 router = APIRouter(prefix="/people", route_class=PageRoute)
 
@@ -29,4 +29,6 @@ async def set_admin(
 ) -> Response:
     person = await people.set_admin(session, caller, person_id, is_admin=admin, now=platform.now())
     url = "/dashboard" if person_id == caller.person_id and not admin else "/dashboard/-/platform/people"
-    return done(request, url, f"{person.name} is {'an' if admin else 'no'} admin{'' if admin else ' any more'}.")
+    return redirect_after_form(
+        request, url, f"{person.name} is {'an' if admin else 'no'} admin{'' if admin else ' any more'}."
+    )

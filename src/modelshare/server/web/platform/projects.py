@@ -8,11 +8,11 @@ from fastapi import APIRouter, Form, Request, Response
 from pydantic import AfterValidator
 
 from modelshare.server.accounts import service as accounts
-from modelshare.server.errors import NotFound
+from modelshare.server.errors import NotFoundError
 from modelshare.server.http import BaseUrl, PagingDep, PlatformDep, ReadSession, WriteSession
-from modelshare.server.web.figures import size
-from modelshare.server.web.pages import PageRoute, done, once, parsed, render
-from modelshare.server.web.visitor import AdminCaller
+from modelshare.server.web.number_format import size
+from modelshare.server.web.page_auth import AdminCaller
+from modelshare.server.web.pages import PageRoute, parse_form, redirect_after_form, render, show_once
 from modelshare.wire.keys import ProjectCreate, ProjectPatch
 
 router = APIRouter(prefix="/projects", route_class=PageRoute)
@@ -59,9 +59,9 @@ async def new_project(
     quota_gb: Gigabytes = "",
 ) -> Response:
     """As with the API, its first key is what its owner begins with."""
-    wish = parsed(ProjectCreate, name=name.strip(), slug=slug.strip(), quota_bytes=_bytes(quota_gb))
-    project = await accounts.create_project(session, wish, now=platform.now(), actor=caller.actor)
-    return once(request, "platform/project_shown.html", made=project, base_url=base_url)
+    spec = parse_form(ProjectCreate, name=name.strip(), slug=slug.strip(), quota_bytes=_bytes(quota_gb))
+    project = await accounts.create_project(session, spec, now=platform.now(), actor=caller.actor)
+    return show_once(request, "platform/project_shown.html", made=project, base_url=base_url)
 
 
 @router.get("/{project_id}/quota")
@@ -70,7 +70,7 @@ async def quota_page(
 ) -> Response:
     found = await accounts.get_project(session, project_id)
     if found is None:
-        raise NotFound("There is no such project.")
+        raise NotFoundError("There is no such project.")
     given = "" if found.quota_bytes is None else _gigabytes(found.quota_bytes)
     default = platform.settings.projects_quota_bytes
     return render(request, "platform/quota.html", of=found, quota_gb=given, default_quota=default)
@@ -85,11 +85,11 @@ async def change_quota(
     project_id: str,
     quota_gb: Gigabytes = "",
 ) -> Response:
-    wish = ProjectPatch(quota_bytes=_bytes(quota_gb))
-    changed = await accounts.change_project(session, project_id, wish, now=platform.now(), actor=caller.actor)
+    spec = ProjectPatch(quota_bytes=_bytes(quota_gb))
+    changed = await accounts.change_project(session, project_id, spec, now=platform.now(), actor=caller.actor)
     default = platform.settings.projects_quota_bytes
     quota = f"the platform's default, {size(default)}" if changed.quota_bytes is None else size(changed.quota_bytes)
-    return done(request, _HERE, f"{changed.name} may store {quota}.")
+    return redirect_after_form(request, _HERE, f"{changed.name} may store {quota}.")
 
 
 def _bytes(gigabytes: str) -> int | None:

@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Request, Response
 
 from modelshare.server.http import PlatformDep
+from modelshare.server.web.dependencies import TiersDep
+from modelshare.server.web.page_auth import AdminCaller
 from modelshare.server.web.pages import PageRoute, render
-from modelshare.server.web.parts import TiersDep
-from modelshare.server.web.visitor import AdminCaller
 
 router = APIRouter(prefix="/tiers", route_class=PageRoute)
 

@@ -1,0 +1,148 @@
+"""Turns the server's wish into deployments on this machine, and says what became of them."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from modelshare.agent.backoff import Backoff
+from modelshare.agent.deployment import RETRY_CAP, RETRY_FIRST, Deployment, DeploymentContext, Serving
+from modelshare.agent.desired import plan
+from modelshare.agent.tasks import in_thread
+from modelshare.wire.link import Desired, DesiredDeployment, Frame, Released
+
+_log = logging.getLogger(__name__)
+
+DRAIN_SECONDS: Final = 30.0
+"""How long requests in progress may take when the program is to end."""
+RELEASE_SECONDS: Final = 1800.0
+"""How long when their deployment is to go, as it does when a new version has taken over: as long as any tier lets a
+request take. It ends at once when the last of them does, and the server cancels those that nobody waits for."""
+
+
+class Deployments:
+    """Holds one supervisor per wanted deployment. `say` gives False when a frame could not be sent."""
+
+    def __init__(
+        self, tools: DeploymentContext, say: Callable[[Frame], bool], *, release_seconds: float = RELEASE_SECONDS
+    ) -> None:
+        self._tools = tools
+        self._say = say
+        self._release_seconds = release_seconds
+        self._deployments: dict[str, Deployment] = {}
+        self._leaving: set[Deployment] = set()
+        self._ending: dict[str, asyncio.Task[None]] = {}
+        self._left_over = {holding.deployment_id for holding in tools.cache.holdings()}
+        self._unsaid: set[str] = set()
+        self._stopping = asyncio.Event()
+        tools.cache.sweep()
+
+    def serving(self, deployment_id: str) -> Serving | None:
+        """What takes requests for the deployment now."""
+        deployment = self._deployments.get(deployment_id)
+        return deployment.serving if deployment is not None else None
+
+    def reconcile(self, desired: Desired) -> None:
+        """Start and stop what the wish needs, then report all there is: the server may have forgotten."""
+        running = {name: deployment.wanted for name, deployment in self._deployments.items()}
+        todo = plan(running, self._left_over, desired.deployments)
+        for wanted in todo.restart:
+            self._end(wanted.deployment_id, release=False, grace=DRAIN_SECONDS)
+        for wanted in (*todo.start, *todo.restart):
+            self._begin(wanted)
+        for wanted in todo.update:
+            self._deployments[wanted.deployment_id].update(wanted)
+        for deployment_id in todo.release:
+            self._end(deployment_id, release=True)
+        for deployment in self._deployments.values():
+            self._say(deployment.report())
+        self._unsaid = {name for name in self._unsaid if not self._say(Released(name))}
+        self._say_gone(desired.unconfirmed)
+
+    async def stop(self, grace: float) -> None:
+        """The program ends: drain everything for up to `grace` seconds, then stop all engines; weights stay."""
+        self._stopping.set()
+        deployments = [*self._deployments.values(), *self._leaving]
+        self._deployments.clear()
+        ends = (deployment.end(grace) for deployment in deployments)
+        await asyncio.gather(*ends, *self._ending.values(), return_exceptions=True)
+
+    async def remove_all(self) -> None:
+        """The agent is no longer part of the fleet: stop every engine now, delete all weights."""
+        for deployment_id in {*self._deployments, *self._left_over}:
+            self._end(deployment_id, release=True, grace=0)
+        await asyncio.gather(*self._ending.values(), return_exceptions=True)
+
+    def _say_gone(self, deployment_ids: Sequence[str]) -> None:
+        """Says again that weights are deleted, where they are: the server may not have heard it."""
+        if not deployment_ids:
+            return
+        here = {holding.deployment_id for holding in self._tools.cache.holdings()} | self._deployments.keys()
+        for name in deployment_ids:
+            if name not in here and name not in self._ending:
+                self._say(Released(name))
+
+    def _begin(self, wanted: DesiredDeployment) -> None:
+        name = wanted.deployment_id
+        self._left_over.discard(name)
+        self._unsaid.discard(name)
+        self._deployments[name] = Deployment(wanted, self._tools, after=self._ending.get(name))
+
+    def _end(self, deployment_id: str, *, release: bool, grace: float | None = None) -> None:
+        self._left_over.discard(deployment_id)
+        deployment = self._deployments.pop(deployment_id, None)
+        before = self._ending.get(deployment_id)
+        seconds = self._release_seconds if grace is None else grace
+        task = asyncio.create_task(self._finish(deployment_id, deployment, before, seconds, release=release))
+        self._ending[deployment_id] = task
+        task.add_done_callback(lambda done: self._ended(deployment_id, done))
+
+    async def _finish(
+        self,
+        deployment_id: str,
+        deployment: Deployment | None,
+        before: asyncio.Task[None] | None,
+        grace: float,
+        *,
+        release: bool,
+    ) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        if deployment is not None:
+            await self._leave(deployment, grace)
+        if release:
+            await self._delete_weights(deployment_id)
+            name = deployment.wanted.served_name if deployment is not None else "A deployment of an earlier run"
+            _log.info("%s has ended, and the weights that only it used are deleted.", name)
+            if deployment_id not in self._deployments and not self._say(Released(deployment_id)):
+                self._unsaid.add(deployment_id)
+
+    async def _delete_weights(self, deployment_id: str) -> None:
+        """Tried until it works, since nothing else would; when the program ends, its next start tries again."""
+        backoff = Backoff(RETRY_FIRST, RETRY_CAP)
+        while True:
+            try:
+                await in_thread(None, self._tools.cache.release, deployment_id)
+            except OSError as error:
+                if self._stopping.is_set():
+                    raise
+                _log.error("Cannot delete the weights of deployment %s: %s", deployment_id, error)
+            else:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff.next()):
+                    await self._stopping.wait()
+
+    async def _leave(self, deployment: Deployment, grace: float) -> None:
+        self._leaving.add(deployment)
+        try:
+            await deployment.end(grace)
+        finally:
+            self._leaving.discard(deployment)
+
+    def _ended(self, deployment_id: str, task: asyncio.Task[None]) -> None:
+        if self._ending.get(deployment_id) is task:
+            del self._ending[deployment_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("Cannot clean up deployment %s: %s", deployment_id, error)

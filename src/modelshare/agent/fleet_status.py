@@ -1,0 +1,54 @@
+"""Whether this agent is still part of the fleet: what its own platform says and signs, and nobody else."""
+
+import hmac
+import logging
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from modelshare.agent.errors import AgentError
+from modelshare.agent.identity import Identity, save_identity
+from modelshare.agent.server_api import ServerApi
+from modelshare.wire.verdict import NONCE_BYTES, Verdict, sign
+
+_log = logging.getLogger(__name__)
+
+
+class FleetStatus:
+    """Of one identity."""
+
+    def __init__(self, control: ServerApi, identity: Identity, data_dir: Path) -> None:
+        self._control = control
+        self._identity = identity
+        self._data_dir = data_dir
+
+    def learn(self, key: str) -> None:
+        """Keep the key that verdicts are signed with. The first one counts: whoever else has the server's address one
+        day cannot replace it."""
+        if key and not self._identity.verdict_key:
+            self._identity = msgspec.structs.replace(self._identity, verdict_key=key)
+            try:
+                save_identity(self._data_dir, self._identity)
+            except OSError as error:
+                _log.warning("The server's key cannot be stored: %s", error)
+
+    async def verdict(self) -> Verdict | None:
+        """None when there is none that can be believed."""
+        known, nonce = self._identity, secrets.token_hex(NONCE_BYTES)
+        try:
+            status = await self._control.status(known.agent_id, nonce)
+        except AgentError as error:
+            _log.info("The server did not confirm whether it knows this agent: %s", error)
+            return None
+        made = sign(known.verdict_key, nonce=nonce, agent_id=known.agent_id, token=known.token, verdict=status.verdict)
+        if known.verdict_key and hmac.compare_digest(made.encode(), status.signature.encode()):
+            return status.verdict
+        _log.warning(
+            (
+                "The server says that this agent is %s, but cannot prove that it is the platform the agent enrolled "
+                "with. If it is, stop the agent and delete its data folder."
+            ),
+            status.verdict,
+        )
+        return None

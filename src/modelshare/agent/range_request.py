@@ -1,0 +1,95 @@
+"""One ranged GET from the owner's storage, by whatever manners the server there has."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+import aiohttp
+
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_REFUSED: Final = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+"""How storages answer a signed URL after its time: S3 and Azure 403, Google 400 (`ExpiredToken`), others 401."""
+
+_READ_AHEAD: Final = 1 << 20
+"""Bytes that may wait per connection while earlier ones are written."""
+
+
+class UrlRejectedError(Exception):
+    """The signed URL is not, or no longer, accepted."""
+
+
+class InterruptedTransferError(Exception):
+    """The connection was cut or stalled, or the storage is busy: the same request may work in a moment."""
+
+
+class UnusableAnswerError(Exception):
+    """The storage answers, but not with this file."""
+
+
+@dataclass(frozen=True, slots=True)
+class RangeBody:
+    """The bytes of an answer, and where in the file they begin and end."""
+
+    start: int
+    end: int
+    content: aiohttp.StreamReader
+
+
+@asynccontextmanager
+async def open_range(
+    http: aiohttp.ClientSession, url: str, start: int, end: int, *, size: int, stall_seconds: float
+) -> AsyncIterator[RangeBody]:
+    """Ask for the bytes [start, end) of a file of `size` bytes.
+
+    A server that knows no ranges sends the whole file: then the body begins at 0, whatever was asked. Reading from
+    `Body.content` inside the context raises `Interrupted` too when the connection breaks.
+    """
+    headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall_seconds, sock_read=stall_seconds)
+    try:
+        async with http.get(url, headers=headers, timeout=timeout, read_bufsize=_READ_AHEAD) as answer:
+            first, last = _extent(answer, start, end, size)
+            yield RangeBody(first, last, answer.content)
+    except TimeoutError as error:
+        raise InterruptedTransferError(f"no data for {stall_seconds:g} s") from error
+    except aiohttp.InvalidURL as error:
+        raise UnusableAnswerError("the signed URL is not a valid URL") from error
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise InterruptedTransferError(_plain(error)) from error
+
+
+def _extent(answer: aiohttp.ClientResponse, start: int, end: int, size: int) -> tuple[int, int]:
+    status = answer.status
+    if status in _REFUSED:
+        raise UrlRejectedError(f"HTTP {status}")
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise InterruptedTransferError(f"HTTP {status}")
+    if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+        raise UnusableAnswerError(f"HTTP {status}")
+    if (header := answer.headers.get("Content-Range")) is None:
+        if status == HTTPStatus.PARTIAL_CONTENT:
+            raise UnusableAnswerError("a partial response without a Content-Range")
+        _check_size(answer.content_length, size)
+        return 0, size
+    if (match := _CONTENT_RANGE.fullmatch(header)) is None:
+        raise UnusableAnswerError(f"an invalid Content-Range, `{header[:80]}`")
+    if match[3] != "*":
+        _check_size(int(match[3]), size)
+    if int(match[1]) != start:
+        raise UnusableAnswerError("another part of the file than requested")
+    return start, min(end, int(match[2]) + 1)
+
+
+def _check_size(stored: int | None, size: int) -> None:
+    if stored is not None and stored != size:
+        raise UnusableAnswerError(f"{stored} bytes, but the manifest says {size}")
+
+
+def _plain(error: Exception) -> str:
+    """An error's kind in words, without the signed URL that aiohttp likes to quote."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"no connection to {error.host}:{error.port}"
+    return "the connection was cut"

@@ -1,0 +1,119 @@
+"""Who a key's value stands for: remembered for a second, and looked at again as soon as the key changes."""
+
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from modelshare.server.accounts import queries
+from modelshare.server.accounts.rules import effective_scopes, is_allowed_from, is_valid
+from modelshare.server.accounts.tables import KeyValueRow
+from modelshare.server.cache import GRACE_SECONDS, NotifiedCache
+from modelshare.server.db import Database
+from modelshare.server.http import Caller
+from modelshare.server.ids import secret_hash
+
+KEYS_TOPIC = "keys"
+"""Notification that a key changed; the subject is its id."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a process remembers of one value."""
+
+    caller: Caller | None
+    revoked_at: int | None = None
+    value_expires_at: int | None = None
+
+    @property
+    def subject(self) -> str | None:
+        return str(self.caller.id) if self.caller else None
+
+    def good(self, now: float, address: str) -> Caller | None:
+        """The caller, unless the value is unknown, over, revoked or used from elsewhere."""
+        caller = self.caller
+        if caller is None or not is_allowed_from(address, caller.allowed_ips):
+            return None
+        valid = is_valid(
+            now=int(now),
+            expires_at=caller.expires_at,
+            revoked_at=self.revoked_at,
+            value_expires_at=self.value_expires_at,
+        )
+        return caller if valid else None
+
+
+class KeyUse(NamedTuple):
+    """A value, and from where it is used."""
+
+    value_hash: str
+    address: str
+
+
+class KeyAuthenticator:
+    """Authenticates values of keys; remembers them for a second, and forgets at once what a notification names."""
+
+    def __init__(self, database: Database, clock: Callable[[], float], *, grace: float = GRACE_SECONDS) -> None:
+        """`grace`: seconds that known keys go on while the database cannot be asked."""
+        self._database = database
+        self._clock = clock
+        self._cache = NotifiedCache[str, _Known](self._look, clock, grace=grace)
+        self._used = dict[uuid.UUID, int]()
+        """When keys were last good, since `note_use`."""
+        database.subscribe(KEYS_TOPIC, self._forget)
+
+    async def authenticate(self, secret: str, address: str) -> Caller | None:
+        """The caller whose key this is, or None when the value is unknown, over, revoked or used from elsewhere."""
+        now = self._clock()
+        known = await self._cache.get(secret_hash(secret))
+        caller = known.good(now, address)
+        if caller is not None:
+            self._used[caller.id] = int(now)
+        return caller
+
+    async def revoked_among(self, uses: Collection[KeyUse]) -> set[KeyUse]:
+        """Those of `uses` that would be refused now; asks the database, once for all of them."""
+        now = self._clock()
+        async with self._database.read() as session:
+            values = await queries.key_values(session, {use.value_hash for use in uses})
+        known = {value.hash: _known(value) for value in values}
+        return {use for use in uses if use.value_hash not in known or not known[use.value_hash].good(now, use.address)}
+
+    async def note_use(self) -> None:
+        """Writes down when keys were last used; call it now and then. What cannot be written waits for another time."""
+        used, self._used = self._used, {}
+        if not used:
+            return
+        try:
+            async with self._database.write() as session:
+                await queries.set_last_used(session, used)
+        except Exception:
+            self._used = used | self._used
+            raise
+
+    async def stop(self) -> None:
+        """Call it before the database is closed."""
+        await self._cache.stop()
+
+    def _forget(self, subject: str) -> None:
+        self._cache.forget(lambda _, known: subject in {"*", known.subject})
+
+    async def _look(self, value_hash: str) -> _Known:
+        async with self._database.read() as session:
+            value = await queries.key_value(session, value_hash)
+        return _Known(None) if value is None else _known(value)
+
+
+def _known(value: KeyValueRow) -> _Known:
+    key = value.key
+    caller = Caller(
+        key_id=key.id,
+        project_id=key.project_id,
+        project_slug=key.project.slug if key.project else None,
+        scopes=effective_scopes(key.scopes, key.endpoint),
+        endpoint=key.endpoint,
+        allowed_ips=tuple(key.allowed_ips),
+        expires_at=key.expires_at,
+        is_platform=key.project_id is None,
+    )
+    return _Known(caller, key.revoked_at, value.expires_at)

@@ -1,0 +1,16 @@
+"""`/v1/platform/processes`."""
+
+from fastapi import APIRouter
+
+from modelshare.server.audit.propagation import service
+from modelshare.server.http import PagingDep, PlatformCaller, ProjectRoute, ReadSession
+from modelshare.wire.base import Page
+from modelshare.wire.usage import Process
+
+router = APIRouter(prefix="/v1/platform/processes", tags=["platform"], route_class=ProjectRoute)
+
+
+@router.get("")
+async def list_processes(_: PlatformCaller, session: ReadSession, paging: PagingDep) -> Page[Process]:
+    """The server processes that run, oldest first. The audit log names those that have confirmed a change."""
+    return await service.page(session, paging)

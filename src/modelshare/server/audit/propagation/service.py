@@ -1,0 +1,159 @@
+"""Each process says, in the audit log, when it has dropped what it remembered from before a change.
+
+A change that has to take effect everywhere is notified, and its audit row's id last of all (`db.CONFIRM_TOPIC`). Who
+hears that has been told everything before it, waits for what is still being dropped, and writes a confirmation. What a
+process did not hear, it finds in the audit log: at once when it lost its connection, else at its next heartbeat; it
+drops everything then, and confirms.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import uuid
+from typing import Final
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare import __version__
+from modelshare.server import outages
+from modelshare.server.audit.propagation import queries
+from modelshare.server.audit.tables import ProcessRow
+from modelshare.server.db import CONFIRM_TOPIC, Database
+from modelshare.server.http import Paging, decode_cursor, encode_cursor
+from modelshare.wire.base import Page
+from modelshare.wire.usage import Process
+
+log = structlog.get_logger()
+
+_REST_SECONDS: Final = 0.05
+"""After confirming: what comes meanwhile is confirmed together."""
+_BEAT_SECONDS: Final = 3.0
+_DEAD_MS: Final = 30_000
+"""A process that was not seen for so long is gone."""
+_OVERDUE_MS: Final = 2_000
+"""A change that was not heard of for so long was missed. What was remembered has run out by then anyway."""
+_LATE_SECONDS: Final = 60.0
+"""The longest that a transaction takes: from the change until others see it."""
+
+
+class PropagationTracker:
+    """Confirms for one process, and keeps it among those that run."""
+
+    def __init__(self, database: Database, *, address: str) -> None:
+        """`address`: this process's URL, for the others; nobody else ever has the same."""
+        self.name = f"p-{secrets.token_hex(4)}"
+        self._database = database
+        self._address = address
+        self._started_ms = 0
+        self._heard = set[uuid.UUID]()
+        self._wake = asyncio.Event()
+        self._missed = asyncio.Event()
+        self._caught_up = 0.0
+        """When it was last looked for what was missed; seconds of the loop's clock."""
+        self._tasks: list[asyncio.Task[None]] = []
+        database.subscribe(CONFIRM_TOPIC, self._told)
+
+    async def start(self) -> None:
+        """Call it once the database's notifications are listened to, and before the first request."""
+        async with self._database.write() as session:
+            await queries.forget_place(session, self._address)
+            self._started_ms = await queries.see(session, self.name, self._address, __version__, None)
+        self._caught_up = asyncio.get_running_loop().time()
+        self._tasks = [asyncio.create_task(self._confirm()), asyncio.create_task(self._beat())]
+
+    async def stop(self) -> None:
+        """Nobody waits for this process any more; call it when no request comes."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            async with self._database.write() as session:
+                await queries.forget(session, self.name)
+        except Exception as error:  # noqa: BLE001 - the others forget it after a while
+            log.warning("cannot unregister this process", error=str(error))
+
+    async def check(self) -> None:
+        """Writes what changes nothing: raises what keeps the database from taking writes."""
+        async with self._database.write() as session:
+            await queries.see(session, self.name, self._address, __version__, self._started_ms)
+
+    def _told(self, subject: str) -> None:
+        if subject == "*":
+            self._missed.set()
+        else:
+            self._heard.add(uuid.UUID(subject))
+            self._wake.set()
+
+    async def _confirm(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            heard, self._heard = self._heard, set()
+            try:
+                await self._database.dropped()
+                async with self._database.write() as session:
+                    await queries.confirm(session, self.name, heard)
+            except Exception as error:  # noqa: BLE001 - the database may be away for a while; nothing is lost
+                outages.report("cannot confirm changes", error)
+                self._heard |= heard
+                self._wake.set()
+                await asyncio.sleep(_BEAT_SECONDS)
+            await asyncio.sleep(_REST_SECONDS)
+
+    async def _beat(self) -> None:
+        while True:
+            # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this would never stop.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_BEAT_SECONDS):
+                    await self._missed.wait()
+            overdue_ms = 0 if self._missed.is_set() else _OVERDUE_MS
+            self._missed.clear()
+            try:
+                async with self._database.write() as session:
+                    # In this order: who holds its own row and wants another's might wait for one who does the same.
+                    await queries.forget_dead(session, _DEAD_MS)
+                    await queries.see(session, self.name, self._address, __version__, self._started_ms)
+                await self._catch_up(overdue_ms)
+            except Exception as error:  # noqa: BLE001 - as above: the next beat finds what was missed
+                outages.report("cannot record that this process is running", error)
+
+    async def _catch_up(self, overdue_ms: int) -> None:
+        now = asyncio.get_running_loop().time()
+        since_ms = int((now - self._caught_up + _LATE_SECONDS) * 1000)
+        async with self._database.read() as session:
+            owed = await queries.owed(
+                session, self.name, started_ms=self._started_ms, since_ms=since_ms, overdue_ms=overdue_ms
+            )
+        if owed:
+            # Only now: what was dropped before a change was seen may have been remembered anew from before it.
+            self._database.drop_everything()
+            self._heard.update(owed)
+            self._wake.set()
+        self._caught_up = now
+
+
+async def page(session: AsyncSession, paging: Paging) -> Page[Process]:
+    """The processes that run, oldest first."""
+    after = None
+    if paging.after:
+        started_ms, name = decode_cursor(paging.after, int, str)
+        after = (started_ms, name)
+    rows = await queries.processes(session, paging.limit + 1, after)
+    more = len(rows) > paging.limit
+    rows = rows[: paging.limit]
+    return Page(
+        data=[_view(row) for row in rows],
+        has_more=more,
+        next_cursor=encode_cursor(rows[-1].started_ms, rows[-1].name) if more else None,
+    )
+
+
+def _view(row: ProcessRow) -> Process:
+    return Process(
+        name=row.name,
+        address=row.address,
+        version=row.version,
+        started_at=row.started_ms // 1000,
+        seen_at=row.seen_ms // 1000,
+    )

@@ -1,0 +1,80 @@
+"""What people see of endpoints. Built from rows, no query of its own."""
+
+from modelshare.server.endpoints import version_choice
+from modelshare.server.endpoints.tables import EndpointRow
+from modelshare.server.registry import file_selection
+from modelshare.server.registry.file_selection import FileSelection
+from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.server.sharing.presenters import notice
+from modelshare.wire.base import Page
+from modelshare.wire.endpoints import Endpoint, EndpointProgress, EndpointStatus
+
+MODEL_GONE = "The model was deleted by its owner. Delete this endpoint and create one with another model."
+
+
+def view(row: EndpointRow, base_url: str) -> Endpoint:
+    """An endpoint as its project sees it; `base_url` is how the client reaches the platform."""
+    version = resolved(row)
+    status, reason = EndpointStatus(row.status), row.status_reason or _stays(row, version)
+    if row.model is None:
+        status, reason = EndpointStatus.FAILED, MODEL_GONE
+    return Endpoint(
+        id=str(row.id),
+        slug=row.slug,
+        model=str(row.model_id) if row.model_id else None,
+        model_name=served_name(row.model) if row.model else None,
+        tier=row.tier,
+        version=row.version or "latest",
+        resolved_version=version.version if version else None,
+        version_note=version_choice.note(row),
+        file=row.file,
+        status=status,
+        status_reason=reason,
+        progress=EndpointProgress.model_validate(row.progress) if row.progress else None,
+        is_active=row.is_active,
+        base_url=f"{base_url}/{row.project_id}/{row.slug}/v1",
+        recall=notice(row.recall) if row.recall else None,
+        created_at=row.created_at,
+    )
+
+
+def resolved(row: EndpointRow) -> VersionRow | None:
+    """The ready version that the endpoint wants.
+
+    One that follows the latest version and chose a file stays at the last version that has it.
+    """
+    wanted = version_choice.wanted(row)
+    if wanted is None or file_selection.find(wanted, row.file):
+        return wanted
+    if row.version is not None:
+        return None
+    earlier = [
+        each for each in version_choice.choosable(row) if each.id < wanted.id and file_selection.find(each, row.file)
+    ]
+    return earlier[-1] if earlier else None
+
+
+def serves(row: EndpointRow) -> FileSelection | None:
+    """Which of that version's models it serves."""
+    version = resolved(row)
+    return file_selection.find(version, row.file) if version else None
+
+
+def _stays(row: EndpointRow, version: VersionRow | None) -> str | None:
+    """Why it does not follow the latest version."""
+    latest = version_choice.wanted(row) if row.version is None else None
+    if version is None or latest is None or latest is version:
+        return None
+    return (
+        f"Version {latest.version} does not contain the model `{row.file}`, so the endpoint stays at "
+        f"{version.version}. Choose another `file` to follow it."
+    )
+
+
+def listing(rows: list[EndpointRow], cursor: str | None, base_url: str) -> Page[Endpoint]:
+    return Page(data=[view(row, base_url) for row in rows], has_more=cursor is not None, next_cursor=cursor)
+
+
+def served_name(model: ModelRow) -> str:
+    """The public `model` name in requests and answers."""
+    return f"{model.project.slug}/{model.name}"

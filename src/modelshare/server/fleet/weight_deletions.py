@@ -1,0 +1,123 @@
+"""What agents were told to let go of, and that they said the weights are deleted."""
+
+import uuid
+from collections.abc import Collection
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.accounts.service import get_project
+from modelshare.server.audit import service as audit
+from modelshare.server.db import notify
+from modelshare.server.errors import ConflictError, NotFoundError
+from modelshare.server.fleet import queries
+from modelshare.server.fleet.tables import DeploymentRow, WeightDeletionRow
+from modelshare.server.fleet.topics import DEPLOYMENTS_TOPIC, READY_TOPIC
+from modelshare.server.http import Caller
+from modelshare.server.ids import parse_uuid
+from modelshare.server.registry import service as registry
+from modelshare.server.registry.tables import ModelRow
+from modelshare.wire.sharing import WeightsDeletion
+
+
+async def request_deletion(session: AsyncSession, deployments: Collection[DeploymentRow], *, now: int) -> None:
+    """Ends deployments, whose agents are locked; each agent hears of it, deletes the weights and says so."""
+    for row in await queries.with_agent_and_version(session, [row.id for row in deployments]):
+        session.add(
+            WeightDeletionRow(
+                deployment_id=row.id,
+                agent_id=row.agent_id,
+                project_id=row.agent.project_id,
+                model_id=row.version.model_id,
+                version=row.version.version,
+                asked_at=now,
+            )
+        )
+        await session.delete(row)
+        notify(session, READY_TOPIC, str(row.version_id))
+
+
+async def confirm(session: AsyncSession, released: Collection[tuple[uuid.UUID, uuid.UUID]], *, now: int) -> None:
+    """Agents say that the weights of deployments are deleted: (agent, deployment). Told to the weights' owner and to
+    the agent's project, once."""
+    # By agent, not by what they say: that may be anything, and any number of things.
+    for row in await queries.lock_unconfirmed_deletions(session, {agent_id for agent_id, _ in released}):
+        if (row.agent_id, row.deployment_id) not in released:
+            continue
+        row.confirmed_at = now
+        model = await registry.find_any(session, row.model_id)
+        for project_id in {model.project_id if model else None, row.project_id} - {None}:
+            audit.record(
+                session,
+                project_id=project_id,
+                now=now,
+                actor=f"agent:{row.agent_id}",
+                action="agent.delete_weights",
+                target=f"deployment:{row.deployment_id}",
+                model=str(row.model_id),
+                version=row.version,
+            )
+
+
+async def unconfirmed(session: AsyncSession, agent_id: uuid.UUID) -> list[str]:
+    """Ids of deployments that the agent was told to let go of and has said nothing of since."""
+    return [str(deployment_id) for deployment_id in await queries.unconfirmed_deletions(session, agent_id)]
+
+
+async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) -> tuple[int, list[WeightsDeletion]]:
+    """Who holds the weights beside the owner, and who was told to delete them: `endpoints.service.Weights`."""
+    holding = await queries.machines_holding(session, model.id, model.project_id)
+    rows = await queries.weight_deletions(session, model.id, model.project_id, since)
+    names = {row.project_id: await _name(session, row.project_id) for row in rows}
+    return holding, [_view(row, names[row.project_id]) for row in rows]
+
+
+async def close(
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, deployment_id: str, *, now: int
+) -> WeightsDeletion:
+    """The model's owner waits no longer for a machine to confirm, such as one that was removed. It may still do so.
+
+    404 for what is none of the caller's models' or was the owner's own machine; 409 where it has confirmed.
+    """
+    model, uid = await registry.get(session, caller, model_id), parse_uuid(deployment_id)
+    row = await queries.release(session, model.id, uid) if uid else None
+    if row is None or row.project_id == model.project_id:
+        raise NotFoundError(
+            "No such machine was asked to delete weights. GET /v1/models/{id}/recall lists those that were."
+        )
+    if row.confirmed_at is not None:
+        raise ConflictError("This machine has confirmed that the weights are deleted, so there is nothing to close.")
+    if row.closed_at is None:
+        row.closed_at = now
+        notify(session, DEPLOYMENTS_TOPIC, str(row.deployment_id))
+        for project_id in {model.project_id, row.project_id} - {None}:
+            audit.record(
+                session,
+                project_id=project_id,
+                now=now,
+                actor=caller.actor_in(project_id or ""),
+                action="weight_deletion.close",
+                target=f"deployment:{row.deployment_id}",
+                model=str(row.model_id),
+                version=row.version,
+                asked_at=row.asked_at,
+            )
+    return _view(row, await _name(session, row.project_id))
+
+
+def _view(row: WeightDeletionRow, project: str | None) -> WeightsDeletion:
+    return WeightsDeletion(
+        deployment=str(row.deployment_id),
+        version=row.version,
+        project=project,
+        asked_at=row.asked_at,
+        confirmed_at=row.confirmed_at,
+        closed_at=row.closed_at,
+    )
+
+
+async def _name(session: AsyncSession, project_id: str | None) -> str | None:
+    """None: the platform's, whose machines are shared."""
+    if project_id is None:
+        return None
+    project = await get_project(session, project_id)
+    return project.name if project else "a deleted project"

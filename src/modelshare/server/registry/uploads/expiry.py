@@ -1,0 +1,103 @@
+"""Sessions that end without a model: cancelled by their owner, or expired."""
+
+import uuid
+
+import structlog
+from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.audit import service as audit
+from modelshare.server.db import notify
+from modelshare.server.errors import ConflictError
+from modelshare.server.http import Caller, Platform
+from modelshare.server.outages import is_database_away
+from modelshare.server.registry import queries as models
+from modelshare.server.registry.blobs import disposal
+from modelshare.server.registry.blobs import queries as blobs
+from modelshare.server.registry.service import MODELS_TOPIC
+from modelshare.server.registry.tables import ModelRow, UploadRow, VersionRow
+from modelshare.server.registry.uploads import queries
+from modelshare.server.registry.uploads.progress import view
+from modelshare.server.registry.uploads.service import find
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.uploads import Upload, UploadState
+
+log = structlog.get_logger()
+
+_MAX_AT_ONCE = 100
+
+
+async def cancel(platform: Platform, caller: Caller, upload_id: str) -> Upload:
+    """Drops the session with its bytes, its version, and a model that has no other. Safe to repeat."""
+    async with platform.database.read() as session:
+        row = await find(session, caller, upload_id)
+    closed = await _close(platform, row, UploadState.CANCELLED, caller.actor)
+    if closed.state == UploadState.COMPLETED:
+        raise ConflictError(
+            "This upload is completed, so there is nothing to cancel. Delete the model instead, or this version of it.",
+            code=ErrorCode.UPLOAD_NOT_OPEN,
+        )
+    row.state, row.files = closed.state, []
+    return await view(platform.store, row)
+
+
+async def end_expired(platform: Platform) -> None:
+    """Ends the sessions whose time is over, each by itself. Run it every minute or so."""
+    after = uuid.UUID(int=0)
+    while True:
+        async with platform.database.read() as session:
+            rows = await queries.expired(session, platform.now(), _MAX_AT_ONCE, after=after)
+        for row in rows:
+            try:
+                await _close(platform, row, UploadState.EXPIRED, audit.SYSTEM)
+            except Exception as error:
+                if is_database_away(error):
+                    raise
+                log.warning("cannot end an upload that has expired", upload=str(row.id), exc_info=error)
+            else:
+                log.info("upload expired", upload=str(row.id))
+        if len(rows) < _MAX_AT_ONCE:
+            return
+        after = rows[-1].id
+
+
+async def collect_garbage(platform: Platform) -> None:
+    """Asks for what was left over in the storage to be deleted. Run it every minute or so."""
+    async with platform.database.write() as session:
+        for project_id in await blobs.projects_with_garbage(session, disposal.COLLECT):
+            await disposal.collect_later(session, project_id, now=platform.now())
+
+
+async def _close(platform: Platform, row: UploadRow, state: UploadState, actor: str) -> UploadRow:
+    """Ends the session if it is still open (and, to expire it, still overdue); answers it as it is then."""
+    now = platform.now()
+    async with platform.database.write() as session:
+        await models.lock_model(session, row.model_id)
+        locked = await queries.lock_upload(session, row.id)
+        overdue = state != UploadState.EXPIRED or locked.expires_at <= now
+        if locked.state == UploadState.OPEN and overdue:
+            locked.state = state
+            await _drop(session, locked, now)
+            audit.record(
+                session,
+                project_id=locked.project_id,
+                now=now,
+                actor=actor,
+                action="upload.cancel" if state == UploadState.CANCELLED else "upload.expire",
+                target=f"upload:{locked.id}",
+                model=str(locked.model_id),
+                name=locked.model_name,
+                version=locked.version_name,
+            )
+            notify(session, MODELS_TOPIC, str(locked.model_id))
+    return locked
+
+
+async def _drop(session: AsyncSession, row: UploadRow, now: int) -> None:
+    await disposal.discard_staged(session, row)
+    await disposal.collect_later(session, row.project_id, now=now)
+    version_id, row.version_id = row.version_id, None
+    await session.flush()
+    await session.execute(delete(VersionRow).where(VersionRow.id == version_id))
+    if not await queries.has_versions(session, row.model_id):
+        await session.execute(delete(ModelRow).where(ModelRow.id == row.model_id))

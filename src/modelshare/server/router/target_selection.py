@@ -1,0 +1,56 @@
+"""Choosing a target, and the way to it: a link of this process, or the process that holds it."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from modelshare.server.fleet.link import AnswerStream
+from modelshare.server.fleet.links import AgentLinks
+from modelshare.server.fleet.service import Target
+from modelshare.server.router.forward import Forwarder
+
+
+class TargetSelector:
+    """The ways of one process."""
+
+    def __init__(self, links: AgentLinks, forwarder: Forwarder) -> None:
+        self._links = links
+        self._forwarder = forwarder
+        self._forwarded: Counter[str] = Counter()
+
+    def best(self, targets: Sequence[Target]) -> Target | None:
+        """The least busy one that can be reached, as far as this process knows; its own links first."""
+        busy = [(load, target) for target in targets if (load := self._load(target)) is not None]
+        return min(busy, key=lambda pair: pair[0])[1] if busy else None
+
+    def request(
+        self, target: Target, route: str, body: bytes, *, tenant: str, timeout: float
+    ) -> AbstractAsyncContextManager[AnswerStream]:
+        link = self._links.get(target.agent_id)
+        if link is not None:
+            return link.request(target.deployment_id, route, body, timeout, tenant)
+        return self._forward(target, route, body, tenant, timeout)
+
+    @asynccontextmanager
+    async def _forward(
+        self,
+        target: Target,
+        route: str,
+        body: bytes,
+        tenant: str,
+        timeout: float,  # noqa: ASYNC109 - the agent's
+    ) -> AsyncIterator[AnswerStream]:
+        self._forwarded[target.deployment_id] += 1
+        try:
+            async with self._forwarder.request(target, route, body, tenant=tenant, timeout=timeout) as stream:
+                yield stream
+        finally:
+            self._forwarded[target.deployment_id] -= 1
+
+    def _load(self, target: Target) -> tuple[int, bool] | None:
+        link = self._links.get(target.agent_id)
+        if link is not None:
+            return link.busy, False
+        if target.address in {"", self._links.address}:
+            return None  # its link ended, and the database is not yet told
+        return self._forwarded[target.deployment_id], True
