@@ -56,7 +56,7 @@ class Settings(BaseModel):
     """Replaces the tiers that come with the package."""
 
     catalog_promotion: bool = True
-    """Off: nothing ever assigns the role `shared`."""
+    """False: nothing ever assigns the role `shared`."""
     models_allow_pickle: bool = False
     """On: pickle weights (.bin, .pt, .ckpt, .pkl) are accepted; they can run code where they are loaded."""
     projects_quota_bytes: int = Field(default=512 * GIB, ge=0)
@@ -69,9 +69,9 @@ class Settings(BaseModel):
     keys_rotation_grace_seconds: int = Field(default=24 * 3600, ge=0)
     """How long the old value of a rotated key still works."""
     keys_cut_streams: bool = True
-    """Off: a request that is under way when its key is revoked, replaced or expires may end."""
+    """False: a request that is under way when its key is revoked, replaced or expires may end."""
     accounts_sign_up: Literal["open", "invite_only"] = "open"
-    """Invited: after the first person, only those sign up who were invited into a project."""
+    """Invite only: after the first person, only those sign up who were invited into a project."""
     accounts_projects_per_person: int = Field(default=10, ge=0)
     """Most projects that a person may own by making them; the platform's admins may make any number."""
     accounts_session_days: int = Field(default=30, ge=1, le=3650)

@@ -32,7 +32,7 @@ def test_nothing_set_takes_the_defaults() -> None:
 def test_the_file(working_folder: Path) -> None:
     write(working_folder, 'port = 9000\ntrusted_proxies = ["10.0.0.1"]\n[catalog]\npromotion = "off"\n')
     settings = load({})
-    assert (settings.port, settings.catalog_promotion, settings.trusted_proxies) == (9000, "off", ("10.0.0.1",))
+    assert (settings.port, settings.catalog_promotion, settings.trusted_proxies) == (9000, False, ("10.0.0.1",))
 
 
 def test_a_file_that_is_named(working_folder: Path) -> None:
