@@ -158,7 +158,8 @@ def _checked(variable: str, value: str) -> str:
     printable = value.rpartition("@")[2] if "@" in value else value
     example = _EXAMPLE.replace("http:", "socks5:") if value.startswith("socks") else _EXAMPLE
     raise ConfigError(
-        f"{variable} names {printable!r}, which is not a valid proxy address. Set it to one such as {example}, or unset it."
+        f"{variable} names {printable!r}, which is not a valid proxy address. Set it to one such as {example}, "
+        "or unset it."
     )
 
 

@@ -103,7 +103,8 @@ def _is_size(value: object) -> bool:
 
 def _unfit(name: str, key: str, value: object, wanted: str) -> ModelRejectedError:
     return ModelRejectedError(
-        f"{printable(name)} sets {key} to {printable(json.dumps(value))}, but loaders need {wanted}; correct it and push again."
+        f"{printable(name)} sets {key} to {printable(json.dumps(value))}, but loaders need {wanted}; correct it and "
+        "push again."
     )
 
 

@@ -233,8 +233,8 @@ class _HeaderReader:
         number = self._cursor.u32()
         if number not in TENSOR_TYPES:
             raise ModelRejectedError(
-                f"{printable(self._name)} uses the unknown tensor type {number} for {printable(name)}; quantize it to a "
-                "common type."
+                f"{printable(self._name)} uses the unknown tensor type {number} for {printable(name)}; quantize it "
+                "to a common type."
             )
         dtype, block_elements, block_bytes = TENSOR_TYPES[number]
         elements = math.prod(shape)

@@ -59,8 +59,8 @@ def _check_tensors(parts: Sequence[str], headers: Mapping[str, Header]) -> None:
         for tensor in headers[path].tensors:
             if tensor.name in names:
                 raise ModelRejectedError(
-                    f"{printable(path)} contains the tensor {printable(tensor.name)}, which another part has too; split "
-                    "the model again."
+                    f"{printable(path)} contains the tensor {printable(tensor.name)}, which another part has too; "
+                    "split the model again."
                 )
             names.add(tensor.name)
     stated = headers[parts[0]].integer("split.tensors.count")

@@ -110,7 +110,8 @@ def shards_of_index(
             )
         if tensor not in headers[path] and path not in unread:
             raise ModelRejectedError(
-                f"{printable(path)} lacks the tensor {printable(tensor)} that {printable(index)} assigns to it; push both again."
+                f"{printable(path)} lacks the tensor {printable(tensor)} that {printable(index)} assigns to it; "
+                "push both again."
             )
         shards.add(path)
     return tuple(sorted(shards))
