@@ -41,7 +41,7 @@ async def test_a_claim_link_is_made_and_shown_in_the_dialog(page_for: PageFor, m
     await expect(dialog.locator("#claim-link")).to_contain_text("/claim?token=msl_")
     await expect(dialog.get_by_role("group", name="To whom")).to_be_hidden()
     await dialog.get_by_role("link", name="Done").click()
-    await expect(page.locator("main")).to_contain_text("Nobody yet: no project has claimed a link.")
+    await expect(page.locator("main")).to_contain_text("No project has claimed a link yet.")
 
 
 async def test_a_refusal_is_said_in_the_dialog(page_for: PageFor, model: uuid.UUID) -> None:
@@ -50,9 +50,9 @@ async def test_a_refusal_is_said_in_the_dialog(page_for: PageFor, model: uuid.UU
     await page.click("text=Delete…")
     dialog = page.get_by_role("dialog")
     await dialog.get_by_label("Type its name").fill("tony")
-    await dialog.get_by_role("button", name="Delete for good").click()
+    await dialog.get_by_role("button", name="Delete permanently").click()
     await expect(dialog.get_by_role("alert")).to_contain_text("This model is named tiny.")
-    await dialog.get_by_role("link", name="Keep it").click()
+    await dialog.get_by_role("link", name="Cancel").click()
     await expect(dialog).to_be_hidden()
 
 
@@ -62,7 +62,7 @@ async def test_what_unsharing_does_is_said_before(owner: Tenant, page_for: PageF
     await page.goto(f"/dashboard/acme/models/{model}")
     await page.click("text=Unshare…")
     dialog = page.get_by_role("dialog")
-    await expect(dialog).to_contain_text("What stops being possible")
+    await expect(dialog).to_contain_text("What is no longer possible")
     await is_accessible(page)
     await dialog.get_by_role("button", name="Unshare").click()
     await expect(page.locator("main")).to_contain_text("tiny is no longer in the catalog.")

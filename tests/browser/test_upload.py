@@ -124,7 +124,7 @@ async def test_what_went_before_the_connection_was_cut_is_not_sent_again(
     before = list(sent.parts)
     await page.context.set_offline(True)
     sent.go()
-    await expect(page.locator("#state")).to_contain_text("The connection is lost. Trying again", timeout=SECONDS)
+    await expect(page.locator("#state")).to_contain_text("The connection was lost. Trying again", timeout=SECONDS)
     await page.context.set_offline(False)
     await is_ready(page, "big-model")
     assert len(sent.parts) <= len(set(sent.parts)) + 3, "no more than the parts on their way go twice"
@@ -147,9 +147,9 @@ async def test_another_browser_goes_on_with_what_was_begun(owner: Tenant, page_f
     rest = Sent()
     await again.route(PARTS, rest)
     await again.goto(NEW)
-    await expect(again.locator("main")).to_contain_text("Begun and not finished")
+    await expect(again.locator("main")).to_contain_text("Unfinished uploads")
     await choose(again, big)
-    await expect(again.locator("#chosen")).to_contain_text("This goes on with big-model 1.0.0")
+    await expect(again.locator("#chosen")).to_contain_text("This resumes big-model 1.0.0")
     await again.click("text=Resume >> nth=0")
     await is_ready(again, "big-model")
     total = sum(file["parts"] for file in upload["files"])
@@ -306,7 +306,7 @@ async def test_cancelling_deletes_what_was_sent(owner: Tenant, page_for: PageFor
     page.on("dialog", lambda dialog: dialog.accept())
     await page.click("#cancel")
     sent.go()
-    await expect(page.locator("#chosen")).to_have_text("Nothing is chosen yet.", timeout=SECONDS)
+    await expect(page.locator("#chosen")).to_have_text("No files chosen yet.", timeout=SECONDS)
     assert [upload["state"] for upload in (await owner.http.get("/v1/uploads")).json()["data"]] == ["cancelled"]
     assert await models(owner) == []
 

@@ -23,7 +23,7 @@ async def sign_in(http: httpx.AsyncClient, **fields: str) -> httpx.Response:
 
 
 async def test_the_first_one_runs_the_platform(browser: httpx.AsyncClient) -> None:
-    assert "You are the first here" in (await browser.get("/sign-up")).text
+    assert "You are the first user" in (await browser.get("/sign-up")).text
     answer = await browser.post("/sign-up", data=ADA)
     assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard")
     cookie = next(each for each in answer.headers.get_list("set-cookie") if each.startswith(SESSION_COOKIE))
@@ -32,7 +32,7 @@ async def test_the_first_one_runs_the_platform(browser: httpx.AsyncClient) -> No
     assert "Welcome, Ada." in lines(page)
     assert "/dashboard/-/platform" in page.text
     assert "Welcome, Ada." not in lines(await browser.get("/dashboard"))
-    assert "You are the first here" not in (await browser.get("/sign-up")).text
+    assert "You are the first user" not in (await browser.get("/sign-up")).text
 
 
 async def test_out_and_in_again(person: Somebody) -> None:
@@ -229,7 +229,7 @@ class TestByInvitation:
         return settings.model_copy(update={"accounts_sign_up": "invite_only"})
 
     async def test_nobody_else_signs_up(self, person: Somebody, browser: httpx.AsyncClient, sign_up: SignUp) -> None:
-        assert "takes new people by invitation" in lines(await browser.get("/sign-up"))
+        assert "Sign-up is by invitation" in lines(await browser.get("/sign-up"))
         refused = await browser.post("/sign-up", data={**ADA, "email": "eve@example.org"})
         assert (refused.status_code, "by invitation" in message(refused)) == (403, True)
         await new_project(person, "labs")
@@ -253,7 +253,7 @@ async def test_a_claim_link(app: Application, owner: Tenant, colleague: Somebody
 
 
 async def test_a_claim_link_needs_a_project(colleague: Somebody, browser: httpx.AsyncClient) -> None:
-    assert "A project is needed for this." in lines(await colleague.get("/claim?token=x"))
+    assert "You need a project to claim a model." in lines(await colleague.get("/claim?token=x"))
     assert (await browser.get("/claim?token=x")).headers["location"] == "/sign-in?next=/claim%3Ftoken%3Dx"
 
 

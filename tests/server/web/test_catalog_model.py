@@ -138,7 +138,7 @@ async def test_why_not_is_answered_where_the_tier_is_chosen(colleague: Somebody,
     assert "Choose the tier <code>self_hosted</code>" in plain.text
     assert '<option value="free" selected>' in plain.text
     fine = await colleague.http.get(f"{CATALOG}/{model}/explain?as={project}&tier=self_hosted&slug=chat")
-    assert "You can deploy it so" in fine.text
+    assert "You can deploy it with these settings" in fine.text
     assert "No agent of your project is connected" in fine.text
 
 

@@ -63,7 +63,7 @@ async def test_a_refused_form_comes_back_as_it_was_typed(colleague: Somebody, pr
     assert re.search(r'value="endpoint" required checked', answer.text)
     assert re.findall(r'name="scopes" value="(\w+)"[^>]* checked', answer.text) == ["models", "keys"]
     assert re.search(r"<textarea[^>]*>\s*10\.0\.0\.1</textarea>", answer.text)
-    assert "No key yet" in (await colleague.get(f"/dashboard/{project}/keys")).text
+    assert "No keys yet" in (await colleague.get(f"/dashboard/{project}/keys")).text
 
 
 async def test_a_password_never_comes_back(browser: Somebody, person: Somebody) -> None:

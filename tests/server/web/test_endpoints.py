@@ -142,16 +142,16 @@ async def test_version_and_tier_are_changed(
 async def test_what_is_not_shared_any_more_cannot_be_switched_on_again(
     owner: Tenant, colleague: Somebody, chat: str, model: uuid.UUID
 ) -> None:
-    assert "You cannot switch it on again" not in lines(await colleague.get(f"{PAGE}/{chat}/off"))
+    assert "You will not be able to activate it again" not in lines(await colleague.get(f"{PAGE}/{chat}/off"))
     assert (await owner.http.post(f"/v1/models/{model}/unshare")).status_code == 200
-    assert "there is no way back" in lines(await colleague.get(f"{PAGE}/{chat}"))
+    assert "you cannot restore it" in lines(await colleague.get(f"{PAGE}/{chat}"))
     warned = lines(await colleague.get(f"{PAGE}/{chat}/off"))
-    assert "You cannot switch it on again." in warned
+    assert "You will not be able to activate it again." in warned
     assert "There is no such model in your project or the catalog." in warned
     assert (await colleague.post(f"{PAGE}/{chat}/off")).status_code == 303
     off = lines(await colleague.get(f"{PAGE}/{chat}"))
     assert "Status inactive" in off
-    assert "It cannot be switched on now." in off
+    assert "It cannot be activated now." in off
     assert (await colleague.post(f"{PAGE}/{chat}/on")).status_code == 404
     assert (await owner.http.post(f"/v1/models/{model}/share")).status_code == 200
     assert (await colleague.post(f"{PAGE}/{chat}/on")).status_code == 303
@@ -188,7 +188,7 @@ async def test_an_endpoint_whose_model_is_gone_can_only_be_deleted(
     assert (await owner.http.delete(f"/v1/models/{model}")).status_code == 204
     words = lines(await colleague.get(f"{PAGE}/{chat}"))
     assert "The model was deleted by its owner." in words
-    assert "Switch on" not in words
+    assert "Activate" not in words
     assert (await colleague.get(PAGE)).status_code == 200
     assert (await colleague.get(f"/dashboard/labs/playground?endpoint={chat}")).status_code == 200
     assert (await colleague.post(f"{PAGE}/{chat}/delete")).status_code == 303
@@ -210,7 +210,7 @@ async def test_progress_and_status_come_live(url: str, colleague: Somebody, chat
             for part in (one, listed):
                 assert "&lt;i&gt;No memory.&lt;/i&gt; Close something." in await part.until("failed</span>")
             await agent.make_ready()
-            assert "box" in await one.until("It answers.")
+            assert "box" in await one.until("It is ready.")
             await listed.until("Try it")
             assert (await colleague.post(f"{PAGE}/{chat}/delete")).status_code == 303
             await one.until("was deleted")

@@ -30,13 +30,13 @@ async def test_an_invitation_is_a_link_that_works_once(colleague: Somebody, proj
     assert f"http://modelshare.test/join?token={token}" in invited.text
     waiting = await colleague.get(MEMBERS)
     assert token not in waiting.text
-    assert "Invitations that wait" in lines(waiting)
+    assert "Pending invitations" in lines(waiting)
     assert re.search(r"owner just now in 6 days|owner just now in 7 days", lines(waiting))
     somebody = await sign_up("Mia", invitation=token)
     assert (await somebody.get(MEMBERS)).status_code == 200
     after = lines(await colleague.get(MEMBERS))
     assert "Mia mia@example.org owner" in after
-    assert "Invitations that wait" not in after
+    assert "Pending invitations" not in after
 
 
 async def test_pages(colleague: Somebody, project: str, member: Somebody) -> None:

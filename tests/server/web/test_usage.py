@@ -124,4 +124,4 @@ async def test_nothing_for_others(owner: Tenant, stranger: Somebody, browser: ht
 
 
 async def test_a_member_sees_it(member: Somebody) -> None:
-    assert "Who deploys my models" in lines(await member.get("/dashboard/labs/usage"))
+    assert "Deployments of my models" in lines(await member.get("/dashboard/labs/usage"))

@@ -95,7 +95,7 @@ async def test_editing(colleague: Somebody, project: str, receiver: Receiver) ->
 async def test_switching_off_and_on(colleague: Somebody, project: str, receiver: Receiver) -> None:
     hook = await new_hook(colleague, receiver.url)
     await colleague.post(f"{hook}/switch", on="false")
-    assert "It is switched off: nothing is sent" in lines(await colleague.get(hook))
+    assert "It is disabled: no events are sent" in lines(await colleague.get(hook))
     refused = await colleague.post(f"{hook}/test")
     assert (refused.status_code, "switched off" in message(refused)) == (409, True)
     await colleague.post(f"{hook}/switch", on="true")
@@ -104,7 +104,7 @@ async def test_switching_off_and_on(colleague: Somebody, project: str, receiver:
 
 async def test_deleting(colleague: Somebody, project: str, receiver: Receiver) -> None:
     hook = await new_hook(colleague, receiver.url)
-    assert "hears of nothing any more" in lines(await colleague.get(f"{hook}/delete"))
+    assert "Pending deliveries and the delivery history are deleted" in lines(await colleague.get(f"{hook}/delete"))
     assert (await colleague.post(f"{hook}/delete")).headers["location"] == HOOKS
     assert (await colleague.get(hook)).status_code == 404
 

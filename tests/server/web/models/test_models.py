@@ -28,7 +28,7 @@ async def read(owner: Tenant, model: uuid.UUID) -> dict[str, object]:
 
 async def test_a_project_without_models_learns_both_ways_to_push(person: httpx.AsyncClient) -> None:
     said = text_of(await person.get(MODELS))
-    assert "No model yet" in said
+    assert "No models yet" in said
     assert "modelshare login --url http://modelshare.test modelshare push ./my-model --name my-model" in said
 
 
@@ -67,7 +67,7 @@ async def test_a_model_page_tells_its_facts_files_and_versions(owner: Tenant, pe
 async def test_a_refused_model_says_why(app: Application, owner: Tenant, person: httpx.AsyncClient) -> None:
     model = await make_model(app, owner.project.id, status="failed")
     said = text_of(await person.get(f"{MODELS}/{model}"))
-    assert "Version 1.0.0 was refused. It holds no weights." in said
+    assert "Version 1.0.0 was rejected. It holds no weights." in said
     assert "It can be shared once it is ready." in said
 
 

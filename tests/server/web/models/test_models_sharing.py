@@ -44,7 +44,7 @@ async def test_sharing_with_everybody(owner: Tenant, person: httpx.AsyncClient, 
     assert "Only this project sees it." in text_of(await person.get(page))
     said = await went_on(person, await person.post(f"{page}/share", data={"audience": "public"}))
     assert "tiny is now in the catalog" in said
-    assert "Everybody sees it in the catalog" in said
+    assert "Everyone sees it in the catalog" in said
     assert "Its role is deployable" in said
     assert (await footprint(owner, model))["audience"] == "public"
 
@@ -71,7 +71,7 @@ async def test_a_claim_link_is_shown_once_and_can_be_claimed(
 ) -> None:
     form = {"audience": "link", "expires_in": str(7 * DAY), "max_uses": "3"}
     answer = await person.post(f"{page}/share", data=form, headers={"HX-Request": "true"} if in_place else {})
-    assert "Here is the link." in text_of(answer)
+    assert "Claim link created." in text_of(answer)
     assert answer.headers.get("hx-retarget") == ("#once" if in_place else None)
     [token] = set(re.findall(r"http://modelshare\.test/claim\?token=(msl_[\w-]+)", answer.text))
     assert (await deployer.http.post("/v1/catalog/claims", json={"token": token})).status_code == 200
@@ -132,9 +132,9 @@ async def test_what_the_catalog_hides_is_not_said_to_be_seen(
         failed = update(VersionRow).where(VersionRow.model_id == model)
         await session.execute(failed.values(status="failed", is_latest=False, status_reason="It is damaged."))
     said = text_of(await person.get(page))
-    assert "Not shown now." in said
+    assert "Not listed." in said
     assert "Everybody sees it" not in said
-    assert "not shown" in text_of(await person.get("/dashboard/acme/models"))
+    assert "not listed" in text_of(await person.get("/dashboard/acme/models"))
 
 
 async def test_the_owner_sees_who_deploys_it(
@@ -200,7 +200,7 @@ async def test_a_machine_that_has_not_confirmed_shows_with_a_recall_and_after(
     assert "1 machine may hold them now" in text_of(await person.get(f"{page}/recall"))
     form = {"when": "in", "amount": "3", "unit": "days", "reason": "The licence changed."}
     said = await went_on(person, await person.post(f"{page}/recall", data=form))
-    assert "May hold the weights 1 machine" in said
+    assert "May have the weights 1 machine" in said
     assert "Borg , version 1.0.0: not confirmed yet" in said
     assert "1 machine has not confirmed since 20" in said
     assert "not confirmed yet" in await went_on(person, await person.post(f"{page}/recall/cancel"))
@@ -235,7 +235,7 @@ async def test_it_asks_before_a_targeted_model_shows_to_everybody(
 ) -> None:
     await person.post(f"{page}/share", data={"audience": "projects", "projects": "borg"})
     asked = text_of(await person.post(f"{page}/share", data={"audience": "public"}))
-    assert "Show tiny to everybody?" in asked
+    assert "Share tiny with everyone?" in asked
     assert (await footprint(owner, model))["audience"] == "targeted"
     await went_on(person, await person.post(f"{page}/share", data={"audience": "public", "sure": "yes"}))
     assert (await footprint(owner, model))["audience"] == "public"
