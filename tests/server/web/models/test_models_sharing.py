@@ -133,7 +133,7 @@ async def test_what_the_catalog_hides_is_not_said_to_be_seen(
         await session.execute(failed.values(status="failed", is_latest=False, status_reason="It is damaged."))
     said = text_of(await person.get(page))
     assert "Not listed." in said
-    assert "Everybody sees it" not in said
+    assert "Everyone sees it" not in said
     assert "not listed" in text_of(await person.get("/dashboard/acme/models"))
 
 
