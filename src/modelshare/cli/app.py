@@ -79,7 +79,7 @@ ENTRIES = (
         "jobs",
         "jobs",
         OPERATE,
-        "List background jobs that failed for good, or run one again. Needs a platform key.",
+        "List background jobs that failed permanently, or run one again. Needs a platform key.",
     ),
     Entry("db", "db", OPERATE, "Manage the platform's database."),
     Entry("admin", "admin", OPERATE, "Administer the platform from the server's machine."),

@@ -18,7 +18,7 @@ def jobs(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List background jobs that failed for good, or run one again. Needs a platform key."""
+    """List background jobs that failed permanently, or run one again. Needs a platform key."""
     with Client() as client:
         found = [client.platform.retry_job(retry)] if retry else list(client.platform.given_up_jobs())
     if json:

@@ -33,7 +33,7 @@ def test_names_of_the_world(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "a" * 201, "A\0da", "A\nda", "Ada\u202eevil", "A\ud800", "A\u2028da"])
 def test_names_that_would_do_harm(name: str) -> None:
-    with pytest.raises(ValueError, match="A name"):
+    with pytest.raises(ValueError, match=r"A name must|not allowed in names"):
         rules.clean_name(name)
 
 

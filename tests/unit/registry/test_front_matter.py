@@ -109,9 +109,9 @@ def test_toml_is_read() -> None:
         (CARD.encode("utf-16-be"), None),
         (
             CARD.encode() + "\nGr\u00f6\u00dfe".encode("latin-1"),
-            "README.md is not in UTF-8 and was read as Windows-1252.",
+            "README.md is not UTF-8 and was read as Windows-1252.",
         ),
-        (CARD.encode() + b"\n\xc3\xa9\xc3\xa9\xff", "README.md holds bytes that are not UTF-8"),
+        (CARD.encode() + b"\n\xc3\xa9\xc3\xa9\xff", "README.md contains bytes that are not UTF-8"),
     ],
     ids=["utf-8", "utf-16-le", "utf-16-be", "utf-32", "le-unmarked", "be-unmarked", "latin-1", "one-bad-byte"],
 )

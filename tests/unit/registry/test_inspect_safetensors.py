@@ -354,7 +354,7 @@ def test_a_damaged_file_beside_the_model_is_told_and_not_opened(path: str, data:
 @pytest.mark.parametrize("name", ["model.safetensors", "model-00001-of-00002.safetensors", "other.safetensors"])
 def test_a_damaged_file_of_the_model_is_refused(name: str) -> None:
     files = CONFIG | (SHARDS if "00001" in name else {})
-    assert reason_of(files | {name: b"x"}) == f"{name} is cut short; export it and push it again."
+    assert reason_of(files | {name: b"x"}) == f"{name} is truncated; export it and push it again."
     assert reason_of(files | index(WEIGHT_MAP) | {name: b"x"}) is not None
 
 

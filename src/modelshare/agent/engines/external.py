@@ -79,7 +79,7 @@ class ExternalEngine:
     async def died(self) -> str:
         timing = replace(self._timing, recent=0.0)  # its health route answers at once, or it is gone
         await Watch(self, timing, self._answers).until_hung(probes=False)
-        what = "is no longer responding" if not await self.health() else "accepts requests but does not answer them"
+        what = "is no longer responding" if not await self.health() else "accepts requests but never answers them"
         return f"{self.base_url} {what}. Check the server there."
 
     async def health(self) -> bool:

@@ -43,7 +43,7 @@ TermsDep = Annotated[EndpointPolicy, Depends(_terms)]
 async def list_endpoints(
     caller: EndpointsCaller, session: ReadSession, paging: PagingDep, base_url: BaseUrl
 ) -> Page[Endpoint]:
-    """The project's endpoints, newest first."""
+    """Lists the project's endpoints, newest first."""
     return presenters.listing(*await service.page(session, caller, paging), base_url)
 
 
@@ -56,7 +56,7 @@ async def create_endpoint(
     base_url: BaseUrl,
     body: EndpointCreate,
 ) -> Endpoint:
-    """A new endpoint. A refusal says why and what would make it possible, as `explain` does."""
+    """Creates an endpoint. If refused, the error says why and what would make it possible, as `explain` does."""
     return presenters.view(await service.create(session, caller, body, terms, now=platform.now()), base_url)
 
 
@@ -64,13 +64,13 @@ async def create_endpoint(
 async def explain_endpoint(
     caller: EndpointsCaller, session: ReadSession, terms: TermsDep, body: EndpointCreate
 ) -> Explanation:
-    """Whether this endpoint could be created now, and if not, why not and what would make it possible."""
+    """Whether this endpoint could be created now; if not, why, and what would make it possible."""
     return await service.explain(session, caller, body, terms)
 
 
 @router.get("/v1/endpoints/{slug}")
 async def get_endpoint(caller: EndpointsCaller, session: ReadSession, base_url: BaseUrl, slug: str) -> Endpoint:
-    """One endpoint of the project."""
+    """Returns an endpoint of the project."""
     return presenters.view(await service.get(session, caller, slug), base_url)
 
 
@@ -84,7 +84,7 @@ async def change_endpoint(
     slug: str,
     body: EndpointPatch,
 ) -> Endpoint:
-    """Switches an endpoint on or off, moves it to another tier, or changes its version."""
+    """Activates or deactivates an endpoint, moves it to another tier, or changes its version."""
     return presenters.view(await service.change(session, caller, slug, body, terms, now=platform.now()), base_url)
 
 
@@ -100,11 +100,12 @@ async def delete_endpoint(
 async def unshare_model(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, *, dry_run: bool = False
 ) -> ExtendedModel | UnsharePreview:
-    """Takes the model out of the catalog; endpoints that exist go on serving.
+    """Removes the model from the catalog; existing endpoints keep serving.
 
-    Those of other projects that follow `latest` stay at the version that is the latest now: nothing pushed or promoted
-    later reaches them until the model is shared with their project again. `dry_run=true` changes nothing and says what
-    would happen.
+    Endpoints of other projects that follow `latest` stay at the current latest version: versions pushed or promoted
+    later do not reach them until the model is shared with their project again. `dry_run=true` changes nothing and
+    returns
+    what would happen.
     """
     if dry_run:
         return await deployment_stats.unshare_preview(session, caller, model_id)
@@ -113,7 +114,7 @@ async def unshare_model(
 
 @router.get("/v1/models/{model_id}/catalog", tags=["models"])
 async def get_footprint(caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> CatalogFootprint:
-    """The owner's view of a model's footprint: role, counts per tier, deploying projects, tokens served."""
+    """Returns the owner's view of a model's footprint: role, counts per tier, deploying projects, tokens served."""
     return await deployment_stats.footprint(session, caller, model_id)
 
 
@@ -126,15 +127,16 @@ async def recall_model(
     terms: TermsDep,
     body: RecallRequest,
 ) -> Recall:
-    """Calls a model back, for a licence or for safety: unshares it now, and stops other projects at the deadline.
+    """Recalls a model, for licence or safety reasons: unshares it now and stops other projects' endpoints at the
+    deadline.
 
-    Until then their endpoints serve, and they are told. Then machines delete the weights and say so. A `deadline` of
-    null cancels; the model stays out of the catalog until it is shared again.
+    Until then their endpoints keep serving, and deployers are notified. After that, machines delete the weights and
+    confirm it. A `deadline` of null cancels the recall; the model stays out of the catalog until it is shared again.
     """
     return await recalls.request(session, caller, model_id, body, terms, now=platform.now())
 
 
 @router.get("/v1/models/{model_id}/recall", tags=["models"])
 async def get_recall(caller: ModelsCaller, model_id: ModelId, session: ReadSession, terms: TermsDep) -> Recall:
-    """Where a recall stands: who serves still, and which machines have deleted the weights."""
+    """Returns the state of a recall: endpoints still serving, and machines that have deleted the weights."""
     return await recalls.state(session, caller, model_id, terms)

@@ -67,7 +67,7 @@ VerdictsDep = Annotated[Verdicts, Depends(_verdicts)]
 
 @public.post("/v1/enroll", status_code=201, dependencies=[Depends(public_rate_limit)])
 async def enroll(session: WriteSession, platform: PlatformDep, verdicts: VerdictsDep, body: Enroll) -> Enrolled:
-    """Turns a join key into an agent's own credential, which is in this answer and nowhere else."""
+    """Exchanges a join key for an agent's own credential, which is shown only in this response."""
     return await service.enroll(session, body, platform.settings, verdicts, now=platform.now())
 
 
@@ -79,7 +79,7 @@ async def agent_status(
     agent_id: Annotated[str, Query(pattern=_ID)],
     nonce: Annotated[str, Query(pattern=_NONCE)],
 ) -> AgentStatus:
-    """Whether an agent, by its id and its token, is still part of the fleet; signed, for agents that were refused."""
+    """Whether an agent, by its ID and token, is still part of the fleet; signed, for agents that were refused."""
     token = bearer(request.headers.get("authorization"))
     if token is None:
         raise UnauthenticatedError("This route needs an agent token (`msa_...`).")
@@ -90,7 +90,9 @@ async def agent_status(
 async def issue_grant(
     request: Request, session: WriteSession, platform: PlatformDep, base_url: BaseUrl, deployment_id: str
 ) -> Grant:
-    """One link per file of a deployment that the agent was told to hold, valid for minutes. Ask again for new ones."""
+    """Returns a signed URL for each file of a deployment assigned to the agent, valid for minutes. Request a new grant
+    for new ones.
+    """
     agent = await service.authenticate(session, bearer(request.headers.get("authorization")))
     if agent is None:
         raise UnauthenticatedError("This route needs an agent token (`msa_...`). Enrol the agent to get one.")
@@ -116,7 +118,7 @@ async def issue_grant(
 
 @router.get("/v1/join-keys", tags=["agents"])
 async def list_join_keys(caller: AgentsCaller, session: ReadSession, paging: PagingDep) -> Page[JoinKey]:
-    """The project's join keys, newest first; never their values."""
+    """Lists the project's join keys, newest first, without their values."""
     return await service.list_join_keys(session, caller, paging)
 
 
@@ -124,25 +126,27 @@ async def list_join_keys(caller: AgentsCaller, session: ReadSession, paging: Pag
 async def create_join_key(
     caller: AgentsCaller, session: WriteSession, platform: PlatformDep, tiers: TiersDep, body: JoinKeyCreate
 ) -> JoinKeyWithValue:
-    """A join key for agents that serve the project's `self_hosted` endpoints. Its value is in this answer only."""
+    """Creates a join key for agents that serve the project's `self_hosted` endpoints. Its value is shown only in this
+    response.
+    """
     return await service.create_join_key(session, caller, body, tiers, now=platform.now())
 
 
 @router.delete("/v1/join-keys/{key_id}", status_code=204, tags=["agents"])
 async def revoke_join_key(caller: AgentsCaller, session: WriteSession, platform: PlatformDep, key_id: str) -> None:
-    """Nobody enrols with it any more; agents that did stay."""
+    """Revokes a join key; agents that enrolled with it stay enrolled."""
     await service.revoke_join_key(session, caller, key_id, now=platform.now())
 
 
 @router.get("/v1/agents", tags=["agents"])
 async def list_agents(caller: AgentsCaller, session: ReadSession, paging: PagingDep) -> Page[Agent]:
-    """The project's own machines, newest first, with what each one holds."""
+    """Lists the project's agents, newest first, with the deployments of each."""
     return await service.list_agents(session, caller, paging)
 
 
 @router.get("/v1/agents/{agent_id}", tags=["agents"])
 async def get_agent(caller: AgentsCaller, session: ReadSession, agent_id: str) -> Agent:
-    """One machine of the project."""
+    """Returns an agent of the project."""
     return await service.get_agent(session, caller, agent_id)
 
 
@@ -150,13 +154,15 @@ async def get_agent(caller: AgentsCaller, session: ReadSession, agent_id: str) -
 async def change_agent(
     caller: AgentsCaller, session: WriteSession, platform: PlatformDep, agent_id: str, body: AgentPatch
 ) -> Agent:
-    """Renames, suspends or resumes it."""
+    """Renames, suspends or resumes an agent."""
     return await service.change_agent(session, caller, agent_id, body, now=platform.now())
 
 
 @router.delete("/v1/agents/{agent_id}", status_code=204, tags=["agents"])
 async def remove_agent(caller: AgentsCaller, session: WriteSession, platform: PlatformDep, agent_id: str) -> None:
-    """Ends its credential and its link; it lets go of its deployments and their weights."""
+    """Removes an agent: revokes its credential and closes its connection. It deletes its deployments and their
+    weights.
+    """
     await service.remove_agent(session, caller, agent_id, now=platform.now())
 
 
@@ -170,10 +176,11 @@ async def remove_agent(caller: AgentsCaller, session: WriteSession, platform: Pl
 async def delete_version(
     caller: ModelsCaller, model_id: ModelId, platform: PlatformDep, version: str, *, dry_run: bool = False
 ) -> Response | None:
-    """Deletes a version that is neither the latest nor in use, a failed one too, and frees its part of the quota.
+    """Deletes a version that is neither the latest nor in use, or one that failed, and frees its share of the quota.
 
-    409 `version_in_use` says who has it. A version that is being uploaded: the upload is cancelled. The number of one
-    that was ready is not given again. `dry_run=true` changes nothing and says what would happen.
+    409 `version_in_use` says what uses it. If the version is still being uploaded, the upload is cancelled. The number
+    of
+    a version that was ready cannot be used again. `dry_run=true` changes nothing and returns what would happen.
     """
     if dry_run:
         async with platform.database.read() as session:
@@ -187,13 +194,13 @@ async def delete_version(
 async def close_weight_deletion(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, deployment_id: str
 ) -> WeightsDeletion:
-    """Waits no longer for a machine, such as a removed one, to confirm that it deleted the model's weights."""
+    """Stops waiting for a machine, such as a removed one, to confirm that it deleted the model's weights."""
     return await weight_deletions.close(session, caller, model_id, deployment_id, now=platform.now())
 
 
 @router.get("/v1/platform/join-keys", tags=["platform"])
 async def list_platform_join_keys(caller: PlatformCaller, session: ReadSession, paging: PagingDep) -> Page[JoinKey]:
-    """Join keys for shared agents."""
+    """Lists the join keys of shared agents."""
     return await service.list_join_keys(session, caller, paging)
 
 
@@ -201,7 +208,7 @@ async def list_platform_join_keys(caller: PlatformCaller, session: ReadSession, 
 async def create_platform_join_key(
     caller: PlatformCaller, session: WriteSession, platform: PlatformDep, tiers: TiersDep, body: JoinKeyCreate
 ) -> JoinKeyWithValue:
-    """A join key for agents that serve any project's endpoints on the shared tiers it names."""
+    """Creates a join key for agents that serve any project's endpoints on the given shared tiers."""
     return await service.create_join_key(session, caller, body, tiers, now=platform.now())
 
 
@@ -209,19 +216,19 @@ async def create_platform_join_key(
 async def revoke_platform_join_key(
     caller: PlatformCaller, session: WriteSession, platform: PlatformDep, key_id: str
 ) -> None:
-    """Nobody enrols with it any more; agents that did stay."""
+    """Revokes a join key; agents that enrolled with it stay enrolled."""
     await service.revoke_join_key(session, caller, key_id, now=platform.now())
 
 
 @router.get("/v1/platform/agents", tags=["platform"])
 async def list_platform_agents(caller: PlatformCaller, session: ReadSession, paging: PagingDep) -> Page[Agent]:
-    """The shared agents."""
+    """Lists the shared agents."""
     return await service.list_agents(session, caller, paging)
 
 
 @router.get("/v1/platform/agents/{agent_id}", tags=["platform"])
 async def get_platform_agent(caller: PlatformCaller, session: ReadSession, agent_id: str) -> Agent:
-    """One shared agent."""
+    """Returns a shared agent."""
     return await service.get_agent(session, caller, agent_id)
 
 
@@ -237,5 +244,5 @@ async def change_platform_agent(
 async def remove_platform_agent(
     caller: PlatformCaller, session: WriteSession, platform: PlatformDep, agent_id: str
 ) -> None:
-    """Ends a shared agent's credential and its link."""
+    """Removes a shared agent: revokes its credential and closes its connection."""
     await service.remove_agent(session, caller, agent_id, now=platform.now())

@@ -43,7 +43,7 @@ class PathSet:
             )
         folded = unicodedata.normalize("NFC", path.casefold())
         if (twin := self._files.get(folded)) is not None:
-            how = "appears twice" if twin == path else f"differs from {printable(twin)} only in upper and lower case"
+            how = "appears twice" if twin == path else f"differs from {printable(twin)} by upper and lower case only"
             raise ModelRejectedError(f"{printable(path)} {how}; keep one of them and push again.")
         if (below := self._folders.get(folded)) is not None:
             raise ModelRejectedError(

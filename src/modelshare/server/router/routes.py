@@ -50,12 +50,12 @@ async def list_usage(
     first: Annotated[dt.date | None, Query(alias="from")] = None,
     last: Annotated[dt.date | None, Query(alias="to")] = None,
 ) -> Page[UsageRow]:
-    """Requests and tokens, summed by what `group_by` names; the newest day first. Days are UTC, both ends included."""
+    """Returns requests and tokens, grouped by `group_by`, newest day first. Days are in UTC; both ends are included."""
     today = dt.datetime.fromtimestamp(platform.now(), dt.UTC).date()
     return await usage.page(session, caller, group_by, (first or today - dt.timedelta(_DAYS), last or today), paging)
 
 
 @public.get("/metrics", response_class=Response)
 async def metrics(platform: PlatformDep) -> Response:
-    """What this process counts, in Prometheus' text form."""
+    """Returns the metrics of this process in Prometheus text format."""
     return Response(generate_latest(platform.parts[CollectorRegistry]), media_type=CONTENT_TYPE_LATEST)

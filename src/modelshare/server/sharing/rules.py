@@ -25,7 +25,7 @@ class Relation(Enum):
     """Any other project."""
     PLATFORM = "platform"
     """The platform, for another project that the model's targeted share does not show to."""
-    PLATFORM_INVITED = "platform for somebody invited"
+    PLATFORM_INVITED = "platform for an invited project"
     """The same, for a project that it shows to."""
 
 

@@ -218,7 +218,7 @@ async def change(
 async def switch_off_page(
     request: Request, caller: EndpointsCaller, session: ReadSession, terms: TermsDep, slug: str
 ) -> Response:
-    """Says what switching off ends, and whether it can be switched on again."""
+    """Shows the effects of deactivating, and whether it could be activated again."""
     row = await service.get(session, caller, slug)
     again = await service.explain(session, caller, _again(row, row.tier), terms, again=True) if row.model else None
     return render(request, "dashboard/endpoints/off.html", slug=slug, again=again)

@@ -46,7 +46,7 @@ async def change_role(
 
 @router.get("/{person_id}/remove")
 async def remove_page(request: Request, caller: MemberCaller, session: ReadSession, person_id: uuid.UUID) -> Response:
-    """Who is no owner sees it of themselves alone."""
+    """Owners can remove anyone; other members only themselves."""
     if caller.person_id != person_id:
         members.check_owner(caller)
     found = await members.member(session, caller, person_id)
@@ -62,7 +62,7 @@ async def remove(
     person: SignedIn,
     person_id: uuid.UUID,
 ) -> Response:
-    """Also how somebody leaves, whatever their role."""
+    """Removes a member. Members leave a project this way too."""
     await members.remove(session, caller, person_id, now=platform.now())
     if person_id == person.id:
         return redirect_after_form(request, "/dashboard", "You have left the project.")

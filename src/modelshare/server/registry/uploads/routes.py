@@ -43,7 +43,7 @@ _RAW_BODY = {
 
 @router.post("", status_code=201, responses=_RESUMED)
 async def open_upload(caller: UploadsCaller, platform: PlatformDep, body: UploadOpen, response: Response) -> Upload:
-    """Opens a session for a new version, after checking its paths, its version and the quota."""
+    """Opens an upload of a new version, after checking its paths, its version number and the quota."""
     upload, is_new = await service.open_upload(platform, caller, body)
     response.status_code = 201 if is_new else 200
     return upload
@@ -53,7 +53,7 @@ async def open_upload(caller: UploadsCaller, platform: PlatformDep, body: Upload
 async def open_version(
     caller: UploadsCaller, model_id: ModelId, platform: PlatformDep, body: VersionOpen, response: Response
 ) -> Upload:
-    """Opens a session for a new version of this model, as POST /v1/uploads does for the model of a name."""
+    """Opens an upload of a new version of this model, as POST /v1/uploads does by the model's name."""
     upload, is_new = await service.open_version(platform, caller, model_id, body)
     response.status_code = 201 if is_new else 200
     return upload
@@ -67,13 +67,13 @@ async def list_uploads(
     state: UploadState | None = None,
     name: str | None = None,
 ) -> Page[Upload]:
-    """The project's sessions, newest first."""
+    """Lists the project's uploads, newest first."""
     return await service.page(platform, caller, paging, state=state, name=name)
 
 
 @router.get("/{upload_id}")
 async def get_upload(caller: UploadsCaller, platform: PlatformDep, upload_id: str) -> Upload:
-    """A session and which parts of which files are there: go on with it from any machine."""
+    """Returns an upload and which parts of which files are stored, so that it can be resumed from any machine."""
     return await service.get(platform, caller, upload_id)
 
 
@@ -87,7 +87,7 @@ async def put_part(
     request: Request,
     x_checksum_sha256: Annotated[str | None, Header(description=_CHECKSUM)] = None,
 ) -> PartDone:
-    """One part of one file, both counted from 0; the body is its bytes and nothing else. Safe to repeat."""
+    """Stores one part of one file, both counted from 0; the body contains only its bytes. Safe to repeat."""
     declared = request.headers.get("content-length", "")
     length = int(declared) if declared.isascii() and declared.isdigit() else None
     with _body_of(request) as chunks:
@@ -96,10 +96,11 @@ async def put_part(
 
 @router.put("/{upload_id}/files", openapi_extra=_RAW_BODY)
 async def put_files(caller: UploadsCaller, platform: PlatformDep, upload_id: str, request: Request) -> FilesDone:
-    """Many small files at once, up to 500 with 8 MiB. Safe to repeat; either all of them are taken or none.
+    """Stores many small files in one request, up to 500 with 8 MiB. Safe to repeat; either all of them are stored or
+    none.
 
-    The body has each file whole, behind its number in the session (4 bytes), its size (8 bytes, both big-endian) and
-    its SHA-256 (32 bytes).
+    The body contains each complete file, preceded by its number in the upload (4 bytes), its size (8 bytes, both
+    big-endian) and its SHA-256 (32 bytes).
     """
     check_encoding(request.headers.get("content-encoding", "").encode())
     try:
@@ -125,7 +126,7 @@ def _body_of(request: Request) -> Iterator[AsyncIterator[bytes] | Inflow]:
 
 @router.post("/{upload_id}/files/{n}/parts/{k}/url")
 async def sign_part(caller: UploadsCaller, platform: PlatformDep, upload_id: str, n: Number, k: Number) -> PartUrl:
-    """A presigned PUT of one part, where `direct` is true."""
+    """Returns a presigned PUT of one part, where `direct` is true."""
     return await parts.part_url(platform, caller, upload_id, n, k)
 
 
@@ -133,15 +134,15 @@ async def sign_part(caller: UploadsCaller, platform: PlatformDep, upload_id: str
 async def complete_upload(
     caller: UploadsCaller, platform: PlatformDep, upload_id: str, body: UploadComplete | None = None
 ) -> Upload:
-    """Hands the files over to processing; the model is `processing` from then on. Safe to repeat.
+    """Completes the upload; the model is `processing` from then on. Safe to repeat.
 
-    Digests in the body, taken after everything was sent, make sure that no file changed meanwhile: 409 where what has
-    arrived is something else.
+    Digests in the body, computed after everything was sent, ensure that no file changed in the meantime: 409 if the
+    uploaded bytes differ.
     """
     return await completing.complete(platform, caller, upload_id, body.files if body else ())
 
 
 @router.post("/{upload_id}/cancel")
 async def cancel_upload(caller: UploadsCaller, platform: PlatformDep, upload_id: str) -> Upload:
-    """Drops the session and what was sent. Safe to repeat."""
+    """Cancels the upload and deletes the uploaded data. Safe to repeat."""
     return await expiry.cancel(platform, caller, upload_id)

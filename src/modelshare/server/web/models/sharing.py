@@ -91,7 +91,7 @@ async def share(
     chosen: Annotated[Chosen, Depends(AUDIENCES.read)],
     sure: Text = "",
 ) -> Response:
-    """Answers a claim link, where one was asked for, this once. Asks first before everybody sees what only some saw."""
+    """Shows a new claim link once. Asks for confirmation before a targeted share becomes public."""
     spec = _audience(chosen)
     share_now = (await sharing.get(session, caller, model_id)).share
     if spec == "public" and share_now is not None and share_now.audience == Audience.TARGETED and not sure:

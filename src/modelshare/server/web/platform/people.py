@@ -29,6 +29,4 @@ async def set_admin(
 ) -> Response:
     person = await people.set_admin(session, caller, person_id, is_admin=admin, now=platform.now())
     url = "/dashboard" if person_id == caller.person_id and not admin else "/dashboard/-/platform/people"
-    return redirect_after_form(
-        request, url, f"{person.name} is {'an' if admin else 'no'} admin{'' if admin else ' any more'}."
-    )
+    return redirect_after_form(request, url, f"{person.name} is {'now' if admin else 'no longer'} an admin.")
