@@ -69,7 +69,7 @@ async def test_a_changed_quota_is_in_the_projects_log(operator: httpx.AsyncClien
     path = f"/v1/platform/projects/{owner.project.id}"
     for quota in (5, 5, None):
         await operator.patch(path, json={"quota_bytes": quota})
-    log = (await owner.http.get("/v1/audit?action=project.quota")).json()["data"]
+    log = (await owner.http.get("/v1/audit?action=project.change_quota")).json()["data"]
     assert [(each["details"]["quota_before"], each["details"]["quota"]) for each in log] == [(5, None), (None, 5)]
     assert {each["target"] for each in log} == {f"project:{owner.project.id}"}
 

@@ -251,7 +251,7 @@ async def test_the_owner_closes_what_a_removed_machine_can_never_confirm(
     [told] = (await owner.http.get(f"/v1/models/{model}/recall")).json()["weight_deletions"]
     assert told == closed
     for tenant, actor in ((owner, "key:"), (deployer, "project:acme")):
-        log = (await tenant.http.get("/v1/audit?action=release.close")).json()["data"]
+        log = (await tenant.http.get("/v1/audit?action=weight_deletion.close")).json()["data"]
         assert [(entry["target"], entry["actor"].startswith(actor)) for entry in log] == [
             (f"deployment:{held.deployment_id}", True)
         ]

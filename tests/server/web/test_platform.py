@@ -130,7 +130,7 @@ async def test_a_quota_is_changed(person: Somebody, owner: Tenant) -> None:
     await person.post(page, quota_gb="")
     assert "may store the platform's default, 550 GB." in lines(await person.get(f"{PLATFORM}/projects"))
     assert (await owner.http.post("/v1/uploads", json=push)).status_code == 201
-    log = lines(await person.get(f"/dashboard/{owner.project.slug}/audit?action=project.quota"))
+    log = lines(await person.get(f"/dashboard/{owner.project.slug}/audit?action=project.change_quota"))
     assert (
         "Ada Change quota of project: acme project.quota · its log quota the platform's default · quota before 0 B"
         in log
@@ -175,7 +175,7 @@ async def test_admins_are_made_and_taken_back(person: Somebody, colleague: Someb
     assert nobody.status_code == 404
     log = lines(await colleague.get(f"{PLATFORM}/audit"))
     assert "Ada Change platform admin: Ada person.admin · its log is admin no" in log
-    narrowed = lines(await colleague.get(f"{PLATFORM}/audit?action=person.admin"))
+    narrowed = lines(await colleague.get(f"{PLATFORM}/audit?action=person.set_admin"))
     assert ("person.set_admin" in narrowed, "person.sign_up" in narrowed) == (True, False)
 
 

@@ -60,7 +60,7 @@ def test_an_unfinished_event_waits_and_comes_at_the_end() -> None:
 
 
 def test_an_event_without_end_is_not_gathered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "MOST_BYTES", 1000)
+    monkeypatch.setattr(sse, "MAX_BYTES", 1000)
     for endless in (b"x" * 100, b"data: " + b"x" * 93 + b"\n"):
         parser = EventParser()
         for _ in range(9):
