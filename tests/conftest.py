@@ -4,7 +4,7 @@ import gc
 import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,14 @@ from pathlib import Path
 import httpx
 import hypothesis
 import pytest
+import structlog
 
+import compiled_statements
+from invariants import assert_consistent
 from modelshare.server import migrations
 from modelshare.server.accounts import service as accounts
-from modelshare.server.app import Application, create_app
+from modelshare.server.app import STOP_SECONDS, Application
+from modelshare.server.background import Ending
 from modelshare.server.db import Database
 from modelshare.server.settings import Settings
 from modelshare.wire.keys import ProjectCreate, ProjectWithKey
@@ -28,6 +32,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("explore", parent=hypothesis.settings.get_profile("suite"), derandomize=False)
 hypothesis.settings.load_profile("suite")
+compiled_statements.share()
+# Not the traceback with all variables, which takes a second to draw.
+CONSOLE = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], CONSOLE])
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -96,11 +104,36 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def app(settings: Settings) -> AsyncIterator[Application]:
-    """The running platform, called in this process."""
-    application = create_app(settings)
+def clock() -> Callable[[], float] | None:
+    """The platform's; a folder whose tests turn it has one of its own."""
+    return None
+
+
+@pytest.fixture
+async def app(settings: Settings, clock: Callable[[], float] | None) -> AsyncIterator[Application]:
+    """The platform, called in this process. Nothing works in the background: see `running_app`.
+
+    In the end its database agrees with itself, whatever the test did.
+    """
+    application = Application(settings, clock)
+    async with application.answering(Ending(STOP_SECONDS)):
+        yield application
+        await assert_consistent(application.database)
+
+
+@pytest.fixture
+async def running_app(app: Application) -> AsyncIterator[Application]:
+    """`app`, with all that works in the background: jobs, webhooks, the fleet, chores, confirmations, metering."""
+    async with app.working(Ending(STOP_SECONDS)):
+        yield app
+
+
+@asynccontextmanager
+async def running(application: Application) -> AsyncIterator[Application]:
+    """Another platform with all that works in the background; checked in the end as `app` is."""
     async with application.running():
         yield application
+        await assert_consistent(application.database)
 
 
 @dataclass(frozen=True)

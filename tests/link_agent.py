@@ -51,6 +51,8 @@ class LinkAgent:
     cancelled: list[int] = field(default_factory=list)
     credit: dict[int, int] = field(default_factory=dict)
     pings: int = 0
+    protocol: int | None = None
+    """As the server welcomed it."""
     closed: tuple[int | None, str] | None = None
     _sent: dict[int, int] = field(default_factory=dict)
     _bodies: dict[int, tuple[Request, bytearray]] = field(default_factory=dict)
@@ -124,7 +126,7 @@ class LinkAgent:
             case Ping():
                 self.pings += 1
             case Welcome():
-                pass
+                self.protocol = frame.protocol
 
     def _whole(self, stream: int, *, more: bool) -> None:
         if more:

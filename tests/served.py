@@ -33,7 +33,7 @@ async def fronted(app: ASGIApp, settings: Settings | None = None, port: int = 0)
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-async def wait_until(look: Callable[[], Awaitable[Value | None]], seconds: float = 30.0) -> Value:
+async def wait_until(look: Callable[[], Awaitable[Value | None]], seconds: float = 60.0) -> Value:
     """What `look` finds, as soon as that is something; fails when it stays nothing."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not (found := await look()):

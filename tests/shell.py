@@ -1,15 +1,22 @@
-"""The command line in child processes, as somebody with a key and a folder of their own uses it."""
+"""The command line, as somebody with a key and a folder of their own uses it."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from modelshare.cli.app import app
 from modelshare.cli.exit_codes import ExitCode
 from programs import MODELSHARE
 from uploading import tiny_model
+
+_SETTING_UP = {"serve", "demo", "agent", "db", "admin"}
+"""Commands that set up the process in which they run."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,26 @@ class Shell:
     folder: Path
 
     def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """A command, in this process where that will do: starting one takes longer than most commands."""
+        if words[0] in _SETTING_UP:
+            return self.run_program(*words, stdin=stdin)
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, self.environment, clear=True),
+            contextlib.chdir(self.folder),
+            mock.patch("sys.stdin", io.StringIO(stdin)),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try:
+                app(words, prog_name="modelshare")
+            except SystemExit as end:
+                code = end.code
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+    def run_program(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """The program `modelshare`, in a process of its own."""
         return subprocess.run(
             [*MODELSHARE, *words], input=stdin, capture_output=True, text=True, env=self.environment, cwd=self.folder,
             check=False, timeout=120,

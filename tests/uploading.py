@@ -107,7 +107,7 @@ async def push_archive(http: httpx.AsyncClient, data: bytes, filename: str, name
 
 async def processed(http: httpx.AsyncClient, upload: dict[str, Any]) -> dict[str, Any]:
     """The model once the server has judged the version that came by this upload."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             answer = await http.get(f"/v1/models/{upload['model']}/versions")
             assert answer.status_code == 200, answer.text
@@ -122,7 +122,7 @@ async def pushed(http: httpx.AsyncClient, files: Files, name: str = "tiny", **fi
     return await processed(http, await push(http, files, name, **fields))
 
 
-async def wait_until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+async def wait_until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for is on the disk
             await asyncio.sleep(0.01)

@@ -13,8 +13,7 @@ from agent.agents import ask, ready, running_agent, wanted
 from agent.peer import Peer
 from agent.support import Storage
 from modelshare.agent.engine_source import EngineSource
-from modelshare.agent.engines.base import EngineKind
-from modelshare.agent.engines.external import ExternalServer
+from modelshare.agent.engines.base import ExternalServer
 from modelshare.agent.errors import DeploymentError, StopError
 from modelshare.demo.tiny_model import REPLY, write_hf
 from modelshare.wire.agents import Phase
@@ -63,7 +62,7 @@ async def test_what_is_not_converted_gets_the_next_engine(tmp_path: Path, safete
     weights = load_file(folder / "model.safetensors")
     save_file(weights | {"model.extra_head.weight": np.zeros((4, 4), np.float32)}, folder / "model.safetensors")
     engine = await EngineSource(tmp_path, None, None).prepare(safetensors, folder, tmp_path, lambda _: None)
-    assert engine.kind is EngineKind.TRANSFORMERS
+    assert engine.kind == "transformers"
 
 
 async def test_whole_numbers_written_as_fractions_are_converted(tmp_path: Path, safetensors: DesiredDeployment) -> None:
@@ -74,7 +73,7 @@ async def test_whole_numbers_written_as_fractions_are_converted(tmp_path: Path, 
     (folder / "config.json").write_text(json.dumps(config))
     (tmp_path / "scratch").mkdir()
     engine = await EngineSource(tmp_path, None, None).prepare(safetensors, folder, tmp_path / "scratch", lambda _: None)
-    assert engine.kind is EngineKind.LLAMACPP
+    assert engine.kind == "llamacpp"
 
 
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, last_words: str) -> None:
@@ -110,7 +109,7 @@ async def test_memory_that_ran_out_is_not_asked_of_another_engine(
 
 async def test_where_all_fail_all_reasons_are_told(tmp_path: Path, safetensors: DesiredDeployment) -> None:
     write_hf(tmp_path / "model")
-    failed = {EngineKind.LLAMACPP: "It fell over.", EngineKind.TRANSFORMERS: "It did too."}
+    failed = {"llamacpp": "It fell over.", "transformers": "It did too."}
     with pytest.raises(DeploymentError, match=r"llamacpp: It fell over\..* vllm: it is not installed"):
         await EngineSource(tmp_path, None, None).prepare(
             safetensors, tmp_path / "model", tmp_path, lambda _: None, failed
@@ -119,7 +118,7 @@ async def test_where_all_fail_all_reasons_are_told(tmp_path: Path, safetensors: 
 
 async def test_the_only_engine_that_could_has_the_last_word(tmp_path: Path, safetensors: DesiredDeployment) -> None:
     gguf = msgspec.structs.replace(safetensors, format="gguf")
-    failed = {EngineKind.LLAMACPP: "The engine cannot read it."}
+    failed = {"llamacpp": "The engine cannot read it."}
     with pytest.raises(DeploymentError, match=r"^The engine cannot read it\.$"):
         await EngineSource(tmp_path, None, None).prepare(gguf, tmp_path, tmp_path, lambda _: None, failed)
 
@@ -140,7 +139,7 @@ def test_an_external_server_is_used_where_one_is_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("lama", "There is no engine lama; choose one of llamacpp"), ("sglang", "is not installed")]
+    ("name", "words"), [("lama", "There is no engine lama. Choose one of llamacpp"), ("sglang", "is not installed")]
 )
 def test_an_engine_that_cannot_be_had_is_told_at_the_start(tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(StopError, match=words):

@@ -7,6 +7,7 @@ import pytest
 
 from agent.peer import TOKEN, Peer, Recorder, linked
 from agent.support import wait_until
+from link_recording import FROM_SERVER
 from modelshare.agent.engines.counts import TokenUsage
 from modelshare.agent.errors import RemovedError, StopError
 from modelshare.agent.link import RETRY_CAP, Link
@@ -15,6 +16,7 @@ from modelshare.wire.link import (
     BODY_SLICE,
     MAX_TEXT,
     MAX_TOKENS,
+    OLDEST_PROTOCOL,
     Answer,
     Body,
     Cancel,
@@ -171,7 +173,30 @@ async def test_another_protocol_is_tried_again_later(peer: Peer, caplog: pytest.
     peer.protocol = 99
     async with linked(peer, Recorder()):
         await wait_until(lambda: "version 99" in caplog.text)
+        assert "this agent is too old" in caplog.text
         assert "Update whichever is older" in caplog.text
+
+
+async def test_a_server_that_is_too_old_is_named(peer: Peer, caplog: pytest.LogCaptureFixture) -> None:
+    peer.protocol = OLDEST_PROTOCOL - 1
+    async with linked(peer, Recorder()):
+        await wait_until(lambda: "the server is too old" in caplog.text)
+
+
+async def test_a_server_of_the_version_before_is_served(peer: Peer) -> None:
+    """By the bytes that it sent then; what it does not say of requests and deployments is as it was."""
+    peer.protocol = OLDEST_PROTOCOL
+    recorder = Recorder()
+    async with linked(peer, recorder):
+        assert peer.socket is not None
+        await wait_until(lambda: bool(recorder.welcomes))
+        await peer.socket.send_bytes(msgspec.msgpack.encode(["weather", 1]))
+        for frame in FROM_SERVER:
+            await peer.socket.send_bytes(frame)
+        whole = await peer.expect(Answer, lambda answer: answer.stream == 8)
+        assert whole.data == b'{"prompt":"Hi"}'
+        assert [one.served_name for one in recorder.wishes[0].deployments] == ["acme/tiny"]
+    assert peer.links == 1
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 from agent.support import serving
 from modelshare.agent.deployment import Serving
 from modelshare.agent.engine_call import engine_session
-from modelshare.agent.engines.base import EngineSpec, Format, Task
-from modelshare.agent.engines.external import ExternalEngine, ExternalServer
+from modelshare.agent.engines.base import EngineSpec, ExternalServer, Format, Task
+from modelshare.agent.engines.external import ExternalEngine
 from modelshare.agent.relay import EngineRelay
 from modelshare.agent.streams import Stream
 from modelshare.wire.link import INITIAL_CREDIT, Answer, Chunk, End, Frame, Head, Request

@@ -13,8 +13,8 @@ from agent.peer import Peer, Recorder, linked
 from agent.support import serving
 from modelshare.agent.deployment import Serving
 from modelshare.agent.engine_call import engine_session
-from modelshare.agent.engines.base import EngineSpec, Format, Task
-from modelshare.agent.engines.external import ExternalEngine, ExternalServer
+from modelshare.agent.engines.base import EngineSpec, ExternalServer, Format, Task
+from modelshare.agent.engines.external import ExternalEngine
 from modelshare.agent.relay import EngineRelay
 from modelshare.wire.link import BODY_SLICE, Answer, Cancel, Chunk, End, Head
 

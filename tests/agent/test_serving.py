@@ -185,7 +185,7 @@ async def test_an_agent_that_stops_waits_no_longer_for_what_it_has_let_go_of(
         await peer.expect(Head)
         await peer.want(revision=2)
         await peer.expect(Report, lambda one: one.phase == Phase.WAITING)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             await agent.stop(grace=0.1)
         assert pids_under(tmp_path) == []
 

@@ -30,8 +30,9 @@ class PageFor(Protocol):
     async def __call__(self, name: str | None, project_id: str | None = None) -> Page: ...
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+@pytest.fixture(scope="session")
+async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
+    """One for all tests: each page has a context of its own, as if nobody had looked at anything before."""
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         yield chromium
@@ -39,10 +40,16 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture
-async def url(app: Application) -> AsyncIterator[str]:
+async def url(running_app: Application) -> AsyncIterator[str]:
     """Where the platform is served."""
-    async with serving(app) as address:
+    async with serving(running_app) as address:
         yield address
+
+
+async def dress(page: Page, theme: str, width: int) -> None:
+    """Shows what is loaded in this theme and width. No colour may be changing still when it is looked at."""
+    await page.emulate_media(color_scheme="dark" if theme == "dark" else "light", reduced_motion="reduce")
+    await page.set_viewport_size({"width": width, "height": 900})
 
 
 @pytest.fixture

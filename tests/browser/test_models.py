@@ -1,5 +1,6 @@
 """A model's page in a browser: sharing by dialogs, and nothing that stands in anybody's way."""
 
+import itertools
 import uuid
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
 
-from browser.conftest import PageFor
+from browser.conftest import PageFor, dress
 from conftest import Tenant
 from factories import add_version, make_model
 from modelshare.demo.tiny_model import write_hf
@@ -84,24 +85,18 @@ async def test_a_page_follows_its_model_until_it_can_be_shared(
     await expect(page.locator("#said")).to_have_text("tiny is ready.")
 
 
-@pytest.mark.parametrize("width", [1440, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_pages_are_for_everybody(
-    owner: Tenant, page_for: PageFor, model: uuid.UUID, width: int, scheme: str
-) -> None:
+async def test_pages_are_for_everybody(owner: Tenant, page_for: PageFor, model: uuid.UUID) -> None:
+    """In both themes, on a desk and on a phone."""
     await owner.http.post(f"/v1/models/{model}/share")
     await open_upload(owner.http, {"model.gguf": b"GGUF"}, "half")
     page = await page_for("ada")
-    await page.set_viewport_size({"width": width, "height": 900})
-    await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-    for path in (
-        "",
-        "/new",
-        *(f"/{model}{part}" for part in ("", "/edit", "/share", "/unshare", "/recall", "/delete")),
-    ):
+    parts = ("", "/edit", "/share", "/unshare", "/recall", "/delete")
+    for path in ("", "/new", *(f"/{model}{part}" for part in parts)):
         await page.goto(f"/dashboard/acme/models{path}")
-        await is_accessible(page)
-        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+        for scheme, width in itertools.product(("light", "dark"), (1440, 390)):
+            await dress(page, scheme, width)
+            await is_accessible(page)
+            assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, scheme, width)
 
 
 async def test_versions_are_gone_back_to_and_deleted(

@@ -13,7 +13,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page
 from sqlalchemy import select
 
-from browser.conftest import PageFor
+from browser.conftest import PageFor, dress
 from browser.lived_in import LivedIn, lived_in
 from conftest import Tenant
 from modelshare.server.accounts.tables import PersonRow
@@ -43,8 +43,9 @@ async def look(page: Page, paths: dict[str, str]) -> None:
     """Looks at each page on a desk in the light, and on a phone in the dark."""
     wrong = []
     for name, path in paths.items():
+        await show(page, path, "light", DESK)
         for theme, width in (("light", DESK), ("dark", PHONE)):
-            await show(page, path, theme, width)
+            await dress(page, theme, width)
             found = await Axe().run(page, options=RULES)
             wrong += [
                 f"{path} {theme}: {each['id']}: {each['nodes'][0]['html']}" for each in found.response["violations"]
@@ -60,8 +61,7 @@ async def look(page: Page, paths: dict[str, str]) -> None:
 
 
 async def show(page: Page, path: str, theme: str, width: int) -> None:
-    await page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
-    await page.set_viewport_size({"width": width, "height": 900})
+    await dress(page, theme, width)
     answer = await page.goto(path, wait_until="load")
     assert answer is not None
     assert answer.ok, f"{path}: {answer.status}"

@@ -15,7 +15,7 @@ from conftest import Tenant
 from modelshare.demo.tiny_model import write_hf
 from modelshare.server.http import SESSION_COOKIE
 from modelshare.server.settings import Settings
-from modelshare.server.storage.base import PartReplacedError
+from modelshare.server.storage_errors import PartReplacedError
 from uploading import PART, put
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["sqlite"], indirect=True)]

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from conftest import Tenant, new_tenant
+from conftest import Tenant, new_tenant, running
 from factories import make_model
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import Application, create_app
@@ -59,7 +59,7 @@ few = hypothesis_settings(
 @pytest.fixture
 async def app(tmp_path: Path) -> AsyncIterator[Application]:
     application = create_app(Settings(data_dir=tmp_path, public_requests_per_minute=1_000_000))
-    async with application.running():
+    async with running(application):
         yield application
 
 

@@ -129,6 +129,7 @@ async def test_webhooks(mine: AsyncClient, theirs: AsyncClient) -> None:
     assert made.secret.startswith("whsec_")
     assert [hook.id async for hook in mine.webhooks.list()] == [made.id]
     assert (await mine.webhooks.update(made.id, WebhookPatch(events=[]))).events == []
+    assert (await mine.webhooks.rotate_secret(made.id)).secret != made.secret
     sent = await mine.webhooks.test(made.id)
     assert [item.id async for item in mine.webhooks.deliveries(made.id)] == [sent.id]
     assert sent.id not in [item.id async for item in mine.webhooks.deliveries(made.id, state=DeliveryState.DELIVERED)]

@@ -12,19 +12,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from modelshare.server.storage.base import (
-    BlobNotFoundError,
-    BlobStore,
-    InvalidKeyError,
-    Multipart,
-    MultipartNotFoundError,
-    PartsMissingError,
-    StorageSettingError,
-    fit_part_size,
-)
+from modelshare.server.storage.base import BlobStore, Multipart, fit_part_size
 from modelshare.server.storage.files import BlobFiles
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
+from modelshare.server.storage_errors import (
+    BlobNotFoundError,
+    InvalidKeyError,
+    MultipartNotFoundError,
+    PartsMissingError,
+    StorageSettingError,
+)
 from served import fronted
 from storage_servers import S3Server, s3_server
 

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from modelshare.server.storage.base import (
+from modelshare.server.storage.base import Multipart
+from modelshare.server.storage.local import FolderStore
+from modelshare.server.storage_errors import (
     ChecksumMismatchError,
     InvalidKeyError,
-    Multipart,
     MultipartNotFoundError,
     PartReplacedError,
     SizeMismatchError,
     StorageFullError,
 )
-from modelshare.server.storage.local import FolderStore
 
 pytestmark = pytest.mark.anyio
 

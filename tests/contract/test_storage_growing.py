@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelshare.server.storage.base import Multipart, MultipartNotFoundError, PartReplacedError
+from modelshare.server.storage.base import Multipart
 from modelshare.server.storage.local import FolderStore
+from modelshare.server.storage_errors import MultipartNotFoundError, PartReplacedError
 
 pytestmark = pytest.mark.anyio
 

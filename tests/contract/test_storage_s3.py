@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from modelshare.server.storage.base import DirectStore, SignedPut, StorageUnavailableError
+from modelshare.server.storage.base import DirectStore, SignedPut
 from modelshare.server.storage.stores import open_store
+from modelshare.server.storage_errors import StorageUnavailableError
 from storage_servers import S3Server, s3_server
 
 pytestmark = pytest.mark.anyio

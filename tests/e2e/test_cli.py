@@ -52,7 +52,7 @@ def first_word_of_lines(text: str) -> Sequence[str]:
 
 def test_from_push_to_endpoint_and_back(owner: Shell, deployer: Shell, stranger: Shell, server: Server) -> None:
     path = write_model(owner.folder / "tiny-chat")
-    pushed = owner.run("push", str(path))
+    pushed = owner.run_program("push", str(path))
     assert pushed.returncode == 0, pushed.stderr
     model_id = pushed.stdout.strip()
     assert re.fullmatch(r"[0-9a-f-]{36}", model_id)

@@ -58,7 +58,7 @@ def cut(
 
         upload = wait_until(begun, "a part is there")
         process.send_signal(how)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=120)
     return client.uploads.get(upload.id), subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
 
 
@@ -255,7 +255,7 @@ def test_a_push_outlives_a_restart_of_the_server(tmp_path: Path, large: Path) ->
         before.process.wait()
     try:
         with serving(tmp_path / "platform", port=port, platform_key=platform_key, **settings):
-            stdout, stderr = push.communicate(timeout=60)
+            stdout, stderr = push.communicate(timeout=120)
         assert push.returncode == 0, stderr
         assert '"status": "ready"' in stdout
     finally:

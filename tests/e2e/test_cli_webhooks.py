@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from standardwebhooks import Webhook
+
 from modelshare.client import verify_webhook
 from programs import serving, wait_until
 from receiver import receiving
@@ -30,10 +32,18 @@ def test_from_making_to_deleting(tmp_path: Path) -> None:
         assert (again["webhook"], again["type"]) == (hook, "webhook.test")
         wait_until(lambda: len(receiver.received) == 2, "it arrives again")
 
+        rotated = owner.json("webhooks", "rotate", hook)
+        assert rotated["secret"] != secret
+        owner.run("webhooks", "test", hook)
+        wait_until(lambda: len(receiver.received) == 3, "it arrives")
+        last = receiver.received[-1]
+        for each in (secret, rotated["secret"]):
+            assert Webhook(each).verify(last.body, dict(last.headers))["type"] == "webhook.test"
+
         assert owner.json("webhooks", "show", hook)["events"] == ["model.*"]
         assert owner.json("webhooks", "update", hook, "--all-events", "--off")["events"] == []
         assert "off" in owner.says("webhooks", "list")
-        assert "switched off" in owner.refused("webhooks", "test", hook)
+        assert "disabled" in owner.refused("webhooks", "test", hook)
         assert owner.json("webhooks", "update", hook, "--on")["is_active"] is True
         assert owner.json("webhooks", "delete", hook, "--yes") == {"id": hook, "deleted": True}
         assert owner.json("webhooks", "list") == []

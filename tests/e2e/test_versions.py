@@ -26,6 +26,9 @@ SAYS = {OLD: REPLY, NEW: LOOP}
 TOKENS = 48
 """Of an answer of the new version, which would go on for ever: long enough to be under way when something changes."""
 
+PAUSE_SECONDS = 0.05
+"""Between the chats of a thread, so that the machine has time for what changes."""
+
 
 @dataclass
 class Traffic:
@@ -59,7 +62,7 @@ class Traffic:
         headers = {"Authorization": f"Bearer {self.project.api_key}"}
         with httpx.Client(base_url=endpoint.base_url, headers=headers, timeout=60) as http:
             for streams in itertools.cycle([False, True]):
-                if self._over.is_set():
+                if self._over.wait(PAUSE_SECONDS):
                     return
                 problem, text = _asked(http, streams=streams)
                 version = next((name for name, start in SAYS.items() if text.startswith(start)), None)

@@ -30,5 +30,5 @@ async def test_a_write_that_is_cancelled_in_a_statement(app: Application) -> Non
     # The error is kept, and with it all that its frames refer to: nothing is freed by chance.
     (error,) = await asyncio.gather(writing, return_exceptions=True)
     assert isinstance(error, asyncio.CancelledError)
-    async with asyncio.timeout(10), app.database.write() as session:
+    async with asyncio.timeout(60), app.database.write() as session:
         await session.execute(text("UPDATE models SET name = 'free'"))

@@ -38,7 +38,7 @@ from modelshare.server.jobs import (
     try_again,
 )
 from modelshare.server.registry import queries as registry_queries
-from modelshare.server.registry.processing.service import PROCESS
+from modelshare.server.registry.versions import PROCESS
 from modelshare.server.settings import Settings
 from served import wait_until
 

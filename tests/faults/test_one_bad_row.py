@@ -12,7 +12,7 @@ from modelshare.server.audit.webhooks.tables import WebhookRow
 from modelshare.server.endpoints.tables import EndpointRow
 from served import serving, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def test_events_that_cannot_be_moved_hold_up_no_others(app: Application, owner: Tenant, deployer: Tenant) -> None:

@@ -18,7 +18,7 @@ from modelshare.server.db import Database
 from postgres import run_sql
 from uploading import open_upload, put, tiny_model
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 @pytest.fixture(autouse=True)

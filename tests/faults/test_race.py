@@ -47,15 +47,7 @@ EXPECTED = {
     "feature": {200, 404},
     "suspend": {200},
 }
-NOISE = (
-    "deadlock",
-    "collided",
-    "round failed",
-    "cannot store",
-    "cannot record",
-    "cannot send heartbeats",
-    "request failed",
-)
+NOISE = ("deadlock", "collided", "cannot reconcile the fleet", "cannot write", "cannot vouch", "request failed")
 """What a server says in its log when one of its transactions failed."""
 
 

@@ -142,3 +142,17 @@ def test_routes_and_services_do_not_select() -> None:
             and any(isinstance(arg, ast.Name) and arg.id in TENANT_TABLES for arg in node.args)
         ]
     assert found == []
+
+
+def test_work_in_the_background_is_a_loop() -> None:
+    """What is done again and again, or until it works, is a `Loop` or `retry` of background.py, which report, back off
+    and stop in one way. These sleep for a reason of their own: one connection, one stream, one round, one end.
+    """
+    known = {"fleet/jobs.py", "fleet/link.py", "front/server.py", "storage/local.py", "web/live.py", "background.py"}
+    found = {
+        str(path.relative_to(SERVER))
+        for path in SERVER.rglob("*.py")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and node.attr == "sleep"
+    }
+    assert found == known

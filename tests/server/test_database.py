@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url, select, text, update
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from conftest import Tenant, new_tenant
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.app import Application
-from modelshare.server.db import Database
+from modelshare.server.db import Database, notify
 from modelshare.server.outages import outage_of
 
 pytestmark = pytest.mark.anyio
@@ -30,6 +31,45 @@ async def test_a_read_sees_one_state(app: Application) -> None:
         assert (before, await reading.scalar(PROJECTS)) == (0, 0)
     async with app.database.read() as reading:
         assert await reading.scalar(PROJECTS) == 1
+
+
+async def test_effects_run_once_for_each_subject_in_the_transaction_that_changes_it(app: Application) -> None:
+    seen: list[tuple[str, int | None]] = []
+
+    async def effect(session: AsyncSession, subject: str) -> None:
+        seen.append((subject, await session.scalar(PROJECTS)))
+        session.add(ProjectRow(name="Derived", slug=f"derived-{subject}", created_at=0))
+
+    for topic in ("one", "two"):
+        app.database.before_commit(topic, effect)
+    async with app.database.write() as session:
+        session.add(ProjectRow(name="Acme", slug="acme", created_at=0))
+        for topic, subject in (("two", "b"), ("one", "b"), ("one", "a"), ("other", "c")):
+            notify(session, topic, subject)
+    assert seen == [("a", 1), ("b", 2)], "in one order, after the change itself"
+    async with app.database.read() as session:
+        assert await session.scalar(PROJECTS) == 3
+
+
+async def test_a_change_whose_effect_fails_is_undone(app: Application) -> None:
+    told: list[str] = []
+
+    async def fails(session: AsyncSession, subject: str) -> None:
+        raise RuntimeError(subject)
+
+    app.database.before_commit("one", fails)
+    app.database.subscribe("one", told.append)
+
+    async def change() -> None:
+        async with app.database.write() as session:
+            session.add(ProjectRow(name="Acme", slug="acme", created_at=0))
+            notify(session, "one", "a")
+
+    with pytest.raises(RuntimeError, match="a"):
+        await change()
+    async with app.database.read() as session:
+        assert await session.scalar(PROJECTS) == 0
+    assert told == []
 
 
 @pytest.mark.parametrize("lend", ["sqlite"], indirect=True)

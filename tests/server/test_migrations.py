@@ -27,6 +27,7 @@ pytestmark = pytest.mark.anyio
 FIRST = "0001"
 SECRET = "ms_acme_" + "s" * 43
 LATER = 4_000_000_000
+BODY = '{"type":"model.shared","timestamp":"2026-11-25T13:09:42Z","id":"1","project":"proj_acme","data":{}}'
 MANIFEST = b'{"files":[]}'
 SHARED, DEPLOYABLE, PRIVATE = (uuid.UUID(int=number) for number in (1, 2, 3))
 """Models: in both roles (the first one featured), and not in the catalog."""
@@ -173,6 +174,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
     async with database.engine.begin() as connection:
         await connection.run_sync(fill)
     yield database
+    await migrations.upgrade(database)  # PostgreSQL's is lent to other tests
     await database.close()
 
 
@@ -229,7 +231,7 @@ async def add_what_is_new(database: Database) -> None:
                 ),
             ]
         )
-        event = {"event_id": uid(92), "type": "model.shared", "body": "{}", "state": "pending", "created_at": 9}
+        event = {"event_id": uid(92), "type": "model.shared", "body": BODY, "state": "pending", "created_at": 9}
         session.add_all(
             [
                 DeliveryRow(id=uid(91), webhook_id=uid(90), **event),
@@ -338,3 +340,67 @@ async def test_endpoints_of_a_model_that_is_not_shared_stay_where_they_are(datab
         (kept,) = await session.scalars(select(LastShownRow))
     assert (kept.model_id, kept.project_id) == (SHARED, EVERYBODY)
     assert (kept.version_id, kept.versions) == (uid(20), [str(uid(20))])
+
+
+async def test_what_is_stored_takes_the_terms_that_changed_and_gives_them_back(database: Database) -> None:
+    """0016: an action of the audit log, an event that a webhook asks for, and the table of weights to be deleted."""
+    await migrations.upgrade(database, "0015")
+    async with database.engine.begin() as connection:
+        await connection.execute(
+            text("INSERT INTO webhooks (id, project_id, url, events, is_active, failures, created_at)"
+                 """ VALUES (:id, 'proj_acme', 'https://example.org', '["agent.released", "model.*"]', true, 0, 9)"""),
+            {"id": uid(90).hex},
+        )  # fmt: skip
+        for number, action in enumerate(("member.role", "release.close", "model.share")):
+            await connection.execute(
+                text("INSERT INTO audit_log (id, at, actor, action, target, outcome, details)"
+                     " VALUES (:id, 9, 'system', :action, 'x', 'done', '{}')"),
+                {"id": uid(number).hex, "action": action},
+            )  # fmt: skip
+        await connection.execute(
+            text("INSERT INTO releases (deployment_id, agent_id, model_id, version, asked_at, closed_at)"
+                 " VALUES (:id, :id, :id, '1.0.0', 5, 7)"),
+            {"id": uid(3).hex},
+        )  # fmt: skip
+    before = await content_of(database)
+    await migrations.upgrade(database)
+    async with database.read() as session:
+        assert set(await session.scalars(select(AuditRow.action))) == {
+            "member.change_role", "weight_deletion.close", "model.share",
+        }  # fmt: skip
+        (webhook,) = await session.scalars(select(WebhookRow))
+        assert webhook.events == ["agent.weights_deleted", "model.*"]
+        (deletion,) = await session.scalars(select(WeightDeletionRow))
+        assert (deletion.deployment_id, deletion.version, deletion.closed_at) == (uid(3), "1.0.0", 7)
+    await migrations.downgrade(database, "0015")
+    assert await content_of(database) == before
+
+
+async def test_deliveries_that_wait_take_the_form_that_receivers_expect(database: Database) -> None:
+    """0017: their bodies were written by an earlier version."""
+    await migrations.upgrade(database, "0015")
+    old = '{"id":"1","type":"model.ready","created":1764076182,"project":"proj_acme","data":{"name":"caf\\u00e9"}}'
+    async with database.engine.begin() as connection:
+        await connection.execute(
+            text("INSERT INTO webhooks (id, project_id, url, events, is_active, failures, created_at)"
+                 " VALUES (:id, 'proj_acme', 'https://example.org', '[]', true, 0, 9)"),
+            {"id": uid(90).hex},
+        )  # fmt: skip
+        for number in range(1001):
+            await connection.execute(
+                text("INSERT INTO webhook_deliveries"
+                     " (id, webhook_id, event_id, type, body, state, attempts, created_at)"
+                     " VALUES (:id, :hook, :id, 'model.ready', :body, 'pending', 0, 9)"),
+                {"id": uid(1000 + number).hex, "hook": uid(90).hex, "body": old},
+            )  # fmt: skip
+    await migrations.upgrade(database)
+    async with database.read() as session:
+        bodies = {row.body for row in await session.scalars(select(DeliveryRow))}
+        (webhook,) = await session.scalars(select(WebhookRow))
+    assert webhook.secret_number == 1
+    assert bodies == {
+        '{"type":"model.ready","timestamp":"2025-11-25T13:09:42Z","id":"1","project":"proj_acme",'
+        '"data":{"name":"caf\\u00e9"}}'
+    }
+    await migrations.downgrade(database, "0015")
+    assert {row["body"] for row in (await content_of(database))["webhook_deliveries"]} == {old}

@@ -15,7 +15,7 @@ from modelshare.server.settings import Settings
 from modelshare.wire.link import Request
 from served import serving, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 SHARED_TIERS = (
     "free", "cpu_amd_optimized", "cpu_intel_optimized", "gpu_nvidia_shared", "gpu_amd_shared", "gpu_intel_shared",
 )  # fmt: skip

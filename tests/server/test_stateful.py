@@ -29,8 +29,8 @@ from modelshare.server.endpoints.service import EndpointPolicy
 from modelshare.server.jobs import JobRow, Lease
 from modelshare.server.registry.inspection import Facts
 from modelshare.server.registry.inspection.facts import Format
-from modelshare.server.registry.processing import outcome
-from modelshare.server.registry.processing.work import Work
+from modelshare.server.registry.processing import finish
+from modelshare.server.registry.processing.load_job import ProcessingJob
 from modelshare.server.registry.tables import VersionRow
 from modelshare.server.settings import Settings
 from modelshare.wire.models import ModelStatus
@@ -252,7 +252,7 @@ class Judged(Step):
 
     async def act(self, world: World) -> None:
         owner, platform = world.tenants["owner"].project.id, world.app.platform
-        work = Work(owner, world.ids[self.model], world.versions[self.model], ModelStatus.PROCESSING, None)
+        work = ProcessingJob(owner, world.ids[self.model], world.versions[self.model], ModelStatus.PROCESSING, None)
         async with world.app.database.write() as session:
             job = JobRow(kind="test", subject=str(uuid.uuid4()), run_after=2**40, lease_token=uuid.uuid4())
             session.add(job)
@@ -260,9 +260,9 @@ class Judged(Step):
         assert job.lease_token is not None
         lease = Lease(job.id, job.lease_token, job.subject, 1)
         if self.status == "ready":
-            await outcome.ready(platform, lease, work, [], FACTS)
+            await finish.ready(platform, lease, work, [], FACTS)
         else:
-            await outcome.failed(platform, lease, work, "Its bytes were damaged.")
+            await finish.failed(platform, lease, work, "Its bytes were damaged.")
 
     def expect(self, reference: Reference) -> None:
         reference.judged(self.model, self.status)

@@ -1,4 +1,4 @@
-"""One WebSocket to the server while it lasts: frames out through a bounded queue, heartbeats, the peer's death."""
+"""One WebSocket to the server: sends through a bounded queue, sends heartbeats, and notices a dead peer."""
 
 import asyncio
 from collections import deque
@@ -24,30 +24,30 @@ from modelshare.wire.link import (
 from modelshare.wire.text import plain
 
 _QUEUE_BYTES: Final = 1 << 20
-"""Encoded frames that may wait for the socket before streams have to."""
+"""Bytes of encoded frames that may wait for the socket; beyond it streams wait."""
 _ENDS: Final = {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR}
 
 
 class LinkLostError(AgentError):
-    """The link ended; another one may be tried."""
+    """The connection ended; the agent may try again."""
 
     def __init__(self, reason: str, close_code: int | None = None, *, is_refusal: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.close_code = close_code
         self.is_refusal = is_refusal or close_code == CloseCode.REMOVED
-        """Whoever answered says that this agent has no right to a link; that may be anybody."""
+        """Whoever answered refused the agent. That may be anybody, such as a proxy, so it is not final."""
 
 
 class BadFrameError(LinkLostError):
-    """The server broke the rules of the link."""
+    """The server broke the protocol."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, CloseCode.PROTOCOL)
 
 
 class Connection:
-    """Only `run` touches the socket, so that a cancelled stream can never leave half a frame or a stuck drain."""
+    """Only `read` and `write` touch the socket: a cancelled stream can never leave half a frame or a stuck drain."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Connection:
 
     @property
     def busy(self) -> bool:
-        """Frames wait to be sent."""
+        """Whether frames wait to be sent."""
         return self._queued > 0
 
     def post(self, frame: Frame) -> None:
@@ -89,7 +89,7 @@ class Connection:
         self.post(frame)
 
     async def read(self, on_frame: Callable[[FromServer], None]) -> None:
-        """Hand every frame to `on_frame`; raises LinkLost at the end."""
+        """Hand every frame to `on_frame`; raises LinkLostError at the end."""
         while True:
             message = await self._socket.receive()
             self._heard = self._now()
@@ -107,7 +107,7 @@ class Connection:
                 raise LinkLostError(words or "the connection was cut", code)
 
     async def write(self) -> None:
-        """Send what is queued, until the connection breaks; `read` says why it did."""
+        """Send what is queued until the connection breaks; `read` raises the reason."""
         with suppress(aiohttp.ClientError, ConnectionError):
             while True:
                 while self._queue:
@@ -120,7 +120,7 @@ class Connection:
                 await self._wake.wait()
 
     async def beat(self) -> None:
-        """Keep the link alive, and notice when the other side is not; raises LinkLost then."""
+        """Send heartbeats; raises LinkLostError if the server has been silent for too long."""
         while True:
             now = self._now()
             if now >= self._heard + self._dead_after:

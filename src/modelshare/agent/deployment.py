@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from modelshare.agent.backoff import Backoff
 from modelshare.agent.cache import Cache, CachedFiles
-from modelshare.agent.engines.base import Engine, EngineError, EngineKind, OutOfMemoryError
+from modelshare.agent.engines.base import Engine, EngineError, OutOfMemoryError
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.errors import DeploymentError
 from modelshare.agent.layout import lay_out
@@ -19,6 +18,7 @@ from modelshare.agent.pull import Puller
 from modelshare.agent.ram_budget import RamBudget
 from modelshare.agent.tasks import in_thread
 from modelshare.wire.agents import Grant, Phase
+from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import MAX_FIGURE, MAX_TEXT, DesiredDeployment, Report
 from modelshare.wire.text import plain
 
@@ -45,7 +45,7 @@ class Engines(Protocol):
         folder: Path,
         scratch: Path,
         on_phase: Callable[[Phase], None],
-        failed: Mapping[EngineKind, str],
+        failed: Mapping[str, str],
     ) -> Engine:
         """An engine for what was laid out in `folder`, not started yet; `scratch` keeps what is made of it first.
 
@@ -175,7 +175,7 @@ class Deployment:
     async def _started(self, folder: Path, scratch: Path, life: ExitStack, *, pulled: bool) -> Engine:
         """The best engine that starts. What it holds of the machine's memory belongs to `life`."""
         tools = self._tools
-        failed: dict[EngineKind, str] = {}
+        failed: dict[str, str] = {}
         while True:
             engine = await tools.engines.prepare(self.wanted, folder, scratch, self._enter, failed)
             with ExitStack() as attempt:

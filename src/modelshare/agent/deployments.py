@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from modelshare.agent.backoff import Backoff
 from modelshare.agent.deployment import RETRY_CAP, RETRY_FIRST, Deployment, DeploymentContext, Serving
 from modelshare.agent.desired import plan
 from modelshare.agent.tasks import in_thread
+from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import Desired, DesiredDeployment, Frame, Released
 
 _log = logging.getLogger(__name__)

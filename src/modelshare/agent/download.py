@@ -9,7 +9,6 @@ from typing import Final
 
 import aiohttp
 
-from modelshare.agent.backoff import Backoff
 from modelshare.agent.errors import PullError
 from modelshare.agent.grants import SignedUrls
 from modelshare.agent.partfile import MAX_AT_ONCE, Hasher, PartFile
@@ -21,6 +20,7 @@ from modelshare.agent.range_request import (
     open_range,
 )
 from modelshare.agent.tasks import in_thread, run_all
+from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import DeploymentFile
 
 CONNECTIONS: Final = 8
@@ -53,9 +53,9 @@ class Download:
     """One attempt at one file; a second attempt on the same part file goes on where the first one was cut."""
 
     def __init__(
-        self, lane: DownloadContext, file: DeploymentFile, part: PartFile, urls: SignedUrls, on_bytes: OnBytes
+        self, context: DownloadContext, file: DeploymentFile, part: PartFile, urls: SignedUrls, on_bytes: OnBytes
     ) -> None:
-        self._lane = lane
+        self._context = context
         self._file = file
         self._part = part
         self._urls = urls
@@ -88,12 +88,12 @@ class Download:
             while (there := self._part.frontier) == at:
                 self._grown.clear()
                 await self._grown.wait()
-            at = await in_thread(self._lane.hashers, self._part.feed, hasher, at, min(there, at + _HASH_STEP))
+            at = await in_thread(self._context.hashers, self._part.feed, hasher, at, min(there, at + _HASH_STEP))
 
     async def _fetch(self, piece: int) -> None:
-        backoff = Backoff(self._lane.retry_first, self._lane.retry_cap)
+        backoff = Backoff(self._context.retry_first, self._context.retry_cap)
         while (gap := self._part.gap(piece))[0] < gap[1]:
-            async with self._lane.slots:
+            async with self._context.slots:
                 url = await self._urls.get(self._file.path)
                 try:
                     await self._request(url, *gap)
@@ -114,16 +114,16 @@ class Download:
             await asyncio.sleep(backoff.next())
 
     async def _request(self, url: str, start: int, end: int) -> None:
-        lane = self._lane
+        context = self._context
         async with open_range(
-            lane.http, url, start, end, size=self._file.size, stall_seconds=lane.stall_seconds
+            context.http, url, start, end, size=self._file.size, stall_seconds=context.stall_seconds
         ) as body:
             self._urls.accepted(self._file.path)
             if body.start < start or body.end > end:
                 self._knows_ranges = False
             at = start
             async for data in _from(body, start):
-                self._on_bytes(await in_thread(lane.writers, self._part.write, at, *data))
+                self._on_bytes(await in_thread(context.writers, self._part.write, at, *data))
                 at += sum(map(len, data))
                 self._grown.set()
             if at < body.end:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -11,24 +11,19 @@ from modelshare.agent.convert.cache import converted_file, to_gguf, unconvertibl
 from modelshare.agent.convert.numbers import read_numbers
 from modelshare.agent.convert.source import TensorSource, embedder_in
 from modelshare.agent.convert.values import ConversionError
-from modelshare.agent.engines import llamacpp, sglang, transformers, vllm
 from modelshare.agent.engines.base import (
     Engine,
     EngineError,
-    EngineKind,
     EngineOptions,
     EngineSpec,
+    ExternalServer,
     Format,
     OutOfMemoryError,
     Task,
 )
-from modelshare.agent.engines.embedders import unsuited
-from modelshare.agent.engines.external import ExternalEngine, ExternalServer
 from modelshare.agent.engines.heads import VectorHead
-from modelshare.agent.engines.machine import detect, find_program
-from modelshare.agent.engines.recipe import Recipe
-from modelshare.agent.engines.select import Selection, choose
-from modelshare.agent.engines.supervisor import ProcessEngine
+from modelshare.agent.engines.plugin import Machine, ModelFacts
+from modelshare.agent.engines.select import Selection, choose, find_engines
 from modelshare.agent.engines.texts import TextEncoder
 from modelshare.agent.errors import StopError
 from modelshare.agent.layout import lay_out
@@ -38,7 +33,8 @@ from modelshare.wire.link import DesiredDeployment
 
 _log = logging.getLogger(__name__)
 
-_NONE: Final[Mapping[EngineKind, str]] = {}
+_NONE: Final[Mapping[str, str]] = {}
+_GPU_DEVICES: Final = ("/dev/nvidia0", "/dev/kfd")
 _CONVERTED_TYPE: Final = "f16"
 """Half the size of float32, and its answers agree to five digits."""
 
@@ -57,17 +53,21 @@ class EngineSource:
         """`parallel`: see EngineOptions. Raises Stop when the operator asks for an engine that cannot be had here."""
         self._parallel = parallel
         self._state_dir = state_dir
-        self._external = external
-        self._machine = detect({}, external=external is not None)
-        self._preference = _preferred(preference, external)
-        if self._preference is not None and self._preference not in self._machine.installed:
-            raise StopError(
-                f"The engine {self._preference} is not installed on this machine. Install it, or choose another."
-            )
+        self._gpu = any(Path(device).exists() for device in _GPU_DEVICES)
+        self._engines = find_engines(Machine(state_dir, self._gpu, external))
+        self._preference = preference or ("external" if external is not None else None)
+        if self._preference is not None:
+            self._require(self._preference)
 
     def kinds(self) -> list[str]:
         """What can be started here."""
-        return sorted(self._machine.installed)
+        return sorted(name for name, engine in self._engines.items() if engine.missing() is None)
+
+    def _require(self, name: str) -> None:
+        if name not in self._engines:
+            raise StopError(f"There is no engine {name}. Choose one of {', '.join(self._engines)}.")
+        if problem := self._engines[name].missing():
+            raise StopError(f"The engine {name} cannot be used on this machine: {problem}")
 
     async def prepare(
         self,
@@ -75,7 +75,7 @@ class EngineSource:
         folder: Path,
         scratch: Path,
         on_phase: Callable[[Phase], None],
-        failed: Mapping[EngineKind, str] = _NONE,
+        failed: Mapping[str, str] = _NONE,
     ) -> Engine:
         """See `deployment.Engines`."""
         judged = await asyncio.to_thread(_judged, _format(wanted), _task(wanted), folder)
@@ -90,38 +90,32 @@ class EngineSource:
                 _log.warning("%s: %s cannot be used: %s", wanted.served_name, kind, error)
                 failures[kind] = str(error)
 
-    def _best(self, judged: "_Judged", failures: Mapping[EngineKind, str]) -> EngineKind:
+    def _best(self, judged: "_Judged", failures: Mapping[str, str]) -> str:
         """Raises EngineError, with the reasons of all, where none is left."""
-        able = self._choice(judged, judged.unsuited)
-        left = self._choice(judged, {**judged.unsuited, **failures})
+        left = self._choice(judged, failures)
         if left.engine is not None:
             return left.engine
+        able = self._choice(judged, _NONE)
         if len(able.candidates) == 1:
             raise EngineError(failures[able.candidates[0]])
         raise EngineError(f"No engine on this machine can serve the model. {left.explanation}")
 
-    def _choice(self, judged: "_Judged", unsuited: Mapping[EngineKind, str]) -> Selection:
-        return choose(
-            judged.format,
-            judged.task,
-            self._machine,
-            unconvertible=judged.unconvertible,
-            preference=self._preference,
-            unsuited=unsuited,
-        )
+    def _choice(self, judged: "_Judged", failed: Mapping[str, str]) -> Selection:
+        return choose(self._engines, judged.facts, gpu=self._gpu, preference=self._preference, failed=failed)
 
     async def _prepared(
         self,
-        kind: EngineKind,
+        kind: str,
         judged: "_Judged",
         wanted: DesiredDeployment,
         folder: Path,
         scratch: Path,
         on_phase: Callable[[Phase], None],
     ) -> Engine:
+        type_, facts = self._engines[kind], judged.facts
         weights = tuple(folder / place for place in lay_out(wanted).weights)
-        path = weights[0] if weights and judged.format is Format.GGUF else folder
-        if kind is EngineKind.LLAMACPP and judged.format is not Format.GGUF:
+        path = weights[0] if weights and facts.format is Format.GGUF else folder
+        if type_.wants_gguf and facts.format is not Format.GGUF:
             if not converted_file(scratch, _CONVERTED_TYPE).exists():
                 on_phase(Phase.CONVERTING)
             path = await to_gguf(folder, scratch, _CONVERTED_TYPE, self._state_dir)
@@ -130,47 +124,40 @@ class EngineSource:
             path=path,
             weights=weights,
             served_name=wanted.served_name,
-            format=judged.format,
-            task=judged.task,
+            format=facts.format,
+            task=facts.task,
             architecture=wanted.architecture,
             context_length=wanted.context_length,
             texts=judged.texts,
             normalizes=judged.normalizes,
-            finish=judged.finish if kind is EngineKind.LLAMACPP else None,
-            options=EngineOptions(gpu=self._machine.gpu, parallel=self._parallel),
+            finish=judged.finish if type_.wants_gguf else None,
+            options=EngineOptions(gpu=self._gpu, parallel=self._parallel),
         )
-        return self._engine(kind, spec, scratch)
-
-    def _engine(self, kind: EngineKind, spec: EngineSpec, scratch: Path) -> Engine:
-        if kind is EngineKind.EXTERNAL and self._external is not None:
-            return ExternalEngine(self._external, spec)
-        return ProcessEngine(_recipe(kind, spec, scratch), self._state_dir)
+        engine = type_.engine(spec, scratch)
+        engine.kind = kind
+        return engine
 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
     """What engines are chosen by, and told."""
 
-    format: Format
-    task: Task
-    unconvertible: str | None = None
-    unsuited: Mapping[EngineKind, str] = field(default_factory=dict)
-    embedder: Embedder | None = None
+    facts: ModelFacts
     texts: TextEncoder | None = None
     finish: Callable[[Sequence[float]], tuple[float, ...]] | None = None
     """For engines that compute nothing after the pooling but normalization."""
 
     @property
     def normalizes(self) -> bool | None:
-        if self.embedder is None:
+        if self.facts.embedder is None:
             return None
-        return self.finish is None and bool(self.embedder.layers)
+        return self.finish is None and bool(self.facts.embedder.layers)
 
 
 def _judged(format_: Format, task: Task, folder: Path) -> _Judged:
     """Looks into the files. Raises EngineError for declarations that no engine could follow."""
     if format_ is Format.GGUF:
-        return _Judged(format_, task)
+        return _Judged(ModelFacts(format_, task))
     try:
         embedder = embedder_in(folder) if task is Task.EMBEDDING else None
     except ConversionError as error:
@@ -183,11 +170,7 @@ def _judged(format_: Format, task: Task, folder: Path) -> _Judged:
         except ConversionError as error:
             obstacle = str(error)
     return _Judged(
-        format_,
-        task,
-        obstacle,
-        unsuited(embedder, has_tokenizer=tokenizer.is_file()),
-        embedder,
+        ModelFacts(format_, task, obstacle, embedder, tokenizer.is_file()),
         _encoder(tokenizer, embedder) if embedder and tokenizer.is_file() else None,
         finish,
     )
@@ -206,28 +189,6 @@ def _encoder(tokenizer: Path, embedder: Embedder) -> TextEncoder:
     except Exception as error:
         _log.exception("The tokenizer cannot be read.")
         raise EngineError("The model's tokenizer.json cannot be read; save the model again and push it.") from error
-
-
-def _recipe(kind: EngineKind, spec: EngineSpec, scratch: Path) -> Recipe:
-    if kind is EngineKind.LLAMACPP:
-        return llamacpp.recipe(spec)
-    program = find_program(kind, spec.options)
-    if program is None:
-        raise EngineError(f"The program of the engine {kind} no longer exists.")
-    if kind is EngineKind.VLLM:
-        return vllm.recipe(spec, program)
-    if kind is EngineKind.SGLANG:
-        return sglang.recipe(spec, program)
-    return transformers.recipe(spec, program, scratch)
-
-
-def _preferred(name: str | None, external: ExternalServer | None) -> EngineKind | None:
-    if name is None:
-        return EngineKind.EXTERNAL if external is not None else None
-    try:
-        return EngineKind(name)
-    except ValueError as error:
-        raise StopError(f"There is no engine {name}. Choose one of {', '.join(EngineKind)}.") from error
 
 
 def _format(wanted: DesiredDeployment) -> Format:

@@ -10,7 +10,7 @@ AgentError
         └── GrantGone   the server says that the deployment is no longer this agent's
 """
 
-_KILO = 1000
+from modelshare.wire.units import size
 
 
 class AgentError(Exception):
@@ -34,9 +34,9 @@ class NoMemoryError(DeploymentError):
 
     def __init__(self, *, needed: int, taken: int, total: int) -> None:
         super().__init__(
-            f"The model needs {human_bytes(needed)} of memory, and the models already served on the agent's "
-            f"machine use {human_bytes(taken)} of its {human_bytes(total)}. Use a smaller model or a larger "
-            "machine, or stop models that are no longer needed there."
+            f"The model needs {size(needed)} of memory, and the models already served on the agent's machine use "
+            f"{size(taken)} of its {size(total)}. Use a smaller model or a larger machine, or stop models that are no "
+            "longer needed there."
         )
 
 
@@ -49,19 +49,10 @@ class NoSpaceError(PullError):
 
     def __init__(self, *, needed: int, free: int) -> None:
         super().__init__(
-            f"The weights need {human_bytes(needed)}, and {human_bytes(free)} are free on the agent's disk. The "
-            "download continues once there is space."
+            f"The weights need {size(needed)}, and {size(free)} are free on the agent's disk. "
+            "The download continues once there is space."
         )
 
 
 class GrantGoneError(PullError):
     """The server says that the deployment is no longer this agent's."""
-
-
-def human_bytes(count: int) -> str:
-    """`12.3 GB`: decimal units, as disks and the catalog give sizes."""
-    value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
-    while round(value, 1) >= _KILO and len(units) > 1:
-        value /= _KILO
-        units.pop(0)
-    return f"{count} bytes" if units[0] == "bytes" else f"{value:.1f} {units[0]}"

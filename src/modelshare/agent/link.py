@@ -1,4 +1,4 @@
-"""The link to the server: always there, or on its way back. Everything else keeps running while it is not."""
+"""Keeps the agent connected to the server. Engines keep running while it is not."""
 
 import asyncio
 import logging
@@ -9,16 +9,17 @@ from typing import Final, Protocol
 import aiohttp
 from yarl import URL
 
-from modelshare.agent.backoff import Backoff
 from modelshare.agent.connection import BadFrameError, Connection, LinkLostError
 from modelshare.agent.errors import RemovedError, StopError
 from modelshare.agent.streams import Stream, Streams
 from modelshare.agent.tasks import run_all
+from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import (
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
     LINK_PATH,
     MAX_DESIRED,
+    OLDEST_PROTOCOL,
     PROTOCOL,
     Body,
     Cancel,
@@ -39,8 +40,8 @@ _log = logging.getLogger(__name__)
 RETRY_FIRST: Final = 0.1
 RETRY_CAP: Final = 5.0
 _PAUSES: Final[Mapping[int, float]] = {CloseCode.SUSPENDED: 30.0, CloseCode.PROTOCOL: 60.0, CloseCode.REPLACED: 60.0}
-"""Seconds after which a link is tried again that another try at once would not help. A process that was replaced comes
-back late, so that it finds out whether the other one is more than its own dying link, and two do not fight."""
+"""Seconds before reconnecting after closes that an immediate retry would not help. A replaced process waits long: the
+connection that replaced it may have been its own, and two processes with one identity must not fight."""
 _ADVICE: Final[Mapping[int, str]] = {
     CloseCode.PROTOCOL: " Update whichever is older, the server or this agent.",
     CloseCode.REPLACED: " If another process uses this agent's identity, stop it, or enrol one of them again.",
@@ -50,26 +51,26 @@ _GOODBYE_SECONDS: Final = 1.0
 
 
 class Served(Protocol):
-    """What a link connects to the server."""
+    """The agent behind the connection."""
 
     def hello(self) -> Hello:
-        """What to say first."""
+        """The first frame."""
 
     def desired(self, desired: Desired) -> None:
-        """The server's whole wish, new or again."""
+        """The complete desired state came, perhaps unchanged."""
 
     def welcomed(self, welcome: Welcome) -> None:
-        """The server took the link."""
+        """The server accepted the connection."""
 
     async def serve(self, stream: Stream) -> None:
         """Answer one request."""
 
     async def verdict(self) -> Verdict | None:
-        """What the agent's platform says of it, when somebody says that it is not part of the fleet."""
+        """The platform's signed answer whether the agent is in the fleet. A refusal alone may come from anybody."""
 
 
 class Link:
-    """`run` keeps one link; `post` says something on it, if it is there."""
+    """`run` keeps one connection open; `post` sends on it if there is one."""
 
     def __init__(
         self,
@@ -92,19 +93,19 @@ class Link:
         self._connection: Connection | None = None
 
     def post(self, frame: Frame) -> bool:
-        """Queue a frame; False while there is no link, when it is lost."""
+        """Queue a frame. False if there is no connection; the frame is lost then."""
         if self._connection is None:
             return False
         self._connection.post(frame)
         return True
 
     async def flush(self) -> None:
-        """Wait until what was posted has left, or the link is gone."""
+        """Wait until posted frames have been sent or the connection is gone."""
         while (connection := self._connection) is not None and connection.busy:  # noqa: ASYNC110 - once, at the end
             await asyncio.sleep(0.01)
 
     async def run(self) -> None:
-        """Link, again and again. Raises Stop when the agent's platform, beyond doubt, wants no link with it."""
+        """Connect, again and again. Raises StopError only if a signed answer of the platform ends the agent."""
         while True:
             try:
                 await self._once()
@@ -177,9 +178,11 @@ class Link:
 
 
 def _check_protocol(welcome: Welcome) -> None:
-    if welcome.protocol != PROTOCOL:
+    if not OLDEST_PROTOCOL <= welcome.protocol <= PROTOCOL:
+        older = "this agent" if welcome.protocol > PROTOCOL else "the server"
+        ours = f"this agent {OLDEST_PROTOCOL} to {PROTOCOL}"
         raise BadFrameError(
-            f"the server speaks version {welcome.protocol} of the link protocol, this agent version {PROTOCOL}"
+            f"the server speaks version {welcome.protocol} of the link protocol, {ours}: {older} is too old"
         )
 
 
@@ -194,7 +197,7 @@ def _stop_if_final(verdict: Verdict | None) -> None:
 
 
 async def _close(socket: aiohttp.ClientWebSocketResponse, why: LinkLostError) -> None:
-    """Say goodbye, but not for long: the peer may be dead, and the buffer before it full."""
+    """Send a close frame, but do not wait long: the peer may be dead and the send buffer full."""
     code = why.close_code or CloseCode.GOING_AWAY
     closing = asyncio.create_task(socket.close(code=code, message=close_reason(why.reason).encode()))
     await asyncio.wait([closing], timeout=_GOODBYE_SECONDS)

@@ -15,7 +15,7 @@ import aiohttp
 from modelshare import private_files
 from modelshare.agent.engine_call import engine_session
 from modelshare.agent.engine_source import EngineSource
-from modelshare.agent.engines.external import ExternalServer
+from modelshare.agent.engines.base import ExternalServer
 from modelshare.agent.engines.leftovers import reap_leftovers
 from modelshare.agent.errors import RemovedError, StopError
 from modelshare.agent.hardware import capabilities

@@ -38,7 +38,7 @@ class Puller:
         self, cache: Cache, http: aiohttp.ClientSession, *, stall_seconds: float = 20.0, retry_first: float = 0.2
     ) -> None:
         self._cache = cache
-        self._lane = DownloadContext(
+        self._context = DownloadContext(
             http,
             asyncio.Semaphore(CONNECTIONS),
             ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="pull-write"),
@@ -50,8 +50,8 @@ class Puller:
 
     def close(self) -> None:
         """Let the threads end; call it after the last pull."""
-        self._lane.writers.shutdown()
-        self._lane.hashers.shutdown()
+        self._context.writers.shutdown()
+        self._context.hashers.shutdown()
 
     async def pull(self, files: Iterable[DeploymentFile], grants: GrantSource, on_bytes: OnBytes) -> None:
         """Bring every file into the cache, verified. Raises PullError with a reason that names the file."""
@@ -71,7 +71,7 @@ class Puller:
         """Hash files from earlier, and forget those whose bytes have changed, so that they are pulled again."""
         for file in files:
             path = self._cache.blob(file.sha256)
-            if path.exists() and await in_thread(self._lane.hashers, _digest_of, path) != file.sha256:
+            if path.exists() and await in_thread(self._context.hashers, _digest_of, path) != file.sha256:
                 _log.warning("%s was damaged on the disk; pulling it again.", file.path)
                 self._cache.discard(file)
 
@@ -84,11 +84,11 @@ class Puller:
             with PartFile(self._cache.blob(file.sha256), file.size) as part:
                 on_bytes(part.bytes_done)
                 for _ in range(_DOWNLOADS):
-                    if await Download(self._lane, file, part, urls, on_bytes).run() == file.sha256:
-                        await in_thread(self._lane.writers, part.publish)
+                    if await Download(self._context, file, part, urls, on_bytes).run() == file.sha256:
+                        await in_thread(self._context.writers, part.publish)
                         return
                     on_bytes(-part.bytes_done)
-                    await in_thread(self._lane.writers, part.reset)
+                    await in_thread(self._context.writers, part.reset)
         raise PullError(
             f"{file.path} does not match its digest after {_DOWNLOADS} downloads; the owner's storage holds "
             "different bytes than the manifest."

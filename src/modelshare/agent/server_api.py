@@ -8,9 +8,9 @@ from typing import Final
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
-from modelshare.agent.backoff import Backoff
 from modelshare.agent.errors import AgentError, GrantGoneError, PullError, StopError
 from modelshare.wire.agents import Enroll, Enrolled, Grant
+from modelshare.wire.backoff import Backoff
 from modelshare.wire.errors import ErrorEnvelope
 from modelshare.wire.verdict import STATUS_PATH, AgentStatus
 

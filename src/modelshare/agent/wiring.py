@@ -17,7 +17,7 @@ from modelshare.agent.ram_budget import RamBudget
 from modelshare.agent.relay import EngineRelay
 from modelshare.agent.server_api import ServerApi
 from modelshare.agent.streams import Stream
-from modelshare.wire.link import PROTOCOL, Desired, Hello, Welcome
+from modelshare.wire.link import OLDEST_PROTOCOL, PROTOCOL, Desired, Hello, Welcome
 from modelshare.wire.verdict import Verdict
 
 
@@ -35,7 +35,7 @@ class Agent:
     ) -> None:
         control = ServerApi(http, url, identity.token)
         self.link = Link(url, identity.token, self)
-        self._standing = FleetStatus(control, identity, data_dir)
+        self._fleet_status = FleetStatus(control, identity, data_dir)
         self._data_dir = data_dir
         self._engines = engines
         self._stopping = False
@@ -50,21 +50,22 @@ class Agent:
         """See `link.Served`."""
         machine = capabilities(self._data_dir, self._engines.kinds())
         return Hello(
-            PROTOCOL,
+            OLDEST_PROTOCOL,
             machine.agent_version,
             machine.engines,
             machine.accelerator,
             machine.memory_bytes or 0,
             machine.disk_free_bytes or 0,
+            newest_protocol=PROTOCOL,
         )
 
     def welcomed(self, welcome: Welcome) -> None:
         """See `link.Served`."""
-        self._standing.learn(welcome.verdict_key)
+        self._fleet_status.learn(welcome.verdict_key)
 
     async def verdict(self) -> Verdict | None:
         """See `link.Served`."""
-        return await self._standing.verdict()
+        return await self._fleet_status.verdict()
 
     def desired(self, desired: Desired) -> None:
         """See `link.Served`."""

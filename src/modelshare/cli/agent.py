@@ -42,7 +42,10 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
     ] = Path("agent"),
     name: Annotated[str | None, typer.Option(help="Name of this agent. Default: the machine's name.")] = None,
     engine: Annotated[
-        str | None, typer.Option(help="Use only this engine: llamacpp, vllm, sglang, transformers or external.")
+        str | None,
+        typer.Option(
+            help="Use this engine only: llamacpp, vllm, sglang, transformers, external, or what a plug-in adds."
+        ),
     ] = None,
     external_url: Annotated[
         str | None, typer.Option(help="Base URL of an OpenAI-compatible engine that is already running.")

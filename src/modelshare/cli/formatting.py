@@ -5,28 +5,27 @@ from datetime import UTC, datetime
 
 import typer
 
+from modelshare.wire.units import minute, scaled
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _SIZES = {"M": 10**6, "G": 10**9, "T": 10**12}
-_STEP = 1000
-_LAST = 253_402_300_799
-"""The end of the year 9999, in Unix seconds."""
+_BYTES = (" B", " kB", " MB", " GB", " TB", " PB")
+_COUNTS = ("", "K", "M", "B", "T")
 
 
 def size(count: int | None) -> str:
     """Bytes in decimal units, as for disks and on model pages."""
-    return "" if count is None else f"{_scaled(count, ('B', 'kB', 'MB', 'GB', 'TB', 'PB'), ' ')}"
+    return "" if count is None else scaled(count, _BYTES)
 
 
 def number(count: int | None) -> str:
     """`7.2B` of parameters, `32.8K` of context."""
-    return "" if count is None else _scaled(count, ("", "K", "M", "B", "T"), "")
+    return "" if count is None else scaled(count, _COUNTS)
 
 
 def when(seconds: int | None) -> str:
-    """A time in UTC. Times beyond the calendar's range are clamped."""
-    if seconds is None:
-        return ""
-    return datetime.fromtimestamp(min(max(seconds, 0), _LAST), UTC).strftime("%Y-%m-%d %H:%M")
+    """A point in time, UTC."""
+    return "" if seconds is None else minute(seconds)
 
 
 def yes(value: bool) -> str:
@@ -58,12 +57,3 @@ def size_of(text: str) -> int:
     if match is None:
         raise typer.BadParameter(f"Invalid size {text!r}. Use a form such as 500MB, 80GB or 2TB.")
     return int(match[1]) * _SIZES[match[2].upper()]
-
-
-def _scaled(count: int, units: tuple[str, ...], gap: str) -> str:
-    value, unit = float(count), units[0]
-    for bigger in units[1:]:
-        if round(value, 1) < _STEP:
-            break
-        value, unit = value / _STEP, bigger
-    return f"{value:.0f}{gap}{unit}".rstrip() if unit == units[0] else f"{value:.1f}{gap}{unit}"

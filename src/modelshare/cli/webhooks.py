@@ -14,7 +14,7 @@ from modelshare.cli.output import Json, print_json, print_record, print_table, s
 from modelshare.cli.requests import request
 from modelshare.client import Client
 from modelshare.wire.base import PAGE_LIMIT_MAX
-from modelshare.wire.webhooks import Delivery, DeliveryState, Webhook, WebhookCreate, WebhookPatch
+from modelshare.wire.webhooks import Delivery, DeliveryState, Webhook, WebhookCreate, WebhookPatch, WebhookWithSecret
 
 app = typer.Typer(add_completion=False)
 WebhookId = Annotated[
@@ -53,12 +53,15 @@ def create(
     """Create a webhook, for all events unless some are given. Its secret is shown only once."""
     with Client() as client:
         created = client.webhooks.create(request(WebhookCreate, url=url, events=event))
-    if json:
-        print_json(created)
-        return
-    say("This secret signs the deliveries and is shown only once:")
-    typer.echo(created.secret)
-    say(f"Next: modelshare webhooks test {created.id}")
+    _print_secret(created, json=json)
+
+
+@app.command()
+def rotate(webhook: WebhookId, json: Json = False) -> None:
+    """Rotate a webhook's secret. The new one is shown only once; the old one also signs for 24 hours."""
+    with Client() as client:
+        rotated = client.webhooks.rotate_secret(webhook)
+    _print_secret(rotated, json=json)
 
 
 @app.command()
@@ -98,7 +101,7 @@ def delete(webhook: WebhookId, yes: Yes = False, json: Json = False) -> None:
     if json:
         print_json({"id": webhook, "deleted": True})
     else:
-        say("Webhook deleted.")
+        say("Deleted.")
 
 
 @app.command("test")
@@ -138,6 +141,17 @@ def redeliver(webhook: WebhookId, delivery: DeliveryId, json: Json = False) -> N
     _print_sent(sent, json=json)
 
 
+def _print_secret(webhook: WebhookWithSecret, *, json: bool) -> None:
+    if json:
+        print_json(webhook)
+        return
+    say("This secret signs the deliveries and is shown only once:")
+    typer.echo(webhook.secret)
+    if webhook.old_secret_valid_until is not None:
+        say(f"Deliveries are also signed with the old secret until {when(webhook.old_secret_valid_until)} UTC.")
+    say(f"Next: modelshare webhooks test {webhook.id}")
+
+
 def _print(webhook: Webhook, *, json: bool) -> None:
     if json:
         print_json(webhook)
@@ -150,6 +164,7 @@ def _print(webhook: Webhook, *, json: bool) -> None:
             ("on", yes_or_no(webhook.is_active)),
             ("failures", str(webhook.failures) if webhook.failures else None),
             ("next attempt", when(webhook.retry_at)),
+            ("old secret valid until", when(webhook.old_secret_valid_until)),
             ("created", when(webhook.created_at)),
         )
     )

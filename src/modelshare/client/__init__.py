@@ -1,4 +1,4 @@
-"""The Python SDK. `Client` waits, `AsyncClient` is for asyncio; both have the same resources and types.
+"""The Python SDK. `Client` blocks, `AsyncClient` is for asyncio; both have the same resources and types.
 
 from modelshare.client import Client
 

@@ -21,10 +21,10 @@ class Agents(Resource[Transport]):
 
     @sent
     def remove(self, agent_id: str) -> Call[None]:
-        """Ends its credential; it lets go of its deployments and their weights."""
+        """Revokes its token; its deployments end and it is told to delete their weights."""
         return delete(at(self._prefix, "agents", agent_id))
 
     @sent
     def enroll(self, request: Enroll) -> Call[Enrolled]:
-        """Turns a join key into an agent's own credential. Needs no API key."""
+        """Exchanges a join key for an agent's own token. Needs no API key."""
         return post("/v1/enroll", Enrolled, request)

@@ -16,7 +16,7 @@ class Audit(Resource[Transport]):
         outcome: AuditOutcome | None = None,
         limit: int = PAGE_LIMIT_MAX,
     ) -> Call[Paged[AuditEntry]]:
-        """Newest first. `action` is one such as `model.share`, or a subject such as `model` for all done to models.
+        """Newest first. `action` is one such as `model.share`, or a subject such as `model` for all its actions.
 
         `actor` and `target` are as entries have them, such as `key:<id>` and `model:<uuid>`.
         """

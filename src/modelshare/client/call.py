@@ -1,8 +1,9 @@
-"""How a resource is written once and serves both clients.
+"""Resources are written once and serve both clients.
 
-A method of a resource builds a `Call`: what to send and how to read the answer. The decorator `sent` makes it a method
-that sends the call, `listed` one that walks all pages; both return a value on `Client` and an awaitable (an async
-iterator) on `AsyncClient`, and type checkers see exactly that.
+A method of a resource only builds a `Call`: what to send and how to read the answer. The decorator `sent` turns it into
+a method that sends the call, `listed` into one that iterates over all pages. On `Client` they return values, on
+`AsyncClient` awaitables and async iterators. The overloads of `__get__` choose by the resource's transport, so that
+type checkers see exactly that.
 """
 
 import functools
@@ -25,7 +26,7 @@ QueryValue = str | int | None
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Answer_co]):
-    """One request, and how its answer is read."""
+    """One request, and how to parse its answer."""
 
     method: str
     path: str
@@ -34,7 +35,7 @@ class Call(Generic[Answer_co]):
     """None leaves a parameter out."""
     body: BaseModel | None = None
     repeatable: bool = False
-    """Sending it twice is the same as sending it once, so it may be tried again when the answer got lost."""
+    """Idempotent: it may be sent again if the answer was lost."""
     raw: bytes | None = None
     """A body that is not JSON."""
 
@@ -42,7 +43,7 @@ class Call(Generic[Answer_co]):
         return {name: str(value) for name, value in self.query.items() if value is not None}
 
     def content(self) -> bytes | None:
-        """The body as JSON; what the caller did not set is left to the server's defaults."""
+        """The body as JSON. Fields that the caller did not set are left out, so that the server's defaults apply."""
         return self.raw if self.body is None else self.body.model_dump_json(exclude_unset=True).encode()
 
 
@@ -65,7 +66,7 @@ def delete(path: str) -> Call[None]:
 
 
 def at(base: str, *parts: str | int) -> str:
-    """The path `base/part/part`, each part quoted whole, so that a value never reaches another route."""
+    """The path `base/part/part`. Each part is quoted, slashes included, so that no value leads to another route."""
     return "/".join((base, *(quote(str(part), safe="") for part in parts)))
 
 
@@ -100,10 +101,10 @@ Transport = TypeVar("Transport", SyncTransport, AsyncTransport)
 
 
 class Resource(Generic[Transport]):
-    """The routes of one noun, over either transport."""
+    """Base of the resources, over either transport."""
 
     def __init__(self, transport: Transport, prefix: str = "/v1") -> None:
-        """`prefix` is for nouns that the project and the platform have alike."""
+        """`prefix` differs for resources that both projects and the platform have, such as agents."""
         self._transport: Transport = transport
         self._prefix = prefix
 

@@ -1,4 +1,4 @@
-"""`/v1/catalog`: the public catalog, which needs no key, and with one what is shared with its project."""
+"""`/v1/catalog`: the public catalog, without a key; with one also what is shared with its project."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -14,7 +14,7 @@ Sort = Literal["relevance", "recent", "deployments", "parameters", "name"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogFilter:
-    """What to look for; None leaves a condition out."""
+    """Conditions of a search; None means any."""
 
     q: str | None = None
     family: str | None = None
@@ -36,7 +36,7 @@ EVERYTHING = CatalogFilter()
 class Catalog(Resource[Transport]):
     @listed
     def list(self, where: CatalogFilter = EVERYTHING, *, limit: int = PAGE_LIMIT_DEFAULT) -> Call[Paged[CatalogModel]]:
-        """All models that fit; `limit` is how many one request fetches."""
+        """All models that match; `limit` is the page size of one request."""
         return get(BASE, CatalogPage, limit=limit, **asdict(where))
 
     @sent
@@ -48,7 +48,7 @@ class Catalog(Resource[Transport]):
         after: str | None = None,
         facets: bool = False,
     ) -> Call[CatalogPage]:
-        """One page, with counts per value of each facet where asked for."""
+        """One page, with counts per value of each facet if requested."""
         return get(BASE, CatalogPage, limit=limit, after=after, facets="true" if facets else None, **asdict(where))
 
     @sent
@@ -58,5 +58,5 @@ class Catalog(Resource[Transport]):
 
     @sent
     def claim(self, token: str) -> Call[CatalogModelDetail]:
-        """Claims a link (`msl_...`): its model shows in the project's view of the catalog from now on."""
+        """Claims a link (`msl_...`): the project sees its model in the catalog from now on."""
         return post("/v1/catalog/claims", CatalogModelDetail, Claim(token=token), repeatable=True)

@@ -24,7 +24,7 @@ class Message:
 def stream_chat(
     client: Client, base_url: str, messages: Sequence[Message], *, max_tokens: int | None = None
 ) -> Iterator[str]:
-    """The answer to `messages`, piece by piece as the model makes it. Closing the iterator stops the model.
+    """The answer to `messages`, piece by piece as it is generated. Closing the iterator stops the model.
 
     Raises ModelshareError.
     """
@@ -53,7 +53,7 @@ def _contents(answer: httpx.Response) -> Iterator[str]:
 
 
 def _pieces(data: str) -> Iterator[str]:
-    """The text of one event (OpenAI's `chat.completion.chunk`); an event may also carry an error that came midway."""
+    """The text of one event (OpenAI's `chat.completion.chunk`). Raises the error that an event may carry instead."""
     try:
         event = json.loads(data)
         if "error" in event:

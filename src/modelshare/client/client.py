@@ -1,4 +1,4 @@
-"""The two clients: the same resources over a transport that waits, or one for asyncio."""
+"""The two clients: the same resources over a blocking transport, or one for asyncio."""
 
 import os
 from types import TracebackType
@@ -24,8 +24,6 @@ from modelshare.client.webhooks import Webhooks
 
 
 class _Resources(Generic[Transport]):
-    """What both clients offer."""
-
     def __init__(self, transport: Transport) -> None:
         self.models: Models[Transport] = Models(transport)
         self.uploads: Uploads[Transport] = Uploads(transport)
@@ -42,10 +40,10 @@ class _Resources(Generic[Transport]):
 
 
 class Client(_Resources[SyncTransport]):
-    """The platform, for code that waits. Close it, or use it in a `with` block; safe to use from several threads.
+    """Blocking client of a platform. Close it, or use it in a `with` block; safe to use from several threads.
 
-    Without `url` and `api_key` it takes MODELSHARE_URL and MODELSHARE_API_KEY, or what `modelshare login` stored.
-    Raises ConfigError where these are not usable; each method raises a subclass of ModelshareError.
+    `url` and `api_key` default to MODELSHARE_URL and MODELSHARE_API_KEY, then to what `modelshare login` stored.
+    Raises ConfigError if they are not usable; each method raises a subclass of ModelshareError.
     """
 
     def __init__(
@@ -66,7 +64,7 @@ class Client(_Resources[SyncTransport]):
 
 
 class AsyncClient(_Resources[AsyncTransport]):
-    """The platform, for asyncio: every method of `Client` as an awaitable, every list as an async iterator."""
+    """The client for asyncio: methods of `Client` are awaitables, lists are async iterators."""
 
     def __init__(
         self, url: str | None = None, api_key: str | None = None, *, transport: httpx.AsyncBaseTransport | None = None

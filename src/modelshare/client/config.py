@@ -1,4 +1,4 @@
-"""Where the platform is and which key to use: given values, then the environment, then the file that `login` writes."""
+"""The platform's URL and the key: from arguments, then the environment, then the file that `login` writes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from modelshare import private_files
 from modelshare.client.errors import ConfigError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-"""Where `modelshare serve` listens when told nothing else."""
+"""Where `modelshare serve` listens by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class _Stored(BaseModel):
 
 
 def load(environ: Mapping[str, str], *, url: str | None = None, api_key: str | None = None) -> Config:
-    """The configuration in force: what is given wins over MODELSHARE_URL and MODELSHARE_API_KEY, these over the file.
+    """The effective configuration: arguments, then MODELSHARE_URL and MODELSHARE_API_KEY, then the file.
 
     The file's key goes only to the file's URL: naming another platform never sends it a key that is not its own.
     Raises ConfigError.
@@ -44,7 +44,7 @@ def load(environ: Mapping[str, str], *, url: str | None = None, api_key: str | N
 
 
 def _wanted_url(url: str | None, environ: Mapping[str, str]) -> str | None:
-    """What is given, else what the environment names. Raises ConfigError, which says of a variable that it is one."""
+    """The argument, else the variable. Raises ConfigError, which names the variable if it is the variable's."""
     if url:
         return normalized_url(url)
     if not (named := environ.get("MODELSHARE_URL")):
@@ -64,7 +64,7 @@ def config_path(environ: Mapping[str, str]) -> Path:
 
 
 def read(path: Path) -> Config | None:
-    """The file's configuration, or None where there is no file."""
+    """The file's configuration, or None if there is no file."""
     try:
         stored = _Stored.model_validate_json(path.read_bytes())
         return Config(normalized_url(stored.url), stored.api_key)
@@ -86,7 +86,7 @@ def save(path: Path, config: Config) -> None:
 
 
 def normalized_url(url: str) -> str:
-    """`url` without a slash at the end; raises ConfigError where it is no http(s) URL."""
+    """`url` without a trailing slash; raises ConfigError if it is not an http(s) URL."""
     try:
         parts = urlsplit(url.strip())
         fine = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
@@ -100,7 +100,7 @@ def normalized_url(url: str) -> str:
 
 
 def checked_key(key: str) -> str:
-    """`key` without blanks around it; raises ConfigError where it cannot be a key."""
+    """`key` without surrounding spaces; raises ConfigError if it cannot be a key."""
     key = key.strip()
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError("The API key contains invalid characters. Copy it again: it starts with `ms_` or `msp_`.")

@@ -18,12 +18,12 @@ class Endpoints(Resource[Transport]):
 
     @sent
     def create(self, endpoint: EndpointCreate) -> Call[Endpoint]:
-        """PermissionDeniedError where the rules refuse it, in `explain`'s words; ConflictError for a taken slug."""
+        """Raises PermissionDeniedError with the reasons that `explain` gives, or ConflictError if the slug is taken."""
         return post(BASE, Endpoint, endpoint)
 
     @sent
     def explain(self, endpoint: EndpointCreate) -> Call[Explanation]:
-        """Whether `create` would be possible; if not, which rules stand in the way and what would help."""
+        """Whether `create` would succeed; if not, which rules prevent it and what would help."""
         return post(at(BASE, "explain"), Explanation, endpoint, repeatable=True)
 
     @sent
@@ -32,7 +32,7 @@ class Endpoints(Resource[Transport]):
 
     @sent
     def activate(self, slug: str) -> Call[Endpoint]:
-        """Switching on counts as new: the same rules apply as for `create`."""
+        """Switching it on again is subject to the same rules as `create`."""
         return patch(at(BASE, slug), Endpoint, EndpointPatch(is_active=True))
 
     @sent

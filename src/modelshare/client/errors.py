@@ -1,4 +1,4 @@
-"""What can go wrong, as exceptions. Each message is one sentence or two that say what to do next.
+"""The client's exceptions. Each message says what is wrong and what to do next.
 
 ModelshareError
 ├── ConfigError                 the URL, the key or the file that `modelshare login` wrote is not usable
@@ -75,7 +75,7 @@ class ApiError(ModelshareError):
         self.code = error.code
         self.param = error.param
         self.request_id = request_id
-        """Quote it to the platform's operator: it finds the request in the log."""
+        """Finds the request in the server's log; quote it to the platform's operator."""
         self.retry_after = retry_after
         """Seconds after which the same request may succeed."""
 
@@ -118,7 +118,7 @@ _BY_STATUS: Mapping[int, type[ApiError]] = {
 
 
 def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> ModelshareError:
-    """The exception for an answer that is not a success. `headers` ignores case, as httpx and http.client have it."""
+    """The exception for an error response. `headers` ignores case, as those of httpx do."""
     try:
         error = ErrorEnvelope.model_validate_json(body).error
     except ValidationError:
@@ -133,7 +133,7 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> Modelsh
 
 
 def parse_retry_after(value: str | None) -> int | None:
-    """Seconds of a Retry-After header; None without one, or where it is a date."""
+    """Seconds of a Retry-After header; None without one, or if it is a date."""
     return int(value) if value is not None and value.isascii() and value.isdigit() else None
 
 

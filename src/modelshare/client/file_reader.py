@@ -1,7 +1,7 @@
-"""Reads the files of a push, and notices when one is no longer what it was when the push began.
+"""Reads the files of a push, and notices if one is no longer what it was when the push began.
 
-Size, times and inode tell of most changes at once. Only reading a file whole a second time, after all of it was read
-once, tells of every change (see `modelshare.client.sending`).
+Size, times and inode reveal most changes at once. Only reading a file completely a second time reveals every change
+(see `modelshare.client.sending`).
 """
 
 import hashlib
@@ -16,14 +16,14 @@ from modelshare.client.plan import Part
 from modelshare.client.source import LocalFile
 
 SLICE = 256 << 10
-"""Bytes sent at once: a socket takes about as many, and the network library copies what it leaves."""
+"""Bytes sent at once: about what a socket takes. The network library copies whatever is left over."""
 HASH_SLICE = 1 << 20
 Moved = Callable[[int], None]
-"""Hears how many bytes were read or went out; fewer than none when a part starts over."""
+"""Called with the number of bytes read or sent; negative when a part starts over."""
 
 
 class StoppedError(Exception):
-    """The push was stopped from elsewhere, such as by Ctrl-C."""
+    """The push was stopped from another thread, such as by Ctrl-C."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class _Identity:
 
 
 class Reader:
-    """Of one push. Threads may share it."""
+    """Reads the files of one push; threads may share it."""
 
     def __init__(self, files: Iterable[LocalFile], stop: threading.Event) -> None:
-        """Looks at all files. Raises SourceError."""
+        """Remembers what all files are like now. Raises SourceError."""
         self._stop = stop
         self._seen: dict[str, _Identity] = {}
         for file in files:
@@ -71,7 +71,7 @@ class Reader:
         return digest.hexdigest()
 
     def sha256_with_parts(self, file: LocalFile, parts: Iterable[Part]) -> tuple[str, list[str]]:
-        """Of the file and of each of its parts, read once. Raises SourceError, StoppedError."""
+        """SHA-256 of the file and of each of its parts, from one reading. Raises SourceError, StoppedError."""
         whole = hashlib.sha256()
         digests = []
         buffer = memoryview(bytearray(HASH_SLICE))
@@ -89,7 +89,7 @@ class Reader:
         return map(bytes, self._pieces(file, part, buffer))
 
     def _pieces(self, file: LocalFile, part: Part | None, buffer: memoryview) -> Iterator[memoryview]:
-        """Each lies in `buffer`, until the next one is asked for."""
+        """Views of `buffer`: each is valid until the next one is asked for."""
         offset, size = (0, file.size) if part is None else (part.offset, part.size)
         try:
             with file.location.open("rb", buffering=0) as source:
@@ -102,7 +102,7 @@ class Reader:
                     if not count:
                         raise ChangedError(file.location)
                     size -= count
-                    if not size:  # before the last piece is given, as nobody may ask for more
+                    if not size:  # before the last piece is yielded: the caller may not ask for more
                         self._require(file, os.fstat(source.fileno()))
                     yield buffer[:count]
         except OSError as error:

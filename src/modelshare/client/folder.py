@@ -1,4 +1,4 @@
-"""The files of a model's folder, as far as they are to be pushed."""
+"""Finds the files to push in a model's folder."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from modelshare.wire.text import visible
 @dataclass(frozen=True, slots=True)
 class LocalFile:
     path: str
-    """In the model: relative, with `/`, in Unicode's normal form C."""
+    """Path in the model: relative, with `/`, in Unicode normalization form C."""
     location: Path
     size: int
     modified_at: float
@@ -25,7 +25,7 @@ class LocalFile:
 
 
 class Walk:
-    """One walk over a folder, which remembers what it left out."""
+    """One walk over a folder; `left_out` collects what is not pushed."""
 
     def __init__(self, folder: Path, selection: Selection) -> None:
         self.left_out: dict[LeftOut, None] = {}

@@ -1,4 +1,4 @@
-"""`/v1/join-keys`: what an agent enrols with. The platform has its own, for shared agents."""
+"""`/v1/join-keys`: keys that agents enroll with. The platform has its own, for shared agents."""
 
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, post, sent
 from modelshare.wire.agents import JoinKey, JoinKeyCreate, JoinKeyWithValue
@@ -12,10 +12,10 @@ class JoinKeys(Resource[Transport]):
 
     @sent
     def create(self, join_key: JoinKeyCreate) -> Call[JoinKeyWithValue]:
-        """The answer holds the value, this once."""
+        """The answer contains the key's value, which cannot be read again."""
         return post(f"{self._prefix}/join-keys", JoinKeyWithValue, join_key)
 
     @sent
     def revoke(self, join_key_id: str) -> Call[None]:
-        """Nobody enrols with it any more; agents that did stay."""
+        """No agent can enroll with it any more; those that did stay."""
         return delete(at(self._prefix, "join-keys", join_key_id))

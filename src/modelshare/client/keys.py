@@ -14,15 +14,15 @@ class Keys(Resource[Transport]):
 
     @sent
     def create(self, key: KeyCreate) -> Call[KeyWithValue]:
-        """The answer holds the value, this once."""
+        """The answer contains the key's value, which cannot be read again."""
         return post(BASE, KeyWithValue, key)
 
     @sent
     def rotate(self, key_id: str) -> Call[KeyWithValue]:
-        """A new value; the old one works until `old_value_valid_until`."""
+        """Replaces the value; the old one works until `old_value_valid_until`."""
         return post(at(BASE, key_id, "rotate"), KeyWithValue)
 
     @sent
     def revoke(self, key_id: str) -> Call[None]:
-        """Ends the key at once, on every process."""
+        """Ends the key in every process within a second."""
         return delete(at(BASE, key_id))

@@ -20,11 +20,11 @@ NOT_SAID = ShareRequest()
 
 
 class Models(Resource[Transport]):
-    """A model is named by its id, as `owner/name`, or by its name alone."""
+    """Every `model_id` may be an id, `owner/name`, or the name of one's own model."""
 
     @listed
     def list(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[ExtendedModel]]:
-        """All models of the project; `limit` is how many one request fetches."""
+        """All models of the project, newest first; `limit` is the page size of one request."""
         return get(BASE, Page[ExtendedModel], extended="true", limit=limit)
 
     @sent
@@ -33,56 +33,56 @@ class Models(Resource[Transport]):
 
     @sent
     def update(self, model_id: str, changes: ModelPatch) -> Call[ExtendedModel]:
-        """Renames it, or edits its card; what `changes` leaves out stays."""
+        """Renames it or edits its card; fields that `changes` leaves out stay as they are."""
         return patch(at(BASE, model_id), ExtendedModel, changes)
 
     @sent
     def delete(self, model_id: str) -> Call[None]:
-        """ConflictError while active endpoints of other projects use it."""
+        """Raises ConflictError while active endpoints of other projects use it."""
         return delete(at(BASE, model_id))
 
     @sent
     def revalidate(self, model_id: str) -> Call[ExtendedModel]:
-        """Runs the server's processing again."""
+        """Reads and checks all files again, in the background."""
         return post(at(BASE, model_id, "revalidate"), ExtendedModel)
 
     @sent
     def share(self, model_id: str, to: ShareRequest = NOT_SAID) -> Call[SharedModel]:
         """Makes its manifest visible: to everybody, to named projects, or to whoever claims the link in the answer.
 
-        Where nothing is said, what is shared stays as it is, and what is not is for everybody. Sharing to the same
-        audience once more changes nothing; each time a link is asked for there is a new one.
+        Without an audience, a model that is not shared yet is shared with everybody, and one that is stays as it is.
+        Sharing again with the same audience changes nothing, except that each request for a link creates a new one.
         """
         return post(at(BASE, model_id, "share"), SharedModel, to, repeatable=not isinstance(to.audience, ToLink))
 
     @sent
     def end_link(self, model_id: str, link_id: str) -> Call[None]:
-        """Nobody claims by it any more; projects that did still see the model."""
+        """Ends a claim link. Projects that claimed it still see the model."""
         return delete(at(BASE, model_id, "links", link_id))
 
     @sent
     def recall(self, model_id: str, request: RecallRequest) -> Call[Recall]:
-        """Unshares it now and stops the endpoints of other projects at the deadline; a deadline of None cancels."""
+        """Unshares it now and stops the endpoints of other projects at the deadline. A deadline of None cancels it."""
         return post(at(BASE, model_id, "recall"), Recall, request)
 
     @sent
     def recall_state(self, model_id: str) -> Call[Recall]:
-        """Where a recall stands: who serves still, and which machines have deleted the weights."""
+        """Progress of a recall: who still serves, and which machines have deleted the weights."""
         return get(at(BASE, model_id, "recall"), Recall)
 
     @sent
     def close_weight_deletion(self, model_id: str, deployment_id: str) -> Call[WeightsDeletion]:
-        """Waits no longer for a machine to confirm that it deleted the weights; it may still do so."""
+        """Stops waiting for a machine to confirm that it deleted the weights; it may still do so."""
         return post(at(BASE, model_id, "weight-deletions", deployment_id, "close"), WeightsDeletion, repeatable=True)
 
     @sent
     def unshare(self, model_id: str) -> Call[ExtendedModel]:
-        """Takes it out of the catalog; endpoints that exist go on serving. NotFoundError where it is not shared."""
+        """Removes it from the catalog; existing endpoints keep serving. Raises NotFoundError if it is not shared."""
         return post(at(BASE, model_id, "unshare"), ExtendedModel)
 
     @sent
     def preview_unshare(self, model_id: str) -> Call[UnsharePreview]:
-        """What unsharing would do; changes nothing."""
+        """What unsharing would do. Changes nothing."""
         return post(at(BASE, model_id, "unshare"), UnsharePreview, repeatable=True, dry_run="true")
 
     @sent
@@ -97,31 +97,31 @@ class Models(Resource[Transport]):
 
     @sent
     def open_version(self, model_id: str, version: VersionOpen) -> Call[Upload]:
-        """A new upload session for a version of this model, or the open one of the same push; see `uploads`."""
+        """Opens an upload session for a version of this model, or returns the open one of the same push."""
         return post(at(BASE, model_id, "versions"), Upload, version, repeatable=True)
 
     @sent
     def promote(self, model_id: str, version: str) -> Call[ExtendedModel]:
-        """Makes a ready version the latest one; endpoints that follow `latest` change to it."""
+        """Makes a ready version the latest; endpoints that follow `latest` switch to it."""
         return post(at(BASE, model_id, "versions", version, "promote"), ExtendedModel, repeatable=True)
 
     @sent
     def rollback(self, model_id: str, version: str) -> Call[ExtendedModel]:
-        """Goes back to `version`: it becomes the latest one. ConflictError where it is that already."""
+        """Makes `version` the latest again. Raises ConflictError if it already is."""
         return post(at(BASE, model_id, "versions", version, "rollback"), ExtendedModel)
 
     @sent
     def update_version(self, model_id: str, version: str, *, version_notes: str | None) -> Call[Version]:
-        """Edits a version's notes; None takes them away."""
+        """Edits a version's notes; None removes them."""
         return patch(at(BASE, model_id, "versions", version), Version, VersionPatch(version_notes=version_notes))
 
     @sent
     def delete_version(self, model_id: str, version: str) -> Call[None]:
-        """Deletes a version that is neither the latest nor in use, else ConflictError; cancels one under way."""
+        """Deletes a version, or cancels its upload. Raises ConflictError if it is the latest or in use."""
         return delete(at(BASE, model_id, "versions", version))
 
     @sent
     def preview_delete_version(self, model_id: str, version: str) -> Call[VersionDeletion]:
-        """What deleting a version would do; changes nothing."""
+        """What deleting a version would do. Changes nothing."""
         path = at(BASE, model_id, "versions", version)
         return Call("DELETE", path, VersionDeletion.model_validate_json, {"dry_run": "true"}, repeatable=True)

@@ -1,4 +1,4 @@
-"""What came between this machine and the platform, in words that name it and what to do."""
+"""Messages for problems between this machine and the platform: what is in the way, and what to do."""
 
 import errno
 import socket
@@ -25,7 +25,7 @@ _LONGEST = 200
 
 
 def of_connection(route: Route, error: Exception, *, listener: str = "`modelshare serve`") -> ConnectError:
-    """For a connection that did not come about, or broke. `listener`: what should be at the URL."""
+    """For a connection that failed or broke. `listener`: what should be at the URL."""
     known = (_of_cause(route, cause) for cause in _causes(error))
     return ConnectError(next(filter(None, known), None) or _of_connection(route, error, listener))
 

@@ -1,4 +1,4 @@
-"""Sends file parts in slices, so that bytes never gather in memory, each until the server has it."""
+"""Sends parts of files, each until the server has it, in slices that keep memory small."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +37,7 @@ from modelshare.wire.errors import ErrorCode
 from modelshare.wire.uploads import DEFERRED, PartDone, Upload
 
 ATTEMPTS = 9
-"""Of one part; with their growing pauses, 25 seconds, they outlast a restart of the server."""
+"""Of one part. With their growing pauses, 25 seconds in all, they outlast a restart of the server."""
 
 
 class Hasher(Protocol):
@@ -60,22 +60,23 @@ class PartSender:
             self._bucket.close()
 
     def send(self, file: LocalFile, part: Part, digest: str | None, moved: Moved) -> str:
-        """Sends one part until it has arrived; the SHA-256 of what did. `digest` is the part's own where known.
+        """Sends one part until it has arrived; returns the SHA-256 of what arrived. `digest` is the part's, if known.
 
-        Raises ModelshareError when the server refuses it for good, StoppedError.
+        Raises ModelshareError if the server refuses it for good, and StoppedError.
         """
 
         def attempt(number: int, counted: Moved) -> tuple[str | ModelshareError, Attempt]:
             return self._attempt(lambda hasher: self._put(file, part, digest, counted, hasher), number)
 
         def check(error: ModelshareError) -> None:
+            # Damage in transit is worth another try; a file that changed meanwhile would never match.
             if _is_damage(error) and self._reader.sha256(file, _ignore, part) != digest:
                 raise ChangedError(file.location)
 
         return self._insist(attempt, moved, check)
 
     def send_files(self, files: Sequence[tuple[LocalFile, Part, str]], moved: Moved) -> None:
-        """Sends small files together until all have arrived. Raises as `send`."""
+        """Sends small files in one request until all have arrived. Raises as `send` does."""
         size = sum(part.size for _, part, _ in files)
 
         def attempt(number: int, counted: Moved) -> tuple[str | ModelshareError, Attempt]:
@@ -92,7 +93,7 @@ class PartSender:
         self._insist(attempt, moved, _ignore)
 
     def _framed(self, file: LocalFile, part: Part, digest: str) -> bytes:
-        """The file as it goes into a request of many."""
+        """The file as it is framed in a request with several files."""
         content = b"".join(self._reader.slices(file, part))
         if hashlib.sha256(content).hexdigest() != digest:
             raise ChangedError(file.location)
@@ -104,7 +105,7 @@ class PartSender:
         moved: Moved,
         check: Callable[[ModelshareError], object],
     ) -> str:
-        """Tries until it works; `check` looks at what went wrong before each further try."""
+        """Tries until it works; `check` sees the error before each further try, and may raise."""
         for number in count(1):
             sent = 0
 
@@ -116,7 +117,7 @@ class PartSender:
             received, outcome = attempt(number, counted)
             if isinstance(received, str):
                 return received
-            moved(-sent)
+            moved(-sent)  # the part starts over, so its progress goes back
             wait = pause(outcome, attempts=ATTEMPTS)
             if wait is None:
                 raise received
@@ -127,7 +128,7 @@ class PartSender:
     def _attempt(
         self, put: Callable[[Hasher], httpx.Response], number: int, read: Callable[[httpx.Response], str] | None = None
     ) -> tuple[str | ModelshareError, Attempt]:
-        """What the answer says has arrived (its SHA-256, unless `read` is given), else what went wrong."""
+        """The SHA-256 of what arrived (or what `read` makes of the answer), or the error."""
         hasher = hashlib.sha256()
         try:
             answer = put(hasher)
@@ -175,7 +176,7 @@ class PartSender:
 
 
 def _received(answer: httpx.Response, url: str) -> str:
-    """As the server says it."""
+    """The SHA-256 in the server's answer."""
     try:
         return PartDone.model_validate_json(answer.content).sha256
     except ValidationError as error:
@@ -198,7 +199,7 @@ def _counted(pieces: Iterator[bytes], moved: Moved) -> Iterator[bytes]:
 
 
 def _may_pass(status: int, error: ModelshareError) -> bool:
-    """Whether the same part may be accepted later: a busy or restarting server, bytes damaged on the way."""
+    """Whether the same part may be accepted later: a busy or restarting server, bytes damaged in transit."""
     full = isinstance(error, ApiError) and error.code == ErrorCode.STORAGE_FULL
     return _is_damage(error) or (not full and (status in {408, 429} or status >= HTTPStatus.INTERNAL_SERVER_ERROR))
 

@@ -17,12 +17,12 @@ from modelshare.wire.uploads import (
 )
 
 SMALL = 64 << 20
-"""Bytes. A file up to this size is one part, whose checksum is the file's: hashing it at once costs nothing twice."""
+"""Bytes. A file up to this size is one part, whose checksum is also the file's, so hashing it early costs nothing."""
 
 TINY = 1 << 20
-"""Bytes. Files up to this size are sent many at once."""
+"""Bytes. Files up to this size are sent many in one request."""
 FILES_AT_ONCE = BATCH_FILES // 2
-"""Enough that a request costs little; few enough that several are on their way."""
+"""Enough to make the cost of a request negligible, few enough to have several requests in parallel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def opening(
 
 
 def worth_hashing(upload: Upload, source: PushSource, digests: Mapping[str, str]) -> list[LocalFile]:
-    """Files that the project may store already, by their size; not those that an earlier push began to send."""
+    """Files that the project may have stored already, judging by size; not those that an earlier push began to send."""
     begun = {file.path for file in upload.files if file.parts_done}
     candidates = set(upload.hash_candidates) - digests.keys() - begun
     return [file for file in source.files if file.path in candidates]
@@ -74,9 +74,9 @@ def parts_to_compare(upload: Upload) -> Iterator[tuple[str, Part, str]]:
 
 
 def missing_parts(upload: Upload, changed: Collection[tuple[int, int]] = ()) -> Iterator[tuple[str, Part]]:
-    """The parts to send, each with its file's path, in the order they lie on disk.
+    """The parts to send, each with its file's path, in the order in which they are on disk.
 
-    `changed` are those (file, part) that are there but hold other bytes than the file does now.
+    `changed` are (file, part) pairs that the server has but that no longer match the file.
     """
     for file in upload.files:
         done = set(file.parts_done)
@@ -86,7 +86,7 @@ def missing_parts(upload: Upload, changed: Collection[tuple[int, int]] = ()) -> 
 
 
 def batches(parts: Iterable[tuple[str, Part]]) -> Iterator[list[tuple[str, Part]]]:
-    """Files of one part, as many together as one request may bring."""
+    """Groups files of one part into requests, within the limits of one."""
     batch: list[tuple[str, Part]] = []
     size = 0
     for path, part in parts:
@@ -101,7 +101,6 @@ def batches(parts: Iterable[tuple[str, Part]]) -> Iterator[list[tuple[str, Part]
 
 
 def all_parts(upload: Upload, file: UploadFile) -> Iterator[Part]:
-    """In order."""
     return (_part(upload, file, k) for k in range(file.parts))
 
 

@@ -20,12 +20,12 @@ class Platform(Resource[Transport]):
 
     @sent
     def create_project(self, project: ProjectCreate) -> Call[ProjectWithKey]:
-        """The answer holds the project's first key, this once."""
+        """The answer contains the project's first key, which cannot be read again."""
         return post(f"{BASE}/projects", ProjectWithKey, project)
 
     @sent
     def update_project(self, project_id: str, changes: ProjectPatch) -> Call[Project]:
-        """What it may store, from its next push on; `quota_bytes=None` takes the platform's default."""
+        """Sets how much it may store, from its next push on; None restores the platform's default."""
         return patch(at(f"{BASE}/projects", project_id), Project, changes)
 
     @listed
@@ -34,22 +34,22 @@ class Platform(Resource[Transport]):
 
     @listed
     def processes(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[Process]]:
-        """The server processes that run, oldest first."""
+        """Running server processes, oldest first."""
         return get(f"{BASE}/processes", Page[Process], limit=limit)
 
     @listed
     def given_up_jobs(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[GivenUpJob]]:
-        """Jobs in the background that failed too often, the latest first."""
+        """Background jobs that failed too often, newest first."""
         return get(f"{BASE}/jobs", Page[GivenUpJob], limit=limit)
 
     @sent
     def retry_job(self, job_id: str) -> Call[GivenUpJob]:
-        """Has it run once more, at once."""
+        """Runs the job again now."""
         return post(at(f"{BASE}/jobs", job_id, "retry"), GivenUpJob)
 
     @sent
     def feature(self, model_id: str, *, featured: bool = True) -> Call[FeatureRequest]:
-        """Sets or clears the flag that puts a model of the catalog forward."""
+        """Features a model in the catalog, or stops featuring it."""
         body = FeatureRequest(featured=featured)
         return post(at(f"{BASE}/catalog", model_id, "feature"), FeatureRequest, body, repeatable=True)
 

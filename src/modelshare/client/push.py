@@ -1,8 +1,8 @@
 """Push: a directory, a `.gguf` file or an archive becomes a model on the platform.
 
-Open a session, or go on with the one that an earlier push left; hash only files that the project may store already;
-send the parts that are missing, several at once; compare what has arrived with the files (see
-`modelshare.client.sending`); complete; wait until the server has processed it.
+Steps: open a session, or resume the one that an earlier push left; hash only files that the project may have stored
+already; send the missing parts, several at once; compare what arrived with the files (`modelshare.client.sending`);
+complete the session; wait until the server has processed it.
 """
 
 import threading
@@ -33,11 +33,11 @@ from modelshare.wire.secret_scan import Exposed
 from modelshare.wire.uploads import Upload, UploadState
 
 JOBS = 4
-"""Parts on their way at once."""
+"""Parts sent at once."""
 LONGEST_POLL = 2.0
-"""Seconds between two questions whether the model is ready."""
+"""Seconds between two polls for the version's status."""
 PATIENCE = 120.0
-"""Seconds that the server may be unreachable while the push waits for it, such as during its restart."""
+"""Seconds that the server may be unreachable, as during a restart, before waiting for processing fails."""
 
 Item = TypeVar("Item")
 
@@ -45,27 +45,27 @@ Item = TypeVar("Item")
 class PushPhase(StrEnum):
     HASHING = "hashing"
     COMPARING = "comparing"
-    """Whether what an earlier push sent is still the same."""
+    """Parts that an earlier push sent are compared with the files."""
     SENDING = "sending"
     CHECKING = "checking"
-    """Whether a file changed while it was being sent."""
+    """Files are read again, to notice one that changed while it was sent."""
     PROCESSING = "processing"
 
 
 class Progress:
-    """Hears how a push gets on; override what you want to know. Calls may come from several threads."""
+    """Progress of a push; override the methods you need. Calls may come from several threads."""
 
     def phase(self, phase: PushPhase, total: int, done: int) -> None:
-        """A phase begins, with `done` of `total` bytes there already (both zero while checking or processing)."""
+        """A phase begins, with `done` of `total` bytes already done (both zero while checking or processing)."""
 
     def moved(self, size: int) -> None:
-        """So many bytes were hashed or sent; negative when a part has to start over."""
+        """This many bytes were hashed or sent; negative when a part starts over."""
 
     def session(self, upload: Upload) -> None:
-        """The session that the parts go to."""
+        """The session is open."""
 
     def source(self, source: PushSource, exposed: Sequence[Exposed]) -> None:
-        """What is pushed and what is left out, before anything is sent; and what looks like a key in its text."""
+        """What is pushed and left out, and what looks like a key in its text; called before anything is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,10 @@ class Pushed:
     model: ExtendedModel
     version: str
     upload: Upload
-    """As it was before this push sent its first part."""
+    """The session before this push sent its first part."""
     bytes_sent: int
     latest_note: str | None = None
-    """Why the version is not the latest, or (without `wait`) would not be as things stand."""
+    """Why the version is not the latest, or (without `wait`) would not be if it were ready now."""
 
 
 def push_model(
@@ -95,14 +95,16 @@ def push_model(
     exclude: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Pushed:
-    """Pushes what lies at `path` as model `name` (by default the path's own name) and returns it, `ready` if `wait`.
+    """Pushes the files at `path` as model `name` (by default the path's own name). With `wait` it returns once ready.
 
-    Interrupt it and call it again, here or on another machine: it goes on where it was, unless `restart` drops what
-    earlier pushes of that name left. `make_latest` None: it becomes the latest where it is higher and no pre-release;
-    `Pushed.latest_note` says why it did not. `file` names which of several models in it is meant, by its path in there.
-    `include` and `exclude` are patterns as `.gitignore` has them: of files to push that would be left out
-    (`modelshare.wire.left_out`), and of files to leave out besides. Raises SourceError for what cannot be pushed,
-    ModelFailedError with the server's reason, or any other ModelshareError.
+    Interrupt it and call it again, here or on another machine, and it resumes, unless `restart` drops what earlier
+    pushes of that name left. With `make_latest` None the version becomes the latest if it is higher and not a
+    pre-release; otherwise `Pushed.latest_note` says why not. `file` is the path of the model to describe and run, if
+    there are several. `include` and `exclude` are patterns as in `.gitignore`: files to push that would be left out
+    (`modelshare.wire.left_out`), and further files to leave out.
+
+    Raises SourceError if something cannot be pushed, ModelFailedError with the server's reason, or another
+    ModelshareError.
     """
     progress = progress or Progress()
     source = read_source(Path(path), include=include, exclude=exclude)
@@ -140,7 +142,7 @@ def push_model(
 
 
 def wait_until_ready(client: Client, model_id: str, version: str) -> Version:
-    """Returns when the version is ready; raises ModelFailedError with the reason when the server refused it."""
+    """Returns when the version is ready; raises ModelFailedError with the reason if processing failed."""
     interval, reachable_at = 0.1, time.monotonic()
     while True:
         try:
@@ -162,7 +164,7 @@ def wait_until_ready(client: Client, model_id: str, version: str) -> Version:
 
 @dataclass(frozen=True, slots=True)
 class _Workers:
-    """What the steps of one push share."""
+    """What the steps of one push share: the threads, the reader, the progress."""
 
     pool: ThreadPoolExecutor
     jobs: int
@@ -170,14 +172,14 @@ class _Workers:
     progress: Progress
 
     def all(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
-        """Does all items, and ends with the first that fails."""
+        """Works on all items in the pool; raises the first error without waiting for the rest."""
         for done in as_completed([self.pool.submit(work, item) for item in items]):
             done.result()
 
 
 @contextmanager
 def _workers(jobs: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
-    """A thread pool that lets go at once when its block is left by an exception, Ctrl-C included."""
+    """A thread pool that stops at once if an exception, such as Ctrl-C, leaves its block: no queued part is sent."""
     stop = threading.Event()
     with ThreadPoolExecutor(jobs, thread_name_prefix="push") as pool:
         try:
@@ -196,14 +198,14 @@ def _drop_earlier(client: Client, name: str) -> None:
 def _session(
     opened: Callable[[Mapping[str, str]], Upload], source: PushSource, workers: _Workers
 ) -> tuple[Upload, dict[str, str]]:
-    """The session to fill, and the digests of whole files known by now, by path."""
+    """The session to fill, and the digests of whole files that are known by then, by path."""
     digests: dict[str, str] = {}
     if not source.is_archive:
         _hash([file for file in source.files if file.size <= SMALL], digests, workers)
     upload = opened(digests)
     if candidates := worth_hashing(upload, source, digests):
         _hash(candidates, digests, workers)
-        upload = opened(digests)  # the server goes on with the same session, and takes over what it stores already
+        upload = opened(digests)  # resumes the same session; the server now skips what it has stored already
     return upload, digests
 
 
@@ -217,7 +219,7 @@ def _hash(files: list[LocalFile], digests: dict[str, str], workers: _Workers) ->
 
 
 def _changed(upload: Upload, source: PushSource, digests: dict[str, str], workers: _Workers) -> set[tuple[int, int]]:
-    """Parts that an earlier push sent of a file that is another one now, as (file, part)."""
+    """Parts, as (file, part), that an earlier push sent and that no longer match the file."""
     by_path = {file.path: file for file in source.files}
     changed: set[tuple[int, int]] = set()
     unread: list[tuple[str, Part, str]] = []
@@ -240,7 +242,6 @@ def _changed(upload: Upload, source: PushSource, digests: dict[str, str], worker
 
 
 def _send(client: Client, upload: Upload, source: PushSource, digests: dict[str, str], workers: _Workers) -> Sent:
-    """Sends what is missing."""
     changed = _changed(upload, source, digests, workers)
     size = sum(part.size for _, part in missing_parts(upload, changed))
     workers.progress.phase(PushPhase.SENDING, source.size, source.size - size)

@@ -1,26 +1,27 @@
-"""When a request is tried again, and after how long. Pure: what happened comes in, the pause goes out."""
+"""Whether a request is tried again, and after how long. Pure."""
 
-import random
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from modelshare.wire.backoff import delay
+
 MAX_ATTEMPTS = 4
 FIRST_PAUSE = 0.1
-"""Seconds; doubles with each attempt, and varies by half so that clients that failed together come back apart."""
+"""Seconds. Doubles with each attempt; jitter keeps clients that failed together from returning together."""
 LONGEST_PAUSE = 30.0
-"""Seconds. A server that asks for more is reported instead of waited for."""
+"""Seconds. If the server asks for more, its answer is reported instead."""
 
 
 class Outcome(Enum):
-    """What became of one attempt."""
+    """How one attempt ended."""
 
     ANSWERED = auto()
     BUSY = auto()
     """429 or 503: the server did nothing and says when to come back."""
     NOT_SENT = auto()
-    """No connection came about."""
+    """There was no connection, so the server has seen nothing of the request."""
     LOST = auto()
-    """The connection broke after the request went out: it may or may not have been carried out."""
+    """The connection broke after the request was sent: the server may or may not have carried it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +30,17 @@ class Attempt:
     """From 1."""
     outcome: Outcome
     repeatable: bool
-    """Whether carrying it out twice does no harm."""
+    """Whether carrying it out twice is harmless."""
     retry_after: int | None = None
 
 
 def pause(attempt: Attempt, *, attempts: int = MAX_ATTEMPTS, jitter: float | None = None) -> float | None:
-    """Seconds to wait before the next attempt, or None where there is none. `jitter` in [0, 1) is random by default."""
+    """Seconds before the next attempt, or None to give up. `jitter` in [0, 1) is random by default."""
     if attempt.outcome is Outcome.ANSWERED or attempt.number >= attempts:
         return None
     if not attempt.repeatable and attempt.outcome is not Outcome.NOT_SENT:
         return None
     if attempt.retry_after is not None:
         return float(attempt.retry_after) if attempt.retry_after <= LONGEST_PAUSE else None
-    jitter = random.random() if jitter is None else jitter  # noqa: S311 - spreads load, keeps no secret
-    return min(FIRST_PAUSE * 2.0 ** (attempt.number - 1) * (0.5 + jitter), LONGEST_PAUSE)
+    bounds = (0.5, 1.5) if jitter is None else (0.5 + jitter, 0.5 + jitter)
+    return min(delay(attempt.number, FIRST_PAUSE, LONGEST_PAUSE, jitter=bounds), LONGEST_PAUSE)

@@ -1,8 +1,7 @@
-"""How the environment says that a URL is reached: through which proxy, and with which certificates.
+"""Which proxy and which certificates a URL is reached with, by the environment.
 
-Of the environment variables that httpx, `ssl` and `urllib` read, these decide here: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY
-and NO_PROXY (in small letters too, which go first), SSL_CERT_FILE, SSL_CERT_DIR and SSLKEYLOGFILE. httpx would read
-them itself; then what is wrong with one would show as an exception that does not name it.
+Variables: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY (lower case first), SSL_CERT_FILE, SSL_CERT_DIR and
+SSLKEYLOGFILE. httpx could read them itself, but its exception for a wrong value does not name the variable.
 """
 
 import ipaddress
@@ -27,7 +26,7 @@ _PORTS = {"http": 80, "https": 443}
 @dataclass(frozen=True, slots=True)
 class Proxy:
     variable: str
-    """What names it."""
+    """The environment variable that it comes from."""
     url: str = field(repr=False)
     """It may hold a password."""
 
@@ -47,7 +46,7 @@ class Route:
     url: str
     proxy: Proxy | None
     authorities: str | None
-    """The variable that names the certificates of authorities, where one does."""
+    """The variable that names the certificate authorities, if one does."""
     environ: Mapping[str, str] = field(repr=False)
 
     @property
@@ -66,11 +65,11 @@ class Route:
         return httpx.Proxy(self.proxy.url, ssl_context=context)
 
     def verify(self) -> ssl.SSLContext | bool:
-        """Reading the certificates takes longer than most commands; redirects are not followed, so http stays http."""
+        """False for http: loading certificates takes longer than most commands, and redirects are not followed."""
         return self._context() if self.url.startswith("https:") else False
 
     def _context(self) -> ssl.SSLContext:
-        """Raises ConfigError for a variable that names no certificates, or no file that can be written."""
+        """Raises ConfigError if a variable names no certificates, or a key log that cannot be written."""
         named = self.environ.get(self.authorities or "", "")
         folder = self.authorities == "SSL_CERT_DIR"
         if named and folder and not Path(named).is_dir():
@@ -99,7 +98,7 @@ class Route:
 
 
 def route_to(url: str, environ: Mapping[str, str]) -> Route:
-    """Raises ConfigError where the proxy that a variable names cannot be one."""
+    """Raises ConfigError if a variable's value cannot be a proxy."""
     parts = urlsplit(url)
     authorities = next((name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if environ.get(name)), None)
     proxy = None if _goes_past(parts, environ) else _proxy(parts.scheme, environ)
@@ -107,7 +106,7 @@ def route_to(url: str, environ: Mapping[str, str]) -> Route:
 
 
 class ByEnvironment(httpx.BaseTransport):
-    """Sends each request by the route that the environment has for its URL, such as to a bucket."""
+    """Chooses the route for each request's URL, for hosts that are only known then, such as buckets."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ

@@ -1,9 +1,10 @@
-"""Sends what an upload lacks, and makes sure that it is what the files held at one moment.
+"""Sends the missing parts of an upload, and makes sure that they show each file at one moment.
 
-A file is read whole to be sent; only after its last part has arrived is it read whole once more and compared with what
-the server has received. Where both are the same, the file held exactly these bytes between the two readings. A file of
-one part that was hashed before it is sent needs no further reading: the server refuses other bytes. The digests go
-along with `complete`, so that the server publishes just what was compared, even if another push fills the same upload.
+A file is read completely to be sent. Only after its last part has arrived is it read completely once more and compared
+with what the server received. If both readings agree, the file held exactly these bytes between them; comparing part by
+part while sending could not tell, since an earlier part may change while a later one is sent. A file of one part that
+was hashed before needs no second reading: the server refuses other bytes. The digests go along with `complete`, so that
+the server publishes just what was compared, even if another push fills the same upload.
 """
 
 import threading
@@ -21,9 +22,9 @@ from modelshare.client.source import LocalFile, PushSource
 from modelshare.wire.uploads import FileDigest, Upload, UploadFile, digest_of_parts
 
 Step = Callable[[], Iterable["Step"]]
-"""Does something, and answers what is to be done next because of it."""
+"""Does its work and returns the steps that follow from it."""
 PartId = tuple[int, int]
-"""File and part."""
+"""Number of the file, number of the part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Sent:
 
 
 class Sending:
-    """Of one push, by several threads."""
+    """Sends the parts of one push from several threads."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class Sending:
     ) -> None:
         """`digests`: SHA-256 of whole files that were hashed for this push, by path.
 
-        `all_sent` is called when everything was sent, and something is to be compared still.
+        `all_sent` is called when everything has been sent and comparing begins.
         """
         self._upload = upload
         self._files = {file.path: file for file in source.files}
@@ -60,16 +61,16 @@ class Sending:
         self._there: dict[PartId, str] = {
             (file.n, k): digest for file in upload.files for k, digest in file.parts_sha256.items()
         }
-        """SHA-256 of parts, as the server has received them."""
+        """SHA-256 of parts as the server received them."""
         self._whole: dict[int, str] = {}
-        """SHA-256 of whole files, read after they were sent."""
+        """SHA-256 of whole files, read after they had been sent. By number."""
         self._unsent: Counter[int] = Counter()
         self._lock = threading.Lock()
 
     def run(self, changed: set[PartId], pool: ThreadPoolExecutor, jobs: int) -> Sent:
-        """Sends and compares. `changed`: parts that are there, but are to be sent again.
+        """Sends and compares. `changed`: parts that the server has but that have to be sent again.
 
-        Raises ChangedError, or what the server says.
+        Raises ChangedError, or the error of the server's answer.
         """
         missing = list(missing_parts(self._upload, changed))
         self._unsent.update(part.n for _, part in missing)
@@ -142,7 +143,7 @@ class Sending:
         return compare
 
     def _compare_whole(self, file: LocalFile, parts: list[Part]) -> Iterable[Step]:
-        """A bucket does not tell what it has received: the server compares the whole file while processing it."""
+        """A bucket does not report what it received, so the server compares the whole file while processing it."""
         whole, digests = self._reader.sha256_with_parts(file, parts)
         for part, digest in zip(parts, digests, strict=True):
             if self._there.get((part.n, part.k), digest) != digest:
@@ -159,7 +160,7 @@ class Sending:
 
 
 class _Agenda:
-    """Steps that several threads do; those that follow from one come first, as what they read is in memory still."""
+    """Steps for several threads. Those that follow from a step come first: their bytes are still in the page cache."""
 
     def __init__(self, steps: Iterable[Step]) -> None:
         self._waiting = deque(steps)
@@ -167,7 +168,7 @@ class _Agenda:
         self._changed = threading.Condition()
 
     def work(self) -> None:
-        """Until nothing is left to do, for other threads either."""
+        """Works until no thread has anything left to do: a step that still runs may lead to others."""
         while (step := self._next()) is not None:
             following: Iterable[Step] = ()
             try:
@@ -182,7 +183,7 @@ class _Agenda:
                     self._changed.notify_all()
 
     def drop(self) -> None:
-        """Nothing more is begun."""
+        """Starts no further step; called when one failed."""
         with self._changed:
             self._waiting.clear()
 

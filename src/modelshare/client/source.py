@@ -1,4 +1,4 @@
-"""What `push` sends: a Hugging Face directory, one `.gguf` file with its parts, or an archive.
+"""Finds what to push: a Hugging Face directory, one `.gguf` file with its parts, or an archive.
 
 Refuses early what the server would refuse after hours of sending; the server decides in the end.
 """
@@ -27,7 +27,7 @@ from modelshare.wire.uploads import MAX_FILES
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.zst", ".tzst")
 _PATTERNS = TypeAdapter(list[PlainPattern])
 _MAX_INDEX = 64 << 20
-"""Bytes; larger indices are for the server to judge."""
+"""Bytes. Larger indices are left to the server."""
 
 
 __all__ = ["LocalFile", "PushSource", "find_exposed", "read_source"]
@@ -36,14 +36,14 @@ __all__ = ["LocalFile", "PushSource", "find_exposed", "read_source"]
 @dataclass(frozen=True, slots=True)
 class PushSource:
     files: tuple[LocalFile, ...]
-    """For an archive, itself."""
+    """For an archive, the archive itself."""
     is_archive: bool
     name: str | None
-    """What the model may be called, from the path's own name; None where that is not a model name."""
+    """Default name of the model, from the path's name; None if that is not valid."""
     left_out: tuple[LeftOut, ...] = ()
-    """Of a folder; what an archive holds, the server says."""
+    """Of a folder; for an archive the server reports it."""
     include: Sequence[str] = ()
-    """Patterns of what is pushed although it is on the list of what is left out."""
+    """Patterns of files to push although they are usually left out."""
     exclude: Sequence[str] = ()
 
     @property
@@ -52,7 +52,7 @@ class PushSource:
 
 
 def read_source(path: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> PushSource:
-    """What lies at `path`, but for what is left out. `include` and `exclude` are patterns as `.gitignore` has them.
+    """The files at `path`, except those left out. `include` and `exclude` are patterns as in `.gitignore`.
 
     Raises SourceError.
     """
@@ -125,7 +125,7 @@ def _single_file(path: Path, include: Sequence[str], exclude: Sequence[str]) -> 
 
 
 def _gguf(path: Path, include: Sequence[str]) -> PushSource:
-    """One file, or all parts of the model that it is a part of."""
+    """The file, or if it is one part of a split model, all parts."""
     part = numbered(path.name)
     if part is None:
         return PushSource((plain_file(path, path_of(path.name)),), False, _model_name(path.stem), include=include)
@@ -138,7 +138,7 @@ def _gguf(path: Path, include: Sequence[str]) -> PushSource:
 
 
 def _lost_shard(files: Iterable[LocalFile], unfinished: Sequence[str]) -> str | None:
-    """Says which shard that an index lists is not there. Where none is but the whole file is, the index is old."""
+    """Names a missing shard of an index, if any. An index without any of its shards beside a whole file is outdated."""
     by_path = {file.path: file for file in files}
     for path, file in by_path.items():
         if not path.endswith(INDEX) or file.size > _MAX_INDEX:
@@ -152,7 +152,7 @@ def _lost_shard(files: Iterable[LocalFile], unfinished: Sequence[str]) -> str | 
 
 
 def _indexed(location: Path) -> list[str]:
-    """Names that an index lists; none where it cannot be read, which the server explains."""
+    """Names that an index lists; empty if it cannot be read, as the server will explain."""
     try:
         names = set(json.loads(location.read_bytes())["weight_map"].values())
         return [name for name in names if isinstance(name, str)]

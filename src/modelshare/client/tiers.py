@@ -1,4 +1,4 @@
-"""`/v1/tiers`: what an endpoint may run on, with limits and prices. Needs no key."""
+"""`/v1/tiers`: service tiers with their limits and prices. Needs no key."""
 
 from modelshare.client.call import Call, Paged, Resource, Transport, get, listed
 from modelshare.wire.base import Page

@@ -1,4 +1,4 @@
-"""HTTP for both clients: one attempt, the pause before the next, and the answer or the exception."""
+"""HTTP for both clients: attempts, the pauses between them, and the answer or exception in the end."""
 
 import asyncio
 import os
@@ -24,18 +24,21 @@ TIMEOUT: Final = httpx.Timeout(60, connect=5)
 USER_AGENT: Final = f"modelshare/{modelshare.__version__}"
 _BUSY: Final = frozenset({429, 503})
 _BEHIND_A_PROXY: Final = frozenset({502, 504})
-"""A proxy's answers where the server behind it did not answer: it may or may not have carried the request out."""
+"""A proxy's answers if the server behind it did not answer: the request may or may not have been carried out."""
 
 NoAnswer = (httpx.RequestError, SOCKSError)
-"""What httpx raises where no answer came; it lets the errors of a SOCKS proxy through."""
+"""What httpx raises if there is no answer; errors of a SOCKS proxy are not wrapped."""
 Result = httpx.Response | httpx.RequestError | SOCKSError
 
 
 class HttpTransport:
-    """Sends calls and waits for the answers."""
+    """Sends calls and waits for the answers.
+
+    `trust_env=False`: proxies and certificates come from `Route`, which names the variable that is wrong.
+    """
 
     def __init__(self, config: Config, transport: httpx.BaseTransport | None = None) -> None:
-        """`transport` replaces the network, such as by an application in the same process."""
+        """`transport` replaces the network, for example by an application in the same process."""
         self.config = config
         self.route = route_to(config.url, os.environ)
         self._http = httpx.Client(
@@ -66,11 +69,11 @@ class HttpTransport:
             call = next_page(call, page.next_cursor)
 
     def put(self, path: str, body: Iterator[bytes], headers: Mapping[str, str]) -> httpx.Response:
-        """One attempt at sending bytes as they come; `headers` says their length. Raises NoAnswer."""
+        """One attempt at sending a streamed body whose length is in `headers`. Raises NoAnswer."""
         return self._http.put(path, content=body, headers=headers)
 
     def stream(self, url: str, body: dict[str, Any]) -> AbstractContextManager[httpx.Response]:
-        """POSTs JSON and gives the answer while it comes in. Raises NoAnswer."""
+        """POSTs JSON and streams the answer. Raises NoAnswer."""
         return self._http.stream("POST", url, json=body, timeout=httpx.Timeout(3600, connect=5))
 
     def close(self) -> None:
@@ -139,18 +142,18 @@ def default_headers(config: Config) -> dict[str, str]:
 
 
 def bucket_client() -> httpx.Client:
-    """For presigned URLs: apart from the client's own connections, as a bucket must never see the platform's key."""
+    """For presigned URLs. A client of its own, since a bucket must never see the platform's key."""
     transport = ByEnvironment(os.environ)
     return httpx.Client(timeout=TIMEOUT, transport=transport, trust_env=False)
 
 
 def cannot_reach(url: str, error: Exception) -> ConnectError:
-    """The exception for a connection that did not come about, or broke."""
+    """The exception for a connection that failed or broke."""
     return network_errors.of_connection(route_to(url, os.environ), error)
 
 
 def cannot_reach_bucket(error: Exception) -> ConnectError:
-    """The same for a presigned URL, of which no more than the host may be shown."""
+    """The same for a presigned URL, of which only the host may be shown: the rest is a credential."""
     where = "the storage bucket"
     if isinstance(error, httpx.RequestError):
         where = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}"
@@ -158,12 +161,12 @@ def cannot_reach_bucket(error: Exception) -> ConnectError:
 
 
 def refusal(url: str, answer: httpx.Response, *, sent: int = 0) -> ModelshareError:
-    """The exception for an answer that is not a success. `sent`: bytes of the request's body."""
+    """The exception for an error response. `sent`: bytes of the request's body."""
     return _refusal(route_to(url, os.environ), answer, sent=sent)
 
 
 def not_ours(url: str) -> UnexpectedAnswerError:
-    """The exception for a success that something else than the platform answers."""
+    """The exception for a success that did not come from the platform, such as a portal's page."""
     return network_errors.of_success(route_to(url, os.environ))
 
 

@@ -1,4 +1,4 @@
-"""`/v1/uploads`: sessions that are filled part by part. `modelshare.client.push` does all of it for a path on disk."""
+"""`/v1/uploads`: sessions that are filled part by part. `modelshare.client.push` does it all for a path on disk."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,21 +22,21 @@ BASE = "/v1/uploads"
 
 @dataclass(frozen=True, slots=True)
 class SmallFile:
-    """A file of one part."""
+    """A file small enough to be one part."""
 
     n: int
     """Its number in the session."""
     content: bytes
 
     def framed(self) -> bytes:
-        """As it goes into a request of many."""
+        """The file as it is framed in a request with several files."""
         return BATCH_HEAD.pack(self.n, len(self.content), hashlib.sha256(self.content).digest()) + self.content
 
 
 class Uploads(Resource[Transport]):
     @sent
     def open(self, upload: UploadOpen) -> Call[Upload]:
-        """A new session, or the open one of the same push."""
+        """Opens a session, or returns the open one of the same push."""
         return post(BASE, Upload, upload, repeatable=True)
 
     @listed
@@ -48,37 +48,37 @@ class Uploads(Resource[Transport]):
 
     @sent
     def get(self, upload_id: str) -> Call[Upload]:
-        """Its state, and which parts of which files are there."""
+        """Its state, and which parts of which files have arrived."""
         return get(at(BASE, upload_id), Upload)
 
     @sent
     def put_files(self, upload_id: str, files: Sequence[SmallFile]) -> Call[FilesDone]:
-        """Sends small files, each whole, by one request: up to BATCH_FILES, BATCH_BYTES; not where `direct` is true."""
+        """Sends up to BATCH_FILES small files, BATCH_BYTES in all, in one request; not if `direct` is true."""
         raw = b"".join(file.framed() for file in files)
         return Call("PUT", files_path(upload_id), FilesDone.model_validate_json, raw=raw, repeatable=True)
 
     @sent
     def part_url(self, upload_id: str, n: int, k: int) -> Call[PartUrl]:
-        """Where part `k` of file `n` goes, for a session whose `direct` is true."""
+        """The presigned URL for part `k` of file `n`; only if `direct` is true."""
         return post(at(BASE, upload_id, "files", n, "parts", k, "url"), PartUrl, repeatable=True)
 
     @sent
     def complete(self, upload_id: str, files: Sequence[FileDigest] = ()) -> Call[Upload]:
-        """Hands the files over to processing. Those in `files` are published as exactly that, or not at all."""
+        """Hands the files over to processing. Raises ConflictError if one in `files` does not match its digest."""
         body = UploadComplete(files=list(files)) if files else None
         return post(at(BASE, upload_id, "complete"), Upload, body, repeatable=True)
 
     @sent
     def cancel(self, upload_id: str) -> Call[Upload]:
-        """Drops the session and what was sent."""
+        """Cancels the session and deletes what was sent."""
         return post(at(BASE, upload_id, "cancel"), Upload, repeatable=True)
 
 
 def files_path(upload_id: str) -> str:
-    """Where many small files are PUT at once."""
+    """Path for several small files in one PUT."""
     return at(BASE, upload_id, "files")
 
 
 def part_path(upload_id: str, n: int, k: int) -> str:
-    """Where the bytes of part `k` of file `n` are PUT, for a session whose `direct` is false."""
+    """Path for the PUT of part `k` of file `n`; only if `direct` is false."""
     return at(BASE, upload_id, "files", n, "parts", k)

@@ -22,6 +22,6 @@ class Usage(Resource[Transport]):
         last: date | None = None,
         limit: int = PAGE_LIMIT_MAX,
     ) -> Call[Paged[UsageRow]]:
-        """Sums for each group, the newest day first. Days are UTC, both included; the last 30 when none is named."""
+        """Sums per group, newest day first. Days are UTC and inclusive; the last 30 by default."""
         days = {"from": first.isoformat() if first else None, "to": last.isoformat() if last else None}
         return get("/v1/usage", Page[UsageRow], group_by=",".join(group_by), limit=limit, **days)

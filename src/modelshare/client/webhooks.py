@@ -1,5 +1,6 @@
-"""`/v1/webhooks`: addresses that hear of events; and checking what arrives at one."""
+"""`/v1/webhooks`, and verification of what arrives at one."""
 
+import base64
 import hmac
 import re
 import time
@@ -11,6 +12,8 @@ from modelshare.client.call import Call, Paged, Resource, Transport, at, delete,
 from modelshare.client.errors import WebhookSignatureError
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.webhooks import (
+    ID_HEADER,
+    SECRET_PREFIX,
     SIGNATURE_HEADER,
     TIMESTAMP_HEADER,
     Delivery,
@@ -34,7 +37,7 @@ class Webhooks(Resource[Transport]):
 
     @sent
     def create(self, webhook: WebhookCreate) -> Call[WebhookWithSecret]:
-        """The answer holds the secret that signs deliveries, this once."""
+        """The answer contains the secret that signs deliveries, which cannot be read again."""
         return post(BASE, WebhookWithSecret, webhook)
 
     @sent
@@ -43,8 +46,13 @@ class Webhooks(Resource[Transport]):
 
     @sent
     def update(self, webhook_id: str, changes: WebhookPatch) -> Call[Webhook]:
-        """Switched on again, a webhook starts afresh, whatever failed before."""
+        """A webhook that is switched on again starts without its earlier failures."""
         return patch(at(BASE, webhook_id), Webhook, changes)
+
+    @sent
+    def rotate_secret(self, webhook_id: str) -> Call[WebhookWithSecret]:
+        """The answer holds a new secret, this once. For a day deliveries are signed with the present one, too."""
+        return post(at(BASE, webhook_id, "rotate"), WebhookWithSecret)
 
     @sent
     def delete(self, webhook_id: str) -> Call[None]:
@@ -52,7 +60,7 @@ class Webhooks(Resource[Transport]):
 
     @sent
     def test(self, webhook_id: str) -> Call[Delivery]:
-        """Sends a `webhook.test` event; `delivery` tells how it went."""
+        """Sends a `webhook.test` event; read its result with `delivery`."""
         return post(at(BASE, webhook_id, "test"), Delivery)
 
     @listed
@@ -68,7 +76,7 @@ class Webhooks(Resource[Transport]):
 
     @sent
     def redeliver(self, webhook_id: str, delivery_id: str) -> Call[Delivery]:
-        """Sends the same event once more; one that is pending is tried at once."""
+        """Sends the same event again; a pending delivery is tried now."""
         return post(at(BASE, webhook_id, "deliveries", delivery_id, "redeliver"), Delivery)
 
 
@@ -81,9 +89,11 @@ def verify_webhook(
     Raises WebhookSignatureError.
     """
     found = {name.lower(): value for name, value in headers.items()}
-    given, stamp = (found.get(name.lower(), "") for name in (SIGNATURE_HEADER, TIMESTAMP_HEADER))
+    message_id, given, stamp = (found.get(name, "") for name in (ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER))
     timestamp = int(stamp) if re.fullmatch("[0-9]{1,12}", stamp) else 0
-    if not hmac.compare_digest(given.encode(errors="replace"), signature(secret, timestamp, body).encode()):
+    expected = signature(_key(secret), message_id, timestamp, body).encode()
+    signatures = given.encode(errors="replace").split(b" ")
+    if not any([hmac.compare_digest(each, expected) for each in signatures]):  # noqa: C419 - always all of them
         raise WebhookSignatureError("Invalid webhook signature. Reject the request.")
     if abs((time.time() if now is None else now) - timestamp) > max_age:
         raise WebhookSignatureError(
@@ -93,3 +103,15 @@ def verify_webhook(
         return WebhookEvent.model_validate_json(body)
     except ValidationError as error:
         raise WebhookSignatureError("The body is not a modelshare event. Reject the request.") from error
+
+
+def _key(secret: str) -> bytes:
+    """The bytes of a secret. Those made before 0.2 are spelled in base64's alphabet for URLs, without padding."""
+    spelled = secret.removeprefix(SECRET_PREFIX).translate(str.maketrans("-_", "+/"))
+    try:
+        key = base64.b64decode(spelled + "=" * (-len(spelled) % 4), validate=True)
+    except ValueError:
+        key = b""
+    if not key or not secret.startswith(SECRET_PREFIX):
+        raise WebhookSignatureError("The secret is not one of a webhook; use the whole of it, `whsec_` included.")
+    return key

@@ -23,6 +23,7 @@ from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointStatus
 from modelshare.wire.keys import ProjectCreate, ProjectWithKey
 from modelshare.wire.models import ModelPatch
 from modelshare.wire.tiers import SELF_HOSTED
+from modelshare.wire.units import size
 
 MODEL, SLUG = "tiny-chat", "hello"
 READY_SECONDS = 120.0
@@ -93,7 +94,7 @@ def _publish_and_deploy(url: str, platform_key: str, say: Say) -> tuple[_Cast, E
     with tempfile.TemporaryDirectory() as scratch, Client(url, owner.api_key) as client:
         path = Path(scratch) / f"{MODEL}.gguf"
         write_gguf(path, name=MODEL)
-        say(f"`acme` pushes a tiny model ({path.stat().st_size / 1e6:.1f} MB) and shares it …")
+        say(f"`acme` pushes a tiny model ({size(path.stat().st_size)}) and shares it …")
         model = push_model(client, path, name=MODEL).model
         description = "A tiny Llama made for this demo. It gives the same answer to every message."
         client.models.update(model.id, ModelPatch(description=description, tags=["demo"]))

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Protocol
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
@@ -51,13 +51,12 @@ from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.health import Readiness
-from modelshare.server.http import Caller, Platform
+from modelshare.server.http import Caller, Platform, get_platform
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
-from modelshare.server.registry.processing.outcome import Followers
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
 from modelshare.server.router import routes as router_routes
@@ -192,12 +191,15 @@ class Application:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Application"]:
         """Migrates, starts what works in the background, and stops it in the end."""
+        ending = Ending(STOP_SECONDS)
+        async with self.answering(ending), self.working(ending):
+            yield self
+
+    @asynccontextmanager
+    async def answering(self, ending: Ending) -> AsyncIterator["Application"]:
+        """Migrates, and connects what a request needs; nothing works in the background."""
         async with AsyncExitStack() as stack:
-            ending = Ending(STOP_SECONDS)
-
-            def at_end(name: str, stop: Callable[[], Awaitable[object]]) -> None:
-                stack.push_async_callback(ending.end, name, stop)
-
+            at_end = functools.partial(_at_end, stack, ending)
             at_end("database", self.database.close)
             await migrations.upgrade(self.database)
             await installation.check_secret(self.settings, self.database)
@@ -206,23 +208,30 @@ class Application:
             at_end("clock", self.clock.stop)
             at_end("keys", self.platform.parts[KeyAuthenticator].stop)
             at_end("sessions", self.platform.parts[SessionAuthenticator].stop)
+            yield self
+
+    @asynccontextmanager
+    async def working(self, ending: Ending) -> AsyncIterator["Application"]:
+        """Starts what works in the background of an application that answers."""
+        async with AsyncExitStack() as stack:
+            at_end = functools.partial(_at_end, stack, ending)
             await self._confirmer.start()
             at_end("confirmer", self._confirmer.stop)
             sender = Sender(self.platform.clock, allow_private=self.settings.webhooks_allow_private)
             at_end("webhooks", sender.close)
             dispatcher = Dispatcher(self.database, self.platform.clock)
             reconciler = Reconciler(self.database, self.platform.parts[tiers.TierRegistry], self.platform.clock)
-            parts: list[BackgroundService] = [
-                *self._workers(sender),
-                dispatcher,
-                self._router,
-                self.links,
-                reconciler,
-                self.chores,
-            ]
-            for part in parts:
+            workers = enumerate(self._workers(sender))
+            parts: dict[str, BackgroundService] = {f"worker {number}": worker for number, worker in workers} | {
+                "dispatcher": dispatcher.loop,
+                "router": self._router,
+                "links": self.links,
+                "reconciler": reconciler.loop,
+                "chores": self.chores,
+            }
+            for name, part in parts.items():
                 await part.start()
-                at_end(type(part).__name__.lower(), part.stop)
+                at_end(name, part.stop)
             at_end("pages", self.end_streams)
             yield self
 
@@ -275,6 +284,10 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
 
+def _at_end(stack: AsyncExitStack, ending: Ending, name: str, stop: Callable[[], Awaitable[object]]) -> None:
+    stack.push_async_callback(ending.end, name, stop)
+
+
 def create_app(settings: Settings) -> Application:
     """The whole platform for these settings; starts when its lifespan does."""
     return Application(settings)
@@ -284,6 +297,7 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
     keys = KeyAuthenticator(database, clock, grace=settings.database_grace_seconds)
     sessions = SessionAuthenticator(database, clock, grace=settings.database_grace_seconds)
     book = tiers.load(settings.tiers_file)
+    search.follow_changes(database)
 
     async def find_project(project_id: str) -> Project | None:
         async with database.read() as session:
@@ -292,9 +306,6 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
     async def find_own_model(caller: Caller, reference: str) -> uuid.UUID | None:
         async with database.read() as session:
             return await sharing.find_own_id(session, caller, reference)
-
-    async def record_refusal(caller: Caller, error: ApiError) -> None:
-        await accounts.record_refusal(database, caller, error, now=int(clock()))
 
     platform = Platform(
         settings=settings,
@@ -306,7 +317,6 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
         authenticate_person=sessions.authenticate,
         find_project=find_project,
         find_own_model=find_own_model,
-        record_refusal=record_refusal,
         public_buckets=TokenBuckets(settings.public_requests_per_minute, clock),
         clock=clock,
     )
@@ -316,7 +326,6 @@ def _platform(settings: Settings, database: Database, clock: DatabaseClock) -> P
     platform.parts[Verdicts] = Verdicts(settings.signing_secret())
     platform.parts[SignIn] = SignIn(database, settings, clock)
     platform.parts[tiers.TierRegistry] = book
-    platform.parts[Followers] = Followers(catalog=search.index)
     platform.parts[CollectorRegistry] = CollectorRegistry()
     platform.parts[Live] = Live(database)
     platform.parts[EndpointPolicy] = EndpointPolicy(
@@ -344,11 +353,16 @@ def api() -> FastAPI:
             },
         ],
     )
-    install_handlers(built, page=error_page)
+    install_handlers(built, error_page, _record_refusal)
     complete(built)
     for router in _ROUTERS:
         built.include_router(router)
     return built
+
+
+async def _record_refusal(request: Request, error: ApiError) -> None:
+    platform = get_platform(request)
+    await accounts.record_refusal(platform.database, request.state.caller, error, now=platform.now())
 
 
 def _chores(platform: Platform) -> Iterator[Chore]:

@@ -5,8 +5,6 @@ is away it counts on. What is heard moves it forward at once; backward it never 
 right. On SQLite, which one process has to itself, it is the machine's own.
 """
 
-import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -14,6 +12,7 @@ from typing import Final, NamedTuple
 import structlog
 from sqlalchemy import select
 
+from modelshare.server.background import Loop
 from modelshare.server.db import Database, now_ms
 
 log = structlog.get_logger()
@@ -49,7 +48,7 @@ class DatabaseClock:
         self._is_test = told is not None
         self._base: _Base | None = None
         self._is_said = False
-        self._looking: asyncio.Task[None] | None = None
+        self._loop = Loop("ask the database for the time", self.check, every=LOOK_SECONDS)
 
     def __call__(self) -> float:
         if self._base is None:
@@ -71,12 +70,10 @@ class DatabaseClock:
             if abs(self.skew) <= SKEW_SECONDS:
                 self._base = None
         else:
-            self._looking = asyncio.create_task(self._keep_looking())
+            await self._loop.start()  # while that fails, it counts on by itself
 
     async def stop(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        await self._loop.stop()
 
     async def check(self) -> None:
         """Asks the database once."""
@@ -105,9 +102,3 @@ class DatabaseClock:
         elif self._is_said and not is_off:
             log.info("this machine's clock agrees with the database's again")
         self._is_said = is_off
-
-    async def _keep_looking(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            with contextlib.suppress(Exception):  # it counts on by itself, and others tell that the database is away
-                await self.check()

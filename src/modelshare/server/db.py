@@ -9,6 +9,7 @@ sees one state of the data from its first statement to its last, on both.
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -42,11 +43,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 
 from modelshare import private_files
+from modelshare.server.background import Loop, wait
 
 log = structlog.get_logger()
 Row = TypeVar("Row")
 Listener = Callable[[str], Awaitable[object] | None]
 """Drops what is remembered; answers the rest of that work where it takes a moment. Neither may fail."""
+Effect = Callable[[AsyncSession, str], Awaitable[None]]
+"""Updates what is derived from the subject of a notification, in the transaction that changed it."""
 
 CHANNEL = "modelshare"
 """The one PostgreSQL NOTIFY channel; payloads read `topic:subject`."""
@@ -55,6 +59,7 @@ CONFIRM_TOPIC = "confirm"
 _PENDING = "notifications"
 _CONNECT_SECONDS = 5.0
 """A database that has not answered by then does not."""
+_RETRY_SECONDS = 1.0
 _PULSE_SECONDS = 10.0
 """How often it is seen to that the connection that hears notifications lives."""
 _UNIX_EPOCH_DAY = 2_440_587.5
@@ -100,8 +105,10 @@ class Database:
         self._read_session = async_sessionmaker(self._reader, expire_on_commit=False)
         self._write_session = async_sessionmaker(self._writer, expire_on_commit=False)
         self._listeners: dict[str, list[Listener]] = defaultdict(list)
+        self._effects: dict[str, list[Effect]] = defaultdict(list)
         self._dropping = set[asyncio.Future[object]]()
-        self._listening: asyncio.Task[None] | None = None
+        self._listening = Loop("listen to the database", self._listen, every=0, retry=_RETRY_SECONDS, slow=math.inf)
+        self._heard_once = asyncio.Event()
 
     @property
     def engine(self) -> AsyncEngine:
@@ -116,11 +123,12 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        """One transaction: committed at the end of the block, then its notifications go out."""
+        """One transaction: at the end of the block its effects run, it is committed, and its notifications go out."""
         async with self._write_session() as session:
             pending: list[tuple[str, str]] = []
             session.info[_PENDING] = pending
             yield session
+            await self._run_effects(session, pending)
             pending.sort(key=lambda told: told[0] == CONFIRM_TOPIC)
             if pending and not self.is_sqlite:
                 payloads = [f"{topic}:{subject}" for topic, subject in pending]
@@ -128,6 +136,13 @@ class Database:
             await session.commit()
         for topic, subject in pending:
             self._dispatch(topic, subject)
+
+    def before_commit(self, topic: str, effect: Effect) -> None:
+        """Awaits `effect(session, subject)` at the end of every transaction that notifies, once for each subject.
+
+        Whoever changes something need not know what is derived from it, and it cannot be forgotten.
+        """
+        self._effects[topic].append(effect)
 
     def subscribe(self, topic: str, listener: Listener) -> None:
         """Calls `listener(subject)` on the event loop after every committed `notify`, of any process on PostgreSQL.
@@ -149,20 +164,21 @@ class Database:
     async def start(self) -> None:
         """Starts listening to the other processes (PostgreSQL)."""
         if not self.is_sqlite:
-            ready = asyncio.Event()
-            self._listening = asyncio.create_task(self._listen(ready))
-            await ready.wait()
+            await self._listening.start()
+            await self._heard_once.wait()
 
     async def close(self) -> None:
-        if self._listening is not None:
-            self._listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listening
+        await self._listening.stop()
         for work in self._dropping:
             work.cancel()
         await asyncio.gather(*self._dropping, return_exceptions=True)
         await self._writer.dispose()
         await self._reader.dispose()
+
+    async def _run_effects(self, session: AsyncSession, pending: list[tuple[str, str]]) -> None:
+        due = {(subject, effect) for topic, subject in pending for effect in self._effects.get(topic, ())}
+        for subject, effect in sorted(due, key=lambda each: each[0]):  # rows are locked in one order
+            await effect(session, subject)
 
     def _dispatch(self, topic: str, subject: str) -> None:
         for listener in self._listeners.get(topic, ()):
@@ -172,35 +188,25 @@ class Database:
                 self._dropping.add(work)
                 work.add_done_callback(self._dropping.discard)
 
-    async def _listen(self, ready: asyncio.Event) -> None:
-        dsn = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        while True:
-            try:
-                connection = await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS)
-                try:
-                    await self._hear(connection, ready)
-                finally:
-                    connection.terminate()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                log.warning("cannot listen to the database", error=str(error) or type(error).__name__)
-                await asyncio.sleep(1)
-
-    async def _hear(self, connection: asyncpg.Connection, ready: asyncio.Event) -> None:
+    async def _listen(self) -> None:
         """Until the connection is lost."""
+        dsn = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        connection = await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS)
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
-        await connection.add_listener(CHANNEL, self._received)
-        if ready.is_set():
-            self.drop_everything()
-            self._dispatch(CONFIRM_TOPIC, "*")
-        ready.set()
-        while not lost.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PULSE_SECONDS):
-                    await lost.wait()
-                    return
-            # A connection may be dead without a sign: then nothing would ever be heard on it.
-            await connection.execute("SELECT 1", timeout=_CONNECT_SECONDS)
+        try:
+            await connection.add_listener(CHANNEL, self._received)
+            if self._heard_once.is_set():
+                self.drop_everything()
+                self._dispatch(CONFIRM_TOPIC, "*")
+            self._heard_once.set()
+            await wait(lost, _PULSE_SECONDS)
+            while not lost.is_set():
+                # A connection may be dead without a sign: then nothing would ever be heard on it.
+                await connection.execute("SELECT 1", timeout=_CONNECT_SECONDS)
+                await wait(lost, _PULSE_SECONDS)
+        finally:
+            connection.terminate()
 
     def _received(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         topic, _, subject = str(payload).partition(":")

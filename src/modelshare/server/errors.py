@@ -30,6 +30,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from modelshare.server import outages
+from modelshare.server import storage_errors as storage
 from modelshare.server.outages import Outage, OutageError
 from modelshare.wire.base import SLUG_PATTERN
 from modelshare.wire.endpoints import MODEL_REFERENCE_PATTERN, VERSION_CHOICE_PATTERN
@@ -143,17 +144,21 @@ def envelope(message: str, type_: ErrorType, code: str | None = None, param: str
 
 
 ErrorPage = Callable[[Request, ApiError], Awaitable[Response]]
-"""Says an error to a person in a browser."""
+"""Shows an error to a person in a browser."""
+RecordRefusal = Callable[[Request, ApiError], Awaitable[None]]
+"""Adds a refused action to the audit log."""
 
 
-def install_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
-    """Answers every error with the envelope; with `page` where a person asked for a page."""
+def install_handlers(app: FastAPI, page: ErrorPage | None = None, record_refusal: RecordRefusal | None = None) -> None:
+    """Answers every error with the envelope, or with `page` where a person asked for a page."""
     app.state.error_page = page
+    app.state.record_refusal = record_refusal
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(OverflowError, _unstorable)
-    for outside in (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, OutageError):
+    databases = (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError)
+    for outside in (*databases, OSError, OutageError, storage.StorageError):
         app.add_exception_handler(outside, _from_outside)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -172,6 +177,12 @@ async def _respond(request: Request, error: ApiError) -> Response:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)  # noqa: S101 - narrows for the type checker; registered for this type only
+    record: RecordRefusal | None = request.app.state.record_refusal
+    if record is not None and error.refusal is not None:
+        try:
+            await record(request, error)
+        except Exception as failure:  # noqa: BLE001 - no handler catches what a handler raises
+            return await _from_outside(request, failure)
     return await _respond(request, error)
 
 
@@ -293,6 +304,22 @@ _UNAVAILABLE: Final = {
 """What is said of each, and the seconds until another try makes sense."""
 
 
+def storage_answer(error: BaseException) -> ApiError | None:
+    """What to answer a client whose request does not fit what is stored; None for any other error."""
+    match error:
+        case storage.InvalidKeyError():
+            return NotFoundError(str(error))
+        case storage.ChecksumMismatchError():
+            return InvalidRequestError(str(error), code=ErrorCode.CHECKSUM_MISMATCH, param="X-Checksum-SHA256")
+        case storage.SizeMismatchError():
+            return InvalidRequestError(str(error))
+        case storage.PartReplacedError():
+            return ConflictError(str(error), code=ErrorCode.PART_REPLACED)
+        case storage.MultipartNotFoundError() | storage.BlobNotFoundError() | storage.PartsMissingError():
+            return ConflictError(str(error), code=ErrorCode.UPLOAD_NOT_OPEN)
+    return None
+
+
 async def _from_outside(request: Request, error: Exception) -> Response:
     """An error of a database, the system or the storage.
 
@@ -301,6 +328,8 @@ async def _from_outside(request: Request, error: Exception) -> Response:
     answer = unavailable(error)
     if answer is not None:
         outages.report("a request failed", error, path=request.url.path)
+        return await _respond(request, answer)
+    if (answer := storage_answer(error)) is not None:
         return await _respond(request, answer)
     state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
     return await (_unstorable if state.startswith("22") else _unexpected)(request, error)

@@ -21,7 +21,6 @@ from modelshare.server import public_url
 from modelshare.server.addresses import counted_as, forwarded
 from modelshare.server.db import Database
 from modelshare.server.errors import (
-    ApiError,
     InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
@@ -115,10 +114,6 @@ class FindOwnModel(Protocol):
     async def __call__(self, caller: Caller, reference: str) -> uuid.UUID | None: ...
 
 
-class RecordRefusal(Protocol):
-    async def __call__(self, caller: Caller, error: ApiError) -> None: ...
-
-
 @dataclass(frozen=True)
 class Platform:
     """The parts that routes use, wired once in `app.py`."""
@@ -130,7 +125,6 @@ class Platform:
     authenticate_person: AuthenticatePerson
     find_project: FindProject
     find_own_model: FindOwnModel
-    record_refusal: RecordRefusal
     public_buckets: TokenBuckets
     clock: Callable[[], float]
     """Unix seconds, the same for all processes: see clock.py."""
@@ -295,14 +289,8 @@ async def _read_session(request: Request) -> AsyncIterator[AsyncSession]:
 
 
 async def _write_session(request: Request) -> AsyncIterator[AsyncSession]:
-    platform = get_platform(request)
-    try:
-        async with platform.database.write() as session:
-            yield session
-    except ApiError as error:
-        if error.refusal is not None:
-            await platform.record_refusal(request.state.caller, error)
-        raise
+    async with get_platform(request).database.write() as session:
+        yield session
 
 
 ModelReference = Annotated[

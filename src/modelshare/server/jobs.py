@@ -7,10 +7,11 @@ A job whose last attempt failed leaves a row that says why, for the platform's o
 """
 
 import asyncio
-import contextlib
+import math
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
@@ -19,8 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from modelshare.server import outages
+from modelshare.server.background import Loop, stop_all, wait
 from modelshare.server.db import Database, Table, for_update, notify, skip_locked, upsert
 from modelshare.server.ids import new_id
+from modelshare.wire.backoff import delay
 
 log = structlog.get_logger()
 
@@ -222,12 +225,14 @@ class Worker:
         self._handlers = handlers
         self._clock = clock
         self._holder = holder
-        self._parallel = parallel
         self._excused: dict[uuid.UUID, float] = {}
         """When a job was first kept from its end by an outage, as it has been ever since."""
         self._wake = asyncio.Event()
         self._looking = asyncio.Lock()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._loops = [
+            Loop("take or finish a job", self._take_and_run, every=0, retry=_REST_SECONDS, slow=math.inf)
+            for _ in range(parallel)
+        ]
         database.subscribe(TOPIC, self._told)
 
     async def start(self) -> None:
@@ -238,41 +243,32 @@ class Worker:
                 .where(JobRow.lease_holder == self._holder, JobRow.kind.in_(self._handlers))
                 .values(lease_token=None, lease_until=None, lease_holder=None)
             )
-        self._tasks = [asyncio.create_task(self._run()) for _ in range(self._parallel)]
+        for loop in self._loops:
+            await loop.start()
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stop_all(self._loops)
 
     def _told(self, kind: str) -> None:
         if kind == "*" or kind in self._handlers:
             self._wake.set()
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                async with self._looking:  # one looks and waits; the others work, or queue up to be the next
-                    taken = await self._next()
-                await self._work(*taken)
-                self._wake.set()  # it may have left a job for later, and whoever waits does not know of its time
-            except Exception as error:  # noqa: BLE001 - a worker outlives a database that is away for a while
-                outages.report("cannot claim or finish a job", error)
-                await asyncio.sleep(_REST_SECONDS)
+    async def _take_and_run(self) -> None:
+        async with self._looking:  # one looks and waits; the others work, or queue up to be the next
+            taken = await self._next()
+        await self._work(*taken)
+        self._wake.set()  # it may have left a job for later, and whoever waits does not know of its time
 
     async def _next(self) -> tuple[str, Lease]:
         while True:
             self._wake.clear()  # before looking: a job that comes meanwhile is not missed
-            wait = await self._due_in()
-            if wait <= 0:
+            seconds = await self._due_in()
+            if seconds <= 0:
                 taken = await self._take()
                 if taken is not None:
                     return taken
-                wait = _REST_SECONDS / 10  # another worker has it under its hand
-            # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this worker would never stop.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(wait, POLL_SECONDS)):
-                    await self._wake.wait()
+                seconds = _REST_SECONDS / 10  # another worker has it under its hand
+            await wait(self._wake, min(seconds, POLL_SECONDS))
 
     async def _due_in(self) -> float:
         """Seconds until a job of this worker's is due, as far as is known now."""
@@ -294,7 +290,8 @@ class Worker:
             return row.kind, Lease(row.id, row.lease_token, row.subject, row.attempts)
 
     async def _work(self, kind: str, lease: Lease) -> None:
-        renewing = asyncio.create_task(self._renew(lease))
+        renewing = Loop("renew a lease", partial(self._renew, lease), every=LEASE_SECONDS / 3)
+        await renewing.start()
         try:
             await self._handlers[kind](lease)
         except asyncio.CancelledError:  # the process ends in good order: that is no attempt
@@ -314,23 +311,18 @@ class Worker:
             if ends:
                 await self._give_up(kind, lease, error)
             else:
-                await self._give_back(lease, attempts=lease.attempt, after=2**lease.attempt)
+                await self._give_back(lease, attempts=lease.attempt, after=_retry_seconds(lease.attempt))
         else:
             await self._finish(kind, lease)
         finally:
-            renewing.cancel()
+            await renewing.stop()
 
     def _is_excused(self, lease: Lease) -> bool:
         now = self._clock()
         return now < self._excused.setdefault(lease.job_id, now) + _PATIENCE_SECONDS
 
     async def _renew(self, lease: Lease) -> None:
-        while True:
-            await asyncio.sleep(LEASE_SECONDS / 3)
-            try:
-                await self._update(lease, lease_until=int(self._clock()) + LEASE_SECONDS)
-            except Exception as error:  # noqa: BLE001 - as above
-                log.warning("cannot renew a lease", subject=lease.subject, error=str(error))
+        await self._update(lease, lease_until=int(self._clock()) + LEASE_SECONDS)
 
     async def _give_back(self, lease: Lease, *, attempts: int, after: int) -> None:
         """Leaves the job to whoever takes it next, `after` seconds from now at the earliest."""
@@ -372,6 +364,10 @@ def _in_a_line(error: Exception) -> str:
     said = getattr(error, "orig", None) or error
     words = f"{type(error).__name__}: {said}"
     return "".join(each if each.isprintable() else " " for each in words[:_LONGEST_ERROR])
+
+
+def _retry_seconds(attempt: int) -> int:
+    return round(delay(attempt, 2, 2**MAX_ATTEMPTS, jitter=(1, 1)))
 
 
 def _held(lease: Lease) -> tuple[ColumnElement[bool], ...]:

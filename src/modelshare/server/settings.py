@@ -49,7 +49,7 @@ class Settings(BaseModel):
     database_grace_seconds: int = Field(default=30, ge=0, le=3600)
     """How long keys, sessions and endpoints already known go on while the database cannot be asked."""
     storage_url: str | None = None
-    """`s3://bucket/prefix?endpoint=…`; None is a folder in the data folder."""
+    """`s3://bucket/prefix?endpoint=…`, `file:///folder`, or a plug-in's; None is a folder in the data folder."""
     secret: SecretStr | None = None
     """Signs download links. Processes behind one load balancer need the same; None makes one in the data folder."""
     tiers_file: Path | None = None

@@ -12,7 +12,7 @@ from modelshare.server import installation
 from modelshare.server.app import Application, create_app
 from modelshare.server.db import Database
 from modelshare.server.settings import Settings, SettingsError
-from modelshare.server.storage.base import StorageSettingError
+from modelshare.server.storage_errors import StorageSettingError
 
 
 @contextlib.asynccontextmanager

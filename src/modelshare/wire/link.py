@@ -2,7 +2,8 @@
 
 Every WebSocket message is one MessagePack-encoded frame, a tagged array (`[tag, field, ...]`). Every field has its
 bounds in its type, and both sides check them when they decode. A frame outside them, or out of turn, ends the link
-with `CloseCode.PROTOCOL`.
+with `CloseCode.PROTOCOL`. Fields and kinds of frames that a side does not know are ignored: docs/link-protocol.md tells
+how the protocol changes, and which versions understand each other.
 
 A request is a stream of its own, named by `stream`, an integer the server chooses, unique on the link. It is answered
 by one `Answer`, or by one `Head`, any number of `Chunk`s and one `End`. The agent may send at most as many body bytes
@@ -18,7 +19,7 @@ A link lives while frames come: each side sends `Ping` after `HEARTBEAT_SECONDS`
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 import msgspec
 from msgspec import Meta
@@ -26,7 +27,10 @@ from msgspec import Meta
 from modelshare.wire.agents import Phase
 from modelshare.wire.text import PLAIN, PLAIN_PATH, plain
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
+"""The version of the protocol that this file describes."""
+OLDEST_PROTOCOL: Final = PROTOCOL - 1
+"""The version before is understood as well, so that servers and agents need not be updated at the same moment."""
 LINK_PATH: Final = "/v1/agent/link"
 HEARTBEAT_SECONDS: Final = 5.0
 DEAD_AFTER_SECONDS: Final = 15.0
@@ -150,11 +154,14 @@ class Hello(Frame, frozen=True, tag="hello"):
     """First frame of the agent."""
 
     protocol: Version
+    """The oldest version that the agent understands: a server of that version looks at nothing else."""
     agent_version: Name
     engines: Annotated[list[Name], Meta(max_length=50)]
     accelerator: Name
     memory_bytes: Figure
     disk_free_bytes: Figure
+    newest_protocol: Version = 0
+    """The newest version that the agent understands. 0: `protocol` is the only one."""
 
 
 class Report(Frame, frozen=True, tag="report"):
@@ -234,6 +241,7 @@ class Welcome(Frame, frozen=True, tag="welcome"):
     """Answer to `Hello`."""
 
     protocol: Version
+    """The newest version that both sides understand."""
     agent_id: Id
     name: Name
     verdict_key: VerdictKey = ""
@@ -286,8 +294,12 @@ class Ping(Frame, frozen=True, tag="ping"):
     """Either way: I am alive."""
 
 
-FromAgent = Hello | Report | Head | Chunk | End | Answer | Released | Ping
-FromServer = Welcome | Desired | Request | Body | Credit | Cancel | Ping
+class UnknownFrame(Frame, frozen=True, tag="unknown"):
+    """What a frame of a kind that this version does not know is read as. To be ignored."""
+
+
+FromAgent = Hello | Report | Head | Chunk | End | Answer | Released | Ping | UnknownFrame
+FromServer = Welcome | Desired | Request | Body | Credit | Cancel | Ping | UnknownFrame
 AnswerFrame = Head | Chunk | End | Answer
 
 
@@ -296,13 +308,29 @@ def _check_status(status: int) -> None:
         raise ValueError(f"{status} is neither {_OK} nor an error status")
 
 
-def _decoder(kind: Any) -> Callable[[bytes], Any]:
-    """Bytes to frame. Raises msgspec.DecodeError, and nothing else."""
-    decode = msgspec.msgpack.Decoder(kind).decode
+class _AnyFrame(msgspec.Struct, array_like=True):
+    kind: Annotated[str, Meta(pattern=r"^[a-z_]{1,40}\Z")]
+
+
+_decode_any = msgspec.msgpack.Decoder(_AnyFrame).decode
+
+
+def _decoder(kinds: Any) -> Callable[[bytes], Any]:
+    """Bytes to frame, where there are several kinds of them. Raises msgspec.DecodeError, and nothing else."""
+    decode = msgspec.msgpack.Decoder(kinds).decode
+    known = {kind.__struct_config__.tag for kind in get_args(kinds)}
+
+    def tolerant(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except msgspec.ValidationError:
+            if UnknownFrame not in get_args(kinds) or _decode_any(data).kind in known:
+                raise
+            return UnknownFrame()
 
     def checked(data: bytes) -> Any:
         try:
-            return decode(data)
+            return tolerant(data)
         except (UnicodeDecodeError, RecursionError) as error:  # msgspec lets these two through
             raise msgspec.DecodeError(str(error)) from error
 

@@ -1,18 +1,18 @@
-"""Webhooks, their deliveries, and how a delivery is signed."""
+"""Webhooks, their deliveries, and how a delivery is signed: as https://www.standardwebhooks.com says."""
 
+import base64
 import hmac
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from modelshare.wire.base import Request, Response, UnixSeconds
 
-EVENT_HEADER: Final = "X-Modelshare-Event"
-EVENT_ID_HEADER: Final = "X-Modelshare-Event-Id"
-DELIVERY_HEADER: Final = "X-Modelshare-Delivery"
-TIMESTAMP_HEADER: Final = "X-Modelshare-Timestamp"
-SIGNATURE_HEADER: Final = "X-Modelshare-Signature"
+ID_HEADER: Final = "webhook-id"
+TIMESTAMP_HEADER: Final = "webhook-timestamp"
+SIGNATURE_HEADER: Final = "webhook-signature"
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every secret begins with
 TEST_EVENT: Final = "webhook.test"
 """Comes when asked for, whatever a webhook hears of."""
 
@@ -45,6 +45,8 @@ class Webhook(Response):
     """Attempts that failed since the last good one."""
     retry_at: UnixSeconds | None
     """Nothing is sent before: the last attempt failed."""
+    old_secret_valid_until: UnixSeconds | None
+    """Where the secret was rotated: until then deliveries are signed with the one before, too."""
     created_at: UnixSeconds
 
 
@@ -86,13 +88,16 @@ class DeliveryWithBody(Delivery):
 class WebhookEvent(Response):
     """The body of a delivery."""
 
-    id: str
     type: str
-    created: UnixSeconds
+    timestamp: AwareDatetime
+    """When it happened."""
+    id: str
+    """The same as the header `webhook-id`."""
     project: str
     data: dict[str, Any]
 
 
-def signature(secret: str, timestamp: int, body: bytes) -> str:
-    """The value of SIGNATURE_HEADER: HMAC-SHA256 with the secret over `timestamp.body`."""
-    return "v1=" + hmac.new(secret.encode(), b"%d." % timestamp + body, "sha256").hexdigest()
+def signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
+    """One signature of SIGNATURE_HEADER, which may hold several with spaces between them."""
+    digest = hmac.digest(key, f"{message_id}.{timestamp}.".encode() + body, "sha256")
+    return f"v1,{base64.b64encode(digest).decode()}"

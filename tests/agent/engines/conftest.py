@@ -49,7 +49,7 @@ def nothing_left() -> Iterator[None]:
     yield
     children = psutil.Process().children(recursive=True)
     engines = [child for child in children if "modelshare.agent" in " ".join(_command(child))]
-    _, alive = psutil.wait_procs(engines, timeout=5)
+    _, alive = psutil.wait_procs(engines, timeout=60)
     assert not alive
 
 

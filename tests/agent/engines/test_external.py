@@ -13,8 +13,8 @@ from agent.engines.conftest import Started, gguf_spec
 from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
 from agent.support import serving
 from modelshare.agent.engines import llamacpp
-from modelshare.agent.engines.base import Engine, EngineError, EngineSpec
-from modelshare.agent.engines.external import ExternalEngine, ExternalServer
+from modelshare.agent.engines.base import Engine, EngineError, EngineSpec, ExternalServer
+from modelshare.agent.engines.external import ExternalEngine
 from modelshare.agent.engines.sharing import PromptCache
 from modelshare.agent.engines.supervisor import ProcessEngine
 from modelshare.agent.engines.watch import Timing

@@ -90,7 +90,7 @@ async def test_llamacpp_does_not_outlive_a_killed_agent(
 
     agent.send_signal(signal.SIGKILL)
 
-    await wait_until(lambda: not living(engine), seconds=5)
+    await wait_until(lambda: not living(engine), seconds=30)
 
 
 async def test_a_foreign_engine_does_not_outlive_a_killed_agent(
@@ -102,7 +102,7 @@ async def test_a_foreign_engine_does_not_outlive_a_killed_agent(
 
     agent.send_signal(signal.SIGKILL)
 
-    await wait_until(lambda: not living(engine), seconds=5)
+    await wait_until(lambda: not living(engine), seconds=30)
 
 
 async def test_leftovers_are_reaped(agents: list[subprocess.Popen[str]], state_dir: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from agent.engines.relay import ask
 from modelshare.agent.engine_source import EngineSource
-from modelshare.agent.engines.base import Engine, EngineKind, Route
+from modelshare.agent.engines.base import Engine, Route
 from modelshare.agent.engines.refusals import EngineRefusalError
 from modelshare.wire.inference import BadInferenceRequestError
 from modelshare.wire.link import DesiredDeployment
@@ -71,7 +71,7 @@ def wanted() -> DesiredDeployment:
 
 async def serving(folder: Path, state: Path) -> Engine:
     engine = await EngineSource(state, None, None).prepare(wanted(), folder, state, lambda _: None)
-    assert engine.kind is EngineKind.LLAMACPP
+    assert engine.kind == "llamacpp"
     await engine.start()
     return engine
 

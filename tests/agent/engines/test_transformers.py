@@ -8,19 +8,19 @@ import pytest
 from agent.engines.conftest import Started
 from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
 from modelshare.agent.engines import transformers
-from modelshare.agent.engines.base import EngineKind, EngineSpec, Format, Route, Task
+from modelshare.agent.engines.base import EngineSpec, Format, Route, Task
 from modelshare.agent.engines.counts import Tally, TokenUsage
-from modelshare.agent.engines.machine import find_program
 from modelshare.agent.engines.supervisor import ProcessEngine
+from modelshare.agent.engines.transformers import Transformers
 from modelshare.demo.tiny_model import REPLY
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.skipif(not find_program(EngineKind.TRANSFORMERS, None), reason="the extra [transformers] is not installed")
+@pytest.mark.skipif(not Transformers.find(), reason="the extra [transformers] is not installed")
 async def test_serves(chat_hf: Path, state_dir: Path, started: Started) -> None:
     spec = EngineSpec(path=chat_hf, served_name=PUBLIC_NAME, format=Format.SAFETENSORS, task=Task.CHAT)
-    program = find_program(EngineKind.TRANSFORMERS, None)
+    program = Transformers.find()
     assert program
     engine = await started(ProcessEngine(transformers.recipe(spec, program, state_dir / "home"), state_dir))
     assert engine.routes == {Route.CHAT, Route.COMPLETIONS}

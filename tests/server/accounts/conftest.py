@@ -9,7 +9,6 @@ import pytest
 from clock import Clock
 from conftest import Tenant, client_of
 from modelshare.server.app import Application
-from modelshare.server.settings import Settings
 
 MakeKey = Callable[..., Awaitable[httpx.AsyncClient]]
 
@@ -17,13 +16,6 @@ MakeKey = Callable[..., Awaitable[httpx.AsyncClient]]
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-async def app(settings: Settings, clock: Clock) -> AsyncIterator[Application]:
-    application = Application(settings, clock)
-    async with application.running():
-        yield application
 
 
 @pytest.fixture

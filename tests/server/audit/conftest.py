@@ -1,13 +1,12 @@
 """The platform that may deliver to this machine, with a clock that the test turns, and a receiver."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from clock import Clock
 from conftest import Tenant
 from hooks import Hook, new_hook
-from modelshare.server.app import Application
 from modelshare.server.settings import Settings
 from receiver import Receiver, receiving
 
@@ -20,13 +19,6 @@ def clock() -> Clock:
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"webhooks_allow_private": True})
-
-
-@pytest.fixture
-async def app(settings: Settings, clock: Clock) -> AsyncIterator[Application]:
-    application = Application(settings, clock)
-    async with application.running():
-        yield application
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from modelshare.server.db import CONFIRM_TOPIC, now_ms
 from modelshare.server.settings import Settings
 from served import wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def entry_of(tenant: Tenant, action: str) -> dict[str, Any]:

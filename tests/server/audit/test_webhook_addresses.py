@@ -16,7 +16,7 @@ from modelshare.server.audit.webhooks import sending
 from modelshare.server.audit.webhooks.sending import Message, Outcome, Sender
 from receiver import Receiver, Reply, receiving
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 NOWHERE = "2000::1"
 """Counts as public, and is given to nobody."""
 
@@ -80,7 +80,7 @@ async def sender(
 
 
 def message(url: str) -> Message:
-    return Message(uuid.uuid4(), uuid.uuid4(), "webhook.test", "{}", url, "whsec_x")
+    return Message(uuid.uuid4(), uuid.uuid4(), "{}", url, (b"key",))
 
 
 def https(receiver: Receiver, host: str) -> str:

@@ -1,20 +1,24 @@
 """What arrives at a webhook, and what the list of deliveries tells of it."""
 
+import base64
 import contextlib
 import json
+import time
 import uuid
 from typing import Any
 
 import anyio
 import pytest
 from sqlalchemy import text
+from standardwebhooks import Webhook, WebhookVerificationError
 from structlog.testing import capture_logs
 
+from answers import problem
 from clock import Clock
 from conftest import Tenant
 from factories import make_model
 from hooks import Hook, arrive, emit, failing, names, new_hook, outbox_is_empty
-from modelshare.client import verify_webhook
+from modelshare.client import WebhookSignatureError, verify_webhook
 from modelshare.server.app import Application
 from modelshare.server.audit import service as audit
 from modelshare.server.audit.webhooks import rules
@@ -22,7 +26,7 @@ from modelshare.server.db import notify
 from receiver import Receiver, Reply
 from served import wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def test_a_change_arrives_signed(app: Application, owner: Tenant, hook: Hook, receiver: Receiver) -> None:
@@ -33,10 +37,9 @@ async def test_a_change_arrives_signed(app: Application, owner: Tenant, hook: Ho
     event = verify_webhook(hook.secret, received.headers, received.body, now=app.platform.clock())
     assert (event.type, event.project) == ("model.shared", owner.project.id)
     assert event.data == {"model": str(model), "name": "tiny", "role": "deployable", "audience": "public"}
-    assert event.created == app.platform.now()
+    assert event.timestamp.timestamp() == app.platform.now()
     headers = received.headers
-    assert (headers["X-Modelshare-Event"], headers["X-Modelshare-Event-Id"]) == (event.type, event.id)
-    assert headers["X-Modelshare-Delivery"] == delivery["id"]
+    assert headers["webhook-id"] == event.id
     assert headers["Content-Type"] == "application/json"
     assert (delivery["event"], delivery["attempts"], delivery["status"], delivery["error"]) == (event.id, 1, 204, None)
     shown = (await owner.http.get(f"{hook.path}/deliveries/{delivery['id']}")).json()
@@ -47,10 +50,50 @@ async def test_the_signature_is_what_openssl_says(hook: Hook, receiver: Receiver
     await hook.test()
     await arrive(receiver, 1)
     (received,) = receiver.received
-    signed = received.headers["X-Modelshare-Timestamp"].encode() + b"." + received.body
-    words = ["openssl", "dgst", "-sha256", "-hmac", hook.secret, "-hex"]
-    said = (await anyio.run_process(words, input=signed)).stdout.decode().split()[-1]
-    assert received.headers["X-Modelshare-Signature"] == f"v1={said}"
+    signed = f"{received.headers['webhook-id']}.{received.headers['webhook-timestamp']}.".encode() + received.body
+    key = base64.b64decode(hook.secret.removeprefix("whsec_"), validate=True)
+    words = ["openssl", "dgst", "-sha256", "-mac", "HMAC", "-macopt", f"hexkey:{key.hex()}", "-binary"]
+    digest = (await anyio.run_process(words, input=signed)).stdout
+    assert received.headers["webhook-signature"] == f"v1,{base64.b64encode(digest).decode()}"
+
+
+async def test_the_library_of_the_standard_verifies_deliveries(hook: Hook, receiver: Receiver, clock: Clock) -> None:
+    clock.now = time.time()
+    await hook.test()
+    await arrive(receiver, 1)
+    (received,) = receiver.received
+    verified = Webhook(hook.secret).verify(received.body, dict(received.headers))
+    assert list(verified)[:2] == ["type", "timestamp"]
+    assert verified["data"] == {"webhook": hook.id}
+    with pytest.raises(WebhookVerificationError):
+        Webhook(hook.secret).verify(received.body + b" ", dict(received.headers))
+
+
+async def test_for_a_day_after_a_rotation_both_secrets_sign(hook: Hook, receiver: Receiver, clock: Clock) -> None:
+    answer = await hook.http.post(f"{hook.path}/rotate")
+    rotated = answer.json()
+    assert rotated["secret"] != hook.secret
+    assert rotated["old_secret_valid_until"] == int(clock.now) + rules.ROTATION_SECONDS
+    await hook.test()
+    await arrive(receiver, 1)
+    (both,) = receiver.received
+    assert len(both.headers["webhook-signature"].split()) == 2
+    for secret in (hook.secret, rotated["secret"]):
+        assert verify_webhook(secret, both.headers, both.body, now=clock.now).type == "webhook.test"
+    clock.now += rules.ROTATION_SECONDS
+    await hook.test()
+    await arrive(receiver, 2)
+    later = receiver.received[1]
+    verify_webhook(rotated["secret"], later.headers, later.body, now=clock.now)
+    with pytest.raises(WebhookSignatureError):
+        verify_webhook(hook.secret, later.headers, later.body, now=clock.now)
+
+
+async def test_a_secret_is_rotated_by_its_owner_alone(hook: Hook, deployer: Tenant, owner: Tenant) -> None:
+    assert problem(await deployer.http.post(f"{hook.path}/rotate")) == (404, "not_found_error", None)
+    assert (await hook.http.post(f"{hook.path}/rotate")).status_code == 200
+    (entry,) = (await owner.http.get("/v1/audit?limit=1")).json()["data"]
+    assert (entry["action"], entry["target"]) == ("webhook.rotate", f"webhook:{hook.id}")
 
 
 async def test_each_hears_of_what_it_asked_for(
@@ -173,7 +216,7 @@ async def test_events_are_json_in_ascii(app: Application, owner: Tenant, hook: H
     body = receiver.received[0].body
     assert body.isascii()
     parsed: dict[str, Any] = json.loads(body)
-    assert list(parsed) == ["id", "type", "created", "project", "data"]
+    assert list(parsed) == ["type", "timestamp", "id", "project", "data"]
     assert uuid.UUID(parsed["id"]).version == 7
 
 

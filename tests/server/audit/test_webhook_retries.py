@@ -14,7 +14,7 @@ from modelshare.server.audit.webhooks import rules
 from receiver import Received, Receiver, Reply, receiving
 from served import free_port, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def test_what_failed_is_sent_again_byte_for_byte(
@@ -34,8 +34,8 @@ async def test_what_failed_is_sent_again_byte_for_byte(
     assert (done["attempts"], done["status"], done["error"], done["next_attempt_at"]) == (2, 204, None, None)
     first, second = receiver.received
     assert first.body == second.body
-    assert first.headers["X-Modelshare-Event-Id"] == second.headers["X-Modelshare-Event-Id"]
-    assert first.headers["X-Modelshare-Timestamp"] != second.headers["X-Modelshare-Timestamp"]
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert first.headers["webhook-timestamp"] != second.headers["webhook-timestamp"]
     assert (await hook.shown())["failures"] == 0
 
 

@@ -25,13 +25,13 @@ from modelshare.wire.link import Chunk, Head, Released, Request
 from modelshare.wire.sharing import LATEST_DEADLINE
 from served import serving, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 REASON = "The licence of the training data was withdrawn."
 
 
 @pytest.fixture
-async def url(app: Application) -> AsyncIterator[str]:
-    async with serving(app) as served:
+async def url(running_app: Application) -> AsyncIterator[str]:
+    async with serving(running_app) as served:
         yield served
 
 

@@ -9,6 +9,6 @@ from served import serving
 
 
 @pytest.fixture
-async def url(app: Application) -> AsyncIterator[str]:
-    async with serving(app) as served:
+async def url(running_app: Application) -> AsyncIterator[str]:
+    async with serving(running_app) as served:
         yield served

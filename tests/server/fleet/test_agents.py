@@ -9,7 +9,7 @@ from link_agent import enroll, linked
 from modelshare.wire.link import CloseCode
 from served import wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def state(tenant: Tenant, agent_id: str, expected: str) -> dict[str, object]:

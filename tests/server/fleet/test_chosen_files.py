@@ -13,7 +13,7 @@ from served import wait_until
 from unit.registry.samples import gguf_file, llama_gguf
 from uploading import error_of, opening, processed, pushed, send, tar_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 CHAT = {"tokenizer.chat_template": "{{ messages }}"}
 Q4 = llama_gguf(**CHAT)

@@ -11,7 +11,7 @@ from link_agent import enroll, linked
 from modelshare.server.app import Application
 from served import wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def hook_of(tenant: Tenant) -> str:

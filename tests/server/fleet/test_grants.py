@@ -14,7 +14,7 @@ from link_agent import LinkAgent, enroll, linked
 from modelshare.server.app import Application
 from served import wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,26 @@
 """`GET /v1/agent/link`: who may link, one link per agent, what goes over it, how it ends."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import aiohttp
+import httpx
+import msgspec
 import pytest
 from sqlalchemy import update
 
 from conftest import Tenant
 from factories import make_model
 from link_agent import enroll, linked
+from link_recording import FROM_AGENT
 from modelshare.server.app import Application
 from modelshare.server.registry.tables import VersionRow
 from modelshare.wire.agents import Phase
-from modelshare.wire.link import PROTOCOL, Chunk, CloseCode, Hello, Ping
+from modelshare.wire.link import LINK_PATH, PROTOCOL, Chunk, CloseCode, Hello, Ping
 from served import serving, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def agent_of(tenant: Tenant) -> dict[str, Any]:
@@ -67,12 +71,88 @@ async def test_a_newer_link_takes_over(url: str, deployer: Tenant) -> None:
 
 async def test_another_protocol_is_told_to_update(url: str, deployer: Tenant) -> None:
     _, token = await enroll(deployer.http)
-    async with linked(url, token, hello=Hello(PROTOCOL + 1, "9", [], "cpu", 0, 0)) as agent:
-        code, reason = await agent.end()
-        assert code == CloseCode.PROTOCOL
-        assert "update" in reason
+    for oldest, newest, older in ((PROTOCOL + 1, PROTOCOL + 2, "server"), (0, 0, "agent"), (PROTOCOL + 1, 0, "server")):
+        hello = Hello(oldest, "9", [], "cpu", 0, 0, newest_protocol=newest)
+        async with linked(url, token, hello=hello) as agent:
+            code, reason = await agent.end()
+            assert code == CloseCode.PROTOCOL
+            assert f"update the {older}" in reason
     async with linked(url, token, hello=Ping()) as agent:
         assert (await agent.end())[0] == CloseCode.PROTOCOL
+
+
+@pytest.mark.parametrize(
+    ("oldest", "newest", "agreed"),
+    [
+        (PROTOCOL - 1, 0, PROTOCOL - 1),
+        (PROTOCOL - 1, PROTOCOL, PROTOCOL),
+        (PROTOCOL, PROTOCOL + 1, PROTOCOL),
+        (PROTOCOL - 2, PROTOCOL - 1, PROTOCOL - 1),
+    ],
+)
+async def test_the_newest_version_that_both_understand_is_spoken(
+    url: str, deployer: Tenant, oldest: int, newest: int, agreed: int
+) -> None:
+    _, token = await enroll(deployer.http)
+    hello = Hello(oldest, "9", [], "cpu", 0, 0, newest_protocol=newest)
+    async with linked(url, token, hello=hello) as agent:
+        await agent.wanted(0)
+        assert agent.protocol == agreed
+
+
+async def test_an_agent_of_the_version_before_serves_a_request(
+    app: Application, url: str, owner: Tenant, deployer: Tenant
+) -> None:
+    """By the bytes that it sent then, but for ids."""
+    frames = {fields[0]: fields for fields in map(msgspec.msgpack.decode, reversed(FROM_AGENT))}
+    frames["report"] = next(frame for frame in map(msgspec.msgpack.decode, FROM_AGENT) if frame[2:3] == [Phase.READY])
+    _, token = await enroll(deployer.http)
+    model_id = await make_model(app, owner.project.id)
+    await owner.http.post(f"/v1/models/{model_id}/share")
+    spec = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
+    path = f"/{deployer.project.id}/chat/v1/chat/completions"
+    question = {"model": "acme/tiny", "messages": [{"role": "user", "content": "Hi"}]}
+    headers = {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession() as http, http.ws_connect(url + LINK_PATH, headers=headers) as socket:
+
+        async def heard(kind: str) -> list[Any]:
+            while (fields := msgspec.msgpack.decode((await socket.receive()).data))[0] != kind:
+                pass
+            return list(fields)
+
+        async def say(kind: str, id_: object) -> None:
+            await socket.send_bytes(msgspec.msgpack.encode([kind, id_, *frames[kind][2:]]))
+
+        await say("hello", PROTOCOL - 1)
+        assert (await heard("welcome"))[1] == 1
+        await heard("desired")
+        assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
+        (deployment,) = (await heard("desired"))[2]
+        await say("report", deployment["deployment_id"])
+
+        async def answered() -> httpx.Response | None:
+            answer = await deployer.http.post(path, json=question)
+            return answer if answer.status_code == 200 else None
+
+        asking = asyncio.ensure_future(wait_until(answered))
+        request = await heard("request")
+        for kind in ("head", "chunk", "end"):
+            await say(kind, request[1])
+        assert (await asking).content == frames["chunk"][2]
+
+
+async def test_frames_of_unknown_kinds_are_ignored_up_to_a_rate(url: str, deployer: Tenant) -> None:
+    _, token = await enroll(deployer.http)
+    async with linked(url, token) as agent:
+        await agent.wanted(0)
+        await agent.socket.send_bytes(msgspec.msgpack.encode(["weather", 5, {"mood": "fair"}]))
+        await agent.report("nonsense", Phase.READY)
+        await wait_state(deployer, "active")
+        assert agent.closed is None
+        with contextlib.suppress(aiohttp.ClientError, ConnectionError):
+            for _ in range(2000):
+                await agent.socket.send_bytes(msgspec.msgpack.encode(["weather"]))
+        assert (await agent.end())[0] in {CloseCode.PROTOCOL, None}  # it may be reset before that is read
 
 
 async def test_what_is_no_frame_ends_the_link(url: str, deployer: Tenant) -> None:

@@ -22,7 +22,7 @@ from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.agents import AgentState, Phase
 from served import wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def new_version(app: Application, model_id: uuid.UUID, version: str) -> None:

@@ -18,7 +18,7 @@ from modelshare.server.registry.tables import ModelRow
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import CloseCode, Released, Report
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 @pytest.mark.parametrize("lend", ["postgres"], indirect=True)

@@ -106,7 +106,7 @@ class Client:
         return await self.answer(head_only=head_only)
 
     async def answer(self, *, head_only: bool = False) -> Answer:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             line, *lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
             headers = dict(each.split(": ", 1) for each in lines)
             body = b""
@@ -119,7 +119,7 @@ class Client:
         return Answer(int(line.split()[1]), headers, body)
 
     async def is_closed(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             with suppress(ConnectionResetError):
                 assert await self.reader.read() == b""
 
@@ -353,7 +353,7 @@ async def test_an_answer_before_the_body_is_there(client: Client) -> None:
     answer = await client.answer()
     assert (answer.status, answer.headers["connection"]) == (401, "close")
     client.writer.write(b" " * 20_000_000)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await client.writer.drain()
     await client.is_closed()
 
@@ -371,7 +371,7 @@ async def test_a_client_that_leaves_is_noticed(app: App, client: Client, version
     client.writer.write(b"GET /wait HTTP/%b\r\nHost: x\r\n\r\n" % version)
     await app.began.wait()
     client.writer.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await app.disconnected.wait()
 
 
@@ -379,7 +379,7 @@ async def test_a_client_that_leaves_a_silent_stream_is_noticed(app: App, client:
     client.writer.write(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
     await client.reader.readuntil(b"\r\n\r\n3\r\none\r\n")
     client.writer.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await app.disconnected.wait()
 
 
@@ -419,7 +419,7 @@ async def test_a_body_that_stalls(app: App, client: Client, *, trickles: bool) -
     trickling = asyncio.create_task(trickle() if trickles else asyncio.sleep(0))
     (await client.answer()).is_problem(408, "body")
     trickling.cancel()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await app.disconnected.wait()
 
 

@@ -9,7 +9,7 @@ from answers import problem
 from conftest import Tenant
 from uploading import open_upload, processed, push, pushed, send, tiny_model
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 STAYS = "`latest` stays at 1.10.0, because {} is {}. Promote {} to make it the latest."
 
 

@@ -14,7 +14,7 @@ from modelshare.server.registry.processing.jobs import process
 from modelshare.server.registry.tables import UploadRow, VersionRow
 from uploading import open_upload, opening, pushed, send, tiny_model, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def _handed_over(app: Application, owner: Tenant) -> uuid.UUID:
@@ -133,5 +133,5 @@ async def test_a_worker_stops_even_if_a_job_comes_just_then(app: Application) ->
     await wait_until(lambda: bool(worker._wake._waiters))
     worker._told("*")
     await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await worker.stop()

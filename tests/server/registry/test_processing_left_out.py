@@ -9,7 +9,7 @@ import pytest
 from conftest import Tenant
 from uploading import processed, pushed, send, tar_of, tiny_model
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 SECRET = "ghp_" + "a1B2" * 9
 

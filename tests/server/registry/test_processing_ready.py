@@ -9,7 +9,7 @@ from conftest import Tenant
 from modelshare.server.app import Application
 from uploading import processed, push, push_archive, pushed, sha256, stored_files, tar_of, tiny_model, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def _manifest(app: Application, digest: str) -> dict[str, object]:

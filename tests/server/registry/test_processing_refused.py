@@ -25,7 +25,7 @@ from uploading import (
     wait_until,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 def _safetensors(length: int, header: bytes = b"{}") -> bytes:
@@ -111,7 +111,7 @@ async def test_an_archive_that_unpacks_to_more_than_the_quota(app: Application, 
 async def test_an_archive_that_unpacks_to_more_than_the_disk_has_room_for(
     owner: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelshare.server.registry.processing.unpacking.KEEP_FREE", 1 << 60)
+    monkeypatch.setattr("modelshare.server.registry.processing.store_blobs.KEEP_FREE", 1 << 60)
     model = await processed(owner.http, await push_archive(owner.http, tar_of(tiny_model()), "model.tar.gz"))
     assert (model["status"], "the 0 bytes that are left" in model["status_reason"]) == ("failed", True)
 

@@ -11,7 +11,7 @@ from conftest import Tenant
 from modelshare.server.app import Application
 from uploading import broken_model, error_of, open_upload, push, pushed, tiny_model
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 def _stored(app: Application, size: int) -> Path:

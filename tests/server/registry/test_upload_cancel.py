@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -10,10 +9,9 @@ import pytest
 from conftest import Tenant
 from modelshare.server.app import Application
 from modelshare.server.registry.uploads import expiry
-from modelshare.server.settings import Settings
 from uploading import error_of, open_upload, push, pushed, put, send, stored_files, tiny_model, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def test_frees_the_bytes_and_the_name(app: Application, owner: Tenant) -> None:
@@ -90,13 +88,6 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-async def app(settings: Settings, clock: Clock) -> AsyncIterator[Application]:
-    application = Application(settings, clock)
-    async with application.running():
-        yield application
 
 
 async def test_sessions_expire(app: Application, owner: Tenant, clock: Clock) -> None:

@@ -9,7 +9,7 @@ from conftest import Tenant
 from modelshare.wire.uploads import digest_of_parts
 from uploading import error_of, missing, open_upload, opening, processed, push, pushed, put, send, sha256, tiny_model
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def test_hands_the_files_over(owner: Tenant) -> None:

@@ -12,7 +12,7 @@ from modelshare.server.app import Application
 from modelshare.wire.uploads import BATCH_BYTES, BATCH_FILES, BATCH_HEAD
 from uploading import error_of, open_upload, processed, put, sha256, stored_files, tiny_model
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 FILES = tiny_model() | {f"extra/{number}.txt": b"%d" % number for number in range(20)}
 
@@ -73,12 +73,12 @@ async def test_rubbish_is_refused(owner: Tenant) -> None:
     readme = next(file["n"] for file in upload["files"] if file["path"] == "README.md")
     content = FILES["README.md"]
     for body, status, words in (
-        (b"", 400, "at once"),
+        (b"", 400, "per request"),
         (b"short", 400, "ends within a file"),
         (framed(readme, content)[:-1], 400, "ends within a file"),
         (framed(readme, content, size=1 << 63), 400, "ends within a file"),
         (framed(readme, content) * 2, 400, "each only once"),
-        (b"".join(framed(number, b"x") for number in range(BATCH_FILES + 1)), 400, "at once"),
+        (b"".join(framed(number, b"x") for number in range(BATCH_FILES + 1)), 400, "per request"),
         (framed(readme, content + b"x"), 400, "README.md must have"),
         (framed(readme, b""), 400, "README.md must have"),
         (framed(999, content), 404, "no file 999"),

@@ -6,13 +6,13 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import Tenant, new_tenant
+from conftest import Tenant, new_tenant, running
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings
 from uploading import broken_model, error_of, open_upload, opening, pushed, send, sha256, stored_files, tiny_model
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def test_opens_a_session_for_a_new_model(owner: Tenant) -> None:
@@ -240,7 +240,7 @@ async def _models(owner: Tenant) -> list[dict[str, Any]]:
 
 async def test_a_project_has_so_many_uploads_open_and_no_more(settings: Settings) -> None:
     app = create_app(settings.model_copy(update={"uploads_open_per_project": 3}))
-    async with app.running():
+    async with running(app):
         owner, other = await new_tenant(app, "acme"), await new_tenant(app, "borg")
         opened = await asyncio.gather(
             *(owner.http.post("/v1/uploads", json=opening(tiny_model(), name=f"m{n}")) for n in range(5))

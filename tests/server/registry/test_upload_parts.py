@@ -129,6 +129,7 @@ async def test_no_part_after_the_end(owner: Tenant) -> None:
     assert answer.json()["error"]["code"] == "upload_not_open"
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_nothing_to_send_of_a_reused_file(owner: Tenant) -> None:
     files = tiny_model()
     await push(owner.http, files)
@@ -159,7 +160,7 @@ async def _get(owner: Tenant, upload_id: str) -> dict[str, Any]:
 
 async def _wait_reused(owner: Tenant, files: dict[str, bytes]) -> dict[str, object]:
     """A session whose files are all stored already, once the project's first model is ready."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             upload = await open_upload(owner.http, files, "copy", claims=True)
             if all(file["reused"] for file in upload["files"]):

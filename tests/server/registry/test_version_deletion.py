@@ -17,7 +17,7 @@ from modelshare.server.registry.tables import VersionRow
 from unit.registry.samples import llama_gguf
 from uploading import error_of, open_upload, opening, pushed, stored_files, tiny_model, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 IN_USE = (409, "conflict_error", "version_in_use")
 
 
@@ -99,6 +99,9 @@ async def test_the_latest_stays(app: Application, owner: Tenant) -> None:
     assert message(refused) == (
         "Version 1.0.0 cannot be deleted. It is the latest version. Promote another one, then delete it."
     )
+    [entry] = (await owner.http.get("/v1/audit?outcome=refused")).json()["data"]
+    assert (entry["action"], entry["target"]) == ("model.delete_version", f"model:{model}")
+    assert entry["reason"] == message(refused)
 
 
 async def test_what_endpoints_have_stays_and_others_are_counts(

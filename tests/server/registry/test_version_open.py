@@ -11,7 +11,7 @@ from conftest import Tenant
 from modelshare.server.app import Application
 from uploading import Files, error_of, opening, processed, push, pushed, send, tar_of, tiny_model
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 def spec(files: Files, **fields: Any) -> dict[str, Any]:

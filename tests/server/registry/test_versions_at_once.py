@@ -13,7 +13,7 @@ from factories import add_version, make_model
 from modelshare.server.app import Application
 from uploading import push, pushed, tiny_model
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 LATEST = text("SELECT count(*) FROM model_versions WHERE is_latest")
 
 

@@ -37,8 +37,8 @@ def limits(request: pytest.FixtureRequest) -> dict[str, int]:
 
 
 @pytest.fixture
-async def url(app: Application) -> AsyncIterator[str]:
-    async with serving(app) as served:
+async def url(running_app: Application) -> AsyncIterator[str]:
+    async with serving(running_app) as served:
         yield served
 
 

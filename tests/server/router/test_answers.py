@@ -14,8 +14,8 @@ from agent.support import serving
 from link_agent import LinkAgent, answer
 from modelshare.agent.deployment import Serving
 from modelshare.agent.engine_call import engine_session
-from modelshare.agent.engines.base import EngineSpec, Format, Task
-from modelshare.agent.engines.external import ExternalEngine, ExternalServer
+from modelshare.agent.engines.base import EngineSpec, ExternalServer, Format, Task
+from modelshare.agent.engines.external import ExternalEngine
 from modelshare.agent.relay import EngineRelay
 from modelshare.agent.streams import Stream
 from modelshare.wire.link import Answer, Chunk, End, Head, Request
@@ -23,7 +23,7 @@ from odd_engine import SECRET, TEXT, application
 from server.router.conftest import Endpoint
 from server.router.test_usage import usage
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 FAILED = "The engine failed on this request; try again, or change the request."
 DONE = b"data: [DONE]\n\n"
 

@@ -16,7 +16,7 @@ from served import wait_until
 from server.router.conftest import Endpoint
 from server.router.test_usage import usage
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 @pytest.fixture

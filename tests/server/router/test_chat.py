@@ -13,7 +13,7 @@ from modelshare.server.app import Application
 from modelshare.wire.link import BODY_SLICE, Chunk, End, Head, Request
 from server.router.conftest import Endpoint
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 COMPLETION = {
     "id": "c-1",

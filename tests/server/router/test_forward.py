@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from conftest import Tenant
+from conftest import Tenant, running
 from factories import make_model
 from link_agent import LinkAgent, answer, enroll, linked
 from modelshare.server.app import Application, create_app
@@ -27,7 +27,7 @@ async def processes(settings: Settings) -> AsyncIterator[tuple[Application, str,
     first, second = (
         create_app(settings.model_copy(update={"advertise_url": f"http://127.0.0.1:{port}"})) for port in ports
     )
-    async with first.running(), second.running(), serving(first, ports[0]) as one, serving(second, ports[1]) as two:
+    async with running(first), running(second), serving(first, ports[0]) as one, serving(second, ports[1]) as two:
         yield first, one, two
 
 

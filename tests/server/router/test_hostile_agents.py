@@ -19,7 +19,7 @@ from modelshare.wire.link import INITIAL_CREDIT, Chunk, CloseCode, End, Head, Re
 from served import wait_until
 from server.router.conftest import Endpoint
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 MIB = 1 << 20
 SMALL = 20_000
 JSON = "application/json"

@@ -9,7 +9,7 @@ from link_agent import LinkAgent, answer
 from modelshare.wire.link import Request
 from server.router.conftest import Endpoint
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def serve(agent: LinkAgent, request: Request, body: bytes) -> None:

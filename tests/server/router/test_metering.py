@@ -14,7 +14,7 @@ from modelshare.server.router.snapshots import Snapshot
 from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.endpoints import EndpointStatus
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 _WRITTEN = select(UsageRow).order_by(UsageRow.endpoint_slug)
 
 

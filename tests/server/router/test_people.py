@@ -20,7 +20,7 @@ from served import wait_until
 from server.router.conftest import Endpoint
 from server.router.test_revoked import error_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 @pytest.fixture

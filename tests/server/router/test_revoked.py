@@ -17,7 +17,7 @@ from modelshare.wire.link import Chunk, CloseCode, End, Head, Request
 from served import wait_until
 from server.router.conftest import Endpoint
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 Ask = Callable[[], Awaitable[httpx.Response]]
 
 

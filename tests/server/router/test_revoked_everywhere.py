@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import Tenant, client_of
+from conftest import Tenant, client_of, running
 from factories import make_model
 from link_agent import LinkAgent, enroll, linked
 from modelshare.server.accounts import sessions
@@ -43,7 +43,7 @@ async def processes(settings: Settings) -> AsyncIterator[list[Process]]:
         for _ in range(3):
             port = free_port()
             app = create_app(settings.model_copy(update={"advertise_url": f"http://127.0.0.1:{port}"}))
-            await stack.enter_async_context(app.running())
+            await stack.enter_async_context(running(app))
             found.append(Process(app, await stack.enter_async_context(serving(app, port))))
         yield found
 
@@ -116,10 +116,16 @@ def error_of(body: bytes) -> dict[str, Any]:
     return dict(json.loads(body.strip().rsplit(b"data: ", 1)[-1])["error"])
 
 
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cut is cut by the notification, not by the look twice a second. Comes before the processes."""
+    monkeypatch.setattr(in_flight, "LOOK_SECONDS", 60)
+
+
+@pytest.mark.usefixtures("told")
 async def test_all_streams_of_a_revoked_key_are_cut(
-    processes: list[Process], agent: LinkAgent, deployer: Tenant, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    processes: list[Process], agent: LinkAgent, deployer: Tenant, key: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(in_flight, "LOOK_SECONDS", 60)  # by the notification, not by the net below
     async with streams(processes[1].url, deployer, key["key"], STREAMS) as (_, begun):
         assert (await deployer.http.delete(f"/v1/keys/{key['id']}")).status_code == 204
         bodies = await asyncio.gather(*(one.aread() for one in begun))
@@ -132,10 +138,8 @@ async def test_all_streams_of_a_revoked_key_are_cut(
     await confirmed(deployer, "key.revoke")
 
 
-async def test_a_person_who_is_signed_out_elsewhere_is_cut_off(
-    processes: list[Process], agent: LinkAgent, deployer: Tenant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(in_flight, "LOOK_SECONDS", 60)  # as above
+@pytest.mark.usefixtures("told", "agent")
+async def test_a_person_who_is_signed_out_elsewhere_is_cut_off(processes: list[Process], deployer: Tenant) -> None:
     person = await new_person(processes[0].app, "ada")
     await join(processes[0].app, person, deployer.project.id)
     token = await sign_in(processes[0].app, person)

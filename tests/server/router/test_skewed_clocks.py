@@ -11,7 +11,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from conftest import Tenant, client_of
+from conftest import Tenant, client_of, running
 from factories import make_model
 from link_agent import LinkAgent, answer, enroll, linked
 from modelshare.server.app import Application
@@ -48,7 +48,7 @@ async def processes(settings: Settings) -> AsyncIterator[list[Process]]:
             port = free_port()
             here = settings.model_copy(update={"advertise_url": f"http://127.0.0.1:{port}"})
             app = Application(here, machine_clock(skew))
-            await stack.enter_async_context(app.running())
+            await stack.enter_async_context(running(app))
             found.append(Process(app, await stack.enter_async_context(serving(app, port))))
         yield found
 
@@ -110,7 +110,7 @@ async def test_links_that_one_signs_hold_at_the_others_for_as_long_as_was_said(p
 async def test_the_difference_is_said_in_log_and_health(settings: Settings) -> None:
     with capture_logs() as logs:
         app = Application(settings, machine_clock(300))
-        async with app.running(), client_of(app) as http:
+        async with running(app), client_of(app) as http:
             assert abs(app.clock() - time.time()) < 2
             assert (await http.get("/readyz")).json()["clock_skew_seconds"] == pytest.approx(300, abs=2)
             admin = await new_person(app, "ada", is_admin=True)

@@ -9,7 +9,7 @@ from modelshare.wire.link import Request
 from served import wait_until
 from server.router.conftest import Endpoint
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def serve(agent: LinkAgent, request: Request, body: bytes) -> None:

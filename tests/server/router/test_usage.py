@@ -13,7 +13,7 @@ from modelshare.wire.link import Chunk, End, Head, Request
 from served import wait_until
 from server.router.conftest import Endpoint
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 TODAY = dt.datetime.now(dt.UTC).date()
 
 

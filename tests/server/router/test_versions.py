@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from answers import problem
-from conftest import Tenant, new_tenant
+from conftest import Tenant, new_tenant, running
 from factories import add_version, make_model
 from link_agent import LinkAgent, answer, answer_events, enroll, linked, refusal
 from modelshare.server.app import Application, create_app
@@ -198,7 +198,7 @@ async def test_nor_where_several_processes_serve(settings: Settings, *, pinned: 
     traffic = Traffic()
     async with contextlib.AsyncExitStack() as stack:
         for app in apps:
-            await stack.enter_async_context(app.running())
+            await stack.enter_async_context(running(app))
         urls = [await stack.enter_async_context(serving(app, port)) for app, port in zip(apps, ports, strict=True)]
         tenant = await stack.enter_async_context(_tenant(apps[0]))
         model = await make_model(apps[0], tenant.project.id)

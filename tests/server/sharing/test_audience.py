@@ -13,7 +13,6 @@ from clock import Clock
 from conftest import Tenant, client_of, new_tenant
 from factories import make_model
 from modelshare.server.app import Application
-from modelshare.server.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -21,13 +20,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-async def app(settings: Settings, clock: Clock) -> AsyncIterator[Application]:
-    application = Application(settings, clock)
-    async with application.running():
-        yield application
 
 
 @pytest.fixture

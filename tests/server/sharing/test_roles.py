@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from conftest import Tenant, new_tenant
+from conftest import Tenant, new_tenant, running
 from factories import make_model
 from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings
@@ -97,7 +97,7 @@ async def test_a_fresh_share_starts_at_deployable_though_endpoints_run_on_shared
 @pytest.fixture
 async def without_promotion(settings: Settings) -> AsyncIterator[Application]:
     app = create_app(settings.model_copy(update={"catalog_promotion": False}))
-    async with app.running():
+    async with running(app):
         yield app
 
 

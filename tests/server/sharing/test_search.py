@@ -10,9 +10,13 @@ import pytest
 from conftest import Tenant
 from factories import make_model
 from modelshare.server.app import Application
+from modelshare.server.endpoints.tables import EndpointRow
+from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import search
 from modelshare.server.sharing.search import ordering, service
 from modelshare.server.sharing.tables import ShareRow
+from modelshare.wire.endpoints import EndpointStatus
+from modelshare.wire.tiers import SELF_HOSTED
 
 pytestmark = pytest.mark.anyio
 SORTS = ("relevance", "recent", "deployments", "parameters", "name")
@@ -43,14 +47,27 @@ async def shelve(app: Application, tenant: Tenant, **fields: Any) -> uuid.UUID:
 
 
 async def fill(app: Application, project_id: str, names: Sequence[str]) -> None:
-    """Many shared models, quickly; every third is of another size, every tenth has a deployment."""
+    """Many shared models, quickly; every third is of another size, some have deployments."""
     ids = [
         await make_model(app, project_id, name=name, parameters=10**9 * (1 + n % 3), family=f"family{n % 4}")
         for n, name in enumerate(names)
     ]
     async with app.database.write() as session:
         for n, model_id in enumerate(ids):
-            count = int(n % 10 == 0) * n
+            count = int(n % 10 == 0) * n // 10
+            (await session.get_one(ModelRow, model_id)).active_endpoints = count
+            session.add_all(
+                EndpointRow(
+                    project_id=project_id,
+                    slug=f"{names[n]}-{each}",
+                    model_id=model_id,
+                    tier=SELF_HOSTED,
+                    is_active=True,
+                    status=EndpointStatus.PROVISIONING,
+                    created_at=0,
+                )
+                for each in range(count)
+            )
             session.add(
                 ShareRow(
                     model_id=model_id,

@@ -15,8 +15,8 @@ from modelshare.server.app import Application
 from modelshare.server.jobs import JobRow, Lease
 from modelshare.server.registry.inspection import Facts
 from modelshare.server.registry.inspection.facts import Format
-from modelshare.server.registry.processing import outcome
-from modelshare.server.registry.processing.work import Work
+from modelshare.server.registry.processing import finish
+from modelshare.server.registry.processing.load_job import ProcessingJob
 from modelshare.server.registry.tables import VersionRow
 from modelshare.wire.models import ModelStatus
 
@@ -46,12 +46,12 @@ async def judge(app: Application, model_id: uuid.UUID, version: str, *, well: bo
         session.add(job)
         await session.flush()
     assert job.lease_token is not None
-    work = Work("", model_id, version_id, ModelStatus.PROCESSING, None)
+    work = ProcessingJob("", model_id, version_id, ModelStatus.PROCESSING, None)
     lease = Lease(job.id, job.lease_token, job.subject, 1)
     if well:
-        await outcome.ready(app.platform, lease, work, [], FACTS)
+        await finish.ready(app.platform, lease, work, [], FACTS)
     else:
-        await outcome.failed(app.platform, lease, work, "Its bytes were damaged.")
+        await finish.failed(app.platform, lease, work, "Its bytes were damaged.")
 
 
 class World:

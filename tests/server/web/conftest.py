@@ -17,6 +17,16 @@ from modelshare.server.http import SESSION_COOKIE
 from persons import new_person, sign_in
 
 PASSWORD = "a quiet walk home"
+ON_BOTH_DATABASES = pytest.mark.parametrize("lend", ["sqlite", "postgres"], indirect=True)
+"""Of each file of pages the test that asks most of the database."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Pages show what is tested on both databases elsewhere: SQLite will do, but for `ON_BOTH_DATABASES`."""
+    marks = metafunc.definition.iter_markers("parametrize")
+    if "lend" in metafunc.fixturenames and not any(mark.args[0] == "lend" for mark in marks):
+        metafunc.definition.add_marker(pytest.mark.parametrize("lend", ["sqlite"], indirect=True))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from modelshare.server.app import Application
 from modelshare.server.http import SESSION_COOKIE
 from modelshare.server.settings import Settings
 from page_texts import lines, message
-from server.web.conftest import PASSWORD, SignUp, Somebody, browser_of, new_project, token_in
+from server.web.conftest import ON_BOTH_DATABASES, PASSWORD, SignUp, Somebody, browser_of, new_project, token_in
 
 pytestmark = pytest.mark.anyio
 ADA = {"name": "Ada", "email": "ada@example.org", "password": PASSWORD}
@@ -22,6 +22,7 @@ async def sign_in(http: httpx.AsyncClient, **fields: str) -> httpx.Response:
     return await http.post("/sign-in", data={"email": "ada@example.org", "password": PASSWORD, **fields})
 
 
+@ON_BOTH_DATABASES
 async def test_the_first_one_runs_the_platform(browser: httpx.AsyncClient) -> None:
     assert "You are the first user" in (await browser.get("/sign-up")).text
     answer = await browser.post("/sign-up", data=ADA)
@@ -35,6 +36,7 @@ async def test_the_first_one_runs_the_platform(browser: httpx.AsyncClient) -> No
     assert "You are the first user" not in (await browser.get("/sign-up")).text
 
 
+@ON_BOTH_DATABASES
 async def test_out_and_in_again(person: Somebody) -> None:
     assert (await person.post("/sign-out")).headers["location"] == "/"
     assert (await person.get("/dashboard")).headers["location"] == "/sign-in?next=/dashboard"

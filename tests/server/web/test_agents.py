@@ -11,7 +11,7 @@ from modelshare.server.app import Application
 from modelshare.wire.agents import Phase
 from page_texts import lines, message
 from served import serving
-from server.web.conftest import Somebody
+from server.web.conftest import ON_BOTH_DATABASES, Somebody
 from server.web.machines import join, join_key_in, live, machine
 
 pytestmark = pytest.mark.anyio
@@ -20,8 +20,8 @@ KEYS = f"{PAGE}/join-keys"
 
 
 @pytest.fixture
-async def url(app: Application) -> AsyncIterator[str]:
-    async with serving(app) as served:
+async def url(running_app: Application) -> AsyncIterator[str]:
+    async with serving(running_app) as served:
         yield served
 
 
@@ -74,6 +74,7 @@ async def test_bad_input(colleague: Somebody, project: str) -> None:
     assert (await colleague.get(f"{PAGE}/nothing/rename")).status_code == 404
 
 
+@ON_BOTH_DATABASES
 async def test_what_a_machine_is_and_does_comes_live(
     app: Application, url: str, colleague: Somebody, project: str
 ) -> None:

@@ -11,7 +11,7 @@ from factories import make_model
 from modelshare.server.app import Application
 from page_texts import lines
 from served import wait_until
-from server.web.conftest import Somebody
+from server.web.conftest import ON_BOTH_DATABASES, Somebody
 
 pytestmark = pytest.mark.anyio
 LOG = "/dashboard/labs/audit"
@@ -35,6 +35,8 @@ async def project_id(app: Application, key: str) -> str:
     return caller.project
 
 
+@ON_BOTH_DATABASES
+@pytest.mark.usefixtures("running_app")
 async def test_who_did_what(app: Application, colleague: Somebody, project: str) -> None:
     async with client_of(app, await new_key(colleague, "<i>website")) as http:
         key = (await http.get("/v1/keys")).json()["data"][0]["id"]
@@ -83,6 +85,7 @@ async def test_what_was_refused_is_marked(app: Application, colleague: Somebody,
     assert refused.json()["error"]["message"] in newest
 
 
+@ON_BOTH_DATABASES
 async def test_pages(colleague: Somebody, project: str) -> None:
     first = await colleague.get(f"{LOG}?limit=1")
     older = re.search(r'href="\?after=([^"]+)"', first.text)
@@ -93,6 +96,7 @@ async def test_pages(colleague: Somebody, project: str) -> None:
     assert (await colleague.get(f"{LOG}?after=nonsense")).status_code == 400
 
 
+@ON_BOTH_DATABASES
 async def test_the_log_is_narrowed(app: Application, colleague: Somebody, project: str) -> None:
     async with client_of(app, await new_key(colleague, "first")) as http:
         for name in ("second", "third"):

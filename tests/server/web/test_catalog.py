@@ -15,7 +15,7 @@ from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings
 from page_texts import lines, message
 from server.web.catalog_pages import CATALOG, cards, links, share
-from server.web.conftest import Somebody
+from server.web.conftest import ON_BOTH_DATABASES, Somebody
 
 pytestmark = pytest.mark.anyio
 IN_PLACE = {"HX-Request": "true"}
@@ -43,6 +43,7 @@ async def test_an_empty_catalog_says_how_it_fills(browser: httpx.AsyncClient) ->
     assert 'href="/dashboard"' in page.text
 
 
+@ON_BOTH_DATABASES
 async def test_a_card_says_what_one_needs_to_choose(
     app: Application, owner: Tenant, browser: httpx.AsyncClient
 ) -> None:
@@ -55,6 +56,7 @@ async def test_a_card_says_what_one_needs_to_choose(
     assert f"{CATALOG}/{model_id}" in links(page)
 
 
+@ON_BOTH_DATABASES
 @pytest.mark.parametrize(
     ("query", "wanted"),
     [
@@ -92,6 +94,7 @@ async def test_a_bad_query_is_a_page_that_says_so(browser: httpx.AsyncClient, qu
     assert message(page).startswith(said.replace("`", ""))
 
 
+@ON_BOTH_DATABASES
 @pytest.mark.usefixtures("shelf")
 async def test_facets_toggle_one_value_and_keep_the_rest(browser: httpx.AsyncClient) -> None:
     page = await shown(browser, "?q=llama&sort=name&family=llama")
@@ -102,6 +105,7 @@ async def test_facets_toggle_one_value_and_keep_the_rest(browser: httpx.AsyncCli
     assert '<input type="hidden" name="family" value="llama" form="search">' in page.text
 
 
+@ON_BOTH_DATABASES
 @pytest.mark.usefixtures("shelf")
 async def test_families_stand_on_the_first_page_only(browser: httpx.AsyncClient) -> None:
     assert "llama 2 models" in lines(await shown(browser))

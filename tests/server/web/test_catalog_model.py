@@ -18,12 +18,13 @@ from modelshare.server.accounts.sessions import SessionAuthenticator
 from modelshare.server.app import Application
 from modelshare.server.fleet.tables import AgentRow
 from modelshare.server.http import Caller
+from modelshare.server.registry.service import model_changed
 from modelshare.server.registry.tables import VersionRow
 from modelshare.server.sharing import service as sharing
 from modelshare.wire.agents import AgentState
 from page_texts import lines, message
 from server.web.catalog_pages import CATALOG, links, share
-from server.web.conftest import Somebody
+from server.web.conftest import ON_BOTH_DATABASES, Somebody
 
 pytestmark = pytest.mark.anyio
 IN_PLACE = {"HX-Request": "true"}
@@ -51,6 +52,7 @@ async def shown(browser: httpx.AsyncClient, model_id: str, query: str = "") -> h
     return page
 
 
+@ON_BOTH_DATABASES
 async def test_it_tells_all_of_a_model(app: Application, owner: Tenant, browser: httpx.AsyncClient, model: str) -> None:
     await owner.http.patch(f"/v1/models/{model}", json={"card": "---\nlicense: mit\n---\n# Hello\n\nA *card*."})
     await add_version(app, uuid.UUID(model), "0.9.0")
@@ -267,6 +269,7 @@ async def test_hostile_words_stay_words(
         statement = update(VersionRow).where(VersionRow.model_id == uuid.UUID(model))
         turned = f"{words}\u202e"  # as an older release took it
         await session.execute(statement.values(family=turned, architecture=turned, quantization=turned))
+        model_changed(session, uuid.UUID(model))
     page = await shown(browser, model)
     card = page.text.partition('class="prose"')[2].partition("</section>")[0]
     assert "<script>alert" not in page.text

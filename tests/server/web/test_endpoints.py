@@ -12,7 +12,7 @@ from modelshare.server.app import Application
 from modelshare.wire.agents import Phase
 from page_texts import lines, message
 from served import serving, wait_until
-from server.web.conftest import Somebody
+from server.web.conftest import ON_BOTH_DATABASES, Somebody
 from server.web.machines import live, machine
 
 pytestmark = pytest.mark.anyio
@@ -20,8 +20,8 @@ PAGE = "/dashboard/labs/endpoints"
 
 
 @pytest.fixture
-async def url(app: Application) -> AsyncIterator[str]:
-    async with serving(app) as served:
+async def url(running_app: Application) -> AsyncIterator[str]:
+    async with serving(running_app) as served:
         yield served
 
 
@@ -46,6 +46,8 @@ async def test_a_project_without_endpoints_is_led_to_the_catalog(colleague: Some
     assert "Find a model in the catalog" in lines(answer)
 
 
+@ON_BOTH_DATABASES
+@pytest.mark.usefixtures("running_app")
 async def test_an_endpoint_is_made_and_takes_the_models_name(
     colleague: Somebody, project: str, model: uuid.UUID
 ) -> None:
@@ -194,6 +196,7 @@ async def test_an_endpoint_whose_model_is_gone_can_only_be_deleted(
     assert (await colleague.post(f"{PAGE}/{chat}/delete")).status_code == 303
 
 
+@ON_BOTH_DATABASES
 async def test_progress_and_status_come_live(url: str, colleague: Somebody, chat: str) -> None:
     async with machine(colleague, "labs", url) as agent:
         [wanted] = await agent.wanted()
@@ -217,6 +220,7 @@ async def test_progress_and_status_come_live(url: str, colleague: Somebody, chat
             await listed.until("No endpoint yet")
 
 
+@ON_BOTH_DATABASES
 @pytest.mark.parametrize("path", [f"{PAGE}/-/events", f"{PAGE}/chat/events", "/dashboard/labs/agents/events"])
 async def test_who_signs_out_is_told_nothing_more(url: str, colleague: Somebody, chat: str, path: str) -> None:
     async with live(colleague, url, path) as part:

@@ -5,7 +5,7 @@ import pytest
 
 from conftest import Tenant
 from page_texts import lines
-from server.web.conftest import Somebody
+from server.web.conftest import ON_BOTH_DATABASES, Somebody
 from unit.registry.samples import llama_gguf
 from uploading import pushed
 
@@ -16,6 +16,8 @@ FILES = {
 }
 
 
+@ON_BOTH_DATABASES
+@pytest.mark.usefixtures("running_app")
 async def test_the_models_are_shown_and_an_endpoint_chooses(
     anonymous: httpx.AsyncClient, colleague: Somebody, project: str, owner: Tenant
 ) -> None:

@@ -9,7 +9,7 @@ from conftest import Tenant, client_of
 from modelshare.server.app import Application
 from modelshare.server.settings import Settings
 from page_texts import lines, message
-from server.web.conftest import Somebody
+from server.web.conftest import ON_BOTH_DATABASES, Somebody
 
 pytestmark = pytest.mark.anyio
 KEYS = "/dashboard/labs/keys"
@@ -25,6 +25,7 @@ def ids(answer: httpx.Response) -> list[str]:
     return list(dict.fromkeys(re.findall(r"keys/([0-9a-f-]{36})/revoke", answer.text)))
 
 
+@ON_BOTH_DATABASES
 async def test_a_key_is_shown_once_and_works(app: Application, colleague: Somebody, project: str) -> None:
     assert "No keys yet" in (await colleague.get(KEYS)).text
     made = await colleague.post(f"{KEYS}/new", name="website", scopes=["inference", "models"])

@@ -7,7 +7,7 @@ import pytest
 
 from modelshare.server.app import Application
 from page_texts import lines, message
-from server.web.conftest import SignUp, Somebody, new_project, token_in
+from server.web.conftest import ON_BOTH_DATABASES, SignUp, Somebody, new_project, token_in
 
 pytestmark = pytest.mark.anyio
 MEMBERS = "/dashboard/labs/members"
@@ -24,6 +24,7 @@ async def ids(owner: Somebody) -> dict[str, str]:
     }
 
 
+@ON_BOTH_DATABASES
 async def test_an_invitation_is_a_link_that_works_once(colleague: Somebody, project: str, sign_up: SignUp) -> None:
     invited = await colleague.post(f"{MEMBERS}/invitations", role="owner")
     token = token_in(invited)
@@ -39,6 +40,7 @@ async def test_an_invitation_is_a_link_that_works_once(colleague: Somebody, proj
     assert "Pending invitations" not in after
 
 
+@ON_BOTH_DATABASES
 async def test_pages(colleague: Somebody, project: str, member: Somebody) -> None:
     first = await colleague.get(f"{MEMBERS}?limit=1")
     more = re.search(r'href="\?(after=[^"]+)">More', first.text)

@@ -14,7 +14,7 @@ from modelshare.server.errors import RateLimitedError
 from modelshare.server.web.live import Live
 from modelshare.server.web.pages import PageRoute
 from page_texts import message
-from server.web.conftest import Somebody
+from server.web.conftest import ON_BOTH_DATABASES, Somebody
 
 pytestmark = pytest.mark.anyio
 RUBBISH = ("%00", "%ff%fe", "..%2f..", "a" * 3000, "%E2%80%A8%0D%0A")
@@ -42,6 +42,7 @@ def says(answer: httpx.Response) -> bool:
     return answer.status_code == 303 or (answer.status_code < 500 and is_html)
 
 
+@ON_BOTH_DATABASES
 async def test_rubbish_in_addresses_is_refused_on_a_page(colleague: Somebody, project: str) -> None:
     for path in addresses("GET", project):
         for rubbish in RUBBISH:
@@ -92,6 +93,7 @@ async def test_scripts_go_on_to_any_path(browser: httpx.AsyncClient, person: Som
     assert answer.headers["hx-redirect"] == "/models/catalog?q=%E4%B8%AD"
 
 
+@ON_BOTH_DATABASES
 async def test_whoever_cannot_be_looked_up_gets_an_error_page(app: Application) -> None:
     async with app.database.write() as session:
         await session.execute(text("ALTER TABLE sessions RENAME TO away"))

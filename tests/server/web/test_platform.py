@@ -14,13 +14,15 @@ from modelshare.server.audit.tables import ProcessRow
 from modelshare.server.db import now_ms
 from modelshare.server.jobs import GivenUpRow
 from page_texts import lines, message
-from server.web.conftest import Somebody
+from server.web.conftest import ON_BOTH_DATABASES, Somebody
 
 pytestmark = pytest.mark.anyio
 PLATFORM = "/dashboard/-/platform"
 PAGES = ("", "/projects", "/projects/new", "/people", "/agents", "/agents/join", "/tiers", "/featured", "/audit")
 
 
+@ON_BOTH_DATABASES
+@pytest.mark.usefixtures("running_app")
 async def test_health(person: Somebody, owner: Tenant, app: Application) -> None:
     await make_model(app, owner.project.id)
     answer = lines(await person.get(PLATFORM))
@@ -35,6 +37,8 @@ async def test_health(person: Somebody, owner: Tenant, app: Application) -> None
     assert "Processes run different versions" not in answer
 
 
+@ON_BOTH_DATABASES
+@pytest.mark.usefixtures("running_app")
 @pytest.mark.parametrize(("version", "shown"), [("0.0.9", "0.0.9"), (None, "older")])
 async def test_an_upgrade_that_is_under_way(
     person: Somebody, app: Application, version: str | None, shown: str
@@ -78,6 +82,7 @@ async def test_a_job_that_was_given_up_is_seen_and_run_once_more(
     assert (await operator.post(f"/v1/platform/jobs/{job}/retry")).status_code == 404
 
 
+@ON_BOTH_DATABASES
 async def test_given_up_jobs_come_page_by_page(app: Application, operator: httpx.AsyncClient) -> None:
     for number in range(5):
         await gave_up(app, f"thing-{number}", ago=100 - number // 2 * 10)
@@ -140,6 +145,7 @@ async def test_a_quota_is_changed(person: Somebody, owner: Tenant) -> None:
         assert (answer.status_code, message(answer)) == (404, "There is no such project.")
 
 
+@ON_BOTH_DATABASES
 async def test_pages_of_projects(person: Somebody, owner: Tenant, deployer: Tenant) -> None:
     first = await person.get(f"{PLATFORM}/projects?limit=1")
     newer = re.search(r'href="\?after=([^"]+)"', first.text)
@@ -174,7 +180,7 @@ async def test_admins_are_made_and_taken_back(person: Somebody, colleague: Someb
     nobody = await colleague.post(f"{PLATFORM}/people/{uuid.uuid4()}/admin", admin="true")
     assert nobody.status_code == 404
     log = lines(await colleague.get(f"{PLATFORM}/audit"))
-    assert "Ada Change platform admin: Ada person.admin · its log is admin no" in log
+    assert "Ada Change platform admin: Ada person.set_admin · its log is admin no" in log
     narrowed = lines(await colleague.get(f"{PLATFORM}/audit?action=person.set_admin"))
     assert ("person.set_admin" in narrowed, "person.sign_up" in narrowed) == (True, False)
 

@@ -16,7 +16,7 @@ from modelshare.server.app import Application
 from modelshare.server.registry.tables import VersionRow
 from page_texts import lines
 from served import serving, wait_until
-from server.web.conftest import Somebody
+from server.web.conftest import ON_BOTH_DATABASES, Somebody
 from server.web.machines import live, machine
 
 pytestmark = pytest.mark.anyio
@@ -24,8 +24,8 @@ PAGE = "/dashboard/labs/playground"
 
 
 @pytest.fixture
-async def url(app: Application) -> AsyncIterator[str]:
-    async with serving(app) as served:
+async def url(running_app: Application) -> AsyncIterator[str]:
+    async with serving(running_app) as served:
         yield served
 
 
@@ -44,6 +44,7 @@ async def test_without_an_endpoint_it_says_what_to_do(colleague: Somebody, proje
     assert (await colleague.get(f"{PAGE}?endpoint=nothing")).status_code == 404
 
 
+@ON_BOTH_DATABASES
 async def test_the_page_names_the_endpoint_for_the_script(colleague: Somebody, chat: str) -> None:
     for path in (PAGE, f"{PAGE}?endpoint=chat"):
         answer = await colleague.get(path)

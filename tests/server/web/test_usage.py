@@ -12,7 +12,7 @@ from modelshare.server.app import Application
 from modelshare.server.endpoints.tables import UsageRow
 from modelshare.wire.keys import Key
 from page_texts import lines
-from server.web.conftest import Somebody
+from server.web.conftest import ON_BOTH_DATABASES, Somebody
 
 pytestmark = pytest.mark.anyio
 PAGE = "/dashboard/acme/usage"
@@ -59,6 +59,7 @@ async def test_nothing_yet(owner: Tenant, person: Somebody) -> None:
     assert "prompts and answers are never stored" in words
 
 
+@ON_BOTH_DATABASES
 async def test_days_names_and_people(app: Application, owner: Tenant, person: Somebody) -> None:
     model, key = await make_model(app, owner.project.id), await first_key(owner)
     await use(app, owner, model, uuid.UUID(key.id), days_ago=0, slug="chat")
@@ -97,6 +98,7 @@ async def test_another_projects_usage_is_not_counted(
     assert "theirs 30 2" in lines(await person.get("/dashboard/borg/usage"))
 
 
+@ON_BOTH_DATABASES
 async def test_who_deploys_my_models(app: Application, owner: Tenant, deployer: Tenant, person: Somebody) -> None:
     model = await make_model(app, owner.project.id)
     await make_model(app, owner.project.id, name="unshared")

@@ -1,27 +1,33 @@
 """What webhooks hear of, how deliveries are signed, and when they are tried again."""
 
+import base64
 import re
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from standardwebhooks import Webhook
 
 from modelshare.client import WebhookSignatureError, verify_webhook
 from modelshare.server.audit import events
 from modelshare.server.audit.webhooks import rules
-from modelshare.wire.webhooks import SIGNATURE_HEADER, TEST_EVENT, TIMESTAMP_HEADER, signature
+from modelshare.wire.webhooks import ID_HEADER, SIGNATURE_HEADER, TEST_EVENT, TIMESTAMP_HEADER, signature
 
 types = st.sampled_from(events.TYPES)
-BODY = b'{"id":"1","type":"model.ready","created":1,"project":"proj_0","data":{}}'
+BODY = b'{"type":"model.ready","timestamp":"2026-11-25T13:09:42Z","id":"1","project":"proj_0","data":{}}'
+KEY, OTHER_KEY = b"k" * 32, b"o" * 32
+SECRET = rules.secret(KEY)
 DOCS = Path(__file__).parents[3] / "docs" / "webhooks.md"
 NOW = 1_800_000_000
 
 
-def signed(secret: str = "whsec_x", body: bytes = BODY, timestamp: int = NOW) -> dict[str, str]:
-    return {TIMESTAMP_HEADER: str(timestamp), SIGNATURE_HEADER: signature(secret, timestamp, body)}
+def signed(*keys: bytes, body: bytes = BODY, timestamp: int = NOW) -> dict[str, str]:
+    signatures = " ".join(signature(key, "1", timestamp, body) for key in keys or (KEY,))
+    return {ID_HEADER: "1", TIMESTAMP_HEADER: str(timestamp), SIGNATURE_HEADER: signatures}
 
 
 @given(types, st.lists(types))
@@ -89,33 +95,61 @@ def test_what_was_answered_is_one_printable_line(text: bytes, limit: int) -> Non
 
 @given(st.uuids(), st.uuids(), st.binary(min_size=1))
 def test_each_webhook_has_a_secret_of_its_own(one: uuid.UUID, other: uuid.UUID, platform: bytes) -> None:
-    assert rules.secret(platform, one) == rules.secret(platform, one)
-    assert (rules.secret(platform, one) == rules.secret(platform, other)) == (one == other)
-    assert rules.secret(platform + b"!", one) != rules.secret(platform, one)
+    key = rules.signing_key(platform, one, 1)
+    assert key == rules.signing_key(platform, one, 1)
+    assert (key == rules.signing_key(platform, other, 1)) == (one == other)
+    assert key not in (rules.signing_key(platform + b"!", one, 1), rules.signing_key(platform, one, 2))
+    assert base64.b64decode(rules.secret(key).removeprefix("whsec_"), validate=True) == key
+
+
+@given(st.binary(min_size=1), st.text(st.characters(codec="utf-8")).map(str.encode))
+def test_it_signs_as_the_standard_library_does(key: bytes, body: bytes) -> None:
+    at = datetime.fromtimestamp(NOW, UTC)
+    assert signature(key, "msg_1", NOW, body) == Webhook(rules.secret(key)).sign("msg_1", at, body.decode())
 
 
 @pytest.mark.parametrize("lower", [True, False])
 def test_a_signature_that_is_right(lower: bool) -> None:
     headers = {name.lower() if lower else name: value for name, value in signed().items()}
-    assert verify_webhook("whsec_x", headers, BODY, now=NOW + 299).type == "model.ready"
+    assert verify_webhook(SECRET, headers, BODY, now=NOW + 299).type == "model.ready"
+
+
+def test_any_of_several_signatures_will_do() -> None:
+    for headers in (signed(OTHER_KEY, KEY), signed() | {SIGNATURE_HEADER: f"v1a,x {signed()[SIGNATURE_HEADER]} v2"}):
+        assert verify_webhook(SECRET, headers, BODY, now=NOW).id == "1"
+
+
+def test_a_secret_in_the_spelling_of_earlier_versions() -> None:
+    key = bytes(range(236, 256)) + KEY
+    spelled = "whsec_" + base64.urlsafe_b64encode(key).decode().rstrip("=")
+    assert spelled != rules.secret(key)
+    assert verify_webhook(spelled, signed(key), BODY, now=NOW).id == "1"
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_käse", "whsec_a", base64.b64encode(KEY).decode()])
+def test_what_is_no_secret_verifies_nothing(secret: str) -> None:
+    with pytest.raises(WebhookSignatureError, match="secret"):
+        verify_webhook(secret, signed(), BODY, now=NOW)
 
 
 @pytest.mark.parametrize(
     ("headers", "body", "now"),
     [
-        (signed("whsec_y"), BODY, NOW),
+        (signed(OTHER_KEY), BODY, NOW),
         (signed(), BODY + b" ", NOW),
         (signed(), BODY, NOW + 301),
         (signed(), BODY, NOW - 301),
         (signed() | {TIMESTAMP_HEADER: str(NOW + 1)}, BODY, NOW),
         (signed() | {TIMESTAMP_HEADER: "soon"}, BODY, NOW),
         (signed() | {TIMESTAMP_HEADER: "9" * 5000}, BODY, NOW),
-        (signed() | {SIGNATURE_HEADER: "v1="}, BODY, NOW),
-        (signed() | {SIGNATURE_HEADER: "v1=käse\ud800"}, BODY, NOW),
+        (signed() | {ID_HEADER: "2"}, BODY, NOW),
+        (signed() | {SIGNATURE_HEADER: "v1,"}, BODY, NOW),
+        (signed() | {SIGNATURE_HEADER: "v1,käse\ud800"}, BODY, NOW),
+        (signed() | {SIGNATURE_HEADER: signed()[SIGNATURE_HEADER].removeprefix("v1,")}, BODY, NOW),
         ({}, BODY, NOW),
         (signed(body=b"[]"), b"[]", NOW),
     ],
 )
 def test_what_is_not_of_the_platform_is_refused(headers: dict[str, str], body: bytes, now: int) -> None:
     with pytest.raises(WebhookSignatureError):
-        verify_webhook("whsec_x", headers, body, now=now)
+        verify_webhook(SECRET, headers, body, now=now)

@@ -90,7 +90,7 @@ ARGUMENTS = {
     "endpoints delete": ["e", "-y"], "endpoints update": ["e", "--own-file"],
     "agents remove": ["a", "-y"], "agents suspend": ["a"], "join-keys create": ["j"], "join-keys revoke": ["j"],
     "webhooks create": ["https://w.example"], "webhooks show": ["w"], "webhooks update": ["w", "--on"],
-    "webhooks delete": ["w", "-y"], "webhooks test": ["w"], "webhooks deliveries": ["w"],
+    "webhooks delete": ["w", "-y"], "webhooks test": ["w"], "webhooks rotate": ["w"], "webhooks deliveries": ["w"],
     "webhooks redeliver": ["w", "d"],
     "projects quota": ["acme", "5GB"],
     "keys create": ["k"], "keys rotate": ["k"], "keys revoke": ["k"], "chat": ["e", "hello"],

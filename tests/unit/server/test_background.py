@@ -1,12 +1,15 @@
-"""Chores and endings: none holds up another."""
+"""Loops, chores and endings: none holds up another."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Awaitable, Callable
 
 import pytest
 from structlog.testing import capture_logs
 
-from modelshare.server.background import Chore, Chores, Ending
+from modelshare.server import background
+from modelshare.server.background import Chore, Chores, Ending, Loop, retry, wait
 
 pytestmark = pytest.mark.anyio
 
@@ -31,12 +34,202 @@ async def test_a_chore_that_fails_or_hangs_starves_no_other() -> None:
     chores = Chores([Chore("a", fail), Chore("b", hang), Chore("c", work)], every=0)
     with capture_logs() as logs:
         await chores.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await done.wait()
     assert {line["chore"] for line in logs} == {"a"}
     assert rounds["b"] == 1
     assert rounds["a"] > 1
     await Ending(0.1).end("chores", chores.stop)
+
+
+@pytest.fixture
+def immediate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries that do not wait."""
+    monkeypatch.setattr(background, "_FIRST_RETRY_SECONDS", 0.001)
+
+
+class Rounds:
+    """A loop's work, which a test holds up and lets fail."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.ended = 0
+        self.errors: list[Exception] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._changed = asyncio.Condition()
+
+    async def run(self) -> None:
+        async with self._changed:
+            self.begun += 1
+            self._changed.notify_all()
+        await self.gate.wait()
+        if self.errors:
+            raise self.errors.pop(0)
+        async with self._changed:
+            self.ended += 1
+            self._changed.notify_all()
+
+    async def until(self, *, begun: int = 0, ended: int = 0) -> None:
+        async with asyncio.timeout(10), self._changed:
+            await self._changed.wait_for(lambda: self.begun >= begun and self.ended >= ended)
+
+
+@pytest.fixture
+def rounds() -> Rounds:
+    return Rounds()
+
+
+async def test_a_loop_waits_until_its_time_has_come(rounds: Rounds) -> None:
+    loop = Loop("work", rounds.run, every=0.01)
+    await loop.start()
+    assert rounds.begun == 0
+    await rounds.until(ended=3)
+    await loop.stop()
+    stopped = rounds.begun
+    loop.wake()
+    await asyncio.sleep(0)
+    assert rounds.begun == stopped
+
+
+async def test_a_loop_that_is_woken_does_not_wait(rounds: Rounds) -> None:
+    loop = Loop("work", rounds.run)
+    loop.wake("by a notification")
+    await loop.start()
+    await rounds.until(ended=1)
+    loop.wake()
+    await rounds.until(ended=2)
+    await loop.stop()
+
+
+async def test_what_a_loop_is_told_during_a_round_is_not_missed(rounds: Rounds) -> None:
+    loop = Loop("work", rounds.run)
+    await loop.start()
+    rounds.gate.clear()
+    loop.wake()
+    await rounds.until(begun=1)
+    for _ in range(100):
+        loop.wake()
+    rounds.gate.set()
+    await rounds.until(ended=2)
+    await loop.stop()
+    assert rounds.ended == 2
+
+
+@pytest.mark.usefixtures("immediate")
+async def test_a_loop_that_fails_tries_again_and_reports_it_once(rounds: Rounds) -> None:
+    rounds.errors = [RuntimeError("no"), RuntimeError("no"), ValueError("other"), ValueError("other")]
+    loop = Loop("work", rounds.run, retry=0.01)
+    with capture_logs() as logs:
+        await loop.start()
+        loop.wake()
+        await rounds.until(ended=1)
+        loop.wake()
+        await rounds.until(ended=2)
+    await loop.stop()
+    assert [(line["event"], line.get("error")) for line in logs] == [
+        ("cannot work", "no"),
+        ("cannot work", "other"),
+        ("a chore works again", None),
+    ]
+
+
+@pytest.mark.usefixtures("immediate")
+async def test_retries_become_rarer_up_to_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("modelshare.server.background.asyncio.sleep", _noting(slept))
+    errors = [RuntimeError("no")] * 8
+
+    async def answer() -> int:
+        if errors:
+            raise errors.pop()
+        return 7
+
+    assert await retry("ask", answer, longest=0.016) == 7
+    assert all(whole / 2 <= seconds <= whole for seconds, whole in zip(slept, WHOLE, strict=True))
+
+
+WHOLE = [0.001, 0.002, 0.004, 0.008, 0.016, 0.016, 0.016, 0.016]
+
+
+def _noting(slept: list[float]) -> Callable[[float], Awaitable[None]]:
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(0)
+
+    return note
+
+
+async def test_work_that_swallows_the_cancellation_is_the_last(rounds: Rounds) -> None:
+    async def swallow() -> None:
+        try:
+            await rounds.run()
+        except asyncio.CancelledError:
+            raise TimeoutError from None  # as asyncio.wait_for may
+
+    rounds.gate.clear()
+    loop = Loop("work", swallow, every=0)
+    await loop.start()
+    await rounds.until(begun=1)
+    with capture_logs() as logs:
+        async with asyncio.timeout(10):
+            await loop.stop()
+    await asyncio.sleep(0)
+    assert rounds.begun == 1
+    assert not [line for line in logs if "left" in line["event"]]
+
+
+async def test_work_that_does_not_end_is_left_behind(rounds: Rounds) -> None:
+    async def deaf() -> None:
+        while not rounds.gate.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await rounds.run()
+
+    rounds.gate.clear()
+    loop = Loop("work", deaf, every=0)
+    await loop.start()
+    await rounds.until(begun=1)
+    with capture_logs() as logs:
+        await loop.stop(0.01)
+    assert [line["event"] for line in logs] == ["a chore took too long to end, and was left"]
+    rounds.gate.set()
+    async with asyncio.timeout(10):
+        await loop.stop()
+
+
+async def test_a_loop_that_was_stopped_can_be_started_again(rounds: Rounds) -> None:
+    loop = Loop("work", rounds.run)
+    await loop.stop()
+    for number in (1, 2):
+        loop.wake()
+        await loop.start()
+        await rounds.until(ended=number)
+        await loop.stop()
+
+
+async def test_waiting_ends_with_the_event_or_the_time() -> None:
+    event = asyncio.Event()
+    async with asyncio.timeout(10):
+        await wait(event, 0.001)
+        await wait(event, 0)
+    event.set()
+    async with asyncio.timeout(10):
+        await wait(event, 60)
+        await wait(event, None)
+
+
+async def test_a_cancellation_ends_the_waiting_even_as_the_event_comes() -> None:
+    for steps in range(4):
+        event = asyncio.Event()
+        waiting = asyncio.create_task(wait(event, 60))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        event.set()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
 
 
 async def test_every_part_gets_its_turn_to_end() -> None:

@@ -3,6 +3,8 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelshare.server import cache
 from modelshare.server.cache import CACHE_SECONDS, NotifiedCache
@@ -124,3 +126,126 @@ async def test_what_is_asked_for_as_of_now_is_not_from_before(source: Source) ->
     source.now += 0.1
     with pytest.raises(ConnectionRefusedError):
         await source.cache.get("a", since=source.now)
+
+
+async def test_whoever_joins_a_load_that_takes_long_gets_nothing_older_than_a_second(source: Source) -> None:
+    source.gate.clear()
+    first = asyncio.create_task(source.cache.get("a"))
+    await settle()
+    source.now += CACHE_SECONDS
+    source.value = 2
+    second = asyncio.create_task(source.cache.get("a"))
+    await settle()
+    source.gate.set()
+    assert (await first, await second, source.loads) == (1, 2, 2)
+
+
+async def test_beyond_the_limit_the_least_recently_used_goes() -> None:
+    loads: list[str] = []
+
+    async def load(name: str) -> str:
+        loads.append(name)
+        return name
+
+    cache = NotifiedCache[str, str](load, lambda: 0.0, limit=2)
+    for name in ("a", "b", "a", "c", "a", "b"):
+        assert await cache.get(name) == name
+    assert loads == ["a", "b", "c", "b"]
+
+
+class Interleaved:
+    """Two rows of a database, whose readers, writers and notifications take turns as a test says."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.rows = {"a": [(0.0, 0)], "b": [(0.0, 0)]}
+        """What was written, and when; values count up."""
+        self.untold: list[tuple[str, int]] = []
+        self.heard = {"a": 0, "b": 0}
+        """The last value that a notification told of."""
+        self.reads: list[asyncio.Event] = []
+        self.answers: list[asyncio.Event] = []
+        self.loading: list[str] = []
+        self.asked: list[tuple[asyncio.Task[int], int]] = []
+        self.cache = NotifiedCache[str, int](self.load, lambda: self.now)
+
+    async def load(self, name: str) -> int:
+        assert name not in self.loading, "those who ask at once share one load"
+        self.loading.append(name)
+        await self._turn(self.reads)
+        _, value = self.rows[name][-1]
+        await self._turn(self.answers)
+        self.loading.remove(name)
+        return value
+
+    def write(self, name: str) -> None:
+        value = self.rows[name][-1][1] + 1
+        self.rows[name].append((self.now, value))
+        self.untold.append((name, value))
+
+    def hear(self) -> None:
+        if self.untold:
+            told, value = self.untold.pop(0)
+            self.cache.forget(lambda name, _: name == told)
+            self.heard[told] = value
+
+    def get(self, name: str) -> None:
+        old = max(value for at, value in self.rows[name] if at <= self.now - CACHE_SECONDS)
+        self.asked.append((asyncio.create_task(self.cache.get(name)), max(old, self.heard[name])))
+
+    def let(self, waiting: list[asyncio.Event]) -> None:
+        if waiting:
+            waiting.pop(0).set()
+
+    async def _turn(self, waiting: list[asyncio.Event]) -> None:
+        turn = asyncio.Event()
+        waiting.append(turn)
+        await turn.wait()
+
+
+STEPS = st.lists(
+    st.sampled_from(
+        [
+            *(("write", "a"), ("write", "b"), ("hear", ""), ("get", "a"), ("get", "a"), ("get", "b")),
+            *(("read", ""), ("read", ""), ("answer", ""), ("answer", ""), ("pass", 0.25), ("pass", 1.0)),
+        ]
+    ),
+    min_size=30,
+    max_size=60,
+)
+
+
+async def _take(world: Interleaved, what: str, argument: str | float) -> None:
+    match what, argument:
+        case "write", str(name):
+            world.write(name)
+        case "get", str(name):
+            world.get(name)
+        case "hear", _:
+            world.hear()
+        case "read", _:
+            world.let(world.reads)
+        case "answer", _:
+            world.let(world.answers)
+        case "pass", float(seconds):
+            world.now += seconds
+    await settle()
+
+
+@given(STEPS)
+def test_in_any_order_nothing_older_is_answered_than_a_second_or_a_change_heard_of(
+    steps: list[tuple[str, str | float]],
+) -> None:
+    async def run() -> None:
+        world = Interleaved()
+        for what, argument in steps:
+            await _take(world, what, argument)
+        while world.reads or world.answers or any(not task.done() for task, _ in world.asked):
+            await _take(world, "read", "")
+            await _take(world, "answer", "")
+        for task, oldest in world.asked:
+            assert task.result() >= oldest
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "_LOOK_SECONDS", 60)  # however loaded the machine is
+        asyncio.run(run())

@@ -20,14 +20,6 @@ _SLOW_TOKENS: Final = 8
 """A second, of engines that are still of use: a large model on CPUs, with other requests beside."""
 
 
-class EngineKind(StrEnum):
-    LLAMACPP = "llamacpp"
-    TRANSFORMERS = "transformers"
-    VLLM = "vllm"
-    SGLANG = "sglang"
-    EXTERNAL = "external"
-
-
 class Format(StrEnum):
     """How weights are stored, as the manifest says it."""
 
@@ -78,8 +70,6 @@ class EngineOptions:
     threads: int | None = None
     """CPU threads; None takes the cores this process may use."""
     gpu: bool = False
-    executable: str | None = None
-    """The engine's program, where it is not on PATH."""
     extra_args: tuple[str, ...] = ()
 
 
@@ -106,6 +96,17 @@ class EngineSpec:
     finish: Callable[[Sequence[float]], tuple[float, ...]] | None = None
     """What is still to be computed of each vector, of an engine that leaves it out."""
     options: EngineOptions = field(default_factory=EngineOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalServer:
+    """A server that the operator runs beside the agent."""
+
+    base_url: str
+    """With or without `/v1` at its end."""
+    api_key: str | None = None
+    model: str | None = None
+    """What it calls the model; None: the public name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,8 @@ class Activity:
 class Engine(Protocol):
     """One life of an engine: `start`, relay requests by the rules of `relay_for`, `stop`. A restart is a new object."""
 
-    kind: EngineKind
+    kind: str
+    """The name that it is registered by."""
     routes: frozenset[Route]
     activity: Activity
     sharing: Sharing

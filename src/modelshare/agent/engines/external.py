@@ -3,10 +3,20 @@
 import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from secrets import token_hex
 
-from modelshare.agent.engines.base import ROUTES_OF_TASK, Activity, EngineError, EngineKind, EngineSpec, Load
+from modelshare.agent.engines.base import (
+    ROUTES_OF_TASK,
+    Activity,
+    Engine,
+    EngineError,
+    EngineSpec,
+    ExternalServer,
+    Load,
+)
+from modelshare.agent.engines.plugin import EngineType, ModelFacts
 from modelshare.agent.engines.probe import Probe, RequestRefusedError
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import MANY_SLOTS, PromptCache, Sharing
@@ -16,21 +26,26 @@ from modelshare.agent.engines.watch import Timing, Watch
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ExternalServer:
-    """The operator's own server."""
+class External(EngineType):
+    rank = 50
+    only_on_request = True
 
-    base_url: str
-    """With or without `/v1` at its end."""
-    api_key: str | None = None
-    model: str | None = None
-    """What it calls the model; None: the public name."""
+    def missing(self) -> str | None:
+        return None if self.machine.external else "no external server is configured."
+
+    def unsuited(self, model: ModelFacts) -> None:
+        del model  # whoever runs the server knows what it serves
+
+    def engine(self, spec: EngineSpec, scratch: Path) -> Engine:
+        del scratch
+        assert self.machine.external  # noqa: S101  it is not missing
+        return ExternalEngine(self.machine.external, spec)
 
 
 class ExternalEngine:
     """An `Engine` without a process."""
 
-    kind = EngineKind.EXTERNAL
+    kind = "external"
     mapped_bytes = 0
 
     def __init__(self, server: ExternalServer, spec: EngineSpec, *, timing: Timing | None = None) -> None:

@@ -1,19 +1,42 @@
 """llama.cpp through the wheel `xllamacpp`: the default for GGUF, and for safetensors once converted."""
 
+import importlib.util
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from modelshare.agent.engines import parameters
-from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKind, EngineSpec, Task
+from modelshare.agent.engines.base import ROUTES_OF_TASK, Engine, EngineError, EngineSpec, Format, Task
+from modelshare.agent.engines.plugin import EngineType, ModelFacts
 from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, RecipeFacts, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import FEW_SLOTS, PromptCache, Sharing
+from modelshare.agent.engines.supervisor import ProcessEngine
 
 DEFAULT_CONTEXT: Final = 8192
 """Tokens per request where the operator says nothing: the whole length of a long model would fill the memory."""
+
+
+class LlamaCpp(EngineType):
+    rank = 10
+    wants_gguf = True
+
+    def missing(self) -> str | None:
+        if importlib.util.find_spec("xllamacpp"):
+            return None
+        return "not installed; run pip install 'modelshare[agent]'."
+
+    def unsuited(self, model: ModelFacts) -> str | None:
+        if model.format is Format.PICKLE:
+            return "it reads GGUF, and pickles cannot be converted; push the model as safetensors or GGUF."
+        return model.unconvertible if model.format is Format.SAFETENSORS else None
+
+    def engine(self, spec: EngineSpec, scratch: Path) -> Engine:
+        del scratch
+        return ProcessEngine(recipe(spec), self.machine.state_dir)
 
 
 def recipe(spec: EngineSpec) -> Recipe:
@@ -21,7 +44,6 @@ def recipe(spec: EngineSpec) -> Recipe:
     if not spec.path.is_file():
         raise EngineError("The files contain no GGUF model; push one, or choose another engine.")
     return Recipe(
-        kind=EngineKind.LLAMACPP,
         spec=spec,
         routes=ROUTES_OF_TASK[spec.task],
         relay=RelayPolicy(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from modelshare.agent.engines.base import EngineKind, EngineSpec, Route
+from modelshare.agent.engines.base import EngineSpec, Route
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import Sharing
 
@@ -35,7 +35,6 @@ class RecipeFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    kind: EngineKind
     spec: EngineSpec
     routes: frozenset[Route]
     relay: RelayPolicy

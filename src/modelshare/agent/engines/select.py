@@ -1,114 +1,105 @@
-"""Which engine serves a model on this machine, and why the others do not. Pure."""
+"""The engines of this machine, and which of them serves a model."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Final, NoReturn
 
-from modelshare.agent.engines.base import EngineKind, Format, Task
+from modelshare import plugins
+from modelshare.agent.engines.base import EngineSpec, Task
+from modelshare.agent.engines.plugin import EngineType, Machine, ModelFacts
+from modelshare.plugins import PluginError
+
+GROUP: Final = "modelshare.engines"
+_log = logging.getLogger(__name__)
+_NONE: Final[Mapping[str, str]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What the operator's machine has."""
-
-    installed: frozenset[EngineKind]
-    """External: a server is configured."""
-    gpu: bool = False
+def find_engines(machine: Machine) -> dict[str, EngineType]:
+    """All that are registered, by name, in the order of their rank. One that cannot be loaded says so itself."""
+    found = {name: _made(entry, machine) for name, entry in plugins.find(GROUP).items()}
+    return dict(sorted(found.items(), key=lambda item: item[1].rank))
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    candidates: tuple[EngineKind, ...]
+    candidates: tuple[str, ...]
     """Those that can serve the model, the best first; none where no engine of this machine can."""
-    converts: bool
-    """For the best of them the weights become GGUF first."""
-    why_not: Mapping[EngineKind, str]
+    why_not: Mapping[str, str]
     """A sentence for each engine that cannot."""
 
     @property
-    def engine(self) -> EngineKind | None:
+    def engine(self) -> str | None:
         """The best; None where no engine of this machine can serve the model."""
         return next(iter(self.candidates), None)
 
     @property
     def explanation(self) -> str:
         """All the reasons, in one line."""
-        return " ".join(f"{kind.value}: {reason}" for kind, reason in self.why_not.items())
-
-
-_INSTALL: Final = {
-    EngineKind.LLAMACPP: "not installed; run pip install 'modelshare[agent]'.",
-    EngineKind.TRANSFORMERS: "not installed; run pip install 'modelshare[transformers]'.",
-    EngineKind.VLLM: "not installed; install vllm, or set the path of its executable.",
-    EngineKind.SGLANG: "not installed; install sglang, or set the path of its executable.",
-    EngineKind.EXTERNAL: "no external server is configured.",
-}
-
-_NONE: Final[Mapping[EngineKind, str]] = {}
+        return " ".join(f"{name}: {reason}" for name, reason in self.why_not.items())
 
 
 def choose(
-    format_: Format,
-    task: Task,
-    machine: Machine,
+    engines: Mapping[str, EngineType],
+    model: ModelFacts,
     *,
-    unconvertible: str | None,
-    preference: EngineKind | None = None,
-    unsuited: Mapping[EngineKind, str] = _NONE,
+    gpu: bool = False,
+    preference: str | None = None,
+    failed: Mapping[str, str] = _NONE,
 ) -> Selection:
-    """The preferred engine if it can, then the others that can, the fastest first.
+    """The preferred engine if it can, then the others that can: on a machine with a GPU those for GPUs first.
 
-    `unconvertible` says why safetensors cannot become GGUF; None when they can. `unsuited` says which engines cannot
-    serve this model for reasons of its own, or have failed to.
+    `failed` says which have failed to serve this model, and why.
     """
     why_not = {
-        kind: reason
-        for kind in EngineKind
-        if (
-            reason := _why_not(kind, format_, task, machine, unconvertible, preferred=kind is preference)
-            or unsuited.get(kind)
-        )
+        name: reason
+        for name, engine in engines.items()
+        if (reason := _why_not(engine, model, gpu=gpu, preferred=name == preference) or failed.get(name))
     }
-    order = [EngineKind.VLLM, EngineKind.SGLANG] if machine.gpu else []
-    order += [EngineKind.LLAMACPP, EngineKind.TRANSFORMERS]
-    if preference:
-        order = [preference, *(kind for kind in order if kind is not preference)]
-    candidates = tuple(kind for kind in order if kind not in why_not)
-    converts = candidates[:1] == (EngineKind.LLAMACPP,) and format_ is not Format.GGUF
-    return Selection(candidates, converts, why_not)
+    able = [name for name in engines if name not in why_not]
+    able.sort(key=lambda name: (name != preference, not engines[name].needs_gpu))
+    return Selection(tuple(able), why_not)
 
 
-def _why_not(
-    kind: EngineKind, format_: Format, task: Task, machine: Machine, unconvertible: str | None, *, preferred: bool
-) -> str | None:
-    if task is Task.OTHER:
+def _why_not(engine: EngineType, model: ModelFacts, *, gpu: bool, preferred: bool) -> str | None:
+    if model.task is Task.OTHER:
         return "the model supports neither chat, text completion nor embeddings."
-    if kind not in machine.installed:
-        return _INSTALL[kind]
-    match kind:
-        case EngineKind.LLAMACPP:
-            return _not_by_llamacpp(format_, unconvertible)
-        case EngineKind.TRANSFORMERS:
-            return _not_by_transformers(format_, task)
-        case EngineKind.VLLM | EngineKind.SGLANG:
-            return _not_by_gpu_engine(format_, machine, preferred=preferred)
-        case EngineKind.EXTERNAL:
-            return None if preferred else "it is used only when chosen explicitly."
+    if reason := engine.missing() or engine.unsuited(model):
+        return reason
+    if engine.needs_gpu and not (gpu or preferred):
+        return "it needs a GPU, and none was found."
+    return "it is used only when chosen explicitly." if engine.only_on_request and not preferred else None
 
 
-def _not_by_llamacpp(format_: Format, unconvertible: str | None) -> str | None:
-    if format_ is Format.PICKLE:
-        return "it reads GGUF, and pickles cannot be converted; push the model as safetensors or GGUF."
-    return unconvertible if format_ is Format.SAFETENSORS else None
+class _UnusablePlugin(EngineType):
+    """Stands for a plug-in that harms nothing but itself."""
+
+    def __init__(self, machine: Machine, problem: str) -> None:
+        super().__init__(machine)
+        self._problem = problem
+
+    def missing(self) -> str:
+        return self._problem
+
+    def unsuited(self, model: ModelFacts) -> str:
+        raise NotImplementedError(model)
+
+    def engine(self, spec: EngineSpec, scratch: Path) -> NoReturn:
+        raise NotImplementedError(spec, scratch)
 
 
-def _not_by_transformers(format_: Format, task: Task) -> str | None:
-    if format_ is Format.GGUF:
-        return "GGUF is served by llama.cpp."
-    return "it has no embeddings route." if task is Task.EMBEDDING else None
-
-
-def _not_by_gpu_engine(format_: Format, machine: Machine, *, preferred: bool) -> str | None:
-    if format_ is Format.GGUF:
-        return "GGUF is served by llama.cpp."
-    return None if machine.gpu or preferred else "it needs a GPU, and none was found."
+def _made(entry: EntryPoint, machine: Machine) -> EngineType:
+    try:
+        engine = plugins.load(entry)(machine)
+    except PluginError as error:
+        problem = str(error)
+    except Exception as error:  # noqa: BLE001 - whatever a plug-in does, the others are there
+        problem = plugins.unusable(entry, f"{type(error).__name__}: {error}")
+    else:
+        if isinstance(engine, EngineType):
+            return engine
+        problem = plugins.unusable(entry, "it names no EngineType")
+    _log.warning("%s", problem)
+    return _UnusablePlugin(machine, problem)

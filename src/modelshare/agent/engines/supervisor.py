@@ -41,7 +41,7 @@ class ProcessEngine:
         timing: Timing | None = None,
         pick_port: Callable[[], int] = free_port,
     ) -> None:
-        self.kind = recipe.kind
+        self.kind = ""
         self.routes = recipe.routes
         self.activity = Activity(shows_work=recipe.metrics is not None and bool(recipe.metrics.work))
         self.sharing = recipe.sharing

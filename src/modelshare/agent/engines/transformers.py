@@ -7,14 +7,30 @@ from pathlib import Path
 from typing import Final
 
 from modelshare.agent.engines import parameters
-from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineKind, EngineSpec, Route
+from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineSpec, Format, Route, Task
 from modelshare.agent.engines.launch import wrapped
+from modelshare.agent.engines.plugin import ModelFacts, ProgramType
 from modelshare.agent.engines.recipe import Command, Recipe, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import Sharing
 
 _FULL_PRECISION_BYTES: Final = 4 << 30
 """Up to this size float32 is used on CPUs: as fast as bfloat16 in generation, at twice the memory."""
+
+
+class Transformers(ProgramType):
+    rank = 20
+    program = "transformers"
+    packages = ("torch", "fastapi", "uvicorn")  # without them it only prints how to install them
+    install = "pip install 'modelshare[transformers]'"
+
+    def unsuited(self, model: ModelFacts) -> str | None:
+        if model.format is Format.GGUF:
+            return "GGUF is served by llama.cpp."
+        return "it has no embeddings route." if model.task is Task.EMBEDDING else None
+
+    def recipe(self, spec: EngineSpec, program: str, scratch: Path) -> Recipe:
+        return recipe(spec, program, scratch)
 
 
 def recipe(spec: EngineSpec, executable: str, private_home: Path) -> Recipe:
@@ -24,7 +40,6 @@ def recipe(spec: EngineSpec, executable: str, private_home: Path) -> Recipe:
     size = weights_size(spec)
     env = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HOME": str(private_home)}
     return Recipe(
-        kind=EngineKind.TRANSFORMERS,
         spec=spec,
         routes=ROUTES_OF_TASK[spec.task] - {Route.EMBEDDINGS},
         relay=RelayPolicy(

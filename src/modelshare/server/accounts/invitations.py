@@ -9,7 +9,7 @@ from modelshare.server.accounts import members, queries
 from modelshare.server.accounts.presenters import InvitationView, Invited, Person, invitation_view, invited_view
 from modelshare.server.accounts.rules import MemberRole
 from modelshare.server.accounts.tables import InvitationRow
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import Audit
 from modelshare.server.errors import NotFoundError
 from modelshare.server.http import Caller
 from modelshare.server.ids import new_secret, secret_hash
@@ -69,12 +69,4 @@ async def accept(session: AsyncSession, person: Person, token: str, *, now: int)
 def _record(
     session: AsyncSession, caller: Caller, action: str, invitation_id: uuid.UUID, now: int, **details: Any
 ) -> None:
-    audit.record(
-        session,
-        project_id=caller.project,
-        now=now,
-        actor=caller.actor,
-        action=action,
-        target=f"invitation:{invitation_id}",
-        **details,
-    )
+    Audit(session, caller.project, caller.actor, now).done(action, f"invitation:{invitation_id}", **details)

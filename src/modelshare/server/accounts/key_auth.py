@@ -60,7 +60,7 @@ class KeyAuthenticator:
         self._cache = NotifiedCache[str, _Known](self._look, clock, grace=grace)
         self._used = dict[uuid.UUID, int]()
         """When keys were last good, since `note_use`."""
-        database.subscribe(KEYS_TOPIC, self._forget)
+        self._cache.drop_on(database, KEYS_TOPIC, lambda subject, _, known: subject == known.subject)
 
     async def authenticate(self, secret: str, address: str) -> Caller | None:
         """The caller whose key this is, or None when the value is unknown, over, revoked or used from elsewhere."""
@@ -94,9 +94,6 @@ class KeyAuthenticator:
     async def stop(self) -> None:
         """Call it before the database is closed."""
         await self._cache.stop()
-
-    def _forget(self, subject: str) -> None:
-        self._cache.forget(lambda _, known: subject in {"*", known.subject})
 
     async def _look(self, value_hash: str) -> _Known:
         async with self._database.read() as session:

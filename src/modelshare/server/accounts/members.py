@@ -12,7 +12,7 @@ from modelshare.server.accounts.presenters import Membership, MemberView, Person
 from modelshare.server.accounts.rules import MemberRole, clean_name
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC
 from modelshare.server.accounts.tables import MemberRow
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import Audit
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError, PermissionDeniedError
 from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
@@ -136,7 +136,6 @@ async def _check_not_last(session: AsyncSession, row: MemberRow) -> None:
 def _record(
     session: AsyncSession, actor: str, action: str, project_id: str, person_id: uuid.UUID, now: int, **details: Any
 ) -> None:
-    audit.record(
-        session, project_id=project_id, now=now, actor=actor, action=action, target=f"person:{person_id}", **details
-    )
+    """Ends every change of a membership."""
+    Audit(session, project_id, actor, now).done(action, f"person:{person_id}", **details)
     notify(session, PEOPLE_TOPIC, str(person_id))

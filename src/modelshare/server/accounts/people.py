@@ -13,7 +13,7 @@ from modelshare.server.accounts.presenters import Person, person_view
 from modelshare.server.accounts.rules import check_password, clean_email, clean_name
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC
 from modelshare.server.accounts.tables import PersonRow
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import SYSTEM, Audit
 from modelshare.server.db import advisory_lock, is_unique_violation, notify
 from modelshare.server.errors import (
     ConflictError,
@@ -66,7 +66,7 @@ async def sign_up(
     person = person_view(row)
     _record(session, person.actor, "person.sign_up", person.id, now)
     if is_first:
-        _record(session, audit.SYSTEM, "person.set_admin", person.id, now, is_admin=True)
+        _record(session, SYSTEM, "person.set_admin", person.id, now, is_admin=True)
     if invitation:
         await invitations.accept(session, person, invitation, now=now)
     return person
@@ -112,7 +112,7 @@ async def reset_password(session: AsyncSession, email: str, new_hash: str, *, no
     person, old_hash = found
     await replace_hash(session, person.id, old_hash, new_hash)
     await sessions.close_all(session, person.id)
-    _record(session, audit.SYSTEM, "person.change_password", person.id, now)
+    _record(session, SYSTEM, "person.change_password", person.id, now)
     return person
 
 
@@ -159,7 +159,6 @@ async def set_admin(session: AsyncSession, caller: Caller, person_id: uuid.UUID,
         )
     row.is_admin = is_admin
     _record(session, caller.actor, "person.set_admin", person_id, now, is_admin=is_admin)
-    notify(session, PEOPLE_TOPIC, str(person_id))
     return person_view(row)
 
 
@@ -211,5 +210,6 @@ def _check_platform(caller: Caller) -> None:
 
 
 def _record(session: AsyncSession, actor: str, action: str, person_id: uuid.UUID, now: int, **details: Any) -> None:
-    target = f"person:{person_id}"
-    audit.record(session, project_id=None, now=now, actor=actor, action=action, target=target, **details)
+    """Ends every change of a person."""
+    Audit(session, None, actor, now).done(action, f"person:{person_id}", **details)
+    notify(session, PEOPLE_TOPIC, str(person_id))

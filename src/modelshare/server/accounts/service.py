@@ -10,11 +10,12 @@ from modelshare.server.accounts import queries
 from modelshare.server.accounts.key_auth import KEYS_TOPIC
 from modelshare.server.accounts.rules import Reach, beyond, effective_scopes, hint
 from modelshare.server.accounts.tables import KeyRow, KeyValueRow, ProjectRow
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import SYSTEM, Audit
 from modelshare.server.db import Database, is_unique_violation, notify
 from modelshare.server.errors import ApiError, ConflictError, NotFoundError, PermissionDeniedError
 from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
+from modelshare.server.settings import Settings
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import (
@@ -50,15 +51,7 @@ async def new_project(session: AsyncSession, request: ProjectCreate, *, now: int
             code=ErrorCode.SLUG_TAKEN,
             param="slug",
         ) from error
-    audit.record(
-        session,
-        project_id=project.id,
-        now=now,
-        actor=actor,
-        action="project.create",
-        target=f"project:{project.id}",
-        slug=project.slug,
-    )
+    Audit(session, project.id, actor, now).done("project.create", f"project:{project.id}", slug=project.slug)
     return project
 
 
@@ -71,13 +64,9 @@ async def change_project(
         raise _no_project()
     if "quota_bytes" not in request.model_fields_set or request.quota_bytes == project.quota_bytes:
         return project_view(project)
-    audit.record(
-        session,
-        project_id=project.id,
-        now=now,
-        actor=actor,
-        action="project.change_quota",
-        target=f"project:{project.id}",
+    Audit(session, project.id, actor, now).done(
+        "project.change_quota",
+        f"project:{project.id}",
         slug=project.slug,
         quota=request.quota_bytes,
         quota_before=project.quota_bytes,
@@ -93,9 +82,7 @@ async def create_platform_key(session: AsyncSession, name: str, *, now: int) -> 
     session.add(row)
     await session.flush()
     session.add(KeyValueRow(hash=secret_hash(secret), key_id=row.id))
-    audit.record(
-        session, project_id=None, now=now, actor=audit.SYSTEM, action="key.create", target=f"key:{row.id}", name=name
-    )
+    Audit(session, None, SYSTEM, now).done("key.create", f"key:{row.id}", name=name)
     return secret
 
 
@@ -160,7 +147,6 @@ async def rotate_key(
     session.add(KeyValueRow(hash=secret_hash(secret), key_id=row.id))
     row.hint = hint(secret)
     _record(session, caller, "key.rotate", row, now)
-    notify(session, KEYS_TOPIC, str(row.id))
     return KeyWithValue(**_view(row).model_dump(), key=secret, old_value_valid_until=until)
 
 
@@ -169,7 +155,6 @@ async def revoke_key(session: AsyncSession, caller: Caller, key_id: str, *, now:
     if row.revoked_at is None:
         row.revoked_at = now
         _record(session, caller, "key.revoke", row, now)
-        notify(session, KEYS_TOPIC, str(row.id))
 
 
 async def list_projects(session: AsyncSession, paging: Paging) -> Page[Project]:
@@ -209,16 +194,13 @@ async def record_refusal(database: Database, caller: Caller, error: ApiError, *,
     if error.refusal is None:
         return
     async with database.write() as session:
-        audit.record(
-            session,
-            project_id=caller.project_id,
-            now=now,
-            actor=caller.actor,
-            action=error.refusal.action,
-            target=error.refusal.target,
-            reason=error.message,
-            refused=True,
-        )
+        log = Audit(session, caller.project_id, caller.actor, now)
+        log.refused(error.refusal.action, error.refusal.target, error.message)
+
+
+def quota_of(project: ProjectRow, settings: Settings) -> int:
+    """Bytes that it may store: its own quota, or the platform's default."""
+    return settings.projects_quota_bytes if project.quota_bytes is None else project.quota_bytes
 
 
 def project_view(row: ProjectRow) -> Project:
@@ -273,15 +255,10 @@ def _end(request: KeyCreate, now: int) -> int | None:
 
 
 def _record(session: AsyncSession, caller: Caller, action: str, row: KeyRow, now: int) -> None:
-    audit.record(
-        session,
-        project_id=caller.project,
-        now=now,
-        actor=caller.actor,
-        action=action,
-        target=f"key:{row.id}",
-        name=row.name,
-    )
+    """Ends every change of a key. Nobody remembers anything of one that is new."""
+    Audit(session, caller.project, caller.actor, now).done(action, f"key:{row.id}", name=row.name)
+    if action != "key.create":
+        notify(session, KEYS_TOPIC, str(row.id))
 
 
 def _view(row: KeyRow) -> Key:

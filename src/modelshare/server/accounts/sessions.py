@@ -78,7 +78,7 @@ class SessionAuthenticator:
         self._database = database
         self._clock = clock
         self._cache = NotifiedCache[SessionUse, _Known](self._look, clock, grace=grace)
-        database.subscribe(PEOPLE_TOPIC, self._forget)
+        self._cache.drop_on(database, PEOPLE_TOPIC, lambda subject, _, known: subject == known.subject)
 
     async def person(self, token: str) -> Person | None:
         """Who is signed in, or None when the session is unknown, closed or over."""
@@ -118,9 +118,6 @@ class SessionAuthenticator:
     async def stop(self) -> None:
         """Call it before the database is closed."""
         await self._cache.stop()
-
-    def _forget(self, subject: str) -> None:
-        self._cache.forget(lambda _, known: subject in {"*", known.subject})
 
     async def _good(self, token: str, project: str | None) -> _Known:
         known = await self._cache.get(SessionUse(secret_hash(token), project))

@@ -1,11 +1,12 @@
 """The audit log and the outbox: written in the transaction of the change they tell of."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import events, queries
-from modelshare.server.audit.propagation import queries as confirming
+from modelshare.server.audit.propagation import queries as propagation
 from modelshare.server.audit.propagation.rules import ACTIONS
 from modelshare.server.audit.tables import AuditRow, OutboxRow
 from modelshare.server.db import CONFIRM_TOPIC, notify, now_ms
@@ -20,48 +21,55 @@ OUTBOX_TOPIC = "outbox"
 """Notification that events wait for their deliveries to be written."""
 
 
-def record(
-    session: AsyncSession,
-    *,
-    project_id: str | None,
-    now: int,
-    actor: str,
-    action: str,
-    target: str,
-    reason: str | None = None,
-    refused: bool = False,
-    **details: Any,
-) -> None:
-    """Adds a row: `action` reads `subject.verb`, `target` reads `subject:<id>`.
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Keeps what one actor does, in the audit log of a project (None: of the platform), within the same transaction."""
 
-    What was done is an event too, where `events.OF_ACTIONS` has a name for it; and every process confirms that it goes
-    by it, where `confirming.rules.ACTIONS` has it.
-    """
-    entry_id = new_id()
-    confirmed = not refused and action in ACTIONS
-    session.add(
-        AuditRow(
-            id=entry_id,
-            project_id=project_id,
-            at=now,
-            actor=actor,
+    session: AsyncSession
+    project_id: str | None
+    actor: str
+    now: int
+
+    def done(self, action: str, target: str, /, reason: str | None = None, **details: Any) -> None:
+        """`action` reads `subject.verb`, `target` reads `subject:<id>`.
+
+        Webhooks are told where `events.OF_ACTIONS` has an event for the action, and every process confirms that it
+        applies the change where `propagation.rules.ACTIONS` has it.
+        """
+        entry = self._entry(action, target, AuditOutcome.DONE, reason, details)
+        if action in ACTIONS:
+            self._await_confirmations(entry)
+        if self.project_id is not None and (event := events.OF_ACTIONS.get(action)) is not None:
+            data = events.data_of(target, reason, details)
+            emit(self.session, project_id=self.project_id, now=self.now, event=event, data=data)
+
+    def refused(self, action: str, target: str, reason: str) -> None:
+        self._entry(action, target, AuditOutcome.REFUSED, reason, {})
+
+    def _entry(
+        self, action: str, target: str, outcome: AuditOutcome, reason: str | None, details: dict[str, Any]
+    ) -> AuditRow:
+        row = AuditRow(
+            id=new_id(),
+            project_id=self.project_id,
+            at=self.now,
+            actor=self.actor,
             action=action,
             target=target,
-            outcome=AuditOutcome.REFUSED if refused else AuditOutcome.DONE,
+            outcome=outcome,
             reason=reason,
             details=details,
-            changed_ms=now_ms(session) if confirmed else None,
         )
-    )
-    if confirmed:
-        notify(session, CONFIRM_TOPIC, str(entry_id))
-    event = None if refused else events.OF_ACTIONS.get(action)
-    if event is not None and project_id is not None:
-        emit(session, project_id=project_id, now=now, event=event, data=events.data_of(target, reason, details))
+        self.session.add(row)
+        return row
+
+    def _await_confirmations(self, entry: AuditRow) -> None:
+        entry.changed_ms = now_ms(self.session)
+        notify(self.session, CONFIRM_TOPIC, str(entry.id))
 
 
 def emit(session: AsyncSession, *, project_id: str, now: int, event: str, data: dict[str, Any]) -> None:
-    """Tells the project's webhooks of something, once and only if this transaction commits."""
+    """Sends the project's webhooks an event, once and only if this transaction commits."""
     session.add(OutboxRow(project_id=project_id, type=event, at=now, data=data))
     notify(session, OUTBOX_TOPIC, "*")
 
@@ -80,7 +88,7 @@ async def page(session: AsyncSession, project_id: str | None, where: AuditFilter
     rows = await queries.entries(session, project_id, where, paging.limit + 1, paging.after_id)
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]
-    answers = await confirming.answers(session, [row.id for row in rows if row.changed_ms is not None])
+    answers = await propagation.answers(session, [row.id for row in rows if row.changed_ms is not None])
     return Page(
         data=[_entry(row, answers.get(row.id, {})) for row in rows],
         has_more=more,
@@ -88,7 +96,7 @@ async def page(session: AsyncSession, project_id: str | None, where: AuditFilter
     )
 
 
-def _entry(row: AuditRow, answers: confirming.Answers) -> AuditEntry:
+def _entry(row: AuditRow, answers: propagation.Answers) -> AuditEntry:
     return AuditEntry(
         id=str(row.id),
         at=row.at,

@@ -8,11 +8,9 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
-from modelshare.server.db import notify
+from modelshare.server.audit.service import SYSTEM
 from modelshare.server.endpoints import queries
-from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, EndpointPolicy, recount
-from modelshare.server.endpoints.tables import EndpointRow
+from modelshare.server.endpoints.service import EndpointPolicy, record, recount
 from modelshare.server.errors import InvalidRequestError
 from modelshare.server.http import Caller, Platform
 from modelshare.server.jobs import Lease, enqueue, enqueue_if_absent, lease_is_valid
@@ -57,10 +55,10 @@ async def stop(platform: Platform, terms: EndpointPolicy, lease: Lease) -> None:
         for row in stopping:
             row.is_active, row.progress = False, None
             row.status, row.status_reason = EndpointStatus.INACTIVE, rules.recalled(recall.reason).message
-            _tell(session, row, "endpoint.stop", audit.SYSTEM, row.status_reason, now)
+            record(session, "endpoint.stop", row, SYSTEM, now, row.status_reason)
         recall.stopped_at = now
         await session.flush()
-        await recount(session, model, came_to_shared_tier=False, terms=terms, actor=audit.SYSTEM, now=now)
+        await recount(session, model, came_to_shared_tier=False, terms=terms, actor=SYSTEM, now=now)
 
 
 async def resume_overdue(session: AsyncSession, *, now: int) -> None:
@@ -89,7 +87,7 @@ async def _cancel(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *,
         model = own.model
         for row in await queries.lock_inactive_of_others(session, model.id, model.project_id, stopped_for):
             row.status_reason = None
-            _tell(session, row, "endpoint.recall_cancel", caller.actor_in(row.project_id), None, now)
+            record(session, "endpoint.recall_cancel", row, caller.actor_in(row.project_id), now)
     return own._replace(recall=None)
 
 
@@ -97,25 +95,7 @@ async def _tell_all(
     session: AsyncSession, own: OwnModel, action: str, caller: Caller, reason: str | None, *, now: int, **details: Any
 ) -> None:
     for row in await queries.lock_active_of_others(session, own.model.id, own.model.project_id):
-        _tell(session, row, action, caller.actor_in(row.project_id), reason, now, **details)
-
-
-def _tell(
-    session: AsyncSession, row: EndpointRow, action: str, actor: str, reason: str | None, now: int, **details: Any
-) -> None:
-    """In the log of the endpoint's project, and to its webhooks."""
-    audit.record(
-        session,
-        project_id=row.project_id,
-        now=now,
-        actor=actor,
-        action=action,
-        target=f"endpoint:{row.id}",
-        reason=reason,
-        slug=row.slug,
-        **details,
-    )
-    notify(session, ENDPOINTS_TOPIC, f"{row.project_id}/{row.slug}")
+        record(session, action, row, caller.actor_in(row.project_id), now, reason, **details)
 
 
 async def _state(session: AsyncSession, own: OwnModel, terms: EndpointPolicy) -> Recall:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import events
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import Audit, emit
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.endpoints import queries
 from modelshare.server.endpoints.presenters import resolved, served_name
@@ -145,7 +145,7 @@ async def create(
         if not is_unique_violation(error):
             raise
         raise refused(slug_taken(spec.slug), None) from error
-    _record(session, caller, "endpoint.create", row, now, tier=row.tier, model=str(model.id))
+    record(session, "endpoint.create", row, caller.actor, now, tier=row.tier, model=str(model.id))
     await _changed(session, caller, model, None, Intent(row.tier, row.is_active), terms=terms, now=now)
     return await get(session, caller, spec.slug)
 
@@ -212,7 +212,7 @@ async def change(
     if model is not None:
         await _changed(session, caller, model, before, after, terms=terms, now=now)
     named = {"file": patch.file} if "file" in patch.model_fields_set else {}
-    _record(session, caller, "endpoint.change", row, now, **patch.model_dump(exclude_none=True) | named)
+    record(session, "endpoint.change", row, caller.actor, now, **patch.model_dump(exclude_none=True) | named)
     return await get(session, caller, slug)
 
 
@@ -224,7 +224,7 @@ async def delete(session: AsyncSession, caller: Caller, slug: str, terms: Endpoi
     await session.flush()
     if model is not None:
         await _changed(session, caller, model, before, Intent(row.tier, is_active=False), terms=terms, now=now)
-    _record(session, caller, "endpoint.delete", row, now)
+    record(session, "endpoint.delete", row, caller.actor, now)
 
 
 async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None = None) -> list[ActiveEndpoint]:
@@ -282,7 +282,7 @@ async def observe(
             notify(session, ENDPOINTS_TOPIC, f"{row.project_id}/{row.slug}")
             told = {"slug": row.slug, "status": status.value, "before": row.status}
             data = events.data_of(f"endpoint:{row.id}", reason, told)
-            audit.emit(session, project_id=row.project_id, now=now, event=events.ENDPOINT_STATUS, data=data)
+            emit(session, project_id=row.project_id, now=now, event=events.ENDPOINT_STATUS, data=data)
         row.status, row.status_reason, row.progress = new
 
 
@@ -375,15 +375,15 @@ def _active(row: EndpointRow) -> ActiveEndpoint:
     )
 
 
-def _record(session: AsyncSession, caller: Caller, action: str, row: EndpointRow, now: int, **details: Any) -> None:
+def record(
+    session: AsyncSession,
+    action: str,
+    row: EndpointRow,
+    actor: str,
+    now: int,
+    reason: str | None = None,
+    **details: Any,
+) -> None:
+    """Ends every change of an endpoint: adds it to the audit log of the endpoint's project, and announces it."""
+    Audit(session, row.project_id, actor, now).done(action, f"endpoint:{row.id}", reason, slug=row.slug, **details)
     notify(session, ENDPOINTS_TOPIC, f"{row.project_id}/{row.slug}")
-    audit.record(
-        session,
-        project_id=row.project_id,
-        now=now,
-        actor=caller.actor,
-        action=action,
-        target=f"endpoint:{row.id}",
-        slug=row.slug,
-        **details,
-    )

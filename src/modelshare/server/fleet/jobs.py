@@ -1,12 +1,12 @@
-"""Reconciling: what agents are to hold follows from endpoints and agents, over and over.
+"""The reconciler: derives the agents' desired state from endpoints and agents, again and again.
 
-Level-triggered: each round looks at everything there is and writes only what is not as it should be. A notification
-only makes the next round come sooner, so a lost one costs seconds. Several processes may do it at once: agents are
-locked before their deployments change, and a deployment exists once. What is being deleted meanwhile is left alone.
+Level-triggered: each round reads everything and writes only the differences. A notification merely makes the next round
+start sooner, so a lost one costs seconds. Several processes may reconcile at once: agents are locked before their
+deployments change, and a deployment exists once. Models that are being deleted are skipped, since waiting for their
+locks while holding those of agents could deadlock.
 """
 
 import asyncio
-import contextlib
 import math
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server import outages
+from modelshare.server.background import Loop
 from modelshare.server.db import Database, notify
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, ActiveEndpoint
@@ -34,28 +34,28 @@ from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
 log = structlog.get_logger()
 
 _ROUND_SECONDS = 3.0
-"""How often without having been told."""
+"""Between rounds, unless a notification comes."""
 _LONG_SECONDS = 5.0
-"""A round that took so long waited for the database."""
+"""A round that took longer was waiting for the database."""
 _REST = 1
-"""Rest after a round, in times of how long it took: reconciling takes at most half of one core."""
+"""Pause after a round as a multiple of its duration: reconciling uses at most half a core."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is not as it should be."""
+    """Differences between what is and what should be."""
 
     place: Mapping[Placement, int]
-    """All that is to be held."""
+    """Every deployment that should exist, with its concurrent requests."""
     existing: Mapping[Placement, DeploymentRow]
     contents: Mapping[uuid.UUID, Content]
-    """By the ids that stand for them in placements."""
+    """By the ids that placements use for them."""
     answered: Mapping[uuid.UUID, uuid.UUID]
-    """What endpoints answer with."""
+    """What each endpoint answers with now."""
     serving: Mapping[uuid.UUID, uuid.UUID | None]
-    """Changes of what endpoints answer with; None where an endpoint is not active any more."""
+    """Changes of what endpoints answer with; None for an endpoint that is no longer active."""
     observed: Mapping[uuid.UUID, Observation]
-    """Endpoints whose state is to be written."""
+    """Endpoints whose status changed."""
 
     @property
     def changed(self) -> set[Placement]:
@@ -80,7 +80,7 @@ class _Plan:
     def within(
         self, endpoints: Collection[uuid.UUID], agents: Collection[uuid.UUID], versions: Collection[uuid.UUID]
     ) -> "_Plan":
-        """Nothing but what concerns these."""
+        """The part of the plan that concerns these."""
 
         def inside(placement: Placement) -> bool:
             return placement.agent_id in agents and self.contents[placement.version_id].version_id in versions
@@ -97,7 +97,7 @@ class _Plan:
         )
 
     def parts(self) -> "Iterator[_Plan]":
-        """The same, one agent at a time and one endpoint's answer at a time."""
+        """The same plan in pieces: one per agent, and one per endpoint whose answer changes."""
         for agent_id in self.agents:
             part = self.within((), {agent_id}, self.versions)
             yield replace(part, serving={})
@@ -105,32 +105,22 @@ class _Plan:
             yield replace(self, place={}, existing={}, serving={endpoint_id: content_id})
 
     def _answers(self, endpoint_id: uuid.UUID) -> set[uuid.UUID]:
-        """The versions an endpoint whose answer changes has and gets."""
+        """The old and the new version of an endpoint whose answer changes."""
         found = (self.answered.get(endpoint_id), self.serving[endpoint_id])
         return {self.contents[content_id].version_id for content_id in found if content_id}
 
 
 class Reconciler:
-    """Runs the rounds of one process."""
-
     def __init__(self, database: Database, tiers: TierRegistry, clock: Callable[[], float]) -> None:
         self._database = database
         self._tiers = tiers
         self._clock = clock
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self.loop = Loop("reconcile the fleet", self._round, every=_ROUND_SECONDS)
+        self.loop.wake()
         self._last_trouble = -math.inf
-        """When the database was last away, by the loop's clock."""
+        """When the database was last unavailable, by the event loop's clock."""
         for topic in (ENDPOINTS_TOPIC, MODELS_TOPIC, SHARES_TOPIC, AGENTS_TOPIC, DEPLOYMENTS_TOPIC):
-            database.subscribe(topic, lambda _: self._wake.set())
-
-    async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            database.subscribe(topic, self.loop.wake)
 
     async def reconcile(self) -> None:
         """One round."""
@@ -147,13 +137,13 @@ class Reconciler:
             await _alone("cannot store the states of endpoints", self._write_observed(plan.observed, now))
 
     async def _apply(self, plan: _Plan, now: int) -> None:
-        """Writes what agents hold and endpoints answer with; where that fails, for each agent by itself."""
+        """Writes deployments and what endpoints answer with; in pieces if that fails: one bad row blocks no other."""
         try:
             async with self._database.write() as session:
                 endpoint_ids = await queries.keep_endpoints(session, plan.serving)
                 await queries.lock_agents(session, plan.agents)
                 versions = await queries.keep_versions(session, plan.versions)
-                # Looked at again under the locks: another process may have been faster.
+                # Planned again under the locks: another process may have been faster.
                 fresh = (await self._plan(session, now)).within(endpoint_ids, plan.agents, versions)
                 answers = {id_: fresh.contents[content] if content else None for id_, content in fresh.serving.items()}
                 await queries.keep_serving(session, answers)
@@ -166,7 +156,7 @@ class Reconciler:
                 await _alone("cannot reconcile a part of the fleet", self._apply(part, now))
 
     async def _write_observed(self, observed: Mapping[uuid.UUID, Observation], now: int) -> None:
-        """Writes the endpoints' states; where that fails, each by itself."""
+        """Writes the endpoints' statuses; if that fails, one by one."""
         try:
             async with self._database.write() as session:
                 await endpoints.lock(session, observed)
@@ -181,26 +171,21 @@ class Reconciler:
                 what = f"cannot store the state of endpoint {endpoint_id}"
                 await _alone(what, self._write_observed({endpoint_id: seen}, now))
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            self._wake.clear()
-            started = loop.time()
-            try:
-                await self.reconcile()
-            except Exception as error:  # noqa: BLE001 - the next round may find the database back
-                outages.report("a reconciliation round failed", error)
-                self._last_trouble = loop.time()
-            if loop.time() - started > _LONG_SECONDS:
-                self._last_trouble = loop.time()
-            await asyncio.sleep((loop.time() - started) * _REST)
-            # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this would never stop.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_ROUND_SECONDS):
-                    await self._wake.wait()
+    async def _round(self) -> None:
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        try:
+            await self.reconcile()
+        except Exception:
+            self._last_trouble = clock()
+            raise
+        took = clock() - started
+        if took > _LONG_SECONDS:
+            self._last_trouble = clock()
+        await asyncio.sleep(took * _REST)
 
     def _is_doubtful(self) -> bool:
-        """Whether links may look dead only because nobody could vouch for them: the database was away."""
+        """Whether connections may look dead only because heartbeats could not be written: the database was away."""
         return asyncio.get_running_loop().time() < self._last_trouble + presence.STALE_SECONDS
 
     async def _plan(self, session: AsyncSession, now: int) -> _Plan:
@@ -257,7 +242,7 @@ def _wanted(active: Iterable[ActiveEndpoint]) -> dict[uuid.UUID, Content]:
 
 
 async def _alone(what: str, work: Awaitable[None]) -> None:
-    """One of several: what is wrong with it is told, and the others go on."""
+    """One of several pieces of work: its error is logged and the others go on, unless the database is away."""
     try:
         await work
     except Exception as error:
@@ -267,7 +252,7 @@ async def _alone(what: str, work: Awaitable[None]) -> None:
 
 
 async def _place(session: AsyncSession, plan: _Plan, now: int) -> None:
-    """Brings deployments, whose agents are locked, to what they should be."""
+    """Adds, changes and ends deployments. Their agents must be locked."""
     for placement, limit in plan.place.items():
         row = plan.existing.get(placement)
         if row is not None:
@@ -292,7 +277,7 @@ def _tell(session: AsyncSession, agents: Collection[uuid.UUID]) -> None:
     for agent_id in agents:
         notify(session, DESIRED_TOPIC, str(agent_id))
     if agents:
-        # What was placed shows in the endpoints' states: look again.
+        # New deployments change the status of endpoints: another round.
         notify(session, DEPLOYMENTS_TOPIC, "*")
 
 

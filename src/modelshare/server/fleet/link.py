@@ -1,11 +1,12 @@
-"""One agent's link: streams over a WebSocket, with credit, cancel and heartbeats. Knows nothing of the database.
+"""One agent's connection: streams over a WebSocket, with credit, cancellation and heartbeats. No database here.
 
-A stream's frames wait in its queue until they are asked for. The queue cannot outgrow the credit the agent was given,
-and credit is only given for bytes that went on to the client: a slow client slows the engine down, not the link.
+A stream's frames wait in its queue until they are asked for. The queue cannot outgrow the credit that the agent was
+given, and credit is only given back for bytes that went on to the client. So a slow client slows down its own engine,
+not the other streams of the connection.
 
-Whatever an agent sends, its link keeps at most `LINK_CREDIT + MAX_STREAMS * SMALL_CREDIT` bytes of answers (96 MiB),
-and beside them one frame that is being read, and for each stream a `Head` and an `End`: chunks that nobody takes are
-joined, so that a thousand small ones weigh no more than their bytes. All else that an agent may say is held to a rate.
+Whatever an agent sends, at most `LINK_CREDIT + MAX_STREAMS * SMALL_CREDIT` bytes of answers (96 MiB) are kept, plus one
+frame that is being read, and a `Head` and an `End` per stream. Chunks that wait are joined, so that a thousand small
+ones weigh no more than their bytes. All other frames are rate-limited.
 """
 
 import asyncio
@@ -42,33 +43,35 @@ from modelshare.wire.link import (
     Released,
     Report,
     Request,
+    UnknownFrame,
     decode_from_agent,
     encode,
 )
 
 log = structlog.get_logger()
 LINK_CREDIT: Final = 32 << 20
-"""Bytes that the streams of a link may send together before anybody takes them; beyond it each has `SMALL_CREDIT`."""
+"""Bytes that all streams together may have in transit or waiting; beyond it each stream has `SMALL_CREDIT`."""
 SMALL_CREDIT: Final = 16 << 10
 _CREDIT_STEPS: Final = 4
-"""Credit is given back in steps: a frame per chunk would cost more than it is worth."""
+"""Credit is given back in quarters of the window: one frame per chunk would cost too much."""
 _BROKEN: Final = frozenset({1002, 1007, 1009})
-"""How a WebSocket ends whose peer broke its rules, or sent far too much at once (RFC 6455 section 7.4.1)."""
+"""Close codes for a peer that broke the WebSocket protocol or sent too much at once (RFC 6455 section 7.4.1)."""
 _ENDING: Final = 4096
-"""What a `Head` and an `End` weigh at most, together."""
+"""Maximum bytes of a `Head` and an `End` together."""
 _LATE: Final = 1 << 20
-"""Bytes of frames for streams that are gone, beside those that were on their way when their stream was cancelled."""
+"""Bytes accepted for streams that no longer exist, beyond what was in transit when they were cancelled."""
 _CONTROL_BURST: Final = 1000
 _CONTROL_PER_MINUTE: Final = 1200
-"""`Report`, `Released` and `Ping`. Two models are pulled at a time, and each may tell of it twice a second."""
+"""Limits `Report`, `Released`, `Ping`, and frames of unknown kinds. Two models are pulled at a time, and each may
+report twice a second."""
 
 
 class StreamBrokenError(Exception):
-    """The way to the engine broke before the answer was whole."""
+    """The connection to the engine broke before the answer was complete."""
 
 
 class ClosedError(Exception):
-    """The link ends, and why."""
+    """The connection ends; `reason` is sent to the agent."""
 
     def __init__(self, code: CloseCode, reason: str) -> None:
         super().__init__(reason)
@@ -77,26 +80,26 @@ class ClosedError(Exception):
 
 
 class AnswerStream(Protocol):
-    """An answer as it comes, whatever way it takes to this process."""
+    """An answer as it arrives, over this process's connection or from another process."""
 
     async def next(self) -> AnswerFrame:
         """The next frame. Raises StreamBrokenError, or what `fail` was given."""
         ...
 
     def fail(self, error: Exception) -> None:
-        """Makes `next` raise once the frames that are there were taken."""
+        """Makes `next` raise, after the frames that have already arrived."""
         ...
 
 
 class Stream:
-    """A request on a link: the frames of its answer, between the one that receives and the one that waits for them."""
+    """One request on the connection: a queue of its answer's frames, from the reading task to whoever calls `next`."""
 
     __slots__ = ("_begun", "_error", "_frames", "_link", "_owed", "_waiter", "credit", "ended", "id", "window")
 
     def __init__(self, link: "AgentLink", stream_id: int, window: int) -> None:
         self.id = stream_id
         self.window = window
-        """Bytes that may be under way or wait here."""
+        """Bytes that may be in transit or waiting here."""
         self.credit = window
         """Bytes that the agent may still send."""
         self.ended = False
@@ -104,12 +107,12 @@ class Stream:
         self._link = link
         self._owed = 0
         self._frames: deque[AnswerFrame | bytearray] = deque()
-        """Bytes: chunks that were joined."""
+        """A bytearray is chunks that were joined."""
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
 
     def deliver(self, frame: AnswerFrame) -> None:
-        """A frame of the agent's. Raises ClosedError when it is out of turn, or more than the agent may send."""
+        """Takes a frame from the agent. Raises ClosedError if it is out of turn or exceeds the credit."""
         kind = type(frame)
         if self.ended or (kind is Chunk and not self._begun) or (kind in {Head, Answer} and self._begun):
             raise ClosedError(CloseCode.PROTOCOL, "The agent sent a frame out of turn.")
@@ -122,7 +125,7 @@ class Stream:
         self._append(frame)
 
     def break_off(self, reason: str) -> None:
-        """Ends the answer for the agent, which must not go on: nothing of it is worth a try with another one."""
+        """Ends the answer: the agent broke the protocol. No other agent is tried, as the request may be why."""
         if not self.ended:
             self.ended = True
             self._append(End(self.id, reason))
@@ -153,7 +156,7 @@ class Stream:
         self._wake()
 
     def _joined(self, data: bytes) -> bool:
-        """Whether the bytes went to those of the last chunk, which nobody has taken yet."""
+        """Appends to the last chunk if it is still waiting and has room; whether it did."""
         last = self._frames[-1]
         before = last.data if type(last) is Chunk else last
         if not isinstance(before, bytes | bytearray) or len(before) + len(data) > BODY_SLICE:
@@ -169,7 +172,7 @@ class Stream:
 
 
 class AgentLink:
-    """The link of one agent in this process, from its `Welcome` to its end."""
+    """One agent's connection to this process, from `Welcome` to its end."""
 
     def __init__(self, receive: Receive, send: Send, clock: Callable[[], float]) -> None:
         """`clock` is monotonic, in seconds."""
@@ -187,7 +190,7 @@ class AgentLink:
 
     @property
     def busy(self) -> int:
-        """Requests under way."""
+        """Number of requests in progress."""
         return len(self._streams)
 
     @property
@@ -195,7 +198,7 @@ class AgentLink:
         return self._end.done()
 
     async def receive(self) -> FromAgent:
-        """The agent's next frame. Raises ClosedError at the end of the link, and for what is no frame."""
+        """The agent's next frame. Raises ClosedError at the end of the connection and for an invalid frame."""
         message = await self._receive()
         if message.get("code") in _BROKEN:
             raise ClosedError(CloseCode.PROTOCOL, "The agent violated the WebSocket protocol.")
@@ -206,7 +209,7 @@ class AgentLink:
         if not data or len(data) > MAX_FRAME:
             raise ClosedError(CloseCode.PROTOCOL, f"A frame must be binary and have at most {MAX_FRAME} bytes.")
         try:
-            frame: FromAgent = decode_from_agent(data)
+            frame = decode_from_agent(data)
         except DecodeError as error:
             raise ClosedError(CloseCode.PROTOCOL, f"Invalid frame: {error}.") from error
         if not isinstance(frame, AnswerFrame) and self._control.take(1, self._heard):
@@ -214,12 +217,12 @@ class AgentLink:
         return frame
 
     def expect(self, count: int) -> None:
-        """The agent is about to be told something that it answers with so many reports."""
+        """Allows `count` more control frames: the agent is about to be sent something that it answers with reports."""
         self._control.capacity = _CONTROL_BURST + count
         self._control.charge(-count, self._clock())
 
     async def send(self, frame: FromServer) -> None:
-        """Raises StreamBrokenError when the link is down."""
+        """Raises StreamBrokenError if the connection is down."""
         self._spoke = self._clock()
         try:
             await self._send({"type": "websocket.send", "bytes": encode(frame)})
@@ -235,7 +238,7 @@ class AgentLink:
         timeout: float,  # noqa: ASYNC109 - the agent's time limit, sent to it
         tenant: str = "",
     ) -> AsyncIterator[Stream]:
-        """Sends a request and gives its answer's stream; leaving before the answer's end cancels it."""
+        """Sends a request and yields the stream of its answer. Leaving the block before the end cancels the request."""
         if self._end.done():
             raise StreamBrokenError("The connection to the agent is closed.")
         if len(self._streams) >= MAX_STREAMS:
@@ -267,9 +270,9 @@ class AgentLink:
         on_released: Callable[[Released], None],
         *beside: Coroutine[Any, Any, None],
     ) -> ClosedError:
-        """Serves until the link ends, and answers why it did. Every stream under way breaks then.
+        """Serves until the connection ends, and returns why. All open streams break then.
 
-        `beside` runs as long as the link does, and the link no longer than that.
+        `beside` runs along; if it ends, so does the connection.
         """
         own = (self._read(on_report, on_released), self._beat())
         tasks: list[asyncio.Future[None]] = [self._end, *map(asyncio.ensure_future, (*own, *beside))]
@@ -285,10 +288,10 @@ class AgentLink:
         return why
 
     def close(self, why: ClosedError) -> None:
-        """Ends the link; the first reason counts."""
+        """Ends the connection; the first reason counts."""
         if not self._end.done():
             self._end.set_exception(why)
-            self._end.exception()  # it may end before anybody waits for its end
+            self._end.exception()  # marks it as retrieved: it may end before anybody waits for it
         for stream in self._streams.values():
             if why.code is CloseCode.PROTOCOL:
                 stream.break_off("The agent violated the link protocol.")
@@ -302,13 +305,13 @@ class AgentLink:
                     stream = self._streams.get(frame.stream)
                     if stream is not None:
                         stream.deliver(frame)
-                    else:  # it was cancelled, and the agent had not heard yet
+                    else:  # the stream was cancelled, and the agent did not know yet
                         self._take_late(frame)
                 case Report():
                     on_report(frame)
                 case Released():
                     on_released(frame)
-                case Ping():
+                case Ping() | UnknownFrame():
                     pass
                 case _:
                     raise ClosedError(CloseCode.PROTOCOL, "Hello must be sent once, as the first frame.")
@@ -325,7 +328,7 @@ class AgentLink:
                 raise ClosedError(CloseCode.SILENT, f"No frame came for {DEAD_AFTER_SECONDS:.0f} seconds.")
             if now - self._spoke >= HEARTBEAT_SECONDS:
                 try:
-                    # A peer that takes nothing any more must not keep us from noticing that it is silent.
+                    # A peer that no longer reads would block this send forever, and with it the check for silence.
                     async with asyncio.timeout(HEARTBEAT_SECONDS):
                         await self.send(Ping())
                 except (TimeoutError, StreamBrokenError):
@@ -333,7 +336,7 @@ class AgentLink:
             await asyncio.sleep(HEARTBEAT_SECONDS / 5)
 
     def _cancel(self, stream_id: int) -> None:
-        """Tells the agent, without making the one who leaves wait for it (he may be cancelled himself)."""
+        """Tells the agent in a task of its own: the caller may itself be in the middle of a cancellation."""
 
         async def cancel() -> None:
             try:

@@ -1,20 +1,22 @@
-"""The links that this process holds: `GET /v1/agent/link`, a WebSocket per agent.
+"""All agents connected to this process: `GET /v1/agent/link`, one WebSocket per agent.
 
-A credential is looked at before the handshake is answered. An agent has one link: a newer one ends the older, in
-whatever process that is. What an agent is to hold goes out when it changes; what it reports is written in batches.
+The token is checked before the handshake is answered. An agent has one connection: a newer one ends the older, in
+whichever process that is. The desired state is sent when it changes; reports are written in batches.
 """
 
 import asyncio
 import contextlib
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
 from modelshare.server import outages
+from modelshare.server.background import Loop, retry
 from modelshare.server.db import Database
 from modelshare.server.fleet import presence, queries, service, weight_deletions
 from modelshare.server.fleet.link import AgentLink, ClosedError, StreamBrokenError
@@ -27,6 +29,7 @@ from modelshare.wire.agents import AgentState
 from modelshare.wire.link import (
     MAX_DEPLOYMENTS,
     MAX_NAME,
+    OLDEST_PROTOCOL,
     PROTOCOL,
     CloseCode,
     Desired,
@@ -44,10 +47,10 @@ log = structlog.get_logger()
 _HELLO_SECONDS = 10.0
 _GOODBYE_SECONDS = 1.0
 _STOP_SECONDS = 2.0
-"""Links may take to end when the process does; the database they tell of it may be away."""
+"""How long connections may take to end when the process stops: the database may be away."""
 _RETRY_SECONDS = 1.0
 _EARLY = 1000
-"""Frames; of more only the last are heard. An agent says all of it again once it is told what to hold."""
+"""Frames kept, the newest ones. Once an agent has its desired state, it reports everything again anyway."""
 _VOUCH_SECONDS = presence.STALE_SECONDS / 3
 _SUSPENDED = ClosedError(CloseCode.SUSPENDED, "This agent is suspended. Its owner can resume it.")
 _REMOVED = ClosedError(CloseCode.REMOVED, "This agent was removed. Enrol it again with a join key to use it.")
@@ -55,34 +58,32 @@ _REPLACED = ClosedError(CloseCode.REPLACED, "A newer connection of this agent to
 
 
 class _Linked:
-    """An agent's link with what this process keeps beside it."""
+    """An agent's connection and its state in this process."""
 
     def __init__(self, name: LinkName, link: AgentLink) -> None:
         self.name = name
         self.link = link
         self.changed = asyncio.Event()
-        """What it is to hold may have changed."""
+        """Its desired state may have changed."""
         self.changed.set()
         self.held: frozenset[str] = frozenset()
-        """Ids of what it was told to hold: what it says of others says nothing."""
+        """Ids of deployments it was told to hold; reports on others are ignored."""
         self.let_go: frozenset[str] = frozenset()
-        """Ids of what it was told to let go of, and has not said to be gone."""
+        """Ids of deployments it was told to delete and has not confirmed."""
         self.early: deque[Report | Released] | None = deque(maxlen=_EARLY)
-        """What it says before it was told anything, of which it is not known yet whether it counts; None afterwards."""
+        """Frames that came before the first desired state, when it is not known whether they count; None afterwards."""
 
 
 class AgentLinks:
-    """All links of one process."""
-
     def __init__(self, database: Database, clock: Callable[[], float], *, address: str, verdicts: Verdicts) -> None:
-        """`address`: this process's URL, for the others; nobody else ever has the same."""
+        """`address`: this process's URL for the others; no other process ever has the same."""
         self.address = address
         self._database = database
         self._clock = clock
         self._verdicts = verdicts
         self._linked: dict[uuid.UUID, _Linked] = {}
         self._reports = Reports(database, clock)
-        self._vouching: asyncio.Task[None] | None = None
+        self._vouching = Loop("vouch for links", self._vouch, every=_VOUCH_SECONDS, retry=_RETRY_SECONDS)
         self._sessions: set[asyncio.Task[Any]] = set()
         database.subscribe(AGENTS_TOPIC, self._agent_changed)
         database.subscribe(DESIRED_TOPIC, self._desired_changed)
@@ -91,19 +92,23 @@ class AgentLinks:
         async with self._database.write() as session:
             await presence.forget_links(session, self.address, now=self._now())
         await self._reports.start()
-        self._vouching = asyncio.create_task(self._vouch())
+        await self._vouching.start()
 
     async def stop(self) -> None:
-        """Ends all links; the agents come back to whoever is there. Takes seconds, whatever the database does."""
+        """Ends all connections; the agents reconnect to any process. Takes seconds, whatever the database does."""
         for linked in self._linked.values():
             linked.link.close(ClosedError(CloseCode.GOING_AWAY, "The server is restarting."))
-        await _end(self._sessions, patience=_STOP_SECONDS)
-        if self._vouching is not None:
-            await _end({self._vouching})
+        if self._sessions:
+            _, left = await asyncio.wait(self._sessions, timeout=_STOP_SECONDS)
+            for task in left:  # what does not end even then, in a thread that waits for the database, is left behind
+                task.cancel()
+            if left:
+                await asyncio.wait(left, timeout=_GOODBYE_SECONDS)
+        await self._vouching.stop(_GOODBYE_SECONDS)
         await self._reports.stop()
 
     def get(self, agent_id: uuid.UUID) -> AgentLink | None:
-        """The agent's link, when this process holds it."""
+        """The agent's connection, if it is to this process."""
         linked = self._linked.get(agent_id)
         return linked.link if linked else None
 
@@ -131,7 +136,7 @@ class AgentLinks:
             task.add_done_callback(self._sessions.discard)
             await asyncio.wait([task])
             why = _result(task)
-        # The socket may be gone: servers differ in what they raise then, and one never answers.
+        # The socket may be gone: HTTP servers differ in what they raise then, and one never returns.
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_GOODBYE_SECONDS):
                 await send({"type": "websocket.close", "code": int(why.code), "reason": close_reason(str(why))})
@@ -144,36 +149,36 @@ class AgentLinks:
             return ClosedError(CloseCode.SILENT, "No Hello was received.")
         except ClosedError as error:
             return error
-        if not isinstance(hello, Hello) or hello.protocol != PROTOCOL:
-            return ClosedError(
-                CloseCode.PROTOCOL, f"This server uses version {PROTOCOL} of the link protocol: update modelshare."
-            )
+        if not isinstance(hello, Hello):
+            return ClosedError(CloseCode.PROTOCOL, "The first frame has to be a Hello.")
+        return _no_common_protocol(hello) or await self._serve_after_hello(name, agent_name, hello, link)
+
+    async def _serve_after_hello(self, name: LinkName, agent_name: str, hello: Hello, link: AgentLink) -> ClosedError:
         async with self._connected(name, hello, link) as linked:
             if linked is None:
                 return _SUSPENDED
             try:
+                protocol = min(PROTOCOL, max(hello.protocol, hello.newest_protocol))
                 key = self._verdicts.key_of(str(name.agent_id))
-                await link.send(Welcome(PROTOCOL, str(name.agent_id), plain(agent_name, MAX_NAME), key))
+                await link.send(Welcome(protocol, str(name.agent_id), plain(agent_name, MAX_NAME), key))
             except StreamBrokenError as error:
                 return ClosedError(CloseCode.GOING_AWAY, str(error))
-            return await link.run(
-                lambda report: self._report(linked, report),
-                lambda released: self._released(linked, released),
-                self._send_desired(linked),
-            )
+            hear = partial(self._hear, linked)
+            return await link.run(hear, hear, self._send_desired(linked))
 
     @contextlib.asynccontextmanager
     async def _connected(self, name: LinkName, hello: Hello, link: AgentLink) -> AsyncIterator[_Linked | None]:
-        """The agent's link is this one for as long; the block ends when the link does."""
+        """Registers the connection as the agent's for the length of the block. None: the agent may not connect."""
         async with self._database.write() as session:
-            if not await presence.connect(session, name, hello, self.address, now=self._now()):
-                yield None
-                return
-        # An older link, here or elsewhere, hears of it by the notification and ends itself.
+            is_connected = await presence.connect(session, name, hello, self.address, now=self._now())
+        if not is_connected:
+            yield None
+            return
+        # An older link, here or elsewhere, ends itself when it receives the notification.
         linked = self._linked[name.agent_id] = _Linked(name, link)
         log.info("agent connected", agent=str(name.agent_id))
         try:
-            await self._check(linked)  # what changed a moment ago was heard before the link stood here
+            await self._check(linked)  # notifications that came before it was registered were missed
             yield linked
         finally:
             link.close(_REPLACED)
@@ -188,97 +193,72 @@ class AgentLinks:
             log.info("agent disconnected", agent=str(name.agent_id))
 
     async def _send_desired(self, linked: _Linked) -> None:
-        """Sends what the agent is to hold, whenever that is something else than it was."""
+        """Sends the desired state whenever it differs from what was sent last."""
         sent: list[DesiredDeployment] | None = None
         revision = 0
         while True:
             await linked.changed.wait()
             linked.changed.clear()
-            try:
-                async with self._database.read() as session:
-                    wanted = await presence.wanted(session, linked.name.agent_id)
-                    unconfirmed = await weight_deletions.unconfirmed(session, linked.name.agent_id)
-            except Exception as error:  # noqa: BLE001 - the link outlives a database that is away for a while
-                outages.report("cannot load the desired state of an agent", error, agent=str(linked.name.agent_id))
-                linked.changed.set()
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
+            look = partial(self._desired, linked.name.agent_id)
+            wanted, told = await retry("look at what an agent is to hold", look, longest=_RETRY_SECONDS)
             if wanted != sent:
                 revision += 1
-                told = unconfirmed[:MAX_DEPLOYMENTS]
                 linked.held, linked.let_go = frozenset(one.deployment_id for one in wanted), frozenset(told)
-                self._hear_early(linked)
+                early, linked.early = linked.early, None
+                for frame in early or ():
+                    self._hear(linked, frame)
                 linked.link.expect(len(wanted) + len(told))
                 await linked.link.send(Desired(revision, wanted, told))
                 sent = wanted
 
-    def _hear_early(self, linked: _Linked) -> None:
-        early, linked.early = linked.early, None
-        for frame in early or ():
-            if isinstance(frame, Report):
-                self._report(linked, frame)
-            else:
-                self._released(linked, frame)
+    async def _desired(self, agent_id: uuid.UUID) -> tuple[list[DesiredDeployment], list[str]]:
+        async with self._database.read() as session:
+            unconfirmed = await weight_deletions.unconfirmed(session, agent_id)
+            return await presence.wanted(session, agent_id), unconfirmed[:MAX_DEPLOYMENTS]
 
-    def _report(self, linked: _Linked, report: Report) -> None:
+    def _hear(self, linked: _Linked, frame: Report | Released) -> None:
+        agent_id, deployment_id = linked.name.agent_id, frame.deployment_id
         if linked.early is not None:
-            linked.early.append(report)
-        elif report.deployment_id in linked.held:
-            self._reports.report(linked.name.agent_id, report)
-
-    def _released(self, linked: _Linked, released: Released) -> None:
-        if linked.early is not None:
-            linked.early.append(released)
-        elif released.deployment_id in linked.let_go:
-            log.info("agent deleted weights", agent=str(linked.name.agent_id), deployment=released.deployment_id)
-            self._reports.released(linked.name.agent_id, released.deployment_id)
+            linked.early.append(frame)
+        elif isinstance(frame, Report):
+            if deployment_id in linked.held:
+                self._reports.report(agent_id, frame)
+        elif deployment_id in linked.let_go:
+            log.info("agent deleted weights", agent=str(agent_id), deployment=deployment_id)
+            self._reports.released(agent_id, deployment_id)
 
     async def _vouch(self) -> None:
-        pause = _VOUCH_SECONDS
-        while True:
-            await asyncio.sleep(pause)
-            pause = _VOUCH_SECONDS
-            linked = list(self._linked.values())
-            try:
-                async with self._database.write() as session:
-                    known = await presence.heartbeat(session, [each.name for each in linked], now=self._now())
-            except Exception as error:  # noqa: BLE001 - as above: the next round says it again
-                outages.report("cannot send heartbeats for connected agents", error)
-                pause = _RETRY_SECONDS  # in time, before anybody takes them for dead
-                continue
-            for each in linked:
-                if each.name.token not in known:
-                    await self._check(each)
+        linked = list(self._linked.values())
+        async with self._database.write() as session:
+            known = await presence.heartbeat(session, [each.name for each in linked], now=self._now())
+        for each in linked:
+            if each.name.token not in known:
+                await self._check(each)
 
     def _agent_changed(self, subject: str) -> Awaitable[object] | None:
-        """An agent changed: end its link here if it is not to have one any more."""
+        """An agent changed: ends its connection here if it may no longer have one."""
         linked = self._subjects(subject)
         return asyncio.gather(*map(self._check, linked)) if linked else None
 
     async def _check(self, linked: _Linked) -> None:
-        """Ends the link if the agent is not to have it any more; asks until the database answers."""
-        while not linked.link.is_over:
-            try:
-                why = await self._over(linked.name)
-            except Exception as error:  # noqa: BLE001 - as above: the database may be away for a while
-                outages.report("cannot look up a connected agent", error)
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            if why is not None:
-                linked.link.close(why)
-            return
+        """Ends the connection if the agent may no longer have it; retries until the database answers."""
+        why = await retry("look at a linked agent", partial(self._over, linked), longest=_RETRY_SECONDS)
+        if why is not None:
+            linked.link.close(why)
 
-    async def _over(self, name: LinkName) -> ClosedError | None:
-        """Why the agent is not to have this link any more, if so."""
+    async def _over(self, linked: _Linked) -> ClosedError | None:
+        """Why the agent may no longer have this connection, or None."""
+        if linked.link.is_over:
+            return None
         async with self._database.read() as session:
-            agent = await queries.agent(session, name.agent_id)
+            agent = await queries.agent(session, linked.name.agent_id)
         if agent is None or agent.state == AgentState.REMOVED:
             return _REMOVED
         if agent.state == AgentState.SUSPENDED:
             return _SUSPENDED
         if agent.link_token is None:
             return ClosedError(CloseCode.GOING_AWAY, "The server considered this connection dead: reconnect.")
-        return None if agent.link_token == name.token else _REPLACED
+        return None if agent.link_token == linked.name.token else _REPLACED
 
     def _desired_changed(self, subject: str) -> None:
         for linked in self._subjects(subject):
@@ -295,7 +275,7 @@ class AgentLinks:
 
 
 def _result(serving: asyncio.Task[ClosedError]) -> ClosedError:
-    """Why the link that it served ended."""
+    """Why the connection that it served ended."""
     if serving.cancelled():
         return ClosedError(CloseCode.GOING_AWAY, "The server is restarting.")
     if (error := serving.exception()) is None:
@@ -304,8 +284,19 @@ def _result(serving: asyncio.Task[ClosedError]) -> ClosedError:
     return ClosedError(CloseCode.TRY_AGAIN, "The server cannot accept this connection now: reconnect.")
 
 
+def _no_common_protocol(hello: Hello) -> ClosedError | None:
+    oldest, newest = hello.protocol, max(hello.protocol, hello.newest_protocol)
+    if newest >= OLDEST_PROTOCOL and oldest <= PROTOCOL:
+        return None
+    theirs, older = (oldest, "server") if oldest > PROTOCOL else (newest, "agent")
+    ours = f"this server {OLDEST_PROTOCOL} to {PROTOCOL}"
+    return ClosedError(
+        CloseCode.PROTOCOL, f"The agent speaks version {theirs} of the link protocol, {ours}: update the {older}."
+    )
+
+
 async def _try_again(scope: Scope, send: Send) -> None:
-    """Answers a handshake with 503, or with what comes next to it where the HTTP server lets us say no status."""
+    """Answers a handshake with 503, or with close code 1013 where the HTTP server cannot send a status."""
     if "websocket.http.response" in scope.get("extensions", {}):
         headers = [(b"retry-after", b"%d" % _RETRY_SECONDS)]
         await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
@@ -313,14 +304,3 @@ async def _try_again(scope: Scope, send: Send) -> None:
         return
     await send({"type": "websocket.accept"})
     await send({"type": "websocket.close", "code": int(CloseCode.TRY_AGAIN), "reason": "Try again in a moment."})
-
-
-async def _end(tasks: Collection[asyncio.Task[Any]], patience: float = 0.0) -> None:
-    """Ends what does not end by itself; what does not even then, in a thread that waits for the database, is left."""
-    if tasks and patience:
-        await asyncio.wait(tasks, timeout=patience)
-    left = [task for task in tasks if not task.done()]
-    for task in left:
-        task.cancel()
-    if left:
-        await asyncio.wait(left, timeout=_GOODBYE_SECONDS)

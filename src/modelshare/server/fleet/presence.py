@@ -1,4 +1,4 @@
-"""What the database knows of links: which agents are here, what they are told to hold, and what they report."""
+"""Connections of agents in the database: who is connected where, what each is to hold, and what it reports."""
 
 import uuid
 from collections.abc import Collection, Mapping
@@ -10,7 +10,7 @@ from msgspec import DecodeError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit import events
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import emit
 from modelshare.server.db import notify
 from modelshare.server.fleet import queries
 from modelshare.server.fleet.service import served_name
@@ -37,24 +37,24 @@ from modelshare.wire.text import plain
 log = structlog.get_logger()
 
 _ROOM_FOR_IDS: Final = MAX_DEPLOYMENTS * 40
-"""Bytes of a `Desired` beside what the agent is to hold: the ids of what it has not confirmed to be gone."""
+"""Bytes of a `Desired` reserved for the ids of deletions that the agent has not confirmed."""
 STALE_SECONDS: Final = 45
-"""An agent whose link no process has vouched for this long is gone, and so is the process."""
+"""After this long without a heartbeat an agent counts as disconnected: the process it was connected to is dead."""
 ROUTES: Final = frozenset({"chat/completions", "completions", "embeddings"})
 
 
 @dataclass(frozen=True, slots=True)
 class LinkName:
-    """One link of one agent: the token tells it from the agent's other links, before and after."""
+    """One connection of one agent; the token distinguishes it from earlier and later ones."""
 
     agent_id: uuid.UUID
     token: uuid.UUID
 
 
 async def connect(session: AsyncSession, name: LinkName, hello: Hello, address: str, *, now: int) -> bool:
-    """Makes this the agent's link. False when the agent was suspended or removed meanwhile.
+    """Makes this the agent's connection. False if the agent was suspended or removed meanwhile.
 
-    What it holds counts as `waiting` until it reports: nobody knows what happened while it was away.
+    Its deployments count as `waiting` until it reports: nobody knows what happened while it was away.
     """
     row = await queries.lock_agent(session, name.agent_id)
     if row is None or row.state in {AgentState.SUSPENDED, AgentState.REMOVED}:
@@ -80,31 +80,31 @@ async def connect(session: AsyncSession, name: LinkName, hello: Hello, address: 
 
 
 async def disconnect(session: AsyncSession, name: LinkName, *, now: int) -> None:
-    """The link ended; nothing happens when the agent has a newer one."""
+    """The connection ended. Does nothing if the agent has a newer one."""
     row = await queries.lock_agent(session, name.agent_id)
     if row is not None and row.link_token == name.token:
         await _gone(session, row, seen=now, now=now)
 
 
 async def forget_links(session: AsyncSession, address: str, *, now: int) -> None:
-    """Ends what an earlier process at this address left behind."""
+    """Ends connections that an earlier process at this address left behind."""
     for row in await queries.agents_linked_to(session, address):
         await _gone(session, row, seen=now, now=now)
 
 
 async def forget_stale(session: AsyncSession, *, now: int) -> None:
-    """Ends the links of processes that died."""
+    """Ends connections of processes that died."""
     for row in await queries.stale_agents(session, now - STALE_SECONDS):
         await _gone(session, row, seen=row.last_seen_at or now, now=now)
 
 
 async def heartbeat(session: AsyncSession, links: Collection[LinkName], *, now: int) -> set[uuid.UUID | None]:
-    """These links live. Answers the tokens of those that the database still knows."""
+    """Records that these connections are alive. Returns the tokens of those that the database still knows."""
     return await queries.heartbeat(session, [link.token for link in links], now=now)
 
 
 async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[DesiredDeployment]:
-    """What the agent is to hold, as far as one frame can say it."""
+    """The agent's desired state, as far as it fits into one frame."""
     found: list[DesiredDeployment] = []
     size = 0
     for row in await queries.deployments_of(session, [agent_id]):
@@ -124,7 +124,7 @@ async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[DesiredDepl
 
 
 async def apply(session: AsyncSession, reports: Mapping[tuple[uuid.UUID, str], Report]) -> None:
-    """Keeps reports, by (agent, deployment); those of deployments that are not the agent's any more fall away."""
+    """Stores reports by (agent, deployment); those for deployments that are no longer the agent's are dropped."""
     agent_ids = {agent_id for agent_id, _ in reports}
     await queries.lock_agents(session, agent_ids)
     for row in await queries.deployments_to_change(session, agent_ids):
@@ -151,10 +151,10 @@ async def _gone(session: AsyncSession, row: AgentRow, *, seen: int, now: int) ->
 
 
 def _tell(session: AsyncSession, event: str, row: AgentRow, now: int) -> None:
-    """The agent's project hears of it; shared agents are the platform's."""
+    """Emits an event for the agent's project; shared agents have none."""
     if row.project_id is not None:
         data = events.data_of(f"agent:{row.id}", None, {"name": row.name})
-        audit.emit(session, project_id=row.project_id, now=now, event=event, data=data)
+        emit(session, project_id=row.project_id, now=now, event=event, data=data)
 
 
 def _wanted(row: DeploymentRow) -> DesiredDeployment:
@@ -183,5 +183,5 @@ def _wanted(row: DeploymentRow) -> DesiredDeployment:
 
 
 def _figure(value: int | None) -> int | None:
-    """None for what a model says of itself that cannot be."""
+    """The value, or None if it is out of range: files may claim anything."""
     return value if value is not None and 0 <= value <= MAX_FIGURE else None

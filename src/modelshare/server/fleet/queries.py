@@ -1,4 +1,4 @@
-"""Every select on join keys, agents and deployments."""
+"""Queries for join keys, agents and deployments."""
 
 import contextlib
 import uuid
@@ -22,7 +22,7 @@ Row = TypeVar("Row", JoinKeyRow, AgentRow)
 
 
 def _of(table: type[Row], project_id: str | None) -> Select[Row]:
-    """A project's rows, or (None) the platform's own."""
+    """A project's rows, or with None the platform's."""
     return select(table).where(table.project_id.is_(None)) if project_id is None else scoped_to(table, project_id)
 
 
@@ -43,13 +43,13 @@ async def join_keys(
 
 
 async def agent_by_token(session: AsyncSession, token_hash: str) -> AgentRow | None:
-    """The agent, unless it is removed: its token is dead."""
+    """The agent with this token, unless it was removed."""
     statement = select(AgentRow).where(AgentRow.token_hash == token_hash, AgentRow.state != AgentState.REMOVED)
     return await session.scalar(statement)
 
 
 async def agent_that_had(session: AsyncSession, token_hash: str) -> AgentRow | None:
-    """The agent whose token this is, or was until it was removed."""
+    """The agent with this token, even if it was removed."""
     return await session.scalar(select(AgentRow).where(AgentRow.token_hash == token_hash))
 
 
@@ -64,13 +64,13 @@ async def lock_agent(session: AsyncSession, agent_id: uuid.UUID) -> AgentRow | N
 async def own_agent(
     session: AsyncSession, project_id: str | None, agent_id: uuid.UUID, *, lock: bool = False
 ) -> AgentRow | None:
-    """A project's agent, or (None) a shared one; removed ones are gone."""
+    """A project's agent, or with None a shared one, unless it was removed."""
     statement = _of(AgentRow, project_id).where(AgentRow.id == agent_id, AgentRow.state != AgentState.REMOVED)
     return await session.scalar(for_update(statement) if lock else statement)
 
 
 async def agents(session: AsyncSession, project_id: str | None, limit: int, after: uuid.UUID | None) -> list[AgentRow]:
-    """Newest first, without the removed ones."""
+    """Newest first, without removed ones."""
     statement = _of(AgentRow, project_id).where(AgentRow.state != AgentState.REMOVED)
     statement = statement.order_by(AgentRow.id.desc()).limit(limit)
     return list(await session.scalars(statement.where(AgentRow.id < after) if after else statement))
@@ -88,7 +88,7 @@ async def agents_holding(
 async def agent_names(
     session: AsyncSession, project_id: str | None, agent_ids: Collection[uuid.UUID]
 ) -> dict[uuid.UUID, str]:
-    """Of a project's agents, or (None) shared ones; removed ones too."""
+    """Names of a project's agents, or with None of shared ones, removed ones included."""
     statement = _of(AgentRow, project_id).where(AgentRow.id.in_(agent_ids))
     rows = await session.execute(statement.with_only_columns(AgentRow.id, AgentRow.name))
     return {row.id: row.name for row in rows}
@@ -107,29 +107,29 @@ async def count_agents(session: AsyncSession, limit: int, **of: str | uuid.UUID)
 
 
 async def present_agents(session: AsyncSession) -> list[AgentRow]:
-    """All agents that are not removed."""
+    """Agents that were not removed."""
     return list(await session.scalars(select(AgentRow).where(AgentRow.state != AgentState.REMOVED)))
 
 
 async def lock_agents(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> None:
-    """Locked in one order. Who changes deployments holds their agents' locks."""
+    """Locks them in the order of their ids. To change a deployment, lock its agent first."""
     await session.scalars(for_update(select(AgentRow).where(AgentRow.id.in_(agent_ids)).order_by(AgentRow.id)))
 
 
 async def keep_endpoints(session: AsyncSession, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
-    """Those of the endpoints that are there; they stay until the transaction ends."""
+    """Ids of those that exist; they cannot be deleted until the transaction ends."""
     statement = select(EndpointRow.id).where(EndpointRow.id.in_(ids)).order_by(EndpointRow.id)
     return set(await session.scalars(for_key_share(statement)))
 
 
 async def keep_versions(session: AsyncSession, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
-    """Those of the versions whose models are there and not being deleted; they stay until the transaction ends."""
+    """Ids of versions whose models exist and are not being deleted; they cannot be until the transaction ends."""
     statement = select(VersionRow.id).join(VersionRow.model).where(VersionRow.id.in_(ids))
     return set(await session.scalars(for_key_share(statement, of=ModelRow, wait=False)))
 
 
 async def heartbeat(session: AsyncSession, tokens: Collection[uuid.UUID], *, now: int) -> set[uuid.UUID | None]:
-    """Notes that the links of these tokens were alive; answers the tokens that agents still have."""
+    """Records a heartbeat for the connections with these tokens; returns the tokens that agents still have."""
     linked = for_update(select(AgentRow.id).where(AgentRow.link_token.in_(tokens)).order_by(AgentRow.id))
     statement = update(AgentRow).where(AgentRow.id.in_(linked)).values(last_seen_at=now)
     return set(await session.scalars(statement.returning(AgentRow.link_token)))
@@ -144,7 +144,7 @@ async def has_stale_agents(session: AsyncSession, seen_before: int) -> bool:
 
 
 async def stale_agents(session: AsyncSession, seen_before: int) -> list[AgentRow]:
-    """Agents whose link nobody has vouched for since: the process that held it is dead."""
+    """Agents without a heartbeat since then: the process they were connected to is dead."""
     return list(await session.scalars(for_update(_stale(seen_before).order_by(AgentRow.id))))
 
 
@@ -154,7 +154,7 @@ async def agents_linked_to(session: AsyncSession, address: str) -> list[AgentRow
 
 
 async def linked_agents(session: AsyncSession, project_id: str | None) -> list[AgentRow]:
-    """Linked agents of a project, or (None) the shared ones."""
+    """Connected agents of a project, or with None the shared ones."""
     return list(await session.scalars(_of(AgentRow, project_id).where(AgentRow.state == AgentState.ACTIVE)))
 
 
@@ -175,7 +175,7 @@ async def deployments_of(session: AsyncSession, agent_ids: Collection[uuid.UUID]
 
 
 async def deployments_to_change(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> list[DeploymentRow]:
-    """Those of these agents, which are locked, oldest first. What is being deleted with its model is left to that."""
+    """Deployments of these agents, which must be locked, oldest first; without those of models being deleted."""
     statement = select(DeploymentRow).join(DeploymentRow.version).join(VersionRow.model)
     statement = statement.where(DeploymentRow.agent_id.in_(agent_ids)).order_by(DeploymentRow.id)
     return list(await session.scalars(for_key_share(statement, of=ModelRow, wait=False)))
@@ -193,7 +193,7 @@ async def deployment(session: AsyncSession, agent_id: uuid.UUID, deployment_id: 
 
 
 async def with_agent_and_version(session: AsyncSession, deployment_ids: Collection[uuid.UUID]) -> list[DeploymentRow]:
-    """These deployments, in one order, each with its agent and its version."""
+    """These deployments in the order of their ids, each with its agent and version."""
     statement = (
         select(DeploymentRow)
         .where(DeploymentRow.id.in_(deployment_ids))
@@ -212,7 +212,7 @@ def _unconfirmed(agent_ids: Collection[uuid.UUID]) -> Select[WeightDeletionRow]:
 async def lock_unconfirmed_deletions(
     session: AsyncSession, agent_ids: Collection[uuid.UUID]
 ) -> list[WeightDeletionRow]:
-    """What these agents have not confirmed, in one order."""
+    """Unconfirmed deletions of these agents, locked in the order of their ids."""
     return list(await session.scalars(for_update(_unconfirmed(agent_ids).order_by(WeightDeletionRow.deployment_id))))
 
 
@@ -274,7 +274,7 @@ async def machines_holding(session: AsyncSession, model_id: uuid.UUID, owner_id:
 
 
 async def ready_deployments(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[DeploymentRow]:
-    """Ready ones on linked agents, each with its agent and its version."""
+    """Ready deployments on connected agents, each with its agent and version."""
     statement = (
         select(DeploymentRow)
         .join(DeploymentRow.agent)
@@ -296,7 +296,7 @@ async def active_endpoints_of(session: AsyncSession, model_id: uuid.UUID) -> lis
 async def observations(
     session: AsyncSession,
 ) -> dict[uuid.UUID, tuple[EndpointStatus, str | None, EndpointProgress | None]]:
-    """What is written of each active endpoint: status, reason, progress. What cannot be read counts as not written."""
+    """The stored status, reason and progress of each active endpoint. An unreadable one counts as not stored."""
     statement = select(EndpointRow.id, EndpointRow.status, EndpointRow.status_reason, EndpointRow.progress)
     found = {}
     for id_, status, reason, progress in await session.execute(statement.where(EndpointRow.is_active)):
@@ -311,7 +311,7 @@ async def servings(session: AsyncSession) -> list[ServingRow]:
 
 
 async def keep_serving(session: AsyncSession, changed: Mapping[uuid.UUID, Content | None]) -> None:
-    """Remembers what answers, by endpoint; None forgets. In one order for all processes."""
+    """Stores what each endpoint answers with; None deletes it. In the order of ids, against deadlocks."""
     for endpoint_id, content in sorted(changed.items(), key=itemgetter(0)):
         if content is None:
             await session.execute(delete(ServingRow).where(ServingRow.endpoint_id == endpoint_id))
@@ -322,17 +322,17 @@ async def keep_serving(session: AsyncSession, changed: Mapping[uuid.UUID, Conten
 
 
 async def served_with(session: AsyncSession, version_id: uuid.UUID) -> list[uuid.UUID]:
-    """Ids of endpoints that answer with this version, or did last."""
+    """Ids of endpoints that answer with this version, or answered with it last."""
     return list(await session.scalars(select(ServingRow.endpoint_id).where(ServingRow.version_id == version_id)))
 
 
 async def agents_with(session: AsyncSession, version_id: uuid.UUID) -> list[uuid.UUID]:
-    """Ids of agents that are to hold this version."""
+    """Ids of agents with a deployment of this version."""
     return list(await session.scalars(select(DeploymentRow.agent_id).where(DeploymentRow.version_id == version_id)))
 
 
 async def deployments_of_version(session: AsyncSession, version_id: uuid.UUID) -> list[DeploymentRow]:
-    """Lock their agents and the version's model first."""
+    """Its deployments. Lock their agents and the version's model first."""
     return list(await session.scalars(select(DeploymentRow).where(DeploymentRow.version_id == version_id)))
 
 

@@ -1,12 +1,11 @@
-"""What agents linked to this process said of their deployments, on its way into the database.
+"""Writes what agents report to the database, in batches.
 
-It is written in batches. An item that cannot be written keeps no other from it: when a batch fails, each item is tried
-alone, and what fails for a reason of its own is dropped, with a line in the log. While the database is away everything
-waits; newer reports replace older ones, so that no agent has more of them than it has deployments.
+If a batch fails, each item is tried alone, so that one that cannot be written blocks no other; it is dropped with a log
+line. While the database is away everything waits. Newer reports replace older ones, so what waits for an agent is
+bounded by its number of deployments.
 """
 
 import asyncio
-import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final, TypeVar
@@ -15,6 +14,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server import outages
+from modelshare.server.background import Loop
 from modelshare.server.db import Database
 from modelshare.server.fleet import presence, weight_deletions
 from modelshare.wire.agents import Phase
@@ -23,70 +23,54 @@ from modelshare.wire.link import Report
 log = structlog.get_logger()
 Value = TypeVar("Value")
 Deployment = tuple[uuid.UUID, str]
-"""An agent and the id of its deployment."""
+"""An agent's id and its deployment's."""
 Write = Callable[[AsyncSession, Mapping[Deployment, Value]], Awaitable[None]]
 _GATHER_SECONDS: Final = 0.5
-"""The longest that reports gather before they are written."""
+"""How long reports are collected before they are written."""
 _PAUSE_SECONDS: Final = 0.1
-"""Between two batches, so that an agent whose phase flickers leaves the database to others."""
+"""Between two batches, so that an agent whose phase flickers does not occupy the database."""
 _STOP_SECONDS: Final = 1.0
-"""What is left may take to be written in the end."""
+"""How long the last batch may take."""
 _GRADUAL: Final = frozenset({Phase.PULLING, Phase.VERIFYING, Phase.CONVERTING})
 
 
 class Reports:
-    """Of one process."""
-
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
         self._reports: dict[Deployment, Report] = {}
         self._released: dict[Deployment, bool] = {}
-        self._urgent = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Loop("write what agents report", self.flush, every=_GATHER_SECONDS, rest=_PAUSE_SECONDS)
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        await self._loop.start()
 
     async def stop(self) -> None:
         """Writes what is left, unless that takes long."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=_STOP_SECONDS)
+        await self._loop.stop(_STOP_SECONDS)
         last = asyncio.create_task(self.flush())
         await asyncio.wait([last], timeout=_STOP_SECONDS)
         last.cancel()
 
     def report(self, agent_id: uuid.UUID, report: Report) -> None:
-        """An agent says how one of its deployments stands."""
         self._reports[agent_id, report.deployment_id] = report
         if report.phase not in _GRADUAL:
-            self._urgent.set()
+            self._loop.wake()
 
     def released(self, agent_id: uuid.UUID, deployment_id: str) -> None:
-        """An agent says that it deleted the weights of a deployment that it was told to let go of."""
+        """An agent confirms that it deleted the weights of a deployment."""
         self._released[agent_id, deployment_id] = True
-        self._urgent.set()
+        self._loop.wake()
 
     def forget(self, agent_id: uuid.UUID) -> None:
-        """Its link ended: how its deployments stand, it says again on the next one."""
+        """Drops reports of an agent that disconnected; it reports everything again on its next connection."""
         for key in [key for key in self._reports if key[0] == agent_id]:
             del self._reports[key]
 
     async def flush(self) -> None:
-        """Writes what was said; what cannot be written now stays."""
+        """Writes what waits; what cannot be written now stays."""
         await self._write(self._reports, presence.apply)
         await self._write(self._released, self._confirm)
-
-    async def _run(self) -> None:
-        while True:
-            # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this would never stop.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_GATHER_SECONDS):
-                    await self._urgent.wait()
-            self._urgent.clear()
-            await self.flush()
-            await asyncio.sleep(_GATHER_SECONDS if self._reports or self._released else _PAUSE_SECONDS)
 
     async def _write(self, waiting: dict[Deployment, Value], write: Write[Value]) -> None:
         batch = dict(waiting)

@@ -1,10 +1,10 @@
-"""Which agent holds what, and what that makes of an endpoint. Pure.
+"""Which agent should hold which version, and the status of endpoints that follows. Pure.
 
-An agent is `eligible` for an endpoint by project or tier alone; `place` says which eligible agents are to hold its
-version; `observe` says how the endpoint stands. The router and the grants ask `eligible` too, so that they agree.
+`eligible` decides by project or tier alone whether an agent may serve an endpoint; `place` chooses among eligible
+agents; `observe` derives the endpoint's status. The router and grants use `eligible` too, so that they agree.
 
-A version stands here for what an engine serves: where an endpoint chose another of a version's models than the
-version's own, that has an id of its own (`Content.id`).
+"Version" here means what an engine serves. If an endpoint chose another model of the version than the default one, that
+has an id of its own (`Content.id`).
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
 from modelshare.wire.tiers import SELF_HOSTED
 
 GRACE_SECONDS: Final = 60
-"""How long a disconnected agent's part on a shared tier waits for it before another agent takes over."""
+"""How long a shared tier waits for a disconnected agent before another one takes over its deployments."""
 _PLACEABLE: Final = frozenset({AgentState.ACTIVE, AgentState.DISCONNECTED})
 _PHASES: Final = tuple(Phase)
 
@@ -35,7 +35,7 @@ class AgentFacts:
     last_seen_at: int | None
 
     def is_available(self, now: int) -> bool:
-        """Linked, or gone for so short a time that it is expected back."""
+        """Connected, or disconnected so recently that it is expected back."""
         return self.state is AgentState.ACTIVE or (
             self.state is AgentState.DISCONNECTED and now - (self.last_seen_at or 0) < GRACE_SECONDS
         )
@@ -50,17 +50,17 @@ class EndpointFacts:
     tier: str
     model_id: uuid.UUID
     wanted: uuid.UUID | None
-    """The version it is to serve; None while there is no such ready version."""
+    """The version that it should serve; None if no such version is ready."""
     serving: uuid.UUID | None
-    """The version that it was last able to serve; None when it never was."""
+    """The version that it served last; None if it never did."""
     max_concurrent: int = 1
-    """Requests at once that its tier allows."""
+    """Concurrent requests that its tier allows."""
     keeps_version: bool = False
     """Whether `wanted` and `serving` are models of one version."""
 
 
 class Content(NamedTuple):
-    """One of a version's models; of the version's own, `file` is empty."""
+    """One of a version's models; `file` is empty for the default one."""
 
     version_id: uuid.UUID
     file: str = ""
@@ -71,7 +71,7 @@ class Content(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """A version on an agent: what a deployment is."""
+    """A version on an agent, which identifies a deployment."""
 
     agent_id: uuid.UUID
     version_id: uuid.UUID
@@ -79,7 +79,7 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HeldDeployment:
-    """A deployment that exists, as its agent last reported it."""
+    """An existing deployment as its agent last reported it."""
 
     placement: Placement
     phase: Phase
@@ -94,11 +94,11 @@ class Observation:
     reason: str | None
     progress: EndpointProgress | None
     serving: uuid.UUID | None
-    """The version that answers now, or did last."""
+    """The version that answers now, or answered last."""
 
 
 class Fleet:
-    """All agents and what they hold, at one moment."""
+    """All agents and their deployments at one moment."""
 
     def __init__(self, agents: Iterable[AgentFacts], holdings: Iterable[HeldDeployment], *, now: int) -> None:
         self._agents = {agent.id: agent for agent in agents if agent.state in _PLACEABLE}
@@ -107,13 +107,15 @@ class Fleet:
         self._pools: dict[tuple[str | None, str], list[AgentFacts]] = {}
 
     def place(self, endpoints: Iterable[EndpointFacts]) -> dict[Placement, int]:
-        """What the agents are to hold, all of it, each with the requests at once that its endpoints may send.
+        """The complete desired state: every placement, with the concurrent requests that its endpoints may send.
 
-        On `self_hosted` every agent of the project holds the version. On a shared tier one agent does, found by
-        rendezvous hashing, so that agents that come and go move nothing but their own share. Those that rank before
-        it and cannot serve now keep what they hold: when one comes back, the weights are still there. Until a version
-        answers from where it is to be, what is elsewhere stays: nothing goes before its successor answers, and an
-        engine of the version before that failed, and may well be on its way back, does not go either.
+        On `self_hosted` every agent of the project holds the version. On a shared tier one agent does, chosen by
+        rendezvous hashing, so that an agent that comes or goes moves only its own share. Agents that rank before it but
+        cannot serve now keep their deployments: when one comes back, its weights are still there.
+
+        Until the wanted version answers from one of its placements, existing deployments of it and of the previous
+        version stay: nothing is removed before its successor answers, not even a failed engine of the previous version,
+        which may recover.
         """
         placed: Counter[Placement] = Counter()
         for endpoint in endpoints:
@@ -126,7 +128,6 @@ class Fleet:
         return dict(placed)
 
     def observe(self, endpoint: EndpointFacts) -> Observation:
-        """How the endpoint stands."""
         if self._is_ready(endpoint, endpoint.wanted):
             return Observation(EndpointStatus.ACTIVE, None, None, endpoint.wanted)
         best = self._most_advanced(endpoint)
@@ -152,7 +153,7 @@ class Fleet:
         return Observation(status, failure or (None if best else self._nobody(endpoint)), progress, endpoint.serving)
 
     def _pool(self, endpoint: EndpointFacts) -> list[AgentFacts]:
-        """The agents that may hold it. Equal for all endpoints of a tier, or of a project on `self_hosted`."""
+        """Eligible agents, cached: the same for all endpoints of a tier, or of a project on `self_hosted`."""
         key = (endpoint.project_id if endpoint.tier == SELF_HOSTED else None, endpoint.tier)
         if key not in self._pools:
             self._pools[key] = [
@@ -182,7 +183,7 @@ class Fleet:
                         yield placement
 
     def _is_ready(self, endpoint: EndpointFacts, version_id: uuid.UUID | None) -> bool:
-        """Some linked agent that may serve the endpoint has it ready."""
+        """Whether a connected, eligible agent has it ready."""
         return version_id is not None and any(
             self._answers(Placement(agent.id, version_id)) for agent in self._pool(endpoint)
         )
@@ -193,7 +194,7 @@ class Fleet:
         return ready and self._agents[placement.agent_id].state is AgentState.ACTIVE
 
     def _most_advanced(self, endpoint: EndpointFacts) -> HeldDeployment | None:
-        """Of what linked agents do for the wanted version; a failure counts only when there is nothing else."""
+        """The most advanced deployment of the wanted version on connected agents; a failed one comes last."""
         if endpoint.wanted is None:
             return None
         found = [
@@ -205,7 +206,7 @@ class Fleet:
         return max(found, key=_advance, default=None)
 
     def _nobody(self, endpoint: EndpointFacts) -> str:
-        """Why no agent does anything for it, and what would help."""
+        """Why no agent works on it, and what would help."""
         if endpoint.wanted is None:
             return (
                 "The model has no ready version that this endpoint can serve. Choose another version, or ask its owner."
@@ -224,14 +225,14 @@ class Fleet:
 
 
 def eligible(tier: str, project_id: str, agent: AgentFacts) -> bool:
-    """True when the agent may serve endpoints of this project on this tier."""
+    """Whether the agent may serve endpoints of this project on this tier."""
     if tier == SELF_HOSTED:
         return agent.project_id == project_id
     return agent.project_id is None and tier in agent.tiers
 
 
 def _rendezvous(agent_id: uuid.UUID, model_id: uuid.UUID) -> bytes:
-    """Highest random weight (Thaler and Ravishankar, 1998), by model: a new version goes where the old one is."""
+    """Highest random weight (Thaler and Ravishankar, 1998). By model: a new version goes where the old one is."""
     return hashlib.blake2b(agent_id.bytes + model_id.bytes, digest_size=8).digest()
 
 

@@ -1,4 +1,4 @@
-"""Join keys, agents, grants."""
+"""Join keys, agents, grants, and which agents can answer for an endpoint."""
 
 import math
 import uuid
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import Audit
 from modelshare.server.db import advisory_lock, notify
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ActiveEndpoint
@@ -60,7 +60,7 @@ async def create_join_key(
     )
     session.add(row)
     await session.flush()
-    _record(session, row.project_id, caller.actor, "join_key.create", f"join_key:{row.id}", now, name=row.name)
+    _join_key_changed(session, caller, "join_key.create", row, now)
     return JoinKeyWithValue(**_join_key_view(row).model_dump(), key=secret)
 
 
@@ -78,7 +78,7 @@ async def revoke_join_key(session: AsyncSession, caller: Caller, key_id: str, *,
         raise NotFoundError("There is no such join key. GET /v1/join-keys lists yours.")
     if row.revoked_at is None:
         row.revoked_at = now
-        _record(session, row.project_id, caller.actor, "join_key.revoke", f"join_key:{row.id}", now, name=row.name)
+        _join_key_changed(session, caller, "join_key.revoke", row, now)
 
 
 async def enroll(session: AsyncSession, spec: Enroll, settings: Settings, verdicts: Verdicts, *, now: int) -> Enrolled:
@@ -103,7 +103,7 @@ async def enroll(session: AsyncSession, spec: Enroll, settings: Settings, verdic
     )
     session.add(row)
     await session.flush()
-    _record(session, row.project_id, f"join_key:{key.id}", "agent.enroll", f"agent:{row.id}", now, name=row.name)
+    _agent_changed(session, f"join_key:{key.id}", "agent.enroll", row, now, name=row.name)
     return Enrolled(agent_id=str(row.id), token=token, verdict_key=verdicts.key_of(str(row.id)))
 
 
@@ -119,7 +119,7 @@ async def list_agents(session: AsyncSession, caller: Caller, paging: Paging) -> 
 
 
 async def agent_names(session: AsyncSession, caller: Caller, agent_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
-    """What those of them that are the caller's agents are, or were, called."""
+    """Names of those that are the caller's agents, removed ones included."""
     return await queries.agent_names(session, caller.project_id, agent_ids) if agent_ids else {}
 
 
@@ -141,7 +141,7 @@ async def change_agent(session: AsyncSession, caller: Caller, agent_id: str, pat
     """Renames, suspends or resumes. A suspended agent holds nothing, and its link is closed."""
     row = await _own(session, caller, agent_id, lock=True)
     if patch.name is not None and patch.name != row.name:
-        _record(session, row.project_id, caller.actor, "agent.rename", f"agent:{row.id}", now, before=row.name)
+        _agent_changed(session, caller.actor, "agent.rename", row, now, before=row.name)
         row.name = patch.name
     suspended = row.state == AgentState.SUSPENDED
     if patch.suspended is not None and patch.suspended != suspended:
@@ -150,8 +150,7 @@ async def change_agent(session: AsyncSession, caller: Caller, agent_id: str, pat
         else:
             row.state = AgentState.PENDING if row.last_seen_at is None else AgentState.DISCONNECTED
         action = "agent.suspend" if patch.suspended else "agent.resume"
-        _record(session, row.project_id, caller.actor, action, f"agent:{row.id}", now, name=row.name)
-    notify(session, AGENTS_TOPIC, str(row.id))
+        _agent_changed(session, caller.actor, action, row, now, name=row.name)
     await session.flush()
     return (await _views(session, [row]))[0]
 
@@ -160,13 +159,12 @@ async def remove_agent(session: AsyncSession, caller: Caller, agent_id: str, *, 
     """Ends its credential and its link; it lets go of its deployments."""
     row = await _own(session, caller, agent_id, lock=True)
     await _take_out(session, row, AgentState.REMOVED, now=now)
-    _record(session, row.project_id, caller.actor, "agent.remove", f"agent:{row.id}", now, name=row.name)
-    notify(session, AGENTS_TOPIC, str(row.id))
+    _agent_changed(session, caller.actor, "agent.remove", row, now, name=row.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What a grant is made of; the storage signs the links."""
+    """The contents of a grant; the storage signs the URLs."""
 
     manifest_digest: str
     files: list[StoredFile]
@@ -174,10 +172,11 @@ class Granted:
 
 
 async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str, *, now: int, seconds: int) -> Granted:
-    """The right to fetch a deployment's files for `seconds`; audited for the weights' owner and the agent's.
+    """Permission to fetch a deployment's files for `seconds`, recorded in the audit logs of the model's owner and of
+    the agent's project.
 
-    404 unless the deployment is this agent's, the agent is linked, and an active endpoint it may serve wants that
-    version now. A recall's deadline ends it.
+    404 unless the deployment is this agent's, the agent is connected, and an active endpoint that it may serve wants
+    that version now. A grant never outlives a recall's deadline.
     """
     uid = parse_uuid(deployment_id)
     row = await queries.deployment(session, agent.id, uid) if uid else None
@@ -189,16 +188,8 @@ async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str
     expires_at = int(min(now + seconds, wanted_until))
     owner_id = row.version.model.project_id
     for project_id in {owner_id, agent.project_id or owner_id}:
-        _record(
-            session,
-            project_id,
-            f"agent:{agent.id}",
-            "grant.issue",
-            f"deployment:{row.id}",
-            now,
-            model=str(row.version.model_id),
-            version=row.version.version,
-            expires_at=expires_at,
+        Audit(session, project_id, f"agent:{agent.id}", now).done(
+            "grant.issue", f"deployment:{row.id}", model=str(row.version.model_id), version=row.version.version
         )
     files = await registry.stored_files(session, row.version_id)
     model = file_selection.find(row.version, row.file)
@@ -212,23 +203,21 @@ class Target:
     deployment_id: str
     agent_id: uuid.UUID
     address: str
-    """URL of the server process that holds the agent's link."""
+    """URL of the server process that the agent is connected to."""
     routes: frozenset[str]
     context_length: int | None = None
-    """Tokens that the model's context holds, where its files say so."""
+    """Tokens in the model's context, if its files say so."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """Who can answer for an endpoint."""
-
     versions: frozenset[str] = frozenset()
-    """Ids of the versions that may answer: the one wanted, and the one before while that is not ready."""
+    """Ids of the versions that may answer: the wanted one, and the previous one until that is ready."""
     targets: tuple[Target, ...] = ()
 
 
 async def answering(session: AsyncSession, endpoint: ActiveEndpoint) -> Answering:
-    """The linked agents that can answer for the endpoint: with the version it wants, else with the one before."""
+    """Deployments on connected agents that can answer: of the version it wants, else of the previous one."""
     serving = await queries.serving(session, endpoint.id)
     contents = [rules.Content(endpoint.version_id, endpoint.file)] if endpoint.version_id else []
     contents += [rules.Content(serving.version_id, serving.file)] if serving else []
@@ -246,7 +235,7 @@ async def answering(session: AsyncSession, endpoint: ActiveEndpoint) -> Answerin
 
 
 async def capacity(session: AsyncSession, caller: Caller, tier: Tier) -> list[str]:
-    """What a deployer should know of the machines behind a tier: `endpoints.service.Capacity`."""
+    """Notes for a deployer on the machines behind a tier: `endpoints.service.Capacity`."""
     if tier.slug == SELF_HOSTED:
         if await queries.linked_agents(session, caller.project_id):
             return []
@@ -318,7 +307,7 @@ async def _take_out(session: AsyncSession, row: AgentRow, state: AgentState, *, 
 
 
 async def _wanted_until(session: AsyncSession, agent: AgentRow, row: DeploymentRow) -> float | None:
-    """Until when endpoints that the agent may serve want the deployment, in Unix seconds; None when none does."""
+    """Until when, in Unix seconds, endpoints that the agent may serve want the deployment; None if none does."""
     facts = facts_of(agent)
     ids = await queries.active_endpoints_of(session, row.version.model_id)
     ends = [
@@ -384,7 +373,11 @@ def _more(rows: list[JoinKeyRow] | list[AgentRow], shown: list[JoinKeyRow] | lis
     return {"has_more": more, "next_cursor": encode_cursor(str(shown[-1].id)) if more else None}
 
 
-def _record(
-    session: AsyncSession, project_id: str | None, actor: str, action: str, target: str, now: int, **details: Any
-) -> None:
-    audit.record(session, project_id=project_id, now=now, actor=actor, action=action, target=target, **details)
+def _join_key_changed(session: AsyncSession, caller: Caller, action: str, row: JoinKeyRow, now: int) -> None:
+    Audit(session, row.project_id, caller.actor, now).done(action, f"join_key:{row.id}", name=row.name)
+
+
+def _agent_changed(session: AsyncSession, actor: str, action: str, row: AgentRow, now: int, **details: Any) -> None:
+    """Ends every change of an agent that its project makes."""
+    Audit(session, row.project_id, actor, now).done(action, f"agent:{row.id}", **details)
+    notify(session, AGENTS_TOPIC, str(row.id))

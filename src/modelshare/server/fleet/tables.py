@@ -1,4 +1,4 @@
-"""Join keys, the agents that came by them, and what each agent holds."""
+"""Join keys, agents, deployments, and requests to delete weights."""
 
 import uuid
 from typing import Any
@@ -30,8 +30,6 @@ class JoinKeyRow(Table):
 
 
 class AgentRow(Table):
-    """An enrolled agent."""
-
     __tablename__ = "agents"
     __table_args__ = (
         UniqueConstraint("token_hash"),
@@ -49,17 +47,17 @@ class AgentRow(Table):
     state: Mapped[str]
     capabilities: Mapped[dict[str, Any]]
     linked_to: Mapped[str | None]
-    """URL of the server process that holds its link, for the other processes."""
+    """URL of the server process that it is connected to, for the other processes."""
     link_token: Mapped[uuid.UUID | None]
-    """Names the link, so that an old link's end does not disconnect a newer one."""
+    """Identifies the connection, so that the end of an old one does not disconnect a newer one."""
     created_at: Mapped[int]
     last_seen_at: Mapped[int | None]
     join_key_id: Mapped[uuid.UUID | None]
-    """By which it came. An id, not a reference; None for one that came before this was noted."""
+    """Which it enrolled with. Not a foreign key; None for agents from before it was recorded."""
 
 
 class DeploymentRow(Table):
-    """A model that an agent is to hold, and how far it is. The row is the agent's right to the weights."""
+    """A model that an agent is to hold, and its progress. Without the row the agent gets no grant."""
 
     __tablename__ = "deployments"
     __table_args__ = (
@@ -80,17 +78,17 @@ class DeploymentRow(Table):
     routes: Mapped[list[str]] = mapped_column(JsonColumn, default=list)
     """What the engine serves when ready."""
     max_concurrent: Mapped[int]
-    """Requests at once that the tiers of the endpoints behind it may send."""
+    """Concurrent requests that the tiers of its endpoints allow."""
     created_at: Mapped[int]
     file: Mapped[str] = mapped_column(default="", server_default="")
-    """Which of the version's models, where it is not the version's own."""
+    """Which of the version's models, if not the default one."""
 
     agent: Mapped[AgentRow] = relationship(lazy="raise")
     version: Mapped[VersionRow] = relationship(lazy="raise")
 
 
 class ServingRow(Table):
-    """The model that an active endpoint answers with, or did last. None yet: no row."""
+    """The model that an active endpoint answers with, or answered with last. No row if it never did."""
 
     __tablename__ = "serving"
 
@@ -100,9 +98,9 @@ class ServingRow(Table):
 
 
 class WeightDeletionRow(Table):
-    """A deployment that an agent is to let go of, and whether it said that the weights are deleted.
+    """A request to an agent to delete the weights of a deployment, and its confirmation.
 
-    Ids, not references: it tells what became of the weights after deployment, version and model are gone.
+    Ids without foreign keys: the row outlives deployment, version and model.
     """
 
     __tablename__ = "weight_deletions"
@@ -114,10 +112,10 @@ class WeightDeletionRow(Table):
     deployment_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     agent_id: Mapped[uuid.UUID]
     project_id: Mapped[str | None]
-    """Whose agent; None for a shared one."""
+    """The agent's project; None for a shared agent."""
     model_id: Mapped[uuid.UUID]
     version: Mapped[str]
     asked_at: Mapped[int]
     confirmed_at: Mapped[int | None]
     closed_at: Mapped[int | None]
-    """When the weights' owner said not to wait for it any more."""
+    """When the model's owner stopped waiting for the confirmation."""

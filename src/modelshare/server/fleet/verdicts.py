@@ -1,4 +1,4 @@
-"""What the platform says of an agent that asks whether it is still part of the fleet, and how it signs that."""
+"""Signed answers to agents that ask whether they are still part of the fleet (docs/decisions/0015)."""
 
 import hmac
 from typing import Final
@@ -15,14 +15,14 @@ _PURPOSE: Final = b"modelshare agent verdict key 1\n"
 
 
 class Verdicts:
-    """Signs with keys that are stored nowhere: whoever knows the platform's secret can make an agent's, so that it can
-    speak of agents too that the database no longer knows."""
+    """Signs with one key per agent, derived from the platform's secret and stored nowhere. So there is an answer even
+    for agents that the database no longer knows."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
     def key_of(self, agent_id: str) -> str:
-        """What verdicts on this agent are signed with; the agent is given it, and nobody else."""
+        """The key that verdicts on this agent are signed with. Only this agent gets it."""
         return hmac.new(self._secret, _PURPOSE + agent_id.encode(), "sha256").hexdigest()
 
     async def status(self, session: AsyncSession, *, agent_id: str, token: str, nonce: str) -> AgentStatus:

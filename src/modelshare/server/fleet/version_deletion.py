@@ -1,6 +1,6 @@
-"""Deleting a version: who stands in its way, what it frees, and what goes with it.
+"""Deletes a version: what prevents it, what it frees, and what is deleted along with it.
 
-Above the registry, as endpoints and machines have a say in it.
+In `fleet` rather than `registry`, because endpoints and agents may prevent it.
 """
 
 import uuid
@@ -24,7 +24,7 @@ from modelshare.wire.models import ModelStatus, VersionDeletion
 
 
 async def preview(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str) -> VersionDeletion:
-    """What `delete` would do, without doing it. 404 where there is no such version of the caller's own model."""
+    """What `delete` would do. 404 unless it is a version of the caller's own model."""
     model = await registry.get(session, caller, model_id)
     found = registry.version_of(model, version)
     reasons = await _obstacles(session, caller, model, found)
@@ -45,9 +45,9 @@ async def preview(session: AsyncSession, caller: Caller, model_id: uuid.UUID, ve
 
 
 async def delete(platform: Platform, caller: Caller, model_id: uuid.UUID, version: str) -> None:
-    """Deletes a version that is neither the latest nor in use; an upload under way is cancelled.
+    """Deletes a version that is neither the latest nor in use; cancels its upload if there is one.
 
-    409 says who has it. What no other version holds counts against the quota no more once this returns.
+    409 says who uses it. Once this returns, files that no other version has no longer count against the quota.
     """
     async with platform.database.read() as session:
         model = await registry.get(session, caller, model_id)
@@ -71,7 +71,7 @@ async def delete(platform: Platform, caller: Caller, model_id: uuid.UUID, versio
 
 
 async def _obstacles(session: AsyncSession, caller: Caller, model: ModelRow, version: VersionRow) -> list[str]:
-    """Why the version cannot be deleted now, each with what to do about it. Other projects are counts, no more."""
+    """Why the version cannot be deleted now, each with a remedy. Other projects appear as numbers only."""
     if version.is_latest:
         return ["It is the latest version. Promote another one, then delete it."]
     found = []
@@ -91,7 +91,7 @@ async def _obstacles(session: AsyncSession, caller: Caller, model: ModelRow, ver
     own = await sharing.get(session, caller, model.id)
     if own.recall is not None and own.recall.stopped_at is None:
         found.append("The model is being recalled. Wait until the recall is complete, or cancel it.")
-    # One that is being uploaded may be cancelled, and the model goes with its last version.
+    # An upload does not count as another version: it may be cancelled, and the model with it.
     kept = [each for each in model.versions if each is not version and each.status != ModelStatus.UPLOADING]
     if not kept and (own.share is not None or model.active_endpoints):
         found.append("It is the only version of a model that is shared or in use. Delete the model instead.")
@@ -99,13 +99,13 @@ async def _obstacles(session: AsyncSession, caller: Caller, model: ModelRow, ver
 
 
 async def _answering(session: AsyncSession, version: VersionRow) -> int:
-    """Active endpoints that want another version and answer with this one meanwhile."""
+    """Number of active endpoints that answer with this version until the one that they want is ready."""
     ids = await queries.served_with(session, version.id)
     return sum(each.version_id != version.id for each in await endpoints.active(session, ids)) if ids else 0
 
 
 async def _let_go(session: AsyncSession, version: VersionRow, now: int) -> None:
-    """Machines that hold it though nobody wants it any more are told to delete it."""
+    """Tells agents that still hold it, although no endpoint wants it, to delete it."""
     agents = await queries.agents_with(session, version.id)
     await queries.lock_agents(session, agents)
     rows = await queries.deployments_of_version(session, version.id)

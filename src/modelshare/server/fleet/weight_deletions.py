@@ -1,4 +1,4 @@
-"""What agents were told to let go of, and that they said the weights are deleted."""
+"""Requests to agents to delete weights, and their confirmations."""
 
 import uuid
 from collections.abc import Collection
@@ -6,7 +6,7 @@ from collections.abc import Collection
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts.service import get_project
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import Audit
 from modelshare.server.db import notify
 from modelshare.server.errors import ConflictError, NotFoundError
 from modelshare.server.fleet import queries
@@ -20,7 +20,7 @@ from modelshare.wire.sharing import WeightsDeletion
 
 
 async def request_deletion(session: AsyncSession, deployments: Collection[DeploymentRow], *, now: int) -> None:
-    """Ends deployments, whose agents are locked; each agent hears of it, deletes the weights and says so."""
+    """Ends deployments; their agents, which must be locked, are to delete the weights and confirm it."""
     for row in await queries.with_agent_and_version(session, [row.id for row in deployments]):
         session.add(
             WeightDeletionRow(
@@ -37,34 +37,27 @@ async def request_deletion(session: AsyncSession, deployments: Collection[Deploy
 
 
 async def confirm(session: AsyncSession, released: Collection[tuple[uuid.UUID, uuid.UUID]], *, now: int) -> None:
-    """Agents say that the weights of deployments are deleted: (agent, deployment). Told to the weights' owner and to
-    the agent's project, once."""
-    # By agent, not by what they say: that may be anything, and any number of things.
+    """Records confirmations, given as (agent, deployment), once each in the audit logs of the model's owner and of the
+    agent's project."""
+    # Selected by agent, not by the ids that agents sent: those may be anything, and any number.
     for row in await queries.lock_unconfirmed_deletions(session, {agent_id for agent_id, _ in released}):
         if (row.agent_id, row.deployment_id) not in released:
             continue
         row.confirmed_at = now
         model = await registry.find_any(session, row.model_id)
         for project_id in {model.project_id if model else None, row.project_id} - {None}:
-            audit.record(
-                session,
-                project_id=project_id,
-                now=now,
-                actor=f"agent:{row.agent_id}",
-                action="agent.delete_weights",
-                target=f"deployment:{row.deployment_id}",
-                model=str(row.model_id),
-                version=row.version,
+            Audit(session, project_id, f"agent:{row.agent_id}", now).done(
+                "agent.delete_weights", f"deployment:{row.deployment_id}", model=str(row.model_id), version=row.version
             )
 
 
 async def unconfirmed(session: AsyncSession, agent_id: uuid.UUID) -> list[str]:
-    """Ids of deployments that the agent was told to let go of and has said nothing of since."""
+    """Ids of deployments whose weights the agent was told to delete and has not confirmed."""
     return [str(deployment_id) for deployment_id in await queries.unconfirmed_deletions(session, agent_id)]
 
 
 async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) -> tuple[int, list[WeightsDeletion]]:
-    """Who holds the weights beside the owner, and who was told to delete them: `endpoints.service.Weights`."""
+    """How many machines of others hold the weights, and what they were told to delete: `endpoints.service.Weights`."""
     holding = await queries.machines_holding(session, model.id, model.project_id)
     rows = await queries.weight_deletions(session, model.id, model.project_id, since)
     names = {row.project_id: await _name(session, row.project_id) for row in rows}
@@ -74,9 +67,9 @@ async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) 
 async def close(
     session: AsyncSession, caller: Caller, model_id: uuid.UUID, deployment_id: str, *, now: int
 ) -> WeightsDeletion:
-    """The model's owner waits no longer for a machine to confirm, such as one that was removed. It may still do so.
+    """The model's owner stops waiting for a confirmation, such as one of a removed machine. It may still come.
 
-    404 for what is none of the caller's models' or was the owner's own machine; 409 where it has confirmed.
+    404 unless it is a request for one of the caller's models to another's machine; 409 if it was confirmed.
     """
     model, uid = await registry.get(session, caller, model_id), parse_uuid(deployment_id)
     row = await queries.release(session, model.id, uid) if uid else None
@@ -90,13 +83,9 @@ async def close(
         row.closed_at = now
         notify(session, DEPLOYMENTS_TOPIC, str(row.deployment_id))
         for project_id in {model.project_id, row.project_id} - {None}:
-            audit.record(
-                session,
-                project_id=project_id,
-                now=now,
-                actor=caller.actor_in(project_id or ""),
-                action="weight_deletion.close",
-                target=f"deployment:{row.deployment_id}",
+            Audit(session, project_id, caller.actor_in(project_id or ""), now).done(
+                "weight_deletion.close",
+                f"deployment:{row.deployment_id}",
                 model=str(row.model_id),
                 version=row.version,
                 asked_at=row.asked_at,

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from starlette.types import ASGIApp
 
+from modelshare.server.background import Loop
 from modelshare.server.front import refusals
 from modelshare.server.front.connection import Connection
 from modelshare.server.front.exchange import Exchange
@@ -68,13 +69,14 @@ class Front:
         """
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         server = await self.loop.create_server(lambda: Connection(self), sock=listener, backlog=BACKLOG)
-        sweeping = asyncio.create_task(self._sweep())
+        sweeping = Loop("end connections that are overdue", self._sweep, every=_SWEEP_SECONDS)
+        await sweeping.start()
         try:
             yield
         finally:
             server.close()
             await self._stop()
-            sweeping.cancel()
+            await sweeping.stop()
 
     # What connections say.
 
@@ -110,13 +112,11 @@ class Front:
         return self._date
 
     async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(_SWEEP_SECONDS)
-            now = self.loop.time()
-            for connection in [each for each in self._connections if each.deadline <= now]:
-                connection.overdue(now)
-            for stranger in self.room.beyond(now):
-                stranger.refuse(refusals.crowded())
+        now = self.loop.time()
+        for connection in [each for each in self._connections if each.deadline <= now]:
+            connection.overdue(now)
+        for stranger in self.room.beyond(now):
+            stranger.refuse(refusals.crowded())
 
     async def _stop(self) -> None:
         self.is_stopping = True

@@ -3,14 +3,23 @@
 import uuid
 from collections.abc import Collection
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload, selectinload
 
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import capped_count, for_update, scoped_to
-from modelshare.server.registry.names import key_of
-from modelshare.server.registry.tables import BlobRow, DeletedVersionRow, FileRow, ModelRow, VersionRow
+from modelshare.server.registry.tables import (
+    BlobRow,
+    DeletedVersionRow,
+    FileRow,
+    ModelRow,
+    UploadFileRow,
+    UploadRow,
+    VersionRow,
+    key_of,
+)
+from modelshare.wire.uploads import UploadState
 
 
 def _whole(statement: Select[ModelRow]) -> Select[ModelRow]:
@@ -82,6 +91,18 @@ async def count(session: AsyncSession, limit: int) -> int:
 
 async def version(session: AsyncSession, version_id: uuid.UUID) -> VersionRow | None:
     return await session.get(VersionRow, version_id)
+
+
+async def version_with_model(session: AsyncSession, version_id: uuid.UUID) -> VersionRow | None:
+    return await session.get(VersionRow, version_id, options=[joinedload(VersionRow.model)])
+
+
+async def staged_upload(session: AsyncSession, version_id: uuid.UUID) -> UploadRow | None:
+    """The completed session of the version whose bytes are not blobs yet, with its files."""
+    holds_files = exists().where(UploadFileRow.upload_id == UploadRow.id)
+    of_version = UploadRow.version_id == version_id, UploadRow.state == UploadState.COMPLETED
+    statement = select(UploadRow).where(*of_version, holds_files).options(selectinload(UploadRow.files))
+    return await session.scalar(statement)
 
 
 async def versions_of(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> list[VersionRow]:

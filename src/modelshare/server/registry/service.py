@@ -13,20 +13,21 @@ import msgspec
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import Audit
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import AuditedRefusal, ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Paging, encode_cursor
 from modelshare.server.registry import file_selection, queries
 from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.manifest import ManifestFile
-from modelshare.server.registry.names import key_of
-from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.server.registry.tables import ModelRow, VersionRow, key_of
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelPatch, ModelStatus, Version
 
 MODELS_TOPIC = "models"
 """Notification that a model or its versions changed; the subject is the model's id."""
+USAGE_TOPIC = "usage"
+"""Notification that the number of a model's active endpoints changed; the subject is the model's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,6 @@ async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch
             raise
         raise _name_taken(patch.name or "", patch.name or "") from error
     record(session, "model.edit", row, caller.actor, now, fields=sorted(changes))
-    notify(session, MODELS_TOPIC, str(row.id))
     return row
 
 
@@ -147,7 +147,6 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
             refusal=AuditedRefusal("model.delete", f"model:{row.id}"),
         )
     record(session, "model.delete", row, caller.actor, now)
-    notify(session, MODELS_TOPIC, str(row.id))
     await release(session, caller.project, [version.id for version in row.versions], now=now)
     await session.delete(row)
 
@@ -159,11 +158,12 @@ async def stored_files(session: AsyncSession, version_id: uuid.UUID) -> list[Sto
     ]
 
 
-def set_usage(row: ModelRow, counts: EndpointCounts) -> None:
+def set_usage(session: AsyncSession, row: ModelRow, counts: EndpointCounts) -> None:
     """Keeps how many active endpoints use the model; `row` is locked and the counts were made under that lock."""
     row.active_endpoints = counts.total
     row.foreign_endpoints = counts.foreign
     row.shared_tier_endpoints = counts.on_shared_tiers
+    notify(session, USAGE_TOPIC, str(row.id))
 
 
 def current(row: ModelRow) -> VersionRow | None:
@@ -232,6 +232,11 @@ def _name_taken(there: str, name: str) -> ConflictError:
     return ConflictError(words, param="name")
 
 
+def model_changed(session: AsyncSession, model_id: uuid.UUID) -> None:
+    """The hook of whatever is derived from models: see `Database.before_commit` and `Database.subscribe`."""
+    notify(session, MODELS_TOPIC, str(model_id))
+
+
 def record(
     session: AsyncSession,
     action: str,
@@ -241,15 +246,6 @@ def record(
     reason: str | None = None,
     **details: Any,
 ) -> None:
-    """In the audit log of the model's project."""
-    audit.record(
-        session,
-        project_id=row.project_id,
-        now=now,
-        actor=actor,
-        action=action,
-        target=f"model:{row.id}",
-        reason=reason,
-        name=row.name,
-        **details,
-    )
+    """Ends every change of a model: adds it to the audit log of the model's project, and announces it."""
+    model_changed(session, row.id)
+    Audit(session, row.project_id, actor, now).done(action, f"model:{row.id}", reason, name=row.name, **details)

@@ -9,7 +9,6 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import JsonColumn, Table
 from modelshare.server.ids import new_id
-from modelshare.server.registry.names import key_of
 
 
 def _name_key(context: Any) -> str:
@@ -20,6 +19,11 @@ SELECTION = "selection"
 """In a version's facts until it is ready: what of an archive its push wants, as `wire.uploads.VersionOpen` has it."""
 LEFT_OUT = "left_out"
 """In a version's facts until it is ready: a note of what its archive held and was left out."""
+
+
+def key_of(name: str) -> str:
+    """Equal for names of models that differ in case only. Names are ASCII, so every database folds them alike."""
+    return name.lower()
 
 
 class ModelRow(Table):

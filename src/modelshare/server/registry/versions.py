@@ -1,4 +1,4 @@
-"""What is done to versions of a model: which is the latest, their notes, their deletion."""
+"""What is done to versions of a model: processing, which is the latest, their notes, their deletion."""
 
 import uuid
 from collections.abc import Mapping
@@ -7,18 +7,22 @@ from typing import Any, Final
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
-from modelshare.server.db import notify
+from modelshare.server.audit.service import SYSTEM
 from modelshare.server.errors import ConflictError, NotFoundError
 from modelshare.server.http import Caller
+from modelshare.server.jobs import enqueue
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.blobs.disposal import let_go_of_unused, release
 from modelshare.server.registry.latest import next_latest
-from modelshare.server.registry.service import MODELS_TOPIC, delete, get_locked, ready, record, resolve, version_of
+from modelshare.server.registry.service import current, delete, get_locked, ready, record, resolve, version_of
 from modelshare.server.registry.tables import DeletedVersionRow, ModelRow, VersionRow
-from modelshare.wire.models import VersionPatch
+from modelshare.wire.models import ModelStatus, VersionPatch
 from modelshare.wire.uploads import UploadState
 
+PROCESS = "registry.process"
+"""The job that makes an uploaded version ready; its subject is the version's id."""
+REVALIDATE = "registry.revalidate"
+"""The same for a version whose bytes are to be read anew."""
 _CARD_FIELDS: Final[Mapping[str, Any]] = {"description": None, "tags": [], "license": None, "card": None}
 """Each with what stands for nothing."""
 
@@ -42,7 +46,6 @@ async def delete_version(
             deleted.manifest_digest = version.manifest_digest
             session.add(deleted)
         await session.execute(sql_delete(VersionRow).where(VersionRow.id == version.id))
-        notify(session, MODELS_TOPIC, str(model.id))
     record(session, "model.delete_version", model, caller.actor, now, **details)
     await session.flush()
     while await let_go_of_unused(session, caller.project):
@@ -93,15 +96,43 @@ async def edit_version(
     found = version_of(row, version)
     found.notes = patch.version_notes or None
     record(session, "model.edit_version", row, caller.actor, now, version=found.version, version_notes=found.notes)
-    notify(session, MODELS_TOPIC, str(row.id))
     return found
+
+
+async def request_processing(session: AsyncSession, version_id: uuid.UUID, *, now: int) -> None:
+    """Has the version processed once this transaction is committed."""
+    await enqueue(session, PROCESS, str(version_id), now=now)
+
+
+async def revalidate(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, now: int) -> ModelRow:
+    """Reads every byte of the model anew and judges it again: its newest version where that failed, else its latest.
+
+    A failed version is `processing` meanwhile; a ready one stays ready, and fails only if its bytes have changed.
+    """
+    model = await get_locked(session, caller, model_id)
+    version = _to_revalidate(model)
+    if version is None or version.status == ModelStatus.UPLOADING:
+        raise ConflictError(
+            "This model is still being uploaded. Complete or cancel the upload first (`modelshare uploads list`)."
+        )
+    if version.status != ModelStatus.PROCESSING:
+        if version.status == ModelStatus.FAILED:
+            version.status, version.status_reason = ModelStatus.PROCESSING, None
+        await enqueue(session, REVALIDATE, str(version.id), now=now)
+        record(session, "model.revalidate", model, caller.actor, now, version=version.version)
+    return model
 
 
 async def fall_back(session: AsyncSession, row: ModelRow, failed: VersionRow, *, reason: str, now: int) -> None:
     """Another ready version, if there is any, becomes the latest as this one fails. `row` is locked."""
     wanted = next_latest(failed.version, [each for each in ready(row) if each is not failed])
     if wanted is not None:
-        await move_latest(session, row, wanted, "model.rollback", audit.SYSTEM, now, reason)
+        await move_latest(session, row, wanted, "model.rollback", SYSTEM, now, reason)
+
+
+def _to_revalidate(model: ModelRow) -> VersionRow | None:
+    newest = model.versions[-1] if model.versions else None
+    return newest if newest is not None and newest.status == ModelStatus.FAILED else current(model)
 
 
 def _ready(row: ModelRow, version: str) -> VersionRow:
@@ -128,7 +159,6 @@ async def move_latest(
     await set_latest(session, row, wanted)
     was = before.version if before else None
     record(session, action, row, actor, now, reason, version=wanted.version, before=was)
-    notify(session, MODELS_TOPIC, str(row.id))
 
 
 async def set_latest(session: AsyncSession, row: ModelRow, wanted: VersionRow) -> None:

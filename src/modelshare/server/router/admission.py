@@ -1,10 +1,10 @@
-"""Who may pass now: the limits of an endpoint's tier, per endpoint. In memory, without I/O; the clock is passed in.
+"""Limits of the tier, per endpoint and process. In memory, without I/O; the clock is passed in.
 
-What is under way is counted in turns of an engine: a request for eight answers is as much as eight requests. It is let
-in while there is any room, however much it brings, so that a long one is not kept out by short ones for ever.
+Concurrency is counted in sequences: a request for eight answers weighs as much as eight requests. It is admitted while
+there is any room, even if it needs more, so that short requests cannot keep a large one out forever.
 
-Requests per minute may burst by the tier's `burst_percent`. Tokens are charged when they are known, after the answer;
-an endpoint that overdrew waits until its minute has paid for it.
+Requests per minute may burst by the tier's `burst_percent`. Tokens are charged after the answer, when they are known;
+an endpoint that overdrew waits until its bucket is full enough again.
 """
 
 import math
@@ -21,12 +21,12 @@ from modelshare.wire.errors import ErrorCode
 from modelshare.wire.tiers import Tier
 
 _MAX: Final = 100_000
-"""Endpoints remembered; the least recently used are forgotten."""
+"""Endpoints kept; the least recently used are dropped."""
 _MINUTE: Final = 60
 
 
 class Gate:
-    """What one endpoint has used of its tier."""
+    """What one endpoint uses of its tier's limits."""
 
     __slots__ = ("_clock", "_requests", "_tokens", "busy", "tier")
 
@@ -40,7 +40,7 @@ class Gate:
         self._tokens = _bucket(tier.tokens_per_minute, 1, now)
 
     def enter(self) -> None:
-        """Counts one request in, until `leave`. Raises RateLimited when the tier does not allow it now."""
+        """Counts one request until `leave`. Raises RateLimitedError if the tier does not allow it now."""
         tier, now = self.tier, self._clock()
         if self.busy >= tier.max_concurrent_requests:
             raise RateLimitedError(
@@ -70,7 +70,7 @@ class Gate:
 
     @contextmanager
     def working(self, turns: int) -> Iterator[None]:
-        """The request that entered is so many turns of an engine, within the block."""
+        """Within the block, the request that entered counts as this many sequences."""
         self.busy += turns - 1
         try:
             yield
@@ -78,16 +78,14 @@ class Gate:
             self.busy -= turns - 1
 
     def leave(self) -> None:
-        """The request that entered is over."""
         self.busy -= 1
 
     def charge(self, tokens: int) -> None:
-        """Takes tokens that were used."""
         if self._tokens is not None:
             self._tokens.charge(tokens, self._clock())
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """`x-ratelimit-*` as OpenAI's API has them; none for what the tier does not limit."""
+        """`x-ratelimit-*` headers as in OpenAI's API, for what the tier limits."""
         found: list[tuple[bytes, bytes]] = []
         now = self._clock()
         for kind, bucket in ((b"requests", self._requests), (b"tokens", self._tokens)):
@@ -104,14 +102,14 @@ class Gate:
 
 
 class Admission:
-    """The gates of all endpoints that this process serves."""
+    """The gates of all endpoints in this process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._gates: OrderedDict[uuid.UUID, Gate] = OrderedDict()
 
     def gate(self, endpoint_id: uuid.UUID, tier: Tier) -> Gate:
-        """The endpoint's gate; a new one when it moved to another tier or the tier changed."""
+        """The endpoint's gate. It starts anew if the endpoint moved to another tier or the tier changed."""
         gate = self._gates.get(endpoint_id)
         if gate is None or gate.tier != tier:
             gate = self._gates[endpoint_id] = Gate(tier, self._clock)
@@ -129,7 +127,7 @@ def _bucket(per_minute: int | None, factor: float, now: float) -> Bucket | None:
 
 
 def _duration(seconds: float) -> bytes:
-    """`1m3s`, `12s` or `250ms`, as OpenAI's API writes them."""
+    """`1m3s`, `12s` or `250ms`, as in OpenAI's API."""
     if seconds >= _MINUTE:
         return b"%dm%ds" % divmod(math.ceil(seconds), _MINUTE)
     return b"%ds" % math.ceil(seconds) if seconds >= 1 else b"%dms" % math.ceil(seconds * 1000)

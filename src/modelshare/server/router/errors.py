@@ -1,11 +1,11 @@
-"""Errors that only the inference path answers with.
+"""Errors of the inference path only.
 
 ApiError
-├── EngineRefused 400
-├── MethodNotAllowed 405
-├── BadGateway 502
-└── GatewayTimeout 504
-ClientGoneError         nobody waits for the answer any more
+├── EngineRefusedError 400
+├── MethodNotAllowedError 405
+├── BadGatewayError 502
+└── GatewayTimeoutError 504
+ClientGoneError             nobody waits for the answer any more
 """
 
 from typing import ClassVar
@@ -27,14 +27,14 @@ class MethodNotAllowedError(ApiError):
 
 
 class EngineRefusedError(ApiError):
-    """The engine refuses the request after its answer began."""
+    """The engine refused the request after its answer had begun."""
 
     status: ClassVar[int] = 400
     type: ClassVar[ErrorType] = ErrorType.INVALID_REQUEST
 
 
 class BadGatewayError(ApiError):
-    """The engine broke off or answered what is no answer."""
+    """The engine broke off, or its answer is not valid."""
 
     status: ClassVar[int] = 502
 

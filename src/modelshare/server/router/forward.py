@@ -1,7 +1,8 @@
-"""A request from the process that a client reached to the one that holds the agent's link, over HTTP.
+"""Forwards a request over HTTP from the process that the client reached to the one that the agent is connected to.
 
-`POST /internal/v1/streams/{agent_id}/{deployment_id}/{route}` answers the frames of the stream, each preceded by its
-length in four bytes. Only a process that knows the platform's secret can ask: the request is signed, for half a minute.
+`POST /internal/v1/streams/{agent_id}/{deployment_id}/{route}` returns the frames of the stream, each preceded by its
+length in four bytes. The request is signed with the platform's secret and valid for half a minute, so only processes of
+the platform can send it.
 """
 
 import asyncio
@@ -52,13 +53,13 @@ _DIGEST: Final = "x-modelshare-digest"
 _SIGNATURE: Final = "x-modelshare-signature"
 _LENGTH: Final = struct.Struct(">I")
 _MAX_ENCODED: Final = MAX_FRAME + 64
-"""Bytes of a frame: as long as the link's own, and chunks that were joined."""
+"""Bytes of a frame; joined chunks are no longer than the link's own frames."""
 _NOTHING_YET: Final = _LENGTH.pack(0)
-"""Sent first, so that the asking process hears at once that its request is here."""
+"""Sent first, so that the other process learns at once that its request arrived."""
 
 
 class Forwarder:
-    """Both ends: asking another process, and answering one."""
+    """Both ends: sends requests to another process, and answers those of others."""
 
     def __init__(self, links: AgentLinks, secret: bytes, clock: Callable[[], float]) -> None:
         self._links = links
@@ -80,7 +81,7 @@ class Forwarder:
         tenant: str,
         timeout: float,  # noqa: ASYNC109 - the agent's time limit, sent to it
     ) -> AsyncIterator["RemoteStream"]:
-        """Asks the process that holds the link. Leaving closes the connection, which cancels the work."""
+        """Sends the request to the process with the connection. Leaving the block closes it, which cancels the work."""
         path = f"{PREFIX}{target.agent_id}/{target.deployment_id}/{route}"
         headers = self._signed(path, tenant, timeout, hashlib.sha256(body).hexdigest())
         try:
@@ -97,7 +98,7 @@ class Forwarder:
             answer.close()
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers another process: 404 for everybody else, and when the link is not here."""
+        """Answers another process. 404 without a valid signature, and if the agent is not connected here."""
         asked = await self._asked(scope, receive)
         if asked is None:
             await send({"type": "http.response.start", "status": 404, "headers": []})
@@ -111,7 +112,7 @@ class Forwarder:
             log.debug("the requesting process has gone")
 
     async def _asked(self, scope: Scope, receive: Receive) -> AbstractAsyncContextManager[AnswerStream] | None:
-        """What another process asks for. None for what is not signed, and for an agent that is not linked here."""
+        """The stream that another process asks for. None without a valid signature or connected agent."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         named = _PATH.fullmatch(scope["path"])
         if named is None or not self._is_signed(scope["path"], headers):
@@ -145,7 +146,7 @@ class Forwarder:
         return {**headers, _SIGNATURE: self._signature(path, headers)}
 
     def _is_signed(self, path: str, headers: Mapping[str, str]) -> bool:
-        """Looked at before the body is read: strangers send none."""
+        """Checked before the body is read, so that strangers cannot make us read one."""
         given = headers.get(_SIGNATURE, "")
         if not hmac.compare_digest(given.encode(), self._signature(path, headers).encode()):
             return False
@@ -168,7 +169,7 @@ async def _pass_frames(stream: AnswerStream, send: Send) -> None:
 
 
 class RemoteStream:
-    """The frames of a stream on another process's link. Its connection is read as far as frames are asked for."""
+    """The frames of a stream of another process, read only as they are asked for: flow control reaches through."""
 
     def __init__(self, content: "aiohttp.StreamReader") -> None:
         self._content = content
@@ -187,7 +188,7 @@ class RemoteStream:
     def fail(self, error: Exception) -> None:
         if not self._failed.done():
             self._failed.set_exception(error)
-            self._failed.exception()  # looked at: it may well be that nobody asks for another frame
+            self._failed.exception()  # marks it as retrieved: perhaps nobody asks for another frame
 
     def close(self) -> None:
         self._failed.cancel()

@@ -1,8 +1,7 @@
-"""Requests under way, by what can end them: cut as soon as that is over.
+"""Requests in progress, by what they depend on: a key, a session, an endpoint. They are cut as soon as it is revoked.
 
-A notification that keys changed has all of them looked at, in one query; so does every half second that passes, which
-finds keys that expire, a rotation whose grace is over, recalls that come due, and what a lost notification did not
-tell.
+All of them are checked in one query on each notification, and every half second: that finds keys that expire, rotations
+whose grace period is over, recalls that come due, and whatever a lost notification did not report.
 """
 
 import asyncio
@@ -10,15 +9,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hash
 from contextlib import asynccontextmanager
 from typing import Final, Generic, TypeVar
 
-from modelshare.server import outages
+from modelshare.server.background import Loop, retry
 from modelshare.server.errors import ApiError
 
 Ground = TypeVar("Ground", bound=Hashable)
 
 LOOK_SECONDS: Final = 0.5
-"""How often grounds are looked at without having been told: half of the second that a revocation has."""
+"""How often they are checked without a notification: half of the second in which a revocation has to hold."""
 _ANSWER_SECONDS: Final = 5.0
-"""A database that has not answered by then is asked again: the connection may be dead, and the database not."""
+"""After this the query is repeated: the connection may be dead while the database is not."""
 
 
 class InFlight(Generic[Ground]):
@@ -31,15 +30,7 @@ class InFlight(Generic[Ground]):
         self._over = over
         self._error = error
         self._running: dict[Ground, set[asyncio.Timeout]] = {}
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        self.loop = Loop("end what may not run any more", self.check, every=LOOK_SECONDS)
 
     @asynccontextmanager
     async def track(self, ground: Ground) -> AsyncIterator[None]:
@@ -61,20 +52,10 @@ class InFlight(Generic[Ground]):
 
     async def check(self) -> None:
         """Ends what runs on a ground that is over; asks until the database answers."""
-        while self._running:
-            try:
-                async with asyncio.timeout(_ANSWER_SECONDS):
-                    over = await self._over(list(self._running))
-                break
-            except Exception as error:  # noqa: BLE001 - the database may be away for a while
-                outages.report("cannot check the keys and endpoints of running requests", error)
-                await asyncio.sleep(LOOK_SECONDS)
-        else:
-            return
-        now = asyncio.get_running_loop().time()
-        for ground in over:
+        now = asyncio.get_running_loop().time
+        for ground in await retry("look at what running requests stand on", self._ask, longest=LOOK_SECONDS):
             for timer in self._running.pop(ground, ()):
-                timer.reschedule(now)
+                timer.reschedule(now())
 
     def _leave(self, ground: Ground, timer: asyncio.Timeout) -> None:
         timers = self._running.get(ground, set())
@@ -82,7 +63,8 @@ class InFlight(Generic[Ground]):
         if not timers:
             self._running.pop(ground, None)
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            await self.check()
+    async def _ask(self) -> Collection[Ground]:
+        if not self._running:
+            return ()
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await self._over(list(self._running))

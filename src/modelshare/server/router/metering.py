@@ -1,6 +1,5 @@
-"""What was used, by day, endpoint and key: counted in memory, added to the database every second."""
+"""Counts requests and tokens by day, endpoint and key in memory, and adds them to the database every second."""
 
-import asyncio
 import time
 import uuid
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from modelshare.server import outages
+from modelshare.server.background import Loop
 from modelshare.server.db import Database
 from modelshare.server.endpoints.tables import UsageRow
 from modelshare.server.outages import outage_of
@@ -21,11 +20,11 @@ from modelshare.server.router.snapshots import Snapshot
 log = structlog.get_logger()
 _FLUSH_SECONDS: Final = 1.0
 _BATCH: Final = 500
-"""Rows of one statement, below SQLite's limit of variables."""
+"""Rows of one statement, below SQLite's limit of bound variables."""
 _MAX: Final = 2**48
-"""A row's counts stay near it: sums of as many rows as anybody has fit the database's 64 bits."""
+"""Upper bound of a row's counts, so that sums over any number of rows fit into 64 bits."""
 _MAX_KEPT: Final = 200_000
-"""Rows that are kept while the database is away."""
+"""Maximum rows kept while the database is away."""
 _COUNTS: Final = ("requests", "errors", "prompt_tokens", "completion_tokens", "estimated")
 
 
@@ -35,7 +34,7 @@ class MeteredUsage(NamedTuple):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     is_estimate: bool = False
-    """Nobody counted them."""
+    """The engine gave no usable count."""
 
 
 class _Key(NamedTuple):
@@ -46,7 +45,7 @@ class _Key(NamedTuple):
 
 @dataclass(slots=True)
 class _Count:
-    """What is not in the database yet."""
+    """Counts that are not in the database yet."""
 
     project_id: str
     endpoint_slug: str
@@ -65,7 +64,7 @@ class Meter:
         self._database = database
         self._clock = clock
         self._counts: dict[_Key, _Count] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Loop("write usage", self.flush, every=_FLUSH_SECONDS)
 
     def add(self, endpoint: Snapshot, key_id: uuid.UUID, usage: MeteredUsage, *, failed: bool) -> None:
         """Counts one request that was let in."""
@@ -84,13 +83,11 @@ class Meter:
         count.estimated += usage.is_estimate
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        await self._loop.start()
 
     async def stop(self) -> None:
         """Writes what is left, once: what cannot be written then is told of."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loop.stop()
         try:
             await self.flush()
         except Exception as error:  # noqa: BLE001 - the process ends, whatever the database does
@@ -144,14 +141,6 @@ class Meter:
         if newer is not count:
             for name in _COUNTS:
                 setattr(newer, name, min(_MAX, getattr(newer, name) + getattr(count, name)))
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(_FLUSH_SECONDS)
-            try:
-                await self.flush()
-            except Exception as error:  # noqa: BLE001 - the database may be away for a while; nothing is lost
-                outages.report("cannot store usage", error)
 
 
 def _row(key: _Key, count: _Count) -> dict[str, Any]:

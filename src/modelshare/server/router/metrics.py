@@ -1,4 +1,4 @@
-"""What the inference path tells Prometheus. Few labels, none that a tenant can invent."""
+"""Prometheus metrics of the inference path. Few labels, and none with values that a tenant can invent."""
 
 from typing import Final
 
@@ -30,7 +30,6 @@ class RouterMetrics:
         self._completion = self._tokens.labels("completion")
 
     def observe(self, route: str, status: int, seconds: float) -> None:
-        """One request that is over."""
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 

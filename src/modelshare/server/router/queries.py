@@ -1,4 +1,4 @@
-"""Every select on what the router looks up and counts."""
+"""Queries for endpoints and usage."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from modelshare.server.db import scoped_to
 from modelshare.server.endpoints.tables import EndpointRow, UsageRow
 
 _HAS_SLUG = and_(EndpointRow.project_id == UsageRow.project_id, EndpointRow.slug == UsageRow.endpoint_slug)
-"""The endpoint that has the slug now: not the one that was used, where that is gone."""
+"""Joins the endpoint that has the slug now, which is another one if the used one was deleted."""
 _DELETED: ColumnElement[str] = literal_column("' (deleted)'")
 _ENDPOINT = case(
     (EndpointRow.id != UsageRow.endpoint_id, UsageRow.endpoint_slug.concat(_DELETED)), else_=UsageRow.endpoint_slug
@@ -23,7 +23,7 @@ COLUMNS: dict[str, SQLColumnExpression[Any]] = {
 }
 """What usage can be grouped by."""
 Names = dict[str, str | None]
-"""What a group stands for; ids as text."""
+"""What a group stands for, by column; ids as text."""
 Counts = tuple[int, int, int, int, int]
 """Requests, errors, prompt tokens, completion tokens, requests whose tokens are estimates."""
 Row = tuple[Names, Counts]

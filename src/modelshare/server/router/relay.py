@@ -1,4 +1,4 @@
-"""One inference request: to an agent that can answer it, and the answer back to the client."""
+"""Relays one inference request to an agent that can answer it, and the answer back to the client."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -21,21 +21,21 @@ from modelshare.wire.link import Answer, AnswerFrame, Chunk, End, Head
 log = structlog.get_logger()
 _EVENTS: Final = "text/event-stream"
 _GATHERED: Final = 8 << 20
-"""Bytes of an answer that is no stream, kept until it is whole so that a break can still be told as an error. Longer
-ones go out as they come."""
+"""Bytes of an answer that is not a stream. It is held back until it is complete, so that a failure can still be
+reported by the status; longer answers are sent as they come."""
 _LOOK_SECONDS: Final = 0.1
 _RETRY_SECONDS: Final = 2
 _DONE: Final = b"data: [DONE]\n\n"
 _OK: Final = 200
 _SERVER_ERROR: Final = 500
 _LOOKS: Final = 3
-"""At where an endpoint is answered, for one request: versions may change again while it is on its way."""
+"""How often the targets are looked up for one request: the version may change again while it is on its way."""
 LONGEST_STREAM: Final = 24 * 3600.0
-"""Seconds the agent is told; the limits of the tier are kept here, where a stream is told from a whole answer."""
+"""Seconds that the agent is told. The tier's limits apply here: a stream may outlast a whole answer."""
 
 
-class Ways(Protocol):
-    """How a request gets to a target."""
+class Selector(Protocol):
+    """Chooses targets and sends requests to them."""
 
     def best(self, targets: Sequence[Target]) -> Target | None:
         """The least busy one that can be reached."""
@@ -44,7 +44,7 @@ class Ways(Protocol):
     def request(
         self, target: Target, route: str, body: bytes, *, tenant: str, timeout: float
     ) -> AbstractAsyncContextManager[AnswerStream]:
-        """Sends a request of `tenant`, as agents know it. Raises StreamBrokenError when the way is not there."""
+        """Sends a request for `tenant`, the project's name for agents. Raises StreamBrokenError."""
         ...
 
 
@@ -66,9 +66,9 @@ async def read_body(receive: Receive, limit: int, announced: int) -> bytes:
 
 @contextmanager
 def watched(receive: Receive, gone: Callable[[], None]) -> Iterator[None]:
-    """Calls `gone` when the client leaves within the block, whose request's body was read.
+    """Calls `gone` if the client leaves within the block. The request's body must have been read.
 
-    It looks only after a moment: quick answers are over by then, and each look costs two threads a wake-up.
+    Watching starts only after a moment: quick answers are over by then, and need no task that watches.
     """
     looking: list[asyncio.Future[Any]] = []
 
@@ -86,20 +86,20 @@ def watched(receive: Receive, gone: Callable[[], None]) -> Iterator[None]:
 
 
 class RequestRelay:
-    """One request, once its body is here."""
+    """One request, once its body has been read."""
 
     def __init__(
         self,
-        ways: Ways,
+        selector: Selector,
         tenant: str,
         asked: InferenceRequest,
         reply: Reply,
         timer: asyncio.Timeout,
         idle_seconds: float,
     ) -> None:
-        """`timer` ends the request; a stream puts it off by `idle_seconds` with every chunk."""
+        """`timer` ends the request; each chunk of a stream postpones it by `idle_seconds`."""
         self._asked = asked
-        self._ways = ways
+        self._selector = selector
         self._tenant = tenant
         self._reply = reply
         self._timer = timer
@@ -109,7 +109,7 @@ class RequestRelay:
         self._refused: set[str] = set()
         self._is_gone = False
         self._is_asked = False
-        """An engine works on it, as far as is known."""
+        """As far as is known, an engine is working on it."""
         self._events = 0
         self._answer_bytes = 0
         self._usage: MeteredUsage | None = None
@@ -119,9 +119,9 @@ class RequestRelay:
 
     @property
     def usage(self) -> MeteredUsage:
-        """The agent's count, or an estimate where it gave none that can be: for an answer that was cut short, too.
+        """The agent's count, or an estimate if it gave none or one that is impossible, also for an answer cut short.
 
-        Of one that nobody waited for, the prompt may be all that is known.
+        If the client left before the answer began, only the prompt is counted: nobody knows how far the engine was.
         """
         if self._usage is None and self._status == _OK and (self._reply.started or self._is_asked):
             return self._estimate()
@@ -134,15 +134,15 @@ class RequestRelay:
             self._stream.fail(ClientGoneError())
 
     async def run(self, look: Callable[[], Awaitable[Sequence[Target]]], route: str, body: bytes) -> None:
-        """Relays. While nothing was answered, a way that breaks or an agent that refuses is replaced by another one.
+        """Relays, and tries another target while nothing has been answered: after a broken connection or a refusal.
 
-        `look` says where the endpoint is answered; asked again, it looks anew: an agent hears of a change of versions
-        sooner than this process may, and lets go of a deployment that requests are still on their way to.
+        `look` finds the targets, and fresh ones when called again: an agent may hear of a new version before this
+        process does, and stop a deployment that requests are still on their way to.
         """
         self._body_bytes = len(body)
         for _ in range(_LOOKS):
             left = [target for target in await look() if target.deployment_id not in self._refused]
-            while (target := self._ways.best(left)) is not None:
+            while (target := self._selector.best(left)) is not None:
                 left.remove(target)
                 if await self._by(target, route, body):
                     return
@@ -157,10 +157,10 @@ class RequestRelay:
         )
 
     async def _by(self, target: Target, route: str, body: bytes) -> bool:
-        """Relays by this target. False, with nothing answered, when another one is to be tried."""
+        """Relays to this target. False if nothing was answered and another one should be tried."""
         try:
-            way = self._ways.request(target, route, body, tenant=self._tenant, timeout=LONGEST_STREAM)
-            async with way as stream:
+            request = self._selector.request(target, route, body, tenant=self._tenant, timeout=LONGEST_STREAM)
+            async with request as stream:
                 self._stream = stream
                 self._context = target.context_length
                 if self._is_gone:
@@ -199,7 +199,7 @@ class RequestRelay:
                 raise BadGatewayError("The engine gave no answer. Try again.")
 
     async def _pass_events(self, stream: AnswerStream, head: Head) -> None:
-        # The first chunk is waited for before the status goes out: a failure until then is told by its status.
+        # The status waits for the first chunk: until then a failure can still be reported by its status.
         frame = await self._next(stream)
         if frame is not None:
             await self._reply.start(head.status, head.content_type.encode(), events=True)
@@ -208,7 +208,7 @@ class RequestRelay:
             self._timer.reschedule(self._loop.time() + self._idle_seconds)
             tail = (tail + frame.data)[-len(_DONE) :]
             is_last = tail == _DONE
-            # The count is waited for before the last bytes go out: who leaves at them is still counted by it.
+            # The last bytes wait for the token count: many clients leave as soon as they have them.
             after = await self._next(stream) if is_last else None
             self._events += _events_in(frame.data) - is_last
             await self._reply.write(frame.data)
@@ -234,7 +234,7 @@ class RequestRelay:
             await self._reply.whole(head.status, head.content_type.encode(), b"".join(gathered))
 
     async def _next(self, stream: AnswerStream) -> Chunk | None:
-        """The next chunk, or None at the answer's good end. Raises BadGateway or EngineRefused at a bad one."""
+        """The next chunk, or None at the end. Raises BadGatewayError or EngineRefusedError if the answer broke off."""
         frame = await stream.next()
         if isinstance(frame, Chunk):
             return frame
@@ -251,7 +251,7 @@ class RequestRelay:
             self._usage = MeteredUsage()
             return
         if not frame.prompt_tokens and not frame.completion_tokens:
-            return  # nobody counted
+            return  # the engine did not count
         most_prompt, most_completion = most_tokens(self._asked, self._body_bytes, self._context)
         if frame.prompt_tokens <= most_prompt and frame.completion_tokens <= most_completion:
             self._usage = MeteredUsage(frame.prompt_tokens, frame.completion_tokens, frame.estimated)
@@ -271,5 +271,5 @@ class RequestRelay:
 
 
 def _events_in(data: bytes) -> int:
-    """How many begin in it; a text that speaks of `data:` has no line end before it."""
+    """Events that begin in it. `data:` inside a text is JSON-encoded and so never at the start of a line."""
     return data.startswith(b"data:") + data.count(b"\ndata:")

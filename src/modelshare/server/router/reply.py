@@ -1,4 +1,4 @@
-"""An answer on its way to the client, over ASGI."""
+"""Writes one answer to the client over ASGI."""
 
 import json
 from typing import Final
@@ -21,9 +21,9 @@ class Reply:
     def __init__(self, send: Send, request_id: bytes) -> None:
         self.request_id = request_id
         self.headers: Headers = []
-        """Sent with whatever the answer becomes."""
+        """Sent with the answer, whether success or error."""
         self.status = 0
-        """0 until it is sent and cannot change any more."""
+        """0 until it has been sent and can no longer change."""
         self._send = send
         self._events = False
 
@@ -43,7 +43,7 @@ class Reply:
         await self.whole(error.status, _JSON, json.dumps(error.body(), ensure_ascii=False).encode(), headers)
 
     async def start(self, status: int, content_type: bytes, *, events: bool) -> None:
-        """Begins an answer of unknown length; `events`: it is a stream of server-sent events."""
+        """Begins an answer of unknown length. `events`: a stream of events, which proxies must not buffer."""
         self._events = events
         unbuffered = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")] if events else []
         await self._start(status, content_type, unbuffered)
@@ -55,10 +55,10 @@ class Reply:
         await self._send({"type": "http.response.body", "body": b""})
 
     async def break_off(self, error: ApiError) -> None:
-        """Ends an answer that began and cannot be finished: with an error event, as OpenAI's clients know it.
+        """Ends an answer that has begun and cannot be finished, with an error event as OpenAI's clients expect it.
 
-        What is no stream of events is cut: raises `error`, whereupon the server drops the connection, so that nobody
-        takes the part for the whole.
+        Any other answer has no place for an error: this raises `error`, and the server drops the connection, so that
+        nobody takes a part for the whole answer.
         """
         if not self._events:
             raise error

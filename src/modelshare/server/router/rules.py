@@ -1,4 +1,4 @@
-"""What keeps an endpoint from answering, in words. Pure."""
+"""Errors that say why an endpoint does not answer. Pure."""
 
 from collections.abc import Collection
 from typing import Final
@@ -15,6 +15,7 @@ from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.inference import InferenceRequest
 from modelshare.wire.tiers import Tier
+from modelshare.wire.units import size
 
 _WORK: Final = {
     Phase.WAITING: "is waiting to be downloaded by its machine",
@@ -26,11 +27,11 @@ _WORK: Final = {
 }
 _LOADING: Final = ErrorCode.MODEL_LOADING
 _SOON, _LATER, _LONG = 2, 10, 60
-"""Seconds until another try makes sense."""
+"""Seconds for `Retry-After`."""
 
 
 def unavailable(status: EndpointStatus, reason: str | None, progress: EndpointProgress | None) -> ApiError:
-    """Why an endpoint without a place to answer it does not answer."""
+    """For an endpoint that no deployment can answer."""
     if status is EndpointStatus.INACTIVE:
         how = "Its project can activate it again, on its page or with `modelshare endpoints activate`."
         return _inactive(f"This endpoint is inactive. {reason or how}")
@@ -49,31 +50,31 @@ def unavailable(status: EndpointStatus, reason: str | None, progress: EndpointPr
 
 
 def key_over() -> ApiError:
-    """A key that ended while its request ran."""
+    """For a request whose key ended while it ran."""
     return UnauthenticatedError(
         "The key of this request expired or was revoked or replaced during the request. Use another key."
     )
 
 
 def session_over() -> ApiError:
-    """A session, or a membership, that ended while its request ran."""
+    """For a request whose session or membership ended while it ran."""
     return UnauthenticatedError(
         "Your session or your membership in this project ended during the request. Sign in again."
     )
 
 
 def recalled() -> ApiError:
-    """An endpoint whose model's recall has come due, whether or not it was switched off for that already."""
+    """For an endpoint whose recall is due, whether or not the job has switched it off yet."""
     return _inactive("This endpoint has stopped: the model was recalled by its owner.")
 
 
 def not_served(route: str, served: Collection[str]) -> ApiError:
-    """The model's engine does not do that."""
+    """For a route that the model's engine does not serve."""
     return NotFoundError(f"This model serves {', '.join(sorted(served)) or 'no route'}, not {route}.")
 
 
 def check_size(asked: InferenceRequest, tier: Tier) -> None:
-    """Raises InvalidRequest for more work in one request than the tier allows."""
+    """Raises InvalidRequestError if one request asks for more than the tier allows."""
     if not asked.generates:
         count, limit, name = asked.prompts, tier.max_inputs_per_request, "input"
         what = f"{count} texts to embed"
@@ -100,14 +101,4 @@ def _words(progress: EndpointProgress) -> str:
     if progress.phase != Phase.PULLING or not progress.bytes_total:
         return words
     percent = 100 * progress.bytes_done // progress.bytes_total
-    return f"{words}: {_size(progress.bytes_done)} of {_size(progress.bytes_total)} ({percent} %)"
-
-
-def _size(count: int) -> str:
-    """`12.3 GB`, in decimal units."""
-    value = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:  # noqa: PLR2004 - a kilo
-            return f"{count} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+    return f"{words}: {size(progress.bytes_done)} of {size(progress.bytes_total)} ({percent} %)"

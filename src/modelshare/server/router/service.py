@@ -1,8 +1,8 @@
-"""The inference path: authenticate, admit, choose, relay, meter. Raw ASGI, on snapshots, without the database.
+"""The inference path: authenticate, admit, choose, relay, meter. Raw ASGI on snapshots, past FastAPI and the database.
 
-`/{project_id}/{endpoint_slug}/v1/` and one of `chat/completions`, `completions`, `embeddings`, `models`, or a model's
-name behind that. OpenAI's shapes pass through unchanged; of a request it is read how much is asked for, of an answer
-nothing but its content type.
+Routes: `/{project_id}/{endpoint_slug}/v1/` followed by `chat/completions`, `completions`, `embeddings`, `models` or
+`models/{name}`. Requests and answers pass unchanged in OpenAI's form. Of a request only what it asks for is parsed (how
+many answers, how many tokens), of an answer only its content type: parsing more would cost more than relaying.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from modelshare.server import outages
 from modelshare.server.accounts.key_auth import KEYS_TOPIC, KeyAuthenticator, KeyUse
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionAuthenticator, SessionUse
+from modelshare.server.background import stop_all
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.errors import (
@@ -68,12 +69,10 @@ _ROUTES: Final = {"chat/completions": "POST", "completions": "POST", "embeddings
 _SERVER_ERROR: Final = 500
 _SLUG: Final = re.compile(SLUG_PATTERN)
 _CLIENT_GONE: Final = 499
-"""What metrics call a request whose client left before there was a status (nginx's word)."""
+"""Status in metrics for a request whose client left before there was one; nginx uses the same."""
 
 
 class Router:
-    """The inference path of one process."""
-
     def __init__(self, parts: "RouterParts") -> None:
         self._settings = parts.settings
         self._keys = parts.keys
@@ -94,26 +93,23 @@ class Router:
         secret = parts.settings.signing_secret()
         self._tenant_secret = hmac.digest(secret, b"modelshare tenant 1", "sha256")
         self._forwarder = Forwarder(parts.links, secret, parts.clock)
-        self._ways = TargetSelector(parts.links, self._forwarder)
+        self._selector = TargetSelector(parts.links, self._forwarder)
 
     async def start(self) -> None:
         await self._meter.start()
-        await self._running_keys.start()
-        await self._running_sessions.start()
-        await self._running_endpoints.start()
+        for running in (self._running_keys, self._running_sessions, self._running_endpoints):
+            await running.loop.start()
 
     async def stop(self) -> None:
-        """Writes what was counted; call it when no request comes any more."""
-        await self._running_keys.stop()
-        await self._running_sessions.stop()
-        await self._running_endpoints.stop()
+        """Writes what was counted. Call it when no more requests arrive."""
+        await stop_all(each.loop for each in (self._running_keys, self._running_sessions, self._running_endpoints))
         await self._meter.stop()
         await self._snapshots.stop()
         await self._forwarder.stop()
 
     @staticmethod
     def matches_path(path: str) -> bool:
-        """True for the paths that are the router's."""
+        """Whether the path is one of the router's."""
         return _PATH.fullmatch(path) is not None or path.startswith(PREFIX)
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,7 +131,7 @@ class Router:
         except Exception as error:
             log.error("request failed", request_id=reply.request_id.decode(), path=scope["path"], exc_info=error)  # noqa: TRY400 - with more to say
             if reply.started:
-                raise  # the server drops the connection: nobody takes the part for the whole
+                raise  # the server drops the connection, so that nobody takes a part for the whole answer
             await reply.error(_UnexpectedError())
         finally:
             self._metrics.under_way.dec()
@@ -178,7 +174,7 @@ class Router:
                 body = await read_body(receive, self._settings.inference_max_body_bytes, ask.content_length)
                 asked = _asked(ask.route, body, tier)
                 tenant = self._tenant(ask.project_id)
-                relay = RequestRelay(self._ways, tenant, asked, reply, timer, tier.stream_idle_timeout_seconds)
+                relay = RequestRelay(self._selector, tenant, asked, reply, timer, tier.stream_idle_timeout_seconds)
                 try:
                     with watched(receive, relay.client_gone), gate.working(asked.turns):
                         await relay.run(self._looks(ask, endpoint), ask.route, body)
@@ -196,7 +192,7 @@ class Router:
             self._metrics.tokens(usage.prompt_tokens, usage.completion_tokens)
 
     def _looks(self, ask: "_Ask", endpoint: Snapshot) -> Callable[[], Awaitable[Sequence[Target]]]:
-        """Where the endpoint is answered: first as this snapshot has it, then as it is at that moment."""
+        """Finds the endpoint's targets: first from this snapshot, then, if none of those worked, from a fresh one."""
         first = True
 
         async def look() -> Sequence[Target]:
@@ -211,7 +207,7 @@ class Router:
         return look
 
     def _tenant(self, project_id: str) -> str:
-        """What an agent hears of the project: the same from every process of this platform, and nobody can undo it."""
+        """The project's name for agents: the same from every process of this platform, and not reversible."""
         return hmac.digest(self._tenant_secret, project_id.encode(), "sha256").hex()
 
     async def _caller(self, ask: "_Ask") -> tuple[Caller, KeyUse | SessionUse]:
@@ -229,20 +225,20 @@ class Router:
         return caller, KeyUse(secret_hash(secret), address)
 
     def _cut_with(self, use: KeyUse | SessionUse) -> AbstractAsyncContextManager[None]:
-        """The block ends when the key or the session does, unless the setting lets it end by itself."""
+        """Ends the block when the key or session ends, unless the setting lets requests finish."""
         if not self._settings.keys_cut_streams:
             return nullcontext()
         return self._running_keys.track(use) if isinstance(use, KeyUse) else self._running_sessions.track(use)
 
     async def _recalled(self, endpoint_ids: Collection[uuid.UUID]) -> Collection[uuid.UUID]:
-        """Those whose model's recall has come due: what runs there is not waited for."""
+        """Endpoints whose recall is due: their requests are cut at the deadline."""
         async with self._database.read() as session:
             return await endpoints.recalled(session, endpoint_ids, now=int(self._clock()))
 
 
 @dataclass(frozen=True, slots=True)
 class RouterParts:
-    """What the router is made of."""
+    """The router's dependencies."""
 
     settings: Settings
     database: Database
@@ -270,7 +266,7 @@ class _Ask:
 
     @property
     def model(self) -> str | None:
-        """The model that is asked about, by the name that it is served under; None: all."""
+        """The served name in `models/{name}`; None for the list."""
         return self.route.removeprefix(_ONE_MODEL) if self.route.startswith(_ONE_MODEL) else None
 
     @property
@@ -279,7 +275,7 @@ class _Ask:
 
     @property
     def content_length(self) -> int:
-        """0 when it is not announced."""
+        """0 if there is none."""
         announced = self.headers.get(b"content-length", b"")
         return int(announced) if announced.isdigit() else 0
 

@@ -1,4 +1,4 @@
-"""Endpoints as the router sees them: frozen, at most a second old, forgotten as soon as a change is heard of."""
+"""Endpoints as the router sees them: immutable, at most a second old, dropped as soon as a change is notified."""
 
 import math
 import uuid
@@ -25,7 +25,7 @@ from modelshare.wire.tiers import Tier
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An endpoint that exists."""
+    """An existing endpoint."""
 
     id: uuid.UUID
     project_id: str
@@ -34,14 +34,14 @@ class Snapshot:
     created_at: int
     model_id: uuid.UUID | None
     served_name: str | None
-    """The public `model` name; None, like its id, unless the endpoint is active and its model there."""
+    """The public `model` name. None, like the model's id, unless the endpoint is active and its model exists."""
     status: EndpointStatus
     reason: str | None
     progress: EndpointProgress | None
     versions: frozenset[str]
-    """Ids of the versions it may be answered with."""
+    """Ids of the versions that may answer."""
     targets: tuple[Target, ...]
-    """Where it can be answered now. Empty unless the endpoint is active."""
+    """Deployments that can answer now. Empty unless the endpoint is active."""
     ends_at: int | None
     """When a recall stops it, in Unix seconds."""
 
@@ -56,13 +56,17 @@ class Snapshots:
         self._database = database
         self._tiers = tiers
         self._cache = NotifiedCache[tuple[str, str], Snapshot | None](self._load, clock, grace=grace)
-        database.subscribe(ENDPOINTS_TOPIC, self._endpoint_changed)
-        database.subscribe(MODELS_TOPIC, self._model_changed)
-        database.subscribe(SHARES_TOPIC, self._model_changed)
-        database.subscribe(READY_TOPIC, self._ready_changed)
+        self._cache.drop_on(database, ENDPOINTS_TOPIC, lambda subject, key, _: subject == "/".join(key))
+        for topic in (MODELS_TOPIC, SHARES_TOPIC):
+            self._cache.drop_on(
+                database, topic, lambda subject, _, seen: seen is not None and subject == str(seen.model_id)
+            )
+        self._cache.drop_on(
+            database, READY_TOPIC, lambda subject, _, seen: seen is not None and subject in seen.versions
+        )
 
     async def get(self, project_id: str, slug: str, *, since: float = -math.inf) -> Snapshot | None:
-        """The endpoint, or None when there is none. `since`, by the clock: what was read before then is too old."""
+        """The endpoint, or None. `since`: a clock time; what was read before it is too old."""
         return await self._cache.get((project_id, slug), since=since)
 
     async def stop(self) -> None:
@@ -73,19 +77,9 @@ class Snapshots:
         async with self._database.read() as session:
             return await load_snapshot(session, self._tiers, *key)
 
-    def _endpoint_changed(self, subject: str) -> None:
-        project_id, _, slug = subject.partition("/")
-        self._cache.forget(lambda key, _: subject == "*" or key == (project_id, slug))
-
-    def _model_changed(self, subject: str) -> None:
-        self._cache.forget(lambda _, seen: subject == "*" or (seen is not None and subject == str(seen.model_id)))
-
-    def _ready_changed(self, subject: str) -> None:
-        self._cache.forget(lambda _, seen: subject == "*" or (seen is not None and subject in seen.versions))
-
 
 async def load_snapshot(session: AsyncSession, tiers: TierRegistry, project_id: str, slug: str) -> Snapshot | None:
-    """The endpoint as it is in the database now, or None when there is none."""
+    """The endpoint as it is in the database now, or None."""
     row = await queries.endpoint(session, project_id, slug)
     tier = tiers.get(row.tier) if row else None
     if row is None or tier is None:

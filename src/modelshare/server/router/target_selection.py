@@ -1,4 +1,4 @@
-"""Choosing a target, and the way to it: a link of this process, or the process that holds it."""
+"""Chooses a target, and reaches it over a connection of this process or through the process that has it."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -11,15 +11,13 @@ from modelshare.server.router.forward import Forwarder
 
 
 class TargetSelector:
-    """The ways of one process."""
-
     def __init__(self, links: AgentLinks, forwarder: Forwarder) -> None:
         self._links = links
         self._forwarder = forwarder
         self._forwarded: Counter[str] = Counter()
 
     def best(self, targets: Sequence[Target]) -> Target | None:
-        """The least busy one that can be reached, as far as this process knows; its own links first."""
+        """The least busy reachable one, as far as this process knows; with equal load, its own connections first."""
         busy = [(load, target) for target in targets if (load := self._load(target)) is not None]
         return min(busy, key=lambda pair: pair[0])[1] if busy else None
 
@@ -52,5 +50,5 @@ class TargetSelector:
         if link is not None:
             return link.busy, False
         if target.address in {"", self._links.address}:
-            return None  # its link ended, and the database is not yet told
+            return None  # its connection ended, and the database does not know yet
         return self._forwarded[target.deployment_id], True

@@ -1,4 +1,4 @@
-"""What a project used: requests and tokens, for the API's lists and for pages."""
+"""Requests and tokens that a project used, for the API and for pages."""
 
 import datetime as dt
 import uuid
@@ -26,15 +26,15 @@ _PERSON: Final = "person:"
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one endpoint, model or key had of a project's usage."""
+    """The part of one endpoint, model or key in a project's usage."""
 
     name: str
-    """As people know it; the id of what is gone."""
+    """Its name, or its id if it no longer exists."""
     usage: UsageRow
 
     @property
     def is_person(self) -> bool:
-        """Somebody asked from the dashboard."""
+        """A person used it from the dashboard, not a key."""
         return (self.usage.key or "").startswith(_PERSON)
 
 
@@ -53,7 +53,7 @@ async def page(
 
 
 async def by_day(session: AsyncSession, caller: Caller, days: Days) -> list[UsageRow]:
-    """Every day of `days`, the oldest first, those without a request too."""
+    """Every day of `days`, oldest first, including days without requests."""
     first, last = days
     count = (last - first).days + 1
     found = {row.day: row for row in await _sums(session, caller, ["day"], days, limit=count)}
@@ -93,7 +93,7 @@ async def _sums(
 
 
 async def _with_people(session: AsyncSession, rows: Sequence[queries.Row]) -> list[queries.Row]:
-    """What people did in a browser is counted by their ids, as by keys'; here they are told apart."""
+    """Usage from a browser is stored under the person's id in the place of a key's; this marks it as a person's."""
     ids = [uuid.UUID(key) for key in {names.get("key") for names, _ in rows} if key]
     found = {str(person_id) for person_id in await people.names(session, ids)}
     return [

@@ -11,14 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import Audit
 from modelshare.server.db import notify
 from modelshare.server.errors import InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing import last_shown, queries, search
+from modelshare.server.sharing import last_shown, queries
 from modelshare.server.sharing.tables import ClaimLinkRow, ShareProjectRow, ShareRow
 from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.sharing import (
@@ -81,21 +81,13 @@ async def choose(
     share.audience = kind_of(choice)
     if isinstance(choice, ToLink):
         link = await _new_link(session, model, choice.link, now)
-        await search.index(session, model.id)
         return Changed(link=link)
     changed = await _show_to(session, model, projects, now)
     for project in projects.values():
         if project.slug in changed.added:
-            audit.record(
-                session,
-                project_id=project.id,
-                now=now,
-                actor=f"project:{model.project.slug}",
-                action="model.invite",
-                target=f"model:{model.id}",
-                name=f"{model.project.slug}/{model.name}",
+            Audit(session, project.id, f"project:{model.project.slug}", now).done(
+                "model.invite", f"model:{model.id}", name=f"{model.project.slug}/{model.name}"
             )
-    await search.index(session, model.id)
     return changed
 
 
@@ -117,16 +109,11 @@ async def claim(session: AsyncSession, caller: Caller, token: str, *, now: int) 
         raise NotFoundError("This link has reached its maximum number of uses. Ask the model's owner for a new one.")
     link.uses += 1
     session.add(ShareProjectRow(model_id=model.id, project_id=caller.project, link_id=link.id, added_at=now))
-    await search.index(session, model.id)
     notify(session, SHARES_TOPIC, str(model.id))
     for project_id in (model.project_id, caller.project):
-        audit.record(
-            session,
-            project_id=project_id,
-            now=now,
-            actor=caller.actor_in(project_id),
-            action="model.claim",
-            target=f"model:{model.id}",
+        Audit(session, project_id, caller.actor_in(project_id), now).done(
+            "model.claim",
+            f"model:{model.id}",
             link=str(link.id),
             project=caller.project_slug,
             name=f"{model.project.slug}/{model.name}",
@@ -143,15 +130,8 @@ async def end_link(session: AsyncSession, caller: Caller, model_id: uuid.UUID, l
         raise NotFoundError("There is no such link. GET /v1/models/{id}/catalog lists the model's links.")
     await session.delete(link)
     notify(session, SHARES_TOPIC, str(model.id))
-    audit.record(
-        session,
-        project_id=model.project_id,
-        now=now,
-        actor=caller.actor,
-        action="model.end_link",
-        target=f"model:{model.id}",
-        link=str(link.id),
-        uses=link.uses,
+    Audit(session, model.project_id, caller.actor, now).done(
+        "model.end_link", f"model:{model.id}", link=str(link.id), uses=link.uses
     )
 
 

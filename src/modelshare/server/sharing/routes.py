@@ -26,7 +26,6 @@ from modelshare.server.http import (
 )
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
-from modelshare.server.registry.processing import service as processing
 from modelshare.server.registry.service import version_view
 from modelshare.server.sharing import audience, presenters, search, service
 from modelshare.server.sharing.search import ANYBODY, Filters, SearchQuery, Sort, Viewer
@@ -116,7 +115,8 @@ async def edit_model(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, body: ModelPatch
 ) -> ExtendedModel:
     """Renames a model or edits its card; the manifest never changes."""
-    return presenters.extended_view(await service.edit(session, caller, model_id, body, now=platform.now()))
+    await registry.edit(session, caller, model_id, body, now=platform.now())
+    return presenters.extended_view(await service.get(session, caller, model_id))
 
 
 @router.delete("/v1/models/{model_id}", status_code=204)
@@ -130,7 +130,7 @@ async def revalidate_model(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep
 ) -> ExtendedModel:
     """Checks all files of the model again, in the background."""
-    await processing.revalidate(session, caller, model_id, now=platform.now())
+    await versions.revalidate(session, caller, model_id, now=platform.now())
     return presenters.extended_view(await service.get(session, caller, model_id))
 
 
@@ -146,7 +146,8 @@ async def promote_version(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, version: str
 ) -> ExtendedModel:
     """Makes a ready version the latest; endpoints that follow `latest` switch to it."""
-    return presenters.extended_view(await service.promote(session, caller, model_id, version, now=platform.now()))
+    await versions.promote(session, caller, model_id, version, now=platform.now())
+    return presenters.extended_view(await service.get(session, caller, model_id))
 
 
 @router.post("/v1/models/{model_id}/versions/{version}/rollback")
@@ -158,7 +159,8 @@ async def roll_back_version(
     It must be ready (otherwise 404) and not already the latest (otherwise 409). The version that was the latest is
     kept.
     """
-    return presenters.extended_view(await service.roll_back(session, caller, model_id, version, now=platform.now()))
+    await versions.roll_back(session, caller, model_id, version, now=platform.now())
+    return presenters.extended_view(await service.get(session, caller, model_id))
 
 
 @router.patch("/v1/models/{model_id}/versions/{version}")
@@ -201,13 +203,12 @@ async def end_link(
 
 
 @router.post("/v1/catalog/claims", tags=["catalog"])
-async def claim_link(
-    caller: EndpointsCaller, session: WriteSession, platform: PlatformDep, tiers: Tiers, body: Claim
-) -> CatalogModelDetail:
+async def claim_link(caller: EndpointsCaller, platform: PlatformDep, tiers: Tiers, body: Claim) -> CatalogModelDetail:
     """Claims a link: the model then appears in the project's view of the catalog."""
-    model_id = await audience.claim(session, caller, body.token, now=platform.now())
-    await session.flush()
-    return await _catalog_model(session, Viewer(caller.project), model_id, tiers)
+    async with platform.database.write() as session:
+        model_id = await audience.claim(session, caller, body.token, now=platform.now())
+    async with platform.database.read() as session:  # the catalog's entry is written as the claim is committed
+        return await _catalog_model(session, Viewer(caller.project), model_id, tiers)
 
 
 @router.post("/v1/platform/catalog/{model_id}/feature", tags=["platform"])

@@ -13,6 +13,7 @@ from modelshare.wire.endpoints import Reason
 from modelshare.wire.models import CatalogRole, ModelStatus
 from modelshare.wire.sharing import Audience
 from modelshare.wire.tiers import SELF_HOSTED, Tier
+from modelshare.wire.units import size
 
 
 class Relation(Enum):
@@ -229,9 +230,8 @@ def size_reasons(facts: ModelFacts, tier: Tier) -> list[Reason]:
     return [
         Reason(
             rule="size",
-            message=(
-                f"The model has {_gb(facts.size_bytes)}, but `{tier.slug}` allows at most {_gb(tier.max_model_bytes)}."
-            ),
+            message=f"The model has {size(facts.size_bytes)}, but `{tier.slug}` allows at most "
+            f"{size(tier.max_model_bytes)}.",
             fix="Choose a tier without this limit, or a smaller quantization of the model.",
         )
     ]
@@ -294,7 +294,3 @@ def tier_notes(tier: Tier) -> list[str]:
             "evicts the model."
         )
     ]
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

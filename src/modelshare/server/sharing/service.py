@@ -10,23 +10,22 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import service as accounts
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import Audit
 from modelshare.server.db import notify
 from modelshare.server.errors import AuditedRefusal, ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Paging
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
-from modelshare.server.registry import versions
 from modelshare.server.registry.service import EndpointCounts
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing import audience, last_shown, queries, rules, search
+from modelshare.server.sharing import audience, last_shown, queries, rules
 from modelshare.server.sharing.audience import Changed
 from modelshare.server.sharing.presenters import OwnModel, facts_of
 from modelshare.server.sharing.rules import ModelFacts, Relation
 from modelshare.server.sharing.search import CatalogCard
 from modelshare.server.sharing.tables import RecallRow, ShareRow
 from modelshare.server.sharing.topics import SHARES_TOPIC
-from modelshare.wire.models import CatalogRole, ModelPatch, UnsharePreview
+from modelshare.wire.models import CatalogRole, UnsharePreview
 from modelshare.wire.sharing import Audience, AudienceChoice, ClaimLinkWithToken
 
 _REFERENCE: Final = re.compile(r"(?:([A-Za-z0-9_-]{1,100})/)?([A-Za-z0-9_.-]{1,96})")
@@ -46,21 +45,6 @@ async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[l
     ids = [row.id for row in rows]
     shares, recalls = await queries.shares(session, ids), await queries.recalls(session, ids)
     return [OwnModel(row, shares.get(row.id), recalls.get(row.id)) for row in rows], cursor
-
-
-async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch: ModelPatch, *, now: int) -> OwnModel:
-    """Renames, or edits what people read; the catalog shows it at once."""
-    return await _changed(session, await registry.edit(session, caller, model_id, patch, now=now))
-
-
-async def promote(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> OwnModel:
-    """Makes a ready version the latest, and what the catalog shows."""
-    return await _changed(session, await versions.promote(session, caller, model_id, version, now=now))
-
-
-async def roll_back(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> OwnModel:
-    """Goes back to this version, which becomes the latest and what the catalog shows."""
-    return await _changed(session, await versions.roll_back(session, caller, model_id, version, now=now))
 
 
 async def find_visible(session: AsyncSession, caller: Caller, text: str) -> ModelRow | None:
@@ -140,7 +124,6 @@ async def share(
     if Audience.TARGETED not in {before, audience.kind_of(choice)}:  # public and to stay so: nobody to add or remove
         if before is None:
             await last_shown.forget(session, model.id)
-            await search.index(session, model.id)
         return OwnModel(model, found), None
     changed = await audience.choose(session, model, found, choice, projects, now=now)
     if audience.kind_of(choice) is Audience.PUBLIC:
@@ -265,7 +248,7 @@ async def endpoints_changed(
     now: int,
 ) -> None:
     """Keeps counts and role after endpoints of the model changed: same transaction, under the model's lock."""
-    registry.set_usage(model, counts)
+    registry.set_usage(session, model, counts)
     found = await queries.share(session, model.id)
     if found is None:
         return
@@ -286,7 +269,6 @@ async def endpoints_changed(
             else "no endpoint is left on a shared tier"
         )
         _record(session, model, "model.change_role", actor, now, before=before, after=after, why=why)
-    await search.index(session, model.id)
 
 
 def role_of(share: ShareRow | None) -> CatalogRole | None:
@@ -295,11 +277,6 @@ def role_of(share: ShareRow | None) -> CatalogRole | None:
 
 async def _own(session: AsyncSession, model: ModelRow) -> OwnModel:
     return OwnModel(model, *await queries.share_and_recall(session, model.id))
-
-
-async def _changed(session: AsyncSession, model: ModelRow) -> OwnModel:
-    await search.index(session, model.id)
-    return await _own(session, model)
 
 
 async def _unshare(session: AsyncSession, model: ModelRow, found: ShareRow, actor: str, now: int) -> None:
@@ -315,7 +292,7 @@ async def _shared(
     model = await registry.find(session, caller, model_id, lock=lock)
     found = await queries.share(session, model_id) if model else None
     if model is None or found is None:
-        raise NotFoundError(NOT_SHARED, refusal=AuditedRefusal("model.unshare", f"model:{model_id}"))
+        raise NotFoundError(NOT_SHARED, refusal=AuditedRefusal("model.unshare", f"model:{model_id}") if lock else None)
     return model, found
 
 
@@ -341,14 +318,6 @@ def _record_audience(
 
 
 def _record(session: AsyncSession, model: ModelRow, action: str, actor: str, now: int, **details: Any) -> None:
+    """Ends every change of a share: adds it to the audit log of the model's project, and announces it."""
+    Audit(session, model.project_id, actor, now).done(action, f"model:{model.id}", name=model.name, **details)
     notify(session, SHARES_TOPIC, str(model.id))
-    audit.record(
-        session,
-        project_id=model.project_id,
-        now=now,
-        actor=actor,
-        action=action,
-        target=f"model:{model.id}",
-        name=model.name,
-        **details,
-    )

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from modelshare.server.storage.base import PartReplacedError
+from modelshare.server.storage_errors import PartReplacedError
 
 Group = TypeVar("Group")
 Name = TypeVar("Name")

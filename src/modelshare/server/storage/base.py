@@ -5,22 +5,7 @@
 
 A file comes in as a multipart upload: `begin`, parts in any order and from any machine, `finish`. The store, not our
 database, knows which parts are there. A finished blob never changes. Methods that are not `async` say so where they
-block; call those in a thread.
-
-StorageError
-├── InvalidKey          a key or part number we would never make
-├── BlobNotFound
-├── MultipartNotFound   aborted, expired, or never begun
-├── PartsMissing        finish before every part was there
-├── PartRefused
-│   ├── SizeMismatch
-│   ├── ChecksumMismatch
-│   └── PartReplaced    a newer attempt sends the same part
-├── StorageFull
-├── StorageUnavailable  the bucket does not answer, or not as it should
-└── StorageSettingError the setting names no store that can be opened
-
-Each message is one sentence fit for the person who sent the request.
+block; call those in a thread. Errors are those of `storage_errors`.
 """
 
 import re
@@ -28,80 +13,14 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
-from modelshare.server.outages import Outage, OutageError
+from modelshare.server.storage_errors import InvalidKeyError
 
 MAX_PARTS = 10_000
 """S3's limit of parts per upload (AWS, "Amazon S3 multipart upload limits"); kept by every store."""
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
 _MAX_KEY = 512
-
-
-class StorageError(Exception):
-    """Base of every error of a store."""
-
-
-class InvalidKeyError(StorageError):
-    pass
-
-
-class BlobNotFoundError(StorageError):
-    def __init__(self) -> None:
-        super().__init__("The file is no longer stored. Get the model's current files.")
-
-
-class MultipartNotFoundError(StorageError):
-    def __init__(self) -> None:
-        super().__init__("This upload was cancelled or has expired; open a new one.")
-
-
-class PartsMissingError(StorageError):
-    """`numbers` are the parts still to be sent."""
-
-    def __init__(self, numbers: Sequence[int]) -> None:
-        self.numbers = tuple(numbers)
-        shown = ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")  # noqa: PLR2004 - enough to act on
-        super().__init__(f"{len(numbers)} part(s) are missing ({shown}); send them, then complete again.")
-
-
-class PartRefusedError(StorageError):
-    """The part does not count as sent; sending it again is all it takes."""
-
-
-class SizeMismatchError(PartRefusedError):
-    def __init__(self, expected: int, *, more: bool) -> None:
-        super().__init__(
-            f"The part must have exactly {expected} bytes but had {'more' if more else 'fewer'}. Send it again."
-        )
-
-
-class ChecksumMismatchError(PartRefusedError):
-    def __init__(self) -> None:
-        super().__init__("The part was damaged in transit: its SHA-256 differs from the one announced. Send it again.")
-
-
-class PartReplacedError(PartRefusedError):
-    def __init__(self) -> None:
-        super().__init__(
-            "Another request is sending the same part, so this one stopped. If the same push runs twice, let "
-            "one of them finish."
-        )
-
-
-class StorageFullError(StorageError, OutageError):
-    outage: ClassVar[Outage] = Outage.DISK_FULL
-
-    def __init__(self) -> None:
-        super().__init__("The server's storage is full. Nothing was lost; try again when the operator has freed space.")
-
-
-class StorageUnavailableError(StorageError, OutageError):
-    outage: ClassVar[Outage] = Outage.STORAGE_AWAY
-
-
-class StorageSettingError(StorageError):
-    pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,14 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
-from modelshare.server.storage.base import (
+from modelshare.server.storage.base import check_key
+from modelshare.server.storage_errors import (
     BlobNotFoundError,
     MultipartNotFoundError,
     StorageError,
     StorageFullError,
     StorageSettingError,
     StorageUnavailableError,
-    check_key,
 )
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", re.ASCII)

@@ -18,13 +18,13 @@ from modelshare.server.errors import (
     NotFoundError,
     PermissionDeniedError,
     UnauthenticatedError,
-    UnavailableError,
+    unavailable,
 )
 from modelshare.server.proven import proven
-from modelshare.server.storage.base import BlobNotFoundError, InvalidKeyError, StorageUnavailableError
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.ranges import UnsatisfiableRangeError, parse_range
 from modelshare.server.storage.signed_urls import PATH, LinkState
+from modelshare.server.storage_errors import BlobNotFoundError, InvalidKeyError, StorageError
 from modelshare.wire.errors import ErrorType
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -96,6 +96,12 @@ class BlobFiles:
         except ApiError as error:
             await _send_error(error, send)
             return
+        except (OSError, StorageError) as error:
+            if (away := unavailable(error)) is None:
+                raise
+            outages.report("a download failed", error)
+            await _send_error(away, send)
+            return
         await send(answer.start())
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body"})
@@ -133,9 +139,6 @@ class BlobFiles:
                     return self._store.path(key)
                 except (BlobNotFoundError, InvalidKeyError) as error:
                     raise NotFoundError(str(BlobNotFoundError())) from error
-                except StorageUnavailableError as error:
-                    outages.report("a download failed", error)
-                    raise UnavailableError(str(error), retry_after=5) from error
 
 
 async def _send_chunks(answer: _Answer, receive: Receive, send: Send) -> None:

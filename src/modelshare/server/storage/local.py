@@ -18,28 +18,27 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from modelshare import private_files
 from modelshare.server.storage.attempts import Attempt, Attempts
-from modelshare.server.storage.base import (
-    BlobNotFoundError,
-    ChecksumMismatchError,
-    Inflow,
-    InvalidKeyError,
-    Multipart,
-    MultipartNotFoundError,
-    Part,
-    Proof,
-    SizeMismatchError,
-    StorageFullError,
-    StorageUnavailableError,
-    check_key,
-)
+from modelshare.server.storage.base import Inflow, Multipart, Part, Proof, check_key
 from modelshare.server.storage.batch import Arrival, sync_folders, write_all
 from modelshare.server.storage.digest import sha256_of
 from modelshare.server.storage.growing_digest import GrowingDigest
 from modelshare.server.storage.signed_urls import LinkState, check_link, signed_link
 from modelshare.server.storage.staging import PartWriter, Staging, move, no_room
+from modelshare.server.storage.stores import StorageContext
+from modelshare.server.storage_errors import (
+    BlobNotFoundError,
+    ChecksumMismatchError,
+    InvalidKeyError,
+    MultipartNotFoundError,
+    SizeMismatchError,
+    StorageFullError,
+    StorageSettingError,
+    StorageUnavailableError,
+)
 
 KEEP_FREE = 256 << 20
 """Bytes that uploads leave free, so that the database beside them can still write."""
@@ -51,6 +50,15 @@ _HASH_STEP = 4 << 20
 _PROBE = 4096
 """Bytes that tell whether there is room: no file system keeps so many beside a file's name."""
 Result = TypeVar("Result")
+
+
+def open_folder(url: str, context: StorageContext) -> "FolderStore":
+    """`file:///FOLDER`; `file:` alone is a folder in the data folder. Raises StorageSettingError."""
+    parts = urlsplit(url)
+    if parts.netloc or parts.query or parts.fragment:
+        raise StorageSettingError("A folder must read file:///FOLDER, with three slashes.")
+    root = Path(unquote(parts.path)) if parts.path else context.data_dir / "storage"
+    return FolderStore(root, context.secret, clock=context.clock)
 
 
 class FolderStore:

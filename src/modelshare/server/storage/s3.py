@@ -16,23 +16,22 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from modelshare import private_files
-from modelshare.server.storage.base import (
-    BlobNotFoundError,
-    Multipart,
-    MultipartNotFoundError,
-    Part,
-    PartsMissingError,
-    SignedPut,
-    check_key,
-)
+from modelshare.server.storage.base import Multipart, Part, SignedPut, check_key
 from modelshare.server.storage.bucket import ObjectReader, S3Options, bucket_errors, open_client
 from modelshare.server.storage.digest import sha256_of
+from modelshare.server.storage.stores import StorageContext
+from modelshare.server.storage_errors import BlobNotFoundError, MultipartNotFoundError, PartsMissingError
 
 LONGEST_LINK = 7 * 24 * 3600
 """Seconds; the most that Signature Version 4 allows (AWS, "Authenticating requests: using query parameters")."""
 _HASH_STEP = 8 << 20
 _HASH_AHEAD = 4
 """One stream out of a bucket is far slower than a hash; four at once are not."""
+
+
+def open_bucket(url: str, context: StorageContext) -> "S3Store":
+    """Raises StorageSettingError."""
+    return S3Store(S3Options.parse(url), scratch=context.data_dir / "scratch", clock=context.clock)
 
 
 class S3Store:
@@ -92,8 +91,13 @@ class S3Store:
         return await sha256_of(reader, step=_HASH_STEP, ahead=_HASH_AHEAD, progress=progress)
 
     def reader(self, key: str) -> ObjectReader:
-        with bucket_errors():
-            head = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+        try:
+            with bucket_errors():
+                head = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+        except BlobNotFoundError:
+            with bucket_errors():  # raises where the bucket itself is missing, which the answer to a HEAD does not tell
+                self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
+            raise
         return ObjectReader(self._client, self._bucket, self._name(key), head["ContentLength"])
 
     @contextlib.asynccontextmanager

@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from modelshare import private_files
-from modelshare.server.storage.base import MultipartNotFoundError, Part, PartsMissingError, StorageFullError
+from modelshare.server.storage.base import Part
+from modelshare.server.storage_errors import MultipartNotFoundError, PartsMissingError, StorageFullError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

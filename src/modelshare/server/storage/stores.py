@@ -1,32 +1,50 @@
-"""The store that the settings name."""
+"""The store that the settings name: the scheme of its URL is the name of a plug-in."""
 
-import importlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Protocol
 
-from modelshare.server.storage.base import BlobStore, DirectStore, StorageSettingError
-from modelshare.server.storage.local import FolderStore
+from modelshare import plugins
+from modelshare.plugins import PluginError
+from modelshare.server.storage.base import BlobStore
+from modelshare.server.storage_errors import StorageSettingError
+
+GROUP: Final = "modelshare.storages"
+
+
+@dataclass(frozen=True, slots=True)
+class StorageContext:
+    """What a store may need besides its URL."""
+
+    data_dir: Path
+    """The platform's folder; `data_dir / "scratch"` is for copies."""
+    secret: bytes
+    """Signs links that the platform itself answers."""
+    clock: Callable[[], float]
+    """Unix seconds, by which signed links expire."""
+
+
+class StorageType(Protocol):
+    """What an entry point of `modelshare.storages` names. See docs/plugins.md."""
+
+    def __call__(self, url: str, context: StorageContext) -> BlobStore:
+        """Raises StorageSettingError for a URL that names no store."""
+        ...
 
 
 def open_store(url: str | None, *, data_dir: Path, secret: bytes, clock: Callable[[], float] = time.time) -> BlobStore:
-    """`url`: None for a folder in `data_dir`, or `s3://bucket/prefix?endpoint=…` (see bucket.py).
-
-    `secret` signs the folder's download links, which expire by `clock`. Raises StorageSettingError.
-    """
-    if url is None:
-        return FolderStore(data_dir / "storage", secret, clock=clock)
-    return _open_bucket(url, data_dir / "scratch", clock)
-
-
-def _open_bucket(url: str, scratch: Path, clock: Callable[[], float]) -> DirectStore:
-    # By name, because boto3 takes half a second to import and is only installed with the extra `s3`.
-    try:
-        bucket = importlib.import_module("modelshare.server.storage.bucket")
-        s3 = importlib.import_module("modelshare.server.storage.s3")
-    except ModuleNotFoundError as error:
+    """`url`: None for a folder in `data_dir`. Raises StorageSettingError."""
+    scheme, _, rest = (url or "file:").partition(":")
+    found = plugins.find(GROUP)
+    if scheme not in found or (url is not None and not rest.startswith("//")):
         raise StorageSettingError(
-            "Storage in a bucket needs boto3. Run `pip install 'modelshare[server,s3]'`."
-        ) from error
-    store: DirectStore = s3.S3Store(bucket.S3Options.parse(url), scratch=scratch, clock=clock)
-    return store
+            f"It begins with none of {', '.join(f'{name}://' for name in sorted(found))}. Use s3://BUCKET/PREFIX, or "
+            "install the package that adds another storage."
+        )
+    try:
+        open_: StorageType = plugins.load(found[scheme])
+    except PluginError as error:
+        raise StorageSettingError(str(error)) from error
+    return open_(url or "file:", StorageContext(data_dir, secret, clock))

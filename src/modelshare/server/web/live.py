@@ -5,7 +5,6 @@ The stream ends when its person may not see the part any more, and when the proc
 """
 
 import asyncio
-import contextlib
 import math
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +13,7 @@ from typing import Final
 from starlette.responses import StreamingResponse
 
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC
+from modelshare.server.background import wait
 from modelshare.server.db import Database
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
 from modelshare.server.errors import RateLimitedError
@@ -74,9 +74,7 @@ class Live:
                 yield ":\n\n" if html == sent else _event(html)
                 sent = html
                 await asyncio.sleep(_REST_SECONDS)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_SECONDS):
-                        await changed.wait()
+                await wait(changed, _LOOK_SECONDS)
         finally:
             del self._waiting[changed]
 

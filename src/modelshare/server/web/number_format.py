@@ -1,11 +1,11 @@
 """Numbers, sizes and times as people read them. Pure."""
 
-from datetime import UTC, datetime
 from typing import Final
+
+from modelshare.wire.units import minute, moment, scale
 
 UNKNOWN: Final = "–"  # noqa: RUF001 - the dash that is meant
 _STEPS: Final = ("", "k", "M", "G", "T", "P", "E")
-_STEP: Final = 1000
 _BILLION: Final = 1_000_000_000
 _EXACT: Final = 100
 """From here on no digit behind the point is shown."""
@@ -44,12 +44,12 @@ def whole(count: int) -> str:
 
 def date(seconds: int) -> str:
     """Unix seconds as `2026-11-24 23:10 UTC`."""
-    return _moment(seconds).strftime("%Y-%m-%d %H:%M UTC")
+    return f"{minute(seconds)} UTC"
 
 
 def iso(seconds: int) -> str:
     """Unix seconds as HTML's `datetime` has it."""
-    return _moment(seconds).isoformat()
+    return moment(seconds).isoformat()
 
 
 def ago(seconds: int, now: int) -> str:
@@ -69,18 +69,10 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 
 
 def _short(count: int, space: str) -> str:
-    value, step = float(count), 0
-    while abs(value) >= _STEP - 0.5 and step < len(_STEPS) - 1:
-        value /= _STEP
-        step += 1
-    return f"{_digits(value)}{space}{_STEPS[step]}"
+    value, step = scale(count, _STEPS, digits=0)
+    return f"{_digits(value)}{space}{step}"
 
 
 def _digits(value: float) -> str:
     """One digit behind the point where it tells something."""
     return f"{value:.0f}" if value >= _EXACT or value == int(value) else f"{value:.1f}".removesuffix(".0")
-
-
-def _moment(seconds: int) -> datetime:
-    """Years that a calendar does not have are held at its ends."""
-    return datetime.fromtimestamp(min(max(seconds, 0), 253_402_300_799), UTC)

@@ -111,6 +111,20 @@ async def switch(
     )
 
 
+@router.get("/{webhook_id}/rotate")
+async def rotate_page(request: Request, caller: OwnerCaller, session: ReadSession, webhook_id: str) -> Response:
+    webhook = await webhooks.get(session, caller, webhook_id)
+    return render(request, "dashboard/webhooks/rotate.html", webhook=webhook)
+
+
+@router.post("/{webhook_id}/rotate")
+async def rotate(
+    request: Request, caller: OwnerCaller, session: WriteSession, platform: PlatformDep, webhook_id: str
+) -> Response:
+    webhook = await webhooks.rotate_secret(session, caller, webhook_id, platform.settings, now=platform.now())
+    return show_once(request, "dashboard/webhooks/shown.html", webhook=webhook)
+
+
 @router.get("/{webhook_id}/delete")
 async def delete_page(request: Request, caller: OwnerCaller, session: ReadSession, webhook_id: str) -> Response:
     webhook = await webhooks.get(session, caller, webhook_id)

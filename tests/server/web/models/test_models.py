@@ -15,6 +15,7 @@ from modelshare.server.settings import Settings
 from page_texts import text_of, went_on
 from persons import browser_of, sign_up
 from served import serving, wait_until
+from server.web.conftest import ON_BOTH_DATABASES
 from storage_servers import s3_server
 from uploading import open_upload, pushed, tiny_model
 
@@ -32,6 +33,7 @@ async def test_a_project_without_models_learns_both_ways_to_push(person: httpx.A
     assert "modelshare login --url http://modelshare.test modelshare push ./my-model --name my-model" in said
 
 
+@ON_BOTH_DATABASES
 async def test_the_list_shows_each_model_as_it_stands(
     app: Application, owner: Tenant, person: httpx.AsyncClient
 ) -> None:
@@ -43,6 +45,7 @@ async def test_the_list_shows_each_model_as_it_stands(
     assert "broken failed 1.0.0 1 kB no 0" in said
 
 
+@ON_BOTH_DATABASES
 async def test_the_list_goes_on_where_it_ended(app: Application, owner: Tenant, person: httpx.AsyncClient) -> None:
     for number in range(51):
         await make_model(app, owner.project.id, name=f"model-{number}")
@@ -54,6 +57,8 @@ async def test_the_list_goes_on_where_it_ended(app: Application, owner: Tenant, 
     assert (await person.get(f"{MODELS}?after=nonsense")).status_code == 400
 
 
+@ON_BOTH_DATABASES
+@pytest.mark.usefixtures("running_app")
 async def test_a_model_page_tells_its_facts_files_and_versions(owner: Tenant, person: httpx.AsyncClient) -> None:
     model = await pushed(owner.http, tiny_model())
     said = text_of(await person.get(f"{MODELS}/{model['id']}"))
@@ -131,6 +136,25 @@ async def test_versions_are_promoted_and_gone_back_to(
     assert "no ready version 9.9.9" in text_of(await person.post(f"{page}/versions/9.9.9/promote"), 404)
 
 
+async def test_what_is_done_on_pages_is_what_the_catalog_finds(
+    app: Application, owner: Tenant, person: httpx.AsyncClient
+) -> None:
+    model = await make_model(app, owner.project.id, family="llama")
+    await add_version(app, model, "1.1.0", family="qwen")
+    await owner.http.post(f"/v1/models/{model}/share")
+
+    async def found(query: str) -> list[str]:
+        return [each["name"] for each in (await owner.http.get(f"/v1/catalog/models?{query}")).json()["data"]]
+
+    await person.post(f"{MODELS}/{model}/versions/1.1.0/promote")
+    assert (await found("family=qwen"), await found("family=llama")) == (["tiny"], [])
+    await person.post(f"{MODELS}/{model}/versions/1.0.0/rollback")
+    assert (await found("family=qwen"), await found("family=llama")) == ([], ["tiny"])
+    await person.post(f"{MODELS}/{model}/edit", data={"name": "renamed", "tags": "rare"})
+    assert (await found("tag=rare"), await found("q=tiny")) == (["renamed"], [])
+
+
+@pytest.mark.usefixtures("running_app")
 async def test_revalidating_reads_the_bytes_again(owner: Tenant, person: httpx.AsyncClient) -> None:
     model = await pushed(owner.http, tiny_model())
     said = await went_on(person, await person.post(f"{MODELS}/{model['id']}/revalidate"))
@@ -243,10 +267,10 @@ async def test_a_form_from_another_site_is_refused(app: Application, owner: Tena
     assert "comes from another site" in text_of(answer, 403)
 
 
-async def test_a_page_follows_its_model_and_ends_with_it(app: Application, owner: Tenant) -> None:
-    token = await sign_up(app, "ada", owner.project.id)
+async def test_a_page_follows_its_model_and_ends_with_it(running_app: Application, owner: Tenant) -> None:
+    token = await sign_up(running_app, "ada", owner.project.id)
     upload = await open_upload(owner.http, tiny_model())
-    async with serving(app) as url, browser_of(app, token) as cookies:
+    async with serving(running_app) as url, browser_of(running_app, token) as cookies:
         live = httpx.AsyncClient(base_url=url, cookies=cookies.cookies, timeout=30)
         async with live, live.stream("GET", f"{MODELS}/{upload['model']}/events") as events:
             parts = events.aiter_text()

@@ -13,9 +13,11 @@ from conftest import Tenant
 from factories import make_model
 from link_agent import enroll, linked
 from modelshare.server.app import Application
+from modelshare.server.registry.service import model_changed
 from modelshare.server.registry.tables import VersionRow
 from page_texts import text_of, went_on
 from served import serving, wait_until
+from server.web.conftest import ON_BOTH_DATABASES
 
 pytestmark = pytest.mark.anyio
 DAY = 86_400
@@ -60,6 +62,7 @@ async def test_sharing_with_named_projects(
     assert 'value="borg"' in (await person.get(f"{page}/share")).text
 
 
+@ON_BOTH_DATABASES
 @pytest.mark.parametrize("in_place", [False, True])
 async def test_a_claim_link_is_shown_once_and_can_be_claimed(
     owner: Tenant,
@@ -131,12 +134,14 @@ async def test_what_the_catalog_hides_is_not_said_to_be_seen(
     async with app.database.write() as session:
         failed = update(VersionRow).where(VersionRow.model_id == model)
         await session.execute(failed.values(status="failed", is_latest=False, status_reason="It is damaged."))
+        model_changed(session, model)
     said = text_of(await person.get(page))
     assert "Not listed." in said
     assert "Everyone sees it" not in said
     assert "not listed" in text_of(await person.get("/dashboard/acme/models"))
 
 
+@ON_BOTH_DATABASES
 async def test_the_owner_sees_who_deploys_it(
     deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
 ) -> None:
@@ -170,6 +175,7 @@ async def test_a_recall_is_announced_changed_and_cancelled(
     assert (await owner.http.get(f"/v1/models/{model}/recall")).json()["notice"] is None
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_a_recall_now_stops_others(
     deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
 ) -> None:
@@ -188,11 +194,11 @@ async def test_a_recall_now_stops_others(
 
 
 async def test_a_machine_that_has_not_confirmed_shows_with_a_recall_and_after(
-    app: Application, deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
+    running_app: Application, deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
 ) -> None:
     await person.post(f"{page}/share", data={"audience": "public"})
     await deployed(deployer, model)
-    async with serving(app) as url:
+    async with serving(running_app) as url:
         agent_id, token = await enroll(deployer.http)
         async with linked(url, token, agent_id=agent_id) as link:
             await link.wanted()

@@ -5,7 +5,7 @@ import uuid
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server import jobs
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import Audit
 from modelshare.server.errors import NotFoundError
 from modelshare.server.http import Caller, Paging, decode_cursor, encode_cursor
 from modelshare.server.ids import parse_uuid
@@ -32,14 +32,7 @@ async def try_again(session: AsyncSession, caller: Caller, job_id: str, *, now: 
     row = await jobs.try_again(session, uid, now=now) if uid else None
     if row is None:
         raise NotFoundError("There is no such failed job. It may have been completed or retried since.")
-    audit.record(
-        session,
-        project_id=None,
-        now=now,
-        actor=caller.actor,
-        action="job.retry",
-        target=f"job:{row.kind}/{row.subject}",
-    )
+    Audit(session, None, caller.actor, now).done("job.retry", f"job:{row.kind}/{row.subject}")
     return _view(row)
 
 

@@ -7,7 +7,6 @@ drops everything then, and confirms.
 """
 
 import asyncio
-import contextlib
 import secrets
 import uuid
 from typing import Final
@@ -16,9 +15,9 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare import __version__
-from modelshare.server import outages
 from modelshare.server.audit.propagation import queries
 from modelshare.server.audit.tables import ProcessRow
+from modelshare.server.background import Loop, stop_all
 from modelshare.server.db import CONFIRM_TOPIC, Database
 from modelshare.server.http import Paging, decode_cursor, encode_cursor
 from modelshare.wire.base import Page
@@ -47,11 +46,11 @@ class PropagationTracker:
         self._address = address
         self._started_ms = 0
         self._heard = set[uuid.UUID]()
-        self._wake = asyncio.Event()
-        self._missed = asyncio.Event()
+        self._may_have_missed = False
         self._caught_up = 0.0
         """When it was last looked for what was missed; seconds of the loop's clock."""
-        self._tasks: list[asyncio.Task[None]] = []
+        self._confirming = Loop("confirm changes", self._confirm, rest=_REST_SECONDS, retry=_BEAT_SECONDS)
+        self._beating = Loop("say that this process runs", self._beat, every=_BEAT_SECONDS)
         database.subscribe(CONFIRM_TOPIC, self._told)
 
     async def start(self) -> None:
@@ -60,13 +59,12 @@ class PropagationTracker:
             await queries.forget_place(session, self._address)
             self._started_ms = await queries.see(session, self.name, self._address, __version__, None)
         self._caught_up = asyncio.get_running_loop().time()
-        self._tasks = [asyncio.create_task(self._confirm()), asyncio.create_task(self._beat())]
+        await self._confirming.start()
+        await self._beating.start()
 
     async def stop(self) -> None:
         """Nobody waits for this process any more; call it when no request comes."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stop_all([self._confirming, self._beating])
         try:
             async with self._database.write() as session:
                 await queries.forget(session, self.name)
@@ -80,43 +78,30 @@ class PropagationTracker:
 
     def _told(self, subject: str) -> None:
         if subject == "*":
-            self._missed.set()
+            self._may_have_missed = True
+            self._beating.wake()
         else:
             self._heard.add(uuid.UUID(subject))
-            self._wake.set()
+            self._confirming.wake()
 
     async def _confirm(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            heard, self._heard = self._heard, set()
-            try:
-                await self._database.dropped()
-                async with self._database.write() as session:
-                    await queries.confirm(session, self.name, heard)
-            except Exception as error:  # noqa: BLE001 - the database may be away for a while; nothing is lost
-                outages.report("cannot confirm changes", error)
-                self._heard |= heard
-                self._wake.set()
-                await asyncio.sleep(_BEAT_SECONDS)
-            await asyncio.sleep(_REST_SECONDS)
+        heard, self._heard = self._heard, set()
+        try:
+            await self._database.dropped()
+            async with self._database.write() as session:
+                await queries.confirm(session, self.name, heard)
+        except Exception:
+            self._heard |= heard
+            raise
 
     async def _beat(self) -> None:
-        while True:
-            # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this would never stop.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_BEAT_SECONDS):
-                    await self._missed.wait()
-            overdue_ms = 0 if self._missed.is_set() else _OVERDUE_MS
-            self._missed.clear()
-            try:
-                async with self._database.write() as session:
-                    # In this order: who holds its own row and wants another's might wait for one who does the same.
-                    await queries.forget_dead(session, _DEAD_MS)
-                    await queries.see(session, self.name, self._address, __version__, self._started_ms)
-                await self._catch_up(overdue_ms)
-            except Exception as error:  # noqa: BLE001 - as above: the next beat finds what was missed
-                outages.report("cannot record that this process is running", error)
+        overdue_ms = 0 if self._may_have_missed else _OVERDUE_MS
+        self._may_have_missed = False
+        async with self._database.write() as session:
+            # In this order: who holds its own row and wants another's might wait for one who does the same.
+            await queries.forget_dead(session, _DEAD_MS)
+            await queries.see(session, self.name, self._address, __version__, self._started_ms)
+        await self._catch_up(overdue_ms)
 
     async def _catch_up(self, overdue_ms: int) -> None:
         now = asyncio.get_running_loop().time()
@@ -129,7 +114,7 @@ class PropagationTracker:
             # Only now: what was dropped before a change was seen may have been remembered anew from before it.
             self._database.drop_everything()
             self._heard.update(owed)
-            self._wake.set()
+            self._confirming.wake()
         self._caught_up = now
 
 

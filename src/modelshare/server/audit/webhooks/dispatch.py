@@ -1,19 +1,17 @@
 """From the outbox to deliveries: each process moves what it finds, and no two take the same event."""
 
-import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server import outages
 from modelshare.server.audit.service import OUTBOX_TOPIC
 from modelshare.server.audit.tables import OutboxRow
 from modelshare.server.audit.webhooks import queries, rules
 from modelshare.server.audit.webhooks.jobs import DELIVER
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
+from modelshare.server.background import Loop
 from modelshare.server.db import Database
 from modelshare.server.jobs import enqueue_if_absent
 from modelshare.server.outages import outage_of
@@ -25,6 +23,7 @@ _ROUND_SECONDS: Final = 5.0
 """How often without having been told."""
 _REST_SECONDS: Final = 0.03
 """After moving some: what comes meanwhile is moved together, and the other processes get their turn."""
+_RETRY_SECONDS: Final = 2.0
 _BATCH: Final = 200
 """Events of one transaction."""
 
@@ -35,25 +34,19 @@ class Dispatcher:
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        database.subscribe(OUTBOX_TOPIC, lambda _: self._wake.set())
+        self.loop = Loop(
+            "move events from the outbox", self.move, every=_ROUND_SECONDS, rest=_REST_SECONDS, retry=_RETRY_SECONDS
+        )
+        self.loop.wake()
+        database.subscribe(OUTBOX_TOPIC, self.loop.wake)
 
-    async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def move(self) -> bool:
-        """Moves all there is; whether there was any.
+    async def move(self) -> None:
+        """Moves all there is.
 
         Killed at any moment, an event is in the outbox or has its deliveries, never neither.
         """
         async with self._database.read() as session:
-            any_there = more = await queries.has_events(session)
+            more = await queries.has_events(session)
         while more:
             try:
                 more = await self._move_some(_BATCH) == _BATCH
@@ -61,7 +54,6 @@ class Dispatcher:
                 if outage_of(error) is not None:
                     raise
                 more = await self._move_each_alone()
-        return any_there
 
     async def _move_some(self, limit: int, taken: list[OutboxRow] | None = None) -> int:
         async with self._database.write() as session:
@@ -84,19 +76,6 @@ class Dispatcher:
                     await queries.delete_events(session, [event.id])
         return True
 
-    async def _run(self) -> None:
-        while True:
-            self._wake.clear()
-            try:
-                if await self.move():
-                    await asyncio.sleep(_REST_SECONDS)
-            except Exception as error:  # noqa: BLE001 - the next round may find the database back
-                outages.report("cannot move events from the outbox", error)
-            # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and this would never stop.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_ROUND_SECONDS):
-                    await self._wake.wait()
-
 
 async def _move_some(session: AsyncSession, now: int, limit: int, taken: list[OutboxRow] | None) -> int:
     """Writes the deliveries of some events; how many events these were. `taken` learns which."""
@@ -113,7 +92,7 @@ async def _move_some(session: AsyncSession, now: int, limit: int, taken: list[Ou
             if webhook.project_id == event.project_id and rules.hears_of(webhook.events, event.type)
         ]
         wanted.update(hearing)
-        body = rules.body(event.id, event.type, created=event.at, project_id=event.project_id, data=event.data)
+        body = rules.body(event.id, event.type, at=event.at, project_id=event.project_id, data=event.data)
         session.add_all(
             DeliveryRow(
                 webhook_id=webhook.id,

@@ -15,12 +15,13 @@ from typing import Final
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import SYSTEM, Audit
 from modelshare.server.audit.webhooks import queries, rules
 from modelshare.server.audit.webhooks.sending import Message, Outcome, Sender
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
 from modelshare.server.jobs import Lease, TryAgainError, finish, lease_is_valid, postpone
+from modelshare.wire.backoff import Uniform
 from modelshare.wire.webhooks import DeliveryState
 
 log = structlog.get_logger()
@@ -48,7 +49,7 @@ class Deliverer:
         platform_secret: bytes,
         clock: Callable[[], float],
         *,
-        uniform: Callable[[float, float], float] = _UNIFORM,
+        uniform: Uniform = _UNIFORM,
     ) -> None:
         self._database = database
         self._sender = sender
@@ -95,7 +96,7 @@ class Deliverer:
             if start > now:
                 await postpone(session, lease, start)
                 return []
-            return [self._message(webhook, row) for row in rows if (row.next_attempt_at or 0) <= now]
+            return [self._message(webhook, row, now) for row in rows if (row.next_attempt_at or 0) <= now]
 
     async def _apply(self, session: AsyncSession, webhook: WebhookRow, outcomes: Sequence[Outcome], now: int) -> None:
         rows = await queries.deliveries_by_id(session, [outcome.delivery_id for outcome in outcomes])
@@ -126,26 +127,21 @@ class Deliverer:
             delayed = now + rules.retry_delay(row.attempts, self._uniform)
             row.next_attempt_at = max(delayed, webhook.retry_at or 0)
 
-    def _message(self, webhook: WebhookRow, row: DeliveryRow) -> Message:
+    def _message(self, webhook: WebhookRow, row: DeliveryRow, now: int) -> Message:
+        numbers = [webhook.secret_number]
+        if now < (webhook.old_secret_until or 0):
+            numbers.append(webhook.secret_number - 1)
         return Message(
             delivery_id=row.id,
             event_id=row.event_id,
-            type=row.type,
             body=row.body,
             url=webhook.url,
-            secret=rules.secret(self._platform_secret, webhook.id),
+            keys=[rules.signing_key(self._platform_secret, webhook.id, number) for number in numbers],
         )
 
 
 def _deactivate(session: AsyncSession, webhook: WebhookRow, now: int) -> None:
     webhook.is_active = False
-    audit.record(
-        session,
-        project_id=webhook.project_id,
-        now=now,
-        actor=audit.SYSTEM,
-        action="webhook.deactivate",
-        target=f"webhook:{webhook.id}",
-        reason="Its address answered 410 Gone.",
-        url=webhook.url,
+    Audit(session, webhook.project_id, SYSTEM, now).done(
+        "webhook.deactivate", f"webhook:{webhook.id}", "Its address answered 410 Gone.", url=webhook.url
     )

@@ -58,6 +58,14 @@ async def change_webhook(
     return await service.change(session, caller, webhook_id, body, platform.settings, now=platform.now())
 
 
+@router.post("/{webhook_id}/rotate")
+async def rotate_secret(
+    caller: KeysCaller, session: WriteSession, platform: PlatformDep, webhook_id: str
+) -> WebhookWithSecret:
+    """Rotates the secret. The new one is shown only in this response; the old one also signs deliveries for 24 hours."""
+    return await service.rotate_secret(session, caller, webhook_id, platform.settings, now=platform.now())
+
+
 @router.delete("/{webhook_id}", status_code=204)
 async def delete_webhook(caller: KeysCaller, session: WriteSession, platform: PlatformDep, webhook_id: str) -> None:
     """Deletes a webhook and its deliveries."""

@@ -5,13 +5,16 @@ import hmac
 import json
 import re
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 from modelshare.server.audit.events import TYPES
 from modelshare.server.audit.webhooks.addresses import is_public
+from modelshare.wire.backoff import Uniform, delay
+from modelshare.wire.webhooks import SECRET_PREFIX
 
 MAX_WEBHOOKS: Final = 20
 """Of one project."""
@@ -21,11 +24,13 @@ GIVE_UP_SECONDS: Final = 30 * 3600
 """A delivery that is older is given up when its address fails, even if others had all the attempts."""
 KEEP_SECONDS: Final = 30 * 24 * 3600
 """How long deliveries can be looked at and redelivered."""
+ROTATION_SECONDS: Final = 24 * 3600
+"""For so long after a rotation, deliveries are signed with the former secret, too."""
 _FIRST_DELAY: Final = 10
 _DELAY_FACTOR: Final = 3.0
 _MAX_DELAY: Final = 6 * 3600
 _MAX_PAUSE: Final = 3600
-_JITTER: Final = 0.2
+_JITTER: Final = (0.8, 1.2)
 _KINDS: Final = tuple(sorted({f"{name.partition('.')[0]}.*" for name in TYPES}))
 _URL: Final = re.compile(r"[!-~]+")
 _NOT_IN_URLS: Final = frozenset('\\"<>^`{|}')
@@ -86,24 +91,30 @@ def not_public(host: str) -> str:
     return f"`{host}` is not a public address. Webhooks can only be sent to public addresses."
 
 
-def secret(platform_secret: bytes, webhook_id: uuid.UUID) -> str:
-    """What signs a webhook's deliveries. It follows from the platform's secret, so that none needs to be stored."""
-    derived = hmac.digest(platform_secret, f"modelshare webhook 1 {webhook_id}".encode(), "sha256")
-    return "whsec_" + base64.urlsafe_b64encode(derived).decode().rstrip("=")
+def signing_key(platform_secret: bytes, webhook_id: uuid.UUID, number: int) -> bytes:
+    """What signs a webhook's deliveries. It follows from the platform's secret, so that none needs to be stored;
+    `number` counts the webhook's secrets, from 1."""
+    return hmac.digest(platform_secret, f"modelshare webhook {number} {webhook_id}".encode(), "sha256")
 
 
-def body(event_id: uuid.UUID, type_: str, *, created: int, project_id: str, data: dict[str, Any]) -> str:
+def secret(key: bytes) -> str:
+    """A signing key as people handle it."""
+    return SECRET_PREFIX + base64.b64encode(key).decode()
+
+
+def body(event_id: uuid.UUID, type_: str, *, at: int, project_id: str, data: dict[str, Any]) -> str:
     """What is sent. Made once, so that every attempt sends the same bytes."""
-    event = {"id": str(event_id), "type": type_, "created": created, "project": project_id, "data": data}
+    timestamp = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    event = {"type": type_, "timestamp": timestamp, "id": str(event_id), "project": project_id, "data": data}
     return json.dumps(event, separators=(",", ":"))
 
 
-def retry_delay(attempts: int, uniform: Callable[[float, float], float]) -> int:
+def retry_delay(attempts: int, uniform: Uniform) -> int:
     """Seconds until a delivery that failed so many times is tried again."""
     return _delay(attempts, _MAX_DELAY, uniform)
 
 
-def pause(failures: int, uniform: Callable[[float, float], float]) -> int:
+def pause(failures: int, uniform: Uniform) -> int:
     """Seconds for which nothing at all is sent to an address that failed so many times in a row.
 
     Shorter than the delays of a delivery become: an address that is back is noticed within the hour.
@@ -111,9 +122,8 @@ def pause(failures: int, uniform: Callable[[float, float], float]) -> int:
     return _delay(failures, _MAX_PAUSE, uniform)
 
 
-def _delay(failures: int, limit: int, uniform: Callable[[float, float], float]) -> int:
-    whole = min(limit, _FIRST_DELAY * _DELAY_FACTOR ** min(failures - 1, 20))
-    return round(whole * uniform(1 - _JITTER, 1 + _JITTER))
+def _delay(failures: int, limit: int, uniform: Uniform) -> int:
+    return round(delay(failures, _FIRST_DELAY, limit, factor=_DELAY_FACTOR, jitter=_JITTER, uniform=uniform))
 
 
 def is_given_up(attempts: int, *, age: int) -> bool:

@@ -8,7 +8,7 @@ import importlib
 import os
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -17,14 +17,7 @@ from urllib.parse import urlsplit
 from modelshare import __version__
 from modelshare.server.audit.webhooks import rules
 from modelshare.server.audit.webhooks.addresses import is_public
-from modelshare.wire.webhooks import (
-    DELIVERY_HEADER,
-    EVENT_HEADER,
-    EVENT_ID_HEADER,
-    SIGNATURE_HEADER,
-    TIMESTAMP_HEADER,
-    signature,
-)
+from modelshare.wire.webhooks import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, signature
 
 if TYPE_CHECKING:
     import aiohttp
@@ -43,10 +36,10 @@ class Message:
 
     delivery_id: uuid.UUID
     event_id: uuid.UUID
-    type: str
     body: str
     url: str
-    secret: str
+    keys: Sequence[bytes]
+    """Each signs it; several while the secret is rotated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +85,14 @@ class Sender:
 
     async def send(self, message: Message) -> Outcome:
         """Never raises for what the address does or is."""
-        body, timestamp = message.body.encode(), int(self._clock())
+        body, message_id, timestamp = message.body.encode(), str(message.event_id), int(self._clock())
         headers = {
             "Content-Type": "application/json",
             "User-Agent": f"modelshare-webhooks/{__version__}",
             "Accept-Encoding": "identity",
-            EVENT_HEADER: message.type,
-            EVENT_ID_HEADER: str(message.event_id),
-            DELIVERY_HEADER: str(message.delivery_id),
+            ID_HEADER: message_id,
             TIMESTAMP_HEADER: str(timestamp),
-            SIGNATURE_HEADER: signature(message.secret, timestamp, body),
+            SIGNATURE_HEADER: " ".join(signature(key, message_id, timestamp, body) for key in message.keys),
         }
         refusal = rules.url_refusal(message.url, allow_private=self._allow_private)
         if refusal is not None:  # the platform has become stricter since

@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
+from modelshare.server.audit.service import Audit
 from modelshare.server.audit.webhooks import queries, rules
 from modelshare.server.audit.webhooks.dispatch import ask_for
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
@@ -51,8 +51,18 @@ async def create(
     session.add(row)
     await session.flush()
     _record(session, caller, "webhook.create", row, now, url=row.url, events=row.events)
-    secret = rules.secret(settings.signing_secret(), row.id)
-    return WebhookWithSecret(**_view(row).model_dump(), secret=secret)
+    return _with_secret(row, settings)
+
+
+async def rotate_secret(
+    session: AsyncSession, caller: Caller, webhook_id: str, settings: Settings, *, now: int
+) -> WebhookWithSecret:
+    """A new secret, answered this once; for a day deliveries are signed with the former one, too."""
+    row = await _own(session, caller, webhook_id, lock=True)
+    row.secret_number += 1
+    row.old_secret_until = now + rules.ROTATION_SECONDS
+    _record(session, caller, "webhook.rotate", row, now)
+    return _with_secret(row, settings)
 
 
 async def page(session: AsyncSession, caller: Caller, paging: Paging) -> Page[Webhook]:
@@ -95,7 +105,7 @@ async def send_test(session: AsyncSession, caller: Caller, webhook_id: str, *, n
     """A `webhook.test` event for this webhook alone, sent as any other but at once."""
     row = await _own(session, caller, webhook_id, lock=True)
     event_id = new_id()
-    body = rules.body(event_id, TEST_EVENT, created=now, project_id=row.project_id, data={"webhook": str(row.id)})
+    body = rules.body(event_id, TEST_EVENT, at=now, project_id=row.project_id, data={"webhook": str(row.id)})
     return await _send_now(session, row, _new_delivery(row, event_id, TEST_EVENT, body, now), now)
 
 
@@ -195,15 +205,12 @@ async def _retry_now(session: AsyncSession, webhook: WebhookRow, now: int) -> No
 
 
 def _record(session: AsyncSession, caller: Caller, action: str, row: WebhookRow, now: int, **details: Any) -> None:
-    audit.record(
-        session,
-        project_id=row.project_id,
-        now=now,
-        actor=caller.actor,
-        action=action,
-        target=f"webhook:{row.id}",
-        **details,
-    )
+    Audit(session, row.project_id, caller.actor, now).done(action, f"webhook:{row.id}", **details)
+
+
+def _with_secret(row: WebhookRow, settings: Settings) -> WebhookWithSecret:
+    key = rules.signing_key(settings.signing_secret(), row.id, row.secret_number)
+    return WebhookWithSecret(**_view(row).model_dump(), secret=rules.secret(key))
 
 
 def _view(row: WebhookRow) -> Webhook:
@@ -214,6 +221,7 @@ def _view(row: WebhookRow) -> Webhook:
         is_active=row.is_active,
         failures=row.failures,
         retry_at=row.retry_at,
+        old_secret_valid_until=row.old_secret_until,
         created_at=row.created_at,
     )
 

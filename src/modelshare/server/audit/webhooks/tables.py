@@ -26,6 +26,10 @@ class WebhookRow(Table):
     retry_at: Mapped[int | None]
     """Nothing is sent before: the last try failed."""
     created_at: Mapped[int]
+    secret_number: Mapped[int] = mapped_column(default=1, server_default="1")
+    """How many secrets it has had: the present one follows from this number."""
+    old_secret_until: Mapped[int | None]
+    """Until then deliveries are signed with the secret before, too."""
 
 
 class DeliveryRow(Table):

@@ -55,8 +55,21 @@ def _rename_event(old: str, new: str) -> None:
 
 
 def _rename_table(old: str, new: str) -> None:
-    for column in INDEXES:
-        op.drop_index(f"ix_{old}_{column}", table_name=old)
-    op.rename_table(old, new)
+    """By a copy: SQLite cannot rename the primary key's constraint."""
+    op.create_table(
+        new,
+        sa.Column("deployment_id", sa.Uuid(), nullable=False),
+        sa.Column("agent_id", sa.Uuid(), nullable=False),
+        sa.Column("project_id", sa.String(), nullable=True),
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("version", sa.String(), nullable=False),
+        sa.Column("asked_at", sa.BigInteger(), nullable=False),
+        sa.Column("confirmed_at", sa.BigInteger(), nullable=True),
+        sa.Column("closed_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("deployment_id", name=op.f(f"pk_{new}")),
+    )
+    columns = "deployment_id, agent_id, project_id, model_id, version, asked_at, confirmed_at, closed_at"
+    op.execute(f"INSERT INTO {new} ({columns}) SELECT {columns} FROM {old}")  # noqa: S608 - names of ours
+    op.drop_table(old)
     for column in INDEXES:
         op.create_index(f"ix_{new}_{column}", new, [column])

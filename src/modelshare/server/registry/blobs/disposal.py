@@ -3,14 +3,20 @@
 import uuid
 from collections.abc import Collection, Iterable
 
+import structlog
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.jobs import enqueue
+from modelshare.server.http import Platform
+from modelshare.server.jobs import Lease, enqueue
 from modelshare.server.registry.blobs import queries
 from modelshare.server.registry.blobs.staging import prefix
 from modelshare.server.registry.tables import GarbageRow, UploadFileRow, UploadRow
+from modelshare.server.storage.base import BlobStore
+from modelshare.server.storage_errors import StorageError
 from modelshare.wire.uploads import UploadState
+
+log = structlog.get_logger()
 
 _BATCH = 500
 COLLECT = "registry.collect"
@@ -22,7 +28,7 @@ async def release(session: AsyncSession, project_id: str, version_ids: Collectio
     for upload in await queries.sessions_of(session, version_ids):
         if upload.state == UploadState.OPEN:
             upload.state = UploadState.CANCELLED
-        await discard_staged(session, upload)
+        await discard_staged(session, upload, now=now)
     await collect_later(session, project_id, now=now)
 
 
@@ -31,27 +37,72 @@ async def let_go_of_unused(session: AsyncSession, project_id: str) -> int:
     were found; call it again until there are none.
     """
     rows = await queries.unused_blobs(session, project_id, _BATCH)
-    discard(session, project_id, [row.key for row in rows])
     for row in rows:
+        session.add(GarbageRow(project_id=project_id, key=row.key))
         await session.delete(row)
     await session.flush()
     return len(rows)
 
 
-async def discard_staged(session: AsyncSession, upload: UploadRow) -> None:
-    """Lets go of what a session brought, unless that has become blobs."""
+async def discard_staged(session: AsyncSession, upload: UploadRow, *, now: int) -> None:
+    """Lets go of what a session brought, unless that has become blobs, and of the blobs that it reused."""
     there = await session.scalars(
         delete(UploadFileRow).where(UploadFileRow.upload_id == upload.id).returning(UploadFileRow.n)
     )
-    if there.first() is not None:
-        discard(session, upload.project_id, [prefix(upload.project_id, upload.id)])
+    found = there.first() is not None
+    await discard(session, upload.project_id, [prefix(upload.project_id, upload.id)] if found else [], now=now)
 
 
-def discard(session: AsyncSession, project_id: str, keys: Iterable[str]) -> None:
-    """Notes bytes to delete. A key that ends in `/` stands for everything below it."""
+async def discard(session: AsyncSession, project_id: str, keys: Iterable[str], *, now: int) -> None:
+    """Has these bytes deleted once this transaction is committed. A key that ends in `/` means everything below it."""
     session.add_all(GarbageRow(project_id=project_id, key=key) for key in keys)
+    await collect_later(session, project_id, now=now)
 
 
 async def collect_later(session: AsyncSession, project_id: str, *, now: int) -> None:
     """Has the project's garbage deleted once this transaction is committed, and blobs that no version refers to."""
     await enqueue(session, COLLECT, project_id, now=now)
+
+
+async def collect(platform: Platform, lease: Lease) -> None:
+    """Turns the project's unused blobs into garbage, then deletes its garbage: the bytes first, then the note.
+
+    What cannot be deleted keeps nothing else; its error is raised in the end, so that the job is run again.
+    """
+    project_id = lease.subject
+    while await _discard_unused(platform, project_id):
+        continue
+    failed: Exception | None = None
+    after = uuid.UUID(int=0)
+    while rows := await _garbage(platform, project_id, after):
+        gone = []
+        for row in rows:
+            try:
+                await _delete(platform.store, row.key)
+                gone.append(row.id)
+            except (StorageError, OSError) as error:
+                log.warning("cannot delete from the storage", key=row.key, error=str(error))
+                failed = error
+        async with platform.database.write() as session:
+            await session.execute(delete(GarbageRow).where(GarbageRow.id.in_(gone)))
+        after = rows[-1].id
+    if failed is not None:
+        raise failed
+
+
+async def _discard_unused(platform: Platform, project_id: str) -> int:
+    async with platform.database.write() as session:
+        await queries.lock_project(session, project_id)
+        return await let_go_of_unused(session, project_id)
+
+
+async def _garbage(platform: Platform, project_id: str, after: uuid.UUID) -> list[GarbageRow]:
+    async with platform.database.read() as session:
+        return await queries.garbage(session, project_id, _BATCH, after=after)
+
+
+async def _delete(store: BlobStore, key: str) -> None:
+    if key.endswith("/"):
+        await store.delete_prefix(key.rstrip("/"))
+    else:
+        await store.delete(key)

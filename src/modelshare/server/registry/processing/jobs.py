@@ -1,4 +1,7 @@
-"""The jobs that make versions ready. Killed at any moment, each begins again and ends the same."""
+"""The jobs that make versions ready, in four steps: load, store blobs, inspect files, finish.
+
+Killed at any moment, a job begins again and ends the same.
+"""
 
 import uuid
 from collections.abc import Mapping
@@ -7,15 +10,14 @@ from functools import partial
 from modelshare.server.http import Platform
 from modelshare.server.jobs import Handler, Lease
 from modelshare.server.outages import outage_of
-from modelshare.server.registry.blobs.collecting import collect
-from modelshare.server.registry.blobs.disposal import COLLECT
-from modelshare.server.registry.processing import outcome
-from modelshare.server.registry.processing.ingest import ingest
-from modelshare.server.registry.processing.judging import judge, verify
-from modelshare.server.registry.processing.service import PROCESS, REVALIDATE
-from modelshare.server.registry.processing.work import Work, load, stored_files
+from modelshare.server.registry.blobs.disposal import COLLECT, collect
+from modelshare.server.registry.processing import finish
+from modelshare.server.registry.processing.inspect_files import inspect_files, verify_files
+from modelshare.server.registry.processing.load_job import ProcessingJob, load_job, stored_files
+from modelshare.server.registry.processing.store_blobs import store_blobs
 from modelshare.server.registry.refused import ModelRejectedError
-from modelshare.server.storage.base import BlobNotFoundError, MultipartNotFoundError, PartsMissingError
+from modelshare.server.registry.versions import PROCESS, REVALIDATE
+from modelshare.server.storage_errors import BlobNotFoundError, MultipartNotFoundError, PartsMissingError
 from modelshare.wire.models import ModelStatus
 
 _GAVE_UP = (
@@ -35,35 +37,35 @@ def handlers(platform: Platform) -> Mapping[str, Handler]:
 
 async def process(platform: Platform, lease: Lease, *, fresh: bool) -> None:
     """Brings a version to ready or failed. `anew`: it may be ready, and its blobs are read again."""
-    work = await load(platform.database, uuid.UUID(lease.subject))
-    if work is None or not (work.status == ModelStatus.PROCESSING or (fresh and work.status == ModelStatus.READY)):
+    job = await load_job(platform.database, uuid.UUID(lease.subject))
+    if job is None or not (job.status == ModelStatus.PROCESSING or (fresh and job.status == ModelStatus.READY)):
         return
     if lease.attempts_exhausted:
-        await _give_up(platform, lease, work)
+        await _give_up(platform, lease, job)
         return
     try:
-        await _steps(platform, lease, work, fresh=fresh)
+        await _steps(platform, lease, job, fresh=fresh)
     except ModelRejectedError as refused:
-        await outcome.failed(platform, lease, work, refused.reason)
+        await finish.failed(platform, lease, job, refused.reason)
     except (PartsMissingError, MultipartNotFoundError, BlobNotFoundError):
-        await outcome.failed(platform, lease, work, _INCOMPLETE)
+        await finish.failed(platform, lease, job, _INCOMPLETE)
     except Exception as error:
         if lease.last and outage_of(error) is None:
-            await _give_up(platform, lease, work)
+            await _give_up(platform, lease, job)
         raise
 
 
-async def _give_up(platform: Platform, lease: Lease, work: Work) -> None:
+async def _steps(platform: Platform, lease: Lease, job: ProcessingJob, *, fresh: bool) -> None:
+    if job.staged is not None:
+        await store_blobs(platform, lease, job, job.staged)
+    files = await stored_files(platform.database, job.version_id)
+    if fresh and job.staged is None:
+        await verify_files(platform, job.project_id, files)
+    facts = await inspect_files(platform, files, job.file)
+    await finish.ready(platform, lease, job, files, facts)
+
+
+async def _give_up(platform: Platform, lease: Lease, job: ProcessingJob) -> None:
     """A version that is ready stays so: that its bytes could not be read now says nothing against them."""
-    if work.status == ModelStatus.PROCESSING:
-        await outcome.failed(platform, lease, work, _GAVE_UP)
-
-
-async def _steps(platform: Platform, lease: Lease, work: Work, *, fresh: bool) -> None:
-    if work.staged is not None:
-        await ingest(platform, lease, work, work.staged)
-    files = await stored_files(platform.database, work.version_id)
-    if fresh and work.staged is None:
-        await verify(platform, work.project_id, files)
-    facts = await judge(platform, files, work.file)
-    await outcome.ready(platform, lease, work, files, facts)
+    if job.status == ModelStatus.PROCESSING:
+        await finish.failed(platform, lease, job, _GAVE_UP)

@@ -4,19 +4,16 @@ from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.db import notify
 from modelshare.server.errors import ApiError, ConflictError, InvalidRequestError
 from modelshare.server.http import Caller, Platform
 from modelshare.server.registry import queries as models
+from modelshare.server.registry import versions
 from modelshare.server.registry.blobs.staging import multipart_of
-from modelshare.server.registry.processing import service as processing
 from modelshare.server.registry.refused import printable
-from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.registry.tables import UploadFileRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.progress import file_views, view
 from modelshare.server.registry.uploads.service import find, latest_note, record, require_open
-from modelshare.server.registry.uploads.storage_errors import storage_answers
 from modelshare.server.storage.base import BlobStore, Multipart
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelStatus
@@ -35,8 +32,7 @@ async def complete(platform: Platform, caller: Caller, upload_id: str, digests: 
     else:
         require_open(row)
         claims = _claims(row, digests)
-        with storage_answers():
-            await _hand_over(platform, caller, row, claims)
+        await _hand_over(platform, caller, row, claims)
         row.state = UploadState.COMPLETED
     async with platform.database.read() as session:
         note = await latest_note(session, row)
@@ -168,6 +164,5 @@ async def _complete(
     row.state = UploadState.COMPLETED
     version.status = ModelStatus.PROCESSING
     await queries.claim(session, row.id, learnt)
-    await processing.request(session, version.id, now=platform.now())
-    record(session, caller, "upload.complete", row, platform.now(), version=row.version_name)
-    notify(session, MODELS_TOPIC, str(row.model_id))
+    await versions.request_processing(session, version.id, now=platform.now())
+    record(session, "upload.complete", row, caller.actor, platform.now())

@@ -6,19 +6,17 @@ import structlog
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
-from modelshare.server.db import notify
+from modelshare.server.audit.service import SYSTEM
 from modelshare.server.errors import ConflictError
 from modelshare.server.http import Caller, Platform
 from modelshare.server.outages import is_database_away
 from modelshare.server.registry import queries as models
 from modelshare.server.registry.blobs import disposal
 from modelshare.server.registry.blobs import queries as blobs
-from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.registry.tables import ModelRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.progress import view
-from modelshare.server.registry.uploads.service import find
+from modelshare.server.registry.uploads.service import find, record
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.uploads import Upload, UploadState
 
@@ -49,7 +47,7 @@ async def end_expired(platform: Platform) -> None:
             rows = await queries.expired(session, platform.now(), _MAX_AT_ONCE, after=after)
         for row in rows:
             try:
-                await _close(platform, row, UploadState.EXPIRED, audit.SYSTEM)
+                await _close(platform, row, UploadState.EXPIRED, SYSTEM)
             except Exception as error:
                 if is_database_away(error):
                     raise
@@ -78,24 +76,13 @@ async def _close(platform: Platform, row: UploadRow, state: UploadState, actor: 
         if locked.state == UploadState.OPEN and overdue:
             locked.state = state
             await _drop(session, locked, now)
-            audit.record(
-                session,
-                project_id=locked.project_id,
-                now=now,
-                actor=actor,
-                action="upload.cancel" if state == UploadState.CANCELLED else "upload.expire",
-                target=f"upload:{locked.id}",
-                model=str(locked.model_id),
-                name=locked.model_name,
-                version=locked.version_name,
-            )
-            notify(session, MODELS_TOPIC, str(locked.model_id))
+            action = "upload.cancel" if state == UploadState.CANCELLED else "upload.expire"
+            record(session, action, locked, actor, now)
     return locked
 
 
 async def _drop(session: AsyncSession, row: UploadRow, now: int) -> None:
-    await disposal.discard_staged(session, row)
-    await disposal.collect_later(session, row.project_id, now=now)
+    await disposal.discard_staged(session, row, now=now)
     version_id, row.version_id = row.version_id, None
     await session.flush()
     await session.execute(delete(VersionRow).where(VersionRow.id == version_id))

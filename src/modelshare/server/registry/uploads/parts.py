@@ -1,10 +1,8 @@
 """One part of one file: through this server into the storage, or a URL to send it to the bucket directly."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-
-from sqlalchemy import update
 
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Platform
@@ -14,7 +12,6 @@ from modelshare.server.registry.refused import printable
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.service import no_such_upload, require_open
-from modelshare.server.registry.uploads.storage_errors import storage_answers
 from modelshare.server.storage.base import Inflow, Multipart
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.uploads import DEFERRED, PartDone, PartUrl, UploadState
@@ -49,12 +46,11 @@ async def receive(
         raise InvalidRequestError(
             f"Parts of this upload go to the bucket. Use POST /v1/uploads/{upload.id}/files/{n}/parts/{k}/url."
         )
-    with storage_answers():
-        _, size = staging.multipart_of(upload, file).span(k)
-        if length is not None and length != size:
-            raise InvalidRequestError(f"Part {k} of {printable(file.path)} must have {size:,} bytes, not {length:,}.")
-        multipart = await _begun(platform, upload, file)
-        part = await store.write_part(multipart, k, chunks, None if sha256 == DEFERRED else sha256.lower())
+    _, size = staging.multipart_of(upload, file).span(k)
+    if length is not None and length != size:
+        raise InvalidRequestError(f"Part {k} of {printable(file.path)} must have {size:,} bytes, not {length:,}.")
+    begun = await begin(platform, upload, [file])
+    part = await store.write_part(begun[n], k, chunks, None if sha256 == DEFERRED else sha256.lower())
     await keep_open(platform, upload)
     return PartDone(n=n, k=k, size=part.size, sha256=part.etag)
 
@@ -68,9 +64,9 @@ async def part_url(platform: Platform, caller: Caller, upload_id: str, n: int, k
             f"Parts of this upload go to the server. Use PUT /v1/uploads/{upload.id}/files/{n}/parts/{k}."
         )
     expires_at = platform.now() + PART_URL_SECONDS
-    with storage_answers():
-        staging.multipart_of(upload, file).span(k)
-        signed = store.part_url(await _begun(platform, upload, file), k, expires_at=expires_at)
+    staging.multipart_of(upload, file).span(k)
+    begun = await begin(platform, upload, [file])
+    signed = store.part_url(begun[n], k, expires_at=expires_at)
     await keep_open(platform, upload)
     return PartUrl(url=signed.url, headers=dict(signed.headers), expires_at=expires_at)
 
@@ -90,23 +86,27 @@ async def _find(platform: Platform, caller: Caller, upload_id: str, n: int) -> t
     return upload, file
 
 
-async def _begun(platform: Platform, upload: UploadRow, file: UploadFileRow) -> Multipart:
-    """The storage's upload of the file, begun with its first part."""
-    wanted = staging.multipart_of(upload, file)
-    if wanted.id:
-        return wanted
-    fresh = await platform.store.begin(file.key, file.size, upload.part_size)
+async def begin(platform: Platform, upload: UploadRow, files: Sequence[UploadFileRow]) -> dict[int, Multipart]:
+    """The storage's uploads of the files, by number; begun where that was not done yet."""
+    store = platform.store
+    uploads = {file.n: staging.multipart_of(upload, file) for file in files}
+    new = [each for each in uploads.values() if not each.id]
+    if not new:
+        return uploads
+    if store.direct:
+        fresh = [await store.begin(each.key, each.size, each.part_size) for each in new]
+    else:
+        fresh = await store.begin_all(new)
+    mine = dict(zip((n for n, each in uploads.items() if not each.id), fresh, strict=True))
     async with platform.database.write() as session:
-        unclaimed = UploadFileRow.multipart_id == "", UploadFileRow.reused.is_(False)
-        this = UploadFileRow.upload_id == file.upload_id, UploadFileRow.n == file.n
-        await session.execute(update(UploadFileRow).where(*this, *unclaimed).values(multipart_id=fresh.id))
-        now_there = await session.get(UploadFileRow, (file.upload_id, file.n), populate_existing=True)
-        winner = now_there.multipart_id if now_there else ""
-    if winner != fresh.id:
-        await platform.store.abort(fresh)
-    if not winner:
-        raise ConflictError("This upload has just changed. GET /v1/uploads/{id} lists what is missing.")
-    return replace(fresh, id=winner)
+        winners = await queries.begin_files(session, upload.id, {n: each.id for n, each in mine.items()})
+    for n, each in mine.items():
+        if winners.get(n) != each.id:
+            await store.abort(each)
+        if not winners.get(n):
+            raise ConflictError("This upload has just changed. GET /v1/uploads/{id} lists what is missing.")
+        uploads[n] = replace(each, id=winners[n])
+    return uploads
 
 
 async def keep_open(platform: Platform, upload: UploadRow) -> None:
@@ -117,6 +117,6 @@ async def keep_open(platform: Platform, upload: UploadRow) -> None:
             row.expires_at = platform.now() + platform.settings.uploads_expire_seconds
             return
         if row.state != UploadState.COMPLETED:
-            disposal.discard(session, row.project_id, [staging.prefix(row.project_id, row.id)])
-            await disposal.collect_later(session, row.project_id, now=platform.now())
+            staged = staging.prefix(row.project_id, row.id)
+            await disposal.discard(session, row.project_id, [staged], now=platform.now())
     raise ConflictError(f"This upload is {row.state}. Push again to open a new one.", code=ErrorCode.UPLOAD_NOT_OPEN)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from modelshare.server.registry.blobs.staging import multipart_of
 from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
-from modelshare.server.storage.base import BlobStore, Multipart, MultipartNotFoundError, Part
+from modelshare.server.storage.base import BlobStore, Multipart, Part
+from modelshare.server.storage_errors import MultipartNotFoundError
 from modelshare.wire.uploads import Upload, UploadFile, UploadState
 
 _MAX_QUESTIONS = 16

@@ -8,8 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
 from modelshare.server.db import capped_count, for_update, scoped_to
-from modelshare.server.registry.names import key_of
-from modelshare.server.registry.tables import ModelRow, UploadFileRow, UploadRow, VersionRow
+from modelshare.server.registry.tables import ModelRow, UploadFileRow, UploadRow, VersionRow, key_of
 from modelshare.wire.uploads import UploadState
 
 

@@ -10,8 +10,9 @@ from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
-from modelshare.server.db import is_unique_violation, notify
+from modelshare.server.accounts.service import quota_of
+from modelshare.server.audit.service import Audit
+from modelshare.server.db import is_unique_violation
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Paging, Platform, encode_cursor
 from modelshare.server.ids import new_id, parse_uuid
@@ -20,12 +21,10 @@ from modelshare.server.registry.archive import kind_of
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.blobs import staging
 from modelshare.server.registry.blobs.disposal import release
-from modelshare.server.registry.blobs.quota import quota_of
 from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.latest import why_not_latest
 from modelshare.server.registry.paths import check_paths
 from modelshare.server.registry.refused import ModelRejectedError
-from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.registry.tables import SELECTION, ModelRow, UploadFileRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.plan import UploadPlan, plan_opening
@@ -37,7 +36,6 @@ from modelshare.server.registry.uploads.rules import (
     selection_of,
     wanted_files,
 )
-from modelshare.server.registry.uploads.storage_errors import storage_answers
 from modelshare.server.storage.base import fit_part_size
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
@@ -81,8 +79,7 @@ async def get(platform: Platform, caller: Caller, upload_id: str) -> Upload:
     """A session of the caller's project; 404 otherwise."""
     async with platform.database.read() as session:
         row = await find(session, caller, upload_id)
-    with storage_answers():
-        return await view(platform.store, row)
+    return await view(platform.store, row)
 
 
 async def page(
@@ -93,8 +90,7 @@ async def page(
         rows = await queries.uploads(session, caller.project, paging.limit + 1, paging.after_id, state, name)
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]
-    with storage_answers():
-        data = await map_concurrently(lambda row: view(platform.store, row), rows, limit=_MAX_SESSIONS)
+    data = await map_concurrently(lambda row: view(platform.store, row), rows, limit=_MAX_SESSIONS)
     return Page(data=data, has_more=more, next_cursor=encode_cursor(str(rows[-1].id)) if more else None)
 
 
@@ -148,8 +144,7 @@ async def _open(opening: _Opening) -> tuple[Upload, bool]:
     platform = opening.platform
     async with platform.database.write() as session:  # changes nothing, but looks under the locks of what follows
         plan = await _plan(session, opening)
-    with storage_answers():
-        await platform.store.require_space(plan.bytes_to_send)
+    await platform.store.require_space(plan.bytes_to_send)
     async with platform.database.write() as session:
         plan = await _plan(session, opening)
         if plan.resumes is not None:
@@ -250,8 +245,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: UploadPlan) ->
     row = _session_row(opening, model, version)
     row.files = [_file_row(row, n, file, reused=file.sha256 in plan.reused) for n, file in enumerate(files)]
     session.add(row)
-    record(session, caller, "upload.open", row, now, version=plan.version, bytes=row.bytes_total, files=len(files))
-    notify(session, MODELS_TOPIC, str(model.id))
+    record(session, "upload.open", row, caller.actor, now, bytes=row.bytes_total, files=len(files))
     return row
 
 
@@ -286,15 +280,8 @@ def _file_row(row: UploadRow, n: int, file: WantedFile, *, reused: bool) -> Uplo
     )
 
 
-def record(session: AsyncSession, caller: Caller, action: str, row: UploadRow, now: int, **details: Any) -> None:
-    audit.record(
-        session,
-        project_id=row.project_id,
-        now=now,
-        actor=caller.actor,
-        action=action,
-        target=f"upload:{row.id}",
-        model=str(row.model_id),
-        name=row.model_name,
-        **details,
-    )
+def record(session: AsyncSession, action: str, row: UploadRow, actor: str, now: int, **details: Any) -> None:
+    """As `registry.service.record`, for what an upload changes of its model."""
+    about = {"model": str(row.model_id), "name": row.model_name, "version": row.version_name}
+    Audit(session, row.project_id, actor, now).done(action, f"upload:{row.id}", **about, **details)
+    registry.model_changed(session, row.model_id)

@@ -3,19 +3,17 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Platform
 from modelshare.server.ids import parse_uuid
-from modelshare.server.registry.blobs import staging
 from modelshare.server.registry.refused import printable
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
 from modelshare.server.registry.uploads import queries
-from modelshare.server.registry.uploads.parts import keep_open
+from modelshare.server.registry.uploads.parts import begin, keep_open
 from modelshare.server.registry.uploads.service import no_such_upload, require_open
-from modelshare.server.registry.uploads.storage_errors import storage_answers
-from modelshare.server.storage.base import ChecksumMismatchError, Multipart, ServedStore
+from modelshare.server.storage_errors import ChecksumMismatchError
 from modelshare.wire.uploads import BATCH_BYTES, BATCH_FILES, BATCH_HEAD, FilesDone, PartDone
 
 
@@ -33,10 +31,9 @@ async def receive(platform: Platform, caller: Caller, upload_id: str, chunks: As
     store = platform.store
     if store.direct:
         raise InvalidRequestError("Parts of this upload go to the bucket, one by one.")
-    with storage_answers():
-        await asyncio.to_thread(_check_digests, files)
-        begun = await _begun(platform, store, upload, rows)
-        await store.write_files([(begun[file.n], file.content, file.sha256) for file in files])
+    await asyncio.to_thread(_check_digests, files)
+    begun = await begin(platform, upload, rows)
+    await store.write_files([(begun[file.n], file.content, file.sha256) for file in files])
     await keep_open(platform, upload)
     done = [PartDone(n=file.n, k=0, size=len(file.content), sha256=file.sha256) for file in files]
     return FilesDone(data=done)
@@ -99,23 +96,3 @@ async def _find(
         if not size or size != each.size or size > row.part_size:
             raise InvalidRequestError(f"{printable(each.path)} must have {size:,} bytes, not {each.size:,}.")
     return row, list(rows)
-
-
-async def _begun(
-    platform: Platform, store: ServedStore, upload: UploadRow, rows: Sequence[UploadFileRow]
-) -> dict[int, Multipart]:
-    """The storage's uploads of the files, by number; begun where that was not done yet."""
-    uploads = {row.n: staging.multipart_of(upload, row) for row in rows}
-    if not (new := [row for row in rows if not row.multipart_id]):
-        return uploads
-    fresh = await store.begin_all([uploads[row.n] for row in new])
-    mine = {row.n: each for row, each in zip(new, fresh, strict=True)}
-    async with platform.database.write() as session:
-        winners = await queries.begin_files(session, upload.id, {n: each.id for n, each in mine.items()})
-    for n, each in mine.items():
-        if winners.get(n) != each.id:
-            await store.abort(each)
-        if not winners.get(n):
-            raise ConflictError("This upload has just changed. GET /v1/uploads/{id} lists what is missing.")
-        uploads[n] = replace(each, id=winners[n])
-    return uploads

@@ -1,4 +1,4 @@
-"""Keeps the catalog's entries: called by whatever changes what an entry says, in the same transaction."""
+"""Updates the catalog's entries in the transaction that changes what they say: an effect of that change."""
 
 import uuid
 from collections.abc import Sequence
@@ -8,11 +8,13 @@ from sqlalchemy import Row, and_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import upsert
+from modelshare.server.db import Database, upsert
+from modelshare.server.registry.service import MODELS_TOPIC, USAGE_TOPIC
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.search.tables import CatalogEntryRow
 from modelshare.server.sharing.search.terms import CatalogFacts, terms_of
 from modelshare.server.sharing.tables import ShareProjectRow, ShareRow
+from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.sharing import Audience
 
 SOURCE = (
@@ -41,6 +43,16 @@ SOURCE = (
     .outerjoin(VersionRow, and_(VersionRow.model_id == ModelRow.id, VersionRow.is_latest))
 )
 """What entries are made of."""
+
+
+def follow_changes(database: Database) -> None:
+    """Indexes every model whose versions, share or usage a transaction changes, before that commits."""
+
+    async def changed(session: AsyncSession, model_id: str) -> None:
+        await index(session, uuid.UUID(model_id))
+
+    for topic in (MODELS_TOPIC, USAGE_TOPIC, SHARES_TOPIC):
+        database.before_commit(topic, changed)
 
 
 async def index(session: AsyncSession, model_id: uuid.UUID) -> None:

@@ -13,7 +13,6 @@ from modelshare.server.fleet import version_deletion
 from modelshare.server.http import Caller, ModelId, Platform, PlatformDep, ReadSession, WriteSession
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
-from modelshare.server.registry.processing import service as processing
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.presenters import extended_view
 from modelshare.server.web import markdown
@@ -87,7 +86,7 @@ async def edit(
     words = list(dict.fromkeys(word.strip() for word in tags.split(",") if word.strip()))
     patch = parse_form(ModelPatch, **texts, tags=words)
     patch = patch.model_copy(update={field: None for field, text in texts.items() if not text})
-    await sharing.edit(session, caller, model_id, patch, now=platform.now())
+    await registry.edit(session, caller, model_id, patch, now=platform.now())
     return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", "Saved.")
 
 
@@ -101,7 +100,7 @@ async def promote(
     project: ProjectDep,
     version: str,
 ) -> Response:
-    await sharing.promote(session, caller, model_id, version, now=platform.now())
+    await versions.promote(session, caller, model_id, version, now=platform.now())
     message = f"{version} is now the latest version. Endpoints that follow `latest` switch to it."
     return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
@@ -129,7 +128,7 @@ async def roll_back(
 ) -> Response:
     before = registry.resolve(await registry.get(session, caller, model_id), None)
     instead = f", instead of {before.version}" if before else ""
-    await sharing.roll_back(session, caller, model_id, version, now=platform.now())
+    await versions.roll_back(session, caller, model_id, version, now=platform.now())
     message = f"{version} is the latest version again{instead}. Endpoints that follow `latest` switch to it."
     return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 
@@ -194,7 +193,7 @@ async def revalidate(
     platform: PlatformDep,
     project: ProjectDep,
 ) -> Response:
-    await processing.revalidate(session, caller, model_id, now=platform.now())
+    await versions.revalidate(session, caller, model_id, now=platform.now())
     message = "Revalidation started. Its result appears here."
     return redirect_after_form(request, f"/dashboard/{project.slug}/models/{model_id}", message)
 

@@ -36,7 +36,7 @@ AUDIENCES: Final = Choice(
     "audience",
     "Choose who can see the model.",
     (
-        Option("projects", "Certain projects", (Field("projects", "Their slugs or ids"),)),
+        Option("projects", "Certain projects", (Field("projects", "Slugs or IDs"),)),
         Option(
             "link",
             "Projects that claim a link",

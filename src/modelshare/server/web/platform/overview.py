@@ -74,7 +74,7 @@ async def log(request: Request, caller: AdminCaller, session: ReadSession, pagin
 async def _counts(session: AsyncSession) -> list[tuple[str, int]]:
     return [
         ("Projects", await accounts.count_projects(session, _MAX)),
-        ("Users", await people.count(session, _MAX)),
+        ("People", await people.count(session, _MAX)),
         ("Models", await registry.count(session, _MAX)),
         ("Shared models", await sharing.count(session, _MAX)),
         ("Endpoints on", await endpoints.count_active(session, _MAX)),
@@ -84,6 +84,7 @@ async def _counts(session: AsyncSession) -> list[tuple[str, int]]:
 
 def _storage(settings: Settings) -> str:
     """Never the whole setting, which may hold credentials."""
-    if settings.storage_url is None:
+    url = urlsplit(settings.storage_url or "file:")
+    if url.scheme == "file":
         return "a folder on this machine"
-    return f"the bucket {urlsplit(settings.storage_url).hostname or ''} (S3)"
+    return f"the bucket {url.hostname or ''} (S3)" if url.scheme == "s3" else f"a store of the plug-in {url.scheme}"

@@ -1,45 +1,31 @@
 """How processing ends: the version is ready, with its manifest, or it failed, with the reason."""
 
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit import service as audit
-from modelshare.server.db import notify
+from modelshare.server.audit.service import SYSTEM
 from modelshare.server.http import Platform
 from modelshare.server.jobs import Lease, lease_is_valid
 from modelshare.server.registry import manifest, versions
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.inspection import Facts
 from modelshare.server.registry.latest import latest_after, why_not_latest
-from modelshare.server.registry.processing.work import Work
+from modelshare.server.registry.processing.load_job import ProcessingJob
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.tables import LEFT_OUT, ModelRow, VersionRow
 from modelshare.wire.models import ModelStatus
 
 
-class Follow(Protocol):
-    """Brings what other domains say of a model up to date: in the same transaction, under the model's lock."""
-
-    async def __call__(self, session: AsyncSession, model_id: uuid.UUID) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Followers:
-    """What follows a model whose version ended. The wiring names it, as the catalog is above the registry."""
-
-    catalog: Follow
-
-
-async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[StoredFile], facts: Facts) -> None:
+async def ready(
+    platform: Platform, lease: Lease, job: ProcessingJob, files: Sequence[StoredFile], facts: Facts
+) -> None:
     """The version is ready. A manifest that it has already stays as it is; what its facts did not say yet, such as the
     choices there are, they say from now on.
     """
     async with platform.database.write() as session:
-        locked = await _locked(session, lease, work)
+        locked = await _locked(session, lease, job)
         if locked is None:
             return
         model, version = locked
@@ -51,35 +37,43 @@ async def ready(platform: Platform, lease: Lease, work: Work, files: Sequence[St
         version.status, version.status_reason = ModelStatus.READY, None
         if not was_ready:
             await _decide_latest(session, model, version, platform.now())
-        await platform.parts[Followers].catalog(session, model.id)
-        details = {"latest": version.is_latest, "latest_note": version.latest_note, "version_notes": version.notes}
-        _record(session, platform, model, version, "model.ready", None, digest=version.manifest_digest, **details)
+        registry.record(
+            session,
+            "model.ready",
+            model,
+            SYSTEM,
+            platform.now(),
+            version=version.version,
+            digest=version.manifest_digest,
+            latest=version.is_latest,
+            latest_note=version.latest_note,
+            version_notes=version.notes,
+        )
 
 
-async def failed(platform: Platform, lease: Lease, work: Work, reason: str) -> None:
+async def failed(platform: Platform, lease: Lease, job: ProcessingJob, reason: str) -> None:
     """The version failed. Its bytes stay until it is deleted or replaced, so that it can be judged again.
 
     Where it was the latest, another that is ready takes its place.
     """
     async with platform.database.write() as session:
-        locked = await _locked(session, lease, work)
+        locked = await _locked(session, lease, job)
         if locked is None:
             return
         model, version = locked
-        _record(session, platform, model, version, "model.failed", reason=reason)
+        registry.record(session, "model.failed", model, SYSTEM, platform.now(), reason, version=version.version)
         if version.is_latest:
             await versions.fall_back(session, model, version, reason=reason, now=platform.now())
         version.is_latest = False
         version.status, version.status_reason = ModelStatus.FAILED, reason
-        await platform.parts[Followers].catalog(session, model.id)
 
 
-async def _locked(session: AsyncSession, lease: Lease, work: Work) -> tuple[ModelRow, VersionRow] | None:
+async def _locked(session: AsyncSession, lease: Lease, job: ProcessingJob) -> tuple[ModelRow, VersionRow] | None:
     """The version and its model while both exist and the lease is still ours."""
-    model = await registry.find_any(session, work.model_id, lock=True)
+    model = await registry.find_any(session, job.model_id, lock=True)
     if model is None or not await lease_is_valid(session, lease):
         return None
-    version = next((row for row in model.versions if row.id == work.version_id), None)
+    version = next((row for row in model.versions if row.id == job.version_id), None)
     return None if version is None else (model, version)
 
 
@@ -115,29 +109,5 @@ async def _decide_latest(session: AsyncSession, model: ModelRow, version: Versio
         await versions.set_latest(session, model, version)
     elif wanted is not None and wanted is not latest:
         why = f"{version.version} does not become the latest: {wanted.version} was pushed after it and is higher."
-        await versions.move_latest(session, model, wanted, "model.promote", audit.SYSTEM, now, why)
+        await versions.move_latest(session, model, wanted, "model.promote", SYSTEM, now, why)
     version.latest_note = note
-
-
-def _record(
-    session: AsyncSession,
-    platform: Platform,
-    model: ModelRow,
-    version: VersionRow,
-    action: str,
-    reason: str | None = None,
-    **details: Any,
-) -> None:
-    audit.record(
-        session,
-        project_id=model.project_id,
-        now=platform.now(),
-        actor=audit.SYSTEM,
-        action=action,
-        target=f"model:{model.id}",
-        reason=reason,
-        name=model.name,
-        version=version.version,
-        **details,
-    )
-    notify(session, registry.MODELS_TOPIC, str(model.id))

@@ -4,16 +4,15 @@ import uuid
 from dataclasses import dataclass, field
 
 from modelshare.server.db import Database
-from modelshare.server.registry import file_selection
+from modelshare.server.registry import file_selection, queries
 from modelshare.server.registry import service as registry
-from modelshare.server.registry.processing import queries
 from modelshare.server.registry.tables import SELECTION, UploadRow
 from modelshare.wire.left_out import Selection
 from modelshare.wire.models import ModelStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class ProcessingJob:
     project_id: str
     model_id: uuid.UUID
     version_id: uuid.UUID
@@ -26,14 +25,14 @@ class Work:
     """What of an archive is wanted."""
 
 
-async def load(database: Database, version_id: uuid.UUID) -> Work | None:
+async def load_job(database: Database, version_id: uuid.UUID) -> ProcessingJob | None:
     """None when the version is gone."""
     async with database.read() as session:
         version = await queries.version_with_model(session, version_id)
         if version is None:
             return None
         staged = await queries.staged_upload(session, version_id)
-    return Work(
+    return ProcessingJob(
         version.model.project_id,
         version.model_id,
         version_id,

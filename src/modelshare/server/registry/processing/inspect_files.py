@@ -10,18 +10,19 @@ from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.inspection import Facts, inspect
 from modelshare.server.registry.inspection.reader import RangeReader, head
-from modelshare.server.registry.processing.ingest import FILES_AT_ONCE
+from modelshare.server.registry.processing.store_blobs import FILES_AT_ONCE
 from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.server.registry.service import StoredFile
-from modelshare.server.storage.base import BlobNotFoundError, BlobStore
+from modelshare.server.storage.base import BlobStore
+from modelshare.server.storage_errors import BlobNotFoundError
 from modelshare.wire import secret_scan
 
 _SEARCHED_BYTES: Final = 64 << 20
 """Of text that is searched for keys: a second each 2 MiB at worst."""
 
 
-async def verify(platform: Platform, project_id: str, files: Sequence[StoredFile]) -> None:
-    """Reads every byte anew and notes when; raises Refused for the first file that is not what it was."""
+async def verify_files(platform: Platform, project_id: str, files: Sequence[StoredFile]) -> None:
+    """Reads every byte anew and notes when; raises ModelRejectedError for the first file that is not what it was."""
 
     async def verify_file(file: StoredFile) -> None:
         try:
@@ -39,9 +40,10 @@ async def verify(platform: Platform, project_id: str, files: Sequence[StoredFile
         await blobs.prove(session, project_id, [file.sha256 for file in files], started)
 
 
-async def judge(platform: Platform, files: Sequence[StoredFile], file: str | None) -> Facts:
-    """The facts of the model that the files make up, of several the one that `file` names; raises Refused for one that
-    must not be shared.
+async def inspect_files(platform: Platform, files: Sequence[StoredFile], file: str | None) -> Facts:
+    """The facts of the model that the files make up, of several models the one that `file` names.
+
+    Raises ModelRejectedError for one that must not be shared.
     """
     return await asyncio.to_thread(_inspect, platform.store, files, platform.settings.models_allow_pickle, file)
 

@@ -1,0 +1,48 @@
+"""Plug-ins: what distributions, ours among them, register as entry points of a group. See docs/plugins.md."""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final
+
+_OURS: Final = "modelshare"
+
+
+class PluginError(Exception):
+    """A plug-in cannot be loaded; the message says of which distribution, and what to do."""
+
+
+@cache
+def find(group: str) -> Mapping[str, EntryPoint]:
+    """The group's plug-ins by name. Ours come before others of the same name."""
+    found: dict[str, EntryPoint] = {}
+    for entry in sorted(entry_points(group=group), key=lambda entry: (_distribution(entry) != _OURS, entry.name)):
+        found.setdefault(entry.name, entry)
+    return found
+
+
+def load(entry: EntryPoint) -> Any:
+    """What the entry point names. Raises PluginError, whatever happens in its modules."""
+    distribution = _distribution(entry)
+    try:
+        return entry.load()
+    except ModuleNotFoundError as error:
+        extras = f"[{','.join(entry.extras)}]" if entry.extras else ""
+        raise PluginError(
+            f"The plug-in `{entry.name}` of {distribution} needs the module {error.name}: "
+            f"pip install '{distribution}{extras}'."
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise PluginError(unusable(entry, f"{type(error).__name__}: {error}")) from error
+
+
+def unusable(entry: EntryPoint, why: str) -> str:
+    """Words for a plug-in that is not what it should be."""
+    distribution = _distribution(entry)
+    return (
+        f"The plug-in `{entry.name}` of {distribution} cannot be used ({why}): update {distribution}, or uninstall it."
+    )
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else "an unknown distribution"

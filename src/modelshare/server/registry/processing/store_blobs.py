@@ -1,0 +1,222 @@
+"""The files of an upload become blobs of its project: put together or unpacked, hashed, compared with what the client
+announced, and stored once for each content.
+
+Until the last step, one transaction, only the upload refers to the bytes; so a job that was killed simply begins again.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.accounts.service import quota_of
+from modelshare.server.http import Platform
+from modelshare.server.jobs import Lease, lease_is_valid
+from modelshare.server.registry import queries as models
+from modelshare.server.registry.archive import ExtractedFile, extract, kind_of
+from modelshare.server.registry.archive_selection import ArchiveSelection
+from modelshare.server.registry.blobs import disposal, staging
+from modelshare.server.registry.blobs import queries as blobs
+from modelshare.server.registry.concurrency import map_concurrently
+from modelshare.server.registry.processing.load_job import ProcessingJob
+from modelshare.server.registry.refused import ModelRejectedError, printable
+from modelshare.server.registry.tables import LEFT_OUT, BlobRow, FileRow, UploadFileRow, UploadRow, VersionRow
+from modelshare.server.storage.base import Proof
+from modelshare.server.storage.local import KEEP_FREE
+from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection, ignore_file_lines, note
+
+FILES_AT_ONCE = 2
+"""Hashed in parallel: SHA-256 runs at the speed of one core."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedFile:
+    """A file whose bytes the server has read itself."""
+
+    path: str
+    size: int
+    sha256: str
+    key: str | None
+    """Where it lies; None where the project stored the same bytes before."""
+    proven_at: int
+    """When the server hashed them, Unix seconds."""
+
+
+async def store_blobs(platform: Platform, lease: Lease, job: ProcessingJob, upload: UploadRow) -> None:
+    """Makes blobs of the session's files and lists them as the version's. Raises ModelRejectedError."""
+    proofs = await _finish_multiparts(platform, upload)
+
+    async def receive(file: UploadFileRow) -> ReceivedFile:
+        return await _receive(platform, file, proofs.get(file.n))
+
+    left_out = None
+    if upload.archive is not None:
+        [archive] = upload.files
+        if archive.sha256 is not None:
+            await receive(archive)
+        arrived, left_out = await _unpack(platform, upload, archive.key, job.selection)
+    else:
+        arrived = await map_concurrently(receive, upload.files, limit=FILES_AT_ONCE)
+    await _store(platform, lease, job, upload, arrived, left_out)
+
+
+async def _finish_multiparts(platform: Platform, upload: UploadRow) -> dict[int, Proof | None]:
+    """By number of the file, those that are not reused."""
+    store = platform.store
+    multiparts = {file.n: staging.multipart_of(upload, file) for file in upload.files if not file.reused}
+    for n, multipart in multiparts.items():
+        if not multipart.id:  # an empty file has no part that would have begun it
+            multiparts[n] = await store.begin(multipart.key, multipart.size, upload.part_size)
+    if store.direct:
+        return {n: await store.finish(multipart) for n, multipart in multiparts.items()}
+    return dict(zip(multiparts, await store.finish_all(list(multiparts.values())), strict=True))
+
+
+async def _receive(platform: Platform, file: UploadFileRow, proof: Proof | None) -> ReceivedFile:
+    """`proof`: what was hashed while it came in, and is not read again."""
+    if file.reused:
+        assert file.sha256 is not None  # noqa: S101 - a file is reused by its digest
+        return ReceivedFile(file.path, file.size, file.sha256, key=None, proven_at=platform.now())
+    if proof is None:
+        sha256, size = await platform.store.digest(file.key)
+        proof = Proof(sha256, size, platform.now())
+    sha256 = proof.sha256
+    if file.sha256 not in {None, sha256}:
+        raise ModelRejectedError(
+            f"{printable(file.path)} does not match its announced SHA-256: it has {sha256}. Push it again."
+        )
+    return ReceivedFile(file.path, proof.size, sha256, key=file.key, proven_at=int(proof.at))
+
+
+async def _unpack(
+    platform: Platform, upload: UploadRow, key: str, selection: Selection
+) -> tuple[list[ReceivedFile], str | None]:
+    """Unpacks the archive at `key` within the project's quota; its files, and a note of what was left out.
+
+    Raises ModelRejectedError for one that must not be unpacked.
+    """
+    assert upload.archive is not None  # noqa: S101 - asked for archives only
+    room = await _room(platform, upload)
+    folder = platform.settings.data_dir.absolute() / "unpacking" / upload.id.hex
+    try:
+        async with platform.store.local_copy(key) as archive:
+            extracted, left_out = await asyncio.to_thread(_extract, archive, upload.archive, folder, room, selection)
+        arrived = [await _take_over(platform, upload, n, folder, file) for n, file in enumerate(extracted)]
+        return arrived, note(left_out)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _extract(
+    archive: Path, name: str, folder: Path, max_bytes: int, selection: Selection
+) -> tuple[list[ExtractedFile], Sequence[LeftOut]]:
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
+    folder.mkdir(mode=0o700, parents=True)
+    named = folder / name  # errors speak of the archive by the name its owner knows
+    named.symlink_to(archive)
+    chosen = ArchiveSelection(selection)
+    try:
+        files = extract(named, kind_of(name), folder / "files", max_bytes=max_bytes, chosen=chosen)
+        again = chosen.again(_ignored(folder / "files", files))
+    except ModelRejectedError:
+        again = chosen.again(None) if chosen.top is None else None
+        if again is None:
+            raise
+    if again is not None:
+        shutil.rmtree(folder / "files", ignore_errors=True)
+        chosen = again
+        files = extract(named, kind_of(name), folder / "files", max_bytes=max_bytes, chosen=chosen)
+    return files, chosen.left_out
+
+
+def _ignored(folder: Path, files: Sequence[ExtractedFile]) -> Sequence[str] | None:
+    """The lines of the ignore file; none where there is another of that name only, which is left out all the same."""
+    if not any(file.path.rpartition("/")[2] == IGNORE_FILE for file in files):
+        return None
+    try:
+        return ignore_file_lines(folder)
+    except ValueError as error:
+        raise ModelRejectedError(f"{error}. Write it again, and push again.") from error
+
+
+async def _take_over(platform: Platform, upload: UploadRow, n: int, folder: Path, file: ExtractedFile) -> ReceivedFile:
+    key = staging.unpacked_key(upload.project_id, upload.id, n)
+    await platform.store.put_file(key, folder / "files" / file.path)
+    return ReceivedFile(file.path, file.size, file.sha256, key=key, proven_at=platform.now())
+
+
+async def _room(platform: Platform, upload: UploadRow) -> int:
+    """Bytes that the project may still store, as far as the disk has room; the archive itself goes afterwards."""
+    async with platform.database.read() as session:
+        project = await blobs.project(session, upload.project_id)
+        used = await blobs.stored_bytes(session, upload.project_id) - upload.bytes_total
+    disk = await asyncio.to_thread(shutil.disk_usage, platform.settings.data_dir)
+    return max(0, min(quota_of(project, platform.settings) - used, disk.free - KEEP_FREE))
+
+
+async def _store(
+    platform: Platform,
+    lease: Lease,
+    job: ProcessingJob,
+    upload: UploadRow,
+    files: Sequence[ReceivedFile],
+    left_out: str | None = None,
+) -> None:
+    """Lists the files as the version's; bytes that the project has already are let go of, and an archive is.
+
+    `left_out`: a note for the version's owner.
+    """
+    now = platform.now()
+    async with platform.database.write() as session:
+        await blobs.lock_project(session, job.project_id)
+        if not await models.lock_model(session, job.model_id):
+            await disposal.discard(session, job.project_id, [staging.prefix(job.project_id, upload.id)], now=now)
+            return
+        if not await lease_is_valid(session, lease):
+            return
+        if left_out is not None:
+            version = await session.get_one(VersionRow, job.version_id)
+            version.facts = version.facts | {LEFT_OUT: left_out}
+        needless = await _add_blobs(session, job, files, now)
+        if upload.archive is not None:
+            needless.append(upload.files[0].key)
+        session.add_all(
+            FileRow(
+                version_id=job.version_id,
+                path=file.path,
+                project_id=job.project_id,
+                sha256=file.sha256,
+                size=file.size,
+            )
+            for file in files
+        )
+        await session.execute(delete(UploadFileRow).where(UploadFileRow.upload_id == upload.id))
+        if needless:
+            await disposal.discard(session, job.project_id, needless, now=now)
+
+
+async def _add_blobs(session: AsyncSession, job: ProcessingJob, files: Sequence[ReceivedFile], now: int) -> list[str]:
+    """Adds the blobs that are new, and answers the keys of those that are not."""
+    known_blobs = await blobs.stored_blobs(session, job.project_id, (file.sha256 for file in files))
+    needless = []
+    for file in files:
+        known = known_blobs.get(file.sha256)
+        if known is None and file.key is not None:
+            blob = BlobRow(
+                project_id=job.project_id,
+                sha256=file.sha256,
+                size=file.size,
+                key=file.key,
+                created_at=now,
+                proven_at=file.proven_at,
+            )
+            session.add(blob)
+            known_blobs[file.sha256] = blob
+        elif known is not None and file.key not in {None, known.key}:
+            needless.append(str(file.key))
+    await session.flush()
+    return needless

@@ -1,0 +1,88 @@
+"""The errors of a store of weights; what each answers a client, `errors` says.
+
+StorageError
+├── InvalidKey          a key or part number we would never make
+├── BlobNotFound
+├── MultipartNotFound   aborted, expired, or never begun
+├── PartsMissing        finish before every part was there
+├── PartRefused
+│   ├── SizeMismatch
+│   ├── ChecksumMismatch
+│   └── PartReplaced    a newer attempt sends the same part
+├── StorageFull
+├── StorageUnavailable  the bucket does not answer, or not as it should
+└── StorageSettingError the setting names no store that can be opened
+
+Each message is one sentence fit for the person who sent the request.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from modelshare.server.outages import Outage, OutageError
+
+
+class StorageError(Exception):
+    """Base of every error of a store."""
+
+
+class InvalidKeyError(StorageError):
+    pass
+
+
+class BlobNotFoundError(StorageError):
+    def __init__(self) -> None:
+        super().__init__("The file is no longer stored. Get the model's current files.")
+
+
+class MultipartNotFoundError(StorageError):
+    def __init__(self) -> None:
+        super().__init__("This upload was cancelled or has expired; open a new one.")
+
+
+class PartsMissingError(StorageError):
+    """`numbers` are the parts still to be sent."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self.numbers = tuple(numbers)
+        shown = ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")  # noqa: PLR2004 - enough to act on
+        super().__init__(f"{len(numbers)} part(s) are missing ({shown}); send them, then complete again.")
+
+
+class PartRefusedError(StorageError):
+    """The part does not count as sent; sending it again is all it takes."""
+
+
+class SizeMismatchError(PartRefusedError):
+    def __init__(self, expected: int, *, more: bool) -> None:
+        super().__init__(
+            f"The part must have exactly {expected} bytes but had {'more' if more else 'fewer'}. Send it again."
+        )
+
+
+class ChecksumMismatchError(PartRefusedError):
+    def __init__(self) -> None:
+        super().__init__("The part was damaged in transit: its SHA-256 differs from the one announced. Send it again.")
+
+
+class PartReplacedError(PartRefusedError):
+    def __init__(self) -> None:
+        super().__init__(
+            "Another request is sending the same part, so this one stopped. If the same push runs twice, let "
+            "one of them finish."
+        )
+
+
+class StorageFullError(StorageError, OutageError):
+    outage: ClassVar[Outage] = Outage.DISK_FULL
+
+    def __init__(self) -> None:
+        super().__init__("The server's storage is full. Nothing was lost; try again when the operator has freed space.")
+
+
+class StorageUnavailableError(StorageError, OutageError):
+    outage: ClassVar[Outage] = Outage.STORAGE_AWAY
+
+
+class StorageSettingError(StorageError):
+    pass
