@@ -62,7 +62,7 @@ async def change_webhook(
 async def rotate_secret(
     caller: KeysCaller, session: WriteSession, platform: PlatformDep, webhook_id: str
 ) -> WebhookWithSecret:
-    """Rotates the secret. The new one is shown only in this response; the old one also signs deliveries for 24 hours."""
+    """Rotates the secret. The new one is shown only in this response; the old one also signs for 24 hours."""
     return await service.rotate_secret(session, caller, webhook_id, platform.settings, now=platform.now())
 
 
