@@ -58,7 +58,7 @@ async def test_the_button_follows_what_is_chosen_and_typed_with_keys_alone(page_
     await expect(button).to_have_text("Share by a claim link")
     await expect(form.get_by_label("Slugs or IDs")).to_be_disabled()
     await page.keyboard.press("ArrowDown")
-    await expect(button).to_have_text("Share with everybody")
+    await expect(button).to_have_text("Share with everyone")
     await expect(form.get_by_label("The link expires")).to_be_disabled()
 
 
@@ -66,7 +66,7 @@ async def test_a_click_on_a_field_that_rests_chooses_its_option(page_for: PageFo
     page = await page_for("ada")
     await dialog(page, model, "#share")
     form = page.get_by_role("dialog")
-    await form.get_by_role("radio", name="Everybody").check()
+    await form.get_by_role("radio", name="Everyone").check()
     field = form.get_by_label("Slugs or IDs")
     await expect(field).to_be_disabled()
     await field.click(force=True)
@@ -100,12 +100,12 @@ async def test_without_scripts_the_form_comes_back_as_it_was_typed(
     page = await page_for("ada")
     await page.route("**/static/*.js*", lambda route: route.abort())
     await page.goto(f"/dashboard/acme/models/{model}/share")
-    await page.get_by_role("radio", name="Everybody").check()
+    await page.get_by_role("radio", name="Everyone").check()
     await page.get_by_label("Slugs or IDs").fill("borg")
     await page.get_by_role("button", name="Share").click()
     await expect(page.get_by_role("alert")).to_contain_text("The form has “Everyone” selected")
     await expect(page.get_by_label("Slugs or IDs")).to_have_value("borg")
-    await expect(page.get_by_role("radio", name="Everybody")).to_be_checked()
+    await expect(page.get_by_role("radio", name="Everyone")).to_be_checked()
     assert not (await owner.http.get(f"/v1/models/{model}")).json()["is_shared"]
 
 

@@ -165,8 +165,8 @@ async def share(page: Page, model: str) -> None:
     await page.goto(model)
     await page.click("#share")
     dialog = page.get_by_role("dialog")
-    await dialog.get_by_label("Everybody").check()
-    await dialog.get_by_role("button", name="Share with everybody").click()
+    await dialog.get_by_label("Everyone").check()
+    await dialog.get_by_role("button", name="Share with everyone").click()
     await expect(page.locator("main")).to_contain_text("Everyone sees it in the catalog")
 
 
@@ -266,7 +266,7 @@ async def unshare(page: Page, model: str) -> None:
     await page.goto(model)
     await page.click("#unshare")
     dialog = page.get_by_role("dialog")
-    await expect(dialog).to_contain_text("1 active endpoint goes on serving, 1 of other projects.")
+    await expect(dialog).to_contain_text("1 active endpoint keeps serving, 1 of other projects.")
     await dialog.get_by_role("button", name="Unshare").click()
     await expect(page.locator("main")).to_contain_text("tiny is no longer in the catalog.")
 
@@ -341,7 +341,7 @@ async def expect_audit_log(page: Page) -> None:
 async def look_after_the_platform(page: Page) -> None:
     await page.get_by_role("link", name="Platform", exact=True).click()
     pages = page.get_by_role("navigation", name="Platform")
-    for name, shown in (("Projects", "borg"), ("People", "cyd@example.org"), ("Tiers", "self_hosted")):
+    for name, shown in (("Projects", "borg"), ("Users", "cyd@example.org"), ("Tiers", "self_hosted")):
         await pages.get_by_role("link", name=name).click()
         await expect(page.locator("main")).to_contain_text(shown)
 

@@ -169,7 +169,7 @@ async def test_forms_of_other_sites_are_refused(person: Somebody, headers: dict[
         refused = await person.http.post(path, data=form, headers=headers)
         assert refused.status_code == 403
         assert "another site" in message(refused)
-    assert "No project yet" in (await person.get("/dashboard")).text
+    assert "No projects yet" in (await person.get("/dashboard")).text
 
 
 async def test_a_form_of_this_site_by_its_origin(person: Somebody) -> None:
@@ -180,7 +180,7 @@ async def test_a_form_of_this_site_by_its_origin(person: Somebody) -> None:
 
 
 async def test_projects(colleague: Somebody) -> None:
-    assert "No project yet" in (await colleague.get("/dashboard")).text
+    assert "No projects yet" in (await colleague.get("/dashboard")).text
     await new_project(colleague, "labs")
     assert (await colleague.get("/dashboard")).headers["location"] == "/dashboard/labs/models"
     await new_project(colleague, "more")

@@ -34,7 +34,7 @@ async def test_a_join_key_is_shown_once_in_the_whole_command(colleague: Somebody
     listed = await colleague.get(PAGE)
     assert key not in listed.text
     assert "&lt;b&gt;ws" in listed.text
-    assert "valid ends in" in lines(listed)
+    assert "valid expires in" in lines(listed)
 
 
 async def test_in_place_the_command_and_the_list_come_alone(colleague: Somebody, project: str) -> None:

@@ -214,7 +214,7 @@ async def test_it_says_on_which_agents_it_fits(app: Application, owner: Tenant, 
         )
     said = lines(await shown(person.http, model, "?as=acme"))
     assert "big active 64 GB memory fits" in said
-    assert "small active 4 GB memory too big" in said
+    assert "small active 4 GB memory too large" in said
     assert "odd active 64 GB memory no engine available" in said
     elsewhere = await shown(person.http, model, "?as=acme&tier=free")
     assert "On your agents" not in elsewhere.text

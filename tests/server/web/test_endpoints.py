@@ -217,7 +217,7 @@ async def test_progress_and_status_come_live(url: str, colleague: Somebody, chat
             await listed.until("Try it")
             assert (await colleague.post(f"{PAGE}/{chat}/delete")).status_code == 303
             await one.until("was deleted")
-            await listed.until("No endpoint yet")
+            await listed.until("No endpoints yet")
 
 
 @ON_BOTH_DATABASES

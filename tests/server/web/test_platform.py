@@ -137,7 +137,7 @@ async def test_a_quota_is_changed(person: Somebody, owner: Tenant) -> None:
     assert (await owner.http.post("/v1/uploads", json=push)).status_code == 201
     log = lines(await person.get(f"/dashboard/{owner.project.slug}/audit?action=project.change_quota"))
     assert (
-        "Ada Change quota of project: acme project.quota · its log quota the platform's default · quota before 0 B"
+        "Ada Change quota of project: acme project.change_quota · its log quota the platform's default · quota before 0 B"
         in log
     )
     nothing = f"{PLATFORM}/projects/proj_000000000000/quota"
@@ -172,7 +172,7 @@ async def test_admins_are_made_and_taken_back(person: Somebody, colleague: Someb
     assert (await colleague.get(PLATFORM)).status_code == 404
     made = await person.post(f"{PLATFORM}/people/{known[colleague.email]}/admin", admin="true")
     assert made.headers["location"] == f"{PLATFORM}/people"
-    assert "Ben is an admin." in lines(await person.get(f"{PLATFORM}/people"))
+    assert "Ben is now an admin." in lines(await person.get(f"{PLATFORM}/people"))
     assert (await colleague.get(PLATFORM)).status_code == 200
     left = await person.post(f"{PLATFORM}/people/{known[person.email]}/admin", admin="false")
     assert left.headers["location"] == "/dashboard"
@@ -253,7 +253,7 @@ async def test_featuring(person: Somebody, owner: Tenant, app: Application, anon
         assert "acme/tiny-chat 0 Feature" in lines(await person.get(f"{PLATFORM}/featured?q={query}"))
     await person.post(f"{PLATFORM}/featured/{model}", featured="true")
     assert (await anonymous.get(f"/v1/catalog/models/{model}")).json()["featured"] is True
-    assert "acme/tiny-chat 0 Feature no more" in lines(await person.get(f"{PLATFORM}/featured"))
+    assert "acme/tiny-chat 0 Stop featuring" in lines(await person.get(f"{PLATFORM}/featured"))
     await person.post(f"{PLATFORM}/featured/{model}", featured="false")
     assert "No model is featured." in lines(await person.get(f"{PLATFORM}/featured"))
 

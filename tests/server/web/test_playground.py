@@ -40,7 +40,7 @@ async def chat(app: Application, owner: Tenant, colleague: Somebody, project: st
 
 
 async def test_without_an_endpoint_it_says_what_to_do(colleague: Somebody, project: str) -> None:
-    assert "No endpoint to try" in lines(await colleague.get(PAGE))
+    assert "No endpoints yet" in lines(await colleague.get(PAGE))
     assert (await colleague.get(f"{PAGE}?endpoint=nothing")).status_code == 404
 
 

@@ -56,7 +56,7 @@ async def test_nothing_yet(owner: Tenant, person: Somebody) -> None:
     assert "Requests by day None yet." in words
     assert "Nothing in these 30 days." in words
     assert "You share no model yet." in words
-    assert "prompts and answers are never stored" in words
+    assert "Prompts and answers are never stored" in words
 
 
 @ON_BOTH_DATABASES

@@ -58,7 +58,7 @@ async def settled(somebody: Somebody, delivery: str, state: str) -> httpx.Respon
 
 @ON_BOTH_DATABASES
 async def test_a_webhook_hears_of_a_test(colleague: Somebody, project: str, receiver: Receiver) -> None:
-    assert "No webhook yet" in (await colleague.get(HOOKS)).text
+    assert "No webhooks yet" in (await colleague.get(HOOKS)).text
     hook = await new_hook(colleague, receiver.url, "model.*", "endpoint.created")
     listed = await colleague.get(HOOKS)
     assert "whsec_" not in listed.text
@@ -97,7 +97,7 @@ async def test_editing(colleague: Somebody, project: str, receiver: Receiver) ->
     form = await colleague.get(f"{hook}/edit")
     assert re.findall(r'value="([^"]+)" checked', form.text) == ["agent.*"]
     assert (await colleague.post(f"{hook}/edit", url=receiver.url, events=["model.ready"])).headers["location"] == hook
-    assert "Hears of model.ready Created" in lines(await colleague.get(hook))
+    assert "Events model.ready Created" in lines(await colleague.get(hook))
     assert (await colleague.post(f"{hook}/edit", url=f"{receiver.url}/new")).headers["location"] == hook
     assert f"{receiver.url}/new everything" in lines(await colleague.get(HOOKS))
 

@@ -103,7 +103,7 @@ def test_pooling_without_its_list_counts_all_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "most"),
+    ("files", "limit"),
     [
         ({}, 128),
         ({"sentence_bert_config.json": {"max_seq_length": 32, "do_lower_case": False}}, 32),
@@ -183,8 +183,8 @@ PROMPTED = {"prompts": {"a": "x "}, "default_prompt_name": "a"}
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        (model(WORD | {"pooling_mode": ["mean", "cls"]}), "joins several poolings (mean, cls)"),
-        (model(flags("max_tokens", "mean_tokens")), "joins several poolings (max, mean)"),
+        (model(WORD | {"pooling_mode": ["mean", "cls"]}), "combines several poolings (mean, cls)"),
+        (model(flags("max_tokens", "mean_tokens")), "combines several poolings (max, mean)"),
         (model(WORD | {"pooling_mode": "weightedmean"}), "its pooling is weightedmean"),
         (model(flags("mean_sqrt_len_tokens")), "its pooling is mean_sqrt_len_tokens"),
         (model(WORD | {"temperature": 2}), "it sets temperature"),
@@ -201,7 +201,7 @@ PROMPTED = {"prompts": {"a": "x "}, "default_prompt_name": "a"}
         (model() | {"modules.json": modules((OLD + "Transformer", ""), (OLD + "WordWeights", "w"))}, "not followed"),
         (
             model(WORD, (OLD + "Normalize", "n"), files={"n/config.json": {"module_input_name": "token_embeddings"}}),
-            "else",
+            "does not work on the text",
         ),
         (model(files={"config_sentence_transformers.json": {"model_type": "SparseEncoder"}}), "a SparseEncoder"),
         (
@@ -228,8 +228,8 @@ def test_what_cannot_be_computed_says_why(files: dict[str, Any], reason: str) ->
         (model() | {"modules.json": [{"name": "0", "path": ""}]}, "without a type"),
         (model() | {"modules.json": [{"name": "0", "type": OLD + "Transformer"}]}, "without a path"),
         (model() | {"modules.json": modules((OLD + "Transformer", ""))[:1] * 2}, "the same name"),
-        (model(folder="../up"), "not inside"),
-        (model() | {"modules.json": modules((OLD + "Transformer", "C:\\x"))}, "not inside"),
+        (model(folder="../up"), "outside"),
+        (model() | {"modules.json": modules((OLD + "Transformer", "C:\\x"))}, "outside"),
         (model() | {"modules.json": modules((OLD + "Transformer", "away"))}, "away/config.json, which is missing"),
         ({name: value for name, value in model().items() if name != "pool/config.json"}, "pool/config.json, which is"),
         (model({}), "embedding_dimension"),

@@ -48,7 +48,7 @@ SUBJECTS: Final[Mapping[str, str]] = {
     "webhook": "Webhooks",
     "project": "Projects",
     "person": "Users",
-    "release": "Weight deletions",
+    "weight_deletion": "Weight deletions",
     "job": "Jobs",
 }
 """What actions are done to, and how several are called."""

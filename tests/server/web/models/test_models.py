@@ -41,7 +41,7 @@ async def test_the_list_shows_each_model_as_it_stands(
     await make_model(app, owner.project.id, name="broken", status="failed")
     await owner.http.post(f"/v1/models/{shared}/share")
     said = text_of(await person.get(MODELS))
-    assert "shown ready 1.0.0 4.1 GB everybody deployable 0" in said
+    assert "shown ready 1.0.0 4.1 GB everyone deployable 0" in said
     assert "broken failed 1.0.0 1 kB no 0" in said
 
 
@@ -122,12 +122,12 @@ async def test_versions_are_promoted_and_gone_back_to(
     await add_version(app, model, "1.1.0")
     page = f"{MODELS}/{model}"
     assert "Make latest" in text_of(await person.get(page))
-    assert "1.1.0 is the latest version now" in await went_on(
+    assert "1.1.0 is now the latest version" in await went_on(
         person, await person.post(f"{page}/versions/1.1.0/promote")
     )
     assert (await read(owner, model))["version"] == "1.1.0"
     asked = text_of(await person.get(f"{page}/versions/1.0.0/rollback"))
-    assert "Go back to 1.0.0?" in asked
+    assert "Roll back to 1.0.0?" in asked
     assert "instead of 1.1.0" in asked
     said = await went_on(person, await person.post(f"{page}/versions/1.0.0/rollback"))
     assert "1.0.0 is the latest version again, instead of 1.1.0" in said
@@ -166,7 +166,7 @@ async def test_revalidating_reads_the_bytes_again(owner: Tenant, person: httpx.A
 async def test_deleting_needs_the_name(app: Application, owner: Tenant, person: httpx.AsyncClient) -> None:
     model = await make_model(app, owner.project.id)
     page = f"{MODELS}/{model}/delete"
-    assert "Type its name, tiny, to be sure" in text_of(await person.get(page))
+    assert "Type its name, tiny, to confirm" in text_of(await person.get(page))
     assert "This model is named tiny." in text_of(await person.post(page, data={"name": "tony"}), 400)
     assert "tiny is deleted" in await went_on(person, await person.post(page, data={"name": "tiny"}))
     assert (await owner.http.get(f"/v1/models/{model}")).status_code == 404

@@ -57,7 +57,7 @@ async def test_sharing_with_named_projects(
     form = {"audience": "projects", "projects": "borg"}
     said = await went_on(person, await person.post(f"{page}/share", data=form))
     assert "Certain projects see it" in said
-    assert "Shown to Borg borg, named" in said
+    assert "Shared with Borg borg, named" in said
     assert [each["slug"] for each in (await footprint(owner, model))["projects"]] == ["borg"]
     assert 'value="borg"' in (await person.get(f"{page}/share")).text
 
@@ -80,7 +80,7 @@ async def test_a_claim_link_is_shown_once_and_can_be_claimed(
     assert (await deployer.http.post("/v1/catalog/claims", json={"token": token})).status_code == 200
     shown = await person.get(page)
     assert token not in shown.text
-    assert re.search(r"claimed 1 of 3 times; ends in [67] days", text_of(shown))
+    assert re.search(r"claimed 1 of 3 times; expires in [67] days", text_of(shown))
     [link] = (await footprint(owner, model))["links"]
     assert "Link revoked" in await went_on(person, await person.post(f"{page}/links/{link['id']}/end"))
     after = await footprint(owner, model)
@@ -118,7 +118,7 @@ async def test_unsharing_says_before_what_it_will_do(
     await person.post(f"{page}/share", data={"audience": "public"})
     await deployed(deployer, model)
     said = text_of(await person.get(f"{page}/unshare"))
-    assert "1 active endpoint goes on serving, 1 of other projects." in said
+    assert "1 active endpoint keeps serving, 1 of other projects." in said
     assert "deployment count (1)" in said
     assert "Other projects creating an endpoint with this model, on any tier." in said
     assert (await footprint(owner, model))["is_shared"]
@@ -203,7 +203,7 @@ async def test_a_machine_that_has_not_confirmed_shows_with_a_recall_and_after(
         async with linked(url, token, agent_id=agent_id) as link:
             await link.wanted()
             assert (await deployer.http.delete(f"/v1/agents/{agent_id}")).status_code == 204
-    assert "1 machine may hold them now" in text_of(await person.get(f"{page}/recall"))
+    assert "1 machine may have them now" in text_of(await person.get(f"{page}/recall"))
     form = {"when": "in", "amount": "3", "unit": "days", "reason": "The licence changed."}
     said = await went_on(person, await person.post(f"{page}/recall", data=form))
     assert "May have the weights 1 machine" in said
