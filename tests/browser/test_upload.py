@@ -318,7 +318,7 @@ async def test_a_taken_version_is_said_in_place(owner: Tenant, page_for: PageFor
     await choose(page, folder)
     await page.fill("#f-version", "1.0.0")
     await page.click("#start")
-    await expect(page.locator("#problem")).to_contain_text("has a version 1.0.0 already")
+    await expect(page.locator("#problem")).to_contain_text("already has a version 1.0.0")
     await expect(page.locator("#start")).to_have_text("Try again")
 
 

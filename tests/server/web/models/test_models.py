@@ -132,7 +132,7 @@ async def test_versions_are_promoted_and_gone_back_to(
     said = await went_on(person, await person.post(f"{page}/versions/1.0.0/rollback"))
     assert "1.0.0 is the latest version again, instead of 1.1.0" in said
     assert (await read(owner, model))["version"] == "1.0.0"
-    assert "is the latest version already" in text_of(await person.post(f"{page}/versions/1.0.0/rollback"), 409)
+    assert "is already the latest version" in text_of(await person.post(f"{page}/versions/1.0.0/rollback"), 409)
     assert "no ready version 9.9.9" in text_of(await person.post(f"{page}/versions/9.9.9/promote"), 404)
 
 
@@ -168,7 +168,7 @@ async def test_deleting_needs_the_name(app: Application, owner: Tenant, person: 
     page = f"{MODELS}/{model}/delete"
     assert "Type its name, tiny, to confirm" in text_of(await person.get(page))
     assert "This model is named tiny." in text_of(await person.post(page, data={"name": "tony"}), 400)
-    assert "tiny is deleted" in await went_on(person, await person.post(page, data={"name": "tiny"}))
+    assert "tiny deleted" in await went_on(person, await person.post(page, data={"name": "tiny"}))
     assert (await owner.http.get(f"/v1/models/{model}")).status_code == 404
 
 
