@@ -139,7 +139,7 @@ async def new_project(page: Page, slug: str) -> None:
 async def new_webhook(page: Page, hook: Receiver) -> None:
     await visit(page, "Webhooks")
     await page.get_by_role("link", name="New webhook").first.click()
-    await page.get_by_label("Address").fill(hook.url)
+    await page.get_by_label("URL").fill(hook.url)
     await page.get_by_role("button", name="Create webhook").click()
     await expect(page.locator("#webhook-secret")).to_have_text(re.compile("^whsec_"))
     await page.get_by_role("link", name="I have copied it").click()

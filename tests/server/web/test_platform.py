@@ -26,7 +26,7 @@ PAGES = ("", "/projects", "/projects/new", "/people", "/agents", "/agents/join",
 async def test_health(person: Somebody, owner: Tenant, app: Application) -> None:
     await make_model(app, owner.project.id)
     answer = lines(await person.get(PLATFORM))
-    assert "Projects 1 Users 1 Models 1 Shared models 0 Endpoints on 0 Agents connected 0" in answer
+    assert "Projects 1 Users 1 Models 1 Shared models 0 Active endpoints 0 Agents connected 0" in answer
     assert f"reachable {'SQLite' if app.database.is_sqlite else 'PostgreSQL'}, answered in" in answer
     assert "in a folder on this machine" in answer
     assert re.search(

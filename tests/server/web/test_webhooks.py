@@ -74,7 +74,7 @@ async def test_a_webhook_hears_of_a_test(colleague: Somebody, project: str, rece
     await settled(colleague, again.headers["location"], "delivered")
     one = await colleague.get(hook)
     assert one.text.count(">delivered</span>") == 2
-    assert "No deliveries are failed." in lines(await colleague.get(f"{hook}?state=failed"))
+    assert "No failed deliveries." in lines(await colleague.get(f"{hook}?state=failed"))
 
 
 async def test_an_address_that_fails_is_said_to(colleague: Somebody, project: str, receiver: Receiver) -> None:

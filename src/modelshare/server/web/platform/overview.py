@@ -74,10 +74,10 @@ async def log(request: Request, caller: AdminCaller, session: ReadSession, pagin
 async def _counts(session: AsyncSession) -> list[tuple[str, int]]:
     return [
         ("Projects", await accounts.count_projects(session, _MAX)),
-        ("People", await people.count(session, _MAX)),
+        ("Users", await people.count(session, _MAX)),
         ("Models", await registry.count(session, _MAX)),
         ("Shared models", await sharing.count(session, _MAX)),
-        ("Endpoints on", await endpoints.count_active(session, _MAX)),
+        ("Active endpoints", await endpoints.count_active(session, _MAX)),
         ("Agents connected", await fleet.count_linked(session, _MAX)),
     ]
 
