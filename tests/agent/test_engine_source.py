@@ -51,7 +51,7 @@ async def test_a_model_that_no_engine_here_serves_is_told_for_each_engine(
 ) -> None:
     source = EngineSource(tmp_path, None, None)
     pickle = msgspec.structs.replace(safetensors, format="pickle", task="embedding")
-    with pytest.raises(DeploymentError, match=r"No engine of this machine can serve the model\. .*llamacpp: .*vllm: "):
+    with pytest.raises(DeploymentError, match=r"No engine on this machine can serve the model\. .*llamacpp: .*vllm: "):
         await source.prepare(pickle, tmp_path, tmp_path, lambda _: None)
 
 
@@ -127,7 +127,7 @@ async def test_the_only_engine_that_could_has_the_last_word(tmp_path: Path, safe
 async def test_words_of_a_newer_server_are_told(
     tmp_path: Path, safetensors: DesiredDeployment, change: dict[str, str]
 ) -> None:
-    with pytest.raises(DeploymentError, match=r"This agent does not know the .*; update it"):
+    with pytest.raises(DeploymentError, match=r"This agent does not support the .* Update it"):
         await EngineSource(tmp_path, None, None).prepare(
             msgspec.structs.replace(safetensors, **change), tmp_path, tmp_path, lambda _: None
         )

@@ -161,7 +161,7 @@ async def test_where_another_try_at_once_would_not_help_there_is_a_pause(
         assert peer.socket is not None
         await peer.socket.close(code=code, message=b"because")
         await wait_until(lambda: "because" in caplog.text)
-        seconds = float(caplog.text.split("Trying again in ")[1].split(" s.")[0])
+        seconds = float(caplog.text.split("Reconnecting in ")[1].split(" s.")[0])
     assert 15 <= seconds <= 60
 
 

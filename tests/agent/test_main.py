@@ -162,7 +162,7 @@ async def test_a_server_that_is_not_there_yet_is_waited_for_and_a_signal_ends_th
     peer.url = "http://127.0.0.1:9"
     async with agent_process(peer, tmp_path) as agent:
         assert agent.stderr is not None
-        assert b"http://127.0.0.1:9 cannot be reached" in await agent.stderr.readline()
+        assert b"Cannot reach http://127.0.0.1:9" in await agent.stderr.readline()
         agent.send_signal(signal.SIGTERM)
         code, _ = await ends_with(agent)
     assert code == 0

@@ -107,7 +107,7 @@ async def test_links_that_are_always_refused_fail_with_a_reason(storage: Storage
         )
 
     async with pulling(tmp_path) as (_, puller):
-        with pytest.raises(PullError, match=r"refuses every link to model\.gguf \(HTTP 403\)"):
+        with pytest.raises(PullError, match=r"refuses every URL for model\.gguf \(HTTP 403\)"):
             await puller.pull(storage.manifest(), stale_grant, lambda _: None)
 
 

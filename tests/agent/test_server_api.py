@@ -59,7 +59,7 @@ async def test_a_deployment_of_somebody_else_is_told_at_once(server: Server, sta
 
 async def test_a_server_that_stays_busy_fails_in_words(server: Server) -> None:
     server.statuses = [503] * 99
-    with pytest.raises(PullError, match=r"gives no grant for the weights \(HTTP 503\)"):
+    with pytest.raises(PullError, match=r"did not grant access to the weights \(HTTP 503\)"):
         await ask(server.url)
 
 

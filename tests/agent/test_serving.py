@@ -201,7 +201,7 @@ async def test_a_model_that_does_not_fit_beside_one_that_serves_waits(
         await peer.want(old, new, revision=2)
         failed = await peer.expect(Report, lambda one: one.phase == Phase.FAILED)
         assert failed.deployment_id == "dep_2"
-        assert "The model takes 531.2 kB of memory" in (failed.reason or "")
+        assert "The model needs 531.2 kB of memory" in (failed.reason or "")
         await peer.ask(ask(), deployment="dep_1")
         assert (await peer.expect(Answer)).status == 200
         await peer.want(new, revision=3)

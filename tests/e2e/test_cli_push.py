@@ -117,7 +117,7 @@ def test_a_file_that_changed_after_the_cut_is_sent_as_it_is_now(
 def test_restart_drops_what_an_earlier_push_left(owner: Shell, client: Client, large: Path, tmp_path: Path) -> None:
     left, _ = cut(owner, client, large, signal.SIGKILL)
     other = ("push", str(write_model(tmp_path / "other")), "--name", "large", "--version", "1.0.0")
-    assert "Cancel the upload" in owner.refused(*other)
+    assert "Cancel its open upload" in owner.refused(*other)
     assert owner.json(*other, "--restart")["version"] == "1.0.0"
     assert client.uploads.get(left.id).state == "cancelled"
 
@@ -157,7 +157,7 @@ def test_a_version_is_the_one_that_was_asked_for(owner: Shell, client: Client, t
     path = str(write_model(tmp_path / "versioned"))
     assert owner.json("push", path, "--version", "2.1.0")["version"] == "2.1.0"
     assert owner.json("push", path)["version"] == "2.1.1"
-    assert "has a version 2.1.0 already" in owner.refused("push", path, "--version", "2.1.0")
+    assert "already has a version 2.1.0" in owner.refused("push", path, "--version", "2.1.0")
     owner.refused("push", path, "--version", "two", code=ExitCode.USAGE)
     assert "2.1.1" in owner.says("models", "versions", "versioned")
     assert owner.json("models", "rollback", "versioned", "2.1.0")["version"] == "2.1.0"

@@ -96,7 +96,7 @@ def test_a_change_stops_the_push_and_the_next_one_works(
 ) -> None:
     weights = folder / WEIGHTS
     kept = weights.read_bytes()
-    with pytest.raises(ChangedError, match=f"{WEIGHTS} changed while it was being pushed; push again"):
+    with pytest.raises(ChangedError, match=f"{WEIGHTS} changed while it was being pushed. Push again"):
         push_model(client, folder, jobs=1, progress=_Once(lambda: how(weights), after))
     [upload] = client.uploads.list()
     assert upload.state == "open"

@@ -30,7 +30,7 @@ async def test_health(person: Somebody, owner: Tenant, app: Application) -> None
     assert f"reachable {'SQLite' if app.database.is_sqlite else 'PostgreSQL'}, answered in" in answer
     assert "in a folder on this machine" in answer
     assert re.search(
-        rf"Last beat p-[0-9a-f]{{8}} http://127\.0\.0\.1:8000 {re.escape(__version__)} just now just now", answer
+        rf"Last heartbeat p-[0-9a-f]{{8}} http://127\.0\.0\.1:8000 {re.escape(__version__)} just now just now", answer
     )
     assert "no events queued; no address failing" in answer
     assert "No jobs are waiting." in answer
@@ -137,8 +137,8 @@ async def test_a_quota_is_changed(person: Somebody, owner: Tenant) -> None:
     assert (await owner.http.post("/v1/uploads", json=push)).status_code == 201
     log = lines(await person.get(f"/dashboard/{owner.project.slug}/audit?action=project.change_quota"))
     assert (
-        "Ada Change quota of project: acme project.change_quota · its log quota the platform's default · quota before 0 B"
-        in log
+        "Ada Change quota of project: acme project.change_quota · its log "
+        "quota the platform's default · quota before 0 B" in log
     )
     nothing = f"{PLATFORM}/projects/proj_000000000000/quota"
     for answer in (await person.get(nothing), await person.post(nothing, quota_gb="1")):
