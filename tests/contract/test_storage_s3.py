@@ -77,7 +77,7 @@ async def test_wrong_keys_are_the_operators_matter(
     server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(StorageUnavailableError, match="the operator should check its name, keys") as error:
+    with pytest.raises(StorageUnavailableError, match="The operator should check its name, keys") as error:
         await open_bucket(server.url, tmp_path).begin(KEY, 1, 1)
     assert server.bucket not in str(error.value)
 

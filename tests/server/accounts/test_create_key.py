@@ -101,7 +101,7 @@ async def test_a_key_locked_to_an_endpoint_manages_nothing(client_with: ClientWi
 
 
 @pytest.mark.parametrize(
-    ("own", "wish", "missing"),
+    ("own", "spec", "missing"),
     [
         ({"scopes": ["keys", "models"]}, {"scopes": ["endpoints"]}, "scopes"),
         ({"scopes": ["keys", "models"]}, {}, "scopes"),

@@ -63,7 +63,7 @@ async def test_one_that_is_damaged_keeps_all_from_being_taken(owner: Tenant) -> 
     body = bytearray(batch(upload))
     body[-1] ^= 1
     answer = await send(owner.http, upload, bytes(body))
-    assert "send it again" in error_of(answer, 400)
+    assert "Send it again" in error_of(answer, 400)
     assert answer.json()["error"]["code"] == "checksum_mismatch"
     assert (await owner.http.get(f"/v1/uploads/{upload['id']}")).json()["bytes_done"] == 0
 

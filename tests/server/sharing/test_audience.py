@@ -192,7 +192,7 @@ async def test_a_claim_link(owner: Tenant, deployer: Tenant, stranger: Tenant, m
     assert (await owner.http.post("/v1/catalog/claims", json={"token": link["token"]})).status_code == 200
     late = await stranger.http.post("/v1/catalog/claims", json={"token": link["token"]})
     assert problem(late)[:2] == (404, "not_found_error")
-    assert "as often as" in message(late)
+    assert "maximum number of uses" in message(late)
     assert not await sees(stranger.http, model)
     footprint = (await owner.http.get(f"/v1/models/{model}/catalog")).json()
     assert [(row["slug"], row["link"]) for row in footprint["projects"]] == [("borg", link["id"])]
