@@ -148,7 +148,7 @@ def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch, kind: str) -
     monkeypatch.setenv("ALL_PROXY", f"{kind}://user:hidden@127.0.0.1:{port}")
     message = said("http://platform.example")
     assert message.startswith(
-        f"Cannot reach the proxy {kind}://127.0.0.1:{port}, which ALL_PROXY names: nothing listens"
+        f"Cannot reach the proxy {kind}://127.0.0.1:{port}, which ALL_PROXY names: connection refused"
     )
     assert "NO_PROXY=platform.example" in message
     assert "hidden" not in message
@@ -190,7 +190,7 @@ def test_what_is_no_socks_proxy() -> None:
             check=False,
         )
     assert (done.returncode, done.stdout) == (3, "")
-    assert "which ALL_PROXY names, is no SOCKS proxy" in done.stderr
+    assert "which ALL_PROXY names: it is not a SOCKS proxy" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_certificates_that_cannot_be_read(
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("htp://x", "MODELSHARE_URL: 'htp://x' is not a URL"),
+        ("htp://x", "MODELSHARE_URL: 'htp://x' is not a valid platform URL"),
         ("127.0.0.1:8000", "MODELSHARE_URL"),
         ("http://", "MODELSHARE_URL"),
         ("http://x:99999", "MODELSHARE_URL"),
@@ -348,14 +348,14 @@ async def test_nothing_listens_at_any_address_of_a_host() -> None:
         (http("200 OK", "<html>Sign in to the hotel's network</html>"), "the sign-in page of a network"),
         (http("413 Request Entity Too Large"), "(413)"),
         (http("413 Request Entity Too Large"), "client_max_body_size"),
-        (http("502 Bad Gateway"), "502 Bad Gateway: the server behind it does not answer"),
+        (http("502 Bad Gateway"), "502 Bad Gateway: the server behind it is not responding"),
         (http("503 Service Unavailable"), "503 Service Unavailable: the server behind it"),
         (http("504 Gateway Timeout"), "504 Gateway Timeout"),
         (http("407 Proxy Authentication Required"), "requires a user name and password"),
         (http("404 Not Found"), "404 Not Found"),
         (
             http("301 Moved Permanently", Location="https://models.example/v1/models"),
-            "its URL as https://models.example;",
+            "use the URL https://models.example;",
         ),
         (http("302 Found", Location="/login"), "redirects to"),
         (http("200 OK", "no gzip at all", Content_Encoding="gzip"), "cannot be decompressed"),
@@ -410,9 +410,9 @@ def opened(head: bytes) -> bytes | None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (http("413 Request Entity Too Large"), "refused a body of 4,044 bytes as too large (413)"),
+        (http("413 Request Entity Too Large"), "rejected a request body of 4,044 bytes as too large (413)"),
         (http("200 OK", "<html>Sign in</html>"), "the sign-in page of a network"),
-        (http("301 Moved Permanently", Location="https://models.example/v1/x"), "its URL as https://models.example;"),
+        (http("301 Moved Permanently", Location="https://models.example/v1/x"), "use the URL https://models.example;"),
         (http("407 Proxy Authentication Required"), "requires a user name and password"),
     ],
     ids=["413", "portal", "301", "407"],

@@ -108,7 +108,7 @@ def _of_cause(route: Route, cause: BaseException) -> str | None:  # noqa: PLR091
             secure = route.url.replace("http:", "https:", 1)
             return f"{route.host}:{route.port} uses TLS. Use the URL {secure}."
         case SOCKSError() if route.proxy:
-            return f"The service at {_proxy(route.proxy)} is not a SOCKS proxy. {_without(route, route.proxy)}."
+            return f"Cannot use {_proxy(route.proxy)}: it is not a SOCKS proxy. {_without(route, route.proxy)}."
     return None
 
 
