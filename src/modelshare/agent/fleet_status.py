@@ -45,10 +45,8 @@ class FleetStatus:
         if known.verdict_key and hmac.compare_digest(made.encode(), status.signature.encode()):
             return status.verdict
         _log.warning(
-            (
-                "The server says that this agent is %s, but cannot prove that it is the platform the agent enrolled "
-                "with. If it is, stop the agent and delete its data folder."
-            ),
+            "The server says that this agent is %s, but cannot prove that it is the platform the agent enrolled "
+            "with. If it is, stop the agent and delete its data folder.",
             status.verdict,
         )
         return None

@@ -128,10 +128,8 @@ class Sequences:
         except TooManyWaitingError:
             raise EngineRefusalError(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                (
-                    "Too many requests of your project are waiting for this model. Try again when some of them have "
-                    "finished."
-                ),
+                "Too many requests of your project are waiting for this model. Try again when some of them have "
+                "finished.",
                 code=ErrorCode.CAPACITY_EXCEEDED,
                 retry_after=_RETRY_SECONDS,
             ) from None

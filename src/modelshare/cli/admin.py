@@ -18,10 +18,8 @@ app = typer.Typer(add_completion=False)
 DatabaseUrl = Annotated[
     str | None,
     typer.Option(
-        help=(
-            "Prefer MODELSHARE_DATABASE_URL when the URL holds a password: other users of this machine can see the "
-            "command line."
-        )
+        help="Prefer MODELSHARE_DATABASE_URL when the URL holds a password: other users of this machine can see the "
+        "command line."
     ),
 ]
 

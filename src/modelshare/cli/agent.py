@@ -30,10 +30,8 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
         Path | None,
         typer.Option(
             envvar="MODELSHARE_JOIN_KEY_FILE",
-            help=(
-                f"File with the join key, or - for standard input, instead of {JOIN_KEY}=msj_.... Needed only the "
-                "first time; then the data folder identifies the agent."
-            ),
+            help=f"File with the join key, or - for standard input, instead of {JOIN_KEY}=msj_.... Needed only the "
+            "first time; then the data folder identifies the agent.",
         ),
     ] = None,
     url: Annotated[str | None, typer.Option(help=f"URL of the platform. Default: {config.DEFAULT_URL}.")] = None,
@@ -54,10 +52,8 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
         int | None,
         typer.Option(
             min=1,
-            help=(
-                "Requests that an engine handles at the same time; others wait, and projects take turns. For an "
-                "external engine, give its real limit: requests that queue inside it are served in order of arrival."
-            ),
+            help="Requests that an engine handles at the same time; others wait, and projects take turns. For an "
+            "external engine, give its real limit: requests that queue inside it are served in order of arrival.",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write the log as lines of JSON.")] = False,

@@ -25,7 +25,7 @@ def audit(
         str | None, typer.Option(help="Only actions on this object, as shown in the ON column, or model:NAME.")
     ] = None,
     outcome: Annotated[
-        AuditOutcome | None, typer.Option(help="Only actions that were allowed, or only those that were denied.")
+        AuditOutcome | None, typer.Option(help="Only actions that were done, or only those that were refused.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of entries to show.")] = 50,
     json: Json = False,

@@ -40,10 +40,8 @@ _SIGNATURES: Final = [
     (
         r"unknown model architecture: '?([\w.-]+)|model architectures \['?([\w.-]+)'?\] (?:are|is) not supported|"
         r"unrecognized model|does not recognize this architecture",
-        (
-            "This version of the engine does not support the model's architecture {0}; update the engine or choose "
-            "another."
-        ),
+        "This version of the engine does not support the model's architecture {0}; update the engine or choose "
+        "another.",
     ),
     (
         r"unknown pre-tokenizer type: '?([\w.-]+)",

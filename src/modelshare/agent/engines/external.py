@@ -123,10 +123,8 @@ class ExternalEngine:
             await probe.ask(self._task, model, seconds)
             self.sharing = replace(self.sharing, cache=PromptCache.NONE)
             _log.warning(
-                (
-                    "%s does not support `cache_salt`: if it keeps a prompt cache, projects that share it can infer "
-                    "from response times what others asked. Use it for one project only, or turn that cache off."
-                ),
+                "%s does not support `cache_salt`: if it keeps a prompt cache, projects that share it can infer "
+                "from response times what others asked. Use it for one project only, or turn that cache off.",
                 self.base_url,
             )
         self.activity.succeeded()

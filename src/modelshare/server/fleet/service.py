@@ -265,10 +265,8 @@ def _check_tiers(caller: Caller, wanted: list[str] | None, tiers: TierRegistry) 
     if caller.project_id is not None:  # whoever asks: the key is the project's
         if wanted is not None:
             raise InvalidRequestError(
-                (
-                    "`tiers` is only for the platform's join keys; a project's agents serve its `self_hosted` "
-                    "endpoints. Leave the field out."
-                ),
+                "`tiers` is only for the platform's join keys; a project's agents serve its `self_hosted` "
+                "endpoints. Leave the field out.",
                 param="tiers",
             )
         return

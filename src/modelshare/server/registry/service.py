@@ -139,10 +139,8 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
     if row.foreign_endpoints:
         many = "1 active endpoint" if row.foreign_endpoints == 1 else f"{row.foreign_endpoints} active endpoints"
         raise ConflictError(
-            (
-                f"{many} of other projects still use this model, so it cannot be deleted. Unshare it to prevent new "
-                "ones, and wait until their owners delete these."
-            ),
+            f"{many} of other projects still use this model, so it cannot be deleted. Unshare it to prevent new "
+            "ones, and wait until their owners delete these.",
             code=ErrorCode.MODEL_IN_USE,
             refusal=AuditedRefusal("model.delete", f"model:{row.id}"),
         )

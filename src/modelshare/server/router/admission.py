@@ -44,19 +44,15 @@ class Gate:
         tier, now = self.tier, self._clock()
         if self.busy >= tier.max_concurrent_requests:
             raise RateLimitedError(
-                (
-                    f"{self.busy} answers are in progress, and the tier `{tier.slug}` allows "
-                    f"{tier.max_concurrent_requests} at the same time. Wait for one to finish."
-                ),
+                f"{self.busy} answers are in progress, and the tier `{tier.slug}` allows "
+                f"{tier.max_concurrent_requests} at the same time. Wait for one to finish.",
                 code=ErrorCode.CAPACITY_EXCEEDED,
                 retry_after=1,
             )
         if self._tokens is not None and (wait := self._tokens.take(0, now)):
             raise RateLimitedError(
-                (
-                    f"The tier `{tier.slug}` allows {tier.tokens_per_minute} tokens per minute, and they are used "
-                    f"up. Try again in {wait} s."
-                ),
+                f"The tier `{tier.slug}` allows {tier.tokens_per_minute} tokens per minute, and they are used "
+                f"up. Try again in {wait} s.",
                 code=ErrorCode.RATE_LIMIT_EXCEEDED,
                 retry_after=wait,
             )

@@ -84,10 +84,8 @@ def check_size(asked: InferenceRequest, tier: Tier) -> None:
         what = f"{count} answers (prompts: {asked.prompts}, to each: {asked.choices})"
     if count > limit:
         raise InvalidRequestError(
-            (
-                f"`{name}` is too large: {what} in one request, and the tier `{tier.slug}` allows {limit}. Send "
-                "several requests."
-            ),
+            f"`{name}` is too large: {what} in one request, and the tier `{tier.slug}` allows {limit}. Send "
+            "several requests.",
             param=name,
         )
 

@@ -59,10 +59,8 @@ async def named(session: AsyncSession, model: ModelRow, choice: AudienceChoice) 
     unknown = [name for name in choice.projects if name not in found]
     if unknown:
         raise InvalidRequestError(
-            (
-                f"There is no project {', '.join((f'`{name}`' for name in unknown[:5]))}. Use the slugs or IDs "
-                "(`proj_...`) of projects."
-            ),
+            f"There is no project {', '.join(f'`{name}`' for name in unknown[:5])}. Use the slugs or IDs "
+            "(`proj_...`) of projects.",
             param="audience",
         )
     return {row.id: row for row in found.values() if row.id != model.project_id}

@@ -206,10 +206,8 @@ def selection_reasons(relation: Relation, facts: ModelFacts, tier: Tier) -> list
                 rule="role",
                 message=f"The model's catalog role is `deployable`: it may be selected on `{SELF_HOSTED}` only, "
                 f"not on `{tier.slug}`.",
-                fix=(
-                    f"Choose the tier `{SELF_HOSTED}` and run your own agent, or ask the owner to deploy the model "
-                    "on a shared tier, which gives it the role `shared`."
-                ),
+                fix=f"Choose the tier `{SELF_HOSTED}` and run your own agent, or ask the owner to deploy the model "
+                "on a shared tier, which gives it the role `shared`.",
             )
         )
     if facts.status not in SHAREABLE:
@@ -283,14 +281,10 @@ def tier_notes(tier: Tier) -> list[str]:
     """What is worth knowing of an allowed tier."""
     if tier.may_evict:
         return [
-            (
-                f"`{tier.slug}` is a shared tier and may evict the model for capacity; for guaranteed availability, "
-                f"use `{SELF_HOSTED}`."
-            )
+            f"`{tier.slug}` is a shared tier and may evict the model for capacity; for guaranteed availability, "
+            f"use `{SELF_HOSTED}`."
         ]
     return [
-        (
-            f"`{tier.slug}` runs on your own machines: it serves while one of your agents is connected, and never "
-            "evicts the model."
-        )
+        f"`{tier.slug}` runs on your own machines: it serves while one of your agents is connected, and never "
+        "evicts the model."
     ]

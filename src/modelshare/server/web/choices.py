@@ -127,9 +127,7 @@ def _contradiction(
 ) -> InvalidRequestError:
     (one, _), (another, fields) = chosen, other
     return InvalidRequestError(
-        (
-            f"The form has “{one.words}” selected, but “{fields[0].words}” belongs to “{another.words}”. Choose "
-            f"“{another.words}”, or clear that field. Nothing was changed."
-        ),
+        f"The form has “{one.words}” selected, but “{fields[0].words}” belongs to “{another.words}”. Choose "
+        f"“{another.words}”, or clear that field. Nothing was changed.",
         param=fields[0].name,
     )

@@ -145,10 +145,8 @@ def _told(facts: Facts, alternatives: int) -> tuple[str, ...]:
     if not alternatives:
         return ()
     return (
-        (
-            f"Of {alternatives + 1} models here, {printable(facts.weights[0])} is the one described and run. Choose "
-            "another with `--file` when you push, or with `file` at an endpoint."
-        ),
+        f"Of {alternatives + 1} models here, {printable(facts.weights[0])} is the one described and run. Choose "
+        "another with `--file` when you push, or with `file` at an endpoint.",
     )
 
 

@@ -46,10 +46,8 @@ def _compare_again(row: UploadRow, digests: Sequence[FileDigest]) -> None:
         theirs = known.get(str(digest.n), {})
         if any(theirs.get(name, value) != value for name, value in _said(digest).items()):
             raise ConflictError(
-                (
-                    f"Another push completed this upload with different bytes in its file {digest.n}. Push again to "
-                    "create your own version."
-                ),
+                f"Another push completed this upload with different bytes in its file {digest.n}. Push again to "
+                "create your own version.",
                 code=ErrorCode.CHECKSUM_MISMATCH,
                 param="files",
             )
@@ -127,10 +125,8 @@ def _compare(row: UploadRow, files: Sequence[UploadFile], claims: dict[int, File
             is_other = True
         if is_other:
             raise ConflictError(
-                (
-                    f"{printable(file.path)} changed while it was being pushed, so the uploaded bytes do not match. "
-                    "Push again when no program is writing to it."
-                ),
+                f"{printable(file.path)} changed while it was being pushed, so the uploaded bytes do not match. "
+                "Push again when no program is writing to it.",
                 code=ErrorCode.CHECKSUM_MISMATCH,
                 param="files",
             )
@@ -148,10 +144,8 @@ def _needs_whole(file: UploadFileRow, view_of: UploadFile) -> ApiError:
             param="files",
         )
     return InvalidRequestError(
-        (
-            f"{path} was uploaded directly to the bucket, which reports no digests of parts: send the `sha256` of "
-            "the whole file."
-        ),
+        f"{path} was uploaded directly to the bucket, which reports no digests of parts: send the `sha256` of "
+        "the whole file.",
         param="files",
     )
 

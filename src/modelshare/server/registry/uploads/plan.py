@@ -88,10 +88,8 @@ def _version(
     version = wanted or following
     if version in deleted:
         raise ConflictError(
-            (
-                f"The model {printable(model.name if model else '')} had a version {version}, which was deleted. "
-                f"Version numbers cannot be used again: leave `version` out to push this as {following}."
-            ),
+            f"The model {printable(model.name if model else '')} had a version {version}, which was deleted. "
+            f"Version numbers cannot be used again: leave `version` out to push this as {following}.",
             param="version",
         )
     if version in versions and version not in failed:
