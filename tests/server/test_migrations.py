@@ -348,10 +348,10 @@ async def test_what_is_stored_takes_the_terms_that_changed_and_gives_them_back(d
     async with database.engine.begin() as connection:
         await connection.execute(
             text("INSERT INTO webhooks (id, project_id, url, events, is_active, failures, created_at)"
-                 """ VALUES (:id, 'proj_acme', 'https://example.org', '["agent.weights_deleted", "model.*"]', true, 0, 9)"""),
+                 """ VALUES (:id, 'proj_acme', 'https://example.org', '["agent.released", "model.*"]', true, 0, 9)"""),
             {"id": uid(90).hex},
         )  # fmt: skip
-        for number, action in enumerate(("member.change_role", "weight_deletion.close", "model.share")):
+        for number, action in enumerate(("member.role", "release.close", "model.share")):
             await connection.execute(
                 text("INSERT INTO audit_log (id, at, actor, action, target, outcome, details)"
                      " VALUES (:id, 9, 'system', :action, 'x', 'done', '{}')"),
