@@ -82,7 +82,7 @@ def test_what_a_crash_left_is_swept_and_what_is_held_stays(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("path", ["../evil", "/etc/passwd", "a//b", "a/./b", "a\\..\\b", "", "a\0b"])
 def test_paths_that_lead_out_are_refused(tmp_path: Path, path: str) -> None:
-    with pytest.raises(DeploymentError, match="leads out of its folder"):
+    with pytest.raises(DeploymentError, match="leads outside its folder"):
         Cache(tmp_path).hold(CachedFiles("dep_1", DIGEST, [file(path, b"x")]))
 
 

@@ -51,7 +51,7 @@ async def test_a_model_that_no_engine_here_serves_is_told_for_each_engine(
 ) -> None:
     source = EngineSource(tmp_path, None, None)
     pickle = msgspec.structs.replace(safetensors, format="pickle", task="embedding")
-    with pytest.raises(DeploymentError, match=r"No engine of this machine can serve the model\. .*llamacpp: .*vllm: "):
+    with pytest.raises(DeploymentError, match=r"No engine on this machine can serve the model\. .*llamacpp: .*vllm: "):
         await source.prepare(pickle, tmp_path, tmp_path, lambda _: None)
 
 
@@ -127,7 +127,7 @@ async def test_the_only_engine_that_could_has_the_last_word(tmp_path: Path, safe
 async def test_words_of_a_newer_server_are_told(
     tmp_path: Path, safetensors: DesiredDeployment, change: dict[str, str]
 ) -> None:
-    with pytest.raises(DeploymentError, match=r"This agent does not know the .*; update it"):
+    with pytest.raises(DeploymentError, match=r"This agent does not support the .* Update it"):
         await EngineSource(tmp_path, None, None).prepare(
             msgspec.structs.replace(safetensors, **change), tmp_path, tmp_path, lambda _: None
         )
@@ -139,7 +139,7 @@ def test_an_external_server_is_used_where_one_is_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("lama", "There is no engine lama; choose one of llamacpp"), ("sglang", "is not installed")]
+    ("name", "words"), [("lama", "There is no engine lama. Choose one of llamacpp"), ("sglang", "is not installed")]
 )
 def test_an_engine_that_cannot_be_had_is_told_at_the_start(tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(StopError, match=words):

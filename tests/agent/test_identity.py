@@ -30,7 +30,7 @@ def test_an_identity_is_kept_privately_and_forgotten(tmp_path: Path) -> None:
 
 def test_a_damaged_identity_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "identity.json").write_text("{")
-    with pytest.raises(StopError, match="delete it, and start the agent with a new join key"):
+    with pytest.raises(StopError, match="Delete it, and start the agent with a new join key"):
         load_identity(tmp_path)
 
 
@@ -40,7 +40,7 @@ def test_a_second_agent_on_the_folder_is_told_until_the_first_is_killed(tmp_path
     ) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
-        with pytest.raises(StopError, match=rf"\(process {first.pid}\) runs on"), sole_user(tmp_path):
+        with pytest.raises(StopError, match=rf"\(process {first.pid}\) is running on"), sole_user(tmp_path):
             pass
         first.kill()
     with sole_user(tmp_path):

@@ -59,7 +59,7 @@ async def test_a_signal_lets_requests_finish_and_leaves_no_engine(
         first = await peer.expect(Chunk)
         agent.send_signal(number)
         stopping = await peer.expect(Report, lambda one: one.phase == Phase.WAITING)
-        assert stopping.reason == "It is being stopped."
+        assert stopping.reason == "The deployment is stopping."
         await peer.ask(ask(), stream=2)
         assert (await peer.expect(Answer)).status == 503
         streamed, end = await read_stream(peer, 1)
@@ -90,7 +90,7 @@ async def test_a_folder_that_cannot_be_used_is_told(peer: Peer, tmp_path: Path) 
     async with agent_process(peer, tmp_path / "file") as agent:
         code, said = await ends_with(agent)
     assert code == 1
-    assert "cannot be used" in said
+    assert "Cannot use" in said
 
 
 async def test_a_removed_agent_deletes_everything_and_says_so(peer: Peer, storage: Storage, tmp_path: Path) -> None:
@@ -103,9 +103,7 @@ async def test_a_removed_agent_deletes_everything_and_says_so(peer: Peer, storag
         await peer.socket.close(code=CloseCode.REMOVED, message=b"removed")
         code, said = await ends_with(agent)
     assert code == 1
-    assert said.splitlines()[-1].endswith(
-        "error: This agent was removed from the server: the weights it held are deleted."
-    )
+    assert said.splitlines()[-1].endswith("error: This agent was removed from the server. Its weights are deleted.")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["agent.lock"]
 
 
@@ -130,7 +128,7 @@ async def test_nobody_but_its_own_platform_makes_an_agent_give_up(peer: Peer, st
         await peer.socket.close(code=1000, message=b"")
         code, said = await ends_with(agent)
     assert code == 1
-    assert "The server does not know this agent (any more)." in said.splitlines()[-1]
+    assert "The server does not know this agent." in said.splitlines()[-1]
     assert (tmp_path / "weights" / storage.file("model.gguf").sha256).exists()
 
 
@@ -140,14 +138,14 @@ async def test_a_second_agent_on_the_same_folder_is_told(peer: Peer, tmp_path: P
         async with agent_process(peer, tmp_path) as second:
             code, said = await ends_with(second)
         assert code == 1
-        assert f"Another agent (process {first.pid}) runs on {tmp_path}; stop it" in said
+        assert f"Another agent (process {first.pid}) is running on {tmp_path}. Stop it" in said
 
 
 @pytest.mark.parametrize(
     ("join_key", "words"),
     [
-        ("", "give a join key (MODELSHARE_JOIN_KEY=msj_..., or --join-key-file)."),
-        ("msj_bad", "The server did not enroll this agent: The join key was revoked."),
+        ("", "Provide a join key (MODELSHARE_JOIN_KEY=msj_..., or --join-key-file)."),
+        ("msj_bad", "The server refused to enrol this agent: The join key was revoked."),
     ],
 )
 async def test_without_a_good_join_key_it_says_what_to_do(
@@ -164,7 +162,7 @@ async def test_a_server_that_is_not_there_yet_is_waited_for_and_a_signal_ends_th
     peer.url = "http://127.0.0.1:9"
     async with agent_process(peer, tmp_path) as agent:
         assert agent.stderr is not None
-        assert b"http://127.0.0.1:9 cannot be reached" in await agent.stderr.readline()
+        assert b"Cannot reach http://127.0.0.1:9" in await agent.stderr.readline()
         agent.send_signal(signal.SIGTERM)
         code, _ = await ends_with(agent)
     assert code == 0

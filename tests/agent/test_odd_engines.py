@@ -21,7 +21,7 @@ from odd_engine import FORMS, SECRET, TEXT, application
 pytestmark = pytest.mark.anyio
 
 FAILED = "The engine failed on this request; try again, or change the request."
-NO_ANSWER = "The engine gave no valid answer; try again."
+NO_ANSWER = "The engine returned an invalid answer. Try again."
 CONTEXT = 2048
 
 
@@ -145,7 +145,7 @@ async def test_four_answers_are_four_whatever_the_engine_makes_of_it(agent: Agen
         ("error-named", FAILED, 502),
         ("error-object", FAILED, 502),
         ("garbage-event", NO_ANSWER, 502),
-        ("breaks", "The engine broke off its answer; try again.", 502),
+        ("breaks", "The engine aborted its answer. Try again.", 502),
     ],
 )
 async def test_a_failure_in_a_stream_is_told_in_our_words_and_what_came_before_is_estimated(
@@ -271,7 +271,7 @@ async def test_what_the_engine_would_ignore_or_may_not_be_asked_is_refused_by_it
 async def test_a_whole_answer_that_breaks_is_no_model_that_loads(agent: Agent) -> None:
     frame, told = await agent.whole("breaks")
     assert (frame.status, told["error"]["code"]) == (502, None)
-    assert told["error"]["message"] == "The engine broke off its answer; try again."
+    assert told["error"]["message"] == "The engine aborted its answer. Try again."
 
 
 async def test_vectors_come_in_the_form_and_number_that_was_asked_for(agent: Agent) -> None:

@@ -107,7 +107,7 @@ async def test_links_that_are_always_refused_fail_with_a_reason(storage: Storage
         )
 
     async with pulling(tmp_path) as (_, puller):
-        with pytest.raises(PullError, match=r"refuses every link to model\.gguf \(HTTP 403\)"):
+        with pytest.raises(PullError, match=r"refuses every URL for model\.gguf \(HTTP 403\)"):
             await puller.pull(storage.manifest(), stale_grant, lambda _: None)
 
 
@@ -138,7 +138,7 @@ async def test_a_storage_with_another_size_fails_at_once(storage: Storage, tmp_p
     manifest = storage.manifest()
     storage.files["model.gguf"] += b"more"
     async with pulling(tmp_path) as (_, puller):
-        with pytest.raises(PullError, match="1048580 bytes where the manifest says 1048576"):
+        with pytest.raises(PullError, match="1048580 bytes, but the manifest says 1048576"):
             await puller.pull(manifest, storage.grant, lambda _: None)
 
 

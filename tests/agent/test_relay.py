@@ -21,7 +21,7 @@ from modelshare.wire.link import BODY_SLICE, Answer, Cancel, Chunk, End, Head
 pytestmark = pytest.mark.anyio
 
 FAILED = "The engine failed on this request; try again, or change the request."
-REFUSED = "The engine does not take this request as it is; compare its fields with the API's documentation."
+REFUSED = "The engine rejected this request. Compare its fields with the API documentation."
 SAID = {"index": 0, "message": {"role": "assistant", "content": "Hi"}}
 WHOLE = {"choices": [SAID], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
 Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -98,7 +98,7 @@ async def test_a_stream_that_breaks_off_says_so_and_has_no_end_marker(peer: Peer
         await peer.ask(ask(stream=True))
         streamed, end = await read_stream(peer)
     assert b"[DONE]" not in streamed
-    assert end.error == "The engine broke off its answer; try again."
+    assert end.error == "The engine aborted its answer. Try again."
 
 
 async def test_a_big_answer_travels_in_slices(peer: Peer) -> None:

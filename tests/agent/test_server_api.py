@@ -52,17 +52,17 @@ async def test_a_busy_server_is_asked_again(server: Server) -> None:
 @pytest.mark.parametrize("status", [403, 404])
 async def test_a_deployment_of_somebody_else_is_told_at_once(server: Server, status: int) -> None:
     server.statuses = [status]
-    with pytest.raises(GrantGoneError, match="no longer gives this deployment to this agent"):
+    with pytest.raises(GrantGoneError, match="no longer assigns this deployment to this agent"):
         await ask(server.url)
     assert len(server.tokens) == 1
 
 
 async def test_a_server_that_stays_busy_fails_in_words(server: Server) -> None:
     server.statuses = [503] * 99
-    with pytest.raises(PullError, match=r"gives no grant for the weights \(HTTP 503\)"):
+    with pytest.raises(PullError, match=r"did not grant access to the weights \(HTTP 503\)"):
         await ask(server.url)
 
 
 async def test_a_server_that_is_gone_fails_in_words() -> None:
-    with pytest.raises(PullError, match="gives no grant for the weights"):
+    with pytest.raises(PullError, match="did not grant access to the weights"):
         await ask("http://127.0.0.1:9")

@@ -119,7 +119,7 @@ async def test_a_request_out_of_time_is_answered(peer: Peer, storage: Storage, t
         assert (answer.status, json.loads(answer.data)["error"]["type"]) == (504, "server_error")
         await peer.ask(ask(max_tokens=2000, stream=True), stream=2, timeout=2.0, credit=100)
         _, end = await read_stream(peer, 2)
-        assert end.error == "No whole answer came within 2 s."
+        assert end.error == "No complete answer within 2 s."
 
 
 async def test_a_killed_engine_is_told_and_comes_back(peer: Peer, storage: Storage, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ async def test_a_model_that_does_not_fit_beside_one_that_serves_waits(
         await peer.want(old, new, revision=2)
         failed = await peer.expect(Report, lambda one: one.phase == Phase.FAILED)
         assert failed.deployment_id == "dep_2"
-        assert "The model takes 531.2 kB of memory" in (failed.reason or "")
+        assert "The model needs 531.2 kB of memory" in (failed.reason or "")
         await peer.ask(ask(), deployment="dep_1")
         assert (await peer.expect(Answer)).status == 200
         await peer.want(new, revision=3)

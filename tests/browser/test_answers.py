@@ -17,7 +17,7 @@ from modelshare.server.registry.tables import VersionRow
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["sqlite"], indirect=True)]
 PROXY = "<html><h1>Sorry</h1></html>"
 NO_SENTENCE = '{"error": {"message": {"detail": [1]}}}'
-UNREADABLE = "What was answered cannot be read"
+UNREADABLE = "The response cannot be read"
 EVENTS = {"content_type": "text/event-stream"}
 
 
@@ -46,19 +46,19 @@ async def ask(page: Page, endpoint: str, answer: dict[str, Any] | None) -> None:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (None, "The platform cannot be reached. Look at your connection, then try again."),
+        (None, "The platform cannot be reached. Check your connection, then try again."),
         ({"status": 429, "json": {"error": {"message": "Wait 7 s, `acme`."}}}, "Wait 7 s, acme."),
         (
             {"status": 429, "body": PROXY, "headers": {"Retry-After": "90"}},
             "Too many requests. Try again in 2 minutes.",
         ),
-        ({"status": 413, "body": PROXY}, "That is more than can be sent at once. Shorten it and try again."),
-        ({"status": 502, "body": NO_SENTENCE}, "The platform does not answer right now. Try again in a moment."),
-        ({"status": 418, "body": ""}, "The platform answered 418 and did not say why. Try again in a moment."),
-        ({"body": f"data: {NO_SENTENCE}\n\n", **EVENTS}, "The endpoint broke its answer off."),
+        ({"status": 413, "body": PROXY}, "The request is too large. Shorten it and try again."),
+        ({"status": 502, "body": NO_SENTENCE}, "The platform is not responding. Try again in a moment."),
+        ({"status": 418, "body": ""}, "The platform answered 418 without a reason. Try again in a moment."),
+        ({"body": f"data: {NO_SENTENCE}\n\n", **EVENTS}, "The endpoint aborted its answer."),
         ({"body": 'data: {"error": {"message": "The machine is gone."}}\n\n', **EVENTS}, "The machine is gone."),
         ({"body": f"data: {PROXY}\n\n", **EVENTS}, UNREADABLE),
-        ({"body": PROXY}, "The connection broke off before the answer was whole."),
+        ({"body": PROXY}, "The connection was lost before the answer was complete."),
     ],
 )
 async def test_the_playground(endpoint: str, page_for: PageFor, answer: dict[str, Any] | None, said: str) -> None:
@@ -84,8 +84,8 @@ async def test_the_playground_of_vectors(app: Application, endpoint: str, page_f
 @pytest.mark.parametrize(
     ("answer", "place", "said"),
     [
-        ({"status": 413, "body": PROXY}, "#problem", "That is more than can be sent at once."),
-        ({"status": 400, "body": NO_SENTENCE}, "#problem", "The platform answered 400 and did not say why."),
+        ({"status": 413, "body": PROXY}, "#problem", "The request is too large."),
+        ({"status": 400, "body": NO_SENTENCE}, "#problem", "The platform answered 400 without a reason."),
         ({"status": 400, "json": {"error": {"message": "No such name."}}}, "#problem", "No such name."),
         (
             {"status": 429, "body": PROXY, "headers": {"Retry-After": "90"}},

@@ -87,12 +87,12 @@ def running(command: str, folder: Path) -> Iterator[None]:
 
 async def test_from_signing_up_to_the_recall(arrive: Arrive, hook: Receiver, tmp_path: Path) -> None:
     ada, bob, cyd = await arrive(), await arrive(), await arrive()
-    await sign_up(ada, "Ada", "You are the first here")
+    await sign_up(ada, "Ada", "You are the first user")
     await new_project(ada, "acme")
     await new_webhook(ada, hook)
     model = await upload(ada, tmp_path / "tiny")
     await share(ada, model)
-    await sign_up(bob, "Bob", "Signed up already?")
+    await sign_up(bob, "Bob", "Already have an account?")
     await new_project(bob, "borg")
     await find_while_typing(bob)
     await deploy(bob)
@@ -132,15 +132,15 @@ async def new_project(page: Page, slug: str) -> None:
     await page.get_by_role("link", name="New project").first.click()
     await page.get_by_label("Name").fill(slug.title())
     await page.get_by_label("Slug").fill(slug)
-    await page.get_by_role("button", name="Make the project").click()
+    await page.get_by_role("button", name="Create project").click()
     await page.wait_for_url(f"**/dashboard/{slug}/models")
 
 
 async def new_webhook(page: Page, hook: Receiver) -> None:
     await visit(page, "Webhooks")
     await page.get_by_role("link", name="New webhook").first.click()
-    await page.get_by_label("Address").fill(hook.url)
-    await page.get_by_role("button", name="Make the webhook").click()
+    await page.get_by_label("URL").fill(hook.url)
+    await page.get_by_role("button", name="Create webhook").click()
     await expect(page.locator("#webhook-secret")).to_have_text(re.compile("^whsec_"))
     await page.get_by_role("link", name="I have copied it").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text(hook.url)
@@ -165,9 +165,9 @@ async def share(page: Page, model: str) -> None:
     await page.goto(model)
     await page.click("#share")
     dialog = page.get_by_role("dialog")
-    await dialog.get_by_label("Everybody").check()
-    await dialog.get_by_role("button", name="Share with everybody").click()
-    await expect(page.locator("main")).to_contain_text("Everybody sees it in the catalog")
+    await dialog.get_by_label("Everyone").check()
+    await dialog.get_by_role("button", name="Share with everyone").click()
+    await expect(page.locator("main")).to_contain_text("Everyone sees it in the catalog")
 
 
 async def find_while_typing(page: Page) -> None:
@@ -188,10 +188,10 @@ async def deploy(page: Page) -> None:
     await expect(panel).to_contain_text("Why not?")
     await expect(panel).to_contain_text("it may be selected on self_hosted only")
     await panel.get_by_label("Tier").select_option("self_hosted")
-    await expect(panel).to_contain_text("You can deploy it so.")
-    await expect(panel).to_contain_text("No agent of your project is connected now")
+    await expect(panel).to_contain_text("You can deploy it with these settings.")
+    await expect(panel).to_contain_text("No agent of your project is connected, so")
     await panel.get_by_label("Slug").fill("chat")
-    await panel.get_by_role("button", name="Make the endpoint").click()
+    await panel.get_by_role("button", name="Create endpoint").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("chat")
 
 
@@ -218,7 +218,7 @@ async def follow_until_it_answers(page: Page) -> None:
     await visit(page, "Endpoints")
     await page.get_by_role("link", name="chat", exact=True).click()
     await expect(page.get_by_role("heading", level=2).first).to_have_text("Status active", timeout=SECONDS)
-    await expect(page.locator("main")).to_contain_text("It answers.")
+    await expect(page.locator("main")).to_contain_text("It is ready.")
 
 
 async def play(page: Page) -> None:
@@ -235,7 +235,7 @@ async def ask_as_a_program(page: Page) -> None:
     await page.get_by_role("link", name="New key").first.click()
     await page.get_by_label("Name").fill("website")
     await page.get_by_label("inference").check()
-    await page.get_by_role("button", name="Make the key").click()
+    await page.get_by_role("button", name="Create key").click()
     key = await page.locator("#key-value").inner_text()
     await page.get_by_role("link", name="I have copied it").click()
     await expect(page.locator("main")).to_contain_text("website")
@@ -266,23 +266,23 @@ async def unshare(page: Page, model: str) -> None:
     await page.goto(model)
     await page.click("#unshare")
     dialog = page.get_by_role("dialog")
-    await expect(dialog).to_contain_text("1 active endpoint goes on serving, 1 of other projects.")
+    await expect(dialog).to_contain_text("1 active endpoint keeps serving, 1 of other projects.")
     await dialog.get_by_role("button", name="Unshare").click()
-    await expect(page.locator("main")).to_contain_text("tiny is out of the catalog.")
+    await expect(page.locator("main")).to_contain_text("tiny is no longer in the catalog.")
 
 
 async def expect_no_new_endpoint(page: Page, model: str) -> None:
     await visit(page, "Endpoints")
     await page.get_by_role("link", name="New endpoint").click()
     await page.get_by_label("Model").fill(model.rpartition("/")[2])
-    await expect(page.locator("#explanation")).to_contain_text("There is no such model that you can see.")
-    await page.get_by_role("button", name="Create the endpoint").click()
+    await expect(page.locator("#explanation")).to_contain_text("There is no such model in your project or the catalog.")
+    await page.get_by_role("button", name="Create endpoint").click()
     await expect(page.get_by_role("alert")).to_contain_text("unshared")
 
 
 async def join_by_invitation(owner: Page, colleague: Page) -> None:
     await visit(owner, "Members")
-    await owner.get_by_role("button", name="Make a link").click()
+    await owner.get_by_role("button", name="Create link").click()
     await colleague.goto(await owner.locator("#invitation-link").inner_text())
     await expect(colleague.get_by_role("heading", level=1)).to_have_text("Join Borg?")
     await colleague.get_by_role("link", name="Sign up and join").click()
@@ -295,14 +295,14 @@ async def claim_link(page: Page, model: str) -> str:
     await page.goto(model)
     await page.click("#share")
     dialog = page.get_by_role("dialog")
-    await dialog.get_by_label("Whoever claims a link").check()
+    await dialog.get_by_label("Projects that claim a link").check()
     await dialog.get_by_role("button", name="Share").click()
     return await dialog.locator("#claim-link").inner_text()
 
 
 async def claim(page: Page, link: str) -> None:
     await page.goto(link)
-    await page.get_by_role("button", name="Claim it").click()
+    await page.get_by_role("button", name="Claim the model").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("tiny")
     await expect(page.locator("main")).to_contain_text("shared with you, not with the public")
 
@@ -341,7 +341,7 @@ async def expect_audit_log(page: Page) -> None:
 async def look_after_the_platform(page: Page) -> None:
     await page.get_by_role("link", name="Platform", exact=True).click()
     pages = page.get_by_role("navigation", name="Platform")
-    for name, shown in (("Projects", "borg"), ("People", "cyd@example.org"), ("Tiers", "self_hosted")):
+    for name, shown in (("Projects", "borg"), ("Users", "cyd@example.org"), ("Tiers", "self_hosted")):
         await pages.get_by_role("link", name=name).click()
         await expect(page.locator("main")).to_contain_text(shown)
 

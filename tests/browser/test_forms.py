@@ -19,7 +19,7 @@ async def test_a_form_that_is_sent_twice_is_sent_once(page_for: PageFor) -> None
 
     await page.route("**/members/invitations", keep)
     async with page.expect_request("**/members/invitations"):
-        await page.get_by_role("button", name="Make a link").dblclick()
+        await page.get_by_role("button", name="Create link").dblclick()
     await sent[0].continue_()
     await expect(page.locator("#invitation-link")).to_be_visible()
     assert len(sent) == 1
@@ -46,10 +46,10 @@ async def test_a_refusal_is_said_where_the_keyboard_stands(page_for: PageFor) ->
     page = await page_for("ada")
     await page.goto(f"{KEYS}/new")
     await page.get_by_label("Name").fill("website")
-    await page.get_by_label("Only from these addresses").fill("nowhere")
-    await page.get_by_role("button", name="Make the key").press("Enter")
+    await page.get_by_label("Allowed addresses").fill("nowhere")
+    await page.get_by_role("button", name="Create key").press("Enter")
     await expect(page.get_by_role("alert")).to_contain_text("nowhere")
-    await expect(page.get_by_role("button", name="Make the key")).to_be_focused()
+    await expect(page.get_by_role("button", name="Create key")).to_be_focused()
     await expect(page.get_by_label("Name")).to_have_value("website")
 
 

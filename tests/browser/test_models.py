@@ -37,12 +37,12 @@ async def test_a_claim_link_is_made_and_shown_in_the_dialog(page_for: PageFor, m
     dialog = page.get_by_role("dialog")
     await expect(dialog.get_by_role("heading", level=1)).to_have_text("Share tiny")
     await is_accessible(page)
-    await dialog.get_by_label("Whoever claims a link").check()
+    await dialog.get_by_label("Projects that claim a link").check()
     await dialog.get_by_role("button", name="Share").click()
     await expect(dialog.locator("#claim-link")).to_contain_text("/claim?token=msl_")
-    await expect(dialog.get_by_role("group", name="To whom")).to_be_hidden()
+    await expect(dialog.get_by_role("group", name="Audience")).to_be_hidden()
     await dialog.get_by_role("link", name="Done").click()
-    await expect(page.locator("main")).to_contain_text("Nobody yet: no project has claimed a link.")
+    await expect(page.locator("main")).to_contain_text("No project has claimed a link yet.")
 
 
 async def test_a_refusal_is_said_in_the_dialog(page_for: PageFor, model: uuid.UUID) -> None:
@@ -51,9 +51,9 @@ async def test_a_refusal_is_said_in_the_dialog(page_for: PageFor, model: uuid.UU
     await page.click("text=Delete…")
     dialog = page.get_by_role("dialog")
     await dialog.get_by_label("Type its name").fill("tony")
-    await dialog.get_by_role("button", name="Delete for good").click()
-    await expect(dialog.get_by_role("alert")).to_contain_text("This model is called tiny.")
-    await dialog.get_by_role("link", name="Keep it").click()
+    await dialog.get_by_role("button", name="Delete permanently").click()
+    await expect(dialog.get_by_role("alert")).to_contain_text("This model is named tiny.")
+    await dialog.get_by_role("link", name="Cancel").click()
     await expect(dialog).to_be_hidden()
 
 
@@ -63,10 +63,10 @@ async def test_what_unsharing_does_is_said_before(owner: Tenant, page_for: PageF
     await page.goto(f"/dashboard/acme/models/{model}")
     await page.click("text=Unshare…")
     dialog = page.get_by_role("dialog")
-    await expect(dialog).to_contain_text("What stops being possible")
+    await expect(dialog).to_contain_text("What is no longer possible")
     await is_accessible(page)
     await dialog.get_by_role("button", name="Unshare").click()
-    await expect(page.locator("main")).to_contain_text("tiny is out of the catalog.")
+    await expect(page.locator("main")).to_contain_text("tiny is no longer in the catalog.")
 
 
 async def test_a_page_follows_its_model_until_it_can_be_shared(
@@ -106,17 +106,17 @@ async def test_versions_are_gone_back_to_and_deleted(
     await owner.http.post(f"/v1/models/{model}/versions/1.1.0/promote")
     page = await page_for("ada")
     await page.goto(f"/dashboard/acme/models/{model}")
-    await page.get_by_role("link", name="Go back to 1.0.0").click()
+    await page.get_by_role("link", name="Roll back to 1.0.0").click()
     dialog = page.get_by_role("dialog")
     await expect(dialog).to_contain_text("1.0.0 becomes the latest version of tiny instead of 1.1.0.")
     await is_accessible(page)
-    await dialog.get_by_role("button", name="Go back to 1.0.0").click()
+    await dialog.get_by_role("button", name="Roll back to 1.0.0").click()
     await expect(page.locator("main")).to_contain_text("1.0.0 is the latest version again, instead of 1.1.0")
     await page.get_by_role("link", name="Edit the notes of 1.1.0").click()
     await dialog.get_by_label("Notes").fill("Sums are wrong.")
     await dialog.get_by_role("button", name="Save").click()
     await expect(page.locator("main")).to_contain_text("Sums are wrong.")
     await page.get_by_role("link", name="Delete 1.1.0").click()
-    await expect(dialog).to_contain_text("The number 1.1.0 is not given again")
+    await expect(dialog).to_contain_text("The number 1.1.0 cannot be used again")
     await dialog.get_by_role("button", name="Delete 1.1.0").click()
-    await expect(page.locator("main")).to_contain_text("Version 1.1.0 is deleted.")
+    await expect(page.locator("main")).to_contain_text("Version 1.1.0 deleted.")

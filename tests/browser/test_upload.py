@@ -124,7 +124,7 @@ async def test_what_went_before_the_connection_was_cut_is_not_sent_again(
     before = list(sent.parts)
     await page.context.set_offline(True)
     sent.go()
-    await expect(page.locator("#state")).to_contain_text("The connection is lost. Trying again", timeout=SECONDS)
+    await expect(page.locator("#state")).to_contain_text("The connection was lost. Trying again", timeout=SECONDS)
     await page.context.set_offline(False)
     await is_ready(page, "big-model")
     assert len(sent.parts) <= len(set(sent.parts)) + 3, "no more than the parts on their way go twice"
@@ -147,10 +147,10 @@ async def test_another_browser_goes_on_with_what_was_begun(owner: Tenant, page_f
     rest = Sent()
     await again.route(PARTS, rest)
     await again.goto(NEW)
-    await expect(again.locator("main")).to_contain_text("Begun and not finished")
+    await expect(again.locator("main")).to_contain_text("Unfinished uploads")
     await choose(again, big)
-    await expect(again.locator("#chosen")).to_contain_text("This goes on with big-model 1.0.0")
-    await again.click("text=Resume >> nth=0")
+    await expect(again.locator("#chosen")).to_contain_text("This resumes big-model 1.0.0")
+    await again.get_by_role("button", name="Resume").first.click()
     await is_ready(again, "big-model")
     total = sum(file["parts"] for file in upload["files"])
     assert 0 < len(rest.parts) < total
@@ -272,7 +272,7 @@ async def test_a_new_version_sends_only_the_files_that_changed(owner: Tenant, pa
     assert len(sent.parts) == 1
     newest = (await owner.http.get(f"/v1/models/{model['id']}/versions")).json()["data"][0]
     assert (newest["version_notes"], newest["is_latest"]) == ("Another card.\nMind it.", False)
-    await expect(page.locator("main")).to_contain_text("latest stays at 1.0.0, because the push asked for that.")
+    await expect(page.locator("main")).to_contain_text("latest stays at 1.0.0, because the push requested it.")
 
 
 async def test_files_without_weights_are_not_sent(page_for: PageFor, folder: Path) -> None:
@@ -306,7 +306,7 @@ async def test_cancelling_deletes_what_was_sent(owner: Tenant, page_for: PageFor
     page.on("dialog", lambda dialog: dialog.accept())
     await page.click("#cancel")
     sent.go()
-    await expect(page.locator("#chosen")).to_have_text("Nothing is chosen yet.", timeout=SECONDS)
+    await expect(page.locator("#chosen")).to_have_text("No files chosen yet.", timeout=SECONDS)
     assert [upload["state"] for upload in (await owner.http.get("/v1/uploads")).json()["data"]] == ["cancelled"]
     assert await models(owner) == []
 
@@ -318,7 +318,7 @@ async def test_a_taken_version_is_said_in_place(owner: Tenant, page_for: PageFor
     await choose(page, folder)
     await page.fill("#f-version", "1.0.0")
     await page.click("#start")
-    await expect(page.locator("#problem")).to_contain_text("has a version 1.0.0 already")
+    await expect(page.locator("#problem")).to_contain_text("already has a version 1.0.0")
     await expect(page.locator("#start")).to_have_text("Try again")
 
 

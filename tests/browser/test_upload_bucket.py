@@ -92,5 +92,7 @@ async def test_a_file_that_changed_between_two_visits_is_not_published(
     await expect(page.locator("#start")).to_have_text("Resume")
     await page.click("#start")
     await page.wait_for_url("**/models/*-*-*", timeout=SECONDS)
-    await expect(page.locator(".note.bad")).to_contain_text("padding.safetensors is not the file", timeout=SECONDS)
+    await expect(page.locator(".note.bad")).to_contain_text(
+        "padding.safetensors does not match its announced SHA-256", timeout=SECONDS
+    )
     assert [model["status"] for model in await models(owner)] == ["failed"]

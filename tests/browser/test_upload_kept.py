@@ -79,7 +79,7 @@ async def test_a_pause_finishes_what_is_on_its_way_and_says_what_is_kept(
     page = await page_for("ada")
     sent = await begin(page, large, hold=6)
     await page.click("#pause")
-    await expect(page.locator("#state")).to_have_text("Paused. The parts on their way are being finished…")
+    await expect(page.locator("#state")).to_have_text("Paused. Waiting for parts in progress…")
     sent.go()
     await expect(page.locator("#state")).to_contain_text("are stored on the server, and kept there until")
     begun = len(sent.parts)
@@ -108,7 +108,7 @@ async def test_what_a_reload_loses_is_only_what_was_on_its_way(owner: Tenant, pa
     rest = Sent()
     await page.route(PARTS, rest)
     await choose(page, large)
-    await expect(page.locator("#chosen")).to_contain_text("This goes on with large-model 1.0.0")
+    await expect(page.locator("#chosen")).to_contain_text("This resumes large-model 1.0.0")
     await page.click("#start")
     await is_ready(page, "large-model")
     assert not arrived & set(rest.parts), "what was stored is not sent again"

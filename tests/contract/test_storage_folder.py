@@ -50,7 +50,7 @@ async def test_parts_in_parallel_and_another_process_takes_over(store: FolderSto
 
 async def test_a_damaged_part_does_not_count_and_can_be_sent_again(store: FolderStore) -> None:
     upload = await store.begin(KEY, len(CONTENT), PART)
-    with pytest.raises(ChecksumMismatchError, match="send it again"):
+    with pytest.raises(ChecksumMismatchError, match="Send it again"):
         await store.write_part(upload, 0, chunks(b"?" * PART), sha256(part_of(0)))
     assert await store.list_parts(upload) == []
     await finish_with_all_parts(store, upload)
@@ -158,7 +158,7 @@ async def test_an_id_that_we_did_not_make(store: FolderStore) -> None:
 
 async def test_no_upload_begins_without_room_for_it(tmp_path: Path) -> None:
     store = FolderStore(tmp_path, b"", keep_free=0)
-    with pytest.raises(StorageFullError, match="nothing was lost"):
+    with pytest.raises(StorageFullError, match="Nothing was lost"):
         await store.begin(KEY, 1 << 60, 1 << 50)
     reserved = FolderStore(tmp_path, b"", keep_free=1 << 60)
     with pytest.raises(StorageFullError):

@@ -111,7 +111,7 @@ async def test_a_link_without_signature_is_401(client: httpx.AsyncClient) -> Non
 async def test_a_link_with_another_expiry_is_403(store: FolderStore, client: httpx.AsyncClient) -> None:
     answer = await client.get(link(store).replace(f"={NOW + 60}", f"={NOW + 61}"))
     assert answer.status_code == 403
-    assert message(answer, "permission_error").startswith("This download link was changed")
+    assert message(answer, "permission_error").startswith("This download link was modified")
 
 
 async def test_a_link_signed_with_another_secret_is_403(client: httpx.AsyncClient, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ async def test_a_link_signed_with_another_secret_is_403(client: httpx.AsyncClien
 async def test_an_expired_link_is_403_and_says_so(store: FolderStore, client: httpx.AsyncClient) -> None:
     answer = await client.get(store.get_url(KEY, expires_at=NOW, base_url=""))
     assert answer.status_code == 403
-    assert message(answer, "permission_error") == "This download link has expired; ask for a new grant."
+    assert message(answer, "permission_error") == "This download link has expired. Request a new grant."
     assert (await client.get(store.get_url(KEY, expires_at=NOW + 1, base_url=""))).status_code == 200
 
 

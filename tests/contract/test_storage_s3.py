@@ -77,7 +77,7 @@ async def test_wrong_keys_are_the_operators_matter(
     server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(StorageUnavailableError, match="the operator should check its name, keys") as error:
+    with pytest.raises(StorageUnavailableError, match="The operator should check its name, keys") as error:
         await open_bucket(server.url, tmp_path).begin(KEY, 1, 1)
     assert server.bucket not in str(error.value)
 
@@ -90,7 +90,7 @@ async def test_no_keys_are_the_operators_matter(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    with pytest.raises(StorageUnavailableError, match="has no keys to its bucket"):
+    with pytest.raises(StorageUnavailableError, match="has no keys for its bucket"):
         open_bucket(server.url, tmp_path).get_url(KEY, expires_at=soon(), base_url="")
 
 
@@ -107,7 +107,7 @@ async def test_answers_that_always_break_off_are_an_error(store: DirectStore, se
     await put(store, tmp_path)
     with breaking_off(server.endpoint, times=1000) as endpoint:
         weak = open_bucket(server.url.replace(server.endpoint, endpoint), tmp_path)
-        with pytest.raises(StorageUnavailableError, match="breaks off"):
+        with pytest.raises(StorageUnavailableError, match="closes connections before"):
             await weak.digest(KEY)
 
 
@@ -127,7 +127,7 @@ async def test_a_server_that_ignores_ranges_is_an_error(tmp_path: Path) -> None:
 
     with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), WholeFiles)) as endpoint:
         reader = await asyncio.to_thread(open_bucket(f"s3://models?endpoint={endpoint}", tmp_path).reader, KEY)
-        with pytest.raises(StorageUnavailableError, match="does not answer ranges"):
+        with pytest.raises(StorageUnavailableError, match="does not support range requests"):
             await asyncio.to_thread(reader.read_at, 0, 10)
 
 

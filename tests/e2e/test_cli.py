@@ -85,16 +85,18 @@ def test_from_push_to_endpoint_and_back(owner: Shell, deployer: Shell, stranger:
     assert f"MODELSHARE_JOIN_KEY=msj_... modelshare agent --url {server.url}" in deployed.stderr
     assert "chat" in first_word_of_lines(deployer.says("endpoints", "list"))
     assert deployer.json("endpoints", "update", "chat", "--version", "1.0.0")["version"] == "1.0.0"
-    assert "has no model `other.gguf`" in deployer.refused("endpoints", "update", "chat", "--file", "other.gguf")
+    assert "does not contain the model `other.gguf`" in deployer.refused(
+        "endpoints", "update", "chat", "--file", "other.gguf"
+    )
     assert re.search(
         r"version +latest", deployer.says("endpoints", "update", "chat", "--version", "latest", "--own-file")
     )
 
-    assert "keeps 1 active endpoint(s) serving, 1 of them of other projects" in owner.says(
+    assert "keeps 1 active endpoint(s) serving, 1 of which belong to other projects" in owner.says(
         "unshare", "tiny-chat", "--dry-run"
     )
     assert "still use this model" in owner.refused("models", "delete", "tiny-chat", "--yes")
-    assert "Endpoints that exist go on serving" in owner.says("unshare", "tiny-chat")
+    assert "Existing endpoints keep serving" in owner.says("unshare", "tiny-chat")
     assert "not shared" in owner.refused("unshare", "tiny-chat")
     assert "inactive" in deployer.says("endpoints", "deactivate", "chat")
     deployer.refused("endpoints", "activate", "chat")

@@ -80,7 +80,7 @@ def test_a_push_that_was_cut_sends_only_the_rest(
     if how is signal.SIGINT:
         assert result.returncode == ExitCode.INTERRUPTED
         assert result.stdout == ""
-        assert "The same command goes on where it was" in result.stderr
+        assert "Run the same command within 24 hours" in result.stderr
     assert 0 < left.bytes_done < left.bytes_total
     # From another machine: another copy, with times of its own.
     copy = tmp_path / "copy"
@@ -117,7 +117,7 @@ def test_a_file_that_changed_after_the_cut_is_sent_as_it_is_now(
 def test_restart_drops_what_an_earlier_push_left(owner: Shell, client: Client, large: Path, tmp_path: Path) -> None:
     left, _ = cut(owner, client, large, signal.SIGKILL)
     other = ("push", str(write_model(tmp_path / "other")), "--name", "large", "--version", "1.0.0")
-    assert "Cancel the upload" in owner.refused(*other)
+    assert "Cancel its open upload" in owner.refused(*other)
     assert owner.json(*other, "--restart")["version"] == "1.0.0"
     assert client.uploads.get(left.id).state == "cancelled"
 
@@ -157,7 +157,7 @@ def test_a_version_is_the_one_that_was_asked_for(owner: Shell, client: Client, t
     path = str(write_model(tmp_path / "versioned"))
     assert owner.json("push", path, "--version", "2.1.0")["version"] == "2.1.0"
     assert owner.json("push", path)["version"] == "2.1.1"
-    assert "has a version 2.1.0 already" in owner.refused("push", path, "--version", "2.1.0")
+    assert "already has a version 2.1.0" in owner.refused("push", path, "--version", "2.1.0")
     owner.refused("push", path, "--version", "two", code=ExitCode.USAGE)
     assert "2.1.1" in owner.says("models", "versions", "versioned")
     assert owner.json("models", "rollback", "versioned", "2.1.0")["version"] == "2.1.0"
@@ -202,13 +202,13 @@ def test_what_is_left_out_and_what_looks_like_a_key_is_said(owner: Shell, client
     said = owner.says("push", str(folder), "--include", ".env", "--exclude", "notes.md")
     assert "Left out: id_rsa (may hold a password or key), wandb/ (log of a training run)" in said
     assert "notes.md (as you asked)" in said
-    assert "Warning: train.py, line 2, holds what looks like a Hugging Face token." in said
+    assert "Warning: train.py, line 2, appears to contain a Hugging Face token." in said
     [model] = client.models.list()
     client.models.share(model.id)
     paths = {file["path"] for file in client.catalog.get(model.id).manifest["files"]}
     assert paths == {*tiny_model(), ".env", ".gitattributes", "train.py"}
     shared = owner.says("share", "careless")
-    assert "Note: train.py, line 2, holds what looks like a Hugging Face token." in shared
+    assert "Note: train.py, line 2, appears to contain a Hugging Face token." in shared
     assert secret not in said + shared
 
 
@@ -219,7 +219,7 @@ def test_a_push_that_was_left_has_a_way_out(owner: Shell, client: Client, large:
     other = str(write_model(owner.folder / "other"))
     line = owner.refused("push", other, "--name", "large", "--version", left.version)
     assert f"`modelshare uploads cancel {left.id}`" in line
-    assert "is cancelled, and what was sent is deleted" in owner.says("uploads", "cancel", left.id)
+    assert "is cancelled; the uploaded data was deleted" in owner.says("uploads", "cancel", left.id)
     assert "No open uploads." in owner.says("uploads", "list")
     assert owner.json("uploads", "list", "--all")[0]["state"] == "cancelled"
     assert "There is no such upload" in owner.refused("uploads", "cancel", "x")

@@ -43,7 +43,7 @@ def test_from_making_to_deleting(tmp_path: Path) -> None:
         assert owner.json("webhooks", "show", hook)["events"] == ["model.*"]
         assert owner.json("webhooks", "update", hook, "--all-events", "--off")["events"] == []
         assert "off" in owner.says("webhooks", "list")
-        assert "switched off" in owner.refused("webhooks", "test", hook)
+        assert "disabled" in owner.refused("webhooks", "test", hook)
         assert owner.json("webhooks", "update", hook, "--on")["is_active"] is True
         assert owner.json("webhooks", "delete", hook, "--yes") == {"id": hook, "deleted": True}
         assert owner.json("webhooks", "list") == []

@@ -140,7 +140,7 @@ def test_a_second_start_on_the_same_folder_goes_on(tmp_path: Path) -> None:
         with out.open("w") as file:
             process = subprocess.Popen(words, cwd=tmp_path, stdout=file, stderr=file, start_new_session=True)
         try:
-            _wait_for_words(out, "Start over:" if turn == 0 else "The demo goes on")
+            _wait_for_words(out, "Start over:" if turn == 0 else "Resuming the demo")
             if turn == 0:
                 first = _read(out)
                 base, key = first.base_url.partition("/proj_")[2], first.deployer_key

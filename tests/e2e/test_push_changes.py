@@ -96,7 +96,7 @@ def test_a_change_stops_the_push_and_the_next_one_works(
 ) -> None:
     weights = folder / WEIGHTS
     kept = weights.read_bytes()
-    with pytest.raises(ChangedError, match=f"{WEIGHTS} changed while it was being pushed; push again"):
+    with pytest.raises(ChangedError, match=f"{WEIGHTS} changed while it was being pushed. Push again"):
         push_model(client, folder, jobs=1, progress=_Once(lambda: how(weights), after))
     [upload] = client.uploads.list()
     assert upload.state == "open"
@@ -158,7 +158,7 @@ def test_a_file_that_is_being_written_is_not_published(
         over.set()
         writer.join()
     assert (done.returncode, done.stdout) == (1, "")
-    assert "changed while it was being pushed; push again when nothing writes to it." in done.stderr
+    assert "changed while it was being pushed. Push again when no program is writing to it." in done.stderr
     assert {upload.state for upload in client.uploads.list()} <= {"open"}, "it may stop before it begins"
     assert {model.status for model in client.models.list()} <= {"uploading"}
 

@@ -19,11 +19,11 @@ def test_from_the_claim_to_the_deletion(tmp_path: Path) -> None:
         link = owner.run("share", "tiny", "--link", "--max-uses", "1", "--expires-in", "1h").stdout.strip()
         assert deployer.json("catalog") == []
         assert "acme/tiny is in your catalog now" in deployer.says("claim", link)
-        assert "as often as it may be" in stranger.refused("claim", link)
+        assert "has reached its maximum number of uses" in stranger.refused("claim", link)
         assert stranger.json("catalog") == []
-        assert "certain projects only, as before" in owner.says("share", "tiny", "--yes")
+        assert "still shared with certain projects only" in owner.says("share", "tiny", "--yes")
         assert stranger.json("catalog") == []
-        assert "Show it to everybody? Add --yes" in owner.refused("share", "tiny", "--public", code=ExitCode.USAGE)
+        assert "Share it with everyone? Add --yes" in owner.refused("share", "tiny", "--public", code=ExitCode.USAGE)
 
         join_key = deployer.json("join-keys", "create", "box")["key"]
         box = tmp_path / "box"
@@ -35,12 +35,14 @@ def test_from_the_claim_to_the_deletion(tmp_path: Path) -> None:
             reason = ("--reason", "Its licence was withdrawn.")
             refused = owner.refused("recall", "tiny", "--in", "1h", code=ExitCode.USAGE)
             assert "--reason" in refused
-            assert "--in DURATION, or --now" in owner.refused("recall", "tiny", *reason, code=ExitCode.USAGE)
+            assert "--in DURATION or --now" in owner.refused("recall", "tiny", *reason, code=ExitCode.USAGE)
             said = owner.says("recall", "tiny", "--in", "1h", *reason, "--yes")
-            assert "endpoints that serve: 1. Machines that may hold the weights: 1." in said
+            assert "Endpoints still serving: 1. Machines that may hold the weights: 1." in said
             assert deployer.json("catalog") == []
             assert REPLY in deployer.says("chat", "chat", "hello"), "until the deadline it serves"
-            assert "! chat: acme/tiny was recalled by its owner, it stops at" in deployer.says("endpoints", "list")
+            assert "Warning: chat: acme/tiny was recalled by its owner; it stops at" in deployer.says(
+                "endpoints", "list"
+            )
 
             owner.says("recall", "tiny", "--now", *reason, "--yes")
 
@@ -53,5 +55,5 @@ def test_from_the_claim_to_the_deletion(tmp_path: Path) -> None:
             assert "recalled by its owner" in deployer.refused("chat", "chat", "hello")
             assert "recalled by its owner" in deployer.refused("endpoints", "activate", "chat")
             assert "Cancel the recall first" in owner.refused("share", "tiny")
-            assert "not being recalled" in owner.says("recall", "tiny", "--cancel")
+            assert "is not recalled" in owner.says("recall", "tiny", "--cancel")
             assert "in the public catalog" in owner.says("share", "tiny")

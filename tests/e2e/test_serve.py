@@ -22,7 +22,7 @@ def shell(tmp_path: Path) -> Shell:
 def test_one_process_on_a_folder(tmp_path: Path, shell: Shell) -> None:
     serve = ["serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
     with serving(tmp_path) as server:
-        assert "Another modelshare serves from" in shell.refused(*serve, code=ExitCode.USAGE)
+        assert "Another modelshare server uses" in shell.refused(*serve, code=ExitCode.USAGE)
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
     with serving(tmp_path, platform_key=server.platform_key) as again:

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_variables")]
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("HTTP_PROXY", "htp://127.0.0.1:9", "HTTP_PROXY names 'htp://127.0.0.1:9', which is no proxy's address"),
+        ("HTTP_PROXY", "htp://127.0.0.1:9", "HTTP_PROXY names 'htp://127.0.0.1:9', which is not a valid proxy address"),
         ("http_proxy", "http://", "http_proxy names"),
         ("ALL_PROXY", "socks4://127.0.0.1:9", "ALL_PROXY names 'socks4://127.0.0.1:9'"),
         ("ALL_PROXY", "socks4://127.0.0.1:9", "socks5://"),
@@ -115,7 +115,7 @@ def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch, kind: str) -
     monkeypatch.setenv("ALL_PROXY", f"{kind}://user:hidden@127.0.0.1:{port}")
     message = said("http://platform.example")
     assert message.startswith(
-        f"Cannot reach the proxy {kind}://127.0.0.1:{port}, which ALL_PROXY names: nothing listens"
+        f"Cannot reach the proxy {kind}://127.0.0.1:{port}, which ALL_PROXY names: connection refused"
     )
     assert "NO_PROXY=platform.example" in message
     assert "hidden" not in message
@@ -125,7 +125,7 @@ def test_a_proxy_without_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:3128")
     message = said("https://platform.example")
     assert "proxy.invalid" in message
-    assert "HTTPS_PROXY" in message or "looked up just now" in message
+    assert "HTTPS_PROXY" in message or "at the moment" in message
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -133,7 +133,7 @@ def test_a_proxy_that_wants_a_password(monkeypatch: pytest.MonkeyPatch, scheme: 
     with box(http("407 Proxy Authentication Required", Proxy_Authenticate="Basic realm=x")) as proxy:
         monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy.url)
         message = said(f"{scheme}://platform.example")
-    assert "asks for a user and a password" in message
+    assert "requires a user name and password" in message
     assert f"Set {scheme.upper()}_PROXY to http://USER:PASSWORD@127.0.0.1:{proxy.port}" in message
 
 
@@ -157,7 +157,7 @@ def test_what_is_no_socks_proxy() -> None:
             check=False,
         )
     assert (done.returncode, done.stdout) == (3, "")
-    assert "which ALL_PROXY names, is no SOCKS proxy" in done.stderr
+    assert "which ALL_PROXY names: it is not a SOCKS proxy" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -165,10 +165,10 @@ def test_what_is_no_socks_proxy() -> None:
     [
         ("SSL_CERT_FILE", lambda path: None, "cannot be read (No such file"),
         ("SSL_CERT_FILE", lambda path: path.mkdir(), "SSL_CERT_FILE names"),
-        ("SSL_CERT_FILE", lambda path: path.write_text("garbage"), "holds no certificates"),
-        ("SSL_CERT_FILE", lambda path: path.touch(), "holds no certificates"),
-        ("SSL_CERT_DIR", lambda path: None, "which is no folder"),
-        ("SSL_CERT_DIR", lambda path: path.touch(), "which is no folder"),
+        ("SSL_CERT_FILE", lambda path: path.write_text("garbage"), "contains no certificates"),
+        ("SSL_CERT_FILE", lambda path: path.touch(), "contains no certificates"),
+        ("SSL_CERT_DIR", lambda path: None, "which is not a folder"),
+        ("SSL_CERT_DIR", lambda path: path.touch(), "which is not a folder"),
         ("SSLKEYLOGFILE", lambda path: path.mkdir(), "cannot be written"),
     ],
     ids=["missing", "folder", "garbage", "empty", "no-folder", "file", "keys"],
@@ -191,7 +191,7 @@ def test_certificates_that_cannot_be_read(
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("htp://x", "MODELSHARE_URL: 'htp://x' is not a URL"),
+        ("htp://x", "MODELSHARE_URL: 'htp://x' is not a valid platform URL"),
         ("127.0.0.1:8000", "MODELSHARE_URL"),
         ("http://", "MODELSHARE_URL"),
         ("http://x:99999", "MODELSHARE_URL"),
@@ -215,9 +215,9 @@ def test_the_variable_that_names_the_platform(monkeypatch: pytest.MonkeyPatch, u
 @pytest.mark.parametrize(
     ("certificate", "trusted", "words"),
     [
-        ("localhost", False, "of an authority that this machine does not know, or of none"),
+        ("localhost", False, "not issued by an authority that this machine trusts"),
         ("localhost", False, "set SSL_CERT_FILE"),
-        ("elsewhere", True, "is made out to another name"),
+        ("elsewhere", True, "is issued for another name"),
         ("expired", True, "has expired"),
     ],
 )
@@ -252,9 +252,9 @@ def test_the_right_certificate_is_accepted_and_the_wrong_file_is_named(
 def test_https_to_a_port_that_speaks_http(monkeypatch: pytest.MonkeyPatch) -> None:
     with box(OURS) as platform:
         message = said(f"https://127.0.0.1:{platform.port}")
-        assert f"does not speak TLS. Give the URL as http://127.0.0.1:{platform.port}" in message
+        assert f"does not use TLS. Use the URL http://127.0.0.1:{platform.port}" in message
         monkeypatch.setenv("ALL_PROXY", f"https://127.0.0.1:{platform.port}")
-        assert "The proxy that ALL_PROXY names does not speak TLS" in said("http://platform.example")
+        assert "The proxy that ALL_PROXY names does not use TLS" in said("http://platform.example")
 
 
 def test_http_to_a_port_that_speaks_tls() -> None:
@@ -270,7 +270,7 @@ def test_nothing_listens_at_the_url() -> None:
     assert said(f"http://127.0.0.1:{port}") == (
         f"Cannot reach http://127.0.0.1:{port}: is `modelshare serve` running there?"
     )
-    assert said(f"http://[::1]:{port}").startswith(("Cannot reach http://[::1]", "There is no way from this machine"))
+    assert said(f"http://[::1]:{port}").startswith(("Cannot reach http://[::1]", "No route from this machine"))
 
 
 @pytest.mark.parametrize("host", ["platform.invalid", "a..b", "x" * 64 + ".example"])

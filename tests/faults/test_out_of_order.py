@@ -118,10 +118,10 @@ async def test_a_storage_that_is_gone_and_comes_back(app: Application, owner: Te
         app.platform.store.get_url("a/b", expires_at=app.platform.now() + 60, base_url="http://modelshare.test")
     )
     aside = folder.rename(folder.with_name("aside"))
-    is_told(await put(owner.http, upload, 0, 0, files["config.json"]), 503, "storage is not there")
+    is_told(await put(owner.http, upload, 0, 0, files["config.json"]), 503, "storage is unavailable")
     async with client_of(app) as http:
-        is_told(await http.get(link), 503, "storage is not there")
-    await not_ready(app, "storage is not there")
+        is_told(await http.get(link), 503, "storage is unavailable")
+    await not_ready(app, "storage is unavailable")
     assert not folder.exists()
     aside.rename(folder)
     await ready(app)

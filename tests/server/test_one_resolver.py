@@ -282,7 +282,9 @@ async def what_runs_goes_on_unshared(
         await endpoints.change(session, caller, spec.slug, on, terms, now=0)
         assert await is_served(session, caller, spec, terms)
     else:
-        with pytest.raises(ApiError, match=r"There is no such model that you can see|only its owner can select it"):
+        with pytest.raises(
+            ApiError, match=r"There is no such model in your project or the catalog|only its owner can select it"
+        ):
             await endpoints.change(session, caller, spec.slug, on, terms, now=0)
         assert not await is_served(session, caller, spec, terms)
 

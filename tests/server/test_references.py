@@ -126,8 +126,7 @@ async def test_names_that_differ_in_case_only_are_refused(app: Application, owne
     await make_model(app, deployer.project.id, name="TINY")
     pushed = await owner.http.post("/v1/uploads", json=opening(tiny_model(), name="Tiny"))
     assert error_of(pushed, 409) == (
-        "Your project has a model `tiny`, and names that differ in upper and lower case only count as the same. "
-        "Use `tiny`, or choose another name."
+        "Your project already has a model `tiny`, and names are not case-sensitive. Use `tiny`, or choose another name."
     )
     renamed = await owner.http.patch(f"/v1/models/{other}", json={"name": "TINY"})
     assert problem(renamed) == (409, "conflict_error", None)

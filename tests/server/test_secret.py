@@ -56,14 +56,14 @@ def test_a_guessable_setting_is_refused(text: bytes, tmp_path: Path) -> None:
         {"MODELSHARE_SECRET": text.decode()},
         {"MODELSHARE_SECRET_FILE": str(tmp_path / "secret")},
     ):
-        with pytest.raises(SettingsError, match=r"`secret` is wrong.*openssl rand"):
+        with pytest.raises(SettingsError, match=r"Invalid setting `secret`.*openssl rand"):
             load(environ)
 
 
 @pytest.mark.parametrize("text", GUESSABLE)
 def test_a_guessable_file_is_refused_and_stays_as_it_is(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "secret.key").write_bytes(text)
-    with pytest.raises(SettingsError, match=r"secret\.key holds no secret that will do"):
+    with pytest.raises(SettingsError, match=r"secret\.key does not contain a valid secret"):
         create_app(Settings(data_dir=tmp_path))
     assert (tmp_path / "secret.key").read_bytes() == text
 
@@ -113,7 +113,7 @@ async def test_a_lost_secret_is_not_replaced(settings: Settings, *, with_data: b
     kept = file.read_bytes()
     file.unlink()
     for _ in range(2):
-        with pytest.raises(SettingsError, match=r"secret\.key is gone.*replace-secret"):
+        with pytest.raises(SettingsError, match=r"secret\.key is missing.*replace-secret"):
             await startup.started(settings).__aenter__()
         assert not file.exists()
     file.write_bytes(kept)
@@ -126,7 +126,7 @@ async def test_a_database_older_than_fingerprints_does_not_get_a_new_secret(sett
     await new_tenant(app, "acme")
     await app.database.close()
     (settings.data_dir / "secret.key").unlink()
-    with pytest.raises(SettingsError, match=r"secret\.key is gone"):
+    with pytest.raises(SettingsError, match=r"secret\.key is missing"):
         await startup.started(settings).__aenter__()
 
 
@@ -134,12 +134,12 @@ async def test_another_secret_is_refused_until_somebody_means_it(settings: Setti
     async with running(settings):
         pass
     other = settings.model_copy(update={"secret": SecretStr(secrets.token_hex(32))})
-    with pytest.raises(SettingsError, match=r"not the one that this database is used with.*MODELSHARE_SECRET"):
+    with pytest.raises(SettingsError, match=r"does not match this database.*MODELSHARE_SECRET"):
         await startup.started(other).__aenter__()
     await recovery.replace_secret(other)
     async with running(other):
         pass
-    with pytest.raises(SettingsError, match="not the one"):
+    with pytest.raises(SettingsError, match="does not match"):
         await startup.started(settings).__aenter__()
 
 

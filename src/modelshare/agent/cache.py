@@ -51,7 +51,7 @@ class Cache:
     def blob(self, sha256: str) -> Path:
         """Where the file with this digest is, or will be."""
         if not _DIGEST.fullmatch(sha256):
-            raise DeploymentError("The server named a file by something that is no SHA-256 digest.")
+            raise DeploymentError("The server named a file by an invalid SHA-256 digest.")
         return self._weights / sha256
 
     def has(self, file: DeploymentFile) -> bool:
@@ -159,14 +159,14 @@ class Cache:
 
 def _name(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise DeploymentError("The server named a deployment by something that cannot name a folder.")
+        raise DeploymentError("The server sent a deployment name that is not a valid folder name.")
     return name
 
 
 def _checked(path: str) -> PurePosixPath:
     parts = path.split("/")
     if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
-        raise DeploymentError(f"The model holds a file whose path leads out of its folder: {path[:100]!r}.")
+        raise DeploymentError(f"The model contains a file whose path leads outside its folder: {path[:100]!r}.")
     return PurePosixPath(*parts)
 
 

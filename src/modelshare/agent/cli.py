@@ -20,23 +20,25 @@ JOIN_KEY = "MODELSHARE_JOIN_KEY"
 def agent(  # noqa: PLR0917 - each is an option of the command line
     join_key: Annotated[
         str | None,
-        typer.Option(envvar=JOIN_KEY, hidden=True, help="Seen by other users of this machine: better not given here."),
+        typer.Option(
+            envvar=JOIN_KEY,
+            hidden=True,
+            help="Other users of this machine can see the command line: prefer --join-key-file.",
+        ),
     ] = None,
     join_key_file: Annotated[
         Path | None,
         typer.Option(
             envvar="MODELSHARE_JOIN_KEY_FILE",
-            help=f"File with the join key, - for standard input, instead of {JOIN_KEY}=msj_...; needed the first time, "
-            "then the data folder knows the agent.",
+            help=f"File with the join key, or - for standard input, instead of {JOIN_KEY}=msj_.... Needed only the "
+            "first time; then the data folder identifies the agent.",
         ),
     ] = None,
-    url: Annotated[
-        str | None, typer.Option(help=f"The platform; {config.DEFAULT_URL} if nothing names another.")
-    ] = None,
+    url: Annotated[str | None, typer.Option(help=f"URL of the platform. Default: {config.DEFAULT_URL}.")] = None,
     data_dir: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder for weights and the agent's credential.")
+        Path, typer.Option(file_okay=False, help="Folder for the weights and the agent's credential.")
     ] = Path("agent"),
-    name: Annotated[str | None, typer.Option(help="What to call this agent; the machine's name if not given.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of this agent. Default: the machine's name.")] = None,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -44,25 +46,25 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
         ),
     ] = None,
     external_url: Annotated[
-        str | None, typer.Option(help="Base URL of an OpenAI-compatible engine that runs already.")
+        str | None, typer.Option(help="Base URL of an OpenAI-compatible engine that is already running.")
     ] = None,
     parallel: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Answers that an engine works on at once; others wait, and projects take turns. For an external "
-            "engine, name what it really does: what waits inside it waits in the order of arrival.",
+            help="Requests that an engine handles at the same time; others wait, and projects take turns. For an "
+            "external engine, give its real limit: requests that queue inside it are served in order of arrival.",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Write the log as JSON lines.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Write the log as lines of JSON.")] = False,
 ) -> None:
-    """Run models of your project on this machine. Connects outwards only: no port is opened to the network.
+    """Run your project's models on this machine. The agent only connects outwards and opens no port to the network.
 
-    Engines get of the environment only what they need. MODELSHARE_ENGINE_ENV names what they get beyond that, such as
+    Engines get only the environment variables they need. MODELSHARE_ENGINE_ENV names others to pass on, such as
     LD_PRELOAD,MY_*.
     """
     if external_url and engine not in {None, "external"}:
-        raise CommandError(f"--external-url is of --engine external; you said --engine {engine}.", ExitCode.USAGE)
+        raise CommandError(f"--external-url requires --engine external, but --engine is {engine}.", ExitCode.USAGE)
     if join_key and join_key_file:
         raise CommandError(f"The join key is given twice, in {JOIN_KEY} and in a file: give one.", ExitCode.USAGE)
     code = run(
@@ -83,9 +85,11 @@ def _read(path: Path) -> str:
     try:
         key = sys.stdin.readline().strip() if path == Path("-") else path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise CommandError(f"{path} cannot be read: {error.strerror}.", ExitCode.USAGE) from error
+        raise CommandError(f"Cannot read {path}: {error.strerror}.", ExitCode.USAGE) from error
     except UnicodeDecodeError as error:
-        raise CommandError(f"{path} holds no join key.", ExitCode.USAGE) from error
+        raise CommandError(
+            f"{path} does not contain a join key. Join keys start with `msj_`.", ExitCode.USAGE
+        ) from error
     if not key:
         raise CommandError(f"{path} is empty. Write the join key into it: it starts with `msj_`.", ExitCode.USAGE)
     return key

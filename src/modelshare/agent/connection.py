@@ -100,7 +100,7 @@ class Connection:
                     raise BadFrameError(f"the server sent a frame that this agent cannot read ({error})") from error
                 on_frame(frame)
             elif message.type is aiohttp.WSMsgType.TEXT:
-                raise BadFrameError("the server sent a text, which is no frame")
+                raise BadFrameError("the server sent a text message, which is not a frame")
             elif message.type in _ENDS:
                 code = self._socket.close_code
                 words = plain(message.extra or "", MAX_TEXT) if message.type is aiohttp.WSMsgType.CLOSE else None

@@ -121,7 +121,7 @@ class Deployment:
         if self._leave_by is None:
             self._leave_by = leave_by
             self.serving = None
-            self._enter(Phase.WAITING, "It is being stopped.")
+            self._enter(Phase.WAITING, "The deployment is stopping.")
             self._task.cancel()
         else:
             self._leave_by = min(self._leave_by, leave_by)
@@ -136,7 +136,7 @@ class Deployment:
             started = loop.time()
             reason = await self._until_failure()
             if self._leave_by is not None:  # what failed was its end
-                _log.error("%s did not end well: %s", self.wanted.served_name, reason)
+                _log.error("%s did not stop cleanly: %s", self.wanted.served_name, reason)
                 return
             if loop.time() - started > _STEADY_SECONDS:
                 backoff.reset()
@@ -155,7 +155,7 @@ class Deployment:
             return f"The agent's disk or network failed: {error.strerror or error}."
         except Exception:  # noqa: BLE001 - logged, told and tried again: nothing may end a supervisor but `end`
             _log.exception("Unexpected.")
-            return "The agent ran into an error of its own; its log has the details."
+            return "Internal error of the agent; see its log for details."
 
     async def _hold(self) -> str:
         """Everything from nothing to an engine that serves; returns why it stopped serving."""
@@ -185,7 +185,7 @@ class Deployment:
                     await engine.start()
                 except EngineError as error:
                     _log.warning(
-                        "%s: %s does not start: %s\n%s",
+                        "%s: %s failed to start: %s\n%s",
                         self.wanted.served_name,
                         engine.kind,
                         error,

@@ -114,7 +114,7 @@ class Deployments:
         if release:
             await self._delete_weights(deployment_id)
             name = deployment.wanted.served_name if deployment is not None else "A deployment of an earlier run"
-            _log.info("%s is gone, and the weights that nothing else uses are deleted.", name)
+            _log.info("%s has ended, and the weights that only it used are deleted.", name)
             if deployment_id not in self._deployments and not self._say(Released(deployment_id)):
                 self._unsaid.add(deployment_id)
 
@@ -127,7 +127,7 @@ class Deployments:
             except OSError as error:
                 if self._stopping.is_set():
                     raise
-                _log.error("The weights of deployment %s cannot be deleted: %s", deployment_id, error)
+                _log.error("Cannot delete the weights of deployment %s: %s", deployment_id, error)
             else:
                 return
             with suppress(TimeoutError):
@@ -145,4 +145,4 @@ class Deployments:
         if self._ending.get(deployment_id) is task:
             del self._ending[deployment_id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("Deployment %s could not be cleared away: %s", deployment_id, error)
+            _log.error("Cannot clean up deployment %s: %s", deployment_id, error)

@@ -102,13 +102,15 @@ class Download:
                     await self._urls.renew(self._file.path, url, str(refused))
                     continue
                 except UnusableAnswerError as unusable:
-                    raise PullError(f"The owner's storage does not give {self._file.path}: {unusable}.") from unusable
+                    raise PullError(
+                        f"The owner's storage does not provide {self._file.path}: {unusable}."
+                    ) from unusable
                 except InterruptedTransferError as interrupted:
                     reason = interrupted
             if self._part.gap(piece) != gap:
                 backoff.reset()
             if backoff.failures >= _ATTEMPTS:
-                raise PullError(f"{self._file.path} cannot be pulled from the owner's storage: {reason}.") from reason
+                raise PullError(f"Cannot pull {self._file.path} from the owner's storage: {reason}.") from reason
             await asyncio.sleep(backoff.next())
 
     async def _request(self, url: str, start: int, end: int) -> None:
@@ -125,7 +127,7 @@ class Download:
                 at += sum(map(len, data))
                 self._grown.set()
             if at < body.end:
-                raise InterruptedTransferError("the answer ended too early")
+                raise InterruptedTransferError("the response ended too early")
 
 
 async def _from(body: RangeBody, start: int) -> AsyncIterator[list[bytes]]:

@@ -65,7 +65,7 @@ class EngineSource:
 
     def _require(self, name: str) -> None:
         if name not in self._engines:
-            raise StopError(f"There is no engine {name}; choose one of {', '.join(self._engines)}.")
+            raise StopError(f"There is no engine {name}. Choose one of {', '.join(self._engines)}.")
         if problem := self._engines[name].missing():
             raise StopError(f"The engine {name} cannot be used on this machine: {problem}")
 
@@ -98,7 +98,7 @@ class EngineSource:
         able = self._choice(judged, _NONE)
         if len(able.candidates) == 1:
             raise EngineError(failures[able.candidates[0]])
-        raise EngineError(f"No engine of this machine can serve the model. {left.explanation}")
+        raise EngineError(f"No engine on this machine can serve the model. {left.explanation}")
 
     def _choice(self, judged: "_Judged", failed: Mapping[str, str]) -> Selection:
         return choose(self._engines, judged.facts, gpu=self._gpu, preference=self._preference, failed=failed)
@@ -194,11 +194,11 @@ def _format(wanted: DesiredDeployment) -> Format:
     try:
         return Format(wanted.format)
     except ValueError as error:
-        raise EngineError(f"This agent does not know the format {wanted.format}; update it.") from error
+        raise EngineError(f"This agent does not support the format {wanted.format}. Update it.") from error
 
 
 def _task(wanted: DesiredDeployment) -> Task:
     try:
         return Task(wanted.task)
     except ValueError as error:
-        raise EngineError(f"This agent does not know the task {wanted.task}; update it.") from error
+        raise EngineError(f"This agent does not support the task {wanted.task}. Update it.") from error

@@ -34,9 +34,9 @@ class NoMemoryError(DeploymentError):
 
     def __init__(self, *, needed: int, taken: int, total: int) -> None:
         super().__init__(
-            f"The model takes {size(needed)} of memory, and the models that the agent's machine serves already "
-            f"take {size(taken)} of its {size(total)}. They go on; use a smaller model or a larger "
-            "machine, or end what is no longer needed there."
+            f"The model needs {size(needed)} of memory, and the models already served on the agent's machine use "
+            f"{size(taken)} of its {size(total)}. Use a smaller model or a larger machine, or stop models that are no "
+            "longer needed there."
         )
 
 
@@ -49,8 +49,8 @@ class NoSpaceError(PullError):
 
     def __init__(self, *, needed: int, free: int) -> None:
         super().__init__(
-            f"The weights need {size(needed)}, and {size(free)} are free on the agent's disk; "
-            "it goes on once there is room."
+            f"The weights need {size(needed)}, and {size(free)} are free on the agent's disk. "
+            "The download continues once there is space."
         )
 
 

@@ -31,7 +31,7 @@ class FleetStatus:
             try:
                 save_identity(self._data_dir, self._identity)
             except OSError as error:
-                _log.warning("The server's key cannot be kept beyond this run: %s", error)
+                _log.warning("The server's key cannot be stored: %s", error)
 
     async def verdict(self) -> Verdict | None:
         """None when there is none that can be believed."""
@@ -39,14 +39,14 @@ class FleetStatus:
         try:
             status = await self._control.status(known.agent_id, nonce)
         except AgentError as error:
-            _log.info("The server does not say whether it knows this agent: %s", error)
+            _log.info("The server did not confirm whether it knows this agent: %s", error)
             return None
         made = sign(known.verdict_key, nonce=nonce, agent_id=known.agent_id, token=known.token, verdict=status.verdict)
         if known.verdict_key and hmac.compare_digest(made.encode(), status.signature.encode()):
             return status.verdict
         _log.warning(
-            "What answers says that this agent is %s, but cannot show that it is the platform the agent enrolled with. "
-            "If it is, and the agent is to go, stop it and delete its data folder.",
+            "The server says that this agent is %s, but cannot prove that it is the platform the agent enrolled "
+            "with. If it is, stop the agent and delete its data folder.",
             status.verdict,
         )
         return None

@@ -30,7 +30,7 @@ class SignedUrls:
             if not self._urls:
                 await self._load()
         if (url := self._urls.get(path)) is None:
-            raise PullError(f"The server grants no link to {path}; the deployment's owner should push the model again.")
+            raise PullError(f"The server grants no URL for {path}. The model's owner should push it again.")
         return url
 
     def accepted(self, path: str) -> None:
@@ -44,7 +44,7 @@ class SignedUrls:
                 return
             self._refusals[path] += 1
             if self._refusals[path] > _RENEWALS:
-                raise PullError(f"The owner's storage refuses every link to {path} ({answer}).")
+                raise PullError(f"The owner's storage refuses every URL for {path} ({answer}).")
             await self._load()
 
     async def _load(self) -> None:

@@ -29,14 +29,14 @@ def sole_user(data_dir: Path) -> Iterator[None]:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(data_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StopError(f"{data_dir} cannot be used: {error.strerror}; choose another --data-dir.") from error
+        raise StopError(f"Cannot use {data_dir}: {error.strerror}. Choose another --data-dir.") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
             raise StopError(
-                f"Another agent (process {pid}) runs on {data_dir}; stop it, or give this one another --data-dir."
+                f"Another agent (process {pid}) is running on {data_dir}. Stop it, or use another --data-dir."
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -53,7 +53,7 @@ def load_identity(data_dir: Path) -> Identity | None:
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:
-        raise StopError(f"{path} is damaged; delete it, and start the agent with a new join key.") from error
+        raise StopError(f"{path} is damaged. Delete it, and start the agent with a new join key.") from error
 
 
 def save_identity(data_dir: Path, identity: Identity) -> None:

@@ -66,7 +66,9 @@ def lay_out(wanted: DesiredDeployment) -> Layout:
         return _as_they_are(wanted)
     known = {file.path for file in wanted.files}
     if missing := next((path for path in wanted.weights if path not in known), None):
-        raise DeploymentError(f"The server names {missing[:100]!r} as weights and does not give it; update the server.")
+        raise DeploymentError(
+            f"The server names {missing[:100]!r} as weights but does not provide it. Update the server."
+        )
     beside = posixpath.dirname(wanted.weights[0])
     main = [path for path in wanted.weights if posixpath.dirname(path) == beside]
     renamed = {
@@ -130,7 +132,7 @@ def _tensor_names(file: Path) -> list[str]:
         try:
             header = json.loads(opened.read(min(length, _MAX_HEADER)))
         except (ValueError, RecursionError) as error:
-            raise DeploymentError(f"{file.name} is no safetensors file.") from error
+            raise DeploymentError(f"{file.name} is not a safetensors file.") from error
     return [name for name in header if name != "__metadata__"]
 
 

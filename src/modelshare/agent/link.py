@@ -43,8 +43,8 @@ _PAUSES: Final[Mapping[int, float]] = {CloseCode.SUSPENDED: 30.0, CloseCode.PROT
 """Seconds before reconnecting after closes that an immediate retry would not help. A replaced process waits long: the
 connection that replaced it may have been its own, and two processes with one identity must not fight."""
 _ADVICE: Final[Mapping[int, str]] = {
-    CloseCode.PROTOCOL: " Update whichever of the two is older, the server or this agent.",
-    CloseCode.REPLACED: " If another process runs with this agent's identity, stop it, or enroll one of them anew.",
+    CloseCode.PROTOCOL: " Update whichever is older, the server or this agent.",
+    CloseCode.REPLACED: " If another process uses this agent's identity, stop it, or enrol one of them again.",
 }
 _CONNECT_SECONDS: Final = 15.0
 _GOODBYE_SECONDS: Final = 1.0
@@ -115,7 +115,7 @@ class Link:
                 pause = self._pauses.get(lost.close_code or 0)
                 delay = self._backoff.next() if pause is None else Backoff(pause, pause).next()
                 _log.warning(
-                    "No link to %s: %s.%s Trying again in %.1f s.",
+                    "Connection to %s lost: %s.%s Reconnecting in %.1f s.",
                     self._url.origin(),
                     lost.reason.removesuffix("."),
                     _ADVICE.get(lost.close_code or 0, ""),
@@ -153,7 +153,7 @@ class Link:
                 _check_protocol(frame)
                 self._served.welcomed(frame)
                 self._connection = connection
-                _log.info("Linked to %s as %s.", self._url.origin(), frame.name)
+                _log.info("Connected to %s as %s.", self._url.origin(), frame.name)
 
         return receive
 
@@ -161,8 +161,8 @@ class Link:
         try:
             self._served.desired(desired)
         except Exception as error:
-            _log.exception("What the server wants could not be taken up.")
-            raise LinkLostError("what the server wants could not be taken up") from error
+            _log.exception("The desired state from the server could not be applied.")
+            raise LinkLostError("the desired state from the server could not be applied") from error
 
     async def _open(self, http: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
         try:
@@ -188,11 +188,11 @@ def _check_protocol(welcome: Welcome) -> None:
 
 def _stop_if_final(verdict: Verdict | None) -> None:
     if verdict is Verdict.REMOVED:
-        raise RemovedError("This agent was removed from the server: the weights it held are deleted.")
+        raise RemovedError("This agent was removed from the server. Its weights are deleted.")
     if verdict is Verdict.UNKNOWN:
         raise StopError(
-            "The server does not know this agent (any more). To enroll it again, delete identity.json in its data "
-            "folder and start it with a new join key."
+            "The server does not know this agent. To enrol it again, delete identity.json in its data folder "
+            "and start it with a new join key."
         )
 
 

@@ -71,7 +71,7 @@ async def _main(options: "Options") -> None:
         linking = asyncio.create_task(agent.link.run())
         try:
             await _unless(stopping, asyncio.shield(linking))
-            _log.info("Stopping: requests in progress may finish; a second signal cuts them off.")
+            _log.info("Stopping: waiting for requests in progress. Press Ctrl-C again to stop immediately.")
         except RemovedError:
             await agent.remove_all()
             forget_identity(options.data_dir)
@@ -90,15 +90,15 @@ async def _identity(options: "Options", http: aiohttp.ClientSession, engines: En
         return known
     if not options.join_key:
         raise StopError(
-            "This data folder holds no enrolled agent yet: give a join key "
-            "(MODELSHARE_JOIN_KEY=msj_..., or --join-key-file)."
+            "This data folder has no enrolled agent yet. Provide a join key (MODELSHARE_JOIN_KEY=msj_..., or "
+            "--join-key-file)."
         )
     machine = capabilities(options.data_dir, engines.kinds())
     request = Enroll(join_key=options.join_key, name=options.name, capabilities=machine)
     enrolled = await ServerApi(http, options.url).enroll(request)
     identity = Identity(enrolled.agent_id, enrolled.token, enrolled.verdict_key)
     save_identity(options.data_dir, identity)
-    _log.info("Enrolled as agent %s. The join key is not needed any more.", identity.agent_id)
+    _log.info("Enrolled as agent %s. The join key is no longer needed.", identity.agent_id)
     return identity
 
 

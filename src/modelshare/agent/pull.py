@@ -65,14 +65,14 @@ class Puller:
         try:
             await run_all(one_after_another() for _ in range(CONNECTIONS))
         except OSError as error:  # a full or broken disk
-            raise PullError(f"The weights cannot be written: {error.strerror or error}.") from error
+            raise PullError(f"Cannot write the weights: {error.strerror or error}.") from error
 
     async def discard_damaged(self, files: Iterable[DeploymentFile]) -> None:
         """Hash files from earlier, and forget those whose bytes have changed, so that they are pulled again."""
         for file in files:
             path = self._cache.blob(file.sha256)
             if path.exists() and await in_thread(self._context.hashers, _digest_of, path) != file.sha256:
-                _log.warning("%s was damaged on the disk; it will be pulled again.", file.path)
+                _log.warning("%s was damaged on the disk; pulling it again.", file.path)
                 self._cache.discard(file)
 
     async def _file(self, file: DeploymentFile, urls: SignedUrls, on_bytes: OnBytes) -> None:
@@ -90,8 +90,8 @@ class Puller:
                     on_bytes(-part.bytes_done)
                     await in_thread(self._context.writers, part.reset)
         raise PullError(
-            f"{file.path} does not match its digest after {_DOWNLOADS} downloads; "
-            "the owner's storage holds other bytes than the manifest says."
+            f"{file.path} does not match its digest after {_DOWNLOADS} downloads; the owner's storage holds "
+            "different bytes than the manifest."
         )
 
 

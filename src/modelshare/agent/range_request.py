@@ -54,9 +54,9 @@ async def open_range(
             first, last = _extent(answer, start, end, size)
             yield RangeBody(first, last, answer.content)
     except TimeoutError as error:
-        raise InterruptedTransferError(f"no byte came for {stall_seconds:g} s") from error
+        raise InterruptedTransferError(f"no data for {stall_seconds:g} s") from error
     except aiohttp.InvalidURL as error:
-        raise UnusableAnswerError("the link to it is not a URL") from error
+        raise UnusableAnswerError("the signed URL is not a valid URL") from error
     except (aiohttp.ClientError, ConnectionError) as error:
         raise InterruptedTransferError(_plain(error)) from error
 
@@ -71,21 +71,21 @@ def _extent(answer: aiohttp.ClientResponse, start: int, end: int, size: int) -> 
         raise UnusableAnswerError(f"HTTP {status}")
     if (header := answer.headers.get("Content-Range")) is None:
         if status == HTTPStatus.PARTIAL_CONTENT:
-            raise UnusableAnswerError("a partial answer that does not say which part it is")
+            raise UnusableAnswerError("a partial response without a Content-Range")
         _check_size(answer.content_length, size)
         return 0, size
     if (match := _CONTENT_RANGE.fullmatch(header)) is None:
-        raise UnusableAnswerError(f"an unreadable Content-Range, `{header[:80]}`")
+        raise UnusableAnswerError(f"an invalid Content-Range, `{header[:80]}`")
     if match[3] != "*":
         _check_size(int(match[3]), size)
     if int(match[1]) != start:
-        raise UnusableAnswerError("another part of the file than the one asked for")
+        raise UnusableAnswerError("another part of the file than requested")
     return start, min(end, int(match[2]) + 1)
 
 
 def _check_size(stored: int | None, size: int) -> None:
     if stored is not None and stored != size:
-        raise UnusableAnswerError(f"{stored} bytes where the manifest says {size}")
+        raise UnusableAnswerError(f"{stored} bytes, but the manifest says {size}")
 
 
 def _plain(error: Exception) -> str:

@@ -89,21 +89,23 @@ def _told(error: Exception, stream: Stream) -> EngineRefusalError:
     match error:
         case EngineRefusalError():
             if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                _log.warning("The engine of deployment %s failed on a request: %d.", stream.deployment_id, error.status)
+                _log.warning(
+                    "The engine of deployment %s failed to answer a request: %d.", stream.deployment_id, error.status
+                )
             return error
         case BadInferenceRequestError():
             return EngineRefusalError(HTTPStatus.BAD_REQUEST, str(error), param=error.param)
         case TimeoutError():
-            return EngineRefusalError(HTTPStatus.GATEWAY_TIMEOUT, f"No whole answer came within {stream.timeout:g} s.")
+            return EngineRefusalError(HTTPStatus.GATEWAY_TIMEOUT, f"No complete answer within {stream.timeout:g} s.")
         case aiohttp.ClientConnectorError() if not stream.started:
             return EngineRefusalError(HTTPStatus.SERVICE_UNAVAILABLE, _LOADING, code=ErrorCode.MODEL_LOADING)
         case aiohttp.ClientError() | ConnectionError():
-            _log.warning("The engine of deployment %s broke off its answer: %r", stream.deployment_id, error)
-            return EngineRefusalError(HTTPStatus.BAD_GATEWAY, "The engine broke off its answer; try again.")
+            _log.warning("The engine of deployment %s aborted its answer: %r", stream.deployment_id, error)
+            return EngineRefusalError(HTTPStatus.BAD_GATEWAY, "The engine aborted its answer. Try again.")
         case _:
             _log.error("A request could not be relayed.", exc_info=error)
             return EngineRefusalError(
-                HTTPStatus.BAD_GATEWAY, "The agent failed on this request; its log has the details."
+                HTTPStatus.BAD_GATEWAY, "The agent failed to process this request; see its log for details."
             )
 
 

@@ -128,7 +128,8 @@ class Sequences:
         except TooManyWaitingError:
             raise EngineRefusalError(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                "Too many requests of your project wait for this model; try again when some of them have ended.",
+                "Too many requests of your project are waiting for this model. Try again when some of them have "
+                "finished.",
                 code=ErrorCode.CAPACITY_EXCEEDED,
                 retry_after=_RETRY_SECONDS,
             ) from None
@@ -156,7 +157,7 @@ class _Ahead:
             except TimeoutError:
                 if self._others_wait():
                     raise EngineRefusalError(
-                        HTTPStatus.REQUEST_TIMEOUT, "The answer was read too slowly; others wait."
+                        HTTPStatus.REQUEST_TIMEOUT, "The client read the answer too slowly while others were waiting."
                     ) from None
         self._pieces.append(data)
         self._size += len(data)

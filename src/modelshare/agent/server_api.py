@@ -51,14 +51,14 @@ class ServerApi:
                 return Enrolled.model_validate_json(await self._post("/v1/enroll", request))
             except ServerRefusalError as refusal:
                 if refusal.status < HTTPStatus.INTERNAL_SERVER_ERROR and refusal.status != HTTPStatus.TOO_MANY_REQUESTS:
-                    raise StopError(f"The server did not enroll this agent: {refusal}") from refusal
+                    raise StopError(f"The server refused to enrol this agent: {refusal}") from refusal
                 trouble: Exception = refusal
             except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
                 trouble = error
             except ValidationError as error:
-                raise StopError(f"What answers at {self._url} is no modelshare server; check --url.") from error
+                raise StopError(f"The service at {self._url} is not a modelshare server. Check --url.") from error
             delay = backoff.next()
-            _log.warning("%s cannot be reached (%s). Trying again in %.1f s.", self._url, _brief(trouble), delay)
+            _log.warning("Cannot reach %s (%s). Trying again in %.1f s.", self._url, _brief(trouble), delay)
             await asyncio.sleep(delay)
 
     async def grant(self, deployment_id: str) -> Grant:
@@ -69,12 +69,12 @@ class ServerApi:
                 return Grant.model_validate_json(await self._post(f"/v1/agent/deployments/{deployment_id}/grant"))
             except ServerRefusalError as refusal:
                 if refusal.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
-                    raise GrantGoneError("The server no longer gives this deployment to this agent.") from refusal
+                    raise GrantGoneError("The server no longer assigns this deployment to this agent.") from refusal
                 trouble: Exception = refusal
             except (aiohttp.ClientError, TimeoutError, ConnectionError, ValidationError) as error:
                 trouble = error
             if backoff.failures + 1 >= _GRANT_ATTEMPTS:
-                raise PullError(f"The server gives no grant for the weights ({_brief(trouble)}).") from trouble
+                raise PullError(f"The server did not grant access to the weights ({_brief(trouble)}).") from trouble
             await asyncio.sleep(backoff.next())
 
     async def status(self, agent_id: str, nonce: str) -> AgentStatus:
@@ -111,5 +111,5 @@ def _brief(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, ValidationError):
-        return "an answer that is not understood"
+        return "an unexpected response"
     return str(error) or type(error).__name__

@@ -123,7 +123,9 @@ class Streams:
         """Frames of a stream that is gone are late, and ignored. Raises BadFrame for a request that cannot be."""
         if isinstance(frame, Request):
             if frame.stream in self._open or len(self._open) >= MAX_STREAMS:
-                raise BadFrameError("the server sent a request of a number that is taken, or too many at once")
+                raise BadFrameError(
+                    "the server sent a request with a number in use, or too many requests at the same time"
+                )
             stream = Stream(frame, self._send)
             if frame.more:
                 stream.body = bytearray(frame.body)

@@ -12,12 +12,12 @@ from modelshare.client import Client
 from modelshare.wire.agents import Agent, AgentPatch
 
 app = typer.Typer(add_completion=False)
-AgentRef = Annotated[str, typer.Argument(metavar="AGENT", help="An agent's id or name.")]
+AgentRef = Annotated[str, typer.Argument(metavar="AGENT", help="ID or name of the agent.")]
 
 
 @app.command("list")
 def list_agents(json: Json = False) -> None:
-    """List the project's agents and what each one holds."""
+    """List the project's agents and the models each one runs."""
     with Client() as client:
         agents = list(client.agents.list())
     if json:
@@ -34,13 +34,13 @@ def list_agents(json: Json = False) -> None:
         )
         for agent in agents
     )
-    empty = "No agents yet. `modelshare join-keys create NAME` makes the key that one enrols with."
+    empty = "No agents yet. Create a join key for one: `modelshare join-keys create NAME`."
     print_table(("AGENT", "STATE", "HOLDS", "ENGINES", "LAST SEEN (UTC)", "ID"), rows, empty=empty)
 
 
 @app.command()
 def remove(agent: AgentRef, yes: Yes = False, json: Json = False) -> None:
-    """Remove an agent: its credential ends, and it deletes the weights it holds."""
+    """Remove an agent: its credential is revoked, and it deletes its weights."""
     with Client() as client:
         found = _agent(client, agent)
         confirm(f"Remove the agent {found.name}?", yes=yes)
@@ -54,22 +54,24 @@ def remove(agent: AgentRef, yes: Yes = False, json: Json = False) -> None:
 @app.command()
 def suspend(
     agent: AgentRef,
-    resume: Annotated[bool, typer.Option("--resume", help="Let it work again instead.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume a suspended agent.")] = False,
     json: Json = False,
 ) -> None:
-    """Keep an agent from serving until it is resumed."""
+    """Suspend an agent, or resume it."""
     with Client() as client:
         found = client.agents.update(_agent(client, agent).id, AgentPatch(suspended=not resume))
     if json:
         print_json(found)
     else:
-        say(f"{found.name} is {found.state}.")
+        say(f"Agent {found.name} is {found.state}.")
 
 
 def _agent(client: Client, text: str) -> Agent:
     found = [agent for agent in client.agents.list() if text in {agent.id, agent.name}]
     if not found:
-        raise CommandError(f"There is no agent `{text}`. `modelshare agents list` shows those there are.")
+        raise CommandError(f"There is no agent `{text}`. `modelshare agents list` lists your agents.")
     if len(found) > 1:
-        raise CommandError(f"{len(found)} agents are called `{text}`. Give the id: {', '.join(a.id for a in found)}.")
+        raise CommandError(
+            f"{len(found)} agents are named `{text}`. Use the ID instead: {', '.join(a.id for a in found)}."
+        )
     return found[0]

@@ -1,4 +1,4 @@
-"""The program's root: which commands there are, and how every error ends.
+"""The root of the program: its commands, and how every error is shown.
 
 Commands are entry points of the group `modelshare.commands`: a command is imported when it is used, so that
 `modelshare --help` is quick, and those of the server and the agent need not be installed with the client.
@@ -37,7 +37,7 @@ ENTRIES = (
     Entry(
         "recall",
         PUBLISH,
-        "Call a model back: unshare it, stop other projects at a deadline, have the weights deleted.",
+        "Recall a model: unshare it, stop other projects' endpoints at a deadline and have the weights deleted.",
     ),
     Entry("catalog", RUN, "Search the public catalog. Needs no key."),
     Entry("claim", RUN, "Claim a link: its model shows in your view of the catalog from now on."),
@@ -51,7 +51,7 @@ ENTRIES = (
     Entry(
         "login",
         ACCOUNT,
-        "Store the platform's address and your key for the other commands, once it accepts them.",
+        "Check and store the platform's URL and your API key for the other commands.",
     ),
     Entry("keys", ACCOUNT, "Create, list, rotate and revoke your project's API keys."),
     Entry("usage", ACCOUNT, "Show requests and tokens by day, endpoint, model and key."),
@@ -62,27 +62,27 @@ ENTRIES = (
     Entry(
         "projects",
         OPERATE,
-        "List the platform's projects, and set how much one may store. Needs a platform key.",
+        "List the platform's projects and set their storage quotas. Needs a platform key.",
     ),
     Entry(
         "jobs",
         OPERATE,
-        "List jobs in the background that were given up, or run one once more. Needs a platform key.",
+        "List background jobs that failed permanently, or run one again. Needs a platform key.",
     ),
     Entry("db", OPERATE, "Look after the platform's database."),
     Entry("admin", OPERATE, "Help people of the platform, on the server's machine."),
 )
 
 EPILOG = (
-    "Exit codes: 0 done; 1 refused by the server, or failed; 2 wrong usage; 3 the platform cannot be reached or does "
-    "not accept the key; 130 stopped by Ctrl-C.\n\n"
-    "MODELSHARE_URL and MODELSHARE_API_KEY say where the platform is and who you are; without them, the file that "
-    "`modelshare login` writes (MODELSHARE_CONFIG names another)."
+    "Exit codes: 0 success; 1 refused by the server, or failed; 2 usage error; 3 the platform is unreachable or "
+    "rejects the key; 130 interrupted by Ctrl-C.\n\nMODELSHARE_URL and MODELSHARE_API_KEY set the platform's "
+    "URL and your key; without them, commands read the file that `modelshare login` writes (MODELSHARE_CONFIG "
+    "names another)."
 )
 
 
 class LazyGroup(TyperGroup):
-    """Knows its commands by name and help only, and loads the one that is used."""
+    """Knows only the names and help of its commands, and imports the one that is used."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -117,7 +117,7 @@ def main() -> None:
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and end.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     """Publish AI models into a public catalog without surrendering the weights."""
     if version:

@@ -17,12 +17,17 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def audit(
     action: Annotated[
-        str | None, typer.Option(help="Only this, such as model.share; or model, for all that is done to models.")
+        str | None,
+        typer.Option(help="Only this action, such as model.share, or all actions on a subject, such as model."),
     ] = None,
-    actor: Annotated[str | None, typer.Option(help="Only by this one, as the column WHO has it.")] = None,
-    target: Annotated[str | None, typer.Option(help="Only on this, as the column ON has it, or model:NAME.")] = None,
-    outcome: Annotated[AuditOutcome | None, typer.Option(help="Only what was done, or only what was refused.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most entries to show.")] = 50,
+    actor: Annotated[str | None, typer.Option(help="Only actions by this actor, as shown in the WHO column.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Only actions on this object, as shown in the ON column, or model:NAME.")
+    ] = None,
+    outcome: Annotated[
+        AuditOutcome | None, typer.Option(help="Only actions that were done, or only those that were refused.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of entries to show.")] = 50,
     json: Json = False,
 ) -> None:
     """Show who did what in your project, newest first."""
@@ -40,11 +45,13 @@ def audit(
     )
     columns = ("TIME (UTC)", "WHO", "WHAT", "ON", "OUTCOME", "CONFIRMED", "REASON")
     asked = any((action, actor, target, outcome))
-    print_table(columns, rows, empty="Nothing in the log fits." if asked else "Nothing happened yet.")
+    print_table(columns, rows, empty="No entries match." if asked else "No entries yet.")
 
 
 def confirmed(entry: AuditEntry) -> str:
-    """`3 processes, 12 ms`: how many go by the change, and how long the last one took; `2 of 3` while one has not."""
+    """`3 processes, 12 ms`: how many processes applied the change, and how long the last took; `2 of 3` until
+    all have.
+    """
     done, everybody = len(entry.confirmations), len(entry.confirmations) + len(entry.pending)
     if not everybody:
         return ""

@@ -16,17 +16,19 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def catalog(  # noqa: PLR0917 - Typer hands options in by name
-    search: Annotated[str | None, typer.Argument(help="Words to look for.")] = None,
-    family: Annotated[str | None, typer.Option(help="Such as llama.")] = None,
+    search: Annotated[str | None, typer.Argument(help="Search terms.")] = None,
+    family: Annotated[str | None, typer.Option(help="For example llama.")] = None,
     tag: Annotated[str | None, typer.Option()] = None,
-    license: Annotated[str | None, typer.Option(help="Such as apache-2.0.")] = None,  # noqa: A002 - the option
+    license: Annotated[str | None, typer.Option(help="For example apache-2.0.")] = None,  # noqa: A002 - the option
     format: Annotated[str | None, typer.Option(help="gguf or safetensors.")] = None,  # noqa: A002 - the option
-    role: Annotated[CatalogRole | None, typer.Option(help="Who may deploy it on which tiers.")] = None,
-    sort: Annotated[Sort | None, typer.Option(help=f"One of {', '.join(get_args(Sort))}.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most models to list.")] = 50,
+    role: Annotated[
+        CatalogRole | None, typer.Option(help="deployable (on self_hosted only) or shared (on every tier).")
+    ] = None,
+    sort: Annotated[Sort | None, typer.Option(help=f"Sort order: one of {', '.join(get_args(Sort))}.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of models to list.")] = 50,
     json: Json = False,
 ) -> None:
-    """Search the public catalog. Needs no key."""
+    """Search the public catalog. No key needed."""
     where = CatalogFilter(q=search, family=family, tag=tag, license=license, format=format, role=role, sort=sort)
     with Client() as client:
         page = client.catalog.page(where, limit=min(limit, PAGE_LIMIT_MAX))
@@ -53,7 +55,11 @@ def catalog(  # noqa: PLR0917 - Typer hands options in by name
     )
     columns = ("MODEL", "VERSION", "PARAMETERS", "FORMAT", "SIZE", "LICENCE", "ROLE", "ENDPOINTS", "ID")
     if first.corrected:
-        say(f"Nothing fits `{search}`. Searched for `{first.corrected}` instead.")
-    print_table(columns, rows, empty="No model in the catalog fits." if search else "The catalog is empty.")
+        say(f"No results for `{search}`. Showing results for `{first.corrected}` instead.")
+    print_table(columns, rows, empty="No models match." if search else "The catalog is empty.")
     if models:
-        say(f"{len(models):,} of {first.total:,}." if first.total_is_exact else f"{len(models):,} of {first.total:,}+.")
+        say(
+            f"{len(models):,} of {first.total:,} models."
+            if first.total_is_exact
+            else (f"{len(models):,} of {first.total:,}+ models.")
+        )

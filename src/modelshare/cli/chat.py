@@ -17,13 +17,13 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def chat(
-    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="An endpoint's slug, or a base URL.")],
-    text: Annotated[str | None, typer.Argument(help="What to say; without it, a conversation starts.")] = None,
-    system: Annotated[str | None, typer.Option(help="Instructions for the model.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="Slug of the endpoint, or a base URL.")],
+    text: Annotated[str | None, typer.Argument(help="Message to send. Without it, starts a conversation.")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt for the model.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum number of tokens in the answer.")] = None,
     json: Json = False,
 ) -> None:
-    """Talk to an endpoint: one question and its answer, or a conversation."""
+    """Chat with an endpoint: one message and its answer, or a conversation."""
     messages: list[Message] = [] if system is None else [Message("system", system)]
     if text is None and not sys.stdin.isatty():
         text = sys.stdin.read()
@@ -38,13 +38,13 @@ def chat(
 
 
 def _origin(endpoint: str) -> str | None:
-    """The platform of a base URL, so that it decides which key is sent; None for a slug."""
+    """The platform of a base URL, which decides the key to send; None for a slug."""
     parts = urlsplit(endpoint)
     return f"{parts.scheme}://{parts.netloc}" if parts.netloc else None
 
 
 def _converse(client: Client, base_url: str, messages: list[Message], max_tokens: int | None) -> None:
-    say("Type a message; Ctrl-D ends.")
+    say("Type a message. Press Ctrl-D to end.")
     while True:
         try:
             text = input("> ")

@@ -12,12 +12,10 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def claim(
-    link: Annotated[
-        str, typer.Argument(metavar="LINK", help="What `modelshare share --link` showed its owner: msl_...")
-    ],
+    link: Annotated[str, typer.Argument(metavar="LINK", help="Link token from `modelshare share --link`: msl_...")],
     json: Json = False,
 ) -> None:
-    """Claim a link: its model shows in your view of the catalog from now on."""
+    """Claim a link: its model then appears in your view of the catalog."""
     with Client() as client:
         model = client.catalog.claim(link)
     if json:

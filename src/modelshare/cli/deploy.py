@@ -16,22 +16,22 @@ from modelshare.wire.tiers import SELF_HOSTED
 
 app = typer.Typer(add_completion=False)
 FIRST_POLL, LONGEST_POLL = 0.1, 2.0
-"""Seconds between two looks at the endpoint."""
+"""Seconds between two polls of the endpoint."""
 
 
 @app.command()
 def deploy(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id, your own model's name, or OWNER/NAME.")],
-    tier: Annotated[str, typer.Option(help="A tier of `modelshare tiers`.")],
-    slug: Annotated[str, typer.Option(help="The endpoint's name in its URL, such as chat.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model ID, name of your own model, or OWNER/NAME.")],
+    tier: Annotated[str, typer.Option(help="A tier from `modelshare tiers`.")],
+    slug: Annotated[str, typer.Option(help="Name of the endpoint in its URL, such as chat.")],
     version: Annotated[str, typer.Option(help="`latest`, or a fixed version.")] = "latest",
     file: Annotated[
-        str | None, typer.Option(help="Which of the model's files to serve, of those `modelshare models show` lists.")
+        str | None, typer.Option(help="Model file to serve, one of those that `modelshare models show` lists.")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until an agent serves it.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until an agent serves the endpoint.")] = False,
     json: Json = False,
 ) -> None:
-    """Make an endpoint that serves a model on a tier."""
+    """Create an endpoint that serves a model on a tier."""
     with Client() as client:
         endpoint = client.endpoints.create(
             request(EndpointCreate, model=any_model(client, model), tier=tier, slug=slug, version=version, file=file)
@@ -43,7 +43,7 @@ def deploy(
     if json:
         print_json(endpoint)
         return
-    say(f"Endpoint {endpoint.slug} is {endpoint.status}. Give its base URL to the OpenAI client:")
+    say(f"Endpoint {endpoint.slug} is {endpoint.status}. Base URL for OpenAI clients:")
     typer.echo(endpoint.base_url)
     say(f"Next: modelshare chat {endpoint.slug}")
 
@@ -57,19 +57,19 @@ def _has_agent(client: Client) -> bool:
 
 def _how_to_run_an_agent(url: str) -> str:
     return (
-        "No agent of your project is connected. On the machine that should run the model:\n"
-        "  modelshare join-keys create my-machine\n"
-        f"  MODELSHARE_JOIN_KEY=msj_... modelshare agent --url {url} --data-dir ./agent"
+        "No agent of your project is connected. On the machine that should run the model:\n  modelshare "
+        f"join-keys create my-machine\n  MODELSHARE_JOIN_KEY=msj_... modelshare agent --url {url} --data-dir "
+        "./agent"
     )
 
 
 def _until_active(client: Client, endpoint: Endpoint) -> Endpoint:
-    """The endpoint once an agent serves it; says what happens meanwhile. Raises CommandError when it failed."""
+    """The endpoint once an agent serves it; prints its progress. Raises CommandError when it failed."""
     interval, said = FIRST_POLL, ""
     while endpoint.status is not EndpointStatus.ACTIVE:
         if endpoint.status in {EndpointStatus.FAILED, EndpointStatus.INACTIVE}:
             raise CommandError(
-                f"Endpoint {endpoint.slug} is {endpoint.status}: {endpoint.status_reason or 'no reason'}"
+                f"Endpoint {endpoint.slug} is {endpoint.status}: {endpoint.status_reason or 'no reason given'}"
             )
         words = endpoint.progress.phase if endpoint.progress else endpoint.status_reason or endpoint.status
         if words != said:

@@ -15,7 +15,7 @@ from modelshare.client import Client
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation
 
 app = typer.Typer(add_completion=False)
-Slug = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's slug.")]
+Slug = Annotated[str, typer.Argument(metavar="ENDPOINT", help="Slug of the endpoint.")]
 
 
 @app.command("list")
@@ -30,7 +30,7 @@ def list_endpoints(json: Json = False) -> None:
         (item.slug, item.model_name or "(deleted)", item.resolved_version or item.version, item.tier, _state(item))
         for item in endpoints
     )
-    empty = "No endpoints yet. `modelshare deploy MODEL --tier self_hosted --slug NAME` makes one."
+    empty = "No endpoints yet. Create one: `modelshare deploy MODEL --tier self_hosted --slug NAME`."
     print_table(("ENDPOINT", "MODEL", "VERSION", "TIER", "STATUS"), rows, empty=empty)
     for item in endpoints:
         _say_recall(item)
@@ -38,7 +38,7 @@ def list_endpoints(json: Json = False) -> None:
 
 @app.command()
 def show(endpoint: Slug, json: Json = False) -> None:
-    """Show one endpoint: base URL, status with its reason, progress."""
+    """Show an endpoint: base URL, status with its reason, progress."""
     with Client() as client:
         found = client.endpoints.get(endpoint)
     _print(found, json=json)
@@ -46,14 +46,14 @@ def show(endpoint: Slug, json: Json = False) -> None:
 
 @app.command()
 def explain(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id, your own model's name, or OWNER/NAME.")],
-    tier: Annotated[str, typer.Option(help="A tier of `modelshare tiers`.")],
-    slug: Annotated[str, typer.Option(help="The endpoint's name in its URL.")] = "endpoint",
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model ID, name of your own model, or OWNER/NAME.")],
+    tier: Annotated[str, typer.Option(help="A tier from `modelshare tiers`.")],
+    slug: Annotated[str, typer.Option(help="Name of the endpoint in its URL.")] = "endpoint",
     version: Annotated[str, typer.Option(help="`latest`, or a fixed version.")] = "latest",
-    file: Annotated[str | None, typer.Option(help="Which of the model's files to serve.")] = None,
+    file: Annotated[str | None, typer.Option(help="Model file to serve.")] = None,
     json: Json = False,
 ) -> None:
-    """Say whether a model can be deployed on a tier; if not, why, and what would help. Ends with 1 if not."""
+    """Show whether a model can be deployed on a tier and, if not, why and what to do. Exits with 1 if not."""
     with Client() as client:
         answer = client.endpoints.explain(
             request(EndpointCreate, model=any_model(client, model), tier=tier, slug=slug, version=version, file=file)
@@ -70,21 +70,21 @@ def explain(
 def update(
     endpoint: Slug,
     version: Annotated[str | None, typer.Option(help="`latest`, or a fixed version.")] = None,
-    tier: Annotated[str | None, typer.Option(help="A tier of `modelshare tiers`.")] = None,
+    tier: Annotated[str | None, typer.Option(help="A tier from `modelshare tiers`.")] = None,
     file: Annotated[
-        str | None, typer.Option(help="Which of the model's files to serve, of those `modelshare models show` lists.")
+        str | None, typer.Option(help="Model file to serve, one of those that `modelshare models show` lists.")
     ] = None,
-    own_file: Annotated[bool, typer.Option("--own-file", help="Serve the version's own file again.")] = False,
+    own_file: Annotated[bool, typer.Option("--own-file", help="Serve the version's default file again.")] = False,
     json: Json = False,
 ) -> None:
-    """Change an endpoint's version, file or tier. The one before answers until an agent has the new one ready."""
+    """Change an endpoint's version, file or tier. The old one keeps serving until an agent has the new one ready."""
     if file is not None and own_file:
-        raise CommandError("Say --file or --own-file, not both.", ExitCode.USAGE)
+        raise CommandError("Use --file or --own-file, not both.", ExitCode.USAGE)
     changes = request(EndpointPatch, version=version, tier=tier, file=file)
     if own_file:
         changes = changes.model_copy(update={"file": None})
     if not changes.model_fields_set:
-        raise CommandError("Nothing to change. Name at least one option, such as --file.", ExitCode.USAGE)
+        raise CommandError("Nothing to change. Give at least one option, such as --file.", ExitCode.USAGE)
     with Client() as client:
         found = client.endpoints.update(endpoint, changes)
     _print(found, json=json)
@@ -92,7 +92,7 @@ def update(
 
 @app.command()
 def deactivate(endpoint: Slug, json: Json = False) -> None:
-    """Switch an endpoint off. Its agents let go of the model."""
+    """Deactivate an endpoint. Its agents unload the model."""
     with Client() as client:
         found = client.endpoints.deactivate(endpoint)
     _print(found, json=json)
@@ -100,7 +100,7 @@ def deactivate(endpoint: Slug, json: Json = False) -> None:
 
 @app.command()
 def activate(endpoint: Slug, json: Json = False) -> None:
-    """Switch an endpoint on again; the rules for a new one apply."""
+    """Activate an endpoint again. The rules for new endpoints apply."""
     with Client() as client:
         found = client.endpoints.activate(endpoint)
     _print(found, json=json)
@@ -108,7 +108,7 @@ def activate(endpoint: Slug, json: Json = False) -> None:
 
 @app.command()
 def delete(endpoint: Slug, yes: Yes = False, json: Json = False) -> None:
-    """Delete an endpoint. Its URL stops answering at once."""
+    """Delete an endpoint. Its URL stops working immediately."""
     confirm(f"Delete the endpoint {endpoint}?", yes=yes)
     with Client() as client:
         client.endpoints.delete(endpoint)
@@ -145,9 +145,9 @@ def _say_recall(endpoint: Endpoint) -> None:
     notice = endpoint.recall
     if notice is None:
         return
-    stops = f"it stops at {when(notice.deadline)} UTC" if notice.stopped_at is None else "it was stopped"
+    stops = f"it stops at {when(notice.deadline)} UTC" if notice.stopped_at is None else "it has stopped"
     model, reason = endpoint.model_name or "its model", one_line(notice.reason)
-    say(f"! {endpoint.slug}: {model} was recalled by its owner, {stops}. {reason}")
+    say(f"Warning: {endpoint.slug}: {model} was recalled by its owner; {stops}. {reason}")
 
 
 def _state(endpoint: Endpoint) -> str:

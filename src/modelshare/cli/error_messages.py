@@ -1,4 +1,4 @@
-"""What went wrong, in one line that says what to do, and the exit code for it."""
+"""One line for each error, which says what to do, and its exit code."""
 
 import traceback
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from modelshare.wire.text import visible
 
 
 class CommandError(Exception):
-    """A command cannot do what it was asked to; the message says why and what to do."""
+    """A command failed; the message says why and what to do."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
         super().__init__(message)
@@ -35,13 +35,13 @@ class Failure:
 
 
 def describe(error: Exception) -> Failure:
-    """The line and the exit code for an error that ends a command."""
+    """The message and exit code for an error that ends a command."""
     code = ExitCode.FAILED
     match error:
         case CommandError():
             message, code = str(error), error.code
         case AuthenticationError():
-            hint = "Run `modelshare login`, or set MODELSHARE_API_KEY to a key that works."
+            hint = "Run `modelshare login`, or set MODELSHARE_API_KEY to a valid key."
             message, code = f"{error.message.rstrip('.')}. {hint}", ExitCode.UNREACHABLE
         case ConnectError() | UnexpectedAnswerError():
             message, code = error.message, ExitCode.UNREACHABLE
@@ -59,7 +59,7 @@ def describe(error: Exception) -> Failure:
         case OSError() if error.strerror:
             message = f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
         case _:
-            message = f"modelshare has a bug ({_where_and_what(error)}). Please report it with the command you ran."
+            message = f"Bug in modelshare ({_where_and_what(error)}). Please report it with the command you ran."
     return Failure(visible(" ".join(message.split())), code)
 
 
@@ -70,19 +70,19 @@ def _where_and_what(error: Exception) -> str:
 
 
 _FORMS = {
-    "name": "up to 96 letters, digits, - _ and ., a letter or digit at both ends, no -- and no ..",
-    "slug": "up to 63 small letters, digits and -, a letter or digit at both ends, no --",
+    "name": "up to 96 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends and no `--` or `..`",
+    "slug": "up to 63 lowercase letters, digits and `-`, with a letter or digit at both ends and no `--`",
     "version": "a semantic version such as 1.2.0",
 }
-"""What fits, in place of a regular expression."""
+"""What is allowed, in words instead of a regular expression."""
 
 
 def _does_not_fit(error: ValidationError | UnicodeEncodeError) -> str:
     if isinstance(
         error, UnicodeEncodeError
     ):  # Python keeps an argument's bytes that are no text as halves of characters
-        return f"{error.object!r} is not written in UTF-8. Type it anew."
+        return f"{error.object!r} is not valid UTF-8. Type it again."
     first = error.errors()[0]
     field = next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), "the request")
     form = _FORMS.get(field) if first["type"] == "string_pattern_mismatch" else None
-    return f"{first['input']!r} does not fit `{field}`: {form or first['msg'].removeprefix('Value error, ')}."
+    return f"Invalid `{field}` {first['input']!r}: {form or first['msg'].removeprefix('Value error, ')}."

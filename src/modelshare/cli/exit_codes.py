@@ -6,10 +6,10 @@ from enum import IntEnum
 class ExitCode(IntEnum):
     DONE = 0
     FAILED = 1
-    """The server refused it, or it did not work."""
+    """Refused by the server, or failed."""
     USAGE = 2
-    """Wrong options, arguments or settings."""
+    """Invalid options, arguments or settings."""
     UNREACHABLE = 3
-    """The platform cannot be reached, or does not accept the key."""
+    """The platform is unreachable or rejects the key."""
     INTERRUPTED = 130
-    """Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+    """Ctrl-C: 128 plus the number of SIGINT, as in shells."""

@@ -1,4 +1,4 @@
-"""Numbers and times as people read them, and durations as they write them."""
+"""Formatting of numbers and times, and parsing of durations, dates and sizes."""
 
 import re
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ _COUNTS = ("", "K", "M", "B", "T")
 
 
 def size(count: int | None) -> str:
-    """Bytes in decimal units, as disks and model pages have them."""
+    """Bytes in decimal units, as for disks and on model pages."""
     return "" if count is None else scaled(count, _BYTES)
 
 
@@ -36,7 +36,7 @@ def duration(text: str) -> int:
     """Seconds of `90s`, `15m`, `24h` or `30d`; an option's parser."""
     match = re.fullmatch(r"([1-9]\d{0,8})([smhd])", text.strip())
     if match is None:
-        raise typer.BadParameter(f"{text!r} is no duration; write one such as 90s, 15m, 24h or 30d.")
+        raise typer.BadParameter(f"Invalid duration {text!r}. Use a form such as 90s, 15m, 24h or 30d.")
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -46,12 +46,14 @@ def moment(text: str) -> int:
         found = datetime.fromisoformat(text.strip())
         return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError) as error:
-        raise typer.BadParameter(f"{text!r} is no date; write one such as 2027-01-31 or 2027-01-31T12:00.") from error
+        raise typer.BadParameter(
+            f"Invalid date {text!r}. Use a form such as 2027-01-31 or 2027-01-31T12:00."
+        ) from error
 
 
 def size_of(text: str) -> int:
     """Bytes of `500MB`, `80GB` or `2TB`, in decimal units as `size` has them."""
     match = re.fullmatch(r"(\d{1,9}) ?([MGT])B", text.strip(), re.ASCII | re.IGNORECASE)
     if match is None:
-        raise typer.BadParameter(f"{text!r} is no size; write one such as 500MB, 80GB or 2TB.")
+        raise typer.BadParameter(f"Invalid size {text!r}. Use a form such as 500MB, 80GB or 2TB.")
     return int(match[1]) * _SIZES[match[2].upper()]

@@ -15,27 +15,27 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What to call it, such as the machine's name.")],
+    name: Annotated[str, typer.Argument(help="Name of the key, such as the machine's name.")],
     expires_in: Annotated[
-        int | None, typer.Option(parser=duration, metavar="DURATION", help="Such as 2h or 30d; 24h if not given.")
+        int | None, typer.Option(parser=duration, metavar="DURATION", help="For example 2h or 30d. Default: 24h.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Create a join key. It is shown this once."""
+    """Create a join key. The key is shown only once."""
     with Client() as client:
         created = client.join_keys.create(request(JoinKeyCreate, name=name, expires_in=expires_in))
         url = client.config.url
     if json:
         print_json(created)
         return
-    say(f"This key is shown once{_until(created.expires_at)}:")
+    say(f"This key is shown only once{_until(created.expires_at)}:")
     typer.echo(created.key)
     say(f"Next: MODELSHARE_JOIN_KEY={created.key} modelshare agent --url {url} --data-dir ./agent")
 
 
 @app.command("list")
 def list_join_keys(json: Json = False) -> None:
-    """List the project's join keys, never their values."""
+    """List the project's join keys, without their values."""
     with Client() as client:
         keys = list(client.join_keys.list())
     if json:
@@ -48,15 +48,15 @@ def list_join_keys(json: Json = False) -> None:
 
 
 @app.command()
-def revoke(join_key: Annotated[str, typer.Argument(help="The join key's id.")], json: Json = False) -> None:
-    """End a join key. Agents that enrolled with it stay."""
+def revoke(join_key: Annotated[str, typer.Argument(help="ID of the join key.")], json: Json = False) -> None:
+    """Revoke a join key. Agents that enrolled with it stay enrolled."""
     with Client() as client:
         client.join_keys.revoke(join_key)
     if json:
         print_json({"id": join_key, "revoked": True})
     else:
-        say("Revoked. Agents that enrolled with it stay.")
+        say("Join key revoked. Agents that enrolled with it stay enrolled.")
 
 
 def _until(expires_at: int | None) -> str:
-    return "" if expires_at is None else f" and works until {when(expires_at)} UTC"
+    return "" if expires_at is None else f" and expires at {when(expires_at)} UTC"

@@ -11,23 +11,23 @@ from modelshare.client import Client
 from modelshare.wire.keys import KeyCreate, KeyWithValue, Scope
 
 app = typer.Typer(add_completion=False)
-KeyId = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, as `modelshare keys list` shows it.")]
+KeyId = Annotated[str, typer.Argument(metavar="KEY", help="ID of the key, as shown by `modelshare keys list`.")]
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What to call it, such as who uses it.")],
-    scope: Annotated[list[Scope] | None, typer.Option(help="What it may do; repeat for more. None given: all.")] = None,
+    name: Annotated[str, typer.Argument(help="Name of the key, such as who uses it.")],
+    scope: Annotated[list[Scope] | None, typer.Option(help="Scope of the key; repeat for more. Default: all.")] = None,
     expires_in: Annotated[
-        int | None, typer.Option(parser=duration, metavar="DURATION", help="Such as 12h or 90d; never if not given.")
+        int | None, typer.Option(parser=duration, metavar="DURATION", help="For example 12h or 90d. Default: never.")
     ] = None,
     allow_ip: Annotated[
-        list[str] | None, typer.Option(help="Address or network it works from; repeat for more.")
+        list[str] | None, typer.Option(help="Address or network the key works from; repeat for more.")
     ] = None,
-    endpoint: Annotated[str | None, typer.Option(help="The only endpoint it may call.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="The only endpoint the key may call.")] = None,
     json: Json = False,
 ) -> None:
-    """Create an API key. It is shown this once."""
+    """Create an API key. The key is shown only once."""
     body = request(
         KeyCreate,
         name=name,
@@ -42,7 +42,7 @@ def create(
 
 @app.command("list")
 def list_keys(json: Json = False) -> None:
-    """List the project's keys, never their values."""
+    """List the project's keys, without their values."""
     with Client() as client:
         keys = list(client.keys.list())
     if json:
@@ -65,27 +65,27 @@ def list_keys(json: Json = False) -> None:
 
 @app.command()
 def rotate(key: KeyId, json: Json = False) -> None:
-    """Give a key a new value. The old one goes on working for a while."""
+    """Give a key a new value. The old value stays valid for a while."""
     with Client() as client:
         _print_value(client.keys.rotate(key), json=json)
 
 
 @app.command()
 def revoke(key: KeyId, json: Json = False) -> None:
-    """End a key at once."""
+    """Revoke a key immediately."""
     with Client() as client:
         client.keys.revoke(key)
     if json:
         print_json({"id": key, "revoked": True})
     else:
-        say("Revoked.")
+        say("Key revoked.")
 
 
 def _print_value(key: KeyWithValue, *, json: bool) -> None:
     if json:
         print_json(key)
         return
-    say("This key is shown once:")
+    say("This key is shown only once:")
     typer.echo(key.key)
     if key.old_value_valid_until is not None:
         say(f"The old value works until {when(key.old_value_valid_until)} UTC.")

@@ -17,16 +17,17 @@ PLATFORM_KEY = "msp_"
 
 @app.command()
 def login(
-    url: Annotated[
-        str | None, typer.Option(help=f"The platform; {config.DEFAULT_URL} if nothing names another.")
-    ] = None,
+    url: Annotated[str | None, typer.Option(help=f"URL of the platform. Default: {config.DEFAULT_URL}.")] = None,
     api_key: Annotated[
         str | None,
-        typer.Option(hidden=True, help="Seen by other users of this machine: without it the key is asked for."),
+        typer.Option(
+            hidden=True,
+            help="Other users of this machine can see the command line: leave this out to be asked for the key.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Store the platform's address and your key for the other commands, once it accepts them."""
+    """Check and store the platform's URL and your API key for the other commands."""
     where = config.load(os.environ, url=url, api_key="-").url
     key = config.checked_key(api_key or os.environ.get("MODELSHARE_API_KEY") or _ask(where))
     with Client(where, key) as client:
@@ -36,21 +37,21 @@ def login(
     if json:
         print_json({"url": where, "config": str(path)})
     else:
-        say(f"Signed in to {where}. The key is in {path}.")
+        say(f"Logged in to {where}. The key is stored in {path}.")
 
 
 def _ask(url: str) -> str:
-    """The key, typed unseen; from a pipe, its first line."""
+    """The key: typed without echo at a prompt, or the first line of a pipe."""
     if sys.stdin.isatty():
         answer: str = typer.prompt(f"API key for {url}", hide_input=True, err=True)
         return answer
     if line := sys.stdin.readline().strip():
         return line
-    raise CommandError("No key was given. Pipe it in, or set MODELSHARE_API_KEY.", ExitCode.USAGE)
+    raise CommandError("No key given. Pipe it in, or set MODELSHARE_API_KEY.", ExitCode.USAGE)
 
 
 def _check(client: Client, key: str) -> None:
-    """Raises AuthenticationError where the platform does not know the key."""
+    """Raises AuthenticationError where the platform rejects the key."""
     try:
         if key.startswith(PLATFORM_KEY):
             next(client.platform.projects(limit=1), None)

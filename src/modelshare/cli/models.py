@@ -17,8 +17,8 @@ from modelshare.client import Client
 from modelshare.wire.models import ExtendedModel, ModelChoice, ModelPatch, VersionDeletion, VersionPatch
 
 app = typer.Typer(add_completion=False)
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id, its name, or OWNER/NAME.")]
-VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="Such as 1.2.0.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model ID, name, or OWNER/NAME.")]
+VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="For example 1.2.0.")]
 _NOTES_SHOWN: Final = 60
 """Characters of a version's notes in a table; `--json` has all."""
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")]
@@ -39,35 +39,35 @@ def list_models(json: Json = False) -> None:
     print_table(
         ("NAME", "VERSION", "STATUS", "SIZE", "SHARED", "ID"),
         rows,
-        empty="No models yet. `modelshare push PATH` adds one.",
+        empty="No models yet. Add one: `modelshare push PATH`.",
     )
 
 
 @app.command()
 def show(model: Model, json: Json = False) -> None:
-    """Show one model: facts, status with its reason, sharing."""
+    """Show a model: facts, status with its reason, sharing."""
     with Client() as client:
         found = client.models.get(own_model(client, model).id)
     _print(found, json=json)
 
 
 @app.command()
-def rename(model: Model, name: Annotated[str, typer.Argument(help="The new name.")], json: Json = False) -> None:
-    """Give a model another name. Its id and its endpoints stay."""
+def rename(model: Model, name: Annotated[str, typer.Argument(help="New name.")], json: Json = False) -> None:
+    """Rename a model. Its ID and its endpoints stay the same."""
     _update(model, request(ModelPatch, name=name), json=json)
 
 
 @app.command()
 def edit(
     model: Model,
-    display_name: Annotated[str | None, typer.Option(help="Name for people.")] = None,
-    description: Annotated[str | None, typer.Option(help="A few sentences.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="All tags, the option repeated for each.")] = None,
+    display_name: Annotated[str | None, typer.Option(help="Display name.")] = None,
+    description: Annotated[str | None, typer.Option(help="Description, a few sentences.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="The complete set of tags; repeat the option for each.")] = None,
     license: Annotated[str | None, typer.Option(help="Licence, such as apache-2.0.")] = None,  # noqa: A002 - the option
-    card: Annotated[Path | None, typer.Option(help="Markdown file that becomes the card.", exists=True)] = None,
+    card: Annotated[Path | None, typer.Option(help="Markdown file to use as the model card.", exists=True)] = None,
     json: Json = False,
 ) -> None:
-    """Change what people read about a model. What is not named stays."""
+    """Edit a model's card. Options that are not given stay unchanged."""
     changes = request(
         ModelPatch,
         display_name=display_name,
@@ -77,7 +77,7 @@ def edit(
         card=card.read_text(encoding="utf-8") if card else None,
     )
     if not changes.model_fields_set:
-        raise CommandError("Nothing to change. Name at least one option, such as --description.", ExitCode.USAGE)
+        raise CommandError("Nothing to change. Give at least one option, such as --description.", ExitCode.USAGE)
     _update(model, changes, json=json)
 
 
@@ -86,7 +86,7 @@ def delete(model: Model, yes: Yes = False, json: Json = False) -> None:
     """Delete a model with its weights. Refused while other projects' endpoints use it."""
     with Client() as client:
         found = own_model(client, model)
-        confirm(f"Delete {found.name} ({size(found.size_bytes) or 'no weights yet'}) for good?", yes=yes)
+        confirm(f"Delete {found.name} ({size(found.size_bytes) or 'no weights yet'}) permanently?", yes=yes)
         client.models.delete(found.id)
     if json:
         print_json({"id": found.id, "deleted": True})
@@ -130,7 +130,7 @@ def versions(model: Model, json: Json = False) -> None:
 
 @app.command()
 def promote(model: Model, version: VersionArgument, json: Json = False) -> None:
-    """Make a ready version the latest one. Endpoints that follow `latest` change to it."""
+    """Make a ready version the latest. Endpoints that follow `latest` switch to it."""
     with Client() as client:
         found = client.models.promote(own_model(client, model).id, version)
     _print(found, json=json)
@@ -138,7 +138,7 @@ def promote(model: Model, version: VersionArgument, json: Json = False) -> None:
 
 @app.command()
 def rollback(model: Model, version: VersionArgument, json: Json = False) -> None:
-    """Go back to VERSION: it becomes the latest one. Endpoints that follow `latest` change to it."""
+    """Roll back to VERSION: it becomes the latest. Endpoints that follow `latest` switch to it."""
     with Client() as client:
         found = client.models.rollback(own_model(client, model).id, version)
     _print(found, json=json)
@@ -148,24 +148,24 @@ def rollback(model: Model, version: VersionArgument, json: Json = False) -> None
 def edit_version(
     model: Model,
     version: VersionArgument,
-    notes: Annotated[str, typer.Option(help="What people should know about this version; empty text removes them.")],
+    notes: Annotated[str, typer.Option(help="Notes for users of this version. Empty text removes them.")],
     json: Json = False,
 ) -> None:
-    """Change a version's notes."""
+    """Edit a version's notes."""
     with Client() as client:
         changes = request(VersionPatch, version_notes=notes) if notes else VersionPatch(version_notes=None)
         found = client.models.update_version(own_model(client, model).id, version, version_notes=changes.version_notes)
     if json:
         print_json(found)
     else:
-        say(f"Saved the notes of {version}." if found.version_notes else f"{version} has no notes now.")
+        say(f"Notes of {version} saved." if found.version_notes else f"Notes of {version} removed.")
 
 
 @app.command("delete-version")
 def delete_version(
     model: Model, version: VersionArgument, dry_run: DryRun = False, yes: Yes = False, json: Json = False
 ) -> None:
-    """Delete a version that is neither the latest nor in use, or one that failed. It frees its part of the quota."""
+    """Delete a version that is neither the latest nor in use, or one that failed. This frees its share of the quota."""
     with Client() as client:
         found = own_model(client, model)
         preview = client.models.preview_delete_version(found.id, version)
@@ -179,7 +179,7 @@ def delete_version(
             raise CommandError(f"{found.name} {version} cannot be deleted. {' '.join(preview.reasons)}")
         if not json:
             _print_deletion(found.name, preview)
-        confirm(f"Delete {found.name} {version} for good?", yes=yes)
+        confirm(f"Delete {found.name} {version} permanently?", yes=yes)
         client.models.delete_version(found.id, version)
     if json:
         print_json({"id": found.id, "version": version, "deleted": True})
@@ -227,7 +227,7 @@ def _print(model: ExtendedModel, *, json: bool) -> None:
 
 
 def _print_deletion(name: str, preview: VersionDeletion) -> None:
-    """On stderr, as the question that follows is."""
+    """Printed to stderr, like the question that follows."""
     if not preview.possible:
         say(f"{name} {preview.version} cannot be deleted. {' '.join(preview.reasons)}")
         return
@@ -243,5 +243,5 @@ def _choice(choice: ModelChoice) -> str:
 
 def _shared(model: ExtendedModel) -> str:
     if model.is_shared and not model.is_listed:
-        return "yes, but the catalog does not show it until a version is ready"
+        return "yes, but not visible in the catalog until a version is ready"
     return yes(model.is_shared)

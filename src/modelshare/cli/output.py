@@ -1,4 +1,4 @@
-"""What commands print: results to stdout, words and progress to stderr, JSON alone on stdout with `--json`."""
+"""Output of the commands: results to stdout, messages and progress to stderr, with `--json` only JSON to stdout."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from modelshare.wire.text import visible
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
 
 Printable = BaseModel | Sequence[BaseModel] | dict[str, object]
 
@@ -25,17 +25,17 @@ def print_json(value: Printable) -> None:
 
 
 def tell(text: str) -> None:
-    """A result in words."""
+    """A result as text."""
     typer.echo(visible(text, keep="\n"))
 
 
 def say(text: str) -> None:
-    """Words beside the result, for people; on stderr, so that a pipe carries results only."""
+    """A message for people; to stderr, so that a pipe carries only results."""
     typer.echo(visible(text, keep="\n"), err=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """A table; plain aligned columns where stdout is not a terminal. Without rows, `empty` is said instead."""
+    """A table; plain aligned columns where stdout is not a terminal. `empty` is printed when there are no rows."""
     lines = [[one_line(cell) for cell in row] for row in rows]
     if not lines:
         say(empty)
@@ -51,7 +51,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
 
 
 def print_record(pairs: Iterable[tuple[str, str | None]]) -> None:
-    """Names and values, one a line; those without a value are left out."""
+    """Names and values, one per line; those without a value are left out."""
     shown = [(name, value) for name, value in pairs if value not in {None, ""}]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
@@ -65,5 +65,5 @@ def _print_aligned(lines: list[list[str]]) -> None:
 
 
 def one_line(text: str) -> str:
-    """The text on one line, control characters escaped: what others wrote must not steer the terminal."""
+    """The text on one line with control characters escaped, so that text from others cannot control the terminal."""
     return visible(" ".join(text.splitlines()))

@@ -1,4 +1,4 @@
-"""A push as people watch it: bars on a terminal, a line per phase where stderr goes elsewhere."""
+"""Progress of a push: bars on a terminal, one line per phase elsewhere."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -28,15 +28,15 @@ from modelshare.wire.secret_scan import Exposed
 from modelshare.wire.uploads import Upload
 
 _WORDS = {
-    PushPhase.HASHING: "Looking for files that are stored already",
-    PushPhase.COMPARING: "Comparing what is there",
+    PushPhase.HASHING: "Looking for files that are already stored",
+    PushPhase.COMPARING: "Comparing with what the server has",
     PushPhase.SENDING: "Sending",
-    PushPhase.CHECKING: "Checking that no file has changed meanwhile",
-    PushPhase.PROCESSING: "The server checks the files",
+    PushPhase.CHECKING: "Checking that no file changed during the push",
+    PushPhase.PROCESSING: "The server is checking the files",
 }
 
 _ENDLESS = frozenset({PushPhase.CHECKING, PushPhase.PROCESSING})
-"""Nothing tells how far they are."""
+"""Phases without a measure of progress."""
 
 
 class PushProgress(Progress):
@@ -55,11 +55,14 @@ class PushProgress(Progress):
 
     def source(self, source: PushSource, exposed: Sequence[Exposed]) -> None:
         if left_out := note(source.left_out):
-            say(f"{left_out} `--include` pushes one of them all the same.")
+            say(f"{left_out} Use `--include` to push one of them anyway.")
         for each in exposed:
             say(f"Warning: {each}")
         if exposed:
-            say("Whoever runs the model gets these files. Revoke such a key where it was made, and push without it.")
+            say(
+                "Anyone who runs the model gets these files. Revoke the keys where they were issued, and push "
+                "without them."
+            )
 
     def phase(self, phase: PushPhase, total: int, done: int) -> None:
         self._phase, self._task = phase, None
@@ -79,13 +82,13 @@ class PushProgress(Progress):
 
     def session(self, upload: Upload) -> None:
         if any(file.parts_done and not file.reused for file in upload.files):
-            say(f"Going on with the push of {upload.name} {upload.version}: {size(upload.bytes_done)} are there.")
+            say(f"Resuming the push of {upload.name} {upload.version}: {size(upload.bytes_done)} already sent.")
 
     def farewell(self) -> str:
-        """What to say after Ctrl-C."""
+        """The message after Ctrl-C."""
         if self._phase is PushPhase.PROCESSING:
-            return "Stopped waiting; the server goes on. `modelshare models list` shows the status."
-        return "Stopped. The same command goes on where it was, within 24 hours."
+            return "Stopped waiting; the server carries on. `modelshare models list` shows the status."
+        return "Stopped. Run the same command within 24 hours to resume."
 
     def _show(self, what: Bars | Status | None) -> None:
         if self._shown is not None:

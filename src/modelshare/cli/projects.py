@@ -23,19 +23,19 @@ def list_projects(json: Json = False) -> None:
         print_json(projects)
         return
     rows = ((project.slug, project.name, _quota(project), when(project.created_at), project.id) for project in projects)
-    print_table(("SLUG", "NAME", "MAY STORE", "CREATED (UTC)", "ID"), rows, empty="No projects.")
+    print_table(("SLUG", "NAME", "QUOTA", "CREATED (UTC)", "ID"), rows, empty="No projects.")
 
 
 @app.command()
 def quota(
-    project: Annotated[str, typer.Argument(metavar="PROJECT", help="A project's id or slug.")],
+    project: Annotated[str, typer.Argument(metavar="PROJECT", help="ID or slug of the project.")],
     may_store: Annotated[
         str,
-        typer.Argument(metavar="SIZE", help=f"Such as 80GB or 2TB; or `{DEFAULT}`, the platform's own."),
+        typer.Argument(metavar="SIZE", help=f"For example 80GB or 2TB, or `{DEFAULT}` for the platform's default."),
     ],
     json: Json = False,
 ) -> None:
-    """Set how much a project may store, from its next push on."""
+    """Set a project's storage quota, which applies from its next push."""
     changes = ProjectPatch(quota_bytes=None if may_store == DEFAULT else size_of(may_store))
     with Client() as client:
         changed = client.platform.update_project(_project(client, project).id, changes)
@@ -48,7 +48,7 @@ def quota(
 def _project(client: Client, text: str) -> Project:
     found = next((each for each in client.platform.projects() if text in {each.id, each.slug}), None)
     if found is None:
-        raise CommandError(f"There is no project `{text}`. `modelshare projects list` shows those there are.")
+        raise CommandError(f"There is no project `{text}`. `modelshare projects list` lists the projects.")
     return found
 
 

@@ -19,40 +19,42 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def push(
-    path: Annotated[Path, typer.Argument(exists=True, help="A model's folder, a .gguf file or an archive.")],
+    path: Annotated[Path, typer.Argument(exists=True, help="Folder with the model, a .gguf file or an archive.")],
     *,
-    name: Annotated[str | None, typer.Option(help="The model's name; the path's own if not given.")] = None,
-    version: Annotated[str | None, typer.Option(help="Such as 1.2.0; the next patch version if not given.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model. Default: the name of the path.")] = None,
+    version: Annotated[str | None, typer.Option(help="For example 1.2.0. Default: the next patch version.")] = None,
     latest: Annotated[
         bool | None,
         typer.Option(
             "--latest/--no-latest",
-            help="Whether it becomes the latest. By default, if it is higher and not a pre-release.",
+            help="Whether this version becomes the latest. Default: only if it is higher and not a pre-release.",
         ),
     ] = None,
-    notes: Annotated[str | None, typer.Option(help="What people should know about this version.")] = None,
+    notes: Annotated[str | None, typer.Option(help="Notes for users of this version.")] = None,
     file: Annotated[
-        str | None, typer.Option(help="Which of several models in it to describe and run, such as Q4/model.gguf.")
+        str | None,
+        typer.Option(help="Which of several models in the folder to describe and run, such as Q4/model.gguf."),
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Drop what earlier pushes of this name left.")] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the server has checked it.")] = True,
-    jobs: Annotated[int, typer.Option(min=1, max=32, help="Parts to send at once.")] = JOBS,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard unfinished uploads of this model.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the server has checked the files.")] = True,
+    jobs: Annotated[int, typer.Option(min=1, max=32, help="Number of parts to send at the same time.")] = JOBS,
     include: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Push these files too, though they would be left out.")
+        list[str] | None, typer.Option(metavar="PATTERN", help="Push files that would otherwise be left out.")
     ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Leave these files out, such as '*.onnx' or 'logs/'.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Upload a model: a folder as Hugging Face has it, a .gguf file, or an archive (.tar, .tar.gz, .tar.bz2, .tar.zst).
+    """Upload a model: a folder in Hugging Face layout, a .gguf file or an archive (.tar, .tar.gz, .tar.bz2, .tar.zst).
 
-    A push that was stopped goes on where it was when the same command runs again, from any machine.
+    An interrupted push resumes when you run the same command again, on any machine.
 
-    Files that the project stores already are not sent again.
+    Files that the project already stores are not sent again.
 
-    What no engine reads or may be secret is left out and named: keys, .env, hidden files, virtual environments, caches,
-    logs and states of training. --include, --exclude and a file .modelshareignore take patterns as .gitignore does.
+    Files that no engine reads or that may be secret are left out and listed: keys, .env, hidden files, virtual
+    environments, caches, logs and training state. --include, --exclude and a file .modelshareignore take patterns as in
+    .gitignore.
     """
     with Client() as client, PushProgress() as progress:
         try:
@@ -82,7 +84,7 @@ def push(
 def _print(pushed: Pushed) -> None:
     model = pushed.model
     kept = pushed.upload.bytes_total - pushed.bytes_sent
-    note = f", {size(kept)} were there already" if kept else ""
+    note = f", {size(kept)} already stored" if kept else ""
     say(f"{model.name} {pushed.version} is {model.status}: {size(pushed.bytes_sent)} sent{note}.")
     if pushed.latest_note is not None:
         say(f"Note: {pushed.latest_note}")

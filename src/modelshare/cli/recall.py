@@ -20,47 +20,56 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def recall(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id, its name, or OWNER/NAME.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model ID, name, or OWNER/NAME.")],
     *,
     within: Annotated[
         int | None,
-        typer.Option("--in", parser=duration, metavar="DURATION", help="When endpoints stop, such as 15m or 7d."),
+        typer.Option(
+            "--in", parser=duration, metavar="DURATION", help="When endpoints stop, such as 15m or 7d from now."
+        ),
     ] = None,
     on: Annotated[
         int | None,
-        typer.Option("--on", parser=moment, metavar="TIME", help="The same as a date, in UTC: 2027-01-31T12:00."),
+        typer.Option(
+            "--on",
+            parser=moment,
+            metavar="TIME",
+            help="Date and time in UTC when endpoints stop, such as 2027-01-31T12:00.",
+        ),
     ] = None,
-    now: Annotated[bool, typer.Option("--now", help="Stop endpoints now.")] = False,
-    reason: Annotated[str | None, typer.Option(help="What every deployer is told.")] = None,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Call the recall off.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Stop endpoints immediately.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Reason, shown to every deployer.")] = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the recall.")] = False,
     close: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Wait no longer for this machine to confirm, by the id that the list has."),
+        typer.Option(metavar="ID", help="Stop waiting for this machine's confirmation; its ID is in the list."),
     ] = None,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Call a model back: unshare it, stop other projects at a deadline, have the weights deleted.
+    """Recall a model: unshare it, stop other projects' endpoints at a deadline and have the weights deleted.
 
-    Without --in, --on, --now, --cancel or --close, show where a recall stands.
+    Without --in, --on, --now, --cancel or --close, show the state of a recall.
     """
     if sum((within is not None, on is not None, now, cancel, close is not None)) > 1:
-        raise CommandError("Say one of --in, --on, --now, --cancel and --close.", ExitCode.USAGE)
+        raise CommandError("Use only one of --in, --on, --now, --cancel and --close.", ExitCode.USAGE)
     deadline = _deadline(within, on, now=now)
     if reason is not None and deadline is None:
-        words = "A reason is of a recall. Say when endpoints are to stop: --on TIME, --in DURATION, or --now."
+        words = "--reason needs a recall. Add when endpoints stop: --on TIME, --in DURATION or --now."
         raise CommandError(words, ExitCode.USAGE)
     with Client() as client:
         found = own_model(client, model)
         if cancel:
             state = client.models.recall(found.id, RecallRequest(deadline=None))
         elif close is not None:
-            confirm(f"Count {close} as holding no weights of {found.name}? It has not confirmed that.", yes=yes)
+            confirm(f"Count {close} as holding no weights of {found.name}? It has not confirmed this.", yes=yes)
             client.models.close_weight_deletion(found.id, close)
             state = client.models.recall_state(found.id)
         elif deadline is not None:
             if not reason:
-                raise CommandError("A recall needs a reason, which deployers are told: --reason TEXT.", ExitCode.USAGE)
+                raise CommandError(
+                    "A recall needs a reason, which deployers are shown. Add --reason TEXT.", ExitCode.USAGE
+                )
             stops = "now" if now else f"on {when(deadline)} UTC"
             confirm(f"Recall {found.name}? Endpoints of other projects will stop {stops}.", yes=yes)
             state = client.models.recall(found.id, request(RecallRequest, deadline=deadline, reason=reason))
@@ -76,7 +85,7 @@ def _deadline(within: int | None, on: int | None, *, now: bool) -> int | None:
     """Unix seconds; None where no recall is asked for."""
     today = int(time.time())
     if on is not None and on <= today:  # a slip of the year must not stop everything at once
-        raise CommandError(f"{when(on)} UTC has passed. Give a later time, or say --now.", ExitCode.USAGE)
+        raise CommandError(f"{when(on)} UTC has passed. Give a later time, or use --now.", ExitCode.USAGE)
     if on is not None:
         return on
     return today + (within or 0) if now or within is not None else None
@@ -85,7 +94,7 @@ def _deadline(within: int | None, on: int | None, *, now: bool) -> int | None:
 def _print(name: str, state: Recall) -> None:
     notice = state.notice
     if notice is None:
-        say(f"{name} is not being recalled. It is in the catalog only if you share it.")
+        say(f"{name} is not recalled. It returns to the catalog only if you share it again.")
         if not state.weight_deletions:
             return
     else:
@@ -93,11 +102,14 @@ def _print(name: str, state: Recall) -> None:
         stops = f"stop at {when(notice.deadline)}" if stopped is None else f"stopped at {when(stopped)}"
         say(f"{name} is recalled: endpoints of other projects {stops} UTC. {one_line(notice.reason)}")
     say(
-        f"Their endpoints that serve: {state.endpoints_serving}. "
-        f"Machines that may hold the weights: {state.machines_holding}."
+        f"Endpoints still serving: {state.endpoints_serving}. Machines that may hold the weights: "
+        f"{state.machines_holding}."
     )
     if waited_for := state.unconfirmed:
-        say(f"Not confirmed: {len(waited_for)}, since {when(waited_for[-1].asked_at)} UTC. --close ID ends the wait.")
+        say(
+            f"Unconfirmed deletions: {len(waited_for)}, since {when(waited_for[-1].asked_at)} UTC. --close ID stops "
+            "waiting for one."
+        )
     rows = (
         (
             release.project or "(a shared machine)",
@@ -110,7 +122,7 @@ def _print(name: str, state: Recall) -> None:
         for release in state.weight_deletions
     )
     print_table(
-        ("MACHINE OF", "VERSION", "TOLD TO DELETE (UTC)", "CONFIRMED", "ID"),
+        ("PROJECT", "VERSION", "DELETION REQUESTED (UTC)", "CONFIRMED", "ID"),
         rows,
-        empty="No machine was told to delete yet.",
+        empty="No machine has been asked to delete weights yet.",
     )

@@ -1,4 +1,4 @@
-"""Requests made of what a person typed. A value that cannot be right never reaches the server: see `failures`."""
+"""Request bodies from what the user typed. Invalid values never reach the server: see `failures`."""
 
 from typing import TypeVar
 

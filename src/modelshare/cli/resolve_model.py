@@ -1,4 +1,4 @@
-"""Which model a person means: by id, by name in the own project, or as `owner/name` in the catalog."""
+"""Which model an argument means: an ID, a name in the caller's project, or `owner/name` in the catalog."""
 
 import uuid
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ def own_model(client: Client, text: str) -> ExtendedModel:
         return client.models.get(text)
     except (NotFoundError, InvalidRequestError):
         what = "There is no such model in your project" if _is_id(text) else f"You have no model `{text}`"
-        raise CommandError(f"{what}. `modelshare models list` shows those you have.") from None
+        raise CommandError(f"{what}. `modelshare models list` lists your models.") from None
 
 
 def any_model(client: Client, text: str) -> str:
-    """What the server takes for a model of the project or the catalog. Raises CommandError, naming what to choose from,
-    where a name alone is of none of the project's own."""
+    """What the server accepts as a model of the project or the catalog. Raises CommandError, listing the alternatives,
+    where the project has no model of that name."""
     if _is_id(text):
         return text
     if "/" in text:
@@ -30,12 +30,12 @@ def any_model(client: Client, text: str) -> str:
     except (NotFoundError, InvalidRequestError):
         shared = [model for model in client.catalog.list(CatalogFilter(q=text)) if model.name.lower() == text.lower()]
     if shared:
-        raise CommandError(f"You have no model `{text}`, but the catalog has {_names(shared)}. Say which one.")
+        raise CommandError(f"You have no model `{text}`, but the catalog has {_names(shared)}. Use the full name.")
     raise _none(text)
 
 
 def _by_owner(client: Client, text: str) -> str:
-    """The id of the model called `owner/name`."""
+    """The ID of the model named `owner/name`."""
     for find in (client.models.get, client.catalog.get):
         with suppress(NotFoundError, InvalidRequestError):
             return find(text).id
@@ -44,7 +44,7 @@ def _by_owner(client: Client, text: str) -> str:
 
 def _none(text: str) -> CommandError:
     return CommandError(
-        f"There is no model `{text}` in your project or the catalog. `modelshare catalog` shows what there is."
+        f"There is no model `{text}` in your project or the catalog. `modelshare catalog` lists the catalog."
     )
 
 

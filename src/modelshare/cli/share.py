@@ -20,23 +20,29 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def share(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id, its name, or OWNER/NAME.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model ID, name, or OWNER/NAME.")],
     *,
     to: Annotated[
-        list[str] | None, typer.Option(metavar="PROJECT", help="Only to this project; repeat it for more.")
+        list[str] | None, typer.Option(metavar="PROJECT", help="Share only with this project; repeat for more.")
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="To everybody.")] = False,
-    link: Annotated[bool, typer.Option("--link", help="Only to whoever claims a link, which is shown once.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Share with everyone.")] = False,
+    link: Annotated[
+        bool, typer.Option("--link", help="Share only with projects that claim a link, which is shown once.")
+    ] = False,
     expires_in: Annotated[
-        int | None, typer.Option(parser=duration, metavar="DURATION", help="With --link: such as 2h or 30d.")
+        int | None,
+        typer.Option(parser=duration, metavar="DURATION", help="With --link: lifetime of the link, such as 2h or 30d."),
     ] = None,
-    max_uses: Annotated[int | None, typer.Option(min=1, help="With --link: projects that may claim it.")] = None,
+    max_uses: Annotated[
+        int | None, typer.Option(min=1, help="With --link: number of projects that may claim it.")
+    ] = None,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Show a model in the catalog, to everybody or to some. The weights stay yours.
+    """Share a model in the catalog, with everyone or with certain projects. The weights stay yours.
 
-    Without --to, --link or --public it is for everybody; where only some see it now, that stays so.
+    Without --to, --link or --public, the audience of a shared model stays the same; any other model is shared with
+    everyone.
     """
     spec = _spec(to, public=public, link=link, expires_in=expires_in, max_uses=max_uses)
     with Client() as client:
@@ -44,7 +50,7 @@ def share(
         for warning in found.warnings:
             say(f"Note: {warning}")
         if public and found.audience is Audience.TARGETED:
-            confirm(f"{found.name} shows to certain projects only. Show it to everybody?", yes=yes)
+            confirm(f"{found.name} is shared with certain projects only. Share it with everyone?", yes=yes)
         shared = client.models.share(found.id, spec)
         page = f"{client.config.url}/v1/catalog/models/{shared.id}"
     if json:
@@ -61,9 +67,9 @@ def _spec(
     to: list[str] | None, *, public: bool, link: bool, expires_in: int | None, max_uses: int | None
 ) -> ShareRequest:
     if sum((bool(to), public, link)) > 1:
-        raise CommandError("Say one of --to, --link and --public: they name different audiences.", ExitCode.USAGE)
+        raise CommandError("Use only one of --to, --link and --public: they are different audiences.", ExitCode.USAGE)
     if not link and (expires_in is not None or max_uses is not None):
-        raise CommandError("--expires-in and --max-uses are of a link: add --link.", ExitCode.USAGE)
+        raise CommandError("--expires-in and --max-uses apply to a link only. Add --link.", ExitCode.USAGE)
     if link:
         return ShareRequest(audience=ToLink(link=request(LinkTerms, expires_in=expires_in, max_uses=max_uses)))
     if to:
@@ -73,24 +79,24 @@ def _spec(
 
 def _print_link(model: ExtendedModel, link: ClaimLinkWithToken) -> None:
     until = f" until {when(link.expires_at)} UTC" if link.expires_at else ""
-    often = f", by {link.max_uses} project(s)" if link.max_uses else ""
-    say(f"{model.name} shows to whoever claims this link{until}{often}. It is shown once:")
+    often = f", for at most {link.max_uses} project(s)" if link.max_uses else ""
+    say(f"{model.name} is shared with projects that claim this link{until}{often}. The link is shown only once:")
     typer.echo(link.token)
-    say(f"They run: modelshare claim {link.token}")
+    say(f"To claim it: modelshare claim {link.token}")
 
 
 def _to_whom(model: ExtendedModel, to: list[str]) -> str:
     if model.audience is Audience.TARGETED and not to:
-        return f"{model.name} shows to certain projects only, as before. Add --public to show it to everybody."
+        return f"{model.name} is still shared with certain projects only. Add --public to share it with everyone."
     if to:
-        return f"{model.name} is in the catalog for {', '.join(to)} and nobody else. The weights stay yours."
-    return f"{model.name} is in the public catalog: anybody sees its card and manifest, nobody its weights."
+        return f"{model.name} is shared with {', '.join(to)} only. The weights stay yours."
+    return f"{model.name} is in the public catalog: anyone can see its card and manifest; the weights stay private."
 
 
 def _who_may_deploy(model: ExtendedModel) -> str:
     if model.catalog_role is CatalogRole.SHARED:
-        return "Other projects may deploy it on every tier, since an endpoint on a shared tier runs it."
+        return "Other projects may deploy it on every tier, because an endpoint on a shared tier runs it."
     return (
-        "Other projects may deploy it on `self_hosted`, on their own machines. Your own first endpoint on a shared "
-        "tier opens the other tiers to them."
+        "Other projects may deploy it on `self_hosted`, on their own machines. The other tiers open to them "
+        "with your own first endpoint on a shared tier."
     )

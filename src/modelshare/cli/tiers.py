@@ -11,7 +11,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def tiers(json: Json = False) -> None:
-    """List the service tiers, with limits and prices. Needs no key."""
+    """List the service tiers with their limits and prices. No key needed."""
     with Client() as client:
         found = list(client.tiers.list())
     if json:
@@ -34,17 +34,17 @@ def tiers(json: Json = False) -> None:
     )
     columns = (
         "TIER",
-        "RUNS ON",
+        "HARDWARE",
         "REQS/MIN",
         "TOKENS/MIN",
-        "AT ONCE",
-        "A REQUEST",
+        "CONCURRENT",
+        "REQUEST TIMEOUT",
         "LARGEST MODEL",
         "TIMEOUT",
         "PRICE/M",
         "EVICTS",
     )
-    print_table(columns, rows, empty="This platform has no tiers.")
+    print_table(columns, rows, empty="No tiers are configured.")
 
 
 def _limit(count: int | None) -> str:

@@ -14,11 +14,11 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def unshare(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id, its name, or OWNER/NAME.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model ID, name, or OWNER/NAME.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
     json: Json = False,
 ) -> None:
-    """Take a model out of the catalog. Endpoints that exist go on serving."""
+    """Remove a model from the catalog. Existing endpoints keep serving."""
     with Client() as client:
         found = own_model(client, model)
         if dry_run:
@@ -33,15 +33,15 @@ def unshare(
         print_json(unshared)
     else:
         say(
-            f"{unshared.name} is out of the catalog. Endpoints that exist go on serving; others can make no new one, "
-            "and what you push from now on does not reach theirs."
+            f"{unshared.name} is no longer in the catalog. Existing endpoints keep serving, but other projects "
+            "can create no new ones, and theirs do not get the versions that you push from now on."
         )
 
 
 def _print_preview(name: str, preview: UnsharePreview) -> None:
     tell(
         f"Unsharing {name} keeps {preview.keeps_serving} active endpoint(s) serving, "
-        f"{preview.keeps_serving_other_projects} of them of other projects."
+        f"{preview.keeps_serving_other_projects} of which belong to other projects."
     )
     for line in preview.stops_being_possible:
         tell(f"No longer possible: {line}")

@@ -14,8 +14,10 @@ app = typer.Typer(add_completion=False)
 
 @app.command("list")
 def list_uploads(
-    name: Annotated[str | None, typer.Option(help="Only of the model of this name.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Include uploads that have ended, not only open ones.")] = False,
+    name: Annotated[str | None, typer.Option(help="Only uploads of the model with this name.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Include uploads that are completed, cancelled or expired.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List unfinished uploads, newest first. Repeat the push to resume one."""
@@ -36,21 +38,21 @@ def list_uploads(
         )
         for upload in uploads
     )
-    header = ("MODEL", "VERSION", "STATE", "SENT", "BEGUN (UTC)", "KEPT UNTIL (UTC)", "ID")
+    header = ("MODEL", "VERSION", "STATE", "SENT", "STARTED (UTC)", "EXPIRES (UTC)", "ID")
     print_table(header, rows, empty="No uploads." if every else "No open uploads.")
 
 
 @app.command()
 def cancel(
     upload: Annotated[
-        str, typer.Argument(metavar="ID", help="The upload's id, as `modelshare uploads list` shows it.")
+        str, typer.Argument(metavar="ID", help="ID of the upload, as shown by `modelshare uploads list`.")
     ],
     json: Json = False,
 ) -> None:
-    """End an upload and delete what was sent. Its version number is free again."""
+    """Cancel an upload and delete the uploaded data. Its version number can be used again."""
     with Client() as client:
         ended = client.uploads.cancel(upload)
     if json:
         print_json(ended)
     else:
-        say(f"The upload of {ended.name} {ended.version} is {ended.state}, and what was sent is deleted.")
+        say(f"Upload of {ended.name} {ended.version} is {ended.state}; the uploaded data was deleted.")

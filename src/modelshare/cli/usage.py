@@ -20,19 +20,21 @@ DAY = "%Y-%m-%d"
 @app.command()
 def usage(
     by: Annotated[
-        str, typer.Option(help=f"What to sum by, with commas between: {', '.join(ALL_COLUMNS)}.")
+        str, typer.Option(help=f"Columns to group by, separated by commas: {', '.join(ALL_COLUMNS)}.")
     ] = "day,endpoint",
-    first: Annotated[datetime | None, typer.Option("--from", formats=[DAY], help="First day, UTC.")] = None,
-    last: Annotated[datetime | None, typer.Option("--to", formats=[DAY], help="Last day, UTC.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most rows to show.")] = 100,
+    first: Annotated[datetime | None, typer.Option("--from", formats=[DAY], help="First day (UTC).")] = None,
+    last: Annotated[datetime | None, typer.Option("--to", formats=[DAY], help="Last day (UTC).")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of rows to show.")] = 100,
     json: Json = False,
 ) -> None:
     """Show requests and tokens by day, endpoint, model and key."""
     wanted = {part.strip() for part in by.split(",")}
     if unknown := wanted - set(ALL_COLUMNS):
-        raise CommandError(f"--by {', '.join(sorted(unknown))}: use {', '.join(ALL_COLUMNS)}.", ExitCode.USAGE)
+        raise CommandError(
+            f"Unknown --by column {', '.join(sorted(unknown))}. Use {', '.join(ALL_COLUMNS)}.", ExitCode.USAGE
+        )
     if first and last and first > last:
-        raise CommandError("--from is after --to.", ExitCode.USAGE)
+        raise CommandError("--from is after --to. Use an earlier --from.", ExitCode.USAGE)
     columns = [name for name in ALL_COLUMNS if name in wanted]
     with Client() as client:
         found = client.usage.list(

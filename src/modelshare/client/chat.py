@@ -60,4 +60,4 @@ def _pieces(data: str) -> Iterator[str]:
             raise from_answer(500, {}, data.encode())
         yield from (choice["delta"].get("content") or "" for choice in event["choices"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UnexpectedAnswerError("The endpoint's stream holds something that is no chat answer.") from error
+        raise UnexpectedAnswerError("The endpoint's stream contains an event that is not a chat completion.") from error

@@ -73,7 +73,9 @@ def read(path: Path) -> Config | None:
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
     except (ValidationError, ConfigError) as error:
-        raise ConfigError(f"{path} is not what `modelshare login` writes. Run it again, or delete the file.") from error
+        raise ConfigError(
+            f"{path} is not a file written by `modelshare login`. Run it again, or delete the file."
+        ) from error
 
 
 def save(path: Path, config: Config) -> None:
@@ -93,7 +95,7 @@ def normalized_url(url: str) -> str:
     except (ValueError, httpx.InvalidURL):
         fine = False
     if not fine:
-        raise ConfigError(f"{url!r} is not a URL of a platform. Give one such as {DEFAULT_URL}.")
+        raise ConfigError(f"{url!r} is not a valid platform URL. Use one such as {DEFAULT_URL}.")
     return url.strip().rstrip("/")
 
 
@@ -101,5 +103,5 @@ def checked_key(key: str) -> str:
     """`key` without surrounding spaces; raises ConfigError if it cannot be a key."""
     key = key.strip()
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError("The API key holds characters no key has. Copy it again: it starts with `ms_` or `msp_`.")
+        raise ConfigError("The API key contains invalid characters. Copy it again: it starts with `ms_` or `msp_`.")
     return key

@@ -52,7 +52,7 @@ class SourceError(ModelshareError):
 
 class ChangedError(SourceError):
     def __init__(self, name: object) -> None:
-        super().__init__(f"{name} changed while it was being pushed; push again when nothing writes to it.")
+        super().__init__(f"{name} changed while it was being pushed. Push again when no program is writing to it.")
 
 
 class ModelFailedError(ModelshareError):
@@ -123,8 +123,8 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> Modelsh
         error = ErrorEnvelope.model_validate_json(body).error
     except ValidationError:
         return UnexpectedAnswerError(
-            f"The answer {status} {_phrase(status)} is not modelshare's: does something else listen at this URL, or "
-            "stand in front of the server?"
+            f"The response {status} {_phrase(status)} is not from modelshare. Check that no other service "
+            "listens at this URL or in front of the server."
         )
     kind = _BY_STATUS.get(status, ServerError if status >= HTTPStatus.INTERNAL_SERVER_ERROR else InvalidRequestError)
     return kind(

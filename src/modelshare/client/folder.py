@@ -57,7 +57,7 @@ class Walk:
 
     def _file(self, location: Path) -> LocalFile:
         if location.is_symlink() and not _target(location).is_relative_to(self._inside):
-            raise SourceError(f"{location} is a link out of the folder. {_COPY_HINT.format(self._folder)}")
+            raise SourceError(f"{location} is a link that leads outside the folder. {_COPY_HINT.format(self._folder)}")
         return plain_file(location, path_of(location.relative_to(self._folder).as_posix()))
 
 
@@ -72,7 +72,7 @@ def plain_file(location: Path, path: str) -> LocalFile:
             raise _link_to_itself(location) from error
         raise
     if not stat.S_ISREG(status.st_mode):
-        raise SourceError(f"{visible(str(location))} is no ordinary file. Move it out of the folder.")
+        raise SourceError(f"{visible(str(location))} is not a regular file. Move it out of the folder.")
     return LocalFile(path, location, status.st_size, status.st_mtime)
 
 
@@ -84,14 +84,14 @@ def _target(link: Path) -> Path:
 
 
 def _link_to_itself(location: Path) -> SourceError:
-    return SourceError(f"{visible(str(location))} is a link that leads back to itself. Delete it, or link to a file.")
+    return SourceError(f"{visible(str(location))} is a link that points to itself. Delete it, or link to a file.")
 
 
 def path_of(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:  # Python keeps bytes that are no text as halves of characters
-        raise SourceError(f"The name {visible(name)} is not written in UTF-8. Rename the file.") from None
+        raise SourceError(f"The name {visible(name)} is not valid UTF-8. Rename the file.") from None
     return unicodedata.normalize("NFC", name)
 
 
@@ -102,8 +102,8 @@ def check_twins(files: Sequence[LocalFile]) -> None:
             names = zip(one.location.parts, other.location.parts, strict=True)
             written = ", the other ".join(map(_letters, next(pair for pair in names if pair[0] != pair[1])))
             raise SourceError(
-                f"There are two files named {visible(one.path)}. They differ only in how Unicode writes their letters: "
-                f"one has {written}. Delete or rename one of them."
+                f"Two files have the name {visible(one.path)}, written with different Unicode characters: one "
+                f"has {written}. Delete or rename one of them."
             )
 
 

@@ -48,10 +48,11 @@ def _of_connection(route: Route, error: Exception, listener: str) -> str:
             return f"{route.url}{via} took too long to answer. Try again in a moment."
         case httpx.DecodingError():
             return (
-                f"What {route.url}{via} answered cannot be unpacked ({what}). A proxy may have changed it; try again."
+                f"The response of {route.url}{via} cannot be decompressed ({what}). A proxy may have changed "
+                "it; try again."
             )
     plain_http = route.url.startswith("http:") and isinstance(error, httpx.RemoteProtocolError | httpx.ReadError)
-    hint = " If that port speaks TLS, the URL begins with https://." if plain_http else ""
+    hint = " If that port uses TLS, use an https:// URL." if plain_http else ""
     return f"The connection to {route.url}{via} broke ({what}). Try again.{hint}"
 
 
@@ -68,13 +69,15 @@ def of_answer(route: Route, status: int, headers: Mapping[str, str], *, sent: in
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         size = f" of {sent:,} bytes" if sent else ""
         return UnexpectedAnswerError(
-            f"A proxy in front of {route.url}{via} refused a body{size} as too large (413): its limit is below the "
-            "size of a part. Its operator has to raise it (nginx: `client_max_body_size`; Apache: `LimitRequestBody`)."
+            f"A proxy in front of {route.url}{via} rejected a request body{size} as too large (413). Ask its "
+            "operator to raise the limit above the size of a part (nginx: `client_max_body_size`; Apache: "
+            "`LimitRequestBody`)."
         )
     if status in _ASLEEP:
         return UnexpectedAnswerError(
-            f"A proxy in front of {route.url}{via} answered {status} {HTTPStatus(status).phrase}: the server behind it "
-            "does not answer just now. Try again in a moment; if it stays so, tell the platform's operator."
+            f"A proxy in front of {route.url}{via} answered {status} {HTTPStatus(status).phrase}: the server "
+            "behind it is not responding. Try again in a moment; if the problem persists, contact the "
+            "platform's operator."
         )
     return None
 
@@ -82,8 +85,8 @@ def of_answer(route: Route, status: int, headers: Mapping[str, str], *, sent: in
 def of_success(route: Route) -> UnexpectedAnswerError:
     """For a success that is not modelshare's."""
     return UnexpectedAnswerError(
-        f"{route.url}{_via(route)} answered with something that is not modelshare's, such as the sign-in page of a "
-        "network or of a proxy. Open the URL in a browser to see what it is, and check that it is the platform's."
+        f"{route.url}{_via(route)} returned a response that is not from modelshare, such as the sign-in page of "
+        "a network or proxy. Open the URL in a browser, and check that it is the platform's."
     )
 
 
@@ -97,26 +100,26 @@ def _of_cause(route: Route, cause: BaseException) -> str | None:  # noqa: PLR091
         case ssl.SSLError():
             return _of_tls(route, cause)
         case ConnectionRefusedError() if route.proxy:
-            return f"Cannot reach {_proxy(route.proxy)}: nothing listens there. {_without(route, route.proxy)}."
+            return f"Cannot reach {_proxy(route.proxy)}: connection refused. {_without(route, route.proxy)}."
         case OSError() if cause.errno in _NO_WAY:
             whom = _proxy(route.proxy) if route.proxy else route.url
-            return f"There is no way from this machine to {whom}. Check its network and the address."
+            return f"No route from this machine to {whom}. Check the network and the address."
         case httpx.RemoteProtocolError() if _TLS_ALERT in str(cause):
             secure = route.url.replace("http:", "https:", 1)
-            return f"{route.host}:{route.port} speaks TLS. Give the URL as {secure}."
+            return f"{route.host}:{route.port} uses TLS. Use the URL {secure}."
         case SOCKSError() if route.proxy:
-            return f"What answers at {_proxy(route.proxy)}, is no SOCKS proxy. {_without(route, route.proxy)}."
+            return f"Cannot use {_proxy(route.proxy)}: it is not a SOCKS proxy. {_without(route, route.proxy)}."
     return None
 
 
 def _of_name(route: Route, error: socket.gaierror) -> str:
     name = route.proxy.host if route.proxy else route.host
     if error.errno == socket.EAI_AGAIN:
-        return f"The name {name} cannot be looked up just now. Check this machine's network and DNS, and try again."
+        return f"Cannot resolve the name {name} at the moment. Check this machine's network and DNS, and try again."
     if route.proxy:
         variable = route.proxy.variable
-        return f"There is no host named {name}, which {variable} names as the proxy. {_without(route, route.proxy)}."
-    return f"There is no host named {name}. Check the URL {route.url}."
+        return f"Unknown host {name}, which {variable} names as the proxy. {_without(route, route.proxy)}."
+    return f"Unknown host {name}. Check the URL {route.url}."
 
 
 def _proxy(proxy: Proxy) -> str:
@@ -124,7 +127,7 @@ def _proxy(proxy: Proxy) -> str:
 
 
 def _without(route: Route, proxy: Proxy) -> str:
-    return f"Correct {proxy.variable}, or set NO_PROXY={route.host} to go without"
+    return f"Correct {proxy.variable}, or set NO_PROXY={route.host} to connect without a proxy"
 
 
 def _of_certificate(route: Route, error: ssl.SSLCertVerificationError) -> str:
@@ -134,19 +137,19 @@ def _of_certificate(route: Route, error: ssl.SSLCertVerificationError) -> str:
         if route.authorities:
             named = route.environ.get(route.authorities)
             return (
-                f"{whose} is of an authority that is not in {named}, which {route.authorities} names. Add the "
-                "authority's certificate there, or unset the variable."
+                f"{whose} is issued by an authority that is not in {named}, which {route.authorities} names. "
+                "Add the authority's certificate there, or unset the variable."
             )
         return (
-            f"{whose} is of an authority that this machine does not know, or of none. Where that is meant, such as "
-            "with a company's proxy, set SSL_CERT_FILE to a file that holds the authority's certificate."
+            f"{whose} is not issued by an authority that this machine trusts. If this is expected, such as with "
+            "a company proxy, set SSL_CERT_FILE to a file that contains the authority's certificate."
         )
     if code in {_HOST_MISMATCH, _ADDRESS_MISMATCH}:
-        return f"{whose} is made out to another name. Give the URL with the name that the certificate has."
+        return f"{whose} is issued for another name. Use the URL with the name in the certificate."
     if code in {_EXPIRED, _NOT_YET_VALID}:
         when = "has expired" if code == _EXPIRED else "is not valid yet"
-        return f"{whose} {when}. Check this machine's clock; if it is right, tell the platform's operator."
-    return f"{whose} is not accepted ({plain(error.verify_message, _LONGEST)}). Tell the platform's operator."
+        return f"{whose} {when}. Check this machine's clock; if it is right, contact the platform's operator."
+    return f"{whose} is not accepted ({plain(error.verify_message, _LONGEST)}). Contact the platform's operator."
 
 
 def _of_tls(route: Route, error: ssl.SSLError) -> str:
@@ -155,12 +158,12 @@ def _of_tls(route: Route, error: ssl.SSLError) -> str:
     if reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"}:
         if proxy and proxy.url.startswith("https:"):
             plainly = proxy.printable.replace("https:", "http:", 1)
-            return f"The proxy that {proxy.variable} names does not speak TLS. Set the variable to {plainly}."
+            return f"The proxy that {proxy.variable} names does not use TLS. Set the variable to {plainly}."
         plainly = route.url.replace("https:", "http:", 1)
-        return f"{route.host}:{route.port} does not speak TLS. Give the URL as {plainly}, or the port that does."
+        return f"{route.host}:{route.port} does not use TLS. Use the URL {plainly}, or the port that does."
     return (
-        f"{route.host}:{route.port} and this machine found no way to speak TLS ({reason}). A proxy or firewall in "
-        "between may do that; else tell the platform's operator."
+        f"TLS handshake with {route.host}:{route.port} failed ({reason}). Check for a proxy or firewall in "
+        "between; otherwise contact the platform's operator."
     )
 
 
@@ -169,16 +172,17 @@ def _refused_by_proxy(route: Route, proxy: Proxy, said: str) -> str:
         return _wants_password(proxy)
     return (
         f"The proxy {proxy.printable}, which {proxy.variable} names, does not connect to {route.host}:{route.port} "
-        f"({plain(said, _LONGEST).rstrip('.')}). Ask whoever runs it, or set NO_PROXY={route.host} to go without."
+        f"({plain(said, _LONGEST).rstrip('.')}). Ask its operator, or set NO_PROXY={route.host} to connect "
+        "without it."
     )
 
 
 def _wants_password(proxy: Proxy | None) -> str:
     if proxy is None:
-        return "A proxy on the way asks for a user and a password (407). Name it in HTTPS_PROXY, with both."
+        return "A proxy requires a user name and password (407). Put it into HTTPS_PROXY with both."
     scheme, _, rest = proxy.printable.partition("://")
     return (
-        f"The proxy {proxy.printable}, which {proxy.variable} names, asks for a user and a password. Set "
+        f"The proxy {proxy.printable}, which {proxy.variable} names, requires a user name and password. Set "
         f"{proxy.variable} to {scheme}://USER:PASSWORD@{rest}."
     )
 
@@ -188,9 +192,9 @@ def _of_redirect(route: Route, location: str) -> str:
     base = f"{to.scheme}://{to.netloc}" + (here.path if to.path.startswith(here.path) else "")
     if to.netloc and (to.scheme, to.netloc) != (here.scheme, here.netloc):
         return (
-            f"{route.url} leads to {location}. If that is the platform, give its URL as {base}; keys are not sent on."
+            f"{route.url} redirects to {location}. If that is the platform, use the URL {base}; keys are not forwarded."
         )
-    return f"{route.url} leads to {location}, which is not modelshare's. Check the URL."
+    return f"{route.url} redirects to {location}, which is not modelshare. Check the URL."
 
 
 def _via(route: Route) -> str:

@@ -161,8 +161,8 @@ class PartSender:
         if self._bucket is None:
             return refusal(self._client.config.url, answer, sent=int(answer.request.headers["content-length"]))
         return UnexpectedAnswerError(
-            f"The storage bucket refused a part ({answer.status_code} {answer.reason_phrase}). Push again; if it stays "
-            "so, tell the platform's operator."
+            f"The storage bucket refused a part ({answer.status_code} {answer.reason_phrase}). Push again; if "
+            "the problem persists, contact the platform's operator."
         )
 
     def _put(self, file: LocalFile, part: Part, digest: str | None, moved: Moved, hasher: Hasher) -> httpx.Response:
@@ -181,8 +181,8 @@ def _received(answer: httpx.Response, url: str) -> str:
         return PartDone.model_validate_json(answer.content).sha256
     except ValidationError as error:
         raise UnexpectedAnswerError(
-            f"{url} answered a part in a form that this client does not know. Is it a modelshare server, and one of "
-            "the same age?"
+            f"{url} answered a part with an unexpected response. Check that it is a modelshare server of a "
+            "matching version."
         ) from error
 
 

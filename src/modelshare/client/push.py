@@ -111,7 +111,7 @@ def push_model(
     name = name or source.name
     if name is None:
         raise SourceError(
-            f"{Path(path).name!r} cannot be a model's name. Give it a name of letters, digits and - _ . (`--name`)."
+            f"{Path(path).name!r} is not a valid model name. Use `--name` with letters, digits, `-`, `_` and `.`."
         )
     progress.source(source, find_exposed(source))
     if restart:
@@ -153,7 +153,9 @@ def wait_until_ready(client: Client, model_id: str, version: str) -> Version:
                 raise
             found = None
         if found is not None and found.status is ModelStatus.FAILED:
-            raise ModelFailedError(model_id, found.status_reason or "The server refused the model without a reason.")
+            raise ModelFailedError(
+                model_id, found.status_reason or "The server rejected the model without giving a reason."
+            )
         if found is not None and found.status in {ModelStatus.READY, ModelStatus.ACTIVE}:
             return found
         time.sleep(interval)

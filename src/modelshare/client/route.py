@@ -73,7 +73,7 @@ class Route:
         named = self.environ.get(self.authorities or "", "")
         folder = self.authorities == "SSL_CERT_DIR"
         if named and folder and not Path(named).is_dir():
-            raise ConfigError(f"SSL_CERT_DIR names {named}, which is no folder. Correct it, or unset it.")
+            raise ConfigError(f"SSL_CERT_DIR names {named}, which is not a folder. Correct it, or unset it.")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             if folder:
@@ -81,9 +81,11 @@ class Route:
             else:
                 context.load_verify_locations(cafile=named or certifi.where())
         except OSError as error:
-            why = "holds no certificates" if isinstance(error, ssl.SSLError) else f"cannot be read ({error.strerror})"
+            why = (
+                "contains no certificates" if isinstance(error, ssl.SSLError) else f"cannot be read ({error.strerror})"
+            )
             raise ConfigError(
-                f"{self.authorities} names {named}, which {why}. Set it to a file of certificates (PEM), or unset it."
+                f"{self.authorities} names {named}, which {why}. Set it to a file of PEM certificates, or unset it."
             ) from error
         if keys := self.environ.get("SSLKEYLOGFILE"):
             try:
@@ -155,7 +157,8 @@ def _checked(variable: str, value: str) -> str:
     printable = value.rpartition("@")[2] if "@" in value else value
     example = _EXAMPLE.replace("http:", "socks5:") if value.startswith("socks") else _EXAMPLE
     raise ConfigError(
-        f"{variable} names {printable!r}, which is no proxy's address. Set it to one such as {example}, or unset it."
+        f"{variable} names {printable!r}, which is not a valid proxy address. Set it to one such as {example}, "
+        "or unset it."
     )
 
 

@@ -83,13 +83,14 @@ def _directory(folder: Path, include: Sequence[str], exclude: Sequence[str]) -> 
     files = tuple(sorted(walk.files(), key=lambda file: file.path))
     left_out = tuple(walk.left_out)
     if not files:
-        besides = " but what is left out" if left_out else ""
+        besides = " other than those that are left out" if left_out else ""
         raise SourceError(
-            f"{folder} holds no files{besides}. Give the folder that has the model's config.json and weights."
+            f"{folder} contains no files{besides}. Use the folder that has the model's config.json and weights."
         )
     if len(files) > MAX_FILES:
         raise SourceError(
-            f"{folder} holds {len(files):,} files, and a model may have {MAX_FILES:,}. Is it the model's?"
+            f"{folder} contains {len(files):,} files; a model may have at most {MAX_FILES:,}. Check that it is the "
+            "model's folder."
         )
     check_twins(files)
     paths = [file.path for file in files]
@@ -109,8 +110,8 @@ def _single_file(path: Path, include: Sequence[str], exclude: Sequence[str]) -> 
         raise SourceError(f"{path} is neither a folder nor a file.")
     if suffix is None:
         raise SourceError(
-            f"{path.name} cannot be pushed by itself. Push the folder that holds the model, one .gguf file, or an "
-            "archive (.tar, .tar.gz, .tar.bz2, .tar.zst)."
+            f"{path.name} cannot be pushed on its own. Push the folder that contains the model, one .gguf file, "
+            "or an archive (.tar, .tar.gz, .tar.bz2, .tar.zst)."
         )
     if status.st_size == 0:
         raise SourceError(f"{path} is empty.")
@@ -119,7 +120,7 @@ def _single_file(path: Path, include: Sequence[str], exclude: Sequence[str]) -> 
         name = _model_name(path.name[: -len(suffix)])
         return PushSource((file,), is_archive=True, name=name, include=include, exclude=exclude)
     if found := Selection.of(include=include).left_out(path_of(path.name)):
-        raise SourceError(f"{path.name} is left out ({found.reason}). Give another file, or `--include` this one.")
+        raise SourceError(f"{path.name} is left out ({found.reason}). Use another file, or `--include` this one.")
     return _gguf(path, include)
 
 
@@ -169,13 +170,13 @@ def _ignored(folder: Path) -> Sequence[str]:
 
 def _checked(patterns: Sequence[str], where: str) -> list[str]:
     if len(patterns) > MAX_PATTERNS:
-        raise SourceError(f"{where} holds {len(patterns):,} patterns, and may hold {MAX_PATTERNS}.")
+        raise SourceError(f"{where} has {len(patterns):,} patterns; at most {MAX_PATTERNS} are allowed.")
     try:
         return _PATTERNS.validate_python(list(patterns))
     except ValidationError as error:
         wrong = visible(str(error.errors()[0]["input"])[:MAX_PATTERN])
         raise SourceError(
-            f"{wrong!r} of {where} is no pattern. Give one such as `*.log`, `logs/` or `/notes.txt`."
+            f"{wrong!r} of {where} is not a valid pattern. Use one such as `*.log`, `logs/` or `/notes.txt`."
         ) from error
 
 

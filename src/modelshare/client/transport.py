@@ -213,6 +213,6 @@ def _answer(call: Call[Answer], result: Result, route: Route) -> Answer:
         if not is_json(result):
             raise network_errors.of_success(route) from error
         raise UnexpectedAnswerError(
-            f"{route.url} answered {call.method} {call.path} in a form that this client ({modelshare.__version__}) "
-            "does not know. Is it a modelshare server, and one of the same age?"
+            f"{route.url} answered {call.method} {call.path} in a form unknown to this client "
+            f"({modelshare.__version__}). Check that it is a modelshare server of a matching version."
         ) from error

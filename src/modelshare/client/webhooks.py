@@ -94,13 +94,15 @@ def verify_webhook(
     expected = signature(_key(secret), message_id, timestamp, body).encode()
     signatures = given.encode(errors="replace").split(b" ")
     if not any([hmac.compare_digest(each, expected) for each in signatures]):  # noqa: C419 - always all of them
-        raise WebhookSignatureError("The signature is not the webhook's. Refuse the request.")
+        raise WebhookSignatureError("Invalid webhook signature. Reject the request.")
     if abs((time.time() if now is None else now) - timestamp) > max_age:
-        raise WebhookSignatureError(f"The request is not of the last {max_age} s. Refuse it, and check the clock.")
+        raise WebhookSignatureError(
+            f"The request's timestamp is not within the last {max_age} s. Reject it, and check the clock."
+        )
     try:
         return WebhookEvent.model_validate_json(body)
     except ValidationError as error:
-        raise WebhookSignatureError("The body is no event of the platform. Refuse the request.") from error
+        raise WebhookSignatureError("The body is not a modelshare event. Reject the request.") from error
 
 
 def _key(secret: str) -> bytes:

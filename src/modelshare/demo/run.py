@@ -59,7 +59,7 @@ async def started(url: str, first: FirstRun | None, *, greet: Greet, folder: Pat
     try:
         await run(url, first.platform_key if first else None, folder, say)
     except DemoError as error:
-        say(f"{error}\nThe platform itself goes on.")
+        say(f"{error}\nThe platform keeps running.")
 
 
 async def run(url: str, platform_key: str | None, folder: Path, say: Say) -> None:
@@ -69,9 +69,9 @@ async def run(url: str, platform_key: str | None, folder: Path, say: Say) -> Non
     """
     if platform_key is None:
         if not folder.exists():
-            say("This data folder was not made by the demo; serving it as it is.")
+            say("This data folder was not created by the demo. Starting without the demo.")
             return
-        say("The demo goes on. Its keys were printed the first time; for a new start, delete the data folder.")
+        say("Resuming the demo. Its keys were printed the first time; to start over, delete the data folder.")
         async with _agent(url, None, folder):
             await asyncio.Event().wait()
     try:
@@ -96,11 +96,11 @@ def _publish_and_deploy(url: str, platform_key: str, say: Say) -> tuple[_Cast, E
         write_gguf(path, name=MODEL)
         say(f"`acme` pushes a tiny model ({size(path.stat().st_size)}) and shares it …")
         model = push_model(client, path, name=MODEL).model
-        description = "A tiny Llama made for this demo. Whatever you say, it answers with the same sentence."
+        description = "A tiny Llama made for this demo. It gives the same answer to every message."
         client.models.update(model.id, ModelPatch(description=description, tags=["demo"]))
         client.models.share(model.id)
     with Client(url, deployer.api_key) as client:
-        say(f"`borealis` finds it in the catalog and makes the endpoint `{SLUG}` …")
+        say(f"`borealis` finds it in the catalog and creates the endpoint `{SLUG}` …")
         found = next(iter(client.catalog.list(CatalogFilter(q=MODEL))))
         endpoint = client.endpoints.create(EndpointCreate(slug=SLUG, model=found.id, tier=SELF_HOSTED))
     return _Cast(owner, deployer), endpoint
@@ -143,7 +143,7 @@ async def _until_active(client: AsyncClient, folder: Path) -> None:
             return
         if loop.time() > deadline:
             why = endpoint.status_reason or endpoint.status
-            raise DemoError(f"The demo's agent did not get ready ({why}). See {folder / 'agent.log'}.")
+            raise DemoError(f"The demo's agent did not become ready ({why}). See {folder / 'agent.log'}.")
         await asyncio.sleep(0.1)
 
 
@@ -159,25 +159,13 @@ def _how_to_use(url: str, cast: _Cast, endpoint: Endpoint) -> str:
         "print(client.chat.completions.create(model='acme/tiny-chat', "
         "messages=[{'role': 'user', 'content': 'Hello!'}]).choices[0].message.content)"
     )
-    return f"""
-The demo is ready. These keys are shown this once:
-
-  acme      owns the model       {cast.owner.api_key}
-  borealis  runs the endpoint    {key}
-
-In a browser: {url}
-Sign up there: whoever does so first becomes the platform's admin, who may open every project's dashboard.
-
-Copy any of these:
-
-  # 1. The public catalog
-  curl -s '{url}/v1/catalog/models?q=tiny'
-
-  # 2. Chat by curl
-  curl -s {base}/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{question}'
-
-  # 3. Chat by the OpenAI client
-  {python} -c "{program}"
-
-API reference: {url}/docs    Stop: Ctrl-C    Start over: stop, then delete the data folder
-"""
+    return (
+        "\nThe demo is ready. These keys are shown only once:\n\n  acme      owns the model       "
+        f"{cast.owner.api_key}\n  borealis  runs the endpoint    {key}\n\nIn a browser: {url}\nSign up there: the "
+        "first user to sign up becomes the platform's admin, who can open every project's dashboard.\n\nCopy any of "
+        f"these:\n\n  # 1. The public catalog\n  curl -s '{url}/v1/catalog/models?q=tiny'\n\n  # 2. Chat with "
+        f"curl\n  curl -s {base}/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: "
+        f"application/json' -d '{question}'\n\n  # 3. Chat with the OpenAI client\n  {python} -c "
+        f'"{program}"\n\nAPI reference: {url}/docs    Stop: Ctrl-C    Start over: stop, then delete the data '
+        "folder\n"
+    )

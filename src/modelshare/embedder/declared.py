@@ -98,7 +98,7 @@ def _pooling(files: ModelFiles, module: Module) -> Pooling:
 def _family(settings: ModelSettings) -> str | None:
     if settings.is_embedder:
         return None
-    return f"it is a {settings.family} of sentence-transformers, whose answers are no embeddings of texts."
+    return f"it is a {settings.family} of sentence-transformers, which does not produce embeddings of texts."
 
 
 def _order(modules: Sequence[Module]) -> str | None:
@@ -106,27 +106,27 @@ def _order(modules: Sequence[Module]) -> str | None:
     if not modules:
         return f"its {MODULES} lists no modules."
     if foreign := next((module for module in modules if not module.kind), None):
-        return f"it asks for code of its own ({foreign.type}), which no engine here runs."
+        return f"it requires custom code ({foreign.type}), which no engine here runs."
     kinds = [module.kind for module in modules if module.kind != "Dropout"]
     if kinds[0] != "Transformer":
-        return f"it begins with {printable(kinds[0])} in place of a Transformer, which no engine here computes."
+        return f"it begins with {printable(kinds[0])} instead of a Transformer, which no engine here supports."
     if kinds[1:2] != ["Pooling"]:
-        return "its Transformer is not followed by a Pooling, which engines need to make one vector of a text."
+        return "its Transformer is not followed by a Pooling, which engines need to turn a text into one vector."
     other = next((kind for kind in kinds[2:] if kind not in _LAYERS), None)
-    return f"it has a {printable(other)} after the Pooling, which no engine here computes." if other else None
+    return f"it has a {printable(other)} after the Pooling, which no engine here supports." if other else None
 
 
 def _not_pooled(pooling: Pooling, settings: ModelSettings) -> str | None:
     if not pooling.modes:
-        return f"its pooling cannot be read, and {MODULES}, which tells what it is for, is missing."
+        return f"its pooling cannot be read, and {MODULES}, which describes it, is missing."
     if len(pooling.modes) > 1:
-        return f"it joins several poolings ({', '.join(pooling.modes)}), and engines compute one."
+        return f"it combines several poolings ({', '.join(pooling.modes)}), and engines compute one."
     if pooling.modes[0] not in POOLINGS:
-        return f"its pooling is {pooling.modes[0]}, and engines compute mean, cls and lasttoken only."
+        return f"its pooling is {pooling.modes[0]}, and engines support only mean, cls and lasttoken."
     if settings.prompt and not pooling.includes_prompt:
-        return "its pooling leaves its default prompt out, which no engine here does."
+        return "its pooling excludes its default prompt, which no engine here supports."
     return None
 
 
 def _not_understood(unknown: Sequence[str]) -> str | None:
-    return f"it sets {unknown[0]}, whose effect on its vectors is not known here." if unknown else None
+    return f"it sets {unknown[0]}, whose effect on the vectors is unknown." if unknown else None

@@ -63,7 +63,7 @@ def whole_number(path: str, settings: Mapping[str, Any], key: str) -> int | None
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not value > 0 or (abs(value) < _MAX_WHOLE and value != int(value)):
-        raise UnreadableError(f"{path}: {key} is {printable(value)}, where a positive whole number belongs.")
+        raise UnreadableError(f"{path}: {key} is {printable(value)}, but must be a positive whole number.")
     return int(min(value, _MAX_WHOLE))
 
 
@@ -71,5 +71,5 @@ def truth(path: str, settings: Mapping[str, Any], key: str, *, default: bool) ->
     """Raises UnreadableError for anything but true and false."""
     value = settings.get(key, default)
     if not isinstance(value, bool):
-        raise UnreadableError(f"{path}: {key} is {printable(value)}, where true or false belongs.")
+        raise UnreadableError(f"{path}: {key} is {printable(value)}, but must be true or false.")
     return value

@@ -42,7 +42,7 @@ def read_layer(files: ModelFiles, module: Module) -> Layer | str:
     path = module.path("config.json")
     settings = files.settings(path)
     if not _of_sentences(settings):
-        return f"its {module.kind} layer works on something else than the text's vector."
+        return f"its {module.kind} layer does not work on the text's vector."
     if module.kind == "Normalize":
         return Layer("Normalize")
     if not files.has(path):
@@ -55,21 +55,19 @@ def read_layer(files: ModelFiles, module: Module) -> Layer | str:
     if not files.has(layer.weights):
         return f"its {module.kind} layer is stored as a pickle, which is not opened here."
     if unknown := sorted(settings.keys() - _KNOWN):
-        return f"its {module.kind} layer sets {printable(unknown[0])}, whose effect is not known here."
+        return f"its {module.kind} layer sets {printable(unknown[0])}, whose effect is unknown."
     return layer
 
 
 def _dense(module: Module, path: str, settings: Mapping[str, Any]) -> Layer | str:
     activation = settings.get("activation_function", _USUAL)
     if not isinstance(activation, str):
-        raise UnreadableError(
-            f"{printable(path)}: activation_function is {printable(activation)}, where a name belongs."
-        )
+        raise UnreadableError(f"{printable(path)}: activation_function is {printable(activation)}, but must be a name.")
     width, out = (_needed(path, settings, key) for key in ("in_features", "out_features"))
     if activation not in _ACTIVATIONS:
-        return f"its Dense layer's activation is {printable(activation)}, which is not computed here."
+        return f"its Dense layer's activation is {printable(activation)}, which is not supported."
     if truth(path, settings, "use_residual", default=False):
-        return "its Dense layer adds what it takes to what it gives, which is not computed here."
+        return "its Dense layer has a residual connection, which is not supported."
     bias = truth(path, settings, "bias", default=True)
     return Layer("Dense", module.path(_WEIGHTS), width, out, bias, _ACTIVATIONS[activation])
 
@@ -82,7 +80,7 @@ def _layer_norm(module: Module, path: str, settings: Mapping[str, Any]) -> Layer
 def _needed(path: str, settings: Mapping[str, Any], key: str) -> int:
     value = whole_number(path, settings, key)
     if value is None:
-        raise UnreadableError(f"{printable(path)} does not give its {key}; save the model again.")
+        raise UnreadableError(f"{printable(path)} does not set its {key}; save the model again.")
     return value
 
 

@@ -39,7 +39,7 @@ def read_modules(files: ModelFiles) -> Sequence[Module] | None:
         return (Module("Transformer", "Transformer", ""), Module("Pooling", "Pooling", _POOLING))
     listed = files.json(MODULES)
     if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
-        raise UnreadableError(f"{MODULES} is no list of modules; save the model with sentence-transformers again.")
+        raise UnreadableError(f"{MODULES} is not a list of modules; save the model with sentence-transformers again.")
     names = [entry["name"] for entry in listed if "name" in entry]
     if len(set(map(str, names))) < len(names):
         raise UnreadableError(f"{MODULES} gives two modules the same name; save the model again.")
@@ -56,7 +56,7 @@ def _folder(entry: Mapping[str, Any]) -> str:
     path = _text(entry, "path")
     parts = PureWindowsPath(path)
     if parts.anchor or ".." in parts.parts or "\\" in path or "\0" in path:
-        raise UnreadableError(f"{MODULES} names the folder {printable(path)}, which is not inside the model's folder.")
+        raise UnreadableError(f"{MODULES} names the folder {printable(path)}, which is outside the model's folder.")
     folder = posixpath.normpath(path)
     return "" if folder == "." else folder
 

@@ -31,9 +31,9 @@ class Pooling:
 def read_pooling(path: str, settings: Mapping[str, Any]) -> Pooling:
     """Raises UnreadableError."""
     if all(whole_number(path, settings, key) is None for key in _DIMENSIONS):
-        raise UnreadableError(f"{printable(path)} does not give its embedding_dimension; save the model again.")
+        raise UnreadableError(f"{printable(path)} does not set embedding_dimension; save the model again.")
     if new := [key for key in settings if key.startswith("pooling_mode_") and key not in _FLAGS and settings[key]]:
-        raise UnreadableError(f"{printable(path)} sets {printable(new[0])}, a kind of pooling that is not known here.")
+        raise UnreadableError(f"{printable(path)} sets {printable(new[0])}, an unknown kind of pooling.")
     modes = _words(path, settings["pooling_mode"]) if "pooling_mode" in settings else _flags(path, settings)
     includes_prompt = truth(path, settings, "include_prompt", default=True)
     return Pooling(modes, includes_prompt, tuple(printable(key) for key in sorted(settings.keys() - _KNOWN)))
@@ -44,7 +44,7 @@ def _words(path: str, value: object) -> tuple[str, ...]:
     known = _FLAGS.values()
     if not isinstance(words, list) or not words or not all(isinstance(word, str) and word in known for word in words):
         raise UnreadableError(
-            f"{printable(path)}: pooling_mode is {printable(value)}, where one or several of {', '.join(known)} belong."
+            f"{printable(path)}: pooling_mode is {printable(value)}, but must be one or more of {', '.join(known)}."
         )
     return tuple(words)
 

@@ -103,7 +103,7 @@ def read_model_settings(files: ModelFiles) -> ModelSettings:
     prompts = settings.get("prompts") or {}
     name = settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(text is None or _is_text(text) for text in prompts.values()):
-        raise UnreadableError(f"{MODEL_SETTINGS}: prompts are not texts by name; save the model again.")
+        raise UnreadableError(f"{MODEL_SETTINGS}: prompts do not map names to texts; save the model again.")
     if name is not None and (not isinstance(name, str) or name not in _ALWAYS_THERE | prompts):
         raise UnreadableError(f"{MODEL_SETTINGS}: the default prompt {printable(name)} is not among its prompts.")
     return ModelSettings(
@@ -122,7 +122,7 @@ def _is_text(value: object) -> bool:
 def _arguments(path: str, settings: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any]:
     given: Any = next((settings[name] for name in reversed(names) if settings.get(name) is not None), {})
     if not isinstance(given, dict):
-        raise UnreadableError(f"{path}: {names[0]} is {printable(given)}, where an object belongs.")
+        raise UnreadableError(f"{path}: {names[0]} is {printable(given)}, but must be an object.")
     return given
 
 
@@ -143,7 +143,7 @@ def _cuts_beginning(files: ModelFiles, transformer: Module) -> bool:
     path = transformer.path("tokenizer_config.json")
     side = files.settings(path).get("truncation_side") or "right"
     if side not in ("left", "right"):
-        raise UnreadableError(f"{path}: truncation_side is {printable(side)}, where left or right belongs.")
+        raise UnreadableError(f"{path}: truncation_side is {printable(side)}, but must be left or right.")
     return bool(side == "left")
 
 

@@ -386,4 +386,4 @@ def _chores(platform: PagesPlatform) -> Iterator[Chore]:
     yield Chore("end sessions that have expired", writing(accounts_sessions.sweep))
     yield Chore("forget old deliveries", writing(webhooks.forget_old))
     yield Chore("resume recalls", writing(recalls.resume_overdue))
-    yield Chore("forget jobs that were given up", writing(jobs.forget_given_up))
+    yield Chore("delete records of failed jobs", writing(jobs.forget_given_up))

@@ -46,7 +46,7 @@ class Chore:
         finally:
             took = time.monotonic() - started
             if took > self.slow:
-                log.warning("a chore took long", chore=self.name, seconds=round(took, 1))
+                log.warning("a background task took long", chore=self.name, seconds=round(took, 1))
         if self._error:
             log.info("a chore works again", chore=self.name)
             self._error = ""
@@ -153,9 +153,9 @@ class Ending:
         if not ending.done():
             ending.cancel()
             await asyncio.wait([ending], timeout=_LAST_CALL_SECONDS)
-            log.warning("took too long to end, and was left", part=name)
+            log.warning("took too long to stop and was abandoned", part=name)
         elif not ending.cancelled() and (error := ending.exception()) is not None:
-            log.warning("did not end well", part=name, error=str(error) or type(error).__name__)
+            log.warning("did not stop cleanly", part=name, error=str(error) or type(error).__name__)
 
 
 async def stop_all(loops: Iterable[Loop]) -> None:

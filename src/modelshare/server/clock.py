@@ -96,9 +96,9 @@ class DatabaseClock:
         is_off = abs(self.skew) > SKEW_SECONDS
         if is_off and not self._is_said:
             log.warning(
-                "this machine's clock differs from the database's, which is gone by; set it right",
+                "this machine's clock differs from the database's, which is the reference; set it right",
                 seconds_ahead=round(self.skew, 1),
             )
         elif self._is_said and not is_off:
-            log.info("this machine's clock is right again")
+            log.info("this machine's clock agrees with the database's again")
         self._is_said = is_off

@@ -187,12 +187,14 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 
 _FITTING: Mapping[str, str] = {
-    SLUG_PATTERN: "lower-case letters and digits, with single hyphens between them",
-    MODEL_NAME_PATTERN: "1 to 96 letters, digits, `_`, `.` and `-`; no `.` or `-` at an end, no `..` and no `--`",
-    MODEL_REFERENCE_PATTERN: "a model's id, `owner/name`, or the name of one of your own",
+    SLUG_PATTERN: "lowercase letters and digits, with single hyphens between them",
+    MODEL_NAME_PATTERN: (
+        "1 to 96 letters, digits, `_`, `.` and `-`; no `.` or `-` at the start or end, no `..` and no `--`"
+    ),
+    MODEL_REFERENCE_PATTERN: "a model ID, `owner/name`, or the name of one of your own models",
     SEMVER_PATTERN: "a semantic version, such as 1.0.0",
     VERSION_CHOICE_PATTERN: "`latest` or a semantic version, such as 1.0.0",
-    ACTION_PATTERN: "an action such as `model.share`, or a subject such as `model` for all that is done to models",
+    ACTION_PATTERN: "an action such as `model.share`, or a subject such as `model` for all actions on models",
 }
 """What a pattern takes, in words."""
 
@@ -215,7 +217,7 @@ def check_encoding(value: bytes) -> None:
     """415 for a request whose `Content-Encoding` this is, unless it says that there is none."""
     if value and value.lower() != b"identity":
         raise UnsupportedEncodingError(
-            f"The body's encoding is `{value.decode('latin-1')}`; only plain ones are taken. Send it uncompressed."
+            f"The body's encoding `{value.decode('latin-1')}` is not supported. Send it uncompressed."
         )
 
 
@@ -250,13 +252,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
         return await _respond(request, _said_of_page(error.status_code))
     message = str(error.detail)
     if error.status_code == 404:  # noqa: PLR2004 - the status itself
-        message = f"There is no route {request.method} {request.url.path}. See /docs for the ones there are."
+        message = f"There is no route {request.method} {request.url.path}. /docs lists the routes."
     elif error.status_code == 405:  # noqa: PLR2004 - the status itself
-        message = f"{request.method} is not possible on {request.url.path}. See /docs for what is."
+        message = f"{request.method} is not allowed on {request.url.path}. /docs lists the methods."
     elif error.status_code == 400:  # noqa: PLR2004 - the status itself
         message = await _flaw(request) or message
     elif error.status_code == 413:  # noqa: PLR2004 - the status itself
-        message = "The request's body is longer than this route takes. Split what it asks for into several requests."
+        message = "The request body is longer than this route accepts. Split it into several requests."
     type_ = _TYPES.get(error.status_code, ErrorType.INVALID_REQUEST)
     return JSONResponse(envelope(message, type_), error.status_code, dict(error.headers or {}))
 
@@ -264,10 +266,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
 def _said_of_page(status: int) -> ApiError:
     """What the framework finds wrong with a request for a page: that there is none, or that its form is none."""
     if status in {404, 405}:  # what only takes forms is no page
-        return NotFoundError("There is no such page. It may have moved, or its link is incomplete.")
+        return NotFoundError("There is no such page. It may have moved, or the link is incomplete.")
     if status == 413:  # noqa: PLR2004 - as above
-        return PayloadTooLargeError("That is more than a form may hold. Shorten it and try again.")
-    return InvalidRequestError("What was sent is no form that can be read. Go back, reload the page and try again.")
+        return PayloadTooLargeError("The form is too large. Shorten it and try again.")
+    return InvalidRequestError("The form could not be read. Go back, reload the page and try again.")
 
 
 def _is_from_browser(request: Request) -> bool:
@@ -283,21 +285,21 @@ def unavailable(error: BaseException) -> ApiError | None:
     if outage is None or outage is Outage.DATABASE_UNFIT:  # the latter does not pass by itself: a 500
         return None
     if outage is Outage.DISK_FULL:
-        message = "The server's storage is full; nothing was lost, try again when the operator has made room."
+        message = "The server's storage is full. Nothing was lost; try again when the operator has freed space."
         return StorageFullError(message, code=ErrorCode.STORAGE_FULL, retry_after=60)
     message, retry_after = _UNAVAILABLE[outage]
     return UnavailableError(str(error) if isinstance(error, OutageError) else message, retry_after=retry_after)
 
 
 _UNAVAILABLE: Final = {
-    Outage.DATABASE_AWAY: ("The platform's database does not answer. Try again in a moment.", 5),
+    Outage.DATABASE_AWAY: ("The platform's database is not responding. Try again in a moment.", 5),
     Outage.DATABASE_READ_ONLY: (
-        "The platform takes no changes at this moment: its database is read-only. Try again later.",
+        "The platform's database is read-only, so nothing can be changed. Try again later.",
         30,
     ),
-    Outage.STORAGE_AWAY: ("The platform's storage cannot be used now.", 5),
+    Outage.STORAGE_AWAY: ("The platform's storage is unavailable.", 5),
     # Undone for the sake of another request, so this one can be sent again as it is.
-    Outage.COLLISION: ("Somebody else changed the same at this moment. Try again.", 1),
+    Outage.COLLISION: ("This was changed by another request; try again.", 1),
 }
 """What is said of each, and the seconds until another try makes sense."""
 
@@ -334,11 +336,15 @@ async def _from_outside(request: Request, error: Exception) -> Response:
 
 
 async def _unstorable(request: Request, _: Exception) -> Response:
-    message = "A value in the request is out of range: numbers have at most 64 bits, and text holds no NUL character."
+    message = (
+        "A value in the request is out of range: numbers have at most 64 bits, and text cannot contain NUL characters."
+    )
     return await _respond(request, InvalidRequestError(message))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("request failed", path=request.url.path, method=request.method, exc_info=error)
-    message = "Something went wrong on our side. Try again; if it stays, tell the operator the X-Request-Id."
+    message = (
+        "Something went wrong on our side. Try again; if the problem persists, give the operator the X-Request-Id."
+    )
     return await _respond(request, ApiError(message))

@@ -48,7 +48,7 @@ async def _reason(check: Check) -> str | None:
             await check()
     except Exception as error:  # noqa: BLE001 - whatever it is, the platform is not ready
         outages.report("not ready", error)
-        return (unavailable(error) or ApiError("Something is out of order; the server's log says what.")).message
+        return (unavailable(error) or ApiError("The platform is not ready; see the server's log for details.")).message
     return None
 
 

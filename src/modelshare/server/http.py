@@ -272,7 +272,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None] | None:
 async def platform_caller(request: Request) -> Caller:
     found: Caller = request.state.caller
     if not found.is_platform:
-        raise PermissionDeniedError("This route needs a platform key (scope `platform`): they start with `msp_`.")
+        raise PermissionDeniedError("This route needs a platform key (scope `platform`), which starts with `msp_`.")
     return replace(found, project_id=None, project_slug=None)  # it is about the platform, whatever its path begins with
 
 
@@ -287,7 +287,7 @@ async def _write_session(request: Request) -> AsyncIterator[AsyncSession]:
 
 
 ModelReference = Annotated[
-    str, Path(description="The model's id, `owner/name`, or the name of one of the project's own models")
+    str, Path(description="Model ID, `owner/name`, or the name of one of the project's own models")
 ]
 NO_MODEL: Final = uuid.UUID(int=0)
 """No model has this id. It stands for what the caller may not know of, so that every route answers in its own way."""

@@ -38,9 +38,9 @@ async def require_secret(settings: Settings, database: Database) -> None:
         in_use = await connection.run_sync(_is_in_use)
     if in_use and not file.exists():  # looked at again: whoever began to use the database meanwhile had made it before
         raise SettingsError(
-            f"{file} is gone, and the database is in use. Put the file back from a backup, or set the setting `secret` "
-            f"to what it held. If it is lost, {ANEW} starts with a new one: download links that are out end, and "
-            "webhooks get new signing secrets."
+            f"{file} is missing, and the database is in use. Restore the file from a backup, or set the setting "
+            f"`secret` to its content. If it is lost, {ANEW} starts with a new one: existing download links "
+            "stop working, and webhooks get new signing secrets."
         )
 
 
@@ -54,9 +54,9 @@ async def check_secret(settings: Settings, database: Database) -> None:
         known = await session.scalar(select(SecretRow.fingerprint))
     if known != own:
         raise SettingsError(
-            "The secret is not the one that this database is used with. All processes on one database need the same: "
-            f"set `secret` (MODELSHARE_SECRET or MODELSHARE_SECRET_FILE) to it. To change it on purpose, stop all of "
-            f"them and use {ANEW} with the new one."
+            "The secret does not match this database. All processes on one database need the same: set `secret` "
+            "(MODELSHARE_SECRET or MODELSHARE_SECRET_FILE) to it. To change it on purpose, stop all of them and "
+            f"run {ANEW} with the new one."
         )
 
 

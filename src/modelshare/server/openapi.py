@@ -8,18 +8,18 @@ from fastapi import FastAPI
 from modelshare.wire.errors import ErrorEnvelope
 
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    "4XX": {"model": ErrorEnvelope, "description": "Refused; the message says why and what to do"},
-    "5XX": {"model": ErrorEnvelope, "description": "Not the client's fault; `Retry-After` says when to try again"},
+    "4XX": {"model": ErrorEnvelope, "description": "The request was rejected; the message says why and what to do"},
+    "5XX": {"model": ErrorEnvelope, "description": "Server-side error; `Retry-After` says when to try again"},
 }
 """What every route may answer beside success."""
 KEYED: Final[dict[str, Any]] = {"security": [{"key": []}]}
 """What a route that needs a key adds to its description."""
 _INFERENCE: Final = {
-    "chat/completions": ("post", "The next message of a conversation"),
-    "completions": ("post", "The continuation of a text"),
-    "embeddings": ("post", "Vectors of texts"),
-    "models": ("get", "The model behind the endpoint, as a list of one"),
-    "models/{model}": ("get", "The model behind the endpoint, by the name that it is served under"),
+    "chat/completions": ("post", "Create a chat completion"),
+    "completions": ("post", "Create a text completion"),
+    "embeddings": ("post", "Create embeddings"),
+    "models": ("get", "List the endpoint's model"),
+    "models/{model}": ("get", "Get the endpoint's model by its served name"),
 }
 _JSON: Final = {"application/json": {"schema": {"type": "object"}}}
 
@@ -32,7 +32,7 @@ def complete(api: FastAPI) -> None:
         if api.openapi_schema is None:
             schema = describe()
             schema["components"]["securitySchemes"] = {
-                "key": {"type": "http", "scheme": "bearer", "description": "A key of the project, or a platform key"}
+                "key": {"type": "http", "scheme": "bearer", "description": "A project key or a platform key"}
             }
             for route, (method, summary) in _INFERENCE.items():
                 schema["paths"][f"/{{project_id}}/{{endpoint_slug}}/v1/{route}"] = _inference(route, method, summary)
@@ -48,9 +48,11 @@ def _inference(route: str, method: str, summary: str) -> dict[str, Any]:
         "tags": ["inference"],
         "summary": summary,
         "operationId": "_".join(("inference", *re.findall(r"\w+", route))),
-        "description": "OpenAI's shapes pass through unchanged, streaming included; the endpoint decides the model.",
+        "description": (
+            "OpenAI's request and response formats, unchanged and including streaming. The endpoint decides the model."
+        ),
         "responses": {
-            "200": {"description": "The engine's answer", "content": answer},
+            "200": {"description": "The engine's response", "content": answer},
             **{code: {"description": words["description"], "content": error} for code, words in ERRORS.items()},
         },
         **KEYED,

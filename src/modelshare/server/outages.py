@@ -72,10 +72,10 @@ _SQLITE: Final = {
 _SQLITE_LACKS: Final = ("no such table", "no such column", "has no column")
 """What SQLite says of a table; its code for it is the one for any error of a statement."""
 _SENTENCES: Final = {
-    Outage.DATABASE_AWAY: "the database cannot be asked: see that it runs, and that `database_url` is right",
-    Outage.DATABASE_READ_ONLY: "the database takes no writes: make it writable, or name the primary in `database_url`",
-    Outage.DISK_FULL: "a disk is full, the database's or the storage's: make room",
-    Outage.STORAGE_AWAY: "the storage cannot be used: see that its folder or bucket is there, and may be written",
+    Outage.DATABASE_AWAY: "the database is unreachable: check that it runs, and that `database_url` is right",
+    Outage.DATABASE_READ_ONLY: "the database rejects writes: make it writable, or set `database_url` to the primary",
+    Outage.DISK_FULL: "a disk is full, the database's or the storage's: free some space",
+    Outage.STORAGE_AWAY: "the storage is unavailable: check that its folder or bucket exists and is writable",
 }
 """What the operator is told of what passes by itself; of anything else, what it is."""
 _said: dict[Outage, float] = {}

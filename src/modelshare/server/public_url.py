@@ -100,6 +100,6 @@ def _outward_address() -> str:
 def _warn(given: str) -> None:
     """Once for each of the last names."""
     log.warning(
-        "clients reach the platform by a name that it was not told: set public_url, or links name an address",
+        "clients use an address that is not configured: set public_url, or links contain the wrong address",
         host=given,
     )

@@ -34,7 +34,9 @@ async def _existing(settings: Settings) -> AsyncIterator[Database]:
     database = Database(settings.database)
     try:
         if database.is_sqlite and not Path(database.url.database or "").exists():
-            raise SettingsError(f"There is no database in {settings.data_dir}. Name the server's folder: --data-dir.")
+            raise SettingsError(
+                f"There is no database in {settings.data_dir}. Set --data-dir to the server's data folder."
+            )
         await migrations.upgrade(database)
         yield database
     finally:

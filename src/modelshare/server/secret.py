@@ -18,8 +18,8 @@ def check(secret: bytes) -> None:
     given = secret.strip() if secret.isascii() else secret  # raw bytes may well end in that of a blank
     if len(given) < LENGTH or not secret.strip(_NOTHING):
         raise ValueError(
-            f"a secret has at least {LENGTH} random bytes, and no blanks or zeros in their place; "
-            "make one with `openssl rand -hex 32`"
+            f"a secret must have at least {LENGTH} random bytes, which are not blanks or zeros; create one with "
+            "`openssl rand -hex 32`"
         )
 
 

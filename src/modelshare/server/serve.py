@@ -59,7 +59,7 @@ async def serve(settings: Settings, started: Started) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     if settings.public_url is None and not public_url.is_loopback(settings.host):
-        log.warning("public_url is not set: links name this machine's addresses, no name and no proxy in front of it")
+        log.warning("public_url is not set: links contain this machine's addresses, not a host name or a proxy")
     with listener:
         async with startup.started(settings) as application:
             first_run = await first_credentials(application)

@@ -125,7 +125,9 @@ class Settings(BaseModel):
     def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
-                raise ValueError(f"`{origin}` is no origin: use https://app.example.org, without a path, or `*`")
+                raise ValueError(
+                    f"`{origin}` is not a valid origin: use https://app.example.org, without a path, or `*`"
+                )
         return origins
 
     @property
@@ -150,12 +152,12 @@ class Settings(BaseModel):
             return secret.of_folder(self.data_dir)
         except ValueError as error:
             raise SettingsError(
-                f"{file} holds no secret that will do: {error}. Put the platform's own back from a backup, or, if it "
-                "is lost, delete the file and use `modelshare admin replace-secret`."
+                f"{file} does not contain a valid secret: {error}. Restore it from a backup, or, if it is lost, "
+                "delete the file and run `modelshare admin replace-secret`."
             ) from error
         except OSError as error:
             raise SettingsError(
-                f"{file} cannot be made or read: {error.strerror}. Choose another `data_dir`, or set `secret`."
+                f"{file} cannot be created or read: {error.strerror}. Choose another `data_dir`, or set `secret`."
             ) from error
 
     def with_secret(self) -> Self:
@@ -178,7 +180,7 @@ def load(environ: Mapping[str, str], file: Path | None = None, **given: Any) -> 
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise SettingsError(f"There is no setting `{name}`. docs/settings.md lists all of them.") from error
-        raise SettingsError(f"The setting `{name}` is wrong: {first['msg'].removeprefix('Value error, ')}.") from error
+        raise SettingsError(f"Invalid setting `{name}`: {first['msg'].removeprefix('Value error, ')}.") from error
 
 
 def _from_file(file: Path | None) -> dict[str, Any]:
@@ -190,7 +192,7 @@ def _from_file(file: Path | None) -> dict[str, Any]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(f"The settings file {path} cannot be read: {error.strerror}.") from error
+        raise SettingsError(f"Cannot read the settings file {path}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"The settings file {path} is not valid TOML: {error}.") from error
     values: dict[str, Any] = {}
@@ -223,7 +225,7 @@ def _content(variable: str, path: str) -> str:
     except OSError as error:
         raise SettingsError(f"{variable} names {path}, which cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise SettingsError(f"{variable} names {path}, which is no text in UTF-8.") from error
+        raise SettingsError(f"{variable} names {path}, which is not UTF-8 text.") from error
 
 
 def _list(value: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ async def started(settings: Settings) -> AsyncIterator[Application]:
         try:
             application = create_app(settings)
         except StorageSettingError as error:
-            raise SettingsError(f"The setting `storage_url` is wrong: {error}") from error
+            raise SettingsError(f"Invalid setting `storage_url`: {error}") from error
         with _database_errors(application.database):
             await stack.enter_async_context(application.running())
         yield application
@@ -49,7 +49,7 @@ def _database_errors(database: Database) -> Iterator[None]:
     except (OSError, DBAPIError, PostgresError) as error:
         where = database.url.render_as_string(hide_password=True)
         raise SettingsError(
-            f"The database {where} cannot be used ({_brief(error)}). Start it, or set `database_url` to another."
+            f"Cannot use the database {where} ({_brief(error)}). Start it, or set `database_url` to another."
         ) from error
 
 
@@ -64,14 +64,14 @@ def _sole_user(settings: Settings) -> Iterator[None]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise SettingsError(f"{folder} cannot be used: {error.strerror}. Choose another --data-dir.") from error
+        raise SettingsError(f"Cannot use {folder}: {error.strerror}. Choose another --data-dir.") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SettingsError(
-                f"Another modelshare serves from {folder}. Stop it, or choose another --data-dir; "
-                "for several processes on the same data set `database_url` to a PostgreSQL."
+                f"Another modelshare server uses {folder}. Stop it, or choose another --data-dir; for several "
+                "processes on the same data, set `database_url` to a PostgreSQL database."
             ) from None
         yield
     finally:

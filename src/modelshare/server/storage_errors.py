@@ -32,7 +32,7 @@ class InvalidKeyError(StorageError):
 
 class BlobNotFoundError(StorageError):
     def __init__(self) -> None:
-        super().__init__("The file is no longer stored; ask for the model's current files.")
+        super().__init__("The file is no longer stored. Get the model's current files.")
 
 
 class MultipartNotFoundError(StorageError):
@@ -56,19 +56,19 @@ class PartRefusedError(StorageError):
 class SizeMismatchError(PartRefusedError):
     def __init__(self, expected: int, *, more: bool) -> None:
         super().__init__(
-            f"The part must have exactly {expected} bytes but had {'more' if more else 'fewer'}; send it again."
+            f"The part must have exactly {expected} bytes but had {'more' if more else 'fewer'}. Send it again."
         )
 
 
 class ChecksumMismatchError(PartRefusedError):
     def __init__(self) -> None:
-        super().__init__("The part arrived damaged: its SHA-256 differs from the one announced; send it again.")
+        super().__init__("The part was damaged in transit: its SHA-256 differs from the one announced. Send it again.")
 
 
 class PartReplacedError(PartRefusedError):
     def __init__(self) -> None:
         super().__init__(
-            "Another request is sending the same part, and this one gave way to it. If the same push runs twice, let "
+            "Another request is sending the same part, so this one stopped. If the same push runs twice, let "
             "one of them finish."
         )
 
@@ -77,7 +77,7 @@ class StorageFullError(StorageError, OutageError):
     outage: ClassVar[Outage] = Outage.DISK_FULL
 
     def __init__(self) -> None:
-        super().__init__("The server's storage is full; nothing was lost, try again when the operator has made room.")
+        super().__init__("The server's storage is full. Nothing was lost; try again when the operator has freed space.")
 
 
 class StorageUnavailableError(StorageError, OutageError):

@@ -32,7 +32,7 @@ class Request(BaseModel):
         if isinstance(values, dict):
             for name, value in values.items():
                 if _holds_nul(value):
-                    raise ValueError(f"`{name}` holds a NUL character; leave it out")
+                    raise ValueError(f"`{name}` contains a NUL character. Remove it.")
         return values
 
 

@@ -125,19 +125,19 @@ def decoded(decode: Callable[[bytes], _Fields], body: bytes) -> _Fields:
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInferenceRequestError(flaw(body) or f"The request's body must be a JSON object: {error}.") from error
+        raise BadInferenceRequestError(flaw(body) or f"The request body must be a JSON object: {error}.") from error
     except RecursionError as error:
-        raise BadInferenceRequestError("The request's body is nested too deeply.") from error
+        raise BadInferenceRequestError("The request body is nested too deeply. Send a flatter JSON object.") from error
 
 
 def _refusal(text: str) -> BadInferenceRequestError:
     if at := _AT.search(text):
-        return BadInferenceRequestError(f"`{at[1]}` is wrong: {text.partition(' - at ')[0]}.", at[1])
+        return BadInferenceRequestError(f"Invalid `{at[1]}`: {text.partition(' - at ')[0]}.", at[1])
     if named := _OF_THE_BODY.search(text):
         is_unknown = named[1] == "unknown"
-        what = "is no parameter of this route; leave it out" if is_unknown else "is missing"
+        what = "is not a parameter of this route; remove it" if is_unknown else "is missing"
         return BadInferenceRequestError(f"`{named[2]}` {what}.", named[2])
-    return BadInferenceRequestError("The request's body must be a JSON object.")
+    return BadInferenceRequestError("The request body must be a JSON object.")
 
 
 def _count(field: bytes, name: str) -> int:
@@ -150,4 +150,4 @@ def _count(field: bytes, name: str) -> int:
         return 1
     if items and all(item in {b'"', b"["} for item in items):
         return len(items)
-    raise BadInferenceRequestError(f"`{name}` must be a text, a list of texts, or tokens.", name)
+    raise BadInferenceRequestError(f"`{name}` must be a string, an array of strings, or tokens.", name)

@@ -4,11 +4,11 @@ import json
 from typing import Any, Final
 
 _BEGINNINGS: Final = {
-    b"\x1f\x8b": "The body is compressed (gzip). Send it as it is, without `Content-Encoding`.",
-    b"\x28\xb5\x2f\xfd": "The body is compressed (zstd). Send it as it is, without `Content-Encoding`.",
-    b"\xff\xfe": "The body is in UTF-16. Send JSON in UTF-8.",
-    b"\xfe\xff": "The body is in UTF-16. Send JSON in UTF-8.",
-    b"\xef\xbb\xbf": "The body begins with a byte order mark (EF BB BF), which is no JSON. Send it without.",
+    b"\x1f\x8b": "The body is compressed (gzip). Send it uncompressed and without `Content-Encoding`.",
+    b"\x28\xb5\x2f\xfd": "The body is compressed (zstd). Send it uncompressed and without `Content-Encoding`.",
+    b"\xff\xfe": "The body is encoded as UTF-16. Send JSON encoded as UTF-8.",
+    b"\xfe\xff": "The body is encoded as UTF-16. Send JSON encoded as UTF-8.",
+    b"\xef\xbb\xbf": "The body begins with a byte order mark (EF BB BF), which is not valid JSON. Send it without.",
 }
 
 
@@ -35,17 +35,17 @@ def _words(body: bytes, error: Exception) -> str:
     match error:
         case UnicodeDecodeError():
             where = f"byte {error.start} (0x{body[error.start]:02x})"
-            return f"The body is not JSON in UTF-8: {where} belongs to no character."
+            return f"The body is not JSON in UTF-8: {where} is not part of a character."
         case UnicodeEncodeError():
             half = f"\\u{ord(error.object[error.start]):04x}"
-            return f"The body has `{half}` in a string, half of a character (a lone surrogate). Send both or neither."
+            return f"The body has `{half}` in a string, half of a surrogate pair. Send both halves or neither."
         case _NoNumberError():
-            return f"The body has `{error}` for a value, which is no JSON. Send a number or null."
+            return f"The body contains the value `{error}`, which is not valid JSON. Send a number or null."
         case json.JSONDecodeError():
             return _not_json(error)
         case RecursionError():
             return "The body is nested too deeply."
-    return "The body has a number with too many digits."  # Python's own limit
+    return "The body contains a number with too many digits."  # Python's own limit
 
 
 def _refuse(constant: str) -> Any:
@@ -55,6 +55,6 @@ def _refuse(constant: str) -> Any:
 def _not_json(error: json.JSONDecodeError) -> str:
     is_cut = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
     if is_cut:
-        return "The body ends before its JSON does: it was cut off, or a bracket or quote is missing."
+        return "The body ends before its JSON does: it was truncated, or a bracket or quote is missing."
     where = f"line {error.lineno}, column {error.colno}"
     return f"The body is not valid JSON ({error.msg[0].lower()}{error.msg[1:]} at {where})."

@@ -197,12 +197,12 @@ def lines_of(data: bytes) -> Sequence[str]:
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"{IGNORE_FILE} is not written in UTF-8") from None
+        raise ValueError(f"{IGNORE_FILE} is not valid UTF-8") from None
     patterns = parse_all(lines)
     if len(patterns) > MAX_IGNORED:
-        raise ValueError(f"{IGNORE_FILE} holds {len(patterns):,} patterns, and may hold {MAX_IGNORED}")
+        raise ValueError(f"{IGNORE_FILE} has {len(patterns):,} patterns; at most {MAX_IGNORED} are allowed")
     if not all(map(is_bounded, patterns)):
-        raise ValueError(f"{IGNORE_FILE} holds a pattern of more than {MAX_PATTERN} characters, or with too many `**`")
+        raise ValueError(f"{IGNORE_FILE} has a pattern of more than {MAX_PATTERN} characters, or with too many `**`")
     return lines
 
 

@@ -305,7 +305,7 @@ AnswerFrame = Head | Chunk | End | Answer
 
 def _check_status(status: int) -> None:
     if _OK < status < _LOWEST_ERROR:
-        raise ValueError(f"{status} is neither {_OK} nor the status of an error")
+        raise ValueError(f"{status} is neither {_OK} nor an error status")
 
 
 class _AnyFrame(msgspec.Struct, array_like=True):

@@ -98,7 +98,7 @@ def _missing_part(paths: set[str], unfinished: Collection[str]) -> str | None:
     for path in sorted(paths):
         if part := numbered(path):
             if not 1 <= part.number <= part.count:
-                return f"{_shown(path)} has a number beyond its count. Give the file the name that it was made with."
+                return f"{_shown(path)} has a part number beyond its part count. Restore the file's original name."
             groups.setdefault((part.prefix, part.count, part.suffix), (part, set()))[1].add(part.number)
     for part, there in groups.values():
         if len(there) < part.count:
@@ -128,10 +128,13 @@ def _is_of_weights(path: str) -> bool:
 def _misnamed(path: str) -> str | None:
     """Weights under a name by which no engine finds them."""
     if _PIECE.fullmatch(path):
-        return f"{_shown(path)} is a piece of a file. Join the pieces to the file that they were, and push that."
+        return f"{_shown(path)} is a fragment of a file. Join the fragments into the original file, and push that."
     if found := _ANOTHER_END.fullmatch(path):
         if found["end"].lower() in {".zip", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}:
-            return f"{_shown(path)} is packed, and no engine reads it so. Unpack it, or leave it out (`--exclude`)."
+            return (
+                f"{_shown(path)} is compressed, and no engine can read it. Decompress it, or leave it out "
+                "(`--exclude`)."
+            )
         right = found["name"]
     else:
         stem, extension = posixpath.splitext(path)
@@ -139,8 +142,8 @@ def _misnamed(path: str) -> str | None:
             return None
         right = stem + meant
     return (
-        f"{_shown(path)} does not end as weights do. Rename it to {_shown(posixpath.basename(right))}, or leave it out "
-        "(`--exclude`)."
+        f"{_shown(path)} does not have the file extension of weights. Rename it to "
+        f"{_shown(posixpath.basename(right))}, or leave it out (`--exclude`)."
     )
 
 

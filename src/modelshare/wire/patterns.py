@@ -104,9 +104,9 @@ def is_bounded(pattern: Pattern) -> bool:
 def _check_plain(text: str) -> str:
     pattern = parse(text)
     if pattern is None or text.startswith("!"):
-        raise ValueError("give a pattern such as `*.log`, `logs/` or `/notes.txt`, one each")
+        raise ValueError("use a pattern such as `*.log`, `logs/` or `/notes.txt`, one per item")
     if not is_bounded(pattern):
-        raise ValueError(f"say `**` at most {MAX_DEPTHS} times in a pattern")
+        raise ValueError(f"use `**` at most {MAX_DEPTHS} times in a pattern")
     return text
 
 

@@ -55,7 +55,7 @@ _FORMS: Final = (  # of several that fit a line, the first tells what it is
     _form("a Google OAuth secret", "gocspx-", r"(?<![\w-])GOCSPX-[\w-]{28}"),
     _form("a Hugging Face token", "hf_ api_org_", r"(?<![A-Za-z0-9])(?:hf_|api_org_)[A-Za-z0-9]{30,}"),
     _form(
-        "an API key of OpenAI's or Anthropic's form",
+        "an OpenAI or Anthropic API key",
         "sk-",
         r"(?<![\w-])sk-(?:(?:proj|svcacct|admin|ant|or)-[\w-]{20,}|[A-Za-z0-9]{32,})",
     ),
@@ -83,7 +83,7 @@ _FORMS: Final = (  # of several that fit a line, the first tells what it is
         r"(?<![\w-])(?:r8_[A-Za-z0-9]{37,40}|gsk_[A-Za-z0-9]{40,}|nvapi-[\w-]{60,}|xai-[A-Za-z0-9]{70,}"
         r"|pplx-[A-Za-z0-9]{40,}|tgp_v1_[\w-]{40,})(?![\w-])",
     ),
-    _form("a Telegram bot's token", ":aa", r"(?<![0-9])[0-9]{8,10}:AA[\w-]{33}(?![\w-])"),
+    _form("a Telegram bot token", ":aa", r"(?<![0-9])[0-9]{8,10}:AA[\w-]{33}(?![\w-])"),
     _form("a signed token (JWT)", "eyj", r"(?<![\w-])eyJ[\w-]{15,2000}\.eyJ[\w-]{15,4000}\.[\w-]{20,}"),
     _form("an Azure storage key", "accountkey=", r"AccountKey=[A-Za-z0-9+/=]{80,}"),
     _form(
@@ -122,7 +122,7 @@ class Exposed:
     what: str
 
     def __str__(self) -> str:
-        return f"{visible(self.path)}, line {self.line}, holds what looks like {self.what}."
+        return f"{visible(self.path)}, line {self.line}, appears to contain {self.what}."
 
 
 def worth_reading(path: str, size: int) -> bool:
@@ -160,6 +160,6 @@ def _lines(pattern: re.Pattern[str], text: str) -> set[int]:
 def warnings(found: Collection[Exposed]) -> list[str]:
     """What to tell of them before a model is shared."""
     return [
-        f"{each} Whoever runs the model gets the file: revoke the key where it was made, and push without it."
+        f"{each} Anyone who runs the model gets this file. Revoke the key where it was issued, and push without it."
         for each in found
     ]

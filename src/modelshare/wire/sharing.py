@@ -116,7 +116,7 @@ class RecallRequest(Request):
     @model_validator(mode="after")
     def _a_reason_of_a_recall(self) -> Self:
         if self.deadline is None and self.reason is not None:
-            msg = "`deadline` null cancels a recall, and `reason` belongs to one. Leave one of the two out."
+            msg = "A `deadline` of null cancels a recall and takes no `reason`. Leave one of the two out."
             raise ValueError(msg)
         return self
 

@@ -57,9 +57,9 @@ def readable(text: str) -> str:
 def check_name(text: str) -> str:
     """The name without blanks around it. ValueError with a sentence where it holds what names do not, or nothing."""
     if unfit := _not_in_name.search(text):
-        raise ValueError(f"leave out {_code(unfit[0])}: names hold no control characters and none that are invisible")
+        raise ValueError(f"leave out {_code(unfit[0])}: control and invisible characters are not allowed in names")
     if not text.strip():
-        raise ValueError("give at least one character that is no blank")
+        raise ValueError("give at least one character that is not blank")
     return text.strip()
 
 
@@ -71,7 +71,7 @@ def check_line(text: str) -> str:
 def check_text(text: str) -> str:
     """The text as it is. ValueError with a sentence where it holds what texts do not."""
     if unfit := _not_in_text.search(text):
-        what = "texts hold no control characters and none that turn the text after them around"
+        what = "control characters and characters that reverse the text direction are not allowed"
         raise ValueError(f"leave out {_code(unfit[0])}: {what}")
     return text
 

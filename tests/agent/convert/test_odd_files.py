@@ -73,10 +73,10 @@ def judged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), float("nan"), float("inf"), 1e300, 0.5, True, "8", [8]])
 def test_no_number_is_too_odd_for_a_sentence(value: object) -> None:
-    with pytest.raises(ConversionError, match=r"its n is .*, where a whole number from 1"):
+    with pytest.raises(ConversionError, match=r"its n is .*, but must be a whole number from 1"):
         whole_number({"n": value}, "n")
     if value != 0.5:
-        with pytest.raises(ConversionError, match=r"its n is .*, where a positive number belongs"):
+        with pytest.raises(ConversionError, match=r"its n is .*, but must be a positive number"):
             number({"n": value}, "n")
 
 
@@ -138,4 +138,4 @@ async def test_a_converter_that_fails_says_nothing_of_itself(folder: Path, tmp_p
     (tmp_path / "cache").mkdir()
     with pytest.raises(EngineError) as failure:
         await to_gguf(folder, tmp_path / "cache", "f16", tmp_path)
-    assert str(failure.value) == "The weights cannot be converted to GGUF; the agent's log has the details."
+    assert str(failure.value) == "The weights cannot be converted to GGUF; see the agent's log for details."

@@ -44,7 +44,7 @@ async def test_serves_under_the_public_name(server: ExternalServer, spec: Engine
 
 
 async def test_a_wrong_key_is_told(server: ExternalServer, spec: EngineSpec) -> None:
-    with pytest.raises(EngineError, match="does not answer; start the server, or correct its URL or key"):
+    with pytest.raises(EngineError, match=r"is not responding. Start the server, or correct its URL or key"):
         await ExternalEngine(ExternalServer(server.base_url, "wrong"), spec).start()
 
 
@@ -57,7 +57,7 @@ async def test_the_servers_end_is_noticed(spec: EngineSpec, state_dir: Path, sta
 
     await process.stop()
 
-    assert "does not answer any more" in await asyncio.wait_for(died, 10)
+    assert "is no longer responding" in await asyncio.wait_for(died, 10)
 
 
 class Server:
@@ -102,7 +102,7 @@ async def test_a_server_that_takes_requests_and_answers_none_is_noticed(
     with engine.activity.asking(0):
         assert not (await asyncio.wait({died}, timeout=1.5))[0], "it is asked, and answers"
         other.stuck = True
-        assert "takes requests and answers none" in await asyncio.wait_for(died, 20)
+        assert "accepts requests but never answers them" in await asyncio.wait_for(died, 20)
 
 
 @pytest.mark.parametrize("strict", [False, True])

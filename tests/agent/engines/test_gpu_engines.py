@@ -78,7 +78,7 @@ async def test_stopping_ends_the_process_that_would_keep_the_gpu(
     ("trouble", "reason"),
     [
         ("out of memory", "does not fit into the memory of this machine"),
-        ("no answer", "answers a first request with status 500"),
+        ("no answer", "answered a test request with status 500"),
     ],
 )
 async def test_a_failed_start_is_told_in_words_and_leaves_nothing(
@@ -118,7 +118,7 @@ async def test_an_engine_that_does_not_answer_any_more_is_found_out(
 
     (tmp_path / "now").touch()
 
-    assert (await asyncio.wait_for(died, 60)).startswith("The engine does not answer.")
+    assert (await asyncio.wait_for(died, 60)).startswith("The engine is not responding.")
 
 
 async def test_a_busy_engine_is_not_asked_for_more(

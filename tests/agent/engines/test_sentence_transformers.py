@@ -111,7 +111,7 @@ async def test_what_is_longer_than_the_context_is_refused_and_tokens_are_no_text
         with pytest.raises(EngineRefusalError) as refusal:
             await ask(engine, Route.EMBEDDINGS, input="engine " * CONTEXT)
         assert json.loads(refusal.value.envelope())["error"]["code"] == "context_length_exceeded"
-        with pytest.raises(BadInferenceRequestError, match="send texts, not tokens"):
+        with pytest.raises(BadInferenceRequestError, match="Send texts, not tokens"):
             await ask(engine, Route.EMBEDDINGS, input=[5, 6, 7])
     finally:
         await engine.stop()

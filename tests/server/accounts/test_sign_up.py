@@ -107,7 +107,7 @@ async def test_where_people_are_invited_nobody_else_comes_in(app: Application, o
 
 async def test_strangers_do_not_learn_which_emails_are_taken_where_people_are_invited(app: Application) -> None:
     await sign_up(app.database)
-    for email in ("ada@example.org", "no e-mail", "eve@example.org"):
+    for email in ("ada@example.org", "Invalid e-mail", "eve@example.org"):
         with pytest.raises(PermissionDeniedError, match="by invitation"):
             await sign_up(app.database, email, invitation="msi_nonsense", policy="invite_only")
 
@@ -132,7 +132,7 @@ async def test_signing_up_signs_in(app: Application) -> None:
     good: dict[str, Any] = {"email": "ada@example.org", "name": "Ada", "invitation": None, "address": "10.0.0.1"}
     with pytest.raises(ApiError, match="10 to 256"):
         await desk.sign_up(password="short", **good)
-    with pytest.raises(ApiError, match="no secret"):
+    with pytest.raises(ApiError, match="not secret"):
         await desk.sign_up(password="ada@example.org", **good)
     person, token = await desk.sign_up(password="correct horse", **good)
     assert token.startswith("mss_")

@@ -62,9 +62,14 @@ async def test_a_change_of_role_says_why(app: Application, owner: Tenant) -> Non
     await owner.http.post("/v1/endpoints", json={"slug": "e", "model": str(model), "tier": "free"})
     await owner.http.delete("/v1/endpoints/e")
     down, up = [entry["details"] for entry in await entries(owner.http) if entry["action"] == "model.change_role"]
-    why = {"name": "tiny", "why": "the first endpoint came to a shared tier"}
+    why = {"name": "tiny", "why": "the first endpoint was created on a shared tier"}
     assert up == {"before": "deployable", "after": "shared", **why}
-    assert down == {"before": "shared", "after": "deployable", "name": "tiny", "why": "none is left on one"}
+    assert down == {
+        "before": "shared",
+        "after": "deployable",
+        "name": "tiny",
+        "why": "no endpoint is left on a shared tier",
+    }
 
 
 async def test_refusals_say_why(app: Application, owner: Tenant, deployer: Tenant) -> None:

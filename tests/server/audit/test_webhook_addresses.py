@@ -161,7 +161,7 @@ async def test_a_certificate_that_proves_nothing(tmp_path: Path) -> None:
     with receiving(certificate=(tmp_path / "cert", tmp_path / "key")) as server:
         async with sender(allow_private=True) as client:
             outcome = await client.send(message(server.url))
-        assert outcome.error == "`127.0.0.1` offers no TLS connection that can be trusted. Check its certificate."
+        assert outcome.error == "`127.0.0.1` has no trusted TLS certificate. Check its certificate."
         assert server.received == []
 
 
@@ -177,4 +177,6 @@ async def test_no_answer_in_time(receiver: Receiver) -> None:
 @pytest.mark.parametrize("name", ["nowhere.invalid", f"{'a' * 70}.example"])
 async def test_a_name_of_nobody(name: str) -> None:
     async with sender() as client:
-        assert (await client.send(message(f"https://{name}/"))).error == f"The name `{name}` leads to no address."
+        assert (
+            await client.send(message(f"https://{name}/"))
+        ).error == f"The name `{name}` does not resolve to an address."

@@ -87,7 +87,7 @@ async def test_410_switches_it_off(
     assert "410" in entry["reason"]
     assert problem(await owner.http.post(f"{hook.path}/test")) == (409, "conflict_error", None)
     refused = await owner.http.post(f"{hook.path}/deliveries/{gone['id']}/redeliver")
-    assert "switched off" in message(refused)
+    assert "disabled" in message(refused)
     receiver.answer = lambda _: Reply()
     on = await hook.patch(is_active=True)
     assert (on["is_active"], on["failures"], on["retry_at"]) == (True, 0, None)

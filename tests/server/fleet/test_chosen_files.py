@@ -50,8 +50,11 @@ async def test_a_push_names_the_model_and_a_push_that_goes_on_may_name_another(o
 @pytest.mark.parametrize(
     ("file", "because"),
     [
-        ("Q5/model.gguf", "Q5/model.gguf, which `file` names as the model, is not among the files; name one of: Q4/"),
-        ("Q4/README.md", "holds no weights; name one of: Q4/model.gguf, Q8/model.gguf, imatrix.gguf."),
+        (
+            "Q5/model.gguf",
+            "Q5/model.gguf, which `file` selects as the model, is not among the files; choose one of: Q4/",
+        ),
+        ("Q4/README.md", "contains no weights; choose one of: Q4/model.gguf, Q8/model.gguf, imatrix.gguf."),
     ],
 )
 async def test_a_name_that_cannot_be_meant_is_refused_at_once(owner: Tenant, file: str, because: str) -> None:
@@ -63,7 +66,7 @@ async def test_a_name_that_cannot_be_meant_is_refused_at_once(owner: Tenant, fil
 async def test_a_name_that_is_no_model_is_refused_by_its_content(owner: Tenant) -> None:
     model = await pushed(owner.http, BOTH, file="imatrix.gguf")
     assert model["status"] == "failed"
-    assert model["status_reason"].startswith("imatrix.gguf, which was named as the model, is none; name one of: Q4/")
+    assert model["status_reason"].startswith("imatrix.gguf, which `file` selects, is not a model; choose one of: Q4/")
 
 
 async def deploy(tenant: Tenant, model: str, slug: str, **fields: object) -> httpx.Response:
@@ -104,7 +107,7 @@ async def test_an_endpoint_changes_its_file_and_the_one_before_stays_until_it_is
         changed = await owner.http.patch("/v1/endpoints/chat", json={"file": "Q8/model.gguf"})
         assert (changed.status_code, changed.json()["file"]) == (200, "Q8/model.gguf")
         both = await link.wanted(2)
-        reason = "The new file is not ready yet, the one before still answers."
+        reason = "The new file is not ready yet; the previous one keeps serving."
         await until(owner, "chat", status="active", status_reason=reason)
         (other,) = [one for one in both if one.deployment_id != own.deployment_id]
         await link.report(other.deployment_id, Phase.READY)
@@ -118,7 +121,10 @@ async def test_an_endpoint_changes_its_file_and_the_one_before_stays_until_it_is
 async def test_a_file_that_the_version_lacks_is_refused_with_those_it_has(owner: Tenant) -> None:
     model = await pushed(owner.http, BOTH)
     answer = await deploy(owner, model["id"], "chat", file="Q5/model.gguf")
-    words = "Version 1.0.0 of this model has no model `Q5/model.gguf`. Choose one of: Q4/model.gguf, Q8/model.gguf. "
+    words = (
+        "Version 1.0.0 of this model does not contain the model `Q5/model.gguf`. Choose one of: Q4/model.gguf, "
+        "Q8/model.gguf. "
+    )
     assert error_of(answer, 400).startswith(words)
     assert answer.json()["error"]["param"] == "file"
     spec = {"slug": "chat", "model": model["id"], "tier": "self_hosted", "file": "imatrix.gguf"}
@@ -137,7 +143,7 @@ async def test_an_endpoint_stays_at_the_last_version_that_has_its_file(url: str,
     off_and_on = [await owner.http.patch("/v1/endpoints/chat", json={"is_active": on}) for on in (False, True)]
     assert [answer.status_code for answer in off_and_on] == [200, 200]
     again = await owner.http.patch("/v1/endpoints/chat", json={"version": "1.0.1"})
-    assert "Version 1.0.1 of this model has no model `Q8/model.gguf`" in error_of(again, 400)
+    assert "Version 1.0.1 of this model does not contain the model `Q8/model.gguf`" in error_of(again, 400)
     followed = await owner.http.patch("/v1/endpoints/chat", json={"file": "Q2/model.gguf"})
     assert followed.json()["resolved_version"] == "1.0.1"
 
@@ -155,7 +161,7 @@ async def test_an_endpoint_whose_file_a_rollback_takes_away_keeps_answering_and_
         await until(owner, "chat", status="active", status_reason=None)
         back = await owner.http.post(f"/v1/models/{model['id']}/versions/1.0.0/rollback")
         assert back.status_code == 200, back.text
-        reason = "No version that this endpoint wants is ready now, the one that it had still answers."
+        reason = "No version that this endpoint can serve is ready now; the previous one keeps serving."
         await until(owner, "chat", status="active", status_reason=reason)
         deleted = await owner.http.delete(f"/v1/models/{model['id']}/versions/1.0.1")
         assert "still answers with it" in error_of(deleted, 409)

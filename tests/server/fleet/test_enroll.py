@@ -79,7 +79,7 @@ async def test_a_join_key_brings_so_many_agents_and_no_more(settings: Settings) 
         key = await new_key(tenant.http)
         assert await enrolled(anybody, key, "abcde") == [201, 201, 201, 409, 409]
         refused = await anybody.post("/v1/enroll", json={"join_key": key, "name": "f"})
-        assert "3 agents have joined by this key" in refused.json()["error"]["message"]
+        assert "3 agents have enrolled with this key" in refused.json()["error"]["message"]
         assert await enrolled(anybody, await new_key(tenant.http), "g") == [201], "another key brings more"
         first = (await tenant.http.get("/v1/agents")).json()["data"][-1]["id"]
         assert (await tenant.http.delete(f"/v1/agents/{first}")).status_code == 204

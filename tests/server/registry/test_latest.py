@@ -67,7 +67,7 @@ async def test_a_push_that_goes_on_may_change_its_mind(owner: Tenant) -> None:
     assert first["latest_note"] is None
     again = await open_upload(owner.http, files, version="2.0.0", make_latest=False, version_notes="New.")
     assert again["id"] == first["id"]
-    assert "because the push asked for that" in again["latest_note"]
+    assert "because the push requested it" in again["latest_note"]
     told = (await versions(owner, model))["2.0.0"]
     assert told["version_notes"] == "New."
 

@@ -97,7 +97,7 @@ async def test_an_ignore_file_in_an_archive_is_obeyed(owner: Tenant, prefix: str
 
 async def test_an_ignore_file_that_is_none_is_refused(owner: Tenant) -> None:
     model = await push_archive(owner, tar_of(tiny_model() | {".modelshareignore": b"\xff\xfe"}))
-    assert (model["status"], "not written in UTF-8" in model["status_reason"]) == ("failed", True)
+    assert (model["status"], "not valid UTF-8" in model["status_reason"]) == ("failed", True)
 
 
 async def test_the_same_archive_with_other_patterns_is_another_push(owner: Tenant) -> None:
@@ -113,7 +113,7 @@ async def test_what_looks_like_a_key_is_pointed_out_before_sharing(owner: Tenant
     model = await pushed(owner.http, files)
     assert model["status"] == "ready"
     [warning] = model["warnings"]
-    assert warning.startswith("sub/train.py, line 3, holds what looks like a GitHub token.")
+    assert warning.startswith("sub/train.py, line 3, appears to contain a GitHub token.")
     assert "a1B2" not in warning
     shared = (await owner.http.post(f"/v1/models/{model['id']}/share")).json()
     assert shared["warnings"] == [warning]

@@ -82,9 +82,9 @@ async def test_content_is_refused_with_a_reason(owner: Tenant, files: dict[str, 
         (_escaping_tar(), "'..'"),
         (_link_tar(), "model.safetensors"),
         (tar_of({"zeros.safetensors": bytes(200 << 20)}), "far more than its own size"),
-        (tar_of(tiny_model())[:-20], "model.tar.gz is cut short"),
+        (tar_of(tiny_model())[:-20], "model.tar.gz is truncated"),
         (b"no archive at all" * 100, "model.tar.gz is damaged"),
-        (tar_of({}), "holds no files"),
+        (tar_of({}), "contains no files"),
         (tar_of({"pytorch_model.bin": b"\x80\x02"}), "pickle"),
         (tar_of(tiny_model() | {"training.pt": b"PK\x03\x04"}), "training.pt is a Python pickle"),
         (tar_of({"config.json": CONFIG, "README.md": b"# Nothing"}), "no weights"),
@@ -126,7 +126,7 @@ async def test_bytes_that_are_not_those_announced(app: Application, owner: Tenan
     model = await processed(owner.http, upload)
     digest = sha256(files["model.safetensors"])
     assert model["status_reason"] == (
-        f"model.safetensors is not the file whose SHA-256 was announced: it has {digest}. Push it again."
+        f"model.safetensors does not match its announced SHA-256: it has {digest}. Push it again."
     )
     again = await pushed(owner.http, files)
     assert (again["id"], again["status"], again["version"]) == (model["id"], "ready", "1.0.0")

@@ -109,7 +109,7 @@ async def test_bytes_that_are_not_those_announced(owner: Tenant) -> None:
     await send(owner, upload, damaged)
     model = await complete(owner, upload)
     assert model["status"] == "failed"
-    assert model["status_reason"].startswith("README.md is not the file whose SHA-256 was announced")
+    assert model["status_reason"].startswith("README.md does not match its announced SHA-256")
 
 
 async def test_what_is_completed_is_what_its_owner_has_read(owner: Tenant) -> None:
@@ -119,7 +119,7 @@ async def test_what_is_completed_is_what_its_owner_has_read(owner: Tenant) -> No
     url = f"/v1/uploads/{upload['id']}/complete"
     [weights] = [file["n"] for file in upload["files"] if file["path"] == "model.safetensors"]
     answer = await owner.http.post(url, json={"files": [{"n": weights, "parts_sha256": "0" * 64}]})
-    assert "give the `sha256` of the whole file" in error_of(answer, 400), "it cannot be compared"
+    assert "send the `sha256` of the whole file" in error_of(answer, 400), "it cannot be compared"
     assert (await owner.http.get(f"/v1/uploads/{upload['id']}")).json()["state"] == "open"
     answer = await owner.http.post(url, json={"files": [{"n": weights, "sha256": "0" * 64}]})
     assert answer.status_code == 200, "the bucket is read while it is processed"

@@ -101,7 +101,7 @@ async def test_a_file_that_the_project_stores_already_is_compared_as_well(owner:
     answer = await owner.http.post(url, json={"files": [{"n": 0, "sha256": "0" * 64}]})
     assert "changed while it was being pushed" in error_of(answer, 409)
     answer = await owner.http.post(url, json={"files": [{"n": 0, "parts_sha256": "0" * 64}]})
-    assert "was taken from what the project stores already" in error_of(answer, 409)
+    assert "was taken from the project's storage" in error_of(answer, 409)
     assert (await owner.http.post(url)).status_code == 200
 
 

@@ -63,7 +63,7 @@ async def test_one_that_is_damaged_keeps_all_from_being_taken(owner: Tenant) -> 
     body = bytearray(batch(upload))
     body[-1] ^= 1
     answer = await send(owner.http, upload, bytes(body))
-    assert "send it again" in error_of(answer, 400)
+    assert "Send it again" in error_of(answer, 400)
     assert answer.json()["error"]["code"] == "checksum_mismatch"
     assert (await owner.http.get(f"/v1/uploads/{upload['id']}")).json()["bytes_done"] == 0
 
@@ -73,14 +73,14 @@ async def test_rubbish_is_refused(owner: Tenant) -> None:
     readme = next(file["n"] for file in upload["files"] if file["path"] == "README.md")
     content = FILES["README.md"]
     for body, status, words in (
-        (b"", 400, "at once"),
+        (b"", 400, "per request"),
         (b"short", 400, "ends within a file"),
         (framed(readme, content)[:-1], 400, "ends within a file"),
         (framed(readme, content, size=1 << 63), 400, "ends within a file"),
-        (framed(readme, content) * 2, 400, "each of them once"),
-        (b"".join(framed(number, b"x") for number in range(BATCH_FILES + 1)), 400, "at once"),
-        (framed(readme, content + b"x"), 400, "README.md has"),
-        (framed(readme, b""), 400, "README.md has"),
+        (framed(readme, content) * 2, 400, "each only once"),
+        (b"".join(framed(number, b"x") for number in range(BATCH_FILES + 1)), 400, "per request"),
+        (framed(readme, content + b"x"), 400, "README.md must have"),
+        (framed(readme, b""), 400, "README.md must have"),
         (framed(999, content), 404, "no file 999"),
         (bytes(BATCH_BYTES + 1), 400, "Send fewer"),
     ):

@@ -43,14 +43,14 @@ async def test_a_version_that_exists_is_a_conflict(owner: Tenant) -> None:
     await pushed(owner.http, tiny_model())
     answer = await owner.http.post("/v1/uploads", json=opening(tiny_model(seed=1), version="1.0.0"))
     assert error_of(answer, 409) == (
-        "The model tiny has a version 1.0.0 already. Leave `version` out to push it as 1.0.1."
+        "The model tiny already has a version 1.0.0. Leave `version` out to push it as 1.0.1."
     )
 
 
 async def test_a_version_being_uploaded_is_a_conflict(owner: Tenant) -> None:
     await open_upload(owner.http, tiny_model(), version="1.0.0")
     answer = await owner.http.post("/v1/uploads", json=opening({"other.gguf": b"x"}, version="1.0.0"))
-    assert "Cancel the upload that is open for it" in error_of(answer, 409)
+    assert "Cancel its open upload" in error_of(answer, 409)
 
 
 async def test_a_failed_version_is_replaced(app: Application, owner: Tenant) -> None:
@@ -167,13 +167,13 @@ def _one(path: str, size: int = 5) -> dict[str, Any]:
         (_one("a\\b"), "backslash"),
         (_one("a//b"), "empty part"),
         (_one("nul.txt"), "device name"),
-        (_one(".git/config"), "no part of a model"),
+        (_one(".git/config"), "not part of a model"),
         ({"name": "tiny", "files": [{"path": "a", "size": 1}, {"path": "a", "size": 2}]}, "appears twice"),
         (
             {"name": "tiny", "files": [{"path": "a", "size": 1}, {"path": "a/b", "size": 2}]},
             "both a file and the folder",
         ),
-        ({"name": "tiny", "archive": {"filename": "model.zip", "size": 5}}, "no archive known here"),
+        ({"name": "tiny", "archive": {"filename": "model.zip", "size": 5}}, "not a supported archive"),
         ({"name": "tiny", "archive": {"filename": "../model.tar", "size": 5}}, "'..'"),
         ({"name": "tiny", "archive": {"filename": "a/model.tar", "size": 5}}, "without its folder"),
         ({"name": "tiny", "files": []}, "`files`"),

@@ -61,7 +61,7 @@ async def test_a_wrong_checksum_harms_nothing(owner: Tenant) -> None:
         answer = await owner.http.put(
             f"/v1/uploads/{upload['id']}/files/0/parts/{k}", content=damaged, headers={"X-Checksum-SHA256": digest}
         )
-        assert "send it again" in error_of(answer, 400)
+        assert "Send it again" in error_of(answer, 400)
         assert answer.json()["error"]["code"] == "checksum_mismatch"
     upload = await _get(owner, upload["id"])
     assert upload["files"][0]["parts_done"] == [0]

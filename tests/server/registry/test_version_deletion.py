@@ -38,7 +38,7 @@ async def test_an_old_version_goes_and_the_quota_is_free_at_once(app: Applicatio
     preview = (await owner.http.delete(f"/v1/models/{model}/versions/1.0.0?dry_run=true")).json()
     assert (preview["possible"], preview["reasons"]) == (True, [])
     assert preview["frees_bytes"] == len(old["model.safetensors"]), "what both have stays"
-    assert "The number 1.0.0 is not given again" in preview["notes"][0]
+    assert "The number 1.0.0 cannot be used again" in preview["notes"][0]
     before = await stored(app, owner)
     assert (await owner.http.delete(f"/v1/models/{model}/versions/1.0.0")).status_code == 204
     assert await stored(app, owner) == before - preview["frees_bytes"]
@@ -77,7 +77,7 @@ async def test_a_failed_version_goes_and_its_number_is_free(app: Application, ow
 async def test_with_its_only_version_a_model_goes(app: Application, owner: Tenant) -> None:
     model = (await pushed(owner.http, tiny_model() | {"model.safetensors": b"\0" * 500}))["id"]
     preview = (await owner.http.delete(f"/v1/models/{model}/versions/1.0.0?dry_run=true")).json()
-    assert preview["notes"] == ["It is the model's only version, so the model goes with it."]
+    assert preview["notes"] == ["It is the model's only version, so the model is deleted too."]
     assert (await owner.http.delete(f"/v1/models/{model}/versions/1.0.0")).status_code == 204
     assert (await owner.http.get(f"/v1/models/{model}")).status_code == 404
     assert await stored(app, owner) == 0

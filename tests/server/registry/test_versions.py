@@ -76,7 +76,7 @@ async def test_roll_back_goes_back_to_the_version_that_is_named(app: Application
     )
     twice = await owner.http.post(f"/v1/models/{model}/versions/1.0.0/rollback")
     assert problem(twice) == (409, "conflict_error", None)
-    assert message(twice) == "1.0.0 is the latest version already. Name the one to go back to: 1.1.0, 2.0.0."
+    assert message(twice) == "1.0.0 is already the latest version. Choose the version to go back to: 1.1.0, 2.0.0."
     failed = await owner.http.post(f"/v1/models/{model}/versions/1.0.1/rollback")
     assert problem(failed) == (404, "not_found_error", None)
     assert "Ready: 1.0.0, 1.1.0, 2.0.0." in message(failed)

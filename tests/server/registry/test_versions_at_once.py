@@ -70,7 +70,9 @@ async def test_of_many_who_go_back_to_the_same_version_one_does(app: Application
     assert sorted(answer.status_code for answer in answers) == [200, *[409] * 7]
     assert {answer.json()["version"] for answer in answers if answer.status_code == 200} == {"1.1.0"}
     assert all(
-        "1.1.0 is the latest" in answer.json()["error"]["message"] for answer in answers if answer.status_code == 409
+        "1.1.0 is already the latest" in answer.json()["error"]["message"]
+        for answer in answers
+        if answer.status_code == 409
     )
 
 

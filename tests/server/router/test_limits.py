@@ -34,7 +34,7 @@ async def test_tokens_per_minute_by_what_was_used(limits: object, endpoint: Endp
     ready.handler = serve
     answers = [await endpoint.chat() for _ in range(3)]
     assert [one.status_code for one in answers] == [200, 200, 429]
-    assert "150 tokens a minute" in answers[2].json()["error"]["message"]
+    assert "150 tokens per minute" in answers[2].json()["error"]["message"]
     assert int(answers[2].headers["retry-after"]) <= 21
     assert answers[1].headers["x-ratelimit-remaining-tokens"] in {"50", "51"}
 

@@ -52,7 +52,7 @@ async def test_failed(endpoint: Endpoint, agent: LinkAgent) -> None:
 
 async def test_degraded(endpoint: Endpoint, ready: LinkAgent) -> None:
     await ready.socket.close()
-    await refused(endpoint, "It comes back by itself", None)
+    await refused(endpoint, "It reconnects", None)
 
 
 async def test_switched_off_and_on(endpoint: Endpoint, ready: LinkAgent) -> None:

@@ -192,7 +192,7 @@ async def test_a_claim_link(owner: Tenant, deployer: Tenant, stranger: Tenant, m
     assert (await owner.http.post("/v1/catalog/claims", json={"token": link["token"]})).status_code == 200
     late = await stranger.http.post("/v1/catalog/claims", json={"token": link["token"]})
     assert problem(late)[:2] == (404, "not_found_error")
-    assert "as often as" in message(late)
+    assert "maximum number of uses" in message(late)
     assert not await sees(stranger.http, model)
     footprint = (await owner.http.get(f"/v1/models/{model}/catalog")).json()
     assert [(row["slug"], row["link"]) for row in footprint["projects"]] == [("borg", link["id"])]
@@ -235,7 +235,7 @@ async def test_unsharing_ends_everything(owner: Tenant, deployer: Tenant, strang
     await share(owner, model, {"projects": ["borg"]})
     link = (await share(owner, model, {"link": {}}))["link"]
     preview = (await owner.http.post(f"/v1/models/{model}/unshare?dry_run=true")).json()
-    assert {"projects it is shown to (1)", "claim links (1)"} <= set(preview["removed"])
+    assert {"projects it is shared with (1)", "claim links (1)"} <= set(preview["removed"])
     unshared = (await owner.http.post(f"/v1/models/{model}/unshare")).json()
     assert (unshared["is_shared"], unshared["audience"]) == (False, None)
     assert not await sees(deployer.http, model)

@@ -24,7 +24,7 @@ async def sign_in(http: httpx.AsyncClient, **fields: str) -> httpx.Response:
 
 @ON_BOTH_DATABASES
 async def test_the_first_one_runs_the_platform(browser: httpx.AsyncClient) -> None:
-    assert "You are the first here" in (await browser.get("/sign-up")).text
+    assert "You are the first user" in (await browser.get("/sign-up")).text
     answer = await browser.post("/sign-up", data=ADA)
     assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard")
     cookie = next(each for each in answer.headers.get_list("set-cookie") if each.startswith(SESSION_COOKIE))
@@ -33,7 +33,7 @@ async def test_the_first_one_runs_the_platform(browser: httpx.AsyncClient) -> No
     assert "Welcome, Ada." in lines(page)
     assert "/dashboard/-/platform" in page.text
     assert "Welcome, Ada." not in lines(await browser.get("/dashboard"))
-    assert "You are the first here" not in (await browser.get("/sign-up")).text
+    assert "You are the first user" not in (await browser.get("/sign-up")).text
 
 
 @ON_BOTH_DATABASES
@@ -77,7 +77,7 @@ async def test_a_wrong_password_says_no_more_than_that(browser: httpx.AsyncClien
     wrong = await sign_in(browser, password="another long one")
     unknown = await sign_in(browser, email="nobody@example.org")
     assert wrong.status_code == unknown.status_code == 401
-    assert message(wrong) == message(unknown) == "E-mail and password do not go together. Check both and try again."
+    assert message(wrong) == message(unknown) == "Incorrect e-mail or password. Check both and try again."
     assert SESSION_COOKIE not in browser.cookies
 
 
@@ -169,7 +169,7 @@ async def test_forms_of_other_sites_are_refused(person: Somebody, headers: dict[
         refused = await person.http.post(path, data=form, headers=headers)
         assert refused.status_code == 403
         assert "another site" in message(refused)
-    assert "No project yet" in (await person.get("/dashboard")).text
+    assert "No projects yet" in (await person.get("/dashboard")).text
 
 
 async def test_a_form_of_this_site_by_its_origin(person: Somebody) -> None:
@@ -180,7 +180,7 @@ async def test_a_form_of_this_site_by_its_origin(person: Somebody) -> None:
 
 
 async def test_projects(colleague: Somebody) -> None:
-    assert "No project yet" in (await colleague.get("/dashboard")).text
+    assert "No projects yet" in (await colleague.get("/dashboard")).text
     await new_project(colleague, "labs")
     assert (await colleague.get("/dashboard")).headers["location"] == "/dashboard/labs/models"
     await new_project(colleague, "more")
@@ -221,7 +221,7 @@ async def test_an_invitation(colleague: Somebody, project: str, stranger: Somebo
     assert (await stranger.get("/dashboard")).headers["location"] == f"/dashboard/{project}/models"
     for token_then in (token, "msi_nothing"):
         over = await stranger.get(f"/join?token={token_then}")
-        assert (over.status_code, "used or over" in message(over)) == (404, True)
+        assert (over.status_code, "used or has expired" in message(over)) == (404, True)
         assert (await stranger.post("/join", token=token_then)).status_code == 404
 
 
@@ -231,7 +231,7 @@ class TestByInvitation:
         return settings.model_copy(update={"accounts_sign_up": "invite_only"})
 
     async def test_nobody_else_signs_up(self, person: Somebody, browser: httpx.AsyncClient, sign_up: SignUp) -> None:
-        assert "takes new people by invitation" in lines(await browser.get("/sign-up"))
+        assert "Sign-up is by invitation" in lines(await browser.get("/sign-up"))
         refused = await browser.post("/sign-up", data={**ADA, "email": "eve@example.org"})
         assert (refused.status_code, "by invitation" in message(refused)) == (403, True)
         await new_project(person, "labs")
@@ -255,7 +255,7 @@ async def test_a_claim_link(app: Application, owner: Tenant, colleague: Somebody
 
 
 async def test_a_claim_link_needs_a_project(colleague: Somebody, browser: httpx.AsyncClient) -> None:
-    assert "A project is needed for this." in lines(await colleague.get("/claim?token=x"))
+    assert "You need a project to claim a model." in lines(await colleague.get("/claim?token=x"))
     assert (await browser.get("/claim?token=x")).headers["location"] == "/sign-in?next=/claim%3Ftoken%3Dx"
 
 

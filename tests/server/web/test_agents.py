@@ -34,7 +34,7 @@ async def test_a_join_key_is_shown_once_in_the_whole_command(colleague: Somebody
     listed = await colleague.get(PAGE)
     assert key not in listed.text
     assert "&lt;b&gt;ws" in listed.text
-    assert "valid ends in" in lines(listed)
+    assert "valid expires in" in lines(listed)
 
 
 async def test_in_place_the_command_and_the_list_come_alone(colleague: Somebody, project: str) -> None:
@@ -43,13 +43,13 @@ async def test_in_place_the_command_and_the_list_come_alone(colleague: Somebody,
     assert join_key_in(answer)
     assert "<html" not in answer.text
     assert 'id="join-keys" hx-swap-oob="innerHTML"' in answer.text
-    assert "valid never ends" in lines(answer)
+    assert "valid never expires" in lines(answer)
 
 
 async def test_a_revoked_key_lets_nobody_join(colleague: Somebody, project: str) -> None:
     key = join_key_in(await colleague.post(KEYS, name="ws"))
     [key_id] = re.findall(r"join-keys/([0-9a-f-]{36})/revoke", (await colleague.get(PAGE)).text)
-    assert "Machines that joined stay." in lines(await colleague.get(f"{KEYS}/{key_id}/revoke"))
+    assert "Machines that have enrolled stay." in lines(await colleague.get(f"{KEYS}/{key_id}/revoke"))
     assert (await colleague.post(f"{KEYS}/{key_id}/revoke")).headers["location"] == PAGE
     assert "ws just now revoked" in lines(await colleague.get(PAGE))
     answer = await colleague.http.post("/v1/enroll", json={"join_key": key, "name": "box"})
@@ -100,14 +100,14 @@ async def test_a_machine_is_renamed_suspended_resumed_and_removed(colleague: Som
     assert "box pending" in lines(await colleague.get(PAGE))
     assert (await colleague.post(f"{PAGE}/{agent_id}/rename", name="<i>desk")).headers["location"] == PAGE
     assert "&lt;i&gt;desk" in (await colleague.get(PAGE)).text
-    assert "stops serving at once" in lines(await colleague.get(f"{PAGE}/{agent_id}/suspend"))
+    assert "stops serving immediately" in lines(await colleague.get(f"{PAGE}/{agent_id}/suspend"))
     assert (await colleague.post(f"{PAGE}/{agent_id}/suspend")).status_code == 303
     suspended = await colleague.get(PAGE)
     assert "suspended" in lines(suspended)
     assert f"{PAGE}/{agent_id}/resume" in suspended.text
     assert (await colleague.post(f"{PAGE}/{agent_id}/resume")).status_code == 303
-    assert "It has joined and not connected yet." in lines(await colleague.get(PAGE))
-    assert "To come back it needs a new join key." in lines(await colleague.get(f"{PAGE}/{agent_id}/remove"))
+    assert "It has enrolled but not connected yet." in lines(await colleague.get(PAGE))
+    assert "To enrol again, it needs a new join key." in lines(await colleague.get(f"{PAGE}/{agent_id}/remove"))
     assert (await colleague.post(f"{PAGE}/{agent_id}/remove")).status_code == 303
     assert "Add your first machine" in lines(await colleague.get(PAGE))
     grant = await colleague.http.post("/v1/agent/deployments/x/grant", headers={"Authorization": f"Bearer {token}"})

@@ -116,7 +116,7 @@ async def test_the_log_is_narrowed(app: Application, colleague: Somebody, projec
     assert len(rows(exact)) == 1
     assert '<option value="member.add" selected>Add member</option>' in exact.text
     nothing = await colleague.get(f"{LOG}?action=webhook")
-    assert "Nothing fits. Show the whole log" in lines(nothing)
+    assert "No entries match. Show the whole log" in lines(nothing)
     assert (await colleague.get(f"{LOG}?action=Nonsense!")).status_code == 400
 
 

@@ -84,7 +84,7 @@ async def test_a_url_is_a_query(browser: httpx.AsyncClient, query: str, wanted: 
         ("?sort=odd", "`sort`: Choose 'relevance', 'recent', "),
         ("?role=king", "`role`: Choose 'deployable' or 'shared'."),
         ("?parameters=many", "`parameters`: Use a range such as"),
-        ("?after=x", "This link leads to no page of the list. Go back to the list's beginning."),
+        ("?after=x", "Invalid link to a page of the list. Go back to its first page."),
         (f"?q={'x' * 201}", "`q`: Use at most 200 characters."),
     ],
 )

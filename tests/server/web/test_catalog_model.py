@@ -94,7 +94,7 @@ async def test_a_model_that_is_not_there(browser: httpx.AsyncClient, model_id: s
 async def test_what_is_no_id(browser: httpx.AsyncClient) -> None:
     page = await browser.get(f"{CATALOG}/tiny")
     assert page.status_code == 400
-    assert message(page).startswith("This link leads to no model. Look for it in the catalog")
+    assert message(page).startswith("Invalid link to a model. Look for the model in the catalog")
 
 
 async def test_an_unshared_model_is_not_there(owner: Tenant, browser: httpx.AsyncClient, model: str) -> None:
@@ -140,7 +140,7 @@ async def test_why_not_is_answered_where_the_tier_is_chosen(colleague: Somebody,
     assert "Choose the tier <code>self_hosted</code>" in plain.text
     assert '<option value="free" selected>' in plain.text
     fine = await colleague.http.get(f"{CATALOG}/{model}/explain?as={project}&tier=self_hosted&slug=chat")
-    assert "You can deploy it so" in fine.text
+    assert "You can deploy it with these settings" in fine.text
     assert "No agent of your project is connected" in fine.text
 
 
@@ -170,7 +170,7 @@ async def test_deploying_leads_to_the_endpoint(helper: Somebody, project: str, m
     assert "1 deployment" in (await helper.get(CATALOG)).text
     again = await helper.http.post(f"{CATALOG}/{model}/deploy", data=form, headers=IN_PLACE)
     assert again.status_code == 409
-    assert "has an endpoint chat already" in message(again)
+    assert "already has an endpoint chat" in message(again)
     in_place = await helper.http.post(f"{CATALOG}/{model}/deploy", data={**form, "slug": "b"}, headers=IN_PLACE)
     assert in_place.headers["hx-redirect"] == f"/dashboard/{project}/endpoints/b"
 
@@ -214,8 +214,8 @@ async def test_it_says_on_which_agents_it_fits(app: Application, owner: Tenant, 
         )
     said = lines(await shown(person.http, model, "?as=acme"))
     assert "big active 64 GB memory fits" in said
-    assert "small active 4 GB memory too big" in said
-    assert "odd active 64 GB memory no engine for it" in said
+    assert "small active 4 GB memory too large" in said
+    assert "odd active 64 GB memory no engine available" in said
     elsewhere = await shown(person.http, model, "?as=acme&tier=free")
     assert "On your agents" not in elsewhere.text
 

@@ -58,12 +58,12 @@ async def test_a_refused_form_comes_back_as_it_was_typed(colleague: Somebody, pr
     typed = {"name": "edge <1>", "reach": "endpoint", "endpoint": "chat", "scopes": ["models", "keys"]}
     answer = await colleague.http.post(f"/dashboard/{project}/keys/new", data={**typed, "allowed_ips": "10.0.0.1"})
     assert answer.status_code == 400
-    assert "“Scopes” belongs to “Only what is ticked”" in message(answer)
+    assert "“Scopes” belongs to “Only selected scopes”" in message(answer)
     assert 'value="edge &lt;1&gt;"' in answer.text
     assert re.search(r'value="endpoint" required checked', answer.text)
     assert re.findall(r'name="scopes" value="(\w+)"[^>]* checked', answer.text) == ["models", "keys"]
     assert re.search(r"<textarea[^>]*>\s*10\.0\.0\.1</textarea>", answer.text)
-    assert "No key yet" in (await colleague.get(f"/dashboard/{project}/keys")).text
+    assert "No keys yet" in (await colleague.get(f"/dashboard/{project}/keys")).text
 
 
 async def test_a_password_never_comes_back(browser: Somebody, person: Somebody) -> None:

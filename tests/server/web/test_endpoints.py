@@ -55,7 +55,7 @@ async def test_an_endpoint_is_made_and_takes_the_models_name(
     assert made.headers["location"] == f"{PAGE}/tiny"
     page = await colleague.get(f"{PAGE}/tiny")
     words = lines(page)
-    assert "The endpoint tiny is there." in words
+    assert "Endpoint tiny created." in words
     assert "acme/tiny" in words
     assert "/tiny/v1/chat/completions" in words
     assert "modelshare chat tiny" in words
@@ -76,7 +76,7 @@ async def test_the_choice_is_explained_before_it_is_made(
         assert "This is possible. The slug is tiny ." in lines(good)
         bad = await colleague.get(f"{path}?model={named}&tier=free")
         assert "it may be selected on self_hosted only" in lines(bad)
-        assert "Choose the tier self_hosted and run an agent of your own" in lines(bad)
+        assert "Choose the tier self_hosted and run your own agent" in lines(bad)
     assert 'value="acme/tiny"' in (await colleague.get(f"{PAGE}/new?model={named}")).text
 
 
@@ -86,10 +86,10 @@ async def test_what_others_do_not_share_does_not_exist(
     secret = await make_model(app, owner.project.id, name="secret")
     for named in (str(secret), "acme/secret", "acme/nothing", "nobody/secret", "secret", str(uuid.uuid4()), "<b>/x"):
         answer = await colleague.http.get(f"{PAGE}/-/explain", params={"model": named})
-        assert "There is no such model that you can see." in lines(answer)
+        assert "There is no such model in your project or the catalog." in lines(answer)
         refused = await colleague.post(f"{PAGE}/new", model=named, tier="self_hosted")
         assert refused.status_code == 404
-        assert message(refused).startswith("There is no such model that you can see.")
+        assert message(refused).startswith("There is no such model in your project or the catalog.")
     assert "acme/secret" not in (await colleague.get(f"{PAGE}/new?model={secret}")).text
 
 
@@ -144,16 +144,16 @@ async def test_version_and_tier_are_changed(
 async def test_what_is_not_shared_any_more_cannot_be_switched_on_again(
     owner: Tenant, colleague: Somebody, chat: str, model: uuid.UUID
 ) -> None:
-    assert "You cannot switch it on again" not in lines(await colleague.get(f"{PAGE}/{chat}/off"))
+    assert "You will not be able to activate it again" not in lines(await colleague.get(f"{PAGE}/{chat}/off"))
     assert (await owner.http.post(f"/v1/models/{model}/unshare")).status_code == 200
-    assert "there is no way back" in lines(await colleague.get(f"{PAGE}/{chat}"))
+    assert "you cannot restore it" in lines(await colleague.get(f"{PAGE}/{chat}"))
     warned = lines(await colleague.get(f"{PAGE}/{chat}/off"))
-    assert "You cannot switch it on again." in warned
-    assert "There is no such model that you can see." in warned
+    assert "You will not be able to activate it again." in warned
+    assert "There is no such model in your project or the catalog." in warned
     assert (await colleague.post(f"{PAGE}/{chat}/off")).status_code == 303
     off = lines(await colleague.get(f"{PAGE}/{chat}"))
     assert "Status inactive" in off
-    assert "It cannot be switched on now." in off
+    assert "It cannot be activated now." in off
     assert (await colleague.post(f"{PAGE}/{chat}/on")).status_code == 404
     assert (await owner.http.post(f"/v1/models/{model}/share")).status_code == 200
     assert (await colleague.post(f"{PAGE}/{chat}/on")).status_code == 303
@@ -179,7 +179,7 @@ async def test_an_endpoint_is_deleted_after_it_was_asked(colleague: Somebody, ch
     assert "Delete chat ?" in asked or "Delete chat?" in asked
     answer = await colleague.post(f"{PAGE}/{chat}/delete")
     assert answer.headers["location"] == PAGE
-    assert "The endpoint chat is deleted." in lines(await colleague.get(PAGE))
+    assert "Endpoint chat deleted." in lines(await colleague.get(PAGE))
     assert (await colleague.get(f"{PAGE}/{chat}")).status_code == 404
 
 
@@ -190,7 +190,7 @@ async def test_an_endpoint_whose_model_is_gone_can_only_be_deleted(
     assert (await owner.http.delete(f"/v1/models/{model}")).status_code == 204
     words = lines(await colleague.get(f"{PAGE}/{chat}"))
     assert "The model was deleted by its owner." in words
-    assert "Switch on" not in words
+    assert "Activate" not in words
     assert (await colleague.get(PAGE)).status_code == 200
     assert (await colleague.get(f"/dashboard/labs/playground?endpoint={chat}")).status_code == 200
     assert (await colleague.post(f"{PAGE}/{chat}/delete")).status_code == 303
@@ -213,11 +213,11 @@ async def test_progress_and_status_come_live(url: str, colleague: Somebody, chat
             for part in (one, listed):
                 assert "&lt;i&gt;No memory.&lt;/i&gt; Close something." in await part.until("failed</span>")
             await agent.make_ready()
-            assert "box" in await one.until("It answers.")
+            assert "box" in await one.until("It is ready.")
             await listed.until("Try it")
             assert (await colleague.post(f"{PAGE}/{chat}/delete")).status_code == 303
             await one.until("was deleted")
-            await listed.until("No endpoint yet")
+            await listed.until("No endpoints yet")
 
 
 @ON_BOTH_DATABASES

@@ -27,7 +27,7 @@ def ids(answer: httpx.Response) -> list[str]:
 
 @ON_BOTH_DATABASES
 async def test_a_key_is_shown_once_and_works(app: Application, colleague: Somebody, project: str) -> None:
-    assert "No key yet" in (await colleague.get(KEYS)).text
+    assert "No keys yet" in (await colleague.get(KEYS)).text
     made = await colleague.post(f"{KEYS}/new", name="website", scopes=["inference", "models"])
     value = value_in(made)
     assert "modelshare login --url http://modelshare.test" in lines(made)
@@ -80,7 +80,7 @@ async def test_what_does_not_fit_is_said_in_a_sentence(
     answer = await colleague.post(f"{KEYS}/new", **{"name": "x", field: value})
     assert answer.status_code == 400
     assert (value if field == "allowed_ips" else field) in message(answer)
-    assert "No key yet" in (await colleague.get(KEYS)).text
+    assert "No keys yet" in (await colleague.get(KEYS)).text
 
 
 async def test_rotating_keeps_the_old_value_for_a_while(app: Application, colleague: Somebody, project: str) -> None:
@@ -106,23 +106,23 @@ class TestWithoutGrace:
     async def test_the_words_follow_the_settings(self, colleague: Somebody, project: str) -> None:
         await colleague.post(f"{KEYS}/new", name="website")
         (key,) = ids(await colleague.get(KEYS))
-        assert "The present value ends at once." in lines(await colleague.get(f"{KEYS}/{key}/rotate"))
-        assert "may end; no new one begins" in lines(await colleague.get(f"{KEYS}/{key}/revoke"))
-        assert "The old value works no more." in lines(await colleague.post(f"{KEYS}/{key}/rotate"))
+        assert "The current value stops working immediately." in lines(await colleague.get(f"{KEYS}/{key}/rotate"))
+        assert "may finish; new ones are refused" in lines(await colleague.get(f"{KEYS}/{key}/revoke"))
+        assert "The old value no longer works." in lines(await colleague.post(f"{KEYS}/{key}/rotate"))
 
 
 async def test_revoking(app: Application, colleague: Somebody, project: str) -> None:
     value = value_in(await colleague.post(f"{KEYS}/new", name="website"))
     (key,) = ids(await colleague.get(KEYS))
     asked = lines(await colleague.get(f"{KEYS}/{key}/revoke"))
-    assert "at once, on every server process" in asked
-    assert "cut off, streams included" in asked
+    assert "is revoked immediately, on every server process" in asked
+    assert "aborted, streams included" in asked
     answer = await colleague.post(f"{KEYS}/{key}/revoke")
     assert (answer.status_code, answer.headers["location"]) == (303, KEYS)
     async with client_of(app, value) as http:
         assert (await http.get("/v1/models")).status_code == 401
     listed = await colleague.get(KEYS)
-    assert "The key is revoked." in lines(listed)
+    assert "Key revoked." in lines(listed)
     assert "revoked just now" in lines(listed)
     assert ids(listed) == []
     again = await colleague.post(f"{KEYS}/{key}/rotate")

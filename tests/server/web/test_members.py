@@ -31,13 +31,13 @@ async def test_an_invitation_is_a_link_that_works_once(colleague: Somebody, proj
     assert f"http://modelshare.test/join?token={token}" in invited.text
     waiting = await colleague.get(MEMBERS)
     assert token not in waiting.text
-    assert "Invitations that wait" in lines(waiting)
+    assert "Pending invitations" in lines(waiting)
     assert re.search(r"owner just now in 6 days|owner just now in 7 days", lines(waiting))
     somebody = await sign_up("Mia", invitation=token)
     assert (await somebody.get(MEMBERS)).status_code == 200
     after = lines(await colleague.get(MEMBERS))
     assert "Mia mia@example.org owner" in after
-    assert "Invitations that wait" not in after
+    assert "Pending invitations" not in after
 
 
 @ON_BOTH_DATABASES
@@ -51,7 +51,7 @@ async def test_pages(colleague: Somebody, project: str, member: Somebody) -> Non
     assert ">More</a>" not in second.text
     person = (await ids(colleague))[member.email]
     await colleague.post(f"{MEMBERS}/{person}/remove")
-    assert "That was everybody." in lines(await colleague.get(f"{MEMBERS}?limit=1&{more[1]}"))
+    assert "No more members" in lines(await colleague.get(f"{MEMBERS}?limit=1&{more[1]}"))
     assert (await colleague.get(f"{MEMBERS}?after=nonsense")).status_code == 400
 
 
@@ -104,7 +104,7 @@ async def test_who_gives_up_being_an_owner_is_led_where_he_may_be(
 async def test_removing_somebody(colleague: Somebody, project: str, member: Somebody) -> None:
     mia = (await ids(colleague))[member.email]
     asked = lines(await colleague.get(f"{MEMBERS}/{mia}/remove"))
-    assert "Mia ( mia@example.org ) loses access to Labs at once" in asked
+    assert "Mia ( mia@example.org ) loses access to Labs immediately" in asked
     answer = await colleague.post(f"{MEMBERS}/{mia}/remove")
     assert answer.headers["location"] == MEMBERS
     assert (await member.get(f"{MEMBERS}/{mia}/remove")).status_code == 404

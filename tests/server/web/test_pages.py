@@ -59,7 +59,7 @@ async def test_what_is_no_form_is_refused_on_a_page(colleague: Somebody, project
 async def test_a_form_that_cannot_be_read_says_so(browser: httpx.AsyncClient) -> None:
     answer = await browser.post("/sign-in", content=b"x", headers={"Content-Type": "multipart/form-data"})
     assert answer.status_code == 400
-    assert message(answer) == "What was sent is no form that can be read. Go back, reload the page and try again."
+    assert message(answer) == "The form could not be read. Go back, reload the page and try again."
 
 
 async def test_the_address_of_a_form_is_no_page(colleague: Somebody, project: str) -> None:

@@ -26,15 +26,15 @@ PAGES = ("", "/projects", "/projects/new", "/people", "/agents", "/agents/join",
 async def test_health(person: Somebody, owner: Tenant, app: Application) -> None:
     await make_model(app, owner.project.id)
     answer = lines(await person.get(PLATFORM))
-    assert "Projects 1 People 1 Models 1 Shared models 0 Endpoints on 0 Agents linked 0" in answer
+    assert "Projects 1 Users 1 Models 1 Shared models 0 Active endpoints 0 Agents connected 0" in answer
     assert f"reachable {'SQLite' if app.database.is_sqlite else 'PostgreSQL'}, answered in" in answer
-    assert "in a folder of this machine" in answer
+    assert "in a folder on this machine" in answer
     assert re.search(
-        rf"Last beat p-[0-9a-f]{{8}} http://127\.0\.0\.1:8000 {re.escape(__version__)} just now just now", answer
+        rf"Last heartbeat p-[0-9a-f]{{8}} http://127\.0\.0\.1:8000 {re.escape(__version__)} just now just now", answer
     )
-    assert "every event is handed out; no address fails" in answer
-    assert "Nothing waits to be done." in answer
-    assert "More than one version runs" not in answer
+    assert "no events queued; no address failing" in answer
+    assert "No jobs are waiting." in answer
+    assert "Processes run different versions" not in answer
 
 
 @ON_BOTH_DATABASES
@@ -48,7 +48,7 @@ async def test_an_upgrade_that_is_under_way(
         session.add(ProcessRow(name="p-0", address="http://p-0:8000", version=version, started_ms=now, seen_ms=now))
     answer = lines(await person.get(PLATFORM))
     assert f"p-0 http://p-0:8000 {shown} " in answer
-    assert "More than one version runs" in answer
+    assert "Processes run different versions" in answer
 
 
 async def gave_up(app: Application, subject: str, ago: int = 7) -> uuid.UUID:
@@ -63,7 +63,7 @@ async def gave_up(app: Application, subject: str, ago: int = 7) -> uuid.UUID:
 async def test_a_job_that_was_given_up_is_seen_and_run_once_more(
     person: Somebody, colleague: Somebody, app: Application, operator: httpx.AsyncClient, owner: Tenant
 ) -> None:
-    assert "Given up" not in lines(await person.get(PLATFORM))
+    assert "Failed jobs" not in lines(await person.get(PLATFORM))
     job = await gave_up(app, "thing-1")
     assert "no.such_kind thing-1" in lines(await person.get(PLATFORM))
     assert "OSError: <no disk>" in lines(await person.get(PLATFORM))
@@ -76,9 +76,9 @@ async def test_a_job_that_was_given_up_is_seen_and_run_once_more(
 
     assert (await person.post(f"{PLATFORM}/jobs/{job}/retry")).headers["location"] == PLATFORM
     said = lines(await person.get(PLATFORM))
-    assert "Given up" not in said
+    assert "Failed jobs" not in said
     assert "no.such_kind 1 0" in said, "it waits"
-    assert "Job run once more: " in lines(await person.get(f"{PLATFORM}/audit"))
+    assert "Job run again: " in lines(await person.get(f"{PLATFORM}/audit"))
     assert (await operator.post(f"/v1/platform/jobs/{job}/retry")).status_code == 404
 
 
@@ -170,7 +170,7 @@ async def test_admins_are_made_and_taken_back(person: Somebody, colleague: Someb
     assert (await colleague.get(PLATFORM)).status_code == 404
     made = await person.post(f"{PLATFORM}/people/{known[colleague.email]}/admin", admin="true")
     assert made.headers["location"] == f"{PLATFORM}/people"
-    assert "Ben is an admin." in lines(await person.get(f"{PLATFORM}/people"))
+    assert "Ben is now an admin." in lines(await person.get(f"{PLATFORM}/people"))
     assert (await colleague.get(PLATFORM)).status_code == 200
     left = await person.post(f"{PLATFORM}/people/{known[person.email]}/admin", admin="false")
     assert left.headers["location"] == "/dashboard"
@@ -196,12 +196,12 @@ async def test_a_join_key_and_its_agent(person: Somebody, anonymous: httpx.Async
     assert key[1] not in shown.text
     assert "box <1> pending free gpu_nvidia_shared cpu" in lines(shown)
     assert "rack 4 free gpu_nvidia_shared active never expires" in lines(shown)
-    assert "deletes the weights" in lines(await person.get(f"{PLATFORM}/agents/{agent}/suspend"))
+    assert "with their weights" in lines(await person.get(f"{PLATFORM}/agents/{agent}/suspend"))
     await person.post(f"{PLATFORM}/agents/{agent}/suspend")
     assert "box <1> suspended" in lines(await person.get(f"{PLATFORM}/agents"))
     await person.post(f"{PLATFORM}/agents/{agent}/suspend", suspended="false")
     assert "box <1> pending" in lines(await person.get(f"{PLATFORM}/agents"))
-    assert "To come back it needs a new join key" in lines(await person.get(f"{PLATFORM}/agents/{agent}/remove"))
+    assert "To enrol again, it needs a new join key" in lines(await person.get(f"{PLATFORM}/agents/{agent}/remove"))
     await person.post(f"{PLATFORM}/agents/{agent}/remove")
     assert "No shared agent" in (await person.get(f"{PLATFORM}/agents")).text
     revoke = re.search(r'action="([^"]+/revoke)"', (await person.get(f"{PLATFORM}/agents")).text)
@@ -239,19 +239,19 @@ async def test_tiers(person: Somebody) -> None:
         in answer
     )
     assert "Self-hosted self_hosted self hosted any no limit no limit 100" in answer
-    assert "name it in the setting tiers_file" in answer
+    assert "set tiers_file to it" in answer
 
 
 async def test_featuring(person: Somebody, owner: Tenant, app: Application, anonymous: httpx.AsyncClient) -> None:
     model = await make_model(app, owner.project.id, name="tiny-chat")
-    assert "No public model of the catalog fits." in lines(await person.get(f"{PLATFORM}/featured?q=tiny"))
+    assert "No public models match." in lines(await person.get(f"{PLATFORM}/featured?q=tiny"))
     assert (await person.post(f"{PLATFORM}/featured/{model}", featured="true")).status_code == 404
     await owner.http.post(f"/v1/models/{model}/share")
     for query in ("tiny", str(model)):
         assert "acme/tiny-chat 0 Feature" in lines(await person.get(f"{PLATFORM}/featured?q={query}"))
     await person.post(f"{PLATFORM}/featured/{model}", featured="true")
     assert (await anonymous.get(f"/v1/catalog/models/{model}")).json()["featured"] is True
-    assert "acme/tiny-chat 0 Feature no more" in lines(await person.get(f"{PLATFORM}/featured"))
+    assert "acme/tiny-chat 0 Stop featuring" in lines(await person.get(f"{PLATFORM}/featured"))
     await person.post(f"{PLATFORM}/featured/{model}", featured="false")
     assert "No model is featured." in lines(await person.get(f"{PLATFORM}/featured"))
 

@@ -40,7 +40,7 @@ async def chat(app: Application, owner: Tenant, colleague: Somebody, project: st
 
 
 async def test_without_an_endpoint_it_says_what_to_do(colleague: Somebody, project: str) -> None:
-    assert "No endpoint to try" in lines(await colleague.get(PAGE))
+    assert "No endpoints yet" in lines(await colleague.get(PAGE))
     assert (await colleague.get(f"{PAGE}?endpoint=nothing")).status_code == 404
 
 
@@ -52,13 +52,13 @@ async def test_the_page_names_the_endpoint_for_the_script(colleague: Somebody, c
         assert found, answer.text
         assert f'data-base="http://modelshare.test{found[1]}"' in answer.text
         assert 'data-model="acme/tiny" data-kind="chat"' in answer.text
-        assert "It answers once it is active." in lines(answer)
+        assert "It can answer once it is active." in lines(answer)
 
 
 async def test_without_scripts_it_says_so_and_shows_curl(colleague: Somebody, chat: str) -> None:
     page = (await colleague.get(PAGE)).text
     [plain] = re.findall(r"<noscript>(.*?)</noscript>", page, re.DOTALL)
-    assert "needs scripts" in plain
+    assert "needs JavaScript" in plain
     assert "/chat/v1/chat/completions" in plain
     assert re.search(r'<div id="playground" hidden', page)
 
@@ -79,7 +79,7 @@ async def test_the_session_is_good_for_a_streamed_answer_of_the_endpoint(
     async with machine(colleague, "labs", url) as agent:
         await agent.make_ready()
         async with live(colleague, url, "/dashboard/labs/endpoints/chat/events") as part:
-            await part.until("It answers.")
+            await part.until("It is ready.")
         body = {"model": "acme/tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 
         async def ask() -> str:

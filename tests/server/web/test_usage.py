@@ -56,7 +56,7 @@ async def test_nothing_yet(owner: Tenant, person: Somebody) -> None:
     assert "Requests by day None yet." in words
     assert "Nothing in these 30 days." in words
     assert "You share no model yet." in words
-    assert "prompts and answers are never stored" in words
+    assert "Prompts and answers are never stored" in words
 
 
 @ON_BOTH_DATABASES
@@ -126,4 +126,4 @@ async def test_nothing_for_others(owner: Tenant, stranger: Somebody, browser: ht
 
 
 async def test_a_member_sees_it(member: Somebody) -> None:
-    assert "Who deploys my models" in lines(await member.get("/dashboard/labs/usage"))
+    assert "Deployments of my models" in lines(await member.get("/dashboard/labs/usage"))

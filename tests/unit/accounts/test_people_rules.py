@@ -22,7 +22,7 @@ def test_an_address_is_kept_in_lower_case_and_stays_so(email: str) -> None:
      "ada\u202e@example.org", "a" * 243 + "@example.org", "ada@example.org\r\nBcc: eve"],
 )  # fmt: skip
 def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(ValueError, match="no e-mail address"):
+    with pytest.raises(ValueError, match="Invalid e-mail address"):
         rules.clean_email(text)
 
 
@@ -33,7 +33,7 @@ def test_names_of_the_world(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "a" * 201, "A\0da", "A\nda", "Ada\u202eevil", "A\ud800", "A\u2028da"])
 def test_names_that_would_do_harm(name: str) -> None:
-    with pytest.raises(ValueError, match="A name"):
+    with pytest.raises(ValueError, match=r"A name must|not allowed in names"):
         rules.clean_name(name)
 
 

@@ -9,7 +9,10 @@ from modelshare.agent.engines.diagnosis import diagnose
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "does not fit into the memory"),
         ("ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 1", "does not fit into"),
         ("ModuleNotFoundError: No module named 'flash_attn'", "lacks the Python package flash_attn;"),
-        ("error loading model: unknown model architecture: 'mamba9'", "does not know the model's architecture mamba9;"),
+        (
+            "error loading model: unknown model architecture: 'mamba9'",
+            "does not support the model's architecture mamba9;",
+        ),
         ("Model architectures ['FooForCausalLM'] are not supported for now.", "architecture FooForCausalLM;"),
         ("error loading model vocabulary: unknown pre-tokenizer type: 'x-1'", "tokenizer x-1;"),
         ("error loading model: key not found in model: llama.block_count", "not state its llama.block_count, which"),
@@ -42,10 +45,10 @@ def test_a_taken_port_is_told_apart(line: str) -> None:
     [
         (-9, "The system killed the engine, most likely because memory ran out."),
         (137, "The system killed the engine, most likely because memory ran out."),
-        (-11, "The engine ended with signal SIGSEGV. Its last words: so long"),
-        (139, "The engine ended with signal SIGSEGV. Its last words: so long"),
-        (3, "The engine ended with exit code 3. Its last words: so long"),
-        (None, "The engine does not answer. Its last words: so long"),
+        (-11, "The engine exited with signal SIGSEGV. Its last output: so long"),
+        (139, "The engine exited with signal SIGSEGV. Its last output: so long"),
+        (3, "The engine exited with exit code 3. Its last output: so long"),
+        (None, "The engine is not responding. Its last output: so long"),
     ],
 )
 def test_unknown_last_words_are_passed_on(returncode: int | None, reason: str) -> None:
@@ -65,8 +68,8 @@ def test_unknown_last_words_are_passed_on(returncode: int | None, reason: str) -
     ],
 )
 def test_words_for_programmers_are_left_to_the_log(line: str) -> None:
-    assert diagnose([line], 1).reason == "The engine ended with exit code 1. The agent's log has the details."
+    assert diagnose([line], 1).reason == "The engine exited with exit code 1. See the agent's log for details."
 
 
 def test_nothing_said() -> None:
-    assert diagnose([], 1).reason == "The engine ended with exit code 1."
+    assert diagnose([], 1).reason == "The engine exited with exit code 1."

@@ -16,7 +16,7 @@ def test_a_model_that_does_not_fit_beside_another_is_refused_in_words() -> None:
     memory = RamBudget(16 * GB)
     with memory.room_for(9 * GB):
         with pytest.raises(
-            NoMemoryError, match=r"takes 8\.0 GB .* already take 9\.0 GB of its 16\.0 GB\. They go on"
+            NoMemoryError, match=r"needs 8\.0 GB .* use 9\.0 GB of its 16\.0 GB\. Use a smaller"
         ) as refused:
             memory.room_for(8 * GB).__enter__()
         assert str(refused.value).endswith(".")

@@ -7,8 +7,8 @@ from modelshare.agent.deployment import without_folders
     ("reason", "told"),
     [
         (
-            "Its last words: cannot open /home/ann/agent/views/1/model.gguf: no.",
-            "Its last words: cannot open model.gguf: no.",
+            "Its last output: cannot open /home/ann/agent/views/1/model.gguf: no.",
+            "Its last output: cannot open model.gguf: no.",
         ),
         ("/opt/vllm/bin/vllm cannot be started.", "vllm cannot be started."),
         ("'/var/lib/x' is gone", "'x' is gone"),

@@ -116,16 +116,16 @@ def test_every_command_says_when_the_platform_is_not_there(command: tuple[str, .
         (["deploy", "x", "--slug", "s"], "Missing option '--tier'. See `modelshare deploy --help`."),
         (["push", "/nowhere/at/all"], "does not exist. See `modelshare push --help`."),
         (["--nonsense"], "No such option: --nonsense. See `modelshare --help`."),
-        (["keys", "create", "k", "--expires-in", "soon"], "'soon' is no duration"),
+        (["keys", "create", "k", "--expires-in", "soon"], "Invalid duration 'soon'"),
         (["keys", "create", "k", "--scope", "everything"], "See `modelshare keys create --help`."),
         (
             ["deploy", str("0" * 8 + "-0000-7000-8000-" + "0" * 12), "--tier", "free", "--slug", "No!"],
-            "does not fit `slug`",
+            "Invalid `slug`",
         ),
         (["models", "edit", "m"], "Nothing to change"),
-        (["projects", "quota", "acme", "much"], "'much' is no size"),
-        (["models", "rename", "m", "../evil"], "'../evil' does not fit `name`: up to 96 letters"),
-        (["keys", "create", "k", "--allow-ip", "nowhere"], "does not fit `allowed_ips`"),
+        (["projects", "quota", "acme", "much"], "Invalid size 'much'"),
+        (["models", "rename", "m", "../evil"], "Invalid `name` '../evil': up to 96 letters"),
+        (["keys", "create", "k", "--allow-ip", "nowhere"], "Invalid `allowed_ips`"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )
@@ -153,7 +153,7 @@ def test_a_wrong_setting_is_wrong_usage(variable: dict[str, str]) -> None:
 def test_a_push_without_weights_fails_before_anything_is_sent(tmp_path: Path) -> None:
     result = runner.invoke(app, ["push", str(tmp_path)])
     assert result.exit_code == ExitCode.FAILED
-    assert "holds no files" in result.stderr
+    assert "contains no files" in result.stderr
 
 
 def test_login_without_a_key_says_how_to_give_one() -> None:

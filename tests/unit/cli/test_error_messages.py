@@ -28,7 +28,7 @@ def api_error(status: int, **headers: str) -> Exception:
         (
             UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"),
             ExitCode.USAGE,
-            "'a\\udcff' is not written in",
+            "'a\\udcff' is not valid UTF-8",
         ),
         (ZeroDivisionError("oops"), ExitCode.FAILED, "ZeroDivisionError: oops"),
     ],

@@ -38,7 +38,7 @@ def test_durations(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "1", "h", "0h", "-1h", "1.5h", "1 h", "1w", "٣h"])
 def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="no duration"):
+    with pytest.raises(typer.BadParameter, match="Invalid duration"):
         duration(text)
 
 
@@ -49,5 +49,5 @@ def test_sizes_as_they_are_written(text: str, count: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "GB", "-1GB", "1.5TB", "1  GB", "1GiB", "1PB", "٣GB"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="no size"):
+    with pytest.raises(typer.BadParameter, match="Invalid size"):
         size_of(text)

@@ -74,7 +74,7 @@ def test_a_file_without_a_key_is_fine(environ: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://a", "http://", "http://a:99999", "http://[a", "//a"])
 def test_what_is_no_url_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="is not a URL"):
+    with pytest.raises(ConfigError, match="is not a valid platform URL"):
         normalized_url(url)
 
 

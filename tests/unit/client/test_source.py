@@ -69,10 +69,10 @@ def test_patterns_and_the_ignore_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"include": ["!x"]}, "--include is no pattern"),
-        ({"exclude": [""]}, "--exclude is no pattern"),
-        ({"exclude": ["x" * 301]}, "--exclude is no pattern"),
-        ({"exclude": ["x"] * 201}, "--exclude holds 201 patterns"),
+        ({"include": ["!x"]}, "--include is not a valid pattern"),
+        ({"exclude": [""]}, "--exclude is not a valid pattern"),
+        ({"exclude": ["x" * 301]}, "--exclude is not a valid pattern"),
+        ({"exclude": ["x"] * 201}, "--exclude has 201 patterns"),
     ],
 )
 def test_what_is_no_pattern(folder: Path, fields: dict[str, list[str]], words: str) -> None:
@@ -82,7 +82,7 @@ def test_what_is_no_pattern(folder: Path, fields: dict[str, list[str]], words: s
 
 def test_an_ignore_file_that_is_none(folder: Path) -> None:
     (folder / ".modelshareignore").write_bytes(b"\xff")
-    with pytest.raises(SourceError, match="not written in UTF-8"):
+    with pytest.raises(SourceError, match="not valid UTF-8"):
         read_source(folder)
 
 
@@ -90,14 +90,14 @@ def test_an_ignore_file_that_is_none(folder: Path) -> None:
 def test_a_link_to_itself_is_named(folder: Path, to: str) -> None:
     (folder / "loop").symlink_to(to)
     (folder / "other").symlink_to("loop")
-    with pytest.raises(SourceError, match=r"(loop|other) is a link that leads back to itself"):
+    with pytest.raises(SourceError, match=r"(loop|other) is a link that points to itself"):
         read_source(folder)
 
 
 @pytest.mark.parametrize("names", [("\u00fcber.txt", "u\u0308ber.txt"), ("\u00fc/a", "u\u0308/a")])
 def test_names_that_differ_in_their_normal_form_are_told_apart(folder: Path, names: tuple[str, str]) -> None:
     write(folder, *names)
-    with pytest.raises(SourceError, match=r"two files named .*U\+0308|two files named .*U\+00FC") as error:
+    with pytest.raises(SourceError, match=r"Two files have the name .*(U\+0308|U\+00FC)") as error:
         read_source(folder)
     assert "U+00FC" in error.value.message
     assert "U+0308" in error.value.message
@@ -106,7 +106,7 @@ def test_names_that_differ_in_their_normal_form_are_told_apart(folder: Path, nam
 def test_a_name_that_is_not_in_utf8(folder: Path) -> None:
     with open(os.fsencode(folder) + b"/caf\xe9.txt", "w"):  # noqa: PTH123 - bytes are no Path
         pass
-    with pytest.raises(SourceError, match="is not written in UTF-8"):
+    with pytest.raises(SourceError, match="is not valid UTF-8"):
         read_source(folder)
 
 
@@ -149,7 +149,7 @@ def test_names_that_tell_what_is_wrong(folder: Path, name: str, words: str) -> N
 def test_what_looks_like_a_key_is_found_in_small_files(folder: Path) -> None:
     (folder / "train.py").write_text(f"x = 1\ntoken = 'hf_{'aB1' * 12}'\n")
     [found] = find_exposed(read_source(folder))
-    assert str(found) == "train.py, line 2, holds what looks like a Hugging Face token."
+    assert str(found) == "train.py, line 2, appears to contain a Hugging Face token."
 
 
 def test_a_path_is_in_normal_form_c_wherever_the_folder_comes_from(folder: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_link_inside_is_the_file_it_names(folder: Path) -> None:
 def test_a_link_out_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("not the model's")
     (folder / "secret.txt").symlink_to("../secret")
-    with pytest.raises(SourceError, match=r"link out of the folder.*cp -rL"):
+    with pytest.raises(SourceError, match=r"leads outside the folder.*cp -rL"):
         read_source(folder)
 
 
@@ -177,7 +177,7 @@ def test_a_link_to_a_folder_is_refused(folder: Path, tmp_path: Path) -> None:
 
 def test_a_pipe_is_refused_without_waiting_for_it(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
-    with pytest.raises(SourceError, match="no ordinary file"):
+    with pytest.raises(SourceError, match="not a regular file"):
         read_source(folder)
 
 
@@ -188,7 +188,7 @@ def test_a_broken_link_is_refused(folder: Path) -> None:
 
 
 def test_an_empty_directory_and_one_without_weights(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="holds no files"):
+    with pytest.raises(SourceError, match="contains no files"):
         read_source(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SourceError, match="no weights"):
@@ -225,7 +225,7 @@ def test_a_single_file(tmp_path: Path, filename: str, name: str | None, is_archi
 @pytest.mark.parametrize("filename", ["model.safetensors", "model.zip", "readme.md"])
 def test_other_files_are_no_model(tmp_path: Path, filename: str) -> None:
     (tmp_path / filename).write_text("data")
-    with pytest.raises(SourceError, match="cannot be pushed by itself"):
+    with pytest.raises(SourceError, match="cannot be pushed on its own"):
         read_source(tmp_path / filename)
 
 

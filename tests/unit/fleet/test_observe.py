@@ -61,7 +61,7 @@ def test_nobody_is_there() -> None:
 
 
 def test_an_agent_that_is_away_is_not_told_as_none() -> None:
-    assert "comes back by itself" in (observe(agents=(AWAY,)).reason or "")
+    assert "reconnects" in (observe(agents=(AWAY,)).reason or "")
 
 
 @pytest.mark.parametrize("agents", [(), (AWAY,)])
@@ -84,7 +84,7 @@ def test_the_version_before_answers_while_the_new_one_comes() -> None:
 def test_what_answers_after_its_version_failed_a_check_awaits_no_new_one() -> None:
     seen = observe(holds(BOX, OLD, Phase.READY), wanted=None, serving=OLD)
     assert (seen.status, seen.serving) == (EndpointStatus.ACTIVE, OLD)
-    assert seen.reason == "No version that this endpoint wants is ready now, the one that it had still answers."
+    assert seen.reason == "No version that this endpoint can serve is ready now; the previous one keeps serving."
 
 
 def test_a_model_without_a_ready_version_fails_what_never_served() -> None:

@@ -248,7 +248,7 @@ def test_metadata_of_other_types_than_llama_cpp_takes_is_refused(chat_gguf: Path
     assert llamacpp_library.loads(files) == expected
     reasons = {name: reason_of({"m.gguf": path.read_bytes()}) for name, path in files.items()}
     assert {name: reason is None for name, reason in reasons.items()} == expected
-    context = "m.gguf holds llama.context_length as UINT64, where llama.cpp takes UINT32 only"
+    context = "m.gguf stores llama.context_length as UINT64, but llama.cpp accepts only UINT32"
     assert (reasons["the context in 64 bits"] or "").startswith(context)
 
 
@@ -266,9 +266,13 @@ def split_file(number: int, count: int, names: str, *, tensors: int | None) -> b
         (
             split_file(0, 2, "ab", tensors=3),
             split_file(1, 2, "b", tensors=3),
-            "holds the tensor b, as another part does",
+            "contains the tensor b, which another part has too",
         ),
-        (split_file(0, 2, "ab", tensors=4), split_file(1, 2, "c", tensors=4), "parts hold 4 tensors, but they hold 3"),
+        (
+            split_file(0, 2, "ab", tensors=4),
+            split_file(1, 2, "c", tensors=4),
+            "states 4 tensors, but the parts contain 3",
+        ),
     ],
 )
 def test_parts_make_up_what_the_first_says(first: bytes, second: bytes, because: str | None) -> None:

@@ -128,12 +128,12 @@ def test_path_tricks_in_an_extended_header_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "because"),
     [
-        (tarfile.SYMTYPE, "b in model.tar is a symbolic link; pack the file it points to in its place"),
+        (tarfile.SYMTYPE, "b in model.tar is a symbolic link; pack the file it points to instead"),
         (tarfile.CHRTYPE, "b in model.tar is a device or a pipe"),
         (tarfile.BLKTYPE, "b in model.tar is a device or a pipe"),
         (tarfile.FIFOTYPE, "b in model.tar is a device or a pipe"),
-        (b"E", r"b in model.tar is an entry of a kind \(E\)"),
-        (b"S", r"b in model.tar is an entry of a kind \(S\)"),
+        (b"E", r"b in model.tar is an entry of a rare kind \(E\)"),
+        (b"S", r"b in model.tar is an entry of a rare kind \(S\)"),
     ],
 )
 def test_links_devices_and_oddities_are_refused(tmp_path: Path, kind: bytes, because: str) -> None:
@@ -218,11 +218,11 @@ def test_too_many_entries_that_are_no_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9])
 def test_truncated_archive_is_refused(tmp_path: Path, kind: ArchiveKind, share: float) -> None:
     data = COMPRESS[kind](tar_of({"a": os.urandom(100_000), "b": os.urandom(1000)}))
-    assert_refused(tmp_path, data[: int(len(data) * share)], "cut short|damaged", kind)
+    assert_refused(tmp_path, data[: int(len(data) * share)], "truncated|damaged", kind)
 
 
 def test_archive_without_its_end_mark_is_refused(tmp_path: Path) -> None:
-    assert_refused(tmp_path, tar_of({"a": b"1"})[:1024], "cut short")
+    assert_refused(tmp_path, tar_of({"a": b"1"})[:1024], "truncated")
 
 
 def test_damaged_checksum_of_the_packed_stream_is_noticed(tmp_path: Path) -> None:
@@ -237,11 +237,11 @@ def test_data_after_the_end_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ArchiveKind)
 def test_other_content_is_refused(tmp_path: Path, kind: ArchiveKind) -> None:
-    assert_refused(tmp_path, b"PK\x03\x04" * 500, "not a valid tar|damaged or of another kind", kind)
+    assert_refused(tmp_path, b"PK\x03\x04" * 500, "not a valid tar|damaged or of another format", kind)
 
 
 def test_archive_without_files_is_refused(tmp_path: Path) -> None:
-    assert_refused(tmp_path, tar_with([(member("model", kind=tarfile.DIRTYPE), b"")]), "holds no files")
+    assert_refused(tmp_path, tar_with([(member("model", kind=tarfile.DIRTYPE), b"")]), "contains no files")
 
 
 def test_modes_of_the_archive_are_not_taken_over(tmp_path: Path) -> None:

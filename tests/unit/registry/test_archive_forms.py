@@ -144,7 +144,7 @@ def test_fields_of_a_header_that_nobody_uses_may_hold_anything(tmp_path: Path, a
 
 
 def test_a_size_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    assert_refused(tmp_path, changed(tar_of({"a": b"12"}), 124, b"two bytes   "), "cut short|not a valid tar")
+    assert_refused(tmp_path, changed(tar_of({"a": b"12"}), 124, b"two bytes   "), "truncated|not a valid tar")
     (tmp_path / "model.tar").unlink()
     assert_refused(tmp_path, pax(b"size=two") + tar_of({"a": b"12"}), "not a valid tar archive")
 
@@ -158,7 +158,7 @@ def test_a_checksum_of_signed_bytes_is_good(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT])
 def test_a_name_that_is_not_utf8_is_refused_by_name(tmp_path: Path, tar_format: int) -> None:
     data = changed(tar_of({"caf_.txt": b"1"}, tar_format), 3, b"\xe9")
-    assert_refused(tmp_path, data, r"The name caf\\xe9\.txt in model\.tar is not in UTF-8; rename the file")
+    assert_refused(tmp_path, data, r"The name caf\\xe9\.txt in model\.tar is not valid UTF-8; rename the file")
 
 
 def test_a_name_that_is_not_utf8_of_a_file_that_is_left_out_decides_nothing(tmp_path: Path) -> None:
@@ -287,7 +287,9 @@ V1 = [b"GNU.sparse.major=1", b"GNU.sparse.minor=0", b"GNU.sparse.realsize=9"]
 )
 def test_a_sparse_file_whose_map_does_not_fit_is_refused(tmp_path: Path, records: list[bytes], data: bytes) -> None:
     assert_refused(
-        tmp_path, sparse(*records, data=data), "holds a sparse file that is damaged .* without --sparse|not a valid tar"
+        tmp_path,
+        sparse(*records, data=data),
+        "contains a sparse file that is damaged .* without --sparse|not a valid tar",
     )
 
 

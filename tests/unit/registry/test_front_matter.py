@@ -66,13 +66,13 @@ def test_what_is_read_without_a_word(text: str) -> None:
         (CARD.replace("---\n#", "\n#") + "\n---\n\nMore: of it [.\n", "is not closed by a line of ---"),
         (CARD.removeprefix("---\n"), "does not begin with a line of ---"),
         (CARD.replace("---\n", "").replace("# Title", "\n# Title"), "does not begin with a line of ---"),
-        (f"# Title\n\n{CARD}", "is not at its beginning"),
+        (f"# Title\n\n{CARD}", "is not at the beginning"),
         (f"```yaml\n{YAML}```\n# Title\n\nA model for tests.\n", None),
         (f"```\n---\n{YAML}---\n```\n# Title\n\nA model for tests.\n", None),
         (f"```markdown\n{CARD}```\n", None),
         (f"~~~yml\n{YAML}~~~\n\nA model for tests.\n", None),
-        (f"---\ntags: [alpha, beta]\nlanguage: en\n---\n{CARD}", "is there more than once"),
-        (f"---\nlicense: apache-2.0\n---\n{CARD.removeprefix('---').lstrip()}", "is there more than once"),
+        (f"---\ntags: [alpha, beta]\nlanguage: en\n---\n{CARD}", "appears more than once"),
+        (f"---\nlicense: apache-2.0\n---\n{CARD.removeprefix('---').lstrip()}", "appears more than once"),
         (CARD.replace("---", "----"), None),
     ],
 )
@@ -109,9 +109,9 @@ def test_toml_is_read() -> None:
         (CARD.encode("utf-16-be"), None),
         (
             CARD.encode() + "\nGr\u00f6\u00dfe".encode("latin-1"),
-            "README.md is not in UTF-8 and was read as Windows-1252.",
+            "README.md is not UTF-8 and was read as Windows-1252.",
         ),
-        (CARD.encode() + b"\n\xc3\xa9\xc3\xa9\xff", "README.md holds bytes that are not UTF-8"),
+        (CARD.encode() + b"\n\xc3\xa9\xc3\xa9\xff", "README.md contains bytes that are not UTF-8"),
     ],
     ids=["utf-8", "utf-16-le", "utf-16-be", "utf-32", "le-unmarked", "be-unmarked", "latin-1", "one-bad-byte"],
 )

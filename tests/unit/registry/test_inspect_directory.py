@@ -100,7 +100,7 @@ def test_allowed_pickle_model_is_described_by_the_files_around_it() -> None:
 
 @pytest.mark.parametrize("files", [{}, {"README.md": b"# x"}, {"config.json": CONFIG, "model.onnx": b"x"}])
 def test_directory_without_weights_is_refused(files: dict[str, bytes]) -> None:
-    with pytest.raises(ModelRejectedError, match="holds no weights; push one"):
+    with pytest.raises(ModelRejectedError, match="contains no weights; push one"):
         inspect_bytes(files)
 
 

@@ -38,7 +38,7 @@ def test_what_is_served_gives_no_warning(folder: str) -> None:
 def test_what_is_not_served_is_told_at_the_push() -> None:
     facts = inspected(files={"1_Pooling/config.json": POOLING | {"pooling_mode": ["mean", "max"]}})
     (warning,) = facts.warnings
-    assert warning.startswith("No engine of the default set can serve this model: it joins several poolings")
+    assert warning.startswith("No default engine can serve this model: it combines several poolings")
     assert "its architecture is MPNetModel" in inspected(architecture="MPNetModel").warnings[0]
 
 

@@ -101,7 +101,7 @@ def test_versions_and_alignments(version: int, alignment: int) -> None:
 def test_last_tensor_needs_no_padding() -> None:
     data = gguf_file({"general.architecture": "llama"}, F32)
     assert inspect_bytes({"m.gguf": data[:-16]}).parameters == 4
-    with pytest.raises(ModelRejectedError, match="cut short: 1 bytes"):
+    with pytest.raises(ModelRejectedError, match="truncated: 1 bytes"):
         inspect_bytes({"m.gguf": data[:-17]})
 
 
@@ -127,9 +127,9 @@ def test_split_model_is_one_model() -> None:
             "m-00002-of-00003.gguf is missing",
         ),
         ({"m-00002-of-00002.gguf": split(1, 2)}, "m-00001-of-00002.gguf is missing"),
-        ({"m-00001-of-99999.gguf": split(0, 65535)}, "not by its name"),
-        ({"m.gguf": split(0, 2)}, "part 1 of 2 by its metadata but not by its name"),
-        ({"m-00002-of-00002.gguf": split(0, 2), "m-00001-of-00002.gguf": split(1, 2)}, "not by its name"),
+        ({"m-00001-of-99999.gguf": split(0, 65535)}, "not its name"),
+        ({"m.gguf": split(0, 2)}, "part 1 of 2 according to its metadata but not its name"),
+        ({"m-00002-of-00002.gguf": split(0, 2), "m-00001-of-00002.gguf": split(1, 2)}, "not its name"),
     ],
 )
 def test_incomplete_split_is_refused(files: dict[str, bytes], because: str) -> None:
@@ -148,8 +148,10 @@ def test_several_models_are_warned_of() -> None:
     facts = inspect_bytes({"b.gguf": llama_gguf(), "a.gguf": llama_gguf()})
     assert facts.weights == ("a.gguf",)
     assert facts.warnings == (
-        "Of 2 models here, a.gguf is the one described and run. "
-        "Name another with `--file` at the push, or with `file` at an endpoint.",
+        (
+            "Of 2 models here, a.gguf is the one described and run. Choose another with `--file` when you push, or "
+            "with `file` at an endpoint."
+        ),
     )
 
 
@@ -174,17 +176,17 @@ STRING, ARRAY = ValueType.STRING, ValueType.ARRAY
     ("data", "because"),
     [
         (b"", "empty"),
-        (b"GGU", "does not start as a GGUF file does"),
-        (b"ggml" + bytes(100), "does not start as a GGUF file does"),
-        (header(version=1), "not of GGUF version 2 or 3"),
-        (header(version=4), "not of GGUF version 2 or 3"),
+        (b"GGU", "does not begin like a GGUF file"),
+        (b"ggml" + bytes(100), "does not begin like a GGUF file"),
+        (header(version=1), "not GGUF version 2 or 3"),
+        (header(version=4), "not GGUF version 2 or 3"),
         (header(version=3 << 24), "big-endian"),
         (header()[:20], "ends inside its header"),
-        (header(tensors=2**60), "claims 1,152,921,504,606,846,976 tensors"),
-        (header(keys=2**60), "claims 1,152,921,504,606,846,976 metadata keys"),
-        (header(rest=HUGE), "claims a metadata key of 1,152"),
+        (header(tensors=2**60), "states 1,152,921,504,606,846,976 tensors"),
+        (header(keys=2**60), "states 1,152,921,504,606,846,976 metadata keys"),
+        (header(rest=HUGE), "states a metadata key of 1,152"),
         (header(rest=key("a", STRING, HUGE)), "ends inside its header"),
-        (header(rest=key("general.name", STRING, HUGE)), "claims a text of 1,152"),
+        (header(rest=key("general.name", STRING, HUGE)), "states a text of 1,152"),
         (header(rest=key("a", ARRAY, struct.pack("<I", 0) + HUGE)), "ends inside its header"),
         (header(rest=key("a", ARRAY, struct.pack("<I", STRING) + HUGE)), "too large an array"),
         (header(rest=key("a", ARRAY, struct.pack("<IQ", ARRAY, 1) * 9)), "too large an array"),
@@ -195,20 +197,20 @@ STRING, ARRAY = ValueType.STRING, ValueType.ARRAY
         (llama_with(**{"general.alignment": 33}), "alignment"),
         (llama_with(**{"general.alignment": 1 << 30}), "alignment"),
         (llama_with(**{"general.alignment": "x"}), "alignment"),
-        (header(keys=0, rest=TENSOR + struct.pack("<I", 5)), "claims 5 dimensions"),
-        (header(keys=0, rest=struct.pack("<Q", 65)), "claims a tensor name of 65"),
+        (header(keys=0, rest=TENSOR + struct.pack("<I", 5)), "states 5 dimensions"),
+        (header(keys=0, rest=struct.pack("<Q", 65)), "states a tensor name of 65"),
         (header(keys=0, rest=TENSOR + struct.pack("<IQIQ", 1, 4, 31, 0)), "tensor type 31"),
-        (header(keys=0, rest=TENSOR + struct.pack("<IQIQ", 1, 33, 2, 0)), "no whole blocks of Q4_0"),
-        (header(keys=0, rest=TENSOR + struct.pack("<IQIQ", 1, 4, 0, 32)), "hole or overlaps"),
-        (header(keys=0, rest=TENSOR + struct.pack("<IQIQ", 1, 2**62, 0, 0)), "cut short"),
-        (header(keys=0, rest=TENSOR + struct.pack("<IQQQQIQ", 4, *[2**63] * 4, 0, 0)), "cut short"),
+        (header(keys=0, rest=TENSOR + struct.pack("<IQIQ", 1, 33, 2, 0)), "not whole blocks of Q4_0"),
+        (header(keys=0, rest=TENSOR + struct.pack("<IQIQ", 1, 4, 0, 32)), "gap or overlaps"),
+        (header(keys=0, rest=TENSOR + struct.pack("<IQIQ", 1, 2**62, 0, 0)), "truncated"),
+        (header(keys=0, rest=TENSOR + struct.pack("<IQQQQIQ", 4, *[2**63] * 4, 0, 0)), "truncated"),
         (
             header(2, keys=0, tensors=2, rest=(TENSOR + struct.pack("<IQIQ", 1, 0, 0, 0)) * 2),
             "the tensor t appears twice",
         ),
-        (gguf_file({"general.architecture": "llama"}, {}), "holds no tensors"),
-        (gguf_file({"general.architecture": 5}, F32), "does not state its general.architecture"),
-        (gguf_file({}, F32), "does not state its general.architecture"),
+        (gguf_file({"general.architecture": "llama"}, {}), "contains no tensors"),
+        (gguf_file({"general.architecture": 5}, F32), "does not set general.architecture"),
+        (gguf_file({}, F32), "does not set general.architecture"),
     ],
 )
 def test_damaged_file_is_refused_in_one_sentence(data: bytes, because: str) -> None:

@@ -100,7 +100,7 @@ def test_the_model_can_be_named() -> None:
     assert [each.file for each in facts.choices] == ["b.gguf", "a.gguf"]
     for file in ("v.gguf", "c.gguf"):
         with pytest.raises(
-            ModelRejectedError, match=f"{file}, which was named as the model, is none; name one of: a.gguf, b.gguf"
+            ModelRejectedError, match=f"{file}, which `file` selects, is not a model; choose one of: a.gguf, b.gguf"
         ):
             inspect_bytes(files, file=file)
 
@@ -278,4 +278,4 @@ def test_a_damaged_safetensors_does_not_stand_in_the_way_of_a_gguf() -> None:
 
 def test_a_gguf_without_a_context_length_is_warned_of() -> None:
     facts = inspect_bytes({"flux.gguf": gguf_file({"general.architecture": "flux"}, {"x": F32})})
-    assert "does not state its flux.context_length" in facts.warnings[0]
+    assert "does not set flux.context_length" in facts.warnings[0]

@@ -241,19 +241,19 @@ def test_vocabulary_size(tokenizer: Any, size: int | None) -> None:
     ("data", "because"),
     [
         (b"", "empty"),
-        (b"\x10", "cut short"),
-        (WEIGHTS[:8], "cut short"),
-        (WEIGHTS[:50], "cut short"),
-        (WEIGHTS[:-1], "cut short: 1 bytes of tensors are missing"),
+        (b"\x10", "truncated"),
+        (WEIGHTS[:8], "truncated"),
+        (WEIGHTS[:50], "truncated"),
+        (WEIGHTS[:-1], "truncated: 1 bytes of tensors are missing"),
         (WEIGHTS + b"\0", "1 bytes at its end belong to no tensor"),
         (
             (2**60).to_bytes(8, "little") + b"{}" * 50,
-            "claims a header of 1,152,921,504,606,846,976 bytes where the format allows 100,000,000",
+            "states a header of 1,152,921,504,606,846,976 bytes, but the format allows 100,000,000",
         ),
-        ((2**64 - 1).to_bytes(8, "little") + b"{}", "claims a header"),
-        ((1000).to_bytes(8, "little") + b"{}", "claims a header of 1,000 bytes but has only 10"),
-        (safetensors_from({}), "holds no tensors"),
-        (safetensors_from({"__metadata__": {"format": "pt"}}), "holds no tensors"),
+        ((2**64 - 1).to_bytes(8, "little") + b"{}", "states a header"),
+        ((1000).to_bytes(8, "little") + b"{}", "states a header of 1,000 bytes but has only 10"),
+        (safetensors_from({}), "contains no tensors"),
+        (safetensors_from({"__metadata__": {"format": "pt"}}), "contains no tensors"),
         (safetensors_from(b"[]"), "not an object"),
         (safetensors_from(b"nope"), "not valid JSON"),
         (safetensors_from(b'{"a": \xff}'), "it is not UTF-8"),
@@ -274,10 +274,10 @@ def test_vocabulary_size(tokenizer: Any, size: int | None) -> None:
         (safetensors_from({"a": GOOD | {"shape": [3]}}, bytes(8)), "do not match its shape and type"),
         (safetensors_from({"a": GOOD | {"data_offsets": [8, 0]}}, bytes(8)), "do not match its shape and type"),
         (safetensors_from({"a": GOOD | {"data_offsets": [0, 8, 9]}}, bytes(8)), "malformed"),
-        (safetensors_from({"a": GOOD | {"data_offsets": [-8, 0]}}, bytes(8)), "hole or overlaps"),
-        (safetensors_from({"a": GOOD | {"data_offsets": [8, 16]}}, bytes(16)), "hole or overlaps"),
-        (safetensors_from({"a": GOOD, "b": GOOD}, bytes(8)), "hole or overlaps"),
-        (safetensors_from({"a": GOOD, "b": GOOD | {"data_offsets": [9, 17]}}, bytes(17)), "hole or overlaps"),
+        (safetensors_from({"a": GOOD | {"data_offsets": [-8, 0]}}, bytes(8)), "gap or overlaps"),
+        (safetensors_from({"a": GOOD | {"data_offsets": [8, 16]}}, bytes(16)), "gap or overlaps"),
+        (safetensors_from({"a": GOOD, "b": GOOD}, bytes(8)), "gap or overlaps"),
+        (safetensors_from({"a": GOOD, "b": GOOD | {"data_offsets": [9, 17]}}, bytes(17)), "gap or overlaps"),
         (safetensors_from({"a": GOOD | {"data_offsets": [False, 8]}}, bytes(8)), "do not match|malformed"),
     ],
 )
@@ -303,7 +303,7 @@ def test_json_too_large_is_refused_unread() -> None:
 
 def test_tokenizer_of_too_many_values_is_refused() -> None:
     tokenizer = b'{"model":{"vocab":[' + b"0," * 4_000_001 + b"0]}}"
-    with pytest.raises(ModelRejectedError, match="holds more than 4,000,000 values"):
+    with pytest.raises(ModelRejectedError, match="contains more than 4,000,000 values"):
         inspect_bytes(model(**{"tokenizer.json": tokenizer}))
 
 

@@ -79,7 +79,7 @@ def test_what_somebody_chose_moves_upwards_only_to_a_release() -> None:
 def test_a_push_that_asks_for_it_gets_it_and_one_that_does_not_want_it_never() -> None:
     latest = Push(1, "2.0.0")
     assert why_not(Push(2, "1.0.0", make_latest=True), latest) is None
-    assert "because the push asked for that" in (why_not(Push(2, "3.0.0", make_latest=False), latest) or "")
+    assert "because the push requested it" in (why_not(Push(2, "3.0.0", make_latest=False), latest) or "")
 
 
 def test_a_later_choice_stands_whatever_becomes_ready_first() -> None:

@@ -58,7 +58,7 @@ def test_too_many_requests_say_when_to_come_back() -> None:
     clock = Clock()
     gate = Gate(tier(requests=6), clock)
     passes(gate, 9)
-    with pytest.raises(RateLimitedError, match="6 requests a minute") as refused:
+    with pytest.raises(RateLimitedError, match="6 requests per minute") as refused:
         gate.enter()
     assert (refused.value.code, refused.value.retry_after) == (ErrorCode.RATE_LIMIT_EXCEEDED, 10)
 
@@ -79,7 +79,7 @@ def test_tokens_are_charged_afterwards_and_paid_off_by_time() -> None:
     gate = Gate(tier(tokens=600), clock)
     gate.enter()
     gate.charge(1200)
-    with pytest.raises(RateLimitedError, match="600 tokens a minute") as refused:
+    with pytest.raises(RateLimitedError, match="600 tokens per minute") as refused:
         gate.enter()
     assert refused.value.retry_after == 60
     clock.now += 60

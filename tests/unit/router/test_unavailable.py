@@ -14,7 +14,7 @@ def progress(phase: str, done: int = 0, total: int = 0) -> EndpointProgress:
 @pytest.mark.parametrize(
     ("status", "reason", "seen", "code", "words"),
     [
-        (EndpointStatus.INACTIVE, None, None, ErrorCode.ENDPOINT_INACTIVE, "switched off"),
+        (EndpointStatus.INACTIVE, None, None, ErrorCode.ENDPOINT_INACTIVE, "inactive"),
         (EndpointStatus.FAILED, "It is too big.", None, None, "It is too big."),
         (EndpointStatus.PROVISIONING, "No agent is there.", None, ErrorCode.MODEL_LOADING, "No agent is there."),
         (
@@ -26,7 +26,7 @@ def progress(phase: str, done: int = 0, total: int = 0) -> EndpointProgress:
         ),
         (EndpointStatus.DEGRADED, None, progress("loading"), ErrorCode.MODEL_LOADING, "being loaded"),
         (EndpointStatus.DEGRADED, "No agent is connected.", None, None, "No agent is connected."),
-        (EndpointStatus.ACTIVE, None, None, None, "not connected at this moment"),
+        (EndpointStatus.ACTIVE, None, None, None, "disconnected"),
     ],
 )
 def test_each_state_says_why_and_when_to_try_again(

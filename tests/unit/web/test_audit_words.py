@@ -65,6 +65,6 @@ def test_ids_are_shortened() -> None:
 
 def test_a_log_can_be_narrowed_to_whatever_is_written_to_it() -> None:
     assert {name.partition(".")[0] for name in {*OF_ACTIONS, *ACTIONS, *words._SAID_OTHERWISE}} <= set(words.SUBJECTS)
-    assert words.choices(None)[:2] == [("", "Everything"), ("model", "Models")]
+    assert words.choices(None)[:2] == [("", "All actions"), ("model", "Models")]
     assert ("key.revoke", "Revoke key") in words.choices("key.revoke")
     assert words.choices("key") == words.choices(None)

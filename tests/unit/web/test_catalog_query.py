@@ -88,7 +88,7 @@ def test_what_is_no_range_is_refused(text: str) -> None:
     [
         ("parameters", "3B-8B", "3B to 8B"),
         ("parameters", "0B-1B", "under 1B"),
-        ("context", "1M-", "1M and more"),
+        ("context", "1M-", "1M or more"),
         ("role", "deployable", "self-hosted only"),
         ("family", "3B-8B", "3B-8B"),
         ("tag", "x" * 500, "x" * 120 + "…"),

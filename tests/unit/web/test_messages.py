@@ -16,7 +16,7 @@ def test_a_route_of_the_api_is_not_said_to_people() -> None:
     ("message", "said"),
     [
         ("`role`: Input should be 'deployable' or 'shared'.", "`role`: Choose 'deployable' or 'shared'."),
-        ("`limit`: Input should be greater than 0.", "`limit`: This has to be greater than 0."),
+        ("`limit`: Input should be greater than 0.", "`limit`: This must be greater than 0."),
         ("`q`: String should have at most 200 characters.", "`q`: Use at most 200 characters."),
     ],
 )

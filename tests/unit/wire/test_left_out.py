@@ -114,7 +114,7 @@ def test_a_note_can_be_stored_and_shown_whatever_the_names_hold() -> None:
 @pytest.mark.parametrize(
     ("text", "because"),
     [
-        ("a\n" * 501, "holds 501 patterns, and may hold 500"),
+        ("a\n" * 501, "has 501 patterns; at most 500"),
         ("x" * 400, "a pattern of more than 300 characters"),
         ("**/a/**/b/**/c/**/d/**/e", "too many `\\*\\*`"),
     ],

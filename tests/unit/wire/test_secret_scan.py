@@ -57,7 +57,7 @@ def test_what_looks_like_a_key_is_found_and_not_shown(text: str, what: str) -> N
     assert (found.path, found.line) == ("config.json", 2)
     assert what in found.what
     assert HIDDEN[:20] not in "".join([str(found), *warnings([found])])
-    assert "config.json, line 2, holds what looks like" in str(found)
+    assert "config.json, line 2, appears to contain" in str(found)
 
 
 @pytest.mark.parametrize(

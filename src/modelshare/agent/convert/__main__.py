@@ -27,7 +27,7 @@ def main() -> int:
     except ConversionError as error:
         return _told(str(error))
     except OSError as error:
-        return _told(f"the agent's disk failed: {error.strerror or 'it gives no reason'}.")
+        return _told(f"the agent's disk failed: {error.strerror or 'no reason given'}.")
     return 0
 
 

@@ -21,7 +21,7 @@ CONVERTER_VERSION: Final = 2
 """To be raised with every change of what the converter writes."""
 TOLD: Final = 3
 """The child's exit code where its last words are a sentence for people."""
-_UNFORESEEN: Final = "its files are not as the converter to GGUF expects them; the agent's log has the details."
+_UNFORESEEN: Final = "its files are not what the converter to GGUF expects; see the agent's log for details."
 
 
 def unconvertible(folder: Path, task: Task) -> str | None:
@@ -31,12 +31,12 @@ def unconvertible(folder: Path, task: Task) -> str | None:
         if reason := why_not(source):
             return reason
         if task is Task.EMBEDDING and source.embedder is None and not source.is_bert:
-            return "it does not say how it makes one vector of a text; save it with sentence-transformers."
+            return "it does not define its pooling; save it with sentence-transformers."
         placed(source, read_numbers(source), open_weights(source.folder))
     except ConversionError as error:
         return str(error)
     except Exception:  # noqa: BLE001 - logged: whatever a stranger's files hold, others get a sentence
-        _log.exception("The model cannot be judged for its conversion to GGUF.")
+        _log.exception("Cannot determine whether the model can be converted to GGUF.")
         return _UNFORESEEN
     return None
 
@@ -68,5 +68,5 @@ async def to_gguf(folder: Path, cache: Path, weight_type: str, state_dir: Path) 
         raise EngineError(f"The weights cannot be converted to GGUF: {child.log[-1]}")
     if returncode:
         _log.error("The conversion to GGUF failed with exit code %d:\n%s", returncode, "\n".join(child.log))
-        raise EngineError("The weights cannot be converted to GGUF; the agent's log has the details.")
+        raise EngineError("The weights cannot be converted to GGUF; see the agent's log for details.")
     return target

@@ -55,7 +55,7 @@ def _files(folder: Path) -> list[Path]:
         try:
             names = sorted(set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ConversionError(f"{index.name} is no index of weights.") from error
+            raise ConversionError(f"{index.name} is not an index of weights.") from error
     files = [folder / Path(name).name for name in names]
     if missing := next((file for file in files if not file.is_file()), None):
         raise ConversionError(f"{printable(missing.name)} is missing.")
@@ -89,4 +89,4 @@ def _tensor(name: str, file: Path, data: int, size: int, entry: _Entry) -> Tenso
 
 
 def _damaged(file: Path) -> ConversionError:
-    return ConversionError(f"{printable(file.name)} is no whole safetensors file.")
+    return ConversionError(f"{printable(file.name)} is not a complete safetensors file.")

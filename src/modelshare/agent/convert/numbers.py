@@ -35,11 +35,11 @@ def read_numbers(source: TensorSource) -> Numbers:
     kv_heads = heads if source.is_bert else whole(config, "num_key_value_heads", heads)
     head_width = width // heads if source.is_bert else whole(config, "head_dim", width // heads or 1)
     if width % heads and (source.is_bert or config.get("head_dim") is None):
-        raise ConversionError(f"its hidden_size {width} is no multiple of its {heads} heads.")
+        raise ConversionError(f"its hidden_size {width} is not a multiple of its {heads} heads.")
     if heads % kv_heads:
-        raise ConversionError(f"its {heads} heads are no multiple of its {kv_heads} key-value heads.")
+        raise ConversionError(f"its {heads} heads are not a multiple of its {kv_heads} key-value heads.")
     if head_width % _PAIR and not source.is_bert:
-        raise ConversionError(f"its head_dim {head_width} is odd, and rotary embeddings turn pairs.")
+        raise ConversionError(f"its head_dim {head_width} is odd, but rotary embeddings need pairs.")
     return Numbers(
         layers=whole(config, "num_hidden_layers"),
         width=width,

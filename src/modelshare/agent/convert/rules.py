@@ -20,13 +20,13 @@ def _architecture(source: TensorSource) -> str | None:
     if source.architecture in GGUF_ARCHITECTURES:
         return None
     named = printable(source.architecture) or "an architecture that config.json does not name"
-    return f"{named} is not converted to GGUF; only {', '.join(GGUF_ARCHITECTURES)} are."
+    return f"{named} cannot be converted to GGUF; only {', '.join(GGUF_ARCHITECTURES)} can."
 
 
 def _weights(source: TensorSource) -> str | None:
     if quantization := mapping(source.config, "quantization_config"):
         method = printable(quantization.get("quant_method", "unknown"))
-        return f"its weights are quantized ({method}); only plain weights are converted to GGUF."
+        return f"its weights are quantized ({method}); only unquantized weights can be converted to GGUF."
     return None
 
 
@@ -42,9 +42,9 @@ def _network(source: TensorSource) -> str | None:
 def _attention(source: TensorSource) -> str | None:
     config = source.config
     if config.get("is_causal") is not None and not truth(config, "is_causal"):
-        return "its tokens look at those after them, which llama.cpp does not compute for this architecture."
+        return "it uses bidirectional attention, which llama.cpp does not support for this architecture."
     if source.gguf_architecture == "qwen3" and truth(config, "attention_bias"):
-        return "its attention has biases, which llama.cpp does not compute for this architecture."
+        return "its attention has biases, which llama.cpp does not support for this architecture."
     return None
 
 
@@ -53,7 +53,7 @@ def _rope(source: TensorSource) -> str | None:
     if not isinstance(rope["type"], str) or rope["type"] not in _ROPE_TYPES:
         return f"its rotary embeddings are scaled by '{printable(rope['type'])}', which is not converted to GGUF."
     if rope["type"] == "yarn" and any(rope.get(key) is not None for key in ("attention_factor", "mscale")):
-        return "its YaRN scaling has an attention factor of its own, which is not converted to GGUF."
+        return "its YaRN scaling has its own attention factor, which is not converted to GGUF."
     if source.config.get("partial_rotary_factor", 1.0) not in (None, 1.0):
         return "it rotates only a part of each head, which is not converted to GGUF."
     return None
@@ -61,9 +61,7 @@ def _rope(source: TensorSource) -> str | None:
 
 def _activation(config: Json, expected: str) -> str | None:
     given = config.get("hidden_act", expected)
-    return (
-        None if given == expected else f"its activation is '{printable(given)}', where llama.cpp computes '{expected}'."
-    )
+    return None if given == expected else f"its activation is '{printable(given)}', but llama.cpp uses '{expected}'."
 
 
 def _tokenizer(source: TensorSource) -> str | None:
@@ -76,7 +74,7 @@ def _tokenizer(source: TensorSource) -> str | None:
         return f"its tokenizer is of type {printable(model['type'])}, which is not converted for this architecture."
     if byte_level_name(source.tokenizer) or adds_space_prefix(source.tokenizer) is not None:
         return None
-    return "its tokenizer splits text in a way that llama.cpp is not known to share."
+    return "its tokenizer splits text in a way that llama.cpp may not support."
 
 
 def _word_piece(source: TensorSource) -> str | None:
@@ -86,5 +84,5 @@ def _word_piece(source: TensorSource) -> str | None:
     if source.embedder is not None:  # its tokens are made by the agent
         return None
     if not normalizer.get("lowercase") or normalizer.get("strip_accents") is False:
-        return "its tokenizer keeps capitals or accents, and llama.cpp's does not."
+        return "its tokenizer keeps case or accents, but llama.cpp's does not."
     return None

@@ -72,7 +72,7 @@ class TensorSource:
         """Rotary embedding: type, base and scaling, wherever this age of config.json puts them."""
         given = mapping(self.config, "rope_parameters") or mapping(self.config, "rope_scaling")
         if any(isinstance(value, dict) for value in given.values()):
-            raise ConversionError("its rotary embeddings differ from layer to layer, which is not converted to GGUF.")
+            raise ConversionError("its rotary embeddings differ between layers, which is not converted to GGUF.")
         base = number(given, "rope_theta", number(self.config, "rope_theta", 10000.0))
         return {**given, "type": given.get("rope_type", given.get("type", "default")), "base": base}
 
@@ -85,7 +85,7 @@ class TensorSource:
         if isinstance(given, list):
             given = {entry["name"]: entry["template"] for entry in given}.get("default")
         if not isinstance(given, str | None):
-            raise ConversionError(f"its chat template is {printable(given)}, where a text belongs.")
+            raise ConversionError(f"its chat template is {printable(given)}, but must be a text.")
         return given
 
     def special_token(self, role: str) -> str | None:
@@ -93,7 +93,7 @@ class TensorSource:
         given = self.tokenizer_config.get(role)
         given = given.get("content") if isinstance(given, dict) else given
         if not isinstance(given, str | None):
-            raise ConversionError(f"its {role} is {printable(given)}, where a text belongs.")
+            raise ConversionError(f"its {role} is {printable(given)}, but must be a text.")
         return given
 
 
@@ -119,5 +119,5 @@ def _read(path: Path) -> Json:
     except (ValueError, RecursionError) as error:
         raise ConversionError(f"{path.name} is not valid JSON.") from error
     if not isinstance(found, dict):
-        raise ConversionError(f"{path.name} does not hold a JSON object.")
+        raise ConversionError(f"{path.name} does not contain a JSON object.")
     return found

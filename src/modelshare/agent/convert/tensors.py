@@ -28,7 +28,7 @@ def placed(source: TensorSource, numbers: Numbers, tensors: Sequence[Tensor]) ->
     """Each tensor that is converted, with its name in Hugging Face's form without the model's prefix. Raises
     ConversionError for one that is missing, unknown, or of another type or shape than the network has."""
     if len(tensors) < numbers.layers:  # before a row of names is made for each layer that is claimed
-        raise ConversionError(f"its config.json claims {numbers.layers} layers, and there are {len(tensors)} tensors.")
+        raise ConversionError(f"its config.json states {numbers.layers} layers, but there are {len(tensors)} tensors.")
     places = dict(_bert(numbers) if source.is_bert else _llama(source, numbers))
     found: dict[str, tuple[Tensor, Place]] = {}
     for tensor in tensors:
@@ -39,7 +39,7 @@ def placed(source: TensorSource, numbers: Numbers, tensors: Sequence[Tensor]) ->
         if place is None:
             raise ConversionError(f"The tensor {printable(tensor.name)} has no counterpart in GGUF.")
         if name in found:
-            raise ConversionError(f"The tensor {printable(tensor.name)} is there twice.")
+            raise ConversionError(f"The tensor {printable(tensor.name)} appears twice.")
         _check(tensor, place)
         found[name] = (tensor, place)
     if missing := next((name for name in places if name not in found), None):
@@ -55,8 +55,8 @@ def _check(tensor: Tensor, place: Place) -> None:
         )
     if tensor.shape != place.shape:
         raise ConversionError(
-            f"its tensor {printable(tensor.name)} has the shape {printable(tensor.shape)}, "
-            f"where its config.json says {printable(place.shape)}."
+            f"its tensor {printable(tensor.name)} has the shape {printable(tensor.shape)}, but its config.json says "
+            f"{printable(place.shape)}."
         )
 
 

@@ -31,7 +31,7 @@ def whole(values: Json, key: str, default: int | None = None, *, least: int = 1)
         return _present(key, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not least <= value <= _MAX or value != int(value):  # in this order: NaN is no int
-        raise ConversionError(f"its {key} is {printable(value)}, where a whole number from {least} to {_MAX} belongs.")
+        raise ConversionError(f"its {key} is {printable(value)}, but must be a whole number from {least} to {_MAX}.")
     return int(value)
 
 
@@ -42,7 +42,7 @@ def number(values: Json, key: str, default: float | None = None) -> float:
         return _present(key, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
     if not is_number or value <= 0:
-        raise ConversionError(f"its {key} is {printable(value)}, where a positive number belongs.")
+        raise ConversionError(f"its {key} is {printable(value)}, but must be a positive number.")
     return float(value)
 
 
@@ -52,7 +52,7 @@ def mapping(values: Json, key: str) -> Json:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConversionError(f"its {key} is {printable(value)}, where an object belongs.")
+        raise ConversionError(f"its {key} is {printable(value)}, but must be an object.")
     return value
 
 
@@ -60,7 +60,7 @@ def truth(values: Json, key: str) -> bool:
     """False when it is absent or null."""
     value = values.get(key)
     if not isinstance(value, bool | None):
-        raise ConversionError(f"its {key} is {printable(value)}, where true or false belongs.")
+        raise ConversionError(f"its {key} is {printable(value)}, but must be true or false.")
     return bool(value)
 
 
@@ -70,5 +70,5 @@ _LARGEST: Final = 3.4e38
 
 def _present(key: str, default: _Number | None) -> _Number:
     if default is None:
-        raise ConversionError(f"its config.json does not give {key}.")
+        raise ConversionError(f"its config.json does not set {key}.")
     return default

@@ -120,7 +120,7 @@ def _as_list(given: Any) -> list[int]:
         return []
     numbers = given if isinstance(given, list) else [given]
     if not all(type(token) is int and token >= 0 for token in numbers):
-        raise ConversionError(f"its special token is {printable(given)}, where the number of a token belongs.")
+        raise ConversionError(f"its special token is {printable(given)}, but must be a token number.")
     return numbers
 
 

@@ -93,7 +93,7 @@ class Child:
                 kill(self._record.members())
                 if not await self._gone(_GONE_SECONDS):
                     pids = ", ".join(str(process.pid) for process in self._record.members())
-                    raise EngineError(f"The engine's processes do not end, not even by SIGKILL: {pids}.")
+                    raise EngineError(f"The engine's processes do not exit, not even after SIGKILL: {pids}.")
             self._record_file.unlink(missing_ok=True)
         finally:
             self._reader.cancel()

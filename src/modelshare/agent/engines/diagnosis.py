@@ -20,7 +20,7 @@ class Diagnosis:
 _SIGNATURES: Final = [
     (
         r"address already in use|errno 98\b|couldn't bind (?:http )?server socket|failed to bind",
-        "Another program took the port that the engine was given.",
+        "Another program took the port that was assigned to the engine.",
     ),
     (
         r"out of memory|cannot allocate memory|memoryerror|bad_alloc|failed to allocate|unable to allocate|"
@@ -34,17 +34,18 @@ _SIGNATURES: Final = [
     ),
     (
         r"missing dependencies for serving",
-        "The engine is not installed completely; pip install 'transformers[serving]'.",
+        "The engine is not fully installed; run pip install 'transformers[serving]'.",
     ),
     (r"^(\S+) cannot be started: (.+)$", "{0} cannot be started: {1}; check the engine's path."),
     (
         r"unknown model architecture: '?([\w.-]+)|model architectures \['?([\w.-]+)'?\] (?:are|is) not supported|"
         r"unrecognized model|does not recognize this architecture",
-        "This version of the engine does not know the model's architecture {0}; update the engine or choose another.",
+        "This version of the engine does not support the model's architecture {0}; update the engine or choose "
+        "another.",
     ),
     (
         r"unknown pre-tokenizer type: '?([\w.-]+)",
-        "This version of the engine does not know the model's tokenizer {0}; update the engine or choose another.",
+        "This version of the engine does not support the model's tokenizer {0}; update the engine or choose another.",
     ),
     (
         r"key not found in model: ([\w.-]+)",
@@ -54,7 +55,7 @@ _SIGNATURES: Final = [
         r"safetensorerror|metadataincompletebuffer|headertoolarge|invalid magic|not within the file bounds|"
         r"corrupted or incomplete|failed to read|tensor '.*' not found|missing tensor|does not appear to have a file|"
         r"failed to load model|error loading model",
-        "The engine cannot read the model's files; they may be damaged or not meant for it.",
+        "The engine cannot read the model's files; they may be damaged or in a different format.",
     ),
 ]
 _PATTERNS: Final = [(re.compile(pattern, re.IGNORECASE | re.MULTILINE), text) for pattern, text in _SIGNATURES]
@@ -80,8 +81,8 @@ def diagnose(log: Sequence[str], returncode: int | None) -> Diagnosis:
     last = next((line.strip() for line in reversed(log) if line.strip()), "")
     said = _last_words(last)
     if returncode is None:
-        return Diagnosis(f"The engine does not answer.{said}")
-    return Diagnosis(f"The engine ended with {_how(returncode)}.{said}")
+        return Diagnosis(f"The engine is not responding.{said}")
+    return Diagnosis(f"The engine exited with {_how(returncode)}.{said}")
 
 
 def humanize_error(said: str) -> str | None:
@@ -93,7 +94,7 @@ def _last_words(line: str) -> str:
     if not line:
         return ""
     said = humanize_error(line)
-    return " The agent's log has the details." if said is None else f" Its last words: {said}"
+    return " See the agent's log for details." if said is None else f" Its last output: {said}"
 
 
 def _filled(sentence: str, named: Sequence[str]) -> str:

@@ -93,8 +93,8 @@ class ExternalEngine:
     async def died(self) -> str:
         timing = replace(self._timing, recent=0.0)  # its health route answers at once, or it is gone
         await Watch(self, timing, self._answers).until_hung(probes=False)
-        what = "does not answer any more" if not await self.health() else "takes requests and answers none"
-        return f"{self.base_url} {what}; look at the server there."
+        what = "is no longer responding" if not await self.health() else "accepts requests but never answers them"
+        return f"{self.base_url} {what}. Check the server there."
 
     async def health(self) -> bool:
         return self._probe is not None and await self._probe.is_up("/v1/models", self._timing.probe_timeout)
@@ -114,7 +114,7 @@ class ExternalEngine:
 
     async def _check(self, probe: Probe) -> None:
         if not await self.health():
-            raise EngineError(f"{self.base_url}/models does not answer; start the server, or correct its URL or key.")
+            raise EngineError(f"{self.base_url}/models is not responding. Start the server, or correct its URL or key.")
         model, seconds = self._relay.request_model, self._timing.probe_timeout
         try:
             await probe.ask(self._task, model, seconds, {"cache_salt": token_hex(32)})
@@ -122,8 +122,8 @@ class ExternalEngine:
             await probe.ask(self._task, model, seconds)
             self.sharing = replace(self.sharing, cache=PromptCache.NONE)
             _log.warning(
-                "%s takes no `cache_salt`: if it keeps a cache of prompts, projects that share it can tell by its "
-                "speed what others asked. Use it for one project only, or switch that cache off.",
+                "%s does not support `cache_salt`: if it keeps a prompt cache, projects that share it can infer "
+                "from response times what others asked. Use it for one project only, or turn that cache off.",
                 self.base_url,
             )
         self.activity.succeeded()

@@ -26,7 +26,7 @@ class VectorHead:
         self._dimensions = embedder.dimensions
         for layer in embedder.layers:
             if layer.width not in (0, width):
-                raise ConversionError(f"its {layer.kind} layer takes {layer.width} numbers, and gets {width}.")
+                raise ConversionError(f"its {layer.kind} layer expects {layer.width} numbers, but gets {width}.")
             width = layer.out or width
             self._layers.append((layer, *_weights(root, layer)))
 

@@ -27,11 +27,11 @@ class LlamaCpp(EngineType):
     def missing(self) -> str | None:
         if importlib.util.find_spec("xllamacpp"):
             return None
-        return "xllamacpp is not installed; pip install 'modelshare[agent]'."
+        return "not installed; run pip install 'modelshare[agent]'."
 
     def unsuited(self, model: ModelFacts) -> str | None:
         if model.format is Format.PICKLE:
-            return "it reads GGUF, and pickles are not converted; push the model as safetensors or GGUF."
+            return "it reads GGUF, and pickles cannot be converted; push the model as safetensors or GGUF."
         return model.unconvertible if model.format is Format.SAFETENSORS else None
 
     def engine(self, spec: EngineSpec, scratch: Path) -> Engine:
@@ -42,7 +42,7 @@ class LlamaCpp(EngineType):
 def recipe(spec: EngineSpec) -> Recipe:
     """Raises EngineError when there is no GGUF model at `spec.path`."""
     if not spec.path.is_file():
-        raise EngineError("There is no GGUF model among the files; push one, or choose another engine.")
+        raise EngineError("The files contain no GGUF model; push one, or choose another engine.")
     return Recipe(
         spec=spec,
         routes=ROUTES_OF_TASK[spec.task],

@@ -32,7 +32,9 @@ def main() -> None:
     except RuntimeError as error:
         # A plain exit, so that llama.cpp's log, which says why, is written; its last lines may be lost all the same.
         taken = _is_taken(arguments.host, arguments.port)
-        raise SystemExit("Address already in use" if taken else f"The model does not load: {error}") from error
+        raise SystemExit(
+            f"The model failed to load: {error}" if taken else f"The model does not load: {error}"
+        ) from error
     for number in (signal.SIGTERM, signal.SIGINT):  # after Server(), which installs handlers of its own
         signal.signal(number, lambda *_: stop.set())
     print("READY", server.listening_address, flush=True)  # noqa: T201  for people who run it by hand

@@ -14,7 +14,7 @@ from modelshare.wire.inference import BadInferenceRequestError, decoded
 
 Fields = dict[str, msgspec.Raw]
 
-_TEXT_ONLY: Final = "This model takes text only: `messages` may hold texts, and parts of the type `text`."
+_TEXT_ONLY: Final = "This model accepts only text: `messages` may contain strings, and parts of type `text`."
 _TEXT_PART: Final = frozenset({"type", "text", "refusal", "cache_control", "annotations"})
 _Token = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 _Limit = Annotated[int, Meta(ge=1, le=(1 << 31) - 1)]
@@ -257,9 +257,11 @@ def check(route: str, body: bytes) -> None:
     if route == "embeddings" and asked.encoding_format not in (None, "float", "base64"):
         raise BadInferenceRequestError("`encoding_format` must be `float` or `base64`.", "encoding_format")
     if (best_of := getattr(asked, "best_of", None)) is not None and best_of != (asked.n or 1):
-        raise BadInferenceRequestError("`best_of` must be the same as `n`: all answers are returned.", "best_of")
+        raise BadInferenceRequestError("`best_of` must equal `n`: all answers are returned.", "best_of")
     if getattr(asked, "grammar", None) and getattr(asked, "json_schema", None) is not None:
-        raise BadInferenceRequestError("`json_schema` and `grammar` exclude each other; leave one out.", "json_schema")
+        raise BadInferenceRequestError(
+            "`json_schema` and `grammar` are mutually exclusive. Leave one out.", "json_schema"
+        )
 
 
 def honoured(fields: Fields, takes: frozenset[str]) -> Fields:
@@ -273,7 +275,7 @@ def honoured(fields: Fields, takes: frozenset[str]) -> Fields:
             if bytes(raw).strip() != b"null":
                 passed[name] = raw
         elif name not in _WITHOUT_EFFECT and name != "best_of" and not _is_neutral(name, msgspec.json.decode(raw)):
-            raise BadInferenceRequestError(f"The engine of this model does not honour `{name}`; leave it out.", name)
+            raise BadInferenceRequestError(f"The engine of this model does not support `{name}`. Leave it out.", name)
     return passed
 
 
@@ -299,7 +301,7 @@ def _is_text(part: dict[str, Any]) -> bool:
 def _check_format(wanted: _Format | None) -> None:
     if wanted is not None and wanted.type == "json_schema" and wanted.json_schema is None:
         raise BadInferenceRequestError(
-            "`response_format` names no schema; put one into its `json_schema`.", "response_format"
+            "`response_format` has no schema. Put one into its `json_schema`.", "response_format"
         )
 
 
@@ -312,4 +314,4 @@ def _check_texts(value: bytes, field: str) -> None:
     try:
         (_texts if first == b'"' else _token_lists if first == b"[" else _tokens)(value)
     except msgspec.DecodeError as error:
-        raise BadInferenceRequestError(f"`{field}` must be a text, a list of texts, or tokens.", field) from error
+        raise BadInferenceRequestError(f"`{field}` must be a string, an array of strings, or tokens.", field) from error

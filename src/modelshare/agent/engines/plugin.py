@@ -45,7 +45,7 @@ class ModelFacts:
         """Why an engine that is not given tokens would embed other texts than the model declares."""
         if self.has_tokenizer or self.embedder is None or not (self.embedder.prompt or self.embedder.lowercases):
             return None
-        return "it has no tokenizer.json, by which the agent changes texts before this engine."
+        return "it has no tokenizer.json, which the agent needs to prepare texts for this engine."
 
 
 class EngineType(ABC):
@@ -96,7 +96,7 @@ class ProgramType(EngineType):
     def engine(self, spec: EngineSpec, scratch: Path) -> Engine:
         program = self.find()
         if program is None:
-            raise EngineError(f"The program {self.program} is no longer there; {self.install}.")
+            raise EngineError(f"The program {self.program} no longer exists; {self.install}.")
         return ProcessEngine(self.recipe(spec, program, scratch), self.machine.state_dir)
 
     @abstractmethod

@@ -62,22 +62,24 @@ class Probe:
         RequestRefusedError where the engine does not take the request."""
         route = MAIN_ROUTE.get(task)
         if route is None:
-            raise EngineError("The model can neither chat, nor complete text, nor embed it; no engine serves it.")
+            raise EngineError(
+                "The model supports neither chat, text completion nor embeddings, so no engine can serve it."
+            )
         body = {**_SMALLEST[route], **({"model": model} if model is not None else {}), **fields}
         try:
             url = self._base_url + route.path
             async with self.session.post(url, json=body, timeout=_total(timeout)) as answer:
                 content = await answer.read()
         except _NETWORK_ERRORS as error:
-            raise EngineError("The engine does not answer a first request.") from error
+            raise EngineError("The engine does not respond to a test request.") from error
         if answer.status != 200:  # noqa: PLR2004
             said = humanize_error(content[:_LONGEST].decode("utf-8", "replace"))
             kind = RequestRefusedError if answer.status in _REFUSED else EngineError
             raise kind(
-                f"The engine answers a first request with status {answer.status}" + (f": {said}" if said else ".")
+                f"The engine answered a test request with status {answer.status}" + (f": {said}" if said else ".")
             )
         if not _is_real(route, content):
-            raise EngineError("The engine answers a first request, but with nothing in it.")
+            raise EngineError("The engine returned an empty answer to a test request.")
 
     async def told(self, path: str, timeout: float) -> bytes:  # noqa: ASYNC109
         """What `path` answers; nothing when it does not."""

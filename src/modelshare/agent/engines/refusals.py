@@ -14,9 +14,9 @@ import msgspec
 from modelshare.wire.errors import ErrorBody, ErrorCode, ErrorEnvelope, ErrorType
 
 FAILED: Final = "The engine failed on this request; try again, or change the request."
-_REFUSED: Final = "The engine does not take this request as it is; compare its fields with the API's documentation."
-_BUSY: Final = "The engine has no room for this request now; try again in a moment."
-_TOO_LARGE: Final = "The request is larger than the engine takes; send less at once."
+_REFUSED: Final = "The engine rejected this request. Compare its fields with the API documentation."
+_BUSY: Final = "The engine has no capacity for this request now. Try again in a moment."
+_TOO_LARGE: Final = "The request is larger than the engine accepts. Send less in one request."
 _MAX_SECONDS: Final = 86_400
 _PASSED: Final = frozenset(
     {
@@ -38,19 +38,19 @@ _QUOTED: Final = re.compile(r"['\"`]([a-zA-Z_]\w{0,63})['\"`]")
 _KNOWN: Final = (
     (
         re.compile(r"grammar|json.?schema|structured|ebnf|regex", re.IGNORECASE),
-        "The engine cannot use the grammar or schema of this request; check that it is valid, or make it simpler.",
+        "The engine cannot use the grammar or schema of this request. Check that it is valid, or simplify it.",
     ),
     (
         re.compile(r"\broles? must alternate|conversation roles", re.IGNORECASE),
-        "The model's chat template wants the roles `user` and `assistant` in turn.",
+        "The model's chat template requires the roles `user` and `assistant` to alternate.",
     ),
     (
         re.compile(r"system (?:role|message).{0,20}(?:not supported|beginning)", re.IGNORECASE),
-        "The model's chat template does not take the role `system` where it stands here.",
+        "The model's chat template does not accept the role `system` at this position.",
     ),
     (
         re.compile(r"template", re.IGNORECASE),
-        "The model's chat template cannot render these messages; check their roles and their order.",
+        "The model's chat template cannot render these messages. Check their roles and order.",
     ),
 )
 
@@ -105,14 +105,14 @@ def failed_inside(error: Any, asked: Collection[str]) -> EngineRefusalError:
 
 def no_answer() -> EngineRefusalError:
     """For a success whose body is not what its route promises."""
-    return EngineRefusalError(HTTPStatus.BAD_GATEWAY, "The engine gave no valid answer; try again.")
+    return EngineRefusalError(HTTPStatus.BAD_GATEWAY, "The engine returned an invalid answer. Try again.")
 
 
 def too_long(param: str | None) -> EngineRefusalError:
     """For a request whose prompts the model's context does not hold."""
     return EngineRefusalError(
         HTTPStatus.BAD_REQUEST,
-        "The input is longer than the model takes at once; send a shorter one, or ask for fewer tokens.",
+        "The input is longer than the model's context. Send a shorter one, or request fewer tokens.",
         code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
         param=param,
     )
@@ -150,7 +150,7 @@ def _words(status: int, said: _Said, param: str | None) -> str:
         if pattern.search(said.text):
             return sentence
     if param is not None:
-        return f"The engine does not take `{param}` as it is; compare it with the API's documentation."
+        return f"The engine rejected the value of `{param}`. Compare it with the API documentation."
     return _REFUSED
 
 

@@ -65,12 +65,12 @@ def choose(
 
 def _why_not(engine: EngineType, model: ModelFacts, *, gpu: bool, preferred: bool) -> str | None:
     if model.task is Task.OTHER:
-        return "the model neither chats, nor completes text, nor embeds it."
+        return "the model supports neither chat, text completion nor embeddings."
     if reason := engine.missing() or engine.unsuited(model):
         return reason
     if engine.needs_gpu and not (gpu or preferred):
         return "it needs a GPU, and none was found."
-    return "it is used only where it is preferred." if engine.only_on_request and not preferred else None
+    return "it is used only when chosen explicitly." if engine.only_on_request and not preferred else None
 
 
 class _UnusablePlugin(EngineType):

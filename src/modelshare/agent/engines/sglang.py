@@ -69,5 +69,5 @@ def _pools_differently(embedder: Embedder) -> str | None:
     kinds = [layer.kind for layer in embedder.layers]
     plain = embedder.obstacle is None and not embedder.transformer and embedder.dimensions is None
     if not plain or embedder.pooling != "lasttoken" or kinds != ["Normalize"]:
-        return "SGLang does not read how it pools, and always takes the last token's vector, normalized."
+        return "SGLang ignores its pooling, and always takes the last token's vector, normalized."
     return None

@@ -42,9 +42,7 @@ class TextEncoder:
         texts = [value] if isinstance(value, str) else value
         if not all(isinstance(text, str) for text in texts):
             if self._prompt:
-                raise BadInferenceRequestError(
-                    "This model puts a prompt before each text: send texts, not tokens.", _FIELD
-                )
+                raise BadInferenceRequestError("This model adds a prompt to each text. Send texts, not tokens.", _FIELD)
             return given
         return msgspec.Raw(msgspec.json.encode([self._tokens(text, context) for text in texts]))
 

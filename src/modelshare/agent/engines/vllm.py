@@ -84,12 +84,12 @@ def _pools_differently(embedder: Embedder) -> str | None:
     if embedder.obstacle:
         return embedder.obstacle
     if embedder.transformer:
-        return "its Transformer lies in a folder of its own, where vLLM does not look for it."
+        return "its Transformer is in a separate folder, where vLLM does not look for it."
     if not embedder.types:
-        return "it has no modules.json, without which vLLM does not read how it pools."
+        return "it has no modules.json, which vLLM needs to read the pooling."
     if unknown := next((type_ for type_ in embedder.types[1:] if type_ not in _KNOWN_MODULES), None):
-        return f"vLLM does not know its module {unknown}."
+        return f"vLLM does not support its module {unknown}."
     kinds = [layer.kind for layer in embedder.layers]
     if embedder.dimensions or kinds != sorted(kinds, key=lambda kind: kind == "Normalize"):
-        return "vLLM computes Dense layers, then normalizes, and nothing after that."
+        return "vLLM supports Dense layers followed by normalization, and nothing after that."
     return None

@@ -34,7 +34,7 @@ async def create_project(
     except ValidationError as error:
         wrong = "name" if error.errors()[0]["loc"] == ("name",) else "slug"
         fits = "1 to 100 characters" if wrong == "name" else "1 to 40 lower-case letters, digits and single hyphens"
-        raise InvalidRequestError(f"A project's {wrong} has {fits}. Choose another one.", param=wrong) from error
+        raise InvalidRequestError(f"A project's {wrong} must have {fits}. Choose another one.", param=wrong) from error
     except ValueError as error:
         raise InvalidRequestError(str(error), param="name") from error
     await queries.lock_person(session, person.id)  # so that two at once are counted
@@ -42,7 +42,7 @@ async def create_project(
         owned = sum(row.role == MemberRole.OWNER for row in await queries.memberships(session, [person.id]))
         if owned >= limit:
             raise PermissionDeniedError(
-                f"You own {owned} projects, and {limit} are the most here. Ask the platform's admin."
+                f"You own {owned} projects, and the limit is {limit}. Ask the platform's admin."
             )
     project = await service.new_project(session, request, now=now, actor=person.actor)
     await add(session, project.id, person, MemberRole.OWNER, now=now)
@@ -120,7 +120,7 @@ def _no_member() -> NotFoundError:
 async def _check_not_last(session: AsyncSession, row: MemberRow) -> None:
     if row.role == MemberRole.OWNER and await queries.owners(session, row.project_id) == 1:
         raise ConflictError(
-            "A project has at least one owner, and this is the last one. Make somebody else an owner first."
+            "A project needs at least one owner, and this is the last one. Make another member an owner first."
         )
 
 

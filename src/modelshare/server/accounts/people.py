@@ -46,7 +46,7 @@ async def sign_up(
     """
     is_first = await _is_first(session)
     if policy == "invite_only" and not is_first and not await _is_invited(session, invitation, now):
-        raise PermissionDeniedError("Here people sign up by invitation. Ask an owner of your project for a link.")
+        raise PermissionDeniedError("Sign-up is by invitation only. Ask an owner of your project for a link.")
     row = PersonRow(
         email=_checked(clean_email, email, "email"),
         name=_checked(clean_name, name, "name"),
@@ -61,7 +61,7 @@ async def sign_up(
         if not is_unique_violation(error):
             raise
         raise ConflictError(
-            f"There is somebody with the e-mail {row.email} already. Sign in.", param="email"
+            f"An account with the e-mail {row.email} already exists. Sign in instead.", param="email"
         ) from error
     person = person_view(row)
     _record(session, person.actor, "person.sign_up", person.id, now)
@@ -90,7 +90,7 @@ async def replace_hash(session: AsyncSession, person_id: uuid.UUID, old_hash: st
     """Has it be `new_hash` (None: as it is). 401 when `old_hash` is not the password's any more."""
     row = await queries.lock_person(session, person_id)
     if row is None or row.password_hash != old_hash:
-        raise UnauthenticatedError("The password was changed at this moment. Sign in again.")
+        raise UnauthenticatedError("The password was changed by another request. Sign in again.")
     if new_hash is not None:
         row.password_hash = new_hash
 
@@ -108,7 +108,7 @@ async def reset_password(session: AsyncSession, email: str, new_hash: str, *, no
     """The operator's way back in for somebody: signs them out everywhere. 404 for nobody."""
     found = await credentials(session, email)
     if found is None:
-        raise NotFoundError("There is nobody with this e-mail on this platform.")
+        raise NotFoundError("There is no user with this e-mail on this platform.")
     person, old_hash = found
     await replace_hash(session, person.id, old_hash, new_hash)
     await sessions.close_all(session, person.id)
@@ -150,7 +150,7 @@ async def set_admin(session: AsyncSession, caller: Caller, person_id: uuid.UUID,
         return person_view(row)
     if not is_admin and await queries.admins(session) == 1:
         raise ConflictError(
-            "The platform has at least one admin, and this is the last one. Make somebody else one first."
+            "The platform needs at least one admin, and this is the last one. Make another user an admin first."
         )
     row.is_admin = is_admin
     _record(session, caller.actor, "person.set_admin", person_id, now, is_admin=is_admin)
@@ -195,7 +195,7 @@ def _checked(clean: Callable[[str], Value], text: str, param: str) -> Value:
 async def _own(session: AsyncSession, person_id: uuid.UUID) -> PersonRow:
     row = await queries.lock_person(session, person_id)
     if row is None:
-        raise NotFoundError("There is no such person on this platform.")
+        raise NotFoundError("There is no such user on this platform.")
     return row
 
 

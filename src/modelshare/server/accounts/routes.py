@@ -28,32 +28,32 @@ router = APIRouter(route_class=ProjectRoute)
 
 @router.get("/v1/keys", tags=["keys"])
 async def list_keys(caller: KeysCaller, session: ReadSession, paging: PagingDep) -> Page[Key]:
-    """The project's keys, newest first; never their values."""
+    """Lists the project's keys, newest first, without their values."""
     return await service.list_keys(session, caller, paging)
 
 
 @router.post("/v1/keys", status_code=201, tags=["keys"])
 async def create_key(caller: KeysCaller, session: WriteSession, platform: PlatformDep, body: KeyCreate) -> KeyWithValue:
-    """A new key. Its value is in this answer and nowhere else."""
+    """Creates a key. Its value is shown only in this response."""
     return await service.create_key(session, caller, body, now=platform.now())
 
 
 @router.post("/v1/keys/{key_id}/rotate", tags=["keys"])
 async def rotate_key(caller: KeysCaller, session: WriteSession, platform: PlatformDep, key_id: str) -> KeyWithValue:
-    """A new value for the key; the old one works 24 hours more."""
+    """Gives the key a new value; the old one stays valid for 24 hours."""
     grace = platform.settings.keys_rotation_grace_seconds
     return await service.rotate_key(session, caller, key_id, now=platform.now(), grace_seconds=grace)
 
 
 @router.delete("/v1/keys/{key_id}", status_code=204, tags=["keys"])
 async def revoke_key(caller: KeysCaller, session: WriteSession, platform: PlatformDep, key_id: str) -> None:
-    """Ends the key with all its values, at once and on every process."""
+    """Revokes the key and all its values, immediately and on every process."""
     await service.revoke_key(session, caller, key_id, now=platform.now())
 
 
 @router.get("/v1/platform/projects", tags=["platform"])
 async def list_projects(_: PlatformCaller, session: ReadSession, paging: PagingDep) -> Page[Project]:
-    """All projects, oldest first."""
+    """Lists all projects, oldest first."""
     return await service.list_projects(session, paging)
 
 
@@ -61,7 +61,7 @@ async def list_projects(_: PlatformCaller, session: ReadSession, paging: PagingD
 async def create_project(
     caller: PlatformCaller, session: WriteSession, platform: PlatformDep, body: ProjectCreate
 ) -> ProjectWithKey:
-    """A new project with its first key, whose value is in this answer and nowhere else."""
+    """Creates a project with its first key, whose value is shown only in this response."""
     return await service.create_project(session, body, now=platform.now(), actor=caller.actor)
 
 
@@ -69,5 +69,5 @@ async def create_project(
 async def change_project(
     caller: PlatformCaller, session: WriteSession, platform: PlatformDep, project: str, body: ProjectPatch
 ) -> Project:
-    """Changes what a project (its id) may store, from its next push on; null takes the platform's default."""
+    """Sets a project's storage quota from its next push on; null means the platform's default."""
     return await service.change_project(session, project, body, now=platform.now(), actor=caller.actor)

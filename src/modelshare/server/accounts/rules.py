@@ -50,7 +50,7 @@ def clean_email(text: str) -> str:
     email = normal_email(text)
     local, at, domain = email.partition("@")
     if not local or not at or not domain or "@" in domain or len(email) > EMAIL_LENGTH or not _is_plain(email):
-        raise ValueError("This is no e-mail address. Use one such as ada@example.org.")
+        raise ValueError("Invalid e-mail address. Use one such as ada@example.org.")
     return email
 
 
@@ -58,9 +58,9 @@ def clean_name(text: str) -> str:
     """What somebody is called, without space around it. ValueError with a sentence where nobody is called so."""
     name = text.strip()
     if not name or len(name) > NAME_LENGTH:
-        raise ValueError(f"A name has 1 to {NAME_LENGTH} characters.")
+        raise ValueError(f"A name must have 1 to {NAME_LENGTH} characters.")
     if not fits_name(name):
-        raise ValueError("A name holds no control characters. Use letters, spaces and the like.")
+        raise ValueError("Control characters are not allowed in names. Use letters, spaces and the like.")
     return name
 
 
@@ -73,11 +73,11 @@ def check_password(text: str, email: str) -> None:
     """ValueError with a sentence where this is no good password for the person with this e-mail."""
     password = normal_password(text[: 4 * PASSWORD_LENGTHS.stop])
     if len(password) not in PASSWORD_LENGTHS or len(text) > 4 * PASSWORD_LENGTHS.stop:
-        raise ValueError(f"A password has {PASSWORD_LENGTHS.start} to {PASSWORD_LENGTHS.stop - 1} characters.")
+        raise ValueError(f"A password must have {PASSWORD_LENGTHS.start} to {PASSWORD_LENGTHS.stop - 1} characters.")
     if password.casefold() == email.strip().casefold():
-        raise ValueError("Your e-mail address is no secret. Choose another password.")
+        raise ValueError("Your e-mail address is not secret. Choose another password.")
     if any(unicodedata.category(character) == "Cs" for character in password):
-        raise ValueError("This password holds what is no character. Choose another one.")
+        raise ValueError("This password contains an invalid character. Choose another one.")
 
 
 def is_valid(*, now: int, expires_at: int | None, revoked_at: int | None, value_expires_at: int | None) -> bool:
@@ -120,14 +120,17 @@ def beyond(own: Reach, wanted: Reach) -> str | None:
     """What keeps a key from handing out another: one sentence, or None when that one goes no further than itself."""
     if not may_hand_out(own.scopes, wanted.scopes):
         scopes = ", ".join(sorted(own.scopes))
-        return f"A key can only hand out scopes it has itself: {scopes}. Name some of these in `scopes`."
+        return f"A key can only grant scopes it has itself: {scopes}. Use some of these in `scopes`."
     if own.endpoint is not None and wanted.endpoint != own.endpoint:
-        return f"This key may only call the endpoint `{own.endpoint}`, and so may what it hands out: set `endpoint`."
+        return f"This key may only call the endpoint `{own.endpoint}`, and so may the keys it creates: set `endpoint`."
     if own.networks and not _within(wanted.networks, own.networks):
         networks = ", ".join(own.networks)
-        return f"This key may only be used from {networks}, and so may what it hands out: set `allowed_ips`."
+        return f"This key may only be used from {networks}, and so may the keys it creates: set `allowed_ips`."
     if own.expires_at is not None and (wanted.expires_at is None or wanted.expires_at > own.expires_at):
-        return f"This key ends at {own.expires_at} (Unix time), and what it hands out ends no later: set `expires_in`."
+        return (
+            f"This key expires at {own.expires_at} (Unix time), and the keys it creates cannot expire later: set "
+            "`expires_in`."
+        )
     return None
 
 

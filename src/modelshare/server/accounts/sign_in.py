@@ -82,7 +82,7 @@ class SignIn:
         async with self._database.read() as session:
             found = await people.credentials(session, email)
         if not await passwords.verify(password, found[1] if found else None) or found is None:
-            raise UnauthenticatedError("E-mail and password do not go together. Check both and try again.")
+            raise UnauthenticatedError("Incorrect e-mail or password. Check both and try again.")
         return found
 
     def _count(self, address: str, email: str) -> float:

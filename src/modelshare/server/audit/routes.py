@@ -17,11 +17,12 @@ router = APIRouter(prefix="/v1/audit", tags=["audit"], route_class=ProjectRoute)
 async def list_audit(
     request: Request, session: ReadSession, paging: PagingDep, where: Annotated[AuditFilter, Query()]
 ) -> Page[AuditEntry]:
-    """Who did what, newest first; refusals included. A platform key sees what was done on the platform itself.
+    """Lists who did what, newest first, including refused actions. With a platform key, lists actions on the platform
+    itself.
 
-    `action` is one such as `model.share`, or a subject such as `model` for all that is done to models. `actor` and
-    `target` are as entries have them; a model of the project may be named, such as `model:owner/name`.
-    Needs the scope `keys`: whoever hands out keys may know what was done with them.
+    `action` is an action such as `model.share`, or a subject such as `model` for all actions on models. `actor` and
+    `target` have the form that entries show; a model of the project can also be named, such as `model:owner/name`.
+    Needs the scope `keys`: a key that can create keys can see what was done with them.
     """
     caller: Caller = request.state.caller
     caller.check(Scope.KEYS)

@@ -52,8 +52,8 @@ async def unshare_preview(session: AsyncSession, caller: Caller, model_id: uuid.
     if not following or latest is None:
         return preview.model_copy(update={"stays_at": latest.version if latest else None})
     note = (
-        f"Active endpoints of other projects that follow `latest`: {following}. They stay at {latest.version}; "
-        "versions that become the latest later do not reach them until you share the model with their projects again."
+        f"Active endpoints of other projects that follow `latest`: {following}. They stay at {latest.version} "
+        "and do not get later versions until you share the model with their projects again."
     )
     return preview.model_copy(
         update={"stops_following": following, "stays_at": latest.version, "notes": [*preview.notes, note]}

@@ -66,8 +66,8 @@ def _stays(row: EndpointRow, version: VersionRow | None) -> str | None:
     if version is None or latest is None or latest is version:
         return None
     return (
-        f"Version {latest.version} has no model `{row.file}`, so the endpoint stays at {version.version}. "
-        "Choose another `file` to follow it."
+        f"Version {latest.version} does not contain the model `{row.file}`, so the endpoint stays at "
+        f"{version.version}. Choose another `file` to follow it."
     )
 
 

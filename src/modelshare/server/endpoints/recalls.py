@@ -72,7 +72,7 @@ async def _announce(
     session: AsyncSession, caller: Caller, model_id: uuid.UUID, deadline: int, reason: str | None, *, now: int
 ) -> OwnModel:
     if reason is None:
-        raise InvalidRequestError("`reason`: A recall needs a reason, which every deployer is told.", param="reason")
+        raise InvalidRequestError("`reason`: A recall needs a reason, which deployers are shown.", param="reason")
     own = await sharing.recall(session, caller, model_id, deadline=deadline, reason=reason, now=now)
     await _tell_all(session, own, "endpoint.recall", caller, reason, now=now, deadline=deadline)
     await enqueue(session, STOP, str(model_id), now=now, after=deadline)

@@ -35,7 +35,7 @@ def refused(reason: Reason, refusal: AuditedRefusal | None) -> ApiError:
 def slug_taken(slug: str) -> Reason:
     return Reason(
         rule="slug",
-        message=f"Your project has an endpoint `{slug}` already.",
+        message=f"Your project already has an endpoint `{slug}`.",
         fix="Choose another slug, or delete that endpoint.",
     )
 
@@ -46,8 +46,8 @@ def no_such_file(file: str, version: VersionRow) -> Reason:
     ]
     return Reason(
         rule="file",
-        message=f"Version {version.version} of this model has no model `{file}`.",
-        fix=f"Choose one of: {', '.join(names)}. Leave `file` out for the version's own.",
+        message=f"Version {version.version} of this model does not contain the model `{file}`.",
+        fix=f"Choose one of: {', '.join(names)}. Leave `file` out for the version's default.",
     )
 
 

@@ -33,7 +33,7 @@ EndpointsPlatformDep = Annotated[EndpointsPlatform, Depends(get_platform)]
 async def list_endpoints(
     caller: EndpointsCaller, session: ReadSession, paging: PagingDep, base_url: BaseUrl
 ) -> Page[Endpoint]:
-    """The project's endpoints, newest first."""
+    """Lists the project's endpoints, newest first."""
     return presenters.listing(*await service.page(session, caller, paging), base_url)
 
 
@@ -61,7 +61,7 @@ async def explain_endpoint(
 
 @router.get("/v1/endpoints/{slug}")
 async def get_endpoint(caller: EndpointsCaller, session: ReadSession, base_url: BaseUrl, slug: str) -> Endpoint:
-    """One endpoint of the project."""
+    """Returns an endpoint of the project."""
     return presenters.view(await service.get(session, caller, slug), base_url)
 
 
@@ -92,11 +92,12 @@ async def delete_endpoint(
 async def unshare_model(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, *, dry_run: bool = False
 ) -> ExtendedModel | UnsharePreview:
-    """Takes the model out of the catalog; endpoints that exist go on serving.
+    """Removes the model from the catalog; existing endpoints keep serving.
 
-    Those of other projects that follow `latest` stay at the version that is the latest now: nothing pushed or promoted
-    later reaches them until the model is shared with their project again. `dry_run=true` changes nothing and says what
-    would happen.
+    Endpoints of other projects that follow `latest` stay at the current latest version: versions pushed or promoted
+    later do not reach them until the model is shared with their project again. `dry_run=true` changes nothing and
+    returns
+    what would happen.
     """
     if dry_run:
         return await deployment_stats.unshare_preview(session, caller, model_id)
@@ -105,7 +106,7 @@ async def unshare_model(
 
 @router.get("/v1/models/{model_id}/catalog", tags=["models"])
 async def get_footprint(caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> CatalogFootprint:
-    """The owner's view of a model's footprint: role, counts per tier, deploying projects, tokens served."""
+    """Returns the owner's view of a model's footprint: role, counts per tier, deploying projects, tokens served."""
     return await deployment_stats.footprint(session, caller, model_id)
 
 
@@ -117,10 +118,11 @@ async def recall_model(
     platform: EndpointsPlatformDep,
     body: RecallRequest,
 ) -> Recall:
-    """Calls a model back, for a licence or for safety: unshares it now, and stops other projects at the deadline.
+    """Recalls a model, for licence or safety reasons: unshares it now and stops other projects' endpoints at the
+    deadline.
 
-    Until then their endpoints serve, and they are told. Then machines delete the weights and say so. A `deadline` of
-    null cancels; the model stays out of the catalog until it is shared again.
+    Until then their endpoints keep serving, and deployers are notified. After that, machines delete the weights and
+    confirm it. A `deadline` of null cancels the recall; the model stays out of the catalog until it is shared again.
     """
     return await recalls.request(session, caller, model_id, body, platform.endpoint_policy, now=platform.now())
 

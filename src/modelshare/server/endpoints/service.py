@@ -348,7 +348,7 @@ async def _locked(session: AsyncSession, caller: Caller, slug: str) -> tuple[Mod
     if row is None:
         raise absent()
     if row.model_id != (model.id if model else None):
-        raise ConflictError(f"The endpoint `{slug}` was made anew at this moment. Look at it, then try again.")
+        raise ConflictError(f"The endpoint `{slug}` was replaced by another request. Check it, then try again.")
     return model, row
 
 

@@ -36,5 +36,5 @@ def note(row: EndpointRow) -> str | None:
     if row.version is not None or row.model is None or stays_at(row) is None:
         return None
     version = wanted(row)
-    stays = f"it stays at {version.version}, the last one that was" if version else "there is none left that was"
+    stays = f"it stays at {version.version}, the last shared version" if version else "no shared version is left"
     return f"The model is no longer shared with your project. Later versions do not reach this endpoint: {stays}."

@@ -134,7 +134,7 @@ class Reconciler:
         if plan.agents or plan.serving:
             await _alone("cannot reconcile the fleet", self._apply(plan, now))
         if plan.observed:
-            await _alone("cannot write the states of endpoints", self._write_observed(plan.observed, now))
+            await _alone("cannot store the states of endpoints", self._write_observed(plan.observed, now))
 
     async def _apply(self, plan: _Plan, now: int) -> None:
         """Writes deployments and what endpoints answer with; in pieces if that fails: one bad row blocks no other."""
@@ -168,7 +168,7 @@ class Reconciler:
             if outage_of(error) is not None or len(observed) == 1:
                 raise
             for endpoint_id, seen in observed.items():
-                what = f"cannot write the state of endpoint {endpoint_id}"
+                what = f"cannot store the state of endpoint {endpoint_id}"
                 await _alone(what, self._write_observed({endpoint_id: seen}, now))
 
     async def _round(self) -> None:

@@ -115,7 +115,7 @@ class Stream:
         """Takes a frame from the agent. Raises ClosedError if it is out of turn or exceeds the credit."""
         kind = type(frame)
         if self.ended or (kind is Chunk and not self._begun) or (kind in {Head, Answer} and self._begun):
-            raise ClosedError(CloseCode.PROTOCOL, "The agent answered out of turn.")
+            raise ClosedError(CloseCode.PROTOCOL, "The agent sent a frame out of turn.")
         self._begun = True
         self.ended = kind in {End, Answer}
         if isinstance(frame, Chunk | Answer):
@@ -201,19 +201,19 @@ class AgentLink:
         """The agent's next frame. Raises ClosedError at the end of the connection and for an invalid frame."""
         message = await self._receive()
         if message.get("code") in _BROKEN:
-            raise ClosedError(CloseCode.PROTOCOL, "The agent broke the rules of WebSockets.")
+            raise ClosedError(CloseCode.PROTOCOL, "The agent violated the WebSocket protocol.")
         if message["type"] != "websocket.receive":
             raise ClosedError(CloseCode.GOING_AWAY, "The agent closed the link.")
         self._heard = self._clock()
         data = message.get("bytes")
         if not data or len(data) > MAX_FRAME:
-            raise ClosedError(CloseCode.PROTOCOL, f"A frame is binary and has at most {MAX_FRAME} bytes.")
+            raise ClosedError(CloseCode.PROTOCOL, f"A frame must be binary and have at most {MAX_FRAME} bytes.")
         try:
             frame = decode_from_agent(data)
         except DecodeError as error:
-            raise ClosedError(CloseCode.PROTOCOL, f"This is no frame: {error}.") from error
+            raise ClosedError(CloseCode.PROTOCOL, f"Invalid frame: {error}.") from error
         if not isinstance(frame, AnswerFrame) and self._control.take(1, self._heard):
-            raise ClosedError(CloseCode.PROTOCOL, "The agent reports more often than anything can change.")
+            raise ClosedError(CloseCode.PROTOCOL, "The agent reports too often.")
         return frame
 
     def expect(self, count: int) -> None:
@@ -227,7 +227,7 @@ class AgentLink:
         try:
             await self._send({"type": "websocket.send", "bytes": encode(frame)})
         except Exception as error:  # servers differ in what they raise for a socket that is gone
-            raise StreamBrokenError("The link to the agent is down.") from error
+            raise StreamBrokenError("The connection to the agent is closed.") from error
 
     @asynccontextmanager
     async def request(
@@ -240,9 +240,9 @@ class AgentLink:
     ) -> AsyncIterator[Stream]:
         """Sends a request and yields the stream of its answer. Leaving the block before the end cancels the request."""
         if self._end.done():
-            raise StreamBrokenError("The link to the agent is down.")
+            raise StreamBrokenError("The connection to the agent is closed.")
         if len(self._streams) >= MAX_STREAMS:
-            raise StreamBrokenError("The agent has as many requests under way as a link takes.")
+            raise StreamBrokenError("The agent has the maximum number of requests in progress.")
         window = max(SMALL_CREDIT, min(INITIAL_CREDIT, self._free // 4))
         self._free -= window
         stream = Stream(self, next(self._ids), window)
@@ -276,7 +276,7 @@ class AgentLink:
         """
         own = (self._read(on_report, on_released), self._beat())
         tasks: list[asyncio.Future[None]] = [self._end, *map(asyncio.ensure_future, (*own, *beside))]
-        why = ClosedError(CloseCode.GOING_AWAY, "The server restarts.")
+        why = ClosedError(CloseCode.GOING_AWAY, "The server is restarting.")
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             why = _why(next(iter(done)).exception())
@@ -294,8 +294,8 @@ class AgentLink:
             self._end.exception()  # marks it as retrieved: it may end before anybody waits for it
         for stream in self._streams.values():
             if why.code is CloseCode.PROTOCOL:
-                stream.break_off("The agent broke the rules of its link.")
-            stream.fail(StreamBrokenError("The link to the agent broke."))
+                stream.break_off("The agent violated the link protocol.")
+            stream.fail(StreamBrokenError("The connection to the agent was lost."))
 
     async def _read(self, on_report: Callable[[Report], None], on_released: Callable[[Released], None]) -> None:
         while True:
@@ -314,12 +314,12 @@ class AgentLink:
                 case Ping() | UnknownFrame():
                     pass
                 case _:
-                    raise ClosedError(CloseCode.PROTOCOL, "Hello comes once, as the first frame.")
+                    raise ClosedError(CloseCode.PROTOCOL, "Hello must be sent once, as the first frame.")
 
     def _take_late(self, frame: AnswerFrame) -> None:
         self._late -= len(frame.data) if isinstance(frame, Chunk) else _ENDING // 2
         if self._late < 0:
-            raise ClosedError(CloseCode.PROTOCOL, "The agent goes on with answers that nobody asks for.")
+            raise ClosedError(CloseCode.PROTOCOL, "The agent keeps sending answers that were not requested.")
 
     async def _beat(self) -> None:
         while True:
@@ -354,4 +354,4 @@ def _why(error: BaseException | None) -> ClosedError:
         return error
     if not isinstance(error, StreamBrokenError):
         log.error("link failed", exc_info=error)
-    return ClosedError(CloseCode.GOING_AWAY, "The server had a problem with this link: link again.")
+    return ClosedError(CloseCode.GOING_AWAY, "The server had an internal error on this connection: reconnect.")

@@ -53,8 +53,8 @@ _EARLY = 1000
 """Frames kept, the newest ones. Once an agent has its desired state, it reports everything again anyway."""
 _VOUCH_SECONDS = presence.STALE_SECONDS / 3
 _SUSPENDED = ClosedError(CloseCode.SUSPENDED, "This agent is suspended. Its owner can resume it.")
-_REMOVED = ClosedError(CloseCode.REMOVED, "This agent was removed. Enroll it anew with a join key to use it again.")
-_REPLACED = ClosedError(CloseCode.REPLACED, "A newer link of this agent took over.")
+_REMOVED = ClosedError(CloseCode.REMOVED, "This agent was removed. Enrol it again with a join key to use it.")
+_REPLACED = ClosedError(CloseCode.REPLACED, "A newer connection of this agent took over.")
 
 
 class _Linked:
@@ -97,7 +97,7 @@ class AgentLinks:
     async def stop(self) -> None:
         """Ends all connections; the agents reconnect to any process. Takes seconds, whatever the database does."""
         for linked in self._linked.values():
-            linked.link.close(ClosedError(CloseCode.GOING_AWAY, "The server restarts."))
+            linked.link.close(ClosedError(CloseCode.GOING_AWAY, "The server is restarting."))
         if self._sessions:
             _, left = await asyncio.wait(self._sessions, timeout=_STOP_SECONDS)
             for task in left:  # what does not end even then, in a thread that waits for the database, is left behind
@@ -120,7 +120,7 @@ class AgentLinks:
             async with self._database.read() as session:
                 agent = await service.authenticate(session, token)
         except Exception as error:  # noqa: BLE001 - whatever keeps us from looking says nothing of the agent
-            outages.report("cannot look at an agent that wants a link", error)
+            outages.report("cannot look up an agent that is connecting", error)
             await _try_again(scope, send)
             return
         if agent is None:
@@ -146,7 +146,7 @@ class AgentLinks:
             async with asyncio.timeout(_HELLO_SECONDS):
                 hello = await link.receive()
         except TimeoutError:
-            return ClosedError(CloseCode.SILENT, "No Hello came.")
+            return ClosedError(CloseCode.SILENT, "No Hello was received.")
         except ClosedError as error:
             return error
         if not isinstance(hello, Hello):
@@ -176,7 +176,7 @@ class AgentLinks:
             return
         # An older link, here or elsewhere, ends itself when it receives the notification.
         linked = self._linked[name.agent_id] = _Linked(name, link)
-        log.info("agent linked", agent=str(name.agent_id))
+        log.info("agent connected", agent=str(name.agent_id))
         try:
             await self._check(linked)  # notifications that came before it was registered were missed
             yield linked
@@ -189,8 +189,8 @@ class AgentLinks:
                 async with self._database.write() as session:
                     await presence.disconnect(session, name, now=self._now())
             except Exception as error:  # noqa: BLE001 - when nobody vouches for the link, it is forgotten as well
-                outages.report("cannot write that a link ended", error, agent=str(name.agent_id))
-            log.info("agent link ended", agent=str(name.agent_id))
+                outages.report("cannot record that an agent disconnected", error, agent=str(name.agent_id))
+            log.info("agent disconnected", agent=str(name.agent_id))
 
     async def _send_desired(self, linked: _Linked) -> None:
         """Sends the desired state whenever it differs from what was sent last."""
@@ -257,7 +257,7 @@ class AgentLinks:
         if agent.state == AgentState.SUSPENDED:
             return _SUSPENDED
         if agent.link_token is None:
-            return ClosedError(CloseCode.GOING_AWAY, "The server took this link for dead: link again.")
+            return ClosedError(CloseCode.GOING_AWAY, "The server considered this connection dead: reconnect.")
         return None if agent.link_token == linked.name.token else _REPLACED
 
     def _desired_changed(self, subject: str) -> None:
@@ -277,11 +277,11 @@ class AgentLinks:
 def _result(serving: asyncio.Task[ClosedError]) -> ClosedError:
     """Why the connection that it served ended."""
     if serving.cancelled():
-        return ClosedError(CloseCode.GOING_AWAY, "The server restarts.")
+        return ClosedError(CloseCode.GOING_AWAY, "The server is restarting.")
     if (error := serving.exception()) is None:
         return serving.result()
-    outages.report("cannot link an agent", error)
-    return ClosedError(CloseCode.TRY_AGAIN, "The server cannot take a link now: link again.")
+    outages.report("cannot connect an agent", error)
+    return ClosedError(CloseCode.TRY_AGAIN, "The server cannot accept this connection now: reconnect.")
 
 
 def _no_common_protocol(hello: Hello) -> ClosedError | None:

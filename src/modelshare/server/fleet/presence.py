@@ -114,11 +114,11 @@ async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[DesiredDepl
             data = encode(Desired(0, [one]))
             decode_from_server(data)
         except (DecodeError, ValueError, LookupError, TypeError, OverflowError) as error:
-            log.error("a deployment cannot be told to its agent", deployment=str(row.id), error=str(error))  # noqa: TRY400 - the rest is told
+            log.error("a deployment cannot be sent to its agent", deployment=str(row.id), error=str(error))  # noqa: TRY400 - the rest is told
             continue
         size += len(data)
         if size > MAX_DESIRED - _ROOM_FOR_IDS or len(found) == MAX_DEPLOYMENTS:
-            log.error("an agent has more to hold than it can be told", agent=str(agent_id), told=len(found))
+            log.error("an agent has more deployments than it can be sent", agent=str(agent_id), told=len(found))
             break
         found.append(one)
     return found
@@ -163,7 +163,7 @@ def _tell(session: AsyncSession, event: str, row: AgentRow, now: int) -> None:
 def _wanted(row: DeploymentRow) -> DesiredDeployment:
     version, model = row.version, file_selection.find(row.version, row.file)
     if model is None:
-        raise LookupError(f"version {version.version} has no model {row.file}")
+        raise LookupError(f"version {version.version} does not contain the model {row.file}")
     files = [
         DeploymentFile(path=file["path"], size=file["size"], sha256=file["sha256"])
         for file in registry.manifest_of(version)["files"]

@@ -87,12 +87,12 @@ class Reports:
                 await write(session, batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next batch is tried
             if outages.outage_of(error) is not None:
-                outages.report("cannot write what agents report", error)
+                outages.report("cannot store reports of agents", error)
                 return ()
             if len(batch) == 1:
                 ((agent_id, deployment_id),) = batch
                 log.warning(
-                    "dropped what an agent reports: it cannot be written",
+                    "an agent's report is dropped: it cannot be stored",
                     agent=str(agent_id),
                     deployment=deployment_id,
                     error=str(error),

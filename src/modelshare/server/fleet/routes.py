@@ -74,7 +74,7 @@ async def agent_status(
     agent_id: Annotated[str, Query(pattern=_ID)],
     nonce: Annotated[str, Query(pattern=_NONCE)],
 ) -> AgentStatus:
-    """Whether an agent, by its id and its token, is still part of the fleet; signed, for agents that were refused."""
+    """Whether an agent, by its ID and token, is still part of the fleet; signed, for agents that were refused."""
     token = bearer(request.headers.get("authorization"))
     if token is None:
         raise UnauthenticatedError("This needs an agent's token (`msa_...`).")
@@ -85,10 +85,12 @@ async def agent_status(
 async def issue_grant(
     request: Request, session: WriteSession, platform: PlatformDep, base_url: BaseUrl, deployment_id: str
 ) -> Grant:
-    """One link per file of a deployment that the agent was told to hold, valid for minutes. Ask again for new ones."""
+    """Returns a signed URL for each file of a deployment assigned to the agent, valid for minutes. Request a new grant
+    for new ones.
+    """
     agent = await service.authenticate(session, bearer(request.headers.get("authorization")))
     if agent is None:
-        raise UnauthenticatedError("This needs an agent's token (`msa_...`); enroll the agent to get one.")
+        raise UnauthenticatedError("This route needs an agent token (`msa_...`). Enrol the agent to get one.")
     proven(request.scope)
     granted = await service.issue_grant(
         session, agent, deployment_id, now=platform.now(), seconds=platform.settings.grants_seconds
@@ -175,7 +177,7 @@ async def get_agent(caller: FleetCaller, session: ReadSession, agent_id: str) ->
 async def change_agent(
     caller: FleetCaller, session: WriteSession, platform: PlatformDep, agent_id: str, body: AgentPatch
 ) -> Agent:
-    """Renames, suspends or resumes it."""
+    """Renames, suspends or resumes an agent."""
     return await service.change_agent(session, caller, agent_id, body, now=platform.now())
 
 
@@ -202,10 +204,11 @@ async def remove_agent(caller: FleetCaller, session: WriteSession, platform: Pla
 async def delete_version(
     caller: ModelsCaller, model_id: ModelId, platform: PlatformDep, version: str, *, dry_run: bool = False
 ) -> Response | None:
-    """Deletes a version that is neither the latest nor in use, a failed one too, and frees its part of the quota.
+    """Deletes a version that is neither the latest nor in use, or one that failed, and frees its share of the quota.
 
-    409 `version_in_use` says who has it. A version that is being uploaded: the upload is cancelled. The number of one
-    that was ready is not given again. `dry_run=true` changes nothing and says what would happen.
+    409 `version_in_use` says what uses it. If the version is still being uploaded, the upload is cancelled. The number
+    of
+    a version that was ready cannot be used again. `dry_run=true` changes nothing and returns what would happen.
     """
     if dry_run:
         async with platform.database.read() as session:
@@ -219,5 +222,5 @@ async def delete_version(
 async def close_weight_deletion(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, deployment_id: str
 ) -> WeightsDeletion:
-    """Waits no longer for a machine, such as a removed one, to confirm that it deleted the model's weights."""
+    """Stops waiting for a machine, such as a removed one, to confirm that it deleted the model's weights."""
     return await weight_deletions.close(session, caller, model_id, deployment_id, now=platform.now())

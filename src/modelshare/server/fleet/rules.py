@@ -140,11 +140,11 @@ class Fleet:
         if self._is_ready(endpoint, endpoint.serving):
             new = "file" if endpoint.keeps_version else "version"
             if endpoint.wanted is None:
-                reason = "No version that this endpoint wants is ready now, the one that it had still answers."
+                reason = "No version that this endpoint can serve is ready now; the previous one keeps serving."
             elif failure:
-                reason = f"The new {new} could not be started, the one before still answers: {failure}"
+                reason = f"The new {new} could not be started; the previous one keeps serving: {failure}"
             else:
-                reason = f"The new {new} is not ready yet, the one before still answers."
+                reason = f"The new {new} is not ready yet; the previous one keeps serving."
             return Observation(EndpointStatus.ACTIVE, reason, progress, endpoint.serving)
         if endpoint.serving is not None:
             status = EndpointStatus.DEGRADED
@@ -208,19 +208,19 @@ class Fleet:
     def _nobody(self, endpoint: EndpointFacts) -> str:
         """Why no agent works on it, and what would help."""
         if endpoint.wanted is None:
-            return "The model has no ready version as this endpoint wants it. Choose another version, or ask its owner."
-        if endpoint.tier != SELF_HOSTED:
             return (
-                f"No agent of the tier `{endpoint.tier}` is connected now; the platform's operator has to bring one up."
+                "The model has no ready version that this endpoint can serve. Choose another version, or ask its owner."
             )
+        if endpoint.tier != SELF_HOSTED:
+            return f"No agent of the tier `{endpoint.tier}` is connected. Ask the platform's operator to start one."
         if any(agent.state is AgentState.DISCONNECTED for agent in self._pool(endpoint)):
             return (
-                "Your project's agent is not connected now. It comes back by itself while `modelshare agent` runs "
-                "on its machine; if it does not, start it there again."
+                "Your project's agent is disconnected. It reconnects while `modelshare agent` runs on its "
+                "machine; if it does not, restart it there."
             )
         return (
-            "No agent of your project is connected. Create a join key, on the page of agents or with "
-            "`modelshare join-keys create`, and run `modelshare agent` with it on your machine."
+            "No agent of your project is connected. Create a join key, on the Agents page or with `modelshare "
+            "join-keys create`, and run `modelshare agent` with it on your machine."
         )
 
 

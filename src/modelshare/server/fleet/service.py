@@ -41,7 +41,7 @@ from modelshare.wire.agents import (
 from modelshare.wire.base import Page
 from modelshare.wire.tiers import SELF_HOSTED, Tier
 
-_ANOTHER_KEY: Final = "create another one, on the page of agents or with `modelshare join-keys create`"
+_ANOTHER_KEY: Final = "create another one, on the Agents page or with `modelshare join-keys create`"
 
 
 async def create_join_key(
@@ -75,7 +75,7 @@ async def revoke_join_key(session: AsyncSession, caller: Caller, key_id: str, *,
     uid = parse_uuid(key_id)
     row = await queries.join_key(session, caller.project_id, uid) if uid else None
     if row is None:
-        raise NotFoundError("There is no such join key. Their list names those there are.")
+        raise NotFoundError("There is no such join key. GET /v1/join-keys lists yours.")
     if row.revoked_at is None:
         row.revoked_at = now
         _join_key_changed(session, caller, "join_key.revoke", row, now)
@@ -85,10 +85,10 @@ async def enroll(session: AsyncSession, spec: Enroll, settings: Settings, verdic
     """Turns a join key into an agent and its token. 401: the key is unknown, over or revoked; 409: one too many."""
     key = await queries.join_key_by_hash(session, secret_hash(spec.join_key))
     if key is None:
-        raise UnauthenticatedError(f"This join key is unknown. Copy it whole, or {_ANOTHER_KEY}.")
+        raise UnauthenticatedError(f"This join key is unknown. Copy the complete key, or {_ANOTHER_KEY}.")
     if key.revoked_at is not None or (key.expires_at is not None and now >= key.expires_at):
         over = "was revoked" if key.revoked_at is not None else "has expired"
-        raise UnauthenticatedError(f"This join key {over}. To join, {_ANOTHER_KEY}.")
+        raise UnauthenticatedError(f"This join key {over}. To enrol the agent, {_ANOTHER_KEY}.")
     await _check_room(session, key, settings)
     token = new_secret("msa")
     row = AgentRow(
@@ -183,7 +183,7 @@ async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str
     wanted_until = await _wanted_until(session, agent, row) if row and agent.state == AgentState.ACTIVE else None
     if row is None or wanted_until is None or now >= wanted_until:
         raise NotFoundError(
-            "This deployment is not, or no longer, this agent's to fetch; the link tells the agent what it is to hold."
+            "This deployment is not assigned to this agent. Wait for the desired state from the server."
         )
     expires_at = int(min(now + seconds, wanted_until))
     owner_id = row.version.model.project_id
@@ -240,13 +240,14 @@ async def capacity(session: AsyncSession, caller: Caller, tier: Tier) -> list[st
         if await queries.linked_agents(session, caller.project_id):
             return []
         note = (
-            "No agent of your project is connected now: the endpoint waits until one is. Create a join key, on the "
-            "page of agents or with `modelshare join-keys create`, and run `modelshare agent` with it on your machine."
+            "No agent of your project is connected, so the endpoint waits for one. Create a join key, on the "
+            "Agents page or with `modelshare join-keys create`, and run `modelshare agent` with it on your "
+            "machine."
         )
         return [note]
     if any(tier.slug in (agent.tiers or ()) for agent in await queries.linked_agents(session, None)):
         return []
-    return [f"No agent of the tier `{tier.slug}` is connected now: the endpoint waits until one is."]
+    return [f"No agent of the tier `{tier.slug}` is connected, so the endpoint waits for one."]
 
 
 def facts_of(row: AgentRow) -> rules.AgentFacts:
@@ -264,14 +265,14 @@ def _check_tiers(caller: Caller, wanted: list[str] | None, tiers: TierRegistry) 
     if caller.project_id is not None:  # whoever asks: the key is the project's
         if wanted is not None:
             raise InvalidRequestError(
-                "`tiers` is for the platform's join keys; an agent of a project serves its `self_hosted` endpoints. "
-                "Leave the field out.",
+                "`tiers` is only for the platform's join keys; a project's agents serve its `self_hosted` "
+                "endpoints. Leave the field out.",
                 param="tiers",
             )
         return
     shared = [tier.slug for tier in tiers if tier.slug != SELF_HOSTED]
     if not wanted or not set(wanted) <= set(shared):
-        raise InvalidRequestError(f"`tiers` has to name one or more shared tiers: {', '.join(shared)}.", param="tiers")
+        raise InvalidRequestError(f"`tiers` must contain one or more shared tiers: {', '.join(shared)}.", param="tiers")
 
 
 async def _check_room(session: AsyncSession, key: JoinKeyRow, settings: Settings) -> None:
@@ -280,21 +281,20 @@ async def _check_room(session: AsyncSession, key: JoinKeyRow, settings: Settings
     by_key = await queries.count_agents(session, settings.agents_per_join_key, join_key_id=key.id)
     if by_key >= settings.agents_per_join_key:
         raise ConflictError(
-            f"{by_key} agents have joined by this key, the most that one may bring. Remove those that are gone, or "
-            f"{_ANOTHER_KEY}."
+            f"{by_key} agents have enrolled with this key, the maximum. Remove unused agents, or {_ANOTHER_KEY}."
         )
     if key.project_id is None:
         return
     of_project = await queries.count_agents(session, settings.agents_per_project, project_id=key.project_id)
     if of_project >= settings.agents_per_project:
-        raise ConflictError(f"Your project has {of_project} agents, the most it may have. Remove those that are gone.")
+        raise ConflictError(f"Your project has {of_project} agents, the maximum. Remove unused agents.")
 
 
 async def _own(session: AsyncSession, caller: Caller, agent_id: str, *, lock: bool = False) -> AgentRow:
     uid = parse_uuid(agent_id)
     row = await queries.own_agent(session, caller.project_id, uid, lock=lock) if uid else None
     if row is None:
-        raise NotFoundError("There is no such agent. The list of agents names those there are.")
+        raise NotFoundError("There is no such agent. GET /v1/agents lists yours.")
     return row
 
 

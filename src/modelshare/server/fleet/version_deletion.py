@@ -32,9 +32,9 @@ async def preview(session: AsyncSession, caller: Caller, model_id: uuid.UUID, ve
     if found.status == ModelStatus.UPLOADING:
         notes.append("Its upload is cancelled.")
     elif found.manifest is not None:
-        notes.append(f"The number {found.version} is not given again: push other files as another version.")
+        notes.append(f"The number {found.version} cannot be used again: push other files as another version.")
     if len(model.versions) == 1:
-        notes.append("It is the model's only version, so the model goes with it.")
+        notes.append("It is the model's only version, so the model is deleted too.")
     return VersionDeletion(
         version=found.version,
         possible=not reasons,
@@ -80,21 +80,21 @@ async def _obstacles(session: AsyncSession, caller: Caller, model: ModelRow, ver
         found.append(f"{_endpoints(have.own)} of your project {_have(have.own)} it: change or delete them.")
     if have.others:
         found.append(
-            f"{_endpoints(have.others)} of other projects {_have(have.others)} it: wait until they end, or recall the "
-            "model."
+            f"{_endpoints(have.others)} of other projects {_have(have.others)} it: wait until they are deleted, "
+            "or recall the model."
         )
     if answering := await _answering(session, version):
         found.append(
-            f"{_endpoints(answering)} still {'answers' if answering == 1 else 'answer'} with it, until another "
-            "version is loaded: try again in a while."
+            f"{_endpoints(answering)} still {'answers' if answering == 1 else 'answer'} with it until another "
+            "version is loaded. Try again later."
         )
     own = await sharing.get(session, caller, model.id)
     if own.recall is not None and own.recall.stopped_at is None:
-        found.append("The model is being recalled: wait until that is over, or cancel the recall.")
+        found.append("The model is being recalled. Wait until the recall is complete, or cancel it.")
     # An upload does not count as another version: it may be cancelled, and the model with it.
     kept = [each for each in model.versions if each is not version and each.status != ModelStatus.UPLOADING]
     if not kept and (own.share is not None or model.active_endpoints):
-        found.append("It is the only version of a model that is shared or in use: delete the model instead.")
+        found.append("It is the only version of a model that is shared or in use. Delete the model instead.")
     return found
 
 

@@ -81,9 +81,11 @@ async def close(
     model, uid = await registry.get(session, caller, model_id), parse_uuid(deployment_id)
     row = await queries.release(session, model.id, uid) if uid else None
     if row is None or row.project_id == model.project_id:
-        raise NotFoundError("No machine was told to delete that. GET /v1/models/{id}/recall lists those that were.")
+        raise NotFoundError(
+            "No such machine was asked to delete weights. GET /v1/models/{id}/recall lists those that were."
+        )
     if row.confirmed_at is not None:
-        raise ConflictError("This machine has confirmed that the weights are deleted; there is nothing to close.")
+        raise ConflictError("This machine has confirmed that the weights are deleted, so there is nothing to close.")
     if row.closed_at is None:
         row.closed_at = now
         notify(session, DEPLOYMENTS_TOPIC, str(row.deployment_id))

@@ -158,11 +158,11 @@ class Connection(Overdue, asyncio.Protocol):
             if not request.asks_for_link(scope):
                 return False
             if self._exchange is not None:
-                raise refusals.malformed("a WebSocket begins on a connection that waits for no answer")
+                raise refusals.malformed("a WebSocket cannot start while a request is in progress")
             self._upgrade = scope
             return True
         if len(self._pipeline) >= _MAX_PIPELINED:
-            raise refusals.malformed("too many came before the first was answered")
+            raise refusals.malformed("too many pipelined requests")
         is_newer = head.version == "1.1"
         keep_alive, expects = is_newer and head.keep_alive, is_newer and request.expects(head.headers)
         self._pipeline.append(Exchange(self, scope, keep_alive=keep_alive, expects=expects))

@@ -175,7 +175,7 @@ class Exchange:
         if self.gone:
             return
         if self.answered:
-            raise RuntimeError("The answer has ended already.")
+            raise RuntimeError("The answer has already ended.")
         kind = message["type"]
         if kind == "http.response.start":
             self._start(message["status"], message.get("headers", ()))
@@ -184,18 +184,18 @@ class Exchange:
         elif kind == PATHSEND:
             await self._send_file(message["path"])
         else:
-            raise RuntimeError(f"`{kind}` is no part of an answer.")
+            raise RuntimeError(f"`{kind}` is not part of an answer.")
 
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Keeps the head until some of the body is there, so that both go out as one."""
         if self._head or self.started:
-            raise RuntimeError("The answer has begun already.")
+            raise RuntimeError("The answer has already started.")
         if status not in _FINAL:
-            raise RuntimeError(f"{status} is no status of an answer.")
+            raise RuntimeError(f"{status} is not a valid status.")
         lines = [refusals.status_line(status), b"date: ", self._wire.date(), b"\r\n"]
         for given, value in headers:
             if _BREAK.search(value):
-                raise RuntimeError(f"The header {given!r} holds a line break: {value!r}.")
+                raise RuntimeError(f"The header {given!r} contains a line break: {value!r}.")
             name = given.lower()
             if name == b"content-length":
                 self._unsent = int(value)

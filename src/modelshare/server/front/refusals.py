@@ -31,39 +31,39 @@ def malformed(what: str) -> ApiError:
 
 
 def head_too_large() -> ApiError:
-    return HeadTooLargeError(f"The request's headers are longer than {MAX_HEAD >> 10} KiB. Send fewer or shorter ones.")
+    return HeadTooLargeError(f"The request headers are longer than {MAX_HEAD >> 10} KiB. Send fewer or shorter ones.")
 
 
 def head_too_slow(seconds: float) -> ApiError:
-    return RequestTooSlowError(f"The request's headers did not come within {seconds:g} s. Send the request anew.")
+    return RequestTooSlowError(f"The request headers did not arrive within {seconds:g} s. Send the request again.")
 
 
 def body_too_slow(seconds: float) -> ApiError:
     return RequestTooSlowError(
-        f"The request's body stalled: next to nothing of it came in {seconds:g} s. Send the request anew."
+        f"The request body stalled: almost none of it arrived in {seconds:g} s. Send the request again."
     )
 
 
 def crowded() -> ApiError:
     return RateLimitedError(
-        "Your address has too many connections open that wait. Close some, or send a key with your requests.",
+        "Your address has too many idle connections open. Close some, or send a key with your requests.",
         code=ErrorCode.RATE_LIMIT_EXCEEDED,
         retry_after=1,
     )
 
 
 def full() -> ApiError:
-    return UnavailableError(
-        "The platform has as many connections as it can take. Try again in a moment.", retry_after=5
-    )
+    return UnavailableError("The platform has the maximum number of connections. Try again in a moment.", retry_after=5)
 
 
 def stopping() -> ApiError:
-    return UnavailableError("The platform is being stopped. Try again in a moment.", retry_after=5)
+    return UnavailableError("The platform is shutting down. Try again in a moment.", retry_after=5)
 
 
 def unexpected() -> ApiError:
-    return ApiError("Something went wrong on our side. Try again; if it stays, tell the operator the X-Request-Id.")
+    return ApiError(
+        "Something went wrong on our side. Try again; if the problem persists, give the operator the X-Request-Id."
+    )
 
 
 def status_line(status: int) -> bytes:

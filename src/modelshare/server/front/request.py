@@ -24,22 +24,22 @@ def read(version: str, method: bytes, target: bytes, headers: Headers) -> dict[s
     if len(target) + sum(len(name) + len(value) + _SEPARATORS for name, value in headers) > refusals.MAX_HEAD:
         raise refusals.head_too_large()
     if version not in _VERSIONS:
-        raise refusals.malformed(f"this server does not speak HTTP/{version}")
+        raise refusals.malformed(f"this server does not support HTTP/{version}")
     if method == b"CONNECT":
-        raise refusals.malformed("this server is no proxy")
+        raise refusals.malformed("this server is not a proxy")
     if any(name == b"transfer-encoding" and value.strip().lower() != b"chunked" for name, value in headers):
         raise refusals.malformed("its `Transfer-Encoding` may only be `chunked`")
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
-        raise refusals.malformed("it needs one header `Host`, with the name or address of the platform")
+        raise refusals.malformed("it needs one `Host` header with the name or address of the platform")
     try:
         url = httptools.parse_url(target)
         raw_path: bytes = url.path or b"/"
         path = raw_path.decode("ascii")
     except (httptools.HttpParserError, UnicodeDecodeError) as error:
-        raise refusals.malformed("its URL cannot be read; what is not ASCII has to be percent-encoded") from error
+        raise refusals.malformed("its URL is invalid; percent-encode all characters outside ASCII") from error
     if not path.startswith("/"):
-        raise refusals.malformed("it asks for no path")
+        raise refusals.malformed("it has no path")
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},

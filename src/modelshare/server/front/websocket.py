@@ -161,7 +161,7 @@ class WebSocket(asyncio.Protocol):
     def end(self) -> None:
         """The process stops."""
         if self._is_accepted and not self._is_over:
-            self._close(_GOING_AWAY, "The server restarts.")
+            self._close(_GOING_AWAY, "The server is restarting.")
         elif not self._is_over:
             self._deny(refusals.stopping())
 
@@ -215,7 +215,7 @@ class WebSocket(asyncio.Protocol):
             if self._is_accepted:
                 self._close(message.get("code", 1000), message.get("reason") or "")
             else:
-                self._deny(PermissionDeniedError("This link is not open to you: its token is not known."))
+                self._deny(PermissionDeniedError("This token is unknown. Connect with a valid one."))
         elif kind == "websocket.http.response.start":
             self._denial = refusals.status_line(message["status"]), list(message.get("headers", []))
         elif kind == "websocket.http.response.body":

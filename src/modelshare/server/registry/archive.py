@@ -41,7 +41,7 @@ def kind_of(filename: str) -> ArchiveKind:
         if filename.lower().endswith(suffix):
             return ArchiveKind(kind)
     raise ModelRejectedError(
-        f"{printable(filename)} is no archive known here; send a .tar, .tar.gz, .tar.bz2 or .tar.zst file."
+        f"{printable(filename)} is not a supported archive; send a .tar, .tar.gz, .tar.bz2 or .tar.zst file."
     )
 
 
@@ -71,7 +71,7 @@ def extract(
             files = _Extraction(stream, staging, max_bytes, max_files, chosen).run()
         if not files:
             raise ModelRejectedError(
-                f"{printable(archive.name)} holds no files; pack the model's folder again and push it."
+                f"{printable(archive.name)} contains no files; pack the model's folder again and push it."
             )
         top = chosen.top = _single_top_folder(files)
         (staging / top).rename(destination)
@@ -174,20 +174,20 @@ class _Extraction:
     def _not_utf8(self, member: Member) -> ModelRejectedError:
         name = member.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return ModelRejectedError(
-            f"The name {printable(name)} in {self._name} is not in UTF-8; rename the file, or convert all names "
+            f"The name {printable(name)} in {self._name} is not valid UTF-8; rename the file, or convert all names "
             "(`convmv -r -f latin1 -t utf8 --notest FOLDER`), and pack the folder again."
         )
 
     def _not_plain(self, member: Member) -> ModelRejectedError:
         match member.kind:
             case Kind.SYMBOLIC_LINK:
-                what = "is a symbolic link; pack the file it points to in its place (`tar --dereference`)"
+                what = "is a symbolic link; pack the file it points to instead (`tar --dereference`)"
             case Kind.DEVICE:
                 what = "is a device or a pipe, which no model needs; pack the folder without it"
             case _:
                 what = (
-                    f"is an entry of a kind ({printable(member.type.decode('latin-1'))}) that only few programs know; "
-                    "pack the folder again with GNU tar or bsdtar, without --sparse"
+                    f"is an entry of a rare kind ({printable(member.type.decode('latin-1'))}); pack the folder "
+                    "again with GNU tar or bsdtar, without --sparse"
                 )
         return ModelRejectedError(f"{printable(member.path)} in {self._name} {what} and push it again.")
 

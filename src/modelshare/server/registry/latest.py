@@ -49,7 +49,7 @@ def why_not_latest(new: AnyVersion, latest: AnyVersion | None, ready: Collection
     if after is new:
         return None
     if new.make_latest is False:
-        why = "because the push asked for that"
+        why = "because the push requested it"
     elif (chosen := _chosen_later(new, ready)) is not None:
         why = f"because {chosen.version} was pushed later and made the latest"
     elif after is None or is_release(new.version) or precedence(new.version) < precedence(after.version):

@@ -39,7 +39,7 @@ class PathSet:
         check_path(path)
         if len(self._files) >= self._max_files:
             raise ModelRejectedError(
-                f"The model holds more than {self._max_files:,} files; push only the files an engine needs."
+                f"The model contains more than {self._max_files:,} files; push only the files an engine needs."
             )
         folded = unicodedata.normalize("NFC", path.casefold())
         if (twin := self._files.get(folded)) is not None:
@@ -54,7 +54,7 @@ class PathSet:
                 break  # and so are those around it
             if len(self._folders) >= _MAX_FOLDERS:
                 raise ModelRejectedError(
-                    f"The model holds more than {_MAX_FOLDERS:,} folders; push only what an engine needs."
+                    f"The model contains more than {_MAX_FOLDERS:,} folders; push only what an engine needs."
                 )
             if (file := self._files.get(folder)) is not None:
                 raise ModelRejectedError(
@@ -71,16 +71,14 @@ def check_path(path: str) -> None:
     if unfit := _unfit_characters(path):
         raise ModelRejectedError(f"{printable(path)} {unfit}; rename it and push again.")
     if path.startswith("/"):
-        raise ModelRejectedError(f"{printable(path)} is an absolute path; give it relative to the model's folder.")
+        raise ModelRejectedError(f"{printable(path)} is an absolute path; use one relative to the model's folder.")
     if len(path.encode()) > MAX_PATH_BYTES:
         raise ModelRejectedError(f"{printable(path)} is longer than {MAX_PATH_BYTES:,} bytes; use a shorter path.")
     if not unicodedata.is_normalized("NFC", path):
-        raise ModelRejectedError(
-            f"{printable(path)} is not written in Unicode's normal form C; rename it and push again."
-        )
+        raise ModelRejectedError(f"{printable(path)} is not in Unicode's normal form C; rename it and push again.")
     if path.count("/") > _MAX_DEPTH:
         raise ModelRejectedError(
-            f"{printable(path)} lies more than {_MAX_DEPTH} folders deep; push only what an engine needs."
+            f"{printable(path)} is more than {_MAX_DEPTH} folders deep; push only what an engine needs."
         )
     for segment in path.split("/"):
         if unfit := _unfit_segment(segment):
@@ -92,18 +90,18 @@ def _unfit_characters(path: str) -> str | None:
         return None
     for character in path:
         if not fits_name(character):
-            return "holds a control character"
+            return "contains a control character"
         if character == "\\":
-            return "holds a backslash, where / separates folders"
+            return "contains a backslash; use / to separate folders"
         if character in _NOT_PORTABLE:
-            return f"holds the character {character} that not every file system can store"
+            return f"contains the character {character}, which not every file system can store"
     return None
 
 
 def _unfit_segment(segment: str) -> str | None:
     if not segment or segment in {".", ".."}:
         return (
-            f"holds the part {segment!r}, which could leave the model's folder; give the plain path"
+            f"contains the part {segment!r}, which could leave the model's folder; use the plain path"
             if segment
             else "has an empty part (a doubled or trailing /); write it with single slashes"
         )
@@ -112,7 +110,7 @@ def _unfit_segment(segment: str) -> str | None:
     if len(segment.encode()) > MAX_SEGMENT_BYTES:
         return f"has a part of over {MAX_SEGMENT_BYTES} bytes; use a shorter name"
     if segment.casefold() in _VERSION_CONTROL:
-        return f"lies in {segment}, which is no part of a model; leave that folder out"
+        return f"is in {segment}, which is not part of a model; leave that folder out"
     return "has a part that is a device name on Windows; rename it" if _WINDOWS_DEVICE.fullmatch(segment) else None
 
 

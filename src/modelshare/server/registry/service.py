@@ -137,8 +137,8 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
     if row.foreign_endpoints:
         many = "1 active endpoint" if row.foreign_endpoints == 1 else f"{row.foreign_endpoints} active endpoints"
         raise ConflictError(
-            f"{many} of other projects still use this model, so it cannot be deleted. "
-            "Unshare it so that nobody makes a new one; they go on serving until their owners end them.",
+            f"{many} of other projects still use this model, so it cannot be deleted. Unshare it to prevent new "
+            "ones, and wait until their owners delete these.",
             code=ErrorCode.MODEL_IN_USE,
             refusal=AuditedRefusal("model.delete", f"model:{row.id}"),
         )
@@ -187,7 +187,7 @@ def version_of(row: ModelRow, version: str) -> VersionRow:
     found = next((each for each in row.versions if each.version == version), None)
     if found is None:
         names = ", ".join(each.version for each in row.versions)
-        raise NotFoundError(f"There is no version `{version}` of this model. There are: {names or 'none'}.")
+        raise NotFoundError(f"There is no version `{version}` of this model. Versions: {names or 'none'}.")
     return found
 
 
@@ -220,11 +220,11 @@ def manifest_of(row: VersionRow) -> dict[str, Any]:
 
 def _name_taken(there: str, name: str) -> ConflictError:
     if there == name:
-        words = f"Your project has a model `{there}` already. Choose another name."
+        words = f"Your project already has a model `{there}`. Choose another name."
     else:
         words = (
-            f"Your project has a model `{there}`, and names that differ in upper and lower case only count as the "
-            f"same. Use `{there}`, or choose another name."
+            f"Your project already has a model `{there}`, and names are not case-sensitive. Use `{there}`, or "
+            "choose another name."
         )
     return ConflictError(words, param="name")
 

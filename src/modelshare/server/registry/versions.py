@@ -79,8 +79,10 @@ async def roll_back(session: AsyncSession, caller: Caller, model_id: uuid.UUID, 
     wanted = _ready(row, version)
     if wanted.is_latest:
         others = ", ".join(each.version for each in ready(row) if each is not wanted)
-        remedy = f"Name the one to go back to: {others}" if others else "There is no other ready version to go back to"
-        raise ConflictError(f"{version} is the latest version already. {remedy}.")
+        remedy = (
+            f"Choose the version to go back to: {others}" if others else "There is no other ready version to go back to"
+        )
+        raise ConflictError(f"{version} is already the latest version. {remedy}.")
     wanted.make_latest = True
     await move_latest(session, row, wanted, "model.rollback", caller.actor, now)
     return row

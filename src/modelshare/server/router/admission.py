@@ -44,21 +44,21 @@ class Gate:
         tier, now = self.tier, self._clock()
         if self.busy >= tier.max_concurrent_requests:
             raise RateLimitedError(
-                f"{self.busy} answers are under way, and the tier `{tier.slug}` allows {tier.max_concurrent_requests} "
-                "at once. Wait for one to end.",
+                f"{self.busy} answers are in progress, and the tier `{tier.slug}` allows "
+                f"{tier.max_concurrent_requests} at the same time. Wait for one to finish.",
                 code=ErrorCode.CAPACITY_EXCEEDED,
                 retry_after=1,
             )
         if self._tokens is not None and (wait := self._tokens.take(0, now)):
             raise RateLimitedError(
-                f"The tier `{tier.slug}` allows {tier.tokens_per_minute} tokens a minute, and they are used up. "
-                f"Try again in {wait} s.",
+                f"The tier `{tier.slug}` allows {tier.tokens_per_minute} tokens per minute, and they are used "
+                f"up. Try again in {wait} s.",
                 code=ErrorCode.RATE_LIMIT_EXCEEDED,
                 retry_after=wait,
             )
         if self._requests is not None and (wait := self._requests.take(1, now)):
             raise RateLimitedError(
-                f"The tier `{tier.slug}` allows {tier.requests_per_minute} requests a minute. Try again in {wait} s.",
+                f"The tier `{tier.slug}` allows {tier.requests_per_minute} requests per minute. Try again in {wait} s.",
                 code=ErrorCode.RATE_LIMIT_EXCEEDED,
                 retry_after=wait,
             )

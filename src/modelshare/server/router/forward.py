@@ -109,7 +109,7 @@ class Forwarder:
                 with watched(receive, lambda: stream.fail(ClientGoneError())):
                     await _pass_frames(stream, send)
         except ClientGoneError:
-            log.debug("the asking process went away")
+            log.debug("the requesting process has gone")
 
     async def _asked(self, scope: Scope, receive: Receive) -> AbstractAsyncContextManager[AnswerStream] | None:
         """The stream that another process asks for. None without a valid signature or connected agent."""
@@ -199,10 +199,10 @@ class RemoteStream:
             while not length:
                 (length,) = _LENGTH.unpack(await self._content.readexactly(_LENGTH.size))
             if length > _MAX_ENCODED:
-                raise StreamBrokenError("The process that holds the link sent what is no frame.")
+                raise StreamBrokenError("The process that holds the connection sent an invalid frame.")
             frame = decode_answer(await self._content.readexactly(length))
         except (_aiohttp().ClientError, asyncio.IncompleteReadError, msgspec.DecodeError, OSError) as error:
-            raise StreamBrokenError("The process that holds the link broke off.") from error
+            raise StreamBrokenError("The process that holds the connection closed it.") from error
         return frame
 
 

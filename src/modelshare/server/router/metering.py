@@ -70,7 +70,7 @@ class Meter:
         count = self._counts.get(key)
         if count is None:
             if len(self._counts) >= _MAX_KEPT:
-                log.error("usage is dropped: too much waits for the database", endpoint=str(endpoint.id))
+                log.error("usage is dropped: too many records are waiting for the database", endpoint=str(endpoint.id))
                 return
             count = self._counts[key] = _Count(endpoint.project_id, endpoint.slug, endpoint.model_id)
         count.requests += 1
@@ -89,7 +89,7 @@ class Meter:
             await self.flush()
         except Exception as error:  # noqa: BLE001 - the process ends, whatever the database does
             requests = sum(count.requests for count in self._counts.values())
-            log.error("usage is lost: it could not be written", requests=requests, error=str(error))  # noqa: TRY400 - with what is lost
+            log.error("usage is lost: it could not be stored", requests=requests, error=str(error))  # noqa: TRY400 - with what is lost
 
     async def flush(self) -> None:
         """Adds what was counted to the database. While that cannot be asked, everything is kept for the next time.
@@ -118,7 +118,7 @@ class Meter:
                 for key in keys:
                     await self._write(counts, [key])
                 return
-            log.error("usage is dropped: the database refuses it", **rows[0], error=str(error))  # noqa: TRY400 - with what is dropped
+            log.error("usage is dropped: the database rejects it", **rows[0], error=str(error))  # noqa: TRY400 - with what is dropped
         for key in keys:
             del counts[key]
 

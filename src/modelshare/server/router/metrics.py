@@ -19,13 +19,13 @@ class RouterMetrics:
         )
         self._seconds = Histogram(
             "modelshare_inference_seconds",
-            "From request to the answer's end.",
+            "Time from the request to the end of the answer.",
             ("route",),
             registry=registry,
             buckets=_SECONDS,
         )
         self._tokens = Counter("modelshare_inference_tokens", "Tokens by kind.", ("kind",), registry=registry)
-        self.under_way = Gauge("modelshare_inference_under_way", "Inference requests under way.", registry=registry)
+        self.under_way = Gauge("modelshare_inference_under_way", "Inference requests in progress.", registry=registry)
         self._prompt = self._tokens.labels("prompt")
         self._completion = self._tokens.labels("completion")
 

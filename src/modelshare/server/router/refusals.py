@@ -18,12 +18,12 @@ from modelshare.wire.tiers import Tier
 from modelshare.wire.units import size
 
 _WORK: Final = {
-    Phase.WAITING: "is about to be fetched by its machine",
-    Phase.PULLING: "is being fetched by its machine",
+    Phase.WAITING: "is waiting to be downloaded by its machine",
+    Phase.PULLING: "is being downloaded by its machine",
     Phase.VERIFYING: "is being verified on its machine",
     Phase.CONVERTING: "is being converted for its engine",
     Phase.LOADING: "is being loaded by its engine",
-    Phase.READY: "is about to be ready",
+    Phase.READY: "is almost ready",
 }
 _LOADING: Final = ErrorCode.MODEL_LOADING
 _SOON, _LATER, _LONG = 2, 10, 60
@@ -33,31 +33,33 @@ _SOON, _LATER, _LONG = 2, 10, 60
 def unavailable(status: EndpointStatus, reason: str | None, progress: EndpointProgress | None) -> ApiError:
     """For an endpoint that no deployment can answer."""
     if status is EndpointStatus.INACTIVE:
-        how = "Its project can switch it on again, on its page or with `modelshare endpoints activate`."
-        return _inactive(f"This endpoint is switched off. {reason or how}")
+        how = "Its project can activate it again, on its page or with `modelshare endpoints activate`."
+        return _inactive(f"This endpoint is inactive. {reason or how}")
     if status is EndpointStatus.FAILED:
         return UnavailableError(f"This endpoint cannot serve: {reason}", retry_after=_LONG)
     if progress is not None:
         wait = _LATER if progress.phase == Phase.PULLING else _SOON
-        return UnavailableError(f"The model {_words(progress)}. Try again in a while.", code=_LOADING, retry_after=wait)
+        return UnavailableError(f"The model {_words(progress)}. Try again later.", code=_LOADING, retry_after=wait)
     if status is EndpointStatus.PROVISIONING:
-        return UnavailableError(reason or "The model is being placed. Try again.", code=_LOADING, retry_after=_LATER)
+        return UnavailableError(
+            reason or "The model is being assigned to a machine. Try again.", code=_LOADING, retry_after=_LATER
+        )
     return UnavailableError(
-        reason or "The machine that runs the model is not connected at this moment; try again.", retry_after=_SOON
+        reason or "The machine that runs the model is disconnected. Try again in a moment.", retry_after=_SOON
     )
 
 
 def key_over() -> ApiError:
     """For a request whose key ended while it ran."""
     return UnauthenticatedError(
-        "The key of this request was revoked, replaced or has expired while the request ran. Use another key."
+        "The key of this request expired or was revoked or replaced during the request. Use another key."
     )
 
 
 def session_over() -> ApiError:
     """For a request whose session or membership ended while it ran."""
     return UnauthenticatedError(
-        "Your session, or your membership in this project, ended while the request ran. Sign in."
+        "Your session or your membership in this project ended during the request. Sign in again."
     )
 
 
@@ -82,8 +84,8 @@ def check_size(asked: InferenceRequest, tier: Tier) -> None:
         what = f"{count} answers (prompts: {asked.prompts}, to each: {asked.choices})"
     if count > limit:
         raise InvalidRequestError(
-            f"`{name}` is too much: {what} in one request, and the tier `{tier.slug}` allows {limit}. "
-            "Send several requests.",
+            f"`{name}` is too large: {what} in one request, and the tier `{tier.slug}` allows {limit}. Send "
+            "several requests.",
             param=name,
         )
 

@@ -60,7 +60,7 @@ async def read_body(receive: Receive, limit: int, announced: int) -> bytes:
         size += len(parts[-1])
         more = message.get("more_body", False)
     if max(size, announced) > limit:
-        raise PayloadTooLargeError(f"The request's body is longer than {limit} bytes, the most this platform takes.")
+        raise PayloadTooLargeError(f"The request body is longer than {limit} bytes, the maximum on this platform.")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -153,7 +153,7 @@ class RequestRelay:
                 retry_after=_RETRY_SECONDS,
             )
         raise UnavailableError(
-            "The machine that runs the model is not connected at this moment; try again.", retry_after=_RETRY_SECONDS
+            "The machine that runs the model is disconnected. Try again in a moment.", retry_after=_RETRY_SECONDS
         )
 
     async def _by(self, target: Target, route: str, body: bytes) -> bool:
@@ -175,7 +175,9 @@ class RequestRelay:
         except StreamBrokenError as error:
             self._is_asked = False
             if self._reply.started:
-                raise BadGatewayError("The connection to the machine that runs the model broke; try again.") from error
+                raise BadGatewayError(
+                    "The connection to the machine that runs the model was lost. Try again."
+                ) from error
             return False
         return True
 
@@ -194,7 +196,7 @@ class RequestRelay:
                 await self._pass_whole(stream, head)
             case _:
                 self._is_asked = False
-                raise BadGatewayError("The engine gave no answer; try again.")
+                raise BadGatewayError("The engine gave no answer. Try again.")
 
     async def _pass_events(self, stream: AnswerStream, head: Head) -> None:
         # The status waits for the first chunk: until then a failure can still be reported by its status.
@@ -242,7 +244,7 @@ class RequestRelay:
             if frame.error is None:
                 return None
             raise (BadGatewayError if frame.status >= _SERVER_ERROR else EngineRefusedError)(frame.error)
-        raise BadGatewayError("The machine that runs the model answered out of turn; try again.")
+        raise BadGatewayError("The machine that runs the model sent an unexpected answer. Try again.")
 
     def _count(self, frame: Answer | End) -> None:
         if self._status != _OK:
@@ -255,7 +257,7 @@ class RequestRelay:
             self._usage = MeteredUsage(frame.prompt_tokens, frame.completion_tokens, frame.estimated)
             return
         log.warning(
-            "an agent counts more tokens than the request can have",
+            "an agent reports more tokens than the request can have",
             prompt_tokens=frame.prompt_tokens,
             completion_tokens=frame.completion_tokens,
         )

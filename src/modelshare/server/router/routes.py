@@ -20,13 +20,13 @@ _DAYS: Final = 30
 
 def _group_by(
     group_by: Annotated[
-        str, Query(description="Any of day, endpoint, model, key; by commas.")
+        str, Query(description="Any of day, endpoint, model and key, separated by commas.")
     ] = "day,endpoint,model,key",
 ) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in group_by.split(",") if name.strip()))
     if not names or not set(names) <= usage.GROUPS:
         raise InvalidRequestError(
-            "`group_by` takes day, endpoint, model and key, with commas between.", param="group_by"
+            "`group_by` must be day, endpoint, model or key, or several separated by commas.", param="group_by"
         )
     return names
 
@@ -41,7 +41,7 @@ async def list_usage(
     first: Annotated[dt.date | None, Query(alias="from")] = None,
     last: Annotated[dt.date | None, Query(alias="to")] = None,
 ) -> Page[UsageRow]:
-    """Requests and tokens, summed by what `group_by` names; the newest day first. Days are UTC, both ends included."""
+    """Returns requests and tokens, grouped by `group_by`, newest day first. Days are in UTC; both ends are included."""
     today = dt.datetime.fromtimestamp(platform.now(), dt.UTC).date()
     return await usage.page(session, caller, group_by, (first or today - dt.timedelta(_DAYS), last or today), paging)
 

@@ -283,7 +283,7 @@ class _Ask:
 class _UnexpectedError(ApiError):
     def __init__(self) -> None:
         super().__init__(
-            "Something went wrong on our side. Try again; if it stays, tell the operator the X-Request-Id."
+            "Something went wrong on our side. Try again; if the problem persists, give the operator the X-Request-Id."
         )
 
 
@@ -320,9 +320,9 @@ def _answering(ask: _Ask, endpoint: Snapshot | None, now: float) -> Snapshot:
         )
     method = "GET" if ask.reads_models else _ROUTES.get(ask.route)
     if method is None:
-        raise NotFoundError(f"An endpoint has no route {ask.route}. It has {', '.join(_ROUTES)}.")
+        raise NotFoundError(f"An endpoint has no route {ask.route}. Use one of {', '.join(_ROUTES)}.")
     if ask.method != method:
-        raise MethodNotAllowedError(f"{ask.method} is not possible here. Use {method}.", method)
+        raise MethodNotAllowedError(f"{ask.method} is not allowed here. Use {method}.", method)
     if endpoint.ends_at is not None and now >= endpoint.ends_at:
         raise refusals.recalled()
     if not endpoint.targets:
@@ -349,7 +349,7 @@ def _models(endpoint: Snapshot, wanted: str | None) -> bytes:
     model = {"id": endpoint.served_name, "object": "model", "created": endpoint.created_at, "owned_by": owner}
     if wanted not in {None, endpoint.served_name}:
         raise NotFoundError(
-            f"This endpoint serves no model `{wanted}`. It serves `{endpoint.served_name}`.",
+            f"This endpoint does not serve the model `{wanted}`. It serves `{endpoint.served_name}`.",
             code=ErrorCode.MODEL_NOT_FOUND,
         )
     return json.dumps(model if wanted else {"object": "list", "data": [model]}).encode()

@@ -59,8 +59,8 @@ async def named(session: AsyncSession, model: ModelRow, choice: AudienceChoice) 
     unknown = [name for name in choice.projects if name not in found]
     if unknown:
         raise InvalidRequestError(
-            f"There is no project {', '.join(f'`{name}`' for name in unknown[:5])}. "
-            "Name projects by their slug or their id (`proj_...`).",
+            f"There is no project {', '.join(f'`{name}`' for name in unknown[:5])}. Use the slugs or IDs "
+            "(`proj_...`) of projects.",
             param="audience",
         )
     return {row.id: row for row in found.values() if row.id != model.project_id}
@@ -98,13 +98,13 @@ async def claim(session: AsyncSession, caller: Caller, token: str, *, now: int) 
     model = await registry.find_any(session, found.model_id, lock=True) if found else None
     link = await queries.link_by_hash(session, secret_hash(token)) if model else None
     if link is None or model is None:
-        raise NotFoundError("There is no such link, or its owner has ended it. Check that you copied it whole.")
+        raise NotFoundError("There is no such link, or its owner has revoked it. Check that you copied it completely.")
     if caller.project == model.project_id or await queries.is_shown_to(session, model.id, caller.project):
         return model.id
     if link.expires_at is not None and now >= link.expires_at:
         raise NotFoundError("This link has expired. Ask the model's owner for a new one.")
     if link.max_uses is not None and link.uses >= link.max_uses:
-        raise NotFoundError("This link was claimed as often as it may be. Ask the model's owner for a new one.")
+        raise NotFoundError("This link has reached its maximum number of uses. Ask the model's owner for a new one.")
     link.uses += 1
     session.add(ShareProjectRow(model_id=model.id, project_id=caller.project, link_id=link.id, added_at=now))
     notify(session, SHARES_TOPIC, str(model.id))

@@ -76,7 +76,7 @@ AnyModelId = Annotated[uuid.UUID, Depends(_any_model_id)]
 async def list_models(
     caller: ModelsCaller, session: ReadSession, paging: PagingDep, *, extended: bool = False
 ) -> Page[ExtendedModel] | Page[Model]:
-    """The project's models, newest first; `extended=true` tells all about each."""
+    """Lists the project's models, newest first; `extended=true` adds all fields."""
     rows, cursor = await service.page(session, caller, paging)
     if extended:
         data = [presenters.extended_view(own, card=False) for own in rows]
@@ -86,7 +86,7 @@ async def list_models(
 
 @router.get("/v1/models/{model_id}")
 async def get_model(caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> ExtendedModel:
-    """One model of the project."""
+    """Returns a model of the project."""
     return presenters.extended_view(await service.get(session, caller, model_id))
 
 
@@ -94,7 +94,7 @@ async def get_model(caller: ModelsCaller, model_id: ModelId, session: ReadSessio
 async def edit_model(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, body: ModelPatch
 ) -> ExtendedModel:
-    """Renames a model or edits what people read of it; the manifest never changes."""
+    """Renames a model or edits its card; the manifest never changes."""
     await registry.edit(session, caller, model_id, body, now=platform.now())
     return presenters.extended_view(await service.get(session, caller, model_id))
 
@@ -109,14 +109,14 @@ async def delete_model(caller: ModelsCaller, model_id: ModelId, session: WriteSe
 async def revalidate_model(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep
 ) -> ExtendedModel:
-    """Reads every byte of the model anew and judges it again, in the background."""
+    """Checks all files of the model again, in the background."""
     await versions.revalidate(session, caller, model_id, now=platform.now())
     return presenters.extended_view(await service.get(session, caller, model_id))
 
 
 @router.get("/v1/models/{model_id}/versions")
 async def list_versions(caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> Page[Version]:
-    """The model's versions, newest first."""
+    """Lists the model's versions, newest first."""
     own = await service.get(session, caller, model_id)
     return Page(data=[version_view(row) for row in reversed(own.model.versions)])
 
@@ -125,7 +125,7 @@ async def list_versions(caller: ModelsCaller, model_id: ModelId, session: ReadSe
 async def promote_version(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, version: str
 ) -> ExtendedModel:
-    """Makes a ready version the latest; endpoints that follow `latest` change to it."""
+    """Makes a ready version the latest; endpoints that follow `latest` switch to it."""
     await versions.promote(session, caller, model_id, version, now=platform.now())
     return presenters.extended_view(await service.get(session, caller, model_id))
 
@@ -134,9 +134,10 @@ async def promote_version(
 async def roll_back_version(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, version: str
 ) -> ExtendedModel:
-    """Goes back to `version`: it becomes the latest, and endpoints that follow `latest` change to it.
+    """Rolls back to `version`: it becomes the latest, and endpoints that follow `latest` switch to it.
 
-    It has to be ready (404 otherwise) and not the latest already (409). The version that was the latest stays.
+    It must be ready (otherwise 404) and not already the latest (otherwise 409). The version that was the latest is
+    kept.
     """
     await versions.roll_back(session, caller, model_id, version, now=platform.now())
     return presenters.extended_view(await service.get(session, caller, model_id))
@@ -151,7 +152,7 @@ async def edit_version(
     version: str,
     body: VersionPatch,
 ) -> Version:
-    """Edits a version's notes; null takes them away."""
+    """Edits a version's notes; null removes them."""
     return version_view(await versions.edit_version(session, caller, model_id, version, body, now=platform.now()))
 
 
@@ -163,10 +164,11 @@ async def share_model(
     platform: PlatformDep,
     body: Annotated[ShareRequest, Body(default_factory=ShareRequest)],
 ) -> SharedModel:
-    """Puts the model into the catalog: its manifest, never its weights.
+    """Shares the model in the catalog: its manifest, never its weights.
 
-    For everybody, for certain projects, or for whoever claims a link, and nobody else. Where nothing is said, a model
-    that is not shared yet is for everybody, and one that is stays as it is.
+    With everyone, with certain projects, or with projects that claim a link. Without a body, a model that is not shared
+    yet
+    is shared with everyone, and the audience of a shared one stays the same.
     """
     own, link = await service.share(session, caller, model_id, body.audience, now=platform.now())
     return SharedModel(**presenters.extended_view(own).model_dump(), link=link)
@@ -176,7 +178,7 @@ async def share_model(
 async def end_link(
     caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, link_id: str
 ) -> None:
-    """Ends a claim link; projects that claimed by it still see the model."""
+    """Revokes a claim link; projects that have claimed it still see the model."""
     await audience.end_link(session, caller, model_id, link_id, now=platform.now())
 
 
@@ -231,7 +233,7 @@ async def list_catalog(
     *,
     facets: bool = False,
 ) -> CatalogPage:
-    """The catalog. No key needed; with one, what is shared with its project is there too."""
+    """Searches the catalog. No key needed; with one, models shared with its project are included."""
     filters = Filters(
         q, family, tag, license, architecture, format, role, min_parameters, max_parameters, min_context, max_context
     )

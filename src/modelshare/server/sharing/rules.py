@@ -26,7 +26,7 @@ class Relation(Enum):
     """Any other project."""
     PLATFORM = "platform"
     """The platform, for another project that the model's targeted share does not show to."""
-    PLATFORM_INVITED = "platform for somebody invited"
+    PLATFORM_INVITED = "platform for an invited project"
     """The same, for a project that it shows to."""
 
 
@@ -149,7 +149,9 @@ def share_refusal(facts: ModelFacts | None) -> str | None:
     if facts.status in SHAREABLE:
         return None
     if facts.status is ModelStatus.FAILED:
-        return "This model failed its checks and cannot be shared. Mend what its status says, and push it again."
+        return (
+            "This model failed its checks and cannot be shared. Fix the problem shown in its status, and push it again."
+        )
     return f"This model is still {facts.status.value}. Share it again once it is ready."
 
 
@@ -204,8 +206,8 @@ def selection_reasons(relation: Relation, facts: ModelFacts, tier: Tier) -> list
                 rule="role",
                 message=f"The model's catalog role is `deployable`: it may be selected on `{SELF_HOSTED}` only, "
                 f"not on `{tier.slug}`.",
-                fix=f"Choose the tier `{SELF_HOSTED}` and run an agent of your own, or ask the owner to deploy the "
-                "model on a shared tier, which gives it the role `shared`.",
+                fix=f"Choose the tier `{SELF_HOSTED}` and run your own agent, or ask the owner to deploy the model "
+                "on a shared tier, which gives it the role `shared`.",
             )
         )
     if facts.status not in SHAREABLE:
@@ -213,7 +215,7 @@ def selection_reasons(relation: Relation, facts: ModelFacts, tier: Tier) -> list
             Reason(
                 rule="status",
                 message=f"The model is not ready: its status is `{facts.status.value}`.",
-                fix="Wait until it is ready; if it failed, its owner sees why and can push it again.",
+                fix="Wait until it is ready; if it failed, its owner can see the reason and push it again.",
             )
         )
     return reasons + size_reasons(facts, tier)
@@ -226,7 +228,7 @@ def size_reasons(facts: ModelFacts, tier: Tier) -> list[Reason]:
     return [
         Reason(
             rule="size",
-            message=f"The model has {size(facts.size_bytes)}, and `{tier.slug}` takes at most "
+            message=f"The model has {size(facts.size_bytes)}, but `{tier.slug}` allows at most "
             f"{size(tier.max_model_bytes)}.",
             fix="Choose a tier without this limit, or a smaller quantization of the model.",
         )
@@ -237,8 +239,8 @@ def invisible() -> Reason:
     """Absent and forbidden look alike."""
     return Reason(
         rule="visibility",
-        message="There is no such model that you can see.",
-        fix="Check the id in the catalog; its owner may have unshared it.",
+        message="There is no such model in your project or the catalog.",
+        fix="Check the ID in the catalog; its owner may have unshared it.",
     )
 
 
@@ -279,9 +281,10 @@ def tier_notes(tier: Tier) -> list[str]:
     """What is worth knowing of an allowed tier."""
     if tier.may_evict:
         return [
-            f"`{tier.slug}` is a shared tier and may evict the model for capacity; "
-            f"if you need guaranteed availability, use `{SELF_HOSTED}`."
+            f"`{tier.slug}` is a shared tier and may evict the model for capacity; for guaranteed availability, "
+            f"use `{SELF_HOSTED}`."
         ]
     return [
-        f"`{tier.slug}` runs on your own machines: it serves while an agent of yours is connected, and never evicts."
+        f"`{tier.slug}` runs on your own machines: it serves while one of your agents is connected, and never "
+        "evicts the model."
     ]

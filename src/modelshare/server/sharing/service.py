@@ -168,14 +168,14 @@ async def unshare_preview(session: AsyncSession, caller: Caller, model_id: uuid.
     removed = ["catalog listing", f"deployment count ({found.deployment_count})", f"catalog role ({found.role})"]
     if found.audience == Audience.TARGETED:
         shown_to, links = await audience.shown_to(session, model.id), await audience.links(session, model.id)
-        removed += [f"projects it is shown to ({len(shown_to)})", f"claim links ({len(links)})"]
+        removed += [f"projects it is shared with ({len(shown_to)})", f"claim links ({len(links)})"]
     return UnsharePreview(
         model=str(model.id),
         keeps_serving=model.active_endpoints,
         keeps_serving_other_projects=model.foreign_endpoints,
         stops_being_possible=[
             "Other projects creating an endpoint with this model, on any tier.",
-            "Other projects moving an endpoint of this model to another tier, or switching a deactivated one on again.",
+            "Other projects moving an endpoint of this model to another tier, or reactivating an inactive one.",
         ],
         removed=[*removed, "featured flag"] if found.featured else removed,
         notes=[],
@@ -189,7 +189,7 @@ async def feature(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *,
     if model is None or found is None:
         raise NotFoundError(NOT_SHARED)
     if featured and not rules.featured_after(featured=True, audience=Audience(found.audience)):
-        raise ConflictError("This model is shared to certain projects only. What is featured has to be public.")
+        raise ConflictError("This model is shared with certain projects only. Only public models can be featured.")
     if found.featured != featured:
         found.featured = featured
         _record(session, model, "model.feature" if featured else "model.unfeature", caller.actor, now)
@@ -216,7 +216,7 @@ async def recall(
     model, found, announced = await _own(session, await registry.get_locked(session, caller, model_id))
     if announced is not None and announced.stopped_at is not None:
         raise ConflictError(
-            "This recall is over: the endpoints were stopped. Cancel it before you announce another one."
+            "This recall is complete: the endpoints were stopped. Cancel it before you announce another one."
         )
     if found is not None:
         await _unshare(session, model, found, caller.actor, now)
@@ -286,7 +286,11 @@ async def endpoints_changed(
     found.shared_tier_endpoints = counts.on_shared_tiers
     if after is not None and after is not before:
         found.role = after
-        why = "the first endpoint came to a shared tier" if after is CatalogRole.SHARED else "none is left on one"
+        why = (
+            "the first endpoint was created on a shared tier"
+            if after is CatalogRole.SHARED
+            else "no endpoint is left on a shared tier"
+        )
         _record(session, model, "model.change_role", actor, now, before=before, after=after, why=why)
 
 

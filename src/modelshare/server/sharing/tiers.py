@@ -23,7 +23,7 @@ class TierRegistry:
         own = [tier.slug for tier in tiers if tier.category is TierCategory.SELF_HOSTED]
         if own != [SELF_HOSTED]:
             raise SettingsError(
-                "The tiers file needs one tier of category `self_hosted`, and its slug is `self_hosted`."
+                "The tiers file needs exactly one tier of category `self_hosted`, with the slug `self_hosted`."
             )
 
     def get(self, slug: str) -> Tier | None:
@@ -51,9 +51,9 @@ def load(file: Path | None) -> TierRegistry:
         content = tomllib.loads(text)
         return TierRegistry([Tier(slug=slug, **fields) for slug, fields in content.items()])
     except OSError as error:
-        raise SettingsError(f"The tiers file {file} cannot be read: {error.strerror}.") from error
+        raise SettingsError(f"Cannot read the tiers file {file}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, TypeError) as error:
-        raise SettingsError(f"The tiers file {file} is not as it should be: {error}.") from error
+        raise SettingsError(f"Invalid tiers file {file}: {error}.") from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise SettingsError(f"The tiers file is wrong at `{first['loc'][0]}`: {first['msg']}.") from error
+        raise SettingsError(f"Invalid `{first['loc'][0]}` in the tiers file: {first['msg']}.") from error

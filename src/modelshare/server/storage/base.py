@@ -221,7 +221,7 @@ BlobStore: TypeAlias = ServedStore | DirectStore
 def check_key(key: str) -> str:
     """`key` as it is. Raises InvalidKey unless it is segments of `A-Za-z0-9_.-` parted by `/`, no dot first."""
     if len(key) > _MAX_KEY or not _KEY.fullmatch(key):
-        raise InvalidKeyError("This is not the name of a stored file; take the link from a grant as it is.")
+        raise InvalidKeyError("Invalid name of a stored file. Use the URL from a grant unchanged.")
     return key
 
 

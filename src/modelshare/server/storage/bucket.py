@@ -30,7 +30,7 @@ from modelshare.server.storage_errors import (
 )
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", re.ASCII)
-_FORM = "The storage must read s3://BUCKET/PREFIX?endpoint=URL&region=NAME&addressing=path|virtual."
+_FORM = "The storage must have the form s3://BUCKET/PREFIX?endpoint=URL&region=NAME&addressing=path|virtual."
 _READ_ATTEMPTS = 5
 _CODES: dict[str, type[BlobNotFoundError | MultipartNotFoundError | StorageFullError]] = {
     "404": BlobNotFoundError,  # HEAD has no body that could say more
@@ -108,7 +108,9 @@ class ObjectReader:
                 return self._read(wanted)
             except (HTTPClientError, IncompleteReadError) as error:  # in the body, where botocore retries nothing
                 if attempt == _READ_ATTEMPTS:
-                    raise StorageUnavailableError("The bucket breaks off its answers; try again later.") from error
+                    raise StorageUnavailableError(
+                        "The bucket closes connections before its responses are complete. Try again later."
+                    ) from error
         raise AssertionError("the last attempt returns or raises")
 
     def _read(self, wanted: range) -> bytes:
@@ -119,7 +121,7 @@ class ObjectReader:
         with contextlib.closing(answer["Body"]) as body:
             if answer["ContentLength"] != len(wanted):
                 raise StorageUnavailableError(
-                    "The bucket does not answer ranges; check the storage setting's endpoint."
+                    "The bucket does not support range requests. Check the endpoint in the storage setting."
                 )
             content: bytes = body.read()
         return content
@@ -133,12 +135,12 @@ def bucket_errors() -> Iterator[None]:
     except ClientError as error:
         raise _known(error) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
-        raise StorageUnavailableError("The server has no keys to its bucket; the operator should set them.") from error
+        raise StorageUnavailableError("The server has no keys for its bucket. The operator should set them.") from error
     except (BotoCoreError, Boto3Error) as error:
-        raise StorageUnavailableError("The bucket does not answer; try again later.") from error
+        raise StorageUnavailableError("The bucket is not responding. Try again later.") from error
 
 
 def _known(error: ClientError) -> StorageError:
     if (known := _CODES.get(error.response["Error"]["Code"])) is not None:
         return known()
-    return StorageUnavailableError("The bucket refuses the server; the operator should check its name, keys and clock.")
+    return StorageUnavailableError("The bucket rejects the server. The operator should check its name, keys and clock.")

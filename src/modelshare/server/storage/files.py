@@ -49,7 +49,7 @@ class RangeNotSatisfiableError(ApiError):
     type: ClassVar[ErrorType] = ErrorType.INVALID_REQUEST
 
     def __init__(self, size: int) -> None:
-        super().__init__(f"The range starts behind the end of the file, which has {size} bytes.")
+        super().__init__(f"The range starts after the end of the file, which has {size} bytes.")
         self.size = size
 
     def headers(self) -> dict[str, str]:
@@ -112,7 +112,7 @@ class BlobFiles:
 
     async def _answer(self, scope: Scope) -> _Answer:
         if scope["method"] not in {"GET", "HEAD"}:
-            raise MethodNotAllowedError("A download link only answers GET and HEAD.")
+            raise MethodNotAllowedError("A download link accepts only GET and HEAD.")
         path = self._path(scope)
         status = await asyncio.to_thread(path.stat)
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
@@ -128,11 +128,11 @@ class BlobFiles:
         key = scope["path"].partition(PATH)[2]
         match self._store.check_link(key, scope["query_string"]):
             case LinkState.UNSIGNED:
-                raise UnauthenticatedError("This link is not signed; ask for a grant and use its link as it is.")
+                raise UnauthenticatedError("This link is not signed. Request a grant and use its URL unchanged.")
             case LinkState.FORGED:
-                raise PermissionDeniedError("This download link was changed; use the grant's link as it is.")
+                raise PermissionDeniedError("This download link was modified. Use the grant's URL unchanged.")
             case LinkState.EXPIRED:
-                raise PermissionDeniedError("This download link has expired; ask for a new grant.")
+                raise PermissionDeniedError("This download link has expired. Request a new grant.")
             case LinkState.VALID:
                 proven(scope)
                 try:

@@ -254,7 +254,7 @@ class FolderStore:
         """A folder that is away, as one that is not mounted, is no empty one: nothing is missing, or made, in it."""
         if not (self._blobs.is_dir() and self._staging.is_dir()):
             raise StorageUnavailableError(
-                "The server's storage is not there; try again when the operator has brought it back."
+                "The server's storage is unavailable. Try again when the operator has restored it."
             )
         with no_room():
             yield
@@ -271,7 +271,7 @@ class FolderStore:
 
     def _staged(self, upload: Multipart) -> Staging:
         if "/" in upload.id:
-            raise InvalidKeyError("This is not the id of an upload.")
+            raise InvalidKeyError("Invalid upload ID.")
         return Staging(self._staging / check_key(upload.key) / check_key(upload.id))
 
     def _forget_seals(self, uploads: Sequence[Multipart]) -> None:

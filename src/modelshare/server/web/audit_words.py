@@ -7,19 +7,19 @@ from modelshare.server.web.number_format import date, size
 from modelshare.wire.usage import AuditEntry
 
 _SAID_OTHERWISE: Final[Mapping[str, str]] = {
-    "agent.enroll": "Agent joined",
+    "agent.enroll": "Agent enrolled",
     "agent.delete_weights": "Weights deleted from an agent",
     "endpoint.recall": "Recall reached endpoint",
     "endpoint.recall_cancel": "Recall of endpoint cancelled",
     "endpoint.stop": "Endpoint stopped by a recall",
-    "grant.issue": "Agent got links to weights",
-    "job.retry": "Job run once more",
-    "model.change_audience": "Change who sees model",
+    "grant.issue": "Agent received download links",
+    "job.retry": "Job run again",
+    "model.change_audience": "Change audience of model",
     "model.delete_version": "Delete version of model",
     "model.edit_version": "Edit version of model",
-    "model.end_link": "End claim link",
-    "model.failed": "Model refused when processed",
-    "model.invite": "Model shown to this project",
+    "model.end_link": "Revoke claim link",
+    "model.failed": "Model rejected by checks",
+    "model.invite": "Model shared with this project",
     "model.ready": "Model ready",
     "model.recall_cancel": "Cancel recall",
     "model.revalidate": "Check model again",
@@ -32,7 +32,7 @@ _SAID_OTHERWISE: Final[Mapping[str, str]] = {
     "weight_deletion.close": "Unconfirmed weights closed",
     "member.change_role": "Change role of member",
     "upload.expire": "Upload expired",
-    "webhook.deactivate": "Webhook switched off",
+    "webhook.deactivate": "Webhook disabled",
 }
 """Where verb and subject make no good words."""
 SUBJECTS: Final[Mapping[str, str]] = {
@@ -40,15 +40,15 @@ SUBJECTS: Final[Mapping[str, str]] = {
     "upload": "Uploads",
     "endpoint": "Endpoints",
     "agent": "Agents",
-    "grant": "Links to weights",
+    "grant": "Download links",
     "join_key": "Join keys",
     "key": "Keys",
     "member": "Members",
     "invitation": "Invitations",
     "webhook": "Webhooks",
     "project": "Projects",
-    "person": "People",
-    "weight_deletion": "Weights that are to be deleted",
+    "person": "Users",
+    "weight_deletion": "Weight deletions",
     "job": "Jobs",
 }
 """What actions are done to, and how several are called."""
@@ -67,7 +67,7 @@ def action(name: str) -> str:
 def choices(chosen: str | None) -> list[tuple[str, str]]:
     """What a log can be narrowed to, with words: everything, a subject, or the action that is chosen."""
     own = [(chosen, action(chosen))] if chosen and chosen not in SUBJECTS else []
-    return [("", "Everything"), *own, *SUBJECTS.items()]
+    return [("", "All actions"), *own, *SUBJECTS.items()]
 
 
 def subject_of(reference: str) -> tuple[str, str]:

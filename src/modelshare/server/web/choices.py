@@ -96,7 +96,7 @@ class Choice:
         found = next((option for option in self.options if [option.value] == values), None)
         if values and found is None:
             known = ", ".join(option.value for option in self.options)
-            raise InvalidRequestError(f"`{self.name}` is one of {known}.", param=self.name)
+            raise InvalidRequestError(f"`{self.name}` must be one of {known}.", param=self.name)
         return found
 
     def _unsaid(self, form: Mapping[str, Sequence[str]]) -> Option:
@@ -127,7 +127,7 @@ def _contradiction(
 ) -> InvalidRequestError:
     (one, _), (another, fields) = chosen, other
     return InvalidRequestError(
-        f"The form says “{one.words}”, and “{fields[0].words}” belongs to “{another.words}”. "
-        f"Choose “{another.words}”, or clear that field. Nothing was changed.",
+        f"The form has “{one.words}” selected, but “{fields[0].words}” belongs to “{another.words}”. Choose "
+        f"“{another.words}”, or clear that field. Nothing was changed.",
         param=fields[0].name,
     )

@@ -249,7 +249,7 @@ def _files(row: EndpointRow) -> list[tuple[str, str]]:
         return []
     files = {choice["file"]: f"{choice['file']} ({choice['quantization'] or choice['format']})" for choice in choices}
     now = {row.file: row.file} if row.file else {}
-    return [(_OWN_FILE, "the version's own"), *(now | files).items()]
+    return [(_OWN_FILE, "the version's default"), *(now | files).items()]
 
 
 def _task(row: EndpointRow) -> str | None:

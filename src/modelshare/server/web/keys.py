@@ -18,21 +18,21 @@ from modelshare.wire.keys import Key, KeyCreate, Scope
 router = APIRouter(prefix="/dashboard/{project}/keys", route_class=PageRoute, include_in_schema=False)
 _DAY: Final = 24 * 3600
 _SCOPES: Final = (
-    (Scope.INFERENCE, "Call the project's endpoints, and nothing else. What an application needs."),
+    (Scope.INFERENCE, "Call the project's endpoints and nothing else. All that an application needs."),
     (Scope.MODELS, "Push, edit, share, recall and delete the project's models."),
     (Scope.ENDPOINTS, "Create, change and delete endpoints, and claim models."),
     (Scope.AGENTS, "Create join keys; rename, suspend and remove agents."),
     (
         Scope.KEYS,
-        "Make and revoke keys and webhooks, and read the audit log. As good as an owner's hand: give it rarely.",
+        "Create and revoke keys and webhooks, and read the audit log. Nearly as powerful as an owner: grant it rarely.",
     ),
 )
 REACHES: Final = Choice(
     "reach",
     "Choose what the key may do.",
     (
-        Option("some", "Only what is ticked", (Field("scopes", "Scopes", untouched=Scope.INFERENCE, many=True),)),
-        Option("endpoint", "Call one endpoint, and nothing else", (Field("endpoint", "Only this endpoint"),)),
+        Option("some", "Only selected scopes", (Field("scopes", "Scopes", untouched=Scope.INFERENCE, many=True),)),
+        Option("endpoint", "Call one endpoint and nothing else", (Field("endpoint", "Only this endpoint"),)),
         Option("everything", "Everything in this project"),
     ),
     otherwise="everything",
@@ -70,9 +70,9 @@ async def new_key(
     allowed_ips: Text = "",
 ) -> Response:
     if reach.value == "some" and not reach.all("scopes"):
-        raise InvalidRequestError("Tick what the key may do, at least one of them.", param="scopes")
+        raise InvalidRequestError("Select at least one scope.", param="scopes")
     if reach.value == "endpoint" and not reach.text("endpoint"):
-        raise InvalidRequestError("Name the endpoint that the key may call, by its slug.", param="endpoint")
+        raise InvalidRequestError("Enter the slug of the endpoint that the key may call.", param="endpoint")
     spec = parse_form(
         KeyCreate,
         name=name.strip(),
@@ -118,7 +118,9 @@ def _networks(text: str) -> list[str]:
         try:
             ipaddress.ip_network(network)
         except ValueError as error:
-            message = f"“{network}” is no address or network. Write one a line, such as 203.0.113.7 or 10.0.0.0/8."
+            message = (
+                f"“{network}” is not a valid address or network. Write one per line, such as 203.0.113.7 or 10.0.0.0/8."
+            )
             raise InvalidRequestError(message, param="allowed_ips") from error
     return found
 

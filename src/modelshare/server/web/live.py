@@ -52,7 +52,8 @@ class Live:
         """An answer to this person about this project that goes on. 429 where there are too many."""
         if sum(stream.person_id == person_id for stream in self._open) >= _MAX:
             raise RateLimitedError(
-                f"You have {_MAX} live pages open. Close some of them.", retry_after=math.ceil(_LOOK_SECONDS)
+                f"You have {_MAX} live pages open, the maximum. Close some of them.",
+                retry_after=math.ceil(_LOOK_SECONDS),
             )
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         events = self._events(_Stream(person_id, project_id), part)

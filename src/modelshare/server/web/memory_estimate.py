@@ -54,9 +54,9 @@ class MemoryNeed:
 class Fit(StrEnum):
     FITS = "fits"
     TIGHT = "tight"
-    TOO_BIG = "too big"
-    NO_ENGINE = "no engine for it"
-    UNKNOWN = "memory not known"
+    TOO_BIG = "too large"
+    NO_ENGINE = "no engine available"
+    UNKNOWN = "memory unknown"
 
 
 def need(

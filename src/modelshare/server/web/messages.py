@@ -10,13 +10,12 @@ _ANEW: Final = (
         re.compile(r"Invalid `after` cursor.*"),
         "This link leads to no page of the list. Go back to the list's beginning.",
     ),
-    (re.compile(r"Invalid model ID"), "This link leads to no model. Look for it in the catalog, or ask who sent it."),
     (re.compile(r"`deadline`: Input should be less than .*"), "Choose a deadline before the year 2200."),
 )
 """What programs are told of a value, and people of the link or the form that had it."""
 _INPUT: Final = (
     (re.compile(r"\bInput should be (?=')"), "Choose "),
-    (re.compile(r"\bInput should be "), "This has to be "),
+    (re.compile(r"\bInput should be "), "This must be "),
     (re.compile(r"\bString should have "), "Use "),
 )
 """How pydantic begins what it says."""

@@ -18,8 +18,8 @@ from modelshare.wire.webhooks import DeliveryState, Webhook, WebhookCreate, Webh
 router = APIRouter(prefix="/dashboard/{project}/webhooks", route_class=PageRoute, include_in_schema=False)
 HEARING: Final = Choice(
     "hears",
-    "Choose what it hears of.",
-    (Option("all", "All events"), Option("some", "Only what is ticked", (Field("events", "Events", many=True),))),
+    "Choose the events to send.",
+    (Option("all", "All events"), Option("some", "Only selected events", (Field("events", "Events", many=True),))),
     otherwise="all",
 )
 Events = Annotated[Chosen, Depends(HEARING.read)]
@@ -133,7 +133,7 @@ async def redeliver(page: OwnerPage, webhook_id: str, delivery_id: str) -> Respo
 def _heard(chosen: Chosen) -> list[str]:
     """None: all of them."""
     if chosen.value == "some" and not chosen.all("events"):
-        raise InvalidRequestError("Tick what it is to hear of, at least one event.", param="events")
+        raise InvalidRequestError("Select at least one event.", param="events")
     return chosen.all("events")
 
 

@@ -29,7 +29,7 @@ async def read(owner: Tenant, model: uuid.UUID) -> dict[str, object]:
 
 async def test_a_project_without_models_learns_both_ways_to_push(person: httpx.AsyncClient) -> None:
     said = text_of(await person.get(MODELS))
-    assert "No model yet" in said
+    assert "No models yet" in said
     assert "modelshare login --url http://modelshare.test modelshare push ./my-model --name my-model" in said
 
 
@@ -41,7 +41,7 @@ async def test_the_list_shows_each_model_as_it_stands(
     await make_model(app, owner.project.id, name="broken", status="failed")
     await owner.http.post(f"/v1/models/{shared}/share")
     said = text_of(await person.get(MODELS))
-    assert "shown ready 1.0.0 4.1 GB everybody deployable 0" in said
+    assert "shown ready 1.0.0 4.1 GB everyone deployable 0" in said
     assert "broken failed 1.0.0 1 kB no 0" in said
 
 
@@ -72,7 +72,7 @@ async def test_a_model_page_tells_its_facts_files_and_versions(owner: Tenant, pe
 async def test_a_refused_model_says_why(app: Application, owner: Tenant, person: httpx.AsyncClient) -> None:
     model = await make_model(app, owner.project.id, status="failed")
     said = text_of(await person.get(f"{MODELS}/{model}"))
-    assert "Version 1.0.0 was refused. It holds no weights." in said
+    assert "Version 1.0.0 was rejected. It holds no weights." in said
     assert "It can be shared once it is ready." in said
 
 
@@ -102,7 +102,7 @@ async def test_edit_changes_and_empties(app: Application, owner: Tenant, person:
     [
         ({"name": "-bad-"}, 400, "name: Use 1 to 96 letters"),
         ({"name": ""}, 400, "A model needs a name"),
-        ({"name": "taken"}, 409, "a model taken already"),
+        ({"name": "taken"}, 409, "already has a model taken"),
         ({"name": "tiny", "tags": "x" * 65}, 400, "tags"),
     ],
 )
@@ -122,17 +122,17 @@ async def test_versions_are_promoted_and_gone_back_to(
     await add_version(app, model, "1.1.0")
     page = f"{MODELS}/{model}"
     assert "Make latest" in text_of(await person.get(page))
-    assert "1.1.0 is the latest version now" in await went_on(
+    assert "1.1.0 is now the latest version" in await went_on(
         person, await person.post(f"{page}/versions/1.1.0/promote")
     )
     assert (await read(owner, model))["version"] == "1.1.0"
     asked = text_of(await person.get(f"{page}/versions/1.0.0/rollback"))
-    assert "Go back to 1.0.0?" in asked
+    assert "Roll back to 1.0.0?" in asked
     assert "instead of 1.1.0" in asked
     said = await went_on(person, await person.post(f"{page}/versions/1.0.0/rollback"))
     assert "1.0.0 is the latest version again, instead of 1.1.0" in said
     assert (await read(owner, model))["version"] == "1.0.0"
-    assert "is the latest version already" in text_of(await person.post(f"{page}/versions/1.0.0/rollback"), 409)
+    assert "is already the latest version" in text_of(await person.post(f"{page}/versions/1.0.0/rollback"), 409)
     assert "no ready version 9.9.9" in text_of(await person.post(f"{page}/versions/9.9.9/promote"), 404)
 
 
@@ -158,7 +158,7 @@ async def test_what_is_done_on_pages_is_what_the_catalog_finds(
 async def test_revalidating_reads_the_bytes_again(owner: Tenant, person: httpx.AsyncClient) -> None:
     model = await pushed(owner.http, tiny_model())
     said = await went_on(person, await person.post(f"{MODELS}/{model['id']}/revalidate"))
-    assert "checked anew" in said
+    assert "Revalidation started." in said
     actions = [each["action"] for each in (await owner.http.get("/v1/audit")).json()["data"]]
     assert "model.revalidate" in actions
 
@@ -166,9 +166,9 @@ async def test_revalidating_reads_the_bytes_again(owner: Tenant, person: httpx.A
 async def test_deleting_needs_the_name(app: Application, owner: Tenant, person: httpx.AsyncClient) -> None:
     model = await make_model(app, owner.project.id)
     page = f"{MODELS}/{model}/delete"
-    assert "Type its name, tiny, to be sure" in text_of(await person.get(page))
-    assert "This model is called tiny." in text_of(await person.post(page, data={"name": "tony"}), 400)
-    assert "tiny is deleted" in await went_on(person, await person.post(page, data={"name": "tiny"}))
+    assert "Type its name, tiny, to confirm" in text_of(await person.get(page))
+    assert "This model is named tiny." in text_of(await person.post(page, data={"name": "tony"}), 400)
+    assert "tiny deleted" in await went_on(person, await person.post(page, data={"name": "tiny"}))
     assert (await owner.http.get(f"/v1/models/{model}")).status_code == 404
 
 
@@ -191,7 +191,7 @@ async def test_the_upload_page_lists_what_is_not_finished(owner: Tenant, person:
     assert f'data-api="/{owner.project.id}/v1"' in page.text
     assert "connect-src 'self';" in page.headers["content-security-policy"]
     said = await went_on(person, await person.post(f"{MODELS}/uploads/{upload['id']}/cancel"))
-    assert "The upload of half 1.0.0 is cancelled" in said
+    assert "Upload of half 1.0.0 cancelled" in said
     assert (await owner.http.get(f"/v1/uploads/{upload['id']}")).json()["state"] == "cancelled"
 
 
@@ -300,7 +300,7 @@ async def test_a_version_is_deleted_after_a_preview(app: Application, owner: Ten
     await add_version(app, model, "1.1.0")
     page = f"{MODELS}/{model}"
     assert "It is the latest version. Promote another one" in text_of(await person.get(f"{page}/versions/1.0.0/delete"))
-    assert "The number 1.1.0 is not given again" in text_of(await person.get(f"{page}/versions/1.1.0/delete"))
+    assert "The number 1.1.0 cannot be used again" in text_of(await person.get(f"{page}/versions/1.1.0/delete"))
     said = await went_on(person, await person.post(f"{page}/versions/1.1.0/delete"))
-    assert "Version 1.1.0 is deleted." in said
+    assert "Version 1.1.0 deleted." in said
     assert "It is the latest version." in text_of(await person.post(f"{page}/versions/1.0.0/delete"), 409)

@@ -45,8 +45,8 @@ async def deployed(deployer: Tenant, model: uuid.UUID) -> None:
 async def test_sharing_with_everybody(owner: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str) -> None:
     assert "Only this project sees it." in text_of(await person.get(page))
     said = await went_on(person, await person.post(f"{page}/share", data={"audience": "public"}))
-    assert "tiny is in the catalog now." in said
-    assert "Everybody sees it in the catalog" in said
+    assert "tiny is now in the catalog" in said
+    assert "Everyone sees it in the catalog" in said
     assert "Its role is deployable" in said
     assert (await footprint(owner, model))["audience"] == "public"
 
@@ -57,7 +57,7 @@ async def test_sharing_with_named_projects(
     form = {"audience": "projects", "projects": "borg"}
     said = await went_on(person, await person.post(f"{page}/share", data=form))
     assert "Certain projects see it" in said
-    assert "Shown to Borg borg, named" in said
+    assert "Shared with Borg borg, named" in said
     assert [each["slug"] for each in (await footprint(owner, model))["projects"]] == ["borg"]
     assert 'value="borg"' in (await person.get(f"{page}/share")).text
 
@@ -74,15 +74,15 @@ async def test_a_claim_link_is_shown_once_and_can_be_claimed(
 ) -> None:
     form = {"audience": "link", "expires_in": str(7 * DAY), "max_uses": "3"}
     answer = await person.post(f"{page}/share", data=form, headers={"HX-Request": "true"} if in_place else {})
-    assert "Here is the link." in text_of(answer)
+    assert "Claim link created." in text_of(answer)
     assert answer.headers.get("hx-retarget") == ("#once" if in_place else None)
     [token] = set(re.findall(r"http://modelshare\.test/claim\?token=(msl_[\w-]+)", answer.text))
     assert (await deployer.http.post("/v1/catalog/claims", json={"token": token})).status_code == 200
     shown = await person.get(page)
     assert token not in shown.text
-    assert re.search(r"claimed 1 of 3 times; ends in [67] days", text_of(shown))
+    assert re.search(r"claimed 1 of 3 times; expires in [67] days", text_of(shown))
     [link] = (await footprint(owner, model))["links"]
-    assert "The link is ended" in await went_on(person, await person.post(f"{page}/links/{link['id']}/end"))
+    assert "Link revoked" in await went_on(person, await person.post(f"{page}/links/{link['id']}/end"))
     after = await footprint(owner, model)
     assert (after["links"], [each["slug"] for each in after["projects"]]) == ([], ["borg"])
 
@@ -90,9 +90,9 @@ async def test_a_claim_link_is_shown_once_and_can_be_claimed(
 @pytest.mark.parametrize(
     ("form", "words"),
     [
-        ({"audience": "projects", "projects": " , "}, "Name at least one project"),
+        ({"audience": "projects", "projects": " , "}, "Enter at least one project"),
         ({"audience": "projects", "projects": "nobody"}, "There is no project nobody"),
-        ({"audience": "link", "max_uses": "many"}, "max_uses is a whole number"),
+        ({"audience": "link", "max_uses": "many"}, "max_uses must be a whole number"),
         ({"audience": "link", "max_uses": "0"}, "max_uses"),
         ({"audience": "somebody"}, "audience"),
     ],
@@ -118,11 +118,11 @@ async def test_unsharing_says_before_what_it_will_do(
     await person.post(f"{page}/share", data={"audience": "public"})
     await deployed(deployer, model)
     said = text_of(await person.get(f"{page}/unshare"))
-    assert "1 active endpoint goes on serving, 1 of other projects." in said
+    assert "1 active endpoint keeps serving, 1 of other projects." in said
     assert "deployment count (1)" in said
     assert "Other projects creating an endpoint with this model, on any tier." in said
     assert (await footprint(owner, model))["is_shared"]
-    assert "tiny is out of the catalog." in await went_on(person, await person.post(f"{page}/unshare"))
+    assert "tiny is no longer in the catalog." in await went_on(person, await person.post(f"{page}/unshare"))
     assert not (await footprint(owner, model))["is_shared"]
     assert "Model not found or not shared" in text_of(await person.post(f"{page}/unshare"), 404)
 
@@ -136,9 +136,9 @@ async def test_what_the_catalog_hides_is_not_said_to_be_seen(
         await session.execute(failed.values(status="failed", is_latest=False, status_reason="It is damaged."))
         model_changed(session, model)
     said = text_of(await person.get(page))
-    assert "Not shown now." in said
-    assert "Everybody sees it" not in said
-    assert "not shown" in text_of(await person.get("/dashboard/acme/models"))
+    assert "Not listed." in said
+    assert "Everyone sees it" not in said
+    assert "not listed" in text_of(await person.get("/dashboard/acme/models"))
 
 
 @ON_BOTH_DATABASES
@@ -160,7 +160,7 @@ async def test_a_recall_is_announced_changed_and_cancelled(
     assert "1 active endpoint of 1 project now" in text_of(await person.get(f"{page}/recall"))
     form = {"when": "in", "amount": "3", "unit": "days", "reason": "The licence changed."}
     said = await went_on(person, await person.post(f"{page}/recall", data=form))
-    assert "The recall is announced" in said
+    assert "Recall announced" in said
     assert "“The licence changed.”" in said
     assert "Still serving 1 endpoint of other projects" in said
     notice = (await owner.http.get(f"/v1/models/{model}/recall")).json()["notice"]
@@ -171,7 +171,7 @@ async def test_a_recall_is_announced_changed_and_cancelled(
     notice = (await owner.http.get(f"/v1/models/{model}/recall")).json()["notice"]
     assert notice["deadline"] == int(datetime(2099, 1, 31, 12, tzinfo=UTC).timestamp())
 
-    assert "The recall is cancelled." in await went_on(person, await person.post(f"{page}/recall/cancel"))
+    assert "Recall cancelled." in await went_on(person, await person.post(f"{page}/recall/cancel"))
     assert (await owner.http.get(f"/v1/models/{model}/recall")).json()["notice"] is None
 
 
@@ -188,7 +188,7 @@ async def test_a_recall_now_stops_others(
 
     await wait_until(stopped)
     assert "Still serving 0 endpoints" in text_of(await person.get(page))
-    assert "This recall is over" in text_of(
+    assert "This recall is complete" in text_of(
         await person.post(f"{page}/recall", data={"when": "now", "reason": "x"}), 409
     )
 
@@ -203,16 +203,16 @@ async def test_a_machine_that_has_not_confirmed_shows_with_a_recall_and_after(
         async with linked(url, token, agent_id=agent_id) as link:
             await link.wanted()
             assert (await deployer.http.delete(f"/v1/agents/{agent_id}")).status_code == 204
-    assert "1 machine may hold them now" in text_of(await person.get(f"{page}/recall"))
+    assert "1 machine may have them now" in text_of(await person.get(f"{page}/recall"))
     form = {"when": "in", "amount": "3", "unit": "days", "reason": "The licence changed."}
     said = await went_on(person, await person.post(f"{page}/recall", data=form))
-    assert "May hold the weights 1 machine" in said
+    assert "May have the weights 1 machine" in said
     assert "Borg , version 1.0.0: not confirmed yet" in said
     assert "1 machine has not confirmed since 20" in said
     assert "not confirmed yet" in await went_on(person, await person.post(f"{page}/recall/cancel"))
     [close] = re.findall(r'action="([^"]*/weight-deletions/[0-9a-f-]+/close)"', (await person.get(page)).text)
     said = await went_on(person, await person.post(close))
-    assert "This machine is not waited for any more." in said
+    assert "No longer waiting for this machine." in said
     assert "not confirmed" not in said
 
 
@@ -220,10 +220,10 @@ async def test_a_machine_that_has_not_confirmed_shows_with_a_recall_and_after(
     ("form", "words"),
     [
         ({"when": "in", "amount": "3", "reason": ""}, "A recall needs a reason"),
-        ({"when": "in", "amount": "soon", "reason": "x"}, "amount is a whole number"),
-        ({"when": "in", "amount": "", "reason": "x"}, "Say after how many"),
-        ({"when": "in", "amount": "0", "reason": "x"}, "Say after how many"),
-        ({"when": "at", "at": "tomorrow", "reason": "x"}, "Give the date and the time"),
+        ({"when": "in", "amount": "soon", "reason": "x"}, "amount must be a whole number"),
+        ({"when": "in", "amount": "", "reason": "x"}, "Enter a number of"),
+        ({"when": "in", "amount": "0", "reason": "x"}, "Enter a number of"),
+        ({"when": "at", "at": "tomorrow", "reason": "x"}, "Enter the date and time"),
         ({"when": "at", "at": "2020-01-31T12:00", "reason": "x"}, "That time has passed"),
         ({"when": "in", "amount": "9999999999", "reason": "x"}, "deadline"),
     ],
@@ -241,7 +241,7 @@ async def test_it_asks_before_a_targeted_model_shows_to_everybody(
 ) -> None:
     await person.post(f"{page}/share", data={"audience": "projects", "projects": "borg"})
     asked = text_of(await person.post(f"{page}/share", data={"audience": "public"}))
-    assert "Show tiny to everybody?" in asked
+    assert "Share tiny with everyone?" in asked
     assert (await footprint(owner, model))["audience"] == "targeted"
     await went_on(person, await person.post(f"{page}/share", data={"audience": "public", "sure": "yes"}))
     assert (await footprint(owner, model))["audience"] == "public"

@@ -12,11 +12,11 @@ router = APIRouter(prefix="/v1/platform/jobs", tags=["platform"], route_class=Pr
 
 @router.get("")
 async def list_given_up_jobs(_: PlatformCaller, session: ReadSession, paging: PagingDep) -> Page[GivenUpJob]:
-    """Jobs in the background that failed too often and were given up, the latest first; kept for 30 days."""
+    """Lists background jobs that failed permanently, newest first; they are kept for 30 days."""
     return await service.page(session, paging)
 
 
 @router.post("/{job_id}/retry")
 async def retry_job(caller: PlatformCaller, session: WriteSession, platform: PlatformDep, job_id: str) -> GivenUpJob:
-    """Has a job that was given up run once more, at once; the answer is how it stood."""
+    """Runs a failed job again, immediately. Returns its state before that."""
     return await service.try_again(session, caller, job_id, now=platform.now())

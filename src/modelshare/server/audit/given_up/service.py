@@ -26,7 +26,7 @@ async def try_again(session: AsyncSession, caller: Caller, job_id: str, *, now: 
     uid = parse_uuid(job_id)
     row = await jobs.try_again(session, uid, now=now) if uid else None
     if row is None:
-        raise NotFoundError("There is no such job that was given up. It may have been done or tried again since.")
+        raise NotFoundError("There is no such failed job. It may have been completed or retried since.")
     Audit(session, None, caller.actor, now).done("job.retry", f"job:{row.kind}/{row.subject}")
     return _view(row)
 

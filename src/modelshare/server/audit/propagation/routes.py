@@ -12,5 +12,5 @@ router = APIRouter(prefix="/v1/platform/processes", tags=["platform"], route_cla
 
 @router.get("")
 async def list_processes(_: PlatformCaller, session: ReadSession, paging: PagingDep) -> Page[Process]:
-    """The server processes that run, oldest first. The audit log names those that have confirmed a change."""
+    """Lists the running server processes, oldest first. The audit log shows which of them have confirmed a change."""
     return await service.page(session, paging)

@@ -69,7 +69,7 @@ class PropagationTracker:
             async with self._database.write() as session:
                 await queries.forget(session, self.name)
         except Exception as error:  # noqa: BLE001 - the others forget it after a while
-            log.warning("cannot leave the list of processes", error=str(error))
+            log.warning("cannot unregister this process", error=str(error))
 
     async def check(self) -> None:
         """Writes what changes nothing: raises what keeps the database from taking writes."""

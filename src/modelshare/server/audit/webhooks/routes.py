@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=Project
 
 @router.get("")
 async def list_webhooks(caller: KeysCaller, session: ReadSession, paging: PagingDep) -> Page[Webhook]:
-    """The project's webhooks, newest first; never their secrets."""
+    """Lists the project's webhooks, newest first, without their secrets."""
     return await service.page(session, caller, paging)
 
 
@@ -28,13 +28,13 @@ async def list_webhooks(caller: KeysCaller, session: ReadSession, paging: Paging
 async def create_webhook(
     caller: KeysCaller, session: WriteSession, platform: PlatformDep, body: WebhookCreate
 ) -> WebhookWithSecret:
-    """A new webhook. The secret that signs its deliveries is in this answer and nowhere else."""
+    """Creates a webhook. The secret that signs its deliveries is shown only in this response."""
     return await service.create(session, caller, body, platform.settings, now=platform.now())
 
 
 @router.get("/{webhook_id}")
 async def get_webhook(caller: KeysCaller, session: ReadSession, webhook_id: str) -> Webhook:
-    """One webhook of the project."""
+    """Returns a webhook of the project."""
     return await service.get(session, caller, webhook_id)
 
 
@@ -42,7 +42,7 @@ async def get_webhook(caller: KeysCaller, session: ReadSession, webhook_id: str)
 async def change_webhook(
     caller: KeysCaller, session: WriteSession, platform: PlatformDep, webhook_id: str, body: WebhookPatch
 ) -> Webhook:
-    """Changes address or events, or switches it off or on; switched on again, it starts afresh."""
+    """Changes the URL or the events, or disables or enables the webhook; enabling it resets its failures."""
     return await service.change(session, caller, webhook_id, body, platform.settings, now=platform.now())
 
 
@@ -50,20 +50,19 @@ async def change_webhook(
 async def rotate_secret(
     caller: KeysCaller, session: WriteSession, platform: PlatformDep, webhook_id: str
 ) -> WebhookWithSecret:
-    """A new secret, which is in this answer and nowhere else. For 24 hours deliveries are signed with the present one,
-    too."""
+    """Rotates the secret. The new one is shown only in this response; the old one also signs for 24 hours."""
     return await service.rotate_secret(session, caller, webhook_id, platform.settings, now=platform.now())
 
 
 @router.delete("/{webhook_id}", status_code=204)
 async def delete_webhook(caller: KeysCaller, session: WriteSession, platform: PlatformDep, webhook_id: str) -> None:
-    """Deletes a webhook with its deliveries."""
+    """Deletes a webhook and its deliveries."""
     await service.delete(session, caller, webhook_id, now=platform.now())
 
 
 @router.post("/{webhook_id}/test")
 async def send_test(caller: KeysCaller, session: WriteSession, platform: PlatformDep, webhook_id: str) -> Delivery:
-    """Sends a `webhook.test` event, whatever the webhook hears of; look at the delivery to see how it went."""
+    """Queues a `webhook.test` event, whatever events the webhook is set to. The delivery shows the result."""
     return await service.send_test(session, caller, webhook_id, now=platform.now())
 
 
@@ -75,13 +74,13 @@ async def list_deliveries(
     webhook_id: str,
     state: DeliveryState | None = None,
 ) -> Page[Delivery]:
-    """What was or is to be delivered, newest first; kept for 30 days."""
+    """Lists the deliveries, newest first; they are kept for 30 days."""
     return await service.deliveries(session, caller, webhook_id, state, paging)
 
 
 @router.get("/{webhook_id}/deliveries/{delivery_id}")
 async def get_delivery(caller: KeysCaller, session: ReadSession, webhook_id: str, delivery_id: str) -> DeliveryWithBody:
-    """One delivery, with the body that is sent."""
+    """Returns a delivery with its body."""
     return await service.delivery(session, caller, webhook_id, delivery_id)
 
 
@@ -89,5 +88,5 @@ async def get_delivery(caller: KeysCaller, session: ReadSession, webhook_id: str
 async def redeliver(
     caller: KeysCaller, session: WriteSession, platform: PlatformDep, webhook_id: str, delivery_id: str
 ) -> Delivery:
-    """Delivers the event once more, with the same id and body; one that is pending is tried at once instead."""
+    """Delivers the event again, with the same ID and body; a pending delivery is attempted immediately instead."""
     return await service.redeliver(session, caller, webhook_id, delivery_id, now=platform.now())

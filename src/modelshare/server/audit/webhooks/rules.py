@@ -56,18 +56,20 @@ def hears_of(events: Collection[str], type_: str) -> bool:
 def url_refusal(url: str, *, allow_private: bool) -> str | None:
     """Why a webhook cannot point there, as far as its text tells; the address itself is looked at when it is used."""
     if not _URL.fullmatch(url) or _NOT_IN_URLS & set(url):
-        return "Write the URL in plain ASCII without spaces: an international name as `xn--…`, the rest as `%XX`."
+        return (
+            "Write the URL in ASCII without spaces: an international domain name as `xn--…`, other characters as `%XX`."
+        )
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        return "This is no URL. Give one such as https://example.org/hooks/modelshare."
+        return "Invalid URL. Use one such as https://example.org/hooks/modelshare."
     if parts.scheme not in ({"http", "https"} if allow_private else {"https"}):
         return "Use an https:// URL, such as https://example.org/hooks/modelshare."
     if not parts.hostname or port == 0:
-        return "The URL names no host. Give one such as https://example.org/hooks/modelshare."
+        return "The URL has no host. Use one such as https://example.org/hooks/modelshare."
     if "@" in parts.netloc or parts.fragment:
-        return "Leave user name, password and `#…` out of the URL. What is sent is signed; check that instead."
+        return "Remove the user name, password and `#…` from the URL. Verify the signature of deliveries instead."
     return _host_refusal(parts, allow_private=allow_private)
 
 
@@ -86,7 +88,7 @@ def _host_refusal(parts: SplitResult, *, allow_private: bool) -> str | None:
 
 def not_public(host: str) -> str:
     """Words for an address that webhooks do not reach. They do not tell where a name leads."""
-    return f"`{host}` is not a public address, and webhooks reach no other. Give it one that is public."
+    return f"`{host}` is not a public address. Webhooks can only be sent to public addresses."
 
 
 def signing_key(platform_secret: bytes, webhook_id: uuid.UUID, number: int) -> bytes:

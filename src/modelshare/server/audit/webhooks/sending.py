@@ -131,13 +131,13 @@ class Sender:
         if isinstance(error, TimeoutError):
             return f"`{host}` did not answer within {self._seconds:g} s."
         if isinstance(error, http.ClientSSLError):
-            return f"`{host}` offers no TLS connection that can be trusted. Check its certificate."
+            return f"`{host}` has no trusted TLS certificate. Check its certificate."
         if isinstance(error, http.ClientConnectorDNSError | ValueError):
-            return f"The name `{host}` leads to no address."
+            return f"The name `{host}` does not resolve to an address."
         if isinstance(error, http.ClientConnectorError):
             why = os.strerror(cause.errno) if cause is not None and cause.errno else "it cannot be reached"
             return f"No connection to `{host}`: {why}."
-        return f"`{host}` broke the connection off before it answered."
+        return f"`{host}` closed the connection before it answered."
 
 
 def _public_socket(info: tuple[Any, ...]) -> socket.socket:
@@ -153,7 +153,7 @@ async def _complaint(answer: "aiohttp.ClientResponse") -> str | None:
     if answer.ok and answer.status < HTTPStatus.MULTIPLE_CHOICES:
         return None
     if answer.status < HTTPStatus.BAD_REQUEST:
-        return f"It answered {answer.status}, a redirect, which is not followed. Give the webhook the final address."
+        return f"It answered {answer.status}, a redirect, which is not followed. Set the webhook to the final URL."
     try:
         said = rules.readable(await answer.content.read(_MAX_READ))
     except (_aiohttp().ClientError, OSError):

@@ -44,7 +44,7 @@ async def create(
     """A new webhook. Its secret is answered this once."""
     _check(spec.url, spec.events, settings)
     if await queries.count_alone(session, caller.project) >= rules.MAX_WEBHOOKS:
-        raise ConflictError(f"Your project has {rules.MAX_WEBHOOKS} webhooks, the most there can be. Delete one first.")
+        raise ConflictError(f"Your project has {rules.MAX_WEBHOOKS} webhooks, the maximum. Delete one first.")
     row = WebhookRow(
         id=new_id(), project_id=caller.project, url=spec.url, events=rules.sorted_events(spec.events), created_at=now
     )
@@ -155,7 +155,7 @@ async def _delivery_of(session: AsyncSession, webhook: WebhookRow, delivery_id: 
     uid = parse_uuid(delivery_id)
     row = await queries.delivery(session, webhook.id, uid) if uid else None
     if row is None:
-        raise NotFoundError("There is no such delivery of this webhook. They are kept for 30 days.")
+        raise NotFoundError("This webhook has no such delivery. Deliveries are kept for 30 days.")
     return row
 
 
@@ -183,7 +183,7 @@ def _new_delivery(webhook: WebhookRow, event_id: uuid.UUID, type_: str, body: st
 async def _send_now(session: AsyncSession, webhook: WebhookRow, row: DeliveryRow, now: int) -> Delivery:
     """Has it sent at once, whatever happened before: somebody is waiting to see it."""
     if not webhook.is_active:
-        raise ConflictError('This webhook is switched off. Switch it on first: PATCH it with {"is_active": true}.')
+        raise ConflictError('This webhook is disabled. Enable it first: PATCH it with {"is_active": true}.')
     row.next_attempt_at = now
     session.add(row)
     await _retry_now(session, webhook, now)

@@ -95,7 +95,7 @@ def alone(path: str, role: Role, base: str | None = None) -> ModelRejectedError:
     """The refusal of a version that has nothing but companions. `base`: the model that an adapter is for."""
     remedy = _REMEDIES.get(role, "push it together with the model that it belongs to")
     if role is Role.VOCABULARY:
-        return ModelRejectedError(f"{printable(path)} holds no tensors (a vocabulary only); {remedy}.")
+        return ModelRejectedError(f"{printable(path)} contains no tensors (a vocabulary only); {remedy}.")
     if role is Role.ADAPTER and base is not None:
         remedy = f"merge it into its base model, {printable(base)}, and push the result"
     return ModelRejectedError(f"{printable(path)} is {_WORDS[role][_ONE]}, not a model by itself; {remedy}.")

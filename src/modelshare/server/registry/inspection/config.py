@@ -103,8 +103,8 @@ def _is_size(value: object) -> bool:
 
 def _unfit(name: str, key: str, value: object, wanted: str) -> ModelRejectedError:
     return ModelRejectedError(
-        f"{printable(name)} gives {key} as {printable(json.dumps(value))}, where loaders need {wanted}; "
-        "correct it and push again."
+        f"{printable(name)} sets {key} to {printable(json.dumps(value))}, but loaders need {wanted}; correct it and "
+        "push again."
     )
 
 
@@ -112,13 +112,13 @@ def _oddities(name: str, parts: list[Mapping[str, Any]]) -> Iterator[str]:
     """What some loaders take and others do not."""
     for part in parts:
         if part.get("quantization_config") and not isinstance(part["quantization_config"], dict):
-            yield f"{name} gives a quantization_config that is no object; ignored here, and refused by some engines."
+            yield f"{name} has a quantization_config that is not an object; ignored here, and rejected by some engines."
         for key in (*_SIZE_KEYS, *_CONTEXT_KEYS):
             value = part.get(key)
             if isinstance(value, float | bool):
                 taken = positive_integer(value)
                 meaning = f"read here as {taken}" if taken else "not a whole number, so it is ignored here"
-                yield f"{name} gives {key} as {json.dumps(value)}, {meaning}; some engines refuse that."
+                yield f"{name} sets {key} to {json.dumps(value)}, {meaning}; some engines reject that."
 
 
 def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -23,8 +23,8 @@ from modelshare.server.registry.refused import ModelRejectedError, printable
 
 MAX_CHOICES: Final = 64
 _NO_WEIGHTS = (
-    "The directory holds no weights; push one that has .safetensors or .gguf files "
-    "(convert other formats to one of these first)."
+    "The directory contains no weights; push one that has .safetensors or .gguf files (convert other formats to "
+    "one of these first)."
 )
 
 
@@ -87,7 +87,7 @@ def _with_first(models: Sequence[Candidate], file: str) -> list[Candidate]:
     named = next((each for each in models if file in each.files), None)
     if named is None:
         known = ", ".join(printable(each.weights[0]) for each in models[:5])
-        raise ModelRejectedError(f"{printable(file)}, which was named as the model, is none; name one of: {known}.")
+        raise ModelRejectedError(f"{printable(file)}, which `file` selects, is not a model; choose one of: {known}.")
     return [named, *(each for each in models if each is not named)]
 
 
@@ -145,8 +145,8 @@ def _told(facts: Facts, alternatives: int) -> tuple[str, ...]:
     if not alternatives:
         return ()
     return (
-        f"Of {alternatives + 1} models here, {printable(facts.weights[0])} is the one described and run. "
-        "Name another with `--file` at the push, or with `file` at an endpoint.",
+        f"Of {alternatives + 1} models here, {printable(facts.weights[0])} is the one described and run. Choose "
+        "another with `--file` when you push, or with `file` at an endpoint.",
     )
 
 

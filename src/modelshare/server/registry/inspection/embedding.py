@@ -32,9 +32,13 @@ def embedder_warnings(embedder: Embedder | None, task: Task, architecture: str |
         return ()
     obstacle = embedder.obstacle if embedder else None
     if obstacle is None and architecture is not None and architecture not in ARCHITECTURES:
-        obstacle = f"its architecture is {architecture}, and embeddings are computed of {', '.join(ARCHITECTURES)}."
-    warnings = [f"No engine of the default set can serve this model: {obstacle}"] if obstacle else []
+        obstacle = (
+            f"its architecture is {architecture}, but embeddings are supported only for {', '.join(ARCHITECTURES)}."
+        )
+    warnings = [f"No default engine can serve this model: {obstacle}"] if obstacle else []
     if embedder and embedder.optional_prompts:
         names = ", ".join(embedder.optional_prompts)
-        warnings.append(f"It defines prompts ({names}) that are not put before texts; callers do that where they want.")
+        warnings.append(
+            f"It defines prompts ({names}) that are not added to texts automatically; callers add them where needed."
+        )
     return tuple(warnings)

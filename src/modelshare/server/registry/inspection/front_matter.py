@@ -83,9 +83,9 @@ def split(text: str) -> Split:
     if not found and (below := _below(text)) is not None:
         before, block = below
         fields, rest = block.fields or {}, before + block.rest
-        problems.append("is not at its beginning, where other programs look for it.")
+        problems.append("is not at the beginning, where other programs look for it.")
     if found > 1:
-        problems.append("is there more than once; where its parts differ, the first one counts.")
+        problems.append("appears more than once; where the parts differ, the first one counts.")
     return Split(fields, rest, tuple(dict.fromkeys(problems)))
 
 

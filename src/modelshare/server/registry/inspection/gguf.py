@@ -102,14 +102,14 @@ def _check_version(name: str, reader: RangeReader) -> None:
     start = head(reader, 8)
     if start[:4] != _MAGIC:
         raise ModelRejectedError(
-            f"{printable(name)} does not start as a GGUF file does; export it with a current tool and push it again."
+            f"{printable(name)} does not begin like a GGUF file; export it with a current tool and push it again."
         )
     if int.from_bytes(start[4:], "little") in _VERSIONS:
         return
     if int.from_bytes(start[4:], "big") in _VERSIONS:
         raise ModelRejectedError(f"{printable(name)} is a big-endian GGUF file; export it in little-endian order.")
     raise ModelRejectedError(
-        f"{printable(name)} is not of GGUF version 2 or 3; export it with a current tool and push it again."
+        f"{printable(name)} is not GGUF version 2 or 3; export it with a current tool and push it again."
     )
 
 
@@ -136,7 +136,7 @@ class _HeaderReader:
     def _count(self, what: str, limit: int) -> int:
         count = self._cursor.u64()
         if count > limit:
-            raise self._damaged(f"it claims {count:,} {what}")
+            raise self._damaged(f"it states {count:,} {what}")
         return count
 
     def _metadata(self, count: int) -> None:
@@ -155,9 +155,9 @@ class _HeaderReader:
     def _alignment(self) -> int:
         alignment = self.kept.get(_ALIGNMENT, _DEFAULT_ALIGNMENT)
         if self.types.get(_ALIGNMENT, ValueType.UINT32) is not ValueType.UINT32:
-            raise self._damaged("its alignment is no 32-bit number")
+            raise self._damaged("its alignment is not a 32-bit number")
         if type(alignment) is not int or not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
-            raise self._damaged("its alignment is no power of two")
+            raise self._damaged("its alignment is not a power of two")
         return alignment
 
     def _text(self, what: str, limit: int) -> str:
@@ -213,12 +213,12 @@ class _HeaderReader:
             tensors[as_in_c] = tensor
             # llama.cpp loads tensors only where each starts at the first aligned byte after the one before
             if self._cursor.u64() != _aligned(data_end, alignment):
-                raise self._damaged(f"the tensor {printable(tensor.name)} leaves a hole or overlaps another")
+                raise self._damaged(f"the tensor {printable(tensor.name)} leaves a gap or overlaps another")
             data_end = _aligned(data_end, alignment) + size
         missing = _aligned(self._cursor.position, alignment) + data_end - self._size
         if count and missing > 0:
             raise ModelRejectedError(
-                f"{printable(self._name)} is cut short: {missing:,} bytes of tensors are missing; push it again."
+                f"{printable(self._name)} is truncated: {missing:,} bytes of tensors are missing; push it again."
             )
         return tuple(tensors.values())
 
@@ -228,26 +228,26 @@ class _HeaderReader:
         self.names.append(name)
         dimension_count = self._cursor.u32()
         if dimension_count > _MAX_DIMENSIONS:
-            raise self._damaged(f"the tensor {printable(name)} claims {dimension_count:,} dimensions")
+            raise self._damaged(f"the tensor {printable(name)} states {dimension_count:,} dimensions")
         shape = [self._cursor.u64() for _ in range(dimension_count)]
         number = self._cursor.u32()
         if number not in TENSOR_TYPES:
             raise ModelRejectedError(
-                f"{printable(self._name)} uses tensor type {number}, unknown here, for {printable(name)}; "
-                "quantize it to a common type."
+                f"{printable(self._name)} uses the unknown tensor type {number} for {printable(name)}; quantize it "
+                "to a common type."
             )
         dtype, block_elements, block_bytes = TENSOR_TYPES[number]
         elements = math.prod(shape)
         if not elements and any(size >> 63 for size in shape):
-            raise self._damaged(f"the tensor {printable(name)} claims a negative size")
+            raise self._damaged(f"the tensor {printable(name)} states a negative size")
         if (shape[0] if shape else 1) % block_elements:
-            raise self._damaged(f"the rows of tensor {printable(name)} are no whole blocks of {dtype}")
+            raise self._damaged(f"the rows of tensor {printable(name)} are not whole blocks of {dtype}")
         return Tensor(name, dtype, elements), elements // block_elements * block_bytes
 
     def _string_length(self, limit: int, what: str) -> int:
         length = self._cursor.u64()
         if length > limit:
-            raise self._damaged(f"it claims a {what} of {length:,} bytes")
+            raise self._damaged(f"it states a {what} of {length:,} bytes")
         return length
 
     def _damaged(self, what: str) -> ModelRejectedError:

@@ -31,6 +31,6 @@ def check_types(path: str, header: Header) -> None:
         wanted = next((wanted for pattern, wanted in _TYPES.items() if pattern.fullmatch(general)), found)
         if found is not wanted:
             raise ModelRejectedError(
-                f"{printable(path)} holds {printable(key)} as {found.name}, where llama.cpp takes {wanted.name} only; "
+                f"{printable(path)} stores {printable(key)} as {found.name}, but llama.cpp accepts only {wanted.name}; "
                 "export it with a current tool and push it again."
             )

@@ -69,7 +69,7 @@ def _not_a_model(group: Sequence[str], headers: Mapping[str, Header]) -> tuple[R
     if not any(headers[path].tensors for path in group):
         return Role.VOCABULARY, alone(first, Role.VOCABULARY)
     if not headers[first].text("general.architecture"):
-        why = f"{printable(first)} does not state its general.architecture; export it with a current tool."
+        why = f"{printable(first)} does not set general.architecture; export it with a current tool."
         return Role.OTHER, ModelRejectedError(why)
     return None
 
@@ -122,8 +122,8 @@ def _facts(root: str, weights: tuple[str, ...], headers: Mapping[str, Header], p
 def _no_context(file: str, model_type: str | None) -> str:
     """GGUF files of programs for pictures and speech lack it, among others."""
     return (
-        f"No engine of the default set can serve this model: {printable(file)} does not state its "
-        f"{model_type}.context_length, without which llama.cpp loads no model."
+        f"No default engine can serve this model: {printable(file)} does not set {model_type}.context_length, which "
+        "llama.cpp needs."
     )
 
 

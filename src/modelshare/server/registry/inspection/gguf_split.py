@@ -38,8 +38,8 @@ def _place_in_split(path: str, header: Header) -> tuple[int, int]:
     named = (int(shard["number"]), int(shard["count"])) if shard else (1, 1)
     if named != (number, count):
         raise ModelRejectedError(
-            f"{printable(path)} is part {number} of {count} by its metadata but not by its name; "
-            "push the parts under the names that llama-gguf-split gave them."
+            f"{printable(path)} is part {number} of {count} according to its metadata but not its name; push the "
+            "parts under the names that llama-gguf-split gave them."
         )
     return named
 
@@ -59,13 +59,13 @@ def _check_tensors(parts: Sequence[str], headers: Mapping[str, Header]) -> None:
         for tensor in headers[path].tensors:
             if tensor.name in names:
                 raise ModelRejectedError(
-                    f"{printable(path)} holds the tensor {printable(tensor.name)}, as another part does; "
-                    "split the model anew."
+                    f"{printable(path)} contains the tensor {printable(tensor.name)}, which another part has too; "
+                    "split the model again."
                 )
             names.add(tensor.name)
     stated = headers[parts[0]].integer("split.tensors.count")
     if stated is not None and stated != len(names):
         raise ModelRejectedError(
-            f"{printable(parts[0])} says that the parts hold {stated:,} tensors, but they hold {len(names):,}; "
-            "push all parts of one split."
+            f"{printable(parts[0])} states {stated:,} tensors, but the parts contain {len(names):,}; push all parts "
+            "of one split."
         )

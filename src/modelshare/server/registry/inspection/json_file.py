@@ -37,7 +37,7 @@ def read_value(name: str, reader: RangeReader, max_bytes: int = _MAX_CONFIG_BYTE
         )
     if not reader.size:
         raise ModelRejectedError(
-            f"{printable(name)} is empty, and loaders expect JSON in it; save it again, or push without it."
+            f"{printable(name)} is empty, but loaders expect JSON in it; save it again, or push without it."
         )
     check_no_pointer(name, reader)
     return _parse(name, head(reader, reader.size))
@@ -64,7 +64,7 @@ def is_unicode(texts: Iterable[str]) -> bool:
 def _parse(name: str, data: bytes, **hooks: Any) -> Any:
     if sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
         raise ModelRejectedError(
-            f"{printable(name)} holds more than {_MAX_VALUES:,} JSON values; split it into smaller files."
+            f"{printable(name)} contains more than {_MAX_VALUES:,} JSON values; split it into smaller files."
         )
     try:
         value = json.loads(_text(data), **hooks)

@@ -73,7 +73,7 @@ def read_header(name: str, reader: RangeReader) -> dict[str, Tensor]:
     tensors = {key: _tensor(name, key, entry) for key, entry in header.items()}
     if not tensors:
         raise ModelRejectedError(
-            f"{printable(name)} holds no tensors; export the model again and push the file that has its weights."
+            f"{printable(name)} contains no tensors; export the model again and push the file that has its weights."
         )
     _check_layout(name, tensors.values(), data_bytes=reader.size - _LENGTH_BYTES - length)
     return tensors
@@ -101,17 +101,17 @@ def shards_of_index(
         path = posixpath.join(folder, name)
         if posixpath.dirname(name):
             raise ModelRejectedError(
-                f"{printable(index)} names the file {printable(str(shard))} of another folder; "
-                "put the shards beside the index."
+                f"{printable(index)} refers to the file {printable(str(shard))} in another folder; put the shards next "
+                "to the index."
             )
         if path not in headers:
             raise ModelRejectedError(
-                f"{printable(index)} names the file {printable(str(shard))}, which is missing; push it too."
+                f"{printable(index)} refers to the file {printable(str(shard))}, which is missing; push it too."
             )
         if tensor not in headers[path] and path not in unread:
             raise ModelRejectedError(
-                f"{printable(path)} lacks the tensor {printable(tensor)} that {printable(index)} places there; "
-                "push both anew."
+                f"{printable(path)} lacks the tensor {printable(tensor)} that {printable(index)} assigns to it; "
+                "push both again."
             )
         shards.add(path)
     return tuple(sorted(shards))
@@ -120,18 +120,18 @@ def shards_of_index(
 def _header_length(name: str, reader: RangeReader) -> int:
     if reader.size <= _LENGTH_BYTES:
         raise ModelRejectedError(
-            f"{printable(name)} is {'empty' if not reader.size else 'cut short'}; export it and push it again."
+            f"{printable(name)} is {'empty' if not reader.size else 'truncated'}; export it and push it again."
         )
     length = int.from_bytes(reader.read_at(0, _LENGTH_BYTES), "little")
     if length > _MAX_HEADER_BYTES:
         raise ModelRejectedError(
-            f"{printable(name)} claims a header of {length:,} bytes where the format allows {_MAX_HEADER_BYTES:,}; "
+            f"{printable(name)} states a header of {length:,} bytes, but the format allows {_MAX_HEADER_BYTES:,}; "
             "it is damaged or not safetensors: export it and push it again."
         )
     if length > reader.size - _LENGTH_BYTES:
         raise ModelRejectedError(
-            f"{printable(name)} claims a header of {length:,} bytes but has only {reader.size:,}; "
-            "it is cut short: export it and push it again."
+            f"{printable(name)} states a header of {length:,} bytes but has only {reader.size:,}; it is truncated: "
+            "export it and push it again."
         )
     return length
 
@@ -141,10 +141,10 @@ def _check_metadata(file: str, metadata: Any) -> None:
     if metadata is None:
         return
     if not isinstance(metadata, dict):
-        raise _damaged(file, "its __metadata__ is not an object of texts")
+        raise _damaged(file, "its __metadata__ is not an object of strings")
     for key, value in metadata.items():
         if not isinstance(value, str):
-            raise _damaged(file, f"{printable(key)} in its __metadata__ is not a text")
+            raise _damaged(file, f"{printable(key)} in its __metadata__ is not a string")
         if not is_unicode((key, value)):
             raise _damaged(file, "its __metadata__ is not Unicode text")
 
@@ -158,7 +158,7 @@ def _tensor(file: str, name: str, entry: Any) -> Tensor:
     bits = DTYPE_BITS.get(dtype)
     if bits is None:
         raise ModelRejectedError(
-            f"{printable(file)} uses the unknown type {printable(dtype)}; convert its tensors to a type of the format."
+            f"{printable(file)} uses the unknown type {printable(dtype)}; convert its tensors to a supported type."
         )
     if len(shape) > _MAX_DIMENSIONS or not all(type(size) is int and 0 <= size < 1 << 63 for size in shape):
         raise _damaged(file, f"the shape of tensor {printable(name)} is malformed")
@@ -173,11 +173,11 @@ def _check_layout(name: str, tensors: Iterable[Tensor], data_bytes: int) -> None
     expected = 0
     for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.end)):
         if tensor.start != expected:
-            raise _damaged(name, f"tensor {printable(tensor.name)} leaves a hole or overlaps another")
+            raise _damaged(name, f"tensor {printable(tensor.name)} leaves a gap or overlaps another")
         expected = tensor.end
     if expected > data_bytes:
         raise ModelRejectedError(
-            f"{printable(name)} is cut short: {expected - data_bytes:,} bytes of tensors are missing; push it again."
+            f"{printable(name)} is truncated: {expected - data_bytes:,} bytes of tensors are missing; push it again."
         )
     if expected < data_bytes:
         raise _damaged(name, f"{data_bytes - expected:,} bytes at its end belong to no tensor")

@@ -216,6 +216,6 @@ def _config_warnings(path: str, config: Config) -> tuple[str, ...]:
     if config is _NO_CONFIG:
         return (f"There is no {path}, so the architecture is unknown and most engines cannot load the model.",)
     if config.needs_own_code:
-        own_code = f"{path} asks for Python code of the model's own (auto_map), which no engine here will run."
+        own_code = f"{path} requires the model's own Python code (auto_map), which no engine here runs."
         return (own_code, *config.warnings)
     return config.warnings

@@ -33,8 +33,8 @@ def read_text(reader: RangeReader, max_bytes: int) -> tuple[str, str | None]:
         return text, None
     odd = text.count("\ufffd")
     if sum(not character.isascii() for character in text) - odd >= odd:
-        return text, "holds bytes that are not UTF-8; they are shown as \ufffd. Save it as UTF-8."
-    return data.decode("cp1252", "replace"), "is not in UTF-8 and was read as Windows-1252. Save it as UTF-8."
+        return text, "contains bytes that are not UTF-8, shown as �. Save it as UTF-8."
+    return data.decode("cp1252", "replace"), "is not UTF-8 and was read as Windows-1252. Save it as UTF-8."
 
 
 def _without_mark(sample: bytes) -> str | None:

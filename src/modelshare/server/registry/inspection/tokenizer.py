@@ -58,7 +58,7 @@ def _template(path: str, reader: RangeReader) -> str:
         return head(reader, reader.size).decode()
     except UnicodeDecodeError:
         raise ModelRejectedError(
-            f"{printable(path)} is not UTF-8, as loaders expect it; save it again and push."
+            f"{printable(path)} is not UTF-8, which loaders expect; save it again and push."
         ) from None
 
 

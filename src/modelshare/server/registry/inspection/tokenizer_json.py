@@ -141,7 +141,7 @@ def vocabulary_size(name: str, reader: RangeReader) -> int:
     data = head(reader, reader.size)
     if data.count(b",") > _MAX_VALUES:
         raise ModelRejectedError(
-            f"{printable(name)} holds more than {_MAX_VALUES:,} values; push the model with a smaller one."
+            f"{printable(name)} contains more than {_MAX_VALUES:,} values; push the model with a smaller one."
         )
     try:
         return _size(data)
@@ -175,7 +175,7 @@ def _model(raw: msgspec.Raw) -> _Model:
             return msgspec.json.decode(raw, type=model)
         except msgspec.ValidationError:
             continue
-    raise _UnfitError("its model has no type, nor the fields of one")
+    raise _UnfitError("its model has neither a type nor the fields of one")
 
 
 def _check_unigram(model: _Unigram) -> None:
@@ -200,14 +200,14 @@ def _pairs(merges: list[str | list[str]]) -> Iterator[tuple[str, str]]:
     is_older = bool(merges) and isinstance(merges[0], str)
     for merge in merges:
         if isinstance(merge, str) != is_older:
-            raise _UnfitError("its merges are partly pairs and partly texts")
+            raise _UnfitError("its merges are partly pairs and partly strings")
         if isinstance(merge, str) and merge.startswith("#version"):
             continue
         match merge.split(" ") if isinstance(merge, str) else merge:
             case [left, right]:
                 yield left, right
             case _:
-                raise _UnfitError("a merge is no pair of tokens")
+                raise _UnfitError("a merge is not a pair of tokens")
 
 
 def _check_part(part: str, value: object, members: str, kinds: re.Pattern[str]) -> None:

@@ -108,6 +108,6 @@ async def _decide_latest(session: AsyncSession, model: ModelRow, version: Versio
     if wanted is version:
         await versions.set_latest(session, model, version)
     elif wanted is not None and wanted is not latest:
-        why = f"{version.version} was to be the latest, but {wanted.version} was pushed after it and is higher."
+        why = f"{version.version} does not become the latest: {wanted.version} was pushed after it and is higher."
         await versions.move_latest(session, model, wanted, "model.promote", SYSTEM, now, why)
     version.latest_note = note

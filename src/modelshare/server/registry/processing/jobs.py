@@ -21,8 +21,7 @@ from modelshare.server.storage_errors import BlobNotFoundError, MultipartNotFoun
 from modelshare.wire.models import ModelStatus
 
 _GAVE_UP = (
-    "The server could not read or store this version's files. "
-    "Tell the platform's operator, then start again with `revalidate`."
+    "The server could not read or store this version's files. Contact the platform's operator, then run `revalidate`."
 )
 _INCOMPLETE = "Some of this version's bytes are missing in storage. Push it again."
 

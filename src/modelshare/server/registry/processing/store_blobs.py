@@ -86,7 +86,7 @@ async def _receive(platform: Platform, file: UploadFileRow, proof: Proof | None)
     sha256 = proof.sha256
     if file.sha256 not in {None, sha256}:
         raise ModelRejectedError(
-            f"{printable(file.path)} is not the file whose SHA-256 was announced: it has {sha256}. Push it again."
+            f"{printable(file.path)} does not match its announced SHA-256: it has {sha256}. Push it again."
         )
     return ReceivedFile(file.path, proof.size, sha256, key=file.key, proven_at=int(proof.at))
 
@@ -139,7 +139,7 @@ def _ignored(folder: Path, files: Sequence[ExtractedFile]) -> Sequence[str] | No
     try:
         return ignore_file_lines(folder)
     except ValueError as error:
-        raise ModelRejectedError(f"{error}. Write it anew, and push again.") from error
+        raise ModelRejectedError(f"{error}. Write it again, and push again.") from error
 
 
 async def _take_over(platform: Platform, upload: UploadRow, n: int, folder: Path, file: ExtractedFile) -> ReceivedFile:

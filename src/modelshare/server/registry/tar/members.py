@@ -130,7 +130,7 @@ class Members:
 
     def _too_many(self) -> ModelRejectedError:
         return ModelRejectedError(
-            f"{printable(self.stream.name)} holds too many entries; pack only the files an engine needs."
+            f"{printable(self.stream.name)} contains too many entries; pack only the files an engine needs."
         )
 
     def _too_long(self) -> ModelRejectedError:
@@ -155,7 +155,7 @@ class Members:
                 if key.startswith(b"GNU.volume."):
                     self._refuse_volume(key)
                 elif header.type == _GLOBAL_PAX:
-                    raise ValueError("no record of a global header may say what a file is")
+                    raise ValueError("a global header record describes a file")
                 else:
                     _take_record(extended, key, value)
         self.stream.skip(-header.size % BLOCK)
@@ -190,11 +190,11 @@ class Members:
                 return sparse.old_gnu(self.stream, header, stored)
             except ValueError as error:
                 raise ModelRejectedError(
-                    f"{printable(self.stream.name)} holds a sparse file that is damaged or of another form; pack the "
-                    "folder again without --sparse (-S) and push it."
+                    f"{printable(self.stream.name)} contains a sparse file that is damaged or of an unsupported "
+                    "form; pack the folder again without --sparse (-S) and push it."
                 ) from error
         if header.type == _FOLDER and stored:
-            raise ValueError("programs disagree on whether bytes follow")
+            raise ValueError("the size of an entry is ambiguous")
         if kind in {Kind.FILE, Kind.FOLDER, Kind.UNKNOWN}:
             return sparse.whole(stored)
         return sparse.whole(0)  # whatever size is stated: some programs state the target's

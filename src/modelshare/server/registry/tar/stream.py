@@ -62,8 +62,8 @@ def _check_window(name: str, start: bytes) -> None:
         return  # found when it is read
     if window > _MAX_ZSTD_WINDOW_BYTES:
         raise ModelRejectedError(
-            f"{printable(name)} takes more than {_MAX_ZSTD_WINDOW_BYTES >> 20} MiB of memory to unpack; "
-            "compress it again without zstd's option --long or --ultra."
+            f"{printable(name)} needs more than {_MAX_ZSTD_WINDOW_BYTES >> 20} MiB of memory to unpack; compress it "
+            "again without zstd's option --long or --ultra."
         )
 
 
@@ -100,7 +100,7 @@ class Stream:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's fault, not the archive's
             raise ModelRejectedError(
-                f"{printable(self.name)} is damaged or of another kind; pack it again and push it."
+                f"{printable(self.name)} is damaged or of another format; pack it again and push it."
             ) from error
         self.charge(len(data))
         return data
@@ -117,4 +117,4 @@ class Stream:
         return ModelRejectedError(f"{printable(self.name)} is not a valid tar archive; pack it again and push it.")
 
     def _cut_short(self) -> ModelRejectedError:
-        return ModelRejectedError(f"{printable(self.name)} is cut short; pack it again and push it.")
+        return ModelRejectedError(f"{printable(self.name)} is truncated; pack it again and push it.")

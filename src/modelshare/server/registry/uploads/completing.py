@@ -46,8 +46,8 @@ def _compare_again(row: UploadRow, digests: Sequence[FileDigest]) -> None:
         theirs = known.get(str(digest.n), {})
         if any(theirs.get(name, value) != value for name, value in _said(digest).items()):
             raise ConflictError(
-                f"Another push completed this upload, with other bytes in its file {digest.n}. Push again to make a "
-                "version of your own.",
+                f"Another push completed this upload with different bytes in its file {digest.n}. Push again to "
+                "create your own version.",
                 code=ErrorCode.CHECKSUM_MISMATCH,
                 param="files",
             )
@@ -125,8 +125,8 @@ def _compare(row: UploadRow, files: Sequence[UploadFile], claims: dict[int, File
             is_other = True
         if is_other:
             raise ConflictError(
-                f"{printable(file.path)} changed while it was being pushed: it is not what has arrived. Push again "
-                "when nothing writes to it.",
+                f"{printable(file.path)} changed while it was being pushed, so the uploaded bytes do not match. "
+                "Push again when no program is writing to it.",
                 code=ErrorCode.CHECKSUM_MISMATCH,
                 param="files",
             )
@@ -140,11 +140,12 @@ def _needs_whole(file: UploadFileRow, view_of: UploadFile) -> ApiError:
     path = printable(file.path)
     if view_of.reused:
         return ConflictError(
-            f"{path} was taken from what the project stores already while it was being sent too. Push again.",
+            f"{path} was taken from the project's storage while it was also being sent. Push again.",
             param="files",
         )
     return InvalidRequestError(
-        f"{path} went straight to the bucket, which tells no digests of parts: give the `sha256` of the whole file.",
+        f"{path} was uploaded directly to the bucket, which reports no digests of parts: send the `sha256` of "
+        "the whole file.",
         param="files",
     )
 

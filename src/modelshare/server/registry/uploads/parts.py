@@ -44,13 +44,11 @@ async def receive(
     store = platform.store
     if store.direct:
         raise InvalidRequestError(
-            f"Parts of this upload go to the bucket: ask POST /v1/uploads/{upload.id}/files/{n}/parts/{k}/url."
+            f"Parts of this upload go to the bucket. Use POST /v1/uploads/{upload.id}/files/{n}/parts/{k}/url."
         )
     _, size = staging.multipart_of(upload, file).span(k)
     if length is not None and length != size:
-        raise InvalidRequestError(
-            f"Part {k} of {printable(file.path)} has {size:,} bytes, not {length:,}. Send exactly these."
-        )
+        raise InvalidRequestError(f"Part {k} of {printable(file.path)} must have {size:,} bytes, not {length:,}.")
     begun = await begin(platform, upload, [file])
     part = await store.write_part(begun[n], k, chunks, None if sha256 == DEFERRED else sha256.lower())
     await keep_open(platform, upload)
@@ -62,7 +60,9 @@ async def part_url(platform: Platform, caller: Caller, upload_id: str, n: int, k
     upload, file = await _find(platform, caller, upload_id, n)
     store = platform.store
     if not store.direct:
-        raise InvalidRequestError(f"Parts of this upload come here: PUT /v1/uploads/{upload.id}/files/{n}/parts/{k}.")
+        raise InvalidRequestError(
+            f"Parts of this upload go to the server. Use PUT /v1/uploads/{upload.id}/files/{n}/parts/{k}."
+        )
     expires_at = platform.now() + PART_URL_SECONDS
     staging.multipart_of(upload, file).span(k)
     begun = await begin(platform, upload, [file])
@@ -82,7 +82,7 @@ async def _find(platform: Platform, caller: Caller, upload_id: str, n: int) -> t
     if file is None:
         raise NotFoundError(f"This upload has no file {n}. GET /v1/uploads/{upload.id} lists its files.")
     if file.reused:
-        raise ConflictError(f"{printable(file.path)} is stored already, so none of its parts is needed.")
+        raise ConflictError(f"{printable(file.path)} is already stored, so none of its parts is needed.")
     return upload, file
 
 
@@ -104,7 +104,7 @@ async def begin(platform: Platform, upload: UploadRow, files: Sequence[UploadFil
         if winners.get(n) != each.id:
             await store.abort(each)
         if not winners.get(n):
-            raise ConflictError("This upload has just changed. Ask GET /v1/uploads/{id} what is missing.")
+            raise ConflictError("This upload has just changed. GET /v1/uploads/{id} lists what is missing.")
         uploads[n] = replace(each, id=winners[n])
     return uploads
 

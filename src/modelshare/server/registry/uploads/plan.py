@@ -88,18 +88,18 @@ def _version(
     version = wanted or following
     if version in deleted:
         raise ConflictError(
-            f"The model {printable(model.name if model else '')} had a version {version}, which was deleted. A number "
-            f"never stands for other files: leave `version` out to push this as {following}.",
+            f"The model {printable(model.name if model else '')} had a version {version}, which was deleted. "
+            f"Version numbers cannot be used again: leave `version` out to push this as {following}.",
             param="version",
         )
     if version in versions and version not in failed:
         if versions[version].status == ModelStatus.UPLOADING:
             command = f" (`modelshare uploads cancel {open_uploads[version]}`)" if version in open_uploads else ""
-            remedy = f"Cancel the upload that is open for it{command}, or push as another version"
+            remedy = f"Cancel its open upload{command}, or push as another version"
         else:
             remedy = f"Leave `version` out to push it as {following}"
         raise ConflictError(
-            f"The model {printable(model.name if model else '')} has a version {version} already. {remedy}.",
+            f"The model {printable(model.name if model else '')} already has a version {version}. {remedy}.",
             param="version",
         )
     return version, failed.get(version)

@@ -29,7 +29,7 @@ versions = APIRouter(prefix="/v1/models", route_class=ProjectRoute, tags=["model
 _RESUMED: dict[int | str, dict[str, Any]] = {200: {"description": "The same push is open already: go on with it"}}
 Number = Annotated[int, Path(ge=0, le=1 << 31)]
 _CHECKSUM = (
-    "Required: the part's SHA-256, 64 hex digits, or `deferred` where you compare the `sha256` of the answer yourself."
+    "Required: the part's SHA-256, 64 hex digits, or `deferred` if you compare the `sha256` of the response yourself."
 )
 _RAW_BODY = {
     "requestBody": {
@@ -51,7 +51,7 @@ async def open_upload(caller: ModelsCaller, platform: PlatformDep, body: UploadO
 async def open_version(
     caller: ModelsCaller, model_id: ModelId, platform: PlatformDep, body: VersionOpen, response: Response
 ) -> Upload:
-    """Opens a session for a new version of this model, as POST /v1/uploads does for the model of a name."""
+    """Opens an upload of a new version of this model, as POST /v1/uploads does by the model's name."""
     upload, is_new = await service.open_version(platform, caller, model_id, body)
     response.status_code = 201 if is_new else 200
     return upload
@@ -65,7 +65,7 @@ async def list_uploads(
     state: UploadState | None = None,
     name: str | None = None,
 ) -> Page[Upload]:
-    """The project's sessions, newest first."""
+    """Lists the project's uploads, newest first."""
     return await service.page(platform, caller, paging, state=state, name=name)
 
 
@@ -85,7 +85,7 @@ async def put_part(
     request: Request,
     x_checksum_sha256: Annotated[str | None, Header(description=_CHECKSUM)] = None,
 ) -> PartDone:
-    """One part of one file, both counted from 0; the body is its bytes and nothing else. Safe to repeat."""
+    """Stores one part of one file, both counted from 0; the body contains only its bytes. Safe to repeat."""
     declared = request.headers.get("content-length", "")
     length = int(declared) if declared.isascii() and declared.isdigit() else None
     with _body_of(request) as chunks:
@@ -96,14 +96,14 @@ async def put_part(
 async def put_files(caller: ModelsCaller, platform: PlatformDep, upload_id: str, request: Request) -> FilesDone:
     """Many small files at once, up to 500 with 8 MiB. Safe to repeat; either all of them are taken or none.
 
-    The body has each file whole, behind its number in the session (4 bytes), its size (8 bytes, both big-endian) and
-    its SHA-256 (32 bytes).
+    The body contains each complete file, preceded by its number in the upload (4 bytes), its size (8 bytes, both
+    big-endian) and its SHA-256 (32 bytes).
     """
     check_encoding(request.headers.get("content-encoding", "").encode())
     try:
         return await small_files.receive(platform, caller, upload_id, request.stream())
     except ClientDisconnect as error:
-        raise InvalidRequestError("The connection ended inside the files. Send them again.") from error
+        raise InvalidRequestError("The connection was closed within the files. Send them again.") from error
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def _body_of(request: Request) -> Iterator[AsyncIterator[bytes] | Inflow]:
     try:
         yield request.stream() if body is None else body
     except ClientDisconnect as error:
-        raise InvalidRequestError("The connection ended inside the part. Send it again.") from error
+        raise InvalidRequestError("The connection was closed within the part. Send it again.") from error
     finally:
         if body is not None:
             body.close()
@@ -131,10 +131,10 @@ async def sign_part(caller: ModelsCaller, platform: PlatformDep, upload_id: str,
 async def complete_upload(
     caller: ModelsCaller, platform: PlatformDep, upload_id: str, body: UploadComplete | None = None
 ) -> Upload:
-    """Hands the files over to processing; the model is `processing` from then on. Safe to repeat.
+    """Completes the upload; the model is `processing` from then on. Safe to repeat.
 
-    Digests in the body, taken after everything was sent, make sure that no file changed meanwhile: 409 where what has
-    arrived is something else.
+    Digests in the body, computed after everything was sent, ensure that no file changed in the meantime: 409 if the
+    uploaded bytes differ.
     """
     return await completing.complete(platform, caller, upload_id, body.files if body else ())
 

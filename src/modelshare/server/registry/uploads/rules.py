@@ -50,8 +50,8 @@ def check_names(request: VersionOpen, *, allow_pickle: bool) -> None:
         found = chosen.left_out(path)
         if found is not None and found.reason is not Reason.SYSTEM:  # harmless, and clients of all kinds send it
             raise ModelRejectedError(
-                f"{printable(path)} is left out of models ({found.reason}). Open the upload without it, or name it in "
-                "`include` to have it published all the same."
+                f"{printable(path)} is left out of models ({found.reason}). Open the upload without it, or list it "
+                "in `include` to publish it anyway."
             )
     if paths and (why := model_files.refusal(paths, allow_pickle=allow_pickle)):
         raise ModelRejectedError(why)
@@ -62,10 +62,10 @@ def check_named_model(file: str, paths: Sequence[str]) -> None:
     weights = sorted(path for path in paths if path.lower().endswith(_WEIGHTS))
     if file in weights:
         return
-    what = "holds no weights" if file in paths else "is not among the files"
+    what = "contains no weights" if file in paths else "is not among the files"
     names = ", ".join(map(printable, weights[:_MAX_NAMES])) + (", …" if len(weights) > _MAX_NAMES else "")
-    remedy = f"name one of: {names}" if names else "there are no .gguf and no .safetensors files, leave `file` out"
-    raise ModelRejectedError(f"{printable(file)}, which `file` names as the model, {what}; {remedy}.")
+    remedy = f"choose one of: {names}" if names else "there are no .gguf and no .safetensors files, leave `file` out"
+    raise ModelRejectedError(f"{printable(file)}, which `file` selects as the model, {what}; {remedy}.")
 
 
 def next_version(taken: Iterable[str]) -> str:
@@ -94,8 +94,8 @@ def quota_refusal(*, needed: int, stored: int, quota: int) -> str | None:
         return None
     left = max(0, quota - stored)
     return (
-        f"This push needs {gigabytes(needed)}, but your project has {gigabytes(left)} of its {gigabytes(quota)} left. "
-        "Delete models you no longer need, or ask the platform's operator for a larger quota."
+        f"This push needs {gigabytes(needed)}, but your project has {gigabytes(left)} of its {gigabytes(quota)} "
+        "left. Delete models you no longer need, or ask the platform's operator for a larger quota."
     )
 
 

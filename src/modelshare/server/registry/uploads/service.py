@@ -176,7 +176,7 @@ def _checked_files(platform: Platform, request: VersionOpen) -> list[WantedFile]
 def _check_archive_name(name: str) -> None:
     kind_of(name)
     if "/" in name:
-        raise ModelRejectedError("The archive's file name holds a /; give the name without its folder.")
+        raise ModelRejectedError("The archive's file name contains a /. Send the name without its folder.")
 
 
 async def _plan(session: AsyncSession, opening: _Opening) -> UploadPlan:
@@ -191,8 +191,8 @@ async def _check_room(session: AsyncSession, opening: _Opening) -> None:
     limit = opening.platform.settings.uploads_open_per_project
     if await queries.count_open(session, opening.caller.project, limit) >= limit:
         raise ConflictError(
-            f"Your project has {limit} uploads open, the most there may be at once. Finish one, or cancel one: "
-            "`modelshare uploads list` shows them, `modelshare uploads cancel ID` cancels."
+            f"Your project has {limit} uploads open, the maximum. Finish one, or cancel one: `modelshare uploads "
+            "list` shows them, `modelshare uploads cancel ID` cancels."
         )
 
 
@@ -227,7 +227,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: UploadPlan) ->
         if not is_unique_violation(error):
             raise
         raise ConflictError(
-            "Somebody gave another model this name at this moment. Push again.", param="name"
+            "Another model was given this name by another request. Push again.", param="name"
         ) from error
     version = VersionRow(
         model_id=model.id,

@@ -45,7 +45,7 @@ async def _read(chunks: AsyncIterator[bytes]) -> bytes:
         body += chunk
         if len(body) > BATCH_BYTES:
             raise InvalidRequestError(
-                f"One request may bring {BATCH_BYTES:,} bytes of small files. Send fewer at once."
+                f"One request may contain {BATCH_BYTES:,} bytes of small files. Send fewer per request."
             )
     return bytes(body)
 
@@ -62,7 +62,7 @@ def _split(body: bytes) -> list[_Small]:
         files.append(_Small(n, rest[at : at + size], digest.hex()))
         at += size
     if not files or len(files) > BATCH_FILES or len({file.n for file in files}) < len(files):
-        raise InvalidRequestError(f"Send 1 to {BATCH_FILES} files at once, each of them once.")
+        raise InvalidRequestError(f"Send 1 to {BATCH_FILES} files per request, each only once.")
     return files
 
 
@@ -91,10 +91,8 @@ async def _find(
         if (each := known.get(file.n)) is None:
             raise NotFoundError(f"This upload has no file {file.n}. GET /v1/uploads/{row.id} lists its files.")
         if each.reused:
-            raise ConflictError(f"{printable(each.path)} is stored already, so that it need not be sent.")
+            raise ConflictError(f"{printable(each.path)} is already stored and need not be sent.")
         size = len(file.content)
         if not size or size != each.size or size > row.part_size:
-            raise InvalidRequestError(
-                f"{printable(each.path)} has {each.size:,} bytes, not {size:,}. Send exactly these."
-            )
+            raise InvalidRequestError(f"{printable(each.path)} must have {size:,} bytes, not {each.size:,}.")
     return row, list(rows)

@@ -34,7 +34,7 @@ async def learn(database: Database) -> None:
             if at_once > 1:  # one of them cannot be learned: which?
                 at_once = 1
                 continue
-            log.warning("the words of a model cannot be learned", entry=taken[0], exc_info=error)
+            log.warning("the search terms of a model cannot be indexed", entry=taken[0], exc_info=error)
         after = taken[-1]
 
 

@@ -18,7 +18,7 @@ FACETS: Final = {
     "context": "Context",
     "license": "Licence",
     "tag": "Tag",
-    "role": "Where it may run",
+    "role": "Available tiers",
     "format": "Format",
     "architecture": "Architecture",
 }
@@ -135,7 +135,7 @@ def words_of(facet: str, value: str) -> str:
     if facet in {"parameters", "context"} and _RANGE.fullmatch(value):
         low, _, high = value.partition("-")
         if not high:
-            return f"{low} and more"
+            return f"{low} or more"
         return f"under {high}" if not int(low[:-1]) else f"{low} to {high}"
     return value if len(value) <= _LONGEST else value[:_LONGEST] + "…"
 

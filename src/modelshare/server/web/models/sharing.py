@@ -32,27 +32,29 @@ _LINK_ENDS: Final = (
 _UNTOUCHED_END: Final = "604800"
 AUDIENCES: Final = Choice(
     "audience",
-    "Choose to whom it is to be shown.",
+    "Choose who can see the model.",
     (
-        Option("projects", "Certain projects", (Field("projects", "Their slugs or ids"),)),
+        Option("projects", "Certain projects", (Field("projects", "Slugs or IDs"),)),
         Option(
             "link",
-            "Whoever claims a link",
+            "Projects that claim a link",
             (
-                Field("expires_in", "The link ends", untouched=_UNTOUCHED_END),
+                Field("expires_in", "The link expires", untouched=_UNTOUCHED_END),
                 Field("max_uses", "Projects that may claim it"),
             ),
         ),
-        Option("public", "Everybody"),
+        Option("public", "Everyone"),
     ),
 )
 DEADLINES: Final = Choice(
     "when",
-    "Choose when the endpoints of other projects are to stop.",
+    "Choose when the endpoints of other projects stop.",
     (
         Option("keep", "As announced"),
         Option(
-            "in", "After a while", (Field("amount", "How long", untouched="7"), Field("unit", "Unit", untouched="days"))
+            "in",
+            "After a period",
+            (Field("amount", "How long", untouched="7"), Field("unit", "Unit", untouched="days")),
         ),
         Option("at", "At a date and time", (Field("at", "Date and time, in UTC"),)),
         Option("now", "Now"),
@@ -157,7 +159,7 @@ def _audience(chosen: Chosen) -> AudienceChoice:
     if chosen.value == "projects":
         names = list(dict.fromkeys(chosen.text("projects").replace(",", " ").split()))
         if not names:
-            raise InvalidRequestError("Name at least one project, by its slug or its id.", param="projects")
+            raise InvalidRequestError("Enter at least one project, by its slug or ID.", param="projects")
         return parse_form(ToProjects, projects=names)
     if chosen.value == "link":
         ends = chosen.text("expires_in")
@@ -170,7 +172,7 @@ def _audience(chosen: Chosen) -> AudienceChoice:
 def _shared_with(name: str, spec: AudienceChoice) -> str:
     if isinstance(spec, ToProjects):
         return f"{name} is shared with {plural(len(spec.projects), 'project')}: {', '.join(spec.projects)}."
-    return f"{name} is in the catalog now. It is shared with everybody."
+    return f"{name} is now in the catalog, shared with everyone."
 
 
 def _deadline(chosen: Chosen, announced: RecallNotice | None, now: int) -> int:
@@ -179,22 +181,24 @@ def _deadline(chosen: Chosen, announced: RecallNotice | None, now: int) -> int:
         return now
     if chosen.value == "keep":
         if announced is None:
-            raise InvalidRequestError("No recall is announced whose deadline could be kept. Choose another one.")
+            raise InvalidRequestError("There is no recall with a deadline to keep. Choose another option.")
         return announced.deadline
     if chosen.value == "in":
         unit = chosen.text("unit") or "days"
         if unit not in _SPANS:
-            raise InvalidRequestError(f"`unit` is one of {', '.join(_SPANS)}.", param="unit")
+            raise InvalidRequestError(f"`unit` must be one of {', '.join(_SPANS)}.", param="unit")
         count = _number(chosen.text("amount"), "amount")
         if not count:
-            raise InvalidRequestError(f"Say after how many {unit}, or choose to recall it now.", param="amount")
+            raise InvalidRequestError(f"Enter a number of {unit}, or choose to recall the model now.", param="amount")
         return now + count * _SPANS[unit]
     try:
         deadline = int(datetime.fromisoformat(chosen.text("at")).replace(tzinfo=UTC).timestamp())
     except (ValueError, OverflowError) as error:
-        raise InvalidRequestError("Give the date and the time of the deadline, such as 2027-01-31 12:00.") from error
+        raise InvalidRequestError("Enter the date and time of the deadline, such as 2027-01-31 12:00.") from error
     if deadline <= now:  # a slip of the year must not stop everything at once
-        raise InvalidRequestError("That time has passed. Give a later one, or choose to recall it now.", param="at")
+        raise InvalidRequestError(
+            "That time has passed. Enter a later one, or choose to recall the model now.", param="at"
+        )
     return deadline
 
 
@@ -204,5 +208,5 @@ def _number(text: str, param: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit()) or len(text) > 10:  # noqa: PLR2004 - digits of what anybody means
-        raise InvalidRequestError(f"`{param}` is a whole number. Write it in digits.", param=param)
+        raise InvalidRequestError(f"`{param}` must be a whole number.", param=param)
     return int(text)

@@ -73,11 +73,11 @@ async def tiers(page: AdminPage) -> Response:
 async def _counts(session: AsyncSession) -> list[tuple[str, int]]:
     return [
         ("Projects", await accounts.count_projects(session, _MAX)),
-        ("People", await people.count(session, _MAX)),
+        ("Users", await people.count(session, _MAX)),
         ("Models", await registry.count(session, _MAX)),
         ("Shared models", await sharing.count(session, _MAX)),
-        ("Endpoints on", await endpoints.count_active(session, _MAX)),
-        ("Agents linked", await fleet.count_linked(session, _MAX)),
+        ("Active endpoints", await endpoints.count_active(session, _MAX)),
+        ("Agents connected", await fleet.count_linked(session, _MAX)),
     ]
 
 
@@ -85,5 +85,5 @@ def _storage(settings: Settings) -> str:
     """Never the whole setting, which may hold credentials."""
     url = urlsplit(settings.storage_url or "file:")
     if url.scheme == "file":
-        return "a folder of this machine"
+        return "a folder on this machine"
     return f"the bucket {url.hostname or ''} (S3)" if url.scheme == "s3" else f"a store of the plug-in {url.scheme}"

@@ -25,7 +25,7 @@ _NUMBER: Final = re.compile(r"(\d{1,9}(\.\d{1,9})?)?", re.ASCII)
 
 def _checked(text: str) -> str:
     if not _NUMBER.fullmatch(text.strip()):
-        raise ValueError("Write a number of gigabytes such as 80 or 1.5, or leave it empty")
+        raise ValueError("Enter a number of gigabytes such as 80 or 1.5, or leave the field empty")
     return text.strip()
 
 

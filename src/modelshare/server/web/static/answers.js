@@ -1,11 +1,11 @@
 // What an answer that is none says to people: one sentence, and what to do next.
 
-export const UNREADABLE = "What was answered cannot be read: something between this page and the platform may have answered instead.";
+export const UNREADABLE = "The response cannot be read: a proxy between this page and the platform may have answered instead.";
 const BY_STATUS = {
-  413: "That is more than can be sent at once.",
+  413: "The request is too large.",
   429: "Too many requests.",
-  502: "The platform does not answer right now.",
-  503: "The platform is busy right now.",
+  502: "The platform is not responding.",
+  503: "The platform is busy.",
   504: "The platform took too long to answer.",
 };
 
@@ -31,7 +31,7 @@ export function told(body) {
 export function explained(status, text, advice = "") {
   let body = null;
   try { body = JSON.parse(text); } catch { /* not ours, such as a proxy's page */ }
-  return told(body) ?? `${BY_STATUS[status] ?? `The platform answered ${status} and did not say why.`} ${advice}`.trim();
+  return told(body) ?? `${BY_STATUS[status] ?? `The platform answered ${status} without a reason.`} ${advice}`.trim();
 }
 
 // Seconds that a Retry-After asks to wait, given as such or as a date; 0 for none.

@@ -9,7 +9,7 @@
 
   function soon(amount, unit) {
     const count = Number(amount);
-    if (!amount || !Number.isInteger(count) || count < 0) return "after a while";
+    if (!amount || !Number.isInteger(count) || count < 0) return "after a period";
     const one = unit === "hours" ? "hour" : "day";
     const at = moment(new Date(Date.now() + count * (one === "hour" ? 3_600_000 : 86_400_000)));
     return `in ${counted(count, one)}${at && `, on ${at}`}`;
@@ -22,7 +22,7 @@
       return names.size ? counted(names.size, "project") : "certain projects";
     },
     amount: ([text], form) => soon(text, form.get("unit")),
-    at: ([text]) => moment(new Date(`${text}Z`)) || "a certain day",
+    at: ([text]) => moment(new Date(`${text}Z`)) || "a date",
     scopes: (values) => values.join(", ") || "nothing yet",
     endpoint: ([text]) => text.trim() || "one endpoint",
   };

@@ -5,8 +5,8 @@ import { Failure, UNREADABLE, explained, parsed, reason, span, told, wait } from
 const place = document.getElementById("playground");
 const $ = (id) => document.getElementById(id);
 const VALUES = 8; // of a vector are shown
-const UNREACHABLE = "The platform cannot be reached. Look at your connection, then try again.";
-const BROKEN_OFF = "The connection broke off before the answer was whole.";
+const UNREACHABLE = "The platform cannot be reached. Check your connection, then try again.";
+const BROKEN_OFF = "The connection was lost before the answer was complete.";
 let conversation = []; // messages that were answered, and their answers
 let running = null; // AbortController of the request under way
 
@@ -127,7 +127,7 @@ async function chat(text, signal) {
     for await (const data of events(response.body)) {
       if (data === "[DONE]") { ended = true; break; }
       const event = parsed(data);
-      if (event.error) throw new Failure(told(event) ?? "The endpoint broke its answer off.");
+      if (event.error) throw new Failure(told(event) ?? "The endpoint aborted its answer.");
       usage = event.usage ?? usage;
       const piece = event.choices?.[0]?.delta?.content;
       if (!piece) continue;
@@ -173,7 +173,7 @@ async function send() {
     await (place.dataset.kind === "embedding" ? embed : chat)(text, controller.signal);
   } catch (error) {
     if (controller.signal.aborted) say("Stopped", "You stopped the answer.", "muted");
-    else fail(error.partial ? "Broken off" : "Not answered", reason(error));
+    else fail(error.partial ? "Aborted" : "Failed", reason(error));
     if (!error.partial) $("prompt").value ||= text; // to send it again
   } finally {
     busy(null);
@@ -212,7 +212,7 @@ if (place) {
   $("stop").addEventListener("click", () => running?.abort());
   $("clear")?.addEventListener("click", () => {
     conversation = [];
-    $("log").replaceChildren(element("p", "Say something below.", "muted"));
+    $("log").replaceChildren(element("p", "Type a message below.", "muted"));
     showCode();
     $("prompt").focus();
   });

@@ -59,7 +59,7 @@ export async function call(method, url, body) {
     answer = await fetch(url, { method, headers, body: body && JSON.stringify(body) });
     text = await answer.text();
   } catch {
-    throw new Lost("The connection is lost.");
+    throw new Lost("The connection was lost.");
   }
   return read(answer.status, text, answer.headers.get("Retry-After"));
 }
@@ -91,7 +91,7 @@ export class Transfer {
     if (await this.#hashCandidates(upload, opening)) {
       upload = await this.#insist(() => call("POST", this.#api + path, opening));
     }
-    if (upload.part_size > LARGEST_PART) throw new Refused("This upload was begun with parts that are too large for a browser. Go on with it from a terminal, or cancel it.");
+    if (upload.part_size > LARGEST_PART) throw new Refused("This upload was started with parts that are too large for a browser. Resume it from a terminal, or cancel it.");
     this.#upload = upload;
     this.#hear.opened(upload);
     try {
@@ -163,13 +163,13 @@ export class Transfer {
       const whole = upload.direct ? new Sha256() : null; // a bucket tells nothing of parts, so the platform reads the file
       for (let k = 0; k < file.parts; k++) {
         await this.#gate();
-        this.#hear.state(`Checking that your files are still as they were sent: ${Math.floor((100 * checked) / total)} %.`);
+        this.#hear.state(`Checking that your files have not changed: ${Math.floor((100 * checked) / total)} %.`);
         const part = this.#part(upload, file, k);
         const bytes = await this.#bytes(part);
         const digest = await sha256(bytes);
         whole?.update(new Uint8Array(bytes));
         const stored = this.#digests.get(place(part));
-        if (stored && stored !== digest) throw new Refused(`${file.path} changed while it was being uploaded. Upload it again when nothing writes to it any more.`);
+        if (stored && stored !== digest) throw new Refused(`${file.path} changed while it was being uploaded. Upload it again when no program is writing to it.`);
         digests.push(digest);
         checked += part.size;
       }
@@ -183,7 +183,7 @@ export class Transfer {
     const begun = new Set(upload.files.filter((file) => file.parts_done.length).map((file) => file.path));
     const candidates = new Set(upload.hash_candidates.filter((path) => !begun.has(path)));
     if (!candidates.size) return false;
-    this.#hear.state("Looking which files the platform has already.");
+    this.#hear.state("Checking which files the platform already has.");
     for (const entry of opening.files) {
       if (!candidates.has(entry.path)) continue;
       await this.#gate();
@@ -211,7 +211,7 @@ export class Transfer {
 
   async #isSame(part, digest) {
     if (!digest) return true; // a bucket, which does not say: the platform compares when all is there
-    this.#hear.state("Comparing what is there with your files.");
+    this.#hear.state("Comparing the stored parts with your files.");
     await this.#gate();
     this.#digests.set(place(part), digest);
     return digest === await sha256(await this.#bytes(part));
@@ -246,7 +246,7 @@ export class Transfer {
     const { url } = await call("POST", `${path}/url`);
     await this.#gate();
     const answer = await this.#request(url, {}, bytes).catch((error) => {
-      throw this.paused ? error : new Lost("The storage bucket does not answer. If that stays so, the platform's operator has to let this site into the bucket's CORS rules.");
+      throw this.paused ? error : new Lost("The storage bucket is not responding. If this persists, ask the platform's operator to allow this site in the bucket's CORS rules.");
     });
     if (answer.status >= 300) throw new Lost(`The storage bucket answered ${answer.status}.`);
   }
@@ -272,7 +272,7 @@ export class Transfer {
       for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
       request.upload.onprogress = (event) => moved(event.loaded);
       request.onload = settle(() => resolve(request));
-      request.onerror = request.onabort = settle(() => reject(new Lost("The connection is lost.")));
+      request.onerror = request.onabort = settle(() => reject(new Lost("The connection was lost.")));
       moved(0);
       request.send(body);
     });
@@ -331,7 +331,7 @@ export class Transfer {
     try {
       return await act();
     } catch {
-      throw new Refused(`${path} changed while it was being uploaded, or was moved. Choose it again when nothing writes to it any more.`);
+      throw new Refused(`${path} changed while it was being uploaded, or was moved. Choose it again when no program is writing to it.`);
     }
   }
 

@@ -132,7 +132,7 @@ async function recognise() {
   if ($("f-name")) $("f-name").value = suggested = upload.name;
   $("f-version").value = upload.version;
   $("start").textContent = "Resume";
-  $("chosen").textContent += ` This goes on with ${upload.name} ${upload.version}: ${size(upload.bytes_done)} of ${size(upload.bytes_total)} are there.`;
+  $("chosen").textContent += ` This resumes ${upload.name} ${upload.version}: ${size(upload.bytes_done)} of ${size(upload.bytes_total)} are stored.`;
 }
 
 // Bytes, speed and time left. What is stored stays there, whatever happens here; what is sent besides is on its way.
@@ -198,7 +198,7 @@ async function pause(why = "Paused.") {
   const paused = transfer.pause();
   $("pause").textContent = "Resume";
   $("pace").textContent = "";
-  $("state").textContent = `${why} The parts on their way are being finished…`;
+  $("state").textContent = `${why} Waiting for parts in progress…`;
   const kept = await paused;
   if (!kept) {
     if (transfer?.paused) $("state").textContent = why;
@@ -219,7 +219,7 @@ function pauseOrResume() {
 }
 
 async function cancel() {
-  if (!confirm("Cancel the upload, and delete what was sent?")) return;
+  if (!confirm("Cancel the upload and delete the uploaded data?")) return;
   const ending = transfer;
   await ending.cancel().then(() => location.reload(), (error) => complain(reason(error)));
 }
