@@ -62,7 +62,7 @@ async def test_a_worker_outlives_a_database_that_is_away(database: Database, clo
         async with working(database, clock, work):
 
             async def failed() -> bool:
-                return any(entry["event"] == "cannot take or finish a job" for entry in logs)
+                return any(entry["event"] == "cannot claim or finish a job" for entry in logs)
 
             await wait_until(failed)
             await rename(database, "away", "jobs")

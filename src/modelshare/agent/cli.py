@@ -66,7 +66,7 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
     if external_url and engine not in {None, "external"}:
         raise CommandError(f"--external-url requires --engine external, but --engine is {engine}.", ExitCode.USAGE)
     if join_key and join_key_file:
-        raise CommandError(f"The join key is given twice, in {JOIN_KEY} and in a file: give one.", ExitCode.USAGE)
+        raise CommandError(f"The join key is given twice, in {JOIN_KEY} and in a file. Use only one.", ExitCode.USAGE)
     code = run(
         url=config.load(os.environ, url=url).url,
         join_key=join_key or (_read(join_key_file) if join_key_file else None),

@@ -16,7 +16,7 @@ class Agents(Resource[Transport]):
 
     @sent
     def update(self, agent_id: str, changes: AgentPatch) -> Call[Agent]:
-        """Renames, suspends or resumes it."""
+        """Renames, suspends or resumes an agent."""
         return patch(at(self._prefix, "agents", agent_id), Agent, changes)
 
     @sent

@@ -60,5 +60,5 @@ class Platform(Resource[Transport]):
 
     @property
     def agents(self) -> Agents[Transport]:
-        """The shared agents."""
+        """Lists the shared agents."""
         return Agents(self._transport, BASE)

@@ -22,21 +22,25 @@ db = typer.Typer(add_completion=False)
 admin = typer.Typer(add_completion=False)
 
 DataDir = Annotated[
-    Path | None, typer.Option(file_okay=False, help="Folder of the database and the weights; ./data if not set.")
+    Path | None, typer.Option(file_okay=False, help="Folder for the database and the weights. Default: ./data.")
 ]
 DatabaseUrl = Annotated[
-    str | None, typer.Option(help="Better set as MODELSHARE_DATABASE_URL when it holds a password: others see this.")
+    str | None,
+    typer.Option(
+        help="Prefer MODELSHARE_DATABASE_URL when the URL holds a password: other users of this machine can see the "
+        "command line."
+    ),
 ]
 
 
 @db.callback()
 def _db() -> None:
-    """Look after the platform's database."""
+    """Manage the platform's database."""
 
 
 @admin.callback()
 def _admin() -> None:
-    """Help people of the platform, on the server's machine."""
+    """Administer the platform from the server's machine."""
 
 
 @db.command()
@@ -45,7 +49,7 @@ def upgrade(
     database_url: Annotated[str | None, typer.Option(help="`postgresql://user:password@host/name`.")] = None,
     json: Json = False,
 ) -> None:
-    """Bring the database to this version's schema. `serve` does it too; this is for doing it beforehand."""
+    """Upgrade the database to this version's schema. `serve` also does this when it starts."""
     loaded = load_settings(data_dir=data_dir, database_url=database_url)
     loaded.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     _run(_upgrade(Database(loaded.database)))
@@ -57,37 +61,37 @@ def upgrade(
 
 @admin.command()
 def reset_password(
-    email: Annotated[str, typer.Argument(help="Whose password it is.")],
+    email: Annotated[str, typer.Argument(help="E-mail address of the user.")],
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
-    """Give somebody a new password, which is asked for, and sign them out everywhere."""
+    """Set a new password for a user, typed at a prompt, and end all their sessions."""
     loaded = load_settings(data_dir=data_dir, database_url=database_url)
     _run(recovery.reset_password(loaded, email, _ask(email)))
     if json:
         print_json({"email": email})
     else:
-        say(f"{email} has the new password, and is signed out everywhere.")
+        say(f"Password of {email} changed. All their sessions have ended.")
 
 
 @admin.command()
 def replace_secret(data_dir: DataDir = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
-    """Use the database with another secret from now on, while no server runs on it.
+    """Use the database with another secret from now on. Stop the server first.
 
-    The new one is what MODELSHARE_SECRET or MODELSHARE_SECRET_FILE says, else what lies in the data folder, where one
-    is made if there is none. Download links that are out end, and webhooks get new signing secrets.
+    The new secret is read from MODELSHARE_SECRET or MODELSHARE_SECRET_FILE, else from the data folder, where one is
+    created if there is none. Existing download links stop working, and webhooks get new signing secrets.
     """
     _run(recovery.replace_secret(load_settings(data_dir=data_dir, database_url=database_url)))
     if json:
         print_json({"replaced": True})
     else:
-        say("The database is used with the new secret from now on: start the server. Webhooks sign with new secrets;")
+        say("The database now uses the new secret: start the server. Webhooks now sign with new secrets;")
         say("projects get them by deleting their webhooks and creating them again.")
 
 
 def load_settings(**given: Any) -> settings.Settings:
-    """The server's settings, `given` winning over environment and file. Raises CommandError."""
+    """The server's settings; `given` takes precedence over the environment and the file. Raises CommandError."""
     with settings_errors():
         return settings.load(os.environ, **given)
 
@@ -119,10 +123,10 @@ async def _upgrade(database: Database) -> None:
 
 
 def _ask(email: str) -> str:
-    """The password, typed unseen and twice; from a pipe, its first line."""
+    """The password: typed without echo and twice at a prompt, or the first line of a pipe."""
     if sys.stdin.isatty():
         answer: str = typer.prompt(f"New password for {email}", hide_input=True, confirmation_prompt=True, err=True)
         return answer
     if line := sys.stdin.readline().rstrip("\r\n"):
         return line
-    raise CommandError("No password was given. Type it, or pipe it in.", ExitCode.USAGE)
+    raise CommandError("No password given. Type it, or pipe it in.", ExitCode.USAGE)

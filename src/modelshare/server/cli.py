@@ -16,9 +16,9 @@ from modelshare.server.admin_cli import DataDir, load_settings, settings_errors
 serve = typer.Typer(add_completion=False)
 demo = typer.Typer(add_completion=False)
 
-Host = Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if not set.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")]
 Port = Annotated[
-    int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for a free one; 8000 if not set.")
+    int | None, typer.Option(min=0, max=65535, help="Port to listen on, or 0 for any free port. Default: 8000.")
 ]
 
 
@@ -27,21 +27,21 @@ def _serve(
     host: Host = None,
     port: Port = None,
     data_dir: DataDir = None,
-    demo: Annotated[bool, typer.Option("--demo", help="Add two projects and a tiny model to try it out.")] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="Add two projects and a tiny model, to try it out.")] = False,
     json: Json = False,
 ) -> None:
     """Run the platform: API, pages and router in one process.
 
-    Settings come from modelshare.toml and MODELSHARE_*; these options win.
+    Settings come from modelshare.toml and MODELSHARE_* variables; these options take precedence.
 
-    An empty data folder gets a database, a platform key and a first project, whose keys are printed once.
+    For an empty data folder, creates a database, a platform key and a first project, and prints their keys once.
     """
     _run(host=host, port=port, data_dir=data_dir, demo=demo, json=json)
 
 
 @demo.command("demo")
 def _demo(host: Host = None, port: Port = None, data_dir: DataDir = None, json: Json = False) -> None:
-    """Run the platform with two projects and a tiny model to try it out: the same as `modelshare serve --demo`."""
+    """Run the platform with two projects and a tiny model, to try it out. The same as `modelshare serve --demo`."""
     _run(host=host, port=port, data_dir=data_dir, demo=True, json=json)
 
 
@@ -58,14 +58,14 @@ def _run(*, host: str | None, port: int | None, data_dir: Path | None, demo: boo
 
 
 async def _greet(url: str, first: server.FirstRun | None, *, json: bool) -> None:
-    """What is printed once the platform answers; `first` holds the keys of an empty platform, this once."""
+    """Prints the addresses once the platform is up; `first` holds the keys of a new platform."""
     keys = {} if first is None else asdict(first)
     if json:
         print_json({"url": url, **keys})
         return
-    say(f"modelshare answers at {url}; its API is described at {url}/docs. Ctrl-C ends it.")
+    say(f"modelshare is running at {url}; API reference: {url}/docs. Press Ctrl-C to stop.")
     if first is not None:
-        say("\nThe platform is new. These keys are shown this once, so keep them:\n")
+        say("\nThis is a new platform. These keys are shown only once, so keep them safe:\n")
         print_record((name.replace("_", " "), key) for name, key in keys.items())
-        say(f"\nNext: open {url}/sign-up in a browser (whoever signs up first becomes the platform's admin),")
-        say(f"or: modelshare login --url {url}   (with the project key), then modelshare push PATH")
+        say(f"\nNext: open {url}/sign-up in a browser (the first user to sign up becomes the platform's admin),")
+        say(f"or run modelshare login --url {url}   (with the project key), then modelshare push PATH")

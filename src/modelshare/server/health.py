@@ -59,7 +59,7 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(platform: PlatformDep) -> dict[str, str | float]:
-    """`clock_skew_seconds`: how far this machine's clock is ahead of the database's, which is gone by."""
+    """`clock_skew_seconds`: how far this machine's clock is ahead of the database's, which is the reference."""
     reasons = await platform.why_not_ready()
     if reasons:
         raise UnavailableError(" ".join(reasons), retry_after=_RETRY_SECONDS)

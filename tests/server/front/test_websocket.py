@@ -136,7 +136,7 @@ async def test_stopping_closes_what_is_open(peer: Peer) -> None:
         url = await stack.enter_async_context(fronted(echo, Settings(connections_stop_seconds=0.1)))
         polite, silent = await connect(url), await connect(url)
         ending = asyncio.create_task(stack.aclose())
-        assert await polite.take() == (CLOSE, struct.pack("!H", 1001) + b"The server restarts.")
+        assert await polite.take() == (CLOSE, struct.pack("!H", 1001) + b"The server is restarting.")
         polite.writer.write(frame(CLOSE, struct.pack("!H", 1001)))
         await silent.is_closed(1001)
         await ending

@@ -40,9 +40,9 @@ def test_shards_without_an_index_are_warned_of() -> None:
     [
         (
             SHARDS | index(WEIGHT_MAP | {"c": "model-00003.safetensors"}),
-            "names the file model-00003.safetensors, which is",
+            "refers to the file model-00003.safetensors, which is",
         ),
-        (SHARDS | index(WEIGHT_MAP | {"c": "../evil.safetensors"}), "of another folder"),
+        (SHARDS | index(WEIGHT_MAP | {"c": "../evil.safetensors"}), "in another folder"),
         (SHARDS | index(WEIGHT_MAP | {"c": 5}), "missing"),
         (SHARDS | index(WEIGHT_MAP | {"c": WEIGHT_MAP["a"]}), "lacks the tensor c"),
         (SHARDS | index({}), "no weight_map"),
@@ -74,12 +74,12 @@ def test_a_damaged_file_beside_the_model_is_told_and_not_opened(path: str, data:
 @pytest.mark.parametrize("name", ["model.safetensors", "model-00001-of-00002.safetensors", "other.safetensors"])
 def test_a_damaged_file_of_the_model_is_refused(name: str) -> None:
     files = CONFIG | (SHARDS if "00001" in name else {})
-    assert reason_of(files | {name: b"x"}) == f"{name} is cut short; export it and push it again."
+    assert reason_of(files | {name: b"x"}) == f"{name} is truncated; export it and push it again."
     assert reason_of(files | index(WEIGHT_MAP) | {name: b"x"}) is not None
 
 
 def test_a_damaged_file_that_is_named_as_the_model_is_refused() -> None:
-    with pytest.raises(ModelRejectedError, match=r"^extra\.safetensors is cut short"):
+    with pytest.raises(ModelRejectedError, match=r"^extra\.safetensors is truncated"):
         inspect_bytes(model(**{"extra.safetensors": b"x"}), file="extra.safetensors")
 
 
@@ -114,7 +114,7 @@ def test_an_index_may_write_its_shards_as_paths_and_names_none_elsewhere() -> No
     top = {"model-00003.safetensors": safetensors_file({"c": ("F32", [1])})}
     reason = reason_of(CONFIG | shards | top | index(elsewhere))
     assert reason is not None
-    assert "of another folder; put the shards beside the index" in reason
+    assert "in another folder; put the shards next to the index" in reason
 
 
 @pytest.mark.parametrize(

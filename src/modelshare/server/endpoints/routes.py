@@ -45,7 +45,7 @@ async def create_endpoint(
     base_url: BaseUrl,
     body: EndpointCreate,
 ) -> Endpoint:
-    """A new endpoint. A refusal says why and what would make it possible, as `explain` does."""
+    """Creates an endpoint. If refused, the error says why and what would make it possible, as `explain` does."""
     return presenters.view(
         await service.create(session, caller, body, platform.endpoint_policy, now=platform.now()), base_url
     )
@@ -55,7 +55,7 @@ async def create_endpoint(
 async def explain_endpoint(
     caller: EndpointsCaller, session: ReadSession, platform: EndpointsPlatformDep, body: EndpointCreate
 ) -> Explanation:
-    """Whether this endpoint could be created now, and if not, why not and what would make it possible."""
+    """Whether this endpoint could be created now; if not, why, and what would make it possible."""
     return await service.explain(session, caller, body, platform.endpoint_policy)
 
 
@@ -74,7 +74,7 @@ async def change_endpoint(
     slug: str,
     body: EndpointPatch,
 ) -> Endpoint:
-    """Switches an endpoint on or off, moves it to another tier, or changes its version."""
+    """Activates or deactivates an endpoint, moves it to another tier, or changes its version."""
     return presenters.view(
         await service.change(session, caller, slug, body, platform.endpoint_policy, now=platform.now()), base_url
     )
@@ -131,5 +131,5 @@ async def recall_model(
 async def get_recall(
     caller: ModelsCaller, model_id: ModelId, session: ReadSession, platform: EndpointsPlatformDep
 ) -> Recall:
-    """Where a recall stands: who serves still, and which machines have deleted the weights."""
+    """Returns the state of a recall: endpoints still serving, and machines that have deleted the weights."""
     return await recalls.state(session, caller, model_id, platform.endpoint_policy)

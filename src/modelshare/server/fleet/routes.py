@@ -62,7 +62,7 @@ FleetPlatformDep = Annotated[FleetPlatform, Depends(get_platform)]
 
 @public.post("/v1/enroll", status_code=201, dependencies=[Depends(public_rate_limit)])
 async def enroll(session: WriteSession, platform: FleetPlatformDep, body: Enroll) -> Enrolled:
-    """Turns a join key into an agent's own credential, which is in this answer and nowhere else."""
+    """Exchanges a join key for an agent's own credential, which is shown only in this response."""
     return await service.enroll(session, body, platform.settings, platform.verdicts, now=platform.now())
 
 
@@ -77,7 +77,7 @@ async def agent_status(
     """Whether an agent, by its ID and token, is still part of the fleet; signed, for agents that were refused."""
     token = bearer(request.headers.get("authorization"))
     if token is None:
-        raise UnauthenticatedError("This needs an agent's token (`msa_...`).")
+        raise UnauthenticatedError("This route needs an agent token (`msa_...`).")
     return await platform.verdicts.status(session, agent_id=agent_id, token=token, nonce=nonce)
 
 
@@ -119,7 +119,7 @@ async def issue_grant(
 )
 @router.get("/v1/join-keys", tags=["agents"])
 async def list_join_keys(caller: FleetCaller, session: ReadSession, paging: PagingDep) -> Page[JoinKey]:
-    """The project's join keys, newest first; never their values."""
+    """Lists the project's join keys, newest first, without their values."""
     return await service.list_join_keys(session, caller, paging)
 
 
@@ -134,7 +134,9 @@ async def list_join_keys(caller: FleetCaller, session: ReadSession, paging: Pagi
 async def create_join_key(
     caller: FleetCaller, session: WriteSession, platform: FleetPlatformDep, body: JoinKeyCreate
 ) -> JoinKeyWithValue:
-    """A join key for agents that serve the project's `self_hosted` endpoints. Its value is in this answer only."""
+    """Creates a join key for agents that serve the project's `self_hosted` endpoints. Its value is shown only in this
+    response.
+    """
     return await service.create_join_key(session, caller, body, platform.tiers, now=platform.now())
 
 
@@ -147,14 +149,14 @@ async def create_join_key(
 )
 @router.delete("/v1/join-keys/{key_id}", status_code=204, tags=["agents"])
 async def revoke_join_key(caller: FleetCaller, session: WriteSession, platform: PlatformDep, key_id: str) -> None:
-    """Nobody enrols with it any more; agents that did stay."""
+    """Revokes a join key; agents that enrolled with it stay enrolled."""
     await service.revoke_join_key(session, caller, key_id, now=platform.now())
 
 
 @router.get("/v1/platform/agents", tags=["platform"], name="list_platform_agents", description="The shared agents.")
 @router.get("/v1/agents", tags=["agents"])
 async def list_agents(caller: FleetCaller, session: ReadSession, paging: PagingDep) -> Page[Agent]:
-    """The project's own machines, newest first, with what each one holds."""
+    """Lists the project's agents, newest first, with the deployments of each."""
     return await service.list_agents(session, caller, paging)
 
 
@@ -163,7 +165,7 @@ async def list_agents(caller: FleetCaller, session: ReadSession, paging: PagingD
 )
 @router.get("/v1/agents/{agent_id}", tags=["agents"])
 async def get_agent(caller: FleetCaller, session: ReadSession, agent_id: str) -> Agent:
-    """One machine of the project."""
+    """Returns an agent of the project."""
     return await service.get_agent(session, caller, agent_id)
 
 
@@ -190,7 +192,9 @@ async def change_agent(
 )
 @router.delete("/v1/agents/{agent_id}", status_code=204, tags=["agents"])
 async def remove_agent(caller: FleetCaller, session: WriteSession, platform: PlatformDep, agent_id: str) -> None:
-    """Ends its credential and its link; it lets go of its deployments and their weights."""
+    """Removes an agent: revokes its credential and closes its connection. It deletes its deployments and their
+    weights.
+    """
     await service.remove_agent(session, caller, agent_id, now=platform.now())
 
 

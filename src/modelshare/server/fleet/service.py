@@ -71,7 +71,7 @@ async def list_join_keys(session: AsyncSession, caller: Caller, paging: Paging) 
 
 
 async def revoke_join_key(session: AsyncSession, caller: Caller, key_id: str, *, now: int) -> None:
-    """Nobody enrols with it any more; agents that did stay."""
+    """Revokes a join key; agents that enrolled with it stay enrolled."""
     uid = parse_uuid(key_id)
     row = await queries.join_key(session, caller.project_id, uid) if uid else None
     if row is None:

@@ -48,5 +48,5 @@ async def list_usage(
 
 @public.get("/metrics", response_class=Response)
 async def metrics(platform: PlatformDep) -> Response:
-    """What this process counts, in Prometheus' text form."""
+    """Returns the metrics of this process in Prometheus text format."""
     return Response(generate_latest(platform.metrics), media_type=CONTENT_TYPE_LATEST)

@@ -184,7 +184,7 @@ async def end_link(
 
 @router.post("/v1/catalog/claims", tags=["catalog"])
 async def claim_link(caller: EndpointsCaller, platform: SharingPlatformDep, body: Claim) -> CatalogModelDetail:
-    """Claims a link: the model shows in the project's view of the catalog from now on."""
+    """Claims a link: the model then appears in the project's view of the catalog."""
     async with platform.database.write() as session:
         model_id = await audience.claim(session, caller, body.token, now=platform.now())
     async with platform.database.read() as session:  # the catalog's entry is written as the claim is committed
@@ -202,13 +202,13 @@ async def feature_model(
 
 @router.get("/v1/platform/tiers", tags=["platform"])
 async def list_platform_tiers(_: PlatformCaller, platform: SharingPlatformDep) -> Page[Tier]:
-    """The platform's tiers, as its tiers file has them."""
+    """Lists the platform's tiers with all fields of the tiers file."""
     return Page(data=list(platform.tiers))
 
 
 @public.get("/v1/tiers", tags=["catalog"])
 async def list_tiers(platform: SharingPlatformDep) -> Page[Tier]:
-    """The service tiers and their limits."""
+    """Lists the service tiers and their limits."""
     return Page(data=list(platform.tiers))
 
 
@@ -245,5 +245,5 @@ async def list_catalog(
 async def get_catalog_model(
     viewer: ViewerDep, model_id: CatalogModelId, session: ReadSession, platform: SharingPlatformDep
 ) -> CatalogModelDetail:
-    """A model of the catalog: card, facts, role, and its manifest. No key needed for what is shared with everybody."""
+    """Returns a model of the catalog: card, facts, role and manifest. No key needed for public models."""
     return await service.catalog_model(session, viewer, model_id, platform.tiers)

@@ -96,7 +96,7 @@ async def new_project_page(page: PersonPage) -> Response:
 async def new_project(page: PersonPage, name: Text, slug: Text) -> Response:
     limit = page.platform.settings.accounts_projects_per_person
     project = await members.create_project(page.session, page.person, name=name, slug=slug, limit=limit, now=page.now)
-    return page.redirect(f"/dashboard/{project.slug}/models", f"The project {project.name} is there.")
+    return page.redirect(f"/dashboard/{project.slug}/models", f"Project {project.name} created.")
 
 
 @router.get("/dashboard/-/account")
@@ -115,20 +115,20 @@ async def change_password(page: PersonPage, current: Text, new: Text) -> Respons
     await page.platform.sign_in.change_password(
         page.person, old=current, new=new, token=page.visitor.token or "", address=client_address(page.request)
     )
-    return page.redirect("/dashboard/-/account", "The password is changed, and all other browsers are signed out.")
+    return page.redirect("/dashboard/-/account", "Password changed. All other sessions have ended.")
 
 
 @router.post("/dashboard/-/account/sign-out-others")
 async def sign_out_others(page: PersonPage) -> Response:
     await sessions.close_all(page.session, page.person.id, except_token=page.visitor.token)
-    return page.redirect("/dashboard/-/account", "All other browsers are signed out.")
+    return page.redirect("/dashboard/-/account", "All other sessions have ended.")
 
 
 @router.get("/join")
 async def invitation_page(page: AnyPage, token: Token) -> Response:
     invited = await invitations.invitation(page.session, token, now=page.now)
     if invited is None:
-        raise NotFoundError("This invitation is used or over. Ask a project's owner for a new link.")
+        raise NotFoundError("This invitation has been used or has expired. Ask a project's owner for a new link.")
     return page.render("account/invitation.html", invitation=invited, token=token)
 
 

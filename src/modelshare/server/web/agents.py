@@ -56,7 +56,7 @@ async def revoke_join_key_page(page: AgentsPage, key_id: str) -> Response:
 @router.post(_KEYS + "/{key_id}/revoke")
 async def revoke_join_key(page: AgentsPage, key_id: str) -> Response:
     await service.revoke_join_key(page.session, page.caller, key_id, now=page.now)
-    return page.redirect(f"{page.root}/agents", "Nobody joins with this key any more.")
+    return page.redirect(f"{page.root}/agents", "Join key revoked. No more agents can enrol with it.")
 
 
 @router.get(_ONE + "/rename")
@@ -99,7 +99,7 @@ async def remove_page(page: AgentsPage, agent_id: str) -> Response:
 @router.post(_ONE + "/remove")
 async def remove(page: AgentsPage, agent_id: str) -> Response:
     await service.remove_agent(page.session, page.caller, agent_id, now=page.now)
-    return page.redirect(f"{page.root}/agents", "The machine is removed.")
+    return page.redirect(f"{page.root}/agents", "Agent removed.")
 
 
 def join_key_form(*, expires_in: str, **fields: Any) -> JoinKeyCreate:

@@ -78,9 +78,9 @@ async def explain(
 async def create(page: EndpointsPage, model: Text, tier: Text, slug: Text = "", version: Text = "latest") -> Response:
     _, spec = await _spec(page, model, tier, slug, version)
     if spec is None:
-        raise NotFoundError("Name a model: one of yours, or one of the catalog as `owner/name`.")
+        raise NotFoundError("Enter a model: the name of one of yours, or `owner/name` from the catalog.")
     row = await service.create(page.session, page.caller, spec, page.policy, now=page.now)
-    return page.redirect(page_of(page.project.slug, row.slug), f"The endpoint {row.slug} is there.")
+    return page.redirect(page_of(page.project.slug, row.slug), f"Endpoint {row.slug} created.")
 
 
 @router.get(_ONE)
@@ -137,7 +137,7 @@ async def change(
 
 @router.get(_ONE + "/off")
 async def switch_off_page(page: EndpointsPage, slug: str) -> Response:
-    """Says what switching off ends, and whether it can be switched on again."""
+    """Shows the effects of deactivating, and whether it could be activated again."""
     row = await service.get(page.session, page.caller, slug)
     return page.render("dashboard/endpoints/off.html", slug=slug, again=await _explained_again(page, row, row.tier))
 
@@ -145,7 +145,7 @@ async def switch_off_page(page: EndpointsPage, slug: str) -> Response:
 @router.post(_ONE + "/off")
 async def switch_off(page: EndpointsPage, slug: str) -> Response:
     await service.change(page.session, page.caller, slug, EndpointPatch(is_active=False), page.policy, now=page.now)
-    return page.redirect(page_of(page.project.slug, slug), "Switched off.")
+    return page.redirect(page_of(page.project.slug, slug), "Endpoint deactivated.")
 
 
 @router.post(_ONE + "/on")
@@ -163,7 +163,7 @@ async def delete_page(page: EndpointsPage, slug: str) -> Response:
 @router.post(_ONE + "/delete")
 async def delete(page: EndpointsPage, slug: str) -> Response:
     await service.delete(page.session, page.caller, slug, page.policy, now=page.now)
-    return page.redirect(f"{page.root}/endpoints", f"The endpoint {slug} is deleted.")
+    return page.redirect(f"{page.root}/endpoints", f"Endpoint {slug} deleted.")
 
 
 async def _spec(

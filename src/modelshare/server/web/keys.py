@@ -108,7 +108,7 @@ async def revoke_page(page: OwnerPage, key_id: str) -> Response:
 @router.post("/{key_id}/revoke")
 async def revoke(page: OwnerPage, key_id: str) -> Response:
     await accounts.revoke_key(page.session, page.caller, key_id, now=page.now)
-    return page.redirect(f"{page.root}/keys", "The key is revoked.")
+    return page.redirect(f"{page.root}/keys", "Key revoked.")
 
 
 def _networks(text: str) -> list[str]:

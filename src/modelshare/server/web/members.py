@@ -33,7 +33,7 @@ async def change_role(page: OwnerPage, person_id: uuid.UUID, role: Role) -> Resp
 
 @router.get("/{person_id}/remove")
 async def remove_page(page: MemberPage, person_id: uuid.UUID) -> Response:
-    """Who is no owner sees it of themselves alone."""
+    """Owners can remove anyone; other members only themselves."""
     if page.caller.person_id != person_id:
         members.check_owner(page.caller)
     found = await members.member(page.session, page.caller, person_id)
@@ -42,7 +42,7 @@ async def remove_page(page: MemberPage, person_id: uuid.UUID) -> Response:
 
 @router.post("/{person_id}/remove")
 async def remove(page: MemberPage, person_id: uuid.UUID) -> Response:
-    """Also how somebody leaves, whatever their role."""
+    """Removes a member. Members leave a project this way too."""
     await members.remove(page.session, page.caller, person_id, now=page.now)
     if person_id == page.person.id:
         return page.redirect("/dashboard", "You have left the project.")
@@ -59,4 +59,4 @@ async def invite(page: OwnerPage, role: Role) -> Response:
 @router.post("/invitations/{invitation_id}/end")
 async def end_invitation(page: OwnerPage, invitation_id: uuid.UUID) -> Response:
     await invitations.end_invitation(page.session, page.caller, invitation_id, now=page.now)
-    return page.redirect(f"{page.root}/members", "The invitation is ended; its link leads nowhere.")
+    return page.redirect(f"{page.root}/members", "Invitation revoked. Its link no longer works.")

@@ -8,7 +8,7 @@ _ROUTE: Final = re.compile(r"\b(GET|POST|PUT|PATCH|DELETE) /")
 _ANEW: Final = (
     (
         re.compile(r"Invalid `after` cursor.*"),
-        "This link leads to no page of the list. Go back to the list's beginning.",
+        "Invalid link to a page of the list. Go back to its first page.",
     ),
     (re.compile(r"`deadline`: Input should be less than .*"), "Choose a deadline before the year 2200."),
 )

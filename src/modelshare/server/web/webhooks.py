@@ -83,7 +83,7 @@ async def edit(page: OwnerPage, webhook_id: str, url: Text, events: Events) -> R
 async def switch(page: OwnerPage, webhook_id: str, on: Annotated[bool, Form()]) -> Response:
     patch = WebhookPatch(is_active=on)
     await webhooks.change(page.session, page.caller, webhook_id, patch, page.platform.settings, now=page.now)
-    return page.redirect(_url(page, webhook_id), f"The webhook is switched {'on' if on else 'off'}.")
+    return page.redirect(_url(page, webhook_id), f"Webhook {'enabled' if on else 'disabled'}.")
 
 
 @router.get("/{webhook_id}/rotate")
@@ -107,13 +107,13 @@ async def delete_page(page: OwnerPage, webhook_id: str) -> Response:
 @router.post("/{webhook_id}/delete")
 async def delete(page: OwnerPage, webhook_id: str) -> Response:
     await webhooks.delete(page.session, page.caller, webhook_id, now=page.now)
-    return page.redirect(f"{page.root}/webhooks", "The webhook is deleted.")
+    return page.redirect(f"{page.root}/webhooks", "Webhook deleted.")
 
 
 @router.post("/{webhook_id}/test")
 async def send_test(page: OwnerPage, webhook_id: str) -> Response:
     delivery = await webhooks.send_test(page.session, page.caller, webhook_id, now=page.now)
-    return page.redirect(_url(page, webhook_id, delivery.id), "A test is on its way.")
+    return page.redirect(_url(page, webhook_id, delivery.id), "Test event queued.")
 
 
 @router.get("/{webhook_id}/deliveries/{delivery_id}")
@@ -127,7 +127,7 @@ async def delivery_page(page: OwnerPage, webhook_id: str, delivery_id: str) -> R
 @router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver")
 async def redeliver(page: OwnerPage, webhook_id: str, delivery_id: str) -> Response:
     delivery = await webhooks.redeliver(page.session, page.caller, webhook_id, delivery_id, now=page.now)
-    return page.redirect(_url(page, webhook_id, delivery.id), "It is on its way once more.")
+    return page.redirect(_url(page, webhook_id, delivery.id), "Delivery queued again.")
 
 
 def _heard(chosen: Chosen) -> list[str]:

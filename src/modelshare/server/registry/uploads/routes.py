@@ -26,7 +26,7 @@ from modelshare.wire.uploads import (
 
 router = APIRouter(prefix="/v1/uploads", route_class=ProjectRoute, tags=["uploads"])
 versions = APIRouter(prefix="/v1/models", route_class=ProjectRoute, tags=["models"])
-_RESUMED: dict[int | str, dict[str, Any]] = {200: {"description": "The same push is open already: go on with it"}}
+_RESUMED: dict[int | str, dict[str, Any]] = {200: {"description": "The same push is already open: resume it"}}
 Number = Annotated[int, Path(ge=0, le=1 << 31)]
 _CHECKSUM = (
     "Required: the part's SHA-256, 64 hex digits, or `deferred` if you compare the `sha256` of the response yourself."
@@ -41,7 +41,7 @@ _RAW_BODY = {
 
 @router.post("", status_code=201, responses=_RESUMED)
 async def open_upload(caller: ModelsCaller, platform: PlatformDep, body: UploadOpen, response: Response) -> Upload:
-    """Opens a session for a new version, after checking its paths, its version and the quota."""
+    """Opens an upload of a new version, after checking its paths, its version number and the quota."""
     upload, is_new = await service.open_upload(platform, caller, body)
     response.status_code = 201 if is_new else 200
     return upload
@@ -71,7 +71,7 @@ async def list_uploads(
 
 @router.get("/{upload_id}")
 async def get_upload(caller: ModelsCaller, platform: PlatformDep, upload_id: str) -> Upload:
-    """A session and which parts of which files are there: go on with it from any machine."""
+    """Returns an upload and which parts of which files are stored, so that it can be resumed from any machine."""
     return await service.get(platform, caller, upload_id)
 
 
@@ -123,7 +123,7 @@ def _body_of(request: Request) -> Iterator[AsyncIterator[bytes] | Inflow]:
 
 @router.post("/{upload_id}/files/{n}/parts/{k}/url")
 async def sign_part(caller: ModelsCaller, platform: PlatformDep, upload_id: str, n: Number, k: Number) -> PartUrl:
-    """A presigned PUT of one part, where `direct` is true."""
+    """Returns a presigned PUT of one part, where `direct` is true."""
     return await parts.part_url(platform, caller, upload_id, n, k)
 
 
@@ -141,5 +141,5 @@ async def complete_upload(
 
 @router.post("/{upload_id}/cancel")
 async def cancel_upload(caller: ModelsCaller, platform: PlatformDep, upload_id: str) -> Upload:
-    """Drops the session and what was sent. Safe to repeat."""
+    """Cancels the upload and deletes the uploaded data. Safe to repeat."""
     return await expiry.cancel(platform, caller, upload_id)

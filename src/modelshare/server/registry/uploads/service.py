@@ -85,7 +85,7 @@ async def get(platform: Platform, caller: Caller, upload_id: str) -> Upload:
 async def page(
     platform: Platform, caller: Caller, paging: Paging, *, state: UploadState | None, name: str | None
 ) -> Page[Upload]:
-    """The project's sessions, newest first."""
+    """Lists the project's uploads, newest first."""
     async with platform.database.read() as session:
         rows = await queries.uploads(session, caller.project, paging.fetch_limit, paging.after_id, state, name)
     rows, cursor = paging.cut(rows)

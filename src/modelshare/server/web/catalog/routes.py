@@ -128,7 +128,7 @@ async def deploy(
     caller = await page.act_in(project, Scope.ENDPOINTS)
     spec = parse_form(EndpointCreate, slug=slug, model=str(model_id), tier=tier, version=version)
     row = await endpoints.create(page.session, caller, spec, page.policy, now=page.now)
-    return page.redirect(page_of(caller.project_slug, row.slug), f"The endpoint {row.slug} is there.")
+    return page.redirect(page_of(caller.project_slug, row.slug), f"Endpoint {row.slug} created.")
 
 
 def slug_of(name: str) -> str:

@@ -53,7 +53,7 @@ async def new_version(page: ModelPage) -> Response:
 @router.post("/uploads/{upload_id}/cancel")
 async def cancel_upload(page: ModelsPage, upload_id: str) -> Response:
     upload = await expiry.cancel(page.platform, page.caller, upload_id)
-    message = f"The upload of {upload.name} {upload.version} is cancelled, and what was sent is deleted."
+    message = f"Upload of {upload.name} {upload.version} cancelled. The uploaded data was deleted."
     return page.redirect(f"{page.root}/models", message)
 
 

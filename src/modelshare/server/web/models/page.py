@@ -102,7 +102,7 @@ async def edit(
 @router.post("/versions/{version}/promote")
 async def promote(page: ModelPage, version: str) -> Response:
     await versions.promote(page.session, page.caller, page.model_id, version, now=page.now)
-    message = f"{version} is the latest version now; endpoints that follow the latest change to it."
+    message = f"{version} is now the latest version. Endpoints that follow `latest` switch to it."
     return page.back(message)
 
 
@@ -120,7 +120,7 @@ async def roll_back(page: ModelPage, version: str) -> Response:
     before = registry.resolve(await registry.get(page.session, page.caller, page.model_id), None)
     instead = f", instead of {before.version}" if before else ""
     await versions.roll_back(page.session, page.caller, page.model_id, version, now=page.now)
-    message = f"{version} is the latest version again{instead}; endpoints that follow the latest change to it."
+    message = f"{version} is the latest version again{instead}. Endpoints that follow `latest` switch to it."
     return page.back(message)
 
 
@@ -151,13 +151,13 @@ async def delete_version(page: ModelPage, version: str) -> Response:
     await version_deletion.delete(page.platform, page.caller, page.model_id, version)
     async with page.platform.database.read() as session:
         is_left = await registry.find(session, page.caller, page.model_id) is not None
-    return page.redirect(page.url if is_left else f"{page.root}/models", f"Version {version} is deleted.")
+    return page.redirect(page.url if is_left else f"{page.root}/models", f"Version {version} deleted.")
 
 
 @router.post("/revalidate")
 async def revalidate(page: ModelPage) -> Response:
     await versions.revalidate(page.session, page.caller, page.model_id, now=page.now)
-    message = "Every byte is read and checked anew. What comes of it shows here."
+    message = "Revalidation started. Its result appears here."
     return page.back(message)
 
 
@@ -178,9 +178,9 @@ async def delete(page: ModelPage, name: Text = "") -> Response:
     """The name is typed to be sure."""
     model = await registry.get(page.session, page.caller, page.model_id)
     if name.strip() != model.name:
-        raise InvalidRequestError(f"This model is called {model.name}. Type exactly that to delete it.", param="name")
+        raise InvalidRequestError(f"This model is named {model.name}. Type exactly that to delete it.", param="name")
     await registry.delete(page.session, page.caller, page.model_id, now=page.now)
-    return page.redirect(f"{page.root}/models", f"{name.strip()} is deleted, with all its versions.")
+    return page.redirect(f"{page.root}/models", f"{name.strip()} deleted, with all its versions.")
 
 
 async def _shown(page: ModelContext) -> dict[str, Any]:

@@ -78,7 +78,7 @@ async def share_page(page: ModelPage) -> Response:
 
 @router.post("/share")
 async def share(page: ModelPage, chosen: Annotated[Chosen, Depends(AUDIENCES.read)], sure: Text = "") -> Response:
-    """Answers a claim link, where one was asked for, this once. Asks first before everybody sees what only some saw."""
+    """Shows a new claim link once. Asks for confirmation before a targeted share becomes public."""
     spec = _audience(chosen)
     share_now = (await page.own()).share
     if spec == "public" and share_now is not None and share_now.audience == Audience.TARGETED and not sure:
@@ -96,7 +96,7 @@ async def share(page: ModelPage, chosen: Annotated[Chosen, Depends(AUDIENCES.rea
 @router.post("/links/{link_id}/end")
 async def end_link(page: ModelPage, link_id: str) -> Response:
     await audience.end_link(page.session, page.caller, page.model_id, link_id, now=page.now)
-    message = "The link is ended: nobody claims by it any more. Projects that did still see the model."
+    message = "Link revoked. Projects that have claimed it still see the model."
     return page.back(message)
 
 
@@ -110,7 +110,7 @@ async def unshare_page(page: ModelPage) -> Response:
 @router.post("/unshare")
 async def unshare(page: ModelPage) -> Response:
     model = await sharing.unshare(page.session, page.caller, page.model_id, now=page.now)
-    message = f"{model.name} is out of the catalog. Endpoints that exist go on serving."
+    message = f"{model.name} is no longer in the catalog. Existing endpoints keep serving."
     return page.back(message)
 
 
@@ -144,14 +144,14 @@ async def cancel_recall(page: ModelPage) -> Response:
     await recalls.request(
         page.session, page.caller, page.model_id, RecallRequest(deadline=None), page.policy, now=page.now
     )
-    message = "The recall is cancelled. The model stays out of the catalog until you share it again."
+    message = "Recall cancelled. The model stays out of the catalog until you share it again."
     return page.back(message)
 
 
 @router.post("/weight-deletions/{deployment_id}/close")
 async def close_weight_deletion(page: ModelPage, deployment_id: str) -> Response:
     await weight_deletions.close(page.session, page.caller, page.model_id, deployment_id, now=page.now)
-    message = "This machine is not waited for any more. Should it come back, it still deletes the weights."
+    message = "No longer waiting for this machine. If it reconnects, it still deletes the weights."
     return page.back(message)
 
 

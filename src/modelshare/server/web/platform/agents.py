@@ -55,7 +55,7 @@ async def new_join_key(
 @router.post("/join/{key_id}/revoke")
 async def revoke_join_key(page: AdminPage, key_id: str) -> Response:
     await fleet.revoke_join_key(page.session, page.caller, key_id, now=page.now)
-    return page.redirect(_HERE, "Nobody joins with this key any more.")
+    return page.redirect(_HERE, "Join key revoked. No more agents can enrol with it.")
 
 
 @router.get("/{agent_id}/suspend")
@@ -68,7 +68,7 @@ async def suspend_page(page: AdminPage, agent_id: str) -> Response:
 async def suspend(page: AdminPage, agent_id: str, suspended: Annotated[bool, Form()] = True) -> Response:
     """Also how it is resumed."""
     agent = await fleet.change_agent(page.session, page.caller, agent_id, AgentPatch(suspended=suspended), now=page.now)
-    return page.redirect(_HERE, f"{agent.name} is {'suspended' if suspended else 'back'}.")
+    return page.redirect(_HERE, f"{agent.name} is {'suspended' if suspended else 'resumed'}.")
 
 
 @router.get("/{agent_id}/remove")
@@ -80,7 +80,7 @@ async def remove_page(page: AdminPage, agent_id: str) -> Response:
 @router.post("/{agent_id}/remove")
 async def remove(page: AdminPage, agent_id: str) -> Response:
     await fleet.remove_agent(page.session, page.caller, agent_id, now=page.now)
-    return page.redirect(_HERE, "The agent is removed.")
+    return page.redirect(_HERE, "Agent removed.")
 
 
 def _shared(tiers: TierRegistry) -> list[Tier]:

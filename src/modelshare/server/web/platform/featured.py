@@ -33,7 +33,7 @@ async def featured(page: AdminPage, q: Annotated[str, Query(max_length=200)] = "
 @router.post("/{model_id}")
 async def feature(page: AdminPage, model_id: uuid.UUID, featured: Annotated[bool, Form()]) -> Response:
     await sharing.feature(page.session, page.caller, model_id, featured=featured, now=page.now)
-    words = "It is featured now." if featured else "It is featured no more."
+    words = "Model featured." if featured else "Model no longer featured."
     return page.redirect("/dashboard/-/platform/featured", words)
 
 

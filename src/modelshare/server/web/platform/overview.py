@@ -56,7 +56,7 @@ async def overview(page: AdminPage, paging: PagingDep) -> Response:
 @router.post("/jobs/{job_id}/retry")
 async def retry_job(page: AdminPage, job_id: str) -> Response:
     await given_up.try_again(page.session, page.caller, job_id, now=page.now)
-    return page.redirect("/dashboard/-/platform", "The job runs once more. If it fails again, it comes back here.")
+    return page.redirect("/dashboard/-/platform", "Running the job again. If it fails again, it returns to this list.")
 
 
 @router.get("/audit")

@@ -82,7 +82,7 @@ async def everybody(page: AdminPage, paging: PagingDep) -> Response:
 async def set_admin(page: AdminPage, person_id: uuid.UUID, admin: Annotated[bool, Form()]) -> Response:
     person = await people.set_admin(page.session, page.caller, person_id, is_admin=admin, now=page.now)
     url = "/dashboard" if person_id == page.person.id and not admin else "/dashboard/-/platform/people"
-    return page.redirect(url, f"{person.name} is {'an' if admin else 'no'} admin{'' if admin else ' any more'}.")
+    return page.redirect(url, f"{person.name} is {'now' if admin else 'no longer'} an admin.")
 
 
 def _bytes(gigabytes: str) -> int | None:
