@@ -16,9 +16,7 @@ class PluginError(Exception):
 def find(group: str) -> Mapping[str, EntryPoint]:
     """The group's plug-ins by name. Ours come before others of the same name."""
     found: dict[str, EntryPoint] = {}
-    for entry in sorted(
-        entry_points(group=group), key=lambda entry: (_distribution(entry) != _OURS, _distribution(entry))
-    ):
+    for entry in sorted(entry_points(group=group), key=_precedence):
         found.setdefault(entry.name, entry)
     return found
 

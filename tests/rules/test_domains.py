@@ -78,7 +78,9 @@ ALSO = {
     ("web.models.listing", "sharing.presenters"),
     ("web.models.page", "sharing.presenters"),
     ("web.models.sharing", "sharing.presenters"),
+    ("web.context", "accounts.presenters"),
     ("web.page_auth", "accounts.presenters"),
+    ("web.page_auth", "fleet.verdicts"),
     ("web.platform.featured", "sharing.search.cards"),
     ("web.playground", "endpoints.presenters"),
 }

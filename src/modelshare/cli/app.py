@@ -29,10 +29,10 @@ class Entry:
 
 
 ENTRIES = (
-    Entry("push", PUBLISH, "Upload a model: a folder, a .gguf file or an archive. Goes on where it stopped."),
+    Entry("push", PUBLISH, "Upload a model: a folder, a .gguf file or an archive. Resumes an interrupted push."),
     Entry("uploads", PUBLISH, "List unfinished uploads, and cancel one."),
     Entry("models", PUBLISH, "List, show, rename, edit, delete and revalidate your models."),
-    Entry("share", PUBLISH, "Show a model in the catalog, to everybody or to some. The weights stay yours."),
+    Entry("share", PUBLISH, "Share a model in the catalog, with everyone or with certain projects. The weights stay yours."),
     Entry("unshare", PUBLISH, "Remove a model from the catalog. Existing endpoints keep serving."),
     Entry(
         "recall",
@@ -42,7 +42,7 @@ ENTRIES = (
     Entry("catalog", RUN, "Search the public catalog. No key needed."),
     Entry("claim", RUN, "Claim a link: its model then appears in your view of the catalog."),
     Entry("deploy", RUN, "Create an endpoint that serves a model on a tier."),
-    Entry("endpoints", RUN, "List, show, explain, change, switch and delete your endpoints."),
+    Entry("endpoints", RUN, "List, show, explain, change, activate, deactivate and delete your endpoints."),
     Entry("chat", RUN, "Chat with an endpoint."),
     Entry("tiers", RUN, "List the service tiers with their limits and prices. No key needed."),
     Entry("agent", RUN, "Run your project's models on this machine."),

@@ -230,7 +230,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._looking = asyncio.Lock()
         self._loops = [
-            Loop("take or finish a job", self._take_and_run, every=0, retry=_REST_SECONDS, slow=math.inf)
+            Loop("claim or finish a job", self._take_and_run, every=0, retry=_REST_SECONDS, slow=math.inf)
             for _ in range(parallel)
         ]
         database.subscribe(TOPIC, self._told)

@@ -163,8 +163,8 @@ async def active_by_tier_and_project(session: AsyncSession, model_id: uuid.UUID)
 
 async def projects_showing(session: AsyncSession, model_id: uuid.UUID) -> set[str]:
     """Ids of the model's project and of those that have an endpoint of it, switched on or off."""
-    owner = select(ModelRow.project_id).where(ModelRow.id == model_id)
-    deployers = select(EndpointRow.project_id).where(EndpointRow.model_id == model_id)
+    owner = select(any_tenant(ModelRow).project_id).where(ModelRow.id == model_id)
+    deployers = select(any_tenant(EndpointRow).project_id).where(EndpointRow.model_id == model_id)
     return set(await session.scalars(owner.union(deployers)))
 
 
