@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_variables")]
             http("301 Moved Permanently", Location="https://models.example/v1/models"),
             "use the URL https://models.example;",
         ),
-        (http("302 Found", Location="/login"), "leads to"),
+        (http("302 Found", Location="/login"), "redirects to"),
         (http("200 OK", "no gzip at all", Content_Encoding="gzip"), "cannot be decompressed"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "broke"),
         (b"SSH-2.0-OpenSSH_9.9\r\n", "broke"),

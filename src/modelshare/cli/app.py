@@ -32,7 +32,11 @@ ENTRIES = (
     Entry("push", PUBLISH, "Upload a model: a folder, a .gguf file or an archive. Resumes an interrupted push."),
     Entry("uploads", PUBLISH, "List unfinished uploads, and cancel one."),
     Entry("models", PUBLISH, "List, show, rename, edit, delete and revalidate your models."),
-    Entry("share", PUBLISH, "Share a model in the catalog, with everyone or with certain projects. The weights stay yours."),
+    Entry(
+        "share",
+        PUBLISH,
+        "Share a model in the catalog, with everyone or with certain projects. The weights stay yours.",
+    ),
     Entry("unshare", PUBLISH, "Remove a model from the catalog. Existing endpoints keep serving."),
     Entry(
         "recall",

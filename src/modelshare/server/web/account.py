@@ -135,7 +135,7 @@ async def invitation_page(page: AnyPage, token: Token) -> Response:
 @router.post("/join")
 async def join(page: PersonPage, token: Text) -> Response:
     await invitations.accept(page.session, page.person, token, now=page.now)
-    return page.redirect(DASHBOARD, "You are in.")
+    return page.redirect(DASHBOARD, "You joined the project.")
 
 
 @router.get("/claim")

@@ -151,7 +151,7 @@ async def switch_off(page: EndpointsPage, slug: str) -> Response:
 @router.post(_ONE + "/on")
 async def switch_on(page: EndpointsPage, slug: str) -> Response:
     await service.change(page.session, page.caller, slug, EndpointPatch(is_active=True), page.policy, now=page.now)
-    return page.redirect(page_of(page.project.slug, slug), "Switched on.")
+    return page.redirect(page_of(page.project.slug, slug), "Endpoint activated.")
 
 
 @router.get(_ONE + "/delete")

@@ -46,7 +46,7 @@ async def remove(page: MemberPage, person_id: uuid.UUID) -> Response:
     await members.remove(page.session, page.caller, person_id, now=page.now)
     if person_id == page.person.id:
         return page.redirect("/dashboard", "You have left the project.")
-    return page.redirect(f"{page.root}/members", "Removed.")
+    return page.redirect(f"{page.root}/members", "Member removed.")
 
 
 @router.post("/invitations")

@@ -132,10 +132,7 @@ async def recall(page: ModelPage, chosen: Annotated[Chosen, Depends(DEADLINES.re
     spec = parse_form(RecallRequest, deadline=_deadline(chosen, before.notice, now), reason=reason.strip())
     await recalls.request(page.session, page.caller, page.model_id, spec, page.policy, now=now)
     when = "at once" if spec.deadline is None or spec.deadline <= now else f"on {date(spec.deadline)}"
-    message = (
-        "The recall is announced, and everybody who deploys the model is told: endpoints of other projects stop "
-        f"{when}."
-    )
+    message = f"Recall announced. All deployers are notified: endpoints of other projects stop {when}."
     return page.back(message)
 
 
