@@ -67,6 +67,7 @@ async def model_page(
     version: Choice = "latest",
 ) -> Response:
     """One model; with what stands in the way of deploying it as it is chosen in the URL."""
+    caller = onlooker.caller or await _first_project(page.request, onlooker)  # before the page's session is open
     try:
         model = await sharing.catalog_model(page.session, onlooker.viewer, model_id, page.platform.tiers)
     except NotFoundError:
@@ -74,7 +75,6 @@ async def model_page(
             raise SignInNeededError from None  # it may be shared with a project of theirs
         raise
     slug = slug or slug_of(model.name)
-    caller = onlooker.caller or await _first_project(page.request, onlooker)
     answer = await _answer(page, caller, model, tier=tier, slug=slug, version=version)
     if model.card:
         await markdown.prepare(model.card)

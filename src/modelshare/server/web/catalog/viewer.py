@@ -35,12 +35,11 @@ async def onlooker(
     """Somebody who is not signed in sees what the public sees, whatever the URL says."""
     if page.visitor.person is None:
         return PageViewer()
-    caller = (
-        await member(page.request, project) if project else None
-    )  # asks the database by itself: before the session does
-    found = {
-        each.slug: f"{each.name} ({each.slug})" for each in await members.memberships(page.session, page.visitor.person)
-    }
+    # The page's session stays closed: what follows asks for a project by itself, too.
+    caller = await member(page.request, project) if project else None
+    async with page.platform.database.read() as session:
+        memberships = await members.memberships(session, page.visitor.person)
+    found = {each.slug: f"{each.name} ({each.slug})" for each in memberships}
     if caller is None:
         return PageViewer(projects=tuple(found.items()))
     slug = caller.project_slug or project
