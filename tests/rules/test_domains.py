@@ -18,7 +18,7 @@ OFFERED = {
         *("uploads.expiry", "uploads.service"),
     },
     "sharing": {"service", "audience", "last_shown", "search", "tiers", "topics"},
-    "endpoints": {"service", "deployment_stats", "holders", "recalls", "version_choice"},
+    "endpoints": {"service", "policy", "deployment_stats", "holders", "recalls", "version_choice"},
     "fleet": {"service", "link", "links", "topics", "version_deletion", "weight_deletions"},
     "router": {"usage"},
 }
@@ -43,6 +43,7 @@ NAMED = {
     ("endpoints.holders", "registry.tables"),
     ("endpoints.presenters", "registry.tables"),
     ("endpoints.refusals", "registry.tables"),
+    ("endpoints.policy", "registry.tables"),
     ("endpoints.service", "registry.tables"),
     ("endpoints.tables", "accounts.tables"),
     ("endpoints.tables", "registry.tables"),

@@ -17,10 +17,11 @@ from conftest import Tenant, new_tenant
 from factories import make_model
 from modelshare.server.app import Application, create_app
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.endpoints.service import EndpointPolicy
+from modelshare.server.endpoints.policy import EndpointPolicy
 from modelshare.server.errors import ApiError
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow
-from modelshare.server.http import Caller, Paging
+from modelshare.server.http import Caller
+from modelshare.server.paging import Paging
 from modelshare.server.registry.tables import VersionRow
 from modelshare.server.router import snapshots
 from modelshare.server.settings import Settings

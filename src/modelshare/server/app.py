@@ -43,7 +43,7 @@ from modelshare.server.endpoints import jobs as endpoints_jobs
 from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints import routes as endpoints_routes
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.endpoints.service import EndpointPolicy
+from modelshare.server.endpoints.policy import EndpointPolicy
 from modelshare.server.errors import ApiError, install_handlers, valid_json
 from modelshare.server.fleet import routes as fleet_routes
 from modelshare.server.fleet import service as fleet

@@ -4,16 +4,13 @@
 key would be needed to learn.
 """
 
-import base64
-import binascii
-import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Path, Query, Request, Response
+from fastapi import Depends, Path, Request, Response
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -36,7 +33,6 @@ from modelshare.server.proven import proven
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.settings import Settings
 from modelshare.server.storage.base import BlobStore
-from modelshare.wire.base import PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import Project, Scope
 
@@ -134,8 +130,6 @@ SESSION_COOKIE: Final = "modelshare_session"
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Those that change nothing (RFC 9110 section 9.2.1)."""
 _PORTS: Final = {"http": 80, "https": 443}
-_LARGEST = 2**63 - 1
-"""What the databases take for a number."""
 
 
 class ProjectRoute(APIRoute):
@@ -334,79 +328,3 @@ PlatformCaller = Annotated[Caller, Depends(platform_caller)]
 ModelId = Annotated[uuid.UUID, Depends(_model_id)]
 """Of one of the caller's own models, in whatever form the path names it; another's id is as it is."""
 BaseUrl = Annotated[str, Depends(base_url)]
-
-
-Row = TypeVar("Row")
-First = TypeVar("First", int, str, uuid.UUID)
-Second = TypeVar("Second", int, str, uuid.UUID)
-
-
-def _id_of(row: Any) -> tuple[object, ...]:
-    return (row.id,)
-
-
-@dataclass(frozen=True, slots=True)
-class Paging:
-    """Which page of a list is asked for."""
-
-    limit: int
-    after: str | None = None
-
-    @property
-    def fetch_limit(self) -> int:
-        """How many rows to ask the database for: one beyond the page says that there is a next one."""
-        return self.limit + 1
-
-    @property
-    def after_id(self) -> uuid.UUID | None:
-        """The last page's last row, of a list that is ordered by id."""
-        return decode_cursor(self.after, uuid.UUID)[0] if self.after else None
-
-    def after_row(self, first: type[First], second: type[Second]) -> tuple[First, Second] | None:
-        """As `after_id`, of a list that is ordered by two columns of these types."""
-        if not self.after:
-            return None
-        one, other = decode_cursor(self.after, first, second)
-        return one, other
-
-    def cut(
-        self, rows: Sequence[Row], cursor_of: Callable[[Row], tuple[object, ...]] = _id_of
-    ) -> tuple[list[Row], str | None]:
-        """The page's rows of at most `fetch_limit`, and the cursor of the next page. `cursor_of`: what orders them."""
-        page = list(rows[: self.limit])
-        return page, encode_cursor(*cursor_of(page[-1])) if len(rows) > self.limit else None
-
-
-async def _paging(
-    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = PAGE_LIMIT_DEFAULT, after: str | None = None
-) -> Paging:
-    return Paging(limit, after)
-
-
-PagingDep = Annotated[Paging, Depends(_paging)]
-
-
-def encode_cursor(*values: object) -> str:
-    """A cursor that carries the sort values of a page's last row: strings, numbers and UUIDs."""
-    text = json.dumps(values, separators=(",", ":"), default=str)
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str, *kinds: type[int | str | uuid.UUID]) -> list[Any]:
-    """The values of `encode_cursor`, which must be of these kinds; 400 for anything else."""
-    try:
-        values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if not isinstance(values, list):
-            raise TypeError(values)  # noqa: TRY301 - one way out for all that is no cursor
-        return [_of_kind(value, kind) for value, kind in zip(values, kinds, strict=True)]
-    except (binascii.Error, ValueError, TypeError, RecursionError) as error:
-        raise InvalidRequestError("Invalid `after` cursor. Take it from `next_cursor`.", param="after") from error
-
-
-def _of_kind(value: Any, kind: type[int | str | uuid.UUID]) -> int | str | uuid.UUID:
-    if kind is uuid.UUID and isinstance(value, str):
-        return uuid.UUID(value)
-    if type(value) is not kind or (isinstance(value, int) and abs(value) > _LARGEST):
-        raise TypeError(value)
-    str(value).encode()  # halves of characters are in JSON, and in no database
-    return cast("int | str", value)

@@ -12,7 +12,8 @@ from modelshare.server.accounts.rules import MemberRole
 from modelshare.server.app import Application
 from modelshare.server.audit import service as audit
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError, PermissionDeniedError
-from modelshare.server.http import Caller, Paging
+from modelshare.server.http import Caller
+from modelshare.server.paging import Paging
 from modelshare.wire.usage import AuditFilter
 from persons import join, new_person, sign_in
 

@@ -13,7 +13,8 @@ from modelshare.server.app import Application
 from modelshare.server.audit import service as audit
 from modelshare.server.db import Database
 from modelshare.server.errors import ApiError, ConflictError, InvalidRequestError, NotFoundError, PermissionDeniedError
-from modelshare.server.http import Caller, Paging
+from modelshare.server.http import Caller
+from modelshare.server.paging import Paging
 from modelshare.wire.usage import AuditFilter
 from persons import NO_HASH, new_person
 

@@ -1,6 +1,7 @@
 """What agents report, while what they hold changes."""
 
 import asyncio
+import contextvars
 import uuid
 
 import pytest
@@ -39,10 +40,15 @@ async def test_a_deployment_that_goes_with_its_model_keeps_no_other_report(
         (agent, goes): Report(goes, Phase.LOADING, 0, 0),
         (agent, stays): Report(stays, Phase.READY, 0, 0, routes=["completions"]),
     }
+
+    async def report() -> None:
+        async with app.database.write() as session:
+            await presence.apply(session, reports)
+
     async with app.database.write() as deleting:
         await deleting.execute(delete(ModelRow).where(ModelRow.id == going))
-        async with app.database.write() as session:  # while that is not committed, and without waiting for it
-            await presence.apply(session, reports)
+        # While that is not committed, and without waiting for it; as another request would.
+        await asyncio.create_task(report(), context=contextvars.Context())
     async with app.database.read() as session:
         phases = {str(row.id): row.phase for row in await session.scalars(select(DeploymentRow))}
     assert phases == {stays: Phase.READY}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelshare.server.errors import InvalidRequestError
-from modelshare.server.http import Paging, decode_cursor, encode_cursor
+from modelshare.server.paging import Paging, decode_cursor, encode_cursor
 
 numbers = st.integers(-(2**63) + 1, 2**63 - 1)
 

@@ -15,7 +15,8 @@ from modelshare.server.accounts.tables import MemberRow
 from modelshare.server.audit.service import Audit
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError, PermissionDeniedError
-from modelshare.server.http import Caller, Paging
+from modelshare.server.http import Caller
+from modelshare.server.paging import Paging
 from modelshare.wire.base import Page
 from modelshare.wire.keys import Project, ProjectCreate
 

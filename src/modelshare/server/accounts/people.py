@@ -22,7 +22,8 @@ from modelshare.server.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from modelshare.server.http import Caller, Paging
+from modelshare.server.http import Caller
+from modelshare.server.paging import Paging
 from modelshare.wire.base import Page
 
 Value = TypeVar("Value")

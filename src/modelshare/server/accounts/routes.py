@@ -3,15 +3,8 @@
 from fastapi import APIRouter
 
 from modelshare.server.accounts import service
-from modelshare.server.http import (
-    KeysCaller,
-    PagingDep,
-    PlatformCaller,
-    PlatformDep,
-    ProjectRoute,
-    ReadSession,
-    WriteSession,
-)
+from modelshare.server.http import KeysCaller, PlatformCaller, PlatformDep, ProjectRoute, ReadSession, WriteSession
+from modelshare.server.paging import PagingDep
 from modelshare.wire.base import Page
 from modelshare.wire.keys import (
     Key,

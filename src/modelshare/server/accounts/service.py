@@ -13,8 +13,9 @@ from modelshare.server.accounts.tables import KeyRow, KeyValueRow, ProjectRow
 from modelshare.server.audit.service import SYSTEM, Audit
 from modelshare.server.db import Database, is_unique_violation, notify
 from modelshare.server.errors import ApiError, ConflictError, NotFoundError, PermissionDeniedError
-from modelshare.server.http import Caller, Paging
+from modelshare.server.http import Caller
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
+from modelshare.server.paging import Paging
 from modelshare.server.settings import Settings
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode

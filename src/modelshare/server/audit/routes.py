@@ -5,7 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 
 from modelshare.server.audit import service
-from modelshare.server.http import Caller, PagingDep, ProjectRoute, ReadSession, get_platform
+from modelshare.server.http import Caller, ProjectRoute, ReadSession, get_platform
+from modelshare.server.paging import PagingDep
 from modelshare.wire.base import Page
 from modelshare.wire.keys import Scope
 from modelshare.wire.usage import AuditEntry, AuditFilter

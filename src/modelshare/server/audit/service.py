@@ -10,8 +10,9 @@ from modelshare.server.audit.propagation import queries as propagation
 from modelshare.server.audit.propagation.rules import ACTIONS
 from modelshare.server.audit.tables import AuditRow, OutboxRow
 from modelshare.server.db import CONFIRM_TOPIC, notify, now_ms
-from modelshare.server.http import Caller, Paging, Platform
+from modelshare.server.http import Caller, Platform
 from modelshare.server.ids import new_id, parse_uuid
+from modelshare.server.paging import Paging
 from modelshare.wire.base import Page
 from modelshare.wire.usage import AuditEntry, AuditFilter, AuditOutcome, Confirmation
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from modelshare.server.endpoints import recalls
-from modelshare.server.endpoints.service import EndpointsPlatform
+from modelshare.server.endpoints.policy import EndpointsPlatform
 from modelshare.server.jobs import Handler
 
 

@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.service import SYSTEM
 from modelshare.server.endpoints import queries
-from modelshare.server.endpoints.service import EndpointPolicy, EndpointsPlatform, record, recount
+from modelshare.server.endpoints.policy import EndpointPolicy, EndpointsPlatform
+from modelshare.server.endpoints.service import record, recount
 from modelshare.server.errors import InvalidRequestError
 from modelshare.server.http import Caller
 from modelshare.server.jobs import Lease, enqueue, enqueue_if_absent, lease_is_valid

@@ -5,19 +5,19 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from modelshare.server.endpoints import deployment_stats, presenters, recalls, service
-from modelshare.server.endpoints.service import EndpointsPlatform
+from modelshare.server.endpoints.policy import EndpointsPlatform
 from modelshare.server.http import (
     BaseUrl,
     EndpointsCaller,
     ModelId,
     ModelsCaller,
-    PagingDep,
     PlatformDep,
     ProjectRoute,
     ReadSession,
     WriteSession,
     get_platform,
 )
+from modelshare.server.paging import PagingDep
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.presenters import OwnModel, extended_view
 from modelshare.wire.base import Page

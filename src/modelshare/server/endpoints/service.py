@@ -6,7 +6,7 @@ Changes lock the model first, then the endpoint, and keep the model's counts and
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,19 +15,20 @@ from modelshare.server.audit import events
 from modelshare.server.audit.service import Audit, emit, project_changed
 from modelshare.server.db import Database, any_tenant, is_unique_violation, notify
 from modelshare.server.endpoints import queries
+from modelshare.server.endpoints.policy import EndpointPolicy
 from modelshare.server.endpoints.presenters import resolved, served_name
 from modelshare.server.endpoints.refusals import absent, no_such_file, refused, slug_taken
 from modelshare.server.endpoints.rules import Intent, came_to_shared_tier, counts_as_new
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.errors import AuditedRefusal, ConflictError
-from modelshare.server.http import Caller, Paging
+from modelshare.server.http import Caller
+from modelshare.server.paging import Paging
 from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import MODELS_TOPIC, EndpointCounts
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import last_shown, rules
 from modelshare.server.sharing import service as sharing
-from modelshare.server.sharing.tiers import SharingPlatform, TierRegistry
 from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.endpoints import (
     EndpointCreate,
@@ -38,42 +39,9 @@ from modelshare.wire.endpoints import (
     Reason,
 )
 from modelshare.wire.models import ModelStatus
-from modelshare.wire.sharing import WeightsDeletion
-from modelshare.wire.tiers import Tier
 
 ENDPOINTS_TOPIC = "endpoints"
 """Notification that an endpoint changed; the subject is `<project id>/<slug>`."""
-
-
-class Capacity(Protocol):
-    """Says what a deployer should know of the machines behind a tier; the fleet answers."""
-
-    async def __call__(self, session: AsyncSession, caller: Caller, tier: Tier) -> list[str]: ...
-
-
-class Weights(Protocol):
-    """Says how many machines that are not the owner's hold a model's weights or have not confirmed that they deleted
-    them, and which were told to delete them: since then, or whenever (None: only that) and have not confirmed it; the
-    fleet answers."""
-
-    async def __call__(
-        self, session: AsyncSession, model: ModelRow, *, since: int | None
-    ) -> tuple[int, list[WeightsDeletion]]: ...
-
-
-@dataclass(frozen=True)
-class EndpointPolicy:
-    """What decides beside the rows: the platform's tiers and whether endpoints promote; and what the fleet knows."""
-
-    tiers: TierRegistry
-    promotion: bool
-    capacity: Capacity
-    weights: Weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class EndpointsPlatform(SharingPlatform):
-    endpoint_policy: EndpointPolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from modelshare.server.http import (
     Caller,
     ModelId,
     ModelsCaller,
-    PagingDep,
     PlatformDep,
     ProjectRoute,
     ReadSession,
@@ -24,6 +23,7 @@ from modelshare.server.http import (
     public_rate_limit,
     require,
 )
+from modelshare.server.paging import PagingDep
 from modelshare.server.proven import proven
 from modelshare.wire.agents import (
     Agent,

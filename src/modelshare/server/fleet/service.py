@@ -18,8 +18,9 @@ from modelshare.server.fleet import queries, rules, weight_deletions
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC
 from modelshare.server.fleet.verdicts import Verdicts
-from modelshare.server.http import Caller, Paging
+from modelshare.server.http import Caller
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
+from modelshare.server.paging import Paging
 from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import StoredFile

@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.endpoints.service import EndpointsPlatform
+from modelshare.server.endpoints.policy import EndpointsPlatform
 from modelshare.server.fleet import queries
 from modelshare.server.fleet.tables import AgentRow
 from modelshare.server.ids import secret_hash

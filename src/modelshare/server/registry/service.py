@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.audit.service import Audit, project_changed
 from modelshare.server.db import is_unique_violation, notify
 from modelshare.server.errors import AuditedRefusal, ConflictError, InvalidRequestError, NotFoundError
-from modelshare.server.http import Caller, Paging
+from modelshare.server.http import Caller
+from modelshare.server.paging import Paging
 from modelshare.server.registry import file_selection, queries
 from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.manifest import ManifestFile

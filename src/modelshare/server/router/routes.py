@@ -7,7 +7,8 @@ from fastapi import APIRouter, Depends, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from modelshare.server.errors import InvalidRequestError
-from modelshare.server.http import EndpointsCaller, PagingDep, PlatformDep, ProjectRoute, ReadSession
+from modelshare.server.http import EndpointsCaller, PlatformDep, ProjectRoute, ReadSession
+from modelshare.server.paging import PagingDep
 from modelshare.server.router import usage
 from modelshare.wire.base import Page
 from modelshare.wire.usage import UsageRow

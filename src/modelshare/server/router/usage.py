@@ -10,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import people
 from modelshare.server.accounts import service as accounts
-from modelshare.server.http import Caller, Paging, decode_cursor
+from modelshare.server.http import Caller
 from modelshare.server.ids import parse_uuid
+from modelshare.server.paging import Paging, decode_cursor
 from modelshare.server.registry import service as registry
 from modelshare.server.router import queries
 from modelshare.wire.base import Page

@@ -11,7 +11,6 @@ from modelshare.server.http import (
     ModelId,
     ModelReference,
     ModelsCaller,
-    PagingDep,
     PlatformCaller,
     PlatformDep,
     ProjectRoute,
@@ -22,6 +21,7 @@ from modelshare.server.http import (
     reference_of,
     unknown_model,
 )
+from modelshare.server.paging import PagingDep
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
 from modelshare.server.registry.service import version_view

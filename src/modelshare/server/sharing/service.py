@@ -13,8 +13,9 @@ from modelshare.server.accounts import service as accounts
 from modelshare.server.audit.service import Audit
 from modelshare.server.db import notify
 from modelshare.server.errors import AuditedRefusal, ConflictError, InvalidRequestError, NotFoundError
-from modelshare.server.http import Caller, Paging
+from modelshare.server.http import Caller
 from modelshare.server.ids import parse_uuid
+from modelshare.server.paging import Paging
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import EndpointCounts
 from modelshare.server.registry.tables import ModelRow

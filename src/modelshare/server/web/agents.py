@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Form, Query, Response
 
 from modelshare.server.fleet import service
-from modelshare.server.http import Paging
+from modelshare.server.paging import Paging
 from modelshare.server.web.context import AgentsPage, ProjectContext
 from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.agents import AgentPatch, JoinKeyCreate

@@ -15,8 +15,9 @@ from modelshare.server.audit import service as audit
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.fleet import service as fleet
-from modelshare.server.http import Caller, Paging, PagingDep
+from modelshare.server.http import Caller
 from modelshare.server.ids import parse_uuid
+from modelshare.server.paging import Paging, PagingDep
 from modelshare.server.registry import service as registry
 from modelshare.server.web import audit_words as words
 from modelshare.server.web.context import CallerContext, OwnerPage

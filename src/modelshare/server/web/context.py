@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts import people
 from modelshare.server.accounts.presenters import Person
-from modelshare.server.endpoints.service import EndpointPolicy
+from modelshare.server.endpoints.policy import EndpointPolicy
 from modelshare.server.errors import NotFoundError, PermissionDeniedError
 from modelshare.server.http import SAFE_METHODS, Caller, base_url
 from modelshare.server.web.page_auth import (

@@ -9,7 +9,7 @@ from modelshare.server.endpoints import presenters, service, version_choice
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.errors import NotFoundError
 from modelshare.server.fleet import service as fleet
-from modelshare.server.http import Paging
+from modelshare.server.paging import Paging
 from modelshare.server.registry import file_selection
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.tiers import TierRegistry

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Response
 from modelshare.server.accounts import service as accounts
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.errors import InvalidRequestError
-from modelshare.server.http import Paging, PagingDep
+from modelshare.server.paging import Paging, PagingDep
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
 from modelshare.server.web.context import OwnerPage, Text
 from modelshare.server.web.pages import PageRoute, parse_form

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Form, Response
 
 from modelshare.server.accounts import invitations, members
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.http import PagingDep
+from modelshare.server.paging import PagingDep
 from modelshare.server.web.context import MemberPage, OwnerPage
 from modelshare.server.web.pages import PageRoute
 

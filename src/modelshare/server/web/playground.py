@@ -5,7 +5,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Response
 
 from modelshare.server.endpoints import presenters, service
-from modelshare.server.http import Paging
+from modelshare.server.paging import Paging
 from modelshare.server.web.context import EndpointsPage
 from modelshare.server.web.pages import PageRoute
 from modelshare.wire.base import PAGE_LIMIT_MAX

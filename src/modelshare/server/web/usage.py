@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Query, Response
 
 from modelshare.server.endpoints import deployment_stats
-from modelshare.server.http import Paging
+from modelshare.server.paging import Paging
 from modelshare.server.router import usage
 from modelshare.server.web.context import EndpointsPage
 from modelshare.server.web.pages import PageRoute

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Form, Response
 from modelshare.server.audit.events import TYPES
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.errors import InvalidRequestError
-from modelshare.server.http import PagingDep
+from modelshare.server.paging import PagingDep
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
 from modelshare.server.web.context import OwnerPage, ProjectContext, Text
 from modelshare.server.web.pages import PageRoute, parse_form

@@ -3,7 +3,8 @@
 from fastapi import APIRouter
 
 from modelshare.server.audit.given_up import service
-from modelshare.server.http import PagingDep, PlatformCaller, PlatformDep, ProjectRoute, ReadSession, WriteSession
+from modelshare.server.http import PlatformCaller, PlatformDep, ProjectRoute, ReadSession, WriteSession
+from modelshare.server.paging import PagingDep
 from modelshare.wire.base import Page
 from modelshare.wire.jobs import GivenUpJob
 

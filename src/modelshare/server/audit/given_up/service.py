@@ -7,9 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server import jobs
 from modelshare.server.audit.service import Audit
 from modelshare.server.errors import NotFoundError
-from modelshare.server.http import Caller, Paging
+from modelshare.server.http import Caller
 from modelshare.server.ids import parse_uuid
 from modelshare.server.jobs import GivenUpRow
+from modelshare.server.paging import Paging
 from modelshare.wire.base import Page
 from modelshare.wire.jobs import GivenUpJob
 

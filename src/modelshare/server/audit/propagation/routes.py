@@ -3,7 +3,8 @@
 from fastapi import APIRouter
 
 from modelshare.server.audit.propagation import service
-from modelshare.server.http import PagingDep, PlatformCaller, ProjectRoute, ReadSession
+from modelshare.server.http import PlatformCaller, ProjectRoute, ReadSession
+from modelshare.server.paging import PagingDep
 from modelshare.wire.base import Page
 from modelshare.wire.usage import Process
 

@@ -19,7 +19,7 @@ from modelshare.server.audit.propagation import queries
 from modelshare.server.audit.tables import ProcessRow
 from modelshare.server.background import Loop, stop_all
 from modelshare.server.db import CONFIRM_TOPIC, Database
-from modelshare.server.http import Paging
+from modelshare.server.paging import Paging
 from modelshare.wire.base import Page
 from modelshare.wire.usage import Process
 

@@ -3,7 +3,8 @@
 from fastapi import APIRouter
 
 from modelshare.server.audit.webhooks import service
-from modelshare.server.http import KeysCaller, PagingDep, PlatformDep, ProjectRoute, ReadSession, WriteSession
+from modelshare.server.http import KeysCaller, PlatformDep, ProjectRoute, ReadSession, WriteSession
+from modelshare.server.paging import PagingDep
 from modelshare.wire.base import Page
 from modelshare.wire.webhooks import (
     Delivery,

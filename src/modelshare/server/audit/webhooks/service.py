@@ -10,8 +10,9 @@ from modelshare.server.audit.webhooks import queries, rules
 from modelshare.server.audit.webhooks.dispatch import ask_for
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
-from modelshare.server.http import Caller, Paging
+from modelshare.server.http import Caller
 from modelshare.server.ids import new_id, parse_uuid
+from modelshare.server.paging import Paging
 from modelshare.server.settings import Settings
 from modelshare.wire.base import Page
 from modelshare.wire.webhooks import (

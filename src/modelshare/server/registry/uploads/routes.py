@@ -9,7 +9,8 @@ from starlette.requests import ClientDisconnect
 
 from modelshare.server.errors import InvalidRequestError, check_encoding
 from modelshare.server.front.receiving import TAKE_BODY, RequestBody
-from modelshare.server.http import ModelId, ModelsCaller, PagingDep, PlatformDep, ProjectRoute
+from modelshare.server.http import ModelId, ModelsCaller, PlatformDep, ProjectRoute
+from modelshare.server.paging import PagingDep
 from modelshare.server.registry.uploads import completing, expiry, parts, service, small_files
 from modelshare.server.storage.base import Inflow
 from modelshare.wire.base import Page

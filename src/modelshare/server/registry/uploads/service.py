@@ -13,8 +13,9 @@ from modelshare.server.accounts.service import quota_of
 from modelshare.server.audit.service import Audit
 from modelshare.server.db import is_unique_violation
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
-from modelshare.server.http import Caller, Paging, Platform
+from modelshare.server.http import Caller, Platform
 from modelshare.server.ids import new_id, parse_uuid
+from modelshare.server.paging import Paging
 from modelshare.server.registry import queries as models
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.archive import kind_of

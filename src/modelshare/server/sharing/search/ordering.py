@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.http import decode_cursor, encode_cursor
+from modelshare.server.paging import decode_cursor, encode_cursor
 from modelshare.server.sharing.search import queries
 from modelshare.server.sharing.search.queries import SORTED_BY, Place
 from modelshare.server.sharing.search.ranking import Ranking

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.errors import NotFoundError
 from modelshare.server.fleet import service as fleet
-from modelshare.server.http import Caller, ModelId, Paging, public_rate_limit
+from modelshare.server.http import Caller, ModelId, public_rate_limit
+from modelshare.server.paging import Paging
 from modelshare.server.sharing import service as sharing
 from modelshare.server.web import markdown, memory_estimate
 from modelshare.server.web.catalog import source

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from modelshare.server.http import Paging
+from modelshare.server.paging import Paging
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import service as uploads
 from modelshare.server.sharing import service as sharing

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Form, Response
 
 from modelshare.server.fleet import service as fleet
-from modelshare.server.http import Paging, PagingDep
+from modelshare.server.paging import Paging, PagingDep
 from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.server.web.agents import join_key_form
 from modelshare.server.web.context import AdminPage, Text

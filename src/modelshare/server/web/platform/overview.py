@@ -17,7 +17,7 @@ from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.clock import SKEW_SECONDS
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.fleet import service as fleet
-from modelshare.server.http import Paging, PagingDep
+from modelshare.server.paging import Paging, PagingDep
 from modelshare.server.registry import service as registry
 from modelshare.server.settings import Settings
 from modelshare.server.sharing import service as sharing

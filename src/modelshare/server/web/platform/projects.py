@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 from modelshare.server.accounts import people
 from modelshare.server.accounts import service as accounts
 from modelshare.server.errors import NotFoundError
-from modelshare.server.http import PagingDep
+from modelshare.server.paging import PagingDep
 from modelshare.server.web.context import AdminPage, Text
 from modelshare.server.web.number_format import size
 from modelshare.server.web.pages import PageRoute, parse_form
