@@ -4,13 +4,14 @@ Whoever does would hold locks, and a connection of the pool, for as long as that
 this process, and notes it for the test, since what works in the background survives its errors.
 """
 
+import asyncio
 import contextlib
 import inspect
 import traceback
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from functools import wraps
 from typing import Any
 
@@ -47,6 +48,11 @@ def watched() -> Iterator[list[str]]:
         for owner, name in ((aiohttp.ClientSession, "_request"), (AgentLink, "send"), (passwords, "hash_password")):
             patch.setattr(owner, name, _outside(getattr(owner, name), found))
         yield found
+
+
+async def as_another_request(work: Coroutine[Any, Any, None]) -> None:
+    """Runs in a task that knows nothing of the transactions of this one."""
+    await asyncio.create_task(work, context=Context())
 
 
 def _noting(open_session: Opening, found: list[str]) -> Opening:

@@ -17,6 +17,7 @@ from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.app import Application
 from modelshare.server.db import Database, notify
 from modelshare.server.outages import outage_of
+from transactions import as_another_request
 
 pytestmark = pytest.mark.anyio
 PROJECTS = text("SELECT count(*) FROM projects")
@@ -24,10 +25,14 @@ PROJECTS = text("SELECT count(*) FROM projects")
 
 async def test_a_read_sees_one_state(app: Application) -> None:
     """Even where something is written between its statements."""
-    async with app.database.read() as reading:
-        before = await reading.scalar(PROJECTS)
+
+    async def write() -> None:
         async with app.database.write() as writing:
             writing.add(ProjectRow(name="Acme", slug="acme", created_at=0))
+
+    async with app.database.read() as reading:
+        before = await reading.scalar(PROJECTS)
+        await as_another_request(write())
         assert (before, await reading.scalar(PROJECTS)) == (0, 0)
     async with app.database.read() as reading:
         assert await reading.scalar(PROJECTS) == 1
@@ -93,11 +98,15 @@ async def test_a_new_connection_leaves_the_lock_of_another(database_url: str) ->
     """A process that opens and closes the file by itself would lose all of its locks on it (fcntl(2))."""
     database = Database(database_url.replace("sqlite:", "sqlite+aiosqlite:"))
     other = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+
+    async def read() -> None:
+        async with database.read() as reading:
+            assert await reading.scalar(PROJECTS) == 0
+
     async with database.write() as writing:
         writing.add(ProjectRow(name="Acme", slug="acme", created_at=0))
         await writing.flush()
-        async with database.read() as reading:
-            assert await reading.scalar(PROJECTS) == 0
+        await as_another_request(read())
         path = make_url(database_url).database or ""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", other, path, stderr=asyncio.subprocess.PIPE

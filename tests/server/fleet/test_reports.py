@@ -1,7 +1,6 @@
 """What agents report, while what they hold changes."""
 
 import asyncio
-import contextvars
 import uuid
 
 import pytest
@@ -18,6 +17,7 @@ from modelshare.server.fleet.tables import DeploymentRow, WeightDeletionRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import CloseCode, Released, Report
+from transactions import as_another_request
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
@@ -47,8 +47,7 @@ async def test_a_deployment_that_goes_with_its_model_keeps_no_other_report(
 
     async with app.database.write() as deleting:
         await deleting.execute(delete(ModelRow).where(ModelRow.id == going))
-        # While that is not committed, and without waiting for it; as another request would.
-        await asyncio.create_task(report(), context=contextvars.Context())
+        await as_another_request(report())  # while that is not committed, and without waiting for it
     async with app.database.read() as session:
         phases = {str(row.id): row.phase for row in await session.scalars(select(DeploymentRow))}
     assert phases == {stays: Phase.READY}

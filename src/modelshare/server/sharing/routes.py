@@ -63,8 +63,10 @@ async def _catalog_model_id(viewer: ViewerDep, session: ReadSession, model_id: M
     return found or unknown_model(model_id)
 
 
-async def _any_model_id(session: ReadSession, model_id: ModelReference) -> uuid.UUID:
-    return await service.find_id(session, reference_of(model_id), own=None) or unknown_model(model_id)
+async def _any_model_id(platform: PlatformDep, model_id: ModelReference) -> uuid.UUID:
+    async with platform.database.read() as session:  # over before the route's own begins
+        found = await service.find_id(session, reference_of(model_id), own=None)
+    return found or unknown_model(model_id)
 
 
 CatalogModelId = Annotated[uuid.UUID, Depends(_catalog_model_id)]

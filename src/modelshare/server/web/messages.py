@@ -10,6 +10,7 @@ _ANEW: Final = (
         re.compile(r"Invalid `after` cursor.*"),
         "Invalid link to a page of the list. Go back to its first page.",
     ),
+    (re.compile(r"Invalid model ID"), "Invalid link to a model. Look for the model in the catalog."),
     (re.compile(r"`deadline`: Input should be less than .*"), "Choose a deadline before the year 2200."),
 )
 """What programs are told of a value, and people of the link or the form that had it."""
