@@ -2,6 +2,8 @@
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from sqlalchemy import delete, select, text
@@ -118,8 +120,9 @@ async def test_what_an_agent_says_of_what_is_not_its_own_is_not_kept(
     assert await phases(app) == {held: Phase.WAITING}
 
 
-async def refuse(app: Application, deployment_id: str) -> None:
-    """From now on the database takes nothing on this deployment."""
+@asynccontextmanager
+async def refusing(app: Application, deployment_id: str) -> AsyncIterator[None]:
+    """Within the block the database takes nothing on this deployment."""
     async with app.database.write() as session:
         if app.database.is_sqlite:
             name = uuid.UUID(deployment_id).hex
@@ -128,17 +131,21 @@ async def refuse(app: Application, deployment_id: str) -> None:
         else:
             check = f"CHECK (id <> '{deployment_id}' OR phase = 'waiting')"
             await session.execute(text(f"ALTER TABLE deployments ADD CONSTRAINT never {check}"))
+    yield
+    async with app.database.write() as session:  # PostgreSQL's is lent to other tests
+        end = "DROP TRIGGER never" if app.database.is_sqlite else "ALTER TABLE deployments DROP CONSTRAINT never"
+        await session.execute(text(end))
 
 
 async def test_what_can_never_be_written_is_dropped_and_named_and_the_rest_is_written(
     app: Application, url: str, owner: Tenant, capsys: pytest.CaptureFixture[str]
 ) -> None:
     agent, (bad, good) = await deployment(app, owner, url, "bad", "good")
-    await refuse(app, bad)
     reports = Reports(app.database, app.platform.clock)
     for held in (bad, good):
         reports.report(agent, Report(held, Phase.READY, 0, 0))
-    await reports.flush()
+    async with refusing(app, bad):
+        await reports.flush()
     assert await phases(app) == {bad: Phase.WAITING, good: Phase.READY}
     assert reports._reports == {}
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "dropped" in line]
