@@ -47,7 +47,14 @@ EXPECTED = {
     "feature": {200, 404},
     "suspend": {200},
 }
-NOISE = ("deadlock", "collided", "cannot reconcile the fleet", "cannot write", "cannot vouch", "request failed")
+NOISE = (
+    "deadlock",
+    "collided",
+    "cannot reconcile the fleet",
+    "cannot write",
+    "cannot record heartbeats",
+    "request failed",
+)
 """What a server says in its log when one of its transactions failed."""
 
 

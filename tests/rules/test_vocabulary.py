@@ -33,12 +33,16 @@ NAMES: Final[Mapping[str, str]] = {
 """Whole names of functions, classes, parameters and variables."""
 PARTS: Final[Mapping[str, str]] = {
     "figures": "number_format",
+    "ground": "subject",
     "hopeless": "attempts_exhausted",
     "hurry": "run_now",
     "judging": "inspection",
     "keeping": "storing",
     "lane": "context",
+    "looks": "snapshots, checks",
+    "onlooker": "viewer",
     "tend": "housekeeping",
+    "vouch": "heartbeat",
     "ways": "selector",
     "wish": "spec, request",
 }

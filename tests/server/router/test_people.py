@@ -77,7 +77,7 @@ async def begin(http: httpx.AsyncClient, agent: LinkAgent) -> tuple[httpx.Respon
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is cut is cut by the notification, not by the look twice a second."""
-    monkeypatch.setattr(in_flight, "LOOK_SECONDS", 60)
+    monkeypatch.setattr(in_flight, "CHECK_SECONDS", 60)
 
 
 @pytest.mark.usefixtures("told")

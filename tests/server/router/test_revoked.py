@@ -169,7 +169,7 @@ async def test_an_old_value_runs_on_in_its_grace_and_no_longer(caller: Caller, r
     streamed, request = await started(caller, ready)
     keys = caller.endpoint.tenant.http
     assert (await keys.post(f"/v1/keys/{caller.id}/rotate")).status_code == 200
-    await asyncio.sleep(2 * in_flight.LOOK_SECONDS)  # long enough for a look that must not cut
+    await asyncio.sleep(2 * in_flight.CHECK_SECONDS)  # long enough for a look that must not cut
     await ready.send(Chunk(request.stream, b"data: 2\n\n"))
     assert (await keys.post(f"/v1/keys/{caller.id}/rotate")).status_code == 200
     body = await streamed.aread()
@@ -188,7 +188,7 @@ class TestOff:
         streamed, request = await started(caller, ready)
         await caller.revoke()
         assert (await caller.ask()).status_code == 401
-        await asyncio.sleep(2 * in_flight.LOOK_SECONDS)  # long enough for a look that must not cut
+        await asyncio.sleep(2 * in_flight.CHECK_SECONDS)  # long enough for a look that must not cut
         await ready.send(Chunk(request.stream, b"data: [DONE]\n\n"))
         await ready.send(End(request.stream, None, 3, 2))
         assert await streamed.aread() == b"data: 1\n\ndata: [DONE]\n\n"

@@ -119,7 +119,7 @@ def error_of(body: bytes) -> dict[str, Any]:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is cut is cut by the notification, not by the look twice a second. Comes before the processes."""
-    monkeypatch.setattr(in_flight, "LOOK_SECONDS", 60)
+    monkeypatch.setattr(in_flight, "CHECK_SECONDS", 60)
 
 
 @pytest.mark.usefixtures("told")

@@ -57,7 +57,7 @@ class KeyAuthenticator:
         """`grace`: seconds that known keys go on while the database cannot be asked."""
         self._database = database
         self._clock = clock
-        self._cache = NotifiedCache[str, _Known](self._look, clock, grace=grace)
+        self._cache = NotifiedCache[str, _Known](self._load, clock, grace=grace)
         self._used = dict[uuid.UUID, int]()
         """When keys were last good, since `note_use`."""
         self._cache.drop_on(database, KEYS_TOPIC, lambda subject, _, known: subject == known.subject)
@@ -95,7 +95,7 @@ class KeyAuthenticator:
         """Call it before the database is closed."""
         await self._cache.stop()
 
-    async def _look(self, value_hash: str) -> _Known:
+    async def _load(self, value_hash: str) -> _Known:
         async with self._database.read() as session:
             value = await queries.key_value(session, value_hash)
         return _Known(None) if value is None else _known(value)

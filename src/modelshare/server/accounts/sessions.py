@@ -77,7 +77,7 @@ class SessionAuthenticator:
         """`grace`: seconds that known sessions go on while the database cannot be asked."""
         self._database = database
         self._clock = clock
-        self._cache = NotifiedCache[SessionUse, _Known](self._look, clock, grace=grace)
+        self._cache = NotifiedCache[SessionUse, _Known](self._load, clock, grace=grace)
         self._cache.drop_on(database, PEOPLE_TOPIC, lambda subject, _, known: subject == known.subject)
 
     async def person(self, token: str) -> Person | None:
@@ -123,7 +123,7 @@ class SessionAuthenticator:
         known = await self._cache.get(SessionUse(secret_hash(token), project))
         return known if self._clock() < known.expires_at else _Known(None)
 
-    async def _look(self, use: SessionUse) -> _Known:
+    async def _load(self, use: SessionUse) -> _Known:
         async with self._database.read() as session:
             row = next(iter(await queries.sessions(session, [use.token_hash])), None)
             if row is None:

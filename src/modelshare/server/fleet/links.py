@@ -51,7 +51,7 @@ _STOP_SECONDS = 2.0
 _RETRY_SECONDS = 1.0
 _EARLY = 1000
 """Frames kept, the newest ones. Once an agent has its desired state, it reports everything again anyway."""
-_VOUCH_SECONDS = presence.STALE_SECONDS / 3
+_HEARTBEAT_SECONDS = presence.STALE_SECONDS / 3
 _SUSPENDED = ClosedError(CloseCode.SUSPENDED, "This agent is suspended. Its owner can resume it.")
 _REMOVED = ClosedError(CloseCode.REMOVED, "This agent was removed. Enrol it again with a join key to use it.")
 _REPLACED = ClosedError(CloseCode.REPLACED, "A newer connection of this agent took over.")
@@ -83,7 +83,7 @@ class AgentLinks:
         self._verdicts = verdicts
         self._linked: dict[uuid.UUID, _Linked] = {}
         self._reports = Reports(database, clock)
-        self._vouching = Loop("vouch for links", self._vouch, every=_VOUCH_SECONDS, retry=_RETRY_SECONDS)
+        self._heartbeats = Loop("record heartbeats", self._heartbeat, every=_HEARTBEAT_SECONDS, retry=_RETRY_SECONDS)
         self._sessions: set[asyncio.Task[Any]] = set()
         database.subscribe(AGENTS_TOPIC, self._agent_changed)
         database.subscribe(DESIRED_TOPIC, self._desired_changed)
@@ -92,7 +92,7 @@ class AgentLinks:
         async with self._database.write() as session:
             await presence.forget_links(session, self.address, now=self._now())
         await self._reports.start()
-        await self._vouching.start()
+        await self._heartbeats.start()
 
     async def stop(self) -> None:
         """Ends all connections; the agents reconnect to any process. Takes seconds, whatever the database does."""
@@ -104,7 +104,7 @@ class AgentLinks:
                 task.cancel()
             if left:
                 await asyncio.wait(left, timeout=_GOODBYE_SECONDS)
-        await self._vouching.stop(_GOODBYE_SECONDS)
+        await self._heartbeats.stop(_GOODBYE_SECONDS)
         await self._reports.stop()
 
     def get(self, agent_id: uuid.UUID) -> AgentLink | None:
@@ -227,7 +227,7 @@ class AgentLinks:
             log.info("agent deleted weights", agent=str(agent_id), deployment=deployment_id)
             self._reports.released(agent_id, deployment_id)
 
-    async def _vouch(self) -> None:
+    async def _heartbeat(self) -> None:
         linked = list(self._linked.values())
         async with self._database.write() as session:
             known = await presence.heartbeat(session, [each.name for each in linked], now=self._now())

@@ -12,59 +12,61 @@ from typing import Final, Generic, TypeVar
 from modelshare.server.background import Loop, retry
 from modelshare.server.errors import ApiError
 
-Ground = TypeVar("Ground", bound=Hashable)
+Subject = TypeVar("Subject", bound=Hashable)
 
-LOOK_SECONDS: Final = 0.5
+CHECK_SECONDS: Final = 0.5
 """How often they are checked without a notification: half of the second in which a revocation has to hold."""
 _ANSWER_SECONDS: Final = 5.0
 """After this the query is repeated: the connection may be dead while the database is not."""
 
 
-class InFlight(Generic[Ground]):
-    """One process's requests, by the ground each stands on: the key it came with, the endpoint it goes to."""
+class InFlight(Generic[Subject]):
+    """One process's requests, by what each depends on: the key it came with, the endpoint it goes to."""
 
     def __init__(
-        self, over: Callable[[Collection[Ground]], Awaitable[Collection[Ground]]], error: Callable[[], ApiError]
+        self,
+        revoked_among: Callable[[Collection[Subject]], Awaitable[Collection[Subject]]],
+        error: Callable[[], ApiError],
     ) -> None:
-        """`over` answers which grounds are no more, and `error` is what their requests end with."""
-        self._over = over
+        """`revoked_among` answers which subjects no longer hold, and `error` is what their requests end with."""
+        self._revoked_among = revoked_among
         self._error = error
-        self._running: dict[Ground, set[asyncio.Timeout]] = {}
-        self.loop = Loop("end what may not run any more", self.check, every=LOOK_SECONDS)
+        self._running: dict[Subject, set[asyncio.Timeout]] = {}
+        self.loop = Loop("end requests whose key, session or endpoint is revoked", self.check, every=CHECK_SECONDS)
 
     @asynccontextmanager
-    async def track(self, ground: Ground) -> AsyncIterator[None]:
-        """The block ends with the error as soon as the ground is over.
+    async def track(self, subject: Subject) -> AsyncIterator[None]:
+        """The block ends with the error as soon as the subject is revoked.
 
-        To be entered right after the ground was found good: nothing else runs between, so no change slips through.
+        Enter it right after the subject was found valid: nothing else runs in between, so no change slips through.
         """
         try:
             async with asyncio.timeout(None) as timer:
-                self._running.setdefault(ground, set()).add(timer)
+                self._running.setdefault(subject, set()).add(timer)
                 try:
                     yield
                 finally:
-                    self._leave(ground, timer)
+                    self._leave(subject, timer)
         except TimeoutError as error:
             if timer.expired():
                 raise self._error() from error
             raise
 
     async def check(self) -> None:
-        """Ends what runs on a ground that is over; asks until the database answers."""
+        """Ends requests whose subject is revoked; retries until the database answers."""
         now = asyncio.get_running_loop().time
-        for ground in await retry("look at what running requests stand on", self._ask, longest=LOOK_SECONDS):
-            for timer in self._running.pop(ground, ()):
+        for subject in await retry("check running requests", self._ask, longest=CHECK_SECONDS):
+            for timer in self._running.pop(subject, ()):
                 timer.reschedule(now())
 
-    def _leave(self, ground: Ground, timer: asyncio.Timeout) -> None:
-        timers = self._running.get(ground, set())
+    def _leave(self, subject: Subject, timer: asyncio.Timeout) -> None:
+        timers = self._running.get(subject, set())
         timers.discard(timer)
         if not timers:
-            self._running.pop(ground, None)
+            self._running.pop(subject, None)
 
-    async def _ask(self) -> Collection[Ground]:
+    async def _ask(self) -> Collection[Subject]:
         if not self._running:
             return ()
         async with asyncio.timeout(_ANSWER_SECONDS):
-            return await self._over(list(self._running))
+            return await self._revoked_among(list(self._running))

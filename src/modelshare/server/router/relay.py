@@ -23,12 +23,12 @@ _EVENTS: Final = "text/event-stream"
 _GATHERED: Final = 8 << 20
 """Bytes of an answer that is not a stream. It is held back until it is complete, so that a failure can still be
 reported by the status; longer answers are sent as they come."""
-_LOOK_SECONDS: Final = 0.1
+_WATCH_SECONDS: Final = 0.1
 _RETRY_SECONDS: Final = 2
 _DONE: Final = b"data: [DONE]\n\n"
 _OK: Final = 200
 _SERVER_ERROR: Final = 500
-_LOOKS: Final = 3
+_SEARCHES: Final = 3
 """How often the targets are looked up for one request: the version may change again while it is on its way."""
 LONGEST_STREAM: Final = 24 * 3600.0
 """Seconds that the agent is told. The tier's limits apply here: a stream may outlast a whole answer."""
@@ -70,18 +70,18 @@ def watched(receive: Receive, gone: Callable[[], None]) -> Iterator[None]:
 
     Watching starts only after a moment: quick answers are over by then, and need no task that watches.
     """
-    looking: list[asyncio.Future[Any]] = []
+    watching: list[asyncio.Future[Any]] = []
 
-    def look() -> None:
-        looking.append(asyncio.ensure_future(receive()))
-        looking[0].add_done_callback(lambda _: gone())
+    def watch() -> None:
+        watching.append(asyncio.ensure_future(receive()))
+        watching[0].add_done_callback(lambda _: gone())
 
-    timer = asyncio.get_running_loop().call_later(_LOOK_SECONDS, look)
+    timer = asyncio.get_running_loop().call_later(_WATCH_SECONDS, watch)
     try:
         yield
     finally:
         timer.cancel()
-        for future in looking:
+        for future in watching:
             future.cancel()
 
 
@@ -133,15 +133,15 @@ class RequestRelay:
         if self._stream is not None:
             self._stream.fail(ClientGoneError())
 
-    async def run(self, look: Callable[[], Awaitable[Sequence[Target]]], route: str, body: bytes) -> None:
+    async def run(self, find_targets: Callable[[], Awaitable[Sequence[Target]]], route: str, body: bytes) -> None:
         """Relays, and tries another target while nothing has been answered: after a broken connection or a refusal.
 
-        `look` finds the targets, and fresh ones when called again: an agent may hear of a new version before this
-        process does, and stop a deployment that requests are still on their way to.
+        `find_targets` answers fresh ones when called again: an agent may hear of a new version before this process
+        does, and stop a deployment that requests are still on their way to.
         """
         self._body_bytes = len(body)
-        for _ in range(_LOOKS):
-            left = [target for target in await look() if target.deployment_id not in self._refused]
+        for _ in range(_SEARCHES):
+            left = [target for target in await find_targets() if target.deployment_id not in self._refused]
             while (target := self._selector.best(left)) is not None:
                 left.remove(target)
                 if await self._by(target, route, body):

@@ -123,7 +123,7 @@ class Router:
         reply = Reply(send, uuid.uuid4().hex.encode())
         self._metrics.under_way.inc()
         try:
-            await self._answer(_Ask(scope, project_id, slug, route), receive, reply)
+            await self._answer(_Request(scope, project_id, slug, route), receive, reply)
         except ApiError as error:
             await (reply.break_off(error) if reply.started else reply.error(error))
         except ClientGoneError:
@@ -138,19 +138,21 @@ class Router:
             known = _MODELS if route.startswith(_ONE_MODEL) else route if route in _ROUTES else "other"
             self._metrics.observe(known, reply.status or _CLIENT_GONE, time.monotonic() - started)
 
-    async def _answer(self, ask: "_Ask", receive: Receive, reply: Reply) -> None:
+    async def _answer(self, request: "_Request", receive: Receive, reply: Reply) -> None:
         with _database_answers():
-            caller, use = await self._caller(ask)
+            caller, use = await self._caller(request)
         async with self._cut_with(use):
-            await self._answer_to(caller, ask, receive, reply)
+            await self._answer_to(caller, request, receive, reply)
 
-    async def _answer_to(self, caller: Caller, ask: "_Ask", receive: Receive, reply: Reply) -> None:
+    async def _answer_to(self, caller: Caller, request: "_Request", receive: Receive, reply: Reply) -> None:
         with _database_answers():
-            found = await self._snapshots.get(ask.project_id, ask.slug) if _SLUG.fullmatch(ask.slug) else None
-        _check(ask, caller)
-        endpoint = _answering(ask, found, self._clock())
-        if ask.reads_models:
-            await reply.whole(200, b"application/json", _models(endpoint, ask.model))
+            found = (
+                await self._snapshots.get(request.project_id, request.slug) if _SLUG.fullmatch(request.slug) else None
+            )
+        _check(request, caller)
+        endpoint = _answering(request, found, self._clock())
+        if request.reads_models:
+            await reply.whole(200, b"application/json", _models(endpoint, request.model))
             return
         gate = self._admission.gate(endpoint.id, endpoint.tier)
         try:
@@ -159,25 +161,25 @@ class Router:
             reply.headers = gate.headers()
         try:
             async with self._running_endpoints.track(endpoint.id):
-                await self._relay(ask, caller, endpoint, gate, receive, reply)
+                await self._relay(request, caller, endpoint, gate, receive, reply)
         finally:
             gate.leave()
 
     async def _relay(
-        self, ask: "_Ask", caller: Caller, endpoint: Snapshot, gate: Gate, receive: Receive, reply: Reply
+        self, request: "_Request", caller: Caller, endpoint: Snapshot, gate: Gate, receive: Receive, reply: Reply
     ) -> None:
         tier = endpoint.tier
         usage, failed = MeteredUsage(), True
         try:
             async with asyncio.timeout(tier.request_timeout_seconds) as timer:
-                check_encoding(ask.headers.get(b"content-encoding", b""))
-                body = await read_body(receive, self._settings.inference_max_body_bytes, ask.content_length)
-                asked = _asked(ask.route, body, tier)
-                tenant = self._tenant(ask.project_id)
+                check_encoding(request.headers.get(b"content-encoding", b""))
+                body = await read_body(receive, self._settings.inference_max_body_bytes, request.content_length)
+                asked = _asked(request.route, body, tier)
+                tenant = self._tenant(request.project_id)
                 relay = RequestRelay(self._selector, tenant, asked, reply, timer, tier.stream_idle_timeout_seconds)
                 try:
                     with watched(receive, relay.client_gone), gate.working(asked.turns):
-                        await relay.run(self._looks(ask, endpoint), ask.route, body)
+                        await relay.run(self._target_finder(request, endpoint), request.route, body)
                     failed = reply.status >= _SERVER_ERROR
                 finally:
                     usage = relay.usage
@@ -191,37 +193,37 @@ class Router:
             self._meter.add(endpoint, caller.id, usage, failed=failed)
             self._metrics.tokens(usage.prompt_tokens, usage.completion_tokens)
 
-    def _looks(self, ask: "_Ask", endpoint: Snapshot) -> Callable[[], Awaitable[Sequence[Target]]]:
+    def _target_finder(self, request: "_Request", endpoint: Snapshot) -> Callable[[], Awaitable[Sequence[Target]]]:
         """Finds the endpoint's targets: first from this snapshot, then, if none of those worked, from a fresh one."""
         first = True
 
-        async def look() -> Sequence[Target]:
+        async def find_targets() -> Sequence[Target]:
             nonlocal first
             if first:
                 first = False
                 return endpoint.targets
             with _database_answers():
-                fresh = await self._snapshots.get(ask.project_id, ask.slug, since=time.monotonic())
-            return _answering(ask, fresh, self._clock()).targets
+                fresh = await self._snapshots.get(request.project_id, request.slug, since=time.monotonic())
+            return _answering(request, fresh, self._clock()).targets
 
-        return look
+        return find_targets
 
     def _tenant(self, project_id: str) -> str:
         """The project's name for agents: the same from every process of this platform, and not reversible."""
         return hmac.digest(self._tenant_secret, project_id.encode(), "sha256").hex()
 
-    async def _caller(self, ask: "_Ask") -> tuple[Caller, KeyUse | SessionUse]:
-        token = session_token(ask.request, self._settings)
+    async def _caller(self, request: "_Request") -> tuple[Caller, KeyUse | SessionUse]:
+        token = session_token(request.http, self._settings)
         if token is not None:
-            person = await self._sessions.authenticate(token, ask.project_id)
-            proven(ask.request.scope)
-            return person, SessionUse(secret_hash(token), ask.project_id)
-        secret = bearer(ask.headers.get(b"authorization", b"").decode("latin-1"))
-        address = client_address(ask.request)
+            person = await self._sessions.authenticate(token, request.project_id)
+            proven(request.http.scope)
+            return person, SessionUse(secret_hash(token), request.project_id)
+        secret = bearer(request.headers.get(b"authorization", b"").decode("latin-1"))
+        address = client_address(request.http)
         caller = await self._keys.authenticate(secret, address) if secret else None
         if secret is None or caller is None:
             raise UnauthenticatedError
-        proven(ask.request.scope)
+        proven(request.http.scope)
         return caller, KeyUse(secret_hash(secret), address)
 
     def _cut_with(self, use: KeyUse | SessionUse) -> AbstractAsyncContextManager[None]:
@@ -251,16 +253,16 @@ class RouterParts:
     """Unix seconds."""
 
 
-class _Ask:
+class _Request:
     """What the path and the headers say."""
 
-    __slots__ = ("headers", "method", "project_id", "request", "route", "slug")
+    __slots__ = ("headers", "http", "method", "project_id", "route", "slug")
 
     def __init__(self, scope: Scope, project_id: str, slug: str, route: str) -> None:
         self.project_id = project_id
         self.slug = slug
         self.route = route
-        self.request = Request(scope)
+        self.http = Request(scope)
         self.method: str = scope["method"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
 
@@ -300,36 +302,36 @@ def _database_answers() -> Iterator[None]:
         raise answer from error
 
 
-def _check(ask: _Ask, caller: Caller) -> None:
+def _check(request: _Request, caller: Caller) -> None:
     """Raises what the caller is to be told unless he may call the endpoint."""
-    if caller.project_id != ask.project_id:
+    if caller.project_id != request.project_id:
         raise NotFoundError(
             "There is no such project, or this key is not one of its keys.", code=ErrorCode.PROJECT_NOT_FOUND
         )
     caller.check(KeyScope.INFERENCE)
-    if caller.endpoint is not None and caller.endpoint != ask.slug:
+    if caller.endpoint is not None and caller.endpoint != request.slug:
         raise PermissionDeniedError(f"This key may only call the endpoint `{caller.endpoint}`.")
 
 
-def _answering(ask: _Ask, endpoint: Snapshot | None, now: float) -> Snapshot:
+def _answering(request: _Request, endpoint: Snapshot | None, now: float) -> Snapshot:
     """The endpoint. Raises what the caller is to be told unless it can answer this route now."""
     if endpoint is None:
         raise NotFoundError(
             "There is no such endpoint in your project. GET /v1/endpoints lists yours.",
             code=ErrorCode.ENDPOINT_NOT_FOUND,
         )
-    method = "GET" if ask.reads_models else _ROUTES.get(ask.route)
+    method = "GET" if request.reads_models else _ROUTES.get(request.route)
     if method is None:
-        raise NotFoundError(f"An endpoint has no route {ask.route}. Use one of {', '.join(_ROUTES)}.")
-    if ask.method != method:
-        raise MethodNotAllowedError(f"{ask.method} is not allowed here. Use {method}.", method)
+        raise NotFoundError(f"An endpoint has no route {request.route}. Use one of {', '.join(_ROUTES)}.")
+    if request.method != method:
+        raise MethodNotAllowedError(f"{request.method} is not allowed here. Use {method}.", method)
     if endpoint.ends_at is not None and now >= endpoint.ends_at:
         raise refusals.recalled()
     if not endpoint.targets:
         raise refusals.unavailable(endpoint.status, endpoint.reason, endpoint.progress)
     served = frozenset[str]().union(*(target.routes for target in endpoint.targets))
-    if not ask.reads_models and ask.route not in served:
-        raise refusals.not_served(ask.route, served)
+    if not request.reads_models and request.route not in served:
+        raise refusals.not_served(request.route, served)
     return endpoint
 
 

@@ -152,7 +152,7 @@ class FolderStore:
         return await self._use(self._staged(upload).parts, _sizes(upload))
 
     async def list_parts_of(self, uploads: Sequence[Multipart]) -> list[list[Part]]:
-        def look() -> list[list[Part]]:
+        def list_all() -> list[list[Part]]:
             found = []
             for upload in uploads:
                 parts: list[Part] = []
@@ -161,7 +161,7 @@ class FolderStore:
                 found.append(parts)
             return found
 
-        return await self._use(look)
+        return await self._use(list_all)
 
     async def seal(self, uploads: Sequence[Multipart]) -> None:
         self._sealed.update(upload.id for upload in uploads)  # counts each

@@ -16,7 +16,7 @@ from modelshare.server.web import markdown, memory_estimate
 from modelshare.server.web.catalog import source
 from modelshare.server.web.catalog.query import FACETS, PATH, ROLES, SORTS, CatalogQuery, words_of
 from modelshare.server.web.catalog.samples import samples
-from modelshare.server.web.catalog.viewer import OnlookerDep, PageViewer
+from modelshare.server.web.catalog.viewer import CatalogViewer, ViewerDep
 from modelshare.server.web.context import AnyPage, PageContext, PersonPage, Text
 from modelshare.server.web.endpoints import page_of
 from modelshare.server.web.memory_estimate import Fit, MemoryNeed
@@ -37,18 +37,18 @@ Choice = Annotated[str, Query(max_length=200)]
 
 
 @router.get(PATH)
-async def listing(page: AnyPage, onlooker: OnlookerDep, query: Annotated[CatalogQuery, Query()]) -> Response:
+async def listing(page: AnyPage, viewer: ViewerDep, query: Annotated[CatalogQuery, Query()]) -> Response:
     """The list; only what changes of it where a script asks."""
     in_place = page.is_htmx and "hx-history-restore-request" not in page.request.headers
     more = in_place and bool(query.after)
-    shelf = await source.shelf(page.session, onlooker.viewer, page.platform.tiers, query, facets=not more)
+    shelf = await source.shelf(page.session, viewer.sees, page.platform.tiers, query, facets=not more)
     template = "catalog/more.html" if more else "catalog/results.html" if in_place else "catalog/list.html"
     response = page.render(
         template,
         query=query,
         shelf=shelf,
         featured=await source.featured(page.session, page.platform.tiers) if query.is_start else [],
-        onlooker=onlooker,
+        viewer=viewer,
         canonical=page.base_url + query.url,
         in_place=in_place,
         **_WORDS,
@@ -61,16 +61,16 @@ async def listing(page: AnyPage, onlooker: OnlookerDep, query: Annotated[Catalog
 @router.get(PATH + "/{model_id}")
 async def model_page(
     page: AnyPage,
-    onlooker: OnlookerDep,
+    viewer: ViewerDep,
     model_id: ModelId,
     tier: Choice = SELF_HOSTED,
     slug: Choice = "",
     version: Choice = "latest",
 ) -> Response:
     """One model; with what stands in the way of deploying it as it is chosen in the URL."""
-    caller = onlooker.caller or await _first_project(page.request, onlooker)  # before the page's session is open
+    caller = viewer.caller or await _first_project(page.request, viewer)  # before the page's session is open
     try:
-        model = await sharing.catalog_model(page.session, onlooker.viewer, model_id, page.platform.tiers)
+        model = await sharing.catalog_model(page.session, viewer.sees, model_id, page.platform.tiers)
     except NotFoundError:
         if page.visitor.person is None and "as" in page.request.query_params:
             raise SignInNeededError from None  # it may be shared with a project of theirs
@@ -88,9 +88,9 @@ async def model_page(
         file_count=len(files),
         shown_files=SHOWN_FILES,
         tiers=list(page.platform.tiers),
-        onlooker=onlooker,
+        viewer=viewer,
         deploying=caller,
-        owned_as=model.owner if model.owner in dict(onlooker.projects) else None,
+        owned_as=model.owner if model.owner in dict(viewer.projects) else None,
         chosen={"tier": tier, "slug": slug, "version": version},
         samples=samples(model, base_url=page.base_url, slug=slug, project_id=caller.project_id if caller else None),
         sign_in=sign_in_url(page.request),
@@ -103,16 +103,16 @@ async def model_page(
 @router.get(PATH + "/{model_id}/explain")
 async def explain(
     page: PersonPage,
-    onlooker: OnlookerDep,
+    viewer: ViewerDep,
     model_id: ModelId,
     tier: Choice = SELF_HOSTED,
     slug: Choice = "",
     version: Choice = "latest",
 ) -> Response:
     """Whether the project could deploy it so, for a part of the model's page."""
-    model = await sharing.catalog_model(page.session, onlooker.viewer, model_id, page.platform.tiers)
+    model = await sharing.catalog_model(page.session, viewer.sees, model_id, page.platform.tiers)
     slug = slug or slug_of(model.name)
-    answer = await _answer(page, onlooker.caller, model, tier=tier, slug=slug, version=version)
+    answer = await _answer(page, viewer.caller, model, tier=tier, slug=slug, version=version)
     return page.render("catalog/explanation.html", model=model, **answer)
 
 
@@ -146,9 +146,9 @@ _WORDS: Final[dict[str, Any]] = {
 }
 
 
-async def _first_project(request: Request, onlooker: PageViewer) -> Caller | None:
+async def _first_project(request: Request, viewer: CatalogViewer) -> Caller | None:
     """The project that the form begins with."""
-    return await member(request, onlooker.projects[0][0]) if onlooker.projects else None
+    return await member(request, viewer.projects[0][0]) if viewer.projects else None
 
 
 async def _answer(

@@ -14,10 +14,10 @@ from modelshare.server.web.page_auth import member
 
 
 @dataclass(frozen=True, slots=True)
-class PageViewer:
+class CatalogViewer:
     """Whoever looks, and as which project."""
 
-    viewer: Viewer = ANYBODY
+    sees: Viewer = ANYBODY
     caller: Caller | None = None
     """The person in the project they look as; None: as the public does."""
     projects: tuple[tuple[str, str], ...] = ()
@@ -28,23 +28,23 @@ class PageViewer:
         return (self.caller.project_slug or "") if self.caller else ""
 
 
-async def onlooker(
+async def viewer(
     page: AnyPage,
     project: Annotated[str, Query(alias="as", max_length=100)] = "",
-) -> PageViewer:
+) -> CatalogViewer:
     """Somebody who is not signed in sees what the public sees, whatever the URL says."""
     if page.visitor.person is None:
-        return PageViewer()
+        return CatalogViewer()
     # The page's session stays closed: what follows asks for a project by itself, too.
     caller = await member(page.request, project) if project else None
     async with page.platform.database.read() as session:
         memberships = await members.memberships(session, page.visitor.person)
     found = {each.slug: f"{each.name} ({each.slug})" for each in memberships}
     if caller is None:
-        return PageViewer(projects=tuple(found.items()))
+        return CatalogViewer(projects=tuple(found.items()))
     slug = caller.project_slug or project
     found.setdefault(slug, slug)  # who runs the platform may look as any
-    return PageViewer(sharing.viewer_of(caller), caller, tuple(found.items()))
+    return CatalogViewer(sharing.viewer_of(caller), caller, tuple(found.items()))
 
 
-OnlookerDep = Annotated[PageViewer, Depends(onlooker)]
+ViewerDep = Annotated[CatalogViewer, Depends(viewer)]
