@@ -5,6 +5,7 @@ sees one half written: it is written beside its place, synced, and put there in 
 """
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -50,6 +51,21 @@ def touch(path: Path) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE))
     except FileExistsError:
         tighten(path)
+
+
+def lock(path: Path) -> int:
+    """Makes the file and its folder, and locks it until the descriptor is closed; a killed process holds nothing.
+
+    Raises BlockingIOError while another process holds it, and OSError where it cannot be made.
+    """
+    path.parent.mkdir(mode=_FOLDER, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def tighten(path: Path) -> None:

@@ -1,7 +1,6 @@
 """The agent's data folder: used by one agent at a time, and home of the identity that the server gave it."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,20 +23,18 @@ class Identity(msgspec.Struct, frozen=True):
 
 @contextlib.contextmanager
 def sole_user(data_dir: Path) -> Iterator[None]:
-    """While the agent runs. Raises Stop when another one runs on the same folder; a killed one holds nothing."""
+    """While the agent runs. Raises StopError when another one runs on the same folder."""
+    file = data_dir / "agent.lock"
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(data_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = private_files.lock(file)
+    except BlockingIOError:
+        raise StopError(
+            f"Another agent (process {file.read_text(errors='replace').strip()}) is running on {data_dir}. "
+            "Stop it, or use another --data-dir."
+        ) from None
     except OSError as error:
         raise StopError(f"Cannot use {data_dir}: {error.strerror}. Choose another --data-dir.") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-            raise StopError(
-                f"Another agent (process {pid}) is running on {data_dir}. Stop it, or use another --data-dir."
-            ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield

@@ -1,13 +1,13 @@
 """What can keep a server from starting, said as the setting to look at."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator
 
 from asyncpg import PostgresError
 from sqlalchemy.exc import DBAPIError
 
+from modelshare import private_files
 from modelshare.server import installation
 from modelshare.server.app import Application, create_app
 from modelshare.server.db import Database
@@ -55,24 +55,21 @@ def _database_errors(database: Database) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _sole_user(settings: Settings) -> Iterator[None]:
-    """SQLite is for one process: two would not hear of each other's changes. A killed one holds nothing."""
+    """SQLite is for one process: two would not hear of each other's changes."""
     if not settings.database.startswith("sqlite"):
         yield
         return
     folder = settings.data_dir
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = private_files.lock(folder / "server.lock")
+    except BlockingIOError:
+        raise SettingsError(
+            f"Another modelshare server uses {folder}. Stop it, or choose another --data-dir; for several "
+            "processes on the same data, set `database_url` to a PostgreSQL database."
+        ) from None
     except OSError as error:
         raise SettingsError(f"Cannot use {folder}: {error.strerror}. Choose another --data-dir.") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SettingsError(
-                f"Another modelshare server uses {folder}. Stop it, or choose another --data-dir; for several "
-                "processes on the same data, set `database_url` to a PostgreSQL database."
-            ) from None
         yield
     finally:
         os.close(descriptor)

@@ -107,3 +107,18 @@ class ProgramType(EngineType):
     def find(cls) -> str | None:
         """Where the program is: beside this Python, or on PATH."""
         return shutil.which(cls.program, path=str(Path(sys.executable).parent)) or shutil.which(cls.program)
+
+
+class SafetensorsProgram(ProgramType):
+    """A program that reads safetensors alone, and pools embeddings in its own way."""
+
+    def unsuited(self, model: ModelFacts) -> str | None:
+        if model.format is Format.GGUF:
+            return "GGUF is served by llama.cpp."
+        if model.embedder is None:
+            return None
+        return model.tokenizer_obstacle or self.pooling_obstacle(model.embedder)
+
+    @abstractmethod
+    def pooling_obstacle(self, embedder: Embedder) -> str | None:
+        """Why its vectors would be others than the model's files declare; None when they are the same."""

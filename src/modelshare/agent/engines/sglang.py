@@ -3,25 +3,28 @@
 from pathlib import Path
 
 from modelshare.agent.engines import parameters
-from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineSpec, Format, Task
+from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineError, EngineSpec, Task
 from modelshare.agent.engines.launch import wrapped
-from modelshare.agent.engines.plugin import ModelFacts, ProgramType
+from modelshare.agent.engines.plugin import SafetensorsProgram
 from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import MANY_SLOTS, PromptCache, Sharing
 from modelshare.embedder import Embedder
 
 
-class SGLang(ProgramType):
+class SGLang(SafetensorsProgram):
     rank = 40
     needs_gpu = True
     program = "sglang"
     install = "install sglang, so that its program is on PATH"
 
-    def unsuited(self, model: ModelFacts) -> str | None:
-        if model.format is Format.GGUF:
-            return "GGUF is served by llama.cpp."
-        return model.tokenizer_obstacle or (_pools_differently(model.embedder) if model.embedder else None)
+    def pooling_obstacle(self, embedder: Embedder) -> str | None:
+        """It reads none of sentence-transformers' files: https://docs.sglang.ai/supported_models/embedding_models.html."""
+        kinds = [layer.kind for layer in embedder.layers]
+        plain = embedder.obstacle is None and not embedder.transformer and embedder.dimensions is None
+        if not plain or embedder.pooling != "lasttoken" or kinds != ["Normalize"]:
+            return "SGLang ignores its pooling, and always takes the last token's vector, normalized."
+        return None
 
     def recipe(self, spec: EngineSpec, program: str, scratch: Path) -> Recipe:
         del scratch
@@ -62,12 +65,3 @@ def _argv(spec: EngineSpec, executable: str, port: int, key: str) -> tuple[str, 
     if spec.options.context:
         argv += ["--context-length", str(spec.options.context)]
     return (*argv, *spec.options.extra_args)
-
-
-def _pools_differently(embedder: Embedder) -> str | None:
-    """It reads none of sentence-transformers' files: https://docs.sglang.ai/supported_models/embedding_models.html."""
-    kinds = [layer.kind for layer in embedder.layers]
-    plain = embedder.obstacle is None and not embedder.transformer and embedder.dimensions is None
-    if not plain or embedder.pooling != "lasttoken" or kinds != ["Normalize"]:
-        return "SGLang ignores its pooling, and always takes the last token's vector, normalized."
-    return None

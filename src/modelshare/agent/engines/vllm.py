@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Final
 
 from modelshare.agent.engines import parameters
-from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineSpec, Format, Task
+from modelshare.agent.engines.base import ROUTES_OF_TASK, EngineSpec, Task
 from modelshare.agent.engines.launch import wrapped
-from modelshare.agent.engines.plugin import ModelFacts, ProgramType
+from modelshare.agent.engines.plugin import SafetensorsProgram
 from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import MANY_SLOTS, PromptCache, Sharing
@@ -25,16 +25,25 @@ _KNOWN_MODULES: Final = frozenset(
 https://github.com/vllm-project/vllm/blob/main/vllm/transformers_utils/config.py."""
 
 
-class VLLM(ProgramType):
+class VLLM(SafetensorsProgram):
     rank = 30
     needs_gpu = True
     program = "vllm"
     install = "install vllm, so that its program is on PATH"
 
-    def unsuited(self, model: ModelFacts) -> str | None:
-        if model.format is Format.GGUF:
-            return "GGUF is served by llama.cpp."
-        return model.tokenizer_obstacle or (_pools_differently(model.embedder) if model.embedder else None)
+    def pooling_obstacle(self, embedder: Embedder) -> str | None:
+        if embedder.obstacle:
+            return embedder.obstacle
+        if embedder.transformer:
+            return "its Transformer is in a separate folder, where vLLM does not look for it."
+        if not embedder.types:
+            return "it has no modules.json, which vLLM needs to read the pooling."
+        if unknown := next((type_ for type_ in embedder.types[1:] if type_ not in _KNOWN_MODULES), None):
+            return f"vLLM does not support its module {unknown}."
+        kinds = [layer.kind for layer in embedder.layers]
+        if embedder.dimensions or kinds != sorted(kinds, key=lambda kind: kind == "Normalize"):
+            return "vLLM supports Dense layers followed by normalization, and nothing after that."
+        return None
 
     def recipe(self, spec: EngineSpec, program: str, scratch: Path) -> Recipe:
         del scratch
@@ -78,18 +87,3 @@ def _argv(spec: EngineSpec, executable: str, port: int) -> tuple[str, ...]:
     if spec.options.context:
         argv += ["--max-model-len", str(spec.options.context)]
     return (*argv, *spec.options.extra_args)
-
-
-def _pools_differently(embedder: Embedder) -> str | None:
-    if embedder.obstacle:
-        return embedder.obstacle
-    if embedder.transformer:
-        return "its Transformer is in a separate folder, where vLLM does not look for it."
-    if not embedder.types:
-        return "it has no modules.json, which vLLM needs to read the pooling."
-    if unknown := next((type_ for type_ in embedder.types[1:] if type_ not in _KNOWN_MODULES), None):
-        return f"vLLM does not support its module {unknown}."
-    kinds = [layer.kind for layer in embedder.layers]
-    if embedder.dimensions or kinds != sorted(kinds, key=lambda kind: kind == "Normalize"):
-        return "vLLM supports Dense layers followed by normalization, and nothing after that."
-    return None
