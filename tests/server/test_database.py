@@ -56,6 +56,23 @@ async def test_effects_run_once_for_each_subject_in_the_transaction_that_changes
         assert await session.scalar(PROJECTS) == 3
 
 
+async def test_what_an_effect_notifies_has_its_effects_too(app: Application) -> None:
+    seen: list[str] = []
+
+    async def first(session: AsyncSession, subject: str) -> None:
+        for topic in ("first", "second"):  # of itself, too: that runs once
+            notify(session, topic, subject)
+
+    async def second(_: AsyncSession, subject: str) -> None:
+        seen.append(subject)
+
+    app.database.before_commit("first", first)
+    app.database.before_commit("second", second)
+    async with app.database.write() as session:
+        notify(session, "first", "a")
+    assert seen == ["a"]
+
+
 async def test_a_change_whose_effect_fails_is_undone(app: Application) -> None:
     told: list[str] = []
 

@@ -175,9 +175,14 @@ class Database:
         await self._reader.dispose()
 
     async def _run_effects(self, session: AsyncSession, pending: list[tuple[str, str]]) -> None:
-        due = {(subject, effect) for topic, subject in pending for effect in self._effects.get(topic, ())}
-        for subject, effect in sorted(due, key=lambda each: each[0]):  # rows are locked in one order
-            await effect(session, subject)
+        """Also those of what an effect itself notifies; each once for a subject."""
+        done: set[tuple[str, Effect]] = set()
+        while (
+            due := {(subject, effect) for topic, subject in pending for effect in self._effects.get(topic, ())} - done
+        ):
+            for subject, effect in sorted(due, key=lambda each: each[0]):  # rows are locked in one order
+                await effect(session, subject)
+            done |= due
 
     def _dispatch(self, topic: str, subject: str) -> None:
         for listener in self._listeners.get(topic, ()):
