@@ -72,42 +72,62 @@ class _Plan:
         return {placement.agent_id for placement in self.changed}
 
     @property
+    def locked(self) -> set[uuid.UUID]:
+        """Agents to lock: besides those whose deployments change, those that hold what an endpoint is to answer with.
+
+        Otherwise another process could remove it, for an endpoint that wants another version again, at the same time.
+        """
+        return self.agents.union(*map(self._holders, self.serving.values()))
+
+    @property
     def versions(self) -> set[uuid.UUID]:
         """Versions whose deployments or endpoints change."""
         answers = (self._answers(endpoint_id) for endpoint_id in self.serving)
         return {self.contents[placement.version_id].version_id for placement in self.changed}.union(*answers)
 
-    def within(
-        self, endpoints: Collection[uuid.UUID], agents: Collection[uuid.UUID], versions: Collection[uuid.UUID]
-    ) -> "_Plan":
-        """The part of the plan that concerns these."""
+    def within(self, endpoints: Collection[uuid.UUID], other: "_Plan", versions: Collection[uuid.UUID]) -> "_Plan":
+        """The part of the plan that concerns these endpoints and versions, and the agents that `other` locks.
+
+        Where a change of what an endpoint answers with is left out, nothing of its versions is removed: the endpoint
+        may want again, at any moment, what it is recorded to answer with.
+        """
+        agents, locked = other.agents, other.locked
+        serving = {
+            id_: content_id
+            for id_, content_id in self.serving.items()
+            if id_ in endpoints and self._answers(id_) <= set(versions) and self._holders(content_id) <= locked
+        }
+        needed = set[uuid.UUID]().union(*(self._answers(id_) for id_ in self.serving.keys() - serving.keys()))
 
         def inside(placement: Placement) -> bool:
             return placement.agent_id in agents and self.contents[placement.version_id].version_id in versions
 
-        return replace(
-            self,
-            place={placement: limit for placement, limit in self.place.items() if inside(placement)},
-            existing={placement: row for placement, row in self.existing.items() if inside(placement)},
-            serving={
-                id_: content_id
-                for id_, content_id in self.serving.items()
-                if id_ in endpoints and self._answers(id_) <= set(versions)
-            },
-        )
+        existing = {placement: row for placement, row in self.existing.items() if inside(placement)}
+        kept = {
+            placement: row.max_concurrent
+            for placement, row in existing.items()
+            if self.contents[placement.version_id].version_id in needed
+        }
+        place = {placement: limit for placement, limit in self.place.items() if inside(placement)}
+        return replace(self, place=kept | place, existing=existing, serving=serving)
 
     def parts(self) -> "Iterator[_Plan]":
         """The same plan in pieces: one per agent, and one per endpoint whose answer changes."""
+        as_it_is = {placement: row.max_concurrent for placement, row in self.existing.items()}
         for agent_id in self.agents:
-            part = self.within((), {agent_id}, self.versions)
-            yield replace(part, serving={})
+            of_agent = {placement: limit for placement, limit in self.place.items() if placement.agent_id == agent_id}
+            of_others = {placement: limit for placement, limit in as_it_is.items() if placement.agent_id != agent_id}
+            yield replace(self, place=of_others | of_agent, serving={})
         for endpoint_id, content_id in self.serving.items():
-            yield replace(self, place={}, existing={}, serving={endpoint_id: content_id})
+            yield replace(self, place=as_it_is, serving={endpoint_id: content_id})
 
     def _answers(self, endpoint_id: uuid.UUID) -> set[uuid.UUID]:
         """The old and the new version of an endpoint whose answer changes."""
         found = (self.answered.get(endpoint_id), self.serving[endpoint_id])
         return {self.contents[content_id].version_id for content_id in found if content_id}
+
+    def _holders(self, content_id: uuid.UUID | None) -> set[uuid.UUID]:
+        return {placement.agent_id for placement in self.existing if placement.version_id == content_id}
 
 
 class Reconciler:
@@ -141,10 +161,10 @@ class Reconciler:
         try:
             async with self._database.write() as session:
                 endpoint_ids = await queries.keep_endpoints(session, plan.serving)
-                await queries.lock_agents(session, plan.agents)
+                await queries.lock_agents(session, plan.locked)
                 versions = await queries.keep_versions(session, plan.versions)
                 # Planned again under the locks: another process may have been faster.
-                fresh = (await self._plan(session, now)).within(endpoint_ids, plan.agents, versions)
+                fresh = (await self._plan(session, now)).within(endpoint_ids, plan, versions)
                 answers = {id_: fresh.contents[content] if content else None for id_, content in fresh.serving.items()}
                 await queries.keep_serving(session, answers)
                 await _place(session, fresh, now)
