@@ -38,11 +38,13 @@ async def test_an_endpoint_whose_state_cannot_be_read_holds_up_no_other(app: App
         async with app.database.write() as session:
             damaged = update(EndpointRow).where(EndpointRow.slug == "bad")
             await session.execute(damaged.values(progress={"nonsense": True}))
+        listed = (await owner.http.get("/v1/endpoints")).json()["data"]
+        assert {endpoint["slug"]: endpoint["progress"] for endpoint in listed}["bad"] is None
         async with linked(url, token) as agent:
             await agent.make_ready()
 
             async def active() -> bool:
-                found = (await owner.http.get("/v1/endpoints")).json().get("data", [])
+                found = (await owner.http.get("/v1/endpoints")).json()["data"]
                 return [endpoint["status"] for endpoint in found] == ["active"] * 2
 
             await wait_until(active)

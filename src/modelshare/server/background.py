@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -21,7 +21,7 @@ _FIRST_RETRY_SECONDS: Final = 0.5
 _STOP_SECONDS: Final = 10.0
 """The longest that a loop may take to stop, for example to give a job back."""
 _LAST_CALL_SECONDS: Final = 1.0
-"""What every part has for its end, even where those before it took all the time."""
+"""What every part has for its end, even where those before it took all the time; then it is cancelled again."""
 
 
 @dataclass(slots=True)
@@ -175,6 +175,34 @@ async def retry(name: str, work: Callable[[], Awaitable[Result]], *, longest: fl
         seconds = backoff.next()
         await asyncio.sleep(seconds)
     return results[0]
+
+
+async def within(seconds: float, work: Awaitable[Result]) -> Result:
+    """What `work` answers. Raises TimeoutError after so many seconds, even if `work` takes longer to be cancelled.
+
+    asyncio.timeout cancels once, and waits. SQLAlchemy's ping answers that with a rollback: on a connection that has
+    gone silent it would wait for as long as the database is away.
+    """
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody waits any more
+    try:
+        await asyncio.wait([task], timeout=seconds)
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait([task], timeout=_LAST_CALL_SECONDS)
+        raise
+    finally:
+        _cancel(task)
+    if not task.done():
+        raise TimeoutError
+    return task.result()
+
+
+def _cancel(task: asyncio.Future[Any]) -> None:
+    """Again and again until it has ended."""
+    if not task.done():
+        task.cancel()
+        asyncio.get_running_loop().call_later(_LAST_CALL_SECONDS, _cancel, task)
 
 
 async def wait(event: asyncio.Event, seconds: float | None) -> None:

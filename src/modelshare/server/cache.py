@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from modelshare.server.background import within
 from modelshare.server.db import Database
 from modelshare.server.outages import is_database_away
 
@@ -141,8 +142,7 @@ class NotifiedCache(Generic[Key, Value]):
     async def _run_load(self, key: Key, heard: list[Concerns[Key, Value]]) -> _Entry[Value]:
         started = self._clock()
         try:
-            async with asyncio.timeout(_LOOK_SECONDS):
-                value = await self._load(key)
+            value = await within(_LOOK_SECONDS, self._load(key))
         except Exception as error:
             if is_database_away(error):
                 self._away_until = self._clock() + _REST_SECONDS

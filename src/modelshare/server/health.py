@@ -8,6 +8,7 @@ from typing import Final
 from fastapi import APIRouter
 
 from modelshare.server import outages
+from modelshare.server.background import within
 from modelshare.server.errors import ApiError, UnavailableError, unavailable
 from modelshare.server.http import PlatformDep
 
@@ -44,8 +45,7 @@ class Readiness:
 
 async def _reason(check: Check) -> str | None:
     try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            await check()
+        await within(_ANSWER_SECONDS, check())
     except Exception as error:  # noqa: BLE001 - whatever it is, the platform is not ready
         outages.report("not ready", error)
         return (unavailable(error) or ApiError("The platform is not ready; see the server's log for details.")).message

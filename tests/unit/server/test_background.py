@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from modelshare.server import background
-from modelshare.server.background import Chore, Chores, Ending, Loop, retry, wait
+from modelshare.server.background import Chore, Chores, Ending, Loop, retry, wait, within
 
 pytestmark = pytest.mark.anyio
 
@@ -264,3 +264,53 @@ async def test_every_part_gets_its_turn_to_end() -> None:
     assert ended == ["fail", "hang", "deaf", "well"]
     assert [line["part"] for line in logs] == ["fail", "hang", "deaf"]
     assert time.monotonic() - started < 10
+
+
+async def test_what_answers_a_cancellation_with_another_wait_is_waited_for_no_longer() -> None:
+    """As a library does that cleans up on a connection that has gone silent."""
+    ended = asyncio.Event()
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+    with pytest.raises(TimeoutError):
+        await within(0.01, stubborn())
+    assert not ended.is_set()
+    async with asyncio.timeout(60):
+        await ended.wait()  # it is cancelled again
+
+
+async def test_work_within_its_time_answers_or_fails() -> None:
+    async def answer() -> int:
+        return 7
+
+    async def fail() -> None:
+        raise ValueError("no")
+
+    assert await within(60, answer()) == 7
+    with pytest.raises(ValueError, match="no"):
+        await within(60, fail())
+
+
+async def test_work_ends_with_whoever_waits_for_it() -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    waiting = asyncio.create_task(within(60, work()))
+    await started.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert ended.is_set()

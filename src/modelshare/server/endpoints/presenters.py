@@ -1,5 +1,7 @@
 """What people see of endpoints. Built from rows, no query of its own."""
 
+from pydantic import ValidationError
+
 from modelshare.server.endpoints import version_choice
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.registry import file_selection
@@ -30,12 +32,20 @@ def view(row: EndpointRow, base_url: str) -> Endpoint:
         file=row.file,
         status=status,
         status_reason=reason,
-        progress=EndpointProgress.model_validate(row.progress) if row.progress else None,
+        progress=progress_of(row),
         is_active=row.is_active,
         base_url=f"{base_url}/{row.project_id}/{row.slug}/v1",
         recall=notice(row.recall) if row.recall else None,
         created_at=row.created_at,
     )
+
+
+def progress_of(row: EndpointRow) -> EndpointProgress | None:
+    """None also where what is stored cannot be read: the reconciler writes it again."""
+    try:
+        return EndpointProgress.model_validate(row.progress) if row.progress else None
+    except ValidationError:
+        return None
 
 
 def resolved(row: EndpointRow) -> VersionRow | None:

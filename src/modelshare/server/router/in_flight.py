@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hash
 from contextlib import asynccontextmanager
 from typing import Final, Generic, TypeVar
 
-from modelshare.server.background import Loop, retry
+from modelshare.server.background import Loop, retry, within
 from modelshare.server.errors import ApiError
 
 Subject = TypeVar("Subject", bound=Hashable)
@@ -68,5 +68,4 @@ class InFlight(Generic[Subject]):
     async def _ask(self) -> Collection[Subject]:
         if not self._running:
             return ()
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            return await self._revoked_among(list(self._running))
+        return await within(_ANSWER_SECONDS, self._revoked_among(list(self._running)))

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.cache import GRACE_SECONDS, NotifiedCache
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.endpoints.presenters import MODEL_GONE
+from modelshare.server.endpoints.presenters import MODEL_GONE, progress_of
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC
 from modelshare.server.fleet import service as fleet
 from modelshare.server.fleet.service import Answering, Target
@@ -97,7 +97,7 @@ async def load_snapshot(session: AsyncSession, tiers: TierRegistry, project_id: 
         served_name=active[0].served_name if active else None,
         status=EndpointStatus.FAILED if gone else EndpointStatus(row.status),
         reason=MODEL_GONE if gone else row.status_reason,
-        progress=EndpointProgress.model_validate(row.progress) if row.progress else None,
+        progress=progress_of(row),
         versions=answering.versions,
         targets=answering.targets,
         ends_at=active[0].ends_at if active else None,
