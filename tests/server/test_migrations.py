@@ -1,11 +1,13 @@
 """A database of the first release, with data in every table, goes to the newest schema, back, and there again."""
 
+import uuid
 from collections.abc import AsyncIterator
 
 import pytest
+import structlog
 from sqlalchemy import delete, select, text, update
 
-from conftest import client_of, new_tenant
+from conftest import Tenant, client_of, new_tenant
 from factories import make_model
 from invariants import stale_entries
 from modelshare.server import migrations
@@ -15,6 +17,7 @@ from modelshare.server.audit.tables import AuditRow, ConfirmationRow, OutboxRow,
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
 from modelshare.server.fleet.tables import WeightDeletionRow
+from modelshare.server.hub.oci.tables import OciArtifactRow
 from modelshare.server.jobs import GivenUpRow
 from modelshare.server.registry.tables import DeletedVersionRow, ModelRow
 from modelshare.server.settings import Settings
@@ -75,6 +78,7 @@ async def add_what_is_new(database: Database) -> None:
                     deployment_id=uid(42), agent_id=uid(41), model_id=SHARED, version="1.0.0", asked_at=9
                 ),
                 DeletedVersionRow(model_id=SHARED, version="0.9.0", deleted_at=9),
+                OciArtifactRow(version_id=uid(20), file="tiny.gguf", manifest=b"{}", digest="sha256:1"),
                 LastShownRow(model_id=PRIVATE, project_id="", version_id=None, versions=[]),
             ]
         )
@@ -188,6 +192,51 @@ async def test_models_whose_names_differ_in_case_only_stay(settings: Settings) -
         assert again.status_code == 200, again.text
         assert (await http.patch(f"/v1/models/{ids['other']}", json={"name": "free"})).status_code == 200
         assert (await http.get("/v1/models/FREE")).json()["id"] == str(ids["other"])
+
+
+async def twins(settings: Settings) -> tuple[Tenant, dict[str, uuid.UUID]]:
+    """A project and its models `Tiny`, `tiny` and `TINY`, as they could be before 0013, at the revision before 0020."""
+    app = create_app(settings)
+    async with app.running():
+        owner = await new_tenant(app, "acme")
+        ids = {name: await make_model(app, owner.project.id, name=name) for name in ("Tiny", "b", "c")}
+    await owner.http.aclose()
+    database = Database(settings.database)
+    await migrations.downgrade(database, "0011")
+    async with database.engine.begin() as connection:
+        for name, twin in (("b", "tiny"), ("c", "TINY")):
+            await connection.execute(text("UPDATE models SET name = :twin WHERE name = :name"), {"twin": twin, "name": name})
+    await migrations.upgrade(database, "0017")
+    await database.close()
+    return owner, {"Tiny": ids["Tiny"], "tiny": ids["b"], "TINY": ids["c"]}
+
+
+async def test_models_whose_names_differ_in_case_only_are_told_and_stay(settings: Settings) -> None:
+    """0020: which of them OCI clients can name; only their owner can say what the others are to be called."""
+    await twins(settings)
+    database = Database(settings.database)
+    with structlog.testing.capture_logs() as logs:
+        await migrations.upgrade(database)
+    await database.close()
+    told = [log["models"] for log in logs if "models" in log]
+    assert told == [["acme/Tiny", "acme/TINY"], ["acme/Tiny", "acme/tiny"]]
+
+
+async def test_a_name_without_regard_to_case_is_handed_on(settings: Settings) -> None:
+    """To the oldest model of that name: by 0020 where it became free before, and since then as soon as it does."""
+    owner, ids = await twins(settings)
+    database = Database(settings.database)
+    async with database.engine.begin() as connection:
+        await connection.execute(text("UPDATE models SET name = 'x', name_key = 'x' WHERE name = 'Tiny'"))
+    await migrations.upgrade(database)
+    await database.close()
+    app = create_app(settings)
+    async with app.running(), client_of(app, owner.project.api_key) as http:
+        assert (await http.get("/v1/models/tINY")).json()["id"] == str(ids["tiny"])
+        assert (await http.patch(f"/v1/models/{ids['tiny']}", json={"name": "y"})).status_code == 200
+        assert (await http.get("/v1/models/tINY")).json()["id"] == str(ids["TINY"])
+        assert (await http.delete(f"/v1/models/{ids['TINY']}")).status_code == 204
+        assert (await http.patch(f"/v1/models/{ids['tiny']}", json={"name": "tiny"})).status_code == 200
 
 
 async def test_endpoints_of_a_model_that_is_not_shared_stay_where_they_are(database: Database) -> None:

@@ -113,6 +113,7 @@ async def count(session: AsyncSession, limit: int) -> int:
 async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch: ModelPatch, *, now: int) -> ModelRow:
     """Renames, or edits what people read. 409 when the project has a model of that name."""
     row = await get_locked(session, caller, model_id)
+    given_up = row.name_key
     changes = patch.model_dump(exclude_unset=True)
     if "name" in changes and changes["name"] is None:
         raise InvalidRequestError("`name`: A model needs a name; leave the field out to keep it.", param="name")
@@ -128,6 +129,8 @@ async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch
         if not is_unique_violation(error):
             raise
         raise _name_taken(patch.name or "", patch.name or "") from error
+    if given_up is not None and given_up != row.name_key:
+        await queries.hand_on_name(session, row.project_id, given_up)
     record(session, "model.edit", row, caller.actor, now, fields=sorted(changes))
     return row
 
@@ -146,6 +149,9 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
     record(session, "model.delete", row, caller.actor, now)
     await release(session, caller.project, [version.id for version in row.versions], now=now)
     await session.delete(row)
+    if row.name_key is not None:
+        await session.flush()
+        await queries.hand_on_name(session, row.project_id, row.name_key)
 
 
 async def stored_files(session: AsyncSession, version_id: uuid.UUID) -> list[StoredFile]:
