@@ -9,7 +9,7 @@ from pathlib import Path
 
 from source_code import FILES, MODULES, SERVER, called, imports, module_of, name, tree
 
-DOMAINS = {"audit", "accounts", "registry", "sharing", "endpoints", "fleet", "router", "web"}
+DOMAINS = {"audit", "accounts", "registry", "sharing", "endpoints", "fleet", "router", "hub", "web"}
 OFFERED = {
     "audit": {"service", "events", "given_up.service", "propagation.service", "webhooks.service"},
     "accounts": {"service", "invitations", "key_auth", "members", "people", "sessions", "sign_in"},
@@ -21,6 +21,7 @@ OFFERED = {
     "endpoints": {"service", "policy", "deployment_stats", "holders", "recalls", "version_choice"},
     "fleet": {"service", "link", "links", "topics", "version_deletion", "weight_deletions"},
     "router": {"usage"},
+    "hub": {"access"},
 }
 """Use cases, and what is made for others, by domain."""
 JOINED = {
@@ -30,6 +31,7 @@ JOINED = {
     ("endpoints.tables", "sharing.tables"),
     ("fleet.queries", "endpoints.tables"),
     ("fleet.queries", "registry.tables"),
+    ("hub.queries", "endpoints.tables"),
     ("registry.blobs.queries", "accounts.tables"),
     ("registry.queries", "accounts.tables"),
     ("router.queries", "endpoints.tables"),
@@ -51,6 +53,8 @@ NAMED = {
     ("fleet.tables", "registry.tables"),
     ("fleet.version_deletion", "registry.tables"),
     ("fleet.weight_deletions", "registry.tables"),
+    ("hub.access", "registry.tables"),
+    ("hub.tables", "endpoints.tables"),
     ("registry.tables", "accounts.tables"),
     ("sharing.audience", "accounts.tables"),
     ("sharing.audience", "registry.tables"),

@@ -16,6 +16,7 @@ from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
 from modelshare.server.fleet.tables import WeightDeletionRow
 from modelshare.server.jobs import GivenUpRow
+from modelshare.server.hub.tables import EndpointTokenRow
 from modelshare.server.registry.tables import DeletedVersionRow, ModelRow
 from modelshare.server.settings import Settings
 from modelshare.server.sharing.tables import EVERYBODY, ClaimLinkRow, LastShownRow, RecallRow, ShareProjectRow, ShareRow
@@ -76,6 +77,7 @@ async def add_what_is_new(database: Database) -> None:
                 ),
                 DeletedVersionRow(model_id=SHARED, version="0.9.0", deleted_at=9),
                 LastShownRow(model_id=PRIVATE, project_id="", version_id=None, versions=[]),
+                EndpointTokenRow(endpoint_id=uid(30), token_hash="th", created_at=9, created_by="key:k"),
             ]
         )
         person = {"email": "ada@example.org", "name": "Ada", "password_hash": "$argon2id$"}

@@ -53,6 +53,7 @@ from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.health import Readiness
 from modelshare.server.http import Caller, get_platform
+from modelshare.server.hub import routes as hub_routes
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
@@ -105,6 +106,7 @@ _ROUTERS: Final = (
     endpoints_routes.router,
     fleet_routes.public,
     fleet_routes.router,
+    hub_routes.router,
     router_routes.public,
     router_routes.router,
     accounts_routes.router,
