@@ -9,18 +9,19 @@ from pathlib import Path
 
 from source_code import FILES, MODULES, SERVER, called, imports, module_of, name, tree
 
-DOMAINS = {"audit", "accounts", "registry", "sharing", "endpoints", "fleet", "router", "web"}
+DOMAINS = {"audit", "accounts", "registry", "sharing", "endpoints", "fleet", "router", "hub", "web"}
 OFFERED = {
     "audit": {"service", "events", "given_up.service", "propagation.service", "webhooks.service"},
     "accounts": {"service", "invitations", "key_auth", "members", "people", "sessions", "sign_in"},
     "registry": {
         *("service", "file_selection", "versions", "inspection.front_matter"),
-        *("uploads.expiry", "uploads.service"),
+        *("manifest", "uploads.expiry", "uploads.service"),
     },
     "sharing": {"service", "audience", "last_shown", "search", "tiers", "topics"},
     "endpoints": {"service", "policy", "deployment_stats", "holders", "recalls", "version_choice"},
     "fleet": {"service", "link", "links", "topics", "version_deletion", "weight_deletions"},
     "router": {"usage"},
+    "hub": {"access", "oci.service"},
 }
 """Use cases, and what is made for others, by domain."""
 JOINED = {
@@ -30,6 +31,8 @@ JOINED = {
     ("endpoints.tables", "sharing.tables"),
     ("fleet.queries", "endpoints.tables"),
     ("fleet.queries", "registry.tables"),
+    ("hub.oci.queries", "registry.tables"),
+    ("hub.queries", "endpoints.tables"),
     ("registry.blobs.queries", "accounts.tables"),
     ("registry.queries", "accounts.tables"),
     ("router.queries", "endpoints.tables"),
@@ -51,6 +54,9 @@ NAMED = {
     ("fleet.tables", "registry.tables"),
     ("fleet.version_deletion", "registry.tables"),
     ("fleet.weight_deletions", "registry.tables"),
+    ("hub.access", "registry.tables"),
+    ("hub.oci.service", "registry.tables"),
+    ("hub.tables", "endpoints.tables"),
     ("registry.tables", "accounts.tables"),
     ("sharing.audience", "accounts.tables"),
     ("sharing.audience", "registry.tables"),
@@ -73,6 +79,7 @@ ALSO = {
     ("endpoints.service", "sharing.rules"),
     ("endpoints.version_choice", "sharing.rules"),
     ("router.snapshots", "endpoints.presenters"),
+    ("hub.access", "fleet.verdicts"),
     ("web.catalog.source", "sharing.presenters"),
     ("web.endpoints", "endpoints.presenters"),
     ("web.members", "accounts.rules"),
@@ -81,7 +88,6 @@ ALSO = {
     ("web.models.sharing", "sharing.presenters"),
     ("web.context", "accounts.presenters"),
     ("web.page_auth", "accounts.presenters"),
-    ("web.page_auth", "fleet.verdicts"),
     ("web.platform.featured", "sharing.search.cards"),
     ("web.playground", "endpoints.presenters"),
 }

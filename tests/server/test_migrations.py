@@ -18,6 +18,7 @@ from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
 from modelshare.server.fleet.tables import WeightDeletionRow
 from modelshare.server.hub.oci.tables import OciArtifactRow
+from modelshare.server.hub.tables import EndpointTokenRow
 from modelshare.server.jobs import GivenUpRow
 from modelshare.server.registry.tables import DeletedVersionRow, ModelRow
 from modelshare.server.settings import Settings
@@ -80,6 +81,7 @@ async def add_what_is_new(database: Database) -> None:
                 DeletedVersionRow(model_id=SHARED, version="0.9.0", deleted_at=9),
                 OciArtifactRow(version_id=uid(20), file="tiny.gguf", manifest=b"{}", digest="sha256:1"),
                 LastShownRow(model_id=PRIVATE, project_id="", version_id=None, versions=[]),
+                EndpointTokenRow(endpoint_id=uid(30), token_hash="th", created_at=9, created_by="key:k"),
             ]
         )
         person = {"email": "ada@example.org", "name": "Ada", "password_hash": "$argon2id$"}
@@ -205,7 +207,9 @@ async def twins(settings: Settings) -> tuple[Tenant, dict[str, uuid.UUID]]:
     await migrations.downgrade(database, "0011")
     async with database.engine.begin() as connection:
         for name, twin in (("b", "tiny"), ("c", "TINY")):
-            await connection.execute(text("UPDATE models SET name = :twin WHERE name = :name"), {"twin": twin, "name": name})
+            await connection.execute(
+                text("UPDATE models SET name = :twin WHERE name = :name"), {"twin": twin, "name": name}
+            )
     await migrations.upgrade(database, "0017")
     await database.close()
     return owner, {"Tiny": ids["Tiny"], "tiny": ids["b"], "TINY": ids["c"]}

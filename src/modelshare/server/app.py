@@ -53,6 +53,9 @@ from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.health import Readiness
 from modelshare.server.http import Caller, get_platform
+from modelshare.server.hub import routes as hub_routes
+from modelshare.server.hub.oci import routes as oci_routes
+from modelshare.server.hub.oci import service as oci
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
@@ -105,6 +108,8 @@ _ROUTERS: Final = (
     endpoints_routes.router,
     fleet_routes.public,
     fleet_routes.router,
+    hub_routes.router,
+    oci_routes.router,
     router_routes.public,
     router_routes.router,
     accounts_routes.router,
@@ -302,6 +307,7 @@ def _platform(
     store = open_store(settings.storage_url, data_dir=settings.data_dir, secret=secret, clock=clock)
     search.follow_changes(database)
     endpoints.follow_changes(database)
+    oci.follow_changes(database)
 
     async def find_project(project_id: str) -> Project | None:
         async with database.read() as session:

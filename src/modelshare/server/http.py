@@ -55,6 +55,8 @@ class Caller:
     allowed_ips: tuple[str, ...] = ()
     """Networks the key may be used from; empty means all."""
     expires_at: int | None = None
+    value_expires_at: int | None = None
+    """When the value that was sent ends, after the key was rotated."""
     is_platform: bool = False
     person_id: uuid.UUID | None = None
     """None: a key."""

@@ -65,7 +65,9 @@ def test_an_artifact_byte_by_byte() -> None:
 
 paths = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)
 files = st.lists(
-    st.builds(ManifestFile, path=paths, size=st.integers(0, 2**50), sha256=st.binary(min_size=32, max_size=32).map(bytes.hex)),
+    st.builds(
+        ManifestFile, path=paths, size=st.integers(0, 2**50), sha256=st.binary(min_size=32, max_size=32).map(bytes.hex)
+    ),
     unique_by=lambda file: file.path,
     max_size=8,
 ).filter(lambda files: any(file.size for file in files))
@@ -107,9 +109,22 @@ def test_the_order_of_files_does_not_matter(source: Source, random: Any) -> None
 
 def test_what_files_are() -> None:
     kinds = {
-        "weight": ["a/model-00001-of-00002.safetensors", "X.GGUF", "onnx/model.onnx", "onnx/model.onnx_data", "model.bin"],
+        "weight": [
+            "a/model-00001-of-00002.safetensors",
+            "X.GGUF",
+            "onnx/model.onnx",
+            "onnx/model.onnx_data",
+            "model.bin",
+        ],
         "weight.config": [
-            *("config.json", "tokenizer.model", "vocab.txt", "merges.txt", "chat_template.jinja", "tokenizer_config.json"),
+            *(
+                "config.json",
+                "tokenizer.model",
+                "vocab.txt",
+                "merges.txt",
+                "chat_template.jinja",
+                "tokenizer_config.json",
+            ),
             *("model.safetensors.index.json", "spiece.vocab", "readme.json.jinja"),
         ],
         "doc": ["README.md", "LICENSE", "docs/LICENSE.txt", "NOTICE", "pictures/a.png", "USE_POLICY.md"],
@@ -124,7 +139,15 @@ def test_what_files_are() -> None:
 
 
 def test_numbers_of_parameters() -> None:
-    wanted = {0: None, 949: None, 1_000: "1K", 999_960: "1M", 1_100_048_384: "1.1B", 70_553_706_496: "70.6B", 10**12: "1T"}
+    wanted = {
+        0: None,
+        949: None,
+        1_000: "1K",
+        999_960: "1M",
+        1_100_048_384: "1.1B",
+        70_553_706_496: "70.6B",
+        10**12: "1T",
+    }
     for parameters, text in wanted.items():
         config = json.loads(render(replace(SOURCE, parameters=parameters)).config)["config"]
         assert config.get("paramSize") == text

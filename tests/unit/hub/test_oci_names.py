@@ -39,7 +39,9 @@ def test_a_digest_is_told_from_a_tag() -> None:
 
 
 def test_a_token_is_for_the_repositories_that_were_asked_for() -> None:
-    asked = repositories_asked(["repository:acme/Tiny:pull,push", "repository:b/c:pull repository:d/e:*", "registry:catalog:*"])
+    asked = repositories_asked(
+        ["repository:acme/Tiny:pull,push", "repository:b/c:pull repository:d/e:*", "registry:catalog:*"]
+    )
     assert asked == ("acme/tiny", "b/c", "d/e")
     assert repositories_asked(["repository:acme/tiny:pull"] * 20) == ("acme/tiny",)
     assert len(repositories_asked([f"repository:acme/{n}:pull" for n in range(20)])) == 8

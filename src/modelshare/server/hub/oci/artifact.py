@@ -17,6 +17,7 @@ from modelshare.server.registry.manifest import ManifestFile
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE: Final = "application/vnd.cncf.model.manifest.v1+json"
+INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
 CONFIG_TYPE: Final = "application/vnd.cncf.model.config.v1+json"
 MAX_MANIFEST: Final = 4 << 20
 """Bytes; clients refuse a larger one."""

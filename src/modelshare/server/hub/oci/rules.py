@@ -12,8 +12,9 @@ _LONGEST_REPOSITORY: Final = 255
 """Characters, as the distribution specification has it."""
 MAX_REPOSITORIES: Final = 8
 """How many one token is for at most."""
-LATEST: Final = frozenset({"latest", "main"})
-"""Tags of the version that somebody gets who names none."""
+LATEST: Final = "latest"
+MAIN: Final = "main"
+"""Another tag of the same version; lists name only the first."""
 
 
 def repository_of(owner: str, name: str) -> str | None:

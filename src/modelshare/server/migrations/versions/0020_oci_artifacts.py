@@ -5,7 +5,7 @@ import structlog
 from alembic import op
 
 revision = "0020"
-down_revision = "0017"
+down_revision = "0019"
 
 log = structlog.get_logger()
 
