@@ -1,13 +1,13 @@
-"""What can go wrong on an agent. Every text is one sentence for the operator, and ends up as a deployment's reason.
+"""Errors of an agent. Each message is one sentence for the operator; most are shown as a deployment's reason.
 
 AgentError
-├── Stop                the agent cannot go on (refused, replaced, its folder is taken): say it and exit
-│   └── Removed         it is no longer part of the fleet: delete what it holds, say it and exit
-└── DeploymentError     one deployment failed; it is tried again later
-    ├── NoMemory
-    └── PullError       its files could not be brought here
-        ├── NoSpace
-        └── GrantGone   the server says that the deployment is no longer this agent's
+├── StopError               the agent cannot continue (rejected, replaced, data folder in use): log the reason and exit
+│   └── RemovedError        it was removed from the fleet: delete all weights and exit
+└── DeploymentError         one deployment failed; it is retried later
+    ├── NoMemoryError
+    └── PullError           its files could not be downloaded
+        ├── NoSpaceError
+        └── GrantGoneError  the server no longer assigns the deployment to this agent
 """
 
 from modelshare.wire.units import size

@@ -1,14 +1,14 @@
 """The client's exceptions. Each message says what is wrong and what to do next.
 
 ModelshareError
-├── ConfigError                 the URL, the key or the file that `modelshare login` wrote is not usable
-├── ConnectError                no answer: nothing listens there, or the connection broke
-├── UnexpectedAnswerError       an answer that is not modelshare's
-├── SourceError                 what should be pushed cannot be (see modelshare.client.source)
+├── ConfigError                 the URL, the key or the file written by `modelshare login` is not usable
+├── ConnectError                no response: nothing listens at the URL, or the connection broke
+├── UnexpectedAnswerError       a response that is not from modelshare
+├── SourceError                 the files cannot be pushed (see modelshare.client.source)
 │   └── ChangedError            a file changed while it was being pushed
-├── ModelFailedError            the server processed a pushed model and refused it
-├── WebhookSignatureError       what arrived at a webhook is not of the platform, or is old
-└── ApiError                    the server said no; has status, type, code, param, request_id, retry_after
+├── ModelFailedError            the server processed a pushed model and rejected it
+├── WebhookSignatureError       a webhook request is not from the platform, or is too old
+└── ApiError                    an error response; has status, type, code, param, request_id, retry_after
     ├── InvalidRequestError     400, 413, 422
     ├── AuthenticationError     401
     ├── PermissionDeniedError   403
