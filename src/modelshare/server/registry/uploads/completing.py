@@ -40,7 +40,7 @@ async def complete(platform: Platform, caller: Caller, upload_id: str, digests: 
 
 
 def _compare_again(row: UploadRow, digests: Sequence[FileDigest]) -> None:
-    """Raises Conflict where another client completed the upload with other bytes than this one has read."""
+    """Raises ConflictError where another client completed the upload with other bytes than this one has read."""
     known = row.digests or {}
     for digest in digests:
         theirs = known.get(str(digest.n), {})
@@ -58,7 +58,7 @@ def _said(digest: FileDigest) -> dict[str, str]:
 
 
 def _claims(row: UploadRow, digests: Sequence[FileDigest]) -> dict[int, FileDigest]:
-    """By number of the file. Raises InvalidRequest."""
+    """By number of the file. Raises InvalidRequestError."""
     claims = {digest.n: digest for digest in digests}
     if unknown := claims.keys() - {file.n for file in row.files}:
         raise InvalidRequestError(f"This upload has no file {min(unknown)}.", param="files")
@@ -111,7 +111,7 @@ def _require_all_parts(files: Sequence[UploadFile]) -> None:
 
 
 def _compare(row: UploadRow, files: Sequence[UploadFile], claims: dict[int, FileDigest]) -> dict[int, str]:
-    """SHA-256 of whole files that processing has to compare. Raises Conflict for the first that is something else."""
+    """SHA-256 of whole files that processing has to compare. Raises ConflictError for the first that is something else."""
     learnt = {}
     for file, view_of in zip(row.files, files, strict=True):
         if (claim := claims.get(file.n)) is None:

@@ -42,7 +42,7 @@ async def plan_opening(
     request: VersionOpen,
     files: Sequence[WantedFile],
 ) -> UploadPlan:
-    """For a locked model. Raises Conflict for a version that exists, PermissionDenied where the quota is too small."""
+    """For a locked model. Raises ConflictError for a version that exists, PermissionDeniedError where the quota is too small."""
     resumes = await _same_push(session, model, request, files)
     known = await blobs.stored_blobs(session, project_id, (file.sha256 for file in files if file.sha256))
     reused = frozenset(file.sha256 for file in files if file.sha256 in known and known[file.sha256].size == file.size)
