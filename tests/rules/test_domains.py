@@ -79,7 +79,6 @@ ALSO = {
     ("endpoints.service", "sharing.rules"),
     ("endpoints.version_choice", "sharing.rules"),
     ("router.snapshots", "endpoints.presenters"),
-    ("hub.access", "fleet.verdicts"),
     ("web.catalog.source", "sharing.presenters"),
     ("web.endpoints", "endpoints.presenters"),
     ("web.members", "accounts.rules"),
@@ -88,6 +87,7 @@ ALSO = {
     ("web.models.sharing", "sharing.presenters"),
     ("web.context", "accounts.presenters"),
     ("web.page_auth", "accounts.presenters"),
+    ("web.page_auth", "fleet.verdicts"),
     ("web.platform.featured", "sharing.search.cards"),
     ("web.playground", "endpoints.presenters"),
 }

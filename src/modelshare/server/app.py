@@ -322,6 +322,7 @@ def _platform(
         database=database,
         store=store,
         authenticate=keys.authenticate,
+        authenticate_hash=keys.authenticate_hash,
         authenticate_person=sessions.authenticate,
         find_project=find_project,
         find_own_model=find_own_model,

@@ -111,6 +111,8 @@ class Platform:
     store: BlobStore
     authenticate: Callable[[str, str], Awaitable[Caller | None]]
     """By a key's value and the address that it comes from."""
+    authenticate_hash: Callable[[str, str], Awaitable[Caller | None]]
+    """Likewise, by the value's hash."""
     authenticate_person: Callable[[str, str], Awaitable[Caller]]
     """By a session's token, in the project of this id."""
     find_project: Callable[[str], Awaitable[Project | None]]

@@ -11,11 +11,9 @@ from typing import Any, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.accounts.key_auth import KeyAuthenticator
 from modelshare.server.audit.service import Audit
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.fleet.verdicts import FleetPlatform
-from modelshare.server.http import Caller
+from modelshare.server.http import Caller, Platform
 from modelshare.server.hub import queries
 from modelshare.server.ids import secret_hash
 from modelshare.server.registry import file_selection
@@ -30,11 +28,6 @@ from modelshare.wire.tiers import SELF_HOSTED
 MAIN = "main"
 """The revision that clients ask for when nobody named one."""
 _COMMIT = slice(len("sha256:"), len("sha256:") + 40)
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubPlatform(FleetPlatform):
-    keys: KeyAuthenticator
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +99,7 @@ def commit_of(version: VersionRow) -> str:
     return (version.manifest_digest or "")[_COMMIT]
 
 
-async def reader_of(platform: HubPlatform, secret: str, address: str) -> Reader | None:
+async def reader_of(platform: Platform, secret: str, address: str) -> Reader | None:
     """By an endpoint's token or a key's value, in either of its forms. None: it is unknown, over or revoked."""
     return await reader_with(platform, credential_of(secret), address)
 
@@ -117,9 +110,9 @@ def credential_of(secret: str) -> Credential:
     return Credential(secret_hash(hub_tokens.key_of(secret) or secret), is_endpoint=False)
 
 
-async def reader_with(platform: HubPlatform, credential: Credential, address: str) -> Reader | None:
+async def reader_with(platform: Platform, credential: Credential, address: str) -> Reader | None:
     if not credential.is_endpoint:
-        return await platform.keys.authenticate_hash(credential.hash, address)
+        return await platform.authenticate_hash(credential.hash, address)
     async with platform.database.read() as session:
         row = await queries.token(session, credential.hash)
     if row is None:

@@ -6,21 +6,23 @@ from urllib.parse import quote, urlsplit
 
 from fastapi import Request, Response
 
+from modelshare.server.accounts.key_auth import KeyAuthenticator
 from modelshare.server.accounts.presenters import Person
 from modelshare.server.accounts.sessions import SessionAuthenticator
 from modelshare.server.accounts.sign_in import SignIn
 from modelshare.server.errors import NotFoundError, UnauthenticatedError
+from modelshare.server.fleet.verdicts import FleetPlatform
 from modelshare.server.http import SESSION_COOKIE, Caller, base_url, get_platform, is_same_origin, requested_url
-from modelshare.server.hub.access import HubPlatform
 from modelshare.server.proven import proven
 from modelshare.server.web.live import Live
 from modelshare.wire.errors import ErrorCode
 
 
 @dataclass(frozen=True, kw_only=True)
-class PagesPlatform(HubPlatform):
+class PagesPlatform(FleetPlatform):
     """The whole platform: pages are on top of all domains."""
 
+    keys: KeyAuthenticator
     sessions: SessionAuthenticator
     sign_in: SignIn
     live: Live

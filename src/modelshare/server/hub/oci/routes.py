@@ -14,9 +14,9 @@ from urllib.parse import parse_qs, quote
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
-from modelshare.server.http import BaseUrl, bearer, client_address
+from modelshare.server.http import BaseUrl, Platform, PlatformDep, bearer, client_address
 from modelshare.server.hub import access
-from modelshare.server.hub.access import EndpointReader, HubPlatform, ReadableModel, Reader
+from modelshare.server.hub.access import EndpointReader, ReadableModel, Reader
 from modelshare.server.hub.oci import rules, service, tokens
 from modelshare.server.hub.oci.answers import (
     LoginError,
@@ -45,14 +45,6 @@ _OCTETS: Final = "application/octet-stream"
 
 router = APIRouter(route_class=OciRoute, include_in_schema=False)
 repositories = APIRouter(prefix="/v2/{owner}/{name}", route_class=OciRoute, include_in_schema=False)
-
-
-def _platform(request: Request) -> HubPlatform:
-    platform: HubPlatform = request.scope["platform"]
-    return platform
-
-
-PlatformDep = Annotated[HubPlatform, Depends(_platform)]
 
 
 async def _reader(request: Request, platform: PlatformDep, base_url: BaseUrl) -> Reader:
@@ -179,7 +171,7 @@ async def other(request: Request) -> Response:
     )
 
 
-async def _token(request: Request, platform: HubPlatform, secret: str, scopes: list[str]) -> Response:
+async def _token(request: Request, platform: Platform, secret: str, scopes: list[str]) -> Response:
     credential = access.credential_of(secret)
     reader = await access.reader_with(platform, credential, client_address(request)) if secret else None
     if reader is None:
@@ -194,7 +186,7 @@ async def _token(request: Request, platform: HubPlatform, secret: str, scopes: l
     return JSONResponse(values | {"issued_at": issued})
 
 
-async def _end_of_token(platform: HubPlatform, reader: Reader, now: int) -> int:
+async def _end_of_token(platform: Platform, reader: Reader, now: int) -> int:
     if isinstance(reader, EndpointReader):
         async with platform.database.read() as session:
             ends = [await access.ends_at(session, reader), now + ENDPOINT_SECONDS]

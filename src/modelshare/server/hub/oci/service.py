@@ -8,8 +8,9 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.db import Database
+from modelshare.server.http import Platform
 from modelshare.server.hub import access
-from modelshare.server.hub.access import HubPlatform, ReadableModel, ReadableVersion, Reader
+from modelshare.server.hub.access import ReadableModel, ReadableVersion, Reader
 from modelshare.server.hub.oci import queries, rules
 from modelshare.server.hub.oci.answers import UnknownError
 from modelshare.server.hub.oci.artifact import Source, digest_of, render, too_large
@@ -74,7 +75,7 @@ async def repository(session: AsyncSession, model: ModelRow) -> tuple[str | None
     return name, ""
 
 
-async def find_repository(platform: HubPlatform, reader: Reader, owner: str, name: str) -> ReadableModel:
+async def find_repository(platform: Platform, reader: Reader, owner: str, name: str) -> ReadableModel:
     """The model behind a repository's name; 404 in the same words where there is none and where it is not readable."""
     async with platform.database.read() as session:
         found = await access.find_model(session, reader, owner.lower(), name.lower(), now=platform.now())
@@ -90,7 +91,7 @@ async def find_repository(platform: HubPlatform, reader: Reader, owner: str, nam
     return found
 
 
-async def find_manifest(platform: HubPlatform, found: ReadableModel, reference: str) -> Pulled:
+async def find_manifest(platform: Platform, found: ReadableModel, reference: str) -> Pulled:
     """By a tag, or by the manifest's digest. 404 where there is none, or where the version has no OCI form."""
     if rules.sha256_of(reference) is not None:
         async with platform.database.read() as session:
@@ -109,7 +110,7 @@ async def find_manifest(platform: HubPlatform, found: ReadableModel, reference: 
     return Pulled(ReadableVersion(found.model, version, ()), row.manifest, row.digest)
 
 
-async def find_blob(platform: HubPlatform, found: ReadableModel, digest: str) -> Blob:
+async def find_blob(platform: Platform, found: ReadableModel, digest: str) -> Blob:
     """What a manifest of this repository names; that somebody knows a digest grants nothing."""
     sha256 = rules.sha256_of(digest)
     async with platform.database.read() as session:
@@ -148,7 +149,7 @@ def _tagged(found: ReadableModel, tag: str) -> VersionRow | None:
     return next((each for each in found.versions if each.version == rules.version_of(tag)), None)
 
 
-async def _artifact(platform: HubPlatform, version_id: uuid.UUID, part: str) -> OciArtifactRow | None:
+async def _artifact(platform: Platform, version_id: uuid.UUID, part: str) -> OciArtifactRow | None:
     """Rendered now where that was not done yet: for versions that were ready before, and for one model of several.
     None: the version was deleted.
     """
