@@ -6,7 +6,6 @@ endpoint's token is taken in its place.
 
 import asyncio
 import base64
-import binascii
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qs, quote
@@ -211,7 +210,7 @@ def _basic_secret(request: Request) -> str:
         return ""
     try:
         return base64.b64decode(encoded, validate=True).decode("latin-1").partition(":")[2]
-    except binascii.Error:
+    except ValueError:
         return ""
 
 
