@@ -30,6 +30,14 @@ _INDEX: Final = "index"
 
 
 @dataclass(frozen=True, slots=True)
+class OciForm:
+    reference: str
+    """`owner/name:tag` of the latest version."""
+    refusal: str | None
+    """Why OCI clients cannot pull it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pulled:
     """A manifest, and the version that it is of."""
 
@@ -58,36 +66,46 @@ def follow_changes(database: Database) -> None:
     database.before_commit(MODELS_TOPIC, changed)
 
 
-async def repository(session: AsyncSession, model: ModelRow) -> tuple[str | None, str]:
-    """The name that OCI clients know a model by; where there is none, why, in words for its owner."""
+async def form_of(session: AsyncSession, model: ModelRow) -> OciForm | None:
+    """What to tell the model's owner of its OCI form; None while it has no version to pull."""
+    version = registry.resolve(model, None)
+    if version is None:
+        return None
+    name, refusal = await _repository(session, model)
+    row = await queries.artifact(session, version.id, _ALL)
+    refusal = refusal or (row.refusal if row else None)
+    return OciForm(f"{name}:{rules.tag_of(version.version)}", refusal)
+
+
+async def _repository(session: AsyncSession, model: ModelRow) -> tuple[str | None, str | None]:
+    """The name that OCI clients know a model by; where there is none, why."""
     name = rules.repository_of(model.project.slug, model.name)
     if name is None:
         return None, (
             f"The model `{model.name}` has no OCI name: OCI clients take letters and digits, with one `.`, one or two "
             "`_`, or hyphens between them. Rename it to let them pull it."
         )
-    named = await registry.find_named(session, model.project_id, model.name.lower())
-    if named != model.id:
+    if await registry.find_named(session, model.project_id, model.name.lower()) != model.id:
         return None, (
             f"The model `{model.name}` has no OCI name: another model of the project differs in case only and has it. "
             "Rename one of them."
         )
-    return name, ""
+    return name, None
 
 
 async def find_repository(platform: Platform, reader: Reader, owner: str, name: str) -> ReadableModel:
     """The model behind a repository's name; 404 in the same words where there is none and where it is not readable."""
     async with platform.database.read() as session:
         found = await access.find_model(session, reader, owner.lower(), name.lower(), now=platform.now())
-        named, why = await repository(session, found.model) if found else (None, "")
+        refusal = (await _repository(session, found.model))[1] if found else None
     if found is None:
         raise UnknownError(
             "NAME_UNKNOWN",
             "There is no such repository, or you may not pull from it. Name it `project/model`, in lower case, and use "
             "a key of the model's project or the token of an endpoint that runs it.",
         )
-    if named is None:
-        raise UnknownError("NAME_UNKNOWN", why)
+    if refusal is not None:
+        raise UnknownError("NAME_UNKNOWN", refusal)
     return found
 
 
