@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 
 class Way:
-    """After `open` it forwards bytes;
+    """After `open` it forwards bytes.
 
-    after `cut` it refuses connections; after `stall` it accepts them but forwards nothing.
+    After `cut` it refuses connections; after `stall` it accepts them but forwards nothing.
     """
 
     def __init__(self, url: str) -> None:

@@ -19,7 +19,7 @@ from modelshare.agent.ram_budget import RamBudget
 from modelshare.agent.tasks import in_thread
 from modelshare.wire.agents import Grant, Phase
 from modelshare.wire.backoff import Backoff
-from modelshare.wire.link import MAX_FIGURE, MAX_TEXT, DesiredDeployment, Report
+from modelshare.wire.link import MAX_INTEGER, MAX_TEXT, DesiredDeployment, Report
 from modelshare.wire.text import plain
 
 _log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Deployment:
         """The current progress, for the server."""
         routes = [route.value for route in sorted(self.serving.engine.routes)] if self.serving is not None else []
         reason = None if self._reason is None else plain(self._reason, MAX_TEXT)
-        done, total = (min(count, MAX_FIGURE) for count in (self._bytes_done, self._bytes_total))
+        done, total = (min(count, MAX_INTEGER) for count in (self._bytes_done, self._bytes_total))
         return Report(self.wanted.deployment_id, self._phase, done, total, reason, routes)
 
     def update(self, wanted: DesiredDeployment) -> None:

@@ -44,9 +44,9 @@ class Deployments:
         return deployment.serving if deployment is not None else None
 
     def reconcile(self, desired: Desired) -> None:
-        """Starts and stops deployments to match the desired state, then reports all:
+        """Starts and stops deployments to match the desired state, then reports all of them.
 
-        the server may have lost reports.
+        The server may have lost earlier reports.
         """
         running = {name: deployment.wanted for name, deployment in self._deployments.items()}
         todo = plan(running, self._left_over, desired.deployments)

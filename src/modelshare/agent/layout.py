@@ -110,9 +110,9 @@ def _is_beside(path: str, root: str) -> bool:
 
 
 def _as_they_are(wanted: DesiredDeployment) -> Layout:
-    """For an older server that does not select weights:
+    """For an older server that does not select weights.
 
-    of GGUF files the first by name, which is the one it describes.
+    Of GGUF files, that is the first one by name, which the server describes.
     """
     files = {file.path: file for file in wanted.files}
     ggufs = sorted(path for path in files if _is(_GGUF, path))
@@ -129,7 +129,7 @@ def _is(extension: str, path: str) -> bool:
 
 
 def _tensor_names(file: Path) -> list[str]:
-    """Reads the header, a JSON object preceded by its length in eight bytes:
+    """Reads the header, a JSON object preceded by its length in eight bytes.
 
     https://huggingface.co/docs/safetensors.
     """

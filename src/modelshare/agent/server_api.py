@@ -44,9 +44,9 @@ class ServerApi:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def enroll(self, request: Enroll) -> Enrolled:
-        """Exchanges a join key for an identity;
+        """Exchanges a join key for an identity.
 
-        waits until the server is reachable. Raises StopError if it is rejected.
+        Waits until the server is reachable. Raises StopError if it is rejected.
         """
         backoff = Backoff(self._retry_first, _RETRY_CAP)
         while True:

@@ -74,7 +74,7 @@ def push(
                 progress=progress,
             )
         except KeyboardInterrupt as error:
-            raise CommandError(progress.farewell(), ExitCode.INTERRUPTED) from error
+            raise CommandError(progress.interruption_message(), ExitCode.INTERRUPTED) from error
     if json:
         print_json(pushed.model)
     else:

@@ -25,9 +25,9 @@ _UNFORESEEN: Final = "its files are not what the converter to GGUF expects; see 
 
 
 def unconvertible(folder: Path, task: Task) -> str | None:
-    """Why the model cannot be converted, in a sentence;
+    """Why the model cannot be converted, as a sentence. None if it can.
 
-    None if it can. Reads only JSON files and headers of weights.
+    Reads only JSON files and headers of weights.
     """
     try:
         source = TensorSource.read(folder)

@@ -42,9 +42,9 @@ class Tally:
         counts_all: bool,
         details: Collection[str] = DETAILS,
     ) -> None:
-        """`context`:
+        """`context` is the model's context length in tokens, if known.
 
-        the model's context length in tokens, if known. `counts_all`: the engine's count includes all sequences of a
+        `counts_all`: the engine's count includes all sequences of a
         request. `details`: the parts of its usage that a client may see.
         """
         self._details = details
