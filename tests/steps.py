@@ -297,7 +297,7 @@ KINDS = [kind for kind in STEPS for _ in range(WEIGHTS.get(kind, 1))]
 
 
 def roll(dice: random.Random, reference: Reference) -> Step:
-    """A random step of a random kind, usually one that changes something, since most possible steps would be rejected."""
+    """A random step of a random kind, usually one that changes something: most steps would be rejected."""
     steps = STEPS[dice.choice(KINDS)]
     effective = [step for step in steps if changes(reference, step)]
     return dice.choice(steps if not effective or dice.random() < 0.35 else effective)

@@ -129,9 +129,9 @@ def _gguf(path: Path, include: Sequence[str]) -> PushSource:
     part = numbered(path.name)
     if part is None:
         return PushSource((plain_file(path, path_of(path.name)),), False, _model_name(path.stem), include=include)
-    there = {sister.name for sister in path.parent.iterdir()} if part.count <= MAX_FILES else {path.name}
-    names = [name for name in there if (other := numbered(name)) and other.sister(1) == part.sister(1)]
-    if why := refusal(names, unfinished=there):
+    siblings = {sister.name for sister in path.parent.iterdir()} if part.count <= MAX_FILES else {path.name}
+    names = [name for name in siblings if (other := numbered(name)) and other.sister(1) == part.sister(1)]
+    if why := refusal(names, unfinished=siblings):
         raise SourceError(f"{visible(str(path.parent))}: {why}")
     files = tuple(plain_file(path.parent / name, path_of(name)) for name in sorted(names))
     return PushSource(files, False, _model_name(part.prefix), include=include)
