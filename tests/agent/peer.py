@@ -134,7 +134,7 @@ class Recorder:
     """Records what a link receives, and answers requests with `respond`."""
 
     def __init__(self) -> None:
-        self.wishes: list[Desired] = []
+        self.received: list[Desired] = []
         self.respond: Callable[[Stream], Awaitable[None]] = self._echo
         self.cancelled: list[int] = []
         self.welcomes: list[Welcome] = []
@@ -146,7 +146,7 @@ class Recorder:
         return Hello(PROTOCOL, "0.0", ["llamacpp"], "cpu", 1, 2)
 
     def desired(self, desired: Desired) -> None:
-        self.wishes.append(desired)
+        self.received.append(desired)
 
     def welcomed(self, welcome: Welcome) -> None:
         self.welcomes.append(welcome)

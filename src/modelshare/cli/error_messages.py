@@ -78,9 +78,7 @@ _FORMS = {
 
 
 def _invalid_value(error: ValidationError | UnicodeEncodeError) -> str:
-    if isinstance(
-        error, UnicodeEncodeError
-    ):  # Python keeps an argument's bytes that are no text as halves of characters
+    if isinstance(error, UnicodeEncodeError):  # Python represents undecodable arguments with surrogates
         return f"{error.object!r} is not valid UTF-8. Type it again."
     first = error.errors()[0]
     field = next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), "the request")

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.status import Status
 
 from modelshare.cli.formatting import size
-from modelshare.cli.output import say
+from modelshare.cli.output import print_message
 from modelshare.client.push import Progress, PushPhase
 from modelshare.client.source import PushSource
 from modelshare.wire.left_out import note
@@ -55,11 +55,11 @@ class PushProgress(Progress):
 
     def source(self, source: PushSource, exposed: Sequence[ExposedSecret]) -> None:
         if left_out := note(source.left_out):
-            say(f"{left_out} Use `--include` to push one of them anyway.")
+            print_message(f"{left_out} Use `--include` to push one of them anyway.")
         for each in exposed:
-            say(f"Warning: {each}")
+            print_message(f"Warning: {each}")
         if exposed:
-            say(
+            print_message(
                 "Anyone who runs the model gets these files. Revoke the keys where they were issued, and push "
                 "without them."
             )
@@ -68,7 +68,7 @@ class PushProgress(Progress):
         self._phase, self._task = phase, None
         if not self._console.is_terminal:
             if total > done or phase in _ENDLESS:
-                say(f"{_WORDS[phase]}: {size(total - done)}." if total else f"{_WORDS[phase]}.")
+                print_message(f"{_WORDS[phase]}: {size(total - done)}." if total else f"{_WORDS[phase]}.")
         elif phase in _ENDLESS:
             self._display(self._console.status(_WORDS[phase]))
         else:
@@ -82,7 +82,9 @@ class PushProgress(Progress):
 
     def session(self, upload: Upload) -> None:
         if any(file.parts_done and not file.reused for file in upload.files):
-            say(f"Resuming the push of {upload.name} {upload.version}: {size(upload.bytes_done)} already sent.")
+            print_message(
+                f"Resuming the push of {upload.name} {upload.version}: {size(upload.bytes_done)} already sent."
+            )
 
     def interruption_message(self) -> str:
         """The message after Ctrl-C."""
