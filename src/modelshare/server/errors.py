@@ -35,7 +35,7 @@ from modelshare.server.outages import Outage, OutageError
 from modelshare.wire.base import SLUG_PATTERN
 from modelshare.wire.endpoints import MODEL_REFERENCE_PATTERN, VERSION_CHOICE_PATTERN
 from modelshare.wire.errors import ErrorCode, ErrorType
-from modelshare.wire.json_text import flaw
+from modelshare.wire.json_text import explain_invalid_json
 from modelshare.wire.models import MODEL_NAME_PATTERN
 from modelshare.wire.semver import SEMVER_PATTERN
 from modelshare.wire.usage import ACTION_PATTERN
@@ -230,7 +230,7 @@ async def _flaw(request: Request) -> str | None:
         body = await request.body()
     except ClientDisconnect:  # nobody is there to be told
         return None
-    return flaw(body) if body else None
+    return explain_invalid_json(body) if body else None
 
 
 def refusal_of(problem: Mapping[str, Any]) -> InvalidRequestError:

@@ -75,5 +75,5 @@ async def _upload_page(page: ProjectContext, model: ExtendedModel | None) -> Res
         model=model,
         uploads=found.data,
         url=page.base_url,
-        left_out=left_out.for_scripts(),
+        left_out=left_out.for_javascript(),
     )
