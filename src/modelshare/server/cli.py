@@ -51,7 +51,7 @@ def _run(*, host: str | None, port: int | None, data_dir: Path | None, demo: boo
     greet: server.Started = partial(_greet, json=json)
     if demo:
         start_demo = load_part("modelshare.parts", "demo")
-        greet = partial(start_demo, greet=greet, folder=settings.data_dir / "demo", print_message=say)
+        greet = partial(start_demo, greet=greet, folder=settings.data_dir / "demo", say=print_message)
     gc.disable()  # what is made until the platform answers stays: going through it again and again takes a tenth of it
     with settings_errors():
         server.run(settings, greet)

@@ -203,13 +203,13 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
     problem = error.errors()[0]
     if problem["type"] == "json_invalid":
-        return await _respond(request, InvalidRequestError(await _flaw(request) or "The body is not valid JSON."))
+        return await _respond(request, InvalidRequestError(await _json_error(request) or "The body is not valid JSON."))
     return await _respond(request, refusal_of(problem))
 
 
 async def valid_json(request: Request) -> None:
     """A dependency of every route: 400 for a body that is only nearly JSON, as some parsers take it."""
-    if (words := await _flaw(request)) is not None:
+    if (words := await _json_error(request)) is not None:
         raise InvalidRequestError(words)
 
 
@@ -221,7 +221,7 @@ def check_encoding(value: bytes) -> None:
         )
 
 
-async def _flaw(request: Request) -> str | None:
+async def _json_error(request: Request) -> str | None:
     """What is wrong with the request's body, where that is to be JSON; which was read before."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
@@ -256,7 +256,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     elif error.status_code == 405:  # noqa: PLR2004 - the status itself
         message = f"{request.method} is not allowed on {request.url.path}. /docs lists the methods."
     elif error.status_code == 400:  # noqa: PLR2004 - the status itself
-        message = await _flaw(request) or message
+        message = await _json_error(request) or message
     elif error.status_code == 413:  # noqa: PLR2004 - the status itself
         message = "The request body is longer than this route accepts. Split it into several requests."
     type_ = _TYPES.get(error.status_code, ErrorType.INVALID_REQUEST)
