@@ -145,10 +145,7 @@ async def share(
     elif before is Audience.PUBLIC and audience.kind_of(choice) is Audience.TARGETED:
         await last_shown.keep_for_all(session, model, found)
     found.featured = rules.featured_after(featured=found.featured, audience=audience.kind_of(choice))
-    if Audience.TARGETED not in {
-        before,
-        audience.kind_of(choice),
-    }:  # else it stays public, with no projects to add or remove
+    if Audience.TARGETED not in {before, audience.kind_of(choice)}:  # public before and after
         if before is None:
             await last_shown.forget(session, model.id)
         return OwnModel(model, found), None
