@@ -36,4 +36,42 @@ async def require_secret(settings: Settings, database: Database) -> None:
         return
     async with database.engine.connect() as connection:
         in_use = await connection.run_sync(_is_in_use)
-    if in_use and not file.exists():  # again, since another process may have created it meanwhile
+    if in_use and not file.exists():  # again: another process may have created it
+        raise SettingsError(
+            f"{file} is missing, and the database is in use. Restore the file from a backup, or set the setting "
+            f"`secret` to its content. If it is lost, {ANEW} starts with a new one: existing download links "
+            "stop working, and webhooks get new signing secrets."
+        )
+
+
+async def check_secret(settings: Settings, database: Database) -> None:
+    """Raises SettingsError if the database was used with another secret. Stores the fingerprint of the first one."""
+    own = _fingerprint(settings)
+    async with database.write() as session:
+        await session.execute(
+            upsert(session, SecretRow).values(id=_ONLY, fingerprint=own).on_conflict_do_nothing(index_elements=["id"])
+        )
+        known = await session.scalar(select(SecretRow.fingerprint))
+    if known != own:
+        raise SettingsError(
+            "The secret does not match this database. All processes on one database need the same: set `secret` "
+            "(MODELSHARE_SECRET or MODELSHARE_SECRET_FILE) to it. To change it on purpose, stop all of them and "
+            f"run {ANEW} with the new one."
+        )
+
+
+async def replace_secret(settings: Settings, database: Database) -> None:
+    """Makes the secret of these settings the only one for the database."""
+    async with database.write() as session:
+        await session.execute(delete(SecretRow))
+        session.add(SecretRow(id=_ONLY, fingerprint=_fingerprint(settings)))
+
+
+def _fingerprint(settings: Settings) -> str:
+    return hmac.digest(settings.signing_secret(), _PURPOSE, hashlib.sha256).hex()
+
+
+def _is_in_use(connection: Connection) -> bool:
+    there = inspect(connection)
+    tables = [name for name in ("secret", "projects", "keys", "people") if there.has_table(name)]
+    return any(connection.scalar(text(f"SELECT EXISTS (SELECT 1 FROM {name})")) for name in tables)  # noqa: S608 - names of our own
