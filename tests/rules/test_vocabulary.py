@@ -112,6 +112,18 @@ SYNONYMS: Final[Mapping[str, str]] = {
     r"wanted state|target state|the server's wish\w*": "desired state",
 }
 """Expressions in documents, templates and the command line's help."""
+DIALECT: Final[Mapping[str, str]] = {
+    r"anew": "again",
+    r"counted no further": "counted up to",
+    r"[Ee]very select on": "all queries for",
+    r"in the midst": "within, during",
+    r"[Ll]ets? go of": "delete, discard, release",
+    r"of late": "recently",
+    r"of no account": "ignored",
+    r"of whomever|of whatever projects?": "of any project",
+    r"[Rr]aises? `?Refused`?": "ModelRejectedError",
+}
+"""Expressions in docstrings and comments of the server."""
 
 
 def statements(module: ast.Module) -> Iterator[ast.stmt]:
@@ -208,6 +220,17 @@ def test_no_second_word_in_texts() -> None:
     found = [
         f"{path.relative_to(ROOT)}: {match[0]}"
         for path in (*DOCUMENTS, *TEMPLATES, *commands)
+        for match in pattern.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
+
+
+def test_no_dialect_in_docstrings_and_comments_of_the_server() -> None:
+    pattern = re.compile(rf"\b(?:{'|'.join(DIALECT)})\b")
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in SOURCES
+        if path.is_relative_to(PACKAGE / "server")
         for match in pattern.finditer(path.read_text(encoding="utf-8"))
     ]
     assert found == []
