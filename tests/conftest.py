@@ -1,5 +1,6 @@
 """Common fixtures: both databases, the running platform, clients with keys."""
 
+import contextlib
 import gc
 import shutil
 import signal
@@ -13,18 +14,20 @@ import httpx
 import hypothesis
 import pytest
 import structlog
+from argon2 import PasswordHasher
 
 import compiled_statements
 import transactions
 from invariants import assert_consistent
 from modelshare.server import migrations
+from modelshare.server.accounts import passwords
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import STOP_SECONDS, Application
 from modelshare.server.background import Ending
 from modelshare.server.db import Database
 from modelshare.server.settings import Settings
 from modelshare.wire.keys import ProjectCreate, ProjectWithKey
-from postgres import EmptyDatabases, postgres_server, run_sql
+from postgres import EmptyDatabases, postgres_server
 
 # The same examples in every run, so that a failure is caused by the tested change; no deadlines, since machines may be
 # loaded. `pytest --hypothesis-profile explore tests/unit` tries new random examples.
@@ -55,6 +58,14 @@ def slow_in_transaction() -> Iterator[list[str]]:
         yield found
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cheap_password_hashes() -> Iterator[None]:
+    """Uses cheap parameters in this process, except where a test measures what a hash costs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def nothing_slow_in_a_transaction(slow_in_transaction: list[str]) -> Iterator[None]:
     """See `transactions`."""
@@ -76,6 +87,12 @@ def postgres() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def empty_databases(postgres: str) -> Iterator[EmptyDatabases]:
+    with contextlib.closing(EmptyDatabases(postgres)) as databases:
+        yield databases
+
+
 Lend = Callable[[Path], AbstractContextManager[str]]
 """Context manager for the URL of an empty database; the folder is the test's own."""
 
@@ -87,10 +104,8 @@ async def lend(anyio_backend: str, request: pytest.FixtureRequest, tmp_path_fact
         template = tmp_path_factory.mktemp("sqlite") / "template.db"
         await _migrate(f"sqlite+aiosqlite:///{template}")
         return partial(_lend_copy, template)
-    server = request.getfixturevalue("postgres")
-    run_sql(f"{server}/postgres", "CREATE DATABASE template_modelshare")
-    await _migrate(f"{server.replace('postgresql', 'postgresql+asyncpg')}/template_modelshare")
-    databases = EmptyDatabases(server, "template_modelshare")
+    databases: EmptyDatabases = request.getfixturevalue("empty_databases")
+    await _migrate(databases.template.replace("postgresql", "postgresql+asyncpg"))
     return lambda _: databases.lend()
 
 
