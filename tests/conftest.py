@@ -1,6 +1,7 @@
 """Fixtures of every test: both databases, the running platform, clients with keys."""
 
 import gc
+import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -33,6 +34,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("explore", parent=hypothesis.settings.get_profile("suite"), derandomize=False)
 hypothesis.settings.load_profile("suite")
+# Else the threads of an engine, which wait for each other at every step, burn all cores where others work too.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 compiled_statements.share()
 # Not the traceback with all variables, which takes a second to draw.
 CONSOLE = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
