@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -35,7 +36,10 @@ hypothesis.settings.register_profile(
     "suite", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.register_profile("explore", parent=hypothesis.settings.get_profile("suite"), derandomize=False)
+hypothesis.settings.register_profile("quick", parent=hypothesis.settings.get_profile("suite"), max_examples=15)
 hypothesis.settings.load_profile("suite")
+# Else the threads of an engine, which wait for each other at every step, burn all cores where others work too.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 compiled_statements.share()
 # The default traceback with all variables takes a second to render.
 CONSOLE = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
