@@ -1,6 +1,8 @@
 """Common fixtures: both databases, the running platform, clients with keys."""
 
+import contextlib
 import gc
+import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,18 +15,20 @@ import httpx
 import hypothesis
 import pytest
 import structlog
+from argon2 import PasswordHasher
 
 import compiled_statements
 import transactions
 from invariants import assert_consistent
 from modelshare.server import migrations
+from modelshare.server.accounts import passwords
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import STOP_SECONDS, Application
 from modelshare.server.background import Ending
 from modelshare.server.db import Database
 from modelshare.server.settings import Settings
 from modelshare.wire.keys import ProjectCreate, ProjectWithKey
-from postgres import EmptyDatabases, postgres_server, run_sql
+from postgres import EmptyDatabases, postgres_server
 
 # The same examples in every run, so that a failure is caused by the tested change; no deadlines, since machines may be
 # loaded. `pytest --hypothesis-profile explore tests/unit` tries new random examples.
@@ -32,7 +36,10 @@ hypothesis.settings.register_profile(
     "suite", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.register_profile("explore", parent=hypothesis.settings.get_profile("suite"), derandomize=False)
+hypothesis.settings.register_profile("quick", parent=hypothesis.settings.get_profile("suite"), max_examples=15)
 hypothesis.settings.load_profile("suite")
+# Else the threads of an engine, which wait for each other at every step, burn all cores where others work too.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 compiled_statements.share()
 # The default traceback with all variables takes a second to render.
 CONSOLE = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
@@ -53,6 +60,14 @@ def anyio_backend() -> str:
 def slow_in_transaction() -> Iterator[list[str]]:
     with transactions.watched() as found:
         yield found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cheap_password_hashes() -> Iterator[None]:
+    """Uses cheap parameters in this process, except where a test measures what a hash costs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +91,12 @@ def postgres() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def empty_databases(postgres: str) -> Iterator[EmptyDatabases]:
+    with contextlib.closing(EmptyDatabases(postgres)) as databases:
+        yield databases
+
+
 Lend = Callable[[Path], AbstractContextManager[str]]
 """Context manager for the URL of an empty database; the folder is the test's own."""
 
@@ -87,10 +108,8 @@ async def lend(anyio_backend: str, request: pytest.FixtureRequest, tmp_path_fact
         template = tmp_path_factory.mktemp("sqlite") / "template.db"
         await _migrate(f"sqlite+aiosqlite:///{template}")
         return partial(_lend_copy, template)
-    server = request.getfixturevalue("postgres")
-    run_sql(f"{server}/postgres", "CREATE DATABASE template_modelshare")
-    await _migrate(f"{server.replace('postgresql', 'postgresql+asyncpg')}/template_modelshare")
-    databases = EmptyDatabases(server, "template_modelshare")
+    databases: EmptyDatabases = request.getfixturevalue("empty_databases")
+    await _migrate(databases.template.replace("postgresql", "postgresql+asyncpg"))
     return lambda _: databases.lend()
 
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 
-class Way:
-    """After `open` it forwards bytes;
+class DatabaseProxy:
+    """After `open` it forwards bytes.
 
-    after `cut` it refuses connections; after `stall` it accepts them but forwards nothing.
+    After `cut` it refuses connections; after `stall` it accepts them but forwards nothing.
     """
 
     def __init__(self, url: str) -> None:
@@ -73,11 +73,11 @@ class Way:
 
 
 @contextlib.asynccontextmanager
-async def way_to(url: str) -> AsyncIterator[Way]:
+async def proxy_to(url: str) -> AsyncIterator[DatabaseProxy]:
     """An open proxy to the database at `url`."""
-    way = Way(url)
-    await way.open()
+    proxy = DatabaseProxy(url)
+    await proxy.open()
     try:
-        yield way
+        yield proxy
     finally:
-        await way.close()
+        await proxy.close()

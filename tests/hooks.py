@@ -40,11 +40,11 @@ class Hook:
     async def delivery(self, **fields: object) -> dict[str, Any]:
         """Waits until the newest delivery has these fields, and returns it."""
 
-        async def look() -> dict[str, Any] | None:
+        async def check() -> dict[str, Any] | None:
             found = await self.deliveries("?limit=1")
             return found[0] if found and fields.items() <= found[0].items() else None
 
-        return await wait_until(look)
+        return await wait_until(check)
 
     async def test(self) -> dict[str, Any]:
         answer = await self.http.post(f"{self.path}/test")

@@ -37,7 +37,7 @@ ORPHANS = text("""
     SELECT count(*) FROM endpoints WHERE model_id IS NULL AND is_active AND project_id <> :owner
 """)
 """Active endpoints of other projects whose model was deleted, if `owner` owned all models."""
-_TOLD = ("model.share", "model.unshare", "model.change_role")
+_ROLE_ACTIONS = ("model.share", "model.unshare", "model.change_role")
 
 
 async def contradictions(database: Database) -> int:
@@ -50,17 +50,17 @@ async def orphans(database: Database, owner: str) -> int:
         return int(await session.scalar(ORPHANS, {"owner": owner}) or 0)
 
 
-async def roles_told(session: AsyncSession) -> dict[str, str | None]:
+async def roles_in_audit_log(session: AsyncSession) -> dict[str, str | None]:
     """Each model's role according to the audit log, by `model:<id>`. Checks that the changes are consecutive."""
     roles: dict[str, str | None] = {}
     rows = await session.scalars(
-        select(AuditRow).where(AuditRow.outcome == "done", AuditRow.action.in_(_TOLD)).order_by(AuditRow.id)
+        select(AuditRow).where(AuditRow.outcome == "done", AuditRow.action.in_(_ROLE_ACTIONS)).order_by(AuditRow.id)
     )
     for row in rows:
         before = roles.get(row.target)
         after = {"model.share": "role", "model.change_role": "after"}.get(row.action)
-        told = None if row.action == "model.share" else row.details["before" if after else "role"]
-        assert told == before, f"{row.action} of {row.target} tells of {told}, and it was {before}"
+        logged = None if row.action == "model.share" else row.details["before" if after else "role"]
+        assert logged == before, f"{row.action} of {row.target} tells of {logged}, and it was {before}"
         roles[row.target] = row.details[after] if after else None
     return roles
 
@@ -68,24 +68,24 @@ async def roles_told(session: AsyncSession) -> dict[str, str | None]:
 async def lost_updates(database: Database) -> list[str]:
     """Models whose role differs from the one according to the audit log."""
     async with database.read() as session:
-        told = await roles_told(session)
+        logged = await roles_in_audit_log(session)
         statement = select(ModelRow.id, ShareRow.role).join(ShareRow, ShareRow.model_id == ModelRow.id, isouter=True)
-        return [f"model:{id_}" for id_, role in await session.execute(statement) if told.get(f"model:{id_}") != role]
+        return [f"model:{id_}" for id_, role in await session.execute(statement) if logged.get(f"model:{id_}") != role]
 
 
 async def stale_entries(database: Database) -> list[str]:
     """Catalog and search index entries that do not match the rows they are derived from."""
     async with database.read() as session:
         sources = (await session.execute(SOURCE)).all()
-        said = {row.model_id: dict(row._mapping) for row in await _entries(session)}
-        stale = [f"{model_id} is not shared" for model_id in said.keys() - {row.model_id for row in sources}]
+        stored = {row.model_id: dict(row._mapping) for row in await _entries(session)}
+        stale = [f"{model_id} is not shared" for model_id in stored.keys() - {row.model_id for row in sources}]
         for row in sources:
             shown_to = await shown_to_projects(session, row.model_id) if row.audience == "targeted" else ()
             wanted = {"model_id": row.model_id, **entry_of(row, shown_to)}
             del wanted["is_learned"]
-            if said.get(row.model_id) != wanted:
-                stale.append(f"{wanted} is {said.get(row.model_id)}")
-    if database.is_sqlite and said:
+            if stored.get(row.model_id) != wanted:
+                stale.append(f"{wanted} is {stored.get(row.model_id)}")
+    if database.is_sqlite and stored:
         async with database.write() as session:
             await session.execute(text("INSERT INTO catalog_index (catalog_index, rank) VALUES ('integrity-check', 1)"))
     return stale

@@ -78,10 +78,10 @@ class LinkAgent:
     async def wanted(self, count: int = 1) -> list[DesiredDeployment]:
         """Waits until the desired state has `count` deployments, and returns them."""
 
-        async def look() -> Desired | None:
+        async def check() -> Desired | None:
             return self.desired if self.desired and len(self.desired.deployments) == count else None
 
-        desired = await wait_until(look)
+        desired = await wait_until(check)
         assert desired is not None
         return desired.deployments
 
@@ -99,10 +99,10 @@ class LinkAgent:
     async def end(self) -> tuple[int | None, str]:
         """Waits until the server has closed the link; returns the close code and reason."""
 
-        async def look() -> tuple[int | None, str] | None:
+        async def check() -> tuple[int | None, str] | None:
             return self.closed
 
-        return await wait_until(look, 30)
+        return await wait_until(check, 30)
 
     async def run(self) -> None:
         while (message := await self.socket.receive()).type is aiohttp.WSMsgType.BINARY:

@@ -58,7 +58,7 @@ def box(answer: bytes | Answer, *, certificate: str | None = None, drain: bool =
                 said = answer if isinstance(answer, bytes) else answer(head, len(requests))
                 if said:
                     line.sendall(said)
-                _let_go(line, gently=said is not None)
+                _close(line, gently=said is not None)
 
         def _line(self) -> socket.socket:
             line: socket.socket = self.request
@@ -138,7 +138,7 @@ def _head(line: socket.socket, *, drain: bool) -> bytes:
     return head + b"\r\n\r\n" + body
 
 
-def _let_go(line: socket.socket, *, gently: bool) -> None:
+def _close(line: socket.socket, *, gently: bool) -> None:
     """Closes the connection, with a reset if not `gently`."""
     if not gently:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

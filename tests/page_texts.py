@@ -24,7 +24,7 @@ def text_of(answer: httpx.Response, status: int = 200) -> str:
     return _words(_plain(answer.text))
 
 
-async def went_on(client: httpx.AsyncClient, answer: httpx.Response) -> str:
+async def text_after_redirect(client: httpx.AsyncClient, answer: httpx.Response) -> str:
     """The text of the page to which a form redirected."""
     assert answer.status_code == 303, answer.text
     return text_of(await client.get(answer.headers["location"]))

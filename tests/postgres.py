@@ -1,7 +1,6 @@
 """A real PostgreSQL server for the tests: an installed one, or the one in a wheel."""
 
 import contextlib
-import itertools
 import os
 import pwd
 import shutil
@@ -28,8 +27,9 @@ DO $$ DECLARE name text; BEGIN
     FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version' LOOP
         EXECUTE format('DELETE FROM %I', name);
     END LOOP;
-END $$
+END $$;
 """
+_DONE = "emptied"
 
 
 def run_sql(url: str, statement: str) -> None:
@@ -37,27 +37,65 @@ def run_sql(url: str, statement: str) -> None:
     subprocess.run([_binaries() / "psql", "-qXAto", os.devnull, url, "-c", statement], check=True, cwd="/")
 
 
-class EmptyDatabases:
-    """Lends empty databases. Used ones are emptied and reused, which is ten times as fast as copying the template."""
+class _Database:
+    """A database, with a connection kept open to empty it: a new one each time would cost more than the deletions."""
 
-    def __init__(self, server: str, template: str) -> None:
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._psql = self._connect()
+
+    def empty(self) -> None:
+        """Terminates all other connections and deletes all rows."""
+        if not self._emptied():  # a test terminated this connection too
+            self.close()
+            self._psql = self._connect()
+            assert self._emptied(), f"{self.url} could not be emptied"
+
+    def close(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._psql.communicate()
+
+    def _connect(self) -> "subprocess.Popen[str]":
+        command = [str(_binaries() / "psql"), "-qXAt", "-v", "ON_ERROR_STOP=1", self.url]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
+
+    def _emptied(self) -> bool:
+        assert self._psql.stdin is not None
+        assert self._psql.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._psql.stdin.write(f"{_EMPTY}\n\\echo {_DONE}\n")
+            self._psql.stdin.flush()
+        return any(line.strip() == _DONE for line in self._psql.stdout)
+
+
+class EmptyDatabases:
+    """Lends copies of a template. Used ones are emptied and reused, which is much faster than copying it again."""
+
+    def __init__(self, server: str) -> None:
         self._server = server
-        self._template = template
-        self._numbers = itertools.count()
-        self._free: list[str] = []
+        self.template = f"{server}/template_modelshare"
+        """Its URL; it has to be migrated before the first database is lent."""
+        run_sql(f"{server}/postgres", "CREATE DATABASE template_modelshare")
+        self._all: list[_Database] = []
+        self._free: list[_Database] = []
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[str]:
         """The URL of one; afterwards its connections are terminated."""
-        url = self._free.pop() if self._free else self._create()
-        yield url
-        run_sql(url, _EMPTY)
-        self._free.append(url)
+        database = self._free.pop() if self._free else self._create()
+        yield database.url
+        database.empty()
+        self._free.append(database)
 
-    def _create(self) -> str:
-        name = f"test_{next(self._numbers)}"
-        run_sql(f"{self._server}/postgres", f"CREATE DATABASE {name} TEMPLATE {self._template}")
-        return f"{self._server}/{name}"
+    def close(self) -> None:
+        for database in self._all:
+            database.close()
+
+    def _create(self) -> _Database:
+        name = f"test_{len(self._all)}"
+        run_sql(f"{self._server}/postgres", f"CREATE DATABASE {name} TEMPLATE template_modelshare")
+        self._all.append(_Database(f"{self._server}/{name}"))
+        return self._all[-1]
 
 
 @cache

@@ -77,7 +77,7 @@ class Answer:
         return json.loads(self.body)
 
     def is_problem(self, status: int, *words: str) -> None:
-        """Asserts that it is an error in the API's envelope, with a request id, and that the connection will be closed."""
+        """Asserts that it is an error in the API's envelope, with a request id, and closes the connection."""
         assert self.status == status
         assert self.headers["connection"] == "close"
         assert len(self.headers["x-request-id"]) == 32

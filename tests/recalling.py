@@ -24,11 +24,11 @@ async def begins(link: LinkAgent, request: Request, _: bytes) -> None:
 
 
 async def endpoint_is(tenant: Tenant, status: str) -> dict[str, Any]:
-    async def look() -> dict[str, Any] | None:
+    async def check() -> dict[str, Any] | None:
         endpoint = (await tenant.http.get("/v1/endpoints/chat")).json()
         return dict(endpoint) if endpoint["status"] == status else None
 
-    return await wait_until(look)
+    return await wait_until(check)
 
 
 async def recall(tenant: Tenant, model: str, seconds: float | None, reason: str | None = REASON) -> httpx.Response:

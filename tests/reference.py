@@ -67,7 +67,7 @@ class Endpoint:
     is_active: bool = True
 
 
-class Wish(NamedTuple):
+class EndpointSpec(NamedTuple):
     """An endpoint that someone wants to create."""
 
     project: str
@@ -118,7 +118,7 @@ class Reference:
         model.latest = 1
         return Answer(200)
 
-    def judged(self, name: str, status: Status) -> None:
+    def processed(self, name: str, status: Status) -> None:
         """Sets the outcome of processing the first version again."""
         model = self.models.get(name)
         if model is None:
@@ -155,12 +155,12 @@ class Reference:
                 endpoint.model = None
         return Answer(204)
 
-    def create(self, spec: Wish, slug: str) -> Answer:
+    def create(self, spec: EndpointSpec, slug: str) -> Answer:
         rules = self.explain(spec, slug)
         if rules:
             return _REFUSALS[rules[0]]
         endpoint = self.endpoints[spec.project, slug] = Endpoint(spec.model, spec.tier)
-        self._changed(endpoint, came=True)
+        self._changed(endpoint, is_new=True)
         return Answer(201)
 
     def move(self, project: str, slug: str, tier: str, *, is_platform: bool) -> Answer:
@@ -173,15 +173,15 @@ class Reference:
         endpoint = self.endpoints.pop((project, slug), None)
         if endpoint is None:
             return Answer(404, "endpoint_not_found")
-        self._changed(endpoint, came=False)
+        self._changed(endpoint, is_new=False)
         return Answer(204)
 
-    def explain(self, spec: Wish, slug: str) -> list[str]:
+    def explain(self, spec: EndpointSpec, slug: str) -> list[str]:
         """Names of the rules that prevent a new endpoint; the first one determines the error."""
         taken = ["slug"] if (spec.project, slug) in self.endpoints else []
         return self._obstacles(spec) + taken
 
-    def sees(self, spec: Wish) -> bool:
+    def sees(self, spec: EndpointSpec) -> bool:
         model = self.models.get(spec.model)
         return model is not None and model.sees(spec.project)
 
@@ -201,30 +201,30 @@ class Reference:
         endpoint = self.endpoints.get((project, slug))
         if endpoint is None:
             return Answer(404, "endpoint_not_found")
-        moves = tier is not None and tier != endpoint.tier
-        wakes = on is True and not endpoint.is_active
-        if moves or wakes:  # treated like a new endpoint
-            spec = Wish(project, is_platform, endpoint.model or "", tier or endpoint.tier)
+        changes_tier = tier is not None and tier != endpoint.tier
+        activates = on is True and not endpoint.is_active
+        if changes_tier or activates:  # treated like a new endpoint
+            spec = EndpointSpec(project, is_platform, endpoint.model or "", tier or endpoint.tier)
             if rules := self._obstacles(spec):
                 return _REFUSALS[rules[0]]
         endpoint.tier = tier or endpoint.tier
         endpoint.is_active = endpoint.is_active if on is None else on
-        self._changed(endpoint, came=moves or wakes)
+        self._changed(endpoint, is_new=changes_tier or activates)
         return Answer(200)
 
-    def _obstacles(self, spec: Wish) -> list[str]:
+    def _obstacles(self, spec: EndpointSpec) -> list[str]:
         if not self.sees(spec):
             return ["visibility"]
-        return [rule for rule, stands in OBSTACLES.items() if stands(self.models[spec.model], spec)]
+        return [rule for rule, applies in OBSTACLES.items() if applies(self.models[spec.model], spec)]
 
-    def _changed(self, endpoint: Endpoint, *, came: bool) -> None:
+    def _changed(self, endpoint: Endpoint, *, is_new: bool) -> None:
         """Promotes or demotes the model."""
         share = self.models[endpoint.model].share if endpoint.model else None
         if share is None or endpoint.model is None:
             return
         if not any(used.tier != SELF_HOSTED for _, used in self._active(endpoint.model)):
             share.role = "deployable"
-        elif came and endpoint.is_active and endpoint.tier != SELF_HOSTED and self.promotion:
+        elif is_new and endpoint.is_active and endpoint.tier != SELF_HOSTED and self.promotion:
             share.role = "shared"
 
     def _own(self, project: str, name: str) -> Model | None:
@@ -236,16 +236,16 @@ class Reference:
         return [(key[0], used) for key, used in self.endpoints.items() if used.model == name and used.is_active]
 
 
-def _is_bound_by_role(model: Model, spec: Wish) -> bool:
+def _is_bound_by_role(model: Model, spec: EndpointSpec) -> bool:
     free = spec.is_platform or spec.project == model.owner or spec.tier == SELF_HOSTED
     return not free and model.share is not None and model.share.role == "deployable"
 
 
-def _is_not_ready(model: Model, _: Wish) -> bool:
+def _is_not_ready(model: Model, _: EndpointSpec) -> bool:
     return model.status != "ready"
 
 
-OBSTACLES: dict[str, Callable[[Model, Wish], bool]] = {"role": _is_bound_by_role, "status": _is_not_ready}
+OBSTACLES: dict[str, Callable[[Model, EndpointSpec], bool]] = {"role": _is_bound_by_role, "status": _is_not_ready}
 """Rules that may prevent an endpoint although the model is visible, in the order in which they are reported."""
 _REFUSALS = {
     "visibility": Answer(404, "model_not_found"),

@@ -33,10 +33,10 @@ async def fronted(app: ASGIApp, settings: Settings | None = None, port: int = 0)
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-async def wait_until(look: Callable[[], Awaitable[Value | None]], seconds: float = 60.0) -> Value:
+async def wait_until(condition: Callable[[], Awaitable[Value | None]], seconds: float = 60.0) -> Value:
     """Polls until the condition returns a truthy value, and returns that; fails after `seconds`."""
     deadline = asyncio.get_running_loop().time() + seconds
-    while not (found := await look()):
+    while not (found := await condition()):
         assert asyncio.get_running_loop().time() < deadline, f"nothing after {seconds:g} s"
         await asyncio.sleep(0.01)
     return found

@@ -18,7 +18,7 @@ from modelshare.server.registry.inspection.facts import Format
 from modelshare.server.registry.processing import finish
 from modelshare.server.registry.processing.load_job import ProcessingJob
 from modelshare.wire.models import ModelStatus
-from reference import SELF_HOSTED, Answer, Reference, Status, Wish
+from reference import SELF_HOSTED, Answer, EndpointSpec, Reference, Status
 
 STATUSES: tuple[Status, ...] = ("ready", "failed")
 
@@ -67,7 +67,7 @@ class World:
         tenant = self.tenants[project]
         return (self.operator, f"/{tenant.project.id}/v1/endpoints") if is_platform else (tenant.http, "/v1/endpoints")
 
-    def body(self, spec: Wish, slug: str) -> dict[str, str]:
+    def body(self, spec: EndpointSpec, slug: str) -> dict[str, str]:
         return {"slug": slug, "model": str(self.ids[spec.model]), "tier": spec.tier}
 
 
@@ -167,7 +167,7 @@ class Feature(Step):
 class Create(Step):
     """Also checks that `explain` gives the same result."""
 
-    spec: Wish
+    spec: EndpointSpec
     slug: str
 
     async def act(self, world: World) -> httpx.Response:
@@ -220,7 +220,7 @@ class Delete(Step):
 
 
 @dataclass(frozen=True)
-class Promotion(Step):
+class SetPromotion(Step):
     """Changes the platform's setting."""
 
     on: bool
@@ -235,7 +235,7 @@ class Promotion(Step):
 
 
 @dataclass(frozen=True)
-class Judged(Step):
+class Processed(Step):
     """Completes the processing of the first version with this outcome."""
 
     model: str
@@ -256,10 +256,10 @@ class Judged(Step):
             await finish.failed(platform, lease, work, "Its bytes were damaged.")
 
     def expect(self, reference: Reference) -> None:
-        reference.judged(self.model, self.status)
+        reference.processed(self.model, self.status)
 
 
-WISHES = [Wish(*one) for one in itertools.product(PROJECTS, (False, True), MODELS, TIERS)]
+SPECS = [EndpointSpec(*one) for one in itertools.product(PROJECTS, (False, True), MODELS, TIERS)]
 
 
 STEPS: dict[str, list[Step]] = {
@@ -268,13 +268,13 @@ STEPS: dict[str, list[Step]] = {
     "release": [Release(*one) for one in itertools.product(PROJECTS, MODELS)],
     "roll back": [RollBack(*one) for one in itertools.product(PROJECTS, MODELS)],
     "unshare": [ShareStep("unshare", *one) for one in itertools.product(PROJECTS, MODELS)],
-    "create": [Create(*one) for one in itertools.product(WISHES, SLUGS)],
+    "create": [Create(*one) for one in itertools.product(SPECS, SLUGS)],
     "move": [Change(*one, None) for one in itertools.product(PROJECTS, SLUGS, (False, True), TIERS)],
     "switch": [Change(*one) for one in itertools.product(PROJECTS, SLUGS, (False, True), (None,), (False, True))],
     "delete": [Delete(*one) for one in itertools.product(PROJECTS, SLUGS)],
     "feature": [Feature(*one) for one in itertools.product(MODELS, (False, True))],
-    "promotion": [Promotion(on) for on in (False, True)],
-    "judged": [Judged(model, status) for model in MODELS for status in STATUSES],
+    "promotion": [SetPromotion(on) for on in (False, True)],
+    "processed": [Processed(model, status) for model in MODELS for status in STATUSES],
     "delete model": [DeleteModel(*one) for one in itertools.product(PROJECTS, MODELS)],
 }
 """All steps, by kind."""
@@ -289,7 +289,7 @@ WEIGHTS = {
     "switch": 8,
     "delete": 4,
     "feature": 2,
-    "judged": 2,
+    "processed": 2,
 }
 
 
@@ -297,7 +297,7 @@ KINDS = [kind for kind in STEPS for _ in range(WEIGHTS.get(kind, 1))]
 
 
 def roll(dice: random.Random, reference: Reference) -> Step:
-    """A random step of a random kind, usually one that changes something, since most possible steps would be rejected."""
+    """A random step of a random kind, usually one that changes something: most steps would be rejected."""
     steps = STEPS[dice.choice(KINDS)]
     effective = [step for step in steps if changes(reference, step)]
     return dice.choice(steps if not effective or dice.random() < 0.35 else effective)

@@ -37,9 +37,9 @@ def uid(number: int) -> uuid.UUID:
 
 
 def rows() -> Dump:
-    """Rows of every table in the first schema:
+    """Rows of every table in the first schema.
 
-    two projects, three models, two endpoints and an agent that serves one.
+    Two projects, three models, two endpoints and an agent that serves one.
     """
     models = dict(zip((SHARED, DEPLOYABLE, PRIVATE), ("one", "two", "three"), strict=True))
     return {

@@ -41,7 +41,7 @@ def version_of(facts: Facts, files: Files) -> VersionRow:
     )
 
 
-def wanted_of(facts: Facts, files: Files, file: str | None = None) -> DesiredDeployment:
+def desired_deployment(facts: Facts, files: Files, file: str | None = None) -> DesiredDeployment:
     """For the version's own model, or for the choice named by `file`."""
     model = file_selection.find(version_of(facts, files), file)
     assert model is not None

@@ -9,7 +9,7 @@ import aiohttp
 from aiohttp import web
 
 from modelshare.agent.engines.counts import TokenUsage
-from modelshare.agent.link import Link, Served
+from modelshare.agent.link import Link, LinkHandler
 from modelshare.agent.streams import Stream
 from modelshare.wire.agents import Enroll, Enrolled, Grant
 from modelshare.wire.errors import ErrorBody, ErrorEnvelope, ErrorType
@@ -134,7 +134,7 @@ class Recorder:
     """Records what a link receives, and answers requests with `respond`."""
 
     def __init__(self) -> None:
-        self.wishes: list[Desired] = []
+        self.received: list[Desired] = []
         self.respond: Callable[[Stream], Awaitable[None]] = self._echo
         self.cancelled: list[int] = []
         self.welcomes: list[Welcome] = []
@@ -146,7 +146,7 @@ class Recorder:
         return Hello(PROTOCOL, "0.0", ["llamacpp"], "cpu", 1, 2)
 
     def desired(self, desired: Desired) -> None:
-        self.wishes.append(desired)
+        self.received.append(desired)
 
     def welcomed(self, welcome: Welcome) -> None:
         self.welcomes.append(welcome)
@@ -188,7 +188,7 @@ async def peer_server() -> AsyncIterator[Peer]:
 
 @asynccontextmanager
 async def linked(
-    peer: Peer, served: Served, *, heartbeat: float | None = None, dead_after: float = DEAD_AFTER_SECONDS
+    peer: Peer, served: LinkHandler, *, heartbeat: float | None = None, dead_after: float = DEAD_AFTER_SECONDS
 ) -> AsyncIterator[Link]:
     """A running link to the peer. With a custom heartbeat, does not wait for its first frame."""
     beat = HEARTBEAT_SECONDS if heartbeat is None else heartbeat

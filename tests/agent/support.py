@@ -30,7 +30,7 @@ async def wait_until(condition: Callable[[], bool], *, seconds: float = 20.0) ->
             await asyncio.sleep(0.005)
 
 
-async def _at_once(_: int) -> None:
+async def _no_wait(_: int) -> None:
     """Cuts the connection without waiting."""
 
 
@@ -42,13 +42,13 @@ class Storage:
         self.url = ""
         self.secret = "0"
         """Changes when signed URLs expire."""
-        self.manners = "206"
+        self.range_support = "206"
         """How ranges are served: `206`; `200+range` as by rclone; `whole` for servers without range support."""
         self.requests: list[str] = []
         self.sent: Counter[str] = Counter()
         self.cut_after: list[int] = []
         """For the next requests: cut the connection after this many bytes."""
-        self.before_cut: Callable[[int], Awaitable[None]] = _at_once
+        self.before_cut: Callable[[int], Awaitable[None]] = _no_wait
         """Awaited before a cut, with the bytes sent of this file, since a cut discards what the client has not read
         yet."""
         self.corrupt: Counter[str] = Counter()
@@ -108,12 +108,12 @@ class Storage:
             self.sent[path] += len(piece)
 
     def _extent(self, header: str | None, size: int) -> tuple[int, int, int, dict[str, str]]:
-        if header is None or self.manners == "whole":
+        if header is None or self.range_support == "whole":
             return 0, size, 200, {}
         match = re.fullmatch(r"bytes=(\d+)-(\d+)", header)
         assert match
         start, last = int(match[1]), int(match[2])
-        status = 206 if self.manners == "206" else 200
+        status = 206 if self.range_support == "206" else 200
         return start, last + 1, status, {"Content-Range": f"bytes {start}-{last}/{size}"}
 
 

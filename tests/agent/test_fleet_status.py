@@ -40,7 +40,7 @@ async def test_the_first_key_is_learned_and_no_other(peer: Peer, tmp_path: Path)
     async with aiohttp.ClientSession() as http:
         standing = FleetStatus(ServerApi(http, peer.url, TOKEN), Identity("agent_1", TOKEN), tmp_path)
         for key in ("", VERDICT_KEY, "00" * 32):
-            standing.learn(key)
+            standing.store_key(key)
         peer.verdict = Verdict.REMOVED
         assert await standing.verdict() is Verdict.REMOVED
     assert load_identity(tmp_path) == Identity("agent_1", TOKEN, VERDICT_KEY)

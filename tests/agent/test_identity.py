@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from modelshare.agent.errors import StopError
-from modelshare.agent.identity import Identity, forget_identity, load_identity, save_identity, sole_user
+from modelshare.agent.identity import Identity, forget_identity, load_identity, lock_data_dir, save_identity
 
 HOLDER = """
 import sys
 from pathlib import Path
-from modelshare.agent.identity import sole_user
-with sole_user(Path(sys.argv[1])):
+from modelshare.agent.identity import lock_data_dir
+with lock_data_dir(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -40,8 +40,8 @@ def test_a_second_agent_on_the_folder_is_told_until_the_first_is_killed(tmp_path
     ) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
-        with pytest.raises(StopError, match=rf"\(process {first.pid}\) is running on"), sole_user(tmp_path):
+        with pytest.raises(StopError, match=rf"\(process {first.pid}\) is running on"), lock_data_dir(tmp_path):
             pass
         first.kill()
-    with sole_user(tmp_path):
+    with lock_data_dir(tmp_path):
         pass

@@ -37,7 +37,7 @@ def files_under(folder: Path) -> list[Path]:
 async def test_after_a_failed_pull(peer: Peer, storage: Storage, tmp_path: Path, *, recovers: bool) -> None:
     storage.corrupt["model.gguf"] = 3 if recovers else 1000
     async with running_agent(peer, storage, tmp_path) as agent:
-        agent._runner._tools = replace(agent._runner._tools, retry_first=0.01)
+        agent._deployments._context = replace(agent._deployments._context, retry_first=0.01)
         await peer.want(wanted(storage))
         await failed(peer)
         if recovers:
@@ -93,7 +93,7 @@ async def test_deployments_come_and_go_while_pulls_fail(peer: Peer, storage: Sto
             await peer.want(*now, revision=revision)
             await asyncio.sleep(chance.random() * 0.05)
         await peer.want(revision=1000)
-        runner = agent._runner
+        runner = agent._deployments
         await wait_until(lambda: not runner._deployments and not runner._ending)
         assert files_under(tmp_path) == []
         released = {frame.deployment_id for frame in peer.frames if isinstance(frame, Released)}

@@ -97,12 +97,12 @@ async def test_a_cut_link_comes_back_and_ends_what_was_in_progress(peer: Peer) -
     async with linked(peer, recorder):
         await peer.ask(b"{}", stream=5)
         await peer.want()
-        await wait_until(lambda: len(recorder.wishes) == 1)
+        await wait_until(lambda: len(recorder.received) == 1)
         assert peer.socket is not None
         await peer.socket.close(code=CloseCode.GOING_AWAY)
         await peer.expect(Hello)
         await peer.want(revision=2)
-        await wait_until(lambda: recorder.wishes == [Desired(1, []), Desired(2, [])])
+        await wait_until(lambda: recorder.received == [Desired(1, []), Desired(2, [])])
     assert recorder.cancelled == [5]
     assert peer.links == 2
 
@@ -195,7 +195,7 @@ async def test_a_server_of_the_version_before_is_served(peer: Peer) -> None:
             await peer.socket.send_bytes(frame)
         whole = await peer.expect(Answer, lambda answer: answer.stream == 8)
         assert whole.data == b'{"prompt":"Hi"}'
-        assert [one.served_name for one in recorder.wishes[0].deployments] == ["acme/tiny"]
+        assert [one.served_name for one in recorder.received[0].deployments] == ["acme/tiny"]
     assert peer.links == 1
 
 

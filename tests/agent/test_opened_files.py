@@ -12,7 +12,7 @@ from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from safetensors.numpy import load, save
 
 from agent.agents import ask, ready, running_agent, tiny_gguf
-from agent.opened import inspected, wanted_of, write
+from agent.opened import desired_deployment, inspected, write
 from agent.peer import Peer
 from agent.support import Storage
 from modelshare.agent.layout import lay_out
@@ -168,7 +168,7 @@ async def test_what_is_described_is_what_answers(peer: Peer, storage: Storage, t
     files = CASES[case]()
     facts = inspected(tmp_path / "pushed", files)
     for file in (choice.file for choice in facts.choices) if facts.choices else (None,):
-        wanted = wanted_of(facts, files, file)
+        wanted = desired_deployment(facts, files, file)
         storage.files = {each.path: files[each.path] for each in wanted.files}
         async with running_agent(peer, storage, tmp_path / "agent"):
             await peer.want(wanted)
@@ -193,7 +193,7 @@ def test_transformers_opens_what_is_described(tmp_path: Path) -> None:
         "config.json": json.dumps(config).encode(),
     }
     facts = inspected(tmp_path / "pushed", files)
-    layout = lay_out(wanted_of(facts, files))
+    layout = lay_out(desired_deployment(facts, files))
     write(tmp_path / "laid out", {place: files[file.path] for place, file in layout.files.items()})
     layout.finish(tmp_path / "laid out")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "laid out")

@@ -18,9 +18,11 @@ pytestmark = pytest.mark.anyio
 TESTS = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("manners", ["206", "200+range", "whole"])
-async def test_every_file_arrives_whole_whatever_the_manners(storage: Storage, tmp_path: Path, manners: str) -> None:
-    storage.manners = manners
+@pytest.mark.parametrize("range_support", ["206", "200+range", "whole"])
+async def test_every_file_arrives_whole_whatever_the_manners(
+    storage: Storage, tmp_path: Path, range_support: str
+) -> None:
+    storage.range_support = range_support
     storage.files = {
         "model.gguf": some_bytes(20 * MIB + 7),
         "a/config.json": b"{}",
@@ -35,13 +37,13 @@ async def test_every_file_arrives_whole_whatever_the_manners(storage: Storage, t
     assert sum(seen) == 20 * MIB + 7 + 2
     big = [path for path in storage.requests if path.endswith(".gguf")]
     assert len(set(big)) == 1  # two paths with the same bytes: fetched once
-    assert len(big) == (1 if manners == "whole" else 3)
+    assert len(big) == (1 if range_support == "whole" else 3)
     assert not list((tmp_path / "weights").glob("*.p*"))
 
 
-@pytest.mark.parametrize("manners", ["206", "whole"])
-async def test_cut_connections_are_taken_up_again(storage: Storage, tmp_path: Path, manners: str) -> None:
-    storage.manners = manners
+@pytest.mark.parametrize("range_support", ["206", "whole"])
+async def test_cut_connections_are_taken_up_again(storage: Storage, tmp_path: Path, range_support: str) -> None:
+    storage.range_support = range_support
     storage.files = {"model.gguf": some_bytes(PIECE)}  # one piece: one request after another
     storage.cut_after = [3 * MIB, 0, 2 * MIB]
     seen: list[int] = []
@@ -53,12 +55,12 @@ async def test_cut_connections_are_taken_up_again(storage: Storage, tmp_path: Pa
         await wait_until(lambda: sum(seen) >= sent - lost - unwritten)
         lost = sent - sum(seen)
 
-    if manners == "206":
+    if range_support == "206":
         storage.before_cut = until_nearly_all_is_written
     async with pulling(tmp_path) as (cache, puller):
         await puller.pull(storage.manifest(), storage.grant, seen.append)
         assert cache.has(storage.file("model.gguf"))
-    if manners == "206":
+    if range_support == "206":
         assert sum(seen) == PIECE
         assert storage.sent["model.gguf"] <= PIECE + 2 * unwritten  # what was written was not fetched again
 

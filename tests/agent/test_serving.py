@@ -195,7 +195,7 @@ async def test_a_model_that_does_not_fit_beside_one_that_serves_waits(
 ) -> None:
     old, new = wanted(storage, "dep_1"), wanted(storage, "dep_2", digest="b")
     async with running_agent(peer, storage, tmp_path) as agent:
-        agent._runner._tools.memory._total = len(storage.files["model.gguf"]) * 3 // 2
+        agent._deployments._context.memory._total = len(storage.files["model.gguf"]) * 3 // 2
         await peer.want(old)
         await ready(peer, "dep_1")
         await peer.want(old, new, revision=2)

@@ -57,7 +57,7 @@ async def page_for(app: Application, owner: Tenant, browser: Browser, url: str) 
     """In the end, no page may have had an error of a script, or have tried what its policy forbids."""
     wrong: list[str] = []
 
-    def look(message: ConsoleMessage) -> None:
+    def check(message: ConsoleMessage) -> None:
         if "Content Security Policy" in message.text:
             wrong.append(message.text)
 
@@ -71,7 +71,7 @@ async def page_for(app: Application, owner: Tenant, browser: Browser, url: str) 
                 await context.add_cookies([{"name": SESSION_COOKIE, "value": token, "url": site}])
             page = await context.new_page()
             page.on("pageerror", lambda error: wrong.append(str(error)))
-            page.on("console", look)
+            page.on("console", check)
             return page
 
         yield page_of

@@ -52,7 +52,7 @@ async def arrive(browser: Browser, server: Server) -> AsyncIterator[Arrive]:
     """In the end, no page may have had an error of a script, or have tried what its policy forbids."""
     wrong: list[str] = []
 
-    def look(message: ConsoleMessage) -> None:
+    def check(message: ConsoleMessage) -> None:
         if "Content Security Policy" in message.text:
             wrong.append(message.text)
 
@@ -64,7 +64,7 @@ async def arrive(browser: Browser, server: Server) -> AsyncIterator[Arrive]:
             stack.push_async_callback(context.close)
             page = await context.new_page()
             page.on("pageerror", lambda error: wrong.append(str(error)))
-            page.on("console", look)
+            page.on("console", check)
             return page
 
         yield arrived
@@ -352,12 +352,12 @@ async def visit(page: Page, name: str) -> None:
     await expect(page.get_by_role("heading", level=1)).to_have_text(name)
 
 
-async def again(look: Callable[[], Awaitable[None]]) -> None:
-    """Looks until it finds what it looks for."""
+async def again(check: Callable[[], Awaitable[None]]) -> None:
+    """Retries the check until it passes."""
     deadline = time.monotonic() + SECONDS / 1000
     while True:
         try:
-            await look()
+            await check()
         except AssertionError:
             if time.monotonic() > deadline:
                 raise

@@ -14,7 +14,7 @@ CONNECTIONS = 6
 """That Chromium opens to one site, for all tabs together."""
 
 
-async def look(page: Page, *, hidden: bool) -> None:
+async def check(page: Page, *, hidden: bool) -> None:
     """As when somebody goes to another tab, or comes back."""
     await page.evaluate(
         "hidden => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
@@ -29,12 +29,12 @@ async def test_tabs_that_nobody_looks_at_leave_connections_to_others(page_for: P
         tab = await first.context.new_page()
         async with tab.expect_request("**/events"):
             await tab.goto(AGENTS)
-        await look(tab, hidden=True)
+        await check(tab, hidden=True)
     await first.goto(AGENTS)
     async with first.expect_request("**/events"):
-        await look(tab, hidden=False)
-        await look(first, hidden=True)
-        await look(first, hidden=False)
+        await check(tab, hidden=False)
+        await check(first, hidden=True)
+        await check(first, hidden=False)
 
 
 async def test_a_page_that_is_live_ends_with_its_session(page_for: PageFor) -> None:

@@ -39,7 +39,7 @@ async def lived(app: Application, url: str, owner: Tenant, deployer: Tenant) -> 
         yield found
 
 
-async def look(page: Page, paths: dict[str, str]) -> None:
+async def check(page: Page, paths: dict[str, str]) -> None:
     """Looks at each page on a desk in the light, and on a phone in the dark."""
     wrong = []
     for name, path in paths.items():
@@ -82,7 +82,7 @@ async def draw(page: Page, folder: Path, name: str, path: str) -> None:
 
 
 async def test_what_everybody_sees(lived: LivedIn, page_for: PageFor) -> None:
-    await look(
+    await check(
         await page_for(None),
         {
             "home": "/",
@@ -98,7 +98,7 @@ async def test_what_everybody_sees(lived: LivedIn, page_for: PageFor) -> None:
 
 async def test_a_projects_models(lived: LivedIn, page_for: PageFor) -> None:
     root = "/dashboard/acme/models"
-    await look(
+    await check(
         await page_for("ada"),
         {
             "projects": "/dashboard/-/new",
@@ -124,7 +124,7 @@ async def test_a_projects_models(lived: LivedIn, page_for: PageFor) -> None:
 
 async def test_what_runs(lived: LivedIn, deployer: Tenant, page_for: PageFor) -> None:
     root = "/dashboard/borg"
-    await look(
+    await check(
         await page_for("bob", deployer.project.id),
         {
             "endpoints": f"{root}/endpoints",
@@ -143,7 +143,7 @@ async def test_what_runs(lived: LivedIn, deployer: Tenant, page_for: PageFor) ->
 
 async def test_what_owners_look_after(lived: LivedIn, page_for: PageFor) -> None:
     root = "/dashboard/acme"
-    await look(
+    await check(
         await page_for("ada"),
         {
             "keys": f"{root}/keys",
@@ -169,7 +169,7 @@ async def test_what_the_platforms_admin_sees(
     page = await page_for("grace")
     async with app.database.write() as session:
         (await session.scalars(select(PersonRow))).one().is_admin = True
-    await look(
+    await check(
         page,
         {
             "projects-admin": "/dashboard",

@@ -22,7 +22,7 @@ from modelshare.demo.tiny_model import REPLY, write_gguf
 from modelshare.server.storage.stores import open_store
 from modelshare.server.storage_errors import StorageSettingError
 from modelshare.wire.link import Answer
-from programs import serving
+from programs import program, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -132,7 +132,7 @@ def test_a_platform_keeps_weights_in_the_storage_of_another_package(
     model = tmp_path / "model"
     model.mkdir()
     write_gguf(model / "model.gguf")
-    with serving(tmp_path / "platform", storage_url="nas://weights/models") as server:
+    with serving(tmp_path / "platform", program, storage_url="nas://weights/models") as server:
         project = server.project("acme")
         with server.client(project) as client:
             push_model(client, model, name="tiny")

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from modelshare.cli.exit_codes import ExitCode
-from programs import serving
+from programs import program, serving
 from shell import Shell
 
 BROWSER = {"Sec-Fetch-Site": "same-origin", "Accept": "text/html"}
@@ -21,7 +21,7 @@ def shell(tmp_path: Path) -> Shell:
 
 def test_one_process_on_a_folder(tmp_path: Path, shell: Shell) -> None:
     serve = ["serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
-    with serving(tmp_path) as server:
+    with serving(tmp_path, program) as server:
         assert "Another modelshare server uses" in shell.refused(*serve, code=ExitCode.USAGE)
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
@@ -31,7 +31,7 @@ def test_one_process_on_a_folder(tmp_path: Path, shell: Shell) -> None:
 
 def test_a_live_page_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
     """A browser's own requests: signing up, a project, and the events of its page of agents."""
-    with serving(tmp_path) as server, httpx.Client(base_url=server.url, headers=BROWSER) as browser:
+    with serving(tmp_path, program) as server, httpx.Client(base_url=server.url, headers=BROWSER) as browser:
         form = {"name": "Ada", "email": "ada@example.org", "password": "a quiet walk home"}
         assert browser.post("/sign-up", data=form).is_redirect
         assert browser.post("/dashboard/-/new", data={"name": "Acme", "slug": "acme"}).is_redirect

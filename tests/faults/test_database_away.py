@@ -10,7 +10,7 @@ import pytest
 
 from agent.peer import Recorder
 from conftest import Tenant, client_of, new_tenant
-from cut_database import Way, way_to
+from cut_database import DatabaseProxy, proxy_to
 from factories import make_model
 from link_agent import LinkAgent, answer, enroll, linked
 from modelshare.agent.link import Link
@@ -24,23 +24,23 @@ STREAM = b'{"stream": true}'
 
 
 @pytest.fixture
-async def way(database_url: str) -> AsyncIterator[Way]:
-    async with way_to(database_url) as way:
-        yield way
+async def proxy(database_url: str) -> AsyncIterator[DatabaseProxy]:
+    async with proxy_to(database_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture
-def settings(settings: Settings, way: Way, request: pytest.FixtureRequest) -> Settings:
+def settings(settings: Settings, proxy: DatabaseProxy, request: pytest.FixtureRequest) -> Settings:
     grace = getattr(request.function, "grace", 30)
-    return settings.model_copy(update={"database_url": way.url, "database_grace_seconds": grace})
+    return settings.model_copy(update={"database_url": proxy.url, "database_grace_seconds": grace})
 
 
 @pytest.fixture
-async def app(settings: Settings, way: Way) -> AsyncIterator[Application]:
+async def app(settings: Settings, proxy: DatabaseProxy) -> AsyncIterator[Application]:
     application = create_app(settings)
     async with application.running():
         yield application
-        await way.open()
+        await proxy.open()
 
 
 @dataclass
@@ -97,20 +97,20 @@ async def chats(app: Application) -> AsyncIterator[Chats]:
             yield chats
 
 
-async def take_away(way: Way, how: str) -> None:
+async def take_away(proxy: DatabaseProxy, how: str) -> None:
     if how == "cut":
-        await way.cut()
+        await proxy.cut()
     else:
-        way.stall()
+        proxy.stall()
 
 
 @pytest.mark.parametrize("how", ["cut", "stalled"])
-async def test_inference_goes_on_by_what_is_known(chats: Chats, way: Way, how: str) -> None:
+async def test_inference_goes_on_by_what_is_known(chats: Chats, proxy: DatabaseProxy, how: str) -> None:
     assert (await chats.ask()).status_code == 200
     async with chats.stream() as stream:
         lines = stream.aiter_lines()
         assert await anext(lines) == "data: 1"
-        await take_away(way, how)
+        await take_away(proxy, how)
         end = asyncio.get_running_loop().time() + 2
         statuses = []
         while asyncio.get_running_loop().time() < end:
@@ -123,7 +123,7 @@ async def test_inference_goes_on_by_what_is_known(chats: Chats, way: Way, how: s
         assert unknown.json()["error"]["type"] == "server_error"
         chats.machine.go_on.set()
         assert [line async for line in lines if line] == ["data: 2"]
-    await way.open()
+    await proxy.open()
 
     async def counted() -> bool:
         answered = await chats.tenant.http.get("/v1/usage")
@@ -134,16 +134,16 @@ async def test_inference_goes_on_by_what_is_known(chats: Chats, way: Way, how: s
     assert (await chats.ask("ms_acme_" + "x" * 43)).status_code == 401
 
 
-async def test_a_key_revoked_just_before_stays_refused(app: Application, chats: Chats, way: Way) -> None:
+async def test_a_key_revoked_just_before_stays_refused(app: Application, chats: Chats, proxy: DatabaseProxy) -> None:
     made = (await chats.tenant.http.post("/v1/keys", json={"name": "app"})).json()
     assert (await chats.ask(made["key"])).status_code == 200
     assert (await chats.ask()).status_code == 200
     async with client_of(app, chats.tenant.project.api_key) as other:
         assert (await other.delete(f"/v1/keys/{made['id']}")).status_code in {200, 204}
-    await way.cut()
+    await proxy.cut()
     assert (await chats.ask(made["key"])).status_code == 503
     assert (await chats.ask()).status_code == 200
-    await way.open()
+    await proxy.open()
 
     async def refused() -> bool:
         return (await chats.ask(made["key"])).status_code == 401
@@ -152,22 +152,22 @@ async def test_a_key_revoked_just_before_stays_refused(app: Application, chats: 
 
 
 async def test_an_agent_that_wants_a_link_meanwhile_waits_for_the_database(
-    app: Application, owner: Tenant, way: Way, caplog: pytest.LogCaptureFixture
+    app: Application, owner: Tenant, proxy: DatabaseProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder = Recorder()
     async with serving(app) as url:
         _, token = await enroll(owner.http)
-        await way.cut()
+        await proxy.cut()
         linking = asyncio.create_task(Link(url, token, recorder, retry_first=0.01).run())
 
         async def told_twice() -> bool:
             return caplog.text.count("HTTP 503") > 1
 
         await wait_until(told_twice)
-        await way.open()
+        await proxy.open()
 
         async def is_back() -> bool:
-            return bool(recorder.wishes)
+            return bool(recorder.received)
 
         await wait_until(is_back)
         linking.cancel()
@@ -175,16 +175,16 @@ async def test_an_agent_that_wants_a_link_meanwhile_waits_for_the_database(
     assert recorder.asked == 0, "nobody said that it has no right to a link"
 
 
-async def test_not_for_longer_than_the_setting_says(chats: Chats, way: Way) -> None:
+async def test_not_for_longer_than_the_setting_says(chats: Chats, proxy: DatabaseProxy) -> None:
     assert (await chats.ask()).status_code == 200
-    await way.cut()
+    await proxy.cut()
     assert (await chats.ask()).status_code == 200
 
     async def over() -> bool:
         return (await chats.ask()).status_code == 503
 
     await wait_until(over)
-    await way.open()
+    await proxy.open()
 
     async def back() -> bool:
         return (await chats.ask()).status_code == 200

@@ -19,9 +19,16 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md",
 NAMES: Final[Mapping[str, str]] = {
     "are_there": "any_exist",
     "ensure": "enqueue_if_absent",
+    "farewell": "interruption_message",
+    "flaw": "explain_invalid_json",
     "for_people": "humanize_error",
+    "for_scripts": "for_javascript",
     "holds": "lease_is_valid",
+    "honoured": "supported",
     "most": "limit",
+    "not_ours": "not_modelshare",
+    "worth_hashing": "files_to_hash",
+    "worth_reading": "is_scannable",
     "Confirmer": "PropagationTracker",
     "KeyRing": "KeyAuthenticator",
     "LinkWays": "TargetSelector",
@@ -29,6 +36,7 @@ NAMES: Final[Mapping[str, str]] = {
     "SessionBook": "SessionAuthenticator",
     "Terms": "EndpointPolicy",
     "TierBook": "TierRegistry",
+    "Weave": "StreamMerger",
 }
 """Whole names of functions, classes, parameters and variables."""
 PARTS: Final[Mapping[str, str]] = {
@@ -73,6 +81,23 @@ FILES: Final[Mapping[str, str]] = {
     "words": "tokenizer, formatting, messages",
 }
 """Names of files and folders."""
+PROSE: Final[Mapping[str, str]] = {
+    r"as (?:the|what) \w+ (?:says|tells) it": "according to",
+    r"\banew\b": "again",
+    r"\bby then\b": "so far",
+    r"\bgoes? by\b": "depends on, uses",
+    r"\bis no (?:\w+ )?(?:JSON|text|UTF-8|number|pickle|GGUF)\b": "is not, invalid",
+    r"\blets? go of\b": "release, delete, unload",
+    r"\bof no account\b": "irrelevant",
+    r"\b(?:is|are) to hold\b": "should run, contains",
+    r"\bso many\b": "that many, the number of",
+    r"\bat the same moment\b": "concurrently",
+    r"\bwhoever\b": "anyone who, the caller",
+    r"\bwished for\b": "requested",
+    r"\bwithout remainder\b": "completely",
+}
+"""Expressions in docstrings and comments of the packages that have been cleared of them."""
+CLEARED: Final = ("agent", "cli", "client", "wire", "plugins.py", "private_files.py")
 SYNONYMS: Final[Mapping[str, str]] = {
     r"workspaces?|organi[sz]ations?": "project",
     r"worker nodes?|runner nodes?|agent nodes?": "agent",
@@ -87,6 +112,18 @@ SYNONYMS: Final[Mapping[str, str]] = {
     r"wanted state|target state|the server's wish\w*": "desired state",
 }
 """Expressions in documents, templates and the command line's help."""
+DIALECT: Final[Mapping[str, str]] = {
+    r"anew": "again",
+    r"counted no further": "counted up to",
+    r"[Ee]very select on": "all queries for",
+    r"in the midst": "within, during",
+    r"[Ll]ets? go of": "delete, discard, release",
+    r"of late": "recently",
+    r"of no account": "ignored",
+    r"of whomever|of whatever projects?": "of any project",
+    r"[Rr]aises? `?Refused`?": "ModelRejectedError",
+}
+"""Expressions in docstrings and comments of the server."""
 
 
 def statements(module: ast.Module) -> Iterator[ast.stmt]:
@@ -148,12 +185,52 @@ def test_no_file_is_called_by_a_second_word() -> None:
     assert found == []
 
 
+def prose_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Comments, and the lines of docstrings."""
+    source = path.read_text(encoding="utf-8")
+    documented = {
+        number
+        for node in statements(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    for number, line in enumerate(source.splitlines(), 1):
+        if number in documented:
+            yield number, line
+        elif "# " in line:
+            yield number, line.partition("# ")[2]
+
+
+def test_no_private_dialect_in_docstrings_and_comments() -> None:
+    patterns = {re.compile(pattern, re.IGNORECASE): better for pattern, better in PROSE.items()}
+    found = [
+        f"{path.relative_to(PACKAGE)}:{line}: {match[0]}: write {better}"
+        for path in SOURCES
+        if path.relative_to(PACKAGE).parts[0] in CLEARED
+        for line, text in prose_of(path)
+        for pattern, better in patterns.items()
+        if (match := pattern.search(text))
+    ]
+    assert found == []
+
+
 def test_no_second_word_in_texts() -> None:
     pattern = re.compile(rf"\b(?:{'|'.join(SYNONYMS)})\b", re.IGNORECASE)
     commands = sorted((PACKAGE / "cli").rglob("*.py"))
     found = [
         f"{path.relative_to(ROOT)}: {match[0]}"
         for path in (*DOCUMENTS, *TEMPLATES, *commands)
+        for match in pattern.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
+
+
+def test_no_dialect_in_docstrings_and_comments_of_the_server() -> None:
+    pattern = re.compile(rf"\b(?:{'|'.join(DIALECT)})\b")
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in SOURCES
+        if path.is_relative_to(PACKAGE / "server")
         for match in pattern.finditer(path.read_text(encoding="utf-8"))
     ]
     assert found == []

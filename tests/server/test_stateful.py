@@ -29,7 +29,7 @@ from reference import Answer, Model, Reference
 from steps import (
     MODELS,
     PROJECTS,
-    Promotion,
+    SetPromotion,
     World,
     roll,
 )
@@ -109,7 +109,7 @@ async def play(app: Application, operator: httpx.AsyncClient, rolls: list[int]) 
         versions = {name: await version_of(app, id_) for name, id_ in ids.items()}
         reference = Reference({name: Model("owner") for name in MODELS}, projects=PROJECTS)
         world = World(app, tenants, operator, public, family, ids, versions, reference)
-        await Promotion(on=True).act(world)
+        await SetPromotion(on=True).act(world)
         for index, rolled in enumerate(rolls):
             if rolled == 0:  # what a failing example is shrunk to: nothing happens
                 continue

@@ -74,7 +74,7 @@ class Cache:
         """Records that these files are to be kept, whether they are stored already or will be pulled."""
         for file in holding.files:
             self.blob(file.sha256)
-            _checked(file.path)
+            _validated(file.path)
         with self._lock:
             private_files.replace(self._holding(holding.deployment_id), msgspec.json.encode(holding))
 
@@ -86,10 +86,10 @@ class Cache:
         """
         with self._lock:
             others = [file for files in self._pulling.values() for file in files]
-            needed = self._lacking(holding.files)
+            needed = self._missing_bytes(holding.files)
             free = shutil.disk_usage(self.folder).free
-            if needed and self._lacking([*others, *holding.files]) > free:
-                raise NoSpaceError(needed=needed, free=max(0, free - self._lacking(others)))
+            if needed and self._missing_bytes([*others, *holding.files]) > free:
+                raise NoSpaceError(needed=needed, free=max(0, free - self._missing_bytes(others)))
             self._pulling[holding.deployment_id] = holding.files
         try:
             yield
@@ -104,7 +104,7 @@ class Cache:
             if leftover.exists():
                 shutil.rmtree(leftover)
         for path, file in (places or {file.path: file for file in holding.files}).items():
-            place = fresh / _checked(path)
+            place = fresh / _validated(path)
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _link(self.blob(file.sha256), place)
         fresh.rename(target)
@@ -149,7 +149,7 @@ class Cache:
     def _holding(self, deployment_id: str) -> Path:
         return self._holdings / f"{_name(deployment_id)}.json"
 
-    def _lacking(self, files: Iterable[DeploymentFile]) -> int:
+    def _missing_bytes(self, files: Iterable[DeploymentFile]) -> int:
         unique = {file.sha256: file for file in files}.values()
         return sum(file.size - self._on_disk(file) for file in unique if not self.has(file))
 
@@ -166,7 +166,7 @@ def _name(name: str) -> str:
     return name
 
 
-def _checked(path: str) -> PurePosixPath:
+def _validated(path: str) -> PurePosixPath:
     parts = path.split("/")
     if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise DeploymentError(f"The model contains a file whose path leads outside its folder: {path[:100]!r}.")

@@ -63,9 +63,9 @@ class Connection:
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._wake = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
-        self._spoke = self._heard = self._now()
+        self._has_space = asyncio.Event()
+        self._has_space.set()
+        self._sent_at = self._received_at = self._now()
 
     @property
     def busy(self) -> bool:
@@ -77,22 +77,22 @@ class Connection:
         data = encode(frame)
         self._queue.append(data)
         self._queued += len(data)
-        self._spoke = self._now()
+        self._sent_at = self._now()
         self._wake.set()
         if self._queued > _QUEUE_BYTES:
-            self._room.clear()
+            self._has_space.clear()
 
     async def send(self, frame: Frame) -> None:
         """Queues a frame with payload, after waiting for space in the queue."""
         while self._queued > _QUEUE_BYTES:
-            await self._room.wait()
+            await self._has_space.wait()
         self.post(frame)
 
     async def read(self, on_frame: Callable[[FromServer], None]) -> None:
         """Passes every frame to `on_frame`; raises LinkLostError when the connection ends."""
         while True:
             message = await self._socket.receive()
-            self._heard = self._now()
+            self._received_at = self._now()
             if message.type is aiohttp.WSMsgType.BINARY:
                 try:
                     frame = decode_from_server(message.data)
@@ -115,7 +115,7 @@ class Connection:
                     await self._socket.send_bytes(data)
                     self._queued -= len(data)
                     if self._queued <= _QUEUE_BYTES:
-                        self._room.set()
+                        self._has_space.set()
                 self._wake.clear()
                 await self._wake.wait()
 
@@ -123,8 +123,8 @@ class Connection:
         """Sends heartbeats; raises LinkLostError if the server has been silent for too long."""
         while True:
             now = self._now()
-            if now >= self._heard + self._dead_after:
+            if now >= self._received_at + self._dead_after:
                 raise LinkLostError(f"the server was silent for {self._dead_after:g} s")
-            if now >= self._spoke + self._heartbeat:
+            if now >= self._sent_at + self._heartbeat:
                 self.post(Ping())
-            await asyncio.sleep(min(self._heard + self._dead_after, self._spoke + self._heartbeat) - now)
+            await asyncio.sleep(min(self._received_at + self._dead_after, self._sent_at + self._heartbeat) - now)

@@ -19,7 +19,7 @@ from modelshare.agent.ram_budget import RamBudget
 from modelshare.agent.tasks import in_thread
 from modelshare.wire.agents import Grant, Phase
 from modelshare.wire.backoff import Backoff
-from modelshare.wire.link import MAX_FIGURE, MAX_TEXT, DesiredDeployment, Report
+from modelshare.wire.link import MAX_INTEGER, MAX_TEXT, DesiredDeployment, Report
 from modelshare.wire.text import plain
 
 _log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _REPORT_SECONDS: Final = 0.5
 """Minimum time between two reports during a transfer: the link allows two per second."""
 _FOLDERS = re.compile(r"(?<![\w/:.])/(?:[^\s/:'\",]+/)*")
 """Matches the folders of an absolute path, but not those of a URL."""
-_LOOK_SECONDS: Final = 1.0
+_DRAIN_POLL_SECONDS: Final = 1.0
 """Interval at which a drain checks whether its deadline was moved forward."""
 _STEADY_SECONDS: Final = 60.0
 """A failure after this time of serving resets the retry delay."""
@@ -82,19 +82,19 @@ class Deployment:
     """Supervises one deployment until `end` is called."""
 
     def __init__(
-        self, wanted: DesiredDeployment, tools: DeploymentContext, *, after: asyncio.Task[None] | None = None
+        self, wanted: DesiredDeployment, context: DeploymentContext, *, after: asyncio.Task[None] | None = None
     ) -> None:
         self.wanted = wanted
         self.serving: Serving | None = None
         """Set while the deployment accepts requests."""
-        self._tools = tools
+        self._context = context
         self._holding = CachedFiles(wanted.deployment_id, wanted.manifest_digest, wanted.files)
         self._phase = Phase.WAITING
         self._reason: str | None = None
         self._bytes_done = 0
         self._bytes_total = sum(size for _, size in {(file.sha256, file.size) for file in wanted.files})
-        self._reported = 0.0
-        self._leave_by: float | None = None
+        self._reported_at = 0.0
+        self._deadline: float | None = None
         """Deadline for requests in progress, by the loop's clock; None until the deployment is to end."""
         self._task = asyncio.create_task(self._run(after))
 
@@ -102,7 +102,7 @@ class Deployment:
         """The current progress, for the server."""
         routes = [route.value for route in sorted(self.serving.engine.routes)] if self.serving is not None else []
         reason = None if self._reason is None else plain(self._reason, MAX_TEXT)
-        done, total = (min(count, MAX_FIGURE) for count in (self._bytes_done, self._bytes_total))
+        done, total = (min(count, MAX_INTEGER) for count in (self._bytes_done, self._bytes_total))
         return Report(self.wanted.deployment_id, self._phase, done, total, reason, routes)
 
     def update(self, wanted: DesiredDeployment) -> None:
@@ -117,25 +117,25 @@ class Deployment:
 
         A further call may shorten the wait.
         """
-        leave_by = asyncio.get_running_loop().time() + grace
-        if self._leave_by is None:
-            self._leave_by = leave_by
+        deadline = asyncio.get_running_loop().time() + grace
+        if self._deadline is None:
+            self._deadline = deadline
             self.serving = None
             self._enter(Phase.WAITING, "The deployment is stopping.")
             self._task.cancel()
         else:
-            self._leave_by = min(self._leave_by, leave_by)
+            self._deadline = min(self._deadline, deadline)
         await asyncio.wait([self._task])
 
     async def _run(self, after: asyncio.Task[None] | None) -> None:
         if after is not None:
             await asyncio.wait([after])
-        backoff = Backoff(self._tools.retry_first, RETRY_CAP)
+        backoff = Backoff(self._context.retry_first, RETRY_CAP)
         loop = asyncio.get_running_loop()
         while True:
             started = loop.time()
-            reason = await self._until_failure()
-            if self._leave_by is not None:  # it was ending anyway
+            reason = await self._run_once()
+            if self._deadline is not None:  # it was ending anyway
                 _log.error("%s did not stop cleanly: %s", self.wanted.served_name, reason)
                 return
             if loop.time() - started > _STEADY_SECONDS:
@@ -145,9 +145,9 @@ class Deployment:
             self._enter(Phase.FAILED, without_folders(reason))
             await asyncio.sleep(delay)
 
-    async def _until_failure(self) -> str:
+    async def _run_once(self) -> str:
         try:
-            return await self._hold()
+            return await self._pull_and_serve()
         except DeploymentError as error:
             return str(error)
         except OSError as error:
@@ -157,29 +157,29 @@ class Deployment:
             _log.exception("Unexpected.")
             return "Internal error of the agent; see its log for details."
 
-    async def _hold(self) -> str:
+    async def _pull_and_serve(self) -> str:
         """Pulls the files, starts an engine and serves; returns why it stopped serving."""
-        tools = self._tools
+        context = self._context
         self._enter(Phase.WAITING)
-        await in_thread(None, tools.cache.hold, self._holding)
+        await in_thread(None, context.cache.hold, self._holding)
         pulled = await self._pull()
         layout = lay_out(self.wanted)
-        folder = await in_thread(None, tools.cache.view, self._holding, layout.files)
+        folder = await in_thread(None, context.cache.view, self._holding, layout.files)
         await in_thread(None, layout.finish, folder)
-        scratch = tools.cache.converted(self._holding.manifest_digest, layout.key)
-        with ExitStack() as life:
-            async with tools.loads:
-                engine = await self._started(folder, scratch, life, pulled=pulled)
+        scratch = context.cache.converted(self._holding.manifest_digest, layout.key)
+        with ExitStack() as lifetime:
+            async with context.loads:
+                engine = await self._start_engine(folder, scratch, lifetime, pulled=pulled)
             return await self._serve(engine)
 
-    async def _started(self, folder: Path, scratch: Path, life: ExitStack, *, pulled: bool) -> Engine:
-        """Starts the best engine that works. Its memory reservation is added to `life`."""
-        tools = self._tools
+    async def _start_engine(self, folder: Path, scratch: Path, lifetime: ExitStack, *, pulled: bool) -> Engine:
+        """Starts the best engine that works. Its memory reservation is added to `lifetime`."""
+        context = self._context
         failed: dict[str, str] = {}
         while True:
-            engine = await tools.engines.prepare(self.wanted, folder, scratch, self._enter, failed)
+            engine = await context.engines.prepare(self.wanted, folder, scratch, self._enter, failed)
             with ExitStack() as attempt:
-                attempt.enter_context(tools.memory.room_for(engine.mapped_bytes))
+                attempt.enter_context(context.memory.room_for(engine.mapped_bytes))
                 self._enter(Phase.LOADING)
                 try:
                     await engine.start()
@@ -192,12 +192,12 @@ class Deployment:
                         "\n".join(engine.log_tail),
                     )
                     if not pulled and not failed:  # the files were pulled earlier and may have been damaged since
-                        await tools.puller.discard_damaged(self._holding.files)
-                    if isinstance(error, OutOfMemoryError) or not all(map(tools.cache.has, self._holding.files)):
+                        await context.puller.discard_damaged(self._holding.files)
+                    if isinstance(error, OutOfMemoryError) or not all(map(context.cache.has, self._holding.files)):
                         raise
                     failed[engine.kind] = str(error)
                 else:
-                    life.push(attempt.pop_all())
+                    lifetime.push(attempt.pop_all())
                     return engine
 
     async def _serve(self, engine: Engine) -> str:
@@ -212,23 +212,23 @@ class Deployment:
 
     async def _drain(self, engine: Engine) -> None:
         loop = asyncio.get_running_loop()
-        while (left := (self._leave_by or 0.0) - loop.time()) > 0:
-            if await engine.activity.drained(min(left, _LOOK_SECONDS)):
+        while (left := (self._deadline or 0.0) - loop.time()) > 0:
+            if await engine.activity.drained(min(left, _DRAIN_POLL_SECONDS)):
                 return
 
     async def _pull(self) -> bool:
         """Pulls all missing files; returns whether there were any."""
-        tools, here = self._tools, True
+        context, here = self._context, True
         for file in self._holding.files:
-            here = here and tools.cache.has(file)
+            here = here and context.cache.has(file)
         self._bytes_done = self._bytes_total if here else 0
         if here:
             return False
-        async with tools.pulls:
-            with tools.cache.room_for(self._holding):
+        async with context.pulls:
+            with context.cache.room_for(self._holding):
                 self._enter(Phase.PULLING)
-                await tools.puller.pull(
-                    self._holding.files, lambda: tools.grant(self.wanted.deployment_id), self._on_bytes
+                await context.puller.pull(
+                    self._holding.files, lambda: context.grant(self.wanted.deployment_id), self._on_bytes
                 )
         return True
 
@@ -238,18 +238,18 @@ class Deployment:
             self._enter(Phase.VERIFYING)
         elif self._phase is Phase.VERIFYING:  # a digest was wrong, and the file is pulled again
             self._enter(Phase.PULLING)
-        elif asyncio.get_running_loop().time() >= self._reported + _REPORT_SECONDS:
-            self._say()
+        elif asyncio.get_running_loop().time() >= self._reported_at + _REPORT_SECONDS:
+            self._send_report()
 
     def _enter(self, phase: Phase, reason: str | None = None) -> None:
         if (phase, reason) != (self._phase, self._reason):
             self._phase, self._reason = phase, reason
             _log.info("%s: %s", self.wanted.served_name, phase)
-            self._say()
+            self._send_report()
 
-    def _say(self) -> None:
-        self._reported = asyncio.get_running_loop().time()
-        self._tools.report(self.report())
+    def _send_report(self) -> None:
+        self._reported_at = asyncio.get_running_loop().time()
+        self._context.report(self.report())
 
 
 def without_folders(reason: str) -> str:

@@ -60,38 +60,38 @@ class Download:
         self._part = part
         self._urls = urls
         self._on_bytes = on_bytes
-        self._grown = asyncio.Event()
-        self._knows_ranges = True
+        self._written = asyncio.Event()
+        self._supports_ranges = True
 
     async def run(self) -> str:
         """Downloads what is missing; returns the SHA-256 of the whole file as stored on disk. Raises PullError."""
         hasher = hashlib.sha256()
-        await run_all([self._fetch_missing(), self._follow(hasher)])
+        await run_all([self._fetch_missing(), self._hash_written(hasher)])
         return hasher.hexdigest()
 
     async def _fetch_missing(self) -> None:
         pieces = self._part.missing()
 
-        async def one_after_another() -> None:
+        async def worker() -> None:
             for piece in pieces:
                 await self._fetch(piece)
 
         # Fetch the first piece alone to learn whether the server supports ranges: otherwise it sends the whole file.
         if (first := next(pieces, None)) is not None:
             await self._fetch(first)
-        await run_all(one_after_another() for _ in range(CONNECTIONS if self._knows_ranges else 1))
+        await run_all(worker() for _ in range(CONNECTIONS if self._supports_ranges else 1))
 
-    async def _follow(self, hasher: Hasher) -> None:
+    async def _hash_written(self, hasher: Hasher) -> None:
         """Hashes the contiguous bytes as they arrive.
 
         Reads them from disk, so that what is verified is what will be used.
         """
         at = 0
         while at < self._part.size:
-            while (there := self._part.frontier) == at:
-                self._grown.clear()
-                await self._grown.wait()
-            at = await in_thread(self._context.hashers, self._part.feed, hasher, at, min(there, at + _HASH_STEP))
+            while (frontier := self._part.frontier) == at:
+                self._written.clear()
+                await self._written.wait()
+            at = await in_thread(self._context.hashers, self._part.feed, hasher, at, min(frontier, at + _HASH_STEP))
 
     async def _fetch(self, piece: int) -> None:
         backoff = Backoff(self._context.retry_first, self._context.retry_cap)
@@ -123,12 +123,12 @@ class Download:
         ) as body:
             self._urls.accepted(self._file.path)
             if body.start < start or body.end > end:
-                self._knows_ranges = False
+                self._supports_ranges = False
             at = start
             async for data in _from(body, start):
                 self._on_bytes(await in_thread(context.writers, self._part.write, at, *data))
                 at += sum(map(len, data))
-                self._grown.set()
+                self._written.set()
             if at < body.end:
                 raise InterruptedTransferError("the response ended too early")
 
@@ -141,17 +141,17 @@ async def _from(body: RangeBody, start: int) -> AsyncIterator[list[bytes]]:
     skip = start - body.start
     left = body.end - body.start
     gathered: list[bytes] = []
-    held = 0
+    size = 0
     try:
         async for chunk in body.content.iter_any():
             data = chunk[skip:left]
             skip, left = max(0, skip - len(chunk)), left - len(chunk)
             if data:
                 gathered.append(data)
-                held += len(data)
-            if held >= _FLUSH or len(gathered) == MAX_AT_ONCE:
+                size += len(data)
+            if size >= _FLUSH or len(gathered) == MAX_AT_ONCE:
                 yield gathered
-                gathered, held = [], 0
+                gathered, size = [], 0
             if left <= 0:
                 break
     except (aiohttp.ClientError, TimeoutError, ConnectionError):

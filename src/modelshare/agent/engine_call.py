@@ -15,7 +15,7 @@ from modelshare.agent.engines.answers import StreamReader, read_answer
 from modelshare.agent.engines.base import Engine
 from modelshare.agent.engines.counts import Tally
 from modelshare.agent.engines.parameters import Fields
-from modelshare.agent.engines.refusals import no_answer, refused
+from modelshare.agent.engines.refusals import invalid_answer, refusal_for_status
 from modelshare.agent.engines.relay_rules import PreparedRequest
 
 _HEADERS: Final = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -47,7 +47,7 @@ def engine_session(*, keep: bool = True) -> aiohttp.ClientSession:
 
 async def whole_answer(http: aiohttp.ClientSession, engine: Engine, prepared: PreparedRequest, tally: Tally) -> Fields:
     """The complete answer, for `answers.write_answer`. Raises EngineRefusalError, and aiohttp's connection errors."""
-    async with _called(http, engine, prepared) as answer:
+    async with _call(http, engine, prepared) as answer:
         fields = read_answer(await _read(answer, _MAX_BYTES), prepared, tally)
         engine.activity.succeeded()
         return fields
@@ -60,31 +60,31 @@ async def streamed_answer(
 
     Ends when the engine signals the end, even if its connection stays open.
     """
-    async with _called(http, engine, prepared) as answer:
+    async with _call(http, engine, prepared) as answer:
         is_first = True
         async for chunk in answer.content.iter_any():
             if is_first and chunk.lstrip().startswith(b"{"):  # not a stream, but probably an error object
                 read_answer(chunk + await _read(answer, _MAX_BYTES), prepared, prepared.tally())
-                raise no_answer()
+                raise invalid_answer()
             is_first = False
-            yield _alive(engine, reader.feed(chunk))
+            yield _record_success(engine, reader.feed(chunk))
             if reader.is_over:
                 break
         else:
-            yield _alive(engine, reader.finish())
+            yield _record_success(engine, reader.finish())
         if reader.failure is not None:
             raise reader.failure
-        await _drained(answer)
+        await _read_to_end(answer)
 
 
-def _alive(engine: Engine, pieces: list[Fields]) -> list[Fields]:
+def _record_success(engine: Engine, pieces: list[Fields]) -> list[Fields]:
     if any(pieces):
         engine.activity.succeeded()
     return pieces
 
 
 @asynccontextmanager
-async def _called(
+async def _call(
     http: aiohttp.ClientSession, engine: Engine, prepared: PreparedRequest
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """Sends the request and yields the response. Raises EngineRefusalError if the engine rejects it."""
@@ -106,7 +106,7 @@ async def _called(
 async def _accepted(answer: aiohttp.ClientResponse, prepared: PreparedRequest) -> aiohttp.ClientResponse:
     if answer.status != HTTPStatus.OK:
         said = await _read(answer, _MAX_ERROR_BYTES)
-        raise refused(answer.status, said, answer.headers, prepared.client_fields)
+        raise refusal_for_status(answer.status, said, answer.headers, prepared.client_fields)
     return answer
 
 
@@ -118,11 +118,11 @@ async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
         parts.append(chunk)
         size += len(chunk)
         if size > limit:
-            raise no_answer()
+            raise invalid_answer()
     return b"".join(parts)
 
 
-async def _drained(answer: aiohttp.ClientResponse) -> None:
+async def _read_to_end(answer: aiohttp.ClientResponse) -> None:
     """Reads to the end, so that the connection can be reused; closes it if that takes too long."""
     try:
         async with asyncio.timeout(_END_SECONDS):

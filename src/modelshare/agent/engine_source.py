@@ -33,7 +33,7 @@ from modelshare.wire.link import DesiredDeployment
 
 _log = logging.getLogger(__name__)
 
-_NONE: Final[Mapping[str, str]] = {}
+_NO_FAILURES: Final[Mapping[str, str]] = {}
 _GPU_DEVICES: Final = ("/dev/nvidia0", "/dev/kfd")
 _CONVERTED_TYPE: Final = "f16"
 """Half the size of float32, with answers that agree to five digits."""
@@ -75,44 +75,44 @@ class EngineSource:
         folder: Path,
         scratch: Path,
         on_phase: Callable[[Phase], None],
-        failed: Mapping[str, str] = _NONE,
+        failed: Mapping[str, str] = _NO_FAILURES,
     ) -> Engine:
         """See `deployment.Engines`."""
-        judged = await asyncio.to_thread(_judged, _format(wanted), _task(wanted), folder)
+        inspected = await asyncio.to_thread(_inspect, _format(wanted), _task(wanted), folder)
         failures = dict(failed)
         while True:
-            kind = self._best(judged, failures)
+            kind = self._best_engine(inspected, failures)
             try:
-                return await self._prepared(kind, judged, wanted, folder, scratch, on_phase)
+                return await self._create(kind, inspected, wanted, folder, scratch, on_phase)
             except OutOfMemoryError:
                 raise
             except EngineError as error:
                 _log.warning("%s: %s cannot be used: %s", wanted.served_name, kind, error)
                 failures[kind] = str(error)
 
-    def _best(self, judged: "_Judged", failures: Mapping[str, str]) -> str:
+    def _best_engine(self, inspected: "_InspectedModel", failures: Mapping[str, str]) -> str:
         """The best remaining engine. If there is none, raises EngineError with the reasons of all."""
-        left = self._choice(judged, failures)
+        left = self._choice(inspected, failures)
         if left.engine is not None:
             return left.engine
-        able = self._choice(judged, _NONE)
+        able = self._choice(inspected, _NO_FAILURES)
         if len(able.candidates) == 1:
             raise EngineError(failures[able.candidates[0]])
         raise EngineError(f"No engine on this machine can serve the model. {left.explanation}")
 
-    def _choice(self, judged: "_Judged", failed: Mapping[str, str]) -> Selection:
-        return choose(self._engines, judged.facts, gpu=self._gpu, preference=self._preference, failed=failed)
+    def _choice(self, inspected: "_InspectedModel", failed: Mapping[str, str]) -> Selection:
+        return choose(self._engines, inspected.facts, gpu=self._gpu, preference=self._preference, failed=failed)
 
-    async def _prepared(
+    async def _create(
         self,
         kind: str,
-        judged: "_Judged",
+        inspected: "_InspectedModel",
         wanted: DesiredDeployment,
         folder: Path,
         scratch: Path,
         on_phase: Callable[[Phase], None],
     ) -> Engine:
-        type_, facts = self._engines[kind], judged.facts
+        type_, facts = self._engines[kind], inspected.facts
         weights = tuple(folder / place for place in lay_out(wanted).weights)
         path = weights[0] if weights and facts.format is Format.GGUF else folder
         if type_.wants_gguf and facts.format is not Format.GGUF:
@@ -127,9 +127,9 @@ class EngineSource:
             format=facts.format,
             task=facts.task,
             context_length=wanted.context_length,
-            texts=judged.texts,
-            normalizes=judged.normalizes,
-            finish=judged.finish if type_.wants_gguf else None,
+            texts=inspected.texts,
+            normalizes=inspected.normalizes,
+            finish=inspected.finish if type_.wants_gguf else None,
             options=EngineOptions(gpu=self._gpu, parallel=self._parallel),
         )
         engine = type_.engine(spec, scratch)
@@ -138,7 +138,7 @@ class EngineSource:
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
+class _InspectedModel:
     """What the model's files contain, as needed to choose and configure an engine."""
 
     facts: ModelFacts
@@ -153,10 +153,10 @@ class _Judged:
         return self.finish is None and bool(self.facts.embedder.layers)
 
 
-def _judged(format_: Format, task: Task, folder: Path) -> _Judged:
+def _inspect(format_: Format, task: Task, folder: Path) -> _InspectedModel:
     """Inspects the files. Raises EngineError if they declare something that no engine supports."""
     if format_ is Format.GGUF:
-        return _Judged(ModelFacts(format_, task))
+        return _InspectedModel(ModelFacts(format_, task))
     try:
         embedder = embedder_in(folder) if task is Task.EMBEDDING else None
     except ConversionError as error:
@@ -168,7 +168,7 @@ def _judged(format_: Format, task: Task, folder: Path) -> _Judged:
             finish = _finish(folder, embedder) if embedder else None
         except ConversionError as error:
             obstacle = str(error)
-    return _Judged(
+    return _InspectedModel(
         ModelFacts(format_, task, obstacle, embedder, tokenizer.is_file()),
         _encoder(tokenizer, embedder) if embedder and tokenizer.is_file() else None,
         finish,
@@ -179,7 +179,7 @@ def _finish(folder: Path, embedder: Embedder) -> Callable[[Sequence[float]], tup
     """Raises ConversionError."""
     if embedder.only_normalizes:
         return None
-    return VectorHead(folder, embedder, read_numbers(TensorSource.read(folder)).width).applied
+    return VectorHead(folder, embedder, read_numbers(TensorSource.read(folder)).width).apply
 
 
 def _encoder(tokenizer: Path, embedder: Embedder) -> TextEncoder:

@@ -18,12 +18,12 @@ _log = logging.getLogger(__name__)
 class FleetStatus:
     """The fleet status of one identity."""
 
-    def __init__(self, control: ServerApi, identity: Identity, data_dir: Path) -> None:
-        self._control = control
+    def __init__(self, api: ServerApi, identity: Identity, data_dir: Path) -> None:
+        self._api = api
         self._identity = identity
         self._data_dir = data_dir
 
-    def learn(self, key: str) -> None:
+    def store_key(self, key: str) -> None:
         """Stores the key that signs verdicts.
 
         Once stored, it is never replaced, in case the server's address is taken over.
@@ -39,12 +39,14 @@ class FleetStatus:
         """The platform's verdict, or None if there is none with a valid signature."""
         known, nonce = self._identity, secrets.token_hex(NONCE_BYTES)
         try:
-            status = await self._control.status(known.agent_id, nonce)
+            status = await self._api.status(known.agent_id, nonce)
         except AgentError as error:
             _log.info("The server did not confirm whether it knows this agent: %s", error)
             return None
-        made = sign(known.verdict_key, nonce=nonce, agent_id=known.agent_id, token=known.token, verdict=status.verdict)
-        if known.verdict_key and hmac.compare_digest(made.encode(), status.signature.encode()):
+        expected = sign(
+            known.verdict_key, nonce=nonce, agent_id=known.agent_id, token=known.token, verdict=status.verdict
+        )
+        if known.verdict_key and hmac.compare_digest(expected.encode(), status.signature.encode()):
             return status.verdict
         _log.warning(
             "The server says that this agent is %s, but cannot prove that it is the platform the agent enrolled "

@@ -38,9 +38,9 @@ class SignedUrls:
         self._refusals.pop(path, None)
 
     async def renew(self, path: str, refused: str, answer: str) -> None:
-        """Call when the storage rejected the URL `refused` with `answer`:
+        """Call when the storage rejected the URL `refused` with `answer`.
 
-        gets a new grant, unless that has already happened.
+        Gets a new grant, unless that has already happened.
         """
         async with self._lock:
             if self._urls.get(path) != refused:

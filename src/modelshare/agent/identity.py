@@ -22,7 +22,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def sole_user(data_dir: Path) -> Iterator[None]:
+def lock_data_dir(data_dir: Path) -> Iterator[None]:
     """Locks the folder. Raises StopError if another agent uses it."""
     file = data_dir / "agent.lock"
     try:

@@ -63,7 +63,7 @@ class Layout:
 def lay_out(wanted: DesiredDeployment) -> Layout:
     """Determines where a deployment's files go. Raises DeploymentError if its weights are not among them."""
     if not wanted.weights:
-        return _as_they_are(wanted)
+        return _from_names(wanted)
     known = {file.path for file in wanted.files}
     if missing := next((path for path in wanted.weights if path not in known), None):
         raise DeploymentError(
@@ -82,7 +82,7 @@ def lay_out(wanted: DesiredDeployment) -> Layout:
     files = {
         place(file.path): file
         for file in wanted.files
-        if file.path in wanted.weights or _is_beside(file.path, wanted.root)
+        if file.path in wanted.weights or _is_other_file(file.path, wanted.root)
     }
     config = place(posixpath.join(beside, _CONFIG))
     is_safetensors = _is(_SAFETENSORS, wanted.weights[0])
@@ -103,16 +103,16 @@ def _name(number: int, count: int, path: str) -> str:
     return f"{_PLAIN}{extension}" if count == 1 else f"{_PLAIN}-{number:05}-of-{count:05}{extension}"
 
 
-def _is_beside(path: str, root: str) -> bool:
+def _is_other_file(path: str, root: str) -> bool:
     """Whether it is in the model's folder and is neither weights nor an index."""
     inside = not root or path.startswith(f"{root}/")
     return inside and not (_is(_SAFETENSORS, path) or _is(_GGUF, path) or path.endswith(_INDEX))
 
 
-def _as_they_are(wanted: DesiredDeployment) -> Layout:
-    """For an older server that does not select weights:
+def _from_names(wanted: DesiredDeployment) -> Layout:
+    """For an older server that does not select weights.
 
-    of GGUF files the first by name, which is the one it describes.
+    Of GGUF files, that is the first one by name, which the server describes.
     """
     files = {file.path: file for file in wanted.files}
     ggufs = sorted(path for path in files if _is(_GGUF, path))
@@ -129,7 +129,7 @@ def _is(extension: str, path: str) -> bool:
 
 
 def _tensor_names(file: Path) -> list[str]:
-    """Reads the header, a JSON object preceded by its length in eight bytes:
+    """Reads the header, a JSON object preceded by its length in eight bytes.
 
     https://huggingface.co/docs/safetensors.
     """

@@ -50,7 +50,7 @@ _CONNECT_SECONDS: Final = 15.0
 _GOODBYE_SECONDS: Final = 1.0
 
 
-class Served(Protocol):
+class LinkHandler(Protocol):
     """The agent, as seen by the link."""
 
     def hello(self) -> Hello:
@@ -76,7 +76,7 @@ class Link:
         self,
         url: str,
         token: str,
-        served: Served,
+        handler: LinkHandler,
         *,
         heartbeat: float = HEARTBEAT_SECONDS,
         dead_after: float = DEAD_AFTER_SECONDS,
@@ -85,7 +85,7 @@ class Link:
     ) -> None:
         self._url = URL(url.rstrip("/") + LINK_PATH)
         self._headers = {"Authorization": f"Bearer {token}"}
-        self._served = served
+        self._handler = handler
         self._heartbeat = heartbeat
         self._dead_after = dead_after
         self._backoff = Backoff(retry_first, RETRY_CAP)
@@ -111,10 +111,10 @@ class Link:
         """
         while True:
             try:
-                await self._once()
+                await self._connect_once()
             except LinkLostError as lost:
                 if lost.is_refusal:
-                    _stop_if_final(await self._served.verdict())
+                    _stop_if_final(await self._handler.verdict())
                 pause = self._pauses.get(lost.close_code or 0)
                 delay = self._backoff.next() if pause is None else Backoff(pause, pause).next()
                 _log.warning(
@@ -126,12 +126,12 @@ class Link:
                 )
                 await asyncio.sleep(delay)
 
-    async def _once(self) -> None:
+    async def _connect_once(self) -> None:
         async with aiohttp.ClientSession(trust_env=True) as http:
             socket = await self._open(http)
             connection = Connection(socket, heartbeat=self._heartbeat, dead_after=self._dead_after)
-            streams = Streams(connection.send, self._served.serve)
-            connection.post(self._served.hello())
+            streams = Streams(connection.send, self._handler.serve)
+            connection.post(self._handler.hello())
             goodbye = LinkLostError("", CloseCode.GOING_AWAY)
             try:
                 await run_all(
@@ -151,18 +151,18 @@ class Link:
                 streams.on_frame(frame)
             elif isinstance(frame, Desired):
                 self._backoff.reset()
-                self._take(frame)
+                self._apply(frame)
             elif isinstance(frame, Welcome):
                 _check_protocol(frame)
-                self._served.welcomed(frame)
+                self._handler.welcomed(frame)
                 self._connection = connection
                 _log.info("Connected to %s as %s.", self._url.origin(), frame.name)
 
         return receive
 
-    def _take(self, desired: Desired) -> None:
+    def _apply(self, desired: Desired) -> None:
         try:
-            self._served.desired(desired)
+            self._handler.desired(desired)
         except Exception as error:
             _log.exception("The desired state from the server could not be applied.")
             raise LinkLostError("the desired state from the server could not be applied") from error

@@ -11,7 +11,7 @@ from modelshare.wire.text import visible
 def log_to_stderr(*, as_json: bool = False, verbose: bool = False) -> None:
     """Configures logging for the whole program."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if as_json else _ForPeople())
+    handler.setFormatter(_JsonLines() if as_json else _HumanReadable())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
@@ -19,15 +19,15 @@ def log_to_stderr(*, as_json: bool = False, verbose: bool = False) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-_MARKS: Final = {logging.WARNING: "warning: ", logging.ERROR: "error: ", logging.CRITICAL: "error: "}
+_PREFIXES: Final = {logging.WARNING: "warning: ", logging.ERROR: "error: ", logging.CRITICAL: "error: "}
 
 
-class _ForPeople(logging.Formatter):
+class _HumanReadable(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(mark)s%(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        record.mark = _MARKS.get(record.levelno, "")
+        record.mark = _PREFIXES.get(record.levelno, "")
         return visible(super().format(record), keep="\n")
 
 

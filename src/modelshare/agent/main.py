@@ -19,7 +19,7 @@ from modelshare.agent.engines.base import ExternalServer
 from modelshare.agent.engines.leftovers import reap_leftovers
 from modelshare.agent.errors import RemovedError, StopError
 from modelshare.agent.hardware import capabilities
-from modelshare.agent.identity import Identity, forget_identity, load_identity, save_identity, sole_user
+from modelshare.agent.identity import Identity, forget_identity, load_identity, lock_data_dir, save_identity
 from modelshare.agent.logs import log_to_stderr
 from modelshare.agent.server_api import ServerApi
 from modelshare.agent.wiring import Agent
@@ -52,7 +52,7 @@ def run(
     log_to_stderr(as_json=json_logs)
     options = Options(url, join_key, data_dir.resolve(), name or socket.gethostname(), engine, external_url, parallel)
     try:
-        with sole_user(options.data_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with lock_data_dir(options.data_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_main(options))
     except StopError as stop:
         _log.error("%s", stop)
@@ -61,17 +61,17 @@ def run(
 
 
 async def _main(options: "Options") -> None:
-    stopping, at_once = _on_signals()
+    stopping, second_signal = _on_signals()
     reap_leftovers(options.data_dir)
     external = ExternalServer(options.external_url) if options.external_url else None
     engines = EngineSource(options.data_dir, options.engine, external, parallel=options.parallel)
     async with aiohttp.ClientSession(trust_env=True) as http, engine_session() as engine_http:
-        if (identity := await _unless(stopping, _identity(options, http, engines))) is None:
+        if (identity := await _unless_stopping(stopping, _identity(options, http, engines))) is None:
             return
         agent = Agent(options.url, identity, options.data_dir, engines, http, engine_http)
         linking = asyncio.create_task(agent.link.run())
         try:
-            await _unless(stopping, asyncio.shield(linking))
+            await _unless_stopping(stopping, asyncio.shield(linking))
             _log.info("Stopping: waiting for requests in progress. Press Ctrl-C again to stop immediately.")
         except RemovedError:
             await agent.remove_all()
@@ -79,9 +79,9 @@ async def _main(options: "Options") -> None:
             raise
         finally:
             ending = asyncio.create_task(agent.stop())
-            run_now = asyncio.create_task(at_once.wait())
-            await asyncio.wait([ending, run_now], return_when=asyncio.FIRST_COMPLETED)
-            run_now.cancel()
+            immediate = asyncio.create_task(second_signal.wait())
+            await asyncio.wait([ending, immediate], return_when=asyncio.FIRST_COMPLETED)
+            immediate.cancel()
             linking.cancel()  # and with it all requests, so that the engines have nothing left to finish
             await asyncio.wait([linking, ending])
 
@@ -128,7 +128,7 @@ def _on_signals() -> tuple[asyncio.Event, asyncio.Event]:
     return first, second
 
 
-async def _unless(stopping: asyncio.Event, work: Awaitable[T]) -> T | None:
+async def _unless_stopping(stopping: asyncio.Event, work: Awaitable[T]) -> T | None:
     """The result of `work`, or None if `stopping` is set first."""
     job, stop = asyncio.ensure_future(work), asyncio.create_task(stopping.wait())
     try:

@@ -36,13 +36,13 @@ class PartFile:
     def __init__(self, final: Path, size: int) -> None:
         self._final = final
         self._part = final.with_name(final.name + ".part")
-        self._journal = final.with_name(final.name + ".pieces")
+        self._journal_path = final.with_name(final.name + ".pieces")
         self.size = size
         self._count = -(-size // PIECE)
         self._lock = threading.Lock()
         self._file = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o600)
-        self._marks = os.open(self._journal, os.O_RDWR | os.O_CREAT, 0o600)
-        self._filled = self._recall()
+        self._journal_file = os.open(self._journal_path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._filled = self._load_journal()
         self._first_open = 0
         self.bytes_done = sum(self._filled)
         """Number of bytes written, including those of incomplete pieces."""
@@ -52,7 +52,7 @@ class PartFile:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
-        os.close(self._marks)
+        os.close(self._journal_file)
 
     @property
     def frontier(self) -> int:
@@ -100,7 +100,7 @@ class PartFile:
 
     def reset(self) -> None:
         """Discards all bytes, since they are wrong."""
-        os.ftruncate(self._marks, 0)
+        os.ftruncate(self._journal_file, 0)
         os.ftruncate(self._file, 0)
         self._filled = [0] * self._count
         self._first_open = self.bytes_done = 0
@@ -111,18 +111,18 @@ class PartFile:
         os.fsync(self._file)
         self._part.rename(self._final)
         private_files.sync_folder(self._final.parent)
-        self._journal.unlink()
+        self._journal_path.unlink()
 
-    def _recall(self) -> list[int]:
+    def _load_journal(self) -> list[int]:
         """The number of bytes in each piece, according to the journal of an earlier run."""
-        marks = os.pread(self._marks, self._count + 1, 0)
+        marks = os.pread(self._journal_file, self._count + 1, 0)
         if len(marks) > self._count:  # written with another piece size
-            os.ftruncate(self._marks, 0)
+            os.ftruncate(self._journal_file, 0)
             marks = b""
-        there = os.fstat(self._file).st_size
+        size = os.fstat(self._file).st_size
         marks = marks.ljust(self._count, b"\0")
         return [
-            self._length(piece) if mark == _DONE[0] and there >= piece * PIECE + self._length(piece) else 0
+            self._length(piece) if mark == _DONE[0] and size >= piece * PIECE + self._length(piece) else 0
             for piece, mark in enumerate(marks)
         ]
 
@@ -138,7 +138,7 @@ class PartFile:
                 self._filled[piece] = filled
                 new += gained
                 if self._is_full(piece):
-                    os.pwrite(self._marks, _DONE, piece)
+                    os.pwrite(self._journal_file, _DONE, piece)
             self.bytes_done += new
         return new
 

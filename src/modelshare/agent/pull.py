@@ -46,7 +46,7 @@ class Puller:
             stall_seconds,
             retry_first,
         )
-        self._in_hand: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def close(self) -> None:
         """Stops the threads; call it after the last pull."""
@@ -58,12 +58,12 @@ class Puller:
         urls = SignedUrls(grants)
         todo = iter({file.sha256: file for file in files}.values())
 
-        async def one_after_another() -> None:
+        async def worker() -> None:
             for file in todo:
                 await self._file(file, urls, on_bytes)
 
         try:
-            await run_all(one_after_another() for _ in range(CONNECTIONS))
+            await run_all(worker() for _ in range(CONNECTIONS))
         except OSError as error:  # a full or broken disk
             raise PullError(f"Cannot write the weights: {error.strerror or error}.") from error
 
@@ -76,7 +76,7 @@ class Puller:
                 self._cache.discard(file)
 
     async def _file(self, file: DeploymentFile, urls: SignedUrls, on_bytes: OnBytes) -> None:
-        lock = self._in_hand.setdefault(file.sha256, asyncio.Lock())
+        lock = self._locks.setdefault(file.sha256, asyncio.Lock())
         async with lock:
             if self._cache.has(file):
                 on_bytes(file.size)

@@ -51,17 +51,17 @@ async def open_range(
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall_seconds, sock_read=stall_seconds)
     try:
         async with http.get(url, headers=headers, timeout=timeout, read_bufsize=_READ_AHEAD) as answer:
-            first, last = _extent(answer, start, end, size)
+            first, last = _position(answer, start, end, size)
             yield RangeBody(first, last, answer.content)
     except TimeoutError as error:
         raise InterruptedTransferError(f"no data for {stall_seconds:g} s") from error
     except aiohttp.InvalidURL as error:
         raise UnusableAnswerError("the signed URL is not a valid URL") from error
     except (aiohttp.ClientError, ConnectionError) as error:
-        raise InterruptedTransferError(_plain(error)) from error
+        raise InterruptedTransferError(_without_url(error)) from error
 
 
-def _extent(answer: aiohttp.ClientResponse, start: int, end: int, size: int) -> tuple[int, int]:
+def _position(answer: aiohttp.ClientResponse, start: int, end: int, size: int) -> tuple[int, int]:
     status = answer.status
     if status in _REFUSED:
         raise UrlRejectedError(f"HTTP {status}")
@@ -88,7 +88,7 @@ def _check_size(stored: int | None, size: int) -> None:
         raise UnusableAnswerError(f"{stored} bytes, but the manifest says {size}")
 
 
-def _plain(error: Exception) -> str:
+def _without_url(error: Exception) -> str:
     """Describes an error without the signed URL that aiohttp includes in its messages."""
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"no connection to {error.host}:{error.port}"

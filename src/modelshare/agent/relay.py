@@ -46,7 +46,7 @@ class EngineRelay:
             return
         if stream.route not in serving.engine.routes:
             served = ", ".join(sorted(serving.engine.routes)) or "no route"
-            await _break_off(
+            await _send_error(
                 stream, EngineRefusalError(HTTPStatus.NOT_FOUND, f"This model serves {served}, not {stream.route}.")
             )
             return
@@ -58,7 +58,9 @@ class EngineRelay:
                 with serving.engine.activity.request():
                     await (_stream if prepared.asked.stream else _answer)(stream, sequences)
         except Exception as error:  # noqa: BLE001 - every error is answered: a client must never wait in vain
-            await _break_off(stream, _told(error, stream), sequences.count.usage if sequences else TokenUsage())
+            await _send_error(
+                stream, _client_error(error, stream), sequences.count.usage if sequences else TokenUsage()
+            )
 
 
 async def _prepared(stream: Stream, policy: RelayPolicy) -> PreparedRequest:
@@ -84,7 +86,7 @@ async def _stream(stream: Stream, sequences: Sequences) -> None:
         await stream.end(sequences.count.usage)
 
 
-def _told(error: Exception, stream: Stream) -> EngineRefusalError:
+def _client_error(error: Exception, stream: Stream) -> EngineRefusalError:
     """The error to send to the client."""
     match error:
         case EngineRefusalError():
@@ -109,7 +111,7 @@ def _told(error: Exception, stream: Stream) -> EngineRefusalError:
             )
 
 
-async def _break_off(stream: Stream, why: EngineRefusalError, usage: TokenUsage = TokenUsage()) -> None:  # noqa: B008 - frozen
+async def _send_error(stream: Stream, why: EngineRefusalError, usage: TokenUsage = TokenUsage()) -> None:  # noqa: B008 - frozen
     """Reports an error, as the response or as the end of one that has started, with what was generated until then."""
     if stream.started:
         await stream.end(usage, str(why), why.status)

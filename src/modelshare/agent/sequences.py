@@ -15,14 +15,14 @@ from modelshare.agent.engines.answers import StreamReader, write_answer, write_p
 from modelshare.agent.engines.base import Engine
 from modelshare.agent.engines.counts import Tally
 from modelshare.agent.engines.parameters import Fields
-from modelshare.agent.engines.parts import Count, Subrequest, Weave, join, split
+from modelshare.agent.engines.parts import StreamMerger, Subrequest, UsageCount, join, split
 from modelshare.agent.engines.refusals import EngineRefusalError
 from modelshare.agent.engines.relay_rules import PreparedRequest
 from modelshare.agent.engines.sharing import TooManyWaitingError
 from modelshare.agent.tasks import run_all
 from modelshare.wire.errors import ErrorCode
 
-_AHEAD_BYTES: Final = 1 << 20
+_BUFFER_BYTES: Final = 1 << 20
 """How far an engine may be ahead of its client. This frees the engine's slot as soon as the engine is done."""
 _STALLED_SECONDS: Final = 30.0
 """How long a client that reads nothing may occupy a slot that others wait for."""
@@ -36,7 +36,7 @@ class Sequences:
     """The calls for one request, already prepared for its engine."""
 
     def __init__(self, http: aiohttp.ClientSession, engine: Engine, tenant: str, prepared: PreparedRequest) -> None:
-        self.count = Count()
+        self.count = UsageCount()
         self.is_over = False
         """The end of the stream has been yielded."""
         self._http = http
@@ -55,35 +55,35 @@ class Sequences:
 
         The caller may stop iterating as soon as `is_over`.
         """
-        ahead = _Ahead(lambda: self._engine.turns.others_wait(self._tenant))
-        weave = Weave()
-        producing = asyncio.create_task(self._produce(ahead, weave))
+        buffer = _OutputBuffer(lambda: self._engine.turns.others_wait(self._tenant))
+        merger = StreamMerger()
+        producing = asyncio.create_task(self._produce(buffer, merger))
         try:
-            async for data in ahead:
+            async for data in buffer:
                 yield data
             self.is_over = True
-            yield weave.end(self._prepared, self.count.for_client())
+            yield merger.end(self._prepared, self.count.for_client())
         finally:
             if not self.is_over:  # otherwise connections are read to the end, so that they can be reused
                 producing.cancel()
             await asyncio.wait([producing])
 
-    async def _produce(self, ahead: "_Ahead", weave: Weave) -> None:
+    async def _produce(self, buffer: "_OutputBuffer", merger: StreamMerger) -> None:
         left = {part.first for part in self._parts}
 
         def over(part: Subrequest) -> None:
             left.discard(part.first)
             if not left:
-                ahead.end()
+                buffer.end()
 
         async def stream(part: Subrequest) -> None:
             async with self._turn(part) as (prepared, tally):
                 reader = StreamReader(prepared, tally)
                 async with aclosing(streamed_answer(self._http, self._engine, prepared, reader)) as answer:
                     async for pieces in answer:
-                        events = weave.pieces(part, pieces)
-                        if events and weave.began:  # before that, a failure is reported by the HTTP status
-                            await ahead.put(write_pieces(events))
+                        events = merger.pieces(part, pieces)
+                        if events and merger.began:  # before that, a failure is reported by the HTTP status
+                            await buffer.put(write_pieces(events))
                         if reader.is_over and reader.failure is None:
                             over(part)
                 over(part)
@@ -91,7 +91,7 @@ class Sequences:
         try:
             await self._each(stream)
         except Exception as error:  # noqa: BLE001 - raised in the consumer of the stream
-            ahead.end(error)
+            buffer.end(error)
 
     async def _answer(self, part: Subrequest) -> Fields:
         async with self._turn(part) as (prepared, tally):
@@ -115,12 +115,12 @@ class Sequences:
         engine, prepared = self._engine, part.prepared
         asked, fields = prepared.asked, prepared.fields
         prompt = bytes(next((fields[name] for name in ("messages", "prompt", "input") if name in fields), b""))
-        unseen = 0 if asked.stream or not asked.generates else asked.max_tokens or _USUAL_TOKENS
+        unstreamed = 0 if asked.stream or not asked.generates else asked.max_tokens or _USUAL_TOKENS
         try:
             async with engine.turns.turn(self._tenant, asked.turns, prompt) as turn:
                 tally = self.count.begin(part)
                 try:
-                    with engine.activity.asking(len(prompt), unseen):
+                    with engine.activity.asking(len(prompt), unstreamed):
                         fields = fields | engine.sharing.fields(self._tenant, turn)
                         yield msgspec.structs.replace(prepared, fields=fields), tally
                 finally:
@@ -135,7 +135,7 @@ class Sequences:
             ) from None
 
 
-class _Ahead:
+class _OutputBuffer:
     """Buffers an engine's output until the client reads it."""
 
     def __init__(self, others_wait: Callable[[], bool]) -> None:
@@ -149,7 +149,7 @@ class _Ahead:
 
     async def put(self, data: bytes) -> None:
         """Waits for space. Raises EngineRefusalError if the client reads nothing while others wait for the engine."""
-        while self._size >= _AHEAD_BYTES:
+        while self._size >= _BUFFER_BYTES:
             self._taken.clear()
             try:
                 async with asyncio.timeout(_STALLED_SECONDS):
@@ -168,7 +168,7 @@ class _Ahead:
         self._is_over, self._error = True, self._error or error
         self._more.set()
 
-    def __aiter__(self) -> "_Ahead":
+    def __aiter__(self) -> "_OutputBuffer":
         return self
 
     async def __anext__(self) -> bytes:

@@ -44,9 +44,9 @@ class ServerApi:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def enroll(self, request: Enroll) -> Enrolled:
-        """Exchanges a join key for an identity;
+        """Exchanges a join key for an identity.
 
-        waits until the server is reachable. Raises StopError if it is rejected.
+        Waits until the server is reachable. Raises StopError if it is rejected.
         """
         backoff = Backoff(self._retry_first, _RETRY_CAP)
         while True:
@@ -55,13 +55,13 @@ class ServerApi:
             except ServerRefusalError as refusal:
                 if refusal.status < HTTPStatus.INTERNAL_SERVER_ERROR and refusal.status != HTTPStatus.TOO_MANY_REQUESTS:
                     raise StopError(f"The server refused to enrol this agent: {refusal}") from refusal
-                trouble: Exception = refusal
+                cause: Exception = refusal
             except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-                trouble = error
+                cause = error
             except ValidationError as error:
                 raise StopError(f"The service at {self._url} is not a modelshare server. Check --url.") from error
             delay = backoff.next()
-            _log.warning("Cannot reach %s (%s). Trying again in %.1f s.", self._url, _brief(trouble), delay)
+            _log.warning("Cannot reach %s (%s). Trying again in %.1f s.", self._url, _brief(cause), delay)
             await asyncio.sleep(delay)
 
     async def grant(self, deployment_id: str) -> Grant:
@@ -73,11 +73,11 @@ class ServerApi:
             except ServerRefusalError as refusal:
                 if refusal.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
                     raise GrantGoneError("The server no longer assigns this deployment to this agent.") from refusal
-                trouble: Exception = refusal
+                cause: Exception = refusal
             except (aiohttp.ClientError, TimeoutError, ConnectionError, ValidationError) as error:
-                trouble = error
+                cause = error
             if backoff.failures + 1 >= _GRANT_ATTEMPTS:
-                raise PullError(f"The server did not grant access to the weights ({_brief(trouble)}).") from trouble
+                raise PullError(f"The server did not grant access to the weights ({_brief(cause)}).") from cause
             await asyncio.sleep(backoff.next())
 
     async def status(self, agent_id: str, nonce: str) -> AgentStatus:

@@ -77,9 +77,9 @@ class Stream:
         await self.end(usage)
 
     async def refuse(self, status: int, content_type: str, data: bytes) -> None:
-        """Rejects a request that was not processed:
+        """Rejects a request that was not processed.
 
-        the server may send it to another agent, or pass this response on.
+        The server may send it to another agent, or pass this response on.
         """
         self.started = True
         await self._send(Answer(self.id, _status(status), content_type, data, refused=True))

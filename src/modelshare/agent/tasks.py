@@ -20,7 +20,7 @@ async def run_all(jobs: Iterable[Coroutine[Any, Any, object]]) -> None:
     finally:
         for task in tasks:
             task.cancel()
-        await _ended(tasks)
+        await _wait_for_all(tasks)
     failures = [error for task in ended if not task.cancelled() and (error := task.exception()) is not None]
     if failures:
         raise failures[0]
@@ -35,10 +35,10 @@ async def in_thread(threads: Executor | None, function: Callable[P, T], *args: P
     try:
         return await asyncio.shield(future)
     finally:
-        await _ended([future])
+        await _wait_for_all([future])
 
 
-async def _ended(work: Sequence[asyncio.Future[Any]]) -> None:
+async def _wait_for_all(work: Sequence[asyncio.Future[Any]]) -> None:
     """Waits until all of it has ended, even if the caller is cancelled; raises the cancellation afterwards."""
     cancelled: asyncio.CancelledError | None = None
     while pending := [each for each in work if not each.done()]:

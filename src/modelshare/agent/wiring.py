@@ -22,7 +22,7 @@ from modelshare.wire.verdict import Verdict
 
 
 class Agent:
-    """Implements `link.Served`. Runs in `link.run()`; call `stop` at the end."""
+    """Implements `link.LinkHandler`. Runs in `link.run()`; call `stop` at the end."""
 
     def __init__(
         self,
@@ -33,21 +33,21 @@ class Agent:
         http: aiohttp.ClientSession,
         engine_http: aiohttp.ClientSession,
     ) -> None:
-        control = ServerApi(http, url, identity.token)
+        api = ServerApi(http, url, identity.token)
         self.link = Link(url, identity.token, self)
-        self._fleet_status = FleetStatus(control, identity, data_dir)
+        self._fleet_status = FleetStatus(api, identity, data_dir)
         self._data_dir = data_dir
         self._engines = engines
         self._stopping = False
         cache = Cache(data_dir)
         self._puller = Puller(cache, http)
         memory = RamBudget(memory_bytes())
-        tools = DeploymentContext(cache, self._puller, engines, memory, control.grant, self.link.post)
-        self._runner = Deployments(tools, self.link.post)
-        self._relay = EngineRelay(engine_http, self._runner.serving)
+        context = DeploymentContext(cache, self._puller, engines, memory, api.grant, self.link.post)
+        self._deployments = Deployments(context, self.link.post)
+        self._relay = EngineRelay(engine_http, self._deployments.serving)
 
     def hello(self) -> Hello:
-        """See `link.Served`."""
+        """See `link.LinkHandler`."""
         machine = capabilities(self._data_dir, self._engines.kinds())
         return Hello(
             OLDEST_PROTOCOL,
@@ -60,34 +60,34 @@ class Agent:
         )
 
     def welcomed(self, welcome: Welcome) -> None:
-        """See `link.Served`."""
-        self._fleet_status.learn(welcome.verdict_key)
+        """See `link.LinkHandler`."""
+        self._fleet_status.store_key(welcome.verdict_key)
 
     async def verdict(self) -> Verdict | None:
-        """See `link.Served`."""
+        """See `link.LinkHandler`."""
         return await self._fleet_status.verdict()
 
     def desired(self, desired: Desired) -> None:
-        """See `link.Served`."""
+        """See `link.LinkHandler`."""
         if not self._stopping:
-            self._runner.reconcile(desired)
+            self._deployments.reconcile(desired)
 
     async def serve(self, stream: Stream) -> None:
-        """See `link.Served`."""
+        """See `link.LinkHandler`."""
         await self._relay.serve(stream)
 
     def serving(self, deployment_id: str) -> Serving | None:
         """The engine that accepts requests for the deployment now, if any."""
-        return self._runner.serving(deployment_id)
+        return self._deployments.serving(deployment_id)
 
     async def stop(self, grace: float = DRAIN_SECONDS) -> None:
         """Finishes requests in progress over the open link, and stops every engine. Weights are kept."""
         self._stopping = True
-        await self._runner.stop(grace)
+        await self._deployments.stop(grace)
         await self.link.flush()
         self._puller.close()
 
     async def remove_all(self) -> None:
         """Stops every engine immediately and deletes all weights."""
         self._stopping = True
-        await self._runner.remove_all()
+        await self._deployments.remove_all()

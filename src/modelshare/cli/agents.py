@@ -7,7 +7,7 @@ import typer
 from modelshare.cli.confirm import Yes, confirm
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.formatting import when
-from modelshare.cli.output import Json, print_json, print_table, say
+from modelshare.cli.output import Json, print_json, print_message, print_table
 from modelshare.client import Client
 from modelshare.wire.agents import Agent, AgentPatch
 
@@ -35,7 +35,7 @@ def list_agents(json: Json = False) -> None:
         for agent in agents
     )
     empty = "No agents yet. Create a join key for one: `modelshare join-keys create NAME`."
-    print_table(("AGENT", "STATE", "HOLDS", "ENGINES", "LAST SEEN (UTC)", "ID"), rows, empty=empty)
+    print_table(("AGENT", "STATE", "MODELS", "ENGINES", "LAST SEEN (UTC)", "ID"), rows, empty=empty)
 
 
 @app.command()
@@ -48,7 +48,7 @@ def remove(agent: AgentRef, yes: Yes = False, json: Json = False) -> None:
     if json:
         print_json({"id": found.id, "removed": True})
     else:
-        say(f"Removed {found.name}.")
+        print_message(f"Removed {found.name}.")
 
 
 @app.command()
@@ -63,7 +63,7 @@ def suspend(
     if json:
         print_json(found)
     else:
-        say(f"Agent {found.name} is {found.state}.")
+        print_message(f"Agent {found.name} is {found.state}.")
 
 
 def _agent(client: Client, text: str) -> Agent:

@@ -5,7 +5,7 @@ from typing import Annotated, get_args
 import typer
 
 from modelshare.cli.formatting import number, size
-from modelshare.cli.output import Json, print_json, print_table, say
+from modelshare.cli.output import Json, print_json, print_message, print_table
 from modelshare.client import CatalogFilter, Client
 from modelshare.client.catalog import Sort
 from modelshare.wire.base import PAGE_LIMIT_MAX
@@ -55,10 +55,10 @@ def catalog(  # noqa: PLR0917 - Typer passes options by name
     )
     columns = ("MODEL", "VERSION", "PARAMETERS", "FORMAT", "SIZE", "LICENCE", "ROLE", "ENDPOINTS", "ID")
     if first.corrected:
-        say(f"No results for `{search}`. Showing results for `{first.corrected}` instead.")
+        print_message(f"No results for `{search}`. Showing results for `{first.corrected}` instead.")
     print_table(columns, rows, empty="No models match." if search else "The catalog is empty.")
     if models:
-        say(
+        print_message(
             f"{len(models):,} of {first.total:,} models."
             if first.total_is_exact
             else (f"{len(models):,} of {first.total:,}+ models.")

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import typer
 
 from modelshare.cli.error_messages import describe
-from modelshare.cli.output import Json, print_json, say
+from modelshare.cli.output import Json, print_json, print_message
 from modelshare.client import Client, ModelshareError
 from modelshare.client.chat import Message, stream_chat
 from modelshare.wire.text import visible
@@ -44,12 +44,12 @@ def _origin(endpoint: str) -> str | None:
 
 
 def _converse(client: Client, base_url: str, messages: list[Message], max_tokens: int | None) -> None:
-    say("Type a message. Press Ctrl-D to end.")
+    print_message("Type a message. Press Ctrl-D to end.")
     while True:
         try:
             text = input("> ")
         except EOFError:
-            say("")
+            print_message("")
             return
         if not text.strip():
             continue
@@ -57,7 +57,7 @@ def _converse(client: Client, base_url: str, messages: list[Message], max_tokens
         try:
             messages = [*asked, Message("assistant", _answer(client, base_url, asked, max_tokens, quiet=False))]
         except ModelshareError as error:
-            say(describe(error).message)
+            print_message(describe(error).message)
 
 
 def _answer(client: Client, base_url: str, messages: list[Message], max_tokens: int | None, *, quiet: bool) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from modelshare.cli.output import Json, print_json, say
+from modelshare.cli.output import Json, print_json, print_message
 from modelshare.client import Client
 
 app = typer.Typer(add_completion=False)
@@ -22,5 +22,5 @@ def claim(
         print_json(model)
         return
     name = f"{model.owner}/{model.name}"
-    say(f"{name} is in your catalog now. Next: modelshare deploy {name} --tier self_hosted --slug NAME")
+    print_message(f"{name} is in your catalog now. Next: modelshare deploy {name} --tier self_hosted --slug NAME")
     typer.echo(model.id)

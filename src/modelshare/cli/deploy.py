@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from modelshare.cli.error_messages import CommandError
-from modelshare.cli.output import Json, print_json, say
+from modelshare.cli.output import Json, print_json, print_message
 from modelshare.cli.requests import request
 from modelshare.cli.resolve_model import any_model
 from modelshare.client import Client, PermissionDeniedError
@@ -37,15 +37,15 @@ def deploy(
             request(EndpointCreate, model=any_model(client, model), tier=tier, slug=slug, version=version, file=file)
         )
         if tier == SELF_HOSTED and not _has_agent(client):
-            say(_how_to_run_an_agent(client.config.url))
+            print_message(_how_to_run_an_agent(client.config.url))
         if wait:
             endpoint = _until_active(client, endpoint)
     if json:
         print_json(endpoint)
         return
-    say(f"Endpoint {endpoint.slug} is {endpoint.status}. Base URL for OpenAI clients:")
+    print_message(f"Endpoint {endpoint.slug} is {endpoint.status}. Base URL for OpenAI clients:")
     typer.echo(endpoint.base_url)
-    say(f"Next: modelshare chat {endpoint.slug}")
+    print_message(f"Next: modelshare chat {endpoint.slug}")
 
 
 def _has_agent(client: Client) -> bool:
@@ -73,7 +73,7 @@ def _until_active(client: Client, endpoint: Endpoint) -> Endpoint:
             )
         words = endpoint.progress.phase if endpoint.progress else endpoint.status_reason or endpoint.status
         if words != said:
-            say(f"{endpoint.slug}: {words}")
+            print_message(f"{endpoint.slug}: {words}")
             said = words
         time.sleep(interval)
         interval = min(interval * 1.5, LONGEST_POLL)

@@ -8,7 +8,7 @@ from modelshare.cli.confirm import Yes, confirm
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.formatting import size, when
-from modelshare.cli.output import Json, one_line, print_json, print_record, print_table, say, tell
+from modelshare.cli.output import Json, one_line, print_json, print_message, print_record, print_table, print_text
 from modelshare.cli.requests import request
 from modelshare.cli.resolve_model import any_model
 from modelshare.client import Client
@@ -115,7 +115,7 @@ def delete(endpoint: Slug, yes: Yes = False, json: Json = False) -> None:
     if json:
         print_json({"slug": endpoint, "deleted": True})
     else:
-        say(f"Deleted {endpoint}.")
+        print_message(f"Deleted {endpoint}.")
 
 
 @app.command("hf-token")
@@ -170,7 +170,7 @@ def _say_recall(endpoint: Endpoint) -> None:
         return
     stops = f"it stops at {when(notice.deadline)} UTC" if notice.stopped_at is None else "it has stopped"
     model, reason = endpoint.model_name or "its model", one_line(notice.reason)
-    say(f"Warning: {endpoint.slug}: {model} was recalled by its owner; {stops}. {reason}")
+    print_message(f"Warning: {endpoint.slug}: {model} was recalled by its owner; {stops}. {reason}")
 
 
 def _state(endpoint: Endpoint) -> str:
@@ -183,8 +183,8 @@ def _state(endpoint: Endpoint) -> str:
 
 
 def _print_explanation(answer: Explanation) -> None:
-    tell("Possible." if answer.possible else "Not possible:")
+    print_text("Possible." if answer.possible else "Not possible:")
     for reason in answer.reasons:
-        tell(f"- {reason.message} {reason.fix}")
+        print_text(f"- {reason.message} {reason.fix}")
     for note in answer.notes:
-        tell(f"Note: {note}")
+        print_text(f"Note: {note}")

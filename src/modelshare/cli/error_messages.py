@@ -55,15 +55,15 @@ def describe(error: Exception) -> Failure:
             message = str(error)
         # From building a request: an invalid response is an UnexpectedAnswerError.
         case ValidationError() | UnicodeEncodeError(encoding="utf-8"):
-            message, code = _does_not_fit(error), ExitCode.USAGE
+            message, code = _invalid_value(error), ExitCode.USAGE
         case OSError() if error.strerror:
             message = f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
         case _:
-            message = f"Bug in modelshare ({_where_and_what(error)}). Please report it with the command you ran."
+            message = f"Bug in modelshare ({_location_and_error(error)}). Please report it with the command you ran."
     return Failure(visible(" ".join(message.split())), code)
 
 
-def _where_and_what(error: Exception) -> str:
+def _location_and_error(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{frames[-1].filename}:{frames[-1].lineno}, " if frames else ""
     return f"{where}{type(error).__name__}: {error}"
@@ -77,10 +77,8 @@ _FORMS = {
 """What is allowed, in words instead of a regular expression."""
 
 
-def _does_not_fit(error: ValidationError | UnicodeEncodeError) -> str:
-    if isinstance(
-        error, UnicodeEncodeError
-    ):  # Python keeps an argument's bytes that are no text as halves of characters
+def _invalid_value(error: ValidationError | UnicodeEncodeError) -> str:
+    if isinstance(error, UnicodeEncodeError):  # Python represents undecodable arguments with surrogates
         return f"{error.object!r} is not valid UTF-8. Type it again."
     first = error.errors()[0]
     field = next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), "the request")

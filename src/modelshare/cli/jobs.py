@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from modelshare.cli.formatting import when
-from modelshare.cli.output import Json, one_line, print_json, print_table, say
+from modelshare.cli.output import Json, one_line, print_json, print_message, print_table
 from modelshare.client import Client
 
 app = typer.Typer(add_completion=False)
@@ -24,7 +24,7 @@ def jobs(
     if json:
         print_json(found[0] if retry else found)
     elif retry:
-        say(f"Running {found[0].kind} of {found[0].subject} again.")
+        print_message(f"Running {found[0].kind} of {found[0].subject} again.")
     else:
         rows = ((job.kind, job.subject, when(job.given_up_at), one_line(job.error), job.id) for job in found)
         print_table(("KIND", "ABOUT", "FAILED (UTC)", "WHY", "ID"), rows, empty="No failed jobs.")

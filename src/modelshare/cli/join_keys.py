@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from modelshare.cli.formatting import duration, when
-from modelshare.cli.output import Json, print_json, print_table, say
+from modelshare.cli.output import Json, print_json, print_message, print_table
 from modelshare.cli.requests import request
 from modelshare.client import Client
 from modelshare.wire.agents import JoinKeyCreate
@@ -28,9 +28,9 @@ def create(
     if json:
         print_json(created)
         return
-    say(f"This key is shown only once{_until(created.expires_at)}:")
+    print_message(f"This key is shown only once{_until(created.expires_at)}:")
     typer.echo(created.key)
-    say(f"Next: MODELSHARE_JOIN_KEY={created.key} modelshare agent --url {url} --data-dir ./agent")
+    print_message(f"Next: MODELSHARE_JOIN_KEY={created.key} modelshare agent --url {url} --data-dir ./agent")
 
 
 @app.command("list")
@@ -55,7 +55,7 @@ def revoke(join_key: Annotated[str, typer.Argument(help="ID of the join key.")],
     if json:
         print_json({"id": join_key, "revoked": True})
     else:
-        say("Join key revoked. Agents that enrolled with it stay enrolled.")
+        print_message("Join key revoked. Agents that enrolled with it stay enrolled.")
 
 
 def _until(expires_at: int | None) -> str:

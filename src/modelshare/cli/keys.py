@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from modelshare.cli.formatting import duration, when
-from modelshare.cli.output import Json, print_json, print_table, say
+from modelshare.cli.output import Json, print_json, print_message, print_table
 from modelshare.cli.requests import request
 from modelshare.client import Client
 from modelshare.wire.keys import KeyCreate, KeyWithValue, Scope
@@ -78,14 +78,14 @@ def revoke(key: KeyId, json: Json = False) -> None:
     if json:
         print_json({"id": key, "revoked": True})
     else:
-        say("Key revoked.")
+        print_message("Key revoked.")
 
 
 def _print_value(key: KeyWithValue, *, json: bool) -> None:
     if json:
         print_json(key)
         return
-    say("This key is shown only once:")
+    print_message("This key is shown only once:")
     typer.echo(key.key)
     if key.old_value_valid_until is not None:
-        say(f"The old value works until {when(key.old_value_valid_until)} UTC.")
+        print_message(f"The old value works until {when(key.old_value_valid_until)} UTC.")

@@ -8,7 +8,7 @@ import typer
 
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
-from modelshare.cli.output import Json, print_json, say
+from modelshare.cli.output import Json, print_json, print_message
 from modelshare.client import Client, PermissionDeniedError, config
 
 app = typer.Typer(add_completion=False)
@@ -37,7 +37,7 @@ def login(
     if json:
         print_json({"url": where, "config": str(path)})
     else:
-        say(f"Logged in to {where}. The key is stored in {path}.")
+        print_message(f"Logged in to {where}. The key is stored in {path}.")
 
 
 def _ask(url: str) -> str:

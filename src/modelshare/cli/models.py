@@ -10,7 +10,7 @@ from modelshare.cli.confirm import Yes, confirm
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.formatting import number, size, when, yes
-from modelshare.cli.output import Json, print_json, print_record, print_table, say
+from modelshare.cli.output import Json, print_json, print_message, print_record, print_table
 from modelshare.cli.requests import request
 from modelshare.cli.resolve_model import own_model
 from modelshare.client import Client
@@ -91,7 +91,7 @@ def delete(model: Model, yes: Yes = False, json: Json = False) -> None:
     if json:
         print_json({"id": found.id, "deleted": True})
     else:
-        say(f"Deleted {found.name}.")
+        print_message(f"Deleted {found.name}.")
 
 
 @app.command()
@@ -125,7 +125,7 @@ def versions(model: Model, json: Json = False) -> None:
     print_table(("VERSION", "", "STATUS", "SIZE", "CREATED (UTC)", "MANIFEST", "NOTES"), rows, empty="No versions.")
     for item in found:
         if item.latest_note and not item.is_latest:
-            say(f"{item.version}: {item.latest_note}")
+            print_message(f"{item.version}: {item.latest_note}")
 
 
 @app.command()
@@ -158,7 +158,7 @@ def edit_version(
     if json:
         print_json(found)
     else:
-        say(f"Notes of {version} saved." if found.version_notes else f"Notes of {version} removed.")
+        print_message(f"Notes of {version} saved." if found.version_notes else f"Notes of {version} removed.")
 
 
 @app.command("delete-version")
@@ -184,7 +184,7 @@ def delete_version(
     if json:
         print_json({"id": found.id, "version": version, "deleted": True})
     else:
-        say(f"Deleted {found.name} {version}.")
+        print_message(f"Deleted {found.name} {version}.")
 
 
 def _update(model: str, changes: ModelPatch, *, json: bool) -> None:
@@ -229,11 +229,11 @@ def _print(model: ExtendedModel, *, json: bool) -> None:
 def _print_deletion(name: str, preview: VersionDeletion) -> None:
     """Prints to stderr, like the question that follows."""
     if not preview.possible:
-        say(f"{name} {preview.version} cannot be deleted. {' '.join(preview.reasons)}")
+        print_message(f"{name} {preview.version} cannot be deleted. {' '.join(preview.reasons)}")
         return
-    say(f"Deleting {name} {preview.version} frees {size(preview.frees_bytes)} of your quota.")
+    print_message(f"Deleting {name} {preview.version} frees {size(preview.frees_bytes)} of your quota.")
     for note in preview.notes:
-        say(f"Note: {note}")
+        print_message(f"Note: {note}")
 
 
 def _choice(choice: ModelChoice) -> str:

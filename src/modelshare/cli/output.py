@@ -24,12 +24,12 @@ def print_json(value: Printable) -> None:
     typer.echo(visible(json.dumps(to_jsonable_python(value), indent=2, ensure_ascii=False), keep="\n"))
 
 
-def tell(text: str) -> None:
+def print_text(text: str) -> None:
     """Prints a result as text."""
     typer.echo(visible(text, keep="\n"))
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """Prints a message to stderr, so that a pipe gets only results."""
     typer.echo(visible(text, keep="\n"), err=True)
 
@@ -38,7 +38,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
     """Prints a table, or aligned columns if stdout is not a terminal. Prints `empty` if there are no rows."""
     lines = [[one_line(cell) for cell in row] for row in rows]
     if not lines:
-        say(empty)
+        print_message(empty)
     elif sys.stdout.isatty():
         table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
         for index, column in enumerate(columns):

@@ -20,11 +20,11 @@ from rich.progress import (
 from rich.status import Status
 
 from modelshare.cli.formatting import size
-from modelshare.cli.output import say
+from modelshare.cli.output import print_message
 from modelshare.client.push import Progress, PushPhase
 from modelshare.client.source import PushSource
 from modelshare.wire.left_out import note
-from modelshare.wire.secret_scan import Exposed
+from modelshare.wire.secret_scan import ExposedSecret
 from modelshare.wire.uploads import Upload
 
 _WORDS = {
@@ -51,15 +51,15 @@ class PushProgress(Progress):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._show(None)
+        self._display(None)
 
-    def source(self, source: PushSource, exposed: Sequence[Exposed]) -> None:
+    def source(self, source: PushSource, exposed: Sequence[ExposedSecret]) -> None:
         if left_out := note(source.left_out):
-            say(f"{left_out} Use `--include` to push one of them anyway.")
+            print_message(f"{left_out} Use `--include` to push one of them anyway.")
         for each in exposed:
-            say(f"Warning: {each}")
+            print_message(f"Warning: {each}")
         if exposed:
-            say(
+            print_message(
                 "Anyone who runs the model gets these files. Revoke the keys where they were issued, and push "
                 "without them."
             )
@@ -68,13 +68,13 @@ class PushProgress(Progress):
         self._phase, self._task = phase, None
         if not self._console.is_terminal:
             if total > done or phase in _ENDLESS:
-                say(f"{_WORDS[phase]}: {size(total - done)}." if total else f"{_WORDS[phase]}.")
+                print_message(f"{_WORDS[phase]}: {size(total - done)}." if total else f"{_WORDS[phase]}.")
         elif phase in _ENDLESS:
-            self._show(self._console.status(_WORDS[phase]))
+            self._display(self._console.status(_WORDS[phase]))
         else:
             self._bars = _bars(self._console)
             self._task = self._bars.add_task(_WORDS[phase], total=total, completed=done)
-            self._show(self._bars)
+            self._display(self._bars)
 
     def moved(self, size: int) -> None:
         if self._bars is not None and self._task is not None:
@@ -82,15 +82,17 @@ class PushProgress(Progress):
 
     def session(self, upload: Upload) -> None:
         if any(file.parts_done and not file.reused for file in upload.files):
-            say(f"Resuming the push of {upload.name} {upload.version}: {size(upload.bytes_done)} already sent.")
+            print_message(
+                f"Resuming the push of {upload.name} {upload.version}: {size(upload.bytes_done)} already sent."
+            )
 
-    def farewell(self) -> str:
+    def interruption_message(self) -> str:
         """The message after Ctrl-C."""
         if self._phase is PushPhase.PROCESSING:
             return "Stopped waiting; the server carries on. `modelshare models list` shows the status."
         return "Stopped. Run the same command within 24 hours to resume."
 
-    def _show(self, what: Bars | Status | None) -> None:
+    def _display(self, what: Bars | Status | None) -> None:
         if self._shown is not None:
             self._shown.stop()
         self._shown = what

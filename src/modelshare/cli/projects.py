@@ -6,7 +6,7 @@ import typer
 
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.formatting import size, size_of, when
-from modelshare.cli.output import Json, print_json, print_table, say
+from modelshare.cli.output import Json, print_json, print_message, print_table
 from modelshare.client import Client
 from modelshare.wire.keys import Project, ProjectPatch
 
@@ -42,7 +42,7 @@ def quota(
     if json:
         print_json(changed)
     else:
-        say(f"{changed.slug} may store {_quota(changed)}.")
+        print_message(f"{changed.slug} may store {_quota(changed)}.")
 
 
 def _project(client: Client, text: str) -> Project:

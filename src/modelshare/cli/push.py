@@ -8,7 +8,7 @@ import typer
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.formatting import size
-from modelshare.cli.output import Json, print_json, say
+from modelshare.cli.output import Json, print_json, print_message
 from modelshare.cli.progress import PushProgress
 from modelshare.client import Client
 from modelshare.client.push import JOBS, Pushed, push_model
@@ -74,7 +74,7 @@ def push(
                 progress=progress,
             )
         except KeyboardInterrupt as error:
-            raise CommandError(progress.farewell(), ExitCode.INTERRUPTED) from error
+            raise CommandError(progress.interruption_message(), ExitCode.INTERRUPTED) from error
     if json:
         print_json(pushed.model)
     else:
@@ -85,11 +85,11 @@ def _print(pushed: Pushed) -> None:
     model = pushed.model
     kept = pushed.upload.bytes_total - pushed.bytes_sent
     note = f", {size(kept)} already stored" if kept else ""
-    say(f"{model.name} {pushed.version} is {model.status}: {size(pushed.bytes_sent)} sent{note}.")
+    print_message(f"{model.name} {pushed.version} is {model.status}: {size(pushed.bytes_sent)} sent{note}.")
     if pushed.latest_note is not None:
-        say(f"Note: {pushed.latest_note}")
+        print_message(f"Note: {pushed.latest_note}")
     for warning in model.warnings:
-        say(f"Note: {warning}")
+        print_message(f"Note: {warning}")
     typer.echo(model.id)
     ready = model.status in {ModelStatus.READY, ModelStatus.ACTIVE}
-    say(f"Next: modelshare {'share' if ready else 'models show'} {model.name}")
+    print_message(f"Next: modelshare {'share' if ready else 'models show'} {model.name}")

@@ -9,7 +9,7 @@ from modelshare.cli.confirm import Yes, confirm
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.formatting import duration, moment, when
-from modelshare.cli.output import Json, one_line, print_json, print_table, say
+from modelshare.cli.output import Json, one_line, print_json, print_message, print_table
 from modelshare.cli.requests import request
 from modelshare.cli.resolve_model import own_model
 from modelshare.client import Client
@@ -94,32 +94,32 @@ def _deadline(within: int | None, on: int | None, *, now: bool) -> int | None:
 def _print(name: str, state: Recall) -> None:
     notice = state.notice
     if notice is None:
-        say(f"{name} is not recalled. It returns to the catalog only if you share it again.")
+        print_message(f"{name} is not recalled. It returns to the catalog only if you share it again.")
         if not state.weight_deletions:
             return
     else:
         stopped = notice.stopped_at
         stops = f"stop at {when(notice.deadline)}" if stopped is None else f"stopped at {when(stopped)}"
-        say(f"{name} is recalled: endpoints of other projects {stops} UTC. {one_line(notice.reason)}")
-    say(
+        print_message(f"{name} is recalled: endpoints of other projects {stops} UTC. {one_line(notice.reason)}")
+    print_message(
         f"Endpoints still serving: {state.endpoints_serving}. Machines that may hold the weights: "
         f"{state.machines_holding}."
     )
     if waited_for := state.unconfirmed:
-        say(
+        print_message(
             f"Unconfirmed deletions: {len(waited_for)}, since {when(waited_for[-1].asked_at)} UTC. --close ID stops "
             "waiting for one."
         )
     rows = (
         (
-            release.project or "(a shared machine)",
-            release.version,
-            when(release.asked_at),
-            when(release.confirmed_at)
-            or (f"never; closed {when(release.closed_at)}" if release.closed_at else "not yet"),
-            release.deployment,
+            deletion.project or "(a shared machine)",
+            deletion.version,
+            when(deletion.asked_at),
+            when(deletion.confirmed_at)
+            or (f"never; closed {when(deletion.closed_at)}" if deletion.closed_at else "not yet"),
+            deletion.deployment,
         )
-        for release in state.weight_deletions
+        for deletion in state.weight_deletions
     )
     print_table(
         ("PROJECT", "VERSION", "DELETION REQUESTED (UTC)", "CONFIRMED", "ID"),

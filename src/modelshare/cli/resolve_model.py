@@ -33,7 +33,7 @@ def any_model(client: Client, text: str) -> str:
         shared = [model for model in client.catalog.list(CatalogFilter(q=text)) if model.name.lower() == text.lower()]
     if shared:
         raise CommandError(f"You have no model `{text}`, but the catalog has {_names(shared)}. Use the full name.")
-    raise _none(text)
+    raise _unknown_model(text)
 
 
 def _by_owner(client: Client, text: str) -> str:
@@ -41,10 +41,10 @@ def _by_owner(client: Client, text: str) -> str:
     for find in (client.models.get, client.catalog.get):
         with suppress(NotFoundError, InvalidRequestError):
             return find(text).id
-    raise _none(text)
+    raise _unknown_model(text)
 
 
-def _none(text: str) -> CommandError:
+def _unknown_model(text: str) -> CommandError:
     return CommandError(
         f"There is no model `{text}` in your project or the catalog. `modelshare catalog` lists the catalog."
     )

@@ -8,7 +8,7 @@ from modelshare.cli.confirm import Yes, confirm
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.formatting import duration, when
-from modelshare.cli.output import Json, print_json, say
+from modelshare.cli.output import Json, print_json, print_message
 from modelshare.cli.requests import request
 from modelshare.cli.resolve_model import own_model
 from modelshare.client import Client
@@ -48,7 +48,7 @@ def share(
     with Client() as client:
         found = own_model(client, model)
         for warning in found.warnings:
-            say(f"Note: {warning}")
+            print_message(f"Note: {warning}")
         if public and found.audience is Audience.TARGETED:
             confirm(f"{found.name} is shared with certain projects only. Share it with everyone?", yes=yes)
         shared = client.models.share(found.id, spec)
@@ -58,8 +58,8 @@ def share(
     elif shared.link is not None:
         _print_link(shared, shared.link)
     else:
-        say(_to_whom(shared, to or []))
-        say(_who_may_deploy(shared))
+        print_message(_to_whom(shared, to or []))
+        print_message(_who_may_deploy(shared))
         typer.echo(page)
 
 
@@ -80,9 +80,11 @@ def _spec(
 def _print_link(model: ExtendedModel, link: ClaimLinkWithToken) -> None:
     until = f" until {when(link.expires_at)} UTC" if link.expires_at else ""
     often = f", for at most {link.max_uses} project(s)" if link.max_uses else ""
-    say(f"{model.name} is shared with projects that claim this link{until}{often}. The link is shown only once:")
+    print_message(
+        f"{model.name} is shared with projects that claim this link{until}{often}. The link is shown only once:"
+    )
     typer.echo(link.token)
-    say(f"To claim it: modelshare claim {link.token}")
+    print_message(f"To claim it: modelshare claim {link.token}")
 
 
 def _to_whom(model: ExtendedModel, to: list[str]) -> str:

@@ -38,7 +38,7 @@ def tiers(json: Json = False) -> None:
         "REQS/MIN",
         "TOKENS/MIN",
         "CONCURRENT",
-        "REQUEST TIMEOUT",
+        "SEQS/REQUEST",
         "LARGEST MODEL",
         "TIMEOUT",
         "PRICE/M",

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from modelshare.cli.output import Json, print_json, say, tell
+from modelshare.cli.output import Json, print_json, print_message, print_text
 from modelshare.cli.resolve_model import own_model
 from modelshare.client import Client
 from modelshare.wire.models import UnsharePreview
@@ -32,21 +32,21 @@ def unshare(
     if json:
         print_json(unshared)
     else:
-        say(
+        print_message(
             f"{unshared.name} is no longer in the catalog. Existing endpoints keep serving, but other projects "
             "can create no new ones, and theirs do not get the versions that you push from now on."
         )
 
 
 def _print_preview(name: str, preview: UnsharePreview) -> None:
-    tell(
+    print_text(
         f"Unsharing {name} keeps {preview.keeps_serving} active endpoint(s) serving, "
         f"{preview.keeps_serving_other_projects} of which belong to other projects."
     )
     for line in preview.stops_being_possible:
-        tell(f"No longer possible: {line}")
+        print_text(f"No longer possible: {line}")
     if preview.removed:
-        tell(f"Removed: {', '.join(preview.removed)}")
+        print_text(f"Removed: {', '.join(preview.removed)}")
     for note in preview.notes:
-        tell(f"Note: {note}")
-    say("Nothing was changed.")
+        print_text(f"Note: {note}")
+    print_message("Nothing was changed.")

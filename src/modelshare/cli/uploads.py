@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from modelshare.cli.formatting import size, when
-from modelshare.cli.output import Json, print_json, print_table, say
+from modelshare.cli.output import Json, print_json, print_message, print_table
 from modelshare.client import Client
 from modelshare.wire.uploads import UploadState
 
@@ -55,4 +55,4 @@ def cancel(
     if json:
         print_json(ended)
     else:
-        say(f"Upload of {ended.name} {ended.version} is {ended.state}; the uploaded data was deleted.")
+        print_message(f"Upload of {ended.name} {ended.version} is {ended.state}; the uploaded data was deleted.")

@@ -10,7 +10,7 @@ from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.formatting import when
 from modelshare.cli.formatting import yes as yes_or_no
-from modelshare.cli.output import Json, print_json, print_record, print_table, say
+from modelshare.cli.output import Json, print_json, print_message, print_record, print_table
 from modelshare.cli.requests import request
 from modelshare.client import Client
 from modelshare.wire.base import PAGE_LIMIT_MAX
@@ -101,7 +101,7 @@ def delete(webhook: WebhookId, yes: Yes = False, json: Json = False) -> None:
     if json:
         print_json({"id": webhook, "deleted": True})
     else:
-        say("Deleted.")
+        print_message("Deleted.")
 
 
 @app.command("test")
@@ -145,11 +145,13 @@ def _print_secret(webhook: WebhookWithSecret, *, json: bool) -> None:
     if json:
         print_json(webhook)
         return
-    say("This secret signs the deliveries and is shown only once:")
+    print_message("This secret signs the deliveries and is shown only once:")
     typer.echo(webhook.secret)
     if webhook.old_secret_valid_until is not None:
-        say(f"Deliveries are also signed with the old secret until {when(webhook.old_secret_valid_until)} UTC.")
-    say(f"Next: modelshare webhooks test {webhook.id}")
+        print_message(
+            f"Deliveries are also signed with the old secret until {when(webhook.old_secret_valid_until)} UTC."
+        )
+    print_message(f"Next: modelshare webhooks test {webhook.id}")
 
 
 def _print(webhook: Webhook, *, json: bool) -> None:
@@ -175,7 +177,7 @@ def _print_sent(delivery: Delivery, *, json: bool) -> None:
         print_json(delivery)
         return
     typer.echo(delivery.id)
-    say(f"Delivery queued. See its result with: modelshare webhooks deliveries {delivery.webhook}")
+    print_message(f"Delivery queued. See its result with: modelshare webhooks deliveries {delivery.webhook}")
 
 
 def _state(webhook: Webhook) -> str:

@@ -9,7 +9,7 @@ import httpx
 
 from modelshare.client.client import Client
 from modelshare.client.errors import UnexpectedAnswerError, from_answer
-from modelshare.client.transport import NoAnswer, cannot_reach, not_ours, refusal
+from modelshare.client.transport import NoAnswer, cannot_reach, not_modelshare, refusal
 
 _DATA = "data:"
 _END = "[DONE]"
@@ -37,7 +37,7 @@ def stream_chat(
                 answer.read()
                 raise refusal(client.config.url, answer)
             if answer.headers.get("content-type", "").startswith("text/html"):
-                raise not_ours(client.config.url)
+                raise not_modelshare(client.config.url)
             yield from _contents(answer)
     except NoAnswer as error:
         raise cannot_reach(client.config.url, error) from error

@@ -35,14 +35,14 @@ def load(environ: Mapping[str, str], *, url: str | None = None, api_key: str | N
     The file's key is used only with the file's URL, so that it is never sent to another platform. Raises ConfigError.
     """
     stored = read(config_path(environ))
-    url = _wanted_url(url, environ) or (stored.url if stored else DEFAULT_URL)
+    url = _given_url(url, environ) or (stored.url if stored else DEFAULT_URL)
     key = api_key or environ.get("MODELSHARE_API_KEY")
     if not key and stored and stored.url == url:
         key = stored.api_key
     return Config(url, checked_key(key) if key else None)
 
 
-def _wanted_url(url: str | None, environ: Mapping[str, str]) -> str | None:
+def _given_url(url: str | None, environ: Mapping[str, str]) -> str | None:
     """The URL from the argument or the variable.
 
     Raises ConfigError, which names the variable if its value is invalid.
@@ -91,12 +91,12 @@ def normalized_url(url: str) -> str:
     """`url` without a trailing slash; raises ConfigError if it is not an http(s) URL."""
     try:
         parts = urlsplit(url.strip())
-        fine = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        fine = fine and not (parts.query or parts.fragment or "@" in parts.netloc or " " in parts.netloc)
-        fine = fine and bool((parts.hostname or "").encode("idna")) and bool(httpx.URL(url.strip()).host)
+        is_valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        is_valid = is_valid and not (parts.query or parts.fragment or "@" in parts.netloc or " " in parts.netloc)
+        is_valid = is_valid and bool((parts.hostname or "").encode("idna")) and bool(httpx.URL(url.strip()).host)
     except (ValueError, httpx.InvalidURL):
-        fine = False
-    if not fine:
+        is_valid = False
+    if not is_valid:
         raise ConfigError(f"{url!r} is not a valid platform URL. Use one such as {DEFAULT_URL}.")
     return url.strip().rstrip("/")
 

@@ -95,7 +95,7 @@ def path_of(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def check_twins(files: Sequence[LocalFile]) -> None:
+def check_duplicate_paths(files: Sequence[LocalFile]) -> None:
     """Raises SourceError if two paths are equal after normalization. `files` must be sorted by path."""
     for one, other in pairwise(files):
         if one.path == other.path:

@@ -16,7 +16,7 @@ from modelshare.wire.sharing import Recall, RecallRequest, ShareRequest, ToLink,
 from modelshare.wire.uploads import Upload, VersionOpen
 
 BASE = "/v1/models"
-NOT_SAID = ShareRequest()
+DEFAULT_AUDIENCE = ShareRequest()
 
 
 class Models(Resource[Transport]):
@@ -47,7 +47,7 @@ class Models(Resource[Transport]):
         return post(at(BASE, model_id, "revalidate"), ExtendedModel)
 
     @sent
-    def share(self, model_id: str, to: ShareRequest = NOT_SAID) -> Call[SharedModel]:
+    def share(self, model_id: str, to: ShareRequest = DEFAULT_AUDIENCE) -> Call[SharedModel]:
         """Makes the manifest visible to everyone, to named projects, or to projects that claim the returned link.
 
         Without an audience, an unshared model becomes public, and a shared one stays as it is. Sharing again with the

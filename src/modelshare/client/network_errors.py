@@ -19,8 +19,8 @@ _TLS_ALERT = "\\x15\\x03"
 # X509_V_ERR_..., https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/
 _NOT_YET_VALID, _EXPIRED, _HOST_MISMATCH, _ADDRESS_MISMATCH = 9, 10, 62, 64
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
-_NO_WAY = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL})
-_ASLEEP = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
+_UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL})
+_GATEWAY_ERRORS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 _LONGEST = 200
 
 
@@ -43,7 +43,7 @@ def _of_connection(route: Route, error: Exception, listener: str) -> str:
             return f"Cannot reach {whom} within a few seconds. Check the address, and any firewall or VPN in between."
         case httpx.ConnectError() | ConnectionRefusedError() if not route.proxy:
             check = f" ({what}). Check this machine's network, and any firewall or VPN in between."
-            return f"Cannot reach {route.url}" + (f": is {listener} running there?" if _was_refused(error) else check)
+            return f"Cannot reach {route.url}" + (f": is {listener} running there?" if _is_refused(error) else check)
         case httpx.TimeoutException() | TimeoutError():
             return f"{route.url}{via} took too long to answer. Try again in a moment."
         case httpx.DecodingError():
@@ -65,7 +65,7 @@ def of_answer(route: Route, status: int, headers: Mapping[str, str], *, sent: in
     if 300 <= status < 400 and (location := headers.get("location")):  # noqa: PLR2004 - redirects
         return UnexpectedAnswerError(_of_redirect(route, plain(urljoin(route.url + "/", location), _LONGEST)))
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-        return UnexpectedAnswerError(_wants_password(route.proxy))
+        return UnexpectedAnswerError(_requires_password(route.proxy))
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         size = f" of {sent:,} bytes" if sent else ""
         return UnexpectedAnswerError(
@@ -73,7 +73,7 @@ def of_answer(route: Route, status: int, headers: Mapping[str, str], *, sent: in
             "operator to raise the limit above the size of a part (nginx: `client_max_body_size`; Apache: "
             "`LimitRequestBody`)."
         )
-    if status in _ASLEEP:
+    if status in _GATEWAY_ERRORS:
         return UnexpectedAnswerError(
             f"A proxy in front of {route.url}{via} answered {status} {HTTPStatus(status).phrase}: the server "
             "behind it is not responding. Try again in a moment; if the problem persists, contact the "
@@ -101,7 +101,7 @@ def _of_cause(route: Route, cause: BaseException) -> str | None:  # noqa: PLR091
             return _of_tls(route, cause)
         case ConnectionRefusedError() if route.proxy:
             return f"Cannot reach {_proxy(route.proxy)}: connection refused. {_without(route, route.proxy)}."
-        case OSError() if cause.errno in _NO_WAY:
+        case OSError() if cause.errno in _UNREACHABLE:
             whom = _proxy(route.proxy) if route.proxy else route.url
             return f"No route from this machine to {whom}. Check the network and the address."
         case httpx.RemoteProtocolError() if _TLS_ALERT in str(cause):
@@ -169,7 +169,7 @@ def _of_tls(route: Route, error: ssl.SSLError) -> str:
 
 def _refused_by_proxy(route: Route, proxy: Proxy, said: str) -> str:
     if said.startswith("407") or "auth" in said.lower():
-        return _wants_password(proxy)
+        return _requires_password(proxy)
     return (
         f"The proxy {proxy.printable}, which {proxy.variable} names, does not connect to {route.host}:{route.port} "
         f"({plain(said, _LONGEST).rstrip('.')}). Ask its operator, or set NO_PROXY={route.host} to connect "
@@ -177,7 +177,7 @@ def _refused_by_proxy(route: Route, proxy: Proxy, said: str) -> str:
     )
 
 
-def _wants_password(proxy: Proxy | None) -> str:
+def _requires_password(proxy: Proxy | None) -> str:
     if proxy is None:
         return "A proxy requires a user name and password (407). Put it into HTTPS_PROXY with both."
     scheme, _, rest = proxy.printable.partition("://")
@@ -201,10 +201,10 @@ def _via(route: Route) -> str:
     return f" (by the proxy {route.proxy.printable}, which {route.proxy.variable} names)" if route.proxy else ""
 
 
-def _was_refused(error: BaseException) -> bool:
+def _is_refused(error: BaseException) -> bool:
     """Whether the connection was refused. Also true if no exception says why it failed."""
-    told = [cause for cause in _causes(error) if isinstance(cause, OSError)]
-    return not told or any(isinstance(cause, ConnectionRefusedError) for cause in told)
+    system_errors = [cause for cause in _causes(error) if isinstance(cause, OSError)]
+    return not system_errors or any(isinstance(cause, ConnectionRefusedError) for cause in system_errors)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

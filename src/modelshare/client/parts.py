@@ -28,7 +28,7 @@ from modelshare.client.transport import (
     cannot_reach,
     cannot_reach_bucket,
     is_json,
-    not_ours,
+    not_modelshare,
     outcome_of,
     refusal,
 )
@@ -74,7 +74,7 @@ class PartSender:
             if _is_damage(error) and self._reader.sha256(file, _ignore, part) != digest:
                 raise ChangedError(file.location)
 
-        return self._insist(attempt, moved, check)
+        return self._send_with_retries(attempt, moved, check)
 
     def send_files(self, files: Sequence[tuple[LocalFile, Part, str]], moved: Moved) -> None:
         """Sends small files in one request, with retries. Raises the same errors as `send`."""
@@ -91,7 +91,7 @@ class PartSender:
 
             return self._attempt(put, number, lambda _: "")
 
-        self._insist(attempt, moved, _ignore)
+        self._send_with_retries(attempt, moved, _ignore)
 
     def _framed(self, file: LocalFile, part: Part, digest: str) -> bytes:
         """The file in the format of a batch request."""
@@ -100,7 +100,7 @@ class PartSender:
             raise ChangedError(file.location)
         return SmallFile(part.n, content).framed()
 
-    def _insist(
+    def _send_with_retries(
         self,
         attempt: Callable[[int, Moved], tuple[str | ModelshareError, Attempt]],
         moved: Moved,
@@ -139,7 +139,7 @@ class PartSender:
         except ConnectError as error:  # could not get the presigned URL
             return error, Attempt(number, Outcome.NOT_SENT, repeatable=True)
         if answer.is_success and self._bucket is None and not is_json(answer):
-            return not_ours(self._client.config.url), Attempt(number, Outcome.ANSWERED, repeatable=True)
+            return not_modelshare(self._client.config.url), Attempt(number, Outcome.ANSWERED, repeatable=True)
         if answer.is_success:
             if read is not None:
                 received = read(answer)
@@ -200,9 +200,9 @@ def _counted(pieces: Iterator[bytes], moved: Moved) -> Iterator[bytes]:
 
 
 def _may_pass(status: int, error: ModelshareError) -> bool:
-    """Whether the same part may be accepted later:
+    """Whether the same part may be accepted later.
 
-    the server is busy or restarting, or bytes were damaged in transit.
+    It may if the server is busy or restarting, or bytes were damaged in transit.
     """
     full = isinstance(error, ApiError) and error.code == ErrorCode.STORAGE_FULL
     return _is_damage(error) or (not full and (status in {408, 429} or status >= HTTPStatus.INTERNAL_SERVER_ERROR))

@@ -48,19 +48,19 @@ def opening(
 ) -> UploadOpen:
     """The request that opens a session. `digests`: the SHA-256 digests known so far, by path."""
     spec = {"version": version, "make_latest": make_latest, "version_notes": version_notes, "file": file}
-    said: dict[str, Any] = {field: value for field, value in spec.items() if value is not None}
+    fields: dict[str, Any] = {field: value for field, value in spec.items() if value is not None}
     if source.is_archive:
         [packed] = source.files
         archive = ArchiveEntry(filename=packed.path, size=packed.size)
-        request = UploadOpen(name=name, archive=archive, **said)
+        request = UploadOpen(name=name, archive=archive, **fields)
         request = request.model_copy(update={"exclude": source.exclude} if source.exclude else {})
     else:
         files = [FileEntry(path=each.path, size=each.size, sha256=digests.get(each.path)) for each in source.files]
-        request = UploadOpen(name=name, files=files, **said)
+        request = UploadOpen(name=name, files=files, **fields)
     return request.model_copy(update={"include": source.include} if source.include else {})
 
 
-def worth_hashing(upload: Upload, source: PushSource, digests: Mapping[str, str]) -> list[LocalFile]:
+def files_to_hash(upload: Upload, source: PushSource, digests: Mapping[str, str]) -> list[LocalFile]:
     """Files that the project may already store, judging by size, except those that an earlier push began to send."""
     begun = {file.path for file in upload.files if file.parts_done}
     candidates = set(upload.hash_candidates) - digests.keys() - begun

@@ -21,15 +21,15 @@ from modelshare.client.file_reader import Reader
 from modelshare.client.plan import (
     SMALL,
     Part,
+    files_to_hash,
     missing_parts,
     opening,
     parts_to_compare,
-    worth_hashing,
 )
 from modelshare.client.sending import Sending, Sent
-from modelshare.client.source import LocalFile, PushSource, find_exposed, read_source
+from modelshare.client.source import LocalFile, PushSource, find_secrets, read_source
 from modelshare.wire.models import ExtendedModel, ModelStatus, Version
-from modelshare.wire.secret_scan import Exposed
+from modelshare.wire.secret_scan import ExposedSecret
 from modelshare.wire.uploads import Upload, UploadState
 
 JOBS = 4
@@ -64,7 +64,7 @@ class Progress:
     def session(self, upload: Upload) -> None:
         """The session was opened or resumed."""
 
-    def source(self, source: PushSource, exposed: Sequence[Exposed]) -> None:
+    def source(self, source: PushSource, exposed: Sequence[ExposedSecret]) -> None:
         """Called before anything is sent, with the files to push and lines that appear to contain keys."""
 
 
@@ -113,9 +113,9 @@ def push_model(
         raise SourceError(
             f"{Path(path).name!r} is not a valid model name. Use `--name` with letters, digits, `-`, `_` and `.`."
         )
-    progress.source(source, find_exposed(source))
+    progress.source(source, find_secrets(source))
     if restart:
-        _drop_earlier(client, name)
+        _cancel_unfinished(client, name)
     with _workers(jobs) as (pool, stop):
         workers = _Workers(pool, jobs, Reader(source.files, stop), progress)
 
@@ -190,7 +190,7 @@ def _workers(jobs: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
             raise
 
 
-def _drop_earlier(client: Client, name: str) -> None:
+def _cancel_unfinished(client: Client, name: str) -> None:
     for upload in list(client.uploads.list(state=UploadState.OPEN, name=name)):
         client.uploads.cancel(upload.id)
 
@@ -203,7 +203,7 @@ def _session(
     if not source.is_archive:
         _hash([file for file in source.files if file.size <= SMALL], digests, workers)
     upload = opened(digests)
-    if candidates := worth_hashing(upload, source, digests):
+    if candidates := files_to_hash(upload, source, digests):
         _hash(candidates, digests, workers)
         upload = opened(digests)  # resumes the same session; the server now skips files that it already stores
     return upload, digests

@@ -101,7 +101,7 @@ def route_to(url: str, environ: Mapping[str, str]) -> Route:
     """Raises ConfigError if a variable's value is not a valid proxy."""
     parts = urlsplit(url)
     authorities = next((name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if environ.get(name)), None)
-    proxy = None if _goes_past(parts, environ) else _proxy(parts.scheme, environ)
+    proxy = None if _bypasses_proxy(parts, environ) else _proxy(parts.scheme, environ)
     return Route(url, proxy, authorities, environ)
 
 
@@ -146,13 +146,13 @@ def _checked(variable: str, value: str) -> str:
     value = value if "://" in value else f"http://{value}"
     try:
         parts = urlsplit(value)
-        fine = parts.scheme in _SCHEMES and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        if fine:
+        is_valid = parts.scheme in _SCHEMES and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        if is_valid:
             (parts.hostname or "").encode("idna")
             httpx.Proxy(value)
     except (ValueError, httpx.InvalidURL):
-        fine = False
-    if fine:
+        is_valid = False
+    if is_valid:
         return value
     printable = value.rpartition("@")[2] if "@" in value else value
     example = _EXAMPLE.replace("http:", "socks5:") if value.startswith("socks") else _EXAMPLE
@@ -162,22 +162,22 @@ def _checked(variable: str, value: str) -> str:
     )
 
 
-def _goes_past(parts: SplitResult, environ: Mapping[str, str]) -> bool:
+def _bypasses_proxy(parts: SplitResult, environ: Mapping[str, str]) -> bool:
     """Whether NO_PROXY matches the host: by name, parent domain, address or network."""
     host = (parts.hostname or "").lower()
     port = parts.port or _PORTS.get(parts.scheme, 0)
     listed = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     entries = [entry for entry in listed.lower().replace(",", " ").split() if entry]
-    return any(entry == "*" or _names(entry.rpartition("://")[2], host, port) for entry in entries)
+    return any(entry == "*" or _matches(entry.rpartition("://")[2], host, port) for entry in entries)
 
 
-def _names(entry: str, host: str, port: int) -> bool:
+def _matches(entry: str, host: str, port: int) -> bool:
     if (network := _network(entry.strip("[]"))) is not None:
         address = _network(host)
         return address is not None and network.version == address.version and address.network_address in network
     name, _, wanted_port = entry.rpartition(":")
     if name and wanted_port.isdigit():
-        return int(wanted_port) == port and _names(name, host, port)
+        return int(wanted_port) == port and _matches(name, host, port)
     domain = entry.removeprefix("*").lstrip(".")
     return bool(domain) and (host == domain or host.endswith(f".{domain}"))
 

@@ -58,7 +58,7 @@ class Sending:
         self._moved = moved
         self._all_sent = all_sent
         self._sender = PartSender(client, upload, reader)
-        self._there: dict[PartId, str] = {
+        self._received: dict[PartId, str] = {
             (file.n, k): digest for file in upload.files for k, digest in file.parts_sha256.items()
         }
         """SHA-256 of each part as the server received it."""
@@ -79,13 +79,13 @@ class Sending:
             file.n: file for file in self._upload.files if not file.reused and file.parts and file.n not in sent_whole
         }
         tiny = [(path, part) for path, part in missing if part.n in sent_whole and self._is_tiny(part)]
-        together = {part.n for _, part in tiny}
+        batched = {part.n for _, part in tiny}
         steps = [self._send_files_step(batch) for batch in batches(tiny)]
-        steps += [self._send_step(path, part) for path, part in missing if part.n not in together]
+        steps += [self._send_step(path, part) for path, part in missing if part.n not in batched]
         steps += [step for n in self._compared if not self._unsent[n] for step in self._compare_steps(n)]
         try:
-            agenda = _Agenda(steps)
-            for done in as_completed([pool.submit(agenda.work) for _ in range(jobs)]):
+            queue = _StepQueue(steps)
+            for done in as_completed([pool.submit(queue.work) for _ in range(jobs)]):
                 done.result()
         finally:
             self._sender.close()
@@ -103,7 +103,7 @@ class Sending:
             self._sender.send_files(files, self._moved)
             with self._lock:
                 for _, part, digest in files:
-                    self._there[part.n, 0] = digest
+                    self._received[part.n, 0] = digest
                     self._unsent[part.n] -= 1
             return ()
 
@@ -116,7 +116,7 @@ class Sending:
         def send() -> Iterable[Step]:
             received = self._sender.send(file, part, known, self._moved)
             with self._lock:
-                self._there[part.n, part.k] = received
+                self._received[part.n, part.k] = received
                 self._unsent[part.n] -= 1
                 was_last = not self._unsent[part.n]
                 was_last_of_all = not self._unsent.total()
@@ -136,7 +136,7 @@ class Sending:
 
     def _compare_step(self, file: LocalFile, part: Part) -> Step:
         def compare() -> Iterable[Step]:
-            if self._reader.sha256(file, _ignore, part) != self._there[part.n, part.k]:
+            if self._reader.sha256(file, _ignore, part) != self._received[part.n, part.k]:
                 raise ChangedError(file.location)
             return ()
 
@@ -146,7 +146,7 @@ class Sending:
         """Hashes the whole file, for the server to compare, since a bucket does not report what it received."""
         whole, digests = self._reader.sha256_with_parts(file, parts)
         for part, digest in zip(parts, digests, strict=True):
-            if self._there.get((part.n, part.k), digest) != digest:
+            if self._received.get((part.n, part.k), digest) != digest:
                 raise ChangedError(file.location)
         self._whole[parts[0].n] = whole
         return ()
@@ -154,12 +154,12 @@ class Sending:
     def _digest(self, file: UploadFile) -> FileDigest | None:
         if file.reused or not file.parts:
             return None
-        if whole := self._whole.get(file.n) or (self._there[file.n, 0] if file.parts == 1 else None):
+        if whole := self._whole.get(file.n) or (self._received[file.n, 0] if file.parts == 1 else None):
             return FileDigest(n=file.n, sha256=whole)
-        return FileDigest(n=file.n, parts_sha256=digest_of_parts(self._there[file.n, k] for k in range(file.parts)))
+        return FileDigest(n=file.n, parts_sha256=digest_of_parts(self._received[file.n, k] for k in range(file.parts)))
 
 
-class _Agenda:
+class _StepQueue:
     """A queue of steps for several threads.
 
     Follow-up steps run first, while their bytes are still in the page cache.

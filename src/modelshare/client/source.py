@@ -14,13 +14,13 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from modelshare.client.errors import SourceError
-from modelshare.client.folder import LocalFile, Walk, check_twins, path_of, plain_file
+from modelshare.client.folder import LocalFile, Walk, check_duplicate_paths, path_of, plain_file
 from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection, ignore_file_lines
 from modelshare.wire.model_files import INDEX, missing, numbered, refusal
 from modelshare.wire.models import MODEL_NAME_PATTERN
 from modelshare.wire.patterns import MAX_PATTERN, MAX_PATTERNS, PlainPattern, parse
 from modelshare.wire.secret_scan import MAX_FILES as MAX_READ
-from modelshare.wire.secret_scan import MAX_FOUND, Exposed, find, worth_reading
+from modelshare.wire.secret_scan import MAX_FOUND, ExposedSecret, find, is_scannable
 from modelshare.wire.text import visible
 from modelshare.wire.uploads import MAX_FILES
 
@@ -30,7 +30,7 @@ _MAX_INDEX = 64 << 20
 """Bytes. Larger indices are checked only by the server."""
 
 
-__all__ = ["LocalFile", "PushSource", "find_exposed", "read_source"]
+__all__ = ["LocalFile", "PushSource", "find_secrets", "read_source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,10 @@ def read_source(path: Path, *, include: Sequence[str] = (), exclude: Sequence[st
         raise SourceError(f"Cannot read {visible(str(error.filename or path))}: {error.strerror}.") from error
 
 
-def find_exposed(source: PushSource) -> list[Exposed]:
+def find_secrets(source: PushSource) -> list[ExposedSecret]:
     """Lines that appear to contain a key in the small text files of a folder. Raises SourceError."""
-    found: list[Exposed] = []
-    texts = [file for file in source.files if not source.is_archive and worth_reading(file.path, file.size)]
+    found: list[ExposedSecret] = []
+    texts = [file for file in source.files if not source.is_archive and is_scannable(file.path, file.size)]
     for file in texts[:MAX_READ]:
         try:
             found += find(file.path, file.location.read_bytes())
@@ -92,10 +92,10 @@ def _directory(folder: Path, include: Sequence[str], exclude: Sequence[str]) -> 
             f"{folder} contains {len(files):,} files; a model may have at most {MAX_FILES:,}. Check that it is the "
             "model's folder."
         )
-    check_twins(files)
+    check_duplicate_paths(files)
     paths = [file.path for file in files]
     unfinished = [each.path for each in left_out]
-    if why := refusal(paths, unfinished=unfinished) or _lost_shard(files, unfinished):
+    if why := refusal(paths, unfinished=unfinished) or _missing_shard(files, unfinished):
         raise SourceError(f"{visible(str(folder))}: {why}")
     name = _model_name(folder.resolve().name)
     both = _checked([*brought_back, *include], IGNORE_FILE)
@@ -129,15 +129,15 @@ def _gguf(path: Path, include: Sequence[str]) -> PushSource:
     part = numbered(path.name)
     if part is None:
         return PushSource((plain_file(path, path_of(path.name)),), False, _model_name(path.stem), include=include)
-    there = {sister.name for sister in path.parent.iterdir()} if part.count <= MAX_FILES else {path.name}
-    names = [name for name in there if (other := numbered(name)) and other.sister(1) == part.sister(1)]
-    if why := refusal(names, unfinished=there):
+    siblings = {sister.name for sister in path.parent.iterdir()} if part.count <= MAX_FILES else {path.name}
+    names = [name for name in siblings if (other := numbered(name)) and other.sister(1) == part.sister(1)]
+    if why := refusal(names, unfinished=siblings):
         raise SourceError(f"{visible(str(path.parent))}: {why}")
     files = tuple(plain_file(path.parent / name, path_of(name)) for name in sorted(names))
     return PushSource(files, False, _model_name(part.prefix), include=include)
 
 
-def _lost_shard(files: Iterable[LocalFile], unfinished: Sequence[str]) -> str | None:
+def _missing_shard(files: Iterable[LocalFile], unfinished: Sequence[str]) -> str | None:
     """A message about a shard that an index lists but that is missing; None if there is none.
 
     An index without any of its shards beside a whole file is ignored as outdated.

@@ -165,7 +165,7 @@ def refusal(url: str, answer: httpx.Response, *, sent: int = 0) -> ModelshareErr
     return _refusal(route_to(url, os.environ), answer, sent=sent)
 
 
-def not_ours(url: str) -> UnexpectedAnswerError:
+def not_modelshare(url: str) -> UnexpectedAnswerError:
     """The exception for a success response that is not from the platform, such as a captive portal's page."""
     return network_errors.of_success(route_to(url, os.environ))
 

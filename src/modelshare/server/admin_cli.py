@@ -12,7 +12,7 @@ import typer
 
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
-from modelshare.cli.output import Json, print_json, say
+from modelshare.cli.output import Json, print_json, print_message
 from modelshare.server import migrations, recovery, settings
 from modelshare.server.db import Database
 from modelshare.server.errors import ApiError
@@ -56,7 +56,7 @@ def upgrade(
     if json:
         print_json({"revision": migrations.HEAD})
     else:
-        say(f"The database is at revision {migrations.HEAD}.")
+        print_message(f"The database is at revision {migrations.HEAD}.")
 
 
 @admin.command()
@@ -72,7 +72,7 @@ def reset_password(
     if json:
         print_json({"email": email})
     else:
-        say(f"Password of {email} changed. All their sessions have ended.")
+        print_message(f"Password of {email} changed. All their sessions have ended.")
 
 
 @admin.command()
@@ -86,8 +86,8 @@ def replace_secret(data_dir: DataDir = None, database_url: DatabaseUrl = None, j
     if json:
         print_json({"replaced": True})
     else:
-        say("The database now uses the new secret: start the server. Webhooks now sign with new secrets;")
-        say("projects get them by deleting their webhooks and creating them again.")
+        print_message("The database now uses the new secret: start the server. Webhooks now sign with new secrets;")
+        print_message("projects get them by deleting their webhooks and creating them again.")
 
 
 def load_settings(**given: Any) -> settings.Settings:

@@ -1,7 +1,7 @@
-"""The only wiring: `create_app(settings)` puts the parts together and answers an ASGI application.
+"""All wiring: `create_app(settings)` builds the ASGI application.
 
-Requests part ways here before any framework sees them: downloads under a signed link, an agent's link, inference, and
-everything else (FastAPI). `/{project_id}/v1/...` is `/v1/...` with the project named.
+It routes requests before any framework: downloads by a signed link, agents' connections, inference, and everything else
+(FastAPI). `/{project_id}/v1/...` is `/v1/...` with the project named.
 """
 
 import functools
@@ -95,11 +95,11 @@ from modelshare.wire.keys import Project
 from modelshare.wire.link import LINK_PATH
 
 CHORES_SECONDS = 60
-"""How often uploads that have expired are looked for, the use of keys is noted, and so on."""
+"""How often expired uploads are ended, the use of keys is stored, and so on."""
 STOP_SECONDS = 20.0
-"""How long the parts have, all together, to end in good order."""
+"""How long all background services together may take to stop."""
 MAX_BODY: Final = 16 << 20
-"""Bytes of a request's body: an upload of 10,000 files, the most there may be, names them in 12 MB."""
+"""Maximum bytes of a request's body. Opening an upload of 10,000 files, the maximum, takes 12 MB."""
 _ROUTERS: Final = (
     sharing_routes.public,
     sharing_routes.router,
@@ -141,7 +141,7 @@ _PROJECT_PATH = re.compile(r"/(proj_[^/]+)(/v1(?:/.*)?)")
 
 
 class BackgroundService(Protocol):
-    """What works in the background while the platform runs."""
+    """A service that runs in the background."""
 
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
@@ -151,7 +151,7 @@ class Application:
     """The platform as one ASGI application."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] | None = None) -> None:
-        """`clock`: a test's, see DatabaseClock."""
+        """`clock`: for tests, see DatabaseClock."""
         settings = settings.with_secret()
         self.settings = settings
         self.database = Database(settings.database)
@@ -194,14 +194,14 @@ class Application:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Application"]:
-        """Migrates, starts what works in the background, and stops it in the end."""
+        """Migrates the database, starts the background services, and stops them at the end."""
         ending = Ending(STOP_SECONDS)
         async with self.answering(ending), self.working(ending):
             yield self
 
     @asynccontextmanager
     async def answering(self, ending: Ending) -> AsyncIterator["Application"]:
-        """Migrates, and connects what a request needs; nothing works in the background."""
+        """Migrates the database and connects what requests need, without background services."""
         async with AsyncExitStack() as stack:
             at_end = functools.partial(_at_end, stack, ending)
             at_end("database", self.database.close)
@@ -216,7 +216,7 @@ class Application:
 
     @asynccontextmanager
     async def working(self, ending: Ending) -> AsyncIterator["Application"]:
-        """Starts what works in the background of an application that answers."""
+        """Starts the background services."""
         async with AsyncExitStack() as stack:
             at_end = functools.partial(_at_end, stack, ending)
             await self._confirmer.start()
@@ -240,11 +240,11 @@ class Application:
             yield self
 
     async def end_streams(self) -> None:
-        """Ends answers that go on for as long as somebody listens; an HTTP server that stops waits for them."""
+        """Ends endless streams, which a stopping HTTP server would wait for."""
         await self.platform.live.stop()
 
     def _workers(self, sender: Sender) -> Iterator[Worker]:
-        """Three, so that no webhook waits until weights are hashed, and no recall for a webhook's address."""
+        """Three, so that webhooks do not wait for the hashing of weights, nor recalls for webhooks."""
         secret, clock, place = self.settings.signing_secret(), self.platform.clock, self._place()
         deliverer = webhook_jobs.Deliverer(self.database, sender, secret, clock)
         delivering = {webhook_jobs.DELIVER: deliverer.deliver}
@@ -253,7 +253,7 @@ class Application:
         yield Worker(self.database, delivering, clock, holder=place, parallel=webhook_jobs.PARALLEL)
 
     def _place(self) -> str:
-        """What tells this process from others on the same database, and is the same after a restart."""
+        """Identifies this process among those on the same database; the same after a restart."""
         if self.database.is_sqlite:
             return "the only one"
         return f"{socket.gethostname()} {self.settings.data_dir.absolute()} {self.settings.host}:{self.settings.port}"
@@ -293,7 +293,7 @@ def _at_end(stack: AsyncExitStack, ending: Ending, name: str, stop: Callable[[],
 
 
 def create_app(settings: Settings) -> Application:
-    """The whole platform for these settings; starts when its lifespan does."""
+    """Builds the platform for these settings. It starts with its lifespan."""
     return Application(settings)
 
 
@@ -347,14 +347,15 @@ def _platform(
 
 @functools.cache
 def api() -> FastAPI:
-    """Routes, pages and errors. Once per process: it takes a tenth of a second, and a request brings its platform."""
-    built = FastAPIOffline(  # /docs without a request to anybody else
+    """Routes, pages and errors. Built once per process, since it takes a tenth of a second; requests carry the
+    platform."""
+    built = FastAPIOffline(  # /docs without requests to other sites
         title="modelshare",
         version=__version__,
         summary="Publish AI models into a public catalog without surrendering the weights.",
         responses=ERRORS,
         dependencies=[Depends(valid_json)],
-        redirect_slashes=False,  # it would know neither the path's project nor the platform's own URL
+        redirect_slashes=False,  # it knows neither the path's project nor the platform's public URL
         servers=[
             {"url": "/", "description": "The key decides the project"},
             {
@@ -377,7 +378,7 @@ async def _record_refusal(request: Request, error: ApiError) -> None:
 
 
 def _chores(platform: PagesPlatform) -> Iterator[Chore]:
-    """What is done now and then. A recall whose job was given up is taken up again."""
+    """Regular maintenance. Includes restarting recalls whose job failed."""
 
     def writing(sweep: Callable[..., Awaitable[object]]) -> Callable[[], Awaitable[object]]:
         async def run() -> None:

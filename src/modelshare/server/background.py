@@ -1,4 +1,4 @@
-"""Work in the background: each piece is tried, timed and reported by itself, so that none holds up another."""
+"""Background work: chores are run, timed and reported separately, so that none blocks another."""
 
 import asyncio
 import contextlib
@@ -16,31 +16,31 @@ log = structlog.get_logger()
 Result = TypeVar("Result")
 
 _SLOW_SECONDS: Final = 10.0
-"""A chore that took longer is reported."""
+"""A slower chore is reported."""
 _FIRST_RETRY_SECONDS: Final = 0.5
 _STOP_SECONDS: Final = 10.0
-"""The longest that a loop may take to stop, for example to give a job back."""
+"""How long a loop may take to stop, for example to return a job."""
 _LAST_CALL_SECONDS: Final = 1.0
-"""What every part has for its end, even where those before it took all the time; then it is cancelled again."""
+"""The minimum time for each service to stop, even if earlier ones took all the time; then it is cancelled."""
 
 
 @dataclass(slots=True)
 class Chore:
-    """A piece of work that may fail. Its name reads well after "cannot", as the log has it: "cannot write usage"."""
+    """A task that may fail. Its name completes a sentence in the log: "cannot write usage"."""
 
     name: str
     run: Callable[[], Awaitable[object]]
     slow: float = _SLOW_SECONDS
     """Seconds after which an attempt counts as slow."""
     _error: str = field(default="", init=False)
-    """Of the last attempt, if that failed."""
+    """The error of the last attempt, if that failed."""
 
     async def attempt(self) -> bool:
-        """Whether it worked. An error is reported, but not again while the attempts that follow end with the same."""
+        """Runs it; returns whether it succeeded. Reports an error only once while attempts fail with the same one."""
         started = time.monotonic()
         try:
             await self.run()
-        except Exception as error:  # noqa: BLE001 - the next attempt may find the database back, and others go on
+        except Exception as error:  # noqa: BLE001 - the next attempt may succeed, and other chores must run
             self._failed(error)
             return False
         finally:
@@ -54,12 +54,12 @@ class Chore:
 
     def _failed(self, error: Exception) -> None:
         said, self._error = self._error, repr(error)
-        if said != self._error or outages.outage_of(error) is not None:  # outages are reported now and then anyway
+        if said != self._error or outages.outage_of(error) is not None:  # outages are rate-limited by `report`
             outages.report(f"cannot {self.name}", error, chore=self.name)
 
 
 class Loop:
-    """Does one chore over and over, in a task of its own; only `stop` ends it."""
+    """Repeats a chore in a separate task until `stop`."""
 
     def __init__(
         self,
@@ -71,10 +71,11 @@ class Loop:
         retry: float | None = None,
         slow: float = _SLOW_SECONDS,
     ) -> None:
-        """`every`: seconds from the end of one round to the next; None waits to be woken.
+        """`every`: seconds from the end of one round to the next; None: only when woken.
 
-        `rest`: seconds between rounds however often it is woken. `retry`: the longest that a round that failed waits
-        for its next attempt, `every` unless given.
+        `rest`: minimum seconds between rounds, even if it is woken. `retry`: maximum seconds until the next attempt
+        after
+        a failed round; default: `every`.
         """
         self._chore = Chore(name, work, slow)
         self._every = every
@@ -86,7 +87,8 @@ class Loop:
         self._task: asyncio.Task[None] | None = None
 
     def wake(self, *_: object) -> None:
-        """Has the next round begin at once, or right after the present one. Also a listener of notifications."""
+        """Starts the next round immediately, or right after the current one. Can be used as a listener of
+        notifications."""
         self._woken.set()
 
     async def start(self) -> None:
@@ -94,8 +96,8 @@ class Loop:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self, patience: float = _STOP_SECONDS) -> None:
-        """Cancels the round that is under way; one that has not ended after `patience` seconds is left behind."""
-        # The flag too: a library may swallow the cancellation, as asyncio.wait_for does until Python 3.12.
+        """Cancels the current round; abandons it if it does not end within `patience` seconds."""
+        # A flag as well: libraries may swallow the cancellation, as asyncio.wait_for does before Python 3.12.
         self._is_stopping = True
         if self._task is not None:
             self._task.cancel()
@@ -106,7 +108,7 @@ class Loop:
     async def _run(self) -> None:
         while not self._is_stopping:
             await wait(self._woken, self._every)
-            self._woken.clear()  # before the work, so that what comes meanwhile is not missed
+            self._woken.clear()  # before the work, so that a wake-up during it is not missed
             while not await self._chore.attempt() and not self._is_stopping:
                 seconds = self._backoff.next()
                 await asyncio.sleep(seconds)
@@ -115,7 +117,7 @@ class Loop:
 
 
 class Chores:
-    """Does each of them every so often, in a loop of its own."""
+    """Runs each chore regularly, in a loop of its own."""
 
     def __init__(self, chores: Iterable[Chore], *, every: float) -> None:
         """`every`: seconds from the end of one round to the next."""
@@ -128,24 +130,24 @@ class Chores:
             await loop.start()
 
     async def stop(self) -> None:
-        """Does all of them a last time."""
+        """Stops the loops, then runs all chores once more."""
         await stop_all(self._loops)
         await self.do_all()
 
     async def do_all(self) -> None:
-        """One round, at once."""
+        """Runs all chores once, immediately."""
         await asyncio.gather(*(chore.attempt() for chore in self._chores))
 
 
 class Ending:
-    """Ends the parts of a process one after the other: each is tried, and all together have so many seconds."""
+    """Stops a process's services one after the other, within a total time limit."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._deadline: float | None = None
 
     async def end(self, name: str, stop: Callable[[], Awaitable[object]]) -> None:
-        """Ends one part. What fails, or takes too long, is told of and left behind; the time counts from the first."""
+        """Stops a service; reports it if it fails or takes too long. The time limit starts with the first call."""
         now = time.monotonic()
         self._deadline = self._deadline or now + self._seconds
         ending = asyncio.ensure_future(stop())
@@ -159,12 +161,12 @@ class Ending:
 
 
 async def stop_all(loops: Iterable[Loop]) -> None:
-    """Stops them together."""
+    """Stops the loops concurrently."""
     await asyncio.gather(*(loop.stop() for loop in loops))
 
 
 async def retry(name: str, work: Callable[[], Awaitable[Result]], *, longest: float) -> Result:
-    """What `work` answers as soon as it does not fail; `longest`: seconds between two attempts at most."""
+    """Repeats `work` until it succeeds and returns its result. `longest`: maximum seconds between attempts."""
     results: list[Result] = []
 
     async def keep() -> None:
@@ -178,13 +180,13 @@ async def retry(name: str, work: Callable[[], Awaitable[Result]], *, longest: fl
 
 
 async def within(seconds: float, work: Awaitable[Result]) -> Result:
-    """What `work` answers. Raises TimeoutError after so many seconds, even if `work` takes longer to be cancelled.
+    """The result of `work`. Raises TimeoutError after `seconds`, even if cancelling `work` takes longer.
 
-    asyncio.timeout cancels once, and waits. SQLAlchemy's ping answers that with a rollback: on a connection that has
-    gone silent it would wait for as long as the database is away.
+    asyncio.timeout would wait for the cancellation, to which SQLAlchemy's ping responds with a rollback: on a dead
+    connection, that hangs for the rest of the outage.
     """
     task = asyncio.ensure_future(work)
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody waits any more
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # marks an error as retrieved
     try:
         await asyncio.wait([task], timeout=seconds)
     except asyncio.CancelledError:
@@ -199,15 +201,15 @@ async def within(seconds: float, work: Awaitable[Result]) -> Result:
 
 
 def _cancel(task: asyncio.Future[Any]) -> None:
-    """Again and again until it has ended."""
+    """Repeats the cancellation until the task has ended."""
     if not task.done():
         task.cancel()
         asyncio.get_running_loop().call_later(_LAST_CALL_SECONDS, _cancel, task)
 
 
 async def wait(event: asyncio.Event, seconds: float | None) -> None:
-    """Until the event is set or the time is over."""
-    # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and the task would never stop.
+    """Waits until the event is set or the time has passed."""
+    # Not asyncio.wait_for: before Python 3.12 it may swallow a cancellation, and the task would never stop.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

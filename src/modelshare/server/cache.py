@@ -1,7 +1,6 @@
-"""What a process remembers of the database: for a second, and never what is from before a change it has heard of.
+"""A cache of database contents, valid for a second and invalidated by notifications of changes.
 
-While the database cannot be asked, entries live on for a grace period; but never those that a notification named, which
-are dropped, and never against an answer.
+In an outage of the database, entries stay valid for a grace period, except those dropped by a notification.
 """
 
 import asyncio
@@ -15,16 +14,16 @@ from modelshare.server.db import Database
 from modelshare.server.outages import is_database_away
 
 CACHE_SECONDS: Final = 1.0
-"""The longest a process may use what it remembers, should a notification be lost."""
+"""The maximum age of an entry, in case a notification is lost."""
 GRACE_SECONDS: Final = 30.0
 _REFRESH_SECONDS: Final = CACHE_SECONDS / 2
-"""An entry of this age is loaded again while it is still used, so that nobody waits."""
+"""An entry of this age is refreshed in the background when used, so that callers do not wait."""
 _LOOK_SECONDS: Final = 2.0
-"""A database that has not answered by then counts as away."""
+"""A database that has not responded by then counts as unavailable."""
 _REST_SECONDS: Final = 0.5
-"""Between attempts to refresh an entry while the database is away."""
+"""Between attempts to refresh an entry during an outage."""
 _LOADS: Final = 5
-"""How often a value is loaded again that changes while it is loaded."""
+"""Maximum number of loads of a value that changes during the load."""
 _LIMIT: Final = 50_000
 
 Key = TypeVar("Key", bound=Hashable)
@@ -35,22 +34,22 @@ Concerns = Callable[[Key, Value], bool]
 
 class _Entry(NamedTuple, Generic[Value]):
     started: float
-    """When its load began, not when it ended: the value may be as old as that."""
+    """When its load started: the value may be as old as that."""
     value: Value
     is_outdated: bool = False
-    """It may be from before a change that was heard of during the load."""
+    """Whether a change was notified during the load, so that it may be outdated."""
 
 
 class _Load(NamedTuple, Generic[Key, Value]):
-    """One question to the database, shared by those who ask meanwhile."""
+    """A running load, shared by all callers that wait for it."""
 
     task: asyncio.Task[_Entry[Value]]
     heard: list[Concerns[Key, Value]]
-    """Changes heard of since it began."""
+    """Changes notified since its start."""
 
 
 class NotifiedCache(Generic[Key, Value]):
-    """The last answers of `load`, by key."""
+    """Caches the results of `load`, by key."""
 
     def __init__(
         self,
@@ -60,9 +59,10 @@ class NotifiedCache(Generic[Key, Value]):
         limit: int = _LIMIT,
         grace: float = GRACE_SECONDS,
     ) -> None:
-        """`load` asks the database; `clock` never goes back; beyond `limit` entries the least recently used goes.
+        """`load` reads from the database. `clock` is monotonic. Beyond `limit` entries, the least recently used is
+        dropped.
 
-        `grace`: seconds that entries live on while the database cannot be asked.
+        `grace`: seconds that entries stay valid in an outage of the database.
         """
         self._load = load
         self._clock = clock
@@ -71,24 +71,24 @@ class NotifiedCache(Generic[Key, Value]):
         self._entries: OrderedDict[Key, _Entry[Value]] = OrderedDict()
         self._loads: dict[Key, _Load[Key, Value]] = {}
         self._away_until: float | None = None
-        """While the database is away: when it is asked again."""
+        """In an outage of the database: when to try again."""
 
     def drop_on(self, database: Database, topic: str, concerns: Callable[[str, Key, Value], bool]) -> None:
-        """Drops what a notification of this topic concerns, by its subject; or everything, where some may be lost."""
+        """Drops the entries that a notification of this topic concerns, or all if notifications may have been lost."""
         database.subscribe(
             topic, lambda subject: self.forget(lambda key, value: subject == "*" or concerns(subject, key, value))
         )
 
     async def get(self, key: Key, *, since: float = -math.inf) -> Value:
-        """The entry, or what the database answers; those who ask at once share one load.
+        """The entry, loaded if necessary; concurrent callers share a load.
 
-        `since`, by the clock: what was read before then is too old.
+        `since`: a clock time; an older entry is loaded again.
         """
         for _ in range(_LOADS):
             entry = self._usable(key, since)
             if entry is not None:
                 return entry.value
-            oldest = self._clock() - CACHE_SECONDS  # a load that others began before that would bring what is as old
+            oldest = self._clock() - CACHE_SECONDS  # a shared load that started earlier is too old
             try:
                 loaded = await asyncio.shield(self._loading(key))
             except Exception as error:
@@ -98,11 +98,11 @@ class NotifiedCache(Generic[Key, Value]):
                 return entry.value
             if loaded.started >= since and loaded.started > oldest and not loaded.is_outdated:
                 break
-        # One that changes all the time: this load began after it was asked for, and that is all that can be had.
+        # It changes all the time, but this load started after the call, so the value is recent enough.
         return loaded.value
 
     def forget(self, concerns: Concerns[Key, Value]) -> None:
-        """Drops whatever a change concerns, at once."""
+        """Drops all entries that a change concerns, immediately."""
         for load in self._loads.values():
             load.heard.append(concerns)
         for key, entry in list(self._entries.items()):
@@ -110,14 +110,14 @@ class NotifiedCache(Generic[Key, Value]):
                 del self._entries[key]
 
     async def stop(self) -> None:
-        """Ends the loads that are under way; call it before the database is closed."""
+        """Cancels running loads; call it before the database is closed."""
         tasks = [load.task for load in self._loads.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _usable(self, key: Key, since: float) -> _Entry[Value] | None:
-        """The entry while it may be used; refreshes it in time."""
+        """The entry if it is valid. Starts a refresh if it is getting old."""
         entry = self._entries.get(key)
         if entry is None or entry.started < since:
             return None
@@ -135,7 +135,7 @@ class NotifiedCache(Generic[Key, Value]):
         if load is None:
             heard: list[Concerns[Key, Value]] = []
             load = self._loads[key] = _Load(asyncio.create_task(self._run_load(key, heard)), heard)
-            # Whoever waited may have left: nobody else would take notice of an error.
+            # Marks an error as retrieved, since all callers may have been cancelled.
             load.task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return load.task
 

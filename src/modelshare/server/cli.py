@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from modelshare.cli.app import load_part
-from modelshare.cli.output import Json, print_json, print_record, say
+from modelshare.cli.output import Json, print_json, print_message, print_record
 from modelshare.server import serve as server
 from modelshare.server.admin_cli import DataDir, load_settings, settings_errors
 
@@ -51,7 +51,7 @@ def _run(*, host: str | None, port: int | None, data_dir: Path | None, demo: boo
     greet: server.Started = partial(_greet, json=json)
     if demo:
         start_demo = load_part("modelshare.parts", "demo")
-        greet = partial(start_demo, greet=greet, folder=settings.data_dir / "demo", say=say)
+        greet = partial(start_demo, greet=greet, folder=settings.data_dir / "demo", say=print_message)
     gc.disable()  # what is made until the platform answers stays: going through it again and again takes a tenth of it
     with settings_errors():
         server.run(settings, greet)
@@ -63,9 +63,11 @@ async def _greet(url: str, first: server.FirstRun | None, *, json: bool) -> None
     if json:
         print_json({"url": url, **keys})
         return
-    say(f"modelshare is running at {url}; API reference: {url}/docs. Press Ctrl-C to stop.")
+    print_message(f"modelshare is running at {url}; API reference: {url}/docs. Press Ctrl-C to stop.")
     if first is not None:
-        say("\nThis is a new platform. These keys are shown only once, so keep them safe:\n")
+        print_message("\nThis is a new platform. These keys are shown only once, so keep them safe:\n")
         print_record((name.replace("_", " "), key) for name, key in keys.items())
-        say(f"\nNext: open {url}/sign-up in a browser (the first user to sign up becomes the platform's admin),")
-        say(f"or run modelshare login --url {url}   (with the project key), then modelshare push PATH")
+        print_message(
+            f"\nNext: open {url}/sign-up in a browser (the first user to sign up becomes the platform's admin),"
+        )
+        print_message(f"or run modelshare login --url {url}   (with the project key), then modelshare push PATH")

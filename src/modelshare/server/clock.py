@@ -1,8 +1,8 @@
-"""The one clock of all processes: the database's, so that machines whose own clocks differ agree on what is over.
+"""The clock of all processes: the database's, so that machines with different clocks agree on what has expired.
 
-A process asks for it at its start and every few seconds, and counts by its monotonic clock between. While the database
-is away it counts on. What is heard moves it forward at once; backward it never goes, but at half speed until it is
-right. On SQLite, which one process has to itself, it is the machine's own.
+A process reads it at its start and every few seconds, and uses its monotonic clock in between and during outages. The
+clock is set forward immediately, but never backward: it runs at half speed until it is right. On SQLite, which only one
+process uses, it is the machine's clock.
 """
 
 import time
@@ -18,13 +18,13 @@ from modelshare.server.db import Database, now_ms
 log = structlog.get_logger()
 
 LOOK_SECONDS: Final = 5.0
-"""How often the database is asked."""
+"""How often the database's clock is read."""
 SKEW_SECONDS: Final = 5.0
-"""A machine whose clock differs by more is told of."""
+"""A larger difference of the machine's clock is logged."""
 _BLURRED_SECONDS: Final = 1.0
-"""An answer that took longer says too little of when it was true."""
+"""A slower response is too imprecise."""
 _SLOWED: Final = 0.5
-"""Speed while it is ahead of the database's."""
+"""Speed while it is ahead of the database's clock."""
 
 
 class _Base(NamedTuple):
@@ -36,12 +36,10 @@ class _Base(NamedTuple):
 
 
 class DatabaseClock:
-    """Unix seconds, when called."""
+    """Returns Unix seconds when called."""
 
     def __init__(self, database: Database, told: Callable[[], float] | None = None) -> None:
-        """`told`: a test's clock in place of the machine's. It is set right at the start, if it is far off, and what
-        passes on it from then on has passed.
-        """
+        """`told`: a clock for tests, instead of the machine's. It is corrected at the start if it is far off."""
         self._database = database
         self._machine = told or time.time
         self._ticks = told or time.monotonic
@@ -58,11 +56,11 @@ class DatabaseClock:
 
     @property
     def skew(self) -> float:
-        """Seconds that the machine's own clock is ahead of the database's."""
+        """Seconds by which the machine's clock is ahead of the database's."""
         return self._machine() - self()
 
     async def start(self) -> None:
-        """Asks the database, now and again and again."""
+        """Reads the database's clock, now and regularly."""
         if self._database.is_sqlite:
             return
         await self.check()
@@ -70,13 +68,13 @@ class DatabaseClock:
             if abs(self.skew) <= SKEW_SECONDS:
                 self._base = None
         else:
-            await self._loop.start()  # while that fails, it counts on by itself
+            await self._loop.start()  # if this fails, it continues with the machine's clock
 
     async def stop(self) -> None:
         await self._loop.stop()
 
     async def check(self) -> None:
-        """Asks the database once."""
+        """Reads the database's clock once."""
         async with self._database.read() as session:
             await session.connection()
             before = self._ticks()
@@ -92,7 +90,7 @@ class DatabaseClock:
         self._say()
 
     def _say(self) -> None:
-        """Once when the machine's clock goes wrong, and once when it is right again."""
+        """Logs when the machine's clock becomes wrong, and when it is right again."""
         is_off = abs(self.skew) > SKEW_SECONDS
         if is_off and not self._is_said:
             log.warning(

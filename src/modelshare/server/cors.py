@@ -1,6 +1,6 @@
-"""Pages of other sites that call the API and inference (CORS, as the Fetch standard has it); where it is switched on.
+"""CORS: lets pages of other sites call the API and inference, if enabled.
 
-Never with cookies: a page of another site brings a key of its own, and gets nothing by who is signed in here.
+Never with cookies: such pages need a key, and gain nothing from a user who is signed in here.
 """
 
 import re
@@ -17,11 +17,11 @@ _EXPOSED: Final = (
 )
 _NAMES: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]*")
 _MAX_AGE: Final = b"600"
-"""Seconds that a browser need not ask again."""
+"""Seconds for which a browser may cache the response to a preflight request."""
 
 
 class Cors:
-    """Says which answers a page of one of these origins may read."""
+    """Adds the headers that let pages of these origins read responses."""
 
     def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
         """`*` is every origin."""
@@ -53,7 +53,7 @@ class Cors:
         await self._app(scope, receive, send_allowed)
 
     def _allowed(self, headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-        """Empty where the page may read nothing."""
+        """The headers for this request; empty if its origin is not allowed."""
         origin = headers.get(b"origin")
         if origin is None or b"cookie" in headers or not (self._is_open or origin in self._origins):
             return []

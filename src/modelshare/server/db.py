@@ -1,10 +1,10 @@
-"""The database: both dialects' differences, locks, notifications, and the only commit.
+"""The database: differences between the dialects, locks, notifications, and the only commit.
 
 A unit of work is `async with database.write() as session`: it commits when the block ends, rolls back when it raises.
 On SQLite a write takes the write lock at its start (BEGIN IMMEDIATE) on the one writing connection: two writers never
-deadlock. On PostgreSQL it runs at READ COMMITTED and takes row locks, by `locked` and its like below, in one order:
-project, model, endpoint, agent, then anything else; several rows of one table by their ids. A read
-sees one state of the data from its first statement to its last, on both.
+deadlock. On PostgreSQL it runs at READ COMMITTED and takes row locks, with `for_update` and others below, in a fixed
+order: project, model, endpoint, agent, then anything else; rows of one table by their IDs. On both, all statements of a
+read see the same state of the data.
 """
 
 import asyncio
@@ -47,31 +47,32 @@ from modelshare.server.background import Loop, wait
 log = structlog.get_logger()
 Row = TypeVar("Row")
 Listener = Callable[[str], Awaitable[object] | None]
-"""Drops what is remembered; answers the rest of that work where it takes a moment. Neither may fail."""
+"""Drops cached data. May return an awaitable for the rest of the work. Must not raise."""
 Effect = Callable[[AsyncSession, str], Awaitable[None]]
-"""Updates what is derived from the subject of a notification, in the transaction that changed it."""
+"""Updates data derived from the subject of a notification, in the transaction that changed it."""
 
 CHANNEL = "modelshare"
 """The one PostgreSQL NOTIFY channel; payloads read `topic:subject`."""
 CONFIRM_TOPIC = "confirm"
-"""Told last of a transaction: whoever hears it has been told everything else. The subject is an audit entry's id."""
+"""The last notification of a transaction: its receivers have received all others. The subject is an audit entry's
+ID."""
 _PENDING = "notifications"
 _CONNECT_SECONDS = 5.0
-"""A database that has not answered by then does not."""
+"""Time limit for connecting to the database."""
 _RETRY_SECONDS = 1.0
 _PULSE_SECONDS = 10.0
-"""How often it is seen to that the connection that hears notifications lives."""
+"""How often the connection for notifications is checked."""
 _UNIX_EPOCH_DAY = 2_440_587.5
-"""1970 as SQLite's julianday has it."""
+"""1970-01-01 in SQLite's julianday."""
 _MAPPED = f"mmap_size={2**31 - 2**16}"
-"""Address space, no memory: searching the catalog reads scattered rows, and a call of the system for each is dear."""
+"""Uses address space, not memory. Catalog searches read scattered rows, and a system call for each is expensive."""
 _NOTIFY = text("SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload")
 
 JsonColumn = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
 class Table(DeclarativeBase):
-    """Base of every table. Constraint names are fixed so that migrations can name them."""
+    """The base class of all tables. Constraint names are fixed so that migrations can refer to them."""
 
     metadata = MetaData(
         naming_convention={
@@ -99,7 +100,7 @@ class Database:
             self._writer = create_async_engine(
                 self.url, pool_size=8, max_overflow=8, pool_pre_ping=True, connect_args={"timeout": _CONNECT_SECONDS}
             )
-            # The same pool. At READ COMMITTED each statement of a read would see a state of its own.
+            # The same pool. At READ COMMITTED, each statement of a read would see a different state.
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._read_session = async_sessionmaker(self._reader, expire_on_commit=False)
         self._write_session = async_sessionmaker(self._writer, expire_on_commit=False)
@@ -116,13 +117,13 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """A session that sees one state of the data, changes nothing and takes no locks."""
+        """A read-only session without locks, in which all statements see the same state."""
         async with self._read_session() as session:
             yield session
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        """One transaction: at the end of the block its effects run, it is committed, and its notifications go out."""
+        """A transaction. At the end of the block, its effects run, it is committed, and its notifications are sent."""
         async with self._write_session() as session:
             pending: list[tuple[str, str]] = []
             session.info[_PENDING] = pending
@@ -137,9 +138,10 @@ class Database:
             self._dispatch(topic, subject)
 
     def before_commit(self, topic: str, effect: Effect) -> None:
-        """Awaits `effect(session, subject)` at the end of every transaction that notifies, once for each subject.
+        """Runs `effect(session, subject)` at the end of every transaction that notifies of this topic, once per
+        subject.
 
-        Whoever changes something need not know what is derived from it, and it cannot be forgotten.
+        So code that changes data need not know what is derived from it, and cannot forget to update it.
         """
         self._effects[topic].append(effect)
 
@@ -151,12 +153,12 @@ class Database:
         self._listeners[topic].append(listener)
 
     def drop_everything(self) -> None:
-        """Has every listener drop what is remembered, as notifications may have been lost."""
+        """Makes every listener drop all cached data, since notifications may have been lost."""
         for topic in self._listeners.keys() - {CONFIRM_TOPIC}:
             self._dispatch(topic, "*")
 
     async def dropped(self) -> None:
-        """Waits until everybody who was told something so far has dropped what that concerns."""
+        """Waits until all listeners have processed the notifications received so far."""
         if self._dropping:
             await asyncio.wait(self._dropping)
 
@@ -175,12 +177,12 @@ class Database:
         await self._reader.dispose()
 
     async def _run_effects(self, session: AsyncSession, pending: list[tuple[str, str]]) -> None:
-        """Also those of what an effect itself notifies; each once for a subject."""
+        """Runs the effects, including those of notifications by effects; each once per subject."""
         done: set[tuple[str, Effect]] = set()
         while (
             due := {(subject, effect) for topic, subject in pending for effect in self._effects.get(topic, ())} - done
         ):
-            for subject, effect in sorted(due, key=lambda each: each[0]):  # rows are locked in one order
+            for subject, effect in sorted(due, key=lambda each: each[0]):  # so that rows are locked in a fixed order
                 await effect(session, subject)
             done |= due
 
@@ -193,7 +195,7 @@ class Database:
                 work.add_done_callback(self._dropping.discard)
 
     async def _listen(self) -> None:
-        """Until the connection is lost."""
+        """Listens until the connection is lost."""
         dsn = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
         connection = await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS)
         lost = asyncio.Event()
@@ -206,7 +208,7 @@ class Database:
             self._heard_once.set()
             await wait(lost, _PULSE_SECONDS)
             while not lost.is_set():
-                # A connection may be dead without a sign: then nothing would ever be heard on it.
+                # A connection may be dead without an error: notifications would then be lost.
                 await connection.execute("SELECT 1", timeout=_CONNECT_SECONDS)
                 await wait(lost, _PULSE_SECONDS)
         finally:
@@ -218,80 +220,81 @@ class Database:
 
 
 def notify(session: AsyncSession, topic: str, subject: str) -> None:
-    """Tells every process about a change, once and only if this transaction commits."""
+    """Notifies all processes of a change, if this transaction commits."""
     pending: list[tuple[str, str]] = session.info[_PENDING]
     if (topic, subject) not in pending:
         pending.append((topic, subject))
 
 
 def for_update(statement: Select[Row], of: type[Table] | None = None) -> Select[Row]:
-    """The rows, locked until the transaction ends and read anew; on SQLite a write holds the only lock anyway.
+    """Locks the rows until the transaction ends, and refreshes them. On SQLite, a write holds the only lock anyway.
 
-    Rows that refer to them can be written meanwhile: a foreign key's check waits for a deletion, not for a change.
-    `of`: the table whose rows are locked, where the statement joins others.
+    Rows that refer to them can still be written: a foreign key's check waits only for deletions.
+    `of`: the table whose rows are locked, if the statement joins others.
     """
     return statement.with_for_update(key_share=True, of=of).execution_options(populate_existing=True)
 
 
 def for_key_share(statement: Select[Row], of: type[Table] | None = None, *, wait: bool = True) -> Select[Row]:
-    """The rows, kept from deletion until the transaction ends, as by a foreign key that refers to them.
+    """Prevents the deletion of the rows until the transaction ends, like a foreign key that refers to them.
 
-    What hangs on a row goes with it, in an order of the database's own: whoever writes several such rows keeps the one
-    above first. `wait=False` leaves out those that are being deleted, and so may come after any other lock.
+    A deletion cascades to referring rows in an undefined order, so lock the parent like this before writing several of
+    them. `wait=False` skips rows that are being deleted, and so can be used after any other lock.
     """
     return statement.with_for_update(read=True, key_share=True, of=of, skip_locked=not wait)
 
 
 def skip_locked(statement: Select[Row]) -> Select[Row]:
-    """Those of the rows that no other transaction holds, `locked`: who works off a queue takes what others do not."""
+    """Locks the rows that no other transaction has locked, for workers on a queue."""
     return statement.with_for_update(key_share=True, skip_locked=True).execution_options(populate_existing=True)
 
 
 def scoped_to(table: type[Row], project_id: str) -> Select[Row]:
-    """The only way to a tenant's rows: those of `project_id`, so that absent and forbidden look alike."""
+    """Selects a tenant's rows, so that other tenants' rows are treated like missing ones."""
     return select(table).where(table.project_id == project_id)  # type: ignore[attr-defined] # every tenant's table has it
 
 
 def any_tenant(table: type[Row]) -> type[Row]:
-    """The table, meant with the rows of all projects: for the platform's own work, or where the caller has come to the
-    rows by something else that is theirs, such as a token or a model that they may see.
+    """The table with the rows of all projects: for work of the platform, or for rows that the caller may access by
+    other
+    means, such as a token or a model that they may see.
     """
     return table
 
 
 def capped_count(statement: Select[*tuple[Any, ...]], limit: int) -> Select[int]:
-    """How many rows these are, counted no further than `most`: a look at a large table stays quick."""
+    """The number of rows, counted up to `limit`, so that it is fast for large tables."""
     return select(func.count()).select_from(statement.limit(limit).subquery())
 
 
 async def advisory_lock(session: AsyncSession, what: str) -> None:
-    """Until the transaction ends, nobody else is at `what`, on any process; on SQLite a write is alone anyway."""
+    """Locks the name `what` until the transaction ends, for all processes. On SQLite, writes are serialized anyway."""
     if session.get_bind().dialect.name == "postgresql":
         await session.execute(select(func.pg_advisory_xact_lock(func.hashtext(what))))
 
 
 def upsert(session: AsyncSession, table: type[Table]) -> SqliteInsert | PostgresInsert:
-    """An INSERT that can say ON CONFLICT DO UPDATE: one statement, so that nobody comes between look and write."""
+    """An INSERT that supports ON CONFLICT DO UPDATE: a single statement, without a race between check and write."""
     return (sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgres_insert)(table)
 
 
 def now_ms(session: AsyncSession) -> ColumnElement[int]:
-    """Unix milliseconds of the database's own clock, the one that all processes share; goes on within a transaction."""
+    """Unix milliseconds of the database's clock, which all processes share; advances within a transaction."""
     if session.get_bind().dialect.name == "sqlite":
         return cast((func.julianday("now") - _UNIX_EPOCH_DAY) * 86_400_000, BigInteger)
     return cast(extract("epoch", func.clock_timestamp()) * 1000, BigInteger)
 
 
 def is_unique_violation(error: DBAPIError) -> bool:
-    """True when a write broke a unique constraint: somebody else took the name first."""
+    """Whether a write violated a unique constraint: a concurrent request took the name first."""
     return "UNIQUE constraint failed" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "23505"
 
 
 class _SqliteConnection(sqlite3.Connection):
-    """A connection that gives up its lock when it is closed.
+    """A connection that releases its lock when it is closed.
 
-    One that is closed while a statement is unfinished, as after a cancellation, lives on until the garbage collector
-    finds that statement (https://www.sqlite.org/c3ref/close.html), and so does its transaction with the write lock.
+    If it is closed during an unfinished statement, as after a cancellation, SQLite keeps it open until the statement is
+    garbage-collected (https://www.sqlite.org/c3ref/close.html), and with it the transaction and the write lock.
     """
 
     def close(self) -> None:
@@ -307,7 +310,7 @@ def _sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "do_connect")
     def _keep_private(*_: object) -> None:
-        # SQLite makes the file readable by everybody, and gives the files beside it the same mode.
+        # SQLite makes the file world-readable, and gives its auxiliary files the same mode.
         path = Path(url.database or "")
         private_files.touch(path)
         for beside in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
@@ -316,7 +319,7 @@ def _sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connect(connection: Any, _record: object) -> None:
-        # The driver's own transaction handling is off: it would begin late and without the write lock.
+        # Disables the driver's transactions, which would start late and without the write lock.
         connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000", _MAPPED):

@@ -1,18 +1,18 @@
-"""The errors a route may answer with, and the one handler.
+"""The errors of API routes, and their handlers.
 
 ApiError
 ├── InvalidRequestError 400
-├── Unauthenticated 401
+├── UnauthenticatedError 401
 ├── PermissionDeniedError 403
 ├── NotFoundError 404
-├── Conflict 409
+├── ConflictError 409
 ├── PayloadTooLargeError 413
 ├── UnsupportedEncodingError 415
 ├── RateLimitedError 429
 ├── StorageFullError 507
-└── Unavailable 503
+└── UnavailableError 503
 
-Every other exception becomes a 500 that says nothing of the inside.
+Every other exception becomes a 500 without internal details.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -35,7 +35,7 @@ from modelshare.server.outages import Outage, OutageError
 from modelshare.wire.base import SLUG_PATTERN
 from modelshare.wire.endpoints import MODEL_REFERENCE_PATTERN, VERSION_CHOICE_PATTERN
 from modelshare.wire.errors import ErrorCode, ErrorType
-from modelshare.wire.json_text import flaw
+from modelshare.wire.json_text import explain_invalid_json
 from modelshare.wire.models import MODEL_NAME_PATTERN
 from modelshare.wire.semver import SEMVER_PATTERN
 from modelshare.wire.usage import ACTION_PATTERN
@@ -45,14 +45,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class AuditedRefusal:
-    """What the audit log keeps of a refused action."""
+    """The audit entry of a refused action."""
 
     action: str
     target: str
 
 
 class ApiError(Exception):
-    """An answer other than success. `message` is shown to people: one sentence that says what to do next."""
+    """An error response. `message` is shown to users, and says what to do next."""
 
     status: ClassVar[int] = 500
     type: ClassVar[ErrorType] = ErrorType.SERVER
@@ -144,13 +144,13 @@ def envelope(message: str, type_: ErrorType, code: str | None = None, param: str
 
 
 ErrorPage = Callable[[Request, ApiError], Awaitable[Response]]
-"""Shows an error to a person in a browser."""
+"""Renders an error as a page."""
 RecordRefusal = Callable[[Request, ApiError], Awaitable[None]]
 """Adds a refused action to the audit log."""
 
 
 def install_handlers(app: FastAPI, page: ErrorPage | None = None, record_refusal: RecordRefusal | None = None) -> None:
-    """Answers every error with the envelope, or with `page` where a person asked for a page."""
+    """Answers every error with the envelope, or with `page` for requests of pages."""
     app.state.error_page = page
     app.state.record_refusal = record_refusal
     app.add_exception_handler(ApiError, _api_error)
@@ -164,7 +164,7 @@ def install_handlers(app: FastAPI, page: ErrorPage | None = None, record_refusal
 
 
 def answer_with_pages(request: Request) -> None:
-    """Has an error of this request be said by a page."""
+    """Makes errors of this request be rendered as a page."""
     request.scope["error_page"] = True
 
 
@@ -204,45 +204,45 @@ _FITTING: Mapping[str, str] = {
     VERSION_CHOICE_PATTERN: "`latest` or a semantic version, such as 1.0.0",
     ACTION_PATTERN: "an action such as `model.share`, or a subject such as `model` for all actions on models",
 }
-"""What a pattern takes, in words."""
+"""Patterns in words, for error messages."""
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
     problem = error.errors()[0]
     if problem["type"] == "json_invalid":
-        return await _respond(request, InvalidRequestError(await _flaw(request) or "The body is not valid JSON."))
+        return await _respond(request, InvalidRequestError(await _json_error(request) or "The body is not valid JSON."))
     return await _respond(request, refusal_of(problem))
 
 
 async def valid_json(request: Request) -> None:
-    """A dependency of every route: 400 for a body that is only nearly JSON, as some parsers take it."""
-    if (words := await _flaw(request)) is not None:
+    """A dependency of every route: 400 for a body that is not valid JSON although some parsers accept it."""
+    if (words := await _json_error(request)) is not None:
         raise InvalidRequestError(words)
 
 
 def check_encoding(value: bytes) -> None:
-    """415 for a request whose `Content-Encoding` this is, unless it says that there is none."""
+    """415 for a request with this `Content-Encoding`, unless it is empty or `identity`."""
     if value and value.lower() != b"identity":
         raise UnsupportedEncodingError(
             f"The body's encoding `{value.decode('latin-1')}` is not supported. Send it uncompressed."
         )
 
 
-async def _flaw(request: Request) -> str | None:
-    """What is wrong with the request's body, where that is to be JSON; which was read before."""
+async def _json_error(request: Request) -> str | None:
+    """The problem with the request's JSON body, which was already read; None if it is valid or not JSON."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         return None
     try:
         body = await request.body()
-    except ClientDisconnect:  # nobody is there to be told
+    except ClientDisconnect:  # no one to respond to
         return None
-    return flaw(body) if body else None
+    return explain_invalid_json(body) if body else None
 
 
 def refusal_of(problem: Mapping[str, Any]) -> InvalidRequestError:
-    """What pydantic finds wrong, in words."""
+    """Converts a problem found by pydantic into an error with a readable message."""
     where = ".".join(str(part) for part in problem["loc"] if part not in {"body", "query", "path"})
     fitting = _FITTING.get(problem.get("ctx", {}).get("pattern", ""))
     message = f"Use {fitting}" if fitting else problem["msg"].removeprefix("Value error, ").removesuffix(".")
@@ -264,7 +264,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     elif error.status_code == 405:  # noqa: PLR2004 - the status itself
         message = f"{request.method} is not allowed on {request.url.path}. /docs lists the methods."
     elif error.status_code == 400:  # noqa: PLR2004 - the status itself
-        message = await _flaw(request) or message
+        message = await _json_error(request) or message
     elif error.status_code == 413:  # noqa: PLR2004 - the status itself
         message = "The request body is longer than this route accepts. Split it into several requests."
     type_ = _TYPES.get(error.status_code, ErrorType.INVALID_REQUEST)
@@ -272,8 +272,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _said_of_page(status: int) -> ApiError:
-    """What the framework finds wrong with a request for a page: that there is none, or that its form is none."""
-    if status in {404, 405}:  # what only takes forms is no page
+    """The framework's error for a page: it does not exist, or the form is invalid."""
+    if status in {404, 405}:  # a route that only accepts forms is not a page
         return NotFoundError("There is no such page. It may have moved, or the link is incomplete.")
     if status == 413:  # noqa: PLR2004 - as above
         return PayloadTooLargeError("The form is too large. Shorten it and try again.")
@@ -285,12 +285,12 @@ def _is_from_browser(request: Request) -> bool:
 
 
 def unavailable(error: BaseException) -> ApiError | None:
-    """What to answer where a database, a disk or the storage is out of order; None where the error says no such thing.
+    """The response to an outage of the database, a disk or the storage; None for other errors.
 
-    The one translation of such errors: for the API, for pages, and for inference.
+    The only translation of such errors: for the API, for pages, and for inference.
     """
     outage = outages.outage_of(error)
-    if outage is None or outage is Outage.DATABASE_UNFIT:  # the latter does not pass by itself: a 500
+    if outage is None or outage is Outage.DATABASE_UNFIT:  # the latter needs the operator: a 500
         return None
     if outage is Outage.DISK_FULL:
         message = "The server's storage is full. Nothing was lost; try again when the operator has freed space."
@@ -306,14 +306,14 @@ _UNAVAILABLE: Final = {
         30,
     ),
     Outage.STORAGE_AWAY: ("The platform's storage is unavailable.", 5),
-    # Undone for the sake of another request, so this one can be sent again as it is.
+    # Rolled back because of another request, so this one can be repeated unchanged.
     Outage.COLLISION: ("This was changed by another request; try again.", 1),
 }
-"""What is said of each, and the seconds until another try makes sense."""
+"""The message for each, and the seconds for `Retry-After`."""
 
 
 def storage_answer(error: BaseException) -> ApiError | None:
-    """What to answer a client whose request does not fit what is stored; None for any other error."""
+    """The response to a request that does not match what is stored; None for other errors."""
     match error:
         case storage.InvalidKeyError():
             return NotFoundError(str(error))
@@ -329,9 +329,9 @@ def storage_answer(error: BaseException) -> ApiError | None:
 
 
 async def _from_outside(request: Request, error: Exception) -> Response:
-    """An error of a database, the system or the storage.
+    """Handles errors of the database, the system or the storage.
 
-    PostgreSQL's class 22, "data exception": the request held what no column takes, and no rule of ours caught it.
+    PostgreSQL's class 22, "data exception": the request had a value that cannot be stored, and no rule rejected it.
     """
     answer = unavailable(error)
     if answer is not None:

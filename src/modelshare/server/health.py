@@ -1,4 +1,4 @@
-"""`/healthz`: the process lives. `/readyz`: it can serve: the database takes writes, and the storage is there."""
+"""`/healthz`: the process runs. `/readyz`: it can serve, since the database is writable and the storage available."""
 
 import asyncio
 import time
@@ -15,17 +15,17 @@ from modelshare.server.http import PlatformDep
 router = APIRouter(tags=["health"])
 
 _REMEMBERED_SECONDS: Final = 1.0
-"""A look is good for so long: the route is everybody's."""
+"""How long a result is cached, since the route is public."""
 _ANSWER_SECONDS: Final = 3.0
-"""What has not answered by then does not."""
+"""Time limit of a check."""
 _RETRY_SECONDS: Final = 5
 
 Check = Callable[[], Awaitable[object]]
-"""Raises what is out of order."""
+"""Raises an error if something does not work."""
 
 
 class Readiness:
-    """Looks at what the platform needs, at most once a second."""
+    """Checks what the platform needs, at most once per second."""
 
     def __init__(self, checks: list[Check]) -> None:
         self._checks = checks
@@ -34,7 +34,7 @@ class Readiness:
         self._reasons: list[str] = []
 
     async def reasons(self) -> list[str]:
-        """Why the platform cannot serve now, in words for anybody; none when it can."""
+        """Why the platform cannot serve now, without internal details; empty if it can."""
         async with self._looking:
             if self._looked is None or time.monotonic() >= self._looked + _REMEMBERED_SECONDS:
                 found = await asyncio.gather(*map(_reason, self._checks))

@@ -1,7 +1,7 @@
-"""What routes are made of: the platform's parts, the caller, sessions, paging, ids.
+"""Dependencies of routes: the platform, the caller, database sessions, IDs.
 
-`ProjectRoute` authenticates before anything else of the request is read, so that nobody learns from an error what a
-key would be needed to learn.
+`ProjectRoute` authenticates before anything else of the request is read, so that errors reveal nothing to callers
+without a key.
 """
 
 import uuid
@@ -39,13 +39,13 @@ from modelshare.wire.keys import Project, Scope
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent the request, as the key or the session says.
+    """Who sent the request, according to the key or the session.
 
     A platform key has no project of its own; on `/{project_id}/v1/...` it acts in that project.
     """
 
     key_id: uuid.UUID | None
-    """None: a person."""
+    """None for a person."""
     project_id: str | None
     project_slug: str | None
     scopes: frozenset[Scope]
@@ -59,18 +59,18 @@ class Caller:
     """When the value that was sent ends, after the key was rotated."""
     is_platform: bool = False
     person_id: uuid.UUID | None = None
-    """None: a key."""
+    """None for a key."""
 
     @property
     def id(self) -> uuid.UUID:
-        """The key's or the person's."""
+        """The ID of the key or the person."""
         found = self.key_id or self.person_id
         assert found is not None  # noqa: S101 - a caller is one of the two
         return found
 
     @property
     def project(self) -> str:
-        """The project's id; a key that resolves to no project is as good as none."""
+        """The project's ID; raises 401 for a caller without a project."""
         if self.project_id is None:
             raise UnauthenticatedError
         return self.project_id
@@ -81,7 +81,7 @@ class Caller:
         return f"key:{self.key_id}" if self.key_id else f"person:{self.person_id}"
 
     def actor_in(self, project_id: str) -> str:
-        """For the audit log of that project: another's learns which project it was, no more."""
+        """For the audit log of `project_id`; a caller of another project appears only as that project."""
         return self.actor if self.project_id in {None, project_id} else f"project:{self.project_slug}"
 
     def allows(self, scope: Scope) -> bool:
@@ -100,7 +100,7 @@ class Caller:
 
 @dataclass(frozen=True, kw_only=True)
 class Platform:
-    """What every route may use, wired once in `app.py`.
+    """The services that routes use, wired in `app.py`.
 
     A domain whose routes or jobs need more declares it in a subclass of the one below: `SharingPlatform`, then
     `EndpointsPlatform`, and so on up to the pages. A route asks for the one it needs, with `Depends(get_platform)`.
@@ -110,11 +110,11 @@ class Platform:
     database: Database
     store: BlobStore
     authenticate: Callable[[str, str], Awaitable[Caller | None]]
-    """By a key's value and the address that it comes from."""
+    """By a key's value and the address from which it is used."""
     authenticate_hash: Callable[[str, str], Awaitable[Caller | None]]
-    """Likewise, by the value's hash."""
+    """As `authenticate`, by the value's hash."""
     authenticate_person: Callable[[str, str], Awaitable[Caller]]
-    """By a session's token, in the project of this id."""
+    """By a session's token, in the project with this ID."""
     find_project: Callable[[str], Awaitable[Project | None]]
     find_own_model: Callable[[Caller, str], Awaitable[uuid.UUID | None]]
     public_buckets: TokenBuckets
@@ -122,7 +122,7 @@ class Platform:
     """Unix seconds, the same for all processes."""
     metrics: CollectorRegistry
     why_not_ready: Callable[[], Awaitable[list[str]]]
-    """Why the platform cannot serve now, in words for anybody; none when it can."""
+    """Why the platform cannot serve now, without internal details; empty if it can."""
 
     def now(self) -> int:
         """Unix seconds."""
@@ -130,9 +130,9 @@ class Platform:
 
 
 SESSION_COOKIE: Final = "modelshare_session"
-"""Who somebody is that signed in with a browser."""
+"""The cookie of a person's session."""
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Those that change nothing (RFC 9110 section 9.2.1)."""
+"""Methods that change nothing (RFC 9110 section 9.2.1)."""
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -159,7 +159,8 @@ def get_platform(request: Request) -> Platform:
 
 
 async def authenticate(request: Request) -> Caller:
-    """The caller, or 401; 404 when the path names a project that is not the key's own, or the person is not in."""
+    """The caller, or 401. 404 if the path has a project that is not the key's, or of which the person is not a
+    member."""
     platform = get_platform(request)
     named: str | None = request.scope.get("project_id")
     if named is not None and (token := session_token(request, platform.settings)):
@@ -196,9 +197,9 @@ def client_address(request: Request) -> str:
 
 
 def session_token(request: Request, settings: Settings) -> str | None:
-    """The session's cookie, where it counts: beside an Authorization header it does not.
+    """The session's cookie, unless there is an Authorization header.
 
-    403 for what may change something and does not come from a page of the platform.
+    403 for a request that may change something and does not come from a page of the platform.
     """
     token = request.cookies.get(SESSION_COOKIE)
     if not token or "authorization" in request.headers:
@@ -208,7 +209,7 @@ def session_token(request: Request, settings: Settings) -> str | None:
 
 
 def check_same_origin(request: Request, settings: Settings) -> None:
-    """403 unless the request only reads, or a page of the platform sent it: a browser adds cookies to any."""
+    """403 unless the request only reads, or was sent by a page of the platform (CSRF protection)."""
     if request.method in SAFE_METHODS:
         return
     headers = request.headers
@@ -221,7 +222,7 @@ def check_same_origin(request: Request, settings: Settings) -> None:
 
 
 def is_same_origin(*, site: str | None, origin: str | None, own_url: str) -> bool:
-    """What a browser says of where a request comes from: by `Sec-Fetch-Site`, else by `Origin`. Pure."""
+    """Whether a browser sent the request from the same origin, by `Sec-Fetch-Site`, else by `Origin`. Pure."""
     if site is not None:
         return site == "same-origin"
     given = _origin(origin or "")
@@ -229,19 +230,19 @@ def is_same_origin(*, site: str | None, origin: str | None, own_url: str) -> boo
 
 
 def own_url(request: Request, settings: Settings) -> str:
-    """How the client reaches the platform, without a slash at the end."""
+    """The platform's URL for this client, without a trailing slash."""
     return (settings.public_url or public_url.url_of(request)).rstrip("/")
 
 
 def requested_url(request: Request, settings: Settings) -> str:
-    """What the client calls the platform: to compare its pages with, never for links. A browser writes `Host` itself,
-    and a cookie goes to the name that it was set under.
+    """The platform's URL according to the client, only for comparing origins, never for links. Browsers set `Host`
+    themselves, and send cookies only to the host that set them.
     """
     return settings.public_url or f"{request.url.scheme}://{request.headers.get('host', '')}"
 
 
 def base_url(request: Request) -> str:
-    """As `own_url`, for routes."""
+    """Like `own_url`, for routes."""
     return own_url(request, get_platform(request).settings)
 
 
@@ -258,7 +259,7 @@ def require(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None] | None:
-    """Scheme, host and port of a URL (RFC 6454); None where it has none, as `null`."""
+    """Scheme, host and port of a URL (RFC 6454); None for an opaque origin (`null`)."""
     try:
         parts = urlsplit(url)
         port = parts.port or _PORTS.get(parts.scheme)
@@ -271,7 +272,7 @@ async def platform_caller(request: Request) -> Caller:
     found: Caller = request.state.caller
     if not found.is_platform:
         raise PermissionDeniedError("This route needs a platform key (scope `platform`), which starts with `msp_`.")
-    return replace(found, project_id=None, project_slug=None)  # it is about the platform, whatever its path begins with
+    return replace(found, project_id=None, project_slug=None)  # acts on the platform, even if the path has a project
 
 
 async def _read_session(request: Request) -> AsyncIterator[AsyncSession]:
@@ -288,7 +289,7 @@ ModelReference = Annotated[
     str, Path(description="Model ID, `owner/name`, or the name of one of the project's own models")
 ]
 NO_MODEL: Final = uuid.UUID(int=0)
-"""No model has this id. It stands for what the caller may not know of, so that every route answers in its own way."""
+"""An ID that no model has, for models the caller cannot know, so that every route gives its own error."""
 
 
 async def _model_id(request: Request, model_id: ModelReference) -> uuid.UUID:
@@ -299,19 +300,19 @@ async def _model_id(request: Request, model_id: ModelReference) -> uuid.UUID:
 
 
 def reference_of(segment: str) -> str:
-    """A model's segment of a path as people write it: see `model_paths`."""
+    """The readable form of a model's path segment: see `model_paths`."""
     return segment.replace(SLASH, "/")
 
 
 def unknown_model(segment: str) -> uuid.UUID:
-    """What stands for a model that the caller cannot know; 400 for what is neither an id nor `owner/name`."""
+    """`NO_MODEL`, for a model that the caller cannot know; 400 unless the segment is an ID or `owner/name`."""
     if SLASH not in segment:
         raise InvalidRequestError("Invalid model ID")
     return NO_MODEL
 
 
 async def public_rate_limit(request: Request) -> None:
-    """A dependency of routes without a key: so many requests a minute from one address."""
+    """A dependency of routes without a key: limits requests per minute from an address."""
     wait = get_platform(request).public_buckets.take(counted_as(client_address(request)))
     if wait:
         raise RateLimitedError(
@@ -321,7 +322,7 @@ async def public_rate_limit(request: Request) -> None:
         )
 
 
-# The session's transaction ends before the response is sent, hence the scope.
+# With this scope, the transaction ends before the response is sent.
 ReadSession = Annotated[AsyncSession, Depends(_read_session, scope="function")]
 WriteSession = Annotated[AsyncSession, Depends(_write_session, scope="function")]
 PlatformDep = Annotated[Platform, Depends(get_platform)]
@@ -330,5 +331,5 @@ EndpointsCaller = Annotated[Caller, Depends(require(Scope.ENDPOINTS))]
 KeysCaller = Annotated[Caller, Depends(require(Scope.KEYS))]
 PlatformCaller = Annotated[Caller, Depends(platform_caller)]
 ModelId = Annotated[uuid.UUID, Depends(_model_id)]
-"""Of one of the caller's own models, in whatever form the path names it; another's id is as it is."""
+"""The ID of one of the caller's own models, from any form in the path. IDs of other models are not changed."""
 BaseUrl = Annotated[str, Depends(base_url)]

@@ -1,7 +1,7 @@
-"""What the database knows of the platform's secret: no other one is put in its place unless somebody means it.
+"""Prevents using a database with the wrong secret.
 
-The database keeps a fingerprint of the secret, from which nobody learns it. A process that comes with another secret
-would sign links and requests that the other processes refuse, and webhooks that their receivers refuse.
+The database has a fingerprint of the platform's secret, which does not reveal it. With another secret, a process would
+sign links and requests that other processes reject, and webhooks that receivers reject.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ ANEW: Final = "`modelshare admin replace-secret`"
 
 
 class SecretRow(Table):
-    """Which secret the platform has. There is one row."""
+    """The fingerprint of the platform's secret. There is one row."""
 
     __tablename__ = "secret"
 
@@ -30,13 +30,13 @@ class SecretRow(Table):
 
 
 async def require_secret(settings: Settings, database: Database) -> None:
-    """SettingsError where the secret that belongs to the data is gone: a new one must not take its place unasked."""
+    """Raises SettingsError if the secret of existing data is missing, instead of creating a new one."""
     file = secret.path(settings.data_dir)
     if settings.secret is not None or file.exists():
         return
     async with database.engine.connect() as connection:
         in_use = await connection.run_sync(_is_in_use)
-    if in_use and not file.exists():  # looked at again: whoever began to use the database meanwhile had made it before
+    if in_use and not file.exists():  # again: another process may have created it
         raise SettingsError(
             f"{file} is missing, and the database is in use. Restore the file from a backup, or set the setting "
             f"`secret` to its content. If it is lost, {ANEW} starts with a new one: existing download links "
@@ -45,7 +45,7 @@ async def require_secret(settings: Settings, database: Database) -> None:
 
 
 async def check_secret(settings: Settings, database: Database) -> None:
-    """SettingsError where the database was used with another secret; the first one that it sees, it keeps in mind."""
+    """Raises SettingsError if the database was used with another secret. Stores the fingerprint of the first one."""
     own = _fingerprint(settings)
     async with database.write() as session:
         await session.execute(
@@ -61,7 +61,7 @@ async def check_secret(settings: Settings, database: Database) -> None:
 
 
 async def replace_secret(settings: Settings, database: Database) -> None:
-    """From now on the database is used with the secret of these settings, and no other one."""
+    """Makes the secret of these settings the only one for the database."""
     async with database.write() as session:
         await session.execute(delete(SecretRow))
         session.add(SecretRow(id=_ONLY, fingerprint=_fingerprint(settings)))

@@ -1,9 +1,10 @@
-"""Work in the background: rows that say what is to be done, and leases that say who is doing it.
+"""Background jobs: rows for work to do, and leases for work in progress.
 
-A job is enqueued in the transaction of the change that wants it. A worker takes a lease (a token and an expiry), works
-outside any transaction, and finishes guarded by the token: a worker that was too slow, or was thought dead, changes
-nothing. A killed process's jobs are taken up again when their lease runs out, and at once when the process starts anew.
-A job whose last attempt failed leaves a row that says why, for the platform's operator.
+A job is enqueued in the transaction of the change that needs it. A worker takes a lease (a token and an expiry), works
+outside of transactions, and checks the token when it finishes: a worker whose lease has expired changes nothing. Jobs
+of
+a killed process are run again when their lease expires, or when the process restarts. A job whose last attempt failed
+leaves a row with the reason, for the platform's operator.
 """
 
 import asyncio
@@ -29,24 +30,24 @@ log = structlog.get_logger()
 
 TOPIC = "jobs"
 LEASE_SECONDS = 30
-"""A lease is renewed every third of this while its worker lives."""
+"""A worker renews its leases at every third of this."""
 POLL_SECONDS = 5.0
-"""How often a worker looks without having been told, and without knowing of a job that becomes due."""
+"""How often a worker checks for jobs without a notification."""
 MAX_ATTEMPTS = 5
 KEPT_SECONDS = 30 * 24 * 3600
-"""How long it can be seen that a job was given up."""
+"""How long failed jobs are listed."""
 _LONGEST_ERROR = 500
 """Characters."""
 _OUTAGE_SECONDS = 5
-"""After which a job that a full disk, or a storage that was away, kept from its end is tried again."""
+"""Delay before a job is retried after an outage of the disk or the storage."""
 _PATIENCE_SECONDS = 24 * 3600
-"""For so long an outage excuses a job: one that takes longer may be an error of the job's own that looks like it."""
+"""How long failures in an outage do not count as attempts. After this, the job itself may be the cause."""
 _REST_SECONDS = 0.5
-"""Between tries to reach a database that is away."""
+"""Between attempts to reach the database in an outage."""
 
 
 class JobRow(Table):
-    """One piece of work; the row is deleted when it is done."""
+    """A job; the row is deleted when it is done."""
 
     __tablename__ = "jobs"
     __table_args__ = (UniqueConstraint("kind", "subject"), Index("ix_jobs_run_after", "run_after"))
@@ -62,7 +63,7 @@ class JobRow(Table):
 
 
 class GivenUpRow(Table):
-    """A job whose last attempt failed: until it is done after all, and at most for `KEPT_SECONDS`."""
+    """A job whose last attempt failed. Deleted when a retry succeeds, or after `KEPT_SECONDS`."""
 
     __tablename__ = "given_up_jobs"
     __table_args__ = (UniqueConstraint("kind", "subject"), Index("ix_given_up_jobs_given_up_at", "given_up_at"))
@@ -72,7 +73,7 @@ class GivenUpRow(Table):
     subject: Mapped[str]
     attempts: Mapped[int]
     error: Mapped[str]
-    """Of the last attempt, for the operator alone."""
+    """Of the last attempt; for the operator only."""
     given_up_at: Mapped[int]
 
 
@@ -88,17 +89,18 @@ class Lease:
 
     @property
     def last(self) -> bool:
-        """No further attempt follows a failure of this one."""
+        """Whether this is the last attempt."""
         return self.attempt >= MAX_ATTEMPTS
 
     @property
     def attempts_exhausted(self) -> bool:
-        """The last attempt ended with its process. Give up instead of working: the job may be what ends processes."""
+        """Whether the last attempt ended with its process. The handler should fail the job, which may crash
+        processes."""
         return self.attempt > MAX_ATTEMPTS
 
 
 class TryAgainError(Exception):
-    """Raised by a handler: the job is to be run `after` seconds from now, and this was no attempt."""
+    """Raised by a handler to run the job again in `after` seconds, without counting this as an attempt."""
 
     def __init__(self, after: int) -> None:
         super().__init__(f"again after {after} s")
@@ -106,13 +108,13 @@ class TryAgainError(Exception):
 
 
 Handler = Callable[[Lease], Awaitable[None]]
-"""Does the work; an exception means try again later."""
+"""Does the work. An exception means that the job is retried later."""
 
 
 async def enqueue(session: AsyncSession, kind: str, subject: str, *, now: int, after: int | None = None) -> None:
-    """Asks for the work, once: a job of the same kind and subject that is there already is run anew.
+    """Enqueues a job. If one of the same kind and subject exists, that is run again instead.
 
-    It is run at the second `after` (Unix time), or at once.
+    It runs at `after` (Unix seconds), or immediately.
     """
     due = now if after is None else after
     fresh = {"run_after": due, "attempts": 0, "lease_token": None, "lease_until": None, "lease_holder": None}
@@ -124,9 +126,9 @@ async def enqueue(session: AsyncSession, kind: str, subject: str, *, now: int, a
 async def enqueue_if_absent(
     session: AsyncSession, kind: str, subjects: Collection[str], *, now: int, run_now: bool = False
 ) -> None:
-    """Asks for jobs that look for their work themselves: one that is there, waiting or running, is left alone.
+    """Enqueues jobs that find their work themselves: an existing one, waiting or running, is not changed.
 
-    `hurry`: one that waits for its second waits no longer.
+    `run_now`: a waiting one becomes due immediately.
     """
     if not subjects:
         return
@@ -142,21 +144,23 @@ async def enqueue_if_absent(
 
 
 async def lease_is_valid(session: AsyncSession, lease: Lease) -> bool:
-    """True while the lease is still this worker's; ask in the transaction that applies the work."""
+    """Whether the worker still has the lease. Check it in the transaction that applies the work."""
     statement = select(JobRow).where(*_held(lease))
     return await session.scalar(for_update(statement)) is not None
 
 
 async def finish(session: AsyncSession, lease: Lease) -> None:
-    """Ends the job, if the lease is still this worker's. A handler that saw that no work is left may do it itself, in
-    the transaction in which it saw that.
+    """Ends the job, if the worker still has the lease. Handlers may call it in the transaction in which they find that
+    no
+    work is left.
     """
     await session.execute(delete(JobRow).where(*_held(lease)))
 
 
 async def postpone(session: AsyncSession, lease: Lease, until: int) -> None:
-    """Gives the job back, to be run at the second `until`, if the lease is still this worker's. For handlers, as
-    `finish` is; this was no attempt.
+    """Returns the job, to be run at `until` (Unix seconds), if the worker still has the lease. For handlers, like
+    `finish`;
+    does not count as an attempt.
     """
     await session.execute(
         update(JobRow)
@@ -166,25 +170,25 @@ async def postpone(session: AsyncSession, lease: Lease, until: int) -> None:
 
 
 class Queue(NamedTuple):
-    """The jobs of one kind."""
+    """Statistics of the jobs of one kind."""
 
     kind: str
     total: int
     taken: int
-    """Those that were taken by a worker and are not done."""
+    """Number of jobs taken by a worker and not done."""
     run_after: int
-    """Of the one that is due first; Unix seconds."""
+    """When the first one is due, in Unix seconds."""
 
 
 async def queues(session: AsyncSession) -> list[Queue]:
-    """What there is to do, by kind."""
+    """Statistics of pending jobs, by kind."""
     columns = JobRow.kind, func.count(), func.count(JobRow.lease_token), func.min(JobRow.run_after)
     rows = await session.execute(select(*columns).group_by(JobRow.kind).order_by(JobRow.kind))
     return [Queue(*row) for row in rows]
 
 
 async def given_up(session: AsyncSession, limit: int, after: tuple[int, uuid.UUID] | None = None) -> list[GivenUpRow]:
-    """The jobs that were given up, the latest first; `after`: the last one that was seen."""
+    """Jobs that failed permanently, newest first; `after`: the last row of the previous page."""
     order = GivenUpRow.given_up_at, GivenUpRow.id
     statement = select(GivenUpRow).order_by(*(column.desc() for column in order)).limit(limit)
     if after is not None:
@@ -193,18 +197,18 @@ async def given_up(session: AsyncSession, limit: int, after: tuple[int, uuid.UUI
 
 
 async def try_again(session: AsyncSession, given_up_id: uuid.UUID, *, now: int) -> GivenUpRow | None:
-    """Asks for a job that was given up once more; None where there is no such one, or it was done since."""
+    """Retries a job that failed permanently; None if there is none, or it has succeeded since."""
     row = await session.get(GivenUpRow, given_up_id)
     if row is not None:
         await enqueue_if_absent(
             session, row.kind, [row.subject], now=now, run_now=True
-        )  # first, as whoever gives one up
+        )  # locked first, like in `_give_up`
         await session.execute(delete(GivenUpRow).where(GivenUpRow.id == row.id))
     return row
 
 
 async def forget_given_up(session: AsyncSession, *, now: int) -> None:
-    """Those that were given up long ago."""
+    """Deletes rows older than `KEPT_SECONDS`."""
     await session.execute(delete(GivenUpRow).where(GivenUpRow.given_up_at < now - KEPT_SECONDS))
 
 
@@ -220,13 +224,13 @@ class Worker:
         holder: str,
         parallel: int = 2,
     ) -> None:
-        """`holder` names the process's place (its data folder and address), so that a restart knows its own leases."""
+        """`holder` identifies the process by data folder and address, so that it finds its leases after a restart."""
         self._database = database
         self._handlers = handlers
         self._clock = clock
         self._holder = holder
         self._excused: dict[uuid.UUID, float] = {}
-        """When a job was first kept from its end by an outage, as it has been ever since."""
+        """When a job first failed in an outage that still continues."""
         self._wake = asyncio.Event()
         self._looking = asyncio.Lock()
         self._loops = [
@@ -236,7 +240,7 @@ class Worker:
         database.subscribe(TOPIC, self._told)
 
     async def start(self) -> None:
-        """Frees what a process of the same place left behind, then works."""
+        """Releases leases of an earlier process with the same `holder`, then starts working."""
         async with self._database.write() as session:
             await session.execute(
                 update(JobRow)
@@ -254,24 +258,24 @@ class Worker:
             self._wake.set()
 
     async def _take_and_run(self) -> None:
-        async with self._looking:  # one looks and waits; the others work, or queue up to be the next
+        async with self._looking:  # one task checks and waits; the others work, or wait for their turn to check
             taken = await self._next()
         await self._work(*taken)
-        self._wake.set()  # it may have left a job for later, and whoever waits does not know of its time
+        self._wake.set()  # it may have postponed a job, and the waiting task does not know when it is due
 
     async def _next(self) -> tuple[str, Lease]:
         while True:
-            self._wake.clear()  # before looking: a job that comes meanwhile is not missed
+            self._wake.clear()  # before checking, so that a new job is not missed
             seconds = await self._due_in()
             if seconds <= 0:
                 taken = await self._take()
                 if taken is not None:
                     return taken
-                seconds = _REST_SECONDS / 10  # another worker has it under its hand
+                seconds = _REST_SECONDS / 10  # another worker is taking it
             await wait(self._wake, min(seconds, POLL_SECONDS))
 
     async def _due_in(self) -> float:
-        """Seconds until a job of this worker's is due, as far as is known now."""
+        """Seconds until the next job for this worker is due, as far as known."""
         free = _free(int(self._clock()))
         statement = select(func.min(JobRow.run_after)).where(free, JobRow.kind.in_(self._handlers))
         async with self._database.read() as session:
@@ -294,18 +298,18 @@ class Worker:
         await renewing.start()
         try:
             await self._handlers[kind](lease)
-        except asyncio.CancelledError:  # the process ends in good order: that is no attempt
+        except asyncio.CancelledError:  # an orderly shutdown does not count as an attempt
             await self._give_back(lease, attempts=lease.attempt - 1, after=0)
             raise
         except TryAgainError as again:
             await self._give_back(lease, attempts=lease.attempt - 1, after=again.after)
         except Exception as error:
             is_outage = outages.outage_of(error) is not None
-            if is_outage and self._is_excused(lease):  # it passes, and says nothing against the job
+            if is_outage and self._is_excused(lease):  # an outage is not the job's fault
                 outages.report("a job failed", error, kind=kind, subject=lease.subject)
                 await self._give_back(lease, attempts=lease.attempt - 1, after=_OUTAGE_SECONDS)
                 return
-            # A handler does not give up at an outage, so that it is called once more, as one that is hopeless.
+            # Handlers do not fail a job in an outage, so they are called once more with exhausted attempts.
             ends = lease.attempts_exhausted if is_outage else lease.last
             log.warning("job failed", kind=kind, subject=lease.subject, last=ends, exc_info=error)
             if ends:
@@ -325,7 +329,7 @@ class Worker:
         await self._update(lease, lease_until=int(self._clock()) + LEASE_SECONDS)
 
     async def _give_back(self, lease: Lease, *, attempts: int, after: int) -> None:
-        """Leaves the job to whoever takes it next, `after` seconds from now at the earliest."""
+        """Releases the lease; the job can be taken again in `after` seconds."""
         await self._update(
             lease,
             attempts=attempts,
@@ -343,7 +347,7 @@ class Worker:
             await session.execute(delete(GivenUpRow).where(*done))
 
     async def _give_up(self, kind: str, lease: Lease, error: Exception) -> None:
-        """Ends the job and keeps why, unless the lease is another's by now."""
+        """Ends the job and stores the reason, unless another worker has the lease."""
         self._excused.pop(lease.job_id, None)
         why = {"attempts": lease.attempt, "error": _in_a_line(error), "given_up_at": int(self._clock())}
         async with self._database.write() as session:
@@ -354,13 +358,13 @@ class Worker:
             await session.execute(statement.on_conflict_do_update(index_elements=["kind", "subject"], set_=why))
 
     async def _update(self, lease: Lease, **values: Any) -> None:
-        """Changes nothing when the lease is another's by now."""
+        """Changes nothing if another worker has the lease."""
         async with self._database.write() as session:
             await session.execute(update(JobRow).where(*_held(lease)).values(**values))
 
 
 def _in_a_line(error: Exception) -> str:
-    """What a database says of its driver's error, without the statement and its values."""
+    """The error in one line, without the SQL statement and its values."""
     said = getattr(error, "orig", None) or error
     words = f"{type(error).__name__}: {said}"
     return "".join(each if each.isprintable() else " " for each in words[:_LONGEST_ERROR])
@@ -375,5 +379,5 @@ def _held(lease: Lease) -> tuple[ColumnElement[bool], ...]:
 
 
 def _free(now: int) -> ColumnElement[bool]:
-    """Nobody works on it."""
+    """The condition that no worker has the job."""
     return or_(JobRow.lease_until.is_(None), JobRow.lease_until < now)

@@ -76,7 +76,7 @@ class Head:
 
 
 class BodyLimit:
-    """413 where a body has, or says that it has, more than `most` bytes, and 415 where it is encoded, whoever reads it.
+    """413 if a body, or its Content-Length, exceeds `limit` bytes, and 415 if it is encoded.
 
     FastAPI's own `max_body_size` answers with plain text, which is no error of the API and no page.
     """

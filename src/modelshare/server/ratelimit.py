@@ -36,7 +36,7 @@ class Bucket:
 
 
 class TokenBuckets:
-    """One bucket per subject; the least recently used are forgotten beyond `most`."""
+    """One bucket per subject; the least recently used are forgotten beyond `limit`."""
 
     def __init__(
         self, per_minute: float, clock: Callable[[], float], *, burst: float = 0.5, limit: int = 100_000
@@ -60,7 +60,7 @@ class TokenBuckets:
         return bucket.take(1, now)
 
     def used(self, subject: str) -> float:
-        """How much of what it may take the subject has taken of late."""
+        """The tokens that the subject has used recently."""
         bucket = self._buckets.get(subject)
         if bucket is None:
             return 0

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from modelshare.wire.json_text import flaw
+from modelshare.wire.json_text import explain_invalid_json
 
 MAX_CHOICES: Final = 128
 """Maximum of `n`, as in OpenAI's API."""
@@ -105,11 +105,11 @@ def most_tokens(asked: InferenceRequest, body_bytes: int, context: int | None) -
 
     `context`: the model's context length in tokens (prompt and answer together), if known.
     """
-    of_one = MAX_TOKENS if context is None else min(context, MAX_TOKENS)
-    prompt = min(body_bytes + asked.prompts * _TEMPLATE_TOKENS, asked.prompts * of_one, _MAX_TOGETHER)
+    per_answer = MAX_TOKENS if context is None else min(context, MAX_TOKENS)
+    prompt = min(body_bytes + asked.prompts * _TEMPLATE_TOKENS, asked.prompts * per_answer, _MAX_TOGETHER)
     if not asked.generates:
         return prompt, 0
-    completion = asked.sequences * min(of_one, MAX_TOKENS if asked.max_tokens is None else asked.max_tokens)
+    completion = asked.sequences * min(per_answer, MAX_TOKENS if asked.max_tokens is None else asked.max_tokens)
     return prompt, min(completion, _MAX_TOGETHER)
 
 
@@ -125,7 +125,9 @@ def decoded(decode: Callable[[bytes], _Fields], body: bytes) -> _Fields:
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInferenceRequestError(flaw(body) or f"The request body must be a JSON object: {error}.") from error
+        raise BadInferenceRequestError(
+            explain_invalid_json(body) or f"The request body must be a JSON object: {error}."
+        ) from error
     except RecursionError as error:
         raise BadInferenceRequestError("The request body is nested too deeply. Send a flatter JSON object.") from error
 

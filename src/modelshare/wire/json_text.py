@@ -16,7 +16,7 @@ class _NoNumberError(ValueError):
     pass
 
 
-def flaw(body: bytes) -> str | None:
+def explain_invalid_json(body: bytes) -> str | None:
     """Why the body is not interoperable JSON (RFC 8259), in a sentence or two; None if it is."""
     if not body.strip():
         return "The body is empty. Send a JSON object with `Content-Type: application/json`."

@@ -13,13 +13,13 @@ Quota = Annotated[int, Field(ge=0, le=1 << 62)]
 """Maximum bytes of weights that a project may store. None means the platform's default."""
 
 
-def _written(value: object) -> object:
+def _reject_integer(value: object) -> object:
     if isinstance(value, int):  # ipaddress would read 5 as 0.0.0.5
         raise ValueError("write a network as text, such as 10.0.0.0/8")  # noqa: TRY004 - what pydantic answers with 400
     return value
 
 
-Network = Annotated[IPvAnyNetwork, BeforeValidator(_written)]
+Network = Annotated[IPvAnyNetwork, BeforeValidator(_reject_integer)]
 
 
 class Scope(StrEnum):

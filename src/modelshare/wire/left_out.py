@@ -188,10 +188,10 @@ def ignore_file_lines(folder: Path) -> Sequence[str]:
     if not location.is_file():
         return ()
     with location.open("rb") as file:
-        return lines_of(file.read(MAX_IGNORE_FILE + 1))
+        return parse_ignore_file(file.read(MAX_IGNORE_FILE + 1))
 
 
-def lines_of(data: bytes) -> Sequence[str]:
+def parse_ignore_file(data: bytes) -> Sequence[str]:
     """The lines of an ignore file's content. Raises ValueError if it is invalid or too large."""
     if len(data) > MAX_IGNORE_FILE:
         raise ValueError(f"{IGNORE_FILE} is longer than {MAX_IGNORE_FILE:,} bytes")
@@ -207,7 +207,7 @@ def lines_of(data: bytes) -> Sequence[str]:
     return lines
 
 
-def for_scripts() -> dict[str, object]:
+def for_javascript() -> dict[str, object]:
     """The list for JavaScript: for each reason one regular expression for folder names and one for file names."""
     expressions = [
         {"reason": names.reason, "folders": _expression(names.folders), "files": _expression(names.files)}

@@ -49,7 +49,7 @@ MAX_DEPLOYMENTS: Final = 10_000
 MAX_TEXT: Final = 500
 """Characters of a human-readable text."""
 MAX_NAME: Final = 200
-MAX_FIGURE: Final = 2**53
+MAX_INTEGER: Final = 2**53
 """Larger integers lose precision in many JSON parsers (RFC 7493 section 2.2)."""
 MAX_TOKENS: Final = 2**31 - 1
 MAX_SECONDS: Final = 7 * 24 * 3600.0
@@ -63,7 +63,7 @@ Text = Annotated[str, Meta(max_length=MAX_TEXT, pattern=PLAIN)]
 Name = Annotated[str, Meta(max_length=MAX_NAME, pattern=PLAIN)]
 Id = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{1,64}\Z")]
 """Opaque to the other side."""
-Figure = Annotated[int, Meta(ge=0, le=MAX_FIGURE)]
+Figure = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
 Version = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Credited = Annotated[int, Meta(ge=0, le=2**31 - 1)]

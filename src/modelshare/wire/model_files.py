@@ -103,10 +103,10 @@ def _missing_part(paths: set[str], unfinished: Collection[str]) -> str | None:
             if not 1 <= part.number <= part.count:
                 return f"{_shown(path)} has a part number beyond its part count. Restore the file's original name."
             groups.setdefault((part.prefix, part.count, part.suffix), (part, set()))[1].add(part.number)
-    for part, there in groups.values():
-        if len(there) < part.count:
-            first = next(number for number in range(1, part.count + 1) if number not in there)
-            more = part.count - len(there) - 1
+    for part, present in groups.values():
+        if len(present) < part.count:
+            first = next(number for number in range(1, part.count + 1) if number not in present)
+            more = part.count - len(present) - 1
             return missing(part.sister(first), unfinished=unfinished, count=part.count, more=more)
     return None
 

@@ -127,9 +127,9 @@ def _segment(glob: str) -> re.Pattern[str]:
 
 
 def _as_fnmatch(glob: str) -> str:
-    """Translates gitignore syntax to fnmatch's:
+    """Translates gitignore syntax to fnmatch's.
 
-    a backslash escape becomes a character class, `[^...]` becomes `[!...]`.
+    A backslash escape becomes a character class, `[^...]` becomes `[!...]`.
     """
     out, at = [], 0
     while at < len(glob):

@@ -114,7 +114,7 @@ _FORMS: Final = (  # if several match a line, the first one names the finding
 
 
 @dataclass(frozen=True, slots=True)
-class Exposed:
+class ExposedSecret:
     """A line that appears to contain a key. Does not contain the key itself."""
 
     path: str
@@ -125,12 +125,12 @@ class Exposed:
         return f"{visible(self.path)}, line {self.line}, appears to contain {self.what}."
 
 
-def worth_reading(path: str, size: int) -> bool:
+def is_scannable(path: str, size: int) -> bool:
     """Whether a file of that name and size may be a text file that contains a key."""
     return 0 < size <= MAX_FILE and not path.lower().endswith(_BINARY)
 
 
-def find(path: str, data: bytes) -> list[Exposed]:
+def find(path: str, data: bytes) -> list[ExposedSecret]:
     """Finds lines that appear to contain a key; at most MAX_FOUND."""
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
     if encoding == "utf-8" and b"\0" in data[:_HEAD]:
@@ -142,7 +142,7 @@ def find(path: str, data: bytes) -> list[Exposed]:
         if any(mark in small for mark in form.marks):
             for line in _lines(form.pattern, text):
                 kinds.setdefault(line, form.what)
-    return [Exposed(path, line, what) for line, what in sorted(kinds.items())[:MAX_FOUND]]
+    return [ExposedSecret(path, line, what) for line, what in sorted(kinds.items())[:MAX_FOUND]]
 
 
 def _lines(pattern: re.Pattern[str], text: str) -> set[int]:
@@ -157,7 +157,7 @@ def _lines(pattern: re.Pattern[str], text: str) -> set[int]:
     return found
 
 
-def warnings(found: Collection[Exposed]) -> list[str]:
+def warnings(found: Collection[ExposedSecret]) -> list[str]:
     """Warnings about the findings, to be shown before a model is shared."""
     return [
         f"{each} Anyone who runs the model gets this file. Revoke the key where it was issued, and push without it."

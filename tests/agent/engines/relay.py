@@ -9,7 +9,7 @@ from modelshare.agent.engine_call import engine_session, streamed_answer, whole_
 from modelshare.agent.engines.answers import StreamReader, write_answer, write_pieces
 from modelshare.agent.engines.base import Engine, Route
 from modelshare.agent.engines.counts import Tally, TokenUsage
-from modelshare.agent.engines.parts import Subrequest, Weave
+from modelshare.agent.engines.parts import StreamMerger, Subrequest
 from modelshare.agent.engines.relay_rules import PreparedRequest, prepare_request
 
 PUBLIC_NAME = "acme/tiny"
@@ -36,15 +36,15 @@ async def stream(engine: Engine, tallies: list[Tally], **fields: Any) -> AsyncGe
     tally = request.tally()
     tallies.append(tally)
     reader = StreamReader(request, tally)
-    weave = Weave()
+    merger = StreamMerger()
     async with (
         engine_session(keep=False) as http,
         aclosing(streamed_answer(http, engine, request, reader)) as answer,
     ):
         async for pieces in answer:
             if pieces:
-                yield write_pieces(weave.pieces(Subrequest(request), pieces))
-    yield weave.end(request, tally.for_client())
+                yield write_pieces(merger.pieces(Subrequest(request), pieces))
+    yield merger.end(request, tally.for_client())
 
 
 def said(events: bytes) -> str:

@@ -1,6 +1,6 @@
 """A stand-in for `vllm serve` and `sglang serve`: has their options and rejects others, and serves OpenAI's routes.
 
-`STAND_IN_TROUBLE` makes it fail in the ways of the real ones.
+`STAND_IN_FAILURE` makes it fail in the ways of the real ones.
 """
 
 import argparse
@@ -13,8 +13,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-TROUBLE = os.environ.get("STAND_IN_TROUBLE", "")
-NOW = Path(os.environ.get("STAND_IN_TROUBLE_FROM", "never"))
+FAILURE = os.environ.get("STAND_IN_FAILURE", "")
+FAILS_WHEN = Path(os.environ.get("STAND_IN_FAILURE_FROM", "never"))
 """Failures of a running engine start when this file exists."""
 
 
@@ -54,14 +54,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/health":
-            if TROUBLE == "hangs" and NOW.exists():
+            if FAILURE == "hangs" and FAILS_WHEN.exists():
                 time.sleep(3600)
             self.reply(200, "")
         elif self.path == "/metrics":
-            running, waiting = (0, 0) if TROUBLE == "falls silent" else (2, 1)
+            running, waiting = (0, 0) if FAILURE == "falls silent" else (2, 1)
             text = f'{self.gauges[0]}{{engine="0"}} {running}\n{self.gauges[1]}{{engine="0"}} {waiting}\n'
             if self.gauges[0].startswith("vllm"):
-                Handler.work += TROUBLE == "is slow"
+                Handler.work += FAILURE == "is slow"
                 text += f'vllm:prompt_tokens_total{{engine="0"}} 9.0\nvllm:generation_tokens_total {self.work}\n'
             self.reply(200, text)
         else:
@@ -71,9 +71,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.headers.get("Authorization") != f"Bearer {self.key}":
             self.reply(401, "")
-        elif TROUBLE == "no answer" or (TROUBLE == "falls silent" and NOW.exists()):
+        elif FAILURE == "no answer" or (FAILURE == "falls silent" and FAILS_WHEN.exists()):
             self.reply(500, json.dumps({"error": {"message": "CUDA error"}}))
-        elif TROUBLE == "takes and gives nothing" and NOW.exists():
+        elif FAILURE == "takes and gives nothing" and FAILS_WHEN.exists():
             time.sleep(3600)
         elif body["model"] != self.name:
             self.reply(404, json.dumps({"error": {"message": f"no model {body['model']}"}}))
@@ -117,7 +117,7 @@ def main() -> None:
         if is_vllm
         else ("sglang:num_running_reqs", "sglang:num_queue_reqs")
     )
-    if TROUBLE == "out of memory":
+    if FAILURE == "out of memory":
         sys.exit("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
     # Like vLLM: the part that holds the GPU is another process, which survives the first.
     subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 3600"])

@@ -90,7 +90,7 @@ async def test_a_failed_start_is_told_in_words_and_leaves_nothing(
     state_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("STAND_IN_TROUBLE", trouble)
+    monkeypatch.setenv("STAND_IN_FAILURE", trouble)
 
     with pytest.raises(EngineError, match=reason):
         await ProcessEngine(recipe_for(kind, tmp_path, chat_hf), state_dir).start()
@@ -108,8 +108,8 @@ async def test_an_engine_that_does_not_answer_any_more_is_found_out(
     started: Started,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("STAND_IN_TROUBLE", trouble)
-    monkeypatch.setenv("STAND_IN_TROUBLE_FROM", str(tmp_path / "now"))
+    monkeypatch.setenv("STAND_IN_FAILURE", trouble)
+    monkeypatch.setenv("STAND_IN_FAILURE_FROM", str(tmp_path / "now"))
     recipe = replace(recipe_for(kind, tmp_path, chat_hf), health_seconds=1.0)
     timing = Timing(watch=0.05, recent=0.0, idle_probe=0.0, strikes=2)
     engine = await started(ProcessEngine(recipe, state_dir, timing=timing))
@@ -124,8 +124,8 @@ async def test_an_engine_that_does_not_answer_any_more_is_found_out(
 async def test_a_busy_engine_is_not_asked_for_more(
     kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STAND_IN_TROUBLE", "falls silent")
-    monkeypatch.setenv("STAND_IN_TROUBLE_FROM", str(tmp_path / "now"))
+    monkeypatch.setenv("STAND_IN_FAILURE", "falls silent")
+    monkeypatch.setenv("STAND_IN_FAILURE_FROM", str(tmp_path / "now"))
     timing = Timing(watch=0.02, recent=0.0, idle_probe=0.0, strikes=1)
     engine = await started(ProcessEngine(recipe_for(kind, tmp_path, chat_hf), state_dir, timing=timing))
     (tmp_path / "now").touch()
@@ -166,8 +166,8 @@ async def test_an_engine_that_gives_nothing_is_found_out_and_a_slow_one_is_not(
     started: Started,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("STAND_IN_TROUBLE", trouble)
-    monkeypatch.setenv("STAND_IN_TROUBLE_FROM", str(tmp_path / "now"))
+    monkeypatch.setenv("STAND_IN_FAILURE", trouble)
+    monkeypatch.setenv("STAND_IN_FAILURE_FROM", str(tmp_path / "now"))
     timing = Timing(watch=0.05, recent=0.0, silent=1.0, strikes=2)
     engine = await started(ProcessEngine(recipe_for(kind, tmp_path, chat_hf), state_dir, timing=timing))
     (tmp_path / "now").touch()

@@ -261,8 +261,8 @@ def engine_process() -> psutil.Process:
 async def until_load(engine: Engine, wanted: Load) -> None:
     seen: list[Any] = []
 
-    async def look() -> None:
+    async def check() -> None:
         while not seen or seen[-1] != wanted:
             seen.append(await engine.load())
 
-    await asyncio.wait_for(look(), 10)
+    await asyncio.wait_for(check(), 10)

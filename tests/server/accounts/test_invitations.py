@@ -47,7 +47,7 @@ async def listed(app: Application, caller: Caller) -> list[InvitationView]:
         return await invitations.invitations(session, caller, now=app.platform.now())
 
 
-async def look(app: Application, token: str) -> Invited | None:
+async def check(app: Application, token: str) -> Invited | None:
     async with app.database.read() as session:
         return await invitations.invitation(session, token, now=app.platform.now())
 
@@ -61,8 +61,8 @@ async def test_a_link_brings_somebody_in_once(app: Application, owner: Tenant, a
     made, token = await invite(app, ada, OWNER)
     assert token.startswith("msi_")
     assert await listed(app, ada) == [made]
-    assert await look(app, token) == Invited(owner.project.id, "acme", "Acme", OWNER)
-    assert await look(app, token)  # looking uses nothing
+    assert await check(app, token) == Invited(owner.project.id, "acme", "Acme", OWNER)
+    assert await check(app, token)  # looking uses nothing
     bob, eve = await new_person(app, "bob"), await new_person(app, "eve")
     assert await accept(app, bob, token) == owner.project.id
     async with app.database.read() as session:
@@ -71,7 +71,7 @@ async def test_a_link_brings_somebody_in_once(app: Application, owner: Tenant, a
         entries = (await audit.page(session, owner.project.id, AuditFilter(), Paging(2, None))).data
     assert [entry.action for entry in entries] == ["member.add", "invitation.create"]
     assert await listed(app, ada) == []
-    assert await look(app, token) is None
+    assert await check(app, token) is None
     with pytest.raises(NotFoundError):
         await accept(app, eve, token)
 
@@ -89,7 +89,7 @@ async def test_who_is_in_already_does_not_use_it(app: Application, owner: Tenant
     await join(app, bob, owner.project.id, MEMBER)
     with pytest.raises(ConflictError, match="member of this project already"):
         await accept(app, bob, token)
-    assert await look(app, token)
+    assert await check(app, token)
 
 
 async def test_only_its_hash_is_stored(app: Application, ada: Caller) -> None:
@@ -103,9 +103,9 @@ async def test_only_its_hash_is_stored(app: Application, ada: Caller) -> None:
 async def test_after_seven_days_it_is_over_and_swept(app: Application, ada: Caller, clock: Clock) -> None:
     _, token = await invite(app, ada)
     clock.now += 7 * 24 * 3600 - 1
-    assert await look(app, token)
+    assert await check(app, token)
     clock.now += 1
-    assert await look(app, token) is None
+    assert await check(app, token) is None
     assert await listed(app, ada) == []
     with pytest.raises(NotFoundError):
         await accept(app, await new_person(app, "bob"), token)
@@ -124,7 +124,7 @@ async def test_an_ended_one_leads_nowhere(app: Application, owner: Tenant, deplo
     assert await listed(app, stranger) == []
     async with app.database.write() as session:
         await invitations.end_invitation(session, ada, made.id, now=1000)
-    assert await look(app, token) is None
+    assert await check(app, token) is None
     with pytest.raises(NotFoundError):
         await accept(app, await new_person(app, "bob"), token)
 

@@ -20,9 +20,15 @@ from programs import MODELSHARE
 
 pytestmark = pytest.mark.anyio
 PASSWORD = "Käse ﬁne 1234"
-HASH = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("Käse fine 1234")
+HASH = PasswordHasher(time_cost=2, memory_cost=8, parallelism=1).hash("Käse fine 1234")
 """With parameters of the past."""
 HERE = "10.0.0.1"
+
+
+@pytest.fixture
+def costly_password_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the product makes them."""
+    monkeypatch.setattr(passwords, "_HASHER", PasswordHasher())
 
 
 @pytest.fixture
@@ -50,6 +56,7 @@ async def test_a_hash_of_the_past_is_made_anew(app: Application, desk: SignIn) -
     await desk.sign_in(email="ada@example.org", password=PASSWORD, address=HERE)
 
 
+@pytest.mark.usefixtures("costly_password_hashes")
 async def test_a_wrong_password_and_nobody_look_alike_and_take_as_long(app: Application, desk: SignIn) -> None:
     hashed = await passwords.hash_password(PASSWORD)
     await new_person(app, "ada", hashed=hashed)

@@ -31,11 +31,11 @@ async def entry_of(tenant: Tenant, action: str) -> dict[str, Any]:
 async def confirmed(tenant: Tenant, action: str, by: int = 1) -> dict[str, Any]:
     """The newest entry of this action, once so many processes have confirmed it and none is pending."""
 
-    async def look() -> dict[str, Any] | None:
+    async def check() -> dict[str, Any] | None:
         entry = await entry_of(tenant, action)
         return entry if len(entry["confirmations"]) == by and not entry["pending"] else None
 
-    found = await wait_until(look)
+    found = await wait_until(check)
     assert found is not None
     return found
 

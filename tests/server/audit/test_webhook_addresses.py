@@ -16,7 +16,7 @@ from modelshare.server.audit.webhooks import sending
 from modelshare.server.audit.webhooks.sending import Message, Outcome, Sender
 from receiver import Receiver, Reply, receiving
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
+pytestmark = pytest.mark.anyio
 NOWHERE = "2000::1"
 """Counts as public, and is given to nobody."""
 

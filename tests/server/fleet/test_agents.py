@@ -13,11 +13,11 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 
 async def state(tenant: Tenant, agent_id: str, expected: str) -> dict[str, object]:
-    async def look() -> dict[str, object] | None:
+    async def check() -> dict[str, object] | None:
         agent: dict[str, object] = (await tenant.http.get(f"/v1/agents/{agent_id}")).json()
         return agent if agent["state"] == expected else None
 
-    found = await wait_until(look)
+    found = await wait_until(check)
     assert found is not None
     return found
 

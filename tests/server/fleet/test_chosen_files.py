@@ -186,11 +186,11 @@ async def test_an_archive_is_judged_by_the_file_that_is_named(owner: Tenant) -> 
 
 
 async def until(tenant: Tenant, slug: str, **fields: object) -> None:
-    async def look() -> bool:
+    async def check() -> bool:
         found = (await tenant.http.get(f"/v1/endpoints/{slug}")).json()
         return all(found[field] == value for field, value in fields.items())
 
-    await wait_until(look)
+    await wait_until(check)
 
 
 async def test_a_version_from_before_is_opened_as_described_and_revalidated_to_have_choices(

@@ -23,12 +23,12 @@ async def hook_of(tenant: Tenant) -> str:
 async def told(tenant: Tenant, hook: str, type_: str, count: int = 1) -> list[dict[str, Any]]:
     """Data of the events of this type, oldest first, as soon as there are so many."""
 
-    async def look() -> list[str] | None:
+    async def check() -> list[str] | None:
         page = (await tenant.http.get(f"/v1/webhooks/{hook}/deliveries?limit=200")).json()["data"]
         ids = [item["id"] for item in page if item["type"] == type_][::-1]
         return ids if len(ids) >= count else None
 
-    ids = await wait_until(look)
+    ids = await wait_until(check)
     bodies = [(await tenant.http.get(f"/v1/webhooks/{hook}/deliveries/{id_}")).json()["body"] for id_ in ids]
     return [dict(httpx.Response(200, text=body).json()["data"]) for body in bodies]
 

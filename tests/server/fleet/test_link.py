@@ -29,10 +29,10 @@ async def agent_of(tenant: Tenant) -> dict[str, Any]:
 
 
 async def wait_state(tenant: Tenant, expected: str) -> None:
-    async def look() -> bool:
+    async def check() -> bool:
         return bool((await agent_of(tenant))["state"] == expected)
 
-    await wait_until(look)
+    await wait_until(check)
 
 
 @pytest.mark.parametrize("token", ["", "msa_nonsense", "ms_acme_nonsense"])
@@ -192,11 +192,11 @@ async def test_desired_state_is_what_endpoints_ask_for(
         for done, shown in ((5000, 1000), (300, 300)):
             await agent.report(wanted.deployment_id, Phase.PULLING, bytes_done=done, bytes_total=1000)
 
-            async def look(shown: int = shown) -> bool:
+            async def check(shown: int = shown) -> bool:
                 endpoint = (await deployer.http.get("/v1/endpoints/chat")).json()
                 return bool(endpoint["progress"] == {"phase": "pulling", "bytes_done": shown, "bytes_total": 1000})
 
-            await wait_until(look)
+            await wait_until(check)
         (report,) = (await agent_of(deployer))["deployments"]
         assert (report["model_name"], report["phase"], report["bytes_done"]) == ("acme/tiny", "pulling", 300)
         assert (await deployer.http.delete("/v1/endpoints/chat")).status_code == 204
@@ -240,10 +240,10 @@ async def test_what_it_held_counts_as_waiting_on_a_new_link(
         return str((await deployer.http.get("/v1/endpoints/chat")).json()["status"])
 
     async def is_(expected: str) -> None:
-        async def look() -> bool:
+        async def check() -> bool:
             return await status() == expected
 
-        await wait_until(look)
+        await wait_until(check)
 
     async with linked(url, token) as agent:
         await agent.make_ready()

@@ -38,10 +38,10 @@ async def new_version(app: Application, model_id: uuid.UUID, version: str) -> No
 
 
 async def status(tenant: Tenant, expected: str, slug: str = "chat") -> None:
-    async def look() -> bool:
+    async def check() -> bool:
         return bool((await tenant.http.get(f"/v1/endpoints/{slug}")).json()["status"] == expected)
 
-    await wait_until(look)
+    await wait_until(check)
 
 
 async def test_a_new_version_replaces_the_old_one_once_it_is_ready(app: Application, url: str, owner: Tenant) -> None:

@@ -12,7 +12,7 @@ from modelshare.server.app import Application
 from modelshare.wire.uploads import BATCH_BYTES, BATCH_FILES, BATCH_HEAD
 from uploading import error_of, open_upload, processed, put, sha256, stored_files, tiny_model
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
+pytestmark = pytest.mark.anyio
 
 FILES = tiny_model() | {f"extra/{number}.txt": b"%d" % number for number in range(20)}
 
@@ -30,6 +30,7 @@ async def send(http: httpx.AsyncClient, upload: Mapping[str, Any], body: bytes) 
     return await http.put(f"/v1/uploads/{upload['id']}/files", content=body)
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_all_files_come_by_one_request(owner: Tenant) -> None:
     upload = await open_upload(owner.http, FILES)
     for _ in range(2):  # safe to repeat
@@ -43,6 +44,7 @@ async def test_all_files_come_by_one_request(owner: Tenant) -> None:
     assert (model["status"], model["size_bytes"]) == ("ready", sum(map(len, FILES.values())))
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_two_at_once_and_parts_beside_them(owner: Tenant, app: Application) -> None:
     upload = await open_upload(owner.http, FILES)
     first = upload["files"][0]

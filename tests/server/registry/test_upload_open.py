@@ -12,7 +12,7 @@ from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings
 from uploading import broken_model, error_of, open_upload, opening, pushed, send, sha256, stored_files, tiny_model
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
+pytestmark = pytest.mark.anyio
 
 
 async def test_opens_a_session_for_a_new_model(owner: Tenant) -> None:
@@ -31,6 +31,7 @@ async def test_opens_a_session_for_a_new_model(owner: Tenant) -> None:
     assert (entry["action"], entry["target"]) == ("upload.open", f"upload:{upload['id']}")
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_an_existing_name_takes_the_next_patch_version(owner: Tenant) -> None:
     first = await pushed(owner.http, tiny_model(), version="2.3.4")
     upload = await open_upload(owner.http, tiny_model(seed=1))
@@ -39,6 +40,7 @@ async def test_an_existing_name_takes_the_next_patch_version(owner: Tenant) -> N
     assert (model["status"], model["version"]) == ("ready", "2.3.4")
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_a_version_that_exists_is_a_conflict(owner: Tenant) -> None:
     await pushed(owner.http, tiny_model())
     answer = await owner.http.post("/v1/uploads", json=opening(tiny_model(seed=1), version="1.0.0"))
@@ -53,6 +55,7 @@ async def test_a_version_being_uploaded_is_a_conflict(owner: Tenant) -> None:
     assert "Cancel its open upload" in error_of(answer, 409)
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_a_failed_version_is_replaced(app: Application, owner: Tenant) -> None:
     failed = await pushed(owner.http, broken_model())
     assert failed["status"] == "failed"
@@ -78,6 +81,7 @@ async def test_another_push_of_the_same_name_is_another_version(owner: Tenant) -
     assert (other["model"], other["version"]) == (upload["model"], "1.0.1")
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_stored_files_are_not_sent_again(app: Application, owner: Tenant) -> None:
     files = tiny_model()
     await pushed(owner.http, files)
@@ -92,6 +96,7 @@ async def test_stored_files_are_not_sent_again(app: Application, owner: Tenant) 
     assert stored_files(app) == before
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_files_of_a_known_size_are_worth_hashing(owner: Tenant) -> None:
     files = tiny_model()
     await pushed(owner.http, files)
@@ -104,6 +109,7 @@ async def test_files_of_a_known_size_are_worth_hashing(owner: Tenant) -> None:
     assert [file["path"] for file in again["files"] if file["reused"]] == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_files_of_another_project_are_neither_reused_nor_hinted_at(owner: Tenant, deployer: Tenant) -> None:
     files = tiny_model()
     await pushed(owner.http, files)
@@ -113,6 +119,7 @@ async def test_files_of_another_project_are_neither_reused_nor_hinted_at(owner: 
     assert not any(file["reused"] for file in claiming["files"])
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_a_digest_with_another_size_is_not_reused(owner: Tenant) -> None:
     files = tiny_model()
     await pushed(owner.http, files)
@@ -139,6 +146,7 @@ async def test_the_quota_counts_before_the_first_byte(app: Application, owner: T
     assert (await owner.http.post("/v1/uploads", json=opening({"a.gguf": bytes(400)}, "two"))).status_code == 201
 
 
+@pytest.mark.usefixtures("running_app")
 async def test_the_quota_counts_what_is_stored_once(app: Application, owner: Tenant) -> None:
     files = tiny_model()
     size = sum(map(len, files.values()))

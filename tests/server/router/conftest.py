@@ -55,10 +55,10 @@ class Endpoint:
     async def is_(self, status: str) -> None:
         """Waits until it has this status."""
 
-        async def look() -> bool:
+        async def check() -> bool:
             return bool((await self.tenant.http.get(f"/v1/endpoints/{self.slug}")).json()["status"] == status)
 
-        await wait_until(look)
+        await wait_until(check)
 
     async def chat(self, body: bytes = b"{}") -> httpx.Response:
         return await self.http.post("/chat/completions", content=body)

@@ -86,12 +86,12 @@ async def agent(processes: list[Process], deployer: Tenant) -> AsyncIterator[Lin
 async def confirmed(tenant: Tenant, action: str) -> None:
     """Waits until all three processes have confirmed the newest entry of this action."""
 
-    async def look() -> bool:
+    async def check() -> bool:
         entries = (await tenant.http.get("/v1/audit")).json()["data"]
         entry = next(entry for entry in entries if entry["action"] == action)
         return len(entry["confirmations"]) == 3 and not entry["pending"]
 
-    await wait_until(look, 30)
+    await wait_until(check, 30)
 
 
 @contextlib.asynccontextmanager

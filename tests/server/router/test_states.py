@@ -19,7 +19,7 @@ async def serve(agent: LinkAgent, request: Request, body: bytes) -> None:
 async def refused(endpoint: Endpoint, words: str, code: str | None) -> None:
     """Waits for a 503 with these words."""
 
-    async def look() -> bool:
+    async def check() -> bool:
         answered = await endpoint.chat()
         error = answered.json().get("error", {})
         if answered.status_code != 503 or words not in error["message"]:
@@ -28,7 +28,7 @@ async def refused(endpoint: Endpoint, words: str, code: str | None) -> None:
         assert int(answered.headers["retry-after"]) > 0
         return True
 
-    await wait_until(look)
+    await wait_until(check)
 
 
 async def test_nobody_is_there_yet(endpoint: Endpoint) -> None:

@@ -110,10 +110,10 @@ class Traffic:
         """Whether the endpoint has answered with the version since this was asked."""
         before = self.answered.setdefault(slug, Counter())[version]
 
-        async def look() -> bool:
+        async def check() -> bool:
             return self.answered[slug][version] > before
 
-        return look
+        return check
 
     async def _ask(self, http: httpx.AsyncClient, slug: str, over: asyncio.Event) -> None:
         for streams in itertools.cycle([False, True]):

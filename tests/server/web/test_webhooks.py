@@ -49,11 +49,11 @@ async def test_the_secret_is_rotated(colleague: Somebody, project: str, receiver
 async def settled(somebody: Somebody, delivery: str, state: str) -> httpx.Response:
     """The delivery's page, as soon as it says so."""
 
-    async def look() -> httpx.Response | None:
+    async def check() -> httpx.Response | None:
         answer = await somebody.get(delivery)
         return answer if f">{state}<" in answer.text else None
 
-    return await wait_until(look)
+    return await wait_until(check)
 
 
 @ON_BOTH_DATABASES

@@ -38,7 +38,7 @@ def test_patience_is_for_what_was_asked_since_the_last_sign() -> None:
     activity = Activity()
     with activity.asking(5000):
         assert activity.patience == 100
-        with activity.asking(1000, unseen_tokens=800):
+        with activity.asking(1000, unstreamed_tokens=800):
             assert activity.patience == 100 + 20 + 100
         assert activity.patience == 220, "it may be the cause of the silence still"
         activity.succeeded()
@@ -47,5 +47,5 @@ def test_patience_is_for_what_was_asked_since_the_last_sign() -> None:
 
 def test_an_engine_that_counts_its_steps_needs_less() -> None:
     activity = Activity(shows_work=True)
-    with activity.asking(1000, unseen_tokens=100_000):
+    with activity.asking(1000, unstreamed_tokens=100_000):
         assert activity.patience == 20

@@ -27,7 +27,7 @@ def tally(
 
 
 def told(count: Tally, prompt: Any, completion: Any) -> TokenUsage:
-    count.told(msgspec.Raw(msgspec.json.encode({"prompt_tokens": prompt, "completion_tokens": completion})))
+    count.set_reported(msgspec.Raw(msgspec.json.encode({"prompt_tokens": prompt, "completion_tokens": completion})))
     return count.usage
 
 
@@ -50,7 +50,7 @@ def test_whatever_an_engine_says_counts_are_within_what_was_asked_for(
 def test_a_usage_of_any_shape_is_no_error(usage: Any) -> None:
     count = tally()
     count.generated(["a"])
-    count.told(msgspec.Raw(msgspec.json.encode(usage)))
+    count.set_reported(msgspec.Raw(msgspec.json.encode(usage)))
     assert count.usage.completion_tokens >= 1
     count.for_client()
 
@@ -95,7 +95,7 @@ def test_details_are_shown_with_counts_that_are_the_engines() -> None:
     count = tally()
     details = {"cached_tokens": 4}
     usage = {"prompt_tokens": 11, "completion_tokens": 7, "prompt_tokens_details": details, "queue_ms": 9}
-    count.told(msgspec.Raw(msgspec.json.encode(usage)))
+    count.set_reported(msgspec.Raw(msgspec.json.encode(usage)))
     shown = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18, "prompt_tokens_details": details}
     assert msgspec.json.decode(count.for_client()) == shown
 

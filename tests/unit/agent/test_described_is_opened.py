@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.opened import inspected, wanted_of, write
+from agent.opened import desired_deployment, inspected, write
 from modelshare.agent.convert.headers import open_weights
 from modelshare.agent.layout import lay_out
 from modelshare.server.registry.inspection import Format
@@ -76,7 +76,7 @@ def test_what_is_described_is_what_is_opened(files: dict[str, bytes]) -> None:
         facts = inspected(Path(pushed), files)
     for choice in facts.choices or (None,):
         described: Any = choice or facts
-        wanted = wanted_of(facts, files, choice.file if choice else None)
+        wanted = desired_deployment(facts, files, choice.file if choice else None)
         assert (wanted.context_length, tuple(wanted.weights)) == (described.context_length, described.weights)
         layout = lay_out(wanted)
         with tempfile.TemporaryDirectory() as laid_out:

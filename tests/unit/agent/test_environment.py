@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.agent.engines.child import for_engines
+from modelshare.agent.engines.child import engine_environment
 
 NEEDED = {
     "PATH": "/bin",
@@ -18,22 +18,22 @@ NAMES = st.text(st.characters(categories=["Lu", "Nd"], include_characters="_"), 
 
 
 def test_what_engines_need_passes() -> None:
-    assert for_engines(NEEDED) == NEEDED
+    assert engine_environment(NEEDED) == NEEDED
 
 
 @given(st.dictionaries(NAMES.map(lambda name: f"X_{name}") | NAMES.map(lambda name: f"MODELSHARE_{name}"), st.text()))
 def test_nothing_else_does(others: dict[str, str]) -> None:
     others.pop("MODELSHARE_ENGINE_ENV", None)
-    assert for_engines({**others, **NEEDED}) == NEEDED
+    assert engine_environment({**others, **NEEDED}) == NEEDED
 
 
 def test_a_secret_in_a_family_of_variables_stays() -> None:
-    assert for_engines({"VLLM_API_KEY": "x", "HF_TOKEN": "x", "TORCH_HUB_TOKEN": "x", "SGL_PASSWORD": "x"}) == {}
+    assert engine_environment({"VLLM_API_KEY": "x", "HF_TOKEN": "x", "TORCH_HUB_TOKEN": "x", "SGL_PASSWORD": "x"}) == {}
 
 
 def test_the_operator_names_more() -> None:
     environ = {"MODELSHARE_ENGINE_ENV": "LD_PRELOAD, MY_*,MODELSHARE_*", "LD_PRELOAD": "j.so", "MY_A": "1", "MYB": "2"}
-    assert for_engines({**environ, "MODELSHARE_API_KEY": "x", "MY_TOKEN": "3"}) == {
+    assert engine_environment({**environ, "MODELSHARE_API_KEY": "x", "MY_TOKEN": "3"}) == {
         "LD_PRELOAD": "j.so",
         "MY_A": "1",
         "MY_TOKEN": "3",

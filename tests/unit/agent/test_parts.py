@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelshare.agent.engines import parameters
-from modelshare.agent.engines.parts import Count, Subrequest, Weave, join, split
+from modelshare.agent.engines.parts import StreamMerger, Subrequest, UsageCount, join, split
 from modelshare.agent.engines.relay_rules import PreparedRequest, RelayPolicy, prepare_request
 from modelshare.wire.inference import EMBEDDED_TOGETHER
 
-POLICY = RelayPolicy(public_name="acme/tiny", request_model="m", takes=parameters.LLAMACPP)
+POLICY = RelayPolicy(public_name="acme/tiny", request_model="m", supports=parameters.LLAMACPP)
 
 
 def prepared(route: str, **fields: Any) -> PreparedRequest:
@@ -71,12 +71,12 @@ def test_one_sequence_stays_as_it_is(prompt: Any) -> None:
 
 def test_answers_are_joined_and_counted_together() -> None:
     parts = split(prepared("completions", prompt=["one", "two"], n=2))
-    count = Count()
+    count = UsageCount()
     answers = []
     for number, part in enumerate(parts):
         tally = count.begin(part)
         tally.generated([f"answer {number}"])
-        tally.told(msgspec.Raw(b'{"prompt_tokens": 3, "completion_tokens": %d}' % (number + 1)))
+        tally.set_reported(msgspec.Raw(b'{"prompt_tokens": 3, "completion_tokens": %d}' % (number + 1)))
         choice = {"index": 0, "text": f"answer {number}", "finish_reason": "stop"}
         answers.append(fields({"id": f"c{number}", "choices": [choice]}))
     whole = join(parts, answers)
@@ -90,7 +90,7 @@ def test_answers_are_joined_and_counted_together() -> None:
 
 def test_what_was_not_begun_is_not_counted() -> None:
     parts = split(prepared("completions", prompt=["one " * 100, "two " * 100], n=2))
-    count = Count()
+    count = UsageCount()
     assert count.usage.prompt_tokens == 0
     tally = count.begin(parts[0])
     tally.generated(["a", "b"])
@@ -101,17 +101,17 @@ def test_what_was_not_begun_is_not_counted() -> None:
 def test_streams_become_one() -> None:
     request = prepared("chat/completions", messages=[{"role": "user", "content": "x"}], n=2, stream=True)
     first, second = split(request)
-    weave = Weave()
+    merger = StreamMerger()
 
     def piece(name: str) -> dict[str, msgspec.Raw]:
         return fields({"id": name, "created": len(name), "choices": [{"index": 0, "delta": {"content": name}}]})
 
-    assert not weave.began
-    assert weave.pieces(first, [{}]) == [{}], "a sign of life"
-    assert not weave.began
-    woven = [*weave.pieces(second, [piece("second")]), *weave.pieces(first, [piece("first"), {}])]
-    assert weave.began
+    assert not merger.began
+    assert merger.pieces(first, [{}]) == [{}], "a sign of life"
+    assert not merger.began
+    woven = [*merger.pieces(second, [piece("second")]), *merger.pieces(first, [piece("first"), {}])]
+    assert merger.began
     seen = [json.loads(msgspec.json.encode(one)) for one in woven]
     assert [(one["id"], one["choices"][0]["index"]) for one in seen[:2]] == [("second", 1), ("second", 0)]
     assert seen[2] == {}
-    assert weave.end(request, msgspec.Raw(b"{}")) == b"data: [DONE]\n\n"
+    assert merger.end(request, msgspec.Raw(b"{}")) == b"data: [DONE]\n\n"

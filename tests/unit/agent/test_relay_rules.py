@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from modelshare.agent.engines import parameters
 from modelshare.agent.engines.answers import StreamReader, read_answer, write_answer, write_pieces
 from modelshare.agent.engines.counts import TokenUsage
-from modelshare.agent.engines.parts import Subrequest, Weave
-from modelshare.agent.engines.refusals import EngineRefusalError, failed_inside, refused
+from modelshare.agent.engines.parts import StreamMerger, Subrequest
+from modelshare.agent.engines.refusals import EngineRefusalError, refusal_for_status, refusal_in_body
 from modelshare.agent.engines.relay_rules import PreparedRequest, RelayPolicy, prepare_request
 from modelshare.agent.engines.sse import data_event
 from modelshare.wire.inference import BadInferenceRequestError
 
 CHAT = "chat/completions"
-FAITHFUL = RelayPolicy(public_name="acme/tiny", request_model="acme/tiny", takes=parameters.LLAMACPP)
+FAITHFUL = RelayPolicy(public_name="acme/tiny", request_model="acme/tiny", supports=parameters.LLAMACPP)
 TRANSFORMERS = RelayPolicy(
-    public_name="acme/tiny", request_model=None, takes=parameters.TRANSFORMERS, usage_on_request=False
+    public_name="acme/tiny", request_model=None, supports=parameters.TRANSFORMERS, usage_on_request=False
 )
 MESSAGES = b'"messages":[{"role":"user","content":"\xc3\xa9"}]'
 
@@ -51,11 +51,11 @@ def delta(text: str, model: str = "m") -> bytes:
 def through(request: PreparedRequest, *chunks: bytes) -> tuple[bytes, TokenUsage]:
     tally = request.tally()
     reader = StreamReader(request, tally)
-    weave, part = Weave(), Subrequest(request)
-    pieces = [weave.pieces(part, each) for each in (*map(reader.feed, chunks), reader.finish())]
+    merger, part = StreamMerger(), Subrequest(request)
+    pieces = [merger.pieces(part, each) for each in (*map(reader.feed, chunks), reader.finish())]
     if reader.failure is not None:
         raise reader.failure
-    return b"".join(map(write_pieces, pieces)) + weave.end(request, tally.for_client()), tally.usage
+    return b"".join(map(write_pieces, pieces)) + merger.end(request, tally.for_client()), tally.usage
 
 
 class TestRequest:
@@ -113,7 +113,7 @@ class TestRequest:
         ],
     )
     def test_what_this_engine_ignores_is_refused_though_another_takes_it(self, field: str, value: Any) -> None:
-        assert field in sent(replace(FAITHFUL, takes=parameters.VLLM), **{field: value})
+        assert field in sent(replace(FAITHFUL, supports=parameters.VLLM), **{field: value})
         with pytest.raises(BadInferenceRequestError, match=f"`{field}`") as refusal:
             prepared(TRANSFORMERS, **{field: value})
         assert refusal.value.param == field
@@ -219,7 +219,7 @@ class TestError:
     def test_a_refusal_says_what_to_do_and_nothing_of_this_machine(
         self, body: bytes, code: str | None, param: str | None
     ) -> None:
-        refusal = refused(400, body, {}, {"top_p", "messages"})
+        refusal = refusal_for_status(400, body, {}, {"top_p", "messages"})
         error = json.loads(refusal.envelope())["error"]
 
         assert "/data" not in error["message"]
@@ -238,7 +238,7 @@ class TestError:
         ],
     )
     def test_what_is_too_long_is_told_by_its_code(self, status: int, body: bytes) -> None:
-        refusal = refused(status, body, {}, {"input"})
+        refusal = refusal_for_status(status, body, {}, {"input"})
         error = json.loads(refusal.envelope())["error"]
         assert (refusal.status, error["code"], error["param"]) == (400, "context_length_exceeded", "input")
 
@@ -247,20 +247,20 @@ class TestError:
         [(401, 502), (403, 502), (404, 502), (302, 502), (418, 502), (429, 429), (422, 422), (500, 500), (503, 503)],
     )
     def test_a_status_is_kept_where_it_speaks_of_the_request(self, status: int, passed: int) -> None:
-        assert refused(status, b"", {}, ()).status == passed
+        assert refusal_for_status(status, b"", {}, ()).status == passed
 
     @pytest.mark.parametrize(
         ("header", "seconds"), [("17", 17), ("-1", None), ("Wed, 21 Oct 2015 07:28:00 GMT", None), ("9" * 99, None)]
     )
     def test_when_to_try_again_is_kept(self, header: str, seconds: int | None) -> None:
-        assert refused(429, b"", {"Retry-After": header}, ()).retry_after == seconds
+        assert refusal_for_status(429, b"", {"Retry-After": header}, ()).retry_after == seconds
 
     @given(
         st.recursive(st.none() | st.text() | st.integers() | st.floats(), lambda one: st.dictionaries(st.text(), one))
     )
     def test_an_error_of_any_shape_is_told(self, error: Any) -> None:
-        assert failed_inside(error, ()).status in {400, 502}
-        assert failed_inside({"message": error, "code": error, "type": error, "param": error}, ()).envelope()
+        assert refusal_in_body(error, ()).status in {400, 502}
+        assert refusal_in_body({"message": error, "code": error, "type": error, "param": error}, ()).envelope()
 
 
 class TestStream:

@@ -3,7 +3,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.client.plan import missing_parts, opening, parts_to_compare, worth_hashing
+from modelshare.client.plan import files_to_hash, missing_parts, opening, parts_to_compare
 from modelshare.client.source import LocalFile, PushSource
 from modelshare.wire.uploads import Upload, UploadFile, UploadState
 
@@ -84,7 +84,7 @@ def test_parts_come_in_the_order_they_lie_on_disk(files: list[UploadFile]) -> No
 def test_only_files_that_may_be_stored_already_are_hashed() -> None:
     opened = upload([session_file(3, "d", 1, [0])], hash_candidates=["a", "b", "d"])
     mine = source(("a", 1), ("b", 1), ("c", 1), ("d", 1))
-    assert worth_hashing(opened, mine, {"b": "0" * 64}) == [local("a", 1)]
+    assert files_to_hash(opened, mine, {"b": "0" * 64}) == [local("a", 1)]
 
 
 def test_the_request_of_a_directory_and_of_an_archive() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from modelshare.client.errors import SourceError
-from modelshare.client.source import PushSource, find_exposed, read_source
+from modelshare.client.source import PushSource, find_secrets, read_source
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_names_that_tell_what_is_wrong(folder: Path, name: str, words: str) -> N
 
 def test_what_looks_like_a_key_is_found_in_small_files(folder: Path) -> None:
     (folder / "train.py").write_text(f"x = 1\ntoken = 'hf_{'aB1' * 12}'\n")
-    [found] = find_exposed(read_source(folder))
+    [found] = find_secrets(read_source(folder))
     assert str(found) == "train.py, line 2, appears to contain a Hugging Face token."
 
 

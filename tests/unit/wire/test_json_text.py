@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelshare.wire.inference import BadInferenceRequestError, read
-from modelshare.wire.json_text import flaw
+from modelshare.wire.json_text import explain_invalid_json
 
 FLAWS = [
     (gzip.compress(b"{}", mtime=0), "compressed (gzip)"),
@@ -34,7 +34,7 @@ FLAWS = [
 
 @pytest.mark.parametrize(("body", "words"), FLAWS)
 def test_words_for_it(body: bytes, words: str) -> None:
-    said = flaw(body)
+    said = explain_invalid_json(body)
     assert said is not None
     assert words in said
     assert said.endswith(".")
@@ -55,9 +55,9 @@ VALUES = st.recursive(
 
 @given(value=VALUES, ascii_=st.booleans())
 def test_nothing_is_wrong_with_json(value: object, *, ascii_: bool) -> None:
-    assert flaw(json.dumps(value, ensure_ascii=ascii_).encode()) is None
+    assert explain_invalid_json(json.dumps(value, ensure_ascii=ascii_).encode()) is None
 
 
 @given(st.binary())
 def test_some_answer_to_any_bytes(body: bytes) -> None:
-    flaw(body)
+    explain_invalid_json(body)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.wire.left_out import LIST, LeftOut, Reason, Selection, for_scripts, left_out, lines_of, note
+from modelshare.wire.left_out import LIST, LeftOut, Reason, Selection, for_javascript, left_out, note, parse_ignore_file
 
 SECRETS = """
 .env .env.local prod.env .envrc id_rsa id_ed25519.pub .netrc .npmrc .pypirc server.pem tls.KEY .ssh/config
@@ -84,16 +84,16 @@ def test_a_note_names_what_may_be_secret_first_and_is_bounded() -> None:
 
 
 def test_an_ignore_file_is_text_of_bounded_length() -> None:
-    assert list(lines_of(b"\xef\xbb\xbf*.md\r\n# x\n")) == ["*.md", "# x"]
+    assert list(parse_ignore_file(b"\xef\xbb\xbf*.md\r\n# x\n")) == ["*.md", "# x"]
     with pytest.raises(ValueError, match="UTF-8"):
-        lines_of(b"\xff")
+        parse_ignore_file(b"\xff")
     with pytest.raises(ValueError, match="longer"):
-        lines_of(b"x" * 100_000)
+        parse_ignore_file(b"x" * 100_000)
 
 
 @given(st.text(".abenv_-*\n", min_size=1, max_size=12).filter(lambda name: name not in {".", ".."}))
 def test_the_expressions_for_scripts_say_the_same(name: str) -> None:
-    made: Any = for_scripts()
+    made: Any = for_javascript()
     expected = left_out(name)
     fits = (each["reason"] for each in made["list"] if re.fullmatch(each["files"], name.lower(), re.DOTALL))
     assert next(fits, None) == (expected.reason if expected else None)
@@ -121,5 +121,5 @@ def test_a_note_can_be_stored_and_shown_whatever_the_names_hold() -> None:
 )
 def test_an_ignore_file_holds_so_many_patterns_and_no_endless_ones(text: str, because: str) -> None:
     with pytest.raises(ValueError, match=because):
-        lines_of(text.encode())
-    assert len(lines_of(b"#\n" * 1000 + b"a\n" * 500)) == 1500
+        parse_ignore_file(text.encode())
+    assert len(parse_ignore_file(b"#\n" * 1000 + b"a\n" * 500)) == 1500

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.wire.secret_scan import MAX_FOUND, Exposed, find, warnings, worth_reading
+from modelshare.wire.secret_scan import MAX_FOUND, ExposedSecret, find, is_scannable, warnings
 
 A = "aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1eF3hJ5kL7nP9rS1uV3xY"
 """Characters such as keys have."""
@@ -81,15 +81,15 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
 
 
 def test_what_windows_writes_is_read_too() -> None:
-    assert find("a.txt", f"x\r\nghp_{HIDDEN[:36]}".encode("utf-16")) == [Exposed("a.txt", 2, "a GitHub token")]
+    assert find("a.txt", f"x\r\nghp_{HIDDEN[:36]}".encode("utf-16")) == [ExposedSecret("a.txt", 2, "a GitHub token")]
 
 
 def test_small_text_files_are_looked_into() -> None:
-    assert all(worth_reading(path, 10) for path in ("config.json", "a/README.md", "LICENSE", "x.PY", "train.ipynb"))
-    assert all(worth_reading(path, 10) for path in (".env.production", "deploy.ps1", "notes.text", "a.yaml.example"))
-    assert not any(worth_reading(path, 10) for path in ("model.safetensors", "m.gguf", "a.png", "tokenizer.model"))
-    assert not worth_reading("tokenizer.json", 20 << 20)
-    assert not worth_reading("empty.txt", 0)
+    assert all(is_scannable(path, 10) for path in ("config.json", "a/README.md", "LICENSE", "x.PY", "train.ipynb"))
+    assert all(is_scannable(path, 10) for path in (".env.production", "deploy.ps1", "notes.text", "a.yaml.example"))
+    assert not any(is_scannable(path, 10) for path in ("model.safetensors", "m.gguf", "a.png", "tokenizer.model"))
+    assert not is_scannable("tokenizer.json", 20 << 20)
+    assert not is_scannable("empty.txt", 0)
 
 
 def test_what_is_no_text_is_not_taken_for_keys() -> None:

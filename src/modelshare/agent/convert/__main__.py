@@ -1,15 +1,15 @@
 """`python -m modelshare.agent.convert FOLDER FILE --type f16`: converts safetensors to GGUF in a separate process.
 
 Exits with 0 when FILE is complete. If it cannot be converted, the last line of output is a human-readable reason, and
-the exit code is `TOLD`. For any other exit code, the output is for the operator. Exits as well when its standard input
-closes.
+the exit code is `REASON_PRINTED`. For any other exit code, the output is for the operator. Exits as well when its
+standard input closes.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from modelshare.agent.convert.cache import TOLD
+from modelshare.agent.convert.cache import REASON_PRINTED
 from modelshare.agent.convert.gguf_file import WeightType, convert
 from modelshare.agent.convert.values import ConversionError
 from modelshare.agent.engines import lifeline
@@ -25,15 +25,15 @@ def main() -> int:
     try:
         convert(arguments.folder, arguments.file, arguments.type)
     except ConversionError as error:
-        return _told(str(error))
+        return _print_reason(str(error))
     except OSError as error:
-        return _told(f"the agent's disk failed: {error.strerror or 'no reason given'}.")
+        return _print_reason(f"the agent's disk failed: {error.strerror or 'no reason given'}.")
     return 0
 
 
-def _told(reason: str) -> int:
+def _print_reason(reason: str) -> int:
     print(reason, flush=True)  # noqa: T201  the agent reads it
-    return TOLD
+    return REASON_PRINTED
 
 
 if __name__ == "__main__":

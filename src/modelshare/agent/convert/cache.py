@@ -10,7 +10,7 @@ from modelshare.agent.convert.headers import open_weights
 from modelshare.agent.convert.numbers import read_numbers
 from modelshare.agent.convert.rules import why_not
 from modelshare.agent.convert.source import TensorSource
-from modelshare.agent.convert.tensors import placed
+from modelshare.agent.convert.tensors import matched_tensors
 from modelshare.agent.convert.values import ConversionError
 from modelshare.agent.engines.base import EngineError, OutOfMemoryError, Task
 from modelshare.agent.engines.child import Child
@@ -19,15 +19,15 @@ _log = logging.getLogger(__name__)
 
 CONVERTER_VERSION: Final = 2
 """Increase it with every change of the converter's output."""
-TOLD: Final = 3
+REASON_PRINTED: Final = 3
 """The child's exit code if its last line is a human-readable reason."""
-_UNFORESEEN: Final = "its files are not what the converter to GGUF expects; see the agent's log for details."
+_UNEXPECTED: Final = "its files are not what the converter to GGUF expects; see the agent's log for details."
 
 
 def unconvertible(folder: Path, task: Task) -> str | None:
-    """Why the model cannot be converted, in a sentence;
+    """Why the model cannot be converted, as a sentence. None if it can.
 
-    None if it can. Reads only JSON files and headers of weights.
+    Reads only JSON files and headers of weights.
     """
     try:
         source = TensorSource.read(folder)
@@ -35,12 +35,12 @@ def unconvertible(folder: Path, task: Task) -> str | None:
             return reason
         if task is Task.EMBEDDING and source.embedder is None and not source.is_bert:
             return "it does not define its pooling; save it with sentence-transformers."
-        placed(source, read_numbers(source), open_weights(source.folder))
+        matched_tensors(source, read_numbers(source), open_weights(source.folder))
     except ConversionError as error:
         return str(error)
     except Exception:  # noqa: BLE001 - logged; the files are untrusted, and tenants get a generic sentence
         _log.exception("Cannot determine whether the model can be converted to GGUF.")
-        return _UNFORESEEN
+        return _UNEXPECTED
     return None
 
 
@@ -67,7 +67,7 @@ async def to_gguf(folder: Path, cache: Path, weight_type: str, state_dir: Path) 
         target.with_name(target.name + ".part").unlink(missing_ok=True)
     if returncode in {-signal.SIGKILL, 128 + signal.SIGKILL}:
         raise OutOfMemoryError("The system killed the conversion to GGUF, most likely because memory ran out.")
-    if returncode == TOLD and child.log:
+    if returncode == REASON_PRINTED and child.log:
         raise EngineError(f"The weights cannot be converted to GGUF: {child.log[-1]}")
     if returncode:
         _log.error("The conversion to GGUF failed with exit code %d:\n%s", returncode, "\n".join(child.log))

@@ -11,7 +11,7 @@ import numpy as np
 from modelshare.agent.convert.headers import Tensor
 from modelshare.agent.convert.numbers import Numbers
 from modelshare.agent.convert.source import TensorSource
-from modelshare.agent.convert.tensors import placed
+from modelshare.agent.convert.tensors import matched_tensors
 from modelshare.agent.convert.values import number, whole
 from modelshare.agent.convert.weights import Array, load
 
@@ -51,11 +51,11 @@ def write_network(writer: gguf.GGUFWriter, source: TensorSource, numbers: Number
 
 
 def out_tensors(source: TensorSource, numbers: Numbers, tensors: Sequence[Tensor]) -> Iterator[OutTensor]:
-    """All tensors under their GGUF names. Raises ConversionError as `placed` does."""
+    """All tensors under their GGUF names. Raises ConversionError as `matched_tensors` does."""
     if not source.is_bert and source.rope["type"] == "llama3":
         factors = _llama3_factors(source, numbers)
         yield OutTensor("rope_freqs.weight", factors.shape, exact=True, load=lambda: factors)
-    for name, tensor, place in placed(source, numbers, tensors):
+    for name, tensor, place in matched_tensors(source, numbers, tensors):
         exact = len(tensor.shape) < 2 or "position" in name or "token_type" in name  # noqa: PLR2004
         yield OutTensor(place.name, place.shape, exact, _loader(source, numbers, name, tensor))
 

@@ -24,7 +24,9 @@ class Place:
     shape: tuple[int, ...]
 
 
-def placed(source: TensorSource, numbers: Numbers, tensors: Sequence[Tensor]) -> list[tuple[str, Tensor, Place]]:
+def matched_tensors(
+    source: TensorSource, numbers: Numbers, tensors: Sequence[Tensor]
+) -> list[tuple[str, Tensor, Place]]:
     """Each tensor to convert, with its Hugging Face name without the model's prefix.
 
     Raises ConversionError for a tensor that is missing, unknown, or of an unexpected type or shape.

@@ -80,7 +80,7 @@ def _merges(tokenizer: Json) -> list[list[str]]:
 
 
 def _scores(tokenizer: Json, tokens: list[str]) -> list[float]:
-    """Scores with the same effect as the merges:
+    """Scores with the same effect as the merges.
 
     SentencePiece merges the pair with the best score, BPE the earliest one.
     """

@@ -13,7 +13,7 @@ import msgspec
 from modelshare.agent.engines.counts import Tally
 from modelshare.agent.engines.logprobs import with_logprobs
 from modelshare.agent.engines.parameters import Fields
-from modelshare.agent.engines.refusals import EngineRefusalError, failed_inside, no_answer
+from modelshare.agent.engines.refusals import EngineRefusalError, invalid_answer, refusal_in_body
 from modelshare.agent.engines.relay_rules import PreparedRequest, RelayPolicy
 from modelshare.agent.engines.sse import KEEP_ALIVE, Event, EventParser, EventTooLongError, data_event
 
@@ -27,18 +27,18 @@ def read_answer(body: bytes, prepared: PreparedRequest, tally: Tally) -> Fields:
     """Parses a complete answer, for `write_answer`. Raises EngineRefusalError if it is invalid."""
     try:
         fields = _decode_fields(body)
-        if (error := _given(fields, "error")) is not None:
-            raise failed_inside(msgspec.json.decode(error), prepared.client_fields)
+        if (error := _field(fields, "error")) is not None:
+            raise refusal_in_body(msgspec.json.decode(error), prepared.client_fields)
         if not prepared.asked.generates:
             fields["data"] = _vectors(fields.get("data", _NULL), prepared)
         else:
             tally.generated(_texts_of_answer(fields.get("choices", _NULL), prepared.route))
             fields["choices"] = with_logprobs(fields["choices"], prepared)[0]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, struct.error, ValueError) as error:
-        raise no_answer() from error
-    if (usage := _given(fields, "usage")) is not None:
-        tally.told(usage)
-    return _cleaned(fields, prepared.policy)
+        raise invalid_answer() from error
+    if (usage := _field(fields, "usage")) is not None:
+        tally.set_reported(usage)
+    return _public_fields(fields, prepared.policy)
 
 
 def write_answer(fields: Fields, usage: msgspec.Raw) -> bytes:
@@ -69,7 +69,7 @@ class StreamReader:
         try:
             return self._pieces(self._parser.feed(chunk))
         except EventTooLongError:
-            self._fail(no_answer())
+            self._fail(invalid_answer())
             return []
 
     def finish(self) -> list[Fields]:
@@ -88,7 +88,7 @@ class StreamReader:
                 pieces.append({})
             elif event.data.strip() == DONE:
                 self._end()
-            elif event.data.strip() not in _NOTHING:
+            elif event.data.strip() not in _EMPTY_EVENTS:
                 try:
                     piece = self._piece(event)
                 except EngineRefusalError as refusal:
@@ -100,7 +100,7 @@ class StreamReader:
     def _end(self) -> None:
         self.is_over = True
         if not self._last:
-            self._fail(no_answer())
+            self._fail(invalid_answer())
 
     def _fail(self, refusal: EngineRefusalError) -> None:
         self.is_over = True
@@ -111,25 +111,25 @@ class StreamReader:
         is_other = event.type not in _FOR_CLIENTS
         try:
             fields = _decode_fields(event.data or b"")
-            error = _given(fields, "error")
+            error = _field(fields, "error")
             if error is not None or event.type == b"error":
-                raise failed_inside(msgspec.json.decode(event.data or b"" if error is None else error), asked)
-            usage = _given(fields, "usage")
+                raise refusal_in_body(msgspec.json.decode(event.data or b"" if error is None else error), asked)
+            usage = _field(fields, "usage")
             if usage is not None:
-                self._tally.told(usage)
+                self._tally.set_reported(usage)
             elif "choices" not in fields:
                 if is_other:
                     return {}
-                raise failed_inside(msgspec.json.decode(event.data or b""), asked)
-            choices = _decode_pieces(_given(fields, "choices") or b"[]")
+                raise refusal_in_body(msgspec.json.decode(event.data or b""), asked)
+            choices = _decode_pieces(_field(fields, "choices") or b"[]")
             if choices:
                 fields["choices"], self._at = with_logprobs(fields["choices"], self._prepared, self._at)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if is_other:
                 return {}
-            raise no_answer() from error
+            raise invalid_answer() from error
         self._tally.generated(text for choice in choices for text in choice.texts())
-        cleaned = self._last = _cleaned(fields, self._prepared.policy)
+        cleaned = self._last = _public_fields(fields, self._prepared.policy)
         return cleaned if choices or usage is None else None
 
 
@@ -148,13 +148,13 @@ def write_end(prepared: PreparedRequest, piece: Fields, usage: msgspec.Raw) -> b
 _encode: Final = msgspec.json.encode
 _decode_fields: Final = msgspec.json.Decoder(Fields).decode
 _NULL: Final = msgspec.Raw(b"null")
-_NOTHING: Final = (b"", b"null")
+_EMPTY_EVENTS: Final = (b"", b"null")
 """llama.cpp begins some streams with such an event."""
 _FOR_CLIENTS: Final = (b"message", b"error")
 """Events of other types, such as `ping`, are ignored unless they contain a piece of an answer."""
 
 
-class _Said(msgspec.Struct):
+class _Generated(msgspec.Struct):
     """The generated contents of a message or a part of one."""
 
     content: Any = None
@@ -166,15 +166,19 @@ class _Said(msgspec.Struct):
 
 class _Choice(msgspec.Struct):
     text: str | None = None
-    message: _Said | None = None
-    delta: _Said | None = None
+    message: _Generated | None = None
+    delta: _Generated | None = None
 
     def texts(self) -> list[str]:
         """Everything that was generated for it."""
-        said = self.message or self.delta
-        texts = [self.text] if said is None else [said.content, said.reasoning_content or said.reasoning, said.refusal]
-        if said is not None and not _is(said.tool_calls, b"null") and not _is(said.tool_calls, b"[]"):
-            texts.append(bytes(said.tool_calls).decode("utf-8", "replace"))
+        generated = self.message or self.delta
+        texts = (
+            [self.text]
+            if generated is None
+            else [generated.content, generated.reasoning_content or generated.reasoning, generated.refusal]
+        )
+        if generated is not None and not _is(generated.tool_calls, b"null") and not _is(generated.tool_calls, b"[]"):
+            texts.append(bytes(generated.tool_calls).decode("utf-8", "replace"))
         # A piece of text may be empty: the first one of a stream contains only the role.
         return ["".join(text for text in texts if isinstance(text, str))]
 
@@ -188,7 +192,7 @@ _decode_text: Final = msgspec.json.Decoder(str).decode
 def _texts_of_answer(choices: msgspec.Raw, route: str) -> list[str]:
     found = _decode_pieces(choices)
     if not found or any((choice.message if route == "chat/completions" else choice.text) is None for choice in found):
-        raise no_answer()
+        raise invalid_answer()
     return [text for choice in found for text in choice.texts()]
 
 
@@ -196,7 +200,7 @@ def _vectors(data: msgspec.Raw, prepared: PreparedRequest) -> msgspec.Raw:
     """One vector for each text, in the requested encoding and order, regardless of the engine's."""
     vectors = _decode_vectors(data)
     if len(vectors) != prepared.asked.prompts:
-        raise no_answer()
+        raise invalid_answer()
     for vector in vectors:
         raw = vector.get("embedding", _NULL)
         is_base64 = bytes(raw).lstrip().startswith(b'"')
@@ -206,7 +210,7 @@ def _vectors(data: msgspec.Raw, prepared: PreparedRequest) -> msgspec.Raw:
         else:
             numbers = tuple(_decode_floats(raw))
         if not numbers:
-            raise no_answer()
+            raise invalid_answer()
         if (finish := prepared.policy.finish) is not None:
             numbers = finish(numbers)
         if is_base64 != prepared.is_base64 or finish is not None:
@@ -217,12 +221,12 @@ def _vectors(data: msgspec.Raw, prepared: PreparedRequest) -> msgspec.Raw:
     return msgspec.Raw(_encode(vectors if None in in_order else in_order))
 
 
-def _cleaned(fields: Fields, policy: RelayPolicy) -> Fields:
+def _public_fields(fields: Fields, policy: RelayPolicy) -> Fields:
     kept = {name: raw for name, raw in fields.items() if name in _KEPT}
     return kept | {"model": msgspec.Raw(_encode(policy.public_name))}
 
 
-def _given(fields: Fields, name: str) -> msgspec.Raw | None:
+def _field(fields: Fields, name: str) -> msgspec.Raw | None:
     raw = fields.get(name)
     return None if raw is None or _is(raw, b"null") else raw
 

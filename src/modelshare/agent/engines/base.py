@@ -156,9 +156,9 @@ class Activity:
                 self._idle.set()
 
     @contextmanager
-    def asking(self, prompt_bytes: int, unseen_tokens: int = 0) -> Iterator[None]:
-        """Context while the engine processes a call, of which `unseen_tokens` are not streamed."""
-        patience = prompt_bytes / _SLOW_PROMPT_BYTES + (0 if self._shows_work else unseen_tokens / _SLOW_TOKENS)
+    def asking(self, prompt_bytes: int, unstreamed_tokens: int = 0) -> Iterator[None]:
+        """Context while the engine processes a call, of which `unstreamed_tokens` are not streamed."""
+        patience = prompt_bytes / _SLOW_PROMPT_BYTES + (0 if self._shows_work else unstreamed_tokens / _SLOW_TOKENS)
         if not self._asked:
             self._asked_since = monotonic()
         self._asked += 1

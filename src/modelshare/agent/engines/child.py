@@ -31,7 +31,7 @@ _VARIABLES: Final = frozenset({
     "HF_HUB_CACHE",
 })
 """Variables with which any program finds its libraries, folders and language."""
-_FAMILIES: Final = (
+_PREFIXES: Final = (
     "LC_", "PYTHON", "CUDA_", "NVIDIA_", "NCCL_", "CUDNN_", "HIP_", "HSA_", "ROCM_", "ROCR_", "RCCL_",
     "GPU_", "ONEAPI_", "SYCL_", "ZE_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "GGML_",
     "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "VLLM_", "SGLANG_", "SGL_",
@@ -54,8 +54,8 @@ class Child:
 
     @classmethod
     async def spawn(cls, argv: Sequence[str], env: Mapping[str, str], state_dir: Path) -> Self:
-        """Starts the program with `env` added to `for_engines`. Raises EngineError if it cannot be started."""
-        inherited = for_engines(os.environ)
+        """Starts the program with `env` added to `engine_environment`. Raises EngineError if it cannot be started."""
+        inherited = engine_environment(os.environ)
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv, stdin=PIPE, stdout=PIPE, stderr=STDOUT, env={**inherited, **env}, start_new_session=True
@@ -129,14 +129,14 @@ class Child:
         self.log.extend(line[:_LINE_BYTES].decode("utf-8", "replace") for line in lines if line)
 
 
-def for_engines(environ: Mapping[str, str]) -> dict[str, str]:
+def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables that engines need and those in `MORE_VARIABLES`, but none that are only for the agent."""
     more = [name.strip() for name in environ.get(MORE_VARIABLES, "").split(",") if name.strip()]
     return {name: value for name, value in environ.items() if _is_needed(name) or _is_named(name, more)}
 
 
 def _is_needed(name: str) -> bool:
-    return name in _VARIABLES or (name.startswith(_FAMILIES) and not any(word in name.upper() for word in _SECRETS))
+    return name in _VARIABLES or (name.startswith(_PREFIXES) and not any(word in name.upper() for word in _SECRETS))
 
 
 def _is_named(name: str, more: list[str]) -> bool:

@@ -20,12 +20,12 @@ class TokenUsage(msgspec.Struct, frozen=True):
     """At least one of the counts is an estimate."""
 
 
-class _Told(msgspec.Struct):
+class _EngineUsage(msgspec.Struct):
     prompt_tokens: Any = None
     completion_tokens: Any = None
 
 
-_decode_told: Final = msgspec.json.Decoder(_Told).decode
+_decode_usage: Final = msgspec.json.Decoder(_EngineUsage).decode
 _decode_fields: Final = msgspec.json.Decoder(Fields).decode
 
 
@@ -42,16 +42,16 @@ class Tally:
         counts_all: bool,
         details: Collection[str] = DETAILS,
     ) -> None:
-        """`context`:
+        """`context` is the model's context length in tokens, if known.
 
-        the model's context length in tokens, if known. `counts_all`: the engine's count includes all sequences of a
+        `counts_all`: the engine's count includes all sequences of a
         request. `details`: the parts of its usage that a client may see.
         """
         self._details = details
         self._most_prompt, self._most_completion = most_tokens(asked, body_bytes, context)
         self._prompt = tokens_in(prompt_bytes)
         self._counts_all = counts_all or asked.sequences == 1
-        self._told: msgspec.Raw | None = None
+        self._reported: msgspec.Raw | None = None
         self._pieces = 0
         self._bytes = 0
 
@@ -67,63 +67,65 @@ class Tally:
                 self._pieces += 1
                 self._bytes += len(text.encode("utf-8", "surrogatepass"))
 
-    def told(self, usage: msgspec.Raw) -> None:
+    def set_reported(self, usage: msgspec.Raw) -> None:
         """Stores the engine's usage; the last one counts."""
-        self._told = usage
+        self._reported = usage
 
     @property
     def usage(self) -> TokenUsage:
         """The engine's counts; a missing or implausible one is replaced by an estimate."""
-        told = _read(self._told)
-        prompt = _believed(told.prompt_tokens, self._most_prompt, least=1 if self._prompt else 0)
+        reported = _read(self._reported)
+        prompt = _plausible(reported.prompt_tokens, self._most_prompt, least=1 if self._prompt else 0)
         # An engine streams at least one token with each piece of text.
-        guess = min(max(self._pieces, tokens_in(self._bytes)), self._most_completion)
-        completion = _believed(told.completion_tokens, self._most_completion, least=1 if self._pieces else 0)
-        if completion is not None and not self._counts_all and completion < guess:
+        estimate = min(max(self._pieces, tokens_in(self._bytes)), self._most_completion)
+        completion = _plausible(reported.completion_tokens, self._most_completion, least=1 if self._pieces else 0)
+        if completion is not None and not self._counts_all and completion < estimate:
             completion = None
         is_estimate = prompt is None or (completion is None and self._most_completion > 0)
         return TokenUsage(
             min(self._prompt, self._most_prompt) if prompt is None else prompt,
-            guess if completion is None else completion,
+            estimate if completion is None else completion,
             is_estimate,
         )
 
-    def for_client(self, together: TokenUsage | None = None) -> msgspec.Raw:
+    def for_client(self, combined: TokenUsage | None = None) -> msgspec.Raw:
         """OpenAI's `usage` with these counts and the engine's details.
 
-        `together`: the sum of several answers, including this one, to be used instead, without details.
+        `combined`: the sum of several answers, including this one, to be used instead, without details.
         """
-        usage = together or self.usage
+        usage = combined or self.usage
         fields: dict[str, Any] = {"prompt_tokens": usage.prompt_tokens}
         if self._most_completion:
             fields["completion_tokens"] = usage.completion_tokens
         fields["total_tokens"] = usage.prompt_tokens + usage.completion_tokens
         if usage.estimated:
             fields["estimated"] = True
-        elif self._told is not None and together is None:
-            told = _decode_fields(self._told)
-            fields |= {name: told[name] for name in self._details if bytes(told.get(name, b"")).lstrip()[:1] == b"{"}
+        elif self._reported is not None and combined is None:
+            reported = _decode_fields(self._reported)
+            fields |= {
+                name: reported[name] for name in self._details if bytes(reported.get(name, b"")).lstrip()[:1] == b"{"
+            }
         return msgspec.Raw(msgspec.json.encode(fields))
 
 
 def total(usages: Iterable[TokenUsage]) -> TokenUsage:
     """The sum; an estimate if any of them is one."""
-    together = list(usages)
+    combined = list(usages)
     return TokenUsage(
-        sum(one.prompt_tokens for one in together),
-        sum(one.completion_tokens for one in together),
-        any(one.estimated for one in together),
+        sum(one.prompt_tokens for one in combined),
+        sum(one.completion_tokens for one in combined),
+        any(one.estimated for one in combined),
     )
 
 
-def _read(usage: msgspec.Raw | None) -> _Told:
+def _read(usage: msgspec.Raw | None) -> _EngineUsage:
     try:
-        return _decode_told(usage) if usage is not None else _Told()
+        return _decode_usage(usage) if usage is not None else _EngineUsage()
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _Told()
+        return _EngineUsage()
 
 
-def _believed(value: Any, limit: int, *, least: int) -> int | None:
+def _plausible(value: Any, limit: int, *, least: int) -> int | None:
     """The count if it is plausible, else None. Some engines send it as a string or with a decimal point."""
     if isinstance(value, bool):
         return None

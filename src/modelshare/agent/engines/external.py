@@ -103,7 +103,7 @@ class ExternalEngine:
         return None
 
     async def work(self) -> float | None:
-        """See `watch.Watched`."""
+        """See `watch.WatchedEngine`."""
         return None
 
     async def stop(self, grace: float = 0.0) -> None:

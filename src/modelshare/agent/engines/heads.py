@@ -30,15 +30,15 @@ class VectorHead:
             width = layer.out or width
             self._layers.append((layer, *_weights(root, layer)))
 
-    def applied(self, vector: Sequence[float]) -> tuple[float, ...]:
+    def apply(self, vector: Sequence[float]) -> tuple[float, ...]:
         """Computes a text's vector from its pooled one."""
         values: Array = np.asarray(vector, dtype=np.float32)
         for layer, weight, bias in self._layers:
-            values = _computed(layer, weight, bias, values)
+            values = _apply(layer, weight, bias, values)
         return tuple(values[: self._dimensions].tolist())
 
 
-def _computed(layer: Layer, weight: Array, bias: Array, values: Array) -> Array:
+def _apply(layer: Layer, weight: Array, bias: Array, values: Array) -> Array:
     if layer.kind == "Normalize":
         unit: Array = values / np.maximum(np.linalg.norm(values), np.float32(_SMALLEST))
         return unit

@@ -49,7 +49,7 @@ def recipe(spec: EngineSpec) -> Recipe:
         relay=RelayPolicy(
             public_name=spec.served_name,
             request_model=spec.served_name,
-            takes=parameters.LLAMACPP,
+            supports=parameters.LLAMACPP,
             chat_logprobs=True,
             context_length=_context(spec),
             texts=spec.texts,
@@ -82,7 +82,7 @@ def refined(policy: RelayPolicy, props: bytes) -> RelayPolicy:
         return policy
     if template is None or template.supports_tools or template.supports_tool_calls:
         return policy
-    return replace(policy, takes=policy.takes - parameters.TOOLS)
+    return replace(policy, supports=policy.supports - parameters.TOOLS)
 
 
 def _context(spec: EngineSpec) -> int:

@@ -264,14 +264,14 @@ def check(route: str, body: bytes) -> None:
         )
 
 
-def honoured(fields: Fields, takes: frozenset[str]) -> Fields:
-    """The parameters to pass to an engine that supports those in `takes`.
+def supported(fields: Fields, supports: frozenset[str]) -> Fields:
+    """The parameters to pass to an engine that supports those in `supports`.
 
     Raises BadInferenceRequestError for one that it would ignore. `fields` must have passed `check`.
     """
     passed: Fields = {}
     for name, raw in fields.items():
-        if name in _OURS or name in takes:
+        if name in _OURS or name in supports:
             if bytes(raw).strip() != b"null":
                 passed[name] = raw
         elif name not in _WITHOUT_EFFECT and name != "best_of" and not _is_neutral(name, msgspec.json.decode(raw)):

@@ -56,7 +56,7 @@ def join(parts: Sequence[Subrequest], answers: Sequence[Fields]) -> Fields:
     return answers[0] | {name: _raw(items)}
 
 
-class Weave:
+class StreamMerger:
     """Merges the pieces of several streams into one."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Weave:
         return piece | self._same | {"choices": _raw(choices)}
 
 
-class Count:
+class UsageCount:
     """Counts the tokens of a request's parts, as far as they were started.
 
     A prompt counts once, regardless of its number of answers.

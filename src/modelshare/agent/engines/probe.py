@@ -83,7 +83,7 @@ class Probe:
         if not _is_real(route, content):
             raise EngineError("The engine returned an empty answer to a test request.")
 
-    async def told(self, path: str, timeout: float) -> bytes:  # noqa: ASYNC109
+    async def fetch(self, path: str, timeout: float) -> bytes:  # noqa: ASYNC109
         """The response of `path`; empty if there is none."""
         try:
             async with self.session.get(self._base_url + path, timeout=_total(timeout)) as answer:

@@ -79,7 +79,7 @@ class EngineRefusalError(Exception):
         return ErrorEnvelope(error=self._body).model_dump_json().encode()
 
 
-class _Said(msgspec.Struct):
+class _EngineError(msgspec.Struct):
     """An engine's error, parsed from any of several formats."""
 
     text: str = ""
@@ -90,20 +90,22 @@ class _Said(msgspec.Struct):
     param: str | None = None
 
 
-def refused(status: int, body: bytes, headers: Mapping[str, str], asked: Collection[str]) -> EngineRefusalError:
+def refusal_for_status(
+    status: int, body: bytes, headers: Mapping[str, str], asked: Collection[str]
+) -> EngineRefusalError:
     """For a response with an error status. `asked`: the names of the request's fields."""
-    return _refusal(status, _said(_json(body)), asked, _seconds(headers.get("Retry-After")))
+    return _refusal(status, _parse_error(_json(body)), asked, _seconds(headers.get("Retry-After")))
 
 
-def failed_inside(error: Any, asked: Collection[str]) -> EngineRefusalError:
+def refusal_in_body(error: Any, asked: Collection[str]) -> EngineRefusalError:
     """For an error in a response with status 200: the engine's failure, unless it clearly rejects the request."""
-    said = _said(error)
-    is_refusal = said.type in _REQUEST_TYPES or said.code == ErrorCode.CONTEXT_LENGTH_EXCEEDED
-    status = said.number or (HTTPStatus.BAD_REQUEST if is_refusal else HTTPStatus.BAD_GATEWAY)
-    return _refusal(status, said, asked, None)
+    error = _parse_error(error)
+    is_refusal = error.type in _REQUEST_TYPES or error.code == ErrorCode.CONTEXT_LENGTH_EXCEEDED
+    status = error.number or (HTTPStatus.BAD_REQUEST if is_refusal else HTTPStatus.BAD_GATEWAY)
+    return _refusal(status, error, asked, None)
 
 
-def no_answer() -> EngineRefusalError:
+def invalid_answer() -> EngineRefusalError:
     """For a success response whose body is invalid for its route."""
     return EngineRefusalError(HTTPStatus.BAD_GATEWAY, "The engine returned an invalid answer. Try again.")
 
@@ -118,63 +120,67 @@ def too_long(param: str | None) -> EngineRefusalError:
     )
 
 
-def _refusal(status: int, said: _Said, asked: Collection[str], retry_after: int | None) -> EngineRefusalError:
-    if _is_too_long(status, said):
+def _refusal(status: int, error: _EngineError, asked: Collection[str], retry_after: int | None) -> EngineRefusalError:
+    if _is_too_long(status, error):
         return too_long(next((name for name in ("messages", "prompt", "input") if name in asked), None))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         is_busy = status == HTTPStatus.SERVICE_UNAVAILABLE
         return EngineRefusalError(status, _BUSY if is_busy else FAILED, retry_after=retry_after)
     if status not in _PASSED:
         return EngineRefusalError(HTTPStatus.BAD_GATEWAY, FAILED)
-    param = _param(said, asked)
-    code = said.code if said.code and _CODE.fullmatch(said.code) else None
-    kind = next((kind for kind in ErrorType if kind == said.type), None)
+    param = _param(error, asked)
+    code = error.code if error.code and _CODE.fullmatch(error.code) else None
+    kind = next((kind for kind in ErrorType if kind == error.type), None)
     return EngineRefusalError(
-        status, _words(status, said, param), kind=kind, code=code, param=param, retry_after=retry_after
+        status, _message(status, error, param), kind=kind, code=code, param=param, retry_after=retry_after
     )
 
 
-def _is_too_long(status: int, said: _Said) -> bool:
+def _is_too_long(status: int, error: _EngineError) -> bool:
     # A 500 may report an input that is too long; other messages of 5xx are not about the request.
-    refused = status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
-    told = f"{said.code} {said.type} {said.text}"
-    return (refused and bool(_TOO_LONG.search(told))) or "is too large to process" in said.text
+    is_rejected = status in (
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    )
+    text = f"{error.code} {error.type} {error.text}"
+    return (is_rejected and bool(_TOO_LONG.search(text))) or "is too large to process" in error.text
 
 
-def _words(status: int, said: _Said, param: str | None) -> str:
+def _message(status: int, error: _EngineError, param: str | None) -> str:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return _BUSY
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return _TOO_LARGE
     for pattern, sentence in _KNOWN:
-        if pattern.search(said.text):
+        if pattern.search(error.text):
             return sentence
     if param is not None:
         return f"The engine rejected the value of `{param}`. Compare it with the API documentation."
     return _REFUSED
 
 
-def _param(said: _Said, asked: Collection[str]) -> str | None:
+def _param(error: _EngineError, asked: Collection[str]) -> str | None:
     """The invalid field: as named by the engine, otherwise a field of the request that its message quotes."""
-    if said.param and _PARAM.fullmatch(said.param):
-        return said.param
-    return next((name for name in _QUOTED.findall(said.text) if name in asked), None)
+    if error.param and _PARAM.fullmatch(error.param):
+        return error.param
+    return next((name for name in _QUOTED.findall(error.text) if name in asked), None)
 
 
-def _said(content: Any) -> _Said:
+def _parse_error(content: Any) -> _EngineError:
     """Parses OpenAI's format, FastAPI's `detail`, or plain text in `error` or `message`."""
     if isinstance(content, dict) and content.get("error"):
         content = content["error"]
     if isinstance(content, str):
-        return _Said(content)
+        return _EngineError(content)
     if not isinstance(content, dict):
-        return _Said()
+        return _EngineError()
     text = content.get("message", content.get("detail"))
     if isinstance(text, list) and text and isinstance(text[0], dict):  # FastAPI lists the invalid fields
         text = text[0].get("msg")
     code = content.get("code", content.get("status"))
     number = next((int(known) for known in _PASSED if code in (known, str(int(known)))), None)
-    return _Said(_text(text) or "", _text(content.get("type")), _text(code), number, _text(content.get("param")))
+    return _EngineError(_text(text) or "", _text(content.get("type")), _text(code), number, _text(content.get("param")))
 
 
 def _json(body: bytes) -> Any:

@@ -23,7 +23,7 @@ class RelayPolicy:
     public_name: str
     request_model: str | None
     """The value of `model` for the engine; None omits the field."""
-    takes: frozenset[str] = parameters.OPENAI
+    supports: frozenset[str] = parameters.OPENAI
     """Parameters that it supports."""
     usage_on_request: bool = True
     """Its streams report the usage only if `stream_options.include_usage` is set."""
@@ -92,7 +92,7 @@ def prepare_request(route: str, body: bytes, policy: RelayPolicy) -> PreparedReq
     asked = read(route, body)
     parameters.check(route, body)
     given = _decode_fields(body)
-    fields = parameters.honoured(given, policy.takes)
+    fields = parameters.supported(given, policy.supports)
     fields.pop("model", None)
     if policy.request_model is not None:
         fields = {"model": msgspec.Raw(_encode(policy.request_model)), **fields}

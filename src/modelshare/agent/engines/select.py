@@ -14,12 +14,12 @@ from modelshare.plugins import PluginError
 
 GROUP: Final = "modelshare.engines"
 _log = logging.getLogger(__name__)
-_NONE: Final[Mapping[str, str]] = {}
+_NO_FAILURES: Final[Mapping[str, str]] = {}
 
 
 def find_engines(machine: Machine) -> dict[str, EngineType]:
     """All registered engines by name, ordered by rank. One that cannot be loaded reports why in `missing`."""
-    found = {name: _made(entry, machine) for name, entry in plugins.find(GROUP).items()}
+    found = {name: _load_engine(entry, machine) for name, entry in plugins.find(GROUP).items()}
     return dict(sorted(found.items(), key=lambda item: item[1].rank))
 
 
@@ -47,7 +47,7 @@ def choose(
     *,
     gpu: bool = False,
     preference: str | None = None,
-    failed: Mapping[str, str] = _NONE,
+    failed: Mapping[str, str] = _NO_FAILURES,
 ) -> Selection:
     """Selects the preferred engine if it can serve the model, then the others; with a GPU, those for GPUs first.
 
@@ -90,7 +90,7 @@ class _UnusablePlugin(EngineType):
         raise NotImplementedError(spec, scratch)
 
 
-def _made(entry: EntryPoint, machine: Machine) -> EngineType:
+def _load_engine(entry: EntryPoint, machine: Machine) -> EngineType:
     try:
         engine = plugins.load(entry)(machine)
     except PluginError as error:

@@ -41,7 +41,7 @@ def recipe(spec: EngineSpec, executable: str) -> Recipe:
         relay=RelayPolicy(
             public_name=spec.served_name,
             request_model=spec.served_name,
-            takes=parameters.SGLANG,
+            supports=parameters.SGLANG,
             counts_all=True,
             context_length=spec.options.context or spec.context_length,
             texts=spec.texts,

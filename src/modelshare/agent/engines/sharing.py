@@ -21,9 +21,9 @@ import msgspec
 
 MAX_WAITING: Final = 1024
 """Maximum number of waiting turns per tenant. There is no total limit, since one tenant could exhaust it."""
-_REMEMBERED: Final = 64 << 10
+_COMPARED_BYTES: Final = 64 << 10
 """Bytes of each slot's last prompt that are compared to find one that has computed the same beginning."""
-_ALIKE: Final = 0.1
+_MIN_COMMON: Final = 0.1
 """The minimum fraction of a prompt that a slot must have computed in order to be preferred."""
 
 
@@ -70,7 +70,7 @@ class TenantQueue:
 
         Prefers a slot that has computed the beginning of `prompt` for the same tenant. Raises TooManyWaitingError.
         """
-        slots = await self._take(tenant, min(count, self.slots), prompt[:_REMEMBERED])
+        slots = await self._take(tenant, min(count, self.slots), prompt[:_COMPARED_BYTES])
         is_own = tenant != "" and all(slot.tenant == tenant for slot in slots)
         turn = Turn(tuple(slot.number for slot in slots), is_own)
         try:
@@ -78,7 +78,7 @@ class TenantQueue:
         finally:
             for slot in slots:
                 if turn.worked:
-                    slot.tenant, slot.prompt = tenant, prompt[:_REMEMBERED]
+                    slot.tenant, slot.prompt = tenant, prompt[:_COMPARED_BYTES]
                 elif not is_own:  # the contents are unknown
                     slot.tenant, slot.prompt = "", b""
             self._give_back(tenant, slots)
@@ -110,7 +110,7 @@ class TenantQueue:
         self._serve()
 
     def _serve(self) -> None:
-        self._forget_those_who_left()
+        self._drop_cancelled()
         while self._waiting:
             tenant = min(self._waiting, key=lambda one: (self._running[one], self._last.get(one, 0)))
             queue = self._waiting[tenant]
@@ -123,7 +123,7 @@ class TenantQueue:
             self._last[tenant] = next(self._count)
             waiter.slots.set_result([self._pick(tenant, waiter.prompt) for _ in range(waiter.count)])
 
-    def _forget_those_who_left(self) -> None:
+    def _drop_cancelled(self) -> None:
         for tenant, queue in list(self._waiting.items()):
             staying = deque(waiter for waiter in queue if not waiter.slots.cancelled())
             if not staying:
@@ -136,7 +136,7 @@ class TenantQueue:
     def _pick(self, tenant: str, prompt: bytes) -> "_Slot":
         own = [slot for slot in self._free if tenant and slot.tenant == tenant]
         best = max(own, key=lambda slot: _common(slot.prompt, prompt), default=None)
-        if best is None or _common(best.prompt, prompt) <= _ALIKE * len(prompt):
+        if best is None or _common(best.prompt, prompt) <= _MIN_COMMON * len(prompt):
             best = self._free[0]
         self._free.remove(best)
         return best

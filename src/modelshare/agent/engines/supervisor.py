@@ -111,7 +111,7 @@ class ProcessEngine:
         return await self._probe.load(self._recipe.metrics, self._recipe.health_seconds)
 
     async def work(self) -> float | None:
-        """See `watch.Watched`."""
+        """See `watch.WatchedEngine`."""
         if self._probe is None or self._recipe.metrics is None:
             return None
         return await self._probe.work(self._recipe.metrics, self._recipe.health_seconds)
@@ -124,7 +124,7 @@ class ProcessEngine:
         child, self._child = self._child, None
         if child is not None:
             # A cancelled call must not leave the engine running.
-            await _to_the_end(child.destroy(self._recipe.stop_seconds))
+            await _run_to_completion(child.destroy(self._recipe.stop_seconds))
 
     async def _start_once(self) -> None:
         port = self._pick_port()
@@ -135,11 +135,11 @@ class ProcessEngine:
         self._log = self._child.log
         self._child.set_expendable(yes=True)  # while loading, it must not cause the death of engines that serve already
         self._probe = await self._resources.enter_async_context(Probe(self._origin, self.headers))
-        await self._ready_or_ended(self._child, self._probe)
+        await self._wait_until_ready(self._child, self._probe)
         self._child.set_expendable(yes=False)
         self.activity.succeeded()
 
-    async def _ready_or_ended(self, child: Child, probe: Probe) -> None:
+    async def _wait_until_ready(self, child: Child, probe: Probe) -> None:
         ready = asyncio.create_task(self._ready(probe))
         ended = asyncio.create_task(child.exited())
         try:
@@ -164,7 +164,7 @@ class ProcessEngine:
             pause = min(1.0, pause * 1.3)
         await probe.ask(self._recipe.spec.task, self._recipe.relay.request_model, self._recipe.start_seconds)
         if (facts := self._recipe.facts) is not None:
-            told = await probe.told(facts.path, self._recipe.health_seconds)
+            told = await probe.fetch(facts.path, self._recipe.health_seconds)
             self._relay = facts.refined(self._recipe.relay, told)
 
     async def _answers(self, within: float) -> bool:
@@ -183,7 +183,7 @@ def _failure(diagnosis: Diagnosis) -> EngineError:
     return OutOfMemoryError(diagnosis.reason) if diagnosis.out_of_memory else EngineError(diagnosis.reason)
 
 
-async def _to_the_end(job: Coroutine[Any, Any, None]) -> None:
+async def _run_to_completion(job: Coroutine[Any, Any, None]) -> None:
     task = asyncio.ensure_future(job)
     try:
         await asyncio.shield(task)

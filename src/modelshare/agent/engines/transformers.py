@@ -45,7 +45,7 @@ def recipe(spec: EngineSpec, executable: str, private_home: Path) -> Recipe:
         relay=RelayPolicy(
             public_name=spec.served_name,
             request_model=None,  # it accepts only the path with a revision as a name
-            takes=parameters.TRANSFORMERS,
+            supports=parameters.TRANSFORMERS,
             usage_on_request=False,
             context_length=spec.context_length,
         ),

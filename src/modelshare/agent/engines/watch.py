@@ -31,7 +31,7 @@ class Timing:
     """Consecutive failed checks before the engine counts as hung."""
 
 
-class Watched(Protocol):
+class WatchedEngine(Protocol):
     """The part of an engine that its watch uses."""
 
     activity: Activity
@@ -49,7 +49,7 @@ class Watched(Protocol):
 class Watch:
     """Watches one engine."""
 
-    def __init__(self, engine: Watched, timing: Timing, answers: Callable[[float], Awaitable[bool]]) -> None:
+    def __init__(self, engine: WatchedEngine, timing: Timing, answers: Callable[[float], Awaitable[bool]]) -> None:
         """`answers`: sends the engine a small request, and returns whether it answers within the given seconds."""
         self._engine = engine
         self._timing = timing
@@ -61,9 +61,9 @@ class Watch:
         strikes = 0
         while strikes < self._timing.strikes:
             await asyncio.sleep(self._timing.watch)
-            strikes = 0 if await self._is_well(probes=probes) else strikes + 1
+            strikes = 0 if await self._is_healthy(probes=probes) else strikes + 1
 
-    async def _is_well(self, *, probes: bool) -> bool:
+    async def _is_healthy(self, *, probes: bool) -> bool:
         activity, timing = self._engine.activity, self._timing
         since = monotonic() - activity.last_success
         if since < timing.recent:
@@ -72,12 +72,12 @@ class Watch:
             return False
         if activity.silence > timing.silent:
             patience = timing.silent + min(activity.patience, _MAX_PATIENCE)
-            return await self._works(is_late=activity.silence > patience)
+            return await self._makes_progress(is_late=activity.silence > patience)
         if not probes or since < timing.idle_probe or activity.running or not await self._is_idle():
             return True
         return await self._is_answered(timing.probe_timeout)
 
-    async def _works(self, *, is_late: bool) -> bool:
+    async def _makes_progress(self, *, is_late: bool) -> bool:
         """Whether an engine without visible results makes progress, or may still take longer.
 
         A single step may take minutes, so its work is compared long before it is late.

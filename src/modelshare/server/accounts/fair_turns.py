@@ -1,4 +1,4 @@
-"""Who is next where only so many may work at once: whoever asked least of late."""
+"""A limit of concurrent work that prefers callers with few recent requests."""
 
 import asyncio
 import heapq
@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 
 class FairTurns:
-    """`most` at once. One that asks for much waits behind all others, so nobody is kept out by somebody's flood."""
+    """Allows `limit` at once. Callers with many recent requests wait behind others, so that a flood blocks only
+    itself."""
 
     def __init__(self, limit: int) -> None:
         self._free = limit
@@ -17,7 +18,7 @@ class FairTurns:
 
     @asynccontextmanager
     async def turn(self, asked: float) -> AsyncIterator[None]:
-        """Waits for a turn. `asked`: how much whoever asks has asked for of late; those with less come first."""
+        """Waits for a turn. `asked`: the caller's number of recent requests; lower ones come first."""
         if self._free:
             self._free -= 1
         else:
@@ -33,7 +34,7 @@ class FairTurns:
         try:
             await called
         except asyncio.CancelledError:
-            if called.done() and not called.cancelled():  # it was this one's turn at the moment when it went away
+            if called.done() and not called.cancelled():  # cancelled when its turn had just come
                 self._pass_on()
             raise
 

@@ -1,4 +1,4 @@
-"""Links by which people come into a project: single use, seven days, shown once."""
+"""Invitation links to projects: for one use, valid for seven days, shown once."""
 
 import uuid
 from typing import Any, Final
@@ -18,7 +18,7 @@ _SECONDS: Final = 7 * 24 * 3600
 
 
 async def invite(session: AsyncSession, caller: Caller, role: MemberRole, *, now: int) -> tuple[InvitationView, str]:
-    """For owners: an invitation and its token, which is answered this once."""
+    """Creates an invitation; returns its token only here. For owners."""
     members.check_owner(caller)
     token = new_secret("msi")
     row = InvitationRow(
@@ -35,13 +35,13 @@ async def invite(session: AsyncSession, caller: Caller, role: MemberRole, *, now
 
 
 async def invitations(session: AsyncSession, caller: Caller, *, now: int) -> list[InvitationView]:
-    """For owners: those that wait to be used, newest first."""
+    """Unused invitations, newest first. For owners."""
     members.check_owner(caller)
     return [invitation_view(row) for row in await queries.invitations(session, caller.project, now)]
 
 
 async def end_invitation(session: AsyncSession, caller: Caller, invitation_id: uuid.UUID, *, now: int) -> None:
-    """For owners: the link leads nowhere any more."""
+    """Revokes an invitation. For owners."""
     members.check_owner(caller)
     if not await queries.end_invitation(session, caller.project, invitation_id):
         raise NotFoundError("There is no such invitation in this project. It was used or ended, or it has expired.")
@@ -49,15 +49,15 @@ async def end_invitation(session: AsyncSession, caller: Caller, invitation_id: u
 
 
 async def invitation(session: AsyncSession, token: str, *, now: int) -> Invited | None:
-    """What the link invites to, without using it; None when it is no good."""
+    """The project and role of an invitation, without using it; None if it is invalid."""
     row = await queries.invitation_by_hash(session, secret_hash(token), now)
     return None if row is None else invited_view(row)
 
 
 async def accept(session: AsyncSession, person: Person, token: str, *, now: int) -> str:
-    """Uses the invitation: the person is a member of its project, whose id is answered.
+    """Accepts the invitation: adds the person to the project, whose ID is returned.
 
-    404 for one that is no good; 409 for who is a member already, and then it is not used.
+    404 if the invitation is invalid; 409, without using it, if the person already is a member.
     """
     row = await queries.take_invitation(session, secret_hash(token), now)
     if row is None:

@@ -1,4 +1,4 @@
-"""Who a key's value stands for: remembered for a second, and looked at again as soon as the key changes."""
+"""Authenticates keys, cached for a second and dropped when a key changes."""
 
 import uuid
 from collections.abc import Callable, Collection
@@ -14,12 +14,12 @@ from modelshare.server.http import Caller
 from modelshare.server.ids import secret_hash
 
 KEYS_TOPIC = "keys"
-"""Notification that a key changed; the subject is its id."""
+"""Notification that a key changed; the subject is its ID."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a process remembers of one value."""
+    """A cached value."""
 
     caller: Caller | None
     revoked_at: int | None = None
@@ -29,7 +29,7 @@ class _Known:
         return str(self.caller.id) if self.caller else None
 
     def good(self, now: float, address: str) -> Caller | None:
-        """The caller, unless the value is unknown, over, revoked or used from elsewhere."""
+        """The caller, unless the value is unknown, expired, revoked or used from an address that is not allowed."""
         caller = self.caller
         if caller is None or not is_allowed_from(address, caller.allowed_ips):
             return None
@@ -43,30 +43,30 @@ class _Known:
 
 
 class KeyUse(NamedTuple):
-    """A value, and from where it is used."""
+    """A value, and the address from which it is used."""
 
     value_hash: str
     address: str
 
 
 class KeyAuthenticator:
-    """Authenticates values of keys; remembers them for a second, and forgets at once what a notification names."""
+    """Authenticates values of keys. Caches them for a second; notifications drop them immediately."""
 
     def __init__(self, database: Database, clock: Callable[[], float], *, grace: float = GRACE_SECONDS) -> None:
-        """`grace`: seconds that known keys go on while the database cannot be asked."""
+        """`grace`: how long cached keys stay valid in an outage of the database, in seconds."""
         self._database = database
         self._clock = clock
         self._cache = NotifiedCache[str, _Known](self._load, clock, grace=grace)
         self._used = dict[uuid.UUID, int]()
-        """When keys were last good, since `note_use`."""
+        """When keys were last used, since the last `note_use`."""
         self._cache.drop_on(database, KEYS_TOPIC, lambda subject, _, known: subject == known.subject)
 
     async def authenticate(self, secret: str, address: str) -> Caller | None:
-        """The caller whose key this is, or None when the value is unknown, over, revoked or used from elsewhere."""
+        """The key's caller; None if it is unknown, expired, revoked or used from an address that is not allowed."""
         return await self.authenticate_hash(secret_hash(secret), address)
 
     async def authenticate_hash(self, value_hash: str, address: str) -> Caller | None:
-        """As `authenticate`, for who knows the value by its hash."""
+        """As `authenticate`, by the value's hash."""
         now = self._clock()
         known = await self._cache.get(value_hash)
         caller = known.good(now, address)
@@ -75,7 +75,7 @@ class KeyAuthenticator:
         return caller
 
     async def revoked_among(self, uses: Collection[KeyUse]) -> set[KeyUse]:
-        """Those of `uses` that would be refused now; asks the database, once for all of them."""
+        """Those of `uses` that are not valid any more, according to the database, in one query."""
         now = self._clock()
         async with self._database.read() as session:
             values = await queries.key_values(session, {use.value_hash for use in uses})
@@ -83,7 +83,7 @@ class KeyAuthenticator:
         return {use for use in uses if use.value_hash not in known or not known[use.value_hash].good(now, use.address)}
 
     async def note_use(self) -> None:
-        """Writes down when keys were last used; call it now and then. What cannot be written waits for another time."""
+        """Stores when keys were last used; call it regularly. What cannot be written is kept for the next call."""
         used, self._used = self._used, {}
         if not used:
             return

@@ -1,4 +1,4 @@
-"""Who belongs to a project, and as what."""
+"""Members of projects and their roles."""
 
 import uuid
 from typing import Any
@@ -29,7 +29,8 @@ async def memberships(session: AsyncSession, person: Person) -> list[Membership]
 async def create_project(
     session: AsyncSession, person: Person, *, name: str, slug: str, limit: int, now: int
 ) -> Project:
-    """A project that the person owns; without a key. `most`: how many projects somebody may own by making them."""
+    """Creates a project owned by the person, without a key. `limit`: the maximum number of projects a person may
+    create."""
     try:
         request = ProjectCreate(name=clean_name(name), slug=slug)
     except ValidationError as error:
@@ -38,7 +39,7 @@ async def create_project(
         raise InvalidRequestError(f"A project's {wrong} must have {fits}. Choose another one.", param=wrong) from error
     except ValueError as error:
         raise InvalidRequestError(str(error), param="name") from error
-    await queries.lock_person(session, person.id)  # so that two at once are counted
+    await queries.lock_person(session, person.id)  # so that concurrent requests cannot exceed the limit
     if not person.is_admin:
         owned = sum(row.role == MemberRole.OWNER for row in await queries.memberships(session, [person.id]))
         if owned >= limit:
@@ -51,7 +52,7 @@ async def create_project(
 
 
 async def add(session: AsyncSession, project_id: str, person: Person, role: MemberRole, *, now: int) -> None:
-    """The person becomes a member. 409 for who is one already."""
+    """Adds a member. 409 if the person already is one."""
     session.add(MemberRow(project_id=project_id, person_id=person.id, role=role.value, added_at=now))
     try:
         await session.flush()
@@ -63,14 +64,14 @@ async def add(session: AsyncSession, project_id: str, person: Person, role: Memb
 
 
 async def members(session: AsyncSession, caller: Caller, paging: Paging) -> Page[MemberView]:
-    """Those who were added first come first."""
+    """In the order in which they were added."""
     rows = await queries.members(session, caller.project, paging.fetch_limit, paging.after_row(int, uuid.UUID))
     rows, cursor = paging.cut(rows, lambda row: (row.added_at, row.person_id))
     return Page.of([member_view(row) for row in rows], cursor)
 
 
 async def member(session: AsyncSession, caller: Caller, person_id: uuid.UUID) -> MemberView:
-    """404 for who is none of the project's."""
+    """A member of the project; 404 otherwise."""
     row = await queries.member(session, caller.project, person_id)
     if row is None:
         raise _no_member()
@@ -80,7 +81,7 @@ async def member(session: AsyncSession, caller: Caller, person_id: uuid.UUID) ->
 async def change_role(
     session: AsyncSession, caller: Caller, person_id: uuid.UUID, role: MemberRole, *, now: int
 ) -> None:
-    """For owners. 409 for the last one's own role."""
+    """Changes a member's role. For owners. 409 if the project would lose its last owner."""
     check_owner(caller)
     row = await _lock(session, caller, person_id)
     if row.role == role:
@@ -91,7 +92,7 @@ async def change_role(
 
 
 async def remove(session: AsyncSession, caller: Caller, person_id: uuid.UUID, *, now: int) -> None:
-    """For owners, and for who leaves. 409 for the last owner."""
+    """Removes a member. For owners, and for members who leave. 409 for the last owner."""
     if caller.person_id != person_id:
         check_owner(caller)
     row = await _lock(session, caller, person_id)
@@ -101,7 +102,7 @@ async def remove(session: AsyncSession, caller: Caller, person_id: uuid.UUID, *,
 
 
 def check_owner(caller: Caller) -> None:
-    """403 for who is no owner of the project."""
+    """403 unless the caller is an owner of the project."""
     if caller.scopes:
         raise PermissionDeniedError("Only an owner of this project may do that. Ask one of them.")
 
@@ -128,6 +129,6 @@ async def _check_not_last(session: AsyncSession, row: MemberRow) -> None:
 def _record(
     session: AsyncSession, actor: str, action: str, project_id: str, person_id: uuid.UUID, now: int, **details: Any
 ) -> None:
-    """Ends every change of a membership."""
+    """Call after every change of a membership: records it in the audit log and notifies of it."""
     Audit(session, project_id, actor, now).done(action, f"person:{person_id}", **details)
     notify(session, PEOPLE_TOPIC, str(person_id))

@@ -1,7 +1,5 @@
-"""Passwords' hashes: argon2id with the library's parameters, in threads, never more than two at once.
-
-Each takes 64 MiB while it is made or compared.
-"""
+"""Hashes passwords: argon2id with the library's parameters, in threads, at most two at once, since each needs 64
+MiB."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +14,7 @@ _HASHER: Final = PasswordHasher()
 AT_ONCE: Final = 2
 _THREADS: Final = ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="password")
 _LONGEST: Final = 4096
-"""Characters that are looked at: no password that was taken is longer, however it is typed."""
+"""Characters that are hashed; no accepted password is longer in any Unicode form."""
 
 
 async def hash_password(password: str) -> str:
@@ -25,7 +23,8 @@ async def hash_password(password: str) -> str:
 
 
 async def verify(password: str, password_hash: str | None) -> bool:
-    """True when the hash is this password's. None, for a person who does not exist, takes as long and is False."""
+    """Whether the password matches. With None, for a person who does not exist, takes the same time and returns
+    False."""
     if password_hash is None:
         await hash_password(password)
         return False
@@ -33,7 +32,7 @@ async def verify(password: str, password_hash: str | None) -> bool:
 
 
 def is_outdated(password_hash: str) -> bool:
-    """True when hashes are made with other parameters today."""
+    """Whether the hash has other parameters than new ones."""
     return _HASHER.check_needs_rehash(password_hash)
 
 

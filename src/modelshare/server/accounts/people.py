@@ -1,4 +1,4 @@
-"""People: sign up, their names and passwords, and who looks after the platform."""
+"""People: sign-up, names, passwords, and the platform's admins."""
 
 import uuid
 from collections.abc import Callable, Collection
@@ -28,7 +28,7 @@ from modelshare.wire.base import Page
 
 Value = TypeVar("Value")
 _ADMINS: Final = "admins"
-"""Who counts admins, or is the first of them, does so alone."""
+"""The name of the lock for counting admins, and for creating the first one."""
 
 
 async def sign_up(
@@ -41,9 +41,9 @@ async def sign_up(
     policy: Literal["open", "invite_only"],
     now: int,
 ) -> Person:
-    """A new person, a member of the project that the invitation (its token) is of.
+    """Creates a person, as a member of the invitation's project if there is one (its token).
 
-    The first person is the platform's admin. 409 when the e-mail is taken; 403 where nobody else signs up uninvited.
+    The first person becomes the platform's admin. 409 if the e-mail is taken; 403 if an invitation is required.
     """
     is_first = await _is_first(session)
     if policy == "invite_only" and not is_first and not await _is_invited(session, invitation, now):
@@ -74,7 +74,7 @@ async def sign_up(
 
 
 async def any_exist(session: AsyncSession) -> bool:
-    """False on a new platform: whoever signs up next is its admin."""
+    """Whether anyone has signed up. On a new platform, the first person becomes its admin."""
     return await queries.has_people(session)
 
 
@@ -88,7 +88,7 @@ async def credentials(session: AsyncSession, email: str) -> tuple[Person, str] |
 
 
 async def replace_hash(session: AsyncSession, person_id: uuid.UUID, old_hash: str, new_hash: str | None) -> None:
-    """Has it be `new_hash` (None: as it is). 401 when `old_hash` is not the password's any more."""
+    """Replaces the hash by `new_hash` (None: keeps it). 401 if it is no longer `old_hash`."""
     row = await queries.lock_person(session, person_id)
     if row is None or row.password_hash != old_hash:
         raise UnauthenticatedError("The password was changed by another request. Sign in again.")
@@ -99,14 +99,14 @@ async def replace_hash(session: AsyncSession, person_id: uuid.UUID, old_hash: st
 async def change_password(
     session: AsyncSession, person: Person, *, old_hash: str, new_hash: str, token: str, now: int
 ) -> None:
-    """Signs the person out everywhere but in the session with this token."""
+    """Changes the password, and ends all sessions of the person except the one with this token."""
     await replace_hash(session, person.id, old_hash, new_hash)
     await sessions.close_all(session, person.id, except_token=token)
     _record(session, person.actor, "person.change_password", person.id, now)
 
 
 async def reset_password(session: AsyncSession, email: str, new_hash: str, *, now: int) -> Person:
-    """The operator's way back in for somebody: signs them out everywhere. 404 for nobody."""
+    """Sets a new password for the operator, and ends all sessions of the person. 404 for an unknown e-mail."""
     found = await credentials(session, email)
     if found is None:
         raise NotFoundError("There is no user with this e-mail on this platform.")
@@ -125,12 +125,12 @@ async def rename(session: AsyncSession, person: Person, name: str) -> Person:
 
 
 async def names(session: AsyncSession, person_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
-    """What those of them who are people are called."""
+    """Names of those of the IDs that are people's."""
     return await queries.names(session, person_ids) if person_ids else {}
 
 
 async def people(session: AsyncSession, caller: Caller, paging: Paging) -> Page[Person]:
-    """For the platform's admins: everybody, the newest first."""
+    """All people, newest first. For the platform's admins."""
     _check_platform(caller)
     rows = await queries.people(session, paging.fetch_limit, paging.after_id)
     rows, cursor = paging.cut(rows)
@@ -138,12 +138,12 @@ async def people(session: AsyncSession, caller: Caller, paging: Paging) -> Page[
 
 
 async def count(session: AsyncSession, limit: int) -> int:
-    """Counts no further than `most`."""
+    """The number of people, counted up to `limit`."""
     return await queries.count_people(session, limit)
 
 
 async def set_admin(session: AsyncSession, caller: Caller, person_id: uuid.UUID, *, is_admin: bool, now: int) -> Person:
-    """For the platform's admins. 409 for the last of them."""
+    """Makes a person an admin, or not. For the platform's admins. 409 for the last of them."""
     _check_platform(caller)
     await advisory_lock(session, _ADMINS)
     row = await _own(session, person_id)
@@ -159,7 +159,7 @@ async def set_admin(session: AsyncSession, caller: Caller, person_id: uuid.UUID,
 
 
 def platform_caller(person: Person) -> Caller:
-    """The person as who looks after the platform: in no project, as with a platform key. 403 for others."""
+    """A caller for an admin acting on the platform, in no project, as with a platform key. 403 for others."""
     if not person.is_admin:
         raise PermissionDeniedError("Only the platform's admins may do that. Ask one of them.")
     return Caller(
@@ -168,12 +168,12 @@ def platform_caller(person: Person) -> Caller:
 
 
 def check_new_password(password: str, email: str) -> None:
-    """400 for one that is no good for the person with this e-mail."""
+    """400 for a password that is too weak for the person with this e-mail."""
     _checked(partial(check_password, email=email), password, "password")
 
 
 async def _is_first(session: AsyncSession) -> bool:
-    """True for one: of two who come first at once, the other waits here until that one is there."""
+    """Whether this is the first person. Takes a lock, so that of two concurrent requests only one is."""
     if await queries.has_people(session):
         return False
     await advisory_lock(session, _ADMINS)
@@ -181,12 +181,12 @@ async def _is_first(session: AsyncSession) -> bool:
 
 
 async def _is_invited(session: AsyncSession, token: str | None, now: int) -> bool:
-    """Asked before anything else is, so that strangers do not learn which e-mails are taken."""
+    """Checked before anything else, so that others cannot find out which e-mails are taken."""
     return token is not None and await invitations.invitation(session, token, now=now) is not None
 
 
 def _checked(clean: Callable[[str], Value], text: str, param: str) -> Value:
-    """What the rule makes of it. 400 with its sentence where it takes it not."""
+    """The value cleaned by a rule. 400 with the rule's message if it is invalid."""
     try:
         return clean(text)
     except ValueError as error:
@@ -206,6 +206,6 @@ def _check_platform(caller: Caller) -> None:
 
 
 def _record(session: AsyncSession, actor: str, action: str, person_id: uuid.UUID, now: int, **details: Any) -> None:
-    """Ends every change of a person."""
+    """Call after every change of a person: records it in the audit log and notifies of it."""
     Audit(session, None, actor, now).done(action, f"person:{person_id}", **details)
     notify(session, PEOPLE_TOPIC, str(person_id))

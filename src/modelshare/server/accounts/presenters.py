@@ -1,4 +1,4 @@
-"""People, memberships and invitations as pages and other domains see them."""
+"""Views of people, memberships and invitations, for pages and other domains."""
 
 import uuid
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from modelshare.server.accounts.tables import InvitationRow, MemberRow, PersonRo
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who has signed up."""
+    """A user."""
 
     id: uuid.UUID
     email: str
     name: str
     is_admin: bool
-    """Of the platform."""
+    """Whether they are an admin of the platform."""
     created_at: int
 
     @property
@@ -26,7 +26,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What somebody is in one of their projects."""
+    """A person's project and their role in it."""
 
     project_id: str
     slug: str
@@ -37,7 +37,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class MemberView:
-    """One of a project's people."""
+    """A member of a project."""
 
     person_id: uuid.UUID
     name: str
@@ -48,7 +48,7 @@ class MemberView:
 
 @dataclass(frozen=True, slots=True)
 class InvitationView:
-    """An invitation that waits to be used."""
+    """An unused invitation."""
 
     id: uuid.UUID
     role: MemberRole
@@ -58,7 +58,7 @@ class InvitationView:
 
 @dataclass(frozen=True, slots=True)
 class Invited:
-    """What the holder of an invitation's link is invited to."""
+    """The project and role of an invitation."""
 
     project_id: str
     slug: str

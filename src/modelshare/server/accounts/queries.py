@@ -1,4 +1,4 @@
-"""Every select on projects, keys, people, sessions, members and invitations."""
+"""All queries for projects, keys, people, sessions, members and invitations."""
 
 import uuid
 from collections.abc import Collection, Mapping
@@ -42,17 +42,17 @@ async def keys(session: AsyncSession, project_id: str, limit: int, after: uuid.U
 
 
 async def keys_by_id(session: AsyncSession, project_id: str, key_ids: Collection[uuid.UUID]) -> list[KeyRow]:
-    """Those of the project, revoked ones too."""
+    """The project's keys with these IDs, including revoked ones."""
     return list(await session.scalars(scoped_to(KeyRow, project_id).where(KeyRow.id.in_(key_ids))))
 
 
 async def lock_key(session: AsyncSession, project_id: str, key_id: uuid.UUID) -> KeyRow | None:
-    """Locked, so that of two who rotate it at once the second finds the value of the first."""
+    """Locked, so that the second of two concurrent rotations sees the value of the first."""
     return await session.scalar(for_update(scoped_to(KeyRow, project_id).where(KeyRow.id == key_id)))
 
 
 async def set_last_used(session: AsyncSession, used: Mapping[uuid.UUID, int]) -> None:
-    """In one order for all processes, so that two that write at once never wait for each other."""
+    """Writes in a fixed order, so that processes cannot deadlock."""
     await session.execute(
         update(any_tenant(KeyRow)), [{"id": key_id, "last_used_at": used[key_id]} for key_id in sorted(used)]
     )
@@ -63,7 +63,7 @@ async def project(session: AsyncSession, project_id: str) -> ProjectRow | None:
 
 
 async def projects_named(session: AsyncSession, names: Collection[str]) -> list[ProjectRow]:
-    """Those whose slug or id is among `names`."""
+    """Projects whose slug or ID is among `names`."""
     statement = select(ProjectRow).where(ProjectRow.slug.in_(names) | ProjectRow.id.in_(names))
     return list(await session.scalars(statement))
 
@@ -93,7 +93,7 @@ async def has_platform_key(session: AsyncSession) -> bool:
 
 
 async def lock_project(session: AsyncSession, project_id: str) -> ProjectRow | None:
-    """Who counts a project's owners, or changes it, does so alone."""
+    """Required for counting a project's owners and for changing the project."""
     return await session.scalar(for_update(select(ProjectRow).where(ProjectRow.id == project_id)))
 
 
@@ -135,7 +135,7 @@ async def sessions(session: AsyncSession, hashes: Collection[str]) -> list[Sessi
 
 
 async def end_session(session: AsyncSession, token_hash: str) -> uuid.UUID | None:
-    """Whose it was."""
+    """Returns the person's ID."""
     ended = delete(SessionRow).where(SessionRow.hash == token_hash).returning(SessionRow.person_id)
     return await session.scalar(ended)
 
@@ -146,7 +146,7 @@ async def end_sessions(session: AsyncSession, person_id: uuid.UUID, except_hash:
 
 
 async def end_expired(session: AsyncSession, now: int) -> None:
-    """Sessions and invitations that are over."""
+    """Deletes sessions and invitations that have expired."""
     await session.execute(delete(SessionRow).where(SessionRow.expires_at <= now))
     await session.execute(delete(any_tenant(InvitationRow)).where(InvitationRow.expires_at <= now))
 
@@ -154,7 +154,7 @@ async def end_expired(session: AsyncSession, now: int) -> None:
 async def project_as_seen_by(
     session: AsyncSession, person_id: uuid.UUID, project: str
 ) -> tuple[ProjectRow, MemberRole | None] | None:
-    """The project with this slug or id, and what the person is there."""
+    """The project with this slug or ID, and the person's role in it."""
     is_here = and_(MemberRow.project_id == ProjectRow.id, MemberRow.person_id == person_id)
     statement = select(ProjectRow, any_tenant(MemberRow).role).outerjoin(MemberRow, is_here)
     row = (await session.execute(statement.where((ProjectRow.slug == project) | (ProjectRow.id == project)))).first()
@@ -162,7 +162,7 @@ async def project_as_seen_by(
 
 
 async def memberships(session: AsyncSession, person_ids: Collection[uuid.UUID]) -> list[MemberRow]:
-    """With their projects, by the projects' names."""
+    """With their projects, ordered by the projects' names."""
     statement = select(any_tenant(MemberRow)).where(MemberRow.person_id.in_(person_ids)).join(MemberRow.project)
     ordered = statement.order_by(func.lower(ProjectRow.name), ProjectRow.id)
     return list(await session.scalars(ordered.options(contains_eager(MemberRow.project))))
@@ -171,7 +171,7 @@ async def memberships(session: AsyncSession, person_ids: Collection[uuid.UUID]) 
 async def members(
     session: AsyncSession, project_id: str, limit: int, after: tuple[int, uuid.UUID] | None
 ) -> list[MemberRow]:
-    """With the people, those who were added first."""
+    """With the people, in the order in which they were added."""
     statement = scoped_to(MemberRow, project_id).order_by(MemberRow.added_at, MemberRow.person_id).limit(limit)
     if after:
         added_at, person_id = after
@@ -192,7 +192,7 @@ async def owners(session: AsyncSession, project_id: str) -> int:
 
 
 async def invitations(session: AsyncSession, project_id: str, now: int) -> list[InvitationRow]:
-    """Those that are good, newest first."""
+    """Valid ones, newest first."""
     statement = scoped_to(InvitationRow, project_id).where(InvitationRow.expires_at > now)
     return list(await session.scalars(statement.order_by(InvitationRow.id.desc())))
 
@@ -206,12 +206,12 @@ async def invitation_by_hash(session: AsyncSession, token_hash: str, now: int) -
 
 
 async def take_invitation(session: AsyncSession, token_hash: str, now: int) -> InvitationRow | None:
-    """The invitation, deleted: of two who use it at once one gets it."""
+    """Deletes and returns the invitation, so that only one of two concurrent requests gets it."""
     good = InvitationRow.hash == token_hash, InvitationRow.expires_at > now
     return await session.scalar(delete(any_tenant(InvitationRow)).where(*good).returning(InvitationRow))
 
 
 async def end_invitation(session: AsyncSession, project_id: str, invitation_id: uuid.UUID) -> bool:
-    """False when the project has no such invitation."""
+    """False if the project has no such invitation."""
     these = InvitationRow.project_id == project_id, InvitationRow.id == invitation_id
     return await session.scalar(delete(any_tenant(InvitationRow)).where(*these).returning(InvitationRow.id)) is not None

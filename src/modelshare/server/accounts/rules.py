@@ -1,4 +1,4 @@
-"""When a key's value is good, what a member may do, and which e-mails, names and passwords will do. Pure."""
+"""Rules for valid keys, members' permissions, e-mails, names and passwords. Pure."""
 
 import ipaddress
 import unicodedata
@@ -16,14 +16,14 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 RANDOM_LENGTH = 43
 """Characters of 256 random bits in URL-safe base64."""
 EMAIL_LENGTH: Final = 254
-"""Characters of the longest address that mail takes (RFC 5321, with its errata)."""
+"""Maximum length of an e-mail address (RFC 5321, with its errata)."""
 NAME_LENGTH: Final = 200
 PASSWORD_LENGTHS: Final = range(10, 257)
-"""Length is all that is asked for, as NIST SP 800-63B section 3.1.1 has it."""
+"""Only the length is restricted, as recommended by NIST SP 800-63B section 3.1.1."""
 
 
 class MemberRole(StrEnum):
-    """What somebody is in a project."""
+    """A member's role in a project."""
 
     OWNER = "owner"
     MEMBER = "member"
@@ -36,17 +36,17 @@ _SCOPES: Final = {
 
 
 def scopes_of(role: MemberRole) -> frozenset[Scope]:
-    """What the role may do; as for a key, empty is everything."""
+    """The role's scopes; as for a key, empty means all."""
     return _SCOPES[role]
 
 
 def normal_email(text: str) -> str:
-    """The same for all the ways in which people type an address."""
+    """The canonical form of an address, equal for different ways of typing it."""
     return text.strip().lower()
 
 
 def clean_email(text: str) -> str:
-    """The address as `normal_email` has it. ValueError with a sentence where it is none."""
+    """The canonical form of an address. Raises ValueError, with a message, if it is invalid."""
     email = normal_email(text)
     local, at, domain = email.partition("@")
     if not local or not at or not domain or "@" in domain or len(email) > EMAIL_LENGTH or not _is_plain(email):
@@ -55,7 +55,7 @@ def clean_email(text: str) -> str:
 
 
 def clean_name(text: str) -> str:
-    """What somebody is called, without space around it. ValueError with a sentence where nobody is called so."""
+    """A name without surrounding space. Raises ValueError, with a message, if it is invalid."""
     name = text.strip()
     if not name or len(name) > NAME_LENGTH:
         raise ValueError(f"A name must have 1 to {NAME_LENGTH} characters.")
@@ -65,12 +65,12 @@ def clean_name(text: str) -> str:
 
 
 def normal_password(text: str) -> str:
-    """The same for all the ways in which keyboards write the same characters (NFKC)."""
+    """The canonical form (NFKC), equal for different encodings of the same characters."""
     return unicodedata.normalize("NFKC", text)
 
 
 def check_password(text: str, email: str) -> None:
-    """ValueError with a sentence where this is no good password for the person with this e-mail."""
+    """Raises ValueError, with a message, if the password is too weak for the person with this e-mail."""
     password = normal_password(text[: 4 * PASSWORD_LENGTHS.stop])
     if len(password) not in PASSWORD_LENGTHS or len(text) > 4 * PASSWORD_LENGTHS.stop:
         raise ValueError(f"A password must have {PASSWORD_LENGTHS.start} to {PASSWORD_LENGTHS.stop - 1} characters.")
@@ -81,7 +81,7 @@ def check_password(text: str, email: str) -> None:
 
 
 def is_valid(*, now: int, expires_at: int | None, revoked_at: int | None, value_expires_at: int | None) -> bool:
-    """A value is good until its key is revoked or ends, or until its grace after a rotation is over."""
+    """A value is valid until its key is revoked or expires, or its grace period after a rotation ends."""
     return (
         revoked_at is None
         and (expires_at is None or now < expires_at)
@@ -90,7 +90,7 @@ def is_valid(*, now: int, expires_at: int | None, revoked_at: int | None, value_
 
 
 def is_allowed_from(address: str, networks: Iterable[str]) -> bool:
-    """True when the list is empty or holds a network that the address is in."""
+    """True if the list is empty or one of the networks contains the address."""
     allowed = [ipaddress.ip_network(network, strict=False) for network in networks]
     if not allowed:
         return True
@@ -105,19 +105,19 @@ def is_allowed_from(address: str, networks: Iterable[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How far a key goes."""
+    """A key's permissions."""
 
     scopes: AbstractSet[Scope]
     """Empty means every scope."""
     endpoint: str | None = None
     """The only endpoint it may call."""
     networks: tuple[str, ...] = ()
-    """Where it may be used from; empty means everywhere."""
+    """Networks from which it may be used; empty: everywhere."""
     expires_at: int | None = None
 
 
 def beyond(own: Reach, wanted: Reach) -> str | None:
-    """What keeps a key from handing out another: one sentence, or None when that one goes no further than itself."""
+    """Why a key may not create another, as a sentence; None if the other has no more permissions than it."""
     if not may_hand_out(own.scopes, wanted.scopes):
         scopes = ", ".join(sorted(own.scopes))
         return f"A key can only grant scopes it has itself: {scopes}. Use some of these in `scopes`."
@@ -135,18 +135,18 @@ def beyond(own: Reach, wanted: Reach) -> str | None:
 
 
 def effective_scopes(scopes: Iterable[str], endpoint: str | None) -> frozenset[Scope]:
-    """What a key may do. One locked to an endpoint and given no scopes calls that endpoint, and nothing else."""
+    """A key's scopes. A key restricted to an endpoint, without scopes, may only call that endpoint."""
     given = frozenset(Scope(scope) for scope in scopes)
     return given or (frozenset({Scope.INFERENCE}) if endpoint else given)
 
 
 def may_hand_out(own: AbstractSet[Scope], wanted: AbstractSet[Scope]) -> bool:
-    """A key hands out no more than it may do itself; an empty set means every scope."""
+    """Whether a key may create a key with the `wanted` scopes: only its own ones. An empty set means all scopes."""
     return not own or bool(wanted and wanted <= own)
 
 
 def _within(inner: Iterable[str], outer: Iterable[str]) -> bool:
-    """True when each of the inner networks lies in one of the outer ones; no inner ones are the whole internet."""
+    """Whether each inner network is in one of the outer ones. No inner networks mean the whole internet."""
     within = [ipaddress.ip_network(network, strict=False) for network in inner]
     allowed = [ipaddress.ip_network(network, strict=False) for network in outer]
     return bool(within) and all(any(_lies_in(one, other) for other in allowed) for one in within)
@@ -161,11 +161,11 @@ def _lies_in(inner: Network, outer: Network) -> bool:
 
 
 def hint(secret: str) -> str:
-    """Enough of a value to tell keys apart: `ms_acme_Ab12…wxyz`."""
+    """Enough of a value to distinguish keys: `ms_acme_Ab12…wxyz`."""
     head, random = secret[:-RANDOM_LENGTH], secret[-RANDOM_LENGTH:]
     return f"{head}{random[:4]}…{random[-4:]}"
 
 
 def _is_plain(text: str) -> bool:
-    """True without spaces, controls and what turns text around."""
+    """Whether it has no spaces, control characters and bidirectional controls."""
     return all(character.isprintable() and not character.isspace() for character in text)

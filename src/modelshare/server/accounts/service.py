@@ -32,14 +32,14 @@ from modelshare.wire.keys import (
 
 
 async def create_project(session: AsyncSession, request: ProjectCreate, *, now: int, actor: str) -> ProjectWithKey:
-    """A project and its first key, which has every scope. 409 when the slug is taken."""
+    """Creates a project and its first key, which has all scopes. 409 if the slug is taken."""
     project = await new_project(session, request, now=now, actor=actor)
     _, secret = await _new_key(session, project, KeyCreate(name="first key"), now=now)
     return ProjectWithKey(**project_view(project).model_dump(), api_key=secret)
 
 
 async def new_project(session: AsyncSession, request: ProjectCreate, *, now: int, actor: str) -> ProjectRow:
-    """A project without a key. 409 when the slug is taken."""
+    """Creates a project without a key. 409 if the slug is taken."""
     project = ProjectRow(name=request.name, slug=request.slug, quota_bytes=request.quota_bytes, created_at=now)
     session.add(project)
     try:
@@ -59,7 +59,7 @@ async def new_project(session: AsyncSession, request: ProjectCreate, *, now: int
 async def change_project(
     session: AsyncSession, project_id: str, request: ProjectPatch, *, now: int, actor: str
 ) -> Project:
-    """What the project may store from the next push on; nothing that is stored goes. 404 for none."""
+    """Sets the project's quota for future pushes; stored files are kept. 404 for an unknown project."""
     project = await queries.lock_project(session, project_id)
     if project is None:
         raise _no_project()
@@ -77,7 +77,7 @@ async def change_project(
 
 
 async def create_platform_key(session: AsyncSession, name: str, *, now: int) -> str:
-    """A key of the platform operator; its value is answered this once."""
+    """Creates a platform key; its value is returned only here."""
     secret = new_secret("msp")
     row = KeyRow(project_id=None, name=name, hint=hint(secret), scopes=[], allowed_ips=[], created_at=now)
     session.add(row)
@@ -111,7 +111,7 @@ async def list_keys(session: AsyncSession, caller: Caller, paging: Paging) -> Pa
 
 
 async def get_key(session: AsyncSession, caller: Caller, key_id: str) -> Key:
-    """One of the project's keys, never its value. 404 for any other."""
+    """A key of the project, without its value; 404 otherwise."""
     uid = parse_uuid(key_id)
     rows = await queries.keys_by_id(session, caller.project, [uid]) if uid else []
     if not rows:
@@ -120,7 +120,7 @@ async def get_key(session: AsyncSession, caller: Caller, key_id: str) -> Key:
 
 
 async def key_names(session: AsyncSession, caller: Caller, key_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
-    """What those of them that are keys of the project are called."""
+    """Names of those of the IDs that are keys of the project."""
     rows = await queries.keys_by_id(session, caller.project, key_ids) if key_ids else []
     return {row.id: row.name for row in rows}
 
@@ -128,7 +128,7 @@ async def key_names(session: AsyncSession, caller: Caller, key_ids: Collection[u
 async def rotate_key(
     session: AsyncSession, caller: Caller, key_id: str, *, now: int, grace_seconds: int
 ) -> KeyWithValue:
-    """A new value; the newest old one works for `grace_seconds` more, older ones end now."""
+    """Creates a new value. The previous one stays valid for `grace_seconds`; older ones end now."""
     row = await _own_key(session, caller, key_id)
     _check_reach(
         caller, Reach(effective_scopes(row.scopes, row.endpoint), row.endpoint, tuple(row.allowed_ips), row.expires_at)
@@ -162,7 +162,7 @@ async def list_projects(session: AsyncSession, paging: Paging) -> Page[Project]:
 
 
 async def count_projects(session: AsyncSession, limit: int) -> int:
-    """Counts no further than `most`."""
+    """The number of projects, counted up to `limit`."""
     return await queries.count_projects(session, limit)
 
 
@@ -172,14 +172,14 @@ async def get_project(session: AsyncSession, project_id: str) -> Project | None:
 
 
 async def find_projects(session: AsyncSession, names: Collection[str]) -> dict[str, ProjectRow]:
-    """Projects by those of `names` that are the slug or the id of one."""
+    """Projects by slug or ID, for those of `names` that exist."""
     rows = await queries.projects_named(session, names)
     by_name = {row.slug: row for row in rows} | {row.id: row for row in rows}
     return {name: by_name[name] for name in names if name in by_name}
 
 
 async def record_refusal(database: Database, caller: Caller, error: ApiError, *, now: int) -> None:
-    """Keeps in the audit log, in a transaction of its own, that an action was refused and why."""
+    """Records a refused action and the reason in the audit log, in a separate transaction."""
     if error.refusal is None:
         return
     async with database.write() as session:
@@ -188,7 +188,7 @@ async def record_refusal(database: Database, caller: Caller, error: ApiError, *,
 
 
 def quota_of(project: ProjectRow, settings: Settings) -> int:
-    """Bytes that it may store: its own quota, or the platform's default."""
+    """Bytes that the project may store: its own quota, or the platform's default."""
     return settings.projects_quota_bytes if project.quota_bytes is None else project.quota_bytes
 
 
@@ -244,7 +244,7 @@ def _end(request: KeyCreate, now: int) -> int | None:
 
 
 def _record(session: AsyncSession, caller: Caller, action: str, row: KeyRow, now: int) -> None:
-    """Ends every change of a key. Nobody remembers anything of one that is new."""
+    """Call after every change of a key: records it in the audit log and notifies of it."""
     Audit(session, caller.project, caller.actor, now).done(action, f"key:{row.id}", name=row.name)
     if action != "key.create":
         notify(session, KEYS_TOPIC, str(row.id))

@@ -1,4 +1,4 @@
-"""Sessions: browsers that somebody signed in with, and who that is, remembered for a second."""
+"""Sessions of people in browsers, cached for a second."""
 
 import uuid
 from collections.abc import Callable, Collection
@@ -19,12 +19,12 @@ from modelshare.server.ids import new_secret, secret_hash
 from modelshare.wire.errors import ErrorCode
 
 PEOPLE_TOPIC = "people"
-"""Notification that a person, their sessions or their memberships changed; the subject is the person's id."""
+"""Notification that a person, their sessions or their memberships changed; the subject is the person's ID."""
 _DAY: Final = 24 * 3600
 
 
 async def open_session(session: AsyncSession, person_id: uuid.UUID, now: int, *, days: int) -> str:
-    """A new session that lasts so long; its token, which is answered this once."""
+    """Opens a session for `days`; returns its token, which is not stored."""
     token = new_secret("mss")
     row = SessionRow(hash=secret_hash(token), person_id=person_id, created_at=now, expires_at=now + days * _DAY)
     session.add(row)
@@ -33,25 +33,25 @@ async def open_session(session: AsyncSession, person_id: uuid.UUID, now: int, *,
 
 
 async def close_session(session: AsyncSession, token: str) -> None:
-    """Signs out; a token that is none is signed out already."""
+    """Ends a session. Does nothing for an unknown token."""
     person_id = await queries.end_session(session, secret_hash(token))
     if person_id is not None:
         notify(session, PEOPLE_TOPIC, str(person_id))
 
 
 async def close_all(session: AsyncSession, person_id: uuid.UUID, except_token: str | None = None) -> None:
-    """Signs somebody out everywhere, or everywhere else."""
+    """Ends all sessions of a person, or all except one."""
     await queries.end_sessions(session, person_id, secret_hash(except_token) if except_token else None)
     notify(session, PEOPLE_TOPIC, str(person_id))
 
 
 async def sweep(session: AsyncSession, *, now: int) -> None:
-    """Deletes sessions and invitations that are over."""
+    """Deletes expired sessions and invitations."""
     await queries.end_expired(session, now)
 
 
 class SessionUse(NamedTuple):
-    """A session, and the project it is used in; None is no project's page."""
+    """A session, and the project in which it is used; None for pages outside of projects."""
 
     token_hash: str
     project: str | None
@@ -59,7 +59,7 @@ class SessionUse(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a process remembers of one use."""
+    """A cached use."""
 
     person: Person | None
     caller: Caller | None = None
@@ -71,25 +71,26 @@ class _Known:
 
 
 class SessionAuthenticator:
-    """Knows people by their sessions' tokens; remembers as a KeyRing does."""
+    """Authenticates people by their sessions' tokens, with a cache like `KeyAuthenticator`."""
 
     def __init__(self, database: Database, clock: Callable[[], float], *, grace: float = GRACE_SECONDS) -> None:
-        """`grace`: seconds that known sessions go on while the database cannot be asked."""
+        """`grace`: how long cached sessions stay valid in an outage of the database, in seconds."""
         self._database = database
         self._clock = clock
         self._cache = NotifiedCache[SessionUse, _Known](self._load, clock, grace=grace)
         self._cache.drop_on(database, PEOPLE_TOPIC, lambda subject, _, known: subject == known.subject)
 
     async def person(self, token: str) -> Person | None:
-        """Who is signed in, or None when the session is unknown, closed or over."""
+        """The person who is signed in; None if the session is unknown, closed or expired."""
         return (await self._good(token, None)).person
 
     async def caller(self, token: str, project: str) -> Caller | None:
-        """The person in this project (a slug or an id), or None where they have nothing to look for."""
+        """The caller for the person in this project (slug or ID); None if they are not a member."""
         return (await self._good(token, project)).caller
 
     async def authenticate(self, token: str, project_id: str) -> Caller:
-        """As `caller`. Raises UnauthenticatedError for a session that is over, else NotFoundError."""
+        """Like `caller`. Raises UnauthenticatedError if the session has ended, NotFoundError if they are not a
+        member."""
         known = await self._good(token, project_id)
         if known.person is None:
             raise UnauthenticatedError
@@ -100,7 +101,7 @@ class SessionAuthenticator:
         return known.caller
 
     async def revoked_among(self, uses: Collection[SessionUse]) -> set[SessionUse]:
-        """Those of `uses`, all of projects, that would be refused now."""
+        """Those of `uses`, all in projects, that are not valid any more."""
         now = self._clock()
         async with self._database.read() as session:
             rows = {row.hash: row for row in await queries.sessions(session, {use.token_hash for use in uses})}
@@ -135,7 +136,7 @@ class SessionAuthenticator:
 
 
 def _caller(person: Person, project: ProjectRow, role: MemberRole | None) -> Caller | None:
-    """A platform's admin acts in any project as one of its owners."""
+    """The caller for a member. The platform's admins act as owners in any project."""
     if role is None and not person.is_admin:
         return None
     return Caller(

@@ -1,7 +1,7 @@
-"""Signing up and in with a password: so many attempts a minute, and no hash is made while a transaction is open.
+"""Sign-up and sign-in with a password, with rate limits. Passwords are not hashed while a transaction is open.
 
-Attempts are counted by where they come from, and by that together with the account: never by the account alone, or
-strangers could keep out whoever it belongs to. Hashes are dear, and made in turn: whoever tries less comes first.
+Attempts are counted per address, and per address and account, but not per account alone, since others could then lock
+out its owner. Hashing is expensive, so it is queued, and addresses with fewer attempts come first.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,11 @@ from modelshare.wire.errors import ErrorCode
 
 _PER_ADDRESS: Final = 30
 _PER_PAIR: Final = 10
-"""Attempts a minute, from an address and from an address on one account; half as many more may come at once."""
+"""Attempts per minute, from an address, and from an address on one account; a burst may have half as many more."""
 
 
 class SignIn:
-    """What people do with their passwords, on one process."""
+    """Operations with passwords, in one process."""
 
     def __init__(self, database: Database, settings: Settings, clock: Callable[[], float]) -> None:
         self._database = database
@@ -39,7 +39,7 @@ class SignIn:
     async def sign_up(
         self, *, email: str, name: str, password: str, invitation: str | None, address: str
     ) -> tuple[Person, str]:
-        """A new person and their session's token. Raises as `people.sign_up`; 400, 429."""
+        """Creates a person and a session; returns its token. Raises the errors of `people.sign_up`; 400, 429."""
         asked = self._count(address, email)
         people.check_new_password(password, email)
         async with self._turns.turn(asked):
@@ -57,7 +57,7 @@ class SignIn:
             return person, await self._open(session, person)
 
     async def sign_in(self, *, email: str, password: str, address: str) -> tuple[Person, str]:
-        """The person and a new session's token. 401 when e-mail and password do not go together; 429."""
+        """Returns the person and a new session's token. 401 if the e-mail or the password is wrong; 429."""
         asked = self._count(address, email)
         async with self._turns.turn(asked):
             person, password_hash = await self._verified(email, password)
@@ -67,7 +67,8 @@ class SignIn:
             return person, await self._open(session, person)
 
     async def change_password(self, person: Person, *, old: str, new: str, token: str, address: str) -> None:
-        """Signs the person out everywhere but here. 400 for an unfit password, 401 for a wrong one; 429."""
+        """Changes the password, and ends other sessions. 400 for an invalid new password, 401 for a wrong old one;
+        429."""
         asked = self._count(address, person.email)
         people.check_new_password(new, person.email)
         async with self._turns.turn(asked):
@@ -86,7 +87,7 @@ class SignIn:
         return found
 
     def _count(self, address: str, email: str) -> float:
-        """How many attempts the address made of late, with this one; 429 where that is too many."""
+        """The address's number of recent attempts, including this one. 429 if there are too many."""
         place = counted_as(address)
         pair = f"{place} {normal_email(email)[:EMAIL_LENGTH]}"
         if wait := self._addresses.take(place) or self._pairs.take(pair):

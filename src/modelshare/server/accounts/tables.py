@@ -1,4 +1,4 @@
-"""Projects, their keys and the values of those keys; people, their sessions, and what they are in projects."""
+"""Projects, keys and their values; people, sessions, memberships and invitations."""
 
 import uuid
 
@@ -19,12 +19,12 @@ class ProjectRow(Table):
     name: Mapped[str]
     slug: Mapped[str]
     quota_bytes: Mapped[int | None]
-    """None takes the platform's default."""
+    """None: the platform's default."""
     created_at: Mapped[int]
 
 
 class KeyRow(Table):
-    """A key; its values are rows of their own, since a rotated key has two for a day."""
+    """A key. Its values are in a separate table, since a rotated key has two for a day."""
 
     __tablename__ = "keys"
     __table_args__ = (Index("ix_keys_project_id", "project_id"),)
@@ -54,13 +54,13 @@ class KeyValueRow(Table):
     hash: Mapped[str] = mapped_column(primary_key=True)
     key_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("keys.id", ondelete="CASCADE"))
     expires_at: Mapped[int | None]
-    """Set when the key is rotated: until when this old value works."""
+    """Until when an old value stays valid after a rotation."""
 
     key: Mapped[KeyRow] = relationship(lazy="raise")
 
 
 class PersonRow(Table):
-    """Somebody who signs in."""
+    """A user."""
 
     __tablename__ = "people"
     __table_args__ = (UniqueConstraint("email"),)
@@ -70,14 +70,14 @@ class PersonRow(Table):
     """In lower case."""
     name: Mapped[str]
     password_hash: Mapped[str]
-    """argon2id, in its PHC string form."""
+    """argon2id, as a PHC string."""
     is_admin: Mapped[bool] = mapped_column(default=False)
-    """May do on the dashboard what a platform key may."""
+    """Whether they may do on the dashboard what a platform key may."""
     created_at: Mapped[int]
 
 
 class SessionRow(Table):
-    """A browser that somebody signed in with: the SHA-256 of its cookie, never the cookie."""
+    """A session in a browser: the SHA-256 of its cookie, not the cookie."""
 
     __tablename__ = "sessions"
     __table_args__ = (Index("ix_sessions_person_id", "person_id"), Index("ix_sessions_expires_at", "expires_at"))
@@ -91,7 +91,7 @@ class SessionRow(Table):
 
 
 class MemberRow(Table):
-    """What somebody is in a project."""
+    """A membership: a person's role in a project."""
 
     __tablename__ = "members"
     __table_args__ = (
@@ -109,7 +109,7 @@ class MemberRow(Table):
 
 
 class InvitationRow(Table):
-    """A link by which one person becomes a member; the row is deleted when it is used or ended."""
+    """An invitation link for one person; the row is deleted when it is used or revoked."""
 
     __tablename__ = "invitations"
     __table_args__ = (

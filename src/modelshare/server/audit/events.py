@@ -1,4 +1,4 @@
-"""Which changes others can hear of, and by which name. Pure."""
+"""Events for webhooks, and the actions that cause them. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -30,15 +30,15 @@ OF_ACTIONS: Final[Mapping[str, str]] = {
     "agent.remove": "agent.removed",
     "agent.delete_weights": "agent.weights_deleted",
 }
-"""Events by the action of their audit row."""
+"""Events by the action of their audit entry."""
 ENDPOINT_STATUS: Final = "endpoint.status_changed"
 AGENT_CONNECTED: Final = "agent.connected"
 AGENT_DISCONNECTED: Final = "agent.disconnected"
 TYPES: Final = tuple(sorted({*OF_ACTIONS.values(), ENDPOINT_STATUS, AGENT_CONNECTED, AGENT_DISCONNECTED}))
-"""Everything a webhook can hear of."""
+"""All event types."""
 
 
 def data_of(target: str, reason: str | None, details: Mapping[str, Any]) -> dict[str, Any]:
-    """What an event says: `{"model": "<uuid>", ...}` for the target `model:<uuid>`."""
+    """An event's data: `{"model": "<uuid>", ...}` for the target `model:<uuid>`."""
     subject, _, id_ = target.partition(":")
     return {subject: id_, **({"reason": reason} if reason else {}), **details}

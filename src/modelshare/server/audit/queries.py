@@ -1,4 +1,4 @@
-"""Every select on the audit log itself."""
+"""All queries for the audit log."""
 
 import uuid
 

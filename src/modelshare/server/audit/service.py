@@ -1,4 +1,4 @@
-"""The audit log and the outbox: written in the transaction of the change they tell of."""
+"""Writes the audit log and the outbox, in the transaction of the change that they describe."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,16 +17,17 @@ from modelshare.wire.base import Page
 from modelshare.wire.usage import AuditEntry, AuditFilter, AuditOutcome, Confirmation
 
 SYSTEM = "system"
-"""The actor of what the platform does by itself."""
+"""The actor of actions by the platform itself."""
 PROJECTS_TOPIC = "projects"
-"""Notification that something changed which a project's pages may show; the subject is the project's id."""
+"""Notification of a change that a project's pages may show; the subject is the project's ID."""
 OUTBOX_TOPIC = "outbox"
-"""Notification that events wait for their deliveries to be written."""
+"""Notification that the outbox has new events."""
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Keeps what one actor does, in the audit log of a project (None: of the platform), within the same transaction."""
+    """Records the actions of an actor in the audit log of a project (None: of the platform), in the same
+    transaction."""
 
     session: AsyncSession
     project_id: str | None
@@ -36,8 +37,9 @@ class Audit:
     def done(self, action: str, target: str, /, reason: str | None = None, **details: Any) -> None:
         """`action` reads `subject.verb`, `target` reads `subject:<id>`.
 
-        Webhooks are told where `events.OF_ACTIONS` has an event for the action, and every process confirms that it
-        applies the change where `propagation.rules.ACTIONS` has it.
+        If `events.OF_ACTIONS` has an event for the action, it is sent to webhooks. If `propagation.rules.ACTIONS` has
+        the
+        action, every process confirms that it applies the change.
         """
         entry = self._entry(action, target, AuditOutcome.DONE, reason, details)
         project_changed(self.session, self.project_id)
@@ -73,20 +75,22 @@ class Audit:
 
 
 def project_changed(session: AsyncSession, project_id: str | None) -> None:
-    """Has the project's live pages look again. What is audited or emitted does so by itself. None: no project's."""
+    """Updates the project's live pages. Not needed after audit entries and events, which include it. None: no
+    effect."""
     if project_id is not None:
         notify(session, PROJECTS_TOPIC, project_id)
 
 
 def emit(session: AsyncSession, *, project_id: str, now: int, event: str, data: dict[str, Any]) -> None:
-    """Sends the project's webhooks an event, once and only if this transaction commits."""
+    """Sends an event to the project's webhooks, if this transaction commits."""
     session.add(OutboxRow(project_id=project_id, type=event, at=now, data=data))
     project_changed(session, project_id)
     notify(session, OUTBOX_TOPIC, "*")
 
 
 async def by_id(platform: Platform, caller: Caller, where: AuditFilter) -> AuditFilter:
-    """Entries have the ids of models: one of the caller's own that the target names as people do is meant by its id."""
+    """Replaces a model's name in the filter's target by its ID, as in entries, if it is one of the caller's own
+    models."""
     subject, _, reference = (where.target or "").partition(":")
     if subject != "model" or parse_uuid(reference) is not None:
         return where
@@ -95,7 +99,7 @@ async def by_id(platform: Platform, caller: Caller, where: AuditFilter) -> Audit
 
 
 async def page(session: AsyncSession, project_id: str | None, where: AuditFilter, paging: Paging) -> Page[AuditEntry]:
-    """Those that fit, the newest first, of one project or (None) of the platform itself."""
+    """Matching entries, newest first, of one project or (None) of the platform itself."""
     rows = await queries.entries(session, project_id, where, paging.fetch_limit, paging.after_id)
     rows, cursor = paging.cut(rows)
     answers = await propagation.answers(session, [row.id for row in rows if row.changed_ms is not None])

@@ -1,4 +1,4 @@
-"""Who did what, when and why; which processes have heard of it; and what is to be told to others."""
+"""The audit log, confirmations by processes, and the outbox of events."""
 
 import uuid
 from typing import Any
@@ -21,7 +21,7 @@ class AuditRow(Table):
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     project_id: Mapped[str | None]
-    """Whose log shows it; None is the platform's own."""
+    """The project whose log shows it; None: the platform's own."""
     at: Mapped[int]
     actor: Mapped[str]
     action: Mapped[str]
@@ -30,11 +30,11 @@ class AuditRow(Table):
     reason: Mapped[str | None]
     details: Mapped[dict[str, Any]]
     changed_ms: Mapped[int | None]
-    """Milliseconds of the database's clock, where every process confirms that it goes by the change; else None."""
+    """Milliseconds of the database's clock, if every process has to confirm the change; else None."""
 
 
 class ConfirmationRow(Table):
-    """A process has dropped whatever it remembered from before the change."""
+    """A process has dropped cached data from before the change."""
 
     __tablename__ = "audit_confirmations"
 
@@ -45,28 +45,28 @@ class ConfirmationRow(Table):
 
 
 class ProcessRow(Table):
-    """A server process that is, or was lately, running."""
+    """A server process that is or was recently running."""
 
     __tablename__ = "processes"
 
     name: Mapped[str] = mapped_column(primary_key=True)
-    """Says nothing of where it runs: tenants see it."""
+    """Must not reveal where it runs, since tenants see it."""
     address: Mapped[str]
     started_ms: Mapped[int]
     seen_ms: Mapped[int]
-    """Milliseconds of the database's clock, as the one before."""
+    """Milliseconds of the database's clock, like `started_ms`."""
     version: Mapped[str | None]
-    """Of modelshare; None while one runs that did not say."""
+    """Of modelshare; None for a process older than this column."""
 
 
 class OutboxRow(Table):
-    """An event, written in the transaction of its change; it goes when its deliveries are written."""
+    """An event, written in the transaction of its change and deleted when its deliveries are written."""
 
     __tablename__ = "outbox"
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     project_id: Mapped[str]
-    """Whose webhooks hear of it."""
+    """The project whose webhooks receive it."""
     type: Mapped[str]
     at: Mapped[int]
     data: Mapped[dict[str, Any]]

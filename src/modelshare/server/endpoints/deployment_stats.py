@@ -1,4 +1,4 @@
-"""The owner's view of who deploys a model, and how much is used."""
+"""Statistics for a model's owner: which projects deploy it, and how much it is used."""
 
 import uuid
 from collections import defaultdict
@@ -22,7 +22,7 @@ from modelshare.wire.sharing import Audience
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """Who deploys a model, for its owner."""
+    """The projects that deploy a model, for its owner."""
 
     own: OwnModel
     projects: list[DeployingProject]
@@ -34,7 +34,8 @@ class Deployed:
 
 
 async def overview(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[list[Deployed], str | None]:
-    """Who deploys the caller's models, the newest first, of those that are shared or run; the next page's cursor."""
+    """The deployers of the caller's models that are shared or in use, newest model first; and the next page's
+    cursor."""
     found, cursor = await sharing.page(session, caller, paging)
     known = {own.model.id: own for own in found if own.share or own.model.active_endpoints}
     tokens = await queries.tokens_by_model(session, known) if known else {}
@@ -45,7 +46,7 @@ async def overview(session: AsyncSession, caller: Caller, paging: Paging) -> tup
 
 
 async def unshare_preview(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> UnsharePreview:
-    """What unsharing would do, to the share and to endpoints, without doing it."""
+    """What unsharing would do to the share and to endpoints. Changes nothing."""
     preview = await sharing.unshare_preview(session, caller, model_id)
     model = (await sharing.get(session, caller, model_id)).model
     following = (await holders.followers(session, model)).following
@@ -68,7 +69,8 @@ async def _staying(session: AsyncSession, model: ModelRow) -> dict[str, int]:
 
 
 async def footprint(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> CatalogFootprint:
-    """The owner's view of who deploys the model; projects by their public names, never what they ask it."""
+    """The owner's view of who deploys the model, with the projects' public names. Contains nothing of their
+    requests."""
     own = await sharing.get(session, caller, model_id)
     model, share = own.model, own.share
     by_tier: dict[str, int] = {}
@@ -96,5 +98,5 @@ async def footprint(session: AsyncSession, caller: Caller, model_id: uuid.UUID) 
 
 
 async def add_usage(session: AsyncSession, rows: Sequence[dict[str, Any]], *, limit: int) -> None:
-    """Adds to what was counted for the same day, endpoint and key; a count stays near `limit`."""
+    """Adds to the counts of the same day, endpoint and key. Counts stop growing near `limit`."""
     await queries.add_usage(session, rows, limit)

@@ -1,4 +1,4 @@
-"""Who has which version of a model: active endpoints that are fixed to one, follow the latest, or stay behind it."""
+"""Counts the active endpoints of a version: those fixed to it, following `latest`, or staying at an earlier version."""
 
 import uuid
 from collections import Counter
@@ -14,7 +14,7 @@ from modelshare.server.sharing import last_shown
 
 @dataclass(frozen=True, slots=True)
 class Holders:
-    """Active endpoints that have a version: of the model's owner, and of other projects."""
+    """Numbers of active endpoints that have a version, of the model's owner and of other projects."""
 
     own: int
     others: int
@@ -22,16 +22,16 @@ class Holders:
 
 @dataclass(frozen=True, slots=True)
 class Followers:
-    """Active endpoints of other projects that are set to `latest`."""
+    """Numbers of active endpoints of other projects that are set to `latest`."""
 
     following: int
-    """The model shows to their projects, so they follow."""
+    """Those that follow, since the model is visible to their projects."""
     staying: dict[uuid.UUID | None, int]
-    """The others, by the version where they stay."""
+    """Those that do not, by the version at which they stay."""
 
 
 async def followers(session: AsyncSession, model: ModelRow) -> Followers:
-    """Who of the other projects follows the model's latest version, and who stays behind."""
+    """Endpoints of other projects that follow the latest version, and those that stay at an earlier one."""
     counts = await queries.followers(session, model.id, model.project_id)
     shown = await last_shown.of(session, model, counts.keys())
     staying: Counter[uuid.UUID | None] = Counter()
@@ -42,7 +42,7 @@ async def followers(session: AsyncSession, model: ModelRow) -> Followers:
 
 
 async def of(session: AsyncSession, model: ModelRow, version: VersionRow) -> Holders:
-    """Who is fixed to this version, or gets it for whatever other reason."""
+    """Endpoints that are fixed to this version, or have it for another reason."""
     projects = [
         row.project_id
         for row in await queries.active_of(session, model.id)

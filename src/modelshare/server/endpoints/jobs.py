@@ -1,4 +1,4 @@
-"""What endpoints do at a time of their own."""
+"""Background jobs for endpoints."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -9,5 +9,5 @@ from modelshare.server.jobs import Handler
 
 
 def handlers(platform: EndpointsPlatform) -> Mapping[str, Handler]:
-    """For the process's worker."""
+    """The handlers of the endpoints' jobs, by kind."""
     return {recalls.STOP: partial(recalls.stop, platform)}

@@ -1,4 +1,4 @@
-"""What decides about endpoints beside the rows of the database."""
+"""What endpoints need besides the database: tiers, a setting, and information from the fleet."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,15 +13,17 @@ from modelshare.wire.tiers import Tier
 
 
 class Capacity(Protocol):
-    """Says what a deployer should know of the machines behind a tier; the fleet answers."""
+    """Returns notes for a deployer about the agents of a tier. Implemented by the fleet."""
 
     async def __call__(self, session: AsyncSession, caller: Caller, tier: Tier) -> list[str]: ...
 
 
 class Weights(Protocol):
-    """Says how many machines that are not the owner's hold a model's weights or have not confirmed that they deleted
-    them, and which were told to delete them: since then, or whenever (None: only that) and have not confirmed it; the
-    fleet answers."""
+    """Returns the number of agents of other projects that have a model's weights or have not confirmed their deletion,
+    and
+    the requests to delete them: all since `since` and unconfirmed older ones, or with None only unconfirmed ones.
+    Implemented by the fleet.
+    """
 
     async def __call__(
         self, session: AsyncSession, model: ModelRow, *, since: int | None
@@ -30,7 +32,7 @@ class Weights(Protocol):
 
 @dataclass(frozen=True)
 class EndpointPolicy:
-    """What decides beside the rows: the platform's tiers and whether endpoints promote; and what the fleet knows."""
+    """The platform's tiers, whether endpoints promote models, and the interface to the fleet."""
 
     tiers: TierRegistry
     promotion: bool

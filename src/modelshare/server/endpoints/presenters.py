@@ -1,4 +1,4 @@
-"""What people see of endpoints. Built from rows, no query of its own."""
+"""Builds API views of endpoints from rows. Makes no queries."""
 
 from pydantic import ValidationError
 
@@ -15,7 +15,7 @@ MODEL_GONE = "The model was deleted by its owner. Delete this endpoint and creat
 
 
 def view(row: EndpointRow, base_url: str) -> Endpoint:
-    """An endpoint as its project sees it; `base_url` is how the client reaches the platform."""
+    """An endpoint as its project sees it. `base_url`: the platform's URL for this client."""
     version = resolved(row)
     status, reason = EndpointStatus(row.status), row.status_reason or _stays(row, version)
     if row.model is None:
@@ -41,7 +41,7 @@ def view(row: EndpointRow, base_url: str) -> Endpoint:
 
 
 def progress_of(row: EndpointRow) -> EndpointProgress | None:
-    """None also where what is stored cannot be read: the reconciler writes it again."""
+    """The stored progress; None also if it is invalid, which the reconciler repairs."""
     try:
         return EndpointProgress.model_validate(row.progress) if row.progress else None
     except ValidationError:
@@ -49,9 +49,9 @@ def progress_of(row: EndpointRow) -> EndpointProgress | None:
 
 
 def resolved(row: EndpointRow) -> VersionRow | None:
-    """The ready version that the endpoint wants.
+    """The ready version that the endpoint should serve.
 
-    One that follows the latest version and chose a file stays at the last version that has it.
+    An endpoint that follows the latest version and selects a file stays at the last version that has this file.
     """
     wanted = version_choice.wanted(row)
     if wanted is None or file_selection.find(wanted, row.file):
@@ -65,7 +65,7 @@ def resolved(row: EndpointRow) -> VersionRow | None:
 
 
 def serves(row: EndpointRow) -> FileSelection | None:
-    """Which of that version's models it serves."""
+    """The model in that version that it serves."""
     version = resolved(row)
     return file_selection.find(version, row.file) if version else None
 
@@ -86,5 +86,5 @@ def listing(rows: list[EndpointRow], cursor: str | None, base_url: str) -> Page[
 
 
 def served_name(model: ModelRow) -> str:
-    """The public `model` name in requests and answers."""
+    """The public `model` name in requests and responses."""
     return f"{model.project.slug}/{model.name}"

@@ -1,4 +1,4 @@
-"""Every select on endpoints and usage."""
+"""All queries for endpoints and usage."""
 
 import uuid
 from collections.abc import Collection, Sequence
@@ -24,7 +24,7 @@ def _whole(statement: Select[EndpointRow]) -> Select[EndpointRow]:
 
 
 def _with_model(statement: Select[EndpointRow]) -> Select[EndpointRow]:
-    """With all that says which version it is to serve, and until when."""
+    """With everything that determines which version it should serve, and until when."""
     model = joinedload(EndpointRow.model)
     return statement.options(
         model.joinedload(ModelRow.project),
@@ -38,18 +38,18 @@ def _with_model(statement: Select[EndpointRow]) -> Select[EndpointRow]:
 
 
 async def endpoint(session: AsyncSession, project_id: str, slug: str) -> EndpointRow | None:
-    """With its project, its model and the model's versions, as they are now."""
+    """With its project, its model and the model's versions, refreshed from the database."""
     statement = _whole(scoped_to(EndpointRow, project_id).where(EndpointRow.slug == slug))
     return await session.scalar(statement.execution_options(populate_existing=True))
 
 
 async def lock_endpoint(session: AsyncSession, project_id: str, slug: str) -> EndpointRow | None:
-    """Locked, without what hangs on it. Lock its model first."""
+    """Locked, without relationships. Lock its model first."""
     return await session.scalar(for_update(scoped_to(EndpointRow, project_id).where(EndpointRow.slug == slug)))
 
 
 async def lock_endpoints(session: AsyncSession, ids: Collection[uuid.UUID]) -> None:
-    """Locks endpoints of whatever projects, and keeps their models: a model's deletion writes its endpoints too."""
+    """Locks endpoints of any project, and prevents the deletion of their models, which would update endpoints too."""
     models = select(any_tenant(EndpointRow).model_id).where(EndpointRow.id.in_(ids))
     await session.scalars(
         for_key_share(select(any_tenant(ModelRow).id).where(ModelRow.id.in_(models)).order_by(ModelRow.id))
@@ -71,7 +71,7 @@ async def page(session: AsyncSession, project_id: str, limit: int, after: uuid.U
 
 
 async def under_recall(session: AsyncSession, project_id: str) -> list[EndpointRow]:
-    """Of a project; those of its own models never are."""
+    """A project's endpoints of models under recall; never those of its own models."""
     statement = (
         _whole(scoped_to(EndpointRow, project_id))
         .join(RecallRow, RecallRow.model_id == EndpointRow.model_id)
@@ -95,7 +95,7 @@ async def count_active(session: AsyncSession, limit: int) -> int:
 
 
 async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None) -> list[EndpointRow]:
-    """All active endpoints of all projects whose model is still there, or those of `ids`."""
+    """All active endpoints of all projects whose model exists, or only those of `ids`."""
     statement = select(any_tenant(EndpointRow)).where(EndpointRow.is_active, EndpointRow.model_id.is_not(None))
     if ids is not None:
         statement = statement.where(EndpointRow.id.in_(ids))
@@ -103,7 +103,7 @@ async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None) -> li
 
 
 async def followers(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -> dict[str, int]:
-    """Active endpoints of other projects that are set to follow a model's latest version, by project."""
+    """Numbers of active endpoints of other projects that are set to `latest`, by project."""
     statement = (
         select(EndpointRow.project_id, func.count())
         .where(EndpointRow.model_id == model_id, EndpointRow.is_active, EndpointRow.project_id != owner_id)
@@ -114,13 +114,13 @@ async def followers(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -
 
 
 async def active_of(session: AsyncSession, model_id: uuid.UUID) -> list[EndpointRow]:
-    """Active endpoints of a model, with all that says which version each gets."""
+    """Active endpoints of a model, with everything that determines which version each gets."""
     statement = select(any_tenant(EndpointRow)).where(EndpointRow.model_id == model_id, EndpointRow.is_active)
     return list(await session.scalars(_with_model(statement).order_by(EndpointRow.id)))
 
 
 async def recalled(session: AsyncSession, ids: Collection[uuid.UUID], now: int) -> set[uuid.UUID]:
-    """Those under a recall whose deadline has passed; the owner's own endpoints never are."""
+    """Those under a recall whose deadline has passed; never the owner's own endpoints."""
     statement = (
         select(EndpointRow.id)
         .join(EndpointRow.model)
@@ -131,7 +131,7 @@ async def recalled(session: AsyncSession, ids: Collection[uuid.UUID], now: int) 
 
 
 async def lock_active_of_others(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -> list[EndpointRow]:
-    """Active endpoints of a model that are not its owner's, locked in one order. Lock the model first."""
+    """Active endpoints of a model that are not its owner's, locked in a fixed order. Lock the model first."""
     statement = select(EndpointRow).where(
         EndpointRow.model_id == model_id, EndpointRow.is_active, EndpointRow.project_id != owner_id
     )
@@ -141,7 +141,7 @@ async def lock_active_of_others(session: AsyncSession, model_id: uuid.UUID, owne
 async def lock_inactive_of_others(
     session: AsyncSession, model_id: uuid.UUID, owner_id: str, reason: str
 ) -> list[EndpointRow]:
-    """Those that are inactive for this reason, as above."""
+    """Like `lock_active_of_others`, for endpoints that are inactive for this reason."""
     statement = select(EndpointRow).where(
         EndpointRow.model_id == model_id,
         ~EndpointRow.is_active,
@@ -162,14 +162,14 @@ async def active_by_tier_and_project(session: AsyncSession, model_id: uuid.UUID)
 
 
 async def projects_showing(session: AsyncSession, model_id: uuid.UUID) -> set[str]:
-    """Ids of the model's project and of those that have an endpoint of it, switched on or off."""
+    """IDs of the model's project and of those with an endpoint of it, active or not."""
     owner = select(any_tenant(ModelRow).project_id).where(ModelRow.id == model_id)
     deployers = select(any_tenant(EndpointRow).project_id).where(EndpointRow.model_id == model_id)
     return set(await session.scalars(owner.union(deployers)))
 
 
 async def deploying_projects(session: AsyncSession, model_id: uuid.UUID, limit: int = 200) -> list[tuple[str, int]]:
-    """(public name, active endpoints) of the projects that deploy a model, those with most first."""
+    """(public name, active endpoints) of the projects that deploy a model, most endpoints first."""
     many = func.count()
     statement = (
         select(ProjectRow.name, many)
@@ -183,7 +183,7 @@ async def deploying_projects(session: AsyncSession, model_id: uuid.UUID, limit: 
 
 
 async def deployers(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> list[tuple[uuid.UUID, str, int]]:
-    """(model id, public name, active endpoints) of the projects that deploy these models, those with most first."""
+    """(model ID, public name, active endpoints) of the projects that deploy these models, most endpoints first."""
     many = func.count()
     statement = (
         select(EndpointRow.model_id, ProjectRow.name, many)

@@ -1,6 +1,6 @@
-"""Recalls: a model's owner calls it back, and the endpoints of other projects stop at the deadline.
+"""Recalls: a model's owner withdraws it, and the endpoints of other projects stop at the deadline.
 
-Deployers are other projects; the owner's own endpoints go on, and so does what the owner may do with the model.
+The owner's own endpoints keep serving, and the owner's permissions do not change.
 """
 
 import uuid
@@ -23,13 +23,13 @@ from modelshare.wire.endpoints import EndpointStatus
 from modelshare.wire.sharing import Recall, RecallRequest
 
 STOP = "endpoints.recall"
-"""The job that stops endpoints at the deadline; its subject is the model's id."""
+"""The job that stops endpoints at the deadline; its subject is the model's ID."""
 
 
 async def request(
     session: AsyncSession, caller: Caller, model_id: uuid.UUID, spec: RecallRequest, terms: EndpointPolicy, *, now: int
 ) -> Recall:
-    """Announces a recall, changes one that was announced, or cancels it, and tells every deployer."""
+    """Announces a recall, or changes or cancels it, and notifies every deployer."""
     if spec.deadline is None:
         own = await _cancel(session, caller, model_id, now=now)
     else:
@@ -38,12 +38,12 @@ async def request(
 
 
 async def state(session: AsyncSession, caller: Caller, model_id: uuid.UUID, terms: EndpointPolicy) -> Recall:
-    """Where a recall of the caller's own model stands."""
+    """The state of a recall of the caller's own model."""
     return await _state(session, await sharing.get(session, caller, model_id), terms)
 
 
 async def stop(platform: EndpointsPlatform, lease: Lease) -> None:
-    """The job: ends the endpoints of other projects, unless the recall was cancelled or put off meanwhile."""
+    """The job: stops the endpoints of other projects, unless the recall was cancelled or postponed meanwhile."""
     model_id, now = uuid.UUID(lease.subject), platform.now()
     async with platform.database.write() as session:
         model = await registry.find_any(session, model_id, lock=True)
@@ -64,7 +64,7 @@ async def stop(platform: EndpointsPlatform, lease: Lease) -> None:
 
 
 async def resume_overdue(session: AsyncSession, *, now: int) -> None:
-    """Asks again for jobs that should have run: one that failed too often, such as without a database, was given up."""
+    """Enqueues jobs that should have run: a job that fails too often, for example in an outage, is not retried."""
     overdue = await sharing.overdue_recalls(session, now)
     await enqueue_if_absent(session, STOP, [str(model_id) for model_id in overdue], now=now)
 

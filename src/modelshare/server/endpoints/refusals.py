@@ -1,4 +1,4 @@
-"""What is said where an endpoint cannot be had: as a reason of `explain`, and as the error of a route.."""
+"""Why an endpoint cannot be created or changed: as reasons of `explain`, and as errors of routes."""
 
 from modelshare.server.errors import (
     ApiError,
@@ -15,7 +15,7 @@ from modelshare.wire.errors import ErrorCode
 
 
 def refused(reason: Reason, refusal: AuditedRefusal | None) -> ApiError:
-    """The error that says what `explain` says."""
+    """The error with the text of `explain`."""
     text = f"{reason.message} {reason.fix}"
     match reason.rule:
         case "visibility":

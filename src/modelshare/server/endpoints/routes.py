@@ -96,8 +96,7 @@ async def unshare_model(
 
     Endpoints of other projects that follow `latest` stay at the current latest version: versions pushed or promoted
     later do not reach them until the model is shared with their project again. `dry_run=true` changes nothing and
-    returns
-    what would happen.
+    returns what would happen.
     """
     if dry_run:
         return await deployment_stats.unshare_preview(session, caller, model_id)

@@ -1,6 +1,6 @@
-"""Endpoints: create, move, switch, delete, and explain why not.
+"""Endpoints: create, move, activate, deactivate, delete, and explain why not.
 
-Changes lock the model first, then the endpoint, and keep the model's counts and role in the same transaction.
+Changes lock the model first, then the endpoint, and update the model's counts and role in the same transaction.
 """
 
 import uuid
@@ -46,7 +46,7 @@ ENDPOINTS_TOPIC = "endpoints"
 
 @dataclass(frozen=True, slots=True)
 class ActiveEndpoint:
-    """An active endpoint, as the fleet needs it."""
+    """An active endpoint, with what the fleet needs."""
 
     id: uuid.UUID
     project_id: str
@@ -56,23 +56,23 @@ class ActiveEndpoint:
     served_name: str
     """`{owner's slug}/{model name}`."""
     version_id: uuid.UUID | None
-    """The version it wants now; None while that is not ready."""
+    """The version that it should serve; None if there is no such ready version."""
     file: str
-    """Which of the version's models; empty for the version's own."""
+    """Selects one of the version's models; empty for the version's own."""
     ends_at: int | None
     """When a recall stops it, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Assessment:
-    """What the rules say of a wish. `reasons` is empty when it is possible."""
+    """The result of the rules for a request. `reasons` is empty if it is allowed."""
 
     model: ModelRow | None
     reasons: list[Reason]
 
 
 def follow_changes(database: Database) -> None:
-    """A change of a model shows on the pages of its owner, and of every project that has an endpoint of it."""
+    """Updates the pages of a model's owner, and of every project that has an endpoint of it, when the model changes."""
 
     async def changed(session: AsyncSession, model_id: str) -> None:
         for project_id in await queries.projects_showing(session, uuid.UUID(model_id)):
@@ -85,9 +85,9 @@ def follow_changes(database: Database) -> None:
 async def explain(
     session: AsyncSession, caller: Caller, spec: EndpointCreate, terms: EndpointPolicy, *, again: bool = False
 ) -> Explanation:
-    """Whether the caller could create this endpoint now, and if not, why and what would make it possible.
+    """Whether the caller could create this endpoint now; if not, why and what would make it possible.
 
-    `again`: it is there, and would be moved or switched on, which counts as new.
+    `again`: the endpoint exists, and would be moved or activated, which counts as new.
     """
     assessment = await _assess(session, caller, spec, terms, lock=False, keeps_file=again)
     reasons = list(assessment.reasons)
@@ -106,7 +106,7 @@ async def explain(
 async def create(
     session: AsyncSession, caller: Caller, spec: EndpointCreate, terms: EndpointPolicy, *, now: int
 ) -> EndpointRow:
-    """A new endpoint; refused with the words of `explain`."""
+    """Creates an endpoint; the error if that is not allowed has the text of `explain`."""
     assessment = await _assess(session, caller, spec, terms, lock=True)
     model = assessment.model
     if assessment.reasons or model is None:
@@ -150,24 +150,24 @@ async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[l
 
 
 async def under_recall(session: AsyncSession, caller: Caller) -> list[EndpointRow]:
-    """The caller's endpoints that their models' owners call back, the nearest deadline first."""
+    """The caller's endpoints of models under recall, nearest deadline first."""
     return await queries.under_recall(session, caller.project)
 
 
 async def slugs(session: AsyncSession, caller: Caller, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
-    """Of those of them that are the caller's endpoints."""
+    """Slugs of those of the endpoints that are the caller's."""
     return await queries.slugs(session, caller.project, ids) if ids else {}
 
 
 async def count_active(session: AsyncSession, limit: int) -> int:
-    """Of all projects, counted no further than `most`."""
+    """The number of active endpoints of all projects, counted up to `limit`."""
     return await queries.count_active(session, limit)
 
 
 async def change(
     session: AsyncSession, caller: Caller, slug: str, patch: EndpointPatch, terms: EndpointPolicy, *, now: int
 ) -> EndpointRow:
-    """Switches, moves or re-versions an endpoint; what counts as new is refused as a new one would be."""
+    """Activates, deactivates, moves or re-versions an endpoint. What counts as new has to meet the same rules."""
     model, row = await _locked(session, caller, slug)
     before = Intent(row.tier, row.is_active)
     after = Intent(patch.tier or row.tier, row.is_active if patch.is_active is None else patch.is_active)
@@ -175,7 +175,7 @@ async def change(
     file = patch.file if "file" in patch.model_fields_set else row.file
     stays = (version, file) == (row.version or "latest", row.file)
     if counts_as_new(before, after) or patch.version is not None or not stays:
-        # Not checked anew: a version from before may have a number that would not be taken today.
+        # Not validated again: an old version may have a number that is not accepted any more.
         spec = EndpointCreate.model_construct(
             slug=slug, model=str(row.model_id), tier=after.tier, version=version, file=file
         )
@@ -200,7 +200,7 @@ async def change(
 
 
 async def delete(session: AsyncSession, caller: Caller, slug: str, terms: EndpointPolicy, *, now: int) -> None:
-    """Deletes an endpoint; agents that held its model for nobody else delete the weights."""
+    """Deletes an endpoint; agents delete its model's weights unless they serve another endpoint of it."""
     model, row = await _locked(session, caller, slug)
     before = Intent(row.tier, row.is_active)
     await session.delete(row)
@@ -216,14 +216,14 @@ async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None = None
 
 
 async def recalled(session: AsyncSession, ids: Collection[uuid.UUID], *, now: int) -> set[uuid.UUID]:
-    """Those of these endpoints, of whatever projects, whose model's recall has come due."""
+    """Those of these endpoints, of any project, whose model's recall is due."""
     return await queries.recalled(session, ids, now)
 
 
 async def recount(
     session: AsyncSession, model: ModelRow, *, came_to_shared_tier: bool, terms: EndpointPolicy, actor: str, now: int
 ) -> None:
-    """Counts the model's active endpoints anew, under its lock, and lets sharing draw the consequences."""
+    """Recounts the model's active endpoints, under its lock, and updates its share."""
     counted = await queries.active_by_tier_and_project(session, model.id)
     counts = EndpointCounts(
         total=sum(count for _, _, count in counted),
@@ -242,7 +242,7 @@ async def recount(
 
 
 async def lock(session: AsyncSession, ids: Collection[uuid.UUID]) -> None:
-    """Locks endpoints of whatever projects in one order, for the fleet: before it keeps what it observes of several."""
+    """Locks endpoints of any project in a fixed order, for the fleet, before it writes the status of several."""
     await queries.lock_endpoints(session, ids)
 
 
@@ -255,7 +255,7 @@ async def observe(
     progress: EndpointProgress | None,
     now: int,
 ) -> None:
-    """Keeps what the fleet sees of an active endpoint, which it has locked; the owner's intent is not its to change."""
+    """Stores the status of an active endpoint, which the fleet has locked. Does not change the owner's settings."""
     row = await session.get(any_tenant(EndpointRow), endpoint_id)
     if row is None or not row.is_active:
         return
@@ -280,8 +280,9 @@ async def _assess(
     keeps_tier: bool = False,
     keeps_file: bool = False,
 ) -> _Assessment:
-    """Asks the rules. `keeps_tier`: only the version of an endpoint changes, so its place needs no new leave.
-    `keeps_file`: neither version nor file is chosen anew, so that it may stay at an earlier version that has the file.
+    """Applies the rules. `keeps_tier`: only the version of an endpoint changes, so the rules for tiers do not apply.
+
+    `keeps_file`: neither version nor file changes, so it may stay at an earlier version that has the file.
     """
     model_id = await sharing.find_id(session, spec.model, own=caller.project_id)
     model = await registry.find_any(session, model_id, lock=lock) if model_id else None
@@ -337,13 +338,13 @@ async def _changed(
 
 
 async def _why_not(session: AsyncSession, row: EndpointRow, reason: Reason) -> Reason:
-    """That a model cannot be seen any more is told to a project that deploys it as the recall that it knows of."""
+    """For a model that a deployer cannot see any more because of a recall, gives the recall as the reason."""
     recall = await sharing.find_recall(session, row.model_id) if row.model_id else None
     return rules.recalled(recall.reason) if recall and reason.rule == "visibility" else reason
 
 
 def _active(row: EndpointRow) -> ActiveEndpoint:
-    assert row.model is not None  # noqa: S101 - the query asks for it
+    assert row.model is not None  # noqa: S101 - a condition of the query
     version = resolved(row)
     model = file_selection.find(version, row.file) if version else None
     return ActiveEndpoint(
@@ -368,6 +369,6 @@ def record(
     reason: str | None = None,
     **details: Any,
 ) -> None:
-    """Ends every change of an endpoint: adds it to the audit log of the endpoint's project, and announces it."""
+    """Call after every change of an endpoint: records it in the audit log of its project, and notifies of it."""
     Audit(session, row.project_id, actor, now).done(action, f"endpoint:{row.id}", reason, slug=row.slug, **details)
     notify(session, ENDPOINTS_TOPIC, f"{row.project_id}/{row.slug}")

@@ -1,4 +1,4 @@
-"""Endpoints, and what was used through them."""
+"""Endpoints and their usage."""
 
 import uuid
 from typing import Any
@@ -14,7 +14,7 @@ from modelshare.server.sharing.tables import EVERYBODY, LastShownRow, RecallRow,
 
 
 class EndpointRow(Table):
-    """An endpoint: the deployer's intent, and what the fleet last observed of it."""
+    """An endpoint: the deployer's settings, and the status that the fleet last observed."""
 
     __tablename__ = "endpoints"
     __table_args__ = (
@@ -41,7 +41,7 @@ class EndpointRow(Table):
     """`wire.endpoints.EndpointProgress` of the most advanced agent."""
     created_at: Mapped[int]
     file: Mapped[str | None]
-    """Which of the version's models, by a file of it; None for the version's own."""
+    """A file that selects one of the version's models; None for the version's own."""
 
     project: Mapped[ProjectRow] = relationship(lazy="raise")
     model: Mapped[ModelRow | None] = relationship(lazy="raise")
@@ -60,7 +60,7 @@ class EndpointRow(Table):
         viewonly=True,
         lazy="raise",
     )
-    """There where the model's targeted share names the endpoint's project."""
+    """Present if the model's targeted share includes the endpoint's project."""
     last_shown: Mapped[LastShownRow | None] = relationship(
         primaryjoin=lambda: and_(
             foreign(EndpointRow.model_id) == LastShownRow.model_id,
@@ -79,13 +79,13 @@ class EndpointRow(Table):
 
     @property
     def recall(self) -> RecallRow | None:
-        """The recall that this endpoint is under; the owner's own endpoints never are. Needs `model_recall` loaded."""
+        """The recall of its model; None for the owner's own endpoints. `model_recall` must be loaded."""
         is_owners = self.model is not None and self.model.project_id == self.project_id
         return None if is_owners else self.model_recall
 
 
 class UsageRow(Table):
-    """Requests and tokens of one day, endpoint and key. Ids, not references: usage outlives what it came through."""
+    """Requests and tokens of one day, endpoint and key. No foreign keys: usage outlives endpoints and keys."""
 
     __tablename__ = "usage"
     __table_args__ = (

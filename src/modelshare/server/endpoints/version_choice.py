@@ -1,4 +1,4 @@
-"""Which version an endpoint gets: the rule of `sharing.rules`, asked with what hangs on the endpoint. No query."""
+"""Applies the rule in `sharing.rules` for the version that an endpoint gets. Makes no queries."""
 
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.registry import service as registry
@@ -9,7 +9,7 @@ from modelshare.wire.sharing import Audience
 
 
 def stays_at(row: EndpointRow) -> LastShown | None:
-    """Where it stays; None while its model shows to its project. Needs the row whole (`queries`)."""
+    """The state at which it stays; None while its model is visible to its project. Needs relationships loaded."""
     return rules.stays_at(
         is_owner=row.model is not None and row.model.project_id == row.project_id,
         audience=Audience(row.share.audience) if row.share else None,
@@ -20,19 +20,19 @@ def stays_at(row: EndpointRow) -> LastShown | None:
 
 
 def wanted(row: EndpointRow) -> VersionRow | None:
-    """The version that it is to serve; None while there is none."""
+    """The version that it should serve; None if there is none."""
     if row.model is None:
         return None
     return rules.version_wanted(row.version, registry.ready(row.model), stays_at(row))
 
 
 def choosable(row: EndpointRow) -> list[VersionRow]:
-    """The versions that it may be set to, oldest first."""
+    """The versions that may be selected for it, oldest first."""
     return rules.choosable(registry.ready(row.model), stays_at(row)) if row.model else []
 
 
 def note(row: EndpointRow) -> str | None:
-    """Why it does not follow the latest version although it is set to."""
+    """Why it does not follow the latest version although it is set to `latest`."""
     if row.version is not None or row.model is None or stays_at(row) is None:
         return None
     version = wanted(row)

@@ -22,7 +22,7 @@ from modelshare.wire.agents import AgentState, Capabilities, Phase
 from modelshare.wire.link import (
     MAX_DEPLOYMENTS,
     MAX_DESIRED,
-    MAX_FIGURE,
+    MAX_INTEGER,
     MAX_NAME,
     DeploymentFile,
     Desired,
@@ -187,4 +187,4 @@ def _wanted(row: DeploymentRow) -> DesiredDeployment:
 
 def _figure(value: int | None) -> int | None:
     """The value, or None if it is out of range: files may claim anything."""
-    return value if value is not None and 0 <= value <= MAX_FIGURE else None
+    return value if value is not None and 0 <= value <= MAX_INTEGER else None

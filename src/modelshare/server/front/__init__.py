@@ -1,6 +1,6 @@
-"""The HTTP server: the public port, HTTP/1.1 and WebSockets in front of the application, and limits for strangers.
+"""The HTTP server: HTTP/1.1 and WebSockets on the public port, with limits for unauthenticated clients.
 
-Connections are always taken in, so that the queue of the operating system never fills. Those that we wait for (for a
-request, the rest of one, or for its answer to be taken) have deadlines, and are closed early where one address has too
-many of them or the process has no room for more; whoever has shown a key, a session or a signed link is not counted.
+Connections are always accepted, so that the operating system's queue never fills. Connections that wait for the client
+(to send a request, or to read the answer) have deadlines, and are closed earlier if an address has too many or the
+process has no capacity. Clients with a valid key, session or signed link do not count against their address.
 """

@@ -1,7 +1,7 @@
 """One client's connection: HTTP/1.1 as llhttp reads it, until a WebSocket takes over.
 
-It is always in one phase. Where it is the client's turn there is a deadline, against silence, heads that trickle in,
-bodies that stall and answers that nobody takes.
+It is always in one phase. While it waits for the client there is a deadline, against silence, slow heads, stalled
+bodies and answers that are not read.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _MAX_PIPELINED: Final = 32
 _LINGER_SECONDS: Final = 10.0
 _LINGER_BYTES: Final = 256 << 20
-"""What is read for nothing behind an early answer: closing with bytes unread would reset the connection, and a client
-that still sends would never see the answer."""
+"""Bytes read and discarded after an early answer: closing with unread bytes would reset the connection, and a client
+that is still sending would never see the answer."""
 _NEVER: Final = float("inf")
 
 
@@ -36,7 +36,7 @@ class Connection(Overdue, asyncio.Protocol):
 
     def __init__(self, front: "Front") -> None:
         self.deadline = _NEVER
-        """When `overdue` is to be called, in the loop's time."""
+        """When `overdue` should be called, in the loop's time."""
         self._front = front
         self._limits = front.limits
         self._now = front.loop.time
@@ -48,27 +48,27 @@ class Connection(Overdue, asyncio.Protocol):
         self._is_proxy = False
         self._seat = Seat(front.room, self)
         self._exchange: Exchange | None = None
-        """The one that is being answered."""
+        """The exchange that is being answered."""
         self._pipeline: deque[Exchange] = deque()
         self._refusal: ApiError | None = None
-        """Comes after the answers that are due."""
+        """Sent after pending answers."""
         self._upgrade: dict[str, Any] | None = None
         self._is_over = False
-        """What comes is no request any more."""
+        """Whether further input is ignored."""
         self._doubt = Doubt()
-        """Of a client that has closed its half."""
+        """For a client that has closed its half."""
         self._ahead = 0
-        """Bytes of the next answer that were sent to find out."""
+        """Bytes of the next answer that were sent as a probe."""
         self._is_reading, self._is_blocked = True, False
         self.waking: asyncio.Future[None] | None = None
         self._flow = asyncio.Event()
-        """Clear while the client takes less than it is sent."""
+        """Clear while the client reads too slowly."""
         self._flow.set()
         self._pace = Pace(front.limits.stalled_seconds)
         self._heard = 0.0
         self._received = self._sent_of_files = 0
 
-    # What the transport says.
+    # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -94,10 +94,11 @@ class Connection(Overdue, asyncio.Protocol):
         self._front.closed(self)
 
     def eof_received(self) -> bool:
-        """True: the other half stays open.
+        """Returns True to keep the other half open.
 
-        Some clients close theirs behind their last request, and wait for the answer. One that has left altogether looks
-        the same, but resets the connection when something is sent to it. Whoever closes it amid a stream has left.
+        Some clients close their half after the last request, and wait for the answer. A client that has disconnected
+        looks
+        the same, but resets the connection when something is sent. Closing during a stream counts as disconnecting.
         """
         last = self._pipeline[-1] if self._pipeline else self._exchange
         if last is None or not last.complete or last.is_open_ended:
@@ -135,7 +136,7 @@ class Connection(Overdue, asyncio.Protocol):
         self._flow.set()
         self.block(is_blocked=False)
 
-    # What the parser says, in the midst of `data_received`.
+    # Called by the parser, within `data_received`.
 
     def head_begins(self) -> None:
         if self._phase is ConnectionPhase.IDLE:
@@ -194,7 +195,7 @@ class Connection(Overdue, asyncio.Protocol):
             return None
         return self._pipeline[-1] if self._pipeline else self._exchange
 
-    # What the exchange says.
+    # Called by the exchange.
 
     def date(self) -> bytes:
         return self._front.date()
@@ -215,11 +216,11 @@ class Connection(Overdue, asyncio.Protocol):
             self._transport.set_write_buffer_limits()
 
     def sent(self, count: int) -> None:
-        """So much of a file went out."""
+        """Bytes of a file were sent."""
         self._sent_of_files += count
 
     def block(self, *, is_blocked: bool) -> None:
-        """The client takes no more for now."""
+        """Whether the client's receive window is full."""
         self._is_blocked = is_blocked
         if self._phase is ConnectionPhase.WORK:
             self._turn()
@@ -241,7 +242,7 @@ class Connection(Overdue, asyncio.Protocol):
             self._exchange.go_on()
 
     def received(self, count: int) -> None:
-        """So much of a body came without being read here."""
+        """Bytes of a body were received by a thread."""
         self._received += count
         self._heard = self._now()
 
@@ -258,7 +259,7 @@ class Connection(Overdue, asyncio.Protocol):
     def answered(self) -> None:
         exchange, self._exchange = self._exchange, None
         assert exchange is not None  # noqa: S101 - it is the one that calls
-        if self._is_proxy:  # the next request may be somebody else's
+        if self._is_proxy:  # the next request may be from another client
             self._seat.is_known, self._seat.address = False, None
         is_last = self._doubt.is_there and not self._pipeline and self._refusal is None
         if not exchange.keep_alive or is_last or self._front.is_stopping:
@@ -281,15 +282,15 @@ class Connection(Overdue, asyncio.Protocol):
         else:
             self._answer(refusals.stopping() if self._front.is_stopping else refusals.unexpected())
 
-    # What the front says.
+    # Called by the server.
 
     @property
     def is_busy(self) -> bool:
-        """Somebody is owed an answer."""
+        """Whether an answer is pending."""
         return self._exchange is not None or self._transport.get_write_buffer_size() > 0
 
     def end(self) -> None:
-        """The process stops: nothing new begins."""
+        """Stops accepting requests, since the process stops."""
         if self._exchange is None:
             self._transport.close()
 
@@ -297,7 +298,7 @@ class Connection(Overdue, asyncio.Protocol):
         self._transport.abort()
 
     def refuse(self, error: ApiError) -> None:
-        """Makes room at once: says why to whoever has sent something, and closes."""
+        """Closes the connection to free capacity, with an error if the client has sent something."""
         says = self._phase is ConnectionPhase.BODY or self._parser.is_in_head
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -316,7 +317,7 @@ class Connection(Overdue, asyncio.Protocol):
     # Turns.
 
     def _turn(self) -> None:
-        """The phase, or whose turn it is within, has changed."""
+        """Updates the deadline after a change of the phase."""
         now, limits, phase = self._now(), self._limits, self._phase
         waits = True
         if phase is ConnectionPhase.HEAD:
@@ -367,7 +368,7 @@ class Connection(Overdue, asyncio.Protocol):
             link.data_received(rest)
 
     def _refuse(self, error: ApiError) -> None:
-        """The last answer; after the others, if some are due."""
+        """Sends the last answer, after pending ones."""
         self._is_over = True
         exchange = self._exchange
         if exchange is not None and exchange.complete:
@@ -385,7 +386,7 @@ class Connection(Overdue, asyncio.Protocol):
         self._close(lingers=exchange is None or not exchange.complete)
 
     def _close(self, *, lingers: bool) -> None:
-        """Once everything is out. `lingers`: the client may still be sending."""
+        """Closes once everything is sent. `lingers`: the client may still be sending."""
         self._phase, self._is_over, self._received = ConnectionPhase.CLOSING, True, 0
         self._turn()
         self.deadline = self._now() + (_LINGER_SECONDS if lingers else self._limits.stalled_seconds)

@@ -1,4 +1,4 @@
-"""What happens to a connection whose deadline has passed."""
+"""Handles connections whose deadline has passed."""
 
 import asyncio
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Overdue:
-    """The part of a connection that looks at deadlines."""
+    """The part of a connection that handles deadlines."""
 
     deadline: float
     _limits: "Limits"
@@ -51,20 +51,20 @@ class Overdue:
                 self._transport.abort()
 
     def _comes(self, now: float) -> bool:
-        """False when the body comes no more, or too slowly; else there is a new deadline."""
+        """False if the body has stalled or is too slow; else sets a new deadline."""
         is_kept = self._pace.is_kept(now, self._received, self._heard)
         self.deadline = self._pace.deadline(self._heard)
         return is_kept
 
     def _takes(self, now: float) -> bool:
-        """False when the client takes nothing, or next to nothing; else there is a new deadline."""
+        """False if the client reads nothing, or too slowly; else sets a new deadline."""
         is_owed = self._is_blocked or self._transport.get_write_buffer_size() > 0
         is_kept = is_owed and self._pace.is_kept(now, self._taken(), now)
         self.deadline = self._pace.deadline(now)
         return is_kept
 
     def _probe(self, now: float) -> None:
-        """Looks whether the client that has closed its half still has the other, by a byte of the answer."""
+        """Sends a byte of the answer to check whether a client that has closed its half is still connected."""
         if sending.is_reset(self._transport):
             self._transport.abort()
         elif self._exchange is not None and not self._exchange.started:
@@ -73,5 +73,5 @@ class Overdue:
         self.deadline = self._doubt.again(now)
 
     def _taken(self) -> int:
-        """What the client took; grows while nothing is written."""
+        """The number of bytes that the client has received."""
         return self._sent_of_files - sending.pending(self._transport)

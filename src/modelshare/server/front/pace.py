@@ -1,29 +1,29 @@
-"""Where a connection stands, and whether bytes keep moving on it. Pure."""
+"""The phase of a connection, and whether bytes keep flowing. Pure."""
 
 from enum import Enum, auto
 from typing import Final
 
 LEAST_BYTES: Final = 16 << 10
-"""What has to come of a body, or be taken of an answer, in the time that either may stall: a trickle is no progress."""
+"""Minimum bytes of a body or an answer to transfer within the stall timeout."""
 FIRST_LOOK_SECONDS: Final = 0.5
 """What an answer may take before a client that has closed its half is looked after."""
 
 
 class ConnectionPhase(Enum):
     HEAD = auto()
-    """The head of a request is awaited."""
+    """Waits for the head of a request."""
     BODY = auto()
-    """The rest of a request is awaited."""
+    """Waits for the rest of a request."""
     WORK = auto()
-    """It is the application's turn, or its answer's to be taken."""
+    """The application works, or the client reads the answer."""
     IDLE = auto()
     """All requests are answered."""
     CLOSING = auto()
-    """The last answer is on its way; what comes is read for nothing."""
+    """The last answer is being sent; input is discarded."""
 
 
 class Pace:
-    """Of what moves in one direction. `moved` counts its bytes, from any beginning on."""
+    """The progress in one direction. `moved` is a running total of bytes."""
 
     __slots__ = ("_mark", "_seconds", "_since")
 
@@ -50,7 +50,7 @@ class Pace:
 
 
 class Doubt:
-    """Whether a client that sends no more is still there. Looked at ever more seldom."""
+    """Whether a client that has closed its half is still connected. Checked at increasing intervals."""
 
     __slots__ = ("_patience", "deadline")
 

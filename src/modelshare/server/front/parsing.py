@@ -1,4 +1,4 @@
-"""Requests out of bytes, as llhttp reads them."""
+"""Parses requests with llhttp."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,17 +18,17 @@ class Head:
     target: bytes
     headers: Headers
     keep_alive: bool
-    """Another request may follow."""
+    """Whether another request may follow."""
     is_upgrade: bool
-    """It asks for another protocol."""
+    """Whether it requests another protocol."""
 
 
 class Taker(Protocol):
-    """Who hears of requests while they are read."""
+    """Receives parsed requests."""
 
     def head_begins(self) -> None: ...
     def head(self, head: Head) -> bool:
-        """True: what follows is of the protocol that it asks for."""
+        """Returns True to switch to the requested protocol."""
         ...
 
     def body(self, data: bytes) -> None: ...
@@ -36,7 +36,7 @@ class Taker(Protocol):
 
 
 class Parser:
-    """Of one connection."""
+    """The parser of a connection."""
 
     __slots__ = ("_declined", "_framing", "_headers", "_parser", "_taker", "_target", "is_in_head")
 
@@ -47,7 +47,7 @@ class Parser:
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._framing = 0
-        """Bytes in a row that are of no body."""
+        """Consecutive bytes outside of bodies."""
         self._declined: bytes | None = None
         """The head that asks for another protocol, as if it did not."""
 
@@ -55,7 +55,8 @@ class Parser:
         self._parser = None
 
     def feed(self, data: bytes) -> bytes | None:
-        """Reads; what lies behind a head whose protocol follows. Raises ApiError for what is no request."""
+        """Parses bytes; returns those after a head that switches the protocol. Raises ApiError for an invalid
+        request."""
         self._framing += len(data)
         while True:
             try:
@@ -75,7 +76,7 @@ class Parser:
             raise refusals.head_too_large()
         return None
 
-    # What llhttp says, in the midst of it.
+    # Called by llhttp, within `feed`.
 
     def on_message_begin(self) -> None:
         self._target, self._headers, self._framing = b"", [], 0
@@ -86,7 +87,7 @@ class Parser:
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.is_in_head:  # trailers are read, and for nobody
+        if self.is_in_head:  # trailers are ignored
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -118,6 +119,6 @@ class Parser:
 
 
 def _without_upgrade(head: Head) -> bytes:
-    """A server may pass over such a wish (RFC 9110 section 7.8)."""
+    """The head without the upgrade, which a server may ignore (RFC 9110 section 7.8)."""
     line = b"%b %b HTTP/%b\r\n" % (head.method, head.target, head.version.encode())
     return b"".join((line, *(b"%b: %b\r\n" % each for each in head.headers if each[0] != b"upgrade"), b"\r\n"))

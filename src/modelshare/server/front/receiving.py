@@ -1,4 +1,4 @@
-"""Bodies out of a socket, without their bytes passing through the event loop."""
+"""Reads request bodies from the socket in threads, without the event loop."""
 
 import asyncio
 import os
@@ -13,14 +13,14 @@ from starlette.requests import ClientDisconnect
 from modelshare.server.front.pace import Pace
 
 TAKE_BODY: Final = "modelshare.take_body"
-"""ASGI extension: a function that answers the request's `Body`, or None where it has to be read by `receive`."""
+"""ASGI extension: a function that returns the `RequestBody`, or None if it must be read by `receive`."""
 LEAST: Final = 256 << 10
-"""Bytes of a body that make it worth a thread."""
+"""Minimum size of a body for using a thread."""
 _BUFFER: Final = 1 << 20
 _PIECE: Final = 8 << 20
-"""Bytes that a thread takes before it looks whether anybody still wants them."""
+"""Bytes that a thread reads between checks for cancellation."""
 _PATIENCE_MS: Final = 10
-"""What a thread waits for the client: going back and forth for one that sends all the time would cost more."""
+"""How long a thread waits for the client, since switching threads would cost more."""
 
 
 class Receiver(Protocol):
@@ -69,7 +69,7 @@ class RequestBody:
         self._has_begun = self._is_blocked = self._is_lost = False
 
     async def more(self) -> bool:
-        """Waits until some of it is here; False when there is no more. Raises ClientDisconnect."""
+        """Waits for more bytes; False at the end. Raises ClientDisconnect."""
         loop = asyncio.get_running_loop()
         if not self._has_begun:
             self._has_begun = True
@@ -89,7 +89,7 @@ class RequestBody:
         return True
 
     def take(self, sink: Callable[[memoryview], None]) -> None:
-        """Blocks, though not for long: gives `sink` what has come, in pieces that are valid while it runs."""
+        """Blocks briefly. Passes the bytes received so far to `sink`, in pieces that are valid only during the call."""
         try:
             with self._in_use:
                 if not self._is_closing:
@@ -99,7 +99,7 @@ class RequestBody:
                 self.close()
 
     def close(self) -> None:
-        """At once, or when no thread is at it any more."""
+        """Closes now, or when no thread uses it any more."""
         self._is_closing = True
         if self._in_use.acquire(blocking=False):
             self._socket.close()

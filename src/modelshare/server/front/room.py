@@ -1,4 +1,4 @@
-"""How many connections there may be, and which ones go first. Pure."""
+"""Limits the number of connections, and selects which ones to close. Pure."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final, Generic, TypeVar
@@ -6,7 +6,7 @@ from typing import Final, Generic, TypeVar
 GRACE_SECONDS: Final = 1.0
 """As long as a connection may be silent however many its address has: many that open at once are no attack."""
 _SPARE: Final = 16
-"""One part in so many of all room is made at once, so that each new connection need not make its own."""
+"""Frees this fraction of the capacity at once, so that not every new connection has to."""
 
 Guest = TypeVar("Guest")
 

@@ -1,4 +1,4 @@
-"""Files out of a socket, without their bytes passing through Python."""
+"""Sends files by `sendfile`, without copying their bytes through Python."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ import termios
 from typing import Final, Protocol
 
 _PIECE: Final = 32 << 20
-"""Bytes that a thread sends before it looks whether anybody still wants them."""
+"""Bytes that a thread sends between checks for cancellation."""
 _PATIENCE_MS: Final = 10
 """What a thread waits for the client: going back and forth for one that takes all it gets would cost more."""
 
@@ -81,7 +81,7 @@ async def _writable(sender: Sender, out: int) -> None:
 
 
 def pending(transport: asyncio.Transport) -> int:
-    """Bytes that the client has not taken yet, whether they wait here or in the operating system."""
+    """Bytes that the client has not received yet, including those in the operating system's buffer."""
     unacknowledged = 0
     with contextlib.suppress(OSError, ValueError):  # the socket is gone, or the system does not tell
         answer = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"\0" * 4)
@@ -90,7 +90,7 @@ def pending(transport: asyncio.Transport) -> int:
 
 
 def is_reset(transport: asyncio.Transport) -> bool:
-    """Whether the client has answered something with a reset, where nobody reads who would hear of it."""
+    """Whether the client has reset the connection, which goes unnoticed while nothing is read from it."""
     return bool(transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
 
@@ -110,6 +110,6 @@ def _send(out: int, file: int, offset: int, size: int) -> tuple[int, bool]:
                 sent += count
                 if count == 0:
                     break
-    except OSError:  # the client is gone; the transport hears of it as well
+    except OSError:  # the client has disconnected, which the transport also notices
         pass
     return sent, False

@@ -49,8 +49,8 @@ def current(connection: Connection) -> str | None:
 async def _transaction(database: Database) -> AsyncIterator[AsyncConnection]:
     """One for a whole migration, alone with the schema.
 
-    SQLite alters many a table by making it anew, and dropping the old one would take along whatever refers to it:
-    foreign keys are off meanwhile, and checked before the end (https://www.sqlite.org/lang_altertable.html#otheralter).
+    SQLite alters some tables by recreating them, and dropping the old one would delete rows that refer to it. So
+    foreign keys are disabled meanwhile, and checked at the end (https://www.sqlite.org/lang_altertable.html#otheralter).
     """
     async with database.engine.connect() as connection:
         if not database.is_sqlite:

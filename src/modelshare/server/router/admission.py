@@ -1,7 +1,7 @@
 """Limits of the tier, per endpoint and process. In memory, without I/O; the clock is passed in.
 
-Concurrency is counted in sequences: a request for eight answers weighs as much as eight requests. It is admitted while
-there is any room, even if it needs more, so that short requests cannot keep a large one out forever.
+Concurrency is counted in sequences: a request for eight answers counts as eight requests. It is admitted while
+there is any capacity, even if it needs more, so that small requests cannot block a large one forever.
 
 Requests per minute may burst by the tier's `burst_percent`. Tokens are charged after the answer, when they are known;
 an endpoint that overdrew waits until its bucket is full enough again.
@@ -26,7 +26,7 @@ _MINUTE: Final = 60
 
 
 class Gate:
-    """What one endpoint uses of its tier's limits."""
+    """An endpoint's use of its tier's limits."""
 
     __slots__ = ("_clock", "_requests", "_tokens", "busy", "tier")
 
@@ -105,7 +105,7 @@ class Admission:
         self._gates: OrderedDict[uuid.UUID, Gate] = OrderedDict()
 
     def gate(self, endpoint_id: uuid.UUID, tier: Tier) -> Gate:
-        """The endpoint's gate. It starts anew if the endpoint moved to another tier or the tier changed."""
+        """The endpoint's gate; a new one if the endpoint moved to another tier or the tier changed."""
         gate = self._gates.get(endpoint_id)
         if gate is None or gate.tier != tier:
             gate = self._gates[endpoint_id] = Gate(tier, self._clock)

@@ -5,7 +5,7 @@ ApiError
 ├── MethodNotAllowedError 405
 ├── BadGatewayError 502
 └── GatewayTimeoutError 504
-ClientGoneError             nobody waits for the answer any more
+ClientGoneError             the client disconnected
 """
 
 from typing import ClassVar
@@ -34,7 +34,7 @@ class EngineRefusedError(ApiError):
 
 
 class BadGatewayError(ApiError):
-    """The engine broke off, or its answer is not valid."""
+    """The engine's answer is incomplete or invalid."""
 
     status: ClassVar[int] = 502
 

@@ -55,11 +55,11 @@ _LENGTH: Final = struct.Struct(">I")
 _MAX_ENCODED: Final = MAX_FRAME + 64
 """Bytes of a frame; joined chunks are no longer than the link's own frames."""
 _NOTHING_YET: Final = _LENGTH.pack(0)
-"""Sent first, so that the other process learns at once that its request arrived."""
+"""Sent first, so that the other process knows immediately that its request arrived."""
 
 
 class Forwarder:
-    """Both ends: sends requests to another process, and answers those of others."""
+    """Both ends: sends requests to other processes, and answers theirs."""
 
     def __init__(self, links: AgentLinks, secret: bytes, clock: Callable[[], float]) -> None:
         self._links = links
@@ -112,7 +112,7 @@ class Forwarder:
             log.debug("the requesting process has gone")
 
     async def _asked(self, scope: Scope, receive: Receive) -> AbstractAsyncContextManager[AnswerStream] | None:
-        """The stream that another process asks for. None without a valid signature or connected agent."""
+        """The stream requested by another process. None without a valid signature or connected agent."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         named = _PATH.fullmatch(scope["path"])
         if named is None or not self._is_signed(scope["path"], headers):
@@ -146,7 +146,7 @@ class Forwarder:
         return {**headers, _SIGNATURE: self._signature(path, headers)}
 
     def _is_signed(self, path: str, headers: Mapping[str, str]) -> bool:
-        """Checked before the body is read, so that strangers cannot make us read one."""
+        """Checked before the body is read, so that a request without a valid signature costs little."""
         given = headers.get(_SIGNATURE, "")
         if not hmac.compare_digest(given.encode(), self._signature(path, headers).encode()):
             return False
@@ -169,7 +169,7 @@ async def _pass_frames(stream: AnswerStream, send: Send) -> None:
 
 
 class RemoteStream:
-    """The frames of a stream of another process, read only as they are asked for: flow control reaches through."""
+    """The frames of another process's stream, read only on request, so that flow control works end to end."""
 
     def __init__(self, content: "aiohttp.StreamReader") -> None:
         self._content = content
@@ -180,7 +180,7 @@ class RemoteStream:
         try:
             await asyncio.wait((reading, self._failed), return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
-                self._failed.result()  # raises what it was given
+                self._failed.result()  # raises the error
             return await reading
         finally:
             reading.cancel()
@@ -188,7 +188,7 @@ class RemoteStream:
     def fail(self, error: Exception) -> None:
         if not self._failed.done():
             self._failed.set_exception(error)
-            self._failed.exception()  # marks it as retrieved: perhaps nobody asks for another frame
+            self._failed.exception()  # marks it as retrieved: there may be no further call of `next`
 
     def close(self) -> None:
         self._failed.cancel()
@@ -215,5 +215,5 @@ def _seconds(text: str) -> float | None:
 
 
 def _aiohttp() -> Any:
-    # Imported when it is used: it costs a tenth of the start, and one process alone never forwards.
+    # Imported on first use: it takes a tenth of the startup time, and a single process never forwards.
     return importlib.import_module("aiohttp")

@@ -1,7 +1,7 @@
-"""Requests in progress, by what they depend on: a key, a session, an endpoint. They are cut as soon as it is revoked.
+"""Requests in progress, by what they depend on: a key, a session, an endpoint. They end as soon as it is revoked.
 
 All of them are checked in one query on each notification, and every half second: that finds keys that expire, rotations
-whose grace period is over, recalls that come due, and whatever a lost notification did not report.
+whose grace period has ended, recalls that are due, and changes whose notification was lost.
 """
 
 import asyncio
@@ -15,20 +15,20 @@ from modelshare.server.errors import ApiError
 Subject = TypeVar("Subject", bound=Hashable)
 
 CHECK_SECONDS: Final = 0.5
-"""How often they are checked without a notification: half of the second in which a revocation has to hold."""
+"""How often they are checked without a notification: half of the second within which revocation must take effect."""
 _ANSWER_SECONDS: Final = 5.0
 """After this the query is repeated: the connection may be dead while the database is not."""
 
 
 class InFlight(Generic[Subject]):
-    """One process's requests, by what each depends on: the key it came with, the endpoint it goes to."""
+    """One process's requests, by what each depends on, such as its key or endpoint."""
 
     def __init__(
         self,
         revoked_among: Callable[[Collection[Subject]], Awaitable[Collection[Subject]]],
         error: Callable[[], ApiError],
     ) -> None:
-        """`revoked_among` answers which subjects no longer hold, and `error` is what their requests end with."""
+        """`revoked_among` returns the subjects that are no longer valid; their requests end with `error`."""
         self._revoked_among = revoked_among
         self._error = error
         self._running: dict[Subject, set[asyncio.Timeout]] = {}

@@ -17,11 +17,11 @@ from modelshare.server.router.snapshots import Snapshot
 log = structlog.get_logger()
 _FLUSH_SECONDS: Final = 1.0
 _BATCH: Final = 500
-"""Rows of one statement, below SQLite's limit of bound variables."""
+"""Rows per statement, below SQLite's limit of bound variables."""
 _MAX: Final = 2**48
 """Upper bound of a row's counts, so that sums over any number of rows fit into 64 bits."""
 _MAX_KEPT: Final = 200_000
-"""Maximum rows kept while the database is away."""
+"""Maximum rows kept during an outage of the database."""
 _COUNTS: Final = ("requests", "errors", "prompt_tokens", "completion_tokens", "estimated")
 
 

@@ -1,4 +1,4 @@
-"""Errors that say why an endpoint does not answer."""
+"""Errors that explain why an endpoint cannot serve a request."""
 
 from collections.abc import Collection
 from typing import Final
@@ -31,7 +31,7 @@ _SOON, _LATER, _LONG = 2, 10, 60
 
 
 def unavailable(status: EndpointStatus, reason: str | None, progress: EndpointProgress | None) -> ApiError:
-    """For an endpoint that no deployment can answer."""
+    """For an endpoint without a deployment that can serve it."""
     if status is EndpointStatus.INACTIVE:
         how = "Its project can activate it again, on its page or with `modelshare endpoints activate`."
         return _inactive(f"This endpoint is inactive. {reason or how}")
@@ -64,7 +64,7 @@ def session_over() -> ApiError:
 
 
 def recalled() -> ApiError:
-    """For an endpoint whose recall is due, whether or not the job has switched it off yet."""
+    """For an endpoint whose recall is due, even if the job has not stopped it yet."""
     return _inactive("This endpoint has stopped: the model was recalled by its owner.")
 
 

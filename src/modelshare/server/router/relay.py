@@ -21,17 +21,17 @@ from modelshare.wire.link import Answer, AnswerFrame, Chunk, End, Head
 log = structlog.get_logger()
 _EVENTS: Final = "text/event-stream"
 _GATHERED: Final = 8 << 20
-"""Bytes of an answer that is not a stream. It is held back until it is complete, so that a failure can still be
-reported by the status; longer answers are sent as they come."""
+"""Bytes of an answer that is not a stream. Up to this size it is sent when complete, so that a failure can still be
+reported by the status; longer answers are sent as they arrive."""
 _WATCH_SECONDS: Final = 0.1
 _RETRY_SECONDS: Final = 2
 _DONE: Final = b"data: [DONE]\n\n"
 _OK: Final = 200
 _SERVER_ERROR: Final = 500
 _SEARCHES: Final = 3
-"""How often the targets are looked up for one request: the version may change again while it is on its way."""
+"""How often the targets are looked up for one request: the version may change again meanwhile."""
 LONGEST_STREAM: Final = 24 * 3600.0
-"""Seconds that the agent is told. The tier's limits apply here: a stream may outlast a whole answer."""
+"""Time limit sent to the agent, in seconds. The tier's limits are applied here, since streams may take longer."""
 
 
 class Selector(Protocol):
@@ -49,7 +49,7 @@ class Selector(Protocol):
 
 
 async def read_body(receive: Receive, limit: int, announced: int) -> bytes:
-    """The request's body. 413 when it is, or says it is, longer than `most` bytes."""
+    """The request's body. 413 if it, or its Content-Length, exceeds `limit` bytes."""
     parts: list[bytes] = []
     size, more = 0, True
     while more and max(size, announced) <= limit:
@@ -66,9 +66,9 @@ async def read_body(receive: Receive, limit: int, announced: int) -> bytes:
 
 @contextmanager
 def watched(receive: Receive, gone: Callable[[], None]) -> Iterator[None]:
-    """Calls `gone` if the client leaves within the block. The request's body must have been read.
+    """Calls `gone` if the client disconnects within the block. The request's body must have been read.
 
-    Watching starts only after a moment: quick answers are over by then, and need no task that watches.
+    Watching starts after a short delay, so that quick answers need no task for it.
     """
     watching: list[asyncio.Future[Any]] = []
 
@@ -109,7 +109,7 @@ class RequestRelay:
         self._refused: set[str] = set()
         self._is_gone = False
         self._is_asked = False
-        """As far as is known, an engine is working on it."""
+        """Whether an engine may be working on the request."""
         self._events = 0
         self._answer_bytes = 0
         self._usage: MeteredUsage | None = None
@@ -119,16 +119,17 @@ class RequestRelay:
 
     @property
     def usage(self) -> MeteredUsage:
-        """The agent's count, or an estimate if it gave none or one that is impossible, also for an answer cut short.
+        """The agent's count, or an estimate if that is missing or impossible, also for a truncated answer.
 
-        If the client left before the answer began, only the prompt is counted: nobody knows how far the engine was.
+        If the client disconnected before the answer started, only the prompt is counted: the engine's progress is
+        unknown.
         """
         if self._usage is None and self._status == _OK and (self._reply.started or self._is_asked):
             return self._estimate()
         return self._usage or MeteredUsage()
 
     def client_gone(self) -> None:
-        """The client left: the engine's work is cancelled."""
+        """Call when the client disconnects: cancels the engine's work."""
         self._is_gone = True
         if self._stream is not None:
             self._stream.fail(ClientGoneError())
@@ -136,8 +137,9 @@ class RequestRelay:
     async def run(self, find_targets: Callable[[], Awaitable[Sequence[Target]]], route: str, body: bytes) -> None:
         """Relays, and tries another target while nothing has been answered: after a broken connection or a refusal.
 
-        `find_targets` answers fresh ones when called again: an agent may hear of a new version before this process
-        does, and stop a deployment that requests are still on their way to.
+        `find_targets` returns new ones when called again: an agent may learn of a new version before this process, and
+        stop
+        a deployment to which requests are still being sent.
         """
         self._body_bytes = len(body)
         for _ in range(_SEARCHES):
@@ -234,7 +236,8 @@ class RequestRelay:
             await self._reply.whole(head.status, head.content_type.encode(), b"".join(gathered))
 
     async def _next(self, stream: AnswerStream) -> Chunk | None:
-        """The next chunk, or None at the end. Raises BadGatewayError or EngineRefusedError if the answer broke off."""
+        """The next chunk, or None at the end. Raises BadGatewayError or EngineRefusedError if the answer is
+        incomplete."""
         frame = await stream.next()
         if isinstance(frame, Chunk):
             return frame

@@ -43,7 +43,7 @@ class Reply:
         await self.whole(error.status, _JSON, json.dumps(error.body(), ensure_ascii=False).encode(), headers)
 
     async def start(self, status: int, content_type: bytes, *, events: bool) -> None:
-        """Begins an answer of unknown length. `events`: a stream of events, which proxies must not buffer."""
+        """Starts an answer of unknown length. `events`: a stream of events, which proxies must not buffer."""
         self._events = events
         unbuffered = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")] if events else []
         await self._start(status, content_type, unbuffered)
@@ -55,10 +55,11 @@ class Reply:
         await self._send({"type": "http.response.body", "body": b""})
 
     async def break_off(self, error: ApiError) -> None:
-        """Ends an answer that has begun and cannot be finished, with an error event as OpenAI's clients expect it.
+        """Ends an incomplete stream of events with an error event, as OpenAI's clients expect it.
 
-        Any other answer has no place for an error: this raises `error`, and the server drops the connection, so that
-        nobody takes a part for the whole answer.
+        Other answers cannot contain an error: this raises `error`, and the server drops the connection, so that the
+        client
+        does not mistake a part for the whole answer.
         """
         if not self._events:
             raise error

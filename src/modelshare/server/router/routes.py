@@ -16,7 +16,7 @@ from modelshare.wire.usage import UsageRow
 router = APIRouter(route_class=ProjectRoute, tags=["usage"])
 public = APIRouter(tags=["health"])
 _DAYS: Final = 30
-"""What is shown when no first day is named."""
+"""The default period."""
 
 
 def _group_by(

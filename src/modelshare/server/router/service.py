@@ -1,8 +1,9 @@
-"""The inference path: authenticate, admit, choose, relay, meter. Raw ASGI on snapshots, past FastAPI and the database.
+"""The inference path: authenticate, admit, choose, relay, meter. Raw ASGI on snapshots, without FastAPI and database.
 
 Routes: `/{project_id}/{endpoint_slug}/v1/` followed by `chat/completions`, `completions`, `embeddings`, `models` or
-`models/{name}`. Requests and answers pass unchanged in OpenAI's form. Of a request only what it asks for is parsed (how
-many answers, how many tokens), of an answer only its content type: parsing more would cost more than relaying.
+`models/{name}`. Requests and answers pass unchanged in OpenAI's form. Only the numbers of answers and tokens in a
+request, and the
+content type of an answer, are parsed: parsing more would cost more than relaying.
 """
 
 import asyncio
@@ -69,7 +70,7 @@ _ROUTES: Final = {"chat/completions": "POST", "completions": "POST", "embeddings
 _SERVER_ERROR: Final = 500
 _SLUG: Final = re.compile(SLUG_PATTERN)
 _CLIENT_GONE: Final = 499
-"""Status in metrics for a request whose client left before there was one; nginx uses the same."""
+"""Status in metrics for a request whose client disconnected before the answer, as in nginx."""
 
 
 class Router:
@@ -101,7 +102,7 @@ class Router:
             await running.loop.start()
 
     async def stop(self) -> None:
-        """Writes what was counted. Call it when no more requests arrive."""
+        """Writes pending usage. Call it when no more requests arrive."""
         await stop_all(each.loop for each in (self._running_keys, self._running_sessions, self._running_endpoints))
         await self._meter.stop()
         await self._snapshots.stop()
@@ -131,7 +132,7 @@ class Router:
         except Exception as error:
             log.error("request failed", request_id=reply.request_id.decode(), path=scope["path"], exc_info=error)  # noqa: TRY400 - with more to say
             if reply.started:
-                raise  # the server drops the connection, so that nobody takes a part for the whole answer
+                raise  # the server drops the connection: the client must not mistake a part for the whole answer
             await reply.error(_UnexpectedError())
         finally:
             self._metrics.under_way.dec()
@@ -139,13 +140,13 @@ class Router:
             self._metrics.observe(known, reply.status or _CLIENT_GONE, time.monotonic() - started)
 
     async def _answer(self, request: "_Request", receive: Receive, reply: Reply) -> None:
-        with _database_answers():
+        with _outage_as_503():
             caller, use = await self._caller(request)
         async with self._cut_with(use):
             await self._answer_to(caller, request, receive, reply)
 
     async def _answer_to(self, caller: Caller, request: "_Request", receive: Receive, reply: Reply) -> None:
-        with _database_answers():
+        with _outage_as_503():
             found = (
                 await self._snapshots.get(request.project_id, request.slug) if _SLUG.fullmatch(request.slug) else None
             )
@@ -202,7 +203,7 @@ class Router:
             if first:
                 first = False
                 return endpoint.targets
-            with _database_answers():
+            with _outage_as_503():
                 fresh = await self._snapshots.get(request.project_id, request.slug, since=time.monotonic())
             return _answering(request, fresh, self._clock()).targets
 
@@ -233,7 +234,7 @@ class Router:
         return self._running_keys.track(use) if isinstance(use, KeyUse) else self._running_sessions.track(use)
 
     async def _recalled(self, endpoint_ids: Collection[uuid.UUID]) -> Collection[uuid.UUID]:
-        """Endpoints whose recall is due: their requests are cut at the deadline."""
+        """Endpoints whose recall is due: their requests end at the deadline."""
         async with self._database.read() as session:
             return await endpoints.recalled(session, endpoint_ids, now=int(self._clock()))
 
@@ -254,7 +255,7 @@ class RouterParts:
 
 
 class _Request:
-    """What the path and the headers say."""
+    """A request's path and headers."""
 
     __slots__ = ("headers", "http", "method", "project_id", "route", "slug")
 
@@ -290,8 +291,8 @@ class _UnexpectedError(ApiError):
 
 
 @contextmanager
-def _database_answers() -> Iterator[None]:
-    """503 where the database does not."""
+def _outage_as_503() -> Iterator[None]:
+    """503 if the database is unavailable."""
     try:
         yield
     except Exception as error:
@@ -303,7 +304,7 @@ def _database_answers() -> Iterator[None]:
 
 
 def _check(request: _Request, caller: Caller) -> None:
-    """Raises what the caller is to be told unless he may call the endpoint."""
+    """Raises an error unless the caller may call the endpoint."""
     if caller.project_id != request.project_id:
         raise NotFoundError(
             "There is no such project, or this key is not one of its keys.", code=ErrorCode.PROJECT_NOT_FOUND
@@ -314,7 +315,7 @@ def _check(request: _Request, caller: Caller) -> None:
 
 
 def _answering(request: _Request, endpoint: Snapshot | None, now: float) -> Snapshot:
-    """The endpoint. Raises what the caller is to be told unless it can answer this route now."""
+    """Returns the endpoint. Raises an error unless it can serve this route now."""
     if endpoint is None:
         raise NotFoundError(
             "There is no such endpoint in your project. GET /v1/endpoints lists yours.",
@@ -346,7 +347,7 @@ def _asked(route: str, body: bytes, tier: Tier) -> InferenceRequest:
 
 
 def _models(endpoint: Snapshot, wanted: str | None) -> bytes:
-    """The model that is served: as OpenAI's list of it, or by itself where it is the wanted one."""
+    """The served model, as OpenAI's list, or alone if it was requested by name."""
     owner, _, _ = (endpoint.served_name or "").partition("/")
     model = {"id": endpoint.served_name, "object": "model", "created": endpoint.created_at, "owned_by": owner}
     if wanted not in {None, endpoint.served_name}:

@@ -1,4 +1,4 @@
-"""Endpoints as the router sees them: immutable, at most a second old, dropped as soon as a change is notified."""
+"""Cached endpoints for the router: immutable, at most a second old, dropped on notification of a change."""
 
 import math
 import uuid
@@ -39,20 +39,21 @@ class Snapshot:
     reason: str | None
     progress: EndpointProgress | None
     versions: frozenset[str]
-    """Ids of the versions that may answer."""
+    """IDs of the versions that may serve."""
     targets: tuple[Target, ...]
-    """Deployments that can answer now. Empty unless the endpoint is active."""
+    """Deployments that can serve now. Empty unless the endpoint is active."""
     ends_at: int | None
     """When a recall stops it, in Unix seconds."""
 
 
 class Snapshots:
-    """What this process remembers."""
+    """The snapshots of this process."""
 
     def __init__(
         self, database: Database, tiers: TierRegistry, clock: Callable[[], float], *, grace: float = GRACE_SECONDS
     ) -> None:
-        """`clock` is monotonic, in seconds. `grace`: how long they go on while the database cannot be asked."""
+        """`clock` is monotonic, in seconds. `grace`: how long snapshots stay valid in an outage of the database, in
+        seconds."""
         self._database = database
         self._tiers = tiers
         self._cache = NotifiedCache[tuple[str, str], Snapshot | None](self._load, clock, grace=grace)
@@ -66,7 +67,7 @@ class Snapshots:
         )
 
     async def get(self, project_id: str, slug: str, *, since: float = -math.inf) -> Snapshot | None:
-        """The endpoint, or None. `since`: a clock time; what was read before it is too old."""
+        """The endpoint, or None. `since`: a clock time; an older snapshot is loaded again."""
         return await self._cache.get((project_id, slug), since=since)
 
     async def stop(self) -> None:

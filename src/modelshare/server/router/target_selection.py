@@ -50,5 +50,5 @@ class TargetSelector:
         if link is not None:
             return link.busy, False
         if target.address in {"", self._links.address}:
-            return None  # its connection ended, and the database does not know yet
+            return None  # its connection ended, but the database has not been updated yet
         return self._forwarded[target.deployment_id], True

@@ -1,4 +1,4 @@
-"""Requests and tokens that a project used, for the API and for pages."""
+"""A project's usage in requests and tokens, for the API and for pages."""
 
 import datetime as dt
 import uuid
@@ -19,7 +19,7 @@ from modelshare.wire.base import Page
 from modelshare.wire.usage import UsageRow
 
 GROUPS: Final = frozenset(queries.COLUMNS)
-"""What usage can be grouped by."""
+"""The columns by which usage can be grouped."""
 Days = tuple[dt.date, dt.date]
 """The first and the last, both included; days are UTC."""
 _PERSON: Final = "person:"
@@ -35,7 +35,7 @@ class Share:
 
     @property
     def is_person(self) -> bool:
-        """A person used it from the dashboard, not a key."""
+        """Whether it was used by a person on the dashboard, not with a key."""
         return (self.usage.key or "").startswith(_PERSON)
 
 
@@ -58,7 +58,7 @@ async def by_day(session: AsyncSession, caller: Caller, days: Days) -> list[Usag
 
 
 async def by_name(session: AsyncSession, caller: Caller, what: str, days: Days, limit: int) -> list[Share]:
-    """Of each `endpoint`, `model` or `key`, those with most requests first, `most` of them."""
+    """Usage per endpoint, model or key (`what`), most requests first, up to `limit`."""
     rows = await _sums(session, caller, [what], days, limit=limit, busiest_first=True)
     ids = [str(getattr(row, what)) for row in rows]
     known = {} if what == "endpoint" else await (_models if what == "model" else _keys)(session, caller, ids)
@@ -89,7 +89,7 @@ async def _sums(
 
 
 async def _with_people(session: AsyncSession, rows: Sequence[queries.Row]) -> list[queries.Row]:
-    """Usage from a browser is stored under the person's id in the place of a key's; this marks it as a person's."""
+    """Marks usage from a browser, which is stored with the person's ID instead of a key's."""
     ids = [uuid.UUID(key) for key in {names.get("key") for names, _ in rows} if key]
     found = {str(person_id) for person_id in await people.names(session, ids)}
     return [

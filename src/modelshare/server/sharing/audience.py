@@ -1,6 +1,6 @@
-"""To whom a model is shared: everybody, projects that its owner names, whoever claims a link.
+"""The audience of a shared model: everyone, certain projects, or projects that claim a link.
 
-Every change here happens under the model's lock, on a model that is in the catalog.
+Changes require the model's lock, and a model that is in the catalog.
 """
 
 import uuid
@@ -33,16 +33,16 @@ from modelshare.wire.sharing import (
 )
 
 Projects = Mapping[str, ProjectRow]
-"""By id."""
+"""By ID."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What choosing an audience did."""
+    """The result of choosing an audience."""
 
     link: ClaimLinkWithToken | None = None
     added: tuple[str, ...] = ()
-    """Slugs of projects to which the model shows now."""
+    """Slugs of projects that can see the model now."""
     removed: tuple[str, ...] = ()
     ended_links: int = 0
 
@@ -52,7 +52,7 @@ def kind_of(choice: AudienceChoice) -> Audience:
 
 
 async def named(session: AsyncSession, model: ModelRow, choice: AudienceChoice) -> Projects:
-    """The projects that a choice names, without the model's own. 400 names those that do not exist."""
+    """The projects in a choice, without the model's own. 400 lists those that do not exist."""
     if not isinstance(choice, ToProjects):
         return {}
     found = await accounts.find_projects(session, choice.projects)
@@ -75,7 +75,7 @@ async def choose(
     *,
     now: int,
 ) -> Changed:
-    """Shows the model to whom the choice says; `projects` are those that it names, and they are told."""
+    """Sets the model's audience. `projects` are those in the choice; they are notified."""
     share.audience = kind_of(choice)
     if isinstance(choice, ToLink):
         link = await _new_link(session, model, choice.link, now)
@@ -90,11 +90,13 @@ async def choose(
 
 
 async def claim(session: AsyncSession, caller: Caller, token: str, *, now: int) -> uuid.UUID:
-    """Adds the caller's project to those that see the link's model, whose id is answered.
+    """Adds the caller's project to the audience of the link's model. Returns the model's ID.
 
-    Whoever sees it already uses nothing up. 404 for a link that is unknown, ended, expired or used up.
+    A project that already sees the model does not count as a use. 404 for a link that is unknown, revoked, expired or
+    used
+    up.
     """
-    found = await queries.link_by_hash(session, secret_hash(token))  # says which model to lock, and no more
+    found = await queries.link_by_hash(session, secret_hash(token))  # only to find the model to lock
     model = await registry.find_any(session, found.model_id, lock=True) if found else None
     link = await queries.link_by_hash(session, secret_hash(token)) if model else None
     if link is None or model is None:
@@ -120,7 +122,7 @@ async def claim(session: AsyncSession, caller: Caller, token: str, *, now: int) 
 
 
 async def end_link(session: AsyncSession, caller: Caller, model_id: uuid.UUID, link_id: str, *, now: int) -> None:
-    """Nobody claims by the link any more; projects that did stay. 404 when it is no link of the caller's model."""
+    """Revokes the link; projects that claimed it still see the model. 404 if it is not a link of the caller's model."""
     model = await registry.get_locked(session, caller, model_id)
     uid = parse_uuid(link_id)
     link = await queries.link(session, model.id, uid) if uid else None
@@ -134,7 +136,7 @@ async def end_link(session: AsyncSession, caller: Caller, model_id: uuid.UUID, l
 
 
 async def shown_to(session: AsyncSession, model_id: uuid.UUID) -> list[AudienceProject]:
-    """The projects of a targeted share, those first that see it longest."""
+    """The projects of a targeted share, in the order in which they were added."""
     return [
         AudienceProject(
             slug=row.project.slug,
@@ -152,7 +154,7 @@ async def links(session: AsyncSession, model_id: uuid.UUID) -> list[ClaimLink]:
 
 
 async def _show_to(session: AsyncSession, model: ModelRow, projects: Projects, now: int) -> Changed:
-    """To exactly these projects; claim links end."""
+    """Sets the audience to exactly these projects, and revokes claim links."""
     before = {row.project_id: row for row in await queries.shown_to(session, model.id)}
     removed = before.keys() - projects.keys()
     await last_shown.keep(session, model, removed)

@@ -1,6 +1,6 @@
-"""Remembers how a model was when it last showed to whom: endpoints of projects that lost it stay there.
+"""Stores the versions of a model when a project could last see it: endpoints of projects that lost access stay there.
 
-Every change here happens under the model's lock, before the share changes.
+Changes require the model's lock, and come before the change of the share.
 """
 
 import uuid
@@ -17,11 +17,11 @@ from modelshare.server.sharing.tables import EVERYBODY, LastShownRow, ShareRow
 from modelshare.wire.sharing import Audience
 
 _AT_ONCE: Final = 1000
-"""Rows in one statement."""
+"""Rows per statement."""
 
 
 async def keep_for_all(session: AsyncSession, model: ModelRow, share: ShareRow) -> None:
-    """The share ends for everybody to whom it shows now."""
+    """Call before the share ends for its whole audience."""
     if share.audience == Audience.PUBLIC:
         await keep(session, model, [EVERYBODY])
     else:
@@ -29,7 +29,7 @@ async def keep_for_all(session: AsyncSession, model: ModelRow, share: ShareRow) 
 
 
 async def keep(session: AsyncSession, model: ModelRow, project_ids: Collection[str]) -> None:
-    """The model stops showing to these projects (or `EVERYBODY`)."""
+    """Call before these projects (or `EVERYBODY`) lose access to the model."""
     latest = registry.resolve(model, None)
     now = {
         "version_id": latest.id if latest else None,
@@ -41,12 +41,12 @@ async def keep(session: AsyncSession, model: ModelRow, project_ids: Collection[s
 
 
 async def forget(session: AsyncSession, model_id: uuid.UUID) -> None:
-    """Everybody sees the model: nothing that was kept counts any more."""
+    """Deletes all rows of a model that becomes visible to everyone."""
     await queries.forget_last_shown(session, model_id)
 
 
 async def of(session: AsyncSession, model: ModelRow, project_ids: Collection[str]) -> dict[str, LastShown | None]:
-    """Where endpoints of these projects stay, by project; None: they follow."""
+    """The state at which endpoints of these projects stay, by project; None: they follow `latest`."""
     share = await queries.share(session, model.id)
     invited = await queries.invited(session, model.id, project_ids)
     rows = await queries.last_shown(session, model.id, project_ids)
@@ -64,5 +64,5 @@ async def of(session: AsyncSession, model: ModelRow, project_ids: Collection[str
 
 
 def fact(row: LastShownRow | None) -> LastShown | None:
-    """The row as the rules see it."""
+    """Converts the row for the rules."""
     return LastShown(row.version_id, frozenset(map(uuid.UUID, row.versions))) if row else None

@@ -1,4 +1,4 @@
-"""What people see of a model: the owner's view and the catalog's. Built from rows, no query of its own."""
+"""Builds the owner's and the catalog's view of models from rows. Makes no queries."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from modelshare.wire.sharing import Audience, RecallNotice
 
 
 class OwnModel(NamedTuple):
-    """A model as its owner sees it."""
+    """A model with its share and recall, for its owner."""
 
     model: ModelRow
     share: ShareRow | None = None
@@ -34,7 +34,7 @@ class OwnModel(NamedTuple):
 
 
 def facts_of(own: OwnModel) -> ModelFacts:
-    """What the rules need to know."""
+    """The model's properties that the rules use."""
     model, share, recall = own
     version = current(model)
     status = ModelStatus(version.status) if version else ModelStatus.UPLOADING
@@ -48,17 +48,17 @@ def facts_of(own: OwnModel) -> ModelFacts:
 
 
 def is_listed(own: OwnModel) -> bool:
-    """Whether the catalog shows the model: it is shared, and has a latest version, which is ready."""
+    """Whether the model is in the catalog: it is shared and has a latest version."""
     return own.share is not None and resolve(own.model, None) is not None
 
 
 def model_view(model: ModelRow) -> Model:
-    """OpenAI's list form."""
+    """The form of OpenAI's model list."""
     return Model(id=str(model.id), created=model.created_at, owned_by=model.project.slug)
 
 
 def notice(recall: RecallRow) -> RecallNotice:
-    """What people are told of a recall."""
+    """The public part of a recall."""
     return RecallNotice(
         deadline=recall.deadline,
         reason=recall.reason,
@@ -125,9 +125,9 @@ def catalog_view(card: CatalogCard, tiers: TierRegistry) -> CatalogModel:
 
 
 def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers: TierRegistry) -> CatalogModelDetail:
-    """A model's page: the manifest too, and the other versions that are ready."""
+    """A model's page: with the manifest, and the other ready versions."""
     ready = [
-        version_view(row).model_copy(update={"latest_note": None})  # its owner's to know, as it says what to do
+        version_view(row).model_copy(update={"latest_note": None})  # for its owner only: it says what the owner can do
         for row in reversed(model.versions)
         if row.status == ModelStatus.READY
     ]
@@ -142,7 +142,7 @@ def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers:
 
 
 def catalog_page(found: Found, tiers: TierRegistry) -> CatalogPage:
-    """A page of cards, with what was counted."""
+    """A page of cards, with counts."""
     return CatalogPage(
         data=[catalog_view(card, tiers) for card in found.cards],
         has_more=found.next_cursor is not None,

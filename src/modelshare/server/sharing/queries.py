@@ -1,4 +1,4 @@
-"""Every select on shares, their audiences and recalls; the catalog's own are in `search/`."""
+"""All queries for shares, audiences and recalls; those for the catalog are in `search/`."""
 
 import uuid
 from collections.abc import Collection
@@ -15,12 +15,12 @@ from modelshare.server.sharing.tables import EVERYBODY, ClaimLinkRow, LastShownR
 
 
 async def share(session: AsyncSession, model_id: uuid.UUID) -> ShareRow | None:
-    """Ask under the model's lock when it is to be changed."""
+    """Lock the model first to change it."""
     return await session.get(ShareRow, model_id, populate_existing=True)
 
 
 async def share_and_recall(session: AsyncSession, model_id: uuid.UUID) -> tuple[ShareRow | None, RecallRow | None]:
-    """Both in one look, as they are now. Ask under the model's lock when one is to be changed."""
+    """Both in one query, refreshed from the database. Lock the model first to change one."""
     statement = (
         select(ShareRow, RecallRow)
         .select_from(any_tenant(ModelRow))
@@ -42,13 +42,13 @@ async def count(session: AsyncSession, limit: int) -> int:
 
 
 async def featured(session: AsyncSession, limit: int) -> list[CatalogCard]:
-    """Those shared last first."""
+    """Most recently shared first."""
     statement = select_cards().where(ShareRow.featured).order_by(ShareRow.shared_at.desc(), ShareRow.model_id)
     return [CatalogCard(*row) for row in await session.execute(statement.limit(limit))]
 
 
 async def recall(session: AsyncSession, model_id: uuid.UUID) -> RecallRow | None:
-    """Ask under the model's lock when it is to be changed."""
+    """Lock the model first to change it."""
     return await session.get(RecallRow, model_id, populate_existing=True)
 
 
@@ -63,12 +63,12 @@ async def overdue_recalls(session: AsyncSession, now: int) -> list[uuid.UUID]:
 
 
 async def is_shown_to(session: AsyncSession, model_id: uuid.UUID, project_id: str) -> bool:
-    """Whether a targeted share names the project."""
+    """Whether the project is in the audience of a targeted share."""
     return await session.get(any_tenant(ShareProjectRow), (model_id, project_id)) is not None
 
 
 async def shown_to(session: AsyncSession, model_id: uuid.UUID) -> list[ShareProjectRow]:
-    """With their projects, those first that see it longest."""
+    """With their projects, in the order in which they were added."""
     statement = (
         select(any_tenant(ShareProjectRow))
         .where(ShareProjectRow.model_id == model_id)
@@ -79,7 +79,7 @@ async def shown_to(session: AsyncSession, model_id: uuid.UUID) -> list[ShareProj
 
 
 async def invited(session: AsyncSession, model_id: uuid.UUID, project_ids: Collection[str]) -> set[str]:
-    """Those of the projects that a targeted share names."""
+    """Those of the projects that are in the audience of a targeted share."""
     statement = select(any_tenant(ShareProjectRow).project_id).where(ShareProjectRow.model_id == model_id)
     return set(await session.scalars(statement.where(ShareProjectRow.project_id.in_(project_ids))))
 
@@ -87,7 +87,7 @@ async def invited(session: AsyncSession, model_id: uuid.UUID, project_ids: Colle
 async def last_shown(
     session: AsyncSession, model_id: uuid.UUID, project_ids: Collection[str]
 ) -> dict[str, LastShownRow]:
-    """How the model was when it last showed to these projects and to everybody, by project."""
+    """The state of the model when it was last visible to these projects and to everyone, by project."""
     statement = select(LastShownRow).where(
         LastShownRow.model_id == model_id, LastShownRow.project_id.in_([*project_ids, EVERYBODY])
     )
@@ -107,7 +107,7 @@ async def link(session: AsyncSession, model_id: uuid.UUID, link_id: uuid.UUID) -
 
 
 async def link_by_hash(session: AsyncSession, token_hash: str) -> ClaimLinkRow | None:
-    """As it is now, whatever the session read before."""
+    """Refreshed from the database."""
     statement = select(ClaimLinkRow).where(ClaimLinkRow.hash == token_hash)
     return await session.scalar(statement.execution_options(populate_existing=True))
 

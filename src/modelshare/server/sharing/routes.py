@@ -49,7 +49,7 @@ public = APIRouter(dependencies=[Depends(public_rate_limit)])
 
 
 async def _viewer(request: Request) -> Viewer:
-    """Who looks at the catalog. A key is not needed, but one that is sent has to be good."""
+    """Who views the catalog. A key is optional, but must be valid if it is sent."""
     if request.headers.get("authorization") is None:
         return ANYBODY
     return service.viewer_of(await authenticate(request))
@@ -64,13 +64,13 @@ async def _catalog_model_id(viewer: ViewerDep, session: ReadSession, model_id: M
 
 
 async def _any_model_id(platform: PlatformDep, model_id: ModelReference) -> uuid.UUID:
-    async with platform.database.read() as session:  # over before the route's own begins
+    async with platform.database.read() as session:  # ends before the route's own transaction
         found = await service.find_id(session, reference_of(model_id), own=None)
     return found or unknown_model(model_id)
 
 
 CatalogModelId = Annotated[uuid.UUID, Depends(_catalog_model_id)]
-"""Of a model of whomever: whether the viewer may see it, the catalog says."""
+"""The ID of a model of any project. The catalog decides whether the viewer may see it."""
 AnyModelId = Annotated[uuid.UUID, Depends(_any_model_id)]
 
 
@@ -169,8 +169,7 @@ async def share_model(
     """Shares the model in the catalog: its manifest, never its weights.
 
     With everyone, with certain projects, or with projects that claim a link. Without a body, a model that is not shared
-    yet
-    is shared with everyone, and the audience of a shared one stays the same.
+    yet is shared with everyone, and the audience of a shared one stays the same.
     """
     own, link = await service.share(session, caller, model_id, body.audience, now=platform.now())
     return SharedModel(**presenters.extended_view(own).model_dump(), link=link)
@@ -189,7 +188,7 @@ async def claim_link(caller: EndpointsCaller, platform: SharingPlatformDep, body
     """Claims a link: the model then appears in the project's view of the catalog."""
     async with platform.database.write() as session:
         model_id = await audience.claim(session, caller, body.token, now=platform.now())
-    async with platform.database.read() as session:  # the catalog's entry is written as the claim is committed
+    async with platform.database.read() as session:  # the catalog entry is written when the claim is committed
         return await service.catalog_model(session, service.viewer_of(caller), model_id, platform.tiers)
 
 

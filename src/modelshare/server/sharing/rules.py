@@ -1,6 +1,6 @@
-"""The rules of sharing: who sees a model, who may select it on which tier, and what that does to its role.
+"""The rules of sharing: who sees a model, who may select it on which tier, and how that changes its role.
 
-Pure functions. Routes, lists, pages, explain and the router all ask here, so that they cannot disagree.
+Pure functions. Routes, lists, pages, explain and the router all use them, so that they cannot disagree.
 """
 
 import uuid
@@ -17,28 +17,29 @@ from modelshare.wire.units import size
 
 
 class Relation(Enum):
-    """What a caller is to a model."""
+    """The relation of a caller to a model."""
 
     OWNER = "owner"
     INVITED = "invited"
-    """Another project, to which the model's targeted share shows."""
+    """Another project, in the audience of the model's targeted share."""
     DEPLOYER = "deployer"
     """Any other project."""
     PLATFORM = "platform"
-    """The platform, for another project that the model's targeted share does not show to."""
+    """The platform, acting for another project outside the audience of a targeted share."""
     PLATFORM_INVITED = "platform for an invited project"
-    """The same, for a project that it shows to."""
+    """The platform, acting for a project in the audience."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the rules need to know of a model. `role` and `audience` are None exactly while it is not in the catalog."""
+    """A model's properties that the rules use. `role` and `audience` are None if and only if it is not in the
+    catalog."""
 
     status: ModelStatus
-    """Of the version that is wanted, where that is ready; else of the one that stands for the model."""
+    """Of the requested version if that is ready, else of the model's current version."""
     role: CatalogRole | None
     size_bytes: int
-    """Of the version that is wanted."""
+    """Of the requested version."""
     audience: Audience | None
     is_recalled: bool = False
 
@@ -61,16 +62,18 @@ def status_of(version_status: ModelStatus, active_endpoints: int) -> ModelStatus
 
 
 def is_visible(relation: Relation, facts: ModelFacts) -> bool:
-    """The owner and the platform always see a model; those invited while it is in the catalog; others while it is
-    there for everybody."""
-    return relation in _PLATFORM or _is_for(relation, facts)
+    """The owner and the platform always see a model, invited projects while it is in the catalog, and others while it
+    is
+    public.
+    """
+    return relation in _PLATFORM or _is_shared_with(relation, facts)
 
 
 _PLATFORM = frozenset({Relation.PLATFORM, Relation.PLATFORM_INVITED})
 
 
-def _is_for(relation: Relation, facts: ModelFacts) -> bool:
-    """Whether the project is among those for which the model is there now."""
+def _is_shared_with(relation: Relation, facts: ModelFacts) -> bool:
+    """Whether the model is shared with the project now."""
     match relation:
         case Relation.OWNER:
             return True
@@ -82,12 +85,12 @@ def _is_for(relation: Relation, facts: ModelFacts) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LastShown:
-    """A model as a project last saw it: its endpoints get nothing that came later."""
+    """The versions of a model when a project could last see it: its endpoints get no later ones."""
 
     version_id: uuid.UUID | None
-    """The latest version then."""
+    """The latest version at that time."""
     versions: frozenset[uuid.UUID]
-    """Those that could be chosen."""
+    """Versions that could be selected."""
 
 
 NEVER_SHOWN = LastShown(None, frozenset())
@@ -96,10 +99,10 @@ NEVER_SHOWN = LastShown(None, frozenset())
 def stays_at(
     *, is_owner: bool, audience: Audience | None, is_invited: bool, own: LastShown | None, everybody: LastShown | None
 ) -> LastShown | None:
-    """Where a project's endpoints of a model stay; None while the model shows to it, so that they follow.
+    """The state at which a project's endpoints of a model stay; None while it can see the model, so that they follow.
 
-    `audience`: None while it is not shared. `is_invited`: its targeted share names the project. `own`, `everybody`:
-    how the model was when it last showed to this project alone, and to the public; the former is the newer one.
+    `audience`: None while it is not shared. `is_invited`: the project is in the audience of its targeted share. `own`,
+    `everybody`: the state when it was last visible to this project, and to the public; the former is newer.
     """
     if is_owner or audience is Audience.PUBLIC or (audience is Audience.TARGETED and is_invited):
         return None
@@ -107,7 +110,7 @@ def stays_at(
 
 
 class ReadyVersion(Protocol):
-    """A version that is ready, as far as the rules need to know it."""
+    """The attributes of a ready version that the rules use."""
 
     @property
     def id(self) -> uuid.UUID: ...
@@ -121,14 +124,14 @@ AnyVersion = TypeVar("AnyVersion", bound=ReadyVersion)
 
 
 def choosable(ready: Iterable[AnyVersion], shown: LastShown | None) -> list[AnyVersion]:
-    """The versions that an endpoint may have."""
+    """The versions that may be selected for an endpoint."""
     return [each for each in ready if shown is None or each.id in shown.versions]
 
 
 def version_wanted(wanted: str | None, ready: Iterable[AnyVersion], shown: LastShown | None) -> AnyVersion | None:
-    """The version that an endpoint gets: the one it is fixed to, or (None) the latest that it may have.
+    """The version that an endpoint gets: the one it is fixed to, or (None) the latest of those it may have.
 
-    The only answer to what `latest` means for an endpoint.
+    This alone defines what `latest` means for an endpoint.
     """
     for each in choosable(ready, shown):
         if wanted is not None:
@@ -141,7 +144,7 @@ def version_wanted(wanted: str | None, ready: Iterable[AnyVersion], shown: LastS
 
 
 def share_refusal(facts: ModelFacts | None) -> str | None:
-    """Why the caller may not share the model, as one sentence; None when it may. No facts: it is not the caller's."""
+    """Why the caller may not share the model, as a sentence; None if it may. Without facts: it is not the caller's."""
     if facts is None:
         return "There is no such model in your project. GET /v1/models lists yours."
     if facts.is_recalled:
@@ -156,17 +159,17 @@ def share_refusal(facts: ModelFacts | None) -> str | None:
 
 
 def role_on_share(current: CatalogRole | None) -> CatalogRole:
-    """A fresh share starts at `deployable`, whatever runs; sharing what is shared keeps its role."""
+    """A new share starts as `deployable`, even with active endpoints; sharing a shared model again keeps its role."""
     return current or CatalogRole.DEPLOYABLE
 
 
 def role_after_change(
     current: CatalogRole | None, *, shared_tier_endpoints: int, came_to_shared_tier: bool, promotion: bool
 ) -> CatalogRole | None:
-    """The role after an endpoint was created, moved, switched or deleted.
+    """The role after an endpoint was created, moved, activated, deactivated or deleted.
 
-    `shared_tier_endpoints`: active ones after the change. `came_to_shared_tier`: the change created an endpoint on a
-    shared tier, moved one there, or switched one on there. `promotion`: the setting `catalog.promotion`.
+    `shared_tier_endpoints`: active ones after the change. `came_to_shared_tier`: the change created or activated an
+    endpoint on a shared tier, or moved one there. `promotion`: the setting `catalog.promotion`.
     """
     if current is None:
         return None
@@ -178,25 +181,25 @@ def role_after_change(
 
 
 def featured_after(*, featured: bool, audience: Audience) -> bool:
-    """Featured is for everybody to see, so a model that is not for everybody is not featured."""
+    """Only public models are featured, since everyone sees featured models."""
     return featured and audience is Audience.PUBLIC
 
 
 def allowed_tiers(role: CatalogRole, tiers: Iterable[Tier]) -> list[str]:
-    """The tiers on which anybody may select a model of this role from the catalog."""
+    """The tiers on which projects may select a model of this role from the catalog."""
     return [tier.slug for tier in tiers if role is CatalogRole.SHARED or not is_shared_tier(tier.slug)]
 
 
 def selection_reasons(relation: Relation, facts: ModelFacts, tier: Tier) -> list[Reason]:
-    """Why this caller cannot select this model for a new endpoint on this tier; empty when it can.
+    """Why this caller cannot select this model for a new endpoint on this tier; empty if it can.
 
-    "New" includes moving an endpoint to another tier and switching a deactivated one on again.
+    "New" includes moving an endpoint to another tier and activating it again.
     """
     if not is_visible(relation, facts):
         return [invisible()]
     if facts.is_recalled and relation is not Relation.OWNER:
         return [recalled()]
-    if not _is_for(relation, facts):
+    if not _is_shared_with(relation, facts):
         return [_not_shared()]
     reasons = []
     bound = relation in {Relation.DEPLOYER, Relation.INVITED}
@@ -222,7 +225,7 @@ def selection_reasons(relation: Relation, facts: ModelFacts, tier: Tier) -> list
 
 
 def size_reasons(facts: ModelFacts, tier: Tier) -> list[Reason]:
-    """Why a model of this size does not fit the tier: asked for a new endpoint, and when one changes its version."""
+    """Why a model of this size does not fit the tier; for new endpoints and changes of the version."""
     if tier.max_model_bytes is None or facts.size_bytes <= tier.max_model_bytes:
         return []
     return [
@@ -236,7 +239,7 @@ def size_reasons(facts: ModelFacts, tier: Tier) -> list[Reason]:
 
 
 def invisible() -> Reason:
-    """Absent and forbidden look alike."""
+    """The same reason for models that do not exist and models that are not visible."""
     return Reason(
         rule="visibility",
         message="There is no such model in your project or the catalog.",
@@ -245,7 +248,7 @@ def invisible() -> Reason:
 
 
 def _not_shared() -> Reason:
-    """The platform is not bound by the role, but makes nobody an owner."""
+    """The platform may ignore the role, but cannot select models that are not shared."""
     return Reason(
         rule="visibility",
         message="The model is not shared with this project, so only its owner can select it for a new endpoint.",
@@ -254,7 +257,7 @@ def _not_shared() -> Reason:
 
 
 def recalled(reason: str | None = None) -> Reason:
-    """Why nobody but the owner makes, moves or switches on an endpoint of a model that is called back."""
+    """Why only the owner may create, move or activate an endpoint of a model under recall."""
     said = f": {reason.rstrip('.')}" if reason else ""
     return Reason(rule="recall", message=f"The model was recalled by its owner{said}.", fix="Deploy another model.")
 
@@ -278,7 +281,7 @@ def no_such_version(wanted: str, ready: Sequence[str], *, has_latest: bool) -> R
 
 
 def tier_notes(tier: Tier) -> list[str]:
-    """What is worth knowing of an allowed tier."""
+    """Notes for a deployer about an allowed tier."""
     if tier.may_evict:
         return [
             f"`{tier.slug}` is a shared tier and may evict the model for capacity; for guaranteed availability, "

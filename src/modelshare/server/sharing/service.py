@@ -1,6 +1,6 @@
-"""Share, unshare, recall, feature; and what a change of endpoints does to a model's role.
+"""Share, unshare, recall and feature models, and update a model's role when its endpoints change.
 
-Every change here happens under the model's lock.
+All changes require the model's lock.
 """
 
 import re
@@ -33,13 +33,13 @@ from modelshare.wire.models import CatalogModelDetail, CatalogRole, UnsharePrevi
 from modelshare.wire.sharing import Audience, AudienceChoice, ClaimLinkWithToken
 
 _REFERENCE: Final = re.compile(r"(?:([A-Za-z0-9_-]{1,100})/)?([A-Za-z0-9_.-]{1,96})")
-"""`owner/name` or a name alone; the case of either says nothing."""
+"""`owner/name` or a name alone, ignoring case."""
 NOT_SHARED = "Model not found or not shared"
-"""The contract's words for every unshare that cannot be."""
+"""The text in the API's specification for every unshare that is not possible."""
 
 
 async def get(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> OwnModel:
-    """The caller's own model; 404 when it is not the caller's."""
+    """The caller's own model; 404 otherwise."""
     return await _own(session, await registry.get(session, caller, model_id))
 
 
@@ -52,7 +52,7 @@ async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[l
 
 
 def viewer_of(caller: Caller) -> Viewer:
-    """As whom the caller sees the catalog: as everybody, unless they may manage models or endpoints."""
+    """The viewer for the catalog: the public, unless the caller may manage models or endpoints."""
     if caller.is_platform:
         return Viewer(sees_all=True)
     knows = caller.allows(Scope.MODELS) or caller.allows(Scope.ENDPOINTS)
@@ -62,7 +62,7 @@ def viewer_of(caller: Caller) -> Viewer:
 async def catalog_model(
     session: AsyncSession, viewer: Viewer, model_id: uuid.UUID, tiers: TierRegistry
 ) -> CatalogModelDetail:
-    """A model of the catalog. 404 when it is not there for the viewer."""
+    """A model of the catalog. 404 if the viewer cannot see it."""
     found = await search.get(session, viewer, model_id)
     if found is None:
         raise NotFoundError(
@@ -72,17 +72,17 @@ async def catalog_model(
 
 
 async def find_visible(session: AsyncSession, caller: Caller, text: str) -> ModelRow | None:
-    """The model that is meant by its id, as `owner/name`, or as the name of one of the caller's own, if the caller can
-    see it."""
+    """Finds a model by its ID, `owner/name`, or the name alone if it is the caller's own; None if the caller cannot see
+    it."""
     model_id = await find_id(session, text, own=caller.project_id)
     model = await registry.find_any(session, model_id) if model_id else None
     return model if model and rules.is_visible(*await relation_and_facts(session, caller, model)) else None
 
 
 async def find_id(session: AsyncSession, text: str, *, own: str | None) -> uuid.UUID | None:
-    """The id of the model that is meant by its id, as `owner/name`, or as the name of one of the project `own`.
+    """Finds a model's ID by the ID, `owner/name`, or the name alone in the project `own`.
 
-    An id comes first where it could be a name as well. Whether the caller may see the model is for `rules` to say.
+    A text that could be an ID or a name is an ID first. `rules` decide whether the caller may see the model.
     """
     if (model_id := parse_uuid(text.strip())) is not None:
         return model_id
@@ -98,7 +98,7 @@ async def find_id(session: AsyncSession, text: str, *, own: str | None) -> uuid.
 
 
 async def find_own_id(session: AsyncSession, caller: Caller, text: str) -> uuid.UUID | None:
-    """As `find_id`, of the caller's own models only: nobody learns which names others have."""
+    """Like `find_id`, for the caller's own models only, so that names of others are not revealed."""
     reference = _REFERENCE.fullmatch(text.strip())
     if reference is None or caller.project_id is None:
         return None
@@ -110,11 +110,11 @@ async def find_own_id(session: AsyncSession, caller: Caller, text: str) -> uuid.
 async def share(
     session: AsyncSession, caller: Caller, model_id: uuid.UUID, spec: AudienceChoice | None = None, *, now: int
 ) -> tuple[OwnModel, ClaimLinkWithToken | None]:
-    """Puts the model into the catalog, for whom the wish says; the claim link, where that asks for one.
+    """Shares the model in the catalog, with the audience in `spec`. Returns the claim link if that requests one.
 
-    Without a wish it is for everybody where it is not shared yet, and nothing changes where it is. Sharing what is
-    shared to the same audience changes nothing; another audience keeps role, count and time. 400 says what to do when
-    it may not be shared.
+    Without `spec`, a model that is not shared yet becomes public, and a shared one does not change. Sharing again with
+    the
+    same audience changes nothing; with another one, it keeps role, count and time. 400 if it may not be shared.
     """
     model = await registry.find(session, caller, model_id, lock=True)
     own = await _own(session, model) if model else None
@@ -145,7 +145,7 @@ async def share(
     elif before is Audience.PUBLIC and audience.kind_of(choice) is Audience.TARGETED:
         await last_shown.keep_for_all(session, model, found)
     found.featured = rules.featured_after(featured=found.featured, audience=audience.kind_of(choice))
-    if Audience.TARGETED not in {before, audience.kind_of(choice)}:  # public and to stay so: nobody to add or remove
+    if Audience.TARGETED not in {before, audience.kind_of(choice)}:  # public before and after
         if before is None:
             await last_shown.forget(session, model.id)
         return OwnModel(model, found), None
@@ -157,14 +157,14 @@ async def share(
 
 
 async def unshare(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, now: int) -> ModelRow:
-    """Removes the catalog footprint; endpoints go on. 404 when there is nothing of the caller's to unshare."""
+    """Removes the model from the catalog; endpoints keep serving. 404 if it is not the caller's, or not shared."""
     model, found = await _shared(session, caller, model_id, lock=True)
     await _unshare(session, model, found, caller.actor, now)
     return model
 
 
 async def unshare_preview(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> UnsharePreview:
-    """What `unshare` would do to the share, without doing it; what it does to endpoints, `endpoints` says."""
+    """What `unshare` would do to the share. `endpoints` adds the effects on endpoints."""
     model, found = await _shared(session, caller, model_id)
     removed = ["catalog listing", f"deployment count ({found.deployment_count})", f"catalog role ({found.role})"]
     if found.audience == Audience.TARGETED:
@@ -184,7 +184,7 @@ async def unshare_preview(session: AsyncSession, caller: Caller, model_id: uuid.
 
 
 async def feature(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, featured: bool, now: int) -> ShareRow:
-    """Sets or clears the featured flag (the platform's to give). 404 when the model is not in the catalog."""
+    """Sets or clears the featured flag, for the platform's admins. 404 if the model is not in the catalog."""
     model = await registry.find_any(session, model_id, lock=True)
     found = await queries.share(session, model_id)
     if model is None or found is None:
@@ -198,21 +198,21 @@ async def feature(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *,
 
 
 async def featured(session: AsyncSession, limit: int) -> list[CatalogCard]:
-    """What the platform features, those shared last first."""
+    """Featured models, most recently shared first."""
     return await queries.featured(session, limit)
 
 
 async def count(session: AsyncSession, limit: int) -> int:
-    """Of models in the catalog, whoever sees them; counted no further than `most`."""
+    """The number of shared models of any audience, counted up to `limit`."""
     return await queries.count(session, limit)
 
 
 async def recall(
     session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, deadline: int, reason: str, now: int
 ) -> OwnModel:
-    """Announces that endpoints of other projects stop at the deadline, or changes what was announced; unshares now.
+    """Announces that endpoints of other projects stop at the deadline, or changes the announcement; unshares now.
 
-    409 when they were stopped already.
+    409 if they were already stopped.
     """
     model, found, announced = await _own(session, await registry.get_locked(session, caller, model_id))
     if announced is not None and announced.stopped_at is not None:
@@ -241,17 +241,17 @@ async def cancel_recall(session: AsyncSession, caller: Caller, model_id: uuid.UU
 
 
 async def find_recall(session: AsyncSession, model_id: uuid.UUID) -> RecallRow | None:
-    """A recall of whatever project's model."""
+    """The recall of a model of any project."""
     return await queries.recall(session, model_id)
 
 
 async def overdue_recalls(session: AsyncSession, now: int) -> list[uuid.UUID]:
-    """Ids of models whose recall has come due and has not been carried out."""
+    """IDs of models whose recall is due and has not been carried out."""
     return await queries.overdue_recalls(session, now)
 
 
 async def relation_and_facts(session: AsyncSession, caller: Caller, model: ModelRow) -> tuple[Relation, ModelFacts]:
-    """What the caller is to the model, and what the rules need to know of that."""
+    """The caller's relation to the model, and the model's properties for the rules."""
     facts = facts_of(await _own(session, model))
     if caller.project_id == model.project_id:
         return Relation.OWNER, facts
@@ -271,7 +271,7 @@ async def endpoints_changed(
     actor: str,
     now: int,
 ) -> None:
-    """Keeps counts and role after endpoints of the model changed: same transaction, under the model's lock."""
+    """Updates counts and role after a change of the model's endpoints; in its transaction, under the model's lock."""
     registry.set_usage(session, model, counts)
     found = await queries.share(session, model.id)
     if found is None:
@@ -329,7 +329,7 @@ def _record_audience(
     actor: str,
     now: int,
 ) -> None:
-    """What was said beside that the model is shared: to whom it shows now and did not, and the other way round."""
+    """Records the projects that were added to and removed from the audience."""
     told = {
         "added": list(changed.added),
         "removed": list(changed.removed),
@@ -342,6 +342,6 @@ def _record_audience(
 
 
 def _record(session: AsyncSession, model: ModelRow, action: str, actor: str, now: int, **details: Any) -> None:
-    """Ends every change of a share: adds it to the audit log of the model's project, and announces it."""
+    """Call after every change of a share: records it in the audit log of the model's project, and notifies of it."""
     Audit(session, model.project_id, actor, now).done(action, f"model:{model.id}", name=model.name, **details)
     notify(session, SHARES_TOPIC, str(model.id))

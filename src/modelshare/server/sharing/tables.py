@@ -1,4 +1,4 @@
-"""The catalog footprint of a model, to whom it shows, and recalls."""
+"""Shares, their audiences, and recalls."""
 
 import uuid
 from typing import Final
@@ -13,7 +13,7 @@ from modelshare.server.registry.tables import ModelRow
 
 
 class ShareRow(Table):
-    """A model in the catalog. No row, no role, no featured flag, no count."""
+    """A model in the catalog. Without this row it has no role, no featured flag and no count."""
 
     __tablename__ = "shares"
     __table_args__ = (
@@ -25,7 +25,7 @@ class ShareRow(Table):
         CheckConstraint("audience = 'public' OR NOT featured", name="featured_is_public"),
         Index("ix_shares_recent", "shared_at", "model_id"),
         Index("ix_shares_deployments", "deployment_count", "model_id"),
-        # Few of very many are featured.
+        # Only a few of very many are featured.
         Index("ix_shares_featured", "shared_at", sqlite_where=text("featured = 1"), postgresql_where=text("featured")),
     )
 
@@ -38,13 +38,13 @@ class ShareRow(Table):
     shared_tier_endpoints: Mapped[int]
     """Active endpoints on shared tiers."""
     audience: Mapped[str] = mapped_column(server_default="public")
-    """`public`: anybody. `targeted`: the projects of `share_projects`, and nobody learns of it otherwise."""
+    """`public`: everyone. `targeted`: only the projects in `share_projects` can see that it exists."""
 
     model: Mapped[ModelRow] = relationship(lazy="raise")
 
 
 class ClaimLinkRow(Table):
-    """A claim link of a targeted share: whoever holds it adds his project to those that see the model."""
+    """A claim link of a targeted share: a project that claims it is added to the audience."""
 
     __tablename__ = "share_links"
     __table_args__ = (
@@ -58,7 +58,7 @@ class ClaimLinkRow(Table):
     hash: Mapped[str]
     expires_at: Mapped[int | None]
     max_uses: Mapped[int | None]
-    """Projects that may claim; None sets no limit."""
+    """The maximum number of projects that may claim it; None: no limit."""
     uses: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[int]
 
@@ -72,7 +72,7 @@ class ShareProjectRow(Table):
     model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("shares.model_id", ondelete="CASCADE"), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
     link_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("share_links.id", ondelete="SET NULL"))
-    """The link it was claimed by; None where the owner named the project."""
+    """The link used to claim it; None if the owner added the project."""
     added_at: Mapped[int]
 
     project: Mapped[ProjectRow] = relationship(lazy="raise")
@@ -83,9 +83,10 @@ EVERYBODY: Final = ""
 
 
 class LastShownRow(Table):
-    """A model as it was when it last showed to a project, or (`EVERYBODY`) to the public: its endpoints stay there.
+    """The versions of a model when a project, or (`EVERYBODY`) the public, could last see it. Endpoints stay at this
+    state.
 
-    The project's own row is the newer one of the two: public sharing removes all.
+    The project's own row is the newer one of the two, since public sharing deletes all rows.
     """
 
     __tablename__ = "last_shown"
@@ -94,13 +95,13 @@ class LastShownRow(Table):
     model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
     project_id: Mapped[str] = mapped_column(primary_key=True)
     version_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("model_versions.id", ondelete="SET NULL"))
-    """The latest version then; None where there was none, or it was deleted since."""
+    """The latest version at that time; None if there was none, or it was deleted since."""
     versions: Mapped[list[str]] = mapped_column(JsonColumn)
-    """Ids of the versions that could be chosen."""
+    """IDs of the versions that could be selected."""
 
 
 class RecallRow(Table):
-    """The owner calls the model back: other projects' endpoints stop at the deadline. Gone when it is cancelled."""
+    """A recall: other projects' endpoints stop at the deadline. The row is deleted if the recall is cancelled."""
 
     __tablename__ = "recalls"
 

@@ -1,4 +1,4 @@
-"""The tiers of the platform, read from the package's TOML file or the operator's own."""
+"""The tiers of the platform, from the package's TOML file or the operator's."""
 
 import tomllib
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ SharingPlatformDep = Annotated[SharingPlatform, Depends(get_platform)]
 
 
 def load(file: Path | None) -> TierRegistry:
-    """Reads the tiers; SettingsError names what is wrong."""
+    """Reads the tiers. Raises SettingsError for an invalid file."""
     try:
         if file is None:
             text = resources.files("modelshare.server.sharing").joinpath("tiers.toml").read_text(encoding="utf-8")

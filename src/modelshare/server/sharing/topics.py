@@ -1,6 +1,6 @@
-"""What other processes are told about."""
+"""Topics of notifications between processes."""
 
 from typing import Final
 
 SHARES_TOPIC: Final = "shares"
-"""To whom a model shows, its role, or its recall changed; the subject is the model's id."""
+"""A model's audience, role or recall changed; the subject is the model's ID."""

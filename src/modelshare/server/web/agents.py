@@ -1,4 +1,4 @@
-"""Pages of a project's machines: what each one is and does, live; join keys."""
+"""Pages of a project's agents, with live status, and join keys."""
 
 from typing import Annotated, Any, Final
 
@@ -18,7 +18,7 @@ _ONE: Final = _LIST + "/{agent_id}"
 _KEYS: Final = _LIST + "/join-keys"
 _PER_PAGE: Final = 50
 _EXPIRY: Final = [("3600", "an hour"), ("86400", "a day"), ("604800", "a week"), ("2592000", "30 days"), ("", "never")]
-"""Seconds, and how they are said."""
+"""Seconds, and their texts."""
 
 
 @router.get(_LIST)
@@ -103,7 +103,7 @@ async def remove(page: AgentsPage, agent_id: str) -> Response:
 
 
 def join_key_form(*, expires_in: str, **fields: Any) -> JoinKeyCreate:
-    """No time means never, where leaving it out would take the default."""
+    """An empty time means never, unlike in the API, where leaving it out means the default."""
     spec = parse_form(JoinKeyCreate, expires_in=expires_in, **fields)
     return spec if expires_in else spec.model_copy(update={"expires_in": None})
 

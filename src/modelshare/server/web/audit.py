@@ -1,4 +1,4 @@
-"""The page of a project's audit log: who did what, and where it is in force."""
+"""The page of a project's audit log: who did what, and whether it applies on all processes."""
 
 import uuid
 from collections import defaultdict
@@ -29,25 +29,25 @@ from modelshare.wire.usage import AuditEntry, AuditFilter
 router = APIRouter(prefix="/dashboard/{project}/audit", route_class=PageRoute, include_in_schema=False)
 Where = Annotated[AuditFilter, Query()]
 Names = Mapping[str, Mapping[uuid.UUID, str]]
-"""By subject and id: what is there and how it is called now."""
+"""Present names, by subject and ID."""
 _ACTORS = {"join_key": "a join key", "system": "the platform"}
 _PAGES = {"key": "keys", "person": "members", "invitation": "members", "join_key": "agents", "agent": "agents"}
-"""Where all of a kind stand together, in a project's pages."""
+"""Pages of a project that list all of a kind."""
 _PLATFORM_PAGES = {"person": "people", "join_key": "agents", "agent": "agents", "project": "projects"}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One entry, as people read it."""
+    """An entry to show."""
 
     entry: AuditEntry
     kind: str
-    """Of who did it; empty for people and the platform itself."""
+    """The kind of actor; empty for people and the platform itself."""
     who: str
     what: str
     target: str
     url: str | None
-    """Of the target, where it still exists."""
+    """The page of the target, if it still exists."""
     details: list[tuple[str, str]]
     everywhere_ms: int | None
 
@@ -58,7 +58,7 @@ async def log(page: OwnerPage, paging: PagingDep, where: Where) -> Response:
 
 
 async def log_page(page: CallerContext, template: str, paging: Paging, where: AuditFilter) -> Response:
-    """The caller's log: of their project, or of the platform."""
+    """The log of the caller's project, or of the platform."""
     asked = await audit.by_id(page.platform, page.caller, where)
     listed = await audit.page(page.session, page.caller.project_id, asked, paging)
     return page.render(
@@ -71,7 +71,7 @@ async def log_page(page: CallerContext, template: str, paging: Paging, where: Au
 
 
 async def _lines(session: AsyncSession, caller: Caller, entries: Sequence[AuditEntry]) -> list[Line]:
-    """Entries of the caller's log, or the platform's, with the names of what they tell of."""
+    """The entries, with the names of their actors and targets."""
     names = await _names(session, caller, entries)
     return [_line(entry, names, caller) for entry in entries]
 
@@ -97,7 +97,7 @@ async def _names(session: AsyncSession, caller: Caller, entries: Sequence[AuditE
 
 
 def _about(entry: AuditEntry) -> str:
-    """The target; the model where that is an upload or a deployment, which mean nothing to people."""
+    """The target, or its model if it is an upload or a deployment, whose IDs mean nothing to users."""
     model = entry.details.get("model")
     subject, _ = words.subject_of(entry.target)
     return f"model:{model}" if model and subject in {"upload", "deployment"} else entry.target

@@ -1,4 +1,4 @@
-"""The audit log in words: what was done, to what, and with what. Pure."""
+"""Texts for the audit log: actions, targets and details. Pure."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, Final
@@ -34,7 +34,7 @@ _SAID_OTHERWISE: Final[Mapping[str, str]] = {
     "upload.expire": "Upload expired",
     "webhook.deactivate": "Webhook disabled",
 }
-"""Where verb and subject make no good words."""
+"""Texts of actions that cannot be derived from verb and subject."""
 SUBJECTS: Final[Mapping[str, str]] = {
     "model": "Models",
     "upload": "Uploads",
@@ -51,7 +51,7 @@ SUBJECTS: Final[Mapping[str, str]] = {
     "weight_deletion": "Weight deletions",
     "job": "Jobs",
 }
-"""What actions are done to, and how several are called."""
+"""Subjects of actions, and their plurals."""
 _NAMES: Final = ("name", "slug")
 _LONG: Final = 16
 _SIZES: Final = frozenset({"quota", "quota_before"})
@@ -65,36 +65,36 @@ def action(name: str) -> str:
 
 
 def choices(chosen: str | None) -> list[tuple[str, str]]:
-    """What a log can be narrowed to, with words: everything, a subject, or the action that is chosen."""
+    """The options of the filter, with texts: everything, each subject, and the selected action."""
     own = [(chosen, action(chosen))] if chosen and chosen not in SUBJECTS else []
     return [("", "All actions"), *own, *SUBJECTS.items()]
 
 
 def subject_of(reference: str) -> tuple[str, str]:
-    """`key:<id>` as `key` and the id."""
+    """Splits `key:<id>` into `key` and the ID."""
     subject, _, id_ = reference.partition(":")
     return subject, id_
 
 
 def called(entry: AuditEntry) -> str | None:
-    """What the target was called when it happened, where the entry says so."""
+    """The target's name at the time of the action, if the entry has it."""
     return next((str(entry.details[name]) for name in _NAMES if entry.details.get(name)), None)
 
 
 def details(entry: AuditEntry, said: Collection[str]) -> list[tuple[str, str]]:
-    """What else the entry says, but for what was `said`."""
+    """The entry's details, except those in `said`."""
     told = ((name, value) for name, value in entry.details.items() if name in _SIZES or value not in (None, [], {}))
     values = {name: _value(name, value) for name, value in told}
     return [(name.replace("_", " "), value) for name, value in values.items() if value not in said]
 
 
 def short(id_: str) -> str:
-    """Enough of an id to tell it from others."""
+    """A shortened ID."""
     return f"{id_[:8]}…{id_[-4:]}" if len(id_) > _LONG else id_
 
 
 def everywhere_ms(entry: AuditEntry) -> int | None:
-    """Milliseconds until the last process went by the change; None while one has not, or where none confirms."""
+    """Milliseconds until the last process applied the change; None while one has not, or if none has to confirm."""
     if entry.pending or not entry.confirmations:
         return None
     return max(each.after_ms for each in entry.confirmations)

@@ -1,8 +1,8 @@
-"""Forms in which one of several options is chosen, and options have fields of their own.
+"""Forms with several options that have fields of their own.
 
-A field of an option that is not chosen is never dropped in silence: what was typed there says what somebody meant. The
-form is refused then, and nothing is done. Every form of this kind is read by a `Choice`, and drawn from it by the
-macros `choice` and `option`; `CHOICES` lists them, so that a test can try each.
+A form with input in fields of an option that is not selected is rejected, since ignoring the input could do something
+the user did not intend. Such forms are read by a `Choice`, and rendered from it by the macros `choice` and `option`;
+`CHOICES` lists them for a test.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ from fastapi import Request
 from modelshare.server.errors import InvalidRequestError
 
 CHOICES: Final[list["Choice"]] = []
-"""All there are."""
+"""All choices."""
 _LONGEST: Final = 100_000
-"""Characters of a field."""
+"""Maximum characters of a field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,11 @@ class Field:
 
     name: str
     words: str
-    """What people read beside it."""
+    """The label."""
     untouched: str = ""
-    """What it holds while nobody has touched it; an empty one says nothing either."""
+    """The initial value. Neither this nor an empty value counts as input."""
     many: bool = False
-    """May be sent several times, as boxes to tick are."""
+    """Whether it may have several values, like checkboxes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The option that was chosen and what was typed into its fields."""
+    """The selected option and the input in its fields."""
 
     value: str
     typed: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def text(self, name: str) -> str:
-        """Without spaces at its ends; empty where nothing was typed."""
+        """The field's value, without surrounding spaces; empty without input."""
         return next(iter(self.typed.get(name, ())), "").strip()
 
     def all(self, name: str) -> list[str]:
@@ -56,11 +56,11 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Choice:
-    """One question of a form. `otherwise`: the option where nothing is said; None asks for an answer."""
+    """A question of a form. `otherwise`: the default option; None if one must be selected."""
 
     name: str
     ask: str
-    """A sentence for who has chosen none."""
+    """The message if none is selected."""
     options: tuple[Option, ...]
     otherwise: str | None = None
 
@@ -72,13 +72,13 @@ class Choice:
         return next(option for option in self.options if option.value == value)
 
     async def read(self, request: Request) -> Chosen:
-        """A dependency of routes: what the form says. 400 where it contradicts itself, or says nothing."""
+        """A dependency of routes: the selected option. 400 if the form is contradictory, or no option is selected."""
         form = await request.form()
         names = [self.name, *(each.name for option in self.options for each in option.fields)]
         return self.resolve({name: [str(value) for value in form.getlist(name)] for name in names})
 
     def resolve(self, form: Mapping[str, Sequence[str]]) -> Chosen:
-        """Pure. Where no option is named, it is the one whose fields were filled in."""
+        """The selected option or, if none is, the one whose fields have input. Pure."""
         named = self._named(form)
         filled = {option: found for option in self.options if (found := _filled(option, form))}
         if named is None and len(filled) > 1:
@@ -100,7 +100,8 @@ class Choice:
         return found
 
     def _unsaid(self, form: Mapping[str, Sequence[str]]) -> Option:
-        """A program may leave the question out, and give a field the value that it has untouched."""
+        """The option for a form without a selection, from a program: the one whose fields are present, else the
+        default."""
         if self.otherwise is None:
             raise InvalidRequestError(self.ask, param=self.name)
         sent = (option for option in self.options if any(any(form.get(each.name, ())) for each in option.fields))
@@ -108,7 +109,7 @@ class Choice:
 
 
 def _filled(option: Option, form: Mapping[str, Sequence[str]]) -> tuple[Field, ...]:
-    """The option's fields that somebody filled in. 400 for what no form sends."""
+    """The option's fields that have input. 400 for values that a form cannot send."""
     for each in option.fields:
         values = form.get(each.name, ())
         if len(values) > 1 and not each.many:

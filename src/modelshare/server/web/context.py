@@ -1,4 +1,4 @@
-"""What the routes of pages work with: who asks and as what, the session, and how they answer."""
+"""The context of routes of pages: visitor, caller, database session, and responses."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -29,12 +29,12 @@ Text = Annotated[str, Form(max_length=4096)]
 
 @dataclass(frozen=True, kw_only=True)
 class PageContext:
-    """A request for a page, from anybody."""
+    """A request for a page, from any visitor."""
 
     request: Request
     platform: PagesPlatform
     session: AsyncSession
-    """Where the request only reads, one state of the data; else one transaction. Opened when it is first used."""
+    """For requests that only read, a read-only session; else a transaction. Opened on first use."""
 
     @property
     def visitor(self) -> Visitor:
@@ -59,7 +59,7 @@ class PageContext:
         return is_htmx(self.request)
 
     async def act_in(self, project: str, scope: Scope) -> Caller:
-        """The person in a project that the form names, and not the path."""
+        """The person in a project selected in the form instead of the path."""
         caller = await member(self.request, project)
         self.request.state.caller = caller
         caller.check(scope)
@@ -69,39 +69,39 @@ class PageContext:
         return render(self.request, template, **context)
 
     def redirect(self, url: str, message: str | None = None) -> Response:
-        """Goes on to `url` after a form was good; the next page says `message`."""
+        """Redirects to `url` after a successful form; the next page shows `message`."""
         return redirect_after_form(self.request, url, message)
 
     def show_once(self, template: str, **context: Any) -> Response:
-        """What is shown this once, such as a key's value."""
+        """Renders what is shown only once, such as a key's value."""
         return show_once(self.request, template, **context)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PersonContext(PageContext):
-    """From somebody who is signed in."""
+    """A request from a person who is signed in."""
 
     person: Person
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallerContext(PersonContext):
-    """From somebody who acts for a project, or for the platform."""
+    """A request from a person who acts for a project, or for the platform."""
 
     caller: Caller
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectContext(CallerContext):
-    """For a page of the project that the path names."""
+    """A request for a page of the project in the path."""
 
     project: Project
     scope: Scope | None
-    """What the page needs; None where every member may see it."""
+    """The scope that the page requires; None if every member may see it."""
 
     @property
     def root(self) -> str:
-        """Where the project's pages begin."""
+        """The root of the project's pages."""
         return f"/dashboard/{self.project.slug}"
 
     def fragment(self, template: str, **context: Any) -> str:
@@ -109,7 +109,8 @@ class ProjectContext(CallerContext):
         return fragment(template, root=self.root, now=self.now, **context)
 
     def live(self, draw: Callable[[Self], Awaitable[str]]) -> Response:
-        """A part of the page as it changes. It ends with what it shows, and with the person's right to see it."""
+        """Streams a part of the page whenever it changes, until it no longer exists or the person may not see it any
+        more."""
 
         async def part() -> str | None:
             caller = await caller_now(self.request, self.project.id)
@@ -140,7 +141,7 @@ AnyPage = Annotated[PageContext, Depends(_anybody)]
 
 
 async def _person(page: AnyPage) -> PersonContext:
-    """Sends others to sign in."""
+    """Requires a person who is signed in; redirects others to sign in."""
     if page.visitor.person is None:
         raise SignInNeededError
     return PersonContext(request=page.request, platform=page.platform, session=page.session, person=page.visitor.person)
@@ -150,7 +151,7 @@ PersonPage = Annotated[PersonContext, Depends(_person)]
 
 
 async def _admin(page: PersonPage) -> CallerContext:
-    """The person as who runs the platform; for others there is no such page."""
+    """Requires an admin of the platform; 404 for others."""
     if not page.person.is_admin:
         raise NotFoundError("There is no such page.")
     caller = page.request.state.caller = people.platform_caller(page.person)
@@ -160,7 +161,7 @@ async def _admin(page: PersonPage) -> CallerContext:
 
 
 def _member(scope: Scope | None = None) -> Callable[..., Awaitable[ProjectContext]]:
-    """The person in the path's project, with this scope; 404 for anybody who is not in it."""
+    """Requires a member of the path's project with this scope; 404 for others."""
 
     async def in_project(page: PersonPage, project: str) -> ProjectContext:
         caller = await caller_now(page.request, project)

@@ -22,7 +22,7 @@ from modelshare.wire.tiers import SELF_HOSTED
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 Text = Annotated[str, Form(max_length=200)]
 _OWN_FILE: Final = "-"
-"""In a form: the version's own model. No weights have that name, and an empty field is one that was left out."""
+"""The value in a form for the version's own model. Not empty, since empty means unchanged; no file has this name."""
 Asked = Annotated[str, Query(max_length=200)]
 Cursor = Annotated[str | None, Query(max_length=200)]
 _LIST: Final = "/dashboard/{project}/endpoints"
@@ -112,7 +112,7 @@ async def endpoint_events(page: EndpointsPage, slug: str) -> Response:
 
 @router.get(_ONE + "/explain")
 async def explain_move(page: EndpointsPage, slug: str, tier: Asked) -> Response:
-    """What moving the endpoint to this tier would come to."""
+    """The effects of moving the endpoint to this tier."""
     row = await service.get(page.session, page.caller, slug)
     explanation = await _explained_again(page, row, tier) if tier != row.tier else None
     return page.render("dashboard/endpoints/explanation.html", spec=None, explanation=explanation)
@@ -169,7 +169,8 @@ async def delete(page: EndpointsPage, slug: str) -> Response:
 async def _spec(
     page: ProjectContext, model: str, tier: str, slug: str, version: str
 ) -> tuple[str, EndpointCreate | None]:
-    """The model as `owner/name`, and what is wished; None while no model is named. Without a slug, the model's name."""
+    """The model as `owner/name`, and the requested endpoint; None without a model. The default slug is the model's
+    name."""
     if not model.strip():
         return "", None
     found = await sharing.find_visible(page.session, page.caller, model)
@@ -185,15 +186,15 @@ async def _spec(
 
 
 def _slug_for(model: str) -> str:
-    """A slug made of a model's name."""
+    """The default slug for a model's name."""
     name = model.rpartition("/")[2].lower()
     return re.sub(r"[^a-z0-9]+", "-", name)[:_SLUG_LENGTH].strip("-") or "endpoint"
 
 
 def _again(row: EndpointRow, tier: str) -> EndpointCreate:
-    """The endpoint as a wish, for asking whether it could be made anew on this tier."""
+    """A request for this endpoint on a tier, to check whether it could be created there."""
     tier = parse_form(EndpointPatch, tier=tier).tier or row.tier
-    version = row.version or "latest"  # not checked anew, as it is there already
+    version = row.version or "latest"  # not validated again, since it exists
     return EndpointCreate.model_construct(
         slug=row.slug, model=str(row.model_id), tier=tier, version=version, file=row.file
     )
@@ -204,7 +205,7 @@ async def _explained(page: ProjectContext, spec: EndpointCreate | None) -> Expla
 
 
 async def _explained_again(page: ProjectContext, row: EndpointRow, tier: str) -> Explanation | None:
-    """Whether the endpoint could be made anew on this tier; None where its model is gone."""
+    """Whether the endpoint could be created on this tier; None if its model was deleted."""
     if row.model is None:
         return None
     return await service.explain(page.session, page.caller, _again(row, tier), page.policy, again=True)
@@ -236,13 +237,13 @@ async def _shown(page: ProjectContext, row: EndpointRow) -> dict[str, Any]:
 
 
 def _versions(row: EndpointRow) -> list[str]:
-    """What the endpoint may be set to: the newest first, and what it is set to now."""
+    """The versions that can be selected, newest first, including the present one."""
     offered = [version.version for version in reversed(version_choice.choosable(row))]
     return list(dict.fromkeys(("latest", *offered, row.version or "latest")))
 
 
 def _files(row: EndpointRow) -> list[tuple[str, str]]:
-    """What the endpoint may serve of its version, and what it serves now; none where there is no choice."""
+    """The files that can be selected in its version, including the present one; empty without a choice."""
     version = presenters.resolved(row)
     choices = file_selection.choices(version) if version else []
     if not choices and row.file is None:
@@ -253,7 +254,7 @@ def _files(row: EndpointRow) -> list[tuple[str, str]]:
 
 
 def _task(row: EndpointRow) -> str | None:
-    """What the model is for: of the version that is served."""
+    """The task of the served version."""
     model = presenters.serves(row)
     return model.task if model else None
 
@@ -263,5 +264,5 @@ def _options(tiers: TierRegistry) -> list[tuple[str, str]]:
 
 
 def page_of(project: str | None, slug: str) -> str:
-    """Where an endpoint of the project (its slug) is shown: `…/new` is where they are made, and a good slug too."""
+    """The URL of an endpoint's page. `new` is a valid slug, but also the path for creating endpoints."""
     return f"/dashboard/{project}/endpoints/{'-/' if slug == 'new' else ''}{slug}"

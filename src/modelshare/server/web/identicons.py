@@ -1,4 +1,4 @@
-"""A mark of its own for every model family: the same name always gives the same one. Pure."""
+"""Identicons for model families: always the same for the same name. Pure."""
 
 import functools
 import hashlib
@@ -11,7 +11,7 @@ _CELLS = 5
 
 @functools.lru_cache(maxsize=512)
 def mark(family: str | None) -> Markup:
-    """A square SVG, symmetric so that the eye keeps it; colours that hold on light and dark ground."""
+    """A square, symmetric SVG, in colours for light and dark backgrounds."""
     digest = hashlib.sha256((family or "").casefold().encode("utf-8", "replace")).digest()
     hue, turn = digest[0] * 360 // 256, 40 + digest[1] % 80
     cells = []

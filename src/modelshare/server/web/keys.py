@@ -1,4 +1,4 @@
-"""Pages of a project's keys: mint, rotate, revoke."""
+"""Pages of a project's keys: create, rotate, revoke."""
 
 import ipaddress
 from typing import Annotated, Final
@@ -112,7 +112,7 @@ async def revoke(page: OwnerPage, key_id: str) -> Response:
 
 
 def _networks(text: str) -> list[str]:
-    """One a line. 400 for what is none."""
+    """Parses networks, one per line. 400 for an invalid one."""
     found = text.split()
     for network in found:
         try:

@@ -1,8 +1,7 @@
-"""Parts of pages that stay up to date: server-sent events, each the part's HTML anew.
+"""Live updates of pages: server-sent events with a part's new HTML.
 
-A part is rendered again when the database says that something of its project or its person changed, and sent when it is
-not what was sent before.
-The stream ends when its person may not see the part any more, and when the process stops; browsers come back then.
+A part is rendered again on a notification that its project or person changed, and sent if it is different. The stream
+ends when the person may not see the part any more, and when the process stops; browsers then reconnect.
 """
 
 import asyncio
@@ -21,20 +20,21 @@ from modelshare.server.db import Database
 from modelshare.server.errors import RateLimitedError
 
 _REST_SECONDS: Final = 0.25
-"""Between two looks, however much changes."""
+"""Minimum time between two renderings."""
 _LOOK_SECONDS: Final = 10.0
-"""Looks without having been told, should a notification be lost; also keeps proxies from closing a silent stream."""
+"""Renders after this time without a notification, in case one was lost; also prevents proxies from closing the
+stream."""
 _OVER: Final = "event: over\ndata:\n\n"
-"""Has the page load itself again, which says why."""
+"""Makes the page reload, which shows the reason."""
 _MAX: Final = 40
-"""Streams of one person: as many tabs as anybody looks at."""
+"""Maximum streams per person."""
 
 Part = Callable[[], Awaitable[str | None]]
-"""Renders the part; None when it may not be seen any more."""
+"""Renders the part; None if the person may not see it any more."""
 
 
 class Live:
-    """All such streams of one process."""
+    """The live streams of one process."""
 
     def __init__(self, database: Database) -> None:
         self._open: set[_Stream] = set()
@@ -49,7 +49,7 @@ class Live:
             stream.changed.set()
 
     def stream(self, person_id: uuid.UUID, project_id: str, part: Part) -> StreamingResponse:
-        """An answer to this person about this project that goes on. 429 where there are too many."""
+        """A streaming response to this person for this project. 429 if they have too many."""
         if sum(stream.person_id == person_id for stream in self._open) >= _MAX:
             raise RateLimitedError(
                 f"You have {_MAX} live pages open, the maximum. Close some of them.",
@@ -82,7 +82,7 @@ class Live:
                 stream.changed.set()
 
     def _person_changed(self, person_id: str) -> None:
-        """They may have lost the right to see what is open."""
+        """Checks the person's streams, since their permissions may have changed."""
         for stream in self._open:
             if person_id in {str(stream.person_id), "*"}:
                 stream.changed.set()

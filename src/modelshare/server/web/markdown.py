@@ -1,4 +1,4 @@
-"""Model cards: Markdown by strangers, as HTML that can do no harm.
+"""Renders model cards: untrusted Markdown to safe HTML.
 
 CommonMark with tables (markdown-it-py), then an allow-list of tags and attributes (nh3): no script, style, form or
 frame, and nothing that a browser would fetch from elsewhere: an image becomes a link to it.
@@ -17,16 +17,16 @@ from markupsafe import Markup
 from modelshare.server.registry.inspection import front_matter
 
 MAX_CHARACTERS: Final = 60_000
-"""Of a card are rendered; the rest is in the file, which is listed."""
+"""Characters of a card that are rendered; the rest is in the listed file."""
 _MAX_BRACKETS: Final = 2_000
-"""Opening ones: what each may be the beginning of is looked for in all that follows."""
+"""Opening brackets: for each, the parser searches all of the following text."""
 _MAX_MARKS: Final = 12_000
-"""Characters that may mean something other than themselves."""
+"""Characters with a special meaning."""
 _MARKS: Final = "[]*_`~<!&\\"
 _MAX_COLUMNS: Final = 200
-"""Of a table."""
+"""Per table."""
 _MAX_CELLS: Final = 20_000
-"""Of tables; rows that lack some are filled up, so a few characters may ask for many."""
+"""In all tables; short rows are filled up, so that a few characters may create many."""
 _TEXT: Final = {
     "a",
     "abbr",
@@ -63,17 +63,17 @@ _SCHEMES: Final = {"http", "https", "mailto"}
 
 @functools.lru_cache(maxsize=256)
 def card(text: str) -> Markup:
-    """The card as HTML, its front matter left out; headings begin at the second level, under the page's own."""
+    """The card as HTML, without front matter. Headings start at the second level, below the page's."""
     text = front_matter.split(text[:MAX_CHARACTERS].replace("\r\n", "\n")).body
     if _takes_long(text):
         return Markup('<pre tabindex="0">{}</pre>').format(text)
     html = _parser().render(text)
-    return Markup(  # noqa: S704 - what nh3 lets pass is safe, and that is all there is
+    return Markup(  # noqa: S704 - sanitized by nh3
         nh3.clean(
             html,
             tags=_TEXT | _BLOCKS | _HEADINGS | _TABLES,
             attributes=_ATTRIBUTES,
-            set_tag_attribute_values={"pre": {"tabindex": "0"}, "table": {"tabindex": "0"}},  # to scroll by keyboard
+            set_tag_attribute_values={"pre": {"tabindex": "0"}, "table": {"tabindex": "0"}},  # for keyboards
             url_schemes=_SCHEMES,
             link_rel="nofollow noopener noreferrer ugc",
             clean_content_tags={"script", "style", "title", "textarea", "noscript", "iframe", "svg", "math"},
@@ -82,17 +82,17 @@ def card(text: str) -> Markup:
 
 
 async def prepare(text: str) -> None:
-    """Renders the card in a thread, since a long one takes a while; `card` then has it from memory."""
+    """Renders the card in a thread, since a long one takes a while; `card` then returns it from a cache."""
     await asyncio.to_thread(card, text)
 
 
 def coded(text: str) -> Markup:
-    """A sentence of ours, what stands between backticks as code."""
-    return Markup(_CODE.sub(r"<code>\1</code>", str(Markup.escape(text))))  # noqa: S704 - all of it was escaped
+    """A message of the platform as HTML, with text in backticks as code."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(Markup.escape(text))))  # noqa: S704 - escaped
 
 
 def _takes_long(text: str) -> bool:
-    """Whether it is no prose by far: work grows faster than its length then."""
+    """Whether rendering would take long: for some unusual texts, it is not linear."""
     return (
         text.count("[") > _MAX_BRACKETS
         or sum(map(text.count, _MARKS)) > _MAX_MARKS
@@ -102,7 +102,7 @@ def _takes_long(text: str) -> bool:
 
 
 def _cells(block: str) -> int:
-    """Of the table that these lines may be: it has as many columns as one of them at most."""
+    """An upper bound of the cells, if these lines are a table."""
     lines = block.splitlines()
     bars = max((line.count("|") for line in lines), default=0)
     return (bars + 1) * len(lines) if bars else 0
@@ -134,7 +134,7 @@ def _mark_images_in_links(state: Any) -> None:
 
 
 def _image(_: object, tokens: list[Token], index: int, *__: object) -> str:
-    """A link, so that opening a page tells nobody of its reader; words alone where it is in a link already."""
+    """A link instead of an image, so that pages make no requests to other sites; only its text within a link."""
     token = tokens[index]
     words = Markup.escape(token.content or "image")
     if token.meta["in_link"]:

@@ -1,6 +1,6 @@
-"""How much memory a model needs to answer, and whether a machine has it. Pure; every figure is an estimate.
+"""Estimates how much memory a model needs, and whether an agent has it. Pure.
 
-Facts of a catalog name no layers or heads, so these are derived from the parameters as usual shapes have it:
+The catalog has no numbers of layers and heads, so these are derived from the parameters, for usual architectures:
 
 * Decoders have about 12 · layers · width² parameters (Kaplan et al., "Scaling Laws for Neural Language Models", 2020,
   section 2.1), and a width of about 128 · layers: Llama 3 8B has 32 layers and a width of 4,096, 405B 126 and 16,384.
@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 USUAL_CONTEXT: Final = 8192
-"""Tokens that an agent gives a request unless told otherwise."""
+"""The default context of an agent, in tokens."""
 _WIDTH_BY_LAYERS: Final = 128
 _PARAMETERS_BY_CUBED_LAYERS: Final = 12 * _WIDTH_BY_LAYERS**2
 _QUERIES_BY_KEY: Final = 4
@@ -28,7 +28,7 @@ _READERS: Final = {
     "safetensors": frozenset({"llamacpp", "transformers", "vllm", "sglang", "external"}),
     "pickle": frozenset({"transformers", "vllm", "sglang", "external"}),
 }
-"""Engines that may serve a format; llama.cpp does so by converting where it can."""
+"""Engines that may serve a format; llama.cpp does so by conversion, if possible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class MemoryNeed:
 
     weights: int
     cache: int | None
-    """For the keys and values of `context` tokens; None where nothing tells how large it is."""
+    """For the keys and values of `context` tokens; None if unknown."""
     context: int
     """Tokens."""
 
@@ -47,7 +47,7 @@ class MemoryNeed:
 
     @property
     def comfortable(self) -> int:
-        """With room for what engines need beside."""
+        """Including what engines need besides."""
         return self.total + self.weights * (_HEADROOM_PERCENT - 100) // 100
 
 
@@ -67,7 +67,7 @@ def need(
     task: str | None,
     context: int | None = None,
 ) -> MemoryNeed:
-    """For one request of `context` tokens: as many as the model takes, and `USUAL_CONTEXT` at most, if not given."""
+    """For a request of `context` tokens; default: the model's context, up to `USUAL_CONTEXT`."""
     tokens = context or min(context_length or USUAL_CONTEXT, USUAL_CONTEXT)
     if task == "embedding":
         return MemoryNeed(weight_bytes, 0, tokens)
@@ -75,14 +75,14 @@ def need(
 
 
 def cache_bytes(parameters: int, tokens: int) -> int:
-    """Of a decoder of usual shape."""
+    """For a decoder of a usual architecture."""
     layers: float = (parameters / _PARAMETERS_BY_CUBED_LAYERS) ** (1 / 3)
     key_width = min(layers * _WIDTH_BY_LAYERS / _QUERIES_BY_KEY, _MAX_KEY_WIDTH)
     return round(2 * layers * key_width * _BYTES) * tokens
 
 
 def weight_bytes(manifest: Mapping[str, Any], otherwise: int) -> int:
-    """Of the files that an engine loads, as the manifest's facts name them."""
+    """Bytes of the files that an engine loads, according to the manifest."""
     facts = manifest.get("facts")
     loaded = frozenset(facts.get("weights") or ()) if isinstance(facts, Mapping) else frozenset()
     size: int = sum(file["size"] for file in manifest.get("files", ()) if file["path"] in loaded)
@@ -90,7 +90,7 @@ def weight_bytes(manifest: Mapping[str, Any], otherwise: int) -> int:
 
 
 def fit(needed: MemoryNeed, memory_bytes: int | None, engines: Collection[str], format_: str | None) -> Fit:
-    """How the model does on a machine with so much memory and these engines."""
+    """Whether the model fits on an agent with this memory and these engines."""
     readers = _READERS.get(format_ or "")
     if readers is not None and not readers.intersection(engines):
         return Fit.NO_ENGINE

@@ -1,4 +1,4 @@
-"""What is said to programs and people alike, as people read it on a page."""
+"""Rewrites messages of the API for pages."""
 
 import re
 from typing import Final
@@ -13,17 +13,17 @@ _ANEW: Final = (
     (re.compile(r"Invalid model ID"), "Invalid link to a model. Look for the model in the catalog."),
     (re.compile(r"`deadline`: Input should be less than .*"), "Choose a deadline before the year 2200."),
 )
-"""What programs are told of a value, and people of the link or the form that had it."""
+"""Texts about values for programs, and about links and forms for users."""
 _INPUT: Final = (
     (re.compile(r"\bInput should be (?=')"), "Choose "),
     (re.compile(r"\bInput should be "), "This must be "),
     (re.compile(r"\bString should have "), "Use "),
 )
-"""How pydantic begins what it says."""
+"""Prefixes of pydantic's messages."""
 
 
 def humanize_error(message: str) -> str:
-    """The message without words of programs, and without sentences that name a route of the API where it says more."""
+    """The message without technical terms, and without sentences about API routes if others remain."""
     for programs, people in _ANEW:
         if programs.fullmatch(message):
             return people

@@ -1,4 +1,4 @@
-"""Numbers, sizes and times as people read them. Pure."""
+"""Formats numbers, sizes and times for users. Pure."""
 
 from typing import Final
 
@@ -8,12 +8,12 @@ UNKNOWN: Final = "–"  # noqa: RUF001 - the dash that is meant
 _STEPS: Final = ("", "k", "M", "G", "T", "P", "E")
 _BILLION: Final = 1_000_000_000
 _EXACT: Final = 100
-"""From here on no digit behind the point is shown."""
+"""From this value on, no decimals are shown."""
 _AGO: Final = ((31_557_600, "year"), (2_629_800, "month"), (86_400, "day"), (3_600, "hour"), (60, "minute"))
 
 
 def size(count: int | None) -> str:
-    """Bytes, in powers of 1000 as disks are sold: `4.1 GB`."""
+    """Bytes, in powers of 1000: `4.1 GB`."""
     return UNKNOWN if count is None else f"{_short(count, ' ')}B"
 
 
@@ -30,7 +30,7 @@ def parameters(count: int | None) -> str:
 
 
 def context(tokens: int | None) -> str:
-    """A context length in tokens: `8K` is 8192, as models are named; `40,000` where it is no such step."""
+    """A context length in tokens: `8K` for 8192, `40,000` if it is not a multiple of 1024."""
     if tokens is None:
         return UNKNOWN
     whole, rest = divmod(tokens, 1024)
@@ -38,7 +38,7 @@ def context(tokens: int | None) -> str:
 
 
 def whole(count: int) -> str:
-    """All digits, in groups: `1,234,567`."""
+    """All digits, with separators: `1,234,567`."""
     return f"{count:,}"
 
 
@@ -48,7 +48,7 @@ def date(seconds: int) -> str:
 
 
 def iso(seconds: int) -> str:
-    """Unix seconds as HTML's `datetime` has it."""
+    """Unix seconds in the format of HTML's `datetime`."""
     return moment(seconds).isoformat()
 
 
@@ -74,5 +74,5 @@ def _short(count: int, space: str) -> str:
 
 
 def _digits(value: float) -> str:
-    """One digit behind the point where it tells something."""
+    """With one decimal if it is significant."""
     return f"{value:.0f}" if value >= _EXACT or value == int(value) else f"{value:.1f}".removesuffix(".0")

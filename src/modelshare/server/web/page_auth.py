@@ -1,4 +1,4 @@
-"""Who looks at a page, and in which project they act."""
+"""Authentication for pages: the visitor, and the project for which they act."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -20,7 +20,7 @@ from modelshare.wire.errors import ErrorCode
 
 @dataclass(frozen=True, kw_only=True)
 class PagesPlatform(FleetPlatform):
-    """The whole platform: pages are on top of all domains."""
+    """The whole platform, since pages use all domains."""
 
     keys: KeyAuthenticator
     sessions: SessionAuthenticator
@@ -29,12 +29,12 @@ class PagesPlatform(FleetPlatform):
 
 
 class SignInNeededError(UnauthenticatedError):
-    """The page is for people who are signed in: errors of this kind lead there and back."""
+    """The page requires signing in. The response redirects to the sign-in page, and from there back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Whoever looks. `token` is the session that says so."""
+    """A visitor of a page. `token`: of their session."""
 
     person: Person | None = None
     token: str | None = None
@@ -45,7 +45,7 @@ DASHBOARD: Final = "/dashboard"
 
 
 async def visitor_of(request: Request) -> Visitor:
-    """By the session's cookie."""
+    """The visitor, by the session's cookie."""
     token = request.cookies.get(SESSION_COOKIE)
     person = await pages_platform(request).sessions.person(token) if token else None
     if person is None:
@@ -55,7 +55,7 @@ async def visitor_of(request: Request) -> Visitor:
 
 
 def sign_in_url(request: Request) -> str:
-    """Where to sign in, and to come back from: to the page that was asked for, or that the form is on."""
+    """The sign-in page, which leads back to the requested page, or to the page of the form."""
     is_page = request.method == "GET" and "hx-request" not in request.headers
     page = urlsplit(str(request.url) if is_page else _page_of_form(request))
     here = page.path + (f"?{page.query}" if page.query else "")
@@ -63,7 +63,7 @@ def sign_in_url(request: Request) -> str:
 
 
 def own_path(url: str | None, fallback: str) -> str:
-    """`url` where it is a path of this site; anything else could lead a person elsewhere."""
+    """`url` if it is a path of this site, else `fallback`, to prevent open redirects."""
     if not url or not url.startswith("/") or url.startswith("//") or "\\" in url or not url.isprintable() or " " in url:
         return fallback
     parts = urlsplit(url)
@@ -71,7 +71,7 @@ def own_path(url: str | None, fallback: str) -> str:
 
 
 def sign_in_as(request: Request, response: Response, token: str) -> None:
-    """Keeps the session in the browser."""
+    """Sets the session's cookie."""
     days = get_platform(request).settings.accounts_session_days
     secure = base_url(request).startswith("https:")
     response.set_cookie(SESSION_COOKIE, token, days * 86_400, httponly=True, samesite="lax", secure=secure)
@@ -82,20 +82,20 @@ def sign_out(response: Response) -> None:
 
 
 def _page_of_form(request: Request) -> str:
-    """URL of the page, as the browser says it, where it is one of this site; else the dashboard."""
+    """The URL of the form's page, from the browser's headers, if it is on this site; else the dashboard."""
     page = request.headers.get("hx-current-url") or request.headers.get("referer")
     own = requested_url(request, get_platform(request).settings)
     return page if page and is_same_origin(site=None, origin=page, own_url=own) else DASHBOARD
 
 
 async def caller_now(request: Request, project: str) -> Caller | None:
-    """The person in this project, asked anew: what goes on for long ends for who is not in it any more."""
+    """The person in this project, checked again, so that streams end when a person is no longer a member."""
     token = request.state.visitor.token
     return await pages_platform(request).sessions.caller(token, project) if token else None
 
 
 async def member(request: Request, project: str) -> Caller:
-    """The person in a project that they chose; 404 for anybody who is not in it."""
+    """The person in a project that they selected; 404 if they are not a member."""
     caller = await caller_now(request, project)
     if caller is None:
         raise NotFoundError(

@@ -1,7 +1,7 @@
-"""What every page is made of: templates, headers that keep a browser safe, messages, and errors that people can read.
+"""The basis of all pages: templates, security headers, messages and error pages.
 
-Pages work without scripts. Where htmx sends a form, only the answer's part goes into the page: `done` and `once` say
-the same thing both ways.
+Pages work without scripts. If htmx sends a form, only a part of the page is replaced; `redirect_after_form` and
+`show_once` support both.
 """
 
 import functools
@@ -48,14 +48,14 @@ Form = TypeVar("Form", bound=BaseModel)
 
 
 class PageRoute(APIRoute):
-    """A route that answers a person: who it is, forms from this site only, and errors as pages."""
+    """A route of a page: identifies the visitor, accepts forms only from this site, and renders errors as pages."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def page(request: Request) -> Response:
             answer_with_pages(request)
-            request.state.visitor = ANONYMOUS  # for what goes wrong before it is known who looks
+            request.state.visitor = ANONYMOUS  # for errors before the visitor is known
             check_same_origin(request, get_platform(request).settings)
             request.state.visitor = await visitor_of(request)
             return await handle(request)
@@ -64,7 +64,7 @@ class PageRoute(APIRoute):
 
 
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
-    """A page; what all pages need is added. Compressed where that gives away nothing of somebody signed in."""
+    """Renders a page with the common context. Compressed only for visitors who are not signed in (BREACH)."""
     visitor: Visitor = getattr(request.state, "visitor", ANONYMOUS)
     message = _message_for(request)
     values = {
@@ -88,12 +88,12 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
 
 
 def fragment(template: str, **context: Any) -> str:
-    """Part of a page, for what comes by events."""
+    """Renders a part of a page, for live updates."""
     return _environment().get_template(template).render(**context)
 
 
 def secure(request: Request, response: Response) -> None:
-    """Headers of a page. Nothing is kept where somebody else could find it."""
+    """Adds the security headers of a page, and prevents caching."""
     origins = "".join(f" {origin}" for origin in getattr(request.state, "connect_to", ()))
     response.headers.update(_SECURITY)
     response.headers["Content-Security-Policy"] = _POLICY.format(connect=origins)
@@ -103,12 +103,12 @@ def secure(request: Request, response: Response) -> None:
 
 
 def is_htmx(request: Request) -> bool:
-    """Whether a script takes the answer, for part of the page that is there."""
+    """Whether htmx sent the request, to replace a part of the page."""
     return request.headers.get("hx-request") == "true"
 
 
 def parse_form(kind: type[Form], /, **values: Any) -> Form:
-    """What a form sent, as a type of the wire; empty fields count as not sent. 400 for what does not fit."""
+    """Parses a form's values as an API type; empty fields count as missing. 400 if they are invalid."""
     given = {name: value for name, value in values.items() if value is not None and value != ""}
     try:
         return kind(**given)
@@ -117,7 +117,7 @@ def parse_form(kind: type[Form], /, **values: Any) -> Form:
 
 
 def redirect_after_form(request: Request, url: str, message: str | None = None) -> Response:
-    """Goes on to `url` after a form was good; the next page says `message`."""
+    """Redirects to `url` after a successful form; the next page shows `message`."""
     response: Response = RedirectResponse(url, 303)
     if is_htmx(request):
         response = Response(headers={"HX-Redirect": response.headers["location"]})
@@ -129,7 +129,7 @@ def redirect_after_form(request: Request, url: str, message: str | None = None) 
 
 
 def show_once(request: Request, template: str, **context: Any) -> Response:
-    """What is shown this once (a key's value): in the page's `#once` where htmx asked, else as a page of its own."""
+    """Renders what is shown only once, such as a key's value: in the page's `#once` for htmx, else as a page."""
     response = render(request, template, in_page=is_htmx(request), **context)
     if is_htmx(request):
         response.headers.update({"HX-Retarget": "#once", "HX-Reswap": "innerHTML show:#once:top"})
@@ -138,7 +138,7 @@ def show_once(request: Request, template: str, **context: Any) -> Response:
 
 async def error_page(request: Request, error: ApiError) -> Response:
     """For `errors.install_handlers`."""
-    if not hasattr(request.state, "visitor"):  # no page's path: nobody has asked yet
+    if not hasattr(request.state, "visitor"):  # not the path of a page: the visitor is not known yet
         request.state.visitor = ANONYMOUS
         request.state.visitor = await visitor_of(request)
     if isinstance(error, SignInNeededError):
@@ -156,7 +156,7 @@ async def error_page(request: Request, error: ApiError) -> Response:
 
 
 def _message_for(request: Request) -> str | None:
-    """What `redirect_after_form` left for this page."""
+    """The message from `redirect_after_form` for this page."""
     value = request.cookies.get(_MESSAGE_COOKIE)
     try:
         return str(_signer(request).loads(value, max_age=_MESSAGE_SECONDS)) if value else None
@@ -165,12 +165,12 @@ def _message_for(request: Request) -> str | None:
 
 
 def _signer(request: Request) -> URLSafeTimedSerializer:
-    """So that nobody else puts words on a page."""
+    """Signs messages, so that others cannot show texts on a page."""
     return URLSafeTimedSerializer(get_platform(request).settings.signing_secret(), salt="page message")
 
 
 def _of_project(request: Request) -> dict[str, Any]:
-    """What the pages of a project need: where they begin, and whether the person owns it."""
+    """The context of a project's pages: their root, and whether the person is an owner."""
     project: Project | None = getattr(request.state, "project", None)
     if project is None:
         return {}
@@ -186,7 +186,7 @@ def _compressed(request: Request, response: Response) -> Response:
 
 
 def _readable(value: Any) -> Any:
-    """What older releases took is on no page as it is: it would make names read as other ones."""
+    """Removes characters that older releases accepted in names and that make a name look like another one."""
     return readable(value) if type(value) is str else value
 
 

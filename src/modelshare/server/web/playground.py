@@ -1,4 +1,4 @@
-"""The playground: try an endpoint from the browser. Nothing of it is kept; the page talks to the endpoint itself."""
+"""The playground: try an endpoint in the browser. The page calls the endpoint directly; nothing is stored."""
 
 from typing import Annotated, Final
 
@@ -18,7 +18,7 @@ _EMBEDDING: Final = "embedding"
 
 @router.get(_PAGE)
 async def playground(page: EndpointsPage, endpoint: Annotated[str, Query(max_length=100)] = "") -> Response:
-    """For the endpoint that is named, else the newest that serves."""
+    """For the selected endpoint, else the newest active one."""
     rows, _ = await service.page(page.session, page.caller, Paging(PAGE_LIMIT_MAX))
     serving = [row for row in rows if row.status == EndpointStatus.ACTIVE]
     row = await service.get(page.session, page.caller, endpoint) if endpoint else next(iter(serving or rows), None)

@@ -1,4 +1,4 @@
-"""Plots as SVG: bars by day. No script, no inline style; pages give the numbers as a table too."""
+"""Bar charts by day, as SVG without scripts and inline styles; pages also show the numbers in a table."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Bar(NamedTuple):
 
 
 def bars(data: Sequence[Bar], title: str) -> Markup:
-    """One bar each, in order; the first, middle and last labels stand below."""
+    """A bar chart, with the first, middle and last labels below."""
     limit = max((bar.value for bar in data), default=0) or 1
     step = (_WIDTH - _LEFT) / max(len(data), 1)
     height = _HEIGHT - _BOTTOM - _TOP

@@ -1,6 +1,6 @@
-"""A form that was refused comes back as it was: its page anew, with what was typed and why it was refused.
+"""Shows a rejected form again, with the user's input and the error.
 
-For browsers without scripts; with them, a refusal shows in the page that is there, and nothing typed was ever gone.
+For browsers without scripts; with scripts, the error is shown in the current page, which keeps the input.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ _FOUND: Final = 200
 @dataclass(frozen=True, slots=True)
 class RefusedForm:
     action: str
-    """Where it was sent."""
+    """The URL to which it was sent."""
     message: str
     typed: Mapping[str, Sequence[str]]
 
@@ -29,7 +29,7 @@ _current: ContextVar[RefusedForm | None] = ContextVar("refused_form", default=No
 
 
 async def page_of_form(request: Request, message: str, status: int) -> Response | None:
-    """The page of the form that this request sent, where the page has the form's own address; None elsewhere."""
+    """The page of the form in this request, if it has the same URL as the form's action; None otherwise."""
     typed = await _typed(request)
     if typed is None:
         return None
@@ -50,7 +50,7 @@ async def page_of_form(request: Request, message: str, status: int) -> Response 
 
     try:
         await request.app.router(scope, nothing, keep)
-    except HTTPException:  # what only takes forms
+    except HTTPException:  # the route only accepts forms
         return None
     if not messages or messages[0]["status"] != _FOUND:
         return None
@@ -61,7 +61,7 @@ async def page_of_form(request: Request, message: str, status: int) -> Response 
 
 @contextmanager
 def shown_in(request: Request) -> Iterator[None]:
-    """While the page is rendered, its templates know of the refused form."""
+    """Makes the rejected form available to templates within the block."""
     token = _current.set(request.scope.get(_KEY))
     try:
         yield
@@ -70,19 +70,19 @@ def shown_in(request: Request) -> Iterator[None]:
 
 
 def refusal(action: str) -> str | None:
-    """For templates: why what was sent there was refused."""
+    """For templates: the error of the form with this action."""
     form = _current.get()
     return form.message if form and form.action == action else None
 
 
 def typed(name: str, otherwise: Any) -> Any:
-    """For templates: what was typed into the field, or what it holds otherwise."""
+    """For templates: the input in the field, or its default value."""
     form = _current.get()
     return next(iter(form.typed.get(name, ())), "") if form else otherwise
 
 
 def ticked(name: str, value: str, otherwise: bool) -> bool:
-    """For templates: whether this one of several values was chosen."""
+    """For templates: whether this one of several values was selected."""
     form = _current.get()
     return value in form.typed.get(name, ()) if form else otherwise
 
@@ -90,7 +90,7 @@ def ticked(name: str, value: str, otherwise: bool) -> bool:
 async def _typed(request: Request) -> dict[str, list[str]] | None:
     try:
         form = await request.form()
-    except (HTTPException, RuntimeError):  # what came is no form, or was not read to its end
+    except (HTTPException, RuntimeError):  # not a form, or not read completely
         return None
     names = {name: form.getlist(name) for name in form}
     return {name: [value for value in values if isinstance(value, str)] for name, values in names.items()}

@@ -1,4 +1,4 @@
-"""Stylesheet, scripts and icons: read once, sent compressed, kept by browsers until they change.
+"""Stylesheet, scripts and icons: read once, sent compressed, cached by browsers until they change.
 
 A file's URL carries a digest of its content, so that a new release is a new URL.
 """
@@ -42,7 +42,7 @@ def _files() -> dict[str, _File]:
 
 
 def url(name: str) -> str:
-    """Where the file is found."""
+    """The URL of the file."""
     return f"{PATH}/{name}?v={_files()[name].digest}"
 
 

@@ -1,4 +1,4 @@
-"""The page of what a project used, and of who uses its models."""
+"""The page of a project's usage, and of the usage of its models by others."""
 
 import datetime as dt
 from typing import Annotated, Final, Literal

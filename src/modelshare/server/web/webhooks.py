@@ -1,4 +1,4 @@
-"""Pages of a project's webhooks and what was delivered to them."""
+"""Pages of a project's webhooks and their deliveries."""
 
 import json
 from collections.abc import Collection
@@ -26,7 +26,7 @@ Events = Annotated[Chosen, Depends(HEARING.read)]
 _KINDS: Final = {
     kind: tuple(name for name in TYPES if name.partition(".")[0] == kind) for kind in ("model", "endpoint", "agent")
 }
-"""What can be chosen, in groups as people see them."""
+"""Groups of events, for the form."""
 
 
 @router.get("")
@@ -72,7 +72,7 @@ async def edit_page(page: OwnerPage, webhook_id: str) -> Response:
 
 @router.post("/{webhook_id}/edit")
 async def edit(page: OwnerPage, webhook_id: str, url: Text, events: Events) -> Response:
-    """An address that stays as it is keeps what is known of its failures."""
+    """Keeps the failures if the URL does not change."""
     before = await webhooks.get(page.session, page.caller, webhook_id)
     patch = parse_form(WebhookPatch, url=url.strip() if url.strip() != before.url else None, events=_heard(events))
     await webhooks.change(page.session, page.caller, webhook_id, patch, page.platform.settings, now=page.now)

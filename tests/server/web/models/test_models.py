@@ -12,7 +12,7 @@ from conftest import Tenant, new_tenant
 from factories import add_version, make_model
 from modelshare.server.app import Application, create_app
 from modelshare.server.settings import Settings
-from page_texts import text_of, went_on
+from page_texts import text_after_redirect, text_of
 from persons import browser_of, sign_up
 from served import serving, wait_until
 from server.web.conftest import ON_BOTH_DATABASES
@@ -90,7 +90,7 @@ async def test_what_strangers_wrote_is_text(app: Application, owner: Tenant, per
 async def test_edit_changes_and_empties(app: Application, owner: Tenant, person: httpx.AsyncClient) -> None:
     model = await make_model(app, owner.project.id)
     form = {"name": "renamed", "display_name": "Renamed", "description": "", "tags": "a, b, a,", "card": "# Hi\r\nyou"}
-    said = await went_on(person, await person.post(f"{MODELS}/{model}/edit", data=form))
+    said = await text_after_redirect(person, await person.post(f"{MODELS}/{model}/edit", data=form))
     assert "Saved." in said
     found = await read(owner, model)
     assert (found["name"], found["display_name"], found["description"]) == ("renamed", "Renamed", None)
@@ -122,14 +122,14 @@ async def test_versions_are_promoted_and_gone_back_to(
     await add_version(app, model, "1.1.0")
     page = f"{MODELS}/{model}"
     assert "Make latest" in text_of(await person.get(page))
-    assert "1.1.0 is now the latest version" in await went_on(
+    assert "1.1.0 is now the latest version" in await text_after_redirect(
         person, await person.post(f"{page}/versions/1.1.0/promote")
     )
     assert (await read(owner, model))["version"] == "1.1.0"
     asked = text_of(await person.get(f"{page}/versions/1.0.0/rollback"))
     assert "Roll back to 1.0.0?" in asked
     assert "instead of 1.1.0" in asked
-    said = await went_on(person, await person.post(f"{page}/versions/1.0.0/rollback"))
+    said = await text_after_redirect(person, await person.post(f"{page}/versions/1.0.0/rollback"))
     assert "1.0.0 is the latest version again, instead of 1.1.0" in said
     assert (await read(owner, model))["version"] == "1.0.0"
     assert "is already the latest version" in text_of(await person.post(f"{page}/versions/1.0.0/rollback"), 409)
@@ -157,7 +157,7 @@ async def test_what_is_done_on_pages_is_what_the_catalog_finds(
 @pytest.mark.usefixtures("running_app")
 async def test_revalidating_reads_the_bytes_again(owner: Tenant, person: httpx.AsyncClient) -> None:
     model = await pushed(owner.http, tiny_model())
-    said = await went_on(person, await person.post(f"{MODELS}/{model['id']}/revalidate"))
+    said = await text_after_redirect(person, await person.post(f"{MODELS}/{model['id']}/revalidate"))
     assert "Revalidation started." in said
     actions = [each["action"] for each in (await owner.http.get("/v1/audit")).json()["data"]]
     assert "model.revalidate" in actions
@@ -168,7 +168,7 @@ async def test_deleting_needs_the_name(app: Application, owner: Tenant, person: 
     page = f"{MODELS}/{model}/delete"
     assert "Type its name, tiny, to confirm" in text_of(await person.get(page))
     assert "This model is named tiny." in text_of(await person.post(page, data={"name": "tony"}), 400)
-    assert "tiny deleted" in await went_on(person, await person.post(page, data={"name": "tiny"}))
+    assert "tiny deleted" in await text_after_redirect(person, await person.post(page, data={"name": "tiny"}))
     assert (await owner.http.get(f"/v1/models/{model}")).status_code == 404
 
 
@@ -190,7 +190,7 @@ async def test_the_upload_page_lists_what_is_not_finished(owner: Tenant, person:
     assert "half 1.0.0 0 B of" in text_of(page)
     assert f'data-api="/{owner.project.id}/v1"' in page.text
     assert "connect-src 'self';" in page.headers["content-security-policy"]
-    said = await went_on(person, await person.post(f"{MODELS}/uploads/{upload['id']}/cancel"))
+    said = await text_after_redirect(person, await person.post(f"{MODELS}/uploads/{upload['id']}/cancel"))
     assert "Upload of half 1.0.0 cancelled" in said
     assert (await owner.http.get(f"/v1/uploads/{upload['id']}")).json()["state"] == "cancelled"
 
@@ -288,7 +288,9 @@ async def _closed(events: httpx.Response) -> bool:
 async def test_notes_of_a_version_are_edited(app: Application, owner: Tenant, person: httpx.AsyncClient) -> None:
     model = await make_model(app, owner.project.id)
     page = f"{MODELS}/{model}"
-    said = await went_on(person, await person.post(f"{page}/versions/1.0.0/edit", data={"notes": "Mind <b>this</b>."}))
+    said = await text_after_redirect(
+        person, await person.post(f"{page}/versions/1.0.0/edit", data={"notes": "Mind <b>this</b>."})
+    )
     assert "Mind <b>this</b>." in said
     assert "Mind <b>this</b>." in text_of(await person.get(f"{page}/versions/1.0.0/edit"))
     await person.post(f"{page}/versions/1.0.0/edit", data={"notes": ""})
@@ -301,7 +303,7 @@ async def test_a_version_is_deleted_after_a_preview(app: Application, owner: Ten
     page = f"{MODELS}/{model}"
     assert "It is the latest version. Promote another one" in text_of(await person.get(f"{page}/versions/1.0.0/delete"))
     assert "The number 1.1.0 cannot be used again" in text_of(await person.get(f"{page}/versions/1.1.0/delete"))
-    said = await went_on(person, await person.post(f"{page}/versions/1.1.0/delete"))
+    said = await text_after_redirect(person, await person.post(f"{page}/versions/1.1.0/delete"))
     assert "Version 1.1.0 deleted." in said
     assert "It is the latest version." in text_of(await person.post(f"{page}/versions/1.0.0/delete"), 409)
 

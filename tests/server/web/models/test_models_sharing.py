@@ -15,7 +15,7 @@ from link_agent import enroll, linked
 from modelshare.server.app import Application
 from modelshare.server.registry.service import model_changed
 from modelshare.server.registry.tables import VersionRow
-from page_texts import text_of, went_on
+from page_texts import text_after_redirect, text_of
 from served import serving, wait_until
 from server.web.conftest import ON_BOTH_DATABASES
 
@@ -44,7 +44,7 @@ async def deployed(deployer: Tenant, model: uuid.UUID) -> None:
 
 async def test_sharing_with_everybody(owner: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str) -> None:
     assert "Only this project sees it." in text_of(await person.get(page))
-    said = await went_on(person, await person.post(f"{page}/share", data={"audience": "public"}))
+    said = await text_after_redirect(person, await person.post(f"{page}/share", data={"audience": "public"}))
     assert "tiny is now in the catalog" in said
     assert "Everyone sees it in the catalog" in said
     assert "Its role is deployable" in said
@@ -55,7 +55,7 @@ async def test_sharing_with_named_projects(
     owner: Tenant, deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
 ) -> None:
     form = {"audience": "projects", "projects": "borg"}
-    said = await went_on(person, await person.post(f"{page}/share", data=form))
+    said = await text_after_redirect(person, await person.post(f"{page}/share", data=form))
     assert "Certain projects see it" in said
     assert "Shared with Borg borg, named" in said
     assert [each["slug"] for each in (await footprint(owner, model))["projects"]] == ["borg"]
@@ -82,7 +82,7 @@ async def test_a_claim_link_is_shown_once_and_can_be_claimed(
     assert token not in shown.text
     assert re.search(r"claimed 1 of 3 times; expires in [67] days", text_of(shown))
     [link] = (await footprint(owner, model))["links"]
-    assert "Link revoked" in await went_on(person, await person.post(f"{page}/links/{link['id']}/end"))
+    assert "Link revoked" in await text_after_redirect(person, await person.post(f"{page}/links/{link['id']}/end"))
     after = await footprint(owner, model)
     assert (after["links"], [each["slug"] for each in after["projects"]]) == ([], ["borg"])
 
@@ -122,7 +122,9 @@ async def test_unsharing_says_before_what_it_will_do(
     assert "deployment count (1)" in said
     assert "Other projects creating an endpoint with this model, on any tier." in said
     assert (await footprint(owner, model))["is_shared"]
-    assert "tiny is no longer in the catalog." in await went_on(person, await person.post(f"{page}/unshare"))
+    assert "tiny is no longer in the catalog." in await text_after_redirect(
+        person, await person.post(f"{page}/unshare")
+    )
     assert not (await footprint(owner, model))["is_shared"]
     assert "Model not found or not shared" in text_of(await person.post(f"{page}/unshare"), 404)
 
@@ -159,7 +161,7 @@ async def test_a_recall_is_announced_changed_and_cancelled(
     await deployed(deployer, model)
     assert "1 active endpoint of 1 project now" in text_of(await person.get(f"{page}/recall"))
     form = {"when": "in", "amount": "3", "unit": "days", "reason": "The licence changed."}
-    said = await went_on(person, await person.post(f"{page}/recall", data=form))
+    said = await text_after_redirect(person, await person.post(f"{page}/recall", data=form))
     assert "Recall announced" in said
     assert "“The licence changed.”" in said
     assert "Still serving 1 endpoint of other projects" in said
@@ -167,11 +169,11 @@ async def test_a_recall_is_announced_changed_and_cancelled(
     assert abs(notice["deadline"] - app.platform.now() - 3 * DAY) < 60
 
     form = {"when": "at", "at": "2099-01-31T12:00", "reason": "Later."}
-    assert "2099-01-31 12:00 UTC" in await went_on(person, await person.post(f"{page}/recall", data=form))
+    assert "2099-01-31 12:00 UTC" in await text_after_redirect(person, await person.post(f"{page}/recall", data=form))
     notice = (await owner.http.get(f"/v1/models/{model}/recall")).json()["notice"]
     assert notice["deadline"] == int(datetime(2099, 1, 31, 12, tzinfo=UTC).timestamp())
 
-    assert "Recall cancelled." in await went_on(person, await person.post(f"{page}/recall/cancel"))
+    assert "Recall cancelled." in await text_after_redirect(person, await person.post(f"{page}/recall/cancel"))
     assert (await owner.http.get(f"/v1/models/{model}/recall")).json()["notice"] is None
 
 
@@ -181,7 +183,9 @@ async def test_a_recall_now_stops_others(
 ) -> None:
     await person.post(f"{page}/share", data={"audience": "public"})
     await deployed(deployer, model)
-    await went_on(person, await person.post(f"{page}/recall", data={"when": "now", "reason": "It is unsafe."}))
+    await text_after_redirect(
+        person, await person.post(f"{page}/recall", data={"when": "now", "reason": "It is unsafe."})
+    )
 
     async def stopped() -> bool:
         return "Endpoints of other projects were stopped" in text_of(await person.get(page))
@@ -205,13 +209,13 @@ async def test_a_machine_that_has_not_confirmed_shows_with_a_recall_and_after(
             assert (await deployer.http.delete(f"/v1/agents/{agent_id}")).status_code == 204
     assert "1 machine may have them now" in text_of(await person.get(f"{page}/recall"))
     form = {"when": "in", "amount": "3", "unit": "days", "reason": "The licence changed."}
-    said = await went_on(person, await person.post(f"{page}/recall", data=form))
+    said = await text_after_redirect(person, await person.post(f"{page}/recall", data=form))
     assert "May have the weights 1 machine" in said
     assert "Borg , version 1.0.0: not confirmed yet" in said
     assert "1 machine has not confirmed since 20" in said
-    assert "not confirmed yet" in await went_on(person, await person.post(f"{page}/recall/cancel"))
+    assert "not confirmed yet" in await text_after_redirect(person, await person.post(f"{page}/recall/cancel"))
     [close] = re.findall(r'action="([^"]*/weight-deletions/[0-9a-f-]+/close)"', (await person.get(page)).text)
-    said = await went_on(person, await person.post(close))
+    said = await text_after_redirect(person, await person.post(close))
     assert "No longer waiting for this machine." in said
     assert "not confirmed" not in said
 
@@ -243,5 +247,5 @@ async def test_it_asks_before_a_targeted_model_shows_to_everybody(
     asked = text_of(await person.post(f"{page}/share", data={"audience": "public"}))
     assert "Share tiny with everyone?" in asked
     assert (await footprint(owner, model))["audience"] == "targeted"
-    await went_on(person, await person.post(f"{page}/share", data={"audience": "public", "sure": "yes"}))
+    await text_after_redirect(person, await person.post(f"{page}/share", data={"audience": "public", "sure": "yes"}))
     assert (await footprint(owner, model))["audience"] == "public"

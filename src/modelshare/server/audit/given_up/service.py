@@ -1,4 +1,4 @@
-"""Jobs in the background that were given up, for the platform's operator: why, and once more."""
+"""Background jobs that failed permanently, for the platform's operator: list and retry."""
 
 import uuid
 
@@ -16,14 +16,14 @@ from modelshare.wire.jobs import GivenUpJob
 
 
 async def page(session: AsyncSession, paging: Paging) -> Page[GivenUpJob]:
-    """Those of the last 30 days that were not done since, the latest first."""
+    """Jobs that failed in the last 30 days and have not succeeded since, newest first."""
     rows = await jobs.given_up(session, paging.fetch_limit, paging.after_row(int, uuid.UUID))
     rows, cursor = paging.cut(rows, lambda row: (row.given_up_at, row.id))
     return Page.of([_view(row) for row in rows], cursor)
 
 
 async def try_again(session: AsyncSession, caller: Caller, job_id: str, *, now: int) -> GivenUpJob:
-    """Has it run at once, with all its attempts. 404 where it was done or asked for meanwhile."""
+    """Runs the job again immediately, with all its attempts. 404 if it has succeeded or was retried meanwhile."""
     uid = parse_uuid(job_id)
     row = await jobs.try_again(session, uid, now=now) if uid else None
     if row is None:

@@ -1,4 +1,4 @@
-"""Every statement on processes and their confirmations."""
+"""All queries for processes and their confirmations."""
 
 import uuid
 from collections import defaultdict
@@ -23,13 +23,13 @@ from modelshare.server.audit.tables import AuditRow, ConfirmationRow, ProcessRow
 from modelshare.server.db import any_tenant, now_ms, upsert
 
 _BATCH = 1000
-"""Ids of one statement, below the databases' limit of variables."""
+"""IDs per statement, below the databases' limit of variables."""
 Answers = dict[str, int | None]
-"""By process: when it confirmed (milliseconds of the database's clock), None while it has not."""
+"""By process: when it confirmed (milliseconds of the database's clock), or None."""
 
 
 async def answers(session: AsyncSession, audit_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Answers]:
-    """Who has confirmed these changes, the first one first; then those who run since before and have not."""
+    """The processes that confirmed these changes, in order of time, then running ones that still have to."""
     if not audit_ids:
         return {}
     given = select(ConfirmationRow.audit_id, ConfirmationRow.process, ConfirmationRow.at_ms)
@@ -63,7 +63,7 @@ async def owed(
 
 
 async def confirm(session: AsyncSession, process: str, audit_ids: Collection[uuid.UUID]) -> None:
-    """The process goes by these changes; the first time it says so counts."""
+    """Stores that the process applies these changes. Keeps the time of the first confirmation."""
     names, ids = ["audit_id", "process", "at_ms"], list(audit_ids)
     for offset in range(0, len(ids), _BATCH):
         these = AuditRow.id.in_(ids[offset : offset + _BATCH])
@@ -72,7 +72,8 @@ async def confirm(session: AsyncSession, process: str, audit_ids: Collection[uui
 
 
 async def see(session: AsyncSession, process: str, address: str, version: str, started_ms: int | None) -> int:
-    """The process runs. None: it starts now. Answers when it started, in milliseconds of the database's clock."""
+    """Stores that the process is running. `started_ms` None: it starts now. Returns its start time (database's
+    clock)."""
     now = now_ms(session)
     statement = upsert(session, ProcessRow).values(
         name=process,
@@ -86,12 +87,12 @@ async def see(session: AsyncSession, process: str, address: str, version: str, s
 
 
 async def forget_dead(session: AsyncSession, dead_ms: int) -> None:
-    """Those that were not seen for so long."""
+    """Deletes processes that were not seen for `dead_ms`."""
     await session.execute(delete(ProcessRow).where(ProcessRow.seen_ms < now_ms(session) - dead_ms))
 
 
 async def forget_place(session: AsyncSession, address: str) -> None:
-    """What an earlier process at this address left behind."""
+    """Deletes an earlier process at this address."""
     await session.execute(delete(ProcessRow).where(ProcessRow.address == address))
 
 

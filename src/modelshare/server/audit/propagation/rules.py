@@ -1,4 +1,4 @@
-"""Which changes have to take effect on every process, so that each confirms them. Pure."""
+"""Changes that must take effect on every process, so that each process confirms them. Pure."""
 
 from typing import Final
 
@@ -20,4 +20,4 @@ ACTIONS: Final = frozenset(
         "agent.remove",
     }
 )
-"""Actions of the audit log. What they change is notified in the transaction that records them."""
+"""Actions in the audit log. Their transactions also notify of what they change."""

@@ -1,9 +1,10 @@
-"""Each process says, in the audit log, when it has dropped what it remembered from before a change.
+"""Each process confirms in the audit log when it has dropped cached data from before a change.
 
-A change that has to take effect everywhere is notified, and its audit row's id last of all (`db.CONFIRM_TOPIC`). Who
-hears that has been told everything before it, waits for what is still being dropped, and writes a confirmation. What a
-process did not hear, it finds in the audit log: at once when it lost its connection, else at its next heartbeat; it
-drops everything then, and confirms.
+The transaction of such a change notifies of its audit entry last (`db.CONFIRM_TOPIC`). A process that receives this has
+received all notifications before it; it waits until the cached data is dropped, and writes a confirmation. Changes
+whose
+notification was lost are found in the audit log, immediately after a lost connection or at the next heartbeat; the
+process then drops all cached data, and confirms.
 """
 
 import asyncio
@@ -26,21 +27,21 @@ from modelshare.wire.usage import Process
 log = structlog.get_logger()
 
 _REST_SECONDS: Final = 0.05
-"""After confirming: what comes meanwhile is confirmed together."""
+"""Pause after confirming, so that changes in the meantime are confirmed together."""
 _BEAT_SECONDS: Final = 3.0
 _DEAD_MS: Final = 30_000
-"""A process that was not seen for so long is gone."""
+"""A process that was not seen for this long is dead."""
 _OVERDUE_MS: Final = 2_000
-"""A change that was not heard of for so long was missed. What was remembered has run out by then anyway."""
+"""After this long, a notification must have been lost. Cached data has expired by then anyway."""
 _LATE_SECONDS: Final = 60.0
-"""The longest that a transaction takes: from the change until others see it."""
+"""Maximum time of a transaction, from a change until others see it."""
 
 
 class PropagationTracker:
-    """Confirms for one process, and keeps it among those that run."""
+    """Confirms changes for one process, and keeps it in the list of running processes."""
 
     def __init__(self, database: Database, *, address: str) -> None:
-        """`address`: this process's URL, for the others; nobody else ever has the same."""
+        """`address`: this process's URL for other processes, which is unique."""
         self.name = f"p-{secrets.token_hex(4)}"
         self._database = database
         self._address = address
@@ -48,13 +49,13 @@ class PropagationTracker:
         self._heard = set[uuid.UUID]()
         self._may_have_missed = False
         self._caught_up = 0.0
-        """When it was last looked for what was missed; seconds of the loop's clock."""
+        """When missed changes were last looked up, in seconds of the loop's clock."""
         self._confirming = Loop("confirm changes", self._confirm, rest=_REST_SECONDS, retry=_BEAT_SECONDS)
         self._beating = Loop("say that this process runs", self._beat, every=_BEAT_SECONDS)
         database.subscribe(CONFIRM_TOPIC, self._told)
 
     async def start(self) -> None:
-        """Call it once the database's notifications are listened to, and before the first request."""
+        """Call it when notifications are received, and before the first request."""
         async with self._database.write() as session:
             await queries.forget_place(session, self._address)
             self._started_ms = await queries.see(session, self.name, self._address, __version__, None)
@@ -63,16 +64,16 @@ class PropagationTracker:
         await self._beating.start()
 
     async def stop(self) -> None:
-        """Nobody waits for this process any more; call it when no request comes."""
+        """Removes this process from the list; call it when no more requests arrive."""
         await stop_all([self._confirming, self._beating])
         try:
             async with self._database.write() as session:
                 await queries.forget(session, self.name)
-        except Exception as error:  # noqa: BLE001 - the others forget it after a while
+        except Exception as error:  # noqa: BLE001 - other processes remove it after a while
             log.warning("cannot unregister this process", error=str(error))
 
     async def check(self) -> None:
-        """Writes what changes nothing: raises what keeps the database from taking writes."""
+        """Makes a write without effect, to raise an error if the database cannot be written to."""
         async with self._database.write() as session:
             await queries.see(session, self.name, self._address, __version__, self._started_ms)
 
@@ -98,7 +99,7 @@ class PropagationTracker:
         overdue_ms = 0 if self._may_have_missed else _OVERDUE_MS
         self._may_have_missed = False
         async with self._database.write() as session:
-            # In this order: who holds its own row and wants another's might wait for one who does the same.
+            # In this order, since locking its own row before others' could deadlock with another process.
             await queries.forget_dead(session, _DEAD_MS)
             await queries.see(session, self.name, self._address, __version__, self._started_ms)
         await self._catch_up(overdue_ms)
@@ -111,7 +112,7 @@ class PropagationTracker:
                 session, self.name, started_ms=self._started_ms, since_ms=since_ms, overdue_ms=overdue_ms
             )
         if owed:
-            # Only now: what was dropped before a change was seen may have been remembered anew from before it.
+            # Only now: earlier, data from before the change could have been cached again.
             self._database.drop_everything()
             self._heard.update(owed)
             self._confirming.wake()
@@ -119,7 +120,7 @@ class PropagationTracker:
 
 
 async def page(session: AsyncSession, paging: Paging) -> Page[Process]:
-    """The processes that run, oldest first."""
+    """The running processes, oldest first."""
     rows = await queries.processes(session, paging.fetch_limit, paging.after_row(int, str))
     rows, cursor = paging.cut(rows, lambda row: (row.started_ms, row.name))
     return Page.of([_view(row) for row in rows], cursor)

@@ -1,7 +1,7 @@
-"""Which addresses are public: the pure half of keeping webhooks away from the platform's own network.
+"""Decides which addresses are public, to keep webhooks away from the platform's own network. Pure.
 
-The lists are written out, and not `ipaddress.is_global`, whose meaning differs between Python versions and which calls
-some addresses global behind which others stand (NAT64, 6to4).
+Uses explicit lists, since the meaning of `ipaddress.is_global` differs between Python versions and includes addresses
+that embed others (NAT64, 6to4).
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -27,9 +27,9 @@ _NOT_PUBLIC_4: Final = tuple(
         "224.0.0.0/3",  # multicast, reserved, broadcast
     )
 )
-"""RFC 6890's special-purpose addresses, as IANA's registry has them, and multicast."""
+"""Special-purpose addresses from IANA's registry (RFC 6890), and multicast."""
 _UNICAST_6: Final = IPv6Network("2000::/3")
-"""All that IANA has given out for global use; loopback, local, mapped and multicast addresses are outside."""
+"""Allocated by IANA for global use; excludes loopback, local, mapped and multicast addresses."""
 _NOT_PUBLIC_6: Final = tuple(
     IPv6Network(network)
     for network in (
@@ -40,11 +40,11 @@ _NOT_PUBLIC_6: Final = tuple(
     )
 )
 _NAT64: Final = IPv6Network("64:ff9b::/96")
-"""How a network without IPv4 writes IPv4 addresses (RFC 6052)."""
+"""Represents IPv4 addresses in a network without IPv4 (RFC 6052)."""
 
 
 def is_public(address: str) -> bool:
-    """Whether this IP address is one of the public internet. False for what is no address at all."""
+    """Whether this is an IP address of the public internet. False for invalid addresses."""
     try:
         parsed = ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""From the outbox to deliveries: each process moves what it finds, and no two take the same event."""
+"""Moves events from the outbox to deliveries. Several processes may run it; each event is moved by one of them."""
 
 from collections.abc import Callable
 from typing import Final
@@ -20,16 +20,16 @@ from modelshare.wire.webhooks import DeliveryState
 log = structlog.get_logger()
 
 _ROUND_SECONDS: Final = 5.0
-"""How often without having been told."""
+"""Between rounds, unless there is a notification."""
 _REST_SECONDS: Final = 0.03
-"""After moving some: what comes meanwhile is moved together, and the other processes get their turn."""
+"""Pause after a batch, so that new events are moved together, and other processes get their turn."""
 _RETRY_SECONDS: Final = 2.0
 _BATCH: Final = 200
-"""Events of one transaction."""
+"""Events per transaction."""
 
 
 class Dispatcher:
-    """Moves the events of one process's rounds."""
+    """Moves events in one process."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
@@ -41,9 +41,9 @@ class Dispatcher:
         database.subscribe(OUTBOX_TOPIC, self.loop.wake)
 
     async def move(self) -> None:
-        """Moves all there is.
+        """Moves all events.
 
-        Killed at any moment, an event is in the outbox or has its deliveries, never neither.
+        If the process is killed, an event is still in the outbox or has its deliveries.
         """
         async with self._database.read() as session:
             more = await queries.has_events(session)
@@ -60,7 +60,7 @@ class Dispatcher:
             return await _move_some(session, int(self._clock()), limit, taken)
 
     async def _move_each_alone(self) -> bool:
-        """Moves as many as a batch has, and drops what can never be moved; whether there may be more."""
+        """Moves a batch one by one, dropping events that cannot be moved. Returns whether there may be more."""
         for _ in range(_BATCH):
             taken: list[OutboxRow] = []
             try:
@@ -78,7 +78,7 @@ class Dispatcher:
 
 
 async def _move_some(session: AsyncSession, now: int, limit: int, taken: list[OutboxRow] | None) -> int:
-    """Writes the deliveries of some events; how many events these were. `taken` learns which."""
+    """Writes the deliveries of up to `limit` events, and returns their number. Adds the events to `taken`."""
     events = await queries.take_events(session, limit)
     if taken is not None:
         session.expunge_all()
@@ -89,7 +89,7 @@ async def _move_some(session: AsyncSession, now: int, limit: int, taken: list[Ou
         hearing = [
             webhook
             for webhook in webhooks
-            if webhook.project_id == event.project_id and rules.hears_of(webhook.events, event.type)
+            if webhook.project_id == event.project_id and rules.matches_event(webhook.events, event.type)
         ]
         wanted.update(hearing)
         body = rules.body(event.id, event.type, at=event.at, project_id=event.project_id, data=event.data)
@@ -112,7 +112,7 @@ async def _move_some(session: AsyncSession, now: int, limit: int, taken: list[Ou
 
 
 async def ask_for(session: AsyncSession, webhooks: set[WebhookRow], now: int) -> None:
-    """Has the deliveries of these webhooks, which are locked, sent; one whose address failed goes on waiting."""
+    """Enqueues the jobs of these webhooks, which must be locked. One whose address failed keeps waiting."""
     subjects: dict[bool, list[str]] = {True: [], False: []}
     for webhook in webhooks:
         subjects[webhook.retry_at is None or webhook.retry_at <= now].append(str(webhook.id))

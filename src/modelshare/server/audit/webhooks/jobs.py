@@ -1,8 +1,9 @@
-"""The job that delivers to one webhook.
+"""The job that delivers to a webhook.
 
-One job per webhook, not per delivery: an address that is slow or dead keeps one slot of the worker busy, whatever waits
-for it, and other tenants' webhooks have the rest. Whoever adds deliveries, asks for the job or ends it holds the
-webhook's lock, so that none is left behind.
+One job per webhook, not per delivery: a slow or dead address occupies only one slot of the worker, however many
+deliveries it has, and other tenants' webhooks have the rest. Adding deliveries, enqueueing the job and ending it
+require
+the webhook's lock, so that no delivery is missed.
 """
 
 import asyncio
@@ -27,16 +28,16 @@ from modelshare.wire.webhooks import DeliveryState
 log = structlog.get_logger()
 
 DELIVER: Final = "webhook.deliver"
-"""Kind of the job; its subject is the webhook's id."""
+"""The job's kind; its subject is the webhook's ID."""
 PARALLEL: Final = 64
-"""Webhooks that one process serves at the same time; nearly all of their time they wait for answers."""
+"""Concurrent webhooks per process; they mostly wait for responses."""
 _AT_ONCE: Final = 8
-"""Deliveries that a webhook gets at the same time; one while its address fails."""
+"""Concurrent deliveries per webhook; one while its address fails."""
 _SLOT_SECONDS: Final = 10.0
-"""After so long the job lets others have its slot, if any wait: an address may be slow on purpose."""
+"""After this long, the job gives its slot to waiting ones: an address may be slow on purpose."""
 _AFTER_TROUBLE_SECONDS: Final = 10
 _UNIFORM: Final = random.SystemRandom().uniform
-"""The system's own: processes that were started alike do not try again in step."""
+"""Seeded by the system, so that processes started at the same time do not retry at the same times."""
 
 
 class Deliverer:
@@ -58,7 +59,7 @@ class Deliverer:
         self._uniform = uniform
 
     async def deliver(self, lease: Lease) -> None:
-        """Sends what is due until nothing is. It is never given up: what happens to a delivery is in its row."""
+        """Sends all deliveries that are due. This job never fails: failures are stored with the delivery."""
         outcomes: Sequence[Outcome] = ()
         end = time.monotonic() + _SLOT_SECONDS
         try:
@@ -75,13 +76,13 @@ class Deliverer:
         raise TryAgainError(0)
 
     async def _advance(self, lease: Lease, outcomes: Sequence[Outcome]) -> list[Message]:
-        """Writes down how attempts ended, and what to send next. When that is nothing, the job is over, or waits."""
+        """Stores the outcomes, and returns what to send next. If that is nothing, finishes or postpones the job."""
         now = int(self._clock())
         webhook_id = uuid.UUID(lease.subject)
         async with self._database.write() as session:
             webhook = await queries.lock_webhook(session, webhook_id)
             if not await lease_is_valid(session, lease):
-                return []  # this was too slow, and another has taken over
+                return []  # the lease has expired, and another worker has the job
             if webhook is None:
                 await finish(session, lease)
                 return []

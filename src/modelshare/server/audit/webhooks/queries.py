@@ -1,4 +1,4 @@
-"""Every select on webhooks, deliveries and the outbox."""
+"""All queries for webhooks, deliveries and the outbox."""
 
 import uuid
 from collections.abc import Collection
@@ -27,19 +27,19 @@ async def webhook(
 
 
 async def lock_webhook(session: AsyncSession, webhook_id: uuid.UUID) -> WebhookRow | None:
-    """Of any project, for the platform's own work."""
+    """A webhook of any project, for background work."""
     return await session.scalar(for_update(select(any_tenant(WebhookRow)).where(WebhookRow.id == webhook_id)))
 
 
 async def count_alone(session: AsyncSession, project_id: str) -> int:
-    """How many webhooks the project has; who counts at the same time waits for its turn."""
+    """The number of the project's webhooks, under a lock that serializes creation."""
     await session.scalars(for_update(scoped_to(WebhookRow, project_id).order_by(WebhookRow.id)))
     capped_count = scoped_to(WebhookRow, project_id).subquery()
     return await session.scalar(select(func.count()).select_from(capped_count)) or 0
 
 
 async def lock_active(session: AsyncSession, project_ids: Collection[str]) -> list[WebhookRow]:
-    """The active webhooks of these projects, locked in one order."""
+    """The active webhooks of these projects, locked in a fixed order."""
     statement = select(WebhookRow).where(WebhookRow.project_id.in_(project_ids), WebhookRow.is_active)
     return list(await session.scalars(for_update(statement.order_by(WebhookRow.id))))
 
@@ -69,7 +69,7 @@ async def delete_events(session: AsyncSession, ids: Collection[uuid.UUID]) -> No
 async def deliveries(
     session: AsyncSession, webhook_id: uuid.UUID, state: DeliveryState | None, limit: int, after: uuid.UUID | None
 ) -> list[DeliveryRow]:
-    """Newest first; the webhook was found to be the caller's."""
+    """Newest first. The caller must own the webhook."""
     statement = select(DeliveryRow).where(DeliveryRow.webhook_id == webhook_id)
     if state is not None:
         statement = statement.where(DeliveryRow.state == state)
@@ -79,7 +79,7 @@ async def deliveries(
 
 
 async def delivery(session: AsyncSession, webhook_id: uuid.UUID, delivery_id: uuid.UUID) -> DeliveryRow | None:
-    """The webhook was found to be the caller's."""
+    """The caller must own the webhook."""
     statement = select(DeliveryRow).where(DeliveryRow.webhook_id == webhook_id, DeliveryRow.id == delivery_id)
     return await session.scalar(statement)
 
@@ -89,7 +89,7 @@ async def deliveries_by_id(session: AsyncSession, ids: Collection[uuid.UUID]) ->
 
 
 async def pending(session: AsyncSession, webhook_id: uuid.UUID, limit: int) -> list[DeliveryRow]:
-    """Those whose time comes first, or came longest ago."""
+    """Pending deliveries, in the order in which they are due."""
     statement = select(DeliveryRow).where(
         DeliveryRow.webhook_id == webhook_id, DeliveryRow.next_attempt_at.is_not(None)
     )
@@ -110,7 +110,7 @@ async def give_up_older(session: AsyncSession, webhook_id: uuid.UUID, created_be
 
 
 async def delete_deliveries(session: AsyncSession, created_before: int, limit: int) -> None:
-    """The oldest ones, so many at most; those that another process is at are left to it."""
+    """Deletes the oldest ones, up to `limit`, skipping those locked by another process."""
     old = select(DeliveryRow).where(DeliveryRow.created_at < created_before).order_by(DeliveryRow.created_at)
     ids = [row.id for row in await session.scalars(skip_locked(old.options(load_only(DeliveryRow.id)).limit(limit)))]
     await session.execute(delete(DeliveryRow).where(DeliveryRow.id.in_(ids)))

@@ -1,4 +1,4 @@
-"""What webhooks hear of, where they may point, how they are signed, and when is tried again. Pure."""
+"""Rules for webhooks: events, allowed URLs, signatures and retries. Pure."""
 
 import base64
 import hmac
@@ -17,15 +17,15 @@ from modelshare.wire.backoff import Uniform, delay
 from modelshare.wire.webhooks import SECRET_PREFIX
 
 MAX_WEBHOOKS: Final = 20
-"""Of one project."""
+"""Per project."""
 MAX_ATTEMPTS: Final = 12
-"""With the delays below, over about a day."""
+"""Over about a day, with the delays below."""
 GIVE_UP_SECONDS: Final = 30 * 3600
-"""A delivery that is older is given up when its address fails, even if others had all the attempts."""
+"""An older delivery fails permanently with its next failed attempt, however many it had."""
 KEEP_SECONDS: Final = 30 * 24 * 3600
-"""How long deliveries can be looked at and redelivered."""
+"""How long deliveries are kept."""
 ROTATION_SECONDS: Final = 24 * 3600
-"""For so long after a rotation, deliveries are signed with the former secret, too."""
+"""How long after a rotation deliveries are also signed with the old secret."""
 _FIRST_DELAY: Final = 10
 _DELAY_FACTOR: Final = 3.0
 _MAX_DELAY: Final = 6 * 3600
@@ -35,26 +35,26 @@ _KINDS: Final = tuple(sorted({f"{name.partition('.')[0]}.*" for name in TYPES}))
 _URL: Final = re.compile(r"[!-~]+")
 _NOT_IN_URLS: Final = frozenset('\\"<>^`{|}')
 _NUMBER: Final = re.compile(r"\d+|0x[0-9a-f]*")
-"""The last part of a host that stands for an IPv4 address, in whatever way it is written (WHATWG URL)."""
+"""The last part of a host that is an IPv4 address in any notation (WHATWG URL)."""
 
 
 def unknown_events(events: Collection[str]) -> list[str]:
-    """Those that are neither a type nor a kind."""
+    """Those that are neither a type nor a pattern such as `endpoint.*`."""
     return [event for event in events if event not in TYPES and event not in _KINDS]
 
 
 def known_events() -> str:
-    """All that a webhook can hear of, to be read by people."""
+    """All events, as a text for messages."""
     return ", ".join((*_KINDS, *TYPES))
 
 
-def hears_of(events: Collection[str], type_: str) -> bool:
-    """Whether a webhook with these events hears of this type; one without events hears of all."""
+def matches_event(events: Collection[str], type_: str) -> bool:
+    """Whether a webhook with these events receives this type. Without events, it receives all."""
     return not events or type_ in events or f"{type_.partition('.')[0]}.*" in events
 
 
 def url_refusal(url: str, *, allow_private: bool) -> str | None:
-    """Why a webhook cannot point there, as far as its text tells; the address itself is looked at when it is used."""
+    """Why a webhook cannot have this URL, judging by its text; the address is checked again for each connection."""
     if not _URL.fullmatch(url) or _NOT_IN_URLS & set(url):
         return (
             "Write the URL in ASCII without spaces: an international domain name as `xn--…`, other characters as `%XX`."
@@ -87,37 +87,39 @@ def _host_refusal(parts: SplitResult, *, allow_private: bool) -> str | None:
 
 
 def not_public(host: str) -> str:
-    """Words for an address that webhooks do not reach. They do not tell where a name leads."""
+    """The message for an address that webhooks must not reach. It does not reveal what the name resolves to."""
     return f"`{host}` is not a public address. Webhooks can only be sent to public addresses."
 
 
 def signing_key(platform_secret: bytes, webhook_id: uuid.UUID, number: int) -> bytes:
-    """What signs a webhook's deliveries. It follows from the platform's secret, so that none needs to be stored;
-    `number` counts the webhook's secrets, from 1."""
+    """The key that signs a webhook's deliveries. Derived from the platform's secret, so that it need not be stored.
+    `number`
+    counts the webhook's secrets, from 1.
+    """
     return hmac.digest(platform_secret, f"modelshare webhook {number} {webhook_id}".encode(), "sha256")
 
 
 def secret(key: bytes) -> str:
-    """A signing key as people handle it."""
+    """A signing key in its text form."""
     return SECRET_PREFIX + base64.b64encode(key).decode()
 
 
 def body(event_id: uuid.UUID, type_: str, *, at: int, project_id: str, data: dict[str, Any]) -> str:
-    """What is sent. Made once, so that every attempt sends the same bytes."""
+    """The request's body. Built once, so that every attempt sends the same bytes."""
     timestamp = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     event = {"type": type_, "timestamp": timestamp, "id": str(event_id), "project": project_id, "data": data}
     return json.dumps(event, separators=(",", ":"))
 
 
 def retry_delay(attempts: int, uniform: Uniform) -> int:
-    """Seconds until a delivery that failed so many times is tried again."""
+    """Seconds until the next attempt of a delivery that failed `attempts` times."""
     return _delay(attempts, _MAX_DELAY, uniform)
 
 
 def pause(failures: int, uniform: Uniform) -> int:
-    """Seconds for which nothing at all is sent to an address that failed so many times in a row.
+    """Seconds without deliveries to an address that failed `failures` times in a row.
 
-    Shorter than the delays of a delivery become: an address that is back is noticed within the hour.
+    Shorter than the longest delay of a delivery, so that recovery of the address is noticed within the hour.
     """
     return _delay(failures, _MAX_PAUSE, uniform)
 
@@ -127,17 +129,17 @@ def _delay(failures: int, limit: int, uniform: Uniform) -> int:
 
 
 def is_given_up(attempts: int, *, age: int) -> bool:
-    """Whether a delivery whose attempt just failed is not tried again."""
+    """Whether a delivery that has just failed is not retried."""
     return attempts >= MAX_ATTEMPTS or age > GIVE_UP_SECONDS
 
 
 def readable(text: bytes, limit: int = 200) -> str:
-    """The beginning of what somebody answered, as one line without control characters."""
+    """The beginning of a response, on one line without control characters."""
     decoded = text.decode("utf-8", "replace")
     line = " ".join("".join(character if character.isprintable() else " " for character in decoded).split())
     return line if len(line) <= limit else f"{line[:limit]}…"
 
 
 def sorted_events(events: Sequence[str]) -> list[str]:
-    """As they are stored: each once."""
+    """Sorted without duplicates, for storing."""
     return sorted(set(events))

@@ -1,7 +1,6 @@
-"""One attempt to deliver: an HTTP request to a tenant's address, which must be a public one.
+"""Sends a delivery: an HTTP request to a tenant's address, which must be public.
 
-The check is made on the very address that the connection goes to, for every connection: what a name led to before, or
-leads to elsewhere, does not matter.
+Every connection's actual IP address is checked, so that DNS rebinding does not help an attacker.
 """
 
 import importlib
@@ -24,27 +23,27 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractResolver
 
 SECONDS: Final = 10.0
-"""For one attempt, from resolving the name to the answer."""
+"""Per attempt, from resolving the name to the response."""
 _CONNECT_SECONDS: Final = 5.0
 _MAX_READ: Final = 400
-"""Bytes of an answer that are looked at, to say what went wrong."""
+"""Bytes of a response that are read for the error message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is sent, and where."""
+    """A request to send."""
 
     delivery_id: uuid.UUID
     event_id: uuid.UUID
     body: str
     url: str
     keys: Sequence[bytes]
-    """Each signs it; several while the secret is rotated."""
+    """Keys to sign with; several after a rotation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended. `error` is None when it was delivered; `status` is None when no answer came."""
+    """The result of an attempt. `error`: None if it was delivered. `status`: None without a response."""
 
     delivery_id: uuid.UUID
     status: int | None
@@ -52,7 +51,7 @@ class Outcome:
 
     @property
     def is_gone(self) -> bool:
-        """The address wants to hear nothing any more."""
+        """Whether the receiver asked for no further deliveries (410)."""
         return self.status == HTTPStatus.GONE
 
 
@@ -61,9 +60,7 @@ class NotPublicError(OSError):
 
 
 class Sender:
-    """Sends from this process. Every delivery has a connection of its own: none is sent on one that is about to close,
-    and none on one that was not checked.
-    """
+    """Sends deliveries from this process, each on a new connection: a reused one could be closing, or be unchecked."""
 
     def __init__(
         self,
@@ -84,7 +81,7 @@ class Sender:
             await self._http.close()
 
     async def send(self, message: Message) -> Outcome:
-        """Never raises for what the address does or is."""
+        """Does not raise errors of the address."""
         body, message_id, timestamp = message.body.encode(), str(message.event_id), int(self._clock())
         headers = {
             "Content-Type": "application/json",
@@ -95,7 +92,7 @@ class Sender:
             SIGNATURE_HEADER: " ".join(signature(key, message_id, timestamp, body) for key in message.keys),
         }
         refusal = rules.url_refusal(message.url, allow_private=self._allow_private)
-        if refusal is not None:  # the platform has become stricter since
+        if refusal is not None:  # the setting has changed since
             return Outcome(message.delivery_id, None, refusal)
         try:
             async with self._session().post(message.url, data=body, headers=headers, allow_redirects=False) as answer:
@@ -123,7 +120,7 @@ class Sender:
         return self._http
 
     def _words(self, host: str, error: Exception) -> str:
-        """Why no answer came, for the webhook's owner: never where the host's name leads."""
+        """Why there was no response, for the webhook's owner. Does not reveal what the host's name resolves to."""
         http = _aiohttp()
         cause = getattr(error, "os_error", None)
         if isinstance(cause, NotPublicError):
@@ -141,7 +138,7 @@ class Sender:
 
 
 def _public_socket(info: tuple[Any, ...]) -> socket.socket:
-    """A socket for the address that is about to be connected to. Raises NotPublicError unless that is public."""
+    """A socket for this address, before it connects. Raises NotPublicError unless the address is public."""
     family, kind, protocol, _, address = info
     if not is_public(address[0]):
         raise NotPublicError("not a public address")
@@ -149,7 +146,7 @@ def _public_socket(info: tuple[Any, ...]) -> socket.socket:
 
 
 async def _complaint(answer: "aiohttp.ClientResponse") -> str | None:
-    """Why the answer is not a success; None when it is one."""
+    """Why the response is not a success; None if it is one."""
     if answer.ok and answer.status < HTTPStatus.MULTIPLE_CHOICES:
         return None
     if answer.status < HTTPStatus.BAD_REQUEST:
@@ -162,5 +159,5 @@ async def _complaint(answer: "aiohttp.ClientResponse") -> str | None:
 
 
 def _aiohttp() -> Any:
-    # Imported when it is used, as the router does: it costs a tenth of the start.
+    # Imported on first use: it takes a tenth of the startup time.
     return importlib.import_module("aiohttp")

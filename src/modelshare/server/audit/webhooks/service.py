@@ -1,4 +1,4 @@
-"""Webhooks of a project, and what was delivered to them."""
+"""Webhooks of a project, and their deliveries."""
 
 import uuid
 from typing import Any, Final, NamedTuple
@@ -27,22 +27,22 @@ from modelshare.wire.webhooks import (
 )
 
 _MAX_FORGOTTEN: Final = 1000
-"""Old deliveries that go in one transaction."""
+"""Old deliveries deleted per transaction."""
 
 
 class Backlog(NamedTuple):
-    """What webhooks wait for."""
+    """Pending work for webhooks."""
 
     events: int
-    """Whose deliveries are not written yet."""
+    """Events in the outbox."""
     failing: int
-    """Webhooks whose last attempt failed, so that what comes waits."""
+    """Webhooks whose last attempt failed, so that deliveries wait."""
 
 
 async def create(
     session: AsyncSession, caller: Caller, spec: WebhookCreate, settings: Settings, *, now: int
 ) -> WebhookWithSecret:
-    """A new webhook. Its secret is answered this once."""
+    """Creates a webhook. Its secret is returned only here."""
     _check(spec.url, spec.events, settings)
     if await queries.count_alone(session, caller.project) >= rules.MAX_WEBHOOKS:
         raise ConflictError(f"Your project has {rules.MAX_WEBHOOKS} webhooks, the maximum. Delete one first.")
@@ -58,7 +58,7 @@ async def create(
 async def rotate_secret(
     session: AsyncSession, caller: Caller, webhook_id: str, settings: Settings, *, now: int
 ) -> WebhookWithSecret:
-    """A new secret, answered this once; for a day deliveries are signed with the former one, too."""
+    """Creates a new secret, returned only here. For a day, deliveries are also signed with the old one."""
     row = await _own(session, caller, webhook_id, lock=True)
     row.secret_number += 1
     row.old_secret_until = now + rules.ROTATION_SECONDS
@@ -80,7 +80,7 @@ async def get(session: AsyncSession, caller: Caller, webhook_id: str) -> Webhook
 async def change(
     session: AsyncSession, caller: Caller, webhook_id: str, patch: WebhookPatch, settings: Settings, *, now: int
 ) -> Webhook:
-    """What is left of an address's failures is forgotten when it changes, or is switched on (again)."""
+    """Changes a webhook. Resets the failures if the URL changes or the webhook is enabled."""
     row = await _own(session, caller, webhook_id, lock=True)
     _check(patch.url, patch.events or (), settings)
     row.url = patch.url or row.url
@@ -93,14 +93,14 @@ async def change(
 
 
 async def delete(session: AsyncSession, caller: Caller, webhook_id: str, *, now: int) -> None:
-    """Ends the webhook with all its deliveries, pending ones included."""
+    """Deletes the webhook with all its deliveries, including pending ones."""
     row = await _own(session, caller, webhook_id, lock=True)
     await session.delete(row)
     _record(session, caller, "webhook.delete", row, now, url=row.url)
 
 
 async def send_test(session: AsyncSession, caller: Caller, webhook_id: str, *, now: int) -> Delivery:
-    """A `webhook.test` event for this webhook alone, sent as any other but at once."""
+    """Sends a `webhook.test` event to this webhook only, immediately."""
     row = await _own(session, caller, webhook_id, lock=True)
     event_id = new_id()
     body = rules.body(event_id, TEST_EVENT, at=now, project_id=row.project_id, data={"webhook": str(row.id)})
@@ -124,7 +124,7 @@ async def delivery(session: AsyncSession, caller: Caller, webhook_id: str, deliv
 
 
 async def redeliver(session: AsyncSession, caller: Caller, webhook_id: str, delivery_id: str, *, now: int) -> Delivery:
-    """The same event once more, by a new delivery; one that is pending is tried at once instead."""
+    """Sends the event again in a new delivery. A pending delivery is attempted immediately instead."""
     webhook = await _own(session, caller, webhook_id, lock=True)
     row = await _delivery_of(session, webhook, delivery_id)
     if row.state != DeliveryState.PENDING:
@@ -133,14 +133,14 @@ async def redeliver(session: AsyncSession, caller: Caller, webhook_id: str, deli
 
 
 async def backlog(session: AsyncSession, limit: int) -> Backlog:
-    """Of all projects. Counts no further than `most`."""
+    """Pending work of all projects, counted up to `limit`."""
     return Backlog(
         events=await queries.count_events(session, limit), failing=await queries.count_failing(session, limit)
     )
 
 
 async def forget_old(session: AsyncSession, *, now: int) -> None:
-    """Deletes deliveries that have been kept long enough."""
+    """Deletes deliveries after `KEEP_SECONDS`."""
     await queries.delete_deliveries(session, now - rules.KEEP_SECONDS, _MAX_FORGOTTEN)
 
 
@@ -182,7 +182,7 @@ def _new_delivery(webhook: WebhookRow, event_id: uuid.UUID, type_: str, body: st
 
 
 async def _send_now(session: AsyncSession, webhook: WebhookRow, row: DeliveryRow, now: int) -> Delivery:
-    """Has it sent at once, whatever happened before: somebody is waiting to see it."""
+    """Sends it immediately, even if the address has failed: a user is waiting for the result."""
     if not webhook.is_active:
         raise ConflictError('This webhook is disabled. Enable it first: PATCH it with {"is_active": true}.')
     row.next_attempt_at = now

@@ -1,4 +1,4 @@
-"""Webhooks, and what was or is to be delivered to each."""
+"""Webhooks and their deliveries."""
 
 import uuid
 
@@ -10,7 +10,7 @@ from modelshare.server.ids import new_id
 
 
 class WebhookRow(Table):
-    """An address of a project that hears of events."""
+    """A project's URL that receives events."""
 
     __tablename__ = "webhooks"
     __table_args__ = (Index("ix_webhooks_project_id_id", "project_id", "id"),)
@@ -19,17 +19,17 @@ class WebhookRow(Table):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     url: Mapped[str]
     events: Mapped[list[str]] = mapped_column(JsonColumn)
-    """Types, or `endpoint.*` for all of a kind; empty means all."""
+    """Types, or patterns such as `endpoint.*`; empty: all events."""
     is_active: Mapped[bool] = mapped_column(default=True)
     failures: Mapped[int] = mapped_column(default=0)
-    """Tries that failed since the last good one; deliveries that are sent at once are one try."""
+    """Consecutive failed attempts; deliveries sent concurrently count as one."""
     retry_at: Mapped[int | None]
-    """Nothing is sent before: the last try failed."""
+    """When deliveries may be sent again, after a failure."""
     created_at: Mapped[int]
     secret_number: Mapped[int] = mapped_column(default=1, server_default="1")
-    """How many secrets it has had: the present one follows from this number."""
+    """The number of its present secret, which is derived from it."""
     old_secret_until: Mapped[int | None]
-    """Until then deliveries are signed with the secret before, too."""
+    """Until then, deliveries are also signed with the previous secret."""
 
 
 class DeliveryRow(Table):
@@ -46,14 +46,14 @@ class DeliveryRow(Table):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     webhook_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
     event_id: Mapped[uuid.UUID]
-    """The same whenever, and to whomever, the event is delivered."""
+    """The same in all deliveries of the event."""
     type: Mapped[str]
     body: Mapped[str]
-    """The JSON that is sent, byte for byte the same at every attempt."""
+    """The JSON to send, byte for byte the same in every attempt."""
     state: Mapped[str]
     attempts: Mapped[int] = mapped_column(default=0)
     status: Mapped[int | None]
-    """HTTP status of the last attempt; None when none came."""
+    """HTTP status of the last attempt; None without a response."""
     error: Mapped[str | None]
     created_at: Mapped[int]
     attempted_at: Mapped[int | None]

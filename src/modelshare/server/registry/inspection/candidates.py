@@ -17,7 +17,7 @@ class Candidate:
     has_config: bool = False
     """Whether it has a config.json, which safetensors need."""
     facts: Callable[[], Facts]
-    """Raises `Refused`."""
+    """Raises ModelRejectedError."""
     is_variant: bool = False
     """Whether it is a variant of the model in its folder, for example in half precision."""
     notes: tuple[str, ...] = ()

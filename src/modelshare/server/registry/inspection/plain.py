@@ -21,7 +21,7 @@ def plain_texts(value: object, limit: int = 100) -> tuple[str, ...]:
 
 
 def plain_lines(value: str) -> str:
-    """`value` without control characters, unpaired surrogates and bidirectional controls; line ends become a newline."""
+    """`value` without control characters, unpaired surrogates and bidirectional controls; line ends become newlines."""
     return "".join(filter(fits_text, value.replace("\r\n", "\n").replace("\r", "\n")))
 
 

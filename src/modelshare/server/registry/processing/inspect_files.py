@@ -59,10 +59,10 @@ def _inspect(store: BlobStore, files: Sequence[StoredFile], allow_pickle: bool, 
     return replace(facts, warnings=(*facts.warnings, *secret_scan.warnings(_exposed(readers))))
 
 
-def _exposed(readers: Mapping[str, RangeReader]) -> list[secret_scan.Exposed]:
+def _exposed(readers: Mapping[str, RangeReader]) -> list[secret_scan.ExposedSecret]:
     """Suspected secrets in small text files, within limits of size and number."""
-    texts = [path for path, reader in sorted(readers.items()) if secret_scan.worth_reading(path, reader.size)]
-    found: list[secret_scan.Exposed] = []
+    texts = [path for path, reader in sorted(readers.items()) if secret_scan.is_scannable(path, reader.size)]
+    found: list[secret_scan.ExposedSecret] = []
     left = _SEARCHED_BYTES
     for path in texts[: secret_scan.MAX_FILES]:
         left -= readers[path].size

@@ -1,6 +1,6 @@
-"""Searches the catalog: words, filters, orders, pages and counts, as far as the viewer may see.
+"""Searches the catalog: words, filters, sorting, pages and counts, limited to what the viewer may see.
 
-`docs/decisions/0012-search.md` tells how and why.
+`docs/decisions/0012-search.md` explains how and why.
 """
 
 from modelshare.server.sharing.search.cards import CatalogCard

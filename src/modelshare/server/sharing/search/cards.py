@@ -1,4 +1,4 @@
-"""What lists show of a shared model, read past the object mapper: a page has many, and nobody changes them."""
+"""What lists show of a shared model, read without the ORM for speed, since a page has many and they are not changed."""
 
 import uuid
 from typing import NamedTuple
@@ -35,7 +35,7 @@ class CatalogCard(NamedTuple):
 
 
 def card_of(share: ShareRow, model: ModelRow, version: VersionRow) -> CatalogCard:
-    """Of rows that are there already."""
+    """Builds a card from loaded rows."""
     return CatalogCard(
         id=model.id,
         name=model.name,

@@ -1,4 +1,4 @@
-"""Counts per value over the models that fit. Pure."""
+"""Counts the values of facets over the matching models. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,14 @@ from typing import Any
 from modelshare.server.sharing.search.ranges import CONTEXT, PARAMETERS
 
 Facets = dict[str, list[tuple[str, int]]]
-"""By facet: its values with how many models have each, most frequent first."""
+"""By facet: its values with the number of models, most frequent first."""
 _PLAIN = ("family", "license", "architecture", "format", "role")
 _MAX_VALUES = 50
-"""That are told of a facet."""
+"""Per facet."""
 
 
 def count(columns: Mapping[str, Sequence[Any]]) -> Facets:
-    """Counts the values of the models' columns; what is not known of a model is not counted."""
+    """Counts the values of the models' columns, without unknown ones."""
     told = {name: _most_frequent(Counter(columns[name])) for name in _PLAIN}
     told["tag"] = _most_frequent(Counter("\n".join(columns["tags"]).split("\n")))
     for name, scale, column in (("parameters", PARAMETERS, "parameters"), ("context", CONTEXT, "context_length")):

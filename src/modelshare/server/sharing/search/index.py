@@ -1,4 +1,4 @@
-"""Updates the catalog's entries in the transaction that changes what they say: an effect of that change."""
+"""Updates catalog entries, in the same transaction as the change of the model."""
 
 import uuid
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ def follow_changes(database: Database) -> None:
 
 
 async def index(session: AsyncSession, model_id: uuid.UUID) -> None:
-    """Makes the model's entry say what its rows say; call it under the model's lock.
+    """Updates the model's entry from its rows; call it with the model locked.
 
-    What is not shared has none: the entry goes with the share.
+    A model that is not shared has none: the entry is deleted with the share.
     """
     source = await queries.entry_source(session, model_id)
     if source is None:
@@ -58,7 +58,7 @@ def entry_of(source: Row[*tuple[Any, ...]], shown_to: Sequence[str]) -> dict[str
         deployment_count=source.deployment_count,
     )
     return {
-        # A model without a version to show keeps its entry, and with it its place, and nothing finds it.
+        # A model without a ready version keeps its entry, and so its position, but has no terms to find it by.
         "terms": f" {' '.join(terms_of(facts))} " if source.version else "",
         "deployment_count": source.deployment_count,
         "parameters": facts.parameters,

@@ -1,8 +1,10 @@
-"""Pages in an order, in a time that hardly depends on how many models fit.
+"""Sorted pages, in a time that hardly depends on the number of matches.
 
-All that fit are at hand: they are ranked. More fit: the most deployed are found by the levels of deployments that
-entries have as terms, those shared last by their ids. Other orders are walked, since where many fit the next one is
-often not far; if it is far, the database sorts some thousands, and of more the walk goes on for so many steps at most.
+Few matches are all loaded and ranked. With more, the most deployed are found by levels of deployments, which entries
+have as terms, and the most recently shared by their IDs. Other orders scan the entries in order, since with many
+matches
+the next one is usually close; if it is not, the database sorts up to some thousands, and beyond that the scan continues
+up to a limit of steps.
 """
 
 from bisect import bisect_right
@@ -19,22 +21,22 @@ from modelshare.server.sharing.search.ranking import Ranking
 from modelshare.server.sharing.search.terms import LEVELS, Condition, Filters, Sort, Term, deployed
 
 FEW: Final = 500
-"""So many models are looked at."""
+"""Up to this number, all matches are loaded."""
 MANY: Final = 2_000
-"""So many are sorted by the database."""
+"""Up to this number, matches are sorted by the database."""
 STEPS: Final = 2_500
-"""Of a walk, for one page."""
+"""Limit of a scan, for one page."""
 FIRST_STEPS: Final = 500
-"""Of a walk that is tried before anything else: enough where every tenth model fits."""
+"""Limit of the scan that is tried first: enough if every tenth model matches."""
 _AIM: Final = 200
-"""So many are looked for at a level of deployments: enough for a page, and not too many."""
+"""The number of matches that a level of deployments should have: enough for a page, and not too many."""
 _BEYOND_FEW: Final = -1
-"""Stands for the rank in a cursor of a page that was not ranked."""
+"""Takes the place of the rank in the cursor of a page that was not ranked."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """Which page of what."""
+    """A search: query, filters, order and page."""
 
     filters: Filters = field(default_factory=Filters)
     sort: Sort = Sort.RELEVANCE
@@ -56,18 +58,18 @@ class Cursor(NamedTuple):
 
 
 Page = tuple[list[int], str | None]
-"""Ids of entries, and the next page's cursor."""
+"""IDs of entries, and the next page's cursor."""
 
 
 class _Found(NamedTuple):
-    """Places in their order, one more than a page if there are more, and where the search for them ended early."""
+    """Sorted places, one more than a page if there are more; and the place at which the search stopped early."""
 
     places: list[Place]
     came_to: Place | None = None
 
 
 def read(spec: SearchQuery) -> Cursor | None:
-    """The place that the wish goes on from. 400 for what is no cursor of this order."""
+    """The place at which the page starts. 400 for a cursor that is invalid for this order."""
     if not spec.after:
         return None
     kind = str if spec.sort is Sort.NAME else int
@@ -75,7 +77,7 @@ def read(spec: SearchQuery) -> Cursor | None:
 
 
 def ranked(columns: Mapping[str, Sequence[Any]], spec: SearchQuery, after: Cursor | None) -> Page:
-    """A page of all that fit, which are here."""
+    """A page of matches that are all loaded."""
     key, falls = SORTED_BY[spec.sort]
     ranking = Ranking(spec.filters.q if spec.sort is Sort.RELEVANCE else None)
     places = sorted(zip(map(ranking.rank, columns["name"]), columns[key], columns["id"], strict=True), reverse=falls)
@@ -89,7 +91,7 @@ def ranked(columns: Mapping[str, Sequence[Any]], spec: SearchQuery, after: Curso
 async def page(
     session: AsyncSession, wanted: Sequence[Condition], spec: SearchQuery, after: Cursor | None, first: Sequence[int]
 ) -> Page:
-    """A page where more fit than are looked at; beyond that bound relevance is deployments. `first`: ids of some."""
+    """A page of more matches than are loaded. Relevance then means deployments. `first`: IDs of some matches."""
     order = _Order(session, wanted, spec, Place(after.value, after.id) if after else None)
     if spec.sort in {Sort.RELEVANCE, Sort.DEPLOYMENTS}:
         found = await order.most_deployed(first)
@@ -106,7 +108,7 @@ async def page(
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What fits, from a place on."""
+    """The matches after a place."""
 
     session: AsyncSession
     wanted: Sequence[Condition]
@@ -115,32 +117,34 @@ class _Order:
 
     @property
     def limit(self) -> int:
-        """One more than a page tells that there is another."""
+        """One more than a page, to know whether there is another."""
         return self.spec.limit + 1
 
     async def most_deployed(self, first: Sequence[int]) -> _Found:
-        """By deployments, those shared last first among equals. `first`: ids of those that were shared first."""
+        """Sorted by deployments, then most recently shared first. `first`: IDs of the matches that were shared
+        first."""
         start = self.start
         if start is not None and start.value <= 0:
             return _Found(await self.newest(deployed(LEVELS[0]), start.id))
         places, is_all = await self._above(first)
         if len(places) >= self.limit:
             return _Found(places[: self.limit])
-        if not is_all:  # nothing between a level with hardly any and one with too many: they stand close together
+        if not is_all:  # a level has too few and the next one too many: scan, since the matches are close together
             return await self.walked()
         rest = await self.newest(deployed(LEVELS[0]), None, self.limit - len(places))
         return _Found(places + rest)
 
     async def newest(self, but: Term | None, before: int | None, limit: int | None = None) -> list[Place]:
-        """By the time of sharing."""
+        """Sorted by the time of sharing, newest first."""
         ids = await queries.newest(self.session, self.wanted, self.spec.filters, but, before, limit or self.limit)
         return [Place(id_ if but is None else 0, id_) for id_ in ids]
 
     async def _above(self, first: Sequence[int]) -> tuple[list[Place], bool]:
-        """Sorted, those from the place on that reach a level of deployments, enough for a page if there are; whether
-        there is nothing between them and those without any.
+        """Returns sorted matches after the place that reach a level of deployments, if possible enough for a page; and
+        whether
+        these are all matches with deployments.
 
-        The first look is at the level that some hundreds reach if deployments have nothing to do with what is asked.
+        The first level tried is one that some hundreds reach, if deployments do not depend on the query.
         """
         levels = [level for level in LEVELS if self.start is None or level <= self.start.value]
         at = len(levels) - 1
@@ -163,7 +167,7 @@ class _Order:
         return found, True
 
     async def _reaching(self, levels: Sequence[int], at: int) -> list[Place] | None:
-        """Sorted, those from the place on with at least so many deployments; None where too many have."""
+        """Sorted matches after the place with at least this many deployments; None if there are too many."""
         but = deployed(LEVELS[len(levels)]) if len(levels) < len(LEVELS) else None
         wanted = [*self.wanted, (deployed(levels[at]),)]
         rows = await queries.deployed(self.session, wanted, self.spec.filters, but, FEW + 1)
@@ -172,7 +176,7 @@ class _Order:
         return sorted((place for place in rows if self.start is None or place < self.start), reverse=True)
 
     async def walked(self) -> _Found:
-        """By whatever the order is."""
+        """Finds the page by a scan, whatever the order."""
         places, came_to = await self._walk(FIRST_STEPS)
         if len(places) >= self.limit or came_to is None:
             return _Found(places, came_to)

@@ -1,4 +1,4 @@
-"""Every select on the catalog's entries, for both databases."""
+"""All queries for catalog entries, for both databases."""
 
 import uuid
 from collections.abc import Collection, Sequence
@@ -42,7 +42,7 @@ _CARD_COLUMNS = (
     *(VersionRow.context_length, VersionRow.quantization, VersionRow.task, VersionRow.size_bytes, VersionRow.version),
     *(ShareRow.audience, ShareRow.role, ShareRow.deployment_count, ShareRow.featured, ShareRow.shared_at),
 )
-"""In the order of a card's fields."""
+"""In the order of `CatalogCard`'s fields."""
 SOURCE = (
     select(
         ModelRow.id.label("model_id"),
@@ -68,25 +68,25 @@ SOURCE = (
     .join(ProjectRow, ProjectRow.id == ModelRow.project_id)
     .outerjoin(VersionRow, and_(VersionRow.model_id == ModelRow.id, VersionRow.is_latest))
 )
-"""What entries are made of."""
+"""The columns from which entries are built."""
 AnyRow = Row[*tuple[Any, ...]]
 AnySelect = Select[*tuple[Any, ...]]
 Entry = tuple[ShareRow, ModelRow, VersionRow]
 _INDEX = table("catalog_index", column("rowid"), column("catalog_index"))
-"""SQLite's; a column named as the table stands for the whole row."""
+"""For SQLite; a column with the table's name refers to the whole row."""
 _TARGETED = IS_TARGETED[0].text
 _VECTOR: ColumnElement[Any] = literal_column("catalog_entries.terms_vector")
-"""PostgreSQL's."""
+"""For PostgreSQL."""
 _ENTRIES = CatalogEntryRow.__table__.c
-"""The same columns, past the object mapper: a thousand rows are read for a page."""
+"""The columns without the ORM, for speed: a page may read a thousand rows."""
 LOOKED_AT = (
     *("id", "name", "deployment_count", "parameters", "context_length"),
     *("family", "license", "architecture", "format", "role", "tags"),
 )
-"""What is sorted by and counted; not the terms, which are long."""
+"""The columns for sorting and counting, without the terms, which are long."""
 _MAX_ALIKE = 200
 _MAX_SKIPPED = 20_000
-"""Entries of an order; those that stand further back have hardly any deployments."""
+"""Entries in an order; those beyond have hardly any deployments."""
 _RANGED = (_ENTRIES.parameters, _ENTRIES.context_length)
 SORTED_BY: dict[Sort, tuple[str, bool]] = {
     Sort.RELEVANCE: ("deployment_count", True),
@@ -95,25 +95,25 @@ SORTED_BY: dict[Sort, tuple[str, bool]] = {
     Sort.PARAMETERS: ("parameters", True),
     Sort.NAME: ("name", False),
 }
-"""The column of each order, and whether it falls; the id, falling or rising with it, makes the order total."""
+"""The column of each order, and whether it is descending; the ID, in the same direction, makes the order total."""
 
 
 class Place(NamedTuple):
-    """Where in its order an entry stands."""
+    """The position of an entry in an order."""
 
     value: Any
     id: int
 
 
 class Walk(NamedTuple):
-    """What a walk has found, and the place it came to; None where there was no more."""
+    """The matches found by a scan, and the place it reached; None at the end."""
 
     found: list[Place]
     came_to: Place | None
 
 
 async def matches(session: AsyncSession, wanted: Sequence[Condition], limit: int) -> Sequence[AnyRow]:
-    """Entries that meet the conditions, in no order: some of them, if there are more."""
+    """Up to `limit` entries that meet the conditions, in no particular order."""
     statement = _matching(session, wanted, *(_ENTRIES[name] for name in LOOKED_AT))
     return (await session.execute(statement.limit(limit))).all()
 
@@ -121,17 +121,19 @@ async def matches(session: AsyncSession, wanted: Sequence[Condition], limit: int
 async def deployed(
     session: AsyncSession, wanted: Sequence[Condition], filters: Filters, but: Term | None, limit: int
 ) -> list[Place]:
-    """Entries that meet the conditions, but for those with the one term, with their deployments; in no order."""
+    """Entries that meet the conditions and do not have the term `but`, with their deployments, in no particular
+    order."""
     columns = (_ENTRIES.deployment_count, _ENTRIES.id)
     statement = _matching(session, wanted, *columns, but=but).where(*_within(_ENTRIES, filters))
     return [Place(*row) for row in await session.execute(statement.limit(limit))]
 
 
 async def deployments_at(session: AsyncSession, number: int, wanted: Sequence[Condition], first: Sequence[int]) -> int:
-    """The deployments that so many of the entries that fit reach, if these are like all others.
+    """Estimates the deployments that `number` of the matches reach, assuming that matches are like all other entries.
 
-    No more than a good guess. `first`: ids of some that fit; on SQLite of those that were shared first, which tell how
-    many there are. PostgreSQL's planner knows.
+    `first`: IDs of some matches; on SQLite those shared first, from which the number of matches is estimated. On
+    PostgreSQL
+    the planner estimates it.
     """
     newest = await session.scalar(select(func.max(_ENTRIES.id))) or 0
     if _is_sqlite(session):
@@ -143,7 +145,7 @@ async def deployments_at(session: AsyncSession, number: int, wanted: Sequence[Co
 
 
 async def _planned(session: AsyncSession, wanted: Sequence[Condition]) -> int:
-    """How many entries PostgreSQL's planner expects."""
+    """The number of entries that PostgreSQL's planner expects."""
     statement = (
         f"EXPLAIN (FORMAT JSON) SELECT FROM catalog_entries WHERE terms_vector @@ $asked${_tsquery(wanted)}$asked$"
     )
@@ -159,7 +161,7 @@ async def newest(
     before: int | None,
     limit: int,
 ) -> list[int]:
-    """The same, ids alone, those shared last first, from the one with the id `before` on."""
+    """Like `deployed`, most recently shared first, starting before the ID `before`."""
     place = _ENTRIES.id if not _is_sqlite(session) else _INDEX.c.rowid
     statement = _matching(session, wanted, place, but=but).where(*_within(_ENTRIES, filters))
     if before is not None:
@@ -168,7 +170,7 @@ async def newest(
 
 
 async def count(session: AsyncSession, wanted: Sequence[Condition], limit: int) -> int:
-    """How many entries meet the conditions; it stops at `most`."""
+    """The number of entries that meet the conditions, counted up to `limit`."""
     if _is_sqlite(session):
         found = select(_INDEX.c.rowid).where(_INDEX.c.catalog_index.op("MATCH")(_fts(wanted)))
     else:
@@ -179,7 +181,7 @@ async def count(session: AsyncSession, wanted: Sequence[Condition], limit: int) 
 async def first(
     session: AsyncSession, wanted: Sequence[Condition], filters: Filters, sort: Sort, after: Place | None, limit: int
 ) -> list[Place]:
-    """The first ones in this order of all that meet the conditions; for some thousands of them."""
+    """The first matches in this order, sorted by the database; for up to some thousands of matches."""
     key, falls = SORTED_BY[sort]
     matching = _matching(session, wanted, _ENTRIES[key].label("key"), _ENTRIES.id, *_RANGED).subquery()
     statement = select(matching.c.key, matching.c.id).where(*_within(matching.c, filters))
@@ -199,7 +201,7 @@ async def walk(
     steps: int,
     limit: int,
 ) -> Walk:
-    """Goes through all entries in this order, for so many steps, until enough were found that fit."""
+    """Scans the entries in this order until enough match, up to a limit of steps."""
     key, falls = SORTED_BY[sort]
     path = select(_ENTRIES[key].label("key"), _ENTRIES.id, _ENTRIES.terms, *_RANGED)
     if sort is Sort.PARAMETERS:
@@ -217,13 +219,13 @@ async def walk(
 
 
 async def words_by_form(session: AsyncSession, forms: Collection[str]) -> Sequence[str]:
-    """Known words that one of these forms finds."""
+    """Known words that have one of these forms."""
     statement = select(CatalogWordRow.word).where(CatalogWordRow.form.in_(forms)).distinct()
     return (await session.scalars(statement.order_by(CatalogWordRow.word).limit(_MAX_ALIKE))).all()
 
 
 async def cards(session: AsyncSession, ids: Sequence[int]) -> list[CatalogCard]:
-    """What a page shows of these entries, in this order."""
+    """The cards of these entries, in this order."""
     statement = select_cards(CatalogEntryRow.id).join(CatalogEntryRow, CatalogEntryRow.model_id == ShareRow.model_id)
     found = {
         row[-1]: CatalogCard(*row[:-1]) for row in await session.execute(statement.where(CatalogEntryRow.id.in_(ids)))
@@ -247,53 +249,54 @@ async def entry(session: AsyncSession, visible: Sequence[Condition], model_id: u
 
 
 def _matching(session: AsyncSession, wanted: Sequence[Condition], *columns: Any, but: Term | None = None) -> AnySelect:
-    """Of what meets the conditions, `but` for what has that term."""
+    """Selects entries that meet the conditions and do not have the term `but`."""
     if _is_sqlite(session):
         statement = select(*columns).select_from(CatalogEntryRow.__table__).join(_INDEX, _INDEX.c.rowid == _ENTRIES.id)
         match = _fts(wanted) + (f' NOT "{but.text}"' if but else "")
         return statement.where(_INDEX.c.catalog_index.op("MATCH")(match))
-    # Written into the statement: the planner has to know which words are frequent, and no plan suits all.
+    # A literal, not a parameter: the best plan depends on how frequent the words are.
     match = _tsquery(wanted) + (f" & !'{but.text}'" if but else "")
     asked = cast(bindparam(None, match, String, literal_execute=True), TSQUERY)
     return select(*columns).where(_VECTOR.op("@@")(asked))
 
 
 def _tsquery(wanted: Sequence[Condition]) -> str:
-    """In PostgreSQL's language."""
+    """The conditions in PostgreSQL's query language."""
     rest, is_public = _but_public(wanted)
     asked = [_alternatives(condition, " | ", "'") for condition in rest]
     return " & ".join([*asked, f"!'{_TARGETED}'"] if is_public else asked)
 
 
 def _fts(wanted: Sequence[Condition]) -> str:
-    """In FTS5's language."""
+    """The conditions in FTS5's query language."""
     rest, is_public = _but_public(wanted)
     asked = " AND ".join(_alternatives(condition, " OR ", '"') for condition in rest)
     return f'(({asked}) NOT "{_TARGETED}")' if is_public else f"({asked})"
 
 
 def _but_public(wanted: Sequence[Condition]) -> tuple[Sequence[Condition], bool]:
-    """The other conditions, and whether the entry is to be public, where there are others.
+    """The other conditions, and whether the entry must be public, if there are others.
 
-    That is asked as what is not targeted: the short list is gone through, not that of nearly all there are.
+    Public is checked as not targeted: that term's list is short, while nearly all entries are public.
     """
     rest = [condition for condition in wanted if condition != IS_PUBLIC]
     return (rest, True) if 0 < len(rest) < len(wanted) else (wanted, False)
 
 
 def _alternatives(condition: Condition, either: str, quote: str) -> str:
-    """The condition in a query language. A term holds letters, digits and underscores: there is nothing to escape."""
+    """The condition in a query language. Terms consist of letters, digits and underscores, so nothing needs
+    escaping."""
     return f"({either.join(f'{quote}{term.text}{quote}' for term in condition)})"
 
 
 def _meets(session: AsyncSession, terms: Any, condition: Condition) -> ColumnElement[bool]:
-    """The same condition on the terms as they are written."""
+    """The condition on the terms column."""
     place = func.instr if _is_sqlite(session) else func.strpos
     return or_(*(place(terms, f" {term.text} ") > 0 for term in condition))
 
 
 def _in_order(statement: AnySelect, key: Any, id_: Any, falls: bool, after: Place | None) -> AnySelect:
-    """From the place on: keyset paging, so a page costs the same wherever it is."""
+    """Starts after the place (keyset paging), so that every page has the same cost."""
     if after is not None:
         here = tuple_(key, id_)
         statement = statement.where(here < after if falls else here > after)
@@ -301,12 +304,12 @@ def _in_order(statement: AnySelect, key: Any, id_: Any, falls: bool, after: Plac
 
 
 def _within(columns: Any, filters: Filters) -> list[ColumnElement[bool]]:
-    """Exactly, where the terms tell buckets only."""
+    """The exact conditions for numbers, which terms contain only in buckets."""
     return _bounds(columns.parameters, filters.parameters) + _bounds(columns.context_length, filters.context)
 
 
 def _bounds(number: Any, wanted: Range) -> list[ColumnElement[bool]]:
-    """A number that is not known is in no range."""
+    """An unknown number is in no range."""
     if wanted.is_everything:
         return []
     return [number >= max(wanted.low or 0, 1), *([] if wanted.high is None else [number <= wanted.high])]
@@ -317,7 +320,7 @@ def _is_sqlite(session: AsyncSession) -> bool:
 
 
 def select_cards(*more: Any) -> Select[*tuple[Any, ...]]:
-    """A card's columns, then `more`, of all shared models that have a version to show."""
+    """A card's columns, then `more`, of all shared models with a latest version."""
     return (
         select(*_CARD_COLUMNS, *more)
         .select_from(ShareRow)
@@ -342,7 +345,7 @@ async def write_entry(session: AsyncSession, model_id: uuid.UUID, values: dict[s
 
 
 async def unlearned(session: AsyncSession, after: int, limit: int) -> Sequence[CatalogEntryRow]:
-    """Entries whose words are not learned yet, without those that somebody is changing."""
+    """Entries whose words are not learned yet, skipping locked ones."""
     statement = select(CatalogEntryRow).where(CatalogEntryRow.is_learned.is_(False), CatalogEntryRow.id > after)
     return (await session.scalars(skip_locked(statement.order_by(CatalogEntryRow.id).limit(limit)))).all()
 

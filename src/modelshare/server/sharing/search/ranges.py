@@ -1,4 +1,4 @@
-"""Numbers in buckets, for counts: `3B-8B` is at least 3·10⁹ and less than 8·10⁹. Pure."""
+"""Buckets of numbers, for facets: `3B-8B` is at least 3·10⁹ and less than 8·10⁹. Pure."""
 
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ _B = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """At least `low`, at most `high`; None sets no bound."""
+    """At least `low`, at most `high`; None: no bound."""
 
     low: int | None
     high: int | None
@@ -24,16 +24,16 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Buckets of a number that may be unknown, which is written 0 and in no bucket."""
+    """Buckets of a number. 0 means unknown and is in no bucket."""
 
     letter: str
-    """Of its terms."""
+    """The kind of its terms."""
     bounds: tuple[tuple[int, str], ...]
-    """Where each bucket begins, and how that is written."""
+    """The lower bound of each bucket, and its text."""
 
     @property
     def buckets(self) -> list[str]:
-        """As a facet's values name them, rising; the highest has no end: `100B-`."""
+        """Their names as values of a facet, ascending; the highest has no upper bound: `100B-`."""
         names = [name for _, name in self.bounds]
         return [f"{low}-{high}" for low, high in zip(names, [*names[1:], ""], strict=True)]
 
@@ -41,11 +41,11 @@ class Scale:
         return None if number <= 0 else self.buckets[self._place(number)]
 
     def terms(self, number: int) -> list[str]:
-        """What an entry with this number is found by."""
+        """The terms of an entry with this number."""
         return [] if number <= 0 else [self._term(self._place(number))]
 
     def covering(self, asked: Range) -> list[str]:
-        """The terms of all buckets that hold a number of the range; none where that is empty."""
+        """The terms of all buckets that overlap the range; none if that is empty."""
         low = max(asked.low or 0, 1)
         first = self._place(low)
         last = len(self.bounds) - 1 if asked.high is None else self._place(asked.high)

@@ -1,4 +1,4 @@
-"""How well a model's name answers a query. Pure."""
+"""Ranks models by how well their names match a query. Pure."""
 
 from modelshare.server.sharing.search.tokenizer import asked
 
@@ -8,14 +8,14 @@ EXACT, BEGINS, ALL_WORDS, ELSEWHERE = 3, 2, 1, 0
 
 
 class Ranking:
-    """Of one query."""
+    """The ranking for one query."""
 
     def __init__(self, query: str | None) -> None:
         self._words = asked(query or "")
         self._joined = "".join(self._words)
 
     def rank(self, name: str) -> int:
-        """The higher, the better; all are alike where nothing is asked. `name` is in lower case."""
+        """Higher is better; equal for all names without a query. `name` must be in lower case."""
         if not self._words:
             return ELSEWHERE
         joined = name.translate(_JOINTS)

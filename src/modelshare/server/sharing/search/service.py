@@ -1,7 +1,6 @@
-"""Finds a page of the catalog, and counts, in a time that hardly depends on how many models there are.
+"""Finds a page of the catalog, with counts, in a time that hardly depends on the number of models.
 
-Few models fit: all of them are looked at, ranked and counted. More fit: some of them are counted, and `ordering` finds
-the page.
+Few matches are all loaded, ranked and counted. With more, some of them are counted, and `ordering` finds the page.
 """
 
 import uuid
@@ -21,25 +20,25 @@ from modelshare.server.sharing.search.terms import Filters, Viewer, conditions, 
 from modelshare.server.sharing.search.tokenizer import asked
 
 _MAX_TRIED = 3
-"""Known words for one that finds nothing."""
+"""Corrections tried for a word without matches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A page. One that is not full may have a next one all the same: there its walk ended."""
+    """A page. A page that is not full may still have a next one, if its scan reached the limit."""
 
     cards: Sequence[CatalogCard] = ()
     next_cursor: str | None = None
     total: int = 0
     total_is_exact: bool = True
-    """If not, there are at least so many models, and of each facet's values at least so many."""
+    """If False, the total and the counts of facets are lower bounds."""
     facets: Facets | None = None
     corrected: str | None = None
-    """The words that were searched instead, where nothing fits those that were asked for."""
+    """The corrected query, if the original one had no matches."""
 
 
 async def find(session: AsyncSession, viewer: Viewer, spec: SearchQuery) -> Found:
-    """What the filters let through of what the viewer may see; if nothing, what fits with its words corrected."""
+    """Finds the models that match and that the viewer may see; if there are none, with corrected spelling."""
     found = await _find(session, viewer, spec)
     corrected = await _corrected(session, viewer, spec.filters.q or "") if found.total == 0 else None
     if corrected is None:
@@ -49,20 +48,20 @@ async def find(session: AsyncSession, viewer: Viewer, spec: SearchQuery) -> Foun
 
 
 async def _corrected(session: AsyncSession, viewer: Viewer, query: str) -> str | None:
-    """The query with each word that the viewer finds nothing by replaced by the nearest one that finds something."""
+    """The query, with each word that has no matches for the viewer replaced by the nearest one that has."""
     words = asked(query)
     for at, word in enumerate(words):
-        if not can_be_corrected(word) or await _leads_somewhere(session, viewer, word):
+        if not can_be_corrected(word) or await _has_matches(session, viewer, word):
             continue
         known = await queries.words_by_form(session, forms(word))
         for meant in nearest(word, known, _MAX_TRIED):
-            if await _leads_somewhere(session, viewer, meant):
+            if await _has_matches(session, viewer, meant):
                 words[at] = meant
                 break
     return " ".join(words) if words != asked(query) else None
 
 
-async def _leads_somewhere(session: AsyncSession, viewer: Viewer, word: str) -> bool:
+async def _has_matches(session: AsyncSession, viewer: Viewer, word: str) -> bool:
     wanted = conditions(viewer, Filters(q=word))
     return wanted is not None and await queries.count(session, wanted, 1) > 0
 
@@ -72,7 +71,7 @@ async def _find(session: AsyncSession, viewer: Viewer, spec: SearchQuery) -> Fou
     wanted = conditions(viewer, spec.filters)
     if wanted is None:
         return Found(facets=facets.count(_columns([])) if spec.facets else None)
-    # A listing that began with few goes on so while others come.
+    # A listing that started with few matches continues in the same way if models are added meanwhile.
     bound = 2 * FEW if after is not None and not after.beyond_few else FEW
     if after is not None and after.beyond_few and not spec.facets:
         total = await queries.count(session, wanted, FEW + 1)
@@ -100,7 +99,7 @@ async def get(session: AsyncSession, viewer: Viewer, model_id: uuid.UUID) -> Ent
 
 
 def _fitting(rows: Sequence[AnyRow], filters: Filters) -> Sequence[AnyRow]:
-    """Exactly, where the terms tell buckets only."""
+    """Applies exact ranges, since terms contain only buckets."""
     for column, wanted in (("parameters", filters.parameters), ("context_length", filters.context)):
         if not wanted.is_everything:
             rows = [row for row in rows if getattr(row, column) in wanted]

@@ -1,36 +1,37 @@
-"""Which known word was meant. Pure.
+"""Finds the known words nearest to a misspelled one. Pure.
 
-Two words that differ by one letter (left out, too many, another, or two in each other's place) are alike once each has
-lost the right letter: so a word is kept under every form with one letter left out, and found by exact look-ups alone.
+Two words that differ by one letter (missing, added, replaced, or two swapped) are equal once the right letter is
+removed
+from each. So a word is stored under every form with one letter removed, and exact look-ups are enough to find it.
 """
 
 from collections.abc import Iterable
 
 SHORTEST = 4
-"""Letters of a word that is worth correcting; shorter ones are near to everything."""
+"""Letters of the shortest word to correct; shorter ones are similar to too many."""
 _LONG = 8
-"""Letters from which on two slips are forgiven, where the forms above find them."""
+"""Letters from which two mistakes are corrected, if the forms above find them."""
 
 
 def can_be_corrected(word: str) -> bool:
-    """Letters only: a number that is not there is another number and no slip."""
+    """Only words of letters are corrected: an unknown number is not a misspelling."""
     return len(word) >= SHORTEST and word.isalpha()
 
 
 def forms(word: str) -> set[str]:
-    """The word, and the word without one of its letters."""
+    """The word, and the word without each one of its letters."""
     return {word, *(word[:at] + word[at + 1 :] for at in range(len(word)))}
 
 
 def nearest(word: str, known: Iterable[str], limit: int) -> list[str]:
-    """Those of the known words that are near enough, nearest first."""
+    """The known words that are near enough, nearest first."""
     allowed = 2 if len(word) >= _LONG else 1
     rated = sorted((distance(word, each), each) for each in known)
     return [each for slips, each in rated if slips <= allowed][:limit]
 
 
 def distance(one: str, other: str) -> int:
-    """Slips that make one word of the other (Damerau and Levenshtein's, with adjacent letters swapped once)."""
+    """Edit distance (Damerau-Levenshtein, optimal string alignment)."""
     before, above = [0] * (len(other) + 1), list(range(len(other) + 1))
     for row, letter in enumerate(one, 1):
         line = [row]

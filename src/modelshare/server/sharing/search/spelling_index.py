@@ -1,7 +1,6 @@
-"""Learns the words of public models, for corrections: in the background, for sharing need not wait for it.
+"""Learns the words of public models for spelling corrections, in the background, so that sharing is not delayed.
 
-Words are never unlearned. One that leads nowhere any more corrects nothing: `service` looks whether the viewer finds
-something by it.
+Words are never removed. An obsolete word does no harm: `service` checks that a correction has matches for the viewer.
 """
 
 import structlog
@@ -16,11 +15,11 @@ from modelshare.server.sharing.search.terms import is_public, words_in
 log = structlog.get_logger()
 
 _AT_ONCE = 200
-"""Entries of one transaction."""
+"""Entries per transaction."""
 
 
 async def learn(database: Database) -> None:
-    """Learns what is new, and again does no harm. It waits for nobody: what is being changed is learned next time."""
+    """Learns new entries. Safe to repeat. Skips locked entries, which are learned next time."""
     after, at_once = 0, _AT_ONCE
     while True:
         taken: list[int] = []
@@ -31,7 +30,7 @@ async def learn(database: Database) -> None:
         except Exception as error:
             if outage_of(error) is not None or not taken:
                 raise
-            if at_once > 1:  # one of them cannot be learned: which?
+            if at_once > 1:  # find the one that cannot be learned
                 at_once = 1
                 continue
             log.warning("the search terms of a model cannot be indexed", entry=taken[0], exc_info=error)
@@ -39,13 +38,13 @@ async def learn(database: Database) -> None:
 
 
 async def _learn_some(session: AsyncSession, after: int, at_once: int, taken: list[int]) -> bool:
-    """Whether there may be more. `taken` hears which entries these are."""
+    """Returns whether there may be more. Adds the IDs of the entries to `taken`."""
     entries = await queries.unlearned(session, after, at_once)
     taken.extend(entry.id for entry in entries)
     if not entries:
         return False
     words = {word for entry in entries if is_public(entry.terms) for word in words_in(entry.terms)}
-    # In one order: two processes that learn the same words wait for each other, not both at once.
+    # In a fixed order, so that two processes that learn the same words cannot deadlock.
     rows = [
         {"form": form, "word": word}
         for form, word in sorted((form, word) for word in filter(can_be_corrected, words) for form in forms(word))

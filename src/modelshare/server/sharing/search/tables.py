@@ -1,4 +1,4 @@
-"""The catalog as it is searched: one row for each model that is shared."""
+"""The search index of the catalog: one row for each shared model."""
 
 import uuid
 
@@ -9,7 +9,7 @@ from modelshare.server.db import Table
 
 
 class CatalogEntryRow(Table):
-    """What searching, counting and sorting need of a shared model; `index` keeps it, the page's rest is joined."""
+    """What searching, counting and sorting need of a shared model. Written by `index`; pages join the other columns."""
 
     __tablename__ = "catalog_entries"
     __table_args__ = (
@@ -26,40 +26,40 @@ class CatalogEntryRow(Table):
     )
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
-    """Rises with the time of sharing. Small, for the index; SQLite's own row id."""
+    """Ascending by the time of sharing. An integer, since SQLite's index needs its row ID."""
     model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("shares.model_id", ondelete="CASCADE"))
     terms: Mapped[str]
-    """`terms.terms_of`, each between two spaces; none while there is no version to show."""
+    """`terms.terms_of`, each between two spaces; empty without a latest version."""
     deployment_count: Mapped[int]
     parameters: Mapped[int]
     """0: not known."""
     context_length: Mapped[int]
     """0: not known."""
     name: Mapped[str] = mapped_column(String().with_variant(String(collation="C"), "postgresql"))
-    """In lower case; compared by code points, as Python does."""
+    """In lower case; compared by code points, as in Python."""
     family: Mapped[str | None]
     license: Mapped[str | None]
     architecture: Mapped[str | None]
     format: Mapped[str | None]
     role: Mapped[str]
     tags: Mapped[str]
-    """One a line."""
+    """One per line."""
     is_learned: Mapped[bool] = mapped_column(default=False)
-    """Whether its words are among `catalog_words` where they belong there."""
+    """Whether its words are in `catalog_words`, if they belong there."""
 
 
 class CatalogWordRow(Table):
-    """A word of a model that is, or was, public, under each form by which a slip finds it."""
+    """A word of a model that is or was public, with each form by which a misspelling finds it."""
 
     __tablename__ = "catalog_words"
 
     form: Mapped[str] = mapped_column(primary_key=True)
-    """The word, or the word without one of its letters."""
+    """The word, or the word with one letter removed."""
     word: Mapped[str] = mapped_column(primary_key=True)
 
 
 _SQLITE = (
-    # External content: the terms are stored once. No positions, no sizes: only whether a row has a term is asked.
+    # External content: the terms are stored once. No positions and sizes, since only the presence of terms matters.
     """
     CREATE VIRTUAL TABLE catalog_index USING fts5(
         terms, content='catalog_entries', content_rowid='id', detail='none', columnsize=0,
@@ -88,7 +88,7 @@ _POSTGRESQL = (
     ALTER TABLE catalog_entries ADD COLUMN terms_vector tsvector NOT NULL
         GENERATED ALWAYS AS (array_to_tsvector(string_to_array(btrim(terms), ' '))) STORED
     """,
-    # How frequent a term is decides between walking and looking up: the planner is to know the frequent ones.
+    # The planner chooses between scanning and looking up by the frequency of terms, so it needs more statistics.
     "ALTER TABLE catalog_entries ALTER COLUMN terms_vector SET STATISTICS 1000",
     "CREATE INDEX ix_catalog_entries_terms_vector ON catalog_entries USING gin (terms_vector) WITH (fastupdate = off)",
 )

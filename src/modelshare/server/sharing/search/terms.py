@@ -1,8 +1,8 @@
-"""An entry of the catalog as a set of terms, and a query as conditions on them: pure, and the same for both databases.
+"""Represents catalog entries as sets of terms, and queries as conditions on them. Pure, and equal for both databases.
 
-A term is a word; or an underscore, a letter for its kind and a value: what a filter asks for; or two underscores and
-who sees the entry. So whatever a query combines, one index says what fits, and a condition means the same wherever it
-is checked. A word has no underscore: nobody can write a term that says who sees an entry.
+A term is a word; or an underscore, a letter for its kind and a value, for filters; or two underscores and an audience.
+So one index answers all combinations, and a condition means the same wherever it is checked. Words contain no
+underscores, so that users cannot create terms for an audience.
 """
 
 import hashlib
@@ -15,15 +15,15 @@ from modelshare.server.sharing.search.tokenizer import asked, words
 from modelshare.wire.sharing import Audience
 
 _PUBLIC = "__public"
-"""The term of what everybody sees."""
+"""The term of public entries."""
 _TARGETED = "__targeted"
-"""The term of what certain projects see."""
+"""The term of entries for certain projects."""
 LEVELS = tuple(digit * 10**power for power in range(7) for digit in (1, 2, 5))
-"""Counts of deployments that have a term: an entry has those of all that it reaches."""
+"""Numbers of deployments that have a term; an entry has the terms of all levels that it reaches."""
 LONGEST_PREFIX = 12
 """Characters."""
 _LETTERS = {"family": "f", "license": "l", "architecture": "a", "format": "o", "role": "r", "tag": "t"}
-"""Of the kinds of values."""
+"""The letter for each kind of value."""
 
 
 class Sort(StrEnum):
@@ -36,10 +36,10 @@ class Sort(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """Who looks: what is shared to certain projects exists for nobody else, in no list, search or count."""
+    """Who searches. Others see nothing of a model shared with certain projects, in any list, search or count."""
 
     project_id: str | None = None
-    """None: somebody without a key."""
+    """None: not authenticated."""
     sees_all: bool = False
 
 
@@ -48,7 +48,7 @@ ANYBODY = Viewer()
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a model must have to be listed; None means anything."""
+    """What a model must have to be listed; None: anything."""
 
     q: str | None = None
     family: str | None = None
@@ -73,7 +73,7 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class CatalogFacts:
-    """What a shared model can be found by."""
+    """The properties by which a shared model can be found."""
 
     project_id: str
     owner: str
@@ -90,7 +90,7 @@ class CatalogFacts:
     architecture: str | None
     family: str | None
     parameters: int
-    """0: not known; likewise the context's length."""
+    """0: unknown; also for `context_length`."""
     context_length: int
     deployment_count: int = 0
 
@@ -103,10 +103,10 @@ class Term:
 
 
 Condition = tuple[Term, ...]
-"""At least one of these."""
+"""Met by an entry with at least one of these terms."""
 IS_PUBLIC: Condition = (Term(_PUBLIC),)
 IS_TARGETED: Condition = (Term(_TARGETED),)
-"""An entry that is found by anything meets one of the two."""
+"""Every entry that can be found is either public or targeted."""
 
 
 def terms_of(facts: CatalogFacts) -> list[str]:
@@ -128,7 +128,7 @@ def terms_of(facts: CatalogFacts) -> list[str]:
 
 
 def deployed(level: int) -> Term:
-    """Had by entries with at least so many deployments, one of `LEVELS`."""
+    """The term of entries with at least `level` deployments, which must be one of `LEVELS`."""
     return Term(f"_d{level}")
 
 
@@ -138,12 +138,12 @@ def words_in(written: str) -> list[str]:
 
 
 def is_public(written: str) -> bool:
-    """Whether everybody sees the entry with these terms."""
+    """Whether the entry with these terms is public."""
     return f" {_PUBLIC} " in written
 
 
 def conditions(viewer: Viewer, filters: Filters) -> list[Condition] | None:
-    """What the terms of an entry must meet, one and all; None where nothing can."""
+    """The conditions that an entry must meet, all of them; None if none can."""
     found = seen_by(viewer)
     for kind in _LETTERS:
         value = getattr(filters, kind)
@@ -161,7 +161,7 @@ def conditions(viewer: Viewer, filters: Filters) -> list[Condition] | None:
 
 
 def seen_by(viewer: Viewer) -> list[Condition]:
-    """`rules.is_visible` as a condition, for models that are in the catalog."""
+    """`rules.is_visible` as conditions, for models in the catalog."""
     if viewer.sees_all:
         return [IS_PUBLIC + IS_TARGETED]
     if viewer.project_id is None:
@@ -170,12 +170,12 @@ def seen_by(viewer: Viewer) -> list[Condition]:
 
 
 def _word(word: str) -> Term:
-    """Had by models that are called or described by the word, or called by one that begins so."""
+    """Matches models with the word in their name or description, or with a word in their name that begins with it."""
     return Term(_begins(word) if len(word) <= LONGEST_PREFIX else word)
 
 
 def _begins(prefix: str) -> str:
-    """A term of its own, and one for both: to look up all words that begin so takes long where many do."""
+    """A separate term for a prefix, since looking up all words with it is slow if there are many."""
     return f"_p{prefix}"
 
 
@@ -192,7 +192,7 @@ def _audience(facts: CatalogFacts) -> list[str]:
 
 
 def _project_term(project_id: str) -> str:
-    """The id itself: what decides who sees what must not be a hash that may coincide."""
+    """Contains the ID itself, since a hash, which may collide, must not decide about access."""
     return f"__{project_id}"
 
 

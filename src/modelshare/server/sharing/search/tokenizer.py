@@ -1,28 +1,28 @@
-"""What counts as a word: one pure function for what is stored and for what is asked, so that both mean the same."""
+"""Splits texts into words. Pure; the same for entries and queries."""
 
 import re
 import unicodedata
 
 MAX_WORDS = 200
-"""Distinct words that are kept of one model."""
+"""Distinct words stored for a model."""
 MAX_ASKED = 10
-"""Words of a query that count."""
+"""Words of a query; more are ignored."""
 LONGEST = 24
-"""Characters of a word that count."""
+"""Characters of a word; more are cut off."""
 _MAX_CHARACTERS = 20_000
-"""Of a text that are looked at."""
+"""Of a text; more are ignored."""
 _ONE_BY_ONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-"""Scripts that write no spaces: kana and Chinese characters."""
+"""Scripts without spaces between words: kana and Chinese characters."""
 _WORD = re.compile(rf"(?![\W_])[{_ONE_BY_ONE}]|[^\W\d_{_ONE_BY_ONE}]+|\d+")
 _VOICING = 8
-"""Combining class of kana's voicing marks, which tell syllables apart and are no accents."""
+"""Combining class of kana's voicing marks, which distinguish syllables and are not accents."""
 
 
 def words(text: str, limit: int = MAX_WORDS) -> list[str]:
     """The distinct words of a text, in order: runs of letters, runs of digits, and each Chinese or Japanese character.
 
-    Case, accents and compatibility forms make no difference. A word that is too long is cut. There is no character in a
-    word that either database's query language knows.
+    Ignores case, accents and compatibility forms. Truncates long words. Words contain no characters with a meaning in
+    either database's query language.
     """
     found: dict[str, None] = {}
     for match in _WORD.finditer(_folded(text[:_MAX_CHARACTERS])):

@@ -1,4 +1,4 @@
-"""What a URL of the catalog asks for, and the URLs of what is near it: one filter more or less, the next page. Pure."""
+"""Parses URLs of the catalog, and builds related ones: a filter more or less, the next page. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ FACETS: Final = {
     "format": "Format",
     "architecture": "Architecture",
 }
-"""Filters and their headings, in the order in which the page has them."""
+"""Filters and their headings, in the order on the page."""
 SORTS: Final = {
     Sort.RELEVANCE: "Best match",
     Sort.DEPLOYMENTS: "Most deployed",
@@ -31,7 +31,7 @@ SORTS: Final = {
     Sort.NAME: "Name",
 }
 ROLES: Final = {CatalogRole.DEPLOYABLE: "self-hosted only", CatalogRole.SHARED: "every tier"}
-"""What a role lets everybody do, in words."""
+"""Texts for the roles."""
 _LONGEST: Final = 120
 _RANGE: Final = re.compile(r"(\d{1,6}[KMB])-(\d{1,6}[KMB])?", re.ASCII)
 _PARAMETERS: Final = {"K": 10**3, "M": 10**6, "B": 10**9}
@@ -39,7 +39,7 @@ _TOKENS: Final = {"K": 1024, "M": 1024**2, "B": 1024**3}
 
 
 class RangeField(NamedTuple):
-    """Both ends belong to it; None sets no bound."""
+    """Both bounds are inclusive; None: no bound."""
 
     low: int | None = None
     high: int | None = None
@@ -56,14 +56,14 @@ _Range = Annotated[str, AfterValidator(_checked_range)]
 
 
 class CatalogQuery(Request):
-    """The parameters of the list's URL; what is empty is not asked for."""
+    """The parameters of the list's URL. Empty ones have no effect."""
 
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
     q: Annotated[str, Field(max_length=200)] = ""
     family: _Value = ""
     parameters: _Range = ""
-    """A bucket as facets name it: `3B-8B` is at least 3 and less than 8 billion."""
+    """A bucket, such as `3B-8B`: at least 3 and less than 8 billion."""
     context: _Range = ""
     license: _Value = ""
     tag: _Value = ""
@@ -85,35 +85,35 @@ class CatalogQuery(Request):
 
     @property
     def active(self) -> list[tuple[str, str]]:
-        """The filters that are set, by name and value."""
+        """The active filters, by name and value."""
         return [(name, str(value)) for name in FACETS if (value := getattr(self, name))]
 
     @property
     def is_start(self) -> bool:
-        """Nothing is asked for: the first page of all there is."""
+        """Whether this is the first page without any filter or query."""
         return not (self.q.strip() or self.active or self.after or self.sort is not Sort.RELEVANCE)
 
     @property
     def url(self) -> str:
-        """The shortest one that asks for this."""
+        """The shortest equivalent URL."""
         return self._url()
 
     def has(self, facet: str, value: str) -> bool:
         return str(getattr(self, facet) or "") == value
 
     def toggled(self, facet: str, value: str) -> str:
-        """URL of the first page with the one value set, or taken away where it is."""
+        """URL of the first page with this value added, or removed if it is set."""
         return self._url(after="", **{facet: "" if self.has(facet, value) else value})
 
     def without(self, *facets: str) -> str:
-        """URL of the first page without these filters; without any, where none is named."""
+        """URL of the first page without these filters, or without all filters if none is given."""
         return self._url(after="", **dict.fromkeys(facets or FACETS, ""))
 
     def searching(self, words: str) -> str:
         return self._url(after="", q=words)
 
     def beyond(self, cursor: str) -> str:
-        """URL of the page that begins there."""
+        """URL of the page that starts at the cursor."""
         return self._url(after=cursor)
 
     @property
@@ -121,7 +121,7 @@ class CatalogQuery(Request):
         return self._url(after="")
 
     def _url(self, **changes: str) -> str:
-        """A page has hundreds of them, so nothing is copied or validated for one."""
+        """Without copying or validating, since a page has hundreds of URLs."""
         fields = {**self.__dict__, **changes}
         given = [("as" if name == "project" else name, value) for name, value in fields.items() if value]
         query = urlencode([each for each in given if each != ("sort", Sort.RELEVANCE)], errors="replace")
@@ -129,7 +129,7 @@ class CatalogQuery(Request):
 
 
 def words_of(facet: str, value: str) -> str:
-    """A facet's value as people read it, not longer than a line may be."""
+    """The text of a facet's value, shortened to a line."""
     if facet == "role":
         return next((words for role, words in ROLES.items() if role == value), value)
     if facet in {"parameters", "context"} and _RANGE.fullmatch(value):

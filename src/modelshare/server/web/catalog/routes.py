@@ -1,4 +1,4 @@
-"""Pages of the public catalog: the list, a model, and making an endpoint of it."""
+"""Pages of the public catalog: the list, a model, and creating an endpoint of it."""
 
 import re
 from typing import Annotated, Any, Final
@@ -32,13 +32,13 @@ from modelshare.wire.tiers import SELF_HOSTED
 router = APIRouter(route_class=PageRoute, include_in_schema=False, dependencies=[Depends(public_rate_limit)])
 SHOWN_FILES: Final = 10
 MAX_FILES: Final = 500
-"""Of a manifest are listed; the API has all."""
+"""Files listed on a page; the API returns all."""
 Choice = Annotated[str, Query(max_length=200)]
 
 
 @router.get(PATH)
 async def listing(page: AnyPage, viewer: ViewerDep, query: Annotated[CatalogQuery, Query()]) -> Response:
-    """The list; only what changes of it where a script asks."""
+    """The list, or only its changing part for a script."""
     in_place = page.is_htmx and "hx-history-restore-request" not in page.request.headers
     more = in_place and bool(query.after)
     shelf = await source.shelf(page.session, viewer.sees, page.platform.tiers, query, facets=not more)
@@ -67,13 +67,13 @@ async def model_page(
     slug: Choice = "",
     version: Choice = "latest",
 ) -> Response:
-    """One model; with what stands in the way of deploying it as it is chosen in the URL."""
-    caller = viewer.caller or await _first_project(page.request, viewer)  # before the page's session is open
+    """A model, with the obstacles to deploying it as selected in the URL."""
+    caller = viewer.caller or await _first_project(page.request, viewer)  # before the page's session is opened
     try:
         model = await sharing.catalog_model(page.session, viewer.sees, model_id, page.platform.tiers)
     except NotFoundError:
         if page.visitor.person is None and "as" in page.request.query_params:
-            raise SignInNeededError from None  # it may be shared with a project of theirs
+            raise SignInNeededError from None  # it may be shared with one of the user's projects
         raise
     slug = slug or slug_of(model.name)
     answer = await _answer(page, caller, model, tier=tier, slug=slug, version=version)
@@ -109,7 +109,7 @@ async def explain(
     slug: Choice = "",
     version: Choice = "latest",
 ) -> Response:
-    """Whether the project could deploy it so, for a part of the model's page."""
+    """The part of the model's page that says whether the project could deploy it like this."""
     model = await sharing.catalog_model(page.session, viewer.sees, model_id, page.platform.tiers)
     slug = slug or slug_of(model.name)
     answer = await _answer(page, viewer.caller, model, tier=tier, slug=slug, version=version)
@@ -125,7 +125,7 @@ async def deploy(
     slug: Text,
     version: Text = "latest",
 ) -> Response:
-    """Makes the endpoint, or says why not."""
+    """Creates the endpoint, or shows why that is not possible."""
     caller = await page.act_in(project, Scope.ENDPOINTS)
     spec = parse_form(EndpointCreate, slug=slug, model=str(model_id), tier=tier, version=version)
     row = await endpoints.create(page.session, caller, spec, page.policy, now=page.now)
@@ -133,7 +133,7 @@ async def deploy(
 
 
 def slug_of(name: str) -> str:
-    """A slug to begin with."""
+    """The default slug."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower())[:40].strip("-") or "endpoint"
 
 
@@ -147,14 +147,14 @@ _WORDS: Final[dict[str, Any]] = {
 
 
 async def _first_project(request: Request, viewer: CatalogViewer) -> Caller | None:
-    """The project that the form begins with."""
+    """The project that is preselected in the form."""
     return await member(request, viewer.projects[0][0]) if viewer.projects else None
 
 
 async def _answer(
     page: PageContext, caller: Caller | None, model: CatalogModelDetail, *, tier: str, slug: str, version: str
 ) -> dict[str, Any]:
-    """What the explanation is made of; nothing is explained to nobody."""
+    """The template's context for the explanation; none without a caller."""
     if caller is None or not caller.allows(Scope.ENDPOINTS):
         return {"explanation": None, "machines": []}
     spec = parse_form(EndpointCreate, slug=slug, model=model.id, tier=tier, version=version)
@@ -164,7 +164,7 @@ async def _answer(
 
 
 async def _machines(session: AsyncSession, caller: Caller, model: CatalogModelDetail) -> list[tuple[Agent, Fit]]:
-    """The project's agents, and how the model would do on each."""
+    """The project's agents, and whether the model fits on each."""
     needed = _need(model)
     agents = (await fleet.list_agents(session, caller, Paging(PAGE_LIMIT_MAX))).data
     return [

@@ -1,4 +1,4 @@
-"""Code to copy from a model's page. Pure."""
+"""Code samples on a model's page. Pure."""
 
 import json
 import shlex
@@ -17,7 +17,7 @@ _ANSWERED: Final = "answer.choices[0].message.content"
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """By what one copies them for."""
+    """Samples, by purpose."""
 
     deploy: str
     agent: str
@@ -26,7 +26,7 @@ class Samples:
 
 
 def samples(model: CatalogModelDetail, *, base_url: str, slug: str, project_id: str | None) -> Samples:
-    """For an endpoint of this slug; `base_url` is how the reader reaches the platform."""
+    """Samples for an endpoint with this slug. `base_url`: the platform's URL for this client."""
     name = f"{model.owner}/{model.name}"
     endpoint = f"{base_url}/{project_id or _ANY_PROJECT}/{slug}/v1"
     route, body, call, shown = _use(model.task, name)
@@ -49,7 +49,7 @@ def samples(model: CatalogModelDetail, *, base_url: str, slug: str, project_id: 
 
 
 def _use(task: str | None, name: str) -> tuple[str, dict[str, Any], str, str]:
-    """Route, body, the official client's call, and what to look at of its answer."""
+    """Route, body, the official client's call, and the relevant part of the response."""
     given = f"model={_json(name)}"
     if task == "embedding":
         body = {"model": name, "input": _QUESTION}
@@ -63,5 +63,5 @@ def _use(task: str | None, name: str) -> tuple[str, dict[str, Any], str, str]:
 
 
 def _json(value: Any) -> str:
-    """Python reads it as JSON does, as long as no character is written as a surrogate pair."""
+    """JSON that is also valid Python, since no character is escaped as a surrogate pair."""
     return json.dumps(value, ensure_ascii=False)

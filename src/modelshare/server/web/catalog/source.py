@@ -1,4 +1,4 @@
-"""What the pages show of the catalog, from the domain that has it: the one place that knows how it is asked."""
+"""Reads the catalog for pages: the only module of the pages that calls its search."""
 
 from typing import Final, NamedTuple
 
@@ -11,15 +11,15 @@ from modelshare.server.web.catalog.query import FACETS, CatalogQuery
 from modelshare.wire.models import CatalogModel
 
 PAGE: Final = 24
-"""Models on a page: full rows of one, two, three or four."""
+"""Models on a page: divisible by one, two, three and four columns."""
 MAX_FEATURED: Final = 6
-"""Stand above the list."""
+"""Featured models shown above the list."""
 
 
 class Facet(NamedTuple):
     name: str
     values: list[tuple[str, int]]
-    """With how many models have each."""
+    """With the number of models."""
 
 
 class Shelf(NamedTuple):
@@ -28,9 +28,9 @@ class Shelf(NamedTuple):
     models: list[CatalogModel]
     total: int
     total_is_exact: bool
-    """If not, there are at least so many."""
+    """If False, the total is a lower bound."""
     corrected: str | None
-    """The words that were searched for instead of those that nothing has."""
+    """The corrected query, if the original one had no matches."""
     facets: list[Facet]
     next_cursor: str | None
 
@@ -38,7 +38,7 @@ class Shelf(NamedTuple):
 async def shelf(
     session: AsyncSession, viewer: Viewer, tiers: TierRegistry, query: CatalogQuery, *, facets: bool = True
 ) -> Shelf:
-    """What the query asks for of what the viewer may see."""
+    """The page of the query, limited to what the viewer may see."""
     spec = SearchQuery(_filters(query), query.sort, PAGE, query.after or None, facets)
     page = presenters.catalog_page(await search.find(session, viewer, spec), tiers)
     counts = page.facets or {}
@@ -55,7 +55,7 @@ async def shelf(
 
 
 async def featured(session: AsyncSession, tiers: TierRegistry) -> list[CatalogModel]:
-    """What the platform features; it is public."""
+    """The featured models, which are public."""
     return [presenters.catalog_view(card, tiers) for card in await service.featured(session, MAX_FEATURED)]
 
 

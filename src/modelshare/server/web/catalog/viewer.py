@@ -1,4 +1,4 @@
-"""Who looks at the catalog: everybody as the public does, unless a member asks to look as a project (`?as=slug`)."""
+"""Who views the catalog: the public, or a project of the user (`?as=slug`)."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,13 +15,13 @@ from modelshare.server.web.page_auth import member
 
 @dataclass(frozen=True, slots=True)
 class CatalogViewer:
-    """Whoever looks, and as which project."""
+    """The viewer, and the project as which they view the catalog."""
 
     sees: Viewer = ANYBODY
     caller: Caller | None = None
-    """The person in the project they look as; None: as the public does."""
+    """The user in the selected project; None: the public view."""
     projects: tuple[tuple[str, str], ...] = ()
-    """Slug and words of those they may look as."""
+    """Slugs and texts of the projects that can be selected."""
 
     @property
     def slug(self) -> str:
@@ -32,10 +32,10 @@ async def viewer(
     page: AnyPage,
     project: Annotated[str, Query(alias="as", max_length=100)] = "",
 ) -> CatalogViewer:
-    """Somebody who is not signed in sees what the public sees, whatever the URL says."""
+    """A visitor who is not signed in gets the public view, regardless of the URL."""
     if page.visitor.person is None:
         return CatalogViewer()
-    # The page's session stays closed: what follows asks for a project by itself, too.
+    # Does not open the page's session, since the calls below open their own.
     caller = await member(page.request, project) if project else None
     async with page.platform.database.read() as session:
         memberships = await members.memberships(session, page.visitor.person)
@@ -43,7 +43,7 @@ async def viewer(
     if caller is None:
         return CatalogViewer(projects=tuple(found.items()))
     slug = caller.project_slug or project
-    found.setdefault(slug, slug)  # who runs the platform may look as any
+    found.setdefault(slug, slug)  # the platform's admins may select any project
     return CatalogViewer(sharing.viewer_of(caller), caller, tuple(found.items()))
 
 

@@ -1,1 +1,1 @@
-"""A project's models in the dashboard: the list, uploads, a model's page, and whom it is shared with."""
+"""A project's models in the dashboard: the list, uploads, a model's page, and sharing."""

@@ -45,7 +45,7 @@ async def new_model(page: ModelsPage) -> Response:
 
 @router.get("/{model_id}/new-version")  # noqa: FAST003 - ModelPage takes the id
 async def new_version(page: ModelPage) -> Response:
-    async with page.platform.database.read() as session:  # closed before uploads are asked for, which asks the storage
+    async with page.platform.database.read() as session:  # closed before the storage is read
         model = await replace(page, session=session).model()
     return await _upload_page(page, model)
 
@@ -58,13 +58,13 @@ async def cancel_upload(page: ModelsPage, upload_id: str) -> Response:
 
 
 async def _page(page: ProjectContext, after: str | None) -> tuple[list[tuple[ExtendedModel, int]], str | None]:
-    """Each with how many active endpoints use it, shared or not."""
+    """Each with the number of its active endpoints."""
     owned, cursor = await sharing.page(page.session, page.caller, Paging(_ON_A_PAGE, after))
     return [(extended_view(own, card=False), own.model.active_endpoints) for own in owned], cursor
 
 
 async def _upload_page(page: ProjectContext, model: ExtendedModel | None) -> Response:
-    """`model`: whose new version it is; None for a new model. A bucket takes parts from the browser itself."""
+    """`model`: the model to upload a new version of; None for a new model."""
     store = page.platform.store
     if store.direct:
         page.request.state.connect_to = [store.origin]
@@ -75,5 +75,5 @@ async def _upload_page(page: ProjectContext, model: ExtendedModel | None) -> Res
         model=model,
         uploads=found.data,
         url=page.base_url,
-        left_out=left_out.for_scripts(),
+        left_out=left_out.for_javascript(),
     )

@@ -1,4 +1,4 @@
-"""A model's page: where it stands, its versions and files, and what people read of it."""
+"""A model's page: status, versions, files and description."""
 
 import uuid
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class ModelContext(ProjectContext):
 
     @property
     def url(self) -> str:
-        """Of the model's own page."""
+        """The URL of the model's page."""
         return f"{self.root}/models/{self.model_id}"
 
     async def own(self) -> OwnModel:
@@ -44,7 +44,7 @@ class ModelContext(ProjectContext):
         return extended_view(await self.own(), card=False)
 
     def back(self, message: str) -> Response:
-        """Goes on to the model's page, which says `message`."""
+        """Redirects to the model's page, which shows `message`."""
         return self.redirect(self.url, message)
 
 
@@ -81,10 +81,10 @@ async def edit(
     display_name: Text = "",
     description: Text = "",
     tags: Text = "",
-    license: Text = "",  # noqa: A002 - the product's word
+    license: Text = "",  # noqa: A002 - the form's field
     card: Text = "",
 ) -> Response:
-    """An empty field empties what people read; only a name there has to be."""
+    """Empty fields clear the description; the name is required."""
     texts = {
         "name": name,
         "display_name": display_name,
@@ -176,7 +176,7 @@ async def delete_page(page: ModelPage) -> Response:
 
 @router.post("/delete")
 async def delete(page: ModelPage, name: Text = "") -> Response:
-    """The name is typed to be sure."""
+    """Requires the model's name as a confirmation."""
     model = await registry.get(page.session, page.caller, page.model_id)
     if name.strip() != model.name:
         raise InvalidRequestError(f"This model is named {model.name}. Type exactly that to delete it.", param="name")
@@ -185,7 +185,7 @@ async def delete(page: ModelPage, name: Text = "") -> Response:
 
 
 async def _shown(page: ModelContext) -> dict[str, Any]:
-    """What the page tells, and its live part anew."""
+    """The context of the page and of its live part."""
     own = await page.own()
     model, version = own.model, registry.current(own.model)
     if model.card:

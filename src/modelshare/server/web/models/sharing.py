@@ -1,4 +1,4 @@
-"""Whom a model is shared with: share, unshare, claim links, recall."""
+"""Sharing a model: share, unshare, claim links, recall."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Final
@@ -192,7 +192,7 @@ def _deadline(chosen: Chosen, announced: RecallNotice | None, now: int) -> int:
         deadline = int(datetime.fromisoformat(chosen.text("at")).replace(tzinfo=UTC).timestamp())
     except (ValueError, OverflowError) as error:
         raise InvalidRequestError("Enter the date and time of the deadline, such as 2027-01-31 12:00.") from error
-    if deadline <= now:  # a slip of the year must not stop everything at once
+    if deadline <= now:  # a typing error in the year must not stop endpoints immediately
         raise InvalidRequestError(
             "That time has passed. Enter a later one, or choose to recall the model now.", param="at"
         )
@@ -200,7 +200,7 @@ def _deadline(chosen: Chosen, announced: RecallNotice | None, now: int) -> int:
 
 
 def _number(text: str, param: str) -> int | None:
-    """None where the field was left empty."""
+    """None for an empty field."""
     text = text.strip()
     if not text:
         return None

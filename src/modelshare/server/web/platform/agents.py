@@ -1,4 +1,4 @@
-"""Shared agents and the join keys they come by."""
+"""Pages of shared agents and their join keys."""
 
 from typing import Annotated, Final
 
@@ -16,7 +16,7 @@ from modelshare.wire.tiers import SELF_HOSTED, Tier
 router = APIRouter(prefix="/agents", route_class=PageRoute)
 _HERE: Final = "/dashboard/-/platform/agents"
 _JOIN_KEYS: Final = 50
-"""That are shown, the newest ones."""
+"""Newest join keys that are shown."""
 _HOUR: Final = 3600
 _EXPIRIES: Final = (
     (str(_HOUR), "After an hour"),
@@ -66,7 +66,7 @@ async def suspend_page(page: AdminPage, agent_id: str) -> Response:
 
 @router.post("/{agent_id}/suspend")
 async def suspend(page: AdminPage, agent_id: str, suspended: Annotated[bool, Form()] = True) -> Response:
-    """Also how it is resumed."""
+    """Suspends or resumes an agent."""
     agent = await fleet.change_agent(page.session, page.caller, agent_id, AgentPatch(suspended=suspended), now=page.now)
     return page.redirect(_HERE, f"{agent.name} is {'suspended' if suspended else 'resumed'}.")
 

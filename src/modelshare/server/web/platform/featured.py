@@ -1,4 +1,4 @@
-"""Models that the platform puts forward in the catalog."""
+"""The page of featured models."""
 
 import uuid
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ async def feature(page: AdminPage, model_id: uuid.UUID, featured: Annotated[bool
 
 
 async def _found(session: AsyncSession, q: str) -> Sequence[CatalogCard]:
-    """Public models by words or an id."""
+    """Public models that match words or an ID."""
     if model_id := parse_uuid(q):
         entry = await search.get(session, ANYBODY, model_id)
         return [card_of(*entry)] if entry else []

@@ -1,4 +1,4 @@
-"""How the platform is: its processes, what it keeps, and what waits to be done; and its own log."""
+"""The platform's overview: processes, counts and pending jobs; and its audit log."""
 
 import time
 from typing import Final
@@ -28,7 +28,7 @@ from modelshare.wire.base import PAGE_LIMIT_MAX
 
 router = APIRouter(route_class=PageRoute)
 _MAX: Final = 100_000
-"""Nothing is counted further."""
+"""Limit for counting."""
 
 
 @router.get("")
@@ -66,7 +66,7 @@ async def log(page: AdminPage, paging: PagingDep, where: Where) -> Response:
 
 @router.get("/tiers")
 async def tiers(page: AdminPage) -> Response:
-    """The tiers and their limits, as the platform read them when it started."""
+    """The tiers and their limits, as read at the start."""
     return page.render("platform/tiers.html", tiers=list(page.platform.tiers), file=page.platform.settings.tiers_file)
 
 
@@ -82,7 +82,7 @@ async def _counts(session: AsyncSession) -> list[tuple[str, int]]:
 
 
 def _storage(settings: Settings) -> str:
-    """Never the whole setting, which may hold credentials."""
+    """A short form of the setting, since the whole may contain credentials."""
     url = urlsplit(settings.storage_url or "file:")
     if url.scheme == "file":
         return "a folder on this machine"

@@ -1,4 +1,4 @@
-"""All projects of the platform, everybody who has signed up, and who of them runs it."""
+"""Pages of all projects, all people, and the platform's admins."""
 
 import re
 import uuid
@@ -30,7 +30,7 @@ def _checked(text: str) -> str:
 
 
 Gigabytes = Annotated[str, Form(max_length=100), AfterValidator(_checked)]
-"""Empty takes the platform's default."""
+"""Empty: the platform's default."""
 
 
 @router.get("/projects")
@@ -48,7 +48,7 @@ async def new_project_page(page: AdminPage) -> Response:
 
 @router.post("/projects/new")
 async def new_project(page: AdminPage, name: Text, slug: Text, quota_gb: Gigabytes = "") -> Response:
-    """As with the API, its first key is what its owner begins with."""
+    """Like in the API, the project's first key is for its owner."""
     spec = parse_form(ProjectCreate, name=name.strip(), slug=slug.strip(), quota_bytes=_bytes(quota_gb))
     project = await accounts.create_project(page.session, spec, now=page.now, actor=page.caller.actor)
     return page.show_once("platform/project_shown.html", made=project, base_url=page.base_url)
@@ -90,5 +90,5 @@ def _bytes(gigabytes: str) -> int | None:
 
 
 def _gigabytes(count: int) -> str:
-    """All its digits, so that the form sends back what it was given."""
+    """With all digits, so that the form does not change the value."""
     return f"{(Decimal(count) / _GB).normalize():f}"

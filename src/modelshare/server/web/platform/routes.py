@@ -1,4 +1,4 @@
-"""The pages of who runs the platform."""
+"""The pages of the platform's admins."""
 
 from fastapi import APIRouter
 
