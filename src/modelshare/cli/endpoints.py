@@ -131,14 +131,14 @@ def hf_token(
             if json:
                 print_json({"slug": endpoint, "revoked": True})
             else:
-                say(f"Revoked the token of {endpoint}.")
+                print_message(f"Revoked the token of {endpoint}.")
             return
         made = client.endpoints.make_hf_token(endpoint)
     if json:
         print_json(made)
     else:
-        say("Shown only once. Use it as HF_TOKEN, with HF_ENDPOINT set to the platform's URL followed by /hf.")
-        tell(made.token)
+        print_message("Shown only once. Use it as HF_TOKEN, with HF_ENDPOINT set to the platform's URL followed by /hf.")
+        print_text(made.token)
 
 
 def _print(endpoint: Endpoint, *, json: bool) -> None:
