@@ -15,8 +15,8 @@ from modelshare.server.audit.tables import AuditRow, ConfirmationRow, OutboxRow,
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
 from modelshare.server.fleet.tables import WeightDeletionRow
-from modelshare.server.jobs import GivenUpRow
 from modelshare.server.hub.tables import EndpointTokenRow
+from modelshare.server.jobs import GivenUpRow
 from modelshare.server.registry.tables import DeletedVersionRow, ModelRow
 from modelshare.server.settings import Settings
 from modelshare.server.sharing.tables import EVERYBODY, ClaimLinkRow, LastShownRow, RecallRow, ShareProjectRow, ShareRow
