@@ -54,6 +54,7 @@ from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.health import Readiness
 from modelshare.server.http import Caller, get_platform
 from modelshare.server.hub import routes as hub_routes
+from modelshare.server.hub.hugging_face import app as hugging_face
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
@@ -159,6 +160,7 @@ class Application:
         self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=unlimited)))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
+        self._hugging_face = RequestId(hugging_face.HuggingFace(self.platform))
         self.links = AgentLinks(self.database, self.clock, address=settings.address, verdicts=self.platform.verdicts)
         self._router = Router(
             RouterParts(
@@ -259,6 +261,8 @@ class Application:
         if scope["type"] == "http":
             if self._files is not None and scope["path"].startswith(signed_urls.PATH):
                 return self._files
+            if scope["path"].startswith(hugging_face.PREFIX):
+                return self._hugging_face
             if Router.matches_path(scope["path"]):
                 return self._inference
             named = _PROJECT_PATH.fullmatch(scope["path"])
