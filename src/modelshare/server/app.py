@@ -55,12 +55,13 @@ from modelshare.server.health import Readiness
 from modelshare.server.http import Caller, get_platform
 from modelshare.server.hub import routes as hub_routes
 from modelshare.server.hub.hugging_face import app as hugging_face
+from modelshare.server.hub.hugging_face import drafts
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
-from modelshare.server.registry.uploads import expiry
+from modelshare.server.registry.uploads import ahead, expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
 from modelshare.server.router import routes as router_routes
 from modelshare.server.router.service import Router, RouterParts
@@ -387,6 +388,8 @@ def _chores(platform: PagesPlatform) -> Iterator[Chore]:
 
     yield Chore("note the use of keys", platform.keys.note_use)
     yield Chore("end uploads that have expired", functools.partial(expiry.end_expired, platform))
+    yield Chore("delete files that no upload took over", functools.partial(ahead.end_expired, platform))
+    yield Chore("forget unfinished commits", functools.partial(drafts.end_expired, platform))
     yield Chore("collect garbage", functools.partial(expiry.collect_garbage, platform))
     yield Chore("learn the words of models", functools.partial(search.learn, platform.database))
     yield Chore("end sessions that have expired", writing(accounts_sessions.sweep))

@@ -210,7 +210,7 @@ class UploadFileRow(Table):
 
 
 class StagedFileRow(Table):
-    """A file that is sent before the upload it is for is opened, known by its digest alone; that upload takes it over."""
+    """A file that was sent before the upload it is for was opened, known by its digest; that upload takes it over."""
 
     __tablename__ = "staged_files"
     __table_args__ = (Index("ix_staged_files_expires_at", "expires_at"),)

@@ -16,7 +16,7 @@ from modelshare.server import outages
 from modelshare.server.errors import ApiError, storage_answer, unavailable
 from modelshare.server.http import Platform, bearer, client_address, own_url
 from modelshare.server.hub.access import reader_of
-from modelshare.server.hub.hugging_face import pull
+from modelshare.server.hub.hugging_face import lfs, pull, push
 from modelshare.server.hub.hugging_face.calls import INVALID_TOKEN, HubCall, HubError, State, answer, no_repository
 from modelshare.server.proven import proven
 
@@ -24,6 +24,7 @@ PREFIX: Final = "/hf/"
 Handler: TypeAlias = Callable[..., Awaitable[Response]]
 GET: Final = frozenset({"GET", "HEAD"})
 POST: Final = frozenset({"POST"})
+PUT: Final = frozenset({"PUT"})
 ROUTES: Final[Sequence[tuple[frozenset[str], str, Handler]]] = (
     (GET, "api/whoami-v2", pull.whoami),
     (GET, "api/models", pull.models),
@@ -33,6 +34,16 @@ ROUTES: Final[Sequence[tuple[frozenset[str], str, Handler]]] = (
     (GET, "api/models/{}/{}/refs", pull.refs),
     (GET, "api/models/{}/{}/auth-check", pull.auth_check),
     (POST, "api/models/{}/{}/paths-info/{}", pull.paths_info),
+    (POST, "api/repos/create", push.create),
+    (POST, "api/validate-yaml", push.validate_yaml),
+    (POST, "api/models/{}/{}/branch/{}", push.make_branch),
+    (POST, "api/models/{}/{}/tag/{}", push.make_tag),
+    (POST, "api/models/{}/{}/preupload/{}", push.preupload),
+    (POST, "api/models/{}/{}/commit/{}", push.commit),
+    (POST, "{}/{}/info/lfs/objects/batch", lfs.batch),
+    (POST, "{}/{}/info/lfs/objects/verify", lfs.verify),
+    (POST, "parts/{}/complete", lfs.complete),
+    (PUT, "parts/{}/{}", lfs.part),
     (GET, "v2/{}/{}/manifests/{}", pull.manifest),
     (GET, "{}/{}/resolve/{}/*", pull.resolve),
     (GET, "{}/{}/raw/{}/*", pull.raw),

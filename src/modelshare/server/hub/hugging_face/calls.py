@@ -73,6 +73,12 @@ def in_header(text: str) -> str:
     return " ".join(text.split()).encode("ascii", "replace").decode()
 
 
+def may_push(caller: Caller, owner: str) -> bool:
+    """Whether the caller owns models of the project `owner` and may change them."""
+    owns = caller.project_id is not None and owner.lower() in {caller.project_slug, caller.project_id}
+    return owns and caller.allows(Scope.MODELS)
+
+
 @dataclass
 class State:
     """What a process remembers between requests."""
@@ -119,10 +125,8 @@ class HubCall:
             raise HubError(
                 403, None, "An endpoint's token only reads. Push with a key of the project that owns the model."
             )
-        if reader.project_id is None or owner.lower() not in {reader.project_slug, reader.project_id}:
+        if not may_push(reader, owner):
             raise no_repository(reader)
-        if not reader.allows(Scope.MODELS):
-            raise HubError(403, None, "This key lacks the scope `models`. Use a key that has it.")
         return reader
 
     async def body(self, limit: int = MAX_BODY) -> bytes:

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, quote, urlencode
 
 from starlette.responses import Response
 
+from modelshare.server.http import Caller
 from modelshare.server.hub.access import (
     MAIN,
     EndpointReader,
@@ -17,9 +18,11 @@ from modelshare.server.hub.access import (
     readable_models,
     with_files,
 )
-from modelshare.server.hub.hugging_face import files
-from modelshare.server.hub.hugging_face.calls import HubCall, HubError, answer, no_repository, no_revision
+from modelshare.server.hub.hugging_face import drafts, files
+from modelshare.server.hub.hugging_face.calls import HubCall, HubError, answer, may_push, no_repository, no_revision
+from modelshare.server.hub.hugging_face.drafts import Branch
 from modelshare.server.hub.hugging_face.git_objects import folder_oid, git_oid, is_large, pointer
+from modelshare.server.hub.hugging_face.trees import Entry
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.tables import ModelRow
 from modelshare.wire.keys import Scope
@@ -62,6 +65,9 @@ async def models(call: HubCall) -> Response:
 
 
 async def info(call: HubCall, owner: str, name: str, revision: str = MAIN) -> Response:
+    branch = await _draft(call, owner, name, revision)
+    if branch is not None:
+        return answer(_summary_of_draft(branch))
     model, version = await readable(call, owner, name, revision)
     siblings: list[dict[str, Any]] = [{"rfilename": file.path} for file in version.files]
     if call.request.query_params.get("blobs", "").lower() in {"1", "true"}:
@@ -88,9 +94,12 @@ async def auth_check(call: HubCall, owner: str, name: str) -> Response:
 
 
 async def tree(call: HubCall, owner: str, name: str, revision: str, folder: str) -> Response:
-    query = call.request.query_params
+    query, folder = call.request.query_params, folder.strip("/")
+    branch = await _draft(call, owner, name, revision)
+    if branch is not None:
+        below = f"{folder}/" if folder else ""
+        return answer([_draft_node(path, entry) for path, entry in branch.tree.items() if path.startswith(below)])
     _, version = await readable(call, owner, name, revision)
-    folder = folder.strip("/")
     below = f"{folder}/" if folder else ""
     inside = [file for file in version.files if file.path.startswith(below)]
     if folder and not inside:
@@ -167,10 +176,19 @@ async def readable(call: HubCall, owner: str, name: str, revision: str) -> tuple
         found = await find_model(session, call.reader, owner, name, now=call.platform.now())
         if found is None:
             raise no_repository(call.reader)
-        version = found.find(revision)
+        version = found.find(revision) or await drafts.version_of_commit(session, found, revision)
         if version is None:
             raise no_revision(revision)
         return found, await with_files(session, found, version)
+
+
+async def _draft(call: HubCall, owner: str, name: str, revision: str) -> Branch | None:
+    """What whoever may push there has committed, where the revision is no ready version. Its files are not sent yet."""
+    reader = call.reader
+    if not isinstance(reader, Caller) or not may_push(reader, owner):
+        return None
+    async with call.platform.database.read() as session:
+        return await drafts.find_draft(session, reader, owner, name, revision, now=call.platform.now())
 
 
 async def _model(call: HubCall, owner: str, name: str) -> ReadableModel:
@@ -202,8 +220,7 @@ def _node(file: StoredFile, oids: Mapping[str, str]) -> dict[str, Any]:
     node = {"type": "file", "path": file.path, "size": file.size}
     if not is_large(file.size):
         return node | {"oid": oids[file.sha256]}
-    text = pointer(file.sha256, file.size)
-    return node | {"oid": git_oid(text), "lfs": {"oid": file.sha256, "size": file.size, "pointerSize": len(text)}}
+    return node | _lfs(file.sha256, file.size)
 
 
 def _folder(path: str) -> dict[str, Any]:
@@ -238,6 +255,25 @@ def _summary(found: ReadableModel) -> dict[str, Any]:
         "createdAt": _time(model.created_at),
         "lastModified": _time(main.created_at if main else model.created_at),
     }
+
+
+def _summary_of_draft(branch: Branch) -> dict[str, Any]:
+    name = f"{branch.owner}/{branch.name}"
+    siblings = [{"rfilename": path} for path in branch.tree]
+    said = {"author": branch.owner, "sha": branch.commit, "private": True, "gated": False, "disabled": False}
+    return {"id": name, "modelId": name, **said, "tags": [], "siblings": siblings}
+
+
+def _draft_node(path: str, entry: Entry) -> dict[str, Any]:
+    node = {"type": "file", "path": path, "size": entry.size}
+    if not is_large(entry.size):
+        return node | {"oid": entry.git_oid or entry.sha256[:40]}
+    return node | _lfs(entry.sha256, entry.size)
+
+
+def _lfs(sha256: str, size: int) -> dict[str, Any]:
+    text = pointer(sha256, size)
+    return {"oid": git_oid(text), "lfs": {"oid": sha256, "size": size, "pointerSize": len(text)}}
 
 
 def _tags(model: ModelRow) -> list[str]:

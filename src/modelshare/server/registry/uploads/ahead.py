@@ -5,7 +5,7 @@ parts that are there, and checks it as any other file. What no upload takes over
 """
 
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -36,6 +36,14 @@ async def stored(platform: Platform, caller: Caller, sizes: Mapping[str, int]) -
     waiting = [row for sha256, row in ahead.items() if sha256 not in found and row.size == sizes[sha256]]
     complete = await map_concurrently(lambda row: is_complete(platform, row), waiting, limit=_AT_ONCE)
     return found | {row.sha256 for row, there in zip(waiting, complete, strict=True) if there}
+
+
+async def sizes(platform: Platform, caller: Caller, digests: Collection[str]) -> dict[str, int]:
+    """Of those of the digests whose files the caller's project has, or is being sent."""
+    async with platform.database.read() as session:
+        known = await blobs.stored_blobs(session, caller.project, digests)
+        waiting = await blobs.staged_ahead(session, caller.project, digests)
+    return {row.sha256: row.size for row in waiting.values()} | {row.sha256: row.size for row in known.values()}
 
 
 async def begin(platform: Platform, caller: Caller, sizes: Mapping[str, int]) -> dict[str, StagedFileRow]:
