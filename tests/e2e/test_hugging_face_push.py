@@ -13,12 +13,15 @@ from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOpera
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError, RepositoryNotFoundError
 
 from hub_clients import hf, python
+from modelshare.client.errors import InvalidRequestError
 from modelshare.demo import tiny_model
 from modelshare.wire.keys import ProjectWithKey
 from programs import Server, serving
 from storage_servers import s3_server
 from uploading import PART, broken_model
 from uploading import tiny_model as smallest_model
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the client's own
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def test_a_model_that_comes_file_by_file(hub: Hub, tmp_path: Path, transfer: dic
         api.upload_file(repo_id=f"acme/{name}", path_or_fileobj=files[path], path_in_repo=path)
         assert api.model_info(f"acme/{name}").sha
         assert {each["path"] for each in api_tree(hub, name)} >= {path}
-    with pytest.raises(HfHubHTTPError):
+    with pytest.raises(InvalidRequestError):
         hub.versions(name)
     api.upload_file(repo_id=f"acme/{name}", path_or_fileobj=files["config.json"], path_in_repo="config.json")
     assert hub.versions(name) == {"1.0.0": "ready"}

@@ -55,7 +55,7 @@ from modelshare.server.health import Readiness
 from modelshare.server.http import Caller, get_platform
 from modelshare.server.hub import routes as hub_routes
 from modelshare.server.hub.hugging_face import app as hugging_face
-from modelshare.server.hub.hugging_face import drafts
+from modelshare.server.hub.hugging_face import drafts, xet
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
@@ -389,6 +389,7 @@ def _chores(platform: PagesPlatform) -> Iterator[Chore]:
     yield Chore("note the use of keys", platform.keys.note_use)
     yield Chore("end uploads that have expired", functools.partial(expiry.end_expired, platform))
     yield Chore("delete files that no upload took over", functools.partial(ahead.end_expired, platform))
+    yield Chore("delete xorbs that are over", functools.partial(xet.end_expired, platform))
     yield Chore("forget unfinished commits", functools.partial(drafts.end_expired, platform))
     yield Chore("collect garbage", functools.partial(expiry.collect_garbage, platform))
     yield Chore("learn the words of models", functools.partial(search.learn, platform.database))

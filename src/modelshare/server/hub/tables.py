@@ -49,3 +49,25 @@ class DraftRow(Table):
     version_id: Mapped[uuid.UUID | None]
     """The version that was made of the tree. It may have been deleted since."""
     expires_at: Mapped[int]
+
+
+class XorbRow(Table):
+    """Packed chunks of files, kept while files are rebuilt of them. Known in one repository and generation only."""
+
+    __tablename__ = "hub_xorbs"
+    __table_args__ = (
+        UniqueConstraint("project_id", "name_key", "generation", "xorb"),
+        Index("ix_hub_xorbs_expires_at", "expires_at"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    name_key: Mapped[str]
+    generation: Mapped[str]
+    xorb: Mapped[str]
+    """The client's name of it, a hash."""
+    size: Mapped[int]
+    key: Mapped[str]
+    multipart_id: Mapped[str]
+    is_stored: Mapped[bool]
+    expires_at: Mapped[int]

@@ -16,7 +16,7 @@ from modelshare.server import outages
 from modelshare.server.errors import ApiError, storage_answer, unavailable
 from modelshare.server.http import Platform, bearer, client_address, own_url
 from modelshare.server.hub.access import reader_of
-from modelshare.server.hub.hugging_face import lfs, pull, push
+from modelshare.server.hub.hugging_face import lfs, pull, push, xet
 from modelshare.server.hub.hugging_face.calls import INVALID_TOKEN, HubCall, HubError, State, answer, no_repository
 from modelshare.server.proven import proven
 
@@ -44,6 +44,13 @@ ROUTES: Final[Sequence[tuple[frozenset[str], str, Handler]]] = (
     (POST, "{}/{}/info/lfs/objects/verify", lfs.verify),
     (POST, "parts/{}/complete", lfs.complete),
     (PUT, "parts/{}/{}", lfs.part),
+    (GET, "api/models/{}/{}/xet-write-token/{}", xet.write_token),
+    (GET, "xet/{}/{}/{}/v1/chunks/default/{}", xet.chunk),
+    (POST, "xet/{}/{}/{}/v1/xorb-grants/default/{}", xet.grant),
+    (POST, "xet/{}/{}/{}/v1/xorb-commits/default/{}/grant/{}", xet.commit),
+    (POST, "xet/{}/{}/{}/v1/xorbs/default/{}", xet.put_xorb),
+    (POST, "xet/{}/{}/{}/v1/shards", xet.shard),
+    (POST, "xet/{}/{}/{}/v2/shards", xet.shard),
     (GET, "v2/{}/{}/manifests/{}", pull.manifest),
     (GET, "{}/{}/resolve/{}/*", pull.resolve),
     (GET, "{}/{}/raw/{}/*", pull.raw),

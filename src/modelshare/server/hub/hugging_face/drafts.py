@@ -91,6 +91,11 @@ async def find_draft(
     return None
 
 
+async def exist(session: AsyncSession, caller: Caller, name: str) -> bool:
+    """Whether a model of this name was begun."""
+    return bool(await queries.drafts(session, caller.project, name))
+
+
 async def version_of_commit(session: AsyncSession, found: ReadableModel, commit: str) -> VersionRow | None:
     """The version that was made of a commit before it had a manifest."""
     for row in await queries.drafts(session, found.model.project_id, found.model.name):

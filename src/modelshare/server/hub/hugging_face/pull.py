@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, urlencode
 
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import Response
 
 from modelshare.server.http import Caller
@@ -175,11 +176,18 @@ async def readable(call: HubCall, owner: str, name: str, revision: str) -> tuple
     async with call.platform.database.read() as session:
         found = await find_model(session, call.reader, owner, name, now=call.platform.now())
         if found is None:
-            raise no_repository(call.reader)
+            raise await _not_there(session, call, owner, name, revision)
         version = found.find(revision) or await drafts.version_of_commit(session, found, revision)
         if version is None:
             raise no_revision(revision)
         return found, await with_files(session, found, version)
+
+
+async def _not_there(session: AsyncSession, call: HubCall, owner: str, name: str, revision: str) -> HubError:
+    """A model that nothing but commits has made so far has no other revision for whoever may push it."""
+    reader = call.reader
+    is_begun = isinstance(reader, Caller) and may_push(reader, owner) and await drafts.exist(session, reader, name)
+    return no_revision(revision) if is_begun else no_repository(reader)
 
 
 async def _draft(call: HubCall, owner: str, name: str, revision: str) -> Branch | None:

@@ -58,9 +58,32 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name=op.f("uq_staged_files_id")),
     )
     op.create_index("ix_staged_files_expires_at", "staged_files", ["expires_at"])
+    op.create_table(
+        "hub_xorbs",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("name_key", sa.String(), nullable=False),
+        sa.Column("generation", sa.String(), nullable=False),
+        sa.Column("xorb", sa.String(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("key", sa.String(), nullable=False),
+        sa.Column("multipart_id", sa.String(), nullable=False),
+        sa.Column("is_stored", sa.Boolean(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["project_id"], ["projects.id"], name=op.f("fk_hub_xorbs_project_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_hub_xorbs")),
+        sa.UniqueConstraint(
+            *("project_id", "name_key", "generation", "xorb"),
+            name=op.f("uq_hub_xorbs_project_id_name_key_generation_xorb"),
+        ),
+    )
+    op.create_index("ix_hub_xorbs_expires_at", "hub_xorbs", ["expires_at"])
 
 
 def downgrade() -> None:
+    op.drop_table("hub_xorbs")
     op.drop_table("staged_files")
     op.drop_table("hub_drafts")
     op.drop_table("endpoint_tokens")

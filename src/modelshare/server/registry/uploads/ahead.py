@@ -94,6 +94,12 @@ async def begin(platform: Platform, caller: Caller, sizes: Mapping[str, int]) ->
     return there
 
 
+async def quota(platform: Platform, caller: Caller) -> int:
+    """Bytes that the caller's project may store."""
+    async with platform.database.read() as session:
+        return quota_of(await blobs.project(session, caller.project), platform.settings)
+
+
 async def find(platform: Platform, staged_id: uuid.UUID) -> StagedFileRow:
     """By the id that a signed URL names. 404 where it has expired, or an upload has taken it over."""
     async with platform.database.read() as session:
@@ -124,11 +130,11 @@ async def write(platform: Platform, row: StagedFileRow, content: AsyncIterator[b
     async for chunk in content:
         held += chunk
         while len(held) >= row.part_size:
-            await _put(platform, whole, number, bytes(held[: row.part_size]))
+            await put_part(platform, whole, number, bytes(held[: row.part_size]))
             del held[: row.part_size]
             number += 1
     if held:
-        await _put(platform, whole, number, bytes(held))
+        await put_part(platform, whole, number, bytes(held))
 
 
 async def is_complete(platform: Platform, row: StagedFileRow) -> bool:
@@ -164,7 +170,9 @@ def _folder(row: StagedFileRow) -> str:
     return f"{row.key.rpartition('/')[0]}/"
 
 
-async def _put(platform: Platform, whole: Multipart, number: int, data: bytes) -> None:
+async def put_part(platform: Platform, whole: Multipart, number: int, data: bytes) -> None:
+    """Stores a part that the server has."""
+
     async def once() -> AsyncIterator[bytes]:
         yield data
 
