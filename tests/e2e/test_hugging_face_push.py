@@ -100,7 +100,7 @@ def test_what_a_commit_does_not_name_is_carried_over(hub: Hub, tmp_path: Path, t
     )
     assert first.oid == api.model_info(f"acme/{name}").sha
     api.upload_file(repo_id=f"acme/{name}", path_or_fileobj=b"# New\n", path_in_repo="README.md")
-    changes = [
+    changes: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
         CommitOperationCopy("model.safetensors", "copy/model.safetensors"),
         CommitOperationAdd("notes.txt", b"notes"),
         CommitOperationDelete("README.md"),

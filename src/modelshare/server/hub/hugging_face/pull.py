@@ -31,6 +31,7 @@ from modelshare.wire.keys import Scope
 PAGE: Final = 10_000
 """Entries of a list of files at once. As many files as a version may have: llama.cpp asks for no second page."""
 _MODELS: Final = 1_000
+_NOT_YET: Final = "`{}` is no version that is ready yet. Files are sent once it is; `modelshare models` says when."
 
 
 async def whoami(call: HubCall) -> Response:
@@ -135,6 +136,8 @@ async def paths_info(call: HubCall, owner: str, name: str, revision: str) -> Res
 
 
 async def resolve(call: HubCall, owner: str, name: str, revision: str, path: str) -> Response:
+    if (branch := await _draft(call, owner, name, revision)) is not None:
+        raise HubError(404, "EntryNotFound", _NOT_YET.format(branch.branch), commit=branch.commit)
     _, version = await readable(call, owner, name, revision)
     file = _file(version, path)
     return await (files.head if call.request.method == "HEAD" else files.send)(call, version, file)

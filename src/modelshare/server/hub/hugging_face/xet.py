@@ -1,8 +1,8 @@
 """Large files as hf-xet sends them: packed chunks (xorbs), then a list of which make which file (a shard).
 
-Xorbs are kept for a repository until the files have been rebuilt from them, and a while longer: a client remembers,
-by the URL that it was given, which chunks it has sent. That URL therefore ends in a generation, which goes on with time,
-and xorbs of a generation are deleted after the next one is over. The rebuilt files are plain; nothing is downloaded so.
+Xorbs are kept for a repository until files have been rebuilt from them, and a while longer: a client remembers, by the
+URL that it was given, which chunks it has sent. That URL therefore ends in a generation, which goes on with time, and
+xorbs of a generation are deleted after the next one is over. The rebuilt files are plain; nothing is downloaded so.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import BinaryIO, Final
 
 from starlette.responses import Response, StreamingResponse
@@ -190,7 +189,7 @@ async def _open(
     row = await _find(platform, caller, name, generation, xorb)
     if row is None or not row.is_stored:
         raise XetFormatError("The shard names a xorb that has not been uploaded. Push again.")
-    path: Path = await stack.enter_async_context(platform.store.local_copy(row.key))
+    path = await stack.enter_async_context(platform.store.local_copy(row.key))
     file = stack.enter_context(await asyncio.to_thread(path.open, "rb"))
     return file, await asyncio.to_thread(chunks_of, file, row.size)
 

@@ -78,7 +78,8 @@ def read_shard(data: bytes) -> list[XetFile]:
     (version,) = struct.unpack_from("<Q", data, 32)
     if version != _SHARD_VERSION:
         raise XetFormatError(f"Shards of version {version} are not known here.")
-    files, at = [], _RECORD
+    files: list[XetFile] = []
+    at = _RECORD
     while True:
         file_hash, flags, count, _ = _FILE.unpack(_record(data, at))
         at += _RECORD
