@@ -167,7 +167,7 @@ def test_llama_cpp_loads_by_its_own_downloader(hub: Hub, tmp_path: Path) -> None
         "import os, xllamacpp as x; p = x.CommonParams(); p.model.hf_repo = 'acme/gguf:Q4_K_M'\n"
         "p.model.path = 'tiny.gguf'\n"
         "p.hf_token = os.environ['HF_TOKEN']; p.n_ctx = 64; p.n_parallel = 1; p.warmup = False\n"
-        "x.Server(p); print('LOADED')\n"
+        "x.Server(p); print('LOADED', flush=True); os._exit(0)\n"
     )
     done = python(code, hub.server.url, token_of(hub.owner.api_key), tmp_path / "home")
     assert "LOADED" in done.stdout, done.stderr[-3000:]

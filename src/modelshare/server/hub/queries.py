@@ -9,7 +9,6 @@ from sqlalchemy.orm import joinedload
 from modelshare.server.db import any_tenant, scoped_to, upsert
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.hub.tables import DraftRow, EndpointTokenRow, XorbRow
-from modelshare.server.registry.tables import key_of
 
 
 async def token(session: AsyncSession, token_hash: str) -> EndpointTokenRow | None:
@@ -33,14 +32,14 @@ async def delete_token(session: AsyncSession, endpoint_id: uuid.UUID) -> bool:
     return (await session.scalars(there.returning(EndpointTokenRow.endpoint_id))).first() is not None
 
 
-async def draft(session: AsyncSession, project_id: str, name: str, branch: str) -> DraftRow | None:
-    statement = scoped_to(DraftRow, project_id).where(DraftRow.name_key == key_of(name), DraftRow.branch == branch)
+async def draft(session: AsyncSession, project_id: str, name_key: str, branch: str) -> DraftRow | None:
+    statement = scoped_to(DraftRow, project_id).where(DraftRow.name_key == name_key, DraftRow.branch == branch)
     return await session.scalar(statement.execution_options(populate_existing=True))
 
 
-async def drafts(session: AsyncSession, project_id: str, name: str) -> list[DraftRow]:
+async def drafts(session: AsyncSession, project_id: str, name_key: str) -> list[DraftRow]:
     """Of one model."""
-    statement = scoped_to(DraftRow, project_id).where(DraftRow.name_key == key_of(name))
+    statement = scoped_to(DraftRow, project_id).where(DraftRow.name_key == name_key)
     return list(await session.scalars(statement.order_by(DraftRow.branch)))
 
 

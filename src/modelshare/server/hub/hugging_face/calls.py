@@ -143,5 +143,5 @@ class HubCall:
         except (ValueError, RecursionError):
             read = None
         if not isinstance(read, dict):
-            raise bad_request("The body is no JSON object.")
+            raise bad_request("The body must be a JSON object.")
         return read

@@ -20,7 +20,7 @@ from modelshare.server.hub.hugging_face.trees import Change, Entry, Tree
 from modelshare.server.hub.tables import DraftRow
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import StoredFile
-from modelshare.server.registry.tables import VersionRow, key_of
+from modelshare.server.registry.tables import VersionRow
 from modelshare.server.registry.uploads import completing, service
 from modelshare.wire.models import ModelStatus
 from modelshare.wire.semver import is_version
@@ -58,7 +58,7 @@ def branch_name(revision: str) -> str:
     version = revision[1:] if revision.startswith("v") and is_version(revision[1:]) else revision
     if version == MAIN or (is_version(version)):
         return version
-    raise bad_request(f"`{revision[:100]}` is no version. Push to `main`, or to a semantic version such as 1.2.0.")
+    raise bad_request(f"`{revision[:100]}` is not a version. Push to `main`, or to a semantic version such as 1.2.0.")
 
 
 async def find(session: AsyncSession, caller: Caller, owner: str, name: str, revision: str, *, now: int) -> Branch:
@@ -67,7 +67,7 @@ async def find(session: AsyncSession, caller: Caller, owner: str, name: str, rev
     found = await find_model(session, caller, owner, name, now=now)
     name = found.model.name if found else name
     ready = found.find(branch) if found else None
-    draft = await queries.draft(session, caller.project, name, branch)
+    draft = await queries.draft(session, caller.project, registry.name_key(name), branch)
     if draft is not None and await _is_open(session, draft):
         return Branch(owner, name, branch, trees.of_json(draft.tree), draft.commit, found, draft)
     if ready is not None:
@@ -81,7 +81,7 @@ async def find_draft(
     session: AsyncSession, caller: Caller, owner: str, name: str, revision: str, *, now: int
 ) -> Branch | None:
     """The branch of this name, or with this commit, where it is there and is no ready version."""
-    for row in await queries.drafts(session, caller.project, name):
+    for row in await queries.drafts(session, caller.project, registry.name_key(name)):
         if revision in {row.branch, f"v{row.branch}", row.commit}:
             branch = await find(session, caller, owner, name, row.branch, now=now)
             return None if branch.is_ready else branch
@@ -93,12 +93,12 @@ async def find_draft(
 
 async def exist(session: AsyncSession, caller: Caller, name: str) -> bool:
     """Whether a model of this name was begun."""
-    return bool(await queries.drafts(session, caller.project, name))
+    return bool(await queries.drafts(session, caller.project, registry.name_key(name)))
 
 
 async def version_of_commit(session: AsyncSession, found: ReadableModel, commit: str) -> VersionRow | None:
     """The version that was made of a commit before it had a manifest."""
-    for row in await queries.drafts(session, found.model.project_id, found.model.name):
+    for row in await queries.drafts(session, found.model.project_id, registry.name_key(found.model.name)):
         if row.commit == commit and row.version_id is not None:
             return next((each for each in found.versions if each.id == row.version_id), None)
     return None
@@ -136,7 +136,7 @@ def save(
         row = DraftRow(
             project_id=caller.project,
             name=branch.name,
-            name_key=key_of(branch.name),
+            name_key=registry.name_key(branch.name),
             branch=branch.branch,
             announced={},
         )
@@ -171,7 +171,7 @@ class Committed:
     warning: str | None = None
 
 
-async def commit(
+async def record_commit(
     platform: Platform,
     caller: Caller,
     owner: str,
@@ -188,7 +188,7 @@ async def commit(
         branch = await _locked(session, platform, caller, owner, name, revision)
         if parent is not None and parent != branch.commit:
             raise HubError(
-                412, None, f"`{branch.branch}` has changed since {parent[:40]}. Look at it anew, and push again."
+                412, None, f"`{branch.branch}` has changed since {parent[:40]}. Read it again, and push again."
             )
         tree = trees.apply(branch.tree, changes)
         is_same = trees.same(tree, branch.tree) and branch.exists
@@ -202,7 +202,7 @@ async def commit(
         return Committed(row.commit)
     if (missing := trees.why_not_complete(tree)) is not None:
         return Committed(
-            row.commit, f"Kept, and no version yet: {missing} It becomes one with the commit that adds it."
+            row.commit, f"Kept, but not a version yet: {missing} It becomes one with the commit that adds it."
         )
     try:
         version_id = await _publish(platform, caller, branch, row, tree)
@@ -242,9 +242,9 @@ async def _publish(platform: Platform, caller: Caller, branch: Branch, row: Draf
     """Makes a version of the tree by an upload like any other, whose files were all sent before."""
     files = [{"path": path, "size": entry.size, "sha256": entry.sha256} for path, entry in sorted(tree.items())]
     is_main = branch.branch == MAIN
-    wish = {"name": branch.name, "files": files} | ({"make_latest": True} if is_main else {"version": branch.branch})
+    fields = {"name": branch.name, "files": files} | ({"make_latest": True} if is_main else {"version": branch.branch})
     try:
-        request = UploadOpen.model_validate(wish)
+        request = UploadOpen.model_validate(fields)
     except ValidationError as error:
         raise refusal_of(dict(error.errors()[0])) from error
     upload, _ = await service.open_upload(platform, caller, request)
@@ -253,7 +253,7 @@ async def _publish(platform: Platform, caller: Caller, branch: Branch, row: Draf
         model = await registry.find_named(session, caller.project, branch.name)
         found = await registry.find(session, caller, model) if model else None
         version = registry.version_of(found, upload.version) if found else None
-        there = await queries.draft(session, caller.project, branch.name, branch.branch)
+        there = await queries.draft(session, caller.project, registry.name_key(branch.name), branch.branch)
         if there is not None and version is not None and there.commit == row.commit:
             there.version_id = version.id
     if version is None:
@@ -287,7 +287,7 @@ async def _undo(session: AsyncSession, platform: Platform, caller: Caller, now: 
 async def _locked(
     session: AsyncSession, platform: Platform, caller: Caller, owner: str, name: str, revision: str
 ) -> Branch:
-    await advisory_lock(session, f"hub {caller.project} {key_of(name)}")
+    await advisory_lock(session, f"hub {caller.project} {registry.name_key(name)}")
     return await find(session, caller, owner, name, revision, now=platform.now())
 
 

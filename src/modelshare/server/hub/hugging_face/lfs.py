@@ -12,9 +12,9 @@ from modelshare.server.front.receiving import TAKE_BODY
 from modelshare.server.hub.hugging_face.calls import HubCall, HubError, answer, bad_request
 from modelshare.server.hub.hugging_face.push import LARGEST, is_sha256
 from modelshare.server.proven import proven
-from modelshare.server.registry.paths import MAX_FILES
 from modelshare.server.registry.tables import StagedFileRow
 from modelshare.server.registry.uploads import ahead
+from modelshare.wire.uploads import MAX_FILES
 
 _PURPOSE: Final = "modelshare hub part 1"
 """Part of what is signed, so that the secret's other uses can never make such a URL."""
@@ -24,10 +24,10 @@ _COMPLETE: Final = "complete"
 async def batch(call: HubCall, owner: str, name: str) -> Response:
     """Where each object is sent; those that the project has already are not."""
     caller = call.writer(owner)
-    wish = await call.json()
-    if wish.get("operation") != "upload":
+    request = await call.json()
+    if request.get("operation") != "upload":
         raise bad_request("Only uploads are answered here; files are downloaded by their URLs.")
-    objects = wish.get("objects")
+    objects = request.get("objects")
     if not isinstance(objects, list) or len(objects) > MAX_FILES:
         raise bad_request(f"`objects` must be a list of at most {MAX_FILES:,} entries.")
     sizes = dict(_object(each) for each in objects)

@@ -31,7 +31,7 @@ from modelshare.wire.keys import Scope
 PAGE: Final = 10_000
 """Entries of a list of files at once. As many files as a version may have: llama.cpp asks for no second page."""
 _MODELS: Final = 1_000
-_NOT_YET: Final = "`{}` is no version that is ready yet. Files are sent once it is; `modelshare models` says when."
+_NOT_YET: Final = "`{}` is not ready yet. Files are sent once it is; `modelshare models` says when."
 
 
 async def whoami(call: HubCall) -> Response:

@@ -17,11 +17,12 @@ from modelshare.server.hub.hugging_face.drafts import Branch
 from modelshare.server.hub.hugging_face.git_objects import git_oid, is_large
 from modelshare.server.hub.hugging_face.trees import Change, Entry
 from modelshare.server.registry import service as registry
-from modelshare.server.registry.paths import MAX_FILES, check_path
+from modelshare.server.registry.paths import check_path
 from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.server.registry.uploads import ahead
 from modelshare.wire import model_files
 from modelshare.wire.left_out import Reason, left_out
+from modelshare.wire.uploads import MAX_FILES
 
 LARGEST: Final = 50_000_000_000
 """Bytes of a file; clients download none that is larger (huggingface_hub, `MAX_HTTP_DOWNLOAD_SIZE`)."""
@@ -35,10 +36,10 @@ _FLUSH: Final = 16 << 20
 
 async def create(call: HubCall) -> Response:
     """A place to push to. The model is there with its first version."""
-    wish = await call.json()
-    if wish.get("type") not in {None, "model"}:
+    body = await call.json()
+    if body.get("type") not in {None, "model"}:
         raise bad_request("Only models can be pushed here.")
-    name, owner = str(wish.get("name") or ""), wish.get("organization")
+    name, owner = str(body.get("name") or ""), body.get("organization")
     if owner is None and "/" in name:
         owner, _, name = name.partition("/")
     owner = str(owner or call.known.project_slug or "")
@@ -82,7 +83,7 @@ async def make_tag(call: HubCall, owner: str, name: str, revision: str) -> Respo
             return answer({}, 201)
         raise HubError(409, None, f"`{there.branch}` exists already.")
     changes = [Change(path, entry) for path, entry in base.tree.items()]
-    done = await drafts.commit(call.platform, caller, owner, name, tag, changes, None)
+    done = await drafts.record_commit(call.platform, caller, owner, name, tag, changes, None)
     return answer({}, 201, _warning(done.warning))
 
 
@@ -123,7 +124,7 @@ async def commit(call: HubCall, owner: str, name: str, revision: str) -> Respons
         await reading.take(line)
     await reading.flush()
     changes = await reading.checked()
-    done = await drafts.commit(call.platform, caller, owner, name, revision, changes, reading.parent)
+    done = await drafts.record_commit(call.platform, caller, owner, name, revision, changes, reading.parent)
     body = {
         "success": True,
         "commitOid": done.commit,
@@ -255,7 +256,7 @@ def _operation(line: bytes) -> tuple[str, dict[str, Any]]:
     except (ValueError, TypeError, KeyError, RecursionError):
         key = value = None
     if not isinstance(key, str) or not isinstance(value, dict):
-        raise bad_request("A line of the commit is no JSON object with `key` and `value`.")
+        raise bad_request("Each line of the commit must be a JSON object with `key` and `value`.")
     return key, value
 
 
@@ -266,7 +267,7 @@ def _content(value: Mapping[str, Any]) -> bytes:
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise bad_request("The content of a file within the commit is no base64.") from None
+        raise bad_request("A file of the commit has invalid base64 content.") from None
     if len(content) > _MAX_INLINE:
         raise HubError(
             413, None, f"A file within a commit has at most {_MAX_INLINE:,} bytes; send it as an LFS object."

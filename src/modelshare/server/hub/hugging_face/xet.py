@@ -33,7 +33,7 @@ from modelshare.server.hub.hugging_face.xet_formats import (
 )
 from modelshare.server.hub.tables import XorbRow
 from modelshare.server.ids import new_id
-from modelshare.server.registry.tables import key_of
+from modelshare.server.registry import service as registry
 from modelshare.server.registry.uploads import ahead
 from modelshare.server.storage.base import Multipart
 
@@ -218,14 +218,14 @@ async def _place(call: HubCall, caller: Caller, name: str, generation: str, xorb
     async with platform.database.read() as session:
         used = await queries.xorb_bytes(session, caller.project)
     if used + size > await ahead.quota(platform, caller):
-        raise PermissionDeniedError("Your project's quota is used up by uploads that are under way. Push again later.")
+        raise PermissionDeniedError("Unfinished uploads use up your project's quota. Push again later.")
     await platform.store.require_space(size)
     place = new_id()
     opened = await platform.store.begin(f"{caller.project}/{place.hex}/xorb", size, MAX_XORB)
     row = XorbRow(
         id=place,
         project_id=caller.project,
-        name_key=key_of(name),
+        name_key=registry.name_key(name),
         generation=generation,
         xorb=xorb,
         size=size,
@@ -245,7 +245,7 @@ async def _place(call: HubCall, caller: Caller, name: str, generation: str, xorb
 
 async def _find(platform: Platform, caller: Caller, name: str, generation: str, xorb: str) -> XorbRow | None:
     async with platform.database.read() as session:
-        return await queries.xorb(session, caller.project, key_of(name), generation, xorb)
+        return await queries.xorb(session, caller.project, registry.name_key(name), generation, xorb)
 
 
 async def _stored(platform: Platform, row: XorbRow) -> None:

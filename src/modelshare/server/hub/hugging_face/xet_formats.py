@@ -74,7 +74,7 @@ def name_of(raw: bytes) -> str:
 def read_shard(data: bytes) -> list[XetFile]:
     """The files of a shard. What it says of xorbs, these say themselves."""
     if len(data) < _RECORD or not data.startswith(_MAGIC):
-        raise XetFormatError("This is no shard.")
+        raise XetFormatError("This is not a shard.")
     (version,) = struct.unpack_from("<Q", data, 32)
     if version != _SHARD_VERSION:
         raise XetFormatError(f"Shards of version {version} are not known here.")
