@@ -1,5 +1,6 @@
 """Xorbs and shards, made as the specification says, and damaged in every way."""
 
+import contextlib
 import io
 import struct
 
@@ -79,18 +80,14 @@ def test_a_damaged_shard_is_refused_or_read(at: int, rubbish: bytes) -> None:
     """It costs no more than its own bytes."""
     data = bytearray(shard([XetFile("ab" * 32, (Segment(XORB, 0, 3, 99),))]))
     data[at : at + len(rubbish)] = rubbish
-    try:
+    with contextlib.suppress(XetFormatError):
         read_shard(bytes(data))
-    except XetFormatError as error:
-        assert str(error)
 
 
 @given(st.binary(max_size=200))
 def test_rubbish_is_no_xorb(rubbish: bytes) -> None:
-    try:
+    with contextlib.suppress(XetFormatError):
         chunks_of(io.BytesIO(rubbish), len(rubbish))
-    except XetFormatError as error:
-        assert str(error)
 
 
 def test_what_a_xorb_says_of_itself_is_not_believed() -> None:
@@ -105,7 +102,7 @@ def test_what_a_xorb_says_of_itself_is_not_believed() -> None:
     with pytest.raises(XetFormatError, match="cut off"):
         read(chunk(b"abc", 0)[:-1], Segment(XORB, 0, 1, 3))
     with pytest.raises(XetFormatError, match="cannot be unpacked"):
-        read(b"\0" + (3).to_bytes(3, "little") + b"\1" + (3).to_bytes(3, "little") + b"abc", Segment(XORB, 0, 1, 3))
+        read(b"\0" + (20).to_bytes(3, "little") + b"\1" + (3).to_bytes(3, "little") + b"x" * 20, Segment(XORB, 0, 1, 3))
     for segment in (Segment(XORB, 0, 2, 6), Segment(XORB, 1, 1, 0), Segment(XORB, 0, 1, 4)):
         with pytest.raises(XetFormatError):
             read(chunk(b"abc", 0), segment)
