@@ -13,7 +13,7 @@ def run(words: list[str], url: str, token: str, home: Path, **more: str) -> subp
     named = {"HF_ENDPOINT": f"{url}/hf", "HF_TOKEN": token, "HF_HOME": str(home), "LLAMA_CACHE": str(home / "llama")}
     environment = {**os.environ, **OFFLINE, **named, **more}
     return subprocess.run(
-        words, env=environment, capture_output=True, text=True, timeout=120, check=False, cwd=home.parent
+        words, env=environment, capture_output=True, text=True, timeout=60, check=False, cwd=home.parent
     )
 
 
