@@ -167,7 +167,7 @@ def test_transformers_load_a_model_that_says_what_it_says(hub: Hub, tmp_path: Pa
 def test_llama_cpp_loads_by_its_own_downloader(hub: Hub, tmp_path: Path) -> None:
     """It takes no token but of the form `hf_…`. Where it is sent, other clients show."""
     if hub.is_bucket:
-        pytest.skip("its downloader hangs in a process group in which hf-xet has run")
+        pytest.skip("its downloader hangs here after tests in which hf-xet ran in this process; alone it passes")
     code = (
         "import os, xllamacpp as x; p = x.CommonParams(); p.model.hf_repo = 'acme/gguf:Q4_K_M'\n"
         "p.model.path = 'tiny.gguf'\n"
