@@ -18,9 +18,9 @@ from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
 from modelshare.server.fleet.tables import WeightDeletionRow
 from modelshare.server.hub.oci.tables import OciArtifactRow
-from modelshare.server.hub.tables import EndpointTokenRow
+from modelshare.server.hub.tables import DraftRow, EndpointTokenRow, XorbRow
 from modelshare.server.jobs import GivenUpRow
-from modelshare.server.registry.tables import DeletedVersionRow, ModelRow
+from modelshare.server.registry.tables import DeletedVersionRow, ModelRow, StagedFileRow
 from modelshare.server.settings import Settings
 from modelshare.server.sharing.tables import EVERYBODY, ClaimLinkRow, LastShownRow, RecallRow, ShareProjectRow, ShareRow
 from stored_rows import BODY, DEPLOYABLE, FIRST, LATER, PRIVATE, SECRET, SHARED, Dump, dump, fill, old_part, rows, uid
@@ -67,6 +67,7 @@ async def add_what_is_new(database: Database) -> None:
     """What the first schema has no place for, in every table that is new."""
     async with database.write() as session:
         counts = {"deployment_count": 0, "shared_tier_endpoints": 0}
+        ahead, place = {"project_id": "proj_acme", "expires_at": 9}, {"key": "k", "multipart_id": "m"}
         session.add_all(
             [
                 ShareRow(model_id=PRIVATE, role="deployable", audience="targeted", shared_at=9, **counts),
@@ -82,6 +83,9 @@ async def add_what_is_new(database: Database) -> None:
                 OciArtifactRow(version_id=uid(20), file="tiny.gguf", manifest=b"{}", digest="sha256:1"),
                 LastShownRow(model_id=PRIVATE, project_id="", version_id=None, versions=[]),
                 EndpointTokenRow(endpoint_id=uid(30), token_hash="th", created_at=9, created_by="key:k"),
+                DraftRow(name="n", name_key="n", branch="main", tree={}, announced={}, commit="c", **ahead),
+                StagedFileRow(sha256="s", size=1, key="k", multipart_id="m", part_size=5, **ahead),
+                XorbRow(id=uid(96), name_key="n", generation="1", xorb="x", size=1, is_stored=True, **ahead, **place),
             ]
         )
         person = {"email": "ada@example.org", "name": "Ada", "password_hash": "$argon2id$"}

@@ -137,7 +137,7 @@ def hf_token(
     if json:
         print_json(made)
     else:
-        print_message("Shown only once. Use it as HF_TOKEN, with HF_ENDPOINT set to the platform's URL followed by /hf.")
+        print_message("Shown only once. Set HF_TOKEN to it, and HF_ENDPOINT to the platform's URL followed by /hf.")
         print_text(made.token)
 
 

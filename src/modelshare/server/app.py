@@ -54,7 +54,7 @@ from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.health import Readiness
 from modelshare.server.http import Caller, get_platform
 from modelshare.server.hub import routes as hub_routes
-from modelshare.server.hub.oci import routes as oci_routes
+from modelshare.server.hub.hugging_face import app as hugging_face
 from modelshare.server.hub.oci import service as oci
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
@@ -109,7 +109,6 @@ _ROUTERS: Final = (
     fleet_routes.public,
     fleet_routes.router,
     hub_routes.router,
-    oci_routes.router,
     router_routes.public,
     router_routes.router,
     accounts_routes.router,
@@ -162,6 +161,7 @@ class Application:
         self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=unlimited)))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
+        self._hugging_face = RequestId(hugging_face.HuggingFace(self.platform))
         self.links = AgentLinks(self.database, self.clock, address=settings.address, verdicts=self.platform.verdicts)
         self._router = Router(
             RouterParts(
@@ -262,6 +262,8 @@ class Application:
         if scope["type"] == "http":
             if self._files is not None and scope["path"].startswith(signed_urls.PATH):
                 return self._files
+            if scope["path"].startswith(hugging_face.PREFIX):
+                return self._hugging_face
             if Router.matches_path(scope["path"]):
                 return self._inference
             named = _PROJECT_PATH.fullmatch(scope["path"])
@@ -389,6 +391,7 @@ def _chores(platform: PagesPlatform) -> Iterator[Chore]:
 
     yield Chore("note the use of keys", platform.keys.note_use)
     yield Chore("end uploads that have expired", functools.partial(expiry.end_expired, platform))
+    yield from hugging_face.chores(platform)
     yield Chore("collect garbage", functools.partial(expiry.collect_garbage, platform))
     yield Chore("learn the words of models", functools.partial(search.learn, platform.database))
     yield Chore("end sessions that have expired", writing(accounts_sessions.sweep))

@@ -7,6 +7,7 @@ PREFIX: Final = "hf_"
 ENDPOINT_TOKEN_LENGTH: Final = 40
 _ENDPOINT_TOKEN = re.compile(rf"{PREFIX}[A-Za-z0-9]{{{ENDPOINT_TOKEN_LENGTH}}}")
 _KEY = re.compile(rf"{PREFIX}((?:[0-9a-f]{{2}})+)")
+_KEY_PREFIX = b"ms"
 _LONGEST = 253
 """Characters that llama.cpp takes after the prefix."""
 
@@ -22,10 +23,6 @@ def token_of(key: str) -> str:
 
 def key_of(token: str) -> str | None:
     """The API key that `token_of` made this of; None for any other text."""
-    match = _KEY.fullmatch(token[: len(PREFIX) + _LONGEST + 1])
-    if match is None:
-        return None
-    try:
-        return bytes.fromhex(match[1]).decode("ascii")
-    except UnicodeDecodeError:
-        return None
+    match = _KEY.fullmatch(token) if len(token) <= len(PREFIX) + _LONGEST else None
+    key = bytes.fromhex(match[1]) if match else b""
+    return key.decode() if key.startswith(_KEY_PREFIX) and key.isascii() else None

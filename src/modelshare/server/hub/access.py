@@ -16,6 +16,7 @@ from modelshare.server.endpoints import service as endpoints
 from modelshare.server.http import Caller, Platform
 from modelshare.server.hub import queries
 from modelshare.server.ids import secret_hash
+from modelshare.server.paging import Paging
 from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import StoredFile
@@ -140,10 +141,19 @@ async def find_model(
     if reader.project_id is None or not reader.allows(Scope.MODELS):
         return None
     model = await registry.find(session, reader, model_id)
-    if model is None:
-        return None
-    ready = registry.ready(model)
-    return ReadableModel(model, tuple(ready), registry.resolve(model, None) or next(reversed(ready), None))
+    return _of_owner(model) if model else None
+
+
+async def readable_models(session: AsyncSession, reader: Reader, *, limit: int, now: int) -> list[ReadableModel]:
+    """Those with a version that the reader may read, the newest first."""
+    if isinstance(reader, EndpointReader):
+        active = await endpoints.active(session, [reader.endpoint_id])
+        wanted = [await _wanted_by(session, reader, each.model_id, now) for each in active]
+        return [each for each in wanted if each is not None]
+    if reader.project_id is None or not reader.allows(Scope.MODELS):
+        return []
+    rows, _ = await registry.page(session, reader, Paging(limit, None))
+    return [found for row in rows if (found := _of_owner(row)).versions]
 
 
 async def find(
@@ -185,6 +195,11 @@ def record_pull(
             form=form,
             **pulled,
         )
+
+
+def _of_owner(model: ModelRow) -> ReadableModel:
+    ready = registry.ready(model)
+    return ReadableModel(model, tuple(ready), registry.resolve(model, None) or next(reversed(ready), None))
 
 
 async def _wanted_by(

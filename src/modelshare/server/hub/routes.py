@@ -1,9 +1,10 @@
-"""`/v1/endpoints/{slug}/hf-token`."""
+"""`/v1/endpoints/{slug}/hf-token`, and the routes of the OCI form."""
 
 from fastapi import APIRouter
 
 from modelshare.server.http import EndpointsCaller, PlatformDep, ProjectRoute, WriteSession
 from modelshare.server.hub import service
+from modelshare.server.hub.oci import routes as oci_routes
 from modelshare.wire.endpoints import EndpointToken
 
 router = APIRouter(route_class=ProjectRoute, tags=["endpoints"])
@@ -23,3 +24,6 @@ async def make_token(caller: EndpointsCaller, session: WriteSession, platform: P
 async def revoke_token(caller: EndpointsCaller, session: WriteSession, platform: PlatformDep, slug: str) -> None:
     """Revokes the endpoint's token, immediately."""
     await service.revoke_token(session, caller, slug, now=platform.now())
+
+
+router.include_router(oci_routes.router)

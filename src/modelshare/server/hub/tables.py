@@ -1,12 +1,14 @@
-"""Tokens by which clients of other forms read what an endpoint runs."""
+"""Tokens for what an endpoint runs, and versions that clients of other forms put together commit by commit."""
 
 import uuid
+from typing import Any
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from modelshare.server.db import Table
+from modelshare.server.db import JsonColumn, Table
 from modelshare.server.endpoints.tables import EndpointRow
+from modelshare.server.ids import new_id
 
 
 class EndpointTokenRow(Table):
@@ -21,3 +23,51 @@ class EndpointTokenRow(Table):
     """As the audit log names who made it."""
 
     endpoint: Mapped[EndpointRow] = relationship(lazy="raise")
+
+
+class DraftRow(Table):
+    """What commits have made of a branch, until it is a version that is ready. A branch is `main` or a version."""
+
+    __tablename__ = "hub_drafts"
+    __table_args__ = (
+        UniqueConstraint("project_id", "name_key", "branch"),
+        Index("ix_hub_drafts_expires_at", "expires_at"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    """Of the model, which need not be there yet."""
+    name_key: Mapped[str]
+    branch: Mapped[str]
+    tree: Mapped[dict[str, Any]] = mapped_column(JsonColumn)
+    """By path: SHA-256, size, and git's name of a small file where it is known."""
+    announced: Mapped[dict[str, Any]] = mapped_column(JsonColumn)
+    """Paths that a client said it will commit, and when it said so, in Unix milliseconds."""
+    commit: Mapped[str]
+    """What the tree is called until the version has a manifest."""
+    version_id: Mapped[uuid.UUID | None]
+    """The version that was made of the tree. It may have been deleted since."""
+    expires_at: Mapped[int]
+
+
+class XorbRow(Table):
+    """Packed chunks of files, kept while files are rebuilt of them. Known in one repository and generation only."""
+
+    __tablename__ = "hub_xorbs"
+    __table_args__ = (
+        UniqueConstraint("project_id", "name_key", "generation", "xorb"),
+        Index("ix_hub_xorbs_expires_at", "expires_at"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    name_key: Mapped[str]
+    generation: Mapped[str]
+    xorb: Mapped[str]
+    """The client's name of it, a hash."""
+    size: Mapped[int]
+    key: Mapped[str]
+    multipart_id: Mapped[str]
+    is_stored: Mapped[bool]
+    expires_at: Mapped[int]

@@ -76,6 +76,16 @@ async def find_any(session: AsyncSession, model_id: uuid.UUID, *, lock: bool = F
     return await queries.any_model(session, model_id, lock=lock)
 
 
+def name_key(name: str) -> str:
+    """Returns the same for names of models that differ in case only."""
+    return key_of(name)
+
+
+async def find_version(session: AsyncSession, version_id: uuid.UUID) -> VersionRow | None:
+    """Returns a version of any project, as the database has it now."""
+    return await queries.version(session, version_id)
+
+
 async def find_named(session: AsyncSession, project_id: str, name: str) -> uuid.UUID | None:
     """The ID of a model of any project by its name there, ignoring case."""
     return await queries.id_named(session, project_id, name)

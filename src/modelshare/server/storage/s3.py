@@ -69,6 +69,11 @@ class S3Store:
             params["ContentMD5"] = headers["Content-MD5"] = base64.b64encode(bytes.fromhex(md5)).decode()
         return SignedPut(self._sign("upload_part", expires_at, **params), headers)
 
+    async def put_part(self, upload: Multipart, number: int, data: bytes) -> None:
+        await self._call(
+            "upload_part", Key=self._name(upload.key), UploadId=upload.id, PartNumber=number + 1, Body=data
+        )
+
     async def list_parts(self, upload: Multipart) -> list[Part]:
         return await asyncio.to_thread(self._list_parts, upload)
 

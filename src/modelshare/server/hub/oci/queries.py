@@ -1,4 +1,4 @@
-"""Every select on OCI artifacts."""
+"""All SELECT statements on OCI artifacts."""
 
 import uuid
 from collections.abc import Collection, Sequence

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import any_tenant, for_update, scoped_to
+from modelshare.server.db import any_tenant, for_update, scoped_to, skip_locked
 from modelshare.server.jobs import JobRow
-from modelshare.server.registry.tables import BlobRow, FileRow, GarbageRow, UploadFileRow, UploadRow
+from modelshare.server.registry.tables import BlobRow, FileRow, GarbageRow, StagedFileRow, UploadFileRow, UploadRow
 
 Value = TypeVar("Value")
 _MAX_PARAMETERS = 5_000
@@ -40,7 +40,8 @@ async def stored_bytes(session: AsyncSession, project_id: str) -> int:
         .join(UploadRow, UploadRow.id == UploadFileRow.upload_id)
         .where(UploadRow.project_id == project_id, UploadFileRow.reused.is_(False))
     )
-    return int(blobs or 0) + int(staged or 0)
+    ahead = await session.scalar(select(func.sum(StagedFileRow.size)).where(StagedFileRow.project_id == project_id))
+    return int(blobs or 0) + int(staged or 0) + int(ahead or 0)
 
 
 async def stored_blobs(session: AsyncSession, project_id: str, digests: Iterable[str]) -> dict[str, BlobRow]:
@@ -131,10 +132,29 @@ def _batches(values: Sequence[Value]) -> Iterator[list[Value]]:
         yield batch
 
 
-async def delete_staged_files(session: AsyncSession, upload_id: uuid.UUID) -> bool:
-    """Deletes the files of a session; False if it had none."""
-    statement = delete(UploadFileRow).where(UploadFileRow.upload_id == upload_id).returning(UploadFileRow.n)
-    return (await session.scalars(statement)).first() is not None
+async def delete_staged_files(session: AsyncSession, upload_id: uuid.UUID) -> list[str]:
+    """Deletes the rows of a session's files; the keys that they had."""
+    there = delete(UploadFileRow).where(UploadFileRow.upload_id == upload_id).returning(UploadFileRow.key)
+    return list(await session.scalars(there))
+
+
+async def staged_ahead(session: AsyncSession, project_id: str, digests: Iterable[str]) -> dict[str, StagedFileRow]:
+    """The files with these digests that wait for their upload, by digest."""
+    found: dict[str, StagedFileRow] = {}
+    for batch in _batches(sorted(set(digests))):
+        rows = await session.scalars(scoped_to(StagedFileRow, project_id).where(StagedFileRow.sha256.in_(batch)))
+        found.update((row.sha256, row) for row in rows)
+    return found
+
+
+async def staged_by_id(session: AsyncSession, staged_id: uuid.UUID) -> StagedFileRow | None:
+    return await session.scalar(select(any_tenant(StagedFileRow)).where(StagedFileRow.id == staged_id))
+
+
+async def expired_staged(session: AsyncSession, now: int, limit: int) -> list[StagedFileRow]:
+    """Of all projects."""
+    statement = select(any_tenant(StagedFileRow)).where(StagedFileRow.expires_at <= now)
+    return list(await session.scalars(skip_locked(statement.order_by(StagedFileRow.id).limit(limit))))
 
 
 async def delete_garbage(session: AsyncSession, ids: Collection[uuid.UUID]) -> None:

@@ -175,7 +175,8 @@ async def _store(
     async with platform.database.write() as session:
         await blobs.lock_project(session, job.project_id)
         if not await models.lock_model(session, job.model_id):
-            await disposal.discard(session, job.project_id, [staging.prefix(job.project_id, upload.id)], now=now)
+            left = staging.prefixes(job.project_id, upload.id, (file.key for file in upload.files))
+            await disposal.discard(session, job.project_id, left, now=now)
             return
         if not await lease_is_valid(session, lease):
             return
