@@ -21,6 +21,7 @@ from modelshare.server.hub.oci import artifact
 from modelshare.server.hub.oci.tables import OciArtifactRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.settings import Settings
+from server.hub.conftest import ON_BOTH_DATABASES
 from uploading import Files, pushed, tiny_model
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
@@ -166,6 +167,7 @@ async def test_a_manifest_by_tag_and_by_digest(owner: Tenant, model: Any, files:
         assert "Tags: 1.0.0_a.1, latest." in error_of(answer, 404, "MANIFEST_UNKNOWN")
 
 
+@ON_BOTH_DATABASES
 async def test_blobs(owner: Tenant, model: Any, files: Files) -> None:
     manifest = (await owner.http.get(f"/v2/{REPOSITORY}/manifests/latest")).json()
     config = (await owner.http.get(f"/v2/{REPOSITORY}/blobs/{manifest['config']['digest']}")).content
@@ -285,6 +287,7 @@ async def test_pulls_are_audited(app: Application, owner: Tenant, model: Any, fi
     assert {pull.actor.partition(":")[0] for pull in pulls} == {"key"}
 
 
+@ON_BOTH_DATABASES
 async def test_an_endpoints_token_reads_what_the_endpoint_runs(
     anonymous: httpx.AsyncClient, owner: Tenant, deployer: Tenant, model: Any, files: Files
 ) -> None:
@@ -313,6 +316,7 @@ async def test_an_endpoints_token_reads_what_the_endpoint_runs(
     assert (await anonymous.get("/v2/token", headers=basic(secret))).status_code == 401
 
 
+@ON_BOTH_DATABASES
 async def test_an_endpoint_that_runs_one_of_several_models_gets_that(
     anonymous: httpx.AsyncClient, owner: Tenant
 ) -> None:
@@ -342,6 +346,7 @@ async def kept(database: Database) -> dict[str, bytes | None]:
         return {row.file: row.manifest for row in await session.scalars(select(OciArtifactRow))}
 
 
+@ON_BOTH_DATABASES
 async def test_a_manifest_is_rendered_once(
     app: Application, owner: Tenant, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,6 +377,7 @@ async def test_a_version_that_clients_cannot_read_says_so(
     assert error_of(blob, 404, "BLOB_UNKNOWN")
 
 
+@ON_BOTH_DATABASES
 async def test_a_model_without_an_oci_name_says_so(app: Application, owner: Tenant, deployer: Tenant) -> None:
     model = await pushed(owner.http, tiny_model(), name="a._b")
     said = error_of(await owner.http.get("/v2/acme/a._b/tags/list"), 404, "NAME_UNKNOWN")
