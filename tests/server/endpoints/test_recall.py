@@ -16,6 +16,7 @@ from modelshare.server.app import Application
 from modelshare.server.db import notify
 from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints.recalls import STOP
+from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.jobs import TOPIC, JobRow
 from modelshare.server.sharing.tables import RecallRow
 from modelshare.wire.sharing import LATEST_DEADLINE
@@ -205,6 +206,17 @@ async def test_cancelled_after_it_stopped_endpoints_they_do_not_say_recalled_any
     assert [entry["target"] for entry in entries if entry["action"] == "endpoint.recall_cancel"] == [
         f"endpoint:{endpoint['id']}"
     ], "what its project switched off itself was not stopped"
+
+
+async def test_cancelled_a_reason_in_the_words_of_an_earlier_version_goes_too(
+    app: Application, owner: Tenant, deployer: Tenant, model: str, deployed: str
+) -> None:
+    await recall(owner, model, 0)
+    await endpoint_is(deployer, "inactive")
+    async with app.database.write() as session:
+        await session.execute(update(EndpointRow).values(status_reason="Called back by its owner."))
+    assert (await recall(owner, model, None, None)).status_code == 200
+    assert (await deployer.http.get("/v1/endpoints/chat")).json()["status_reason"] is None
 
 
 async def test_after_it_the_model_can_be_deleted(owner: Tenant, deployer: Tenant, model: str, deployed: str) -> None:

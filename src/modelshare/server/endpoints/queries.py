@@ -13,6 +13,7 @@ from modelshare.server.db import any_tenant, capped_count, for_key_share, for_up
 from modelshare.server.endpoints.tables import EndpointRow, UsageRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing.tables import RecallRow
+from modelshare.wire.endpoints import EndpointStatus
 
 _COUNTS: Final = [
     *(UsageRow.requests, UsageRow.errors, UsageRow.prompt_tokens, UsageRow.completion_tokens, UsageRow.estimated)
@@ -138,15 +139,13 @@ async def lock_active_of_others(session: AsyncSession, model_id: uuid.UUID, owne
     return list(await session.scalars(for_update(statement.order_by(EndpointRow.id))))
 
 
-async def lock_inactive_of_others(
-    session: AsyncSession, model_id: uuid.UUID, owner_id: str, reason: str
-) -> list[EndpointRow]:
-    """Like `lock_active_of_others`, for endpoints that are inactive for this reason."""
+async def lock_stopped_of_others(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -> list[EndpointRow]:
+    """Like `lock_active_of_others`, for endpoints that a recall stopped: only those are inactive for a reason."""
     statement = select(EndpointRow).where(
         EndpointRow.model_id == model_id,
-        ~EndpointRow.is_active,
+        EndpointRow.status == EndpointStatus.INACTIVE,
         EndpointRow.project_id != owner_id,
-        EndpointRow.status_reason == reason,
+        EndpointRow.status_reason.is_not(None),
     )
     return list(await session.scalars(for_update(statement.order_by(EndpointRow.id))))
 
