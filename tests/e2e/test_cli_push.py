@@ -244,7 +244,7 @@ def test_a_quota_is_told_before_the_first_byte(server: Server, tmp_path: Path, l
 def test_a_push_outlives_a_restart_of_the_server(tmp_path: Path, large: Path) -> None:
     """It stalls until the server is killed; the next one listens where the push goes on sending."""
     settings = {"uploads_part_size": str(PART)}
-    with serving(tmp_path / "platform", **settings) as before:
+    with serving(tmp_path / "platform", port=0, **settings) as before:
         project, platform_key = before.project("acme"), before.platform_key
         with stalling_after(before.url, SIZE // 2) as url, before.client(project) as client:
             here = shell(url, project.api_key, tmp_path / "here")
