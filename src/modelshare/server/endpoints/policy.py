@@ -20,8 +20,7 @@ class Capacity(Protocol):
 
 class Weights(Protocol):
     """Returns the number of agents of other projects that have a model's weights or have not confirmed their deletion,
-    and
-    the requests to delete them: all since `since` and unconfirmed older ones, or with None only unconfirmed ones.
+    and the requests to delete them: all since `since` and unconfirmed older ones, or with None only unconfirmed ones.
     Implemented by the fleet.
     """
 

@@ -211,8 +211,7 @@ async def delete_version(
     """Deletes a version that is neither the latest nor in use, or one that failed, and frees its share of the quota.
 
     409 `version_in_use` says what uses it. If the version is still being uploaded, the upload is cancelled. The number
-    of
-    a version that was ready cannot be used again. `dry_run=true` changes nothing and returns what would happen.
+    of a version that was ready cannot be used again. `dry_run=true` changes nothing and returns what would happen.
     """
     if dry_run:
         async with platform.database.read() as session:

@@ -179,8 +179,7 @@ async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str
     agent's project.
 
     404 unless the deployment belongs to this agent, the agent is connected, and an active endpoint that it may serve
-    uses
-    that version now. A grant expires at a recall's deadline at the latest.
+    uses that version now. A grant expires at a recall's deadline at the latest.
     """
     uid = parse_uuid(deployment_id)
     row = await queries.deployment(session, agent.id, uid) if uid else None

@@ -63,8 +63,7 @@ def status_of(version_status: ModelStatus, active_endpoints: int) -> ModelStatus
 
 def is_visible(relation: Relation, facts: ModelFacts) -> bool:
     """The owner and the platform always see a model, invited projects while it is in the catalog, and others while it
-    is
-    public.
+    is public.
     """
     return relation in _PLATFORM or _is_shared_with(relation, facts)
 

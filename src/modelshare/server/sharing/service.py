@@ -113,8 +113,7 @@ async def share(
     """Shares the model in the catalog, with the audience in `spec`. Returns the claim link if that requests one.
 
     Without `spec`, a model that is not shared yet becomes public, and a shared one does not change. Sharing again with
-    the
-    same audience changes nothing; with another one, it keeps role, count and time. 400 if it may not be shared.
+    the same audience changes nothing; with another one, it keeps role, count and time. 400 if it may not be shared.
     """
     model = await registry.find(session, caller, model_id, lock=True)
     own = await _own(session, model) if model else None

@@ -93,8 +93,7 @@ def not_public(host: str) -> str:
 
 def signing_key(platform_secret: bytes, webhook_id: uuid.UUID, number: int) -> bytes:
     """The key that signs a webhook's deliveries. Derived from the platform's secret, so that it need not be stored.
-    `number`
-    counts the webhook's secrets, from 1.
+    `number` counts the webhook's secrets, from 1.
     """
     return hmac.digest(platform_secret, f"modelshare webhook {number} {webhook_id}".encode(), "sha256")
 

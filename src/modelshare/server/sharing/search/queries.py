@@ -132,8 +132,7 @@ async def deployments_at(session: AsyncSession, number: int, wanted: Sequence[Co
     """Estimates the deployments that `number` of the matches reach, assuming that matches are like all other entries.
 
     `first`: IDs of some matches; on SQLite those shared first, from which the number of matches is estimated. On
-    PostgreSQL
-    the planner estimates it.
+    PostgreSQL the planner estimates it.
     """
     newest = await session.scalar(select(func.max(_ENTRIES.id))) or 0
     if _is_sqlite(session):
