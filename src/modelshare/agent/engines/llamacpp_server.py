@@ -33,7 +33,8 @@ def main() -> None:
     except RuntimeError as error:
         # Exit normally, so that llama.cpp's log is flushed; its last lines may still be lost.
         taken = _is_taken(arguments.host, arguments.port)
-        raise SystemExit(PORT_TAKEN if taken else f"{NOT_LOADED}: {arguments.model}: {error}") from error
+        # A line of its own even if llama.cpp's thread is in the middle of one.
+        raise SystemExit(f"\n{PORT_TAKEN if taken else f'{NOT_LOADED}: {arguments.model}: {error}'}") from error
     for number in (signal.SIGTERM, signal.SIGINT):  # after Server(), which installs handlers of its own
         signal.signal(number, lambda *_: stop.set())
     print("READY", server.listening_address, flush=True)  # noqa: T201  for people who run it by hand
