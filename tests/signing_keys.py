@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import httpx
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -24,3 +25,24 @@ def private_pem(key: signing.PrivateKey, password: bytes | None = None) -> bytes
 
 def public_pem(key: signing.PrivateKey) -> str:
     return signing.to_pem(key.public_key())
+
+
+async def register(http: httpx.AsyncClient, key: signing.PrivateKey, name: str = "release") -> dict[str, str]:
+    """The key as a signer of the client's project."""
+    answer = await http.post("/v1/signers", json={"name": name, "public_key": public_pem(key)})
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+async def bundle_for(http: httpx.AsyncClient, model: object, key: signing.PrivateKey, version: str = "1.0.0") -> bytes:
+    """A signature of a version, from its manifest."""
+    manifest = (await http.get(f"/v1/models/{model}/versions/{version}/manifest")).json()
+    return signing.sign(key, {file["path"]: file["sha256"] for file in manifest["files"]}, "x")
+
+
+async def sign(
+    http: httpx.AsyncClient, model: object, key: signing.PrivateKey, version: str = "1.0.0"
+) -> httpx.Response:
+    """Signs a version as its owner does."""
+    bundle = await bundle_for(http, model, key, version)
+    return await http.post(f"/v1/models/{model}/versions/{version}/signature", content=bundle)

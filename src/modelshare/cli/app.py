@@ -37,6 +37,8 @@ ENTRIES = (
         PUBLISH,
         "Share a model in the catalog, with everyone or with certain projects. The weights stay yours.",
     ),
+    Entry("sign", PUBLISH, "Sign a version with your key, from the digests of its files."),
+    Entry("signers", PUBLISH, "Add, list and remove the public keys that sign your models; require signatures."),
     Entry("unshare", PUBLISH, "Remove a model from the catalog. Existing endpoints keep serving."),
     Entry(
         "recall",

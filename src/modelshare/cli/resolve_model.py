@@ -18,6 +18,16 @@ def own_model(client: Client, text: str) -> ExtendedModel:
         raise CommandError(f"{what}. `modelshare models list` lists your models.") from None
 
 
+def own_version(client: Client, text: str) -> tuple[ExtendedModel, str]:
+    """The project's model and the version that `MODEL@VERSION` means; the model's present one where none is named."""
+    named, _, version = text.partition("@")
+    model = own_model(client, named)
+    wanted = version or model.version
+    if wanted is None:
+        raise CommandError(f"{model.name} has no version yet. Push one: `modelshare push PATH`.")
+    return model, wanted
+
+
 def any_model(client: Client, text: str) -> str:
     """What the server accepts as a model of the project or the catalog. Raises CommandError, listing the alternatives,
     where the project has no model of that name."""

@@ -58,6 +58,7 @@ from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniff
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
+from modelshare.server.registry.signatures import routes as signatures_routes
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
 from modelshare.server.router import routes as router_routes
@@ -102,6 +103,7 @@ _ROUTERS: Final = (
     sharing_routes.router,
     uploads_routes.router,
     uploads_routes.versions,
+    signatures_routes.router,
     endpoints_routes.router,
     fleet_routes.public,
     fleet_routes.router,
@@ -202,6 +204,8 @@ class Application:
             at_end("database", self.database.close)
             await migrations.upgrade(self.database)
             await installation.check_secret(self.settings, self.database)
+            async with self.database.write() as session:
+                await endpoints.note_tiers(session, self.platform.tiers)
             await self.database.start()
             await self.clock.start()
             at_end("clock", self.clock.stop)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from modelshare.wire.base import Request, Response, UnixSeconds
 from modelshare.wire.sharing import Audience, AudienceProject, ClaimLink, ClaimLinkWithToken, RecallNotice
+from modelshare.wire.signers import Signature
 from modelshare.wire.text import Line, Text, check_name
 
 MODEL_NAME_PATTERN = r"^(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?$(?!\n)"
@@ -88,6 +89,8 @@ class ExtendedModel(Model):
     version: str | None
     version_notes: str | None = None
     manifest_digest: str | None
+    signature: Signature = Field(default_factory=Signature)
+    """Of this version."""
     is_shared: bool
     is_listed: bool
     """Whether the catalog shows it. One that is shared is hidden while no version of it is ready, such as when its only
@@ -131,6 +134,9 @@ class Version(Response):
     """What its owner says of it."""
     size_bytes: int | None
     manifest_digest: str | None
+    signature: Signature = Field(default_factory=Signature)
+    signature_problem: str | None = None
+    """Why its signature is invalid."""
     created_at: UnixSeconds
 
 
@@ -211,6 +217,19 @@ class ManifestFile(Response):
     sha256: str
 
 
+class Manifest(Response):
+    """What names a version's bytes for ever: its files, and what was read from them."""
+
+    name: str
+    version: str
+    files: list[ManifestFile]
+    facts: dict[str, Any]
+    license: str | None
+    created: UnixSeconds
+    total_bytes: int
+    schema_version: int
+
+
 class CatalogModel(Response):
     """A card of the public catalog: the manifest's facts, never a place where weights lie."""
 
@@ -233,6 +252,7 @@ class CatalogModel(Response):
     task: str | None
     size_bytes: int
     version: str
+    signature: Signature = Field(default_factory=Signature)
     audience: Audience = Audience.PUBLIC
     """`targeted`: you see it because it was shared with your project; the public does not."""
     catalog_role: CatalogRole

@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec import Meta
 
+from modelshare.wire.signers import KEY_ID_PATTERN
+
 SIGNATURE_FILE: Final = "model.sig"
 """Where a signature lies in a model's folder. It covers the other files."""
 MAX_BUNDLE: Final = 8 << 20
 """Bytes: 10,000 files with paths of 300 characters."""
-MAX_PEM: Final = 4096
-KEY_ID_PATTERN: Final = r"^[0-9a-f]{64}$(?!\n)"
 _MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 _STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"

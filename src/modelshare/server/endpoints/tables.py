@@ -42,6 +42,8 @@ class EndpointRow(Table):
     created_at: Mapped[int]
     file: Mapped[str | None]
     """Which of the version's models, by a file of it; None for the version's own."""
+    tier_signers: Mapped[str | None]
+    """What its tier requires of a version's signature, as `policy.tier_signers` writes it; None: nothing."""
 
     project: Mapped[ProjectRow] = relationship(lazy="raise")
     model: Mapped[ModelRow | None] = relationship(lazy="raise")

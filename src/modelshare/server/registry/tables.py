@@ -81,6 +81,8 @@ class VersionRow(Table):
         CheckConstraint("status IN ('uploading', 'processing', 'ready', 'failed')", name="status"),
         CheckConstraint("status <> 'ready' OR manifest IS NOT NULL", name="ready_has_manifest"),
         CheckConstraint("NOT is_latest OR status = 'ready'", name="latest_is_ready"),
+        CheckConstraint("signature_state IN ('none', 'valid', 'unknown_signer', 'invalid')", name="signature_state"),
+        CheckConstraint("(signature_state = 'valid') = (signer IS NOT NULL)", name="valid_has_signer"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
@@ -112,6 +114,14 @@ class VersionRow(Table):
     """Why it did not become the latest when it was ready."""
     notes: Mapped[str | None]
     """What its owner says of it."""
+    signature_state: Mapped[str] = mapped_column(default="none", server_default="none")
+    """`wire.signers.SignatureState`, as the signers of the model's project have it; see `signatures.service`."""
+    signer: Mapped[str | None]
+    """What the project calls the signer of a valid signature."""
+    signature_key: Mapped[str | None]
+    """Id of the key that signed all files, whoever registered it; None where that is not proven."""
+    signature_problem: Mapped[str | None]
+    """Why the signature is invalid."""
 
     model: Mapped[ModelRow] = relationship(back_populates="versions", lazy="raise")
     files: Mapped[list["FileRow"]] = relationship(lazy="raise", passive_deletes="all", order_by="FileRow.path")
@@ -126,6 +136,40 @@ class DeletedVersionRow(Table):
     version: Mapped[str] = mapped_column(primary_key=True)
     manifest_digest: Mapped[str | None]
     deleted_at: Mapped[int]
+
+
+class SignerRow(Table):
+    """A public key whose signatures a project vouches for."""
+
+    __tablename__ = "signers"
+    __table_args__ = (
+        UniqueConstraint("project_id", "name"),
+        UniqueConstraint("project_id", "key_id"),
+        Index("ix_signers_key_id", "key_id"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    public_key: Mapped[str]
+    """PEM."""
+    key_id: Mapped[str]
+    """`wire.signing.key_id`."""
+    created_at: Mapped[int]
+
+
+class SignatureRow(Table):
+    """A version's signature. What it is worth, the version's own columns say."""
+
+    __tablename__ = "version_signatures"
+    __table_args__ = (Index("ix_version_signatures_key_id", "key_id"),)
+
+    version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id", ondelete="CASCADE"), primary_key=True)
+    bundle: Mapped[bytes] = mapped_column(LargeBinary)
+    key_id: Mapped[str]
+    """The key that it claims to be made with."""
+    public_key: Mapped[str | None]
+    """That key in PEM form, once somebody has registered it."""
 
 
 class BlobRow(Table):

@@ -3,9 +3,10 @@
 import uuid
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Query, Request
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from pydantic import Field
 
+from modelshare.server.errors import ConflictError
 from modelshare.server.http import (
     EndpointsCaller,
     ModelId,
@@ -24,7 +25,7 @@ from modelshare.server.http import (
 from modelshare.server.paging import PagingDep
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
-from modelshare.server.registry.service import version_view
+from modelshare.server.registry.service import version_of, version_view
 from modelshare.server.sharing import audience, presenters, search, service
 from modelshare.server.sharing.search import ANYBODY, Filters, SearchQuery, Sort, Viewer
 from modelshare.server.sharing.tiers import SharingPlatformDep
@@ -35,6 +36,7 @@ from modelshare.wire.models import (
     CatalogRole,
     ExtendedModel,
     FeatureRequest,
+    Manifest,
     Model,
     ModelPatch,
     SharedModel,
@@ -121,6 +123,15 @@ async def list_versions(caller: ModelsCaller, model_id: ModelId, session: ReadSe
     """Lists the model's versions, newest first."""
     own = await service.get(session, caller, model_id)
     return Page(data=[version_view(row) for row in reversed(own.model.versions)])
+
+
+@router.get("/v1/models/{model_id}/versions/{version}/manifest", response_model=Manifest)
+async def get_manifest(caller: ModelsCaller, model_id: ModelId, session: ReadSession, version: str) -> Response:
+    """Returns the manifest of a ready version in its canonical form, whose SHA-256 is its digest."""
+    found = version_of(await registry.get(session, caller, model_id), version)
+    if found.manifest is None:
+        raise ConflictError(f"Version {version} is {found.status}. A version has a manifest once it is ready.")
+    return Response(found.manifest, media_type="application/json")
 
 
 @router.post("/v1/models/{model_id}/versions/{version}/promote")

@@ -14,17 +14,27 @@ from modelshare.server.registry.inspection import Facts
 from modelshare.server.registry.latest import latest_after, why_not_latest
 from modelshare.server.registry.processing.load_job import ProcessingJob
 from modelshare.server.registry.service import StoredFile
+from modelshare.server.registry.signatures import service as signatures
 from modelshare.server.registry.tables import LEFT_OUT, ModelRow, VersionRow
 from modelshare.wire.models import ModelStatus
+from modelshare.wire.signers import SignatureState
 
 
 async def ready(
-    platform: Platform, lease: Lease, job: ProcessingJob, files: Sequence[StoredFile], facts: Facts
+    platform: Platform,
+    lease: Lease,
+    job: ProcessingJob,
+    files: Sequence[StoredFile],
+    facts: Facts,
+    signature: bytes | None = None,
 ) -> None:
     """The version is ready. A manifest that it has already stays as it is; what its facts did not say yet, such as the
     choices there are, they say from now on.
+
+    `signature`: the one among its files. One that it has otherwise stays.
     """
     async with platform.database.write() as session:
+        bundle = await signatures.read_and_lock(session, signature) if signature is not None else None
         locked = await _locked(session, lease, job)
         if locked is None:
             return
@@ -33,6 +43,8 @@ async def ready(
             _describe(version, model, files, facts)
         else:
             version.facts = facts.to_dict() | version.facts
+        if signature is not None and bundle is not None and version.signature_state == SignatureState.NONE:
+            await signatures.take(session, model, version, signature, bundle)
         was_ready = version.status == ModelStatus.READY
         version.status, version.status_reason = ModelStatus.READY, None
         if not was_ready:
