@@ -15,7 +15,7 @@ OFFERED = {
     "accounts": {"service", "invitations", "key_auth", "members", "people", "sessions", "sign_in"},
     "registry": {
         *("service", "file_selection", "versions", "inspection.front_matter"),
-        *("uploads.expiry", "uploads.service"),
+        *("signatures.service", "uploads.expiry", "uploads.service"),
     },
     "sharing": {"service", "audience", "last_shown", "search", "tiers", "topics"},
     "endpoints": {"service", "policy", "deployment_stats", "holders", "recalls", "version_choice"},
@@ -47,6 +47,7 @@ NAMED = {
     ("endpoints.service", "registry.tables"),
     ("endpoints.tables", "accounts.tables"),
     ("endpoints.tables", "registry.tables"),
+    ("endpoints.version_choice", "accounts.tables"),
     ("endpoints.version_choice", "registry.tables"),
     ("fleet.tables", "registry.tables"),
     ("fleet.version_deletion", "registry.tables"),

@@ -17,7 +17,7 @@ class Changes:
     restart: tuple[DesiredDeployment, ...] = ()
     """Held, but as another thing than what is wanted now."""
     update: tuple[DesiredDeployment, ...] = ()
-    """Held and as wanted, but for facts that need no other engine: its public name, its concurrency."""
+    """Held and as wanted, but for facts that need no other engine: its public name, its concurrency, its signature."""
     release: tuple[str, ...] = ()
     """No longer wanted, here or left by an earlier run."""
 
@@ -38,4 +38,6 @@ def plan(
 
 
 def _same_engine(old: DesiredDeployment, new: DesiredDeployment) -> bool:
-    return old == msgspec.structs.replace(new, served_name=old.served_name, max_concurrent=old.max_concurrent)
+    """A signature that comes or goes changes no byte: it is looked at before the next load."""
+    unchanged = {field: getattr(old, field) for field in ("served_name", "max_concurrent", "signature")}
+    return old == msgspec.structs.replace(new, **unchanged)

@@ -18,6 +18,7 @@ from modelshare.agent.relay import EngineRelay
 from modelshare.agent.server_api import ServerApi
 from modelshare.agent.streams import Stream
 from modelshare.wire.link import OLDEST_PROTOCOL, PROTOCOL, Desired, Hello, Welcome
+from modelshare.wire.signing import PublicKey
 from modelshare.wire.verdict import Verdict
 
 
@@ -32,7 +33,10 @@ class Agent:
         engines: EngineSource,
         http: aiohttp.ClientSession,
         engine_http: aiohttp.ClientSession,
+        *,
+        signers: tuple[PublicKey, ...] = (),
     ) -> None:
+        """`signers`: see `DeploymentContext`."""
         control = ServerApi(http, url, identity.token)
         self.link = Link(url, identity.token, self)
         self._fleet_status = FleetStatus(control, identity, data_dir)
@@ -42,7 +46,7 @@ class Agent:
         cache = Cache(data_dir)
         self._puller = Puller(cache, http)
         memory = RamBudget(memory_bytes())
-        tools = DeploymentContext(cache, self._puller, engines, memory, control.grant, self.link.post)
+        tools = DeploymentContext(cache, self._puller, engines, memory, control.grant, self.link.post, signers=signers)
         self._runner = Deployments(tools, self.link.post)
         self._relay = EngineRelay(engine_http, self._runner.serving)
 

@@ -77,7 +77,7 @@ def require(
         typer.Option(
             metavar="SIGNER",
             help="For models of other projects, only this signer counts: a name from `signers list`, or a key ID; "
-            "repeat for more. `any`: whoever the model's owner has registered.",
+            "repeat for more. `any`: the signers that each model's owner has registered.",
         ),
     ] = None,
     json: Json = False,

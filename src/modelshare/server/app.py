@@ -306,6 +306,7 @@ def _platform(
     store = open_store(settings.storage_url, data_dir=settings.data_dir, secret=secret, clock=clock)
     search.follow_changes(database)
     endpoints.follow_changes(database)
+    fleet.follow_changes(database)
 
     async def find_project(project_id: str) -> Project | None:
         async with database.read() as session:

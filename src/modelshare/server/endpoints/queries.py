@@ -216,4 +216,4 @@ async def add_usage(session: AsyncSession, rows: Sequence[dict[str, Any]], limit
 async def note_tier(session: AsyncSession, tier: str, signers: str | None) -> None:
     """Has every endpoint of the tier say what the tier requires of signatures now."""
     changed = EndpointRow.tier == tier, EndpointRow.tier_signers.is_distinct_from(signers)
-    await session.execute(update(EndpointRow).where(*changed).values(tier_signers=signers))
+    await session.execute(update(any_tenant(EndpointRow)).where(*changed).values(tier_signers=signers))

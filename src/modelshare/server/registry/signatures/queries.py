@@ -1,6 +1,7 @@
 """Every select on signers and signatures."""
 
 import uuid
+from collections.abc import Collection
 
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -65,3 +66,13 @@ async def signed_versions(
         .execution_options(populate_existing=True)
     )
     return [(version, row) for version, row in await session.execute(statement)]
+
+
+async def proven(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[SignatureRow]:
+    """Signatures of these versions whose key is proven."""
+    statement = (
+        select(SignatureRow)
+        .join(VersionRow, VersionRow.id == SignatureRow.version_id)
+        .where(SignatureRow.version_id.in_(version_ids), VersionRow.signature_key.is_not(None))
+    )
+    return list(await session.scalars(statement))

@@ -6,6 +6,8 @@ key first, then the model's, so that neither misses the other.
 """
 
 import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -147,6 +149,21 @@ async def take(
     else:
         await _assess(session, model.project_id, version, row, bundle)
     await session.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenSignature:
+    """A signature that fits its version's files, and the key that made it."""
+
+    bundle: bytes
+    public_key: str
+    """PEM."""
+
+
+async def proven(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, ProvenSignature]:
+    """Those of versions of whatever projects, whoever registered their keys."""
+    rows = await queries.proven(session, version_ids) if version_ids else []
+    return {row.version_id: ProvenSignature(row.bundle, row.public_key or "") for row in rows}
 
 
 def digests_of(version: VersionRow) -> dict[str, str]:
