@@ -80,7 +80,7 @@ async def test_nothing_is_fetched_or_loaded_under_a_wrong_signature(
 ) -> None:
     files = {file.path: file.sha256 for file in storage.manifest()}
     good = signing.sign(private_key(), files, "tiny")
-    wrong = signing.sign(private_key(), {path: "0" * 64 for path in files}, "tiny")
+    wrong = signing.sign(private_key(), dict.fromkeys(files, "0" * 64), "tiny")
 
     def signed(bundle: bytes) -> DesiredDeployment:
         signature = DeploymentSignature(bundle, [public_pem(private_key())])

@@ -78,6 +78,7 @@ from modelshare.server.web import endpoints as endpoints_pages
 from modelshare.server.web import keys as key_pages
 from modelshare.server.web import members as member_pages
 from modelshare.server.web import playground as playground_pages
+from modelshare.server.web import signers as signer_pages
 from modelshare.server.web import static_files
 from modelshare.server.web import usage as usage_pages
 from modelshare.server.web import webhooks as webhook_pages
@@ -118,6 +119,7 @@ _ROUTERS: Final = (
     static_files.router,
     account_pages.router,
     key_pages.router,
+    signer_pages.router,
     member_pages.router,
     endpoints_pages.router,
     agents_pages.router,
