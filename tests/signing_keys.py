@@ -11,9 +11,13 @@ from modelshare.wire import signing
 CURVES: dict[str, ec.EllipticCurve] = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
 
 
-@cache
 def private_key(name: str = "P-256", number: int = 0) -> signing.PrivateKey:
     """The same in every call of a test run."""
+    return _private_key(name, number)
+
+
+@cache
+def _private_key(name: str, _: int) -> signing.PrivateKey:
     return ec.generate_private_key(CURVES[name])
 
 

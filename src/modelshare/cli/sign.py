@@ -1,6 +1,7 @@
 """`modelshare sign`."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -24,7 +25,7 @@ def sign(
         Path,
         typer.Option(
             help="Private key in PEM form: EC on P-256, P-384 or P-521. An encrypted key's password is asked for, "
-            f"or taken from {PASSWORD}.",
+            f"read from a pipe, or taken from {PASSWORD}.",
             exists=True,
             dir_okay=False,
         ),
@@ -62,7 +63,14 @@ def _private_key(file: Path) -> signing.PrivateKey:
         except signing.PasswordError:
             if password:
                 raise
-        typed: str = typer.prompt(f"Password of {file.name}", hide_input=True, err=True)
-        return signing.read_private_key(pem, typed.encode())
+        return signing.read_private_key(pem, _ask(file).encode())
     except signing.UnusableKeyError as error:
         raise CommandError(f"{file}: {error}") from error
+
+
+def _ask(file: Path) -> str:
+    """The password: typed without echo at a prompt, or the first line of a pipe."""
+    if sys.stdin.isatty():
+        typed: str = typer.prompt(f"Password of {file.name}", hide_input=True, err=True)
+        return typed
+    return sys.stdin.readline().rstrip("\r\n")
