@@ -19,7 +19,7 @@ from modelshare.server.app import api
 from modelshare.wire.agents import AgentPatch, Enroll, JoinKeyCreate
 from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
 from modelshare.wire.keys import KeyCreate, ProjectCreate, ProjectPatch, ProjectSettings
-from modelshare.wire.models import CatalogRole, ModelPatch
+from modelshare.wire.models import BomFormat, CatalogRole, ModelPatch
 from modelshare.wire.sharing import RecallRequest, ShareRequest
 from modelshare.wire.signers import SignerAdd
 from modelshare.wire.uploads import ArchiveEntry, UploadOpen, UploadState, VersionOpen
@@ -36,7 +36,7 @@ EXAMPLES: dict[Any, Any] = {
     WebhookCreate: WebhookCreate(url="x"), WebhookPatch: WebhookPatch(url="x"), DeliveryState: DeliveryState.FAILED,
     UploadOpen: UploadOpen(name="x", archive=ArchiveEntry(filename="x.tar", size=1)),
     ProjectSettings: ProjectSettings(require_signature=True), SignerAdd: SignerAdd(name="x", public_key="x"),
-    bytes: b"x",
+    bytes: b"x", BomFormat: BomFormat.ANNEX_XII,
     ShareRequest: ShareRequest(), RecallRequest: RecallRequest(deadline=None),
     VersionOpen: VersionOpen(archive=ArchiveEntry(filename="x.tar", size=1)),
     CatalogFilter: CatalogFilter(

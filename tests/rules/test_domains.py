@@ -14,7 +14,7 @@ OFFERED = {
     "audit": {"service", "events", "given_up.service", "propagation.service", "webhooks.service"},
     "accounts": {"service", "invitations", "key_auth", "members", "people", "sessions", "sign_in"},
     "registry": {
-        *("service", "file_selection", "versions", "inspection.front_matter"),
+        *("service", "file_selection", "licenses", "versions", "inspection.front_matter"),
         *("signatures.service", "uploads.expiry", "uploads.service"),
     },
     "sharing": {"service", "audience", "last_shown", "search", "tiers", "topics"},
@@ -57,6 +57,8 @@ NAMED = {
     ("sharing.audience", "registry.tables"),
     ("sharing.last_shown", "registry.tables"),
     ("sharing.presenters", "registry.tables"),
+    ("sharing.provenance", "registry.tables"),
+    ("sharing.routes", "registry.tables"),
     ("sharing.search.cards", "registry.tables"),
     ("sharing.service", "registry.tables"),
     ("sharing.tables", "accounts.tables"),

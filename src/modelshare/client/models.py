@@ -1,8 +1,13 @@
 """`/v1/models`: the project's models, their versions, and sharing."""
 
+from typing import Any
+
+from pydantic_core import from_json
+
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.models import (
+    BomFormat,
     CatalogFootprint,
     ExtendedModel,
     Manifest,
@@ -131,6 +136,12 @@ class Models(Resource[Transport]):
     def signature(self, model_id: str, version: str) -> Call[bytes]:
         """The version's signature: a `model.sig`. Raises NotFoundError if it has none."""
         return Call("GET", at(BASE, model_id, "versions", version, "signature"), bytes, repeatable=True)
+
+    @sent
+    def bom(self, model_id: str, version: str, *, format: BomFormat = BomFormat.CYCLONEDX) -> Call[dict[str, Any]]:  # noqa: A002 - the contract's name
+        """What a ready version is made of: a CycloneDX document, or the fields of `wire.models.AnnexXii`."""
+        path = at(BASE, model_id, "versions", version, "bom")
+        return Call("GET", path, from_json, {"format": format}, repeatable=True)
 
     @sent
     def delete_version(self, model_id: str, version: str) -> Call[None]:

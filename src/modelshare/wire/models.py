@@ -262,8 +262,48 @@ class CatalogModel(Response):
     shared_at: UnixSeconds
 
 
+class License(Response):
+    """What a licence's name stands for."""
+
+    spdx: str | None
+    """SPDX expression; None for a licence that SPDX does not list."""
+    name: str
+    url: str | None
+    restricts_use: bool | None
+    """Whether it says what the model may not be used for; None where that is not known."""
+
+
+class AnnexField(Response):
+    number: str
+    """As the annex counts: 1(a) to 2(c)."""
+    title: str
+    value: str | None
+    """What the platform knows."""
+    gap: str | None
+    """Where it knows nothing: what to add, and where."""
+
+
+class AnnexXii(Response):
+    """What providers of AI systems are told of a model, after Annex XII of Regulation (EU) 2024/1689."""
+
+    object: Literal["model.annex_xii"] = "model.annex_xii"
+    model: str
+    version: str
+    manifest_digest: str
+    fields: list[AnnexField]
+
+
+class BomFormat(StrEnum):
+    CYCLONEDX = "cyclonedx"
+    """CycloneDX 1.6, as JSON."""
+    ANNEX_XII = "annex-xii"
+    """The eleven items of Annex XII of the EU AI Act."""
+
+
 class CatalogModelDetail(CatalogModel):
     card: str | None
+    license_details: License | None = None
+    """None where no licence is stated."""
     manifest: dict[str, Any]
     manifest_digest: str
     versions: list[Version]

@@ -1,9 +1,10 @@
 """What people see of a model: the owner's view and the catalog's. Built from rows, no query of its own."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from modelshare.server.registry import file_selection
+from modelshare.server.registry import file_selection, licenses
 from modelshare.server.registry.service import current, manifest_of, resolve, signature_view, version_view
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.rules import ModelFacts, allowed_tiers, status_of
@@ -18,6 +19,7 @@ from modelshare.wire.models import (
     CatalogRole,
     ExtendedModel,
     FacetCount,
+    License,
     Model,
     ModelChoice,
     ModelStatus,
@@ -146,11 +148,17 @@ def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers:
     return CatalogModelDetail(
         **catalog_view(card_of(share, model, version), tiers).model_dump(),
         card=model.card,
+        license_details=_license_view(model.license),
         manifest=manifest_of(version),
         manifest_digest=version.manifest_digest or "",
         versions=ready,
         choices=[_choice_view(choice) for choice in file_selection.choices(version)],
     )
+
+
+def _license_view(stated: str | None) -> License | None:
+    found = licenses.describe(stated)
+    return License(**asdict(found)) if found else None
 
 
 def catalog_page(found: Found, tiers: TierRegistry) -> CatalogPage:

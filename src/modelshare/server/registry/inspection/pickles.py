@@ -3,6 +3,7 @@
 import posixpath
 from collections.abc import Mapping
 
+from modelshare.server.registry.inspection import pickle_scan
 from modelshare.server.registry.inspection.reader import RangeReader, head
 from modelshare.server.registry.refused import ModelRejectedError, printable
 
@@ -27,7 +28,9 @@ _HEAD_BYTES = 512
 
 
 def find_pickles(files: Mapping[str, RangeReader], *, allow: bool) -> tuple[str, ...]:
-    """The pickles among `files`, sorted; raises `Refused` for the first unless `allow`, for a disguised one always."""
+    """The pickles among `files`, sorted; raises ModelRejectedError for the first unless `allow`, and always for one
+    that is disguised or imports what can do harm.
+    """
     found = []
     for path, reader in sorted(files.items()):
         start = head(reader, _HEAD_BYTES)
@@ -45,6 +48,8 @@ def find_pickles(files: Mapping[str, RangeReader], *, allow: bool) -> tuple[str,
             f"{printable(found[0])}{others} is a Python pickle, which can run code when it is loaded; "
             "leave it out or convert the weights to safetensors, and push again."
         )
+    for path in found:
+        pickle_scan.check(path, files[path])
     return tuple(found)
 
 
