@@ -99,7 +99,7 @@ def _public_key(path: Path) -> signing.PublicKey:
 
 
 def _read(path: Path) -> str:
-    """The key in the file, or the first line of standard input for `-`."""
+    """The key in the file, or in the first line of standard input for `-`."""
     try:
         key = sys.stdin.readline().strip() if path == Path("-") else path.read_text(encoding="utf-8").strip()
     except OSError as error:
