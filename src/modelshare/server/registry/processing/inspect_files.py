@@ -56,7 +56,7 @@ async def read_signature(platform: Platform, files: Sequence[StoredFile]) -> byt
     try:
         reader = platform.store.reader(signature.key)
     except BlobNotFoundError as error:
-        raise _gone(signature) from error
+        raise _missing(signature) from error
     return await asyncio.to_thread(head, reader, signing.MAX_BUNDLE + 1)
 
 
