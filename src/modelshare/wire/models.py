@@ -267,7 +267,6 @@ class License(Response):
     spdx: str | None
     """SPDX expression; None for a licence that SPDX does not list."""
     name: str
-    url: str | None
     restricts_use: bool | None
     """Whether it says what the model may not be used for; None where that is not known."""
 

@@ -1,7 +1,6 @@
 """What people see of a model: the owner's view and the catalog's. Built from rows, no query of its own."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from modelshare.server.registry import file_selection, licenses
@@ -158,7 +157,7 @@ def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers:
 
 def _license_view(stated: str | None) -> License | None:
     found = licenses.describe(stated)
-    return License(**asdict(found)) if found else None
+    return License(spdx=found.spdx, name=found.name, restricts_use=found.restricts_use) if found else None
 
 
 def catalog_page(found: Found, tiers: TierRegistry) -> CatalogPage:
