@@ -166,6 +166,7 @@ def edit_version(
 def signature(
     model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]", help="Model ID or name. Default: latest version.")],
     output: Annotated[Path | None, typer.Option(help="File to write to, such as model.sig. Default: stdout.")] = None,
+    json: Json = False,
 ) -> None:
     """Fetch a version's signature: with the files, `model_signing verify` needs nothing else."""
     with Client() as client:
@@ -175,7 +176,10 @@ def signature(
         typer.echo(bundle)
     else:
         output.write_bytes(bundle)
-        say(f"Wrote {output}.")
+        if json:
+            print_json({"file": str(output)})
+        else:
+            say(f"Wrote {output}.")
 
 
 @app.command("delete-version")
