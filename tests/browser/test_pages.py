@@ -149,6 +149,7 @@ async def test_what_owners_look_after(lived: LivedIn, page_for: PageFor) -> None
             "keys": f"{root}/keys",
             "key-new": f"{root}/keys/new",
             "key-revoke": f"{root}/keys/{lived.key}/revoke",
+            "signers": f"{root}/signers",
             "members": f"{root}/members",
             "webhooks": f"{root}/webhooks",
             "webhook-new": f"{root}/webhooks/new",

@@ -37,6 +37,9 @@ ENTRIES = (
         PUBLISH,
         "Share a model in the catalog, with everyone or with certain projects. The weights stay yours.",
     ),
+    Entry("sign", PUBLISH, "Sign a version with your key, from the digests of its files."),
+    Entry("signers", PUBLISH, "Add, list and remove the public keys that sign your models; require signatures."),
+    Entry("bom", PUBLISH, "Say what a model is made of: an AI bill of materials, or the EU AI Act's Annex XII."),
     Entry("unshare", PUBLISH, "Remove a model from the catalog. Existing endpoints keep serving."),
     Entry(
         "recall",

@@ -58,6 +58,7 @@ from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniff
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
+from modelshare.server.registry.signatures import routes as signatures_routes
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
 from modelshare.server.router import routes as router_routes
@@ -77,6 +78,7 @@ from modelshare.server.web import endpoints as endpoints_pages
 from modelshare.server.web import keys as key_pages
 from modelshare.server.web import members as member_pages
 from modelshare.server.web import playground as playground_pages
+from modelshare.server.web import signers as signer_pages
 from modelshare.server.web import static_files
 from modelshare.server.web import usage as usage_pages
 from modelshare.server.web import webhooks as webhook_pages
@@ -102,6 +104,7 @@ _ROUTERS: Final = (
     sharing_routes.router,
     uploads_routes.router,
     uploads_routes.versions,
+    signatures_routes.router,
     endpoints_routes.router,
     fleet_routes.public,
     fleet_routes.router,
@@ -116,6 +119,7 @@ _ROUTERS: Final = (
     static_files.router,
     account_pages.router,
     key_pages.router,
+    signer_pages.router,
     member_pages.router,
     endpoints_pages.router,
     agents_pages.router,
@@ -202,6 +206,8 @@ class Application:
             at_end("database", self.database.close)
             await migrations.upgrade(self.database)
             await installation.check_secret(self.settings, self.database)
+            async with self.database.write() as session:
+                await endpoints.note_tiers(session, self.platform.tiers)
             await self.database.start()
             await self.clock.start()
             at_end("clock", self.clock.stop)
@@ -302,6 +308,7 @@ def _platform(
     store = open_store(settings.storage_url, data_dir=settings.data_dir, secret=secret, clock=clock)
     search.follow_changes(database)
     endpoints.follow_changes(database)
+    fleet.follow_changes(database)
 
     async def find_project(project_id: str) -> Project | None:
         async with database.read() as session:

@@ -24,6 +24,7 @@ from modelshare.server.registry.manifest import ManifestFile
 from modelshare.server.registry.tables import ModelRow, VersionRow, key_of
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelPatch, ModelStatus, Version
+from modelshare.wire.signers import Signature, SignatureState
 
 MODELS_TOPIC = "models"
 """Notification that a model or its versions changed; the subject is the model's ID."""
@@ -210,8 +211,14 @@ def version_view(row: VersionRow) -> Version:
         version_notes=row.notes,
         size_bytes=row.size_bytes,
         manifest_digest=row.manifest_digest,
+        signature=signature_view(row),
+        signature_problem=row.signature_problem,
         created_at=row.created_at,
     )
+
+
+def signature_view(row: VersionRow) -> Signature:
+    return Signature(state=SignatureState(row.signature_state), signer=row.signer)
 
 
 def manifest_of(row: VersionRow) -> dict[str, Any]:

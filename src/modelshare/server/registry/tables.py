@@ -80,6 +80,8 @@ class VersionRow(Table):
         CheckConstraint("status IN ('uploading', 'processing', 'ready', 'failed')", name="status"),
         CheckConstraint("status <> 'ready' OR manifest IS NOT NULL", name="ready_has_manifest"),
         CheckConstraint("NOT is_latest OR status = 'ready'", name="latest_is_ready"),
+        CheckConstraint("signature_state IN ('none', 'valid', 'unknown_signer', 'invalid')", name="signature_state"),
+        CheckConstraint("(signature_state = 'valid') = (signer IS NOT NULL)", name="valid_has_signer"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
@@ -111,6 +113,14 @@ class VersionRow(Table):
     """Why it did not become the latest when it became ready."""
     notes: Mapped[str | None]
     """The owner's notes about this version."""
+    signature_state: Mapped[str] = mapped_column(default="none", server_default="none")
+    """`wire.signers.SignatureState`, judged by the signers of the model's project; see `signatures.service`."""
+    signer: Mapped[str | None]
+    """The name of the signer of a valid signature in the model's project."""
+    signature_key: Mapped[str | None]
+    """The id of the key that is proven to have signed all files, whichever project registered it."""
+    signature_problem: Mapped[str | None]
+    """Why the signature is invalid."""
 
     model: Mapped[ModelRow] = relationship(back_populates="versions", lazy="raise")
     files: Mapped[list["FileRow"]] = relationship(lazy="raise", passive_deletes="all", order_by="FileRow.path")
@@ -125,6 +135,40 @@ class DeletedVersionRow(Table):
     version: Mapped[str] = mapped_column(primary_key=True)
     manifest_digest: Mapped[str | None]
     deleted_at: Mapped[int]
+
+
+class SignerRow(Table):
+    """A public key whose signatures a project vouches for."""
+
+    __tablename__ = "signers"
+    __table_args__ = (
+        UniqueConstraint("project_id", "name"),
+        UniqueConstraint("project_id", "key_id"),
+        Index("ix_signers_key_id", "key_id"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    public_key: Mapped[str]
+    """PEM."""
+    key_id: Mapped[str]
+    """`wire.signing.key_id`."""
+    created_at: Mapped[int]
+
+
+class SignatureRow(Table):
+    """A version's signature. What it is worth, the version's own columns say."""
+
+    __tablename__ = "version_signatures"
+    __table_args__ = (Index("ix_version_signatures_key_id", "key_id"),)
+
+    version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id", ondelete="CASCADE"), primary_key=True)
+    bundle: Mapped[bytes] = mapped_column(LargeBinary)
+    key_id: Mapped[str]
+    """The key that it claims to be made with."""
+    public_key: Mapped[str | None]
+    """That key in PEM form, once somebody has registered it."""
 
 
 class BlobRow(Table):

@@ -15,7 +15,7 @@ from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.storage.base import BlobStore
 from modelshare.server.storage_errors import BlobNotFoundError
-from modelshare.wire import secret_scan
+from modelshare.wire import secret_scan, signing
 
 _SEARCHED_BYTES: Final = 64 << 20
 """Limit of text searched for secrets; 2 MiB may take a second in the worst case."""
@@ -46,6 +46,18 @@ async def inspect_files(platform: Platform, files: Sequence[StoredFile], file: s
     Raises ModelRejectedError if it cannot be published.
     """
     return await asyncio.to_thread(_inspect, platform.store, files, platform.settings.models_allow_pickle, file)
+
+
+async def read_signature(platform: Platform, files: Sequence[StoredFile]) -> bytes | None:
+    """The signature among the files. One that is too long to be one is cut, and so is refused as such."""
+    signature = next((file for file in files if file.path == signing.SIGNATURE_FILE), None)
+    if signature is None:
+        return None
+    try:
+        reader = platform.store.reader(signature.key)
+    except BlobNotFoundError as error:
+        raise _missing(signature) from error
+    return await asyncio.to_thread(head, reader, signing.MAX_BUNDLE + 1)
 
 
 def _inspect(store: BlobStore, files: Sequence[StoredFile], allow_pickle: bool, file: str | None) -> Facts:
