@@ -154,6 +154,7 @@ def old_part(content: Dump) -> Dump:
             "uploads.digests",
         ),
         *("model_versions.file", "endpoints.file", "deployments.file", "serving.file"),
+        *("blobs.storage", "blobs.pin", "version_files.storage", "uploads.storage", "garbage.storage"),
         *("models.name_key", "model_versions.latest_note", "model_versions.notes"),
     )
     old = without(content, *added)

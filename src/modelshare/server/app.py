@@ -58,6 +58,7 @@ from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniff
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
+from modelshare.server.registry.storages.stores import ProjectStores
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
 from modelshare.server.router import routes as router_routes
@@ -315,6 +316,7 @@ def _platform(
         settings=settings,
         database=database,
         store=store,
+        stores=ProjectStores(store),
         authenticate=keys.authenticate,
         authenticate_person=sessions.authenticate,
         find_project=find_project,

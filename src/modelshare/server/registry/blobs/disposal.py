@@ -37,7 +37,7 @@ async def let_go_of_unused(session: AsyncSession, project_id: str) -> int:
     """
     rows = await queries.unused_blobs(session, project_id, _BATCH)
     for row in rows:
-        session.add(GarbageRow(project_id=project_id, key=row.key))
+        session.add(GarbageRow(project_id=project_id, storage=row.storage, key=row.key))
         await session.delete(row)
     await session.flush()
     return len(rows)
@@ -46,13 +46,16 @@ async def let_go_of_unused(session: AsyncSession, project_id: str) -> int:
 async def discard_staged(session: AsyncSession, upload: UploadRow, *, now: int) -> None:
     """Lets go of what a session brought, unless that has become blobs, and of the blobs that it reused."""
     found = await queries.delete_staged_files(session, upload.id)
-    await discard(session, upload.project_id, [prefix(upload.project_id, upload.id)] if found else [], now=now)
+    await discard(session, upload, [prefix(upload.project_id, upload.id)] if found else [], now=now)
 
 
-async def discard(session: AsyncSession, project_id: str, keys: Iterable[str], *, now: int) -> None:
-    """Has these bytes deleted once this transaction is committed. A key that ends in `/` means everything below it."""
-    session.add_all(GarbageRow(project_id=project_id, key=key) for key in keys)
-    await collect_later(session, project_id, now=now)
+async def discard(session: AsyncSession, upload: UploadRow, keys: Iterable[str], *, now: int) -> None:
+    """Has these bytes, which came by the session, deleted once this transaction is committed.
+
+    A key that ends in `/` means everything below it.
+    """
+    session.add_all(GarbageRow(project_id=upload.project_id, storage=upload.storage, key=key) for key in keys)
+    await collect_later(session, upload.project_id, now=now)
 
 
 async def collect_later(session: AsyncSession, project_id: str, *, now: int) -> None:
@@ -74,7 +77,7 @@ async def collect(platform: Platform, lease: Lease) -> None:
         gone = []
         for row in rows:
             try:
-                await _delete(platform.store, row.key)
+                await _delete(await platform.stores.get(row.storage), row.key)
                 gone.append(row.id)
             except (StorageError, OSError) as error:
                 log.warning("cannot delete from the storage", key=row.key, error=str(error))

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -13,6 +13,7 @@ from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import any_tenant, for_update, scoped_to
 from modelshare.server.jobs import JobRow
 from modelshare.server.registry.tables import BlobRow, FileRow, GarbageRow, UploadFileRow, UploadRow
+from modelshare.server.storage.stores import PLATFORM
 
 Value = TypeVar("Value")
 _MAX_PARAMETERS = 5_000
@@ -33,70 +34,73 @@ async def project(session: AsyncSession, project_id: str) -> ProjectRow:
 
 
 async def stored_bytes(session: AsyncSession, project_id: str) -> int:
-    """Bytes of the project's blobs, and those that sessions hold or may still bring."""
-    blobs = await session.scalar(select(func.sum(BlobRow.size)).where(BlobRow.project_id == project_id))
-    staged = await session.scalar(
-        select(func.sum(UploadFileRow.size))
-        .join(UploadRow, UploadRow.id == UploadFileRow.upload_id)
-        .where(UploadRow.project_id == project_id, UploadFileRow.reused.is_(False))
-    )
+    """Bytes of the project's blobs on the platform's storage, and those that sessions hold there or may still bring.
+
+    What lies in a storage of the project's own does not count against its quota.
+    """
+    of_project = select(func.sum(BlobRow.size)).where(BlobRow.project_id == project_id)
+    blobs = await session.scalar(of_project.where(BlobRow.storage == PLATFORM))
+    staged = await session.scalar(_staged_bytes().where(UploadRow.project_id == project_id))
     return int(blobs or 0) + int(staged or 0)
 
 
-async def stored_blobs(session: AsyncSession, project_id: str, digests: Iterable[str]) -> dict[str, BlobRow]:
-    """Those of the digests that the project stores."""
+async def stored_blobs(
+    session: AsyncSession, project_id: str, storage: str, digests: Iterable[str]
+) -> dict[str, BlobRow]:
+    """Those of the digests that the project has in this storage."""
     found: dict[str, BlobRow] = {}
     for batch in _batches(sorted(set(digests))):
-        rows = await session.scalars(scoped_to(BlobRow, project_id).where(BlobRow.sha256.in_(batch)))
-        found.update((row.sha256, row) for row in rows)
+        statement = scoped_to(BlobRow, project_id).where(BlobRow.storage == storage, BlobRow.sha256.in_(batch))
+        found.update((row.sha256, row) for row in await session.scalars(statement))
     return found
 
 
-async def prove(session: AsyncSession, project_id: str, digests: Iterable[str], at: int) -> None:
+async def prove(session: AsyncSession, project_id: str, storage: str, digests: Iterable[str], at: int) -> None:
     """Notes that these blobs were read at this time, and have these digests."""
     for batch in _batches(sorted(set(digests))):
-        this = BlobRow.project_id == project_id, BlobRow.sha256.in_(batch)
+        this = BlobRow.project_id == project_id, BlobRow.storage == storage, BlobRow.sha256.in_(batch)
         await session.execute(update(any_tenant(BlobRow)).where(*this).values(proven_at=at))
 
 
-async def stored_sizes(session: AsyncSession, project_id: str, sizes: Iterable[int]) -> set[int]:
-    """Those of the sizes that some blob of the project has."""
+async def stored_sizes(session: AsyncSession, project_id: str, storage: str, sizes: Iterable[int]) -> set[int]:
+    """Those of the sizes that some blob of the project has in this storage."""
     found: set[int] = set()
     for batch in _batches(sorted(set(sizes))):
         statement = select(BlobRow.size).where(BlobRow.project_id == project_id, BlobRow.size.in_(batch)).distinct()
-        found.update(await session.scalars(statement))
+        found.update(await session.scalars(statement.where(BlobRow.storage == storage)))
     return found
 
 
 async def unused_blobs(session: AsyncSession, project_id: str, limit: int) -> list[BlobRow]:
     """Those that no version has and no session takes up."""
-    in_version = exists().where(FileRow.project_id == BlobRow.project_id, FileRow.sha256 == BlobRow.sha256)
+    in_version = (
+        exists()
+        .where(FileRow.project_id == BlobRow.project_id, FileRow.sha256 == BlobRow.sha256)
+        .where(FileRow.storage == BlobRow.storage)
+    )
     return list(await session.scalars(scoped_to(BlobRow, project_id).where(~in_version, ~_in_session()).limit(limit)))
 
 
 async def bytes_only_of(session: AsyncSession, project_id: str, version_id: uuid.UUID) -> int:
-    """Bytes of blobs that this version has and no other version or session."""
+    """Bytes of blobs on the platform's storage that this version has and no other version or session."""
     other = aliased(FileRow)
-    in_this = exists().where(FileRow.version_id == version_id, FileRow.sha256 == BlobRow.sha256)
+    in_this = exists().where(
+        FileRow.version_id == version_id, FileRow.storage == PLATFORM, FileRow.sha256 == BlobRow.sha256
+    )
     in_other = (
         exists()
-        .where(other.project_id == BlobRow.project_id, other.sha256 == BlobRow.sha256)
+        .where(other.project_id == BlobRow.project_id, other.storage == PLATFORM, other.sha256 == BlobRow.sha256)
         .where(other.version_id != version_id)
     )
     statement = select(func.sum(BlobRow.size)).where(
-        BlobRow.project_id == project_id, in_this, ~in_other, ~_in_session()
+        BlobRow.project_id == project_id, BlobRow.storage == PLATFORM, in_this, ~in_other, ~_in_session()
     )
     return int(await session.scalar(statement) or 0)
 
 
 async def staged_bytes_of(session: AsyncSession, version_id: uuid.UUID) -> int:
-    """Bytes that a session brings for this version and that are not blobs yet."""
-    statement = (
-        select(func.sum(UploadFileRow.size))
-        .join(UploadRow, UploadRow.id == UploadFileRow.upload_id)
-        .where(UploadRow.version_id == version_id, UploadFileRow.reused.is_(False))
-    )
-    return int(await session.scalar(statement) or 0)
+    """Bytes that a session brings to the platform's storage for this version and that are not blobs yet."""
+    return int(await session.scalar(_staged_bytes().where(UploadRow.version_id == version_id)) or 0)
 
 
 async def sessions_of(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[UploadRow]:
@@ -122,6 +126,16 @@ def _in_session() -> ColumnElement[bool]:
         exists()
         .where(UploadFileRow.reused, UploadFileRow.sha256 == BlobRow.sha256)
         .where(UploadRow.id == UploadFileRow.upload_id, UploadRow.project_id == BlobRow.project_id)
+        .where(UploadRow.storage == BlobRow.storage)
+    )
+
+
+def _staged_bytes() -> Select[int | None]:
+    """Bytes that sessions bring to the platform's storage and that are not blobs yet."""
+    return (
+        select(func.sum(UploadFileRow.size))
+        .join(UploadRow, UploadRow.id == UploadFileRow.upload_id)
+        .where(UploadRow.storage == PLATFORM, UploadFileRow.reused.is_(False))
     )
 
 

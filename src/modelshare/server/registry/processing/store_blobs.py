@@ -24,8 +24,9 @@ from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.processing.load_job import ProcessingJob
 from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.server.registry.tables import LEFT_OUT, BlobRow, FileRow, UploadFileRow, UploadRow, VersionRow
-from modelshare.server.storage.base import Proof
+from modelshare.server.storage.base import BlobStore, Proof
 from modelshare.server.storage.local import KEEP_FREE
+from modelshare.server.storage.stores import PLATFORM
 from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection, ignore_file_lines, note
 
 FILES_AT_ONCE = 2
@@ -47,25 +48,25 @@ class ReceivedFile:
 
 async def store_blobs(platform: Platform, lease: Lease, job: ProcessingJob, upload: UploadRow) -> None:
     """Makes blobs of the session's files and lists them as the version's. Raises ModelRejectedError."""
-    proofs = await _finish_multiparts(platform, upload)
+    store = await platform.stores.get(upload.storage)
+    proofs = await _finish_multiparts(store, upload)
 
     async def receive(file: UploadFileRow) -> ReceivedFile:
-        return await _receive(platform, file, proofs.get(file.n))
+        return await _receive(platform, store, file, proofs.get(file.n))
 
     left_out = None
     if upload.archive is not None:
         [archive] = upload.files
         if archive.sha256 is not None:
             await receive(archive)
-        arrived, left_out = await _unpack(platform, upload, archive.key, job.selection)
+        arrived, left_out = await _unpack(platform, store, upload, job.selection)
     else:
         arrived = await map_concurrently(receive, upload.files, limit=FILES_AT_ONCE)
     await _store(platform, lease, job, upload, arrived, left_out)
 
 
-async def _finish_multiparts(platform: Platform, upload: UploadRow) -> dict[int, Proof | None]:
+async def _finish_multiparts(store: BlobStore, upload: UploadRow) -> dict[int, Proof | None]:
     """By number of the file, those that are not reused."""
-    store = platform.store
     multiparts = {file.n: staging.multipart_of(upload, file) for file in upload.files if not file.reused}
     for n, multipart in multiparts.items():
         if not multipart.id:  # an empty file has no part that would have begun it
@@ -75,13 +76,13 @@ async def _finish_multiparts(platform: Platform, upload: UploadRow) -> dict[int,
     return dict(zip(multiparts, await store.finish_all(list(multiparts.values())), strict=True))
 
 
-async def _receive(platform: Platform, file: UploadFileRow, proof: Proof | None) -> ReceivedFile:
+async def _receive(platform: Platform, store: BlobStore, file: UploadFileRow, proof: Proof | None) -> ReceivedFile:
     """`proof`: what was hashed while it came in, and is not read again."""
     if file.reused:
         assert file.sha256 is not None  # noqa: S101 - a file is reused by its digest
         return ReceivedFile(file.path, file.size, file.sha256, key=None, proven_at=platform.now())
     if proof is None:
-        sha256, size = await platform.store.digest(file.key)
+        sha256, size = await store.digest(file.key)
         proof = Proof(sha256, size, platform.now())
     sha256 = proof.sha256
     if file.sha256 not in {None, sha256}:
@@ -92,9 +93,9 @@ async def _receive(platform: Platform, file: UploadFileRow, proof: Proof | None)
 
 
 async def _unpack(
-    platform: Platform, upload: UploadRow, key: str, selection: Selection
+    platform: Platform, store: BlobStore, upload: UploadRow, selection: Selection
 ) -> tuple[list[ReceivedFile], str | None]:
-    """Unpacks the archive at `key` within the project's quota; its files, and a note of what was left out.
+    """Unpacks the session's archive within the project's quota; its files, and a note of what was left out.
 
     Raises ModelRejectedError for one that must not be unpacked.
     """
@@ -102,9 +103,9 @@ async def _unpack(
     room = await _room(platform, upload)
     folder = platform.settings.data_dir.absolute() / "unpacking" / upload.id.hex
     try:
-        async with platform.store.local_copy(key) as archive:
+        async with store.local_copy(upload.files[0].key) as archive:
             extracted, left_out = await asyncio.to_thread(_extract, archive, upload.archive, folder, room, selection)
-        arrived = [await _take_over(platform, upload, n, folder, file) for n, file in enumerate(extracted)]
+        arrived = [await _take_over(platform, store, upload, n, folder, file) for n, file in enumerate(extracted)]
         return arrived, note(left_out)
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
@@ -142,19 +143,24 @@ def _ignored(folder: Path, files: Sequence[ExtractedFile]) -> Sequence[str] | No
         raise ModelRejectedError(f"{error}. Write it again, and push again.") from error
 
 
-async def _take_over(platform: Platform, upload: UploadRow, n: int, folder: Path, file: ExtractedFile) -> ReceivedFile:
+async def _take_over(
+    platform: Platform, store: BlobStore, upload: UploadRow, n: int, folder: Path, file: ExtractedFile
+) -> ReceivedFile:
     key = staging.unpacked_key(upload.project_id, upload.id, n)
-    await platform.store.put_file(key, folder / "files" / file.path)
+    await store.put_file(key, folder / "files" / file.path)
     return ReceivedFile(file.path, file.size, file.sha256, key=key, proven_at=platform.now())
 
 
 async def _room(platform: Platform, upload: UploadRow) -> int:
     """Bytes that the project may still store, as far as the disk has room; the archive itself goes afterwards."""
+    disk = await asyncio.to_thread(shutil.disk_usage, platform.settings.data_dir)
+    room = disk.free - KEEP_FREE
+    if upload.storage != PLATFORM:
+        return max(0, room)
     async with platform.database.read() as session:
         project = await blobs.project(session, upload.project_id)
         used = await blobs.stored_bytes(session, upload.project_id) - upload.bytes_total
-    disk = await asyncio.to_thread(shutil.disk_usage, platform.settings.data_dir)
-    return max(0, min(quota_of(project, platform.settings) - used, disk.free - KEEP_FREE))
+    return max(0, min(quota_of(project, platform.settings) - used, room))
 
 
 async def _store(
@@ -173,14 +179,14 @@ async def _store(
     async with platform.database.write() as session:
         await blobs.lock_project(session, job.project_id)
         if not await models.lock_model(session, job.model_id):
-            await disposal.discard(session, job.project_id, [staging.prefix(job.project_id, upload.id)], now=now)
+            await disposal.discard(session, upload, [staging.prefix(job.project_id, upload.id)], now=now)
             return
         if not await lease_is_valid(session, lease):
             return
         if left_out is not None:
             version = await session.get_one(VersionRow, job.version_id)
             version.facts = version.facts | {LEFT_OUT: left_out}
-        needless = await _add_blobs(session, job, files, now)
+        needless = await _add_blobs(session, upload, files, now)
         if upload.archive is not None:
             needless.append(upload.files[0].key)
         session.add_all(
@@ -188,6 +194,7 @@ async def _store(
                 version_id=job.version_id,
                 path=file.path,
                 project_id=job.project_id,
+                storage=upload.storage,
                 sha256=file.sha256,
                 size=file.size,
             )
@@ -195,18 +202,19 @@ async def _store(
         )
         await blobs.delete_staged_files(session, upload.id)
         if needless:
-            await disposal.discard(session, job.project_id, needless, now=now)
+            await disposal.discard(session, upload, needless, now=now)
 
 
-async def _add_blobs(session: AsyncSession, job: ProcessingJob, files: Sequence[ReceivedFile], now: int) -> list[str]:
+async def _add_blobs(session: AsyncSession, upload: UploadRow, files: Sequence[ReceivedFile], now: int) -> list[str]:
     """Adds the blobs that are new, and answers the keys of those that are not."""
-    known_blobs = await blobs.stored_blobs(session, job.project_id, (file.sha256 for file in files))
+    known_blobs = await blobs.stored_blobs(session, upload.project_id, upload.storage, (file.sha256 for file in files))
     needless = []
     for file in files:
         known = known_blobs.get(file.sha256)
         if known is None and file.key is not None:
             blob = BlobRow(
-                project_id=job.project_id,
+                project_id=upload.project_id,
+                storage=upload.storage,
                 sha256=file.sha256,
                 size=file.size,
                 key=file.key,

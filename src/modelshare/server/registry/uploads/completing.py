@@ -36,7 +36,7 @@ async def complete(platform: Platform, caller: Caller, upload_id: str, digests: 
         row.state = UploadState.COMPLETED
     async with platform.database.read() as session:
         note = await latest_note(session, row)
-    return (await view(platform.store, row)).model_copy(update={"latest_note": note})
+    return (await view(platform, row)).model_copy(update={"latest_note": note})
 
 
 def _compare_again(row: UploadRow, digests: Sequence[FileDigest]) -> None:
@@ -66,11 +66,12 @@ def _claims(row: UploadRow, digests: Sequence[FileDigest]) -> dict[int, FileDige
 
 
 async def _hand_over(platform: Platform, caller: Caller, row: UploadRow, claims: dict[int, FileDigest]) -> None:
+    store = await platform.stores.get(row.storage)
     begun = [multipart_of(row, file) for file in row.files if file.multipart_id]
     is_handed_over = False
     try:
-        await _seal(platform.store, begun, sealed=True)
-        views = await file_views(platform.store, row)
+        await _seal(store, begun, sealed=True)
+        views = await file_views(store, row)
         _require_all_parts(views)
         learnt = _compare(row, views, claims)
         async with platform.database.write() as session:
@@ -83,10 +84,10 @@ async def _hand_over(platform: Platform, caller: Caller, row: UploadRow, claims:
                 is_handed_over = True
     except BaseException:
         if not is_handed_over or await _is_open(platform, caller, row):  # it may be, though the commit's answer is lost
-            await _seal(platform.store, begun, sealed=False)
+            await _seal(store, begun, sealed=False)
         raise
     if not is_handed_over:  # another request did it, and has its own seal
-        await _seal(platform.store, begun, sealed=False)
+        await _seal(store, begun, sealed=False)
 
 
 async def _is_open(platform: Platform, caller: Caller, row: UploadRow) -> bool:

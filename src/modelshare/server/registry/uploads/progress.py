@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from modelshare.server.http import Platform
 from modelshare.server.registry.blobs.staging import multipart_of
 from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
@@ -13,8 +14,9 @@ _MAX_QUESTIONS = 16
 """To the storage at once."""
 
 
-async def view(store: BlobStore, row: UploadRow, candidates: Sequence[str] = ()) -> Upload:
+async def view(platform: Platform, row: UploadRow, candidates: Sequence[str] = ()) -> Upload:
     """The session as its owner sees it. Asks the storage: call it outside of transactions."""
+    store = await platform.stores.get(row.storage)
     files = await file_views(store, row)
     done = sum(_bytes_done(file, row.part_size) for file in files)
     return Upload(
